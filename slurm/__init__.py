@@ -1,0 +1,1 @@
+"""Job script and site files that come with gemfit; data only."""

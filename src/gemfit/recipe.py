@@ -1,0 +1,178 @@
+"""What to train: model, data, optimisation and strategy. Nothing about a cluster.
+
+Defaults are the values of the model card that the recipes reproduce, so a recipe shows only what it
+changes. A field without an effect does not exist here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gemfit.contract import Contract
+from gemfit.strategy import Ddp, Strategy
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Scratch(Contract):
+    """A Gemma 3 with random weights and a tokenizer trained on the data: for tests and first steps."""
+
+    vocab_size: Annotated[int, Field(ge=300)] = 2048
+    """Target size of the trained BPE vocabulary; 256 byte pieces and the special tokens included."""
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 512
+    num_hidden_layers: PositiveInt = 6
+    num_attention_heads: PositiveInt = 4
+    num_key_value_heads: PositiveInt = 1
+    head_dim: PositiveInt = 32
+    sliding_window: PositiveInt = 128
+
+
+class Lora(Contract):
+    """Low-rank adapters (peft) instead of a full fine-tune."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: Share = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear modules that get an adapter."""
+
+
+class ModelRecipe(Contract):
+    """Which weights, in which precision, and what of them is trained."""
+
+    id: str | None = None
+    """Hugging Face id, or a local folder. Exactly one of `id` and `scratch` is given."""
+    revision: str = "main"
+    """Branch, tag or commit of a Hugging Face id."""
+    gguf_file: str | None = None
+    """File name inside `id` when the weights are in GGUF; they are dequantised to float32."""
+    scratch: Scratch | None = None
+    tokenizer: str | None = None
+    """Hugging Face id or local folder of the tokenizer; the model's own when left out."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute precision. Master weights are float32. float16 overflows in Gemma 3 and is refused."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    activation_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.id is None) == (self.scratch is None):
+            raise ValueError("give exactly one of `id` and `scratch`")
+        if self.gguf_file is not None and self.id is None:
+            raise ValueError("`gguf_file` names a file inside `id`, and there is no `id`")
+        if self.scratch is not None and self.tokenizer is not None:
+            raise ValueError("a `scratch` model trains its own tokenizer; remove `tokenizer`")
+        return self
+
+
+class DataRecipe(Contract):
+    """Where conversations come from and how they become rows."""
+
+    source: str | None = None
+    """File, folder or glob of JSONL (plain, .gz, .zst); or `hf:NAME` for a `datasets` source."""
+    hf_config: str | None = None
+    """Configuration name of an `hf:` source."""
+    hf_split: str = "train"
+    """Split of an `hf:` source."""
+    format: Literal["role_markers", "chat_template"] = "role_markers"
+    """`role_markers`: `<|role|>`, content, end of sequence. `chat_template`: the tokenizer's own."""
+    eos: Literal["token", "literal"] = "token"
+    """How `role_markers` ends a message: the tokenizer's EOS token, or the text `<|eos|>`."""
+    loss_on: Literal["all", "assistant"] = "all"
+    seq_len: Annotated[int, Field(ge=16)] = 1024
+    """Tokens in a packed row."""
+    overlong: Literal["split", "truncate", "drop"] = "split"
+    """What becomes of a conversation longer than a row. `split` loses nothing."""
+    validation_share: Share = 0.05
+    """Share of conversations held out, chosen by a hash of their content."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """`skip` goes on after a bad line, counts it and lists it in `rejected.jsonl`."""
+
+    @model_validator(mode="after")
+    def _eos_has_effect(self) -> Self:
+        if self.format == "chat_template" and self.eos == "literal":
+            raise ValueError("`eos: literal` has no effect under `format: chat_template`; remove it")
+        is_hub = (self.source or "").startswith("hf:")
+        if not is_hub and (self.hf_config is not None or self.hf_split != "train"):
+            raise ValueError("`hf_config` and `hf_split` have no effect unless `source` begins with `hf:`")
+        return self
+
+
+class OptimRecipe(Contract):
+    """AdamW and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak value, reached at the end of the warm-up."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Global gradient norm above which gradients are scaled down."""
+
+
+class BatchRecipe(Contract):
+    """Rows per optimizer step."""
+
+    effective: PositiveInt = 64
+    """Rows in one optimizer step, over all ranks and micro-steps: the same on every cluster."""
+    per_device_max: PositiveInt = 4
+    """Upper bound of rows that one rank takes at once."""
+
+
+class LengthRecipe(Contract):
+    """How long to train: `epochs`, or `steps` instead."""
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of `epochs` and `steps`; set the other to null")
+        return self
+
+
+class CheckpointRecipe(Contract):
+    """When to save, and how many to keep."""
+
+    every_steps: PositiveInt = 100
+    keep: PositiveInt = 3
+
+
+class EvaluationRecipe(Contract):
+    """When to measure loss, perplexity and token accuracy on the held-out rows."""
+
+    every_steps: PositiveInt = 100
+
+
+class TrackingRecipe(Contract):
+    """Where metrics go, besides the run folder."""
+
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Names that Hugging Face `TrainingArguments.report_to` knows."""
+    log_every_steps: PositiveInt = 1
+
+
+class Recipe(Contract):
+    """Everything that decides what is trained. It says nothing about where."""
+
+    description: str = ""
+    """One line for `gemfit ls`."""
+    model: ModelRecipe
+    data: DataRecipe = DataRecipe()
+    optim: OptimRecipe = OptimRecipe()
+    batch: BatchRecipe = BatchRecipe()
+    length: LengthRecipe = LengthRecipe(epochs=3)
+    strategy: Strategy = Ddp()
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

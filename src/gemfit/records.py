@@ -1,0 +1,50 @@
+"""What a running job leaves for others to read: metric lines and the verdict."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gemfit.contract import Contract
+
+
+class StepRecord(Contract):
+    """One line of ``metrics.jsonl`` after an optimizer step."""
+
+    kind: Literal["step"] = "step"
+    attempt: int
+    step: int
+    """Optimizer steps done, this one included."""
+    epoch: float
+    loss: float
+    """Mean cross-entropy over all trained tokens of the effective batch, in nats."""
+    learning_rate: float
+    grad_norm: float | None
+    tokens_per_second: float
+    """Real tokens (no padding), over all ranks."""
+    time: float
+    """Seconds since the Unix epoch."""
+    rows_digest: str
+    """BLAKE2b of the global row numbers of this step: equal runs took equal rows."""
+
+
+class EvalRecord(Contract):
+    """One line of ``metrics.jsonl`` after an evaluation on the held-out rows."""
+
+    kind: Literal["eval"] = "eval"
+    attempt: int
+    step: int
+    loss: float
+    perplexity: float
+    token_accuracy: float
+    tokens: int
+    time: float
+
+
+class Verdict(Contract):
+    """How an attempt ended. A missing verdict is a crash."""
+
+    outcome: Literal["completed", "stopped", "failed", "fatal"]
+    """`stopped` can be resumed; `fatal` must not be tried again."""
+    attempt: int
+    step: int
+    reason: str = ""

@@ -1,0 +1,181 @@
+"""The folder of a run: every path in it, and every change of its state.
+
+Nobody else joins paths. State files are replaced atomically, so a reader sees the old one or the
+new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfit.errors import UserError
+from gemfit.plan import Plan
+from gemfit.records import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One run on disk."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, root: Path, plan: Plan) -> RunDir:
+        """Make the folder and write the plan; a folder that holds anything is refused."""
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UserError(
+                f"{root}: is already in use; resume it with `gemfit run --resume {root}`, "
+                "or choose another --run"
+            )
+        run = cls(root)
+        for folder in (root, run.logs, run.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(run.plan_file, plan.to_json())
+        return run
+
+    @classmethod
+    def open(cls, root: Path) -> RunDir:
+        """An existing run; a folder without a plan is a ``UserError``."""
+        run = cls(root)
+        if not run.plan_file.is_file():
+            raise UserError(f"{root}: is not a run folder (it has no plan.json)")
+        return run
+
+    @property
+    def plan_file(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe, for a person to read."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def accelerate_file(self) -> Path:
+        return self.root / "accelerate.yaml"
+
+    @property
+    def deepspeed_file(self) -> Path:
+        return self.root / "deepspeed.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the committed checkpoint of ``step`` lies."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def staging(self, step: int, attempt: int) -> Path:
+        """Where it is written before its commit; one per attempt, so that attempts cannot mix."""
+        return self.checkpoints / f".staging-{step:08d}-{attempt}"
+
+    @property
+    def export(self) -> Path:
+        """Default place of the Hugging Face model folder."""
+        return self.root / "export"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def log(self, attempt: int) -> Path:
+        """Everything that the processes of one attempt printed."""
+        return self.logs / f"attempt-{attempt}.log"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def metrics_file(self) -> Path:
+        """JSON lines, `StepRecord` and `EvalRecord`, over all attempts."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def loss_plot(self) -> Path:
+        return self.root / "loss.png"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its presence asks the run to save and stop."""
+        return self.root / "stop"
+
+    @property
+    def verdict_file(self) -> Path:
+        return self.root / "verdict.json"
+
+    @property
+    def attempt_file(self) -> Path:
+        return self.root / "attempt"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.root / "lock"
+
+    def plan(self) -> Plan:
+        return Plan.read(self.plan_file)
+
+    def verdict(self) -> Verdict | None:
+        """How the last attempt ended; ``None`` while it runs and after a crash."""
+        return Verdict.read(self.verdict_file) if self.verdict_file.is_file() else None
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        write_atomic(self.verdict_file, verdict.to_json())
+
+    @property
+    def attempt(self) -> int:
+        """Number of the current or last attempt; 0 before the first."""
+        return int(self.attempt_file.read_text()) if self.attempt_file.is_file() else 0
+
+    def begin_attempt(self) -> int:
+        """Number a new attempt, and clear what the last one left behind."""
+        number = self.attempt + 1
+        write_atomic(self.attempt_file, f"{number}\n")
+        self.stop_file.unlink(missing_ok=True)
+        self.verdict_file.unlink(missing_ok=True)
+        return number
+
+    def request_stop(self) -> None:
+        """Ask the running attempt to save and stop at the next step."""
+        write_atomic(self.stop_file, "stop\n")
+
+    @property
+    def is_active(self) -> bool:
+        """True while some process holds the run."""
+        try:
+            with self.hold():
+                return False
+        except UserError:
+            return True
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep every other launcher out of this run; a held run is a ``UserError``."""
+        with self.lock_file.open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.root}: another process is training this run; "
+                    f"stop it with `gemfit stop {self.root}`"
+                ) from None
+            yield
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``, whole or not at all, and flushed to disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

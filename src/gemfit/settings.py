@@ -1,0 +1,138 @@
+"""From YAML to a contract: ``--set a.b=c``, validation, and errors that name place, value and way out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from gemfit.contract import Contract
+from gemfit.errors import UserError, did_you_mean
+from gemfit.yamlfile import Document, KeyPath, parse
+
+Model = TypeVar("Model", bound=Contract)
+
+
+def build(model: type[Model], document: Document) -> Model:
+    """Validate ``document`` as ``model``; all mistakes are told at once, one a line."""
+    try:
+        # Through JSON, because there strict mode still takes a list for a tuple.
+        return model.model_validate_json(json.dumps(document.data, default=str))
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(model, document, detail) for detail in error.errors())
+        raise UserError("\n".join(lines)) from None
+
+
+def with_settings(model: type[Contract], document: Document, settings: Iterable[str]) -> Document:
+    """``document`` with each ``a.b=c`` on top, the value read as the type that the field has."""
+    for setting in settings:
+        dotted, equals, text = setting.partition("=")
+        place = f"--set {setting}"
+        if not equals or not dotted:
+            raise UserError(f"{place}: write it as key=value, for example --set optim.learning_rate=5e-5")
+        path = tuple(dotted.split("."))
+        value = _typed(annotation_at(model, path, place), text, place)
+        document = _nested(path, value, place).over(document)
+    return document
+
+
+def annotation_at(model: type[BaseModel], path: tuple[str, ...], place: str) -> Any:
+    """The annotation of the field at ``path``; an unknown key is a ``UserError``."""
+    annotation: Any = model
+    for depth, key in enumerate(path):
+        fields = _fields(annotation)
+        if key not in fields:
+            dotted = ".".join(path[: depth + 1])
+            raise UserError(f"{place}: {_unknown(dotted, key, list(fields))}")
+        annotation = fields[key]
+    return annotation
+
+
+def _typed(annotation: Any, text: str, place: str) -> Any:
+    """Text is text where the field takes text; elsewhere it is read as YAML."""
+    value = parse(f"value: {text}", place).data["value"] if text.strip() else text
+    return value if _accepts(annotation, value) or not _accepts(annotation, text) else text
+
+
+def _accepts(annotation: Any, value: Any) -> bool:
+    try:
+        TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _nested(path: tuple[str, ...], value: Any, place: str) -> Document:
+    data = value
+    for key in reversed(path):
+        data = {key: data}
+    return Document(data, {path[:end]: place for end in range(1, len(path) + 1)}, place)
+
+
+def _fields(annotation: Any) -> dict[str, Any]:
+    """Field names and annotations of every model inside ``annotation``, unions included."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {name: field.annotation for name, field in annotation.model_fields.items()}
+    found: dict[str, Any] = {}
+    for part in get_args(annotation):
+        found.update(_fields(part))
+    return found
+
+
+def _explain(model: type[Contract], document: Document, detail: ErrorDetails) -> str:
+    path = _written(detail["loc"], document.data)
+    dotted = ".".join(map(str, path))
+    place = document.place(path)
+    if detail["type"] == "extra_forbidden":
+        parent = annotation_at(model, tuple(map(str, path[:-1])), place) if path[:-1] else model
+        return f"{place}: {_unknown(dotted, str(path[-1]), list(_fields(parent)))}"
+    if detail["type"] == "missing":
+        return f"{place}: {dotted} is missing"
+    head = f"{place}: {dotted}" if dotted else place
+    return f"{head}: {_message(detail)}{_found(document.data, path, detail)}"
+
+
+def _message(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "literal_error":
+        wanted = str(detail["ctx"]["expected"])
+        valid = wanted.replace("'", "").replace(" or ", ", ").split(", ")
+        return f"expected {wanted}{did_you_mean(str(detail['input']), valid)}"
+    if detail["type"] == "bool_type":
+        return "write true or false"
+    return message[0].lower() + message[1:]
+
+
+def _found(data: Any, path: KeyPath, detail: ErrorDetails) -> str:
+    if detail["type"] in {"value_error", "union_tag_invalid"}:
+        return ""
+    for key in path:
+        data = data[key]
+    return f", found {json.dumps(data, default=str)}" if not isinstance(data, dict | list) else ""
+
+
+def _written(loc: tuple[int | str, ...], data: Any) -> KeyPath:
+    """The part of pydantic's location that is in the file: union tags are not."""
+    path: list[str | int] = []
+    for index, key in enumerate(loc):
+        if _holds(data, key):
+            data = data[key]
+        elif index < len(loc) - 1:
+            continue  # a tag such as `fsdp2` of a discriminated union
+        elif not isinstance(data, dict):
+            break
+        path.append(key)
+    return tuple(path)
+
+
+def _holds(data: Any, key: int | str) -> bool:
+    if isinstance(data, list):
+        return isinstance(key, int) and key < len(data)
+    return isinstance(data, dict) and key in data
+
+
+def _unknown(dotted: str, key: str, valid: list[str]) -> str:
+    return f"{dotted} is not a setting{did_you_mean(key, valid) or '; valid: ' + ', '.join(valid)}"
