@@ -1,0 +1,111 @@
+"""``(Recipe, Site, ranks) -> Plan``: all cross-checks, all arithmetic, nothing left open. Pure.
+
+The number of packed rows comes in as a value, so that a plan can be made with or without a pack.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gemfit import __version__
+from gemfit.batch import Batch, make_batch, nearest_without_idle
+from gemfit.errors import UserError
+from gemfit.plan import PackReference, Plan, Steps, Topology
+from gemfit.recipe import Recipe
+from gemfit.site import Site
+from gemfit.strategy import Ddp, DeepSpeed, Single
+from gemfit_launch.accelerate import accelerate_config, command, environment
+from gemfit_launch.deepspeed import deepspeed_config
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    topology: Topology,
+    pack: PackReference,
+    rows: int,
+    rows_are_packed: bool,
+    flash_attention: bool = False,
+    site: Site | None = None,
+) -> Plan:
+    """Resolve everything that is open in ``recipe`` for these ranks.
+
+    ``rows`` is the number of training rows in an epoch. Raises ``UserError`` for what cannot work.
+    """
+    resolved, warnings = _resolve(recipe, topology, flash_attention)
+    if problems := resolved.strategy.problems(topology.world_size):
+        raise UserError("\n".join(problems))
+    batch = make_batch(
+        effective=recipe.batch.effective,
+        per_device_max=recipe.batch.per_device_max,
+        world_size=topology.world_size,
+        seq_len=recipe.data.seq_len,
+    )
+    steps = count_steps(resolved, rows, packed=rows_are_packed)
+    strategy = resolved.strategy
+    return Plan(
+        recipe=resolved,
+        site=site,
+        topology=topology,
+        batch=batch,
+        steps=steps,
+        pack=pack,
+        accelerate=accelerate_config(resolved, topology),
+        deepspeed=deepspeed_config(strategy, resolved, batch) if isinstance(strategy, DeepSpeed) else None,
+        command=command(),
+        env=environment(topology),
+        versions={"gemfit": __version__},
+        warnings=(*warnings, *_idle_warning(batch), *_warmup_warning(resolved, steps)),
+    )
+
+
+def count_steps(recipe: Recipe, rows: int, *, packed: bool) -> Steps:
+    """Epochs follow each other without a gap, so only the very last step can be short of rows."""
+    if rows < 1:
+        raise UserError(
+            "there is no training row; give more conversations or a smaller data.validation_share"
+        )
+    effective, length = recipe.batch.effective, recipe.length
+    total = length.steps if length.steps is not None else math.ceil((length.epochs or 0) * rows / effective)
+    return Steps(
+        rows=rows,
+        rows_are="packed" if packed else "estimated",
+        per_epoch=rows / effective,
+        total=total,
+        warmup_share=recipe.optim.warmup_steps / total,
+    )
+
+
+def _resolve(recipe: Recipe, topology: Topology, flash_attention: bool) -> tuple[Recipe, list[str]]:
+    attention, warnings = recipe.model.attention, []
+    if attention == "auto":
+        attention = "flash_attention_2" if flash_attention and topology.device == "cuda" else "sdpa"
+    if attention == "flash_attention_2" and topology.device == "cpu":
+        raise UserError("model.attention flash_attention_2 needs a GPU; use sdpa or auto")
+    strategy = recipe.strategy
+    if isinstance(strategy, Ddp) and topology.world_size == 1:
+        strategy = Single()
+        warnings.append("strategy ddp on one rank is strategy single: there is nobody to average with")
+    model = recipe.model.model_copy(update={"attention": attention})
+    return recipe.model_copy(update={"model": model, "strategy": strategy}), warnings
+
+
+def _idle_warning(batch: Batch) -> list[str]:
+    if not batch.idle:
+        return []
+    nearest = " or ".join(map(str, nearest_without_idle(batch.world_size, batch.effective)))
+    return [
+        f"{batch.idle} of {batch.slots} slots of each step are idle ({batch.idle_share:.0%}): "
+        f"{batch.effective} rows do not divide over {batch.world_size} ranks; {nearest} ranks have none"
+    ]
+
+
+def _warmup_warning(recipe: Recipe, steps: Steps) -> list[str]:
+    warmup = recipe.optim.warmup_steps
+    if warmup < steps.total:
+        return []
+    peak = recipe.optim.learning_rate * steps.total / warmup
+    return [
+        f"the warm-up never ends: {warmup} warm-up steps, {steps.total} steps in all, so the learning rate "
+        f"reaches {peak:.2g} of {recipe.optim.learning_rate:.2g}; lower optim.warmup_steps or train longer"
+    ]
