@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -67,7 +68,7 @@ def parse(text: str, origin: str) -> Document:
     if tree is None:
         return Document({}, {}, origin)
     if not isinstance(tree, Mapping):
-        raise UserError(f"{origin}:1: expected `key: value` lines, found {type(tree).__name__}")
+        raise UserError(f"{origin}:1: expected `key: value` lines, found {_kind(tree)}")
     places: dict[KeyPath, str] = {}
     return Document(_plain(tree, (), origin, places), places, origin)
 
@@ -97,7 +98,7 @@ def _extended(path: Path, find: Callable[[str], Path], above: tuple[Path, ...]) 
 
 
 def _merge(base: Any, top: Any, path: KeyPath, places: dict[KeyPath, str]) -> Any:
-    if not (isinstance(base, dict) and isinstance(top, dict)):
+    if not _mergeable(base, top):
         for old in [p for p in places if p[: len(path)] == path]:
             del places[old]
         return top
@@ -107,12 +108,18 @@ def _merge(base: Any, top: Any, path: KeyPath, places: dict[KeyPath, str]) -> An
     return merged
 
 
+def _mergeable(base: Any, top: Any) -> bool:
+    """Mappings merge, unless they are of different kinds: ZeRO's stage means nothing to FSDP."""
+    both = isinstance(base, dict) and isinstance(top, dict)
+    return both and top.get("kind", base.get("kind")) == base.get("kind")
+
+
 def _plain(node: Any, path: KeyPath, origin: str, places: dict[KeyPath, str]) -> Any:
-    if isinstance(node, Mapping):
+    if isinstance(node, CommentedMap):
         for key in node:
             places[(*path, key)] = f"{origin}:{node.lc.key(key)[0] + 1}"
         return {str(key): _plain(value, (*path, key), origin, places) for key, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, CommentedSeq):
         for index in range(len(node)):
             places[(*path, index)] = f"{origin}:{node.lc.item(index)[0] + 1}"
         return [_plain(value, (*path, index), origin, places) for index, value in enumerate(node)]
@@ -123,6 +130,10 @@ def _plain(node: Any, path: KeyPath, origin: str, places: dict[KeyPath, str]) ->
         if isinstance(node, kind):
             return kind(node)
     return str(node)
+
+
+def _kind(tree: Any) -> str:
+    return "a list" if isinstance(tree, list) else f"the value {str(tree)[:40]!r}"
 
 
 def _marked(error: MarkedYAMLError, origin: str) -> str:
