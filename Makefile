@@ -1,0 +1,58 @@
+# Everything a newcomer or CI types. Each target sets up what it needs; Python 3.11 or newer is all
+# that has to be there.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
+SETTINGS := pyproject.toml setup.py constraints.txt
+
+.PHONY: help demo test check format wheel bench schema clean
+
+help:                 ## Show this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(VENV)/train   ## The main job on 2 ranks: plan, pack, train, stop, resume, export, generate
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+test: $(VENV)/dev     ## All tests that this machine can run
+	$(BIN)/pytest
+
+check: $(VENV)/dev    ## Lint, format, types, import rules, shell scripts, checked-in schema
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+
+format: $(VENV)/dev   ## Format and sort imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/dev    ## Build dist/*.whl
+	$(BIN)/python -m build --wheel
+
+bench: $(VENV)/train  ## Run the benchmarks beside their peers and print the ratios
+	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl
+	$(BIN)/python benchmarks/strategy_parity.py
+
+schema: $(VENV)/train ## Write docs/schema/recipe.schema.json anew
+	$(BIN)/gemfit schema recipe > docs/schema/recipe.schema.json
+
+clean:                ## Remove the environment and what the demo made
+	rm -rf $(VENV) .demo build dist
+
+$(VENV)/pip:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/train: $(VENV)/pip $(SETTINGS)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/train
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
