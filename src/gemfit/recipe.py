@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gemfit.contract import Contract
 from gemfit.strategy import Ddp, Strategy
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _no_float16(value: object) -> object:
+    if value in ("float16", "fp16", "half"):
+        raise ValueError(f"activations of Gemma 3 overflow in {value}; use bfloat16 or float32")
+    return value
 
 
 class Scratch(Contract):
@@ -53,7 +59,7 @@ class ModelRecipe(Contract):
     scratch: Scratch | None = None
     tokenizer: str | None = None
     """Hugging Face id or local folder of the tokenizer; the model's own when left out."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Annotated[Literal["bfloat16", "float32"], BeforeValidator(_no_float16)] = "bfloat16"
     """Compute precision. Master weights are float32. float16 overflows in Gemma 3 and is refused."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     activation_checkpointing: bool = True

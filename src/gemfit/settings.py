@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -11,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from gemfit.contract import Contract
 from gemfit.errors import UserError, did_you_mean
+from gemfit.strategy import STRATEGY_NAMES, strategy_from_name
 from gemfit.yamlfile import Document, KeyPath, parse
 
 Model = TypeVar("Model", bound=Contract)
@@ -35,8 +37,16 @@ def with_settings(model: type[Contract], document: Document, settings: Iterable[
             raise UserError(f"{place}: write it as key=value, for example --set optim.learning_rate=5e-5")
         path = tuple(dotted.split("."))
         value = _typed(annotation_at(model, path, place), text, place)
-        document = _nested(path, value, place).over(document)
+        document = _nested(path, value, place).over(_spelled_out(document))
     return document
+
+
+def _spelled_out(document: Document) -> Document:
+    """A strategy given by its short name becomes a mapping, so that one of its keys can be set."""
+    name = document.data.get("strategy")
+    if name not in STRATEGY_NAMES:
+        return document
+    return replace(document, data=document.data | {"strategy": strategy_from_name(name)})
 
 
 def annotation_at(model: type[BaseModel], path: tuple[str, ...], place: str) -> Any:
@@ -103,6 +113,8 @@ def _message(detail: ErrorDetails) -> str:
         return f"expected {wanted}{did_you_mean(str(detail['input']), valid)}"
     if detail["type"] == "bool_type":
         return "write true or false"
+    if detail["type"] == "union_tag_not_found":
+        return f"write its kind, or one of the short names {', '.join(STRATEGY_NAMES)}"
     return message[0].lower() + message[1:]
 
 
