@@ -1,0 +1,1 @@
+"""What runs on the nodes: the process that ``accelerate launch`` starts once a rank."""

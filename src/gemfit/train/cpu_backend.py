@@ -1,0 +1,77 @@
+"""Real FSDP2 and DeepSpeed without a GPU, on gloo.
+
+accelerate promotes only GPU processes to FSDP and DeepSpeed; on CPUs it trains with plain DDP and
+says nothing. Both engines do run on CPUs, so for ``topology.device == "cpu"`` the promotion is
+completed here. It costs nothing at run time and is never applied to a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+
+def use_cpu_backend() -> None:
+    """Make every later ``Accelerator`` of this process honour FSDP and DeepSpeed plugins on CPUs.
+
+    Call it before the first ``Accelerator`` or ``TrainingArguments``. Calling it again changes nothing.
+    """
+    # DeepSpeed picks its accelerator at import; without a GPU it would look for Intel extensions first.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    original = AcceleratorState.__init__
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def promoted(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self.distributed_type != DistributedType.MULTI_CPU:
+            return
+        if (deepspeed := kwargs.get("deepspeed_plugin")) is not None:
+            _promote_to_deepspeed(self, deepspeed)
+        elif (fsdp := kwargs.get("fsdp_plugin")) is not None:
+            _promote_to_fsdp(self, fsdp)
+
+    AcceleratorState.__init__ = promoted
+
+
+def _promote_to_fsdp(state: Any, plugin: Any) -> None:
+    _set_distributed_type(state, DistributedType.FSDP)
+    if state._mixed_precision != "no":
+        plugin.set_mixed_precision(state._mixed_precision)
+    # A CPU has no memory of its own to offload from: parameters already are where offload puts them, and
+    # FSDP2 moves nothing. The policy is kept, so that the same code path runs here and on a GPU.
+    state.fsdp_plugin = plugin
+
+
+def _promote_to_deepspeed(state: Any, plugin: Any) -> None:
+    import deepspeed  # noqa: PLC0415  (seconds of imports that no other strategy needs)
+
+    # Wraps the gloo group that accelerate has opened as a plain CPU process.
+    deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
+    _set_distributed_type(state, DistributedType.DEEPSPEED)
+    plugin.set_mixed_precision(state._mixed_precision)
+    plugin.select(_from_accelerator_state=True)
+    # DeepSpeed casts parameters itself: autocast on top would cast twice.
+    state._mixed_precision = "no"
+    state.deepspeed_plugins = plugin
+
+
+def _set_distributed_type(state: Any, kind: Any) -> None:
+    # Later Accelerators copy it from PartialState, so both must say the same.
+    state.distributed_type = kind
+    PartialState._shared_state["distributed_type"] = kind
+
+
+def leave_process_group() -> None:
+    """Destroy the process group, if there is one.
+
+    Engine threads that outlive the interpreter abort the process (SIGABRT) after a good run.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
