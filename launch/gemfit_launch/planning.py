@@ -27,20 +27,17 @@ def make_plan(
     rows_are_packed: bool,
     flash_attention: bool = False,
     site: Site | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """Resolve everything that is open in ``recipe`` for these ranks.
 
-    ``rows`` is the number of training rows in an epoch. Raises ``UserError`` for what cannot work.
+    ``rows`` is the number of training rows in an epoch; ``notes`` come first among the warnings. What
+    cannot work is one ``UserError`` that tells all of it.
     """
-    resolved, warnings = _resolve(recipe, topology, flash_attention)
-    if problems := resolved.strategy.problems(topology.world_size):
+    if problems := find_problems(recipe, topology):
         raise UserError("\n".join(problems))
-    batch = make_batch(
-        effective=recipe.batch.effective,
-        per_device_max=recipe.batch.per_device_max,
-        world_size=topology.world_size,
-        seq_len=recipe.data.seq_len,
-    )
+    resolved, warnings = _resolve(recipe, topology, flash_attention)
+    batch = _batch(recipe, topology)
     steps = count_steps(resolved, rows, packed=rows_are_packed)
     strategy = resolved.strategy
     return Plan(
@@ -55,8 +52,20 @@ def make_plan(
         command=command(),
         env=environment(topology),
         versions={"gemfit": __version__},
-        warnings=(*warnings, *_idle_warning(batch), *_warmup_warning(resolved, steps)),
+        warnings=(*notes, *warnings, *_idle_warning(batch), *_warmup_warning(resolved, steps)),
     )
+
+
+def find_problems(recipe: Recipe, topology: Topology) -> list[str]:
+    """Everything that keeps ``recipe`` from running on these ranks; empty where nothing does."""
+    problems = recipe.strategy.problems(topology.world_size)
+    if recipe.model.attention == "flash_attention_2" and topology.device == "cpu":
+        problems.append("model.attention flash_attention_2 needs a GPU; use sdpa or auto")
+    try:
+        _batch(recipe, topology)
+    except UserError as error:
+        problems.append(str(error))
+    return problems
 
 
 def count_steps(recipe: Recipe, rows: int, *, packed: bool) -> Steps:
@@ -80,14 +89,21 @@ def _resolve(recipe: Recipe, topology: Topology, flash_attention: bool) -> tuple
     attention, warnings = recipe.model.attention, []
     if attention == "auto":
         attention = "flash_attention_2" if flash_attention and topology.device == "cuda" else "sdpa"
-    if attention == "flash_attention_2" and topology.device == "cpu":
-        raise UserError("model.attention flash_attention_2 needs a GPU; use sdpa or auto")
     strategy = recipe.strategy
     if isinstance(strategy, Ddp) and topology.world_size == 1:
         strategy = Single()
         warnings.append("strategy ddp on one rank is strategy single: there is nobody to average with")
     model = recipe.model.model_copy(update={"attention": attention})
     return recipe.model_copy(update={"model": model, "strategy": strategy}), warnings
+
+
+def _batch(recipe: Recipe, topology: Topology) -> Batch:
+    return make_batch(
+        effective=recipe.batch.effective,
+        per_device_max=recipe.batch.per_device_max,
+        world_size=topology.world_size,
+        seq_len=recipe.data.seq_len,
+    )
 
 
 def _idle_warning(batch: Batch) -> list[str]:

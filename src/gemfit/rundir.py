@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,16 +28,21 @@ class RunDir:
     @classmethod
     def create(cls, root: Path, plan: Plan) -> RunDir:
         """Make the folder and write the plan; a folder that holds anything is refused."""
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UserError(
-                f"{root}: is already in use; resume it with `gemfit run --resume {root}`, "
-                "or choose another --run"
-            )
+        cls.refuse_used(root)
         run = cls(root)
         for folder in (root, run.logs, run.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomic(run.plan_file, plan.to_json())
         return run
+
+    @staticmethod
+    def refuse_used(root: Path) -> None:
+        """``UserError`` for a folder that holds anything: it is asked before the expensive part."""
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UserError(
+                f"{root}: is already in use; resume it with `gemfit run --resume {root}`, "
+                "or choose another --run"
+            )
 
     @classmethod
     def open(cls, root: Path) -> RunDir:
@@ -74,6 +80,14 @@ class RunDir:
     def staging(self, step: int, attempt: int) -> Path:
         """Where it is written before its commit; one per attempt, so that attempts cannot mix."""
         return self.checkpoints / f".staging-{step:08d}-{attempt}"
+
+    def replaced(self, step: int) -> Path:
+        """Where an older checkpoint of the same step waits until the new one is in place."""
+        return self.checkpoints / f"replaced-{step:08d}"
+
+    def committed(self) -> list[Path]:
+        """Every folder that a checkpoint was committed to, in no particular order."""
+        return [*self.checkpoints.glob("step-*"), *self.checkpoints.glob("replaced-*")]
 
     @property
     def export(self) -> Path:
@@ -155,17 +169,29 @@ class RunDir:
             return True
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep every other launcher out of this run; a held run is a ``UserError``."""
+    def hold(self, *, patience_seconds: float = 0.0) -> Iterator[int]:
+        """Keep every other launcher out of this run; a held run is a ``UserError``.
+
+        Yields the lock's file descriptor: a child that inherits it keeps the run held while it lives.
+        """
+        deadline = time.monotonic() + patience_seconds
         with self.lock_file.open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.root}: another process is training this run; "
-                    f"stop it with `gemfit stop {self.root}`"
-                ) from None
-            yield
+            while not _locked(stream.fileno()):
+                if time.monotonic() >= deadline:
+                    raise UserError(
+                        f"{self.root}: another process is training this run; "
+                        f"stop it with `gemfit stop {self.root}`"
+                    )
+                time.sleep(0.05)
+            yield stream.fileno()
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_atomic(path: Path, text: str) -> None:

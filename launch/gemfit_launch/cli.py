@@ -1,0 +1,74 @@
+"""The ``gemfit`` command: a table of verbs, each imported on first use.
+
+``gemfit --help`` imports click and nothing else, so it answers in a few dozen milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from gemfit import __version__
+from gemfit.errors import ExitCode, UserError, did_you_mean
+
+VERBS = {
+    "ls": ("recipes", "List the recipes that come with gemfit"),
+    "show": ("recipes", "Print a recipe with every value resolved"),
+    "copy": ("recipes", "Copy a recipe to a file of your own, to edit"),
+    "check": ("recipes", "Look for mistakes in recipes, and tell all of them at once"),
+    "plan": ("plan", "Show what a run would do, and touch nothing"),
+    "pack": ("pack", "Turn conversations into packed rows, once"),
+    "run": ("run", "Train here, exactly as planned"),
+    "stop": ("runs", "Ask a run to save and stop at its next step"),
+    "status": ("runs", "Show how runs are doing"),
+    "export": ("model", "Turn a checkpoint into a Hugging Face model folder"),
+    "generate": ("model", "Let a trained model answer one message"),
+    "schema": ("about", "Print the JSON schema of a recipe, a site or a plan"),
+    "version": ("about", "Show the versions of gemfit and of what it builds on"),
+    "completion": ("about", "Print the completion script of a shell"),
+}
+"""For each verb the module in ``gemfit_launch.verbs`` that holds it, and its line in the help."""
+
+
+class Verbs(click.Group):
+    """A group that knows its commands by name and help line, and loads one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        if cmd_name not in VERBS:
+            ctx.fail(f"{cmd_name!r} is not a verb{did_you_mean(cmd_name, VERBS)}")
+        module = importlib.import_module(f"gemfit_launch.verbs.{VERBS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            ctx.exit(ExitCode.USER_ERROR)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="gemfit %(version)s")
+def main() -> None:
+    """Fine-tune Gemma 3 on conversations: one recipe, any number of ranks.
+
+    \b
+    Example:
+      gemfit plan gemma3/1b-card --gpus 8
+      gemfit run debug/cpu-tiny --data talks.jsonl --nproc 2
+    """
+
+
+if __name__ == "__main__":
+    main()

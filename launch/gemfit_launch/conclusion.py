@@ -1,0 +1,51 @@
+"""What the end of an attempt means: an exit code, and words that say what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfit.errors import ExitCode
+from gemfit.rundir import RunDir
+from gemfit_launch.local import Outcome
+
+TAIL_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The exit code of ``gemfit run``, and its last words."""
+
+    code: ExitCode
+    text: str
+
+
+def conclude(run: RunDir, outcome: Outcome) -> Ending:
+    """Judge by the verdict, not by the exit status: torchrun turns every status into 1."""
+    root, verdict = shlex.quote(str(run.root)), outcome.verdict
+    resume = f"gemfit run --resume {root}"
+    if verdict is None:
+        how = f"the training processes ended with status {outcome.returncode} and left no verdict"
+        return Ending(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
+    if verdict.outcome == "completed":
+        return Ending(ExitCode.DONE, f"completed {verdict.step} steps\nexport with: gemfit export {root}")
+    if verdict.outcome == "stopped":
+        return Ending(ExitCode.STOPPED, f"stopped and saved at step {verdict.step}\nresume with: {resume}")
+    if verdict.outcome == "fatal":
+        lines = [f"error: {line}" for line in verdict.reason.splitlines()]
+        return Ending(ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(outcome.attempt)}"]))
+    return Ending(ExitCode.FAILED, _failure(run, outcome, verdict.reason, f"resume with: {resume}"))
+
+
+def _failure(run: RunDir, outcome: Outcome, why: str, next_step: str) -> str:
+    log = run.log(outcome.attempt)
+    tail = last_lines(log, TAIL_LINES)
+    return "\n".join([*(f"  | {line}" for line in tail), f"error: {why}", f"the whole log: {log}", next_step])
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log that may hold any bytes."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return [line.rstrip("\n") for line in deque(stream, maxlen=count)]

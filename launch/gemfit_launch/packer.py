@@ -1,0 +1,61 @@
+"""Make sure that a pack exists: find it by its fingerprint, or have ``gemfit.data`` build it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from gemfit.errors import ExitCode
+from gemfit.manifest import PackManifest
+from gemfit.packing import PackJob, pack_folder
+from gemfit_launch.child import require_train_extra, run_module
+from gemfit_launch.rows import finished_pack
+
+
+class PackFailed(Exception):
+    """The builder gave up and has said why; ``code`` is how it ended."""
+
+    def __init__(self, code: ExitCode) -> None:
+        super().__init__(f"the pack was not built (exit {code.value})")
+        self.code = code
+
+
+def ensure_pack(job: PackJob, *, force: bool, say: Callable[[str], None]) -> PackManifest:
+    """The manifest of the finished pack of ``job``; builds it when there is none, or on ``force``."""
+    folder = pack_folder(job.fingerprint)
+    manifest = finished_pack(job.fingerprint)
+    if manifest is not None and not force:
+        say(f"already packed: {folder}")
+        return manifest
+    require_train_extra("pack")
+    say(f"packing into {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if manifest is None:
+        _build(job, folder)
+    else:
+        _rebuild(job, folder)
+    built = finished_pack(job.fingerprint)
+    assert built is not None, "the builder says that it is done"
+    return built
+
+
+def _build(job: PackJob, folder: Path) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="gemfit-pack-") as stream:
+        stream.write(job.to_json())
+        stream.flush()
+        code = run_module("gemfit.data", [stream.name, "--out", str(folder)])
+    if code is not ExitCode.DONE:
+        raise PackFailed(code)
+
+
+def _rebuild(job: PackJob, folder: Path) -> None:
+    """Build beside the old pack and swap: a run that reads the old one keeps its open files."""
+    fresh, old = (folder.with_name(f"{folder.name}.{state}") for state in ("fresh", "old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _build(job, fresh)
+    folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old)

@@ -1,0 +1,105 @@
+"""A plan as a person reads it, before anything has happened."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from rich.console import Console
+
+from gemfit.plan import Plan
+from gemfit.recipe import LengthRecipe, ModelRecipe
+from gemfit_launch.accelerate import RUN_DIR
+from gemfit_launch.configs import accelerate_yaml, deepspeed_json
+from gemfit_launch.report import console, facts
+
+
+def plan_json(plan: Plan) -> str:
+    """The plan as JSON, with the derived numbers of the batch and the topology written out."""
+    data: dict[str, Any] = plan.model_dump(mode="json")
+    data["batch"] |= {
+        "slots": plan.batch.slots,
+        "idle": plan.batch.idle,
+        "tokens_per_step": plan.batch.tokens_per_step,
+    }
+    data["topology"]["world_size"] = plan.topology.world_size
+    return json.dumps(data, indent=2)
+
+
+def show_plan(plan: Plan, name: str, command: list[str]) -> None:
+    """Everything that would run; ``command`` is what a person copies to run it."""
+    out = console()
+    show_summary(out, plan, name)
+    _section(out, "accelerate.yaml", accelerate_yaml(plan))
+    if plan.deepspeed is not None:
+        _section(out, "deepspeed.json", deepspeed_json(plan))
+    _section(out, "Environment", "\n".join(f"{key}={value}" for key, value in plan.env.items()))
+    each = "Each node runs" if plan.topology.nodes > 1 else "What runs"
+    _section(out, f"{each}, with {RUN_DIR} filled in", shlex.join(plan.command).replace("'", ""))
+    if plan.topology.nodes == 1:
+        _section(out, "To do it", shlex.join(command))
+
+
+def show_summary(out: Console, plan: Plan, name: str) -> None:
+    """The arithmetic of a plan and its warnings."""
+    recipe = plan.recipe
+    rows = [
+        ("model", _model(recipe.model)),
+        ("strategy", f"{recipe.strategy.label} on {_places(plan)}"),
+        ("data", f"{recipe.data.source or 'not given'}, {_rendering(plan)}"),
+        ("rows", f"{plan.steps.rows:,} of {recipe.data.seq_len:,} tokens, {plan.steps.rows_are}"),
+        ("batch", _batch(plan)),
+        (
+            "steps",
+            f"{plan.steps.per_epoch:,.1f} an epoch, {plan.steps.total:,} in all ({_length(recipe.length)})",
+        ),
+        ("warm-up", f"{recipe.optim.warmup_steps:,} steps, {plan.steps.warmup_share:.0%} of the run"),
+        ("learning rate", f"{recipe.optim.learning_rate:g}, {recipe.optim.schedule}"),
+        ("checkpoints", f"every {recipe.checkpoint.every_steps:,} steps, {recipe.checkpoint.keep} kept"),
+        ("evaluation", f"every {recipe.evaluation.every_steps:,} steps"),
+    ]
+    out.print(facts(name, rows))
+    for warning in plan.warnings:
+        out.print(f"\nwarning: {warning}", style="yellow")
+    out.print()
+
+
+def _model(model: ModelRecipe) -> str:
+    what = model.id or "random weights"
+    how = f"LoRA of rank {model.lora.rank}" if model.lora else "full fine-tune"
+    return f"{what}, {how}, {model.dtype}, {model.attention} attention"
+
+
+def _places(plan: Plan) -> str:
+    topology = plan.topology
+    ranks = _count(topology.world_size, "GPU" if topology.device == "cuda" else "CPU rank")
+    return ranks + (f" ({topology.nodes} nodes of {topology.ranks_per_node})" if topology.nodes > 1 else "")
+
+
+def _rendering(plan: Plan) -> str:
+    data = plan.recipe.data
+    return f"{data.format}, loss on {data.loss_on}, long ones: {data.overlong}"
+
+
+def _batch(plan: Plan) -> str:
+    batch = plan.batch
+    product = f"{batch.per_device} a rank x {_count(batch.world_size, 'rank')} x {_count(batch.accumulation, 'micro-step')}"
+    idle = f" = {batch.slots} slots, {batch.idle} idle" if batch.idle else ""
+    return f"{batch.effective} rows ({batch.tokens_per_step:,} tokens): {product}{idle}"
+
+
+def _length(length: LengthRecipe) -> str:
+    return f"{length.epochs:g} epochs" if length.epochs is not None else "as the recipe says"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' if number != 1 else ''}"
+
+
+def _section(out: Console, title: str, text: str) -> None:
+    out.print(title, style="bold")
+    for line in text.splitlines():
+        # A command that is wrapped cannot be copied.
+        out.print(f"  {line}", soft_wrap=True)
+    out.print()

@@ -1,0 +1,96 @@
+"""Tables for a person to read; each fits 100 columns, and plain text remains when nobody looks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gemfit.manifest import PackManifest
+from gemfit_launch.runstatus import RunStatus
+
+WIDTH = 100
+
+
+def console() -> Console:
+    """Standard output as it is now, never wider than a page."""
+    probe = Console(file=sys.stdout)
+    width = min(probe.width, WIDTH) if probe.is_terminal else WIDTH
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:
+    """A table with a head; the columns in ``numbers`` are set to the right."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        right = column in numbers
+        made.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """A title and two columns: what, and how much."""
+    made = Table(
+        title=title, box=None, pad_edge=False, title_justify="left", show_header=False, title_style="bold"
+    )
+    made.add_column(style="dim", no_wrap=True, min_width=20)
+    made.add_column(overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show_pack(manifest: PackManifest, folder: str) -> None:
+    """What a pack holds, and what did not become a trained token once."""
+    names = ["split", "rows", "conversations", "pieces", "tokens", "trained", "fill"]
+    out = console()
+    rows = [
+        (
+            name,
+            *(f"{n:,}" for n in (s.rows, s.conversations, s.documents, s.tokens, s.trained_tokens)),
+            f"{s.fill(manifest.seq_len):.2%}",
+        )
+        for name, s in manifest.splits.items()
+    ]
+    out.print(table(names, rows, numbers=names[1:]))
+    out.print()
+    counted = manifest.losses.model_dump()
+    rows_of_losses = [(name.replace("_", " "), f"{count:,}") for name, count in counted.items() if count]
+    out.print(facts("Read, and set aside", rows_of_losses))
+    out.print()
+    out.print(folder, soft_wrap=True)
+
+
+def show_status(statuses: Iterable[RunStatus]) -> None:
+    """One line a run."""
+    names = ["run", "state", "try", "step", "loss", "eval loss", "tokens/s", "left"]
+    rows = [
+        (
+            status.run,
+            status.state,
+            str(status.attempt),
+            f"{status.step}/{status.total_steps}",
+            _number(status.loss, ".4f"),
+            _number(status.eval_loss, ".4f"),
+            _number(status.tokens_per_second, ",.0f"),
+            duration(status.seconds_left) if status.seconds_left is not None else "-",
+        )
+        for status in statuses
+    ]
+    console().print(table(names, rows, numbers=names[2:]))
+
+
+def duration(seconds: float) -> str:
+    """Such as ``1:02:03``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,69 @@
+"""What a run is doing, read from its folder by somebody who takes no part in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from gemfit.contract import Contract
+from gemfit.records import EvalRecord, StepRecord
+from gemfit.rundir import RunDir
+from gemfit_launch.metrics import recent_records, seconds_left
+
+State = Literal["new", "running", "stopping", "completed", "stopped", "failed", "fatal", "crashed"]
+RUNS = Path("runs")
+
+
+class RunStatus(Contract):
+    """One run at one moment."""
+
+    run: str
+    state: State
+    attempt: int
+    step: int
+    """Optimizer steps done."""
+    total_steps: int
+    loss: float | None
+    """Of the last step."""
+    eval_loss: float | None
+    """Of the last evaluation."""
+    tokens_per_second: float | None
+    seconds_left: float | None
+    """`None` unless the run is running and has a pace."""
+    reason: str
+    """Why it ended, where it has said so."""
+
+
+def read_status(run: RunDir) -> RunStatus:
+    """The state and the last figures of a run."""
+    records, total, state = recent_records(run.metrics_file), run.plan().steps.total, read_state(run)
+    steps = [record for record in records if isinstance(record, StepRecord)]
+    evaluations = [record for record in records if isinstance(record, EvalRecord)]
+    verdict = run.verdict()
+    return RunStatus(
+        run=str(run.root),
+        state=state,
+        attempt=run.attempt,
+        step=steps[-1].step if steps else 0,
+        total_steps=total,
+        loss=steps[-1].loss if steps else None,
+        eval_loss=evaluations[-1].loss if evaluations else None,
+        tokens_per_second=steps[-1].tokens_per_second if steps else None,
+        seconds_left=seconds_left(steps, total) if steps and state == "running" else None,
+        reason=verdict.reason if verdict else "",
+    )
+
+
+def read_state(run: RunDir) -> State:
+    """Held and judged: the lock says whether it runs, the verdict how it ended."""
+    if run.attempt == 0:
+        return "new"
+    if run.is_active:
+        return "stopping" if run.stop_file.exists() else "running"
+    verdict = run.verdict()
+    return verdict.outcome if verdict else "crashed"
+
+
+def find_runs(folder: Path = RUNS) -> list[RunDir]:
+    """The runs in a folder, by name."""
+    return [RunDir.open(plan.parent) for plan in sorted(folder.glob("*/plan.json"))]

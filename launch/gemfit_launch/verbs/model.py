@@ -1,0 +1,82 @@
+"""``gemfit export`` and ``generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit_launch.child import require_train_extra, run_module
+from gemfit_launch.options import RUN_FOLDER, json_option
+
+
+@click.command()
+@click.argument("run", type=RUN_FOLDER)
+@click.option("--step", type=click.IntRange(min=0), help="Which checkpoint.  [default: the newest]")
+@click.option("--out", type=RUN_FOLDER, help="Where to.  [default: RUN/export]")
+@json_option
+def export(run: Path, step: int | None, out: Path | None, as_json: bool) -> None:
+    """Turn a checkpoint into a Hugging Face model folder.
+
+    \b
+    Example:
+      gemfit export runs/first
+      gemfit export runs/first --step 200 --out models/kind
+    """
+    run_dir = RunDir.open(run)
+    require_train_extra("export")
+    arguments = [str(run), "--out", str(out or run_dir.export)]
+    arguments += ["--step", str(step)] if step is not None else []
+    raise click.exceptions.Exit(run_module("gemfit.train.export", arguments + ["--json"] * as_json))
+
+
+@click.command()
+@click.argument("model", type=RUN_FOLDER)
+@click.argument("message")
+@click.option("--system", metavar="TEXT", help="What the system says first.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of sampling.")
+@json_option
+def generate(
+    model: Path,
+    message: str,
+    system: str | None,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Let a trained model answer one message.
+
+    MODEL is a Hugging Face folder, or a run that was exported.
+
+    \b
+    Example:
+      gemfit generate runs/first "I cannot sleep before exams."
+    """
+    folder = _model_folder(model)
+    require_train_extra("generate")
+    arguments = [str(folder), "--message", message]
+    for option, value in (
+        ("--system", system),
+        ("--max-new-tokens", max_new_tokens),
+        ("--temperature", temperature),
+        ("--seed", seed),
+    ):
+        arguments += [option, str(value)] if value is not None else []
+    raise click.exceptions.Exit(run_module("gemfit.train.generate", arguments + ["--json"] * as_json))
+
+
+def _model_folder(path: Path) -> Path:
+    """The folder with the weights: ``path`` itself, or the export of a run."""
+    if (path / "config.json").is_file():
+        return path
+    if not RunDir(path).plan_file.is_file():
+        raise UserError(f"{path}: is neither a model folder (no config.json) nor a run (no plan.json)")
+    export = RunDir(path).export
+    if not (export / "config.json").is_file():
+        raise UserError(f"{path}: has no exported model yet; make it with `gemfit export {path}`")
+    return export
