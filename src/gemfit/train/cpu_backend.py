@@ -8,8 +8,10 @@ completed here. It costs nothing at run time and is never applied to a GPU.
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -52,6 +54,8 @@ def _promote_to_fsdp(state: Any, plugin: Any) -> None:
 def _promote_to_deepspeed(state: Any, plugin: Any) -> None:
     import deepspeed  # noqa: PLC0415  (seconds of imports that no other strategy needs)
 
+    # Its shared-memory all-reduce is compiled at first use: that would need a compiler on the node.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Wraps the gloo group that accelerate has opened as a plain CPU process.
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
     _set_distributed_type(state, DistributedType.DEEPSPEED)
@@ -68,10 +72,15 @@ def _set_distributed_type(state: Any, kind: Any) -> None:
     PartialState._shared_state["distributed_type"] = kind
 
 
-def leave_process_group() -> None:
-    """Destroy the process group, if there is one.
+def leave(code: int) -> NoReturn:
+    """End this process with ``code``: destroy the process group, flush, and go.
 
-    Engine threads that outlive the interpreter abort the process (SIGABRT) after a good run.
+    Threads of gloo and DeepSpeed outlive the interpreter's shutdown and, now and then, abort the
+    process (SIGABRT) after a good run; ``os._exit`` ends them first.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
