@@ -25,16 +25,30 @@ PHRASES = json.loads((HERE / "conversation_phrases.json").read_text("utf-8"))
 
 NUM_CONVERSATIONS = 300
 SEED = 2024
+ABOUT_ONESELF = ("details", "user_feelings", "user_context", "user_thoughts")
 SAFETY_SHARE = 0.06  # conversations in which somebody is in danger and is pointed to help
 
-# How many of each kind: weight, moves (turns are 2 * moves + 2), sentences around each move.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """One kind of conversation: how frequent, how many turns, how talkative."""
+
+    weight: int
+    moves: tuple[int, int]
+    """Fewest and most; the turns are two for each move, and two."""
+    sentences: tuple[int, int]
+    """Fewest and most around each move."""
+    story_share: float = 0.0
+    """Chance that a turn also tells or explains something at length."""
+
+
 # Skewed as real chats are: mostly short, a few that are longer than any row they will be packed into.
 SIZES = (
-    (18, (0, 0), (0, 3)),
-    (32, (1, 4), (1, 3)),
-    (31, (4, 9), (1, 5)),
-    (15, (9, 15), (2, 6)),
-    (4, (17, 19), (6, 9)),
+    Size(weight=18, moves=(0, 0), sentences=(0, 3)),
+    Size(weight=32, moves=(1, 4), sentences=(1, 3)),
+    Size(weight=31, moves=(4, 9), sentences=(1, 4), story_share=0.05),
+    Size(weight=15, moves=(9, 15), sentences=(1, 5), story_share=0.1),
+    Size(weight=4, moves=(17, 19), sentences=(5, 8), story_share=0.6),
 )
 
 T = TypeVar("T")
@@ -44,7 +58,11 @@ class Deck(Generic[T]):
     """Shuffled cards, drawn without repeats until all were drawn."""
 
     def __init__(self, rng: random.Random, cards: Sequence[T]) -> None:
-        self._rng, self._cards, self._left = rng, cards, list[T]()
+        self._rng, self._cards = rng, cards
+        self._left = rng.sample(cards, len(cards))
+
+    def __len__(self) -> int:
+        return len(self._left)
 
     def draw(self) -> T:
         if not self._left:
@@ -54,11 +72,14 @@ class Deck(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """The assistant's prompt, the reply, and what the assistant must say to that, if anything."""
+    """What the assistant brings up, and the reply."""
 
     prompt: str
     reply: str
+    tried: bool = False
+    """The reply tells how something went."""
     answer: str = ""
+    """What has to be said to the reply, and ends the conversation."""
 
 
 class Composer:
@@ -75,22 +96,22 @@ class Composer:
 
     def enter(self, situation: dict[str, Any]) -> None:
         """Talk about ``situation`` from here on."""
-        for name in ("openings", "details", "steps"):
+        for name in ("openings", "details"):
             self.decks[name] = Deck(self.rng, situation[name])
         self.own_questions = Deck(self.rng, situation["questions"])
-        self.moves_here = 0
+        self.own_steps = Deck(self.rng, situation["steps"])
 
     def say(self, *fragments: str) -> str:
         """The fragments with every choice made, as one paragraph."""
         text = " ".join(self._choose(fragment) for fragment in fragments if fragment)
-        return re.sub(r" {2,}", " ", text).strip()
+        return re.sub(r" *\n\n *", "\n\n", re.sub(r" {2,}", " ", text)).strip()
 
     def _choose(self, text: str) -> str:
         text = re.sub(r"\[([^\[\]]+)\]", lambda match: self.rng.choice(match[1].split("|")), text)
         return re.sub(r"\{(\w+?)(_cap)?\}", self._word, text)
 
     def _word(self, match: re.Match[str]) -> str:
-        word = self.decks[match[1]].draw()
+        word: str = self.decks[match[1]].draw()
         return word[0].upper() + word[1:] if match[2] else word
 
     def some(self, count: int, *decks: str) -> list[str]:
@@ -98,22 +119,23 @@ class Composer:
         return [self.decks[self.rng.choice(decks)].draw() for _ in range(count)]
 
     def move(self) -> Move:
-        """The next thing that the assistant brings up."""
-        self.moves_here += 1
-        if self.moves_here > 7:
+        """The next thing that the assistant brings up; a situation is left when it is talked out."""
+        weights = (len(self.own_questions), 2 * len(self.own_steps), 2, 2)
+        kind = self.rng.choices(("own question", "own step", "question", "technique"), weights)[0]
+        if not self.own_questions and not self.own_steps:
             return self._bridge()
-        kind = self.rng.choices(("own", "question", "step", "technique"), (4, 3, 2, 2))[0]
-        if kind == "own":
-            return Move(**dict(zip(("prompt", "reply"), self.own_questions.draw(), strict=True)))
         if kind == "technique":
             return self._technique()
-        prompt, reply = self.decks[f"{kind}s"].draw()
-        return Move(prompt=prompt, reply=reply)
+        source = {"own question": self.own_questions, "own step": self.own_steps}
+        prompt, reply = source.get(kind, self.decks["questions"]).draw()
+        return Move(prompt=prompt, reply=reply, tried=kind == "own step")
 
     def _technique(self) -> Move:
         offer, steps, replies = self.decks["techniques"].draw()
         numbered = "\n".join(f"{number}. {self.say(step)}" for number, step in enumerate(steps, 1))
-        return Move(prompt=f"{offer}\n\n{numbered}\n\nTell me how it was.", reply=self.rng.choice(replies))
+        return Move(
+            prompt=f"{offer}\n\n{numbered}\n\nTell me how it was.", reply=self.rng.choice(replies), tried=True
+        )
 
     def _bridge(self) -> Move:
         prompt, reply = self.decks["bridges"].draw()
@@ -128,53 +150,65 @@ class Composer:
 
 def compose(rng: random.Random) -> list[dict[str, str]]:
     """One conversation as chat messages: system, then user and assistant in turn."""
-    (_, moves, sentences) = rng.choices(SIZES, [size[0] for size in SIZES])[0]
+    size = rng.choices(SIZES, [size.weight for size in SIZES])[0]
     composer = Composer(rng)
-    turns = list(_turns(composer, rng.randint(*moves), sentences))
+    turns = list(_turns(composer, size))
     roles = ["system", *("user" if index % 2 == 0 else "assistant" for index in range(len(turns)))]
     contents = [composer.decks["systems"].draw(), *turns]
     return [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
 
 
-def _turns(composer: Composer, num_moves: int, sentences: tuple[int, int]) -> Iterator[str]:
-    def around() -> int:
-        return composer.rng.randint(*sentences)
-
-    danger = composer.rng.randrange(num_moves) if num_moves and composer.rng.random() < SAFETY_SHARE else -1
-    yield composer.say(
-        *composer.some(1, "greetings"),
-        *composer.some(1, "openings"),
-        *composer.some(around(), "details", "user_feelings", "user_context", "user_thoughts"),
-    )
-    answer = ""
+def _turns(composer: Composer, size: Size) -> Iterator[str]:
+    rng = composer.rng
+    num_moves = rng.randint(*size.moves)
+    in_danger = num_moves > 0 and rng.random() < SAFETY_SHARE
+    extras = composer.some(rng.randint(*size.sentences), *ABOUT_ONESELF)
+    yield composer.say(*composer.some(1, "greetings"), *composer.some(1, "openings"), *extras)
+    said = Move(prompt="", reply="")
     for index in range(num_moves):
-        move = composer.safety() if index == danger else composer.move()
-        yield composer.say(answer or composer.say(*_reaction(composer, around())), move.prompt)
-        yield composer.say(*_reply(composer, move, around(), last=index == num_moves - 1))
-        answer = move.answer
-    yield composer.say(answer, *_ending(composer, num_moves, around()))
+        is_last = index == num_moves - 1
+        reaction = _reaction(composer, said, size)
+        said = composer.safety() if is_last and in_danger else composer.move()
+        yield composer.say(*reaction, said.prompt)
+        yield composer.say(*_reply(composer, said, size, is_last=is_last))
+    yield composer.say(*(_ending(composer, said, size) if num_moves else _advice(composer, size)))
 
 
-def _reaction(composer: Composer, count: int) -> list[str]:
-    return [
-        *composer.some(1, "reflections", "encouragements"),
-        *composer.some(count // 2, "reflections", "encouragements", "insights"),
-    ]
+def _reaction(composer: Composer, said: Move, size: Size) -> list[str]:
+    """What the assistant answers to the reply of a move."""
+    first = composer.some(1, *(("celebrations",) if said.tried else ("reflections", "encouragements")))
+    count = composer.rng.randint(*size.sentences) // 2
+    more = composer.some(count, "reflections", "encouragements", "insights")
+    return [*first, *more, *_story(composer, "teachings", size)]
 
 
-def _reply(composer: Composer, move: Move, count: int, *, last: bool) -> list[str]:
+def _reply(composer: Composer, move: Move, size: Size, *, is_last: bool) -> list[str]:
     if move.answer:  # whoever says this says nothing else
         return [move.reply]
-    extras = composer.some(count, "details", "user_feelings", "user_context", "user_thoughts", "user_progress")
     opener = composer.some(1, "user_openers") if composer.rng.random() < 0.5 else []
-    return [*opener, move.reply, *extras, *(composer.some(1, "user_closings") if last else [])]
+    progress = composer.some(1, "user_progress") if move.tried else []
+    extras = composer.some(composer.rng.randint(*size.sentences), *ABOUT_ONESELF)
+    closing = composer.some(1, "user_closings") if is_last else []
+    return [*opener, move.reply, *progress, *extras, *_story(composer, "stories", size), *closing]
 
 
-def _ending(composer: Composer, num_moves: int, count: int) -> list[str]:
-    if num_moves:
-        return [*_reaction(composer, count), *composer.some(1, "assistant_closings")]
-    advice, _ = composer.decks["steps"].draw()
-    return [*composer.some(1, "reflections"), *composer.some(min(count, 1), "insights"), advice]
+def _story(composer: Composer, deck: str, size: Size) -> list[str]:
+    """A paragraph of its own, now and then; each only once in a conversation."""
+    wanted = composer.rng.random() < size.story_share
+    return [f"\n\n{composer.decks[deck].draw()}"] if wanted and composer.decks[deck] else []
+
+
+def _ending(composer: Composer, said: Move, size: Size) -> list[str]:
+    if said.answer:
+        return [said.answer]
+    return [*_reaction(composer, said, size), *composer.some(1, "assistant_closings")]
+
+
+def _advice(composer: Composer, size: Size) -> list[str]:
+    """The whole answer in a conversation of two turns: a suggestion, or only a question."""
+    insights = composer.some(composer.rng.randint(*size.sentences) // 2, "insights")
+    advice, _ = composer.rng.choice((composer.own_steps, composer.own_questions)).draw()
+    return [*composer.some(1, "reflections"), *insights, advice]
 
 
 def sample_text() -> str:
