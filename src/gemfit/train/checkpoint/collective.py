@@ -1,0 +1,74 @@
+"""Do something on one rank or on all, so that all of them go on, or all of them fail.
+
+A rank that raises alone leaves the others waiting in the next collective until a timeout. Here the
+outcome travels to every rank first: one small object per call. Without a process group it is a call.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[T]):
+    value: T | None = None
+    error: Exception | None = None
+
+
+def rank() -> int:
+    """Number of this rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def on_first_rank(action: Callable[[], T]) -> T:
+    """Run ``action`` on rank 0; every rank returns its value, or raises its exception."""
+    outcome = _attempt(action) if rank() == 0 else _Outcome()
+    if dist.is_initialized():
+        box: list[Any] = [_sendable(outcome)]
+        dist.broadcast_object_list(box, src=0)
+        outcome = outcome if rank() == 0 else box[0]
+    return _settle(outcome)
+
+
+def on_every_rank(action: Callable[[], T]) -> list[T]:
+    """Run ``action`` everywhere; every rank returns all values in order, or raises the first failure."""
+    outcome = _attempt(action)
+    if not dist.is_initialized():
+        return [_settle(outcome)]
+    outcomes: list[Any] = [None] * world_size()
+    dist.all_gather_object(outcomes, _sendable(outcome))
+    _settle(outcome)  # a rank that failed itself raises its own error, with its traceback
+    return [_settle(other) for other in outcomes]
+
+
+def _attempt(action: Callable[[], T]) -> _Outcome[T]:
+    try:
+        return _Outcome(value=action())
+    except Exception as error:
+        return _Outcome(error=error)
+
+
+def _settle(outcome: _Outcome[T]) -> T:
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value  # type: ignore[return-value]  # None only where T allows it
+
+
+def _sendable(outcome: _Outcome[T]) -> _Outcome[T]:
+    try:
+        pickle.loads(pickle.dumps(outcome))  # some exceptions pickle, and fail when they are read
+    except Exception:
+        return _Outcome(error=RuntimeError(f"rank {rank()}: {outcome.error!r}"))
+    return outcome

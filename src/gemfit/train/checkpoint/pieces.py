@@ -1,0 +1,121 @@
+"""A range of a flattened parameter as a set of boxes of its real shape.
+
+ZeRO cuts flattened parameters anywhere; torch.distributed.checkpoint knows boxes (offsets and sizes).
+A range of a matrix is at most three of them, so each rank writes and reads exactly what it holds, with
+no communication, in a format that every other layout can read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+)
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A block of a tensor, contiguous in memory."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    start: int
+    """Flat position of its first element in the whole tensor."""
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.sizes)
+
+
+def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
+    """Cover the flat range ``[start, stop)`` of a tensor of ``shape``, in order and without overlap."""
+    if start >= stop:
+        return
+    if len(shape) <= 1:
+        yield Box((start,) if shape else (), (stop - start,) if shape else (), start)
+        return
+    inner = math.prod(shape[1:])
+    first, last = -(-start // inner), stop // inner
+    if first > last:  # within one row
+        yield from _row_boxes(shape, last, start - last * inner, stop - last * inner)
+        return
+    yield from _row_boxes(shape, first - 1, start - (first - 1) * inner, inner) if start % inner else ()
+    if first < last:
+        zeros = (0,) * (len(shape) - 1)
+        yield Box((first, *zeros), (last - first, *shape[1:]), first * inner)
+    yield from _row_boxes(shape, last, 0, stop % inner)
+
+
+def _row_boxes(shape: tuple[int, ...], row: int, start: int, stop: int) -> Iterator[Box]:
+    inner = math.prod(shape[1:])
+    for box in boxes(shape[1:], start, stop):
+        yield Box((row, *box.offsets), (1, *box.sizes), row * inner + box.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one rank holds of a tensor: ``flat`` are its elements from ``start`` on."""
+
+    flat: torch.Tensor
+    start: int
+    shape: torch.Size
+
+    def size(self) -> torch.Size:
+        """Shape of the whole tensor, as torch.distributed.checkpoint asks for it."""
+        return self.shape
+
+    def boxes(self) -> Iterator[Box]:
+        return boxes(tuple(self.shape), self.start, self.start + self.flat.numel())
+
+    def view(self, index: MetadataIndex) -> torch.Tensor:
+        """The memory of the box at ``index``, in its own shape."""
+        box = next(box for box in self.boxes() if box.offsets == tuple(index.offset or ()))
+        return self.flat.narrow(0, box.start - self.start, box.numel).view(box.sizes)
+
+    def __create_write_items__(self, fqn: str, piece: object) -> list[WriteItem]:
+        properties = TensorProperties.create_from_tensor(self.flat)
+        return [
+            WriteItem(
+                index=MetadataIndex(fqn, chunk.offsets),
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=self.shape),
+            )
+            for chunk in self.__create_chunk_list__()
+        ]
+
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
+        return [ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes)) for box in self.boxes()]
+
+
+class PieceSavePlanner(DefaultSavePlanner):
+    """The default planner, which also finds the boxes of a ``Piece``."""
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        found = self.state_dict[index.fqn]
+        return found.view(index) if isinstance(found, Piece) else super().lookup_object(index)
+
+
+class PieceLoadPlanner(DefaultLoadPlanner):
+    """The default planner, which also fills the boxes of a ``Piece``."""
+
+    def set_up_planner(
+        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        # The default would rebuild the dictionary, and drops every value of a type that it does not know.
+        self.state_dict = self.original_state_dict = state_dict
+        self.metadata = metadata
+        self.is_coordinator = is_coordinator
+
+    def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
+        found = self.state_dict[index.fqn]
+        return found.view(index) if isinstance(found, Piece) else super().lookup_tensor(index)

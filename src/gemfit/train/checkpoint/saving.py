@@ -1,0 +1,131 @@
+"""Save and resume a run: the order of things that all ranks go through together.
+
+Saving costs two barriers' worth of small messages besides writing; a failure on any rank is raised on
+every rank, after the staging folder is gone. Random state is not saved: the trainer draws it anew for
+each step from (seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gemfit.errors import UserError
+from gemfit.manifest import CheckpointManifest, FileDigest
+from gemfit.rundir import RunDir
+from gemfit.train.checkpoint import state as engine_state
+from gemfit.train.checkpoint import store, zero
+from gemfit.train.checkpoint.collective import on_every_rank, on_first_rank, rank, world_size
+
+logger = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+
+
+def save(
+    run: RunDir,
+    *,
+    step: int,
+    cursor_row: int,
+    attempt: int,
+    keep: int,
+    strategy: str,
+    plan_digest: str,
+    model: Any,
+    optimizer: Any,
+    scheduler: Any,
+    accelerator: Any,
+    eval_loss: float | None,
+) -> None:
+    """Commit the state after ``step`` as a checkpoint of ``run``, and retire all but the ``keep`` newest.
+
+    Collective. ``model`` is the prepared one. Raises ``UserError`` when the disk is full and
+    ``SupersededError`` when a newer attempt owns the run; the earlier checkpoints are then untouched.
+    """
+
+    def describe(files: list[FileDigest]) -> CheckpointManifest:
+        return CheckpointManifest(
+            step=step,
+            cursor_row=cursor_row,
+            world_size=world_size(),
+            strategy=strategy,
+            plan_digest=plan_digest,
+            attempt=attempt,
+            eval_loss=eval_loss,
+            files=tuple(files),
+        )
+
+    state = engine_state.collect(model, optimizer, accelerator)
+    needed = sum(on_every_rank(lambda: engine_state.local_bytes(state, first_rank=rank() == 0)))
+    staging = on_first_rank(lambda: store.begin(run, step, attempt, bytes_needed=needed))
+    try:
+        engine_state.write(state, staging)
+        on_first_rank(lambda: _write_notes(staging, accelerator.unwrap_model(model), optimizer, scheduler))
+        digests = on_every_rank(lambda: store.digest_files(staging, _files_of_rank(staging)))
+        files = [digest for of_rank in digests for digest in of_rank]
+        on_first_rank(lambda: store.commit(run, staging, describe(files), keep=keep))
+    except BaseException as error:  # torch.distributed.checkpoint raises no Exception but BaseException
+        if rank() == 0:
+            shutil.rmtree(staging, ignore_errors=True)
+        if engine_state.is_full_disk(error):
+            raise store.full_disk(run, needed) from error
+        raise
+
+
+def resume(
+    run: RunDir, *, model: Any, optimizer: Any, scheduler: Any, accelerator: Any, plan_digest: str
+) -> CheckpointManifest | None:
+    """Load the newest whole checkpoint into the prepared engine; ``None`` when there is none.
+
+    Collective. A checkpoint of another plan is a ``UserError``. Damaged ones are named in the log.
+    """
+    found = on_first_rank(lambda: _choose(run, plan_digest))
+    if found is None:
+        return None
+    folder, manifest = found
+    engine_state.read(engine_state.collect(model, optimizer, accelerator), folder)
+    if engine_state.is_deepspeed(model):
+        zero.publish(model, manifest.step)
+    notes = json.loads((folder / PROGRESS).read_text())
+    scheduler.load_state_dict(notes["scheduler"])
+    # A scheduler writes learning rates only when it steps, and the next optimizer step comes first.
+    for group, learning_rate in zip(optimizer.param_groups, notes["learning_rates"], strict=True):
+        group["lr"] = learning_rate
+    on_every_rank(lambda: None)  # nobody trains, and nothing is retired, before all have read
+    logger.info("resumed at step %d from %s", manifest.step, folder)
+    return manifest
+
+
+def _choose(run: RunDir, plan_digest: str) -> tuple[Path, CheckpointManifest] | None:
+    found = store.newest_valid(run)
+    if found is not None and found[1].plan_digest != plan_digest:
+        raise UserError(
+            f"{found[0]}: was saved under another plan ({found[1].plan_digest[:8]}, this one is "
+            f"{plan_digest[:8]}); resume with the plan it was started with, or begin a new run with --run"
+        )
+    return found
+
+
+def _write_notes(staging: Path, module: Any, optimizer: Any, scheduler: Any) -> None:
+    """The schedule's state, and the model's own configurations so that an export needs nothing else."""
+    notes = {
+        "scheduler": scheduler.state_dict(),
+        "learning_rates": [group["lr"] for group in optimizer.param_groups],
+    }
+    store.write_durable(staging / PROGRESS, json.dumps(notes, indent=2).encode())
+    for name, attribute in ((CONFIG, "config"), (GENERATION_CONFIG, "generation_config")):
+        if (config := getattr(module, attribute, None)) is not None:
+            store.write_durable(staging / name, config.to_json_string(use_diff=False).encode())
+
+
+def _files_of_rank(staging: Path) -> list[Path]:
+    """The files that this rank wrote: each digests its own, since others may not see them yet."""
+    mine = sorted(staging.glob(f"__{rank()}_*"))
+    if rank() == 0:
+        mine += [p for p in sorted(staging.iterdir()) if not p.name.startswith("__")]
+    return mine
