@@ -38,6 +38,8 @@ def accelerate_config(recipe: Recipe, topology: Topology) -> dict[str, Any]:
             config |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(fsdp)}
         case DeepSpeed():
             config |= {"distributed_type": "DEEPSPEED", "deepspeed_config": _deepspeed()}
+            # DeepSpeed's own file says it, and accelerate refuses to be told twice.
+            del config["mixed_precision"]
     return config
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from gemfit.plan import Plan
 from gemfit.recipe import Recipe
@@ -18,8 +19,8 @@ from gemfit.rundir import RunDir, write_atomic
 from gemfit.yamlfile import Document
 from gemfit_launch.accelerate import RUN_DIR
 
-
 ORIGIN_COLUMN = 40
+YAML_1_1_BOOLEANS = ("y", "n", "yes", "no", "on", "off", "true", "false")
 
 
 def write_configs(run: RunDir, plan: Plan) -> None:
@@ -38,7 +39,7 @@ def recipe_yaml(recipe: Recipe, origins: Document | None = None) -> str:
 
 def accelerate_yaml(plan: Plan, run_dir: str = RUN_DIR) -> str:
     """The configuration of ``accelerate launch`` for a run in this folder."""
-    return to_yaml(in_folder(plan.accelerate, run_dir))
+    return to_yaml(_quoted(in_folder(plan.accelerate, run_dir)))
 
 
 def deepspeed_json(plan: Plan) -> str:
@@ -66,6 +67,13 @@ def to_yaml(data: Any) -> str:
     stream = io.StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    """accelerate reads YAML 1.1, where a bare ``no`` is false."""
+    if isinstance(value, dict):
+        return {key: _quoted(inner) for key, inner in value.items()}
+    return SingleQuotedScalarString(value) if value in YAML_1_1_BOOLEANS else value
 
 
 def _commented(data: dict[str, Any], path: tuple[str, ...], origins: Document) -> CommentedMap:

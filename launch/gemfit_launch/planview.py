@@ -50,6 +50,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
         ("data", f"{recipe.data.source or 'not given'}, {_rendering(plan)}"),
         ("rows", f"{plan.steps.rows:,} of {recipe.data.seq_len:,} tokens, {plan.steps.rows_are}"),
         ("batch", _batch(plan)),
+        ("tokens a step", f"{plan.batch.tokens_per_step:,}"),
         (
             "steps",
             f"{plan.steps.per_epoch:,.1f} an epoch, {plan.steps.total:,} in all ({_length(recipe.length)})",
@@ -84,9 +85,9 @@ def _rendering(plan: Plan) -> str:
 
 def _batch(plan: Plan) -> str:
     batch = plan.batch
-    product = f"{batch.per_device} a rank x {_count(batch.world_size, 'rank')} x {_count(batch.accumulation, 'micro-step')}"
+    ranks, micro = _count(batch.world_size, "rank"), _count(batch.accumulation, "micro-step")
     idle = f" = {batch.slots} slots, {batch.idle} idle" if batch.idle else ""
-    return f"{batch.effective} rows ({batch.tokens_per_step:,} tokens): {product}{idle}"
+    return f"{batch.effective} rows: {batch.per_device} a rank x {ranks} x {micro}{idle}"
 
 
 def _length(length: LengthRecipe) -> str:

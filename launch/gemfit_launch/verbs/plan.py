@@ -29,4 +29,5 @@ def plan(request: Request, ranks: Ranks, as_json: bool) -> None:
     if as_json:
         click.echo(plan_json(made))
     else:
-        show_plan(made, request.name, ["gemfit", "run", *request.arguments(), *ranks.arguments()])
+        data = ["--data", "FILE.jsonl"] if made.recipe.data.source is None else []
+        show_plan(made, request.name, ["gemfit", "run", *request.arguments(), *data, *ranks.arguments()])
