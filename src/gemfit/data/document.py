@@ -1,0 +1,69 @@
+"""A rendered conversation: tokens, which of them are trained, and where its turns lie.
+
+A token and its "trained" flag share one 32-bit word, so that both travel together: 31 bits hold the
+id, the highest bit the flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint32]
+TRAINED = np.uint32(1 << 31)
+IGNORED = -100
+"""The label that no loss counts."""
+
+
+class Turn(NamedTuple):
+    """One message inside a document, without a system message of its own turn."""
+
+    role: str
+    start: int
+    """Index of the first token of its header."""
+    header: int
+    """Number of header tokens."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """One conversation as words, with what a continued piece has to repeat. Shapes in brackets."""
+
+    words: Words
+    """(tokens,)"""
+    turns: tuple[Turn, ...]
+    begin: Words
+    """What begins a piece when there is no system message, or no room for it (BOS)."""
+    lead: Words
+    """What begins a continued piece: BOS and a system turn, without flags."""
+    inset: Words
+    """The system text where it stands behind the first user header; else empty. Without flags."""
+    user_header: Words
+    user_end: Words
+
+    @property
+    def trained_tokens(self) -> int:
+        return count_trained(self.words)
+
+
+def count_trained(words: Words) -> int:
+    """How many tokens carry a label."""
+    return int(np.count_nonzero(words & TRAINED))
+
+
+def masked(words: Words) -> Words:
+    """The same tokens without a label."""
+    return words & ~TRAINED
+
+
+def token_ids(words: Words) -> NDArray[np.int32]:
+    """Ids alone."""
+    return masked(words).view(np.int32)
+
+
+def labels(words: Words) -> NDArray[np.int32]:
+    """The id where a token is trained, ``IGNORED`` elsewhere."""
+    return np.where(words & TRAINED, token_ids(words), np.int32(IGNORED))

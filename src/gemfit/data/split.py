@@ -1,0 +1,142 @@
+"""Cut a conversation that is longer than a row into pieces that each fit.
+
+A piece ends, in this order of preference, before a question (a user's turn after another role's);
+before any other turn that does not tear an answer from its question, if the piece is at least half
+full; inside a message. A continued piece begins with masked context: BOS and the system message;
+if it begins inside an exchange also the question, or the end of it that fits; and if it begins inside
+a message also that message's header and the tokens just before the cut. Context takes at most half a
+row; a system message longer than a quarter of a row is not repeated.
+
+Every trained token is trained in exactly one piece. A piece without any trained token is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from gemfit.data.document import Document, Turn, Words, count_trained, masked
+from gemfit.errors import UserError
+
+_NONE: Words = np.empty(0, np.uint32)
+
+
+class Piece(NamedTuple):
+    """One part of a conversation that fits into a row."""
+
+    words: Words
+    repeated: int
+    """How many of the words are masked context."""
+
+
+def split(document: Document, seq_len: int) -> list[Piece]:
+    """The pieces in order, each of at most ``seq_len`` words."""
+    return [piece for piece in _pieces(document, seq_len) if count_trained(piece.words)]
+
+
+def check_room(begin: Words, seq_len: int) -> None:
+    """Refuse rows that the beginning of a conversation would fill."""
+    if len(begin) > seq_len // 4:
+        raise UserError(
+            f"data.seq_len is {seq_len}, but each conversation begins with {len(begin)} tokens that a "
+            f"continued piece repeats; write at least {4 * len(begin)}"
+        )
+
+
+def _pieces(document: Document, seq_len: int) -> Iterator[Piece]:
+    words, position = document.words, 0
+    while position < len(words):
+        before, inset, offset = _context(document, position, seq_len)
+        room = seq_len - len(before) - len(inset)
+        end = _end(document, position, room)
+        body = words[position:end]
+        joined = np.concatenate([before, body[:offset], inset, body[offset:]])
+        yield Piece(joined, len(before) + len(inset))
+        position = end
+
+
+def _end(document: Document, start: int, room: int) -> int:
+    limit = start + room
+    if limit >= len(document.words):
+        return len(document.words)
+    inside = [(i, turn) for i, turn in enumerate(document.turns) if start < turn.start <= limit]
+    questions = [turn.start for i, turn in inside if _is_question(document.turns, i)]
+    if questions:
+        return questions[-1]
+    others = [turn.start for i, turn in inside if not _is_answer(document.turns, i)]
+    if others and others[-1] - start >= room // 2:
+        return others[-1]
+    return _not_in_a_header(document, start, limit)
+
+
+def _not_in_a_header(document: Document, start: int, limit: int) -> int:
+    """A cut right behind a header would leave the header without content: cut before it."""
+    for turn in document.turns:
+        if start < turn.start < limit <= turn.start + turn.header:
+            return turn.start
+    return limit
+
+
+def _context(document: Document, position: int, seq_len: int) -> tuple[Words, Words, int]:
+    """Words in front of a piece, and words to insert after its first ``offset`` words."""
+    if position == 0:
+        return _NONE, _NONE, 0
+    repeatable = len(document.lead) + len(document.inset) <= seq_len // 4
+    lead, inset = (document.lead, document.inset) if repeatable else (document.begin, _NONE)
+    index = max((i for i, turn in enumerate(document.turns) if turn.start <= position), default=None)
+    offset = 0
+    if index is None:  # inside a system message that fills a row
+        before = _tail(document, position, 0, seq_len)
+    elif document.turns[index].role == "user" and document.turns[index].start == position:
+        before, offset = lead, document.turns[index].header
+    else:
+        room = seq_len // 2 - len(lead)
+        before = np.concatenate([lead, *_exchange(document, index, position, inset, room)])
+        inset = _NONE
+    if not len(before):  # no BOS, no system message: something has to predict the first token
+        before = masked(document.words[position - 1 : position])
+    return before, inset if offset else _NONE, offset
+
+
+def _exchange(document: Document, index: int, position: int, inset: Words, room: int) -> list[Words]:
+    """What the piece needs of the exchange that it begins in; just the tail where all is too much."""
+    turn = document.turns[index]
+    tail = _tail(document, position, turn.start, 2 * room)
+    own = [tail]
+    if position > turn.start + turn.header:
+        header = masked(document.words[turn.start : turn.start + turn.header])
+        own = [header, inset if turn.role == "user" else _NONE, tail]
+    length = sum(map(len, own))
+    if length > room:
+        return [tail]
+    return own if turn.role == "user" else [_question(document, index, inset, room - length), *own]
+
+
+def _question(document: Document, index: int, inset: Words, room: int) -> Words:
+    """The user's turn that is being answered, or its end, with header and system text."""
+    asked = [i for i in range(index) if document.turns[i].role == "user"]
+    frame = [document.user_header, inset, document.user_end]
+    room -= sum(map(len, frame))
+    if not asked or room <= 0:
+        return _NONE
+    start = document.turns[asked[-1]].start + document.turns[asked[-1]].header
+    if asked[-1] == 0:
+        start += len(document.inset)
+    stop = document.turns[asked[-1] + 1].start - len(document.user_end)
+    content = document.words[max(start, stop - room) : stop]
+    return np.concatenate([document.user_header, inset, masked(content), document.user_end])
+
+
+def _tail(document: Document, position: int, start: int, seq_len: int) -> Words:
+    """The tokens just before a cut, so that the first token after it is predicted from its past."""
+    return masked(document.words[max(start, position - max(1, seq_len // 8)) : position])
+
+
+def _is_question(turns: tuple[Turn, ...], index: int) -> bool:
+    return turns[index].role == "user" and (index == 0 or turns[index - 1].role != "user")
+
+
+def _is_answer(turns: tuple[Turn, ...], index: int) -> bool:
+    return turns[index].role != "user" and index > 0 and turns[index - 1].role == "user"
