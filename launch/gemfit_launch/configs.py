@@ -73,7 +73,8 @@ def _quoted(value: Any) -> Any:
     """accelerate reads YAML 1.1, where a bare ``no`` is false."""
     if isinstance(value, dict):
         return {key: _quoted(inner) for key, inner in value.items()}
-    return SingleQuotedScalarString(value) if value in YAML_1_1_BOOLEANS else value
+    ambiguous = isinstance(value, str) and value.lower() in YAML_1_1_BOOLEANS
+    return SingleQuotedScalarString(value) if ambiguous else value
 
 
 def _commented(data: dict[str, Any], path: tuple[str, ...], origins: Document) -> CommentedMap:

@@ -43,7 +43,9 @@ def stop(run: Path, wait: bool) -> None:
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the losses of one run.")
 @json_option
 def status(runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
-    """Show how runs are doing: those in runs/ if none is named.
+    """Show how runs are doing.
+
+    Without a RUN, all of those in the folder runs/ are shown.
 
     \b
     Example:

@@ -1,0 +1,98 @@
+"""The smallest recipe, plan and conversations that the launcher takes, and a command line to call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gemfit.manifest import Losses, PackManifest, SplitCounts
+from gemfit.packing import PackJob, pack_folder
+from gemfit.plan import PackReference, Plan, Topology
+from gemfit.recipe import Recipe
+from gemfit_launch.cli import main
+from gemfit_launch.planning import make_plan
+from gemfit_launch.request import Request
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """Call ``gemfit`` with these arguments, in this process."""
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Request(name="debug/cpu-tiny").recipe()
+
+
+@pytest.fixture
+def plan(recipe: Recipe) -> Plan:
+    """Two CPU ranks, ten steps of sixteen rows."""
+    return make_plan(
+        recipe.model_copy(update={"length": recipe.length.model_copy(update={"epochs": None, "steps": 10})}),
+        topology=Topology(nodes=1, ranks_per_node=2, device="cpu"),
+        pack=PackReference(fingerprint="f" * 32, folder="/nowhere"),
+        rows=100,
+        rows_are_packed=True,
+    )
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    """Forty short conversations."""
+    path = tmp_path / "talks.jsonl"
+    messages = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Very well."}]
+    path.write_text(40 * (json.dumps({"messages": messages}) + "\n"))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is packed when a test begins."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("GEMFIT_CACHE", str(cache))
+    return cache
+
+
+def write_pack(job: PackJob, *, rows: int = 90) -> PackManifest:
+    """The manifest that a builder would leave, without the rows."""
+    counts = SplitCounts(
+        rows=rows, conversations=40, documents=40, tokens=rows * 500, trained_tokens=rows * 490
+    )
+    nothing = SplitCounts(rows=0, conversations=0, documents=0, tokens=0, trained_tokens=0)
+    manifest = PackManifest(
+        fingerprint=job.fingerprint,
+        tokenizer_digest="t" * 32,
+        format=job.data.format,
+        eos=job.data.eos,
+        loss_on=job.data.loss_on,
+        seq_len=job.data.seq_len,
+        overlong=job.data.overlong,
+        pad_id=0,
+        bos_id=2,
+        eos_id=1,
+        splits={"train": counts, "validation": nothing},
+        losses=Losses(**(dict.fromkeys(Losses.model_fields, 0) | {"lines_read": 40})),
+        files=(),
+        versions={},
+    )
+    folder = pack_folder(job.fingerprint)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return manifest
+
+
+@pytest.fixture
+def packed() -> Callable[..., PackManifest]:
+    """Pretend that the builder has run for a job."""
+    return write_pack

@@ -1,0 +1,101 @@
+"""Building a pack once, and only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from gemfit.errors import ExitCode
+from gemfit.manifest import PackManifest
+from gemfit.packing import PackJob, make_pack_job, pack_folder
+from gemfit_launch.packer import PackFailed, ensure_pack
+from gemfit_launch.request import Request
+
+Packed = Callable[..., PackManifest]
+
+
+class Builder:
+    """Stands in for ``python -m gemfit.data``: leaves a manifest and remembers what it was asked."""
+
+    def __init__(self, manifest: PackManifest | None, code: ExitCode = ExitCode.DONE) -> None:
+        self.manifest = manifest
+        self.code = code
+        self.jobs: list[PackJob] = []
+
+    def __call__(self, module: str, arguments: Sequence[str]) -> ExitCode:
+        job_file, option, folder = arguments
+        assert (module, option) == ("gemfit.data", "--out")
+        self.jobs.append(PackJob.read(Path(job_file)))
+        if self.manifest is not None:
+            Path(folder).mkdir()
+            Path(folder, "manifest.json").write_text(self.manifest.to_json())
+        return self.code
+
+
+@pytest.fixture
+def job(talks: Path) -> PackJob:
+    return make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe())
+
+
+@pytest.fixture
+def builder(job: PackJob, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> Builder:
+    manifest = packed(job, rows=77)
+    folder = pack_folder(job.fingerprint)
+    (folder / "manifest.json").unlink()
+    folder.rmdir()
+    made = Builder(manifest)
+    monkeypatch.setattr("gemfit_launch.packer.run_module", made)
+    monkeypatch.setattr("gemfit_launch.packer.require_train_extra", lambda verb: None)
+    return made
+
+
+def silent(line: str) -> None:
+    """Nobody listens."""
+
+
+def test_the_builder_gets_the_job_and_is_asked_once(job: PackJob, builder: Builder) -> None:
+    first = ensure_pack(job, force=False, say=silent)
+    second = ensure_pack(job, force=False, say=silent)
+    assert first == second == builder.manifest
+    assert builder.jobs == [job]
+
+
+def test_force_builds_again_and_leaves_one_folder(job: PackJob, builder: Builder) -> None:
+    ensure_pack(job, force=False, say=silent)
+    ensure_pack(job, force=True, say=silent)
+    assert len(builder.jobs) == 2
+    folder = pack_folder(job.fingerprint)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_builder_that_fails_leaves_the_old_pack_when_forced(job: PackJob, builder: Builder) -> None:
+    ensure_pack(job, force=False, say=silent)
+    builder.manifest, builder.code = None, ExitCode.USER_ERROR
+    with pytest.raises(PackFailed):
+        ensure_pack(job, force=True, say=silent)
+    assert (pack_folder(job.fingerprint) / "manifest.json").is_file()
+
+
+def test_pack_exits_as_the_builder_did(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
+    builder.manifest, builder.code = None, ExitCode.USER_ERROR
+    assert cli("pack", "debug/cpu-tiny", "--data", talks).exit_code == 2
+
+
+def test_pack_shows_what_the_manifest_says(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
+    result = cli("pack", "debug/cpu-tiny", "--data", talks)
+    assert result.exit_code == 0
+    assert "train" in result.stdout
+    assert "77" in result.stdout
+    assert builder.manifest is not None
+    as_json = cli("pack", "debug/cpu-tiny", "--data", talks, "--json")
+    assert PackManifest.model_validate_json(as_json.stdout) == builder.manifest
+    assert "already packed" in as_json.stderr
+
+
+def test_pack_without_data_says_how_to_name_it(cli: Callable[..., Result]) -> None:
+    result = cli("pack", "gemma3/1b-card")
+    assert result.exit_code == 2
+    assert "pass --data FILE.jsonl" in result.stderr

@@ -1,0 +1,113 @@
+"""What the options of the command line make of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gemfit.errors import UserError
+from gemfit.recipe import Recipe
+from gemfit_launch.request import Request
+
+
+def strategy_of(**changes: object) -> dict[str, object]:
+    return Request(name="debug/cpu-tiny", **changes).recipe().strategy.model_dump()  # type: ignore[arg-type]
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"model: {{id: some/model}}\n{text}")
+    return str(path)
+
+
+def test_options_win_over_set_and_set_wins_over_the_file() -> None:
+    request = Request(
+        name="debug/cpu-tiny", settings=("seed=7", "data.seq_len=64", "data.seq_len=128"), seed=9
+    )
+    recipe = request.recipe()
+    assert (recipe.seed, recipe.data.seq_len) == (9, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("single", {"kind": "single"}),
+        ("ddp", {"kind": "ddp"}),
+        ("fsdp2", {"kind": "fsdp2", "reshard": True, "offload": False}),
+        ("zero1", {"kind": "deepspeed", "stage": 1, "offload_optimizer": False, "offload_params": False}),
+        ("zero3", {"kind": "deepspeed", "stage": 3, "offload_optimizer": False, "offload_params": False}),
+    ],
+)
+def test_a_strategy_has_a_short_name(name: str, expected: dict[str, object]) -> None:
+    assert strategy_of(strategy=name) == expected
+
+
+def test_another_strategy_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
+    name = write(tmp_path, "strategy: {kind: deepspeed, stage: 1}\n")
+    assert Request(name=name, strategy="fsdp2").recipe().strategy.kind == "fsdp2"
+
+
+def test_offload_alone_applies_to_the_strategy_of_the_recipe(tmp_path: Path) -> None:
+    name = write(tmp_path, "strategy: {kind: deepspeed, stage: 3}\n")
+    assert Request(name=name, offload=True).recipe().strategy.model_dump() == {
+        "kind": "deepspeed",
+        "stage": 3,
+        "offload_optimizer": True,
+        "offload_params": True,
+    }
+
+
+def test_offload_keeps_what_else_the_recipe_says_about_its_strategy(tmp_path: Path) -> None:
+    name = write(tmp_path, "strategy: {kind: fsdp2, reshard: false}\n")
+    strategy = Request(name=name, offload=True).recipe().strategy
+    assert strategy.model_dump() == {"kind": "fsdp2", "reshard": False, "offload": True}
+
+
+def test_offload_without_anything_to_offload_is_refused_with_what_has() -> None:
+    with pytest.raises(UserError, match="--offload: strategy ddp has nothing to offload; use fsdp2, zero1"):
+        Request(name="debug/cpu-tiny", offload=True).recipe()
+
+
+def test_a_mistake_in_an_option_names_the_option() -> None:
+    with pytest.raises(UserError, match=r"--set optim\.learning_rate=fast: optim\.learning_rate: "):
+        Request(name="debug/cpu-tiny", settings=("optim.learning_rate=fast",)).recipe()
+
+
+def test_arguments_give_the_same_request_again() -> None:
+    request = Request(name="a", settings=("x=1", "y=2"), data="d", strategy="zero2", offload=True, seed=3)
+    assert request.arguments() == (
+        [
+            "a",
+            "--set",
+            "x=1",
+            "--set",
+            "y=2",
+            "--data",
+            "d",
+            "--strategy",
+            "zero2",
+            "--seed",
+            "3",
+            "--offload",
+        ]
+    )
+
+
+@pytest.mark.parametrize(("name", "folder"), [("gemma3/1b-card", "gemma3-1b-card"), ("/x/mine.yaml", "mine")])
+def test_a_run_folder_is_named_after_its_recipe(name: str, folder: str) -> None:
+    assert Request(name=name).name_for_folder == folder
+
+
+def test_all_mistakes_of_a_file_come_at_once_each_with_its_line(tmp_path: Path) -> None:
+    name = write(tmp_path, "data:\n  seq_len: long\n  formt: x\noptim: {schedule: lineer}\n")
+    with pytest.raises(UserError) as refused:
+        Request(name=name).recipe()
+    lines = sorted(line.partition("mine.yaml:")[2] for line in str(refused.value).splitlines())
+    assert [line[0] for line in lines] == ["3", "4", "5"]
+    assert "did you mean 'format'" in lines[1]
+    assert "did you mean 'linear'" in lines[2]
+
+
+def test_the_recipe_of_a_request_is_a_recipe() -> None:
+    assert isinstance(Request(name="gemma3/1b-card").recipe(), Recipe)

@@ -1,0 +1,71 @@
+"""How many rows an epoch has, and how honestly that is said."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gemfit.errors import UserError
+from gemfit.manifest import PackManifest
+from gemfit.packing import make_pack_job, pack_folder
+from gemfit.recipe import Recipe
+from gemfit_launch.request import Request
+from gemfit_launch.rows import find_rows
+
+
+def tiny(data: Path | str | None) -> Recipe:
+    return Request(name="debug/cpu-tiny", data=str(data) if data else None).recipe()
+
+
+def test_without_data_the_size_of_the_cards_data_stands_in_and_is_called_a_placeholder() -> None:
+    rows = find_rows(Request(name="gemma3/1b-card").recipe())
+    assert (rows.count, rows.packed) == (9766, False)
+    assert "no data is given" in str(rows.note)
+    assert "placeholder" in str(rows.note)
+
+
+def test_unpacked_data_is_estimated_from_its_bytes(talks: Path) -> None:
+    rows = find_rows(tiny(talks))
+    assert rows.count == -(-talks.stat().st_size * 0.9 / 4 // 512)
+    assert not rows.packed
+    assert "estimated" in str(rows.note)
+
+
+def test_compressed_data_is_estimated_larger_than_its_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 256
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
+    plain.write_bytes(content)
+    packed.write_bytes(gzip.compress(content, 0))
+    assert find_rows(tiny(packed)).count > 3 * find_rows(tiny(plain)).count
+
+
+def test_packed_data_is_counted(talks: Path, packed: Callable[..., PackManifest]) -> None:
+    packed(make_pack_job(tiny(talks)), rows=123)
+    rows = find_rows(tiny(talks))
+    assert (rows.count, rows.packed, rows.note) == (123, True, None)
+
+
+def test_a_pack_of_other_settings_is_not_taken(talks: Path, packed: Callable[..., PackManifest]) -> None:
+    packed(make_pack_job(tiny(talks)), rows=123)
+    changed = Request(name="debug/cpu-tiny", data=str(talks), settings=("data.seq_len=256",)).recipe()
+    assert not find_rows(changed).packed
+
+
+def test_a_source_on_the_hub_is_not_asked_for_its_size() -> None:
+    rows = find_rows(tiny("hf:someone/talks"))
+    assert "hf:someone/talks is not packed yet" in str(rows.note)
+    assert rows.pack.fingerprint
+
+
+def test_a_pack_folder_without_a_manifest_is_refused(talks: Path) -> None:
+    pack_folder(make_pack_job(tiny(talks)).fingerprint).mkdir(parents=True)
+    with pytest.raises(UserError, match="is not a finished pack"):
+        find_rows(tiny(talks))
+
+
+def test_looking_writes_nothing(talks: Path, empty_cache: Path) -> None:
+    find_rows(tiny(talks))
+    assert not empty_cache.exists()

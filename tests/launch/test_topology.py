@@ -1,0 +1,73 @@
+"""Ranks and machines from options and from what is plugged in."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.errors import UserError
+from gemfit.plan import Topology
+from gemfit.strategy import Ddp, Single
+from gemfit_launch.topology import Ranks, choose_topology, refuse_absent_gpus
+
+
+def choose(ranks: Ranks, *, visible: int = 0) -> tuple[int, int, str]:
+    topology = choose_topology(ranks, Ddp(), visible_gpus=visible)
+    return topology.nodes, topology.ranks_per_node, topology.device
+
+
+@pytest.mark.parametrize(
+    ("ranks", "visible", "expected"),
+    [
+        (Ranks(), 0, (1, 1, "cpu")),
+        (Ranks(), 4, (1, 4, "cuda")),
+        (Ranks(nproc=2), 0, (1, 2, "cpu")),
+        (Ranks(nproc=2), 4, (1, 2, "cuda")),
+        (Ranks(device="cpu"), 4, (1, 1, "cpu")),
+        (Ranks(nproc=16, device="cpu"), 0, (1, 16, "cpu")),
+        (Ranks(gpus=1), 0, (1, 1, "cuda")),
+        (Ranks(gpus=8), 0, (1, 8, "cuda")),
+        (Ranks(gpus=12), 0, (1, 12, "cuda")),
+        (Ranks(gpus=24), 0, (3, 8, "cuda")),
+        (Ranks(gpus=64), 0, (8, 8, "cuda")),
+        (Ranks(gpus=64, nodes=16), 0, (16, 4, "cuda")),
+        (Ranks(gpus=16, nodes=1), 0, (1, 16, "cuda")),
+    ],
+)
+def test_ranks_are_laid_over_machines(ranks: Ranks, visible: int, expected: tuple[int, int, str]) -> None:
+    assert choose(ranks, visible=visible) == expected
+
+
+@given(gpus=st.integers(1, 4096))
+def test_every_gpu_gets_exactly_one_rank(gpus: int) -> None:
+    nodes, per_node, device = choose(Ranks(gpus=gpus))
+    assert nodes * per_node == gpus
+    assert device == "cuda"
+
+
+def test_strategy_single_takes_one_gpu_of_many() -> None:
+    assert choose_topology(Ranks(), Single(), visible_gpus=8).world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        (Ranks(gpus=2, nproc=2), "give one of them"),
+        (Ranks(gpus=2, device="cpu"), "contradict each other; use --nproc"),
+        (Ranks(nodes=2), "needs --gpus"),
+        (Ranks(gpus=10, nodes=4), "10 GPUs do not divide over 4 nodes"),
+    ],
+)
+def test_contradictions_are_refused(ranks: Ranks, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose(ranks)
+
+
+def test_a_run_refuses_gpus_that_are_not_here_and_says_what_to_do() -> None:
+    with pytest.raises(UserError, match="4 GPUs are wanted and 2 are here.*--device cpu"):
+        refuse_absent_gpus(Topology(nodes=1, ranks_per_node=4, device="cuda"), visible_gpus=2)
+    with pytest.raises(UserError, match="16 GPUs are 2 machines"):
+        refuse_absent_gpus(Topology(nodes=2, ranks_per_node=8, device="cuda"), visible_gpus=8)
+    refuse_absent_gpus(Topology(nodes=1, ranks_per_node=2, device="cuda"), visible_gpus=2)
+    refuse_absent_gpus(Topology(nodes=1, ranks_per_node=4, device="cpu"), visible_gpus=0)
