@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,12 +39,16 @@ def begin(run: RunDir, step: int, attempt: int, *, bytes_needed: int) -> Path:
     for leftover in run.checkpoints.glob(".staging-*"):
         shutil.rmtree(leftover)
     _discard_replaced(run)
-    free = shutil.disk_usage(run.checkpoints).free
-    if free < bytes_needed:
+    if not has_room(run, bytes_needed):
         raise full_disk(run, bytes_needed)
     staging = run.staging(step, attempt)
     staging.mkdir(parents=True)
     return staging
+
+
+def has_room(run: RunDir, bytes_needed: int) -> bool:
+    """Whether the file system has that much free; a quota may still be smaller."""
+    return shutil.disk_usage(run.checkpoints).free >= bytes_needed
 
 
 def refuse_superseded(run: RunDir, attempt: int) -> None:
@@ -89,13 +93,17 @@ def commit(run: RunDir, staging: Path, manifest: CheckpointManifest, *, keep: in
 
 
 def newest_valid(run: RunDir) -> tuple[Path, CheckpointManifest] | None:
-    """The checkpoint written last whose every byte is as it was; warns why later ones are passed over."""
+    """The checkpoint written last whose every byte is as it was; warns why others are passed over."""
     for folder in run.checkpoints.glob(".staging-*"):
         logger.warning("%s passed over: half-written, its save did not end", folder)
-    for folder, manifest, problem in _newest_first(run):
-        if manifest is not None and (problem := problem or find_damage(folder, manifest.files)) is None:
-            return folder, manifest
+    checkpoints, unreadable = _newest_first(run)
+    for folder, problem in unreadable:
         logger.warning("%s passed over: %s", folder, problem)
+    for folder, manifest in checkpoints:
+        damage = find_damage(folder, manifest)
+        if damage is None:
+            return folder, manifest
+        logger.warning("%s passed over: %s", folder, damage)
     return None
 
 
@@ -103,10 +111,11 @@ def valid_checkpoint(run: RunDir, step: int) -> tuple[Path, CheckpointManifest]:
     """The checkpoint of ``step``; one that is missing or damaged is a ``UserError``."""
     folder = run.checkpoint(step)
     if not folder.is_dir():
-        steps = [manifest.step for _, manifest, _ in _newest_first(run) if manifest is not None]
+        steps = [manifest.step for _, manifest in _newest_first(run)[0]]
         raise UserError(f"{folder}: there is no such checkpoint; steps saved: {_listed(steps)}")
-    manifest, problem = _read_manifest(folder)
-    if manifest is None or (problem := problem or find_damage(folder, manifest.files)) is not None:
+    manifest = _read_manifest(folder)
+    problem = manifest if isinstance(manifest, str) else find_damage(folder, manifest)
+    if isinstance(manifest, str) or problem is not None:
         raise UserError(f"{folder}: is damaged ({problem}); choose another step")
     return folder, manifest
 
@@ -119,13 +128,13 @@ def digest_files(folder: Path, files: Iterable[Path]) -> list[FileDigest]:
     ]
 
 
-def find_damage(folder: Path, files: Iterable[FileDigest]) -> str | None:
-    """The first way in which ``folder`` differs from its digests, in words; ``None`` when it is whole."""
-    expected = list(files)
-    if problem := next(filter(None, (_size_damage(folder, file) for file in expected)), None):
+def find_damage(folder: Path, manifest: CheckpointManifest) -> str | None:
+    """The first way in which ``folder`` differs from its manifest, in words; ``None`` when it is whole."""
+    if problem := next(filter(None, (_size_damage(folder, file) for file in manifest.files)), None):
         return problem
     with ThreadPoolExecutor() as pool:  # xxhash frees the interpreter lock, and disks like a queue
-        return next(filter(None, pool.map(lambda file: _content_damage(folder, file), expected)), None)
+        damage = pool.map(lambda file: _content_damage(folder, file), manifest.files)
+        return next(filter(None, damage), None)
 
 
 def write_durable(path: Path, content: bytes) -> None:
@@ -136,28 +145,29 @@ def write_durable(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _newest_first(run: RunDir) -> Iterator[tuple[Path, CheckpointManifest | None, str | None]]:
-    """Committed folders by the time they were written, then those that tell nothing."""
-    found = [(folder, *_read_manifest(folder)) for folder in run.committed()]
+def _newest_first(
+    run: RunDir,
+) -> tuple[list[tuple[Path, CheckpointManifest]], list[tuple[Path, str]]]:
+    """Committed folders by the time they were written, and those whose manifest cannot be trusted."""
+    found = [(folder, _read_manifest(folder)) for folder in run.committed()]
+    checkpoints = [(folder, entry) for folder, entry in found if not isinstance(entry, str)]
     # Attempt before step: a later attempt that went back supersedes what an earlier one left ahead of it.
-    yield from sorted(found, key=lambda entry: _age(entry[1]), reverse=True)
+    checkpoints.sort(key=lambda pair: (pair[1].attempt, pair[1].step), reverse=True)
+    return checkpoints, [(folder, entry) for folder, entry in found if isinstance(entry, str)]
 
 
-def _age(manifest: CheckpointManifest | None) -> tuple[int, int]:
-    return (manifest.attempt, manifest.step) if manifest is not None else (-1, -1)
-
-
-def _read_manifest(folder: Path) -> tuple[CheckpointManifest | None, str | None]:
+def _read_manifest(folder: Path) -> CheckpointManifest | str:
+    """The manifest, or why it cannot be trusted."""
     path = folder / MANIFEST
     if not path.is_file():
-        return None, f"half-written, {MANIFEST} is missing"
+        return f"half-written, {MANIFEST} is missing"
     try:
-        manifest = CheckpointManifest.read(path)
-        digest = (folder / MANIFEST_DIGEST).read_text()
-    except (UserError, UnicodeDecodeError, FileNotFoundError) as error:
-        return None, f"{MANIFEST} cannot be trusted: {error}"
-    problem = f"{MANIFEST} has changed since it was written" if digest != _xxh3(path) else None
-    return manifest, problem
+        expected = (folder / MANIFEST_DIGEST).read_bytes()
+    except FileNotFoundError:
+        return f"{MANIFEST_DIGEST} is missing, so {MANIFEST} cannot be trusted"
+    if expected != _xxh3(path).encode():
+        return f"{MANIFEST} or {MANIFEST_DIGEST} has changed since it was written"
+    return CheckpointManifest.read(path)
 
 
 def _size_damage(folder: Path, file: FileDigest) -> str | None:
@@ -183,13 +193,14 @@ def _xxh3(path: Path) -> str:
 
 def _retire(run: RunDir, keep: int) -> None:
     # The newest was committed a moment ago, so one valid checkpoint always remains.
-    for folder, _, _ in list(_newest_first(run))[keep:]:
+    checkpoints, unreadable = _newest_first(run)
+    for folder, _ in [*checkpoints[keep:], *unreadable]:
         _remove(folder)
 
 
 def _discard_replaced(run: RunDir) -> None:
     """Remove what a checkpoint of the same step has replaced."""
-    for step in {manifest.step for _, manifest, _ in _newest_first(run) if manifest is not None}:
+    for step in {manifest.step for _, manifest in _newest_first(run)[0]}:
         if run.replaced(step).exists() and run.checkpoint(step).exists():
             _remove(run.replaced(step))
 

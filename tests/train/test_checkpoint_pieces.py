@@ -1,0 +1,52 @@
+"""Boxes cover a flat range exactly; saving and loading by boxes moves every element to its place."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.train.checkpoint.pieces import Piece, boxes
+from gemfit.train.checkpoint.state import read, write
+
+SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> tuple[tuple[int, ...], int, int]:
+    shape = draw(SHAPES)
+    start = draw(st.integers(0, math.prod(shape)))
+    return shape, start, draw(st.integers(start, math.prod(shape)))
+
+
+@given(case=ranges())
+def test_boxes_cover_the_range_once_and_in_order(case: tuple[tuple[int, ...], int, int]) -> None:
+    shape, start, stop = case
+    whole = torch.arange(math.prod(shape)).view(shape)
+    elements: list[int] = []
+    for box in boxes(shape, start, stop):
+        block = whole[tuple(slice(o, o + n) for o, n in zip(box.offsets, box.sizes, strict=True))]
+        assert block.numel() == box.numel
+        assert block.flatten()[0] == box.start
+        elements += block.flatten().tolist()
+    assert elements == list(range(start, stop))
+
+
+@given(case=ranges())
+def test_a_range_of_a_matrix_is_at_most_three_boxes(case: tuple[tuple[int, ...], int, int]) -> None:
+    shape, start, stop = case
+    flat_shape = (shape[0], math.prod(shape[1:]))
+    assert len(list(boxes(flat_shape, start, stop))) <= 3
+
+
+def test_pieces_and_whole_tensors_read_each_other(tmp_path: Path) -> None:
+    shape = torch.Size((7, 5))
+    values = torch.randn(35)
+    write({"first": Piece(values, 0, shape), "other": values.view(shape)}, tmp_path)
+    whole, part = torch.zeros(shape), torch.zeros(18)
+    read({"first": whole, "other": Piece(part, 9, shape)}, tmp_path)
+    assert torch.equal(whole.flatten(), values)
+    assert torch.equal(part, values[9:27])
