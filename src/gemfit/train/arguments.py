@@ -1,0 +1,56 @@
+"""A plan in the words of ``transformers.TrainingArguments``. Nothing is decided here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import TrainingArguments
+
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+
+
+def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
+    """The arguments of HF ``Trainer``; making them joins the process group, so make the model first."""
+    # The callback of transformers reads the folder from here, and from nowhere else.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.tensorboard))
+    recipe, optim = plan.recipe, plan.recipe.optim
+    settings: dict[str, Any] = {
+        "output_dir": str(run.root),
+        "seed": recipe.seed,
+        "max_steps": plan.steps.total,
+        "per_device_train_batch_size": plan.batch.per_device,
+        "per_device_eval_batch_size": plan.batch.per_device,
+        "gradient_accumulation_steps": plan.batch.accumulation,
+        "learning_rate": optim.learning_rate,
+        "adam_beta1": optim.betas[0],
+        "adam_beta2": optim.betas[1],
+        "adam_epsilon": optim.eps,
+        "weight_decay": optim.weight_decay,
+        "lr_scheduler_type": optim.schedule,
+        "warmup_steps": optim.warmup_steps,
+        "max_grad_norm": optim.max_grad_norm,
+        "optim": "adamw_torch",
+        "bf16": recipe.model.dtype == "bfloat16",
+        "use_cpu": plan.topology.device == "cpu",
+        "report_to": list(recipe.tracking.report_to) or "none",
+        "logging_steps": recipe.tracking.log_every_steps,
+    }
+    return TrainingArguments(**settings, **OURS)
+
+
+OURS: dict[str, Any] = {
+    # Ours: checkpoints, evaluation, progress, activation checkpointing, counting of tokens.
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "disable_tqdm": True,
+    "activation_checkpointing": False,
+    "average_tokens_across_devices": False,
+    # A loss that is not finite must be seen, not replaced by the mean of those before.
+    "logging_nan_inf_filter": False,
+    "ddp_find_unused_parameters": False,
+    "remove_unused_columns": False,
+    "use_cache": False,
+    "log_level": "warning",
+}

@@ -1,0 +1,110 @@
+"""What happens at step boundaries: agreement to stop, evaluation, checkpoints, and the records.
+
+One all-reduce of two numbers a step carries both the loss and the wish to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from gemfit.records import EvalRecord, StepRecord
+from gemfit.train.checkpoint.collective import rank
+
+if TYPE_CHECKING:
+    from gemfit.train.trainer import PackedTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class BoundaryCallback(TrainerCallback):
+    """Decides at each step boundary, the same on every rank, and writes metric lines on rank 0."""
+
+    def __init__(self, trainer: PackedTrainer) -> None:
+        self.trainer = trainer
+        self.learning_rate = 0.0
+        self.started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        self.has_held_out = len(trainer.held_out_rows) > 0
+        if not self.has_held_out:
+            args.eval_on_start = False
+            if rank() == 0:
+                logger.warning("no row is held out, so nothing is evaluated; see data.validation_share")
+        trainer.stop.listen()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A function of the step, so that a resumed run needs no saved generator. Dropout differs by rank.
+        seeds = np.random.SeedSequence([self.trainer.plan.recipe.seed, state.global_step, rank()])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        self.started = time.perf_counter()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.learning_rate = self.trainer.lr_scheduler.get_last_lr()[0]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, step, recipe = self.trainer, state.global_step, self.trainer.plan.recipe
+        (summed,) = trainer.stop.agree(step, trainer.take_step_loss())
+        loss = summed / trainer.plan.batch.world_size
+        state.epoch = trainer.schedule.epoch(step)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss of step {step} is {loss}; the last checkpoint is untouched")
+        last = step >= state.max_steps
+        if step % recipe.tracking.log_every_steps == 0 or last:
+            self._record_step(step, loss)
+        due = last or step % recipe.evaluation.every_steps == 0
+        control.should_evaluate = self.has_held_out and due and (last or not trainer.stop.agreed)
+        control.should_save = last or trainer.stop.agreed or step % recipe.checkpoint.every_steps == 0
+        control.should_training_stop = last or trainer.stop.agreed
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, trainer = state.global_step, self.trainer
+        found = trainer.measured[step]
+        self._write(
+            EvalRecord(
+                attempt=trainer.attempt,
+                step=step,
+                loss=found.loss,
+                perplexity=found.perplexity,
+                token_accuracy=found.token_accuracy,
+                tokens=found.tokens,
+                time=time.time(),
+            )
+        )
+        if rank() == 0:
+            logger.info(
+                "step %d: held-out loss %.4f, perplexity %.2f, token accuracy %.3f",
+                *(step, found.loss, found.perplexity, found.token_accuracy),
+            )
+
+    def _record_step(self, step: int, loss: float) -> None:
+        trainer, schedule = self.trainer, self.trainer.schedule
+        speed = schedule.tokens(step - 1) / (time.perf_counter() - self.started)
+        self._write(
+            StepRecord(
+                attempt=trainer.attempt,
+                step=step,
+                epoch=schedule.epoch(step),
+                loss=loss,
+                learning_rate=self.learning_rate,
+                grad_norm=trainer.grad_norm,
+                tokens_per_second=speed,
+                time=time.time(),
+                rows_digest=schedule.digest(step - 1),
+            )
+        )
+        if rank() == 0:
+            total = trainer.plan.steps.total
+            logger.info("step %d/%d: loss %.4f, %.0f tokens/s", step, total, loss, speed)
+
+    def _write(self, record: StepRecord | EvalRecord) -> None:
+        if rank() == 0:
+            with self.trainer.run.metrics_file.open("a", encoding="utf-8") as stream:
+                stream.write(record.model_dump_json() + "\n")

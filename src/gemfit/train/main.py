@@ -1,0 +1,60 @@
+"""One rank of one attempt: from the run folder to the verdict.
+
+The heavy imports happen while this module is loaded; ``__main__`` has told the user's mistakes from bugs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.plan import Plan
+from gemfit.records import Verdict
+from gemfit.rundir import RunDir
+from gemfit.train.checkpoint.collective import on_every_rank, rank
+from gemfit.train.cpu_backend import use_cpu_backend
+from gemfit.train.model import load_matching_tokenizer, load_model
+from gemfit.train.trainer import PackedTrainer
+
+
+def attempt_number(run: RunDir) -> int:
+    """The attempt that this process belongs to: as the launcher says, else the run's current one."""
+    return int(os.environ.get("GEMFIT_ATTEMPT") or run.attempt)
+
+
+def train(root: Path, stop_at: int | None) -> ExitCode:
+    """Train until the plan is done or a stop is agreed; rank 0 leaves the verdict."""
+    run = RunDir.open(root)
+    plan, attempt = run.plan(), attempt_number(run)
+    _check_world(plan)
+    if plan.topology.device == "cpu":
+        use_cpu_backend()
+    tokenizer = load_matching_tokenizer(plan)
+    model = load_model(plan.recipe, tokenizer)
+    trainer = PackedTrainer(
+        run=run, plan=plan, attempt=attempt, model=model, tokenizer=tokenizer, stop_at=stop_at
+    )
+    trainer.train()
+    step = trainer.state.global_step
+    completed = step >= plan.steps.total
+    verdict = Verdict(outcome="completed" if completed else "stopped", attempt=attempt, step=step)
+    if rank() == 0:
+        run.write_verdict(verdict)
+    on_every_rank(lambda: None)  # the first rank to end makes the launcher end the others
+    return ExitCode.DONE if completed else ExitCode.STOPPED
+
+
+def write_fatal(root: Path, error: UserError) -> None:
+    """Say in the run folder that trying again is of no use; called once, by rank 0."""
+    run = RunDir.open(root)
+    run.write_verdict(Verdict(outcome="fatal", attempt=attempt_number(run), step=0, reason=str(error)))
+
+
+def _check_world(plan: Plan) -> None:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != plan.topology.world_size:
+        raise UserError(
+            f"plan.json is for {plan.topology.world_size} ranks, but {started} were started; "
+            "use the plan's own command, or plan again for this number"
+        )

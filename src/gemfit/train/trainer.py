@@ -1,0 +1,151 @@
+"""HF ``Trainer`` with our data order, loss normalisation, evaluation and checkpoints.
+
+Its loop, its engines and its callbacks are kept. The loss of a micro-batch is the sum over its trained
+tokens, divided by the trained tokens of the whole optimizer step, times the number of ranks, because
+every engine averages gradients over ranks: the gradient is that of the mean over all trained tokens,
+whatever the accumulation and the world size.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer
+
+from gemfit.data.store import PackedRows, open_pack
+from gemfit.data.tokenizer import pad_id
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit.train import checkpoint, selftest
+from gemfit.train.arguments import training_arguments
+from gemfit.train.callbacks import BoundaryCallback
+from gemfit.train.engine import fsdp_plugin, restored_buffers
+from gemfit.train.heldout import HeldOut, measure
+from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
+from gemfit.train.stop import Stop
+
+logger = logging.getLogger(__name__)
+
+
+class PackedTrainer(Trainer):
+    """Carries out one attempt of a plan."""
+
+    # Trainer would divide by the number of micro-steps; our loss is already a share of the whole step's.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self, *, run: RunDir, plan: Plan, attempt: int, model: Any, tokenizer: Any, stop_at: int | None
+    ) -> None:
+        self.run, self.plan, self.attempt = run, plan, attempt
+        rows = open_pack(plan.pack.folder, "train")
+        self.held_out_rows: PackedRows = open_pack(plan.pack.folder, "validation")
+        self.schedule, self.pad_id = Schedule(plan, rows), pad_id(tokenizer)
+        arguments = training_arguments(plan, run)
+        self.stop = Stop(run, stop_at, arguments.device)
+        self.step_loss = torch.zeros((), device=arguments.device)
+        self.grad_norm: float | None = None
+        self.measured: dict[int, HeldOut] = {}
+        """The newest evaluation, by the step after which it was made."""
+        batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
+        super().__init__(model=model, args=arguments, train_dataset=batches)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(BoundaryCallback(self))
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        arguments = super()._build_accelerator_args(**kwargs)
+        if self.plan.recipe.strategy.kind == "fsdp2":
+            arguments["fsdp_plugin"] = fsdp_plugin(self.plan)
+        return arguments
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's own micro-batches: accelerate must not shard them a second time."""
+        return DataLoader(self.train_dataset, batch_size=None)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
+        with restored_buffers(self.model):
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        manifest = checkpoint.resume(
+            self.run,
+            model=self.model_wrapped,
+            optimizer=self.optimizer,
+            scheduler=self.lr_scheduler,
+            accelerator=self.accelerator,
+            plan_digest=self.plan.digest,
+        )
+        if manifest is not None:
+            self.state.global_step = self.train_dataset.start_step = manifest.step
+        self.args.eval_on_start = manifest is None
+        selftest.check(self)
+        return prepared
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # resumed after the last step
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This micro-batch's part of the step's loss, times the number of ranks: ()."""
+        step_tokens = inputs.pop("step_tokens")
+        output = model(**inputs)
+        # A step without a single trained token has a loss of zero, not of 0 / 0.
+        loss = output.loss_sum * (self.plan.batch.world_size / max(step_tokens, 1))
+        self.step_loss += loss.detach()
+        return (loss, output) if return_outputs else loss
+
+    def take_step_loss(self) -> float:
+        """This rank's part of the loss since the last call, times the number of ranks."""
+        loss = float(self.step_loss)
+        self.step_loss.zero_()
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: Trainer would walk over all parameters for every micro-batch."""
+        return 0
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        found = super()._get_grad_norm(model, grad_norm)
+        found = found.full_tensor() if hasattr(found, "full_tensor") else found
+        self.grad_norm = None if found is None else float(found)
+        return self.grad_norm
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the held-out rows with the weights after ``state.global_step`` steps. Collective."""
+        step = self.state.global_step
+        batches = HeldOutBatches(self.plan, self.held_out_rows, self.args.process_index, self.pad_id)
+        found = measure(self.model_wrapped, batches, stop=self.stop, step=step, device=self.args.device)
+        if found is None:
+            return {}
+        self.measured = {step: found}
+        metrics = {
+            "eval_loss": found.loss,
+            "eval_perplexity": found.perplexity,
+            "eval_token_accuracy": found.token_accuracy,
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        checkpoint.save(
+            self.run,
+            step=step,
+            cursor_row=self.schedule.cursor(step),
+            attempt=self.attempt,
+            keep=self.plan.recipe.checkpoint.keep,
+            strategy=self.plan.recipe.strategy.label,
+            plan_digest=self.plan.digest,
+            model=self.model_wrapped,
+            optimizer=self.optimizer,
+            scheduler=self.lr_scheduler,
+            accelerator=self.accelerator,
+            eval_loss=self.measured[step].loss if step in self.measured else None,
+        )
