@@ -32,3 +32,6 @@ def _as_written(schema: dict[str, Any]) -> None:
     kinds = strategy.pop("oneOf")
     strategy.pop("discriminator", None)
     strategy["anyOf"] = [short, *kinds]
+    for kind in kinds:
+        # Pydantic takes the default; a file must say which of the four it means.
+        schema["$defs"][kind["$ref"].rpartition("/")[2]]["required"] = ["kind"]

@@ -193,7 +193,8 @@ def test_the_environment_of_another_launcher_is_not_inherited(plan: Plan) -> Non
 def test_descendants_are_found_across_sessions() -> None:
     program = (
         "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'], start_new_session=True)\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(30)']\n"
+        "child = subprocess.Popen(sleep, start_new_session=True)\n"
         "print(child.pid, flush=True)\n"
         "child.wait()"
     )

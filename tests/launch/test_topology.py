@@ -65,7 +65,7 @@ def test_contradictions_are_refused(ranks: Ranks, message: str) -> None:
 
 
 def test_a_run_refuses_gpus_that_are_not_here_and_says_what_to_do() -> None:
-    with pytest.raises(UserError, match="4 GPUs are wanted and 2 are here.*--device cpu"):
+    with pytest.raises(UserError, match=r"4 GPUs are wanted and 2 are here.*--device cpu"):
         refuse_absent_gpus(Topology(nodes=1, ranks_per_node=4, device="cuda"), visible_gpus=2)
     with pytest.raises(UserError, match="16 GPUs are 2 machines"):
         refuse_absent_gpus(Topology(nodes=2, ranks_per_node=8, device="cuda"), visible_gpus=8)

@@ -1,0 +1,143 @@
+"""``gemfit run``, from the recipe to the exit code, with a small program in the place of training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from gemfit.manifest import PackManifest
+from gemfit.packing import make_pack_job, pack_folder
+from gemfit.records import Verdict
+from gemfit.rundir import RunDir
+from gemfit_launch.request import Request
+
+Cli = Callable[..., Result]
+TRAINING = Path(__file__).with_name("fake_training.py")
+# 90 rows for 2 epochs are 12 steps of 16.
+STEPS = 12
+
+
+@pytest.fixture
+def data(
+    talks: Path, packed: Callable[..., PackManifest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Path:
+    """Packed conversations, in a working folder of their own."""
+    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe()))
+    monkeypatch.setattr(
+        "gemfit_launch.planning.command", lambda: (sys.executable, str(TRAINING), "{run_dir}")
+    )
+    monkeypatch.setattr("gemfit_launch.verbs.run.require_train_extra", lambda verb: None)
+    monkeypatch.chdir(tmp_path)
+    return talks
+
+
+def train(cli: Cli, data: Path, *more: object) -> Result:
+    return cli("run", "debug/cpu-tiny", "--data", data, "--device", "cpu", "--nproc", 2, *more)
+
+
+def test_a_run_prints_plain_lines_and_exits_0(data: Path, cli: Cli) -> None:
+    result = train(cli, data, "--run", "runs/a")
+    assert result.exit_code == 0
+    assert f"step {STEPS}/{STEPS}  loss 1.8000  1,000 tokens/s" in result.output
+    assert f"evaluation at step {STEPS}: loss 2.0000, perplexity 7.40, token accuracy 50.0%" in result.output
+    assert "export with: gemfit export runs/a" in result.output
+
+
+def test_a_run_without_a_name_gets_one_from_its_recipe(data: Path, cli: Cli) -> None:
+    assert train(cli, data).exit_code == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("debug-cpu-tiny-")
+
+
+def test_a_stopped_run_exits_75_with_the_command_that_resumes_it(data: Path, cli: Cli) -> None:
+    stopped = train(cli, data, "--run", "runs/a", "--stop-at", 5)
+    assert stopped.exit_code == 75
+    assert "stopped and saved at step 5\nresume with: gemfit run --resume runs/a\n" in stopped.output
+    resumed = cli("run", "--resume", "runs/a")
+    assert resumed.exit_code == 0
+    assert RunDir(Path("runs/a")).verdict() == Verdict(outcome="completed", attempt=2, step=STEPS)
+
+
+def test_a_crash_exits_1_and_shows_the_end_of_the_log_and_where_it_is(
+    data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_CRASH_AT", "3")
+    result = train(cli, data, "--run", "runs/a")
+    assert result.exit_code == 1
+    assert "  | RuntimeError: the fake crash" in result.stderr
+    assert "the whole log: runs/a/logs/attempt-1.log" in result.stderr
+    assert "resume with: gemfit run --resume runs/a" in result.stderr
+
+
+def test_a_mistake_that_only_training_finds_exits_2_without_the_log(
+    data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FATAL", "the pack was made with another tokenizer; pack again")
+    result = train(cli, data, "--run", "runs/a")
+    assert result.exit_code == 2
+    assert "error: the pack was made with another tokenizer; pack again\n" in result.stderr
+    assert "  | " not in result.stderr
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_packed(data: Path, cli: Cli) -> None:
+    Path("runs/a").mkdir(parents=True)
+    Path("runs/a/precious").touch()
+    result = train(cli, data, "--run", "runs/a", "--set", "data.seq_len=256")
+    assert result.exit_code == 2
+    assert "runs/a: is already in use; resume it with" in result.stderr
+    assert len(list(pack_folder("x").parent.iterdir())) == 1
+
+
+def test_a_dry_run_shows_and_does_nothing(data: Path, cli: Cli) -> None:
+    result = train(cli, data, "--run", "runs/a", "--dry-run")
+    assert result.exit_code == 0
+    assert "accelerate.yaml" in result.output
+    assert "--run runs/a" in result.output
+    assert not Path("runs").exists()
+
+
+def test_a_completed_run_has_nothing_to_resume(data: Path, cli: Cli) -> None:
+    train(cli, data, "--run", "runs/a")
+    result = cli("run", "--resume", "runs/a")
+    assert result.exit_code == 2
+    assert "is complete (12 steps); there is nothing to resume" in result.stderr
+
+
+def test_a_resume_refuses_data_that_has_changed_since(data: Path, cli: Cli) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 5)
+    plan = RunDir(Path("runs/a")).plan()
+    (Path(plan.pack.folder) / "manifest.json").unlink()
+    data.write_text(data.read_text() * 2)
+    result = cli("run", "--resume", "runs/a")
+    assert result.exit_code == 2
+    assert "has changed since; bring the old data back" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give either a RECIPE or --resume RUN"),
+        (("debug/cpu-tiny", "--resume", "x"), "give either a RECIPE or --resume RUN"),
+        (("--resume", "x", "--nproc", "2"), "continues a run as it was planned"),
+        (("--resume", "x", "--seed", "2"), "options that change a recipe need a RECIPE"),
+        (("--resume", "nowhere"), "nowhere: is not a run folder"),
+        (("debug/cpu-tiny", "--data", "nowhere.jsonl"), "nowhere.jsonl: there is no such file"),
+        (("debug/cpu-tiny",), "pass --data FILE.jsonl"),
+    ],
+)
+def test_mistakes_in_the_call_exit_2(arguments: tuple[str, ...], message: str, data: Path, cli: Cli) -> None:
+    result = cli("run", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not Path("runs").exists()
+
+
+def test_gpus_that_are_not_here_are_refused(data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemfit_launch.verbs.run.count_gpus", lambda: 0)
+    result = cli("run", "debug/cpu-tiny", "--data", data, "--gpus", 2)
+    assert result.exit_code == 2
+    assert "2 GPUs are wanted and 0 are here" in result.stderr
