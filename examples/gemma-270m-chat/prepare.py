@@ -121,7 +121,9 @@ def write_conversations() -> None:
         for messages in conversations:
             stream.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     staging.rename(CONVERSATIONS)
-    print(f"{len(conversations):,} of {len(recorded):,} conversations have an answer; the others are left out")
+    print(
+        f"{len(conversations):,} of {len(recorded):,} conversations have an answer; the others are left out"
+    )
 
 
 def to_messages(recorded: Iterable[dict[str, Any]]) -> Iterator[Messages]:
