@@ -1,0 +1,56 @@
+"""How a model that was trained in a format is talked to elsewhere: its chat template and stop tokens.
+
+The template of ``role_markers`` is written from the same grammar that packing uses. A template is text
+and is encoded as a whole, where packing encodes control text and contents apart: with a tokenizer that
+merges across their border, the ids there may differ from training.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gemfit.data.grammar import LITERAL_EOS, Grammar, role_markers
+from gemfit.data.render import stop_ids
+from gemfit.recipe import DataRecipe
+
+
+def set_chat_template(tokenizer: Any, data: DataRecipe) -> None:
+    """Give ``tokenizer`` the template of the training format; a model's own template stays."""
+    if data.format == "role_markers":
+        tokenizer.chat_template = marker_template(role_markers(tokenizer, data.eos))
+
+
+def marker_template(grammar: Grammar) -> str:
+    """A Jinja template that writes what ``grammar`` writes, for any sequence of its roles."""
+    end, final = grammar.ends["user"], grammar.final
+    return (
+        "{%- set headers = " + json.dumps(dict(grammar.headers)) + " -%}"
+        "{{- " + json.dumps(grammar.begin) + " -}}"
+        "{%- for message in messages -%}"
+        "{{- headers[message.role] ~ message.content ~ " + json.dumps(end) + " -}}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}"
+        "{{- " + json.dumps(grammar.reply) + " -}}"
+        "{%- else -%}"
+        "{{- " + json.dumps(final) + " -}}"
+        "{%- endif -%}"
+    )
+
+
+def generation_settings(saved: dict[str, Any], tokenizer: Any, data: DataRecipe) -> dict[str, Any]:
+    """``generation_config.json``: as the base model has it, and an answer ends where training ended it.
+
+    ``saved`` is the configuration during training, which made no cache.
+    """
+    known = saved.get("eos_token_id") or []
+    stops = {*([known] if isinstance(known, int) else known), *stop_ids(tokenizer, data.format, data.eos)}
+    settings = saved | {
+        "eos_token_id": sorted(stops),
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": True,
+    }
+    if data.format == "role_markers" and data.eos == "literal":
+        settings["stop_strings"] = [LITERAL_EOS]  # ordinary tokens, so no id can stop there
+    return settings

@@ -1,0 +1,137 @@
+"""``python -m gemfit.train.export RUN --out DIR``: a checkpoint as a Hugging Face model folder.
+
+Needs neither a GPU nor other processes, whatever strategy and world size wrote the checkpoint. The
+folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from gemfit.data.staging import staging
+from gemfit.errors import ExitCode, UserError
+from gemfit.manifest import CheckpointManifest
+from gemfit.recipe import Recipe
+from gemfit.rundir import RunDir
+from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the options, export, say what was written."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # Before transformers is imported: it would talk about frameworks and progress.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        done = export(
+            RunDir.open(arguments.run),
+            arguments.out,
+            step=arguments.step,
+            dtype=arguments.dtype,
+            adapter=arguments.adapter,
+        )
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
+    line = "{folder}: step {step}, {parameters:,} parameters in {dtype}\n".format(**done)
+    sys.stdout.write(json.dumps(done, indent=2) + "\n" if arguments.json else line)
+    return ExitCode.DONE
+
+
+def export(
+    run: RunDir, out: Path, *, step: int | None = None, dtype: str | None = None, adapter: bool = False
+) -> dict[str, Any]:
+    """Write the model folder ``out`` from the checkpoint of ``step``, or the newest whole one.
+
+    ``dtype`` is the recipe's when left out. ``adapter`` writes a LoRA alone instead of merging it.
+    Raises ``UserError`` where there is no whole checkpoint, and for an ``out`` that holds anything.
+    """
+    recipe = run.plan().recipe
+    if adapter and (recipe.model.lora is None or recipe.model.id is None):
+        raise UserError(f"{run.root}: --adapter needs a run with model.lora on a model.id; leave it out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty; remove it, or choose another --out")
+    checkpoint, manifest = _checkpoint(run, step)
+    with staging(out.absolute()) as folder:
+        written = _write(run, recipe, checkpoint, folder, dtype=dtype or recipe.model.dtype, adapter=adapter)
+    return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
+
+
+def _checkpoint(run: RunDir, step: int | None) -> tuple[Path, CheckpointManifest]:
+    found = newest_valid(run) if step is None else valid_checkpoint(run, step)
+    if found is None:
+        raise UserError(
+            f"{run.checkpoints}: there is no whole checkpoint yet; train until the first is saved"
+        )
+    return found
+
+
+def _write(
+    run: RunDir, recipe: Recipe, checkpoint: Path, folder: Path, *, dtype: str, adapter: bool
+) -> dict[str, Any]:
+    # Seconds of imports, so that a mistake is told without the wait.
+    from gemfit.data.tokenizer import save_tokenizer  # noqa: PLC0415
+    from gemfit.train.chat_format import generation_settings, set_chat_template  # noqa: PLC0415
+    from gemfit.train.export_weights import write_adapter, write_merged, write_model  # noqa: PLC0415
+
+    tokenizer = _tokenizer(run)
+    if adapter:
+        parameters = write_adapter(recipe, tokenizer, checkpoint, folder, dtype)
+    elif recipe.model.lora is not None:
+        parameters = write_merged(recipe, tokenizer, checkpoint, folder, dtype)
+    else:
+        parameters = write_model(checkpoint, folder, dtype)
+    if not adapter:
+        config = json.loads((checkpoint / CONFIG).read_text())
+        _write_json(folder / CONFIG, config | {"use_cache": True, "dtype": dtype})
+    set_chat_template(tokenizer, recipe.data)
+    save_tokenizer(tokenizer, folder)
+    saved = json.loads((checkpoint / GENERATION_CONFIG).read_text())
+    _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
+    return {"parameters": parameters, "dtype": dtype, "files": sorted(p.name for p in folder.iterdir())}
+
+
+def _tokenizer(run: RunDir) -> Any:
+    """The tokenizer that the rows were packed with: the pack keeps a copy."""
+    from gemfit.data.tokenizer import load_tokenizer  # noqa: PLC0415  (imports transformers)
+
+    plan = run.plan()
+    packed, model = Path(plan.pack.folder) / "tokenizer", plan.recipe.model
+    if packed.is_dir():
+        return load_tokenizer(str(packed))
+    name = model.tokenizer or model.id
+    if name is None:
+        raise UserError(
+            f"{packed}: the tokenizer of this run was trained with its pack, and the pack is gone"
+        )
+    return load_tokenizer(name, model.revision if name == model.id else "main")
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gemfit.train.export", description="Write a checkpoint as a Hugging Face folder."
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model; must be empty or new")
+    parser.add_argument("--step", type=int, help="which checkpoint; the newest whole one when left out")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="the recipe's when left out")
+    parser.add_argument("--adapter", action="store_true", help="write a LoRA alone, not merged")
+    parser.add_argument("--json", action="store_true", help="say what was written as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""From a checkpoint to safetensors, one shard at a time.
+
+A full fine-tune is read tensor by tensor: memory is one shard in float32, whatever the model's size.
+Adapters need their base model in memory: 4 bytes a parameter.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from gemfit.recipe import Recipe
+from gemfit.train.checkpoint.state import WEIGHT_PREFIX, read
+
+SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Named tensors that may be too many to be in memory at once."""
+
+    shapes: Mapping[str, torch.Size]
+    fetch: Callable[[list[str]], dict[str, torch.Tensor]]
+    """Those tensors, in float32."""
+
+
+def weights_of_checkpoint(checkpoint: Path) -> Weights:
+    """The model of a full fine-tune, read from its checkpoint when asked for."""
+    metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    shapes = {
+        name.removeprefix(WEIGHT_PREFIX): entry.size
+        for name, entry in metadata.items()
+        if name.startswith(WEIGHT_PREFIX) and isinstance(entry, TensorStorageMetadata)
+    }
+
+    def fetch(names: list[str]) -> dict[str, torch.Tensor]:
+        tensors = {name: torch.empty(shapes[name], dtype=torch.float32) for name in names}
+        read({WEIGHT_PREFIX + name: tensor for name, tensor in tensors.items()}, checkpoint)
+        return tensors
+
+    return Weights(shapes, fetch)
+
+
+def weights_of_model(model: torch.nn.Module) -> Weights:
+    """A model in memory. Tied weights appear once, under their first name."""
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return Weights(shapes, lambda names: {name: tensors[name] for name in names})
+
+
+def write_model(checkpoint: Path, folder: Path, dtype: str) -> int:
+    """Write the weights of a full fine-tune; returns the number of parameters."""
+    return write_weights(weights_of_checkpoint(checkpoint), folder, getattr(torch, dtype))
+
+
+def write_merged(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path, dtype: str) -> int:
+    """Write the base model with its adapters added in; returns the number of parameters."""
+    merged = _adapted_model(recipe, tokenizer, checkpoint).merge_and_unload()
+    return write_weights(weights_of_model(merged), folder, getattr(torch, dtype))
+
+
+def write_adapter(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path, dtype: str) -> int:
+    """Write the adapters alone, as peft reads them; returns the number of their parameters."""
+    model = _adapted_model(recipe, tokenizer, checkpoint)
+    model.to(getattr(torch, dtype)).save_pretrained(str(folder))
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _adapted_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
+    from gemfit.train.model import load_model  # noqa: PLC0415  (imports peft, which only adapters need)
+
+    model = load_model(recipe, tokenizer)
+    trained = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    read({WEIGHT_PREFIX + name: parameter.detach() for name, parameter in trained}, checkpoint)
+    return model
+
+
+def write_weights(
+    weights: Weights, folder: Path, dtype: torch.dtype, *, shard_bytes: int = SHARD_BYTES
+) -> int:
+    """Write ``model.safetensors``, or numbered shards and their index; returns the number of elements.
+
+    A full disk is an ``OSError``.
+    """
+    sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in weights.shapes.items()}
+    shards = plan_shards(sizes, shard_bytes)
+    places: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in weights.fetch(names).items()}
+        _save(tensors, folder / file)
+        places |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    return sum(shape.numel() for shape in weights.shapes.values())
+
+
+def plan_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Consecutive names, as many to a shard as fit ``limit``; a larger tensor has one of its own."""
+    shards: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if not shards or size > room:
+            shards.append([])
+            room = limit
+        shards[-1].append(name)
+        room -= size
+    return shards
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The Rust side keeps the error number in its text.
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise

@@ -1,0 +1,135 @@
+"""``python -m gemfit.train.plot RUN --out PNG``: loss and learning rate of a run, over all attempts.
+
+What a resumed attempt did again is drawn once, as the later attempt did it. The cost is matplotlib's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.records import EvalRecord, StepRecord
+from gemfit.rundir import RunDir
+
+Record = TypeVar("Record", StepRecord, EvalRecord)
+KINDS: dict[str, type[StepRecord] | type[EvalRecord]] = {"step": StepRecord, "eval": EvalRecord}
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a run did, each step once."""
+
+    steps: tuple[StepRecord, ...]
+    evaluations: tuple[EvalRecord, ...]
+    resumed_at: tuple[int, ...]
+    """The last step before each later attempt."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the options, draw, say where."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gemfit.train.plot", description="Draw the losses of a run."
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--out", type=Path, required=True, help="PNG file")
+    arguments = parser.parse_args(argv)
+    try:
+        draw(read_history(RunDir(arguments.run).metrics_file), arguments.out, title=arguments.run.name)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
+    sys.stdout.write(f"{arguments.out}\n")
+    return ExitCode.DONE
+
+
+def read_history(metrics: Path) -> History:
+    """The records of ``metrics``; a later attempt supersedes what an earlier one did from its start on.
+
+    A file that is missing, holds no step or a line that is no record is a ``UserError``; the last line
+    may be cut short by a crash.
+    """
+    if not metrics.is_file():
+        raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
+    lines = metrics.read_text(encoding="utf-8").split("\n")
+    records = [_parse(metrics, number, line) for number, line in enumerate(lines[:-1], start=1)]
+    steps = [record for record in records if isinstance(record, StepRecord)]
+    if not steps:
+        raise UserError(f"{metrics}: holds no training step yet")
+    firsts: dict[int, int] = {}
+    for record in steps:
+        firsts.setdefault(record.attempt, record.step)
+    evaluations = [record for record in records if isinstance(record, EvalRecord)]
+    return History(
+        steps=_standing(steps, firsts),
+        evaluations=_standing(evaluations, firsts),
+        resumed_at=tuple(first - 1 for attempt, first in firsts.items() if attempt != min(firsts)),
+    )
+
+
+def draw(history: History, out: Path, *, title: str) -> None:
+    """Write the picture: losses on top, the learning rate below, resumes as dotted lines."""
+    import matplotlib as mpl  # noqa: PLC0415  (a second of imports: mistakes are told without the wait)
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, (losses, rates) = plt.subplots(
+        2, 1, sharex=True, figsize=(8, 5.5), height_ratios=[3, 1], layout="constrained"
+    )
+    _draw_losses(losses, history)
+    losses.set_title(title)
+    rates.plot([r.step for r in history.steps], [r.learning_rate for r in history.steps], color="tab:gray")
+    rates.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
+    rates.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    rates.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (losses, rates):
+        axes.grid(alpha=0.3)
+        for step in history.resumed_at:
+            axes.axvline(step, color="black", linestyle=":", linewidth=1)
+    try:
+        figure.savefig(out, dpi=120)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}; choose another --out") from None
+    finally:
+        plt.close(figure)
+
+
+def _draw_losses(axes: Any, history: History) -> None:
+    axes.plot([r.step for r in history.steps], [r.loss for r in history.steps], label="training")
+    if history.evaluations:
+        steps, values = [r.step for r in history.evaluations], [r.loss for r in history.evaluations]
+        axes.plot(steps, values, marker="o", label="held-out")
+    if history.resumed_at:
+        axes.plot([], [], color="black", linestyle=":", linewidth=1, label="resumed")
+    axes.set(ylabel="loss (nats per token)")
+    axes.legend()
+
+
+def _standing(records: Sequence[Record], firsts: dict[int, int]) -> tuple[Record, ...]:
+    """The records that no later attempt has done again, by step."""
+    kept = [
+        record
+        for record in records
+        if all(record.step < first for attempt, first in firsts.items() if attempt > record.attempt)
+    ]
+    return tuple(sorted(kept, key=lambda record: record.step))
+
+
+def _parse(metrics: Path, number: int, line: str) -> StepRecord | EvalRecord:
+    try:
+        value = json.loads(line)
+        return KINDS[value["kind"]].model_validate_json(line)
+    except (ValueError, KeyError, TypeError, ValidationError):
+        raise UserError(f"{metrics}:{number}: is no record of this version of gemfit: {line[:80]}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
