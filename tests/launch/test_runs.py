@@ -69,7 +69,8 @@ def test_status_shows_the_last_step_the_last_evaluation_and_the_time_left(run: R
         write(run, step(1), step(2), evaluation(2), step(3), step(4))
         status = read_status(run)
     assert (status.step, status.total_steps, status.attempt) == (4, 10, 1)
-    assert (status.loss, status.eval_loss) == (pytest.approx(2.6), 2.5)
+    assert status.loss == pytest.approx(2.6)
+    assert status.eval_loss == 2.5
     assert status.seconds_left == pytest.approx(6 * 2.0)
 
 
