@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine, which may be busy, and not about the code.
+settings.register_profile("gemfit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gemfit")
 
 GOLDEN = Path(__file__).parent / "golden"
 Golden = Callable[[str, str], None]

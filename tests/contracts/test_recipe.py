@@ -1,0 +1,76 @@
+"""What a recipe may say, and the values of the model card."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from gemfit.batch import Batch
+from gemfit.contract import Contract, digest_json
+from gemfit.recipe import DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
+
+CARD = Recipe(model=ModelRecipe(id="google/gemma-3-1b-it"))
+
+
+def test_defaults_are_the_values_of_the_model_card() -> None:
+    optim = CARD.optim
+    assert (optim.learning_rate, optim.warmup_steps, optim.schedule) == (1e-4, 200, "linear")
+    assert (optim.betas, optim.eps, optim.weight_decay) == ((0.9, 0.999), 1e-8, 0.0)
+    assert (CARD.batch.effective, CARD.batch.per_device_max) == (64, 4)
+    assert (CARD.length.epochs, CARD.data.seq_len, CARD.data.loss_on) == (3, 1024, "all")
+    assert (CARD.model.dtype, CARD.model.activation_checkpointing) == ("bfloat16", True)
+    assert (CARD.checkpoint.keep, CARD.evaluation.every_steps) == (3, 100)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, "give exactly one of `id` and `scratch`"),
+        ({"id": "x", "scratch": Scratch()}, "give exactly one of `id` and `scratch`"),
+        ({"scratch": Scratch(), "gguf_file": "w.gguf"}, "there is no `id`"),
+        ({"scratch": Scratch(), "tokenizer": "x"}, "trains its own tokenizer"),
+        ({"id": "x", "dtype": "float16"}, "bfloat16"),
+    ],
+)
+def test_models_that_contradict_themselves_are_refused(model: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelRecipe(**model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"format": "chat_template", "eos": "literal"},
+        {"source": "a.jsonl", "hf_config": "x"},
+        {"source": "a.jsonl", "hf_split": "test"},
+    ],
+)
+def test_data_settings_without_an_effect_are_refused(data: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"(has|have) no effect"):
+        DataRecipe(**data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [{}, {"epochs": 1.0, "steps": 1}])
+def test_a_length_is_epochs_or_steps(length: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="give exactly one of `epochs` and `steps`"):
+        LengthRecipe(**length)  # type: ignore[arg-type]
+
+
+def test_values_are_frozen_and_closed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        CARD.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        Batch.model_validate(
+            {"seq_len": 1, "per_device": 1, "accumulation": 1, "world_size": 1, "effective": 1, "x": 1}
+        )
+
+
+def test_a_digest_is_that_of_the_value_not_of_the_order_of_keys() -> None:
+    assert digest_json({"a": 1, "b": [2]}) == digest_json({"b": [2], "a": 1})
+    assert digest_json({"a": 1}) != digest_json({"a": 2})
+    assert len(digest_json({})) == 32
+
+
+def test_every_contract_takes_its_own_json() -> None:
+    assert Recipe.model_validate_json(CARD.to_json()) == CARD
+    assert issubclass(Recipe, Contract)
