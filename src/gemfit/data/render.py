@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from gemfit.data.conversation import Conversation, Message, parse_messages
-from gemfit.data.document import TRAINED, Document, Turn, Words
-from gemfit.data.grammar import Grammar, chat_template, check_template, role_markers, written
+from gemfit.data.document import TRAINED, Document, Turn, Words, token_ids
+from gemfit.data.grammar import Grammar, chat_template, check_template, role_markers
 from gemfit.errors import UserError
 
 _NONE: Words = np.empty(0, np.uint32)
@@ -123,10 +123,10 @@ def prompt_ids(
         raise UserError("prompt: the last message has to be the user's, so that there is something to answer")
     renderer = make_renderer(tokenizer, format, eos)
     renderer.check(conversation)
-    *pieces, _final = written(renderer.grammar, conversation.messages)
-    contents = iter(encode_contents(tokenizer, pieces[1::3]))
-    words = [next(contents) if i % 3 == 1 else renderer.control[text] for i, text in enumerate(pieces)]
-    return [int(token) for part in [*words, renderer.control[renderer.grammar.reply]] for token in part]
+    (document,) = renderer.render([conversation])
+    control, grammar = renderer.control, renderer.grammar
+    told = document.words[: len(document.words) - len(control[grammar.final])]
+    return token_ids(np.concatenate([told, control[grammar.reply]])).tolist()
 
 
 def stop_ids(tokenizer: Any, format: str, eos: str = "token") -> list[int]:

@@ -61,11 +61,13 @@ def _end(document: Document, start: int, room: int) -> int:
     limit = start + room
     if limit >= len(document.words):
         return len(document.words)
-    inside = [(i, turn) for i, turn in enumerate(document.turns) if start < turn.start <= limit]
-    questions = [turn.start for i, turn in inside if _is_question(document.turns, i)]
+    turns = document.turns
+    # The first turn stays with the system message, so nothing is cut before it.
+    inside = [i for i in range(1, len(turns)) if start < turns[i].start <= limit]
+    questions = [turns[i].start for i in inside if _begins(turns, i, "user")]
     if questions:
         return questions[-1]
-    others = [turn.start for i, turn in inside if not _is_answer(document.turns, i)]
+    others = [turns[i].start for i in inside if not _begins(turns, i, "assistant")]
     if others and others[-1] - start >= room // 2:
         return others[-1]
     return _not_in_a_header(document, start, limit)
@@ -134,9 +136,6 @@ def _tail(document: Document, position: int, start: int, seq_len: int) -> Words:
     return masked(document.words[max(start, position - max(1, seq_len // 8)) : position])
 
 
-def _is_question(turns: tuple[Turn, ...], index: int) -> bool:
-    return turns[index].role == "user" and (index == 0 or turns[index - 1].role != "user")
-
-
-def _is_answer(turns: tuple[Turn, ...], index: int) -> bool:
-    return turns[index].role != "user" and index > 0 and turns[index - 1].role == "user"
+def _begins(turns: tuple[Turn, ...], index: int, role: str) -> bool:
+    """True where ``role`` takes over from the other role."""
+    return turns[index].role == role and turns[index - 1].role != role

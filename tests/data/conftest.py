@@ -1,0 +1,113 @@
+"""A small tokenizer, conversations to pack, and the builder as a command."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemfit.data.__main__ import main
+from gemfit.data.tokenizer import train_tokenizer
+from gemfit.packing import make_pack_job
+from gemfit.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+
+WORDS = [
+    "I",
+    "you",
+    "we",
+    "feel",
+    "think",
+    "know",
+    "the",
+    "long",
+    "day",
+    "night",
+    "sleep",
+    "work",
+    "rest",
+    "today",
+]
+Build = Callable[..., tuple[int, str]]
+WriteTalks = Callable[[Sequence[object]], Path]
+
+
+def sentence(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
+
+
+def talk(rng: random.Random, exchanges: int = 2, words: int = 8, system: bool = True) -> dict[str, Any]:
+    """One conversation with ``exchanges`` questions and answers."""
+    turns = [("user", "assistant")[turn % 2] for turn in range(2 * exchanges)]
+    roles = ["system", *turns] if system else turns
+    messages = [{"role": role, "content": sentence(rng, rng.randint(1, 2 * words))} for role in roles]
+    return {"messages": messages}
+
+
+def talks(count: int, seed: int = 0, **options: Any) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    return [
+        talk(rng, exchanges=rng.randint(1, 9), system=rng.random() < 0.7, **options) for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """400 entries, trained on words that the conversations use."""
+    rng = random.Random(1)
+    return train_tokenizer([sentence(rng, 12) + "\n\nuser assistant system" for _ in range(300)], 400)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def write_talks(tmp_path: Path) -> WriteTalks:
+    """Write values, or bytes as they are, one a line."""
+
+    def write(lines: Sequence[object]) -> Path:
+        path = tmp_path / "talks.jsonl"
+        encoded = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+        path.write_bytes(b"".join(line + b"\n" for line in encoded))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_job(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Path]:
+    """Write the job of a source; further options go to ``DataRecipe``."""
+
+    def write(source: object, *, scratch: int | None = None, **data: Any) -> Path:
+        scratch_model = ModelRecipe(scratch=Scratch(vocab_size=scratch)) if scratch else None
+        model = scratch_model or ModelRecipe(id=str(tokenizer_folder))
+        recipe = Recipe(model=model, data=DataRecipe(source=str(source), **data))
+        path = tmp_path / "job.json"
+        path.write_text(make_pack_job(recipe).to_json())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def build(
+    tmp_path: Path, write_job: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> Iterator[Build]:
+    """Pack a source into ``tmp_path/pack`` as the command does: exit status and what it printed."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(source: object, **options: Any) -> tuple[int, str]:
+        job = write_job(source, **options)
+        status = main([str(job), "--out", str(tmp_path / "pack")])
+        return status, capsys.readouterr().err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,82 @@
+"""The order of rows: any number of ranks sees the same global batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.batch import make_batch
+from gemfit.data.order import EMPTY, epoch_order, rank_rows, rows_digest, rows_of_step
+
+
+@given(rows=st.integers(1, 200), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 9))
+def test_an_epoch_takes_every_row_once(rows: int, seed: int, epoch: int) -> None:
+    assert sorted(epoch_order(seed, epoch, rows)) == list(range(rows))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {epoch_order(seed, epoch, 50).tobytes() for seed in (1, 2) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+def test_the_order_is_the_one_that_older_runs_used() -> None:
+    assert epoch_order(42, 0, 8).tolist() == [4, 1, 3, 6, 0, 7, 2, 5]
+    assert epoch_order(42, 1, 8).tolist() == [1, 2, 5, 3, 6, 0, 4, 7]
+
+
+def test_an_order_cannot_be_changed_by_its_user() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(1, 0, 5)[0] = 3
+
+
+@given(
+    rows=st.integers(1, 60), effective=st.integers(1, 40), epochs=st.integers(1, 4), seed=st.integers(0, 9)
+)
+def test_the_steps_of_a_run_are_its_epochs_in_a_row(
+    rows: int, effective: int, epochs: int, seed: int
+) -> None:
+    total = rows * epochs
+    steps = -(-total // effective)
+    taken = np.concatenate(
+        [
+            rows_of_step(s, effective=effective, rows_per_epoch=rows, total_rows=total, seed=seed)
+            for s in range(steps)
+        ]
+    )
+    wanted = np.concatenate([epoch_order(seed, epoch, rows) for epoch in range(epochs)])
+    assert taken[:total].tolist() == wanted.tolist()
+    assert (taken[total:] == EMPTY).all()
+
+
+@given(
+    effective=st.integers(1, 70),
+    per_device=st.integers(1, 5),
+    ranks=st.integers(1, 70),
+    step=st.integers(0, 30),
+    rows=st.integers(1, 90),
+)
+def test_the_ranks_of_any_cluster_share_out_the_same_global_batch(
+    effective: int, per_device: int, ranks: int, step: int, rows: int
+) -> None:
+    ranks = min(ranks, effective)
+    batch = make_batch(effective=effective, per_device_max=per_device, world_size=ranks, seq_len=64)
+    wanted = rows_of_step(step, effective=effective, rows_per_epoch=rows, total_rows=10**9, seed=3)
+    slots = np.full(batch.slots, -7)
+    for rank in range(ranks):
+        shares = rank_rows(wanted, batch, rank)
+        assert len(shares) == batch.accumulation
+        for micro, share in enumerate(shares):
+            start = (micro * ranks + rank) * batch.per_device
+            assert share.shape == (batch.per_device,)
+            slots[start : start + batch.per_device] = share
+    assert slots[:effective].tolist() == wanted.tolist()
+    assert (slots[effective:] == EMPTY).all()
+
+
+def test_a_digest_tells_rows_and_places_apart() -> None:
+    rows = np.array([3, 1, 2])
+    assert rows_digest(rows) == rows_digest(rows.astype(np.int32))
+    assert len({rows_digest(rows), rows_digest(rows[::-1]), rows_digest(rows[:2])}) == 3
+    assert len(rows_digest(rows)) == 32

@@ -1,0 +1,164 @@
+"""Splitting: each trained token once, whatever the roles and lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemfit.data.conversation import Conversation, Message
+from gemfit.data.document import TRAINED, Document, Turn, Words, count_trained, token_ids
+from gemfit.data.render import make_renderer
+from gemfit.data.split import split
+from gemfit.data.tokenizer import load_tokenizer
+
+BEGIN, SYSTEM, HEADER, END = 2, 50, {"user": 60, "assistant": 70}, 1
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    """Documents whose trained tokens all differ, so that each can be counted."""
+    roles = draw(st.lists(st.sampled_from(["user", "assistant"]), min_size=1, max_size=12))
+    begin = draw(st.sampled_from([[], [BEGIN]]))
+    system = draw(st.sampled_from([[], [SYSTEM] * 3, [SYSTEM] * 20]))
+    inside = draw(st.booleans())
+    loss_on_all = draw(st.booleans())
+    words, turns, fresh = (begin if inside else begin + system), [], 1000
+    for index, role in enumerate(roles):
+        header = [HEADER[role]] * draw(st.integers(1, 3))
+        length = draw(st.integers(0, 60))
+        turns.append(Turn(role, len(words), len(header)))
+        flag = int(TRAINED) if role == "assistant" else 0
+        inset = system if inside and index == 0 else []
+        words = words + header + inset + [(fresh + i) | flag for i in range(length)] + [END | flag]
+        fresh += length
+    flat = np.array(words, np.uint32)
+    if loss_on_all:
+        flat[1:] |= TRAINED
+    return Document(
+        flat,
+        tuple(turns),
+        begin=np.array(begin, np.uint32),
+        lead=np.array(begin if inside else begin + system, np.uint32),
+        inset=np.array(system if inside else [], np.uint32),
+        user_header=np.array([HEADER["user"]], np.uint32),
+        user_end=np.array([END], np.uint32),
+    )
+
+
+@settings(max_examples=400)
+@given(document=documents(), seq_len=st.integers(16, 80))
+def test_every_trained_token_is_trained_exactly_once_and_every_piece_fits(
+    document: Document, seq_len: int
+) -> None:
+    pieces = [piece.words for piece in split(document, seq_len)]
+    trained = [word for piece in pieces for word in piece if word & TRAINED]
+    assert trained == [word for word in document.words if word & TRAINED]
+    assert all(1 <= len(piece) <= seq_len for piece in pieces)
+
+
+@settings(max_examples=400)
+@given(document=documents(), seq_len=st.integers(16, 80))
+def test_a_trained_token_always_has_something_before_it_in_its_piece(
+    document: Document, seq_len: int
+) -> None:
+    for piece in split(document, seq_len):
+        assert not piece.words[0] & TRAINED
+
+
+@settings(max_examples=400)
+@given(document=documents(), seq_len=st.integers(16, 80))
+def test_repeated_words_are_counted_exactly(document: Document, seq_len: int) -> None:
+    document.words[1:] |= TRAINED  # then no piece is left out
+    pieces = split(document, seq_len)
+    assert sum(len(piece.words) - piece.repeated for piece in pieces) == len(document.words)
+
+
+@settings(max_examples=400)
+@given(document=documents(), seq_len=st.integers(16, 80))
+def test_context_takes_at_most_half_a_row(document: Document, seq_len: int) -> None:
+    assert all(piece.repeated <= seq_len // 2 for piece in split(document, seq_len))
+
+
+def as_text(tokenizer: Any, piece: Words) -> str:
+    return str(tokenizer.decode(token_ids(piece).tolist()))
+
+
+def exchanges(
+    count: int, *, system: str = "Be kind.", answer: str = "I think we rest today."
+) -> Conversation:
+    turns = [Message("system", system)]
+    for number in range(count):
+        turns += [Message("user", f"I feel {number} today."), Message("assistant", f"{answer} {number}")]
+    return Conversation("here:1", tuple(turns))
+
+
+@pytest.fixture(scope="module", params=["role_markers", "chat_template"])
+def format(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_pieces_end_between_exchanges_and_repeat_the_system_message(tokenizer: Any, format: str) -> None:
+    renderer = make_renderer(tokenizer, format)
+    (document,) = renderer.render([exchanges(8)])
+    pieces = [as_text(tokenizer, piece.words) for piece in split(document, 96)]
+    assert len(pieces) > 2
+    for piece in pieces:
+        assert piece.startswith("<bos>")
+        assert piece.count("<bos>") == piece.count("Be kind.") == 1
+        assert piece.count("I feel") == piece.count("I think")
+        assert piece.index("Be kind.") < piece.index("I feel") < piece.index("I think")
+    assert "".join(pieces).count("I feel") == 8
+
+
+def test_a_continued_piece_of_a_template_is_a_conversation_of_that_template(tokenizer: Any) -> None:
+    renderer = make_renderer(tokenizer, "chat_template")
+    talk = exchanges(8)
+    (document,) = renderer.render([talk])
+    second = split(document, 120)[1]
+    first_question = 1 + 2 * as_text(tokenizer, split(document, 120)[0].words).count("I feel")
+    number = as_text(tokenizer, second.words).count("I feel")
+    shorter = [talk.messages[0], *talk.messages[first_question : first_question + 2 * number]]
+    (alone,) = renderer.render([Conversation("here:1", tuple(shorter))])
+    assert token_ids(second.words).tolist() == token_ids(alone.words).tolist()
+
+
+def test_an_answer_that_is_cut_goes_on_after_its_masked_question(tokenizer: Any, format: str) -> None:
+    renderer = make_renderer(tokenizer, format, loss_on="assistant")
+    (document,) = renderer.render([exchanges(1, answer="I think we walk. " * 90)])
+    pieces = split(document, 120)
+    assert len(pieces) > 3
+    for piece in pieces:
+        text = as_text(tokenizer, piece.words)
+        assert text.count("I feel 0 today.") == 1
+        assert text.count("Be kind.") == 1
+        asked = tokenizer.decode(token_ids(piece.words[: piece.repeated]).tolist())
+        assert piece is pieces[0] or "I feel 0 today." in asked
+    assert sum(count_trained(piece.words) for piece in pieces) == document.trained_tokens
+
+
+def test_a_long_system_message_is_not_repeated(tokenizer: Any) -> None:
+    renderer = make_renderer(tokenizer, "role_markers")
+    (document,) = renderer.render([exchanges(6, system="Be kind. " * 20)])
+    first, *others = [as_text(tokenizer, piece.words) for piece in split(document, 200)]
+    assert "Be kind." in first
+    assert others
+    assert not any("Be kind." in piece for piece in others)
+
+
+def test_a_piece_with_nothing_to_learn_is_left_out(tokenizer: Any) -> None:
+    renderer = make_renderer(tokenizer, "role_markers", loss_on="assistant")
+    long_question = Message("user", "I feel we walk today. " * 60)
+    (document,) = renderer.render([Conversation("here:1", (long_question, Message("assistant", "Rest.")))])
+    (piece,) = split(document, 128)
+    assert count_trained(piece.words) == document.trained_tokens
+    assert as_text(tokenizer, piece.words).endswith("Rest.<eos>")
+
+
+def test_a_saved_tokenizer_splits_alike(tokenizer: Any, tokenizer_folder: Any, format: str) -> None:
+    loaded = load_tokenizer(str(tokenizer_folder))
+    one, other = (split(make_renderer(t, format).render([exchanges(9)])[0], 128) for t in (tokenizer, loaded))
+    assert [p.words.tolist() for p in one] == [p.words.tolist() for p in other]
