@@ -2,7 +2,8 @@
 
 The template of ``role_markers`` is written from the same grammar that packing uses. A template is text
 and is encoded as a whole, where packing encodes control text and contents apart: with a tokenizer that
-merges across their border, the ids there may differ from training.
+merges across their border, the ids there may differ from training, and a special token that a message
+spells out is taken for one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def generation_settings(saved: dict[str, Any], tokenizer: Any, data: DataRecipe)
     """
     known = saved.get("eos_token_id") or []
     stops = {*([known] if isinstance(known, int) else known), *stop_ids(tokenizer, data.format, data.eos)}
-    settings = saved | {
+    settings = {key: value for key, value in saved.items() if key != "_from_model_config"} | {
         "eos_token_id": sorted(stops),
         "bos_token_id": tokenizer.bos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -32,8 +32,6 @@ def use_cpu_backend() -> None:
     @functools.wraps(original)
     def promoted(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        if self.distributed_type != DistributedType.MULTI_CPU:
-            return
         if (deepspeed := kwargs.get("deepspeed_plugin")) is not None:
             _promote_to_deepspeed(self, deepspeed)
         elif (fsdp := kwargs.get("fsdp_plugin")) is not None:
@@ -46,8 +44,6 @@ def _promote_to_fsdp(state: Any, plugin: Any) -> None:
     _set_distributed_type(state, DistributedType.FSDP)
     if state._mixed_precision != "no":
         plugin.set_mixed_precision(state._mixed_precision)
-    # A CPU has no memory of its own to offload from: parameters already are where offload puts them, and
-    # FSDP2 moves nothing. The policy is kept, so that the same code path runs here and on a GPU.
     state.fsdp_plugin = plugin
 
 
@@ -59,10 +55,11 @@ def _promote_to_deepspeed(state: Any, plugin: Any) -> None:
     # Wraps the gloo group that accelerate has opened as a plain CPU process.
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
     _set_distributed_type(state, DistributedType.DEEPSPEED)
-    plugin.set_mixed_precision(state._mixed_precision)
+    if state._mixed_precision != "no":
+        plugin.set_mixed_precision(state._mixed_precision)
+        # DeepSpeed casts parameters itself: autocast on top would cast twice.
+        state._mixed_precision = "no"
     plugin.select(_from_accelerator_state=True)
-    # DeepSpeed casts parameters itself: autocast on top would cast twice.
-    state._mixed_precision = "no"
     state.deepspeed_plugins = plugin
 
 

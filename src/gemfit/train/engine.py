@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 
 from gemfit.plan import Plan
 from gemfit.strategy import Fsdp
@@ -51,3 +51,14 @@ def restored_buffers(model: torch.nn.Module) -> Iterator[None]:
         current = getattr(module, name)
         if current.dtype != original.dtype:
             setattr(module, name, original.to(current.device))
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """Shard again what FSDP2 has gathered; other engines are left alone.
+
+    After a forward pass without a backward one the root's parameters stay gathered, and are then not
+    those that the optimizer and the checkpoint know.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     """Read the options, export, say what was written."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # Before transformers is imported: it would talk about frameworks and progress.
+    # Before transformers is imported: it would talk about frameworks and draw bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         done = export(
             RunDir.open(arguments.run),

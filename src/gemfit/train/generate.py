@@ -22,8 +22,9 @@ TEMPERATURE = 0.7
 def main(argv: list[str] | None = None) -> int:
     """Read the options, answer on stdout as the words come."""
     arguments = _parser().parse_args(argv)
-    # Before transformers is imported: it would talk about frameworks and progress.
+    # Before transformers is imported: it would talk about frameworks and draw bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         answer = generate(
             arguments.model,

@@ -22,7 +22,7 @@ from gemfit.rundir import RunDir
 from gemfit.train import checkpoint, selftest
 from gemfit.train.arguments import training_arguments
 from gemfit.train.callbacks import BoundaryCallback
-from gemfit.train.engine import fsdp_plugin, restored_buffers
+from gemfit.train.engine import fsdp_plugin, reshard, restored_buffers
 from gemfit.train.heldout import HeldOut, measure
 from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
 from gemfit.train.stop import Stop
@@ -81,6 +81,7 @@ class PackedTrainer(Trainer):
             self.state.global_step = self.train_dataset.start_step = manifest.step
         self.args.eval_on_start = manifest is None
         selftest.check(self)
+        reshard(self.model_wrapped)
         return prepared
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -121,6 +122,7 @@ class PackedTrainer(Trainer):
         step = self.state.global_step
         batches = HeldOutBatches(self.plan, self.held_out_rows, self.args.process_index, self.pad_id)
         found = measure(self.model_wrapped, batches, stop=self.stop, step=step, device=self.args.device)
+        reshard(self.model_wrapped)
         if found is None:
             return {}
         self.measured = {step: found}
