@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gemfit.errors import ExitCode
 from gemfit.manifest import PackManifest
-from gemfit.packing import PackJob, pack_folder
+from gemfit.packing import PackJob
 from gemfit_launch.child import require_train_extra, run_module
 from gemfit_launch.rows import finished_pack
 
@@ -22,10 +22,9 @@ class PackFailed(Exception):
         self.code = code
 
 
-def ensure_pack(job: PackJob, *, force: bool, say: Callable[[str], None]) -> PackManifest:
-    """The manifest of the finished pack of ``job``; builds it when there is none, or on ``force``."""
-    folder = pack_folder(job.fingerprint)
-    manifest = finished_pack(job.fingerprint)
+def ensure_pack(job: PackJob, folder: Path, *, force: bool, say: Callable[[str], None]) -> PackManifest:
+    """The manifest of the pack in ``folder``; builds it from ``job`` if there is none, or on ``force``."""
+    manifest = finished_pack(folder)
     if manifest is not None and not force:
         say(f"already packed: {folder}")
         return manifest
@@ -36,7 +35,7 @@ def ensure_pack(job: PackJob, *, force: bool, say: Callable[[str], None]) -> Pac
         _build(job, folder)
     else:
         _rebuild(job, folder)
-    built = finished_pack(job.fingerprint)
+    built = finished_pack(folder)
     assert built is not None, "the builder says that it is done"
     return built
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from gemfit.errors import UserError
 from gemfit.manifest import PackManifest
@@ -37,17 +38,18 @@ def find_rows(recipe: Recipe) -> Rows:
         nothing = PackReference(fingerprint="", folder="")
         return _placeholder(recipe.data, nothing, "no data is given (--data FILE)")
     job = make_pack_job(recipe)
-    pack = PackReference(fingerprint=job.fingerprint, folder=str(pack_folder(job.fingerprint)))
-    if (manifest := finished_pack(job.fingerprint)) is not None:
+    # Absolute, because a run may be resumed from another working folder.
+    folder = pack_folder(job.fingerprint).absolute()
+    pack = PackReference(fingerprint=job.fingerprint, folder=str(folder))
+    if (manifest := finished_pack(folder)) is not None:
         return Rows(count=manifest.splits["train"].rows, pack=pack, packed=True)
     if not job.files:
         return _placeholder(recipe.data, pack, f"{recipe.data.source} is not packed yet")
     return _estimate(job, pack)
 
 
-def finished_pack(fingerprint: str) -> PackManifest | None:
-    """The manifest of the pack with this fingerprint, or ``None`` before it is built."""
-    folder = pack_folder(fingerprint)
+def finished_pack(folder: Path) -> PackManifest | None:
+    """The manifest of the pack in ``folder``, or ``None`` before it is built."""
     if not folder.exists():
         return None
     if not (folder / "manifest.json").is_file():

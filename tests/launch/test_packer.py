@@ -57,25 +57,25 @@ def silent(line: str) -> None:
 
 
 def test_the_builder_gets_the_job_and_is_asked_once(job: PackJob, builder: Builder) -> None:
-    first = ensure_pack(job, force=False, say=silent)
-    second = ensure_pack(job, force=False, say=silent)
+    first = ensure_pack(job, pack_folder(job.fingerprint), force=False, say=silent)
+    second = ensure_pack(job, pack_folder(job.fingerprint), force=False, say=silent)
     assert first == second == builder.manifest
     assert builder.jobs == [job]
 
 
 def test_force_builds_again_and_leaves_one_folder(job: PackJob, builder: Builder) -> None:
-    ensure_pack(job, force=False, say=silent)
-    ensure_pack(job, force=True, say=silent)
+    ensure_pack(job, pack_folder(job.fingerprint), force=False, say=silent)
+    ensure_pack(job, pack_folder(job.fingerprint), force=True, say=silent)
     assert len(builder.jobs) == 2
     folder = pack_folder(job.fingerprint)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_builder_that_fails_leaves_the_old_pack_when_forced(job: PackJob, builder: Builder) -> None:
-    ensure_pack(job, force=False, say=silent)
+    ensure_pack(job, pack_folder(job.fingerprint), force=False, say=silent)
     builder.manifest, builder.code = None, ExitCode.USER_ERROR
     with pytest.raises(PackFailed):
-        ensure_pack(job, force=True, say=silent)
+        ensure_pack(job, pack_folder(job.fingerprint), force=True, say=silent)
     assert (pack_folder(job.fingerprint) / "manifest.json").is_file()
 
 

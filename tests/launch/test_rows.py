@@ -66,6 +66,14 @@ def test_a_pack_folder_without_a_manifest_is_refused(talks: Path) -> None:
         find_rows(tiny(talks))
 
 
+def test_a_pack_is_named_by_its_absolute_path_even_in_a_relative_cache(
+    talks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(talks.parent)
+    monkeypatch.setenv("GEMFIT_CACHE", "here")
+    assert Path(find_rows(tiny(talks)).pack.folder).parent == talks.parent / "here" / "packs"
+
+
 def test_looking_writes_nothing(talks: Path, empty_cache: Path) -> None:
     find_rows(tiny(talks))
     assert not empty_cache.exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from gemfit.errors import ExitCode
 from gemfit.manifest import PackManifest
 from gemfit.packing import make_pack_job, pack_folder
 from gemfit.records import Verdict
@@ -107,10 +108,29 @@ def test_a_completed_run_has_nothing_to_resume(data: Path, cli: Cli) -> None:
     assert "is complete (12 steps); there is nothing to resume" in result.stderr
 
 
+def test_a_resume_builds_a_lost_pack_again_where_the_plan_expects_it(
+    data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 5)
+    folder = Path(RunDir(Path("runs/a")).plan().pack.folder)
+    kept = folder.rename(folder.with_name("kept"))
+
+    def build(module: str, arguments: list[str]) -> ExitCode:
+        assert (module, Path(arguments[-1])) == ("gemfit.data", folder)
+        kept.rename(folder)
+        return ExitCode.DONE
+
+    monkeypatch.setattr("gemfit_launch.packer.run_module", build)
+    monkeypatch.setattr("gemfit_launch.packer.require_train_extra", lambda verb: None)
+    monkeypatch.setenv("GEMFIT_CACHE", "/another/cache")
+    assert cli("run", "--resume", "runs/a").exit_code == 0
+    assert folder.is_dir()
+
+
 def test_a_resume_refuses_data_that_has_changed_since(data: Path, cli: Cli) -> None:
     train(cli, data, "--run", "runs/a", "--stop-at", 5)
     plan = RunDir(Path("runs/a")).plan()
-    (Path(plan.pack.folder) / "manifest.json").unlink()
+    Path(plan.pack.folder).rename("lost")
     data.write_text(data.read_text() * 2)
     result = cli("run", "--resume", "runs/a")
     assert result.exit_code == 2

@@ -27,11 +27,12 @@ def pack(request: Request, force: bool, as_json: bool) -> None:
       gemfit pack debug/cpu-tiny --data 'talks/*.jsonl.zst' --set data.seq_len=2048 --json
     """
     job = make_pack_job(request.recipe())
+    folder = pack_folder(job.fingerprint)
     try:
-        manifest = ensure_pack(job, force=force, say=lambda line: click.echo(line, err=True))
+        manifest = ensure_pack(job, folder, force=force, say=lambda line: click.echo(line, err=True))
     except PackFailed as error:
         raise click.exceptions.Exit(error.code) from None
     if as_json:
         click.echo(manifest.to_json(), nl=False)
     else:
-        show_pack(manifest, str(pack_folder(job.fingerprint)))
+        show_pack(manifest, str(folder))

@@ -109,7 +109,7 @@ def _pack(plan: Plan) -> None:
             "bring the old data back, or start a new run"
         )
     try:
-        ensure_pack(job, force=False, say=click.echo)
+        ensure_pack(job, Path(plan.pack.folder), force=False, say=click.echo)
     except PackFailed as error:
         raise click.exceptions.Exit(error.code) from None
 
