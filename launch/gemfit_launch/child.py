@@ -20,6 +20,17 @@ def require_train_extra(verb: str) -> None:
 
 def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
     """Run ``python -m module``, on this terminal, to its end."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
+    # -P: a file of the working folder called datasets.py would be imported in place of the library.
+    process = subprocess.Popen([sys.executable, "-P", "-m", module, *arguments])
+    returncode = _wait(process)
     known = {code.value for code in ExitCode}
-    return ExitCode(done.returncode) if done.returncode in known else ExitCode.FAILED
+    return ExitCode(returncode) if returncode in known else ExitCode.FAILED
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C reaches the child as well, and the child gets the time that it needs to clean up."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import TextIO
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit_launch.local import Outcome
 
 TAIL_LINES = 20
+TORCHRUN_REPORT = re.compile(r"[EW]\d{4} .*torch/distributed/elastic/")
+"""How the lines begin that torchrun logs once a rank has failed; they bury the traceback of the rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,17 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
 
 def _failure(run: RunDir, outcome: Outcome, why: str, next_step: str) -> str:
     log = run.log(outcome.attempt)
-    tail = last_lines(log, TAIL_LINES)
+    tail = last_words(log, TAIL_LINES)
     return "\n".join([*(f"  | {line}" for line in tail), f"error: {why}", f"the whole log: {log}", next_step])
 
 
-def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log that may hold any bytes."""
+def last_words(path: Path, count: int) -> list[str]:
+    """The last lines that the ranks wrote, before torchrun's report on them; all of a log without one."""
     with path.open(encoding="utf-8", errors="replace") as stream:
-        return [line.rstrip("\n") for line in deque(stream, maxlen=count)]
+        own = deque(takewhile(lambda line: not TORCHRUN_REPORT.match(line), stream), maxlen=count)
+        return [line.rstrip("\n") for line in own or deque(_rewound(stream), maxlen=count)]
+
+
+def _rewound(stream: TextIO) -> TextIO:
+    stream.seek(0)
+    return stream

@@ -65,7 +65,7 @@ def carry_out(run: RunDir, plan: Plan, watch: Watch, *, stop_at: int | None = No
     with run.hold(patience_seconds=LOCK_PATIENCE_SECONDS) as lock:
         write_configs(run, plan)
         attempt, port = run.begin_attempt(), free_port()
-        tail = Tail.from_end(run.metrics_file)
+        tail = Tail.from_end(run.metrics_file)  # before anything can be written
         with run.log(attempt).open("ab") as log:
             process = subprocess.Popen(
                 command_line(plan, run.root.resolve(), port=port, stop_at=stop_at),
@@ -78,7 +78,7 @@ def carry_out(run: RunDir, plan: Plan, watch: Watch, *, stop_at: int | None = No
                 pass_fds=(lock,),
             )
         with stop_on_signals(run, process.pid, watch.say):
-            follow(process, tail, watch)
+            follow(run, process, tail, watch)
         return Outcome(attempt=attempt, returncode=process.returncode, verdict=run.verdict())
 
 
@@ -116,12 +116,20 @@ def free_port() -> int:
         return port
 
 
-def follow(process: subprocess.Popen[bytes], tail: Tail, watch: Watch) -> None:
-    """Show records as they come, until the process has ended and all of them are shown."""
-    while process.poll() is None:
+def follow(run: RunDir, process: subprocess.Popen[bytes], tail: Tail, watch: Watch) -> None:
+    """Show records as they come, until the process has ended and all of them are shown.
+
+    Where they cannot be shown any more (a closed pipe), the run is stopped and its end awaited.
+    """
+    try:
+        while process.poll() is None:
+            watch.show(tail.read())
+            time.sleep(POLL_SECONDS)
         watch.show(tail.read())
-        time.sleep(POLL_SECONDS)
-    watch.show(tail.read())
+    except BaseException:
+        run.request_stop()
+        process.wait()
+        raise
 
 
 @contextmanager

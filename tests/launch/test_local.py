@@ -148,6 +148,24 @@ def test_a_crash_has_a_status_and_no_verdict(run: RunDir, monkeypatch: pytest.Mo
     assert (outcome.returncode, outcome.verdict) == (1, None)
 
 
+def test_a_display_that_fails_stops_the_run_and_leaves_nothing_behind(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0.1")
+    seen = Seen()
+
+    def fail() -> None:
+        raise BrokenPipeError
+
+    seen.on_record = fail
+    with pytest.raises(BrokenPipeError):
+        attempt(run, seen)
+    verdict = run.verdict()
+    assert verdict is not None
+    assert verdict.outcome == "stopped"
+    assert not run.is_active
+
+
 def test_a_run_that_is_held_is_not_trained_twice(run: RunDir) -> None:
     with run.hold(), pytest.raises(UserError, match="another process is training this run"):
         attempt(run)
