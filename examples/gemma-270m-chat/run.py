@@ -22,11 +22,7 @@ HERE = Path(__file__).parent
 RUN = Path("work/run")
 REPORT = HERE / "work/report.md"
 RECIPE = ("recipe.yaml", "--nproc", "2", "--device", "cpu")
-MESSAGES = (
-    "Hey, how was your weekend?",
-    "I can't sleep before my exams.",
-    "What do you like to cook?",
-)
+MESSAGES = ("Hey, how was your weekend?", "I can't sleep before my exams.")
 STOPPED = 75
 
 
@@ -52,8 +48,8 @@ def train() -> None:
 
 
 def answer(model: Path, message: str) -> str:
-    """The likeliest reply of a model."""
-    options = ("--max-new-tokens", "40", "--temperature", "0", "--json")
+    """What a model replies, drawn with a fixed seed: the likeliest words of a base model go in circles."""
+    options = ("--max-new-tokens", "40", "--temperature", "0.7", "--seed", "0", "--json")
     return str(json.loads(gemfit("generate", str(model), message, *options))["reply"])
 
 

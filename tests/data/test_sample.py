@@ -1,11 +1,14 @@
 """The sample conversations: reproducible, and of the shape that packing and splitting need."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import chain, cycle, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +84,38 @@ def test_who_speaks_of_danger_is_pointed_to_people_who_can_help(conversations: l
     ]
     assert len(answered) >= 5
     assert all("emergency number" in answer for answer in answered)
+
+
+@pytest.fixture
+def to_messages() -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location("prepare", EXAMPLES / "gemma-270m-chat" / "prepare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[..., Any] = module.to_messages
+    return function
+
+
+def _recording(*sent: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [[{"sender": sender, "text": text}] for sender, text in sent]}
+
+
+def test_messages_of_one_speaker_in_a_row_become_one(to_messages: Callable[..., Any]) -> None:
+    recording = _recording(("b", "Hello "), ("b", "  "), ("b", "You there?"), ("a", "Yes."), ("b", "Good."))
+    assert list(to_messages([recording])) == [
+        [
+            {"role": "user", "content": "Hello\nYou there?"},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "Good."},
+        ]
+    ]
+
+
+def test_a_recording_without_an_answer_gives_no_conversation(to_messages: Callable[..., Any]) -> None:
+    unanswered = [
+        _recording(),
+        _recording(("a", "Hello?"), ("a", "Nobody?")),
+        _recording(("a", "x"), ("b", " ")),
+    ]
+    assert list(to_messages(unanswered)) == []
