@@ -36,7 +36,7 @@ from gemfit.packing import PackJob
 from gemfit.rundir import write_atomic
 
 SPLITS = ("train", "validation")
-CHUNK_CHARACTERS = 2**20
+CHUNK_CHARACTERS = 2**18
 """Text that is tokenized in one parallel call."""
 
 

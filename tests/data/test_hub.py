@@ -1,0 +1,71 @@
+"""Sources of the ``datasets`` library, here a local folder of Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from gemfit.data.store import read_manifest
+
+from .conftest import Build, talks
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows as one Parquet file of a folder."""
+
+    def write(rows: list[dict[str, object]]) -> Path:
+        folder = tmp_path / "rows"
+        folder.mkdir()
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), folder / "part.parquet")
+        return folder
+
+    return write
+
+
+def test_a_folder_of_parquet_is_packed_like_the_lines(
+    parquet: Callable[..., Path], build: Build, tmp_path: Path
+) -> None:
+    folder = parquet(talks(60))
+    status, printed = build(f"hf:{folder}", seq_len=256)
+    assert status == 0, printed
+    manifest = read_manifest(tmp_path / "pack")
+    assert manifest.losses.lines_read == 60
+    assert sum(counts.conversations for counts in manifest.splits.values()) == 60
+
+
+def test_a_bad_row_is_named_by_its_number(parquet: Callable[..., Path], build: Build, tmp_path: Path) -> None:
+    rows = talks(5)
+    rows[3]["messages"][1]["role"] = "robot"
+    folder = parquet(rows)
+    status, printed = build(f"hf:{folder}")
+    assert status == 2
+    assert f"error: {folder}:4: messages[1].role is 'robot', expected system, user, assistant" in printed
+    assert not (tmp_path / "pack").exists()
+    assert build(f"hf:{folder}", on_error="skip")[0] == 0
+    assert '"line":4' in (tmp_path / "pack/rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [({"hf_split": "dev"}, "split dev"), ({"hf_config": "fr"}, "config fr")]
+)
+def test_an_unknown_split_or_configuration_is_named(
+    options: dict[str, str], reason: str, parquet: Callable[..., Path], build: Build
+) -> None:
+    folder = parquet(talks(5))
+    status, printed = build(f"hf:{folder}", **options)
+    assert status == 2
+    assert f"error: hf:{folder}:" in printed
+    assert reason in printed
+    assert "check data.source" in printed
+
+
+def test_rows_without_messages_are_refused(parquet: Callable[..., Path], build: Build) -> None:
+    folder = parquet([{"text": "hello"}])
+    status, printed = build(f"hf:{folder}")
+    assert status == 2
+    assert f"{folder}:1: there is no `messages`, only 'text'" in printed
