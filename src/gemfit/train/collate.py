@@ -8,6 +8,7 @@ positions of several rows at once, so there the rows are flattened and the bound
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from gemfit.data.store import Row
 from gemfit.train.gemma import IGNORED
 
-Tensors = dict[str, torch.Tensor | int]
+Tensors: TypeAlias = dict[str, Any]
+"""Tensors by argument name; FlashAttention's longest lengths are integers."""
 
 
 def collate(rows: Sequence[Row | None], *, seq_len: int, pad_id: int, flatten: bool) -> Tensors:

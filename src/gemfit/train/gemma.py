@@ -37,7 +37,7 @@ class PackedGemma3(Gemma3ForCausalLM):
     A cache hides the restarts of ``position_ids``, and documents of a row would see each other.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
@@ -55,7 +55,7 @@ class PackedGemma3(Gemma3ForCausalLM):
         return self._token_losses(hidden.flatten(0, 1), targets.flatten())
 
     def _token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLosses:
-        slices = zip(hidden.split(SLICE_TOKENS), targets.split(SLICE_TOKENS), strict=True)
+        slices = zip(torch.split(hidden, SLICE_TOKENS), torch.split(targets, SLICE_TOKENS), strict=True)
         if torch.is_grad_enabled():
             sums = [checkpoint(self._loss_of_slice, h, t, use_reentrant=False) for h, t in slices]
             return TokenLosses(loss_sum=torch.stack(sums).sum())

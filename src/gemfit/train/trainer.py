@@ -9,6 +9,7 @@ whatever the accumulation and the world size.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,13 +36,14 @@ class PackedTrainer(Trainer):
 
     # Trainer would divide by the number of micro-steps; our loss is already a share of the whole step's.
     loss_is_scaled_for_ga = True
+    control: Any
 
     def __init__(
         self, *, run: RunDir, plan: Plan, attempt: int, model: Any, tokenizer: Any, stop_at: int | None
     ) -> None:
         self.run, self.plan, self.attempt = run, plan, attempt
-        rows = open_pack(plan.pack.folder, "train")
-        self.held_out_rows: PackedRows = open_pack(plan.pack.folder, "validation")
+        rows = open_pack(Path(plan.pack.folder), "train")
+        self.held_out_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
         self.schedule, self.pad_id = Schedule(plan, rows), pad_id(tokenizer)
         arguments = training_arguments(plan, run)
         self.stop = Stop(run, stop_at, arguments.device)
