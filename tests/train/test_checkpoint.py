@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from gemfit.rundir import RunDir
+from gemfit.train.export_weights import weights_of_checkpoint
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 ENGINES = {
@@ -29,10 +33,10 @@ ONE_CHECKPOINT_KIB = 900  # the worker's model takes some 630 KiB
 pytestmark = pytest.mark.dist
 
 Ranks = list[dict[str, Any]]
+"""What each of the two ranks saw."""
 
 
 def launch(work: Path, disk: str, *options: str) -> Ranks:
-    """What the two ranks saw."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     argv = [*torchrun, str(WORKER), str(work), disk, *options]
@@ -55,9 +59,14 @@ def small_disk(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("float32")
+
+
+@pytest.fixture(scope="module")
+def ranks(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     with small_disk(tmp_path_factory.mktemp("disk")) as disk:
-        return launch(tmp_path_factory.mktemp("float32"), disk)
+        return launch(work, disk)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,16 @@ def test_float32_masters_survive_a_bfloat16_run(bf16_ranks: Ranks, kind: str) ->
 def test_a_checkpoint_of_one_strategy_resumes_under_another(ranks: Ranks, pair: str) -> None:
     for seen in ranks:
         assert seen["across"][pair] == pytest.approx(seen["ddp"]["losses"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_one_process_reads_the_weights_of_every_strategy(ranks: Ranks, work: Path, kind: str) -> None:
+    assert ranks[0][kind]["step"] == 3
+    of_ddp, of_kind = (weights_of_checkpoint(RunDir(work / k).checkpoint(3)) for k in ("ddp", kind))
+    assert of_ddp.shapes == of_kind.shapes
+    assert "model.embed_tokens.weight" in of_ddp.shapes
+    names = list(of_ddp.shapes)
+    torch.testing.assert_close(of_kind.fetch(names), of_ddp.fetch(names), rtol=1e-4, atol=1e-5)
 
 
 def test_before_the_first_checkpoint_there_is_nothing_to_resume(ranks: Ranks) -> None:

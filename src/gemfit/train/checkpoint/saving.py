@@ -120,7 +120,7 @@ def _write_notes(staging: Path, module: Any, optimizer: Any, scheduler: Any) -> 
     store.write_durable(staging / PROGRESS, json.dumps(notes, indent=2).encode())
     for name, attribute in ((CONFIG, "config"), (GENERATION_CONFIG, "generation_config")):
         if (config := getattr(module, attribute, None)) is not None:
-            store.write_durable(staging / name, config.to_json_string(use_diff=False).encode())
+            store.write_durable(staging / name, config.to_json_string().encode())
 
 
 def _files_of_rank(staging: Path) -> list[Path]:

@@ -1,0 +1,262 @@
+"""A checkpoint as a Hugging Face folder that answers like the model that was trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gemfit.data.build import build_pack
+from gemfit.data.render import prompt_ids
+from gemfit.errors import ExitCode, UserError
+from gemfit.packing import make_pack_job
+from gemfit.plan import PackReference, Topology
+from gemfit.recipe import BatchRecipe, DataRecipe, LengthRecipe, Lora, ModelRecipe, Recipe, Scratch
+from gemfit.rundir import RunDir
+from gemfit.strategy import Single
+from gemfit.train import export_weights
+from gemfit.train.chat_format import generation_settings, set_chat_template
+from gemfit.train.checkpoint import save
+from gemfit.train.export import export, main
+from gemfit.train.export_weights import plan_shards, weights_of_checkpoint, write_weights
+from gemfit.train.model import load_matching_tokenizer, load_model
+from gemfit_launch.planning import make_plan
+
+TOPICS = ("sleep", "exams", "my garden", "rain", "the new job", "swimming")
+IDS = torch.arange(6, 54)[None]
+# transformers asks for a name of its own that it has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with one checkpoint, at step 2, and the model that was saved there."""
+
+    run: RunDir
+    model: Any
+    tokenizer: Any
+
+    @property
+    def logits(self) -> torch.Tensor:
+        positions = torch.arange(IDS.shape[1])[None]
+        with torch.no_grad():
+            logits: torch.Tensor = self.model.eval()(input_ids=IDS, position_ids=positions).logits
+        return logits
+
+
+def conversation(number: int) -> list[dict[str, str]]:
+    topic = TOPICS[number % len(TOPICS)]
+    return [
+        {"role": "system", "content": "You listen, and answer in one line."},
+        {"role": "user", "content": f"{number} thoughts about {topic} keep me busy.\nWhat now?"},
+        {"role": "assistant", "content": f"Tell me the first of them: {topic} can wait."},
+        {"role": "user", "content": " It is > a list, <b>really</b>"},
+    ]
+
+
+def write_conversations(path: Path) -> Path:
+    answered = ([*conversation(n), {"role": "assistant", "content": "Go on."}] for n in range(60))
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in answered))
+    return path
+
+
+def train(root: Path, lora: Lora | None = None) -> Trained:
+    """Two steps on made-up ids: enough for weights and adapters that are not the first ones."""
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    scratch = Scratch(vocab_size=400, **sizes, head_dim=24)
+    recipe = Recipe(
+        model=ModelRecipe(scratch=scratch, dtype="float32", attention="sdpa", lora=lora),
+        data=DataRecipe(source=str(write_conversations(root / "data.jsonl")), seq_len=128),
+        batch=BatchRecipe(effective=2),
+        length=LengthRecipe(steps=2, epochs=None),
+        strategy=Single(),
+    )
+    job = make_pack_job(recipe)
+    pack = build_pack(job, root / "pack")
+    plan = make_plan(
+        recipe,
+        topology=Topology(nodes=1, ranks_per_node=1, device="cpu"),
+        pack=PackReference(fingerprint=job.fingerprint, folder=str(root / "pack")),
+        rows=pack.splits["train"].rows,
+        rows_are_packed=True,
+    )
+    run = RunDir.create(root / "run", plan)
+    tokenizer = load_matching_tokenizer(plan)
+    model = load_model(plan.recipe, tokenizer)
+    save_after_two_steps(run, model)
+    return Trained(run, model, tokenizer)
+
+
+def save_after_two_steps(run: RunDir, model: Any) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    positions = torch.arange(IDS.shape[1])[None]
+    for _ in range(2):
+        model(input_ids=IDS, position_ids=positions, targets=IDS.roll(-1)).loss_sum.backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    save(
+        run,
+        step=2,
+        cursor_row=4,
+        attempt=run.begin_attempt(),
+        keep=1,
+        strategy="single",
+        plan_digest=run.plan().digest,
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
+        eval_loss=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(tmp_path_factory.mktemp("full"))
+
+
+def logits_of(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits: torch.Tensor = model(IDS).logits
+    return logits
+
+
+def test_the_exported_model_has_the_logits_of_the_live_one(trained: Trained, tmp_path: Path) -> None:
+    done = export(trained.run, tmp_path / "out")
+    assert torch.equal(logits_of(tmp_path / "out"), trained.logits)
+    assert done["step"] == 2
+    assert done["parameters"] == sum(p.numel() for p in trained.model.parameters())
+
+
+def test_a_dtype_that_is_asked_for_is_written(trained: Trained, tmp_path: Path) -> None:
+    export(trained.run, tmp_path / "out", dtype="bfloat16")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    for name, parameter in trained.model.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter.to(torch.bfloat16)), name
+
+
+def test_the_cache_is_on_again_and_generation_stops_where_training_did(
+    trained: Trained, tmp_path: Path
+) -> None:
+    export(trained.run, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert trained.model.config.use_cache is False
+    assert model.config.use_cache is True
+    assert model.generation_config.use_cache is True
+    assert model.generation_config.eos_token_id == [trained.tokenizer.eos_token_id]
+    assert type(model).__name__ == "Gemma3ForCausalLM"
+
+
+def test_adapters_are_merged_into_the_exported_model(tmp_path: Path) -> None:
+    lora = train(tmp_path, Lora(rank=4))
+    export(lora.run, tmp_path / "out")
+    merged = logits_of(tmp_path / "out")
+    torch.testing.assert_close(merged, lora.logits, rtol=1e-4, atol=1e-4)
+    with lora.model.disable_adapter():
+        assert not torch.allclose(merged, lora.logits, atol=1e-2), "the adapters do nothing"
+
+
+@pytest.mark.parametrize(
+    ("form", "eos"), [("role_markers", "token"), ("role_markers", "literal"), ("chat_template", "token")]
+)
+def test_the_exported_chat_template_gives_the_ids_of_training(
+    trained: Trained,
+    tmp_path: Path,
+    form: Literal["role_markers", "chat_template"],
+    eos: Literal["token", "literal"],
+) -> None:
+    data = DataRecipe(format=form, eos=eos)
+    tokenizer = AutoTokenizer.from_pretrained(Path(trained.run.plan().pack.folder) / "tokenizer")
+    set_chat_template(tokenizer, data)
+    tokenizer.save_pretrained(tmp_path)
+    elsewhere = AutoTokenizer.from_pretrained(tmp_path)
+    for number in range(20):
+        messages = conversation(number)
+        told = elsewhere.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        assert told["input_ids"] == prompt_ids(messages, trained.tokenizer, form, eos)
+
+
+def test_generation_stops_at_every_end_that_was_trained(trained: Trained) -> None:
+    tokenizer, saved = trained.tokenizer, {"eos_token_id": 1, "top_k": 64}
+    turn_end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    chat = generation_settings(saved, tokenizer, DataRecipe(format="chat_template"))
+    assert chat["eos_token_id"] == sorted([tokenizer.eos_token_id, turn_end])
+    assert chat["top_k"] == 64, "what the base model says about sampling is kept"
+    literal = generation_settings(saved, tokenizer, DataRecipe(eos="literal"))
+    assert literal["stop_strings"] == ["<|eos|>"]
+
+
+def test_a_large_model_is_written_in_shards(trained: Trained, tmp_path: Path) -> None:
+    export(trained.run, tmp_path / "out")
+    (tmp_path / "out/model.safetensors").unlink()
+    weights = weights_of_checkpoint(trained.run.checkpoint(2))
+    write_weights(weights, tmp_path / "out", torch.float32, shard_bytes=60_000)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
+    assert torch.equal(logits_of(tmp_path / "out"), trained.logits)
+
+
+@given(sizes=st.lists(st.integers(1, 50)), limit=st.integers(1, 40))
+def test_shards_hold_every_tensor_once_and_no_more_than_fit(sizes: list[int], limit: int) -> None:
+    named = {str(index): size for index, size in enumerate(sizes)}
+    shards = plan_shards(named, limit)
+    assert [name for shard in shards for name in shard] == list(named)
+    assert all(len(shard) == 1 or sum(named[name] for name in shard) <= limit for shard in shards)
+
+
+def test_a_folder_that_holds_anything_is_refused_and_kept(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty; remove it, or choose another --out"):
+        export(trained.run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_failed_export_leaves_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(*_: object, **__: object) -> None:
+        raise SafetensorError("Error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(export_weights, "save_file", fill_the_disk)
+    with pytest.raises(UserError, match="the disk is full"):
+        export(trained.run, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_alone_need_a_model_to_go_with(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--adapter needs a run with model\.lora on a model\.id"):
+        export(trained.run, tmp_path / "out", adapter=True)
+
+
+def test_a_run_without_a_checkpoint_says_so(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir.create(tmp_path / "run", trained.run.plan())
+    assert main([str(run.root), "--out", str(tmp_path / "out")]) == ExitCode.USER_ERROR
+    assert "error: " in (error := capsys.readouterr().err)
+    assert "no whole checkpoint yet" in error
+    assert main([str(trained.run.root), "--out", str(tmp_path / "out"), "--step", "9"]) == 2
+    assert "steps saved: 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_written_is_told_as_json(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(trained.run.root), "--out", str(tmp_path / "out"), "--json"]) == ExitCode.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert told["step"] == 2
+    assert told["dtype"] == "float32"
+    assert set(told["files"]) == {path.name for path in (tmp_path / "out").iterdir()}
