@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections import deque
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,8 +16,12 @@ from gemfit.rundir import RunDir
 from gemfit_launch.local import Outcome
 
 TAIL_LINES = 20
-TORCHRUN_REPORT = re.compile(r"[EW]\d{4} .*torch/distributed/elastic/")
-"""How the lines begin that torchrun logs once a rank has failed; they bury the traceback of the rank."""
+LAUNCHER_REPORT = re.compile(
+    r"[EW]\d{4} .*torch/distributed/elastic/|.*accelerate/commands/launch\.py\", line "
+)
+"""Where torchrun or accelerate begins its report on a failed rank, which buries the rank's traceback."""
+REPORT_LINES = 100
+FAILED_RANK = re.compile(r"rank +: (?P<rank>\d+) .*?exitcode +: (?P<status>-?\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +51,28 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
 
 def _failure(run: RunDir, outcome: Outcome, why: str, next_step: str) -> str:
     log = run.log(outcome.attempt)
-    tail = last_words(log, TAIL_LINES)
-    return "\n".join([*(f"  | {line}" for line in tail), f"error: {why}", f"the whole log: {log}", next_step])
+    tail = [f"  | {line}" for line in last_words(log, TAIL_LINES)]
+    return "\n".join([*tail, f"error: {why}{first_failure(log)}", f"the whole log: {log}", next_step])
 
 
 def last_words(path: Path, count: int) -> list[str]:
     """The last lines that the ranks wrote, before torchrun's report on them; all of a log without one."""
     with path.open(encoding="utf-8", errors="replace") as stream:
-        own = deque(takewhile(lambda line: not TORCHRUN_REPORT.match(line), stream), maxlen=count)
+        own = deque(takewhile(lambda line: not LAUNCHER_REPORT.match(line), stream), maxlen=count)
         return [line.rstrip("\n") for line in own or deque(_rewound(stream), maxlen=count)]
+
+
+def first_failure(path: Path) -> str:
+    """Which rank torchrun saw fail first, as the end of a sentence; empty where it does not say."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        report = "".join(deque(stream, maxlen=REPORT_LINES)).rpartition("Root Cause")[2]
+    found = FAILED_RANK.search(report)
+    if found is None:
+        return ""
+    rank, status = int(found["rank"]), int(found["status"])
+    if status == -signal.SIGKILL:
+        return f"; rank {rank} was killed first, as happens where memory runs out"
+    return f"; rank {rank} ended first, with status {status}"
 
 
 def _rewound(stream: TextIO) -> TextIO:

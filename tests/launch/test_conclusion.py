@@ -56,6 +56,26 @@ def test_a_crash_ends_with_the_words_of_the_rank_not_with_the_report_of_torchrun
     assert str(run.log(1)) in text
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (-9, "rank 1 was killed first, as happens where memory runs out"),
+        (3, "rank 1 ended first, with status 3"),
+    ],
+)
+def test_the_rank_that_failed_first_is_named(status: int, words: str, run: RunDir) -> None:
+    cause = f"Root Cause:\n  rank      : 1 (local_rank: 1)\n  exitcode  : {status} (pid: 7)\n"
+    other = "  rank      : 0 (local_rank: 0)\n  exitcode  : 1 (pid: 6)\n"
+    run.log(1).write_text(CRASH + REPORT + other + cause)
+    assert f"left no verdict; {words}\n" in conclude(run, outcome()).text
+
+
+def test_the_words_of_accelerate_about_a_single_process_are_left_out(run: RunDir) -> None:
+    launcher = '  File "/lib/accelerate/commands/launch.py", line 1423, in <module>\nCalledProcessError\n'
+    run.log(1).write_text(CRASH + launcher)
+    assert last_words(run.log(1), 1) == ["ValueError: the mistake"]
+
+
 def test_a_log_with_nothing_but_a_report_is_shown(run: RunDir) -> None:
     run.log(1).write_text(REPORT)
     assert "ChildFailedError" in conclude(run, outcome()).text
