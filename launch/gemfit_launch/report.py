@@ -66,8 +66,8 @@ def show_pack(manifest: PackManifest, folder: str) -> None:
     out.print(folder, soft_wrap=True)
 
 
-def show_status(statuses: Iterable[RunStatus]) -> None:
-    """One line a run."""
+def show_status(statuses: Sequence[RunStatus]) -> None:
+    """One line a run, and below it why a run failed, where it has said so."""
     names = ["run", "state", "try", "step", "loss", "eval loss", "tokens/s", "left"]
     rows = [
         (
@@ -82,7 +82,11 @@ def show_status(statuses: Iterable[RunStatus]) -> None:
         )
         for status in statuses
     ]
-    console().print(table(names, rows, numbers=names[2:]))
+    out = console()
+    out.print(table(names, rows, numbers=names[2:]))
+    for status in statuses:
+        if status.reason:
+            out.print(f"\n{status.run}: {status.reason}")
 
 
 def duration(seconds: float) -> str:

@@ -84,6 +84,13 @@ def test_a_mistake_that_only_training_finds_exits_2_without_the_log(
     assert "  | " not in result.stderr
 
 
+def test_a_manifest_in_the_working_folder_is_not_taken_for_a_pack(data: Path, cli: Cli) -> None:
+    Path("manifest.json").write_text("{}")
+    result = cli("run", "debug/cpu-tiny", "--nproc", 1, "--device", "cpu")
+    assert result.exit_code == 2
+    assert "pass --data FILE.jsonl" in result.stderr
+
+
 def test_a_folder_in_use_is_refused_before_anything_is_packed(data: Path, cli: Cli) -> None:
     Path("runs/a").mkdir(parents=True)
     Path("runs/a/precious").touch()

@@ -96,6 +96,14 @@ def test_status_lists_every_run_and_fits_a_page(run: RunDir, plan: Plan, cli: Cl
     assert [status["run"] for status in json.loads(cli("status", "runs/a", "--json").output)] == ["runs/a"]
 
 
+def test_status_says_why_a_run_failed(run: RunDir, cli: Cli) -> None:
+    run.begin_attempt()
+    run.write_verdict(Verdict(outcome="fatal", attempt=1, step=0, reason="the tokenizer is another one"))
+    output = cli("status", "runs/a").output
+    assert "fatal" in output
+    assert "runs/a: the tokenizer is another one" in output
+
+
 def test_status_without_any_run_says_how_to_start_one(
     tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,7 @@ def _old(root: Path, ranks: Ranks, folder: Path | None, dry_run: bool) -> RunDir
 
 def _pack(plan: Plan) -> None:
     """Build the pack of the plan unless it is there; data that has changed is refused."""
-    if Path(plan.pack.folder, "manifest.json").is_file():
+    if plan.pack.folder and Path(plan.pack.folder, "manifest.json").is_file():
         return
     job = make_pack_job(plan.recipe)
     if job.fingerprint != plan.pack.fingerprint:
