@@ -54,5 +54,5 @@ class Spool:
 
     def read_into(self, words: Words, piece: int) -> None:
         """Fill ``words``, as long as the piece, from the file. No page stays mapped."""
-        got = os.preadv(self._file.fileno(), [memoryview(words).cast("B")], int(self._starts[piece]) * 4)
+        got = os.preadv(self._file.fileno(), [words.data.cast("B")], int(self._starts[piece]) * 4)
         assert got == words.nbytes, "the spool was finished"

@@ -1,0 +1,126 @@
+"""How full are rows: gemfit's packing beside padding and truncating each conversation.
+
+    python benchmarks/packing_efficiency.py --data examples/conversations.jsonl --tokenizer scratch
+
+All methods see the same rendered conversations in one process. `padded` splits long conversations as
+we do, but gives each piece a row of its own; `truncated` is the model card: one row a conversation,
+and what does not fit is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gemfit.data.document import Document
+from gemfit.data.fit import Fitter
+from gemfit.data.pack import pack
+from gemfit.data.read import Tally, read_files
+from gemfit.data.render import make_renderer
+from gemfit.data.tokenizer import load_tokenizer, train_tokenizer
+from gemfit.errors import UserError
+from gemfit.packing import find_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one method makes of all conversations."""
+
+    method: str
+    rows: int
+    real_share: float
+    """Real tokens in all places of all rows."""
+    kept_share: float
+    """Tokens of the conversations that are in some row."""
+    useful_share: float
+    """Tokens of the conversations, each counted once, in all places: no padding, no repetition."""
+    rows_beside_gemfit: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", required=True, help="JSONL file, folder or glob")
+    parser.add_argument("--tokenizer", required=True, help="folder or Hugging Face id, or `scratch`")
+    parser.add_argument("--format", choices=["role_markers", "chat_template"], default="role_markers")
+    parser.add_argument("--loss-on", choices=["all", "assistant"], default="all")
+    parser.add_argument("--seq-len", type=int, default=1024)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    try:
+        documents = render(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    report(measure(documents, arguments.seq_len), documents, arguments)
+    return 0
+
+
+def render(arguments: argparse.Namespace) -> list[Document]:
+    """Every conversation of the data as a document."""
+    conversations = list(read_files(find_files(arguments.data), Tally()))
+    if arguments.tokenizer == "scratch":
+        tokenizer = train_tokenizer((text for c in conversations for _, text in c.messages), 2048)
+    else:
+        tokenizer = load_tokenizer(arguments.tokenizer)
+    renderer = make_renderer(tokenizer, arguments.format, loss_on=arguments.loss_on)
+    for conversation in conversations:
+        renderer.check(conversation)
+    return renderer.render(conversations)
+
+
+def measure(documents: list[Document], seq_len: int) -> list[Outcome]:
+    """Our rows, then the same conversations padded, then truncated."""
+    total = sum(len(document.words) for document in documents)
+    fitter = Fitter("split", seq_len)
+    pieces = np.array([len(piece) for document in documents for piece in fitter.fit(document)], np.int32)
+    cut = np.minimum([len(document.words) for document in documents], seq_len)
+    ours = int(pack(pieces, seq_len).max()) + 1
+    cases = [
+        ("gemfit", ours, int(pieces.sum()), fitter.repeated_tokens),
+        ("padded", len(pieces), int(pieces.sum()), fitter.repeated_tokens),
+        ("truncated", len(cut), int(cut.sum()), 0),
+    ]
+    return [
+        Outcome(
+            method=method,
+            rows=rows,
+            real_share=real / (rows * seq_len),
+            kept_share=(real - repeated) / total,
+            useful_share=(real - repeated) / (rows * seq_len),
+            rows_beside_gemfit=rows / ours,
+        )
+        for method, rows, real, repeated in cases
+    ]
+
+
+def report(outcomes: list[Outcome], documents: list[Document], arguments: argparse.Namespace) -> None:
+    """Print the outcomes, as a table or as JSON."""
+    lengths = [len(document.words) for document in documents]
+    about = {
+        "data": Path(arguments.data).name,
+        "format": arguments.format,
+        "seq_len": arguments.seq_len,
+        "conversations": len(lengths),
+        "tokens": sum(lengths),
+        "longer_than_a_row": sum(length > arguments.seq_len for length in lengths),
+    }
+    if arguments.json:
+        print(json.dumps(about | {"outcomes": [asdict(outcome) for outcome in outcomes]}, indent=2))
+        return
+    print(
+        ", ".join(f"{name}: {value:,}" if isinstance(value, int) else value for name, value in about.items())
+    )
+    print(f"{'method':<12}{'rows':>10}{'real':>10}{'kept':>10}{'useful':>10}{'rows/ours':>11}")
+    for outcome in outcomes:
+        shares = (outcome.real_share, outcome.kept_share, outcome.useful_share)
+        columns = "".join(f"{share:>10.2%}" for share in shares)
+        print(f"{outcome.method:<12}{outcome.rows:>10,}{columns}{outcome.rows_beside_gemfit:>11.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
