@@ -1,0 +1,67 @@
+"""A run that is stopped and resumed is the run that was never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gemfit_launch.local import descendants
+
+if TYPE_CHECKING:
+    from train.conftest import Attempts, Launch
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+TWENTY = {"length__steps": 20, "checkpoint__every_steps": 5}
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero2"])
+def test_stopped_at_7_of_20_and_resumed_equals_uninterrupted(
+    strategy: str, launch: Launch, fresh_run: Launch
+) -> None:
+    whole, stopped = launch(strategy, 2, **TWENTY), fresh_run(strategy, 2, **TWENTY)
+    stopped.train(stop_at=7)
+    verdict = stopped.verdict
+    assert verdict is not None
+    assert (verdict.outcome, verdict.step) == ("stopped", 7)
+    stopped.train()
+    assert stopped.verdict is not None
+    assert stopped.verdict.outcome == "completed", stopped.log(2)
+    assert [record.step for record in stopped.steps] == list(range(1, 21))
+    assert [record.attempt for record in stopped.steps] == [1] * 7 + [2] * 13
+    assert [r.rows_digest for r in stopped.steps] == [r.rows_digest for r in whole.steps]
+    assert stopped.losses == pytest.approx(whole.losses, rel=1e-6)
+    assert [r.learning_rate for r in stopped.steps] == [r.learning_rate for r in whole.steps]
+
+
+def test_a_signal_to_one_rank_stops_all_of_them_at_the_same_step(fresh_run: Launch) -> None:
+    attempts = fresh_run("ddp", 2, length__steps=5000)
+    sender = threading.Thread(target=_signal_one_rank, args=(attempts,))
+    sender.start()
+    attempts.train()
+    sender.join()
+    assert attempts.verdict is not None, attempts.log()
+    assert attempts.verdict.outcome == "stopped"
+    step = attempts.verdict.step
+    assert attempts.steps[-1].step == step
+    assert attempts.run.checkpoint(step).is_dir()
+    assert "received SIGUSR1" in attempts.log() or "another rank was asked to" in attempts.log()
+
+
+def _signal_one_rank(attempts: Attempts) -> None:
+    deadline = time.monotonic() + 60
+    while not attempts.run.metrics_file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ranks = [pid for pid in descendants(os.getpid()) if _is_rank_of(attempts.run.root, pid)]
+    os.kill(max(ranks), signal.SIGUSR1)
+
+
+def _is_rank_of(root: Path, pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    return "gemfit.train" in command and str(root) in command and "accelerate" not in " ".join(command)

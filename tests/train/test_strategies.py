@@ -1,0 +1,106 @@
+"""Every strategy and every number of ranks trains the same model on the same rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gemfit.strategy import Engine
+
+if TYPE_CHECKING:
+    from train.conftest import Attempts, Launch
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+ZERO = {stage: Engine(model_class="DeepSpeedEngine", zero_stage=stage) for stage in (1, 2, 3)}
+FSDP2 = Engine(model_class="FSDPModule", parameter_class="DTensor")
+DDP = Engine(model_class="DistributedDataParallel")
+
+# strategy, ranks, settings, what must be found in the process
+VARIANTS: list[tuple[str, int, dict[str, Any], Engine]] = [
+    ("ddp", 2, {}, DDP),
+    ("fsdp2", 2, {}, FSDP2),
+    ("zero1", 2, {}, ZERO[1]),
+    ("zero2", 2, {}, ZERO[2]),
+    ("zero3", 2, {}, ZERO[3]),
+    ("fsdp2", 2, {"offload": True}, FSDP2),
+    ("zero2", 2, {"offload": True}, ZERO[2]),
+    ("zero3", 2, {"offload": True}, ZERO[3]),
+    # 16 rows on 3 ranks are 18 slots: two of them are empty rows.
+    ("ddp", 3, {}, DDP),
+    ("zero3", 3, {}, ZERO[3]),
+    ("ddp", 4, {}, DDP),
+    ("fsdp2", 4, {"model__activation_checkpointing": "true"}, FSDP2),
+    # 16 micro-steps instead of 4
+    ("single", 1, {"batch__per_device_max": 1}, Engine(model_class="plain")),
+]
+IDS = ["-".join([name, str(ranks), *settings]) for name, ranks, settings, _ in VARIANTS]
+
+
+@pytest.fixture(scope="module")
+def one_rank(launch: Launch) -> Attempts:
+    return launch("single", 1)
+
+
+@pytest.fixture(params=VARIANTS, ids=IDS)
+def variant(request: pytest.FixtureRequest, launch: Launch) -> tuple[Attempts, Engine]:
+    strategy, ranks, settings, engine = request.param
+    return launch(strategy, ranks, **settings), engine
+
+
+def test_a_strategy_trains_in_its_own_engine_with_the_losses_and_rows_of_one_rank(
+    variant: tuple[Attempts, Engine], one_rank: Attempts
+) -> None:
+    attempts, engine = variant
+    assert attempts.engine == engine
+    assert len(attempts.losses) == 6
+    assert attempts.losses == pytest.approx(one_rank.losses, rel=1e-4)
+    assert [s.rows_digest for s in attempts.steps] == [s.rows_digest for s in one_rank.steps]
+    assert [s.grad_norm for s in attempts.steps] == pytest.approx(
+        [s.grad_norm for s in one_rank.steps], rel=1e-3
+    )
+
+
+def test_held_out_loss_does_not_depend_on_the_strategy(
+    variant: tuple[Attempts, Engine], one_rank: Attempts
+) -> None:
+    found, expected = variant[0].evaluations, one_rank.evaluations
+    assert [record.step for record in found] == [0, 6]
+    assert [record.tokens for record in found] == [record.tokens for record in expected]
+    assert [record.loss for record in found] == pytest.approx([r.loss for r in expected], rel=1e-4)
+    assert found[-1].loss < found[0].loss
+
+
+def test_the_loss_falls_and_the_learning_rate_follows_its_schedule(one_rank: Attempts) -> None:
+    assert one_rank.losses[-1] < one_rank.losses[0] - 0.1
+    # Two steps of warm-up to 2e-3, then down to zero after the sixth.
+    rates = [record.learning_rate for record in one_rank.steps]
+    assert rates == pytest.approx([0, 1e-3, 2e-3, 1.5e-3, 1e-3, 5e-4])
+
+
+def test_documents_do_not_see_each_other_in_any_engine(variant: tuple[Attempts, Engine]) -> None:
+    for mode in ("isolation_eval", "isolation_train"):
+        assert variant[0].selftest[mode]["against_other_company"] <= 1e-5
+
+
+def test_a_finished_run_says_so(one_rank: Attempts) -> None:
+    assert one_rank.verdict is not None
+    assert (one_rank.verdict.outcome, one_rank.verdict.step) == ("completed", 6)
+    assert [path.name for path in one_rank.run.checkpoints.iterdir()] == ["step-00000006"]
+    assert list(one_rank.run.tensorboard.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2"])
+def test_bfloat16_computes_close_to_float32(strategy: str, launch: Launch, one_rank: Attempts) -> None:
+    attempts = launch(strategy, 2, model__dtype="bfloat16")
+    assert attempts.losses == pytest.approx(one_rank.losses, rel=2e-2)
+    assert attempts.losses != pytest.approx(one_rank.losses, rel=1e-7), "it was computed in float32"
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_adapters_alone_are_trained_and_saved(strategy: str, launch: Launch) -> None:
+    lora = {"model__lora__rank": 4, "model__activation_checkpointing": "true", "optim__learning_rate": 0.02}
+    expected, attempts = launch("single", 1, **lora), launch(strategy, 2, **lora)
+    assert attempts.losses == pytest.approx(expected.losses, rel=1e-4)
+    assert attempts.losses[-1] < attempts.losses[0] - 0.01
