@@ -96,13 +96,13 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
     model = make_model(tokenizer)
     inputs = packed(documents)
     sliced = model(**inputs).loss_sum
-    sliced.backward()
+    torch.autograd.backward(sliced)
     gradient = model.get_input_embeddings().weight.grad.clone()
     model.zero_grad()
     targets = inputs.pop("targets")
     logits = Gemma3ForCausalLM.forward(model, **inputs, use_cache=False).logits
     plain = functional.cross_entropy(logits[0], targets[0], ignore_index=-100, reduction="sum")
-    plain.backward()
+    torch.autograd.backward(plain)
     assert sliced.item() == pytest.approx(plain.item(), rel=1e-6)
     torch.testing.assert_close(gradient, model.get_input_embeddings().weight.grad)
 
@@ -111,7 +111,7 @@ def test_an_empty_row_adds_exactly_nothing(tokenizer: Any) -> None:
     model = make_model(tokenizer)
     losses: TokenLosses = model(**collate([None, None], seq_len=SEQ_LEN, pad_id=0, flatten=False))
     assert losses.loss_sum is not None
-    losses.loss_sum.backward()
+    torch.autograd.backward(losses.loss_sum)
     assert float(losses.loss_sum.detach()) == 0
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 

@@ -56,4 +56,4 @@ if __name__ == "__main__":
     code = main()
     from gemfit.train.cpu_backend import leave
 
-    leave(int(code))
+    leave(code)

@@ -33,12 +33,13 @@ class BoundaryCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
-        self.has_held_out = len(trainer.held_out_rows) > 0
+        self.has_held_out = bool(trainer.held_out_rows.trained_tokens.sum())
         if not self.has_held_out:
             args.eval_on_start = False
             if rank() == 0:
-                logger.warning("no row is held out, so nothing is evaluated; see data.validation_share")
-        trainer.stop.listen()
+                logger.warning(
+                    "no trained token is held out, so nothing is evaluated; see data.validation_share"
+                )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A function of the step, so that a resumed run needs no saved generator. Dropout differs by rank.

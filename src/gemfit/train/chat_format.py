@@ -1,15 +1,17 @@
 """How a model that was trained in a format is talked to elsewhere: its chat template and stop tokens.
 
 The template of ``role_markers`` is written from the same grammar that packing uses. A template is text
-and is encoded as a whole, where packing encodes control text and contents apart: with a tokenizer that
-merges across their border, the ids there may differ from training, and a special token that a message
-spells out is taken for one.
+and is encoded as a whole, where packing encodes markers and contents apart; so the exported tokenizer
+gets a rule that nothing merges across a marker. A special token that a message spells out is taken for
+one, as with every chat template.
 """
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from tokenizers import Regex, pre_tokenizers
 
 from gemfit.data.grammar import LITERAL_EOS, Grammar, role_markers
 from gemfit.data.render import stop_ids
@@ -20,6 +22,13 @@ def set_chat_template(tokenizer: Any, data: DataRecipe) -> None:
     """Give ``tokenizer`` the template of the training format; a model's own template stays."""
     if data.format == "role_markers":
         tokenizer.chat_template = marker_template(role_markers(tokenizer, data.eos))
+        _keep_markers_apart(tokenizer.backend_tokenizer)
+
+
+def _keep_markers_apart(backend: Any) -> None:
+    markers = Regex(r"<\|(?:system|user|assistant|eos)\|>")
+    apart, own = pre_tokenizers.Split(markers, "isolated"), backend.pre_tokenizer
+    backend.pre_tokenizer = apart if own is None else pre_tokenizers.Sequence([apart, own])
 
 
 def marker_template(grammar: Grammar) -> str:

@@ -17,6 +17,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
+from gemfit.errors import ExitCode
+
 
 def use_cpu_backend() -> None:
     """Make every later ``Accelerator`` of this process honour FSDP and DeepSpeed plugins on CPUs.
@@ -72,10 +74,11 @@ def _set_distributed_type(state: Any, kind: Any) -> None:
 def leave(code: int) -> NoReturn:
     """End this process with ``code``: destroy the process group, flush, and go.
 
-    Threads of gloo and DeepSpeed outlive the interpreter's shutdown and, now and then, abort the
+    After a failure the group is left as it is: its end would wait for ranks that still wait for this
+    one. Threads of gloo and DeepSpeed outlive the interpreter's shutdown and, now and then, abort the
     process (SIGABRT) after a good run; ``os._exit`` ends them first.
     """
-    if torch.distributed.is_initialized():
+    if code != ExitCode.FAILED and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     logging.shutdown()
     sys.stdout.flush()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
 from gemfit.errors import ExitCode, UserError
 from gemfit.plan import Plan
 from gemfit.records import Verdict
@@ -15,6 +17,7 @@ from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.collective import on_every_rank, rank
 from gemfit.train.cpu_backend import use_cpu_backend
 from gemfit.train.model import load_matching_tokenizer, load_model
+from gemfit.train.stop import Stop
 from gemfit.train.trainer import PackedTrainer
 
 
@@ -30,11 +33,11 @@ def train(root: Path, stop_at: int | None) -> ExitCode:
     _check_world(plan)
     if plan.topology.device == "cpu":
         use_cpu_backend()
+    stop = Stop(run, stop_at, torch.device(plan.topology.device))
+    stop.listen()  # before the minutes that loading a large model may take
     tokenizer = load_matching_tokenizer(plan)
     model = load_model(plan.recipe, tokenizer)
-    trainer = PackedTrainer(
-        run=run, plan=plan, attempt=attempt, model=model, tokenizer=tokenizer, stop_at=stop_at
-    )
+    trainer = PackedTrainer(run=run, plan=plan, attempt=attempt, model=model, tokenizer=tokenizer, stop=stop)
     trainer.train()
     step = trainer.state.global_step
     completed = step >= plan.steps.total

@@ -39,14 +39,14 @@ class PackedTrainer(Trainer):
     control: Any
 
     def __init__(
-        self, *, run: RunDir, plan: Plan, attempt: int, model: Any, tokenizer: Any, stop_at: int | None
+        self, *, run: RunDir, plan: Plan, attempt: int, model: Any, tokenizer: Any, stop: Stop
     ) -> None:
         self.run, self.plan, self.attempt = run, plan, attempt
         rows = open_pack(Path(plan.pack.folder), "train")
         self.held_out_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
         self.schedule, self.pad_id = Schedule(plan, rows), pad_id(tokenizer)
         arguments = training_arguments(plan, run)
-        self.stop = Stop(run, stop_at, arguments.device)
+        self.stop = stop
         self.step_loss = torch.zeros((), device=arguments.device)
         self.grad_norm: float | None = None
         self.measured: dict[int, HeldOut] = {}
