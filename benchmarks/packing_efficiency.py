@@ -2,8 +2,8 @@
 
     python benchmarks/packing_efficiency.py --data examples/conversations.jsonl --tokenizer scratch
 
-All methods see the same rendered conversations in one process. `padded` splits long conversations as
-we do, but gives each piece a row of its own; `truncated` is the model card: one row a conversation,
+All methods see the same rendered conversations in one process. `padded` splits long conversations at
+the same places, but gives each piece a row of its own; `truncated` is the model card: one row a conversation,
 and what does not fit is lost.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 
 from gemfit.data.document import Document
 from gemfit.data.fit import Fitter
-from gemfit.data.pack import pack
 from gemfit.data.read import Tally, read_files
 from gemfit.data.render import make_renderer
+from gemfit.data.runs import Atoms, fit_runs, longest_pieces
 from gemfit.data.tokenizer import load_tokenizer, train_tokenizer
 from gemfit.errors import UserError
 from gemfit.packing import find_files
@@ -74,15 +74,22 @@ def render(arguments: argparse.Namespace) -> list[Document]:
 
 
 def measure(documents: list[Document], seq_len: int) -> list[Outcome]:
-    """Our rows, then the same conversations padded, then truncated."""
+    """Our rows, then the same pieces each in a row of its own, then truncation."""
     total = sum(len(document.words) for document in documents)
     fitter = Fitter("split", seq_len)
-    pieces = np.array([len(piece) for document in documents for piece in fitter.fit(document)], np.int32)
+    parts = [atom for document in documents for atom in fitter.fit(document)]
+    atoms = Atoms(
+        np.array([len(atom.words) for atom in parts], np.int32),
+        np.array([atom.repeated for atom in parts], np.int32),
+        np.array([atom.linked for atom in parts], np.bool_),
+    )
+    runs = fit_runs(atoms, seq_len)
+    padded = longest_pieces(atoms, seq_len)
     cut = np.minimum([len(document.words) for document in documents], seq_len)
-    ours = int(pack(pieces, seq_len).max()) + 1
+    ours = int(runs.row.max()) + 1
     cases = [
-        ("gemfit", ours, int(pieces.sum()), fitter.repeated_tokens),
-        ("padded", len(pieces), int(pieces.sum()), fitter.repeated_tokens),
+        ("gemfit", ours, int(runs.lengths.sum()), int(atoms.context[runs.first].sum())),
+        ("padded", len(padded.row), int(padded.lengths.sum()), int(atoms.context[padded.first].sum())),
         ("truncated", len(cut), int(cut.sum()), 0),
     ]
     return [

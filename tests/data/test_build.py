@@ -325,13 +325,13 @@ def test_memory_does_not_grow_with_the_input(
 ) -> None:
     text = "We sleep and work and rest today, and we feel the long night. " * 12
     sizes, peaks = [], []
-    for count in (2_000, 12_000):
+    for count in (1_000, 10_000):
         lines = [{"messages": [{"role": "user", "content": f"{i}. {text}"}]} for i in range(count)]
         path = write_talks(lines)
         sizes.append(path.stat().st_size / 2**20)
         peaks.append(peak_mib(write_job(path, seq_len=1024), tmp_path / f"pack-{count}"))
     grown = sizes[1] - sizes[0]
-    assert grown > 8
+    assert grown > 6
     # Packed rows of this input take four times its size; some bytes a conversation are allowed.
     assert peaks[1] - peaks[0] < grown
 

@@ -49,38 +49,42 @@ def documents(draw: st.DrawFn) -> Document:
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=300)
 @given(document=documents(), seq_len=st.integers(16, 80))
-def test_every_trained_token_is_trained_exactly_once_and_every_piece_fits(
+def test_every_trained_token_is_trained_exactly_once_and_every_atom_fits(
     document: Document, seq_len: int
 ) -> None:
-    pieces = [piece.words for piece in split(document, seq_len)]
-    trained = [word for piece in pieces for word in piece if word & TRAINED]
-    assert trained == [word for word in document.words if word & TRAINED]
-    assert all(1 <= len(piece) <= seq_len for piece in pieces)
+    atoms = split(document, seq_len)
+    assert [w for atom in atoms for w in atom.words if w & TRAINED] == [
+        w for w in document.words if w & TRAINED
+    ]
+    assert [w for atom in atoms for w in atom.body if w & TRAINED] == [
+        w for w in document.words if w & TRAINED
+    ]
+    assert all(1 <= len(atom.body) <= len(atom.words) <= seq_len for atom in atoms)
 
 
-@settings(max_examples=400)
+@settings(max_examples=300)
 @given(document=documents(), seq_len=st.integers(16, 80))
-def test_a_trained_token_always_has_something_before_it_in_its_piece(
+def test_a_trained_token_always_has_something_before_it(document: Document, seq_len: int) -> None:
+    assert not any(atom.words[0] & TRAINED for atom in split(document, seq_len))
+
+
+@settings(max_examples=300)
+@given(document=documents(), seq_len=st.integers(16, 80))
+def test_linked_atoms_are_neighbours_and_none_is_lost_where_all_is_trained(
     document: Document, seq_len: int
 ) -> None:
-    for piece in split(document, seq_len):
-        assert not piece.words[0] & TRAINED
+    document.words[1:] |= TRAINED
+    atoms = split(document, seq_len)
+    assert np.concatenate([atom.body for atom in atoms]).tolist() == document.words.tolist()
+    assert [atom.linked for atom in atoms] == [False] + [True] * (len(atoms) - 1)
 
 
-@settings(max_examples=400)
-@given(document=documents(), seq_len=st.integers(16, 80))
-def test_repeated_words_are_counted_exactly(document: Document, seq_len: int) -> None:
-    document.words[1:] |= TRAINED  # then no piece is left out
-    pieces = split(document, seq_len)
-    assert sum(len(piece.words) - piece.repeated for piece in pieces) == len(document.words)
-
-
-@settings(max_examples=400)
+@settings(max_examples=300)
 @given(document=documents(), seq_len=st.integers(16, 80))
 def test_context_takes_at_most_half_a_row(document: Document, seq_len: int) -> None:
-    assert all(piece.repeated <= seq_len // 2 for piece in split(document, seq_len))
+    assert all(atom.repeated <= seq_len // 2 for atom in split(document, seq_len))
 
 
 def as_text(tokenizer: Any, piece: Words) -> str:
@@ -101,43 +105,40 @@ def format(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_pieces_end_between_exchanges_and_repeat_the_system_message(tokenizer: Any, format: str) -> None:
+def test_atoms_end_between_exchanges_and_repeat_the_system_message(tokenizer: Any, format: str) -> None:
     renderer = make_renderer(tokenizer, format)
     (document,) = renderer.render([exchanges(8)])
-    pieces = [as_text(tokenizer, piece.words) for piece in split(document, 96)]
-    assert len(pieces) > 2
-    for piece in pieces:
-        assert piece.startswith("<bos>")
-        assert piece.count("<bos>") == piece.count("Be kind.") == 1
-        assert piece.count("I feel") == piece.count("I think")
-        assert piece.index("Be kind.") < piece.index("I feel") < piece.index("I think")
-    assert "".join(pieces).count("I feel") == 8
+    atoms = [as_text(tokenizer, atom.words) for atom in split(document, 96)]
+    assert len(atoms) == 8
+    for number, text in enumerate(atoms):
+        assert text.startswith("<bos>")
+        assert text.count("<bos>") == text.count("Be kind.") == 1
+        assert text.index("Be kind.") < text.index(f"I feel {number} today") < text.index("I think")
+        assert text.count("I feel") == text.count("I think") == 1
 
 
-def test_a_continued_piece_of_a_template_is_a_conversation_of_that_template(tokenizer: Any) -> None:
+def test_a_piece_of_a_template_is_a_conversation_of_that_template(tokenizer: Any) -> None:
     renderer = make_renderer(tokenizer, "chat_template")
     talk = exchanges(8)
     (document,) = renderer.render([talk])
-    second = split(document, 120)[1]
-    first_question = 1 + 2 * as_text(tokenizer, split(document, 120)[0].words).count("I feel")
-    number = as_text(tokenizer, second.words).count("I feel")
-    shorter = [talk.messages[0], *talk.messages[first_question : first_question + 2 * number]]
-    (alone,) = renderer.render([Conversation("here:1", tuple(shorter))])
-    assert token_ids(second.words).tolist() == token_ids(alone.words).tolist()
+    atoms = split(document, 96)
+    piece = np.concatenate([atoms[3].words, atoms[4].body, atoms[5].body])
+    shorter = Conversation("here:1", (talk.messages[0], *talk.messages[7:13]))
+    (alone,) = renderer.render([shorter])
+    assert token_ids(piece).tolist() == token_ids(alone.words).tolist()
 
 
 def test_an_answer_that_is_cut_goes_on_after_its_masked_question(tokenizer: Any, format: str) -> None:
     renderer = make_renderer(tokenizer, format, loss_on="assistant")
     (document,) = renderer.render([exchanges(1, answer="I think we walk. " * 90)])
-    pieces = split(document, 120)
-    assert len(pieces) > 3
-    for piece in pieces:
-        text = as_text(tokenizer, piece.words)
+    atoms = split(document, 120)
+    assert len(atoms) > 3
+    for atom in atoms:
+        text = as_text(tokenizer, atom.words)
         assert text.count("I feel 0 today.") == 1
         assert text.count("Be kind.") == 1
-        asked = tokenizer.decode(token_ids(piece.words[: piece.repeated]).tolist())
-        assert piece is pieces[0] or "I feel 0 today." in asked
-    assert sum(count_trained(piece.words) for piece in pieces) == document.trained_tokens
+        assert atom is atoms[0] or "I feel 0 today." in as_text(tokenizer, atom.words[: atom.repeated])
+    assert sum(count_trained(atom.words) for atom in atoms) == document.trained_tokens
 
 
 def test_a_long_system_message_is_not_repeated(tokenizer: Any) -> None:
@@ -149,11 +150,12 @@ def test_a_long_system_message_is_not_repeated(tokenizer: Any) -> None:
     assert not any("Be kind." in piece for piece in others)
 
 
-def test_a_piece_with_nothing_to_learn_is_left_out(tokenizer: Any) -> None:
+def test_an_atom_with_nothing_to_learn_is_left_out(tokenizer: Any) -> None:
     renderer = make_renderer(tokenizer, "role_markers", loss_on="assistant")
     long_question = Message("user", "I feel we walk today. " * 60)
     (document,) = renderer.render([Conversation("here:1", (long_question, Message("assistant", "Rest.")))])
     (piece,) = split(document, 128)
+    assert not piece.linked
     assert count_trained(piece.words) == document.trained_tokens
     assert as_text(tokenizer, piece.words).endswith("Rest.<eos>")
 

@@ -15,14 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import gemfit
 from gemfit.data.conversation import Conversation
 from gemfit.data.fit import Fitter
-from gemfit.data.pack import pack
 from gemfit.data.progress import progress
 from gemfit.data.read import Tally
 from gemfit.data.rejected import RejectedFile
 from gemfit.data.render import Renderer, make_renderer
+from gemfit.data.runs import fit_runs
 from gemfit.data.shards import write_split
 from gemfit.data.source import check_unchanged, read_source
 from gemfit.data.split import check_room
@@ -58,8 +60,8 @@ class _FirstPass:
         for chunk in _chunks(self._new(conversations)):
             for conversation, document in zip(chunk, self.renderer.render(chunk), strict=True):
                 spool = self.spools[_side(conversation, self.validation_share)]
-                for piece in self.fitter.fit(document):
-                    spool.append(piece, self.kept)
+                for atom in self.fitter.fit(document):
+                    spool.append(atom, self.kept)
                 self.kept += 1
 
     def _new(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
@@ -76,13 +78,14 @@ class _FirstPass:
             self.seen.add(digest)
             yield conversation
 
-    def losses(self) -> Losses:
+    def losses(self, repeated_tokens: int) -> Losses:
         counts = asdict(self.fitter)
         return Losses(
             lines_read=self.tally.lines,
             blank_lines=self.tally.blank,
             rejected_lines=self.tally.rejected,
             duplicate_conversations=self.duplicates,
+            repeated_tokens=repeated_tokens,
             **{name: counts[name] for name in Losses.model_fields if name in counts},
         )
 
@@ -97,9 +100,9 @@ def build_pack(job: PackJob, out: Path) -> PackManifest:
     check_unchanged(job.files)
     with staging(out) as partial:
         tokenizer = _tokenizer(job)
-        first, splits = _write_rows(job, tokenizer, partial)
+        losses, splits = _write_rows(job, tokenizer, partial)
         save_tokenizer(tokenizer, partial / "tokenizer")
-        manifest = _manifest(job, tokenizer, partial, splits, first.losses())
+        manifest = _manifest(job, tokenizer, partial, splits, losses)
         # The manifest goes last: a reader that finds it may trust every other file.
         write_atomic(partial / MANIFEST, manifest.to_json())
     return manifest
@@ -121,7 +124,7 @@ def _tokenizer(job: PackJob) -> Any:
     return train_tokenizer(texts, job.scratch_vocab_size)
 
 
-def _write_rows(job: PackJob, tokenizer: Any, partial: Path) -> tuple[_FirstPass, dict[str, SplitCounts]]:
+def _write_rows(job: PackJob, tokenizer: Any, partial: Path) -> tuple[Losses, dict[str, SplitCounts]]:
     data = job.data
     renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
     check_room(renderer.control[renderer.grammar.begin], data.seq_len)
@@ -135,19 +138,22 @@ def _write_rows(job: PackJob, tokenizer: Any, partial: Path) -> tuple[_FirstPass
         )
         first.take(_with_progress(job, tally))
         _check_enough(job, first)
-        counts = {
+        packed = {
             split: _pack_split(job, partial / split, spool, pad_id(tokenizer))
             for split, spool in spools.items()
         }
         for path in paths.values():
             path.unlink()
-    return first, counts
+    repeated = sum(repeated for _, repeated in packed.values())
+    return first.losses(repeated), {split: counts for split, (counts, _) in packed.items()}
 
 
-def _pack_split(job: PackJob, folder: Path, spool: Spool, pad: int) -> SplitCounts:
-    spool.finish()
-    bins = pack(spool.lengths, job.data.seq_len)
-    return write_split(folder, spool, bins, seq_len=job.data.seq_len, pad=pad, fingerprint=job.fingerprint)
+def _pack_split(job: PackJob, folder: Path, spool: Spool, pad: int) -> tuple[SplitCounts, int]:
+    """Write one split; its counts, and how many of its tokens are repeated context."""
+    atoms, seq_len = spool.finish(), job.data.seq_len
+    runs = fit_runs(atoms, seq_len)
+    counts = write_split(folder, spool, runs, seq_len=seq_len, pad=pad, fingerprint=job.fingerprint)
+    return counts, int(atoms.context[runs.first].sum(dtype=np.int64))
 
 
 def _with_progress(job: PackJob, tally: Tally) -> Iterator[Conversation]:
@@ -165,7 +171,7 @@ def _check_enough(job: PackJob, first: _FirstPass) -> None:
             f"{source}: holds no valid conversation: of {tally.lines} lines {tally.blank} are blank and "
             f"{tally.rejected} were rejected"
         )
-    if not len(first.spools["train"].lengths):
+    if not len(first.spools["train"]):
         raise UserError(
             f"{source}: no conversation is left to train on: of {first.kept}, "
             f"{first.fitter.dropped_conversations} were longer than data.seq_len and dropped, the rest is "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemfit.data.document import Document, Words, count_trained
-from gemfit.data.split import split
+from gemfit.data.split import Atom, split
 
 
 @dataclass(slots=True)
@@ -15,35 +15,29 @@ class Fitter:
     overlong: str
     seq_len: int
     split_conversations: int = 0
-    repeated_tokens: int = 0
     truncated_conversations: int = 0
     truncated_tokens: int = 0
     dropped_conversations: int = 0
     dropped_tokens: int = 0
 
-    def fit(self, document: Document) -> list[Words]:
-        """The pieces of a document, each of at most ``seq_len`` words."""
+    def fit(self, document: Document) -> list[Atom]:
+        """What of a document is packed: atoms of at most ``seq_len`` words."""
         length = len(document.words)
         if length <= self.seq_len:
-            return [document.words]
+            return split(document, self.seq_len)
         if self.overlong == "split":
-            return self._split(document)
+            self.split_conversations += 1
+            return split(document, self.seq_len)
         if self.overlong == "truncate":
             return self._truncate(document.words)
         self.dropped_conversations += 1
         self.dropped_tokens += length
         return []
 
-    def _split(self, document: Document) -> list[Words]:
-        pieces = split(document, self.seq_len)
-        self.split_conversations += 1
-        self.repeated_tokens += sum(piece.repeated for piece in pieces)
-        return [piece.words for piece in pieces]
-
-    def _truncate(self, words: Words) -> list[Words]:
+    def _truncate(self, words: Words) -> list[Atom]:
         kept = words[: self.seq_len]
         if not count_trained(kept):  # the question alone fills the row: there is nothing to learn
             kept = kept[:0]
         self.truncated_conversations += 1
         self.truncated_tokens += len(words) - len(kept)
-        return [kept] if len(kept) else []
+        return [Atom(kept, kept, linked=False)] if len(kept) else []

@@ -12,27 +12,37 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-def pack(lengths: NDArray[np.int32], seq_len: int) -> NDArray[np.int32]:
+def pack(
+    lengths: NDArray[np.int32], seq_len: int, free: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
     """The row of each document. lengths: (documents,), each from 1 to seq_len -> rows: (documents,).
 
     Rows are numbered from 0 without gaps, in the order in which their longest document opened them.
+    ``free`` lists the places left in rows that are there already; new rows get the numbers after them.
     """
     if not len(lengths):
         return np.empty(0, np.int32)
     assert lengths.min() >= 1, "a document has tokens"
     assert lengths.max() <= seq_len, "a document longer than a row was to be split"
+    started = np.empty(0, np.int32) if free is None else free.astype(np.int32)
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    return np.asarray(_best_fit(lengths.astype(np.int32), order, seq_len))
+    return np.asarray(_best_fit(lengths.astype(np.int32), order, seq_len, started))
 
 
 @njit(cache=True)
-def _best_fit(lengths: NDArray[np.int32], order: NDArray[np.int64], seq_len: int) -> NDArray[np.int32]:
+def _best_fit(
+    lengths: NDArray[np.int32], order: NDArray[np.int64], seq_len: int, started: NDArray[np.int32]
+) -> NDArray[np.int32]:
     rows = np.empty(len(lengths), np.int32)
     # newest[f]: the row with f free places that got there last, or -1; below[r]: the one before it.
     newest = np.full(seq_len + 1, -1, np.int32)
-    below = np.empty(len(lengths), np.int32)
+    below = np.empty(len(started) + len(lengths), np.int32)
     occurs = np.zeros(seq_len // 64 + 1, np.uint64)
-    num_rows = 0
+    num_rows = len(started)
+    for row, free in enumerate(started):
+        below[row] = newest[free]
+        newest[free] = row
+        occurs[free >> 6] |= np.uint64(1) << np.uint64(free & 63)
     for document in order:
         length = lengths[document]
         free = _first_from(occurs, length, seq_len)

@@ -7,6 +7,7 @@ without an index.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from datasets import DatasetInfo, Features, List, Value
 from numpy.typing import NDArray
 
 from gemfit.data.document import count_trained, labels, token_ids
+from gemfit.data.runs import Runs
 from gemfit.data.spool import Spool
 from gemfit.manifest import SplitCounts
 
@@ -36,65 +38,61 @@ def features(seq_len: int) -> Features:
 
 
 def write_split(
-    folder: Path, spool: Spool, bins: NDArray[np.int32], *, seq_len: int, pad: int, fingerprint: str
+    folder: Path, spool: Spool, runs: Runs, *, seq_len: int, pad: int, fingerprint: str
 ) -> SplitCounts:
-    """Gather the rows that ``bins`` describes from the spool and write them; count what they hold."""
+    """Gather the rows that ``runs`` describes from the spool and write them; count what they hold."""
     folder.mkdir()
-    row_bytes = 8 * seq_len
-    rows = _rows_of(bins)
-    shard_rows = max(1, SHARD_BYTES // row_bytes)
-    batch_rows = max(1, BATCH_BYTES // row_bytes)
-    num_shards = max(1, -(-len(rows) // shard_rows))
+    sources = spool.conversations[runs.first]
+    ends = np.flatnonzero(np.diff(runs.row, append=-1)) + 1  # runs are sorted by row
+    shard_rows = max(1, SHARD_BYTES // (8 * seq_len))
+    batch_rows = max(1, BATCH_BYTES // (8 * seq_len))
+    num_shards = max(1, -(-len(ends) // shard_rows))
     names = [f"data-{shard:05d}-of-{num_shards:05d}.arrow" for shard in range(num_shards)]
     schema = features(seq_len).arrow_schema
-    conversations = spool.conversations
-    tokens = trained = 0
+    trained = 0
     for shard, name in enumerate(names):
-        mine = rows[shard * shard_rows : (shard + 1) * shard_rows]
+        stop = min((shard + 1) * shard_rows, len(ends))
         with (folder / name).open("wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for start in range(0, len(mine), batch_rows):
-                batch = _gather(mine[start : start + batch_rows], spool, conversations, schema, seq_len, pad)
-                tokens += int(np.sum(batch["tokens"].to_numpy()))
+            for row in range(shard * shard_rows, stop, batch_rows):
+                edges = np.concatenate(
+                    [ends[row - 1 : row] if row else [0], ends[row : min(row + batch_rows, stop)]]
+                )
+                batch = _gather(edges, runs, sources, spool, schema, pad)
                 trained += int(np.sum(batch["trained_tokens"].to_numpy()))
                 writer.write_batch(batch)
     _describe(folder, names, seq_len, fingerprint)
     return SplitCounts(
-        rows=len(rows),
-        conversations=len(np.unique(conversations)),
-        documents=len(bins),
-        tokens=tokens,
+        rows=len(ends),
+        conversations=len(np.unique(sources)),
+        documents=len(runs.row),
+        tokens=int(runs.lengths.sum(dtype=np.int64)),
         trained_tokens=trained,
     )
 
 
-def _rows_of(bins: NDArray[np.int32]) -> list[NDArray[np.int64]]:
-    """The documents of each row, in input order."""
-    if not len(bins):
-        return []
-    order = np.argsort(bins, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(bins[order])) + 1)
-
-
 def _gather(
-    rows: list[NDArray[np.int64]],
+    edges: NDArray[np.int64],
+    runs: Runs,
+    sources: NDArray[np.int64],
     spool: Spool,
-    conversations: NDArray[np.int64],
     schema: pa.Schema,
-    seq_len: int,
     pad: int,
 ) -> pa.RecordBatch:
+    """One batch. edges: (rows + 1,), where the pieces of each row begin and end."""
+    rows = list(pairwise(edges.tolist()))
+    seq_len = schema.field("input_ids").type.list_size
     words = np.full((len(rows), seq_len), pad, np.uint32)  # pad carries no flag: no label
-    all_lengths = spool.lengths
-    lengths = [all_lengths[row] for row in rows]
-    for place, row in enumerate(rows):
-        ends = np.cumsum(lengths[place])
-        for piece, end, length in zip(row, ends, lengths[place], strict=True):
-            spool.read_into(words[place, end - length : end], int(piece))
+    for place, (start, stop) in enumerate(rows):
+        at = 0
+        for first, count, length in zip(*(array[start:stop].tolist() for array in runs[:3]), strict=True):
+            spool.read_piece(words[place, at : at + length], first, count)
+            at += length
+    lengths = [runs.lengths[start:stop] for start, stop in rows]
     columns = [
         _fixed(token_ids(words), schema.field("input_ids").type),
         _fixed(labels(words), schema.field("labels").type),
         _ragged(lengths, np.int32),
-        _ragged([conversations[row] for row in rows], np.int64),
+        _ragged([sources[start:stop] for start, stop in rows], np.int64),
         pa.array([int(length.sum()) for length in lengths], pa.int32()),
         pa.array([count_trained(row) for row in words], pa.int32()),
     ]

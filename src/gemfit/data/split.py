@@ -1,13 +1,15 @@
-"""Cut a conversation that is longer than a row into pieces that each fit.
+"""Cut a conversation that is longer than a row wherever a piece may begin.
 
-A piece ends, in this order of preference, before a question (a user's turn after another role's);
-before any other turn that does not tear an answer from its question, if the piece is at least half
-full; inside a message. A continued piece begins with masked context: BOS and the system message;
-if it begins inside an exchange also the question, or the end of it that fits; and if it begins inside
-a message also that message's header and the tokens just before the cut. Context takes at most half a
-row; a system message longer than a quarter of a row is not repeated.
+The parts are *atoms*; ``runs`` joins neighbours to pieces. An atom ends before a question (a user's
+turn after another role's). Where that is more than a row, it ends before any other turn that does
+not tear an answer from its question, if that leaves it at least half full; else inside a message.
 
-Every trained token is trained in exactly one piece. A piece without any trained token is left out.
+A piece in mid-conversation begins with masked context: BOS and the system message; if it begins
+inside an exchange also the question, or the end of it that fits; if it begins inside a message also
+that message's header and the tokens just before the cut. Context takes at most half a row; a system
+message longer than a quarter of a row is not repeated.
+
+Every trained token is trained in exactly one atom. An atom without any trained token is left out.
 """
 
 from __future__ import annotations
@@ -23,17 +25,34 @@ from gemfit.errors import UserError
 _NONE: Words = np.empty(0, np.uint32)
 
 
-class Piece(NamedTuple):
-    """One part of a conversation that fits into a row."""
+class Atom(NamedTuple):
+    """A part of a conversation that fits into a row together with its context."""
 
     words: Words
-    repeated: int
-    """How many of the words are masked context."""
+    """As it stands where a piece begins: context, then the body."""
+    body: Words
+    """As it goes on in the piece of the atom before it."""
+    linked: bool
+    """True if that atom is its neighbour in the conversation."""
+
+    @property
+    def repeated(self) -> int:
+        """How many of the words are masked context."""
+        return len(self.words) - len(self.body)
 
 
-def split(document: Document, seq_len: int) -> list[Piece]:
-    """The pieces in order, each of at most ``seq_len`` words."""
-    return [piece for piece in _pieces(document, seq_len) if count_trained(piece.words)]
+def split(document: Document, seq_len: int) -> list[Atom]:
+    """The atoms in order; the conversation itself where it fits."""
+    if len(document.words) <= seq_len:
+        return [Atom(document.words, document.words, linked=False)]
+    atoms, linked = [], False
+    for words, body in _cuts(document, seq_len):
+        if not count_trained(body):
+            linked = False
+            continue
+        atoms.append(Atom(words, body, linked))
+        linked = True
+    return atoms
 
 
 def check_room(begin: Words, seq_len: int) -> None:
@@ -45,28 +64,26 @@ def check_room(begin: Words, seq_len: int) -> None:
         )
 
 
-def _pieces(document: Document, seq_len: int) -> Iterator[Piece]:
+def _cuts(document: Document, seq_len: int) -> Iterator[tuple[Words, Words]]:
     words, position = document.words, 0
     while position < len(words):
         before, inset, offset = _context(document, position, seq_len)
-        room = seq_len - len(before) - len(inset)
-        end = _end(document, position, room)
+        end = _end(document, position, seq_len - len(before) - len(inset))
         body = words[position:end]
-        joined = np.concatenate([before, body[:offset], inset, body[offset:]])
-        yield Piece(joined, len(before) + len(inset))
+        yield np.concatenate([before, body[:offset], inset, body[offset:]]), body
         position = end
 
 
 def _end(document: Document, start: int, room: int) -> int:
-    limit = start + room
-    if limit >= len(document.words):
-        return len(document.words)
-    turns = document.turns
+    """Where the atom that begins at ``start`` ends, at most ``room`` words later."""
+    turns, limit = document.turns, start + room
     # The first turn stays with the system message, so nothing is cut before it.
     inside = [i for i in range(1, len(turns)) if start < turns[i].start <= limit]
     questions = [turns[i].start for i in inside if _begins(turns, i, "user")]
     if questions:
-        return questions[-1]
+        return questions[0]
+    if limit >= len(document.words):
+        return len(document.words)
     others = [turns[i].start for i in inside if not _begins(turns, i, "assistant")]
     if others and others[-1] - start >= room // 2:
         return others[-1]
