@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemfit.data.build import build_pack
 from gemfit.data.render import prompt_ids
+from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode, UserError
 from gemfit.packing import make_pack_job
 from gemfit.plan import PackReference, Topology
@@ -24,7 +25,7 @@ from gemfit.recipe import BatchRecipe, DataRecipe, LengthRecipe, Lora, ModelReci
 from gemfit.rundir import RunDir
 from gemfit.strategy import Single
 from gemfit.train import export_weights
-from gemfit.train.chat_format import generation_settings, set_chat_template
+from gemfit.train.chat_format import generation_settings, tokenizer_for_chat
 from gemfit.train.checkpoint import save
 from gemfit.train.export import export, main
 from gemfit.train.export_weights import plan_shards, weights_of_checkpoint, write_weights
@@ -158,6 +159,8 @@ def test_the_cache_is_on_again_and_generation_stops_where_training_did(
     assert model.generation_config.use_cache is True
     assert model.generation_config.eos_token_id == [trained.tokenizer.eos_token_id]
     assert type(model).__name__ == "Gemma3ForCausalLM"
+    named = json.loads((tmp_path / "out/tokenizer_config.json").read_text())["tokenizer_class"]
+    assert named == "PreTrainedTokenizerFast", "older versions of transformers know no other name"
 
 
 def test_adapters_are_merged_into_the_exported_model(tmp_path: Path) -> None:
@@ -179,14 +182,29 @@ def test_the_exported_chat_template_gives_the_ids_of_training(
     eos: Literal["token", "literal"],
 ) -> None:
     data = DataRecipe(format=form, eos=eos)
-    tokenizer = AutoTokenizer.from_pretrained(Path(trained.run.plan().pack.folder) / "tokenizer")
-    set_chat_template(tokenizer, data)
-    tokenizer.save_pretrained(tmp_path)
+    tokenizer_for_chat(trained.tokenizer, data).save_pretrained(str(tmp_path))
     elsewhere = AutoTokenizer.from_pretrained(tmp_path)
     for number in range(20):
         messages = conversation(number)
         told = elsewhere.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         assert told["input_ids"] == prompt_ids(messages, trained.tokenizer, form, eos)
+
+
+def test_nothing_merges_across_a_marker_of_the_exported_template(tmp_path: Path) -> None:
+    # Text that is full of markers teaches the tokenizer to merge them with what stands beside them.
+    packed = train_tokenizer(["<|user|>'tis so.<|eos|><|assistant|>'tis"] * 50, 340)
+    messages = [{"role": "user", "content": "'tis so."}]
+    for eos in ("token", "literal"):
+        elsewhere = tokenizer_for_chat(packed, DataRecipe(eos=eos))
+        elsewhere.save_pretrained(str(tmp_path / eos))
+        told = AutoTokenizer.from_pretrained(tmp_path / eos).apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        assert told == prompt_ids(messages, packed, "role_markers", eos)
+        careless = packed.apply_chat_template(
+            messages, chat_template=elsewhere.chat_template, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        assert careless != told, "the tokenizer has not learned to merge across a marker"
 
 
 def test_generation_stops_at_every_end_that_was_trained(trained: Trained) -> None:

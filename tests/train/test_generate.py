@@ -12,7 +12,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode
 from gemfit.recipe import DataRecipe
-from gemfit.train.chat_format import set_chat_template
+from gemfit.train.chat_format import tokenizer_for_chat
 from gemfit.train.generate import generate, main
 
 MESSAGES = [{"role": "user", "content": "rain again"}]
@@ -23,8 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of random weights, and the tokenizer of a `role_markers` export."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = train_tokenizer(["rain again and again, and a garden"] * 20, 320)
-    set_chat_template(tokenizer, DataRecipe())
-    tokenizer.save_pretrained(str(folder))
+    tokenizer_for_chat(tokenizer, DataRecipe()).save_pretrained(str(folder))
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}

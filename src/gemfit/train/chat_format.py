@@ -11,24 +11,31 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from gemfit.data.grammar import LITERAL_EOS, Grammar, role_markers
 from gemfit.data.render import stop_ids
 from gemfit.recipe import DataRecipe
 
-
-def set_chat_template(tokenizer: Any, data: DataRecipe) -> None:
-    """Give ``tokenizer`` the template of the training format; a model's own template stays."""
-    if data.format == "role_markers":
-        tokenizer.chat_template = marker_template(role_markers(tokenizer, data.eos))
-        _keep_markers_apart(tokenizer.backend_tokenizer)
+MARKERS = Regex(r"<\|(?:system|user|assistant|eos)\|>")
+KEPT = ("bos_token", "eos_token", "pad_token", "unk_token", "model_max_length", "padding_side")
+"""What a tokenizer says besides its rules."""
 
 
-def _keep_markers_apart(backend: Any) -> None:
-    markers = Regex(r"<\|(?:system|user|assistant|eos)\|>")
-    apart, own = pre_tokenizers.Split(markers, "isolated"), backend.pre_tokenizer
+def tokenizer_for_chat(tokenizer: Any, data: DataRecipe) -> Any:
+    """A tokenizer whose chat template writes the training format; under `chat_template`, as it is."""
+    if data.format == "chat_template":
+        return tokenizer
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    apart, own = pre_tokenizers.Split(MARKERS, "isolated"), backend.pre_tokenizer
     backend.pre_tokenizer = apart if own is None else pre_tokenizers.Sequence([apart, own])
+    # The class of a model family would build its own rules again; this one keeps those of the file.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{name: getattr(tokenizer, name) for name in KEPT},
+        chat_template=marker_template(role_markers(tokenizer, data.eos)),
+    )
 
 
 def marker_template(grammar: Grammar) -> str:

@@ -23,6 +23,7 @@ from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def _write(
 ) -> dict[str, Any]:
     # Seconds of imports, so that a mistake is told without the wait.
     from gemfit.data.tokenizer import save_tokenizer  # noqa: PLC0415
-    from gemfit.train.chat_format import generation_settings, set_chat_template  # noqa: PLC0415
+    from gemfit.train.chat_format import generation_settings, tokenizer_for_chat  # noqa: PLC0415
     from gemfit.train.export_weights import write_adapter, write_merged, write_model  # noqa: PLC0415
 
     tokenizer = _tokenizer(run)
@@ -94,8 +95,8 @@ def _write(
     if not adapter:
         config = json.loads((checkpoint / CONFIG).read_text())
         _write_json(folder / CONFIG, config | {"use_cache": True, "dtype": dtype})
-    set_chat_template(tokenizer, recipe.data)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer_for_chat(tokenizer, recipe.data), folder)
+    _name_known_class(folder / TOKENIZER_CONFIG)
     saved = json.loads((checkpoint / GENERATION_CONFIG).read_text())
     _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
     return {"parameters": parameters, "dtype": dtype, "files": sorted(p.name for p in folder.iterdir())}
@@ -115,6 +116,13 @@ def _tokenizer(run: RunDir) -> Any:
             f"{packed}: the tokenizer of this run was trained with its pack, and the pack is gone"
         )
     return load_tokenizer(name, model.revision if name == model.id else "main")
+
+
+def _name_known_class(path: Path) -> None:
+    """Servers with an older transformers know the fast tokenizer by its older name only."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config["tokenizer_class"] == "TokenizersBackend":
+        _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
