@@ -20,6 +20,7 @@ def deepspeed_config(strategy: DeepSpeed, recipe: Recipe, batch: Batch) -> dict[
         "gradient_clipping": recipe.optim.max_grad_norm,
         "bf16": {"enabled": bf16},
         "fp16": {"enabled": False},
+        **(_float32_sums(strategy) if bf16 else {}),
         "zero_optimization": _zero(strategy),
         # torch's AdamW is the optimizer of every strategy; DeepSpeed's own CPU Adam needs a compiler
         # on the node and rounds differently.
@@ -28,6 +29,14 @@ def deepspeed_config(strategy: DeepSpeed, recipe: Recipe, batch: Batch) -> dict[
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def _float32_sums(strategy: DeepSpeed) -> dict[str, Any]:
+    """Add gradients up in float32, over micro-batches and over ranks, as FSDP2 and DDP do."""
+    if strategy.stage == 1:
+        # DeepSpeed would then take another optimizer, whose state no portable checkpoint can hold.
+        return {}
+    return {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
 
 
 def _zero(strategy: DeepSpeed) -> dict[str, Any]:

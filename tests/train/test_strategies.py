@@ -29,8 +29,6 @@ VARIANTS: list[tuple[str, int, dict[str, Any], Engine]] = [
     ("zero3", 2, {"offload": True}, ZERO[3]),
     # 16 rows on 3 ranks are 18 slots: two of them are empty rows.
     ("ddp", 3, {}, DDP),
-    ("zero3", 3, {}, ZERO[3]),
-    ("ddp", 4, {}, DDP),
     ("fsdp2", 4, {"model__activation_checkpointing": "true"}, FSDP2),
     # 16 micro-steps instead of 4
     ("single", 1, {"batch__per_device_max": 1}, Engine(model_class="plain")),
@@ -91,7 +89,7 @@ def test_a_finished_run_says_so(one_rank: Attempts) -> None:
     assert list(one_rank.run.tensorboard.glob("events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2"])
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero2"])
 def test_bfloat16_computes_close_to_float32(strategy: str, launch: Launch, one_rank: Attempts) -> None:
     attempts = launch(strategy, 2, model__dtype="bfloat16")
     assert attempts.losses == pytest.approx(one_rank.losses, rel=2e-2)
