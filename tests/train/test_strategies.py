@@ -102,3 +102,15 @@ def test_adapters_alone_are_trained_and_saved(strategy: str, launch: Launch) -> 
     expected, attempts = launch("single", 1, **lora), launch(strategy, 2, **lora)
     assert attempts.losses == pytest.approx(expected.losses, rel=1e-4)
     assert attempts.losses[-1] < attempts.losses[0] - 0.01
+
+
+def test_the_last_step_may_be_short_and_nothing_need_be_held_out(launch: Launch) -> None:
+    share = {"length__epochs": 0.1, "length__steps": "null", "data__validation_share": 0}
+    attempts = launch("ddp", 2, **share)
+    last = attempts.steps[-1]
+    rows = attempts.run.plan().steps.rows
+    assert round(0.1 * rows) % 16 != 0, "the last step must be short, or this shows nothing"
+    assert last.epoch == pytest.approx(round(0.1 * rows) / rows)
+    assert attempts.losses == pytest.approx(launch("single", 1, **share).losses, rel=1e-4)
+    assert attempts.evaluations == []
+    assert attempts.log().count("nothing is evaluated; see data.validation_share") == 1

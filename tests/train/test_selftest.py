@@ -1,0 +1,102 @@
+"""The self-test at start-up passes a sound process, and names what is wrong with another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gemfit.data.tokenizer import train_tokenizer
+from gemfit.plan import Plan
+from gemfit.strategy import Engine
+from gemfit.train import selftest
+from gemfit.train.gemma import PackedGemma3
+from gemfit.train.model import load_model
+
+
+class Seeing(PackedGemma3):
+    """Documents see each other: an attention mask of ones hides where they begin."""
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        return super().forward(input_ids, attention_mask=torch.ones_like(input_ids), **kwargs)
+
+
+@pytest.fixture
+def process(make_plan: Callable[..., Plan]) -> Any:
+    """What the self-test looks at, on one rank."""
+    plan = make_plan("single", 1)
+    model = load_model(plan.recipe, train_tokenizer(["some text to learn from"] * 4, 300))
+
+    def compute_loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        step_tokens = inputs.pop("step_tokens")
+        loss: torch.Tensor = model(**inputs).loss_sum / step_tokens
+        return loss
+
+    return SimpleNamespace(
+        model_wrapped=model,
+        accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
+        args=SimpleNamespace(device=torch.device("cpu")),
+        plan=plan,
+        pad_id=0,
+        compute_loss=compute_loss,
+        take_step_loss=lambda: 0.0,
+    )
+
+
+def test_a_sound_process_passes_and_is_left_as_it_was(process: Any) -> None:
+    model = process.model_wrapped.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    selftest.check(process)
+    assert not model.training
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_documents_that_see_each_other_are_found(process: Any) -> None:
+    process.model_wrapped.__class__ = Seeing
+    with pytest.raises(
+        RuntimeError, match=r"see each other in eval mode under attention sdpa: logits differ"
+    ):
+        selftest.check(process)
+
+
+def test_a_loss_that_is_scaled_once_more_is_found(process: Any) -> None:
+    plain = process.compute_loss
+    process.compute_loss = lambda model, inputs: plain(model, inputs) / 2
+    with pytest.raises(RuntimeError, match=r"loss of a step is 0\.5000\d\d times the mean"):
+        selftest.check(process)
+
+
+def test_untied_embeddings_are_found(process: Any) -> None:
+    head = process.model_wrapped.lm_head
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    with pytest.raises(RuntimeError, match="tied in the configuration, not in memory"):
+        selftest.check(process)
+
+
+def test_another_engine_than_planned_is_found(process: Any, make_plan: Callable[..., Plan]) -> None:
+    process.plan = make_plan("fsdp2", 1)
+    with pytest.raises(RuntimeError, match=r"the engine is .*'plain'.* the strategy asks for .*'FSDPModule'"):
+        selftest.check(process)
+
+
+def test_rotary_frequencies_in_bfloat16_are_found(process: Any) -> None:
+    process.model_wrapped.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match="rotary positions need float32"):
+        selftest.check(process)
+
+
+def test_the_engine_of_a_plain_model_is_called_plain(process: Any) -> None:
+    found = selftest.engine_in_use(process.model_wrapped, process.model_wrapped)
+    assert found == Engine(model_class="plain")
+
+
+def test_random_ids_are_equal_in_every_process(process: Any) -> None:
+    first, again = (selftest._random_ids(process, 5) for _ in range(2))
+    assert np.array_equal(first, again)
