@@ -14,6 +14,7 @@ Every trained token is trained in exactly one atom. An atom without any trained 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ def _end(document: Document, start: int, room: int) -> int:
     """Where the atom that begins at ``start`` ends, at most ``room`` words later."""
     turns, limit = document.turns, start + room
     # The first turn stays with the system message, so nothing is cut before it.
-    inside = [i for i in range(1, len(turns)) if start < turns[i].start <= limit]
+    inside = range(max(1, _turns_until(turns, start)), _turns_until(turns, limit))
     questions = [turns[i].start for i in inside if _begins(turns, i, "user")]
     if questions:
         return questions[0]
@@ -92,10 +93,8 @@ def _end(document: Document, start: int, room: int) -> int:
 
 def _not_in_a_header(document: Document, start: int, limit: int) -> int:
     """A cut right behind a header would leave the header without content: cut before it."""
-    for turn in document.turns:
-        if start < turn.start < limit <= turn.start + turn.header:
-            return turn.start
-    return limit
+    turn = document.turns[_turns_until(document.turns, limit - 1) - 1]
+    return turn.start if start < turn.start < limit <= turn.start + turn.header else limit
 
 
 def _context(document: Document, position: int, seq_len: int) -> tuple[Words, Words, int]:
@@ -104,9 +103,9 @@ def _context(document: Document, position: int, seq_len: int) -> tuple[Words, Wo
         return _NONE, _NONE, 0
     repeatable = len(document.lead) + len(document.inset) <= seq_len // 4
     lead, inset = (document.lead, document.inset) if repeatable else (document.begin, _NONE)
-    index = max((i for i, turn in enumerate(document.turns) if turn.start <= position), default=None)
+    index = _turns_until(document.turns, position) - 1
     offset = 0
-    if index is None:  # inside a system message that fills a row
+    if index < 0:  # inside a system message that fills a row
         before = _tail(document, position, 0, seq_len)
     elif document.turns[index].role == "user" and document.turns[index].start == position:
         before, offset = lead, document.turns[index].header
@@ -135,15 +134,16 @@ def _exchange(document: Document, index: int, position: int, inset: Words, room:
 
 def _question(document: Document, index: int, inset: Words, room: int) -> Words:
     """The user's turn that is being answered, or its end, with header and system text."""
-    asked = [i for i in range(index) if document.turns[i].role == "user"]
+    turns = document.turns
+    asked = next((i for i in range(index - 1, -1, -1) if turns[i].role == "user"), None)
     frame = [document.user_header, inset, document.user_end]
     room -= sum(map(len, frame))
-    if not asked or room <= 0:
+    if asked is None or room <= 0:
         return _NONE
-    start = document.turns[asked[-1]].start + document.turns[asked[-1]].header
-    if asked[-1] == 0:
+    start = turns[asked].start + turns[asked].header
+    if asked == 0:
         start += len(document.inset)
-    stop = document.turns[asked[-1] + 1].start - len(document.user_end)
+    stop = turns[asked + 1].start - len(document.user_end)
     content = document.words[max(start, stop - room) : stop]
     return np.concatenate([document.user_header, inset, masked(content), document.user_end])
 
@@ -151,6 +151,11 @@ def _question(document: Document, index: int, inset: Words, room: int) -> Words:
 def _tail(document: Document, position: int, start: int, seq_len: int) -> Words:
     """The tokens just before a cut, so that the first token after it is predicted from its past."""
     return masked(document.words[max(start, position - max(1, seq_len // 8)) : position])
+
+
+def _turns_until(turns: tuple[Turn, ...], position: int) -> int:
+    """How many turns begin at ``position`` or before."""
+    return bisect_right(turns, position, key=lambda turn: turn.start)
 
 
 def _begins(turns: tuple[Turn, ...], index: int, role: str) -> bool:

@@ -52,7 +52,9 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(
+            "."
+        )
         raise UserError(
             f"model.tokenizer: no tokenizer can be loaded from {name!r} at {revision!r}: {first}; "
             "give a Hugging Face id that you may read, or a folder with tokenizer.json"
