@@ -9,7 +9,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,7 @@ class PackedRows:
         if split not in self.manifest.splits:
             raise UserError(f"{folder}: has no split {split!r}; it has {', '.join(self.manifest.splits)}")
         self._batches = [batch for path in self._shards() for batch in _mapped(path)]
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)]).tolist()
+        self._starts = np.cumsum([0, *(len(batch.tokens) for batch in self._batches)]).tolist()
         if len(self) != self.manifest.splits[split].rows:
             raise UserError(
                 f"{folder / split}: holds {len(self)} rows, but its manifest says "
@@ -61,21 +61,18 @@ class PackedRows:
             raise IndexError(f"row {index} of {len(self)}")
         number = bisect_right(self._starts, index) - 1
         batch, row = self._batches[number], index - self._starts[number]
-        return Row(*(_values(batch.column(name), row) for name in ("input_ids", "labels", "seq_lengths")))
+        lengths = batch.seq_lengths[batch.ends[row] : batch.ends[row + 1]]
+        return Row(batch.input_ids[row], batch.labels[row], lengths)
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
         """Real tokens of each row: (rows,). Reads one column of every batch."""
-        return self._column("tokens")
+        return _joined([batch.tokens for batch in self._batches])
 
     @cached_property
     def trained_tokens(self) -> NDArray[np.int64]:
         """Tokens with a label of each row: (rows,). Reads one column of every batch."""
-        return self._column("trained_tokens")
-
-    def _column(self, name: str) -> NDArray[np.int64]:
-        parts = [batch.column(name).to_numpy() for batch in self._batches]
-        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+        return _joined([batch.trained_tokens for batch in self._batches])
 
     def _shards(self) -> list[Path]:
         shards = [file.path for file in self.manifest.files if file.path.endswith(".arrow")]
@@ -118,12 +115,38 @@ def file_digest(folder: Path, path: Path) -> FileDigest:
     )
 
 
-def _mapped(path: Path) -> list[pa.RecordBatch]:
+class _Batch(NamedTuple):
+    """The columns of one record batch as views of the mapped file."""
+
+    input_ids: NDArray[np.int32]
+    """(rows, seq_len)"""
+    labels: NDArray[np.int32]
+    """(rows, seq_len)"""
+    ends: NDArray[np.int32]
+    """(rows + 1,): where the lengths of each row begin and end in ``seq_lengths``."""
+    seq_lengths: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    trained_tokens: NDArray[np.int32]
+
+
+def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+
+
+def _mapped(path: Path) -> list[_Batch]:
     try:
-        return list(pa.ipc.open_stream(pa.memory_map(str(path))))
+        return [_viewed(batch) for batch in pa.ipc.open_stream(pa.memory_map(str(path)))]
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
 
 
-def _values(column: pa.Array, row: int) -> NDArray[np.int32]:
-    return np.asarray(column[row].values.to_numpy(zero_copy_only=True))
+def _viewed(batch: pa.RecordBatch) -> _Batch:
+    lengths = batch.column("seq_lengths")
+    return _Batch(
+        batch.column("input_ids").values.to_numpy().reshape(batch.num_rows, -1),
+        batch.column("labels").values.to_numpy().reshape(batch.num_rows, -1),
+        lengths.offsets.to_numpy(),
+        lengths.values.to_numpy(),
+        batch.column("tokens").to_numpy(),
+        batch.column("trained_tokens").to_numpy(),
+    )
