@@ -4,6 +4,9 @@ One rule for both formats: control text and contents are pieces that are encoded
 Special tokens are recognised in control text only, so a user's text never becomes a control token.
 The words ``<|user|>`` of ``role_markers`` are no special tokens: a user can write them, but cannot
 write the EOS token that ends every message.
+
+With Gemma's tokenizer and template the joined pieces are the ids of the whole text tokenized at once,
+save where a system text begins or ends with a line break: there one token for two breaks becomes two.
 """
 
 from __future__ import annotations
