@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
 
 from gemfit.errors import UserError
 from gemfit.manifest import CheckpointManifest, FileDigest
@@ -69,10 +70,10 @@ def save(
         digests = on_every_rank(lambda: store.digest_files(staging, _files_of_rank(staging)))
         files = [digest for of_rank in digests for digest in of_rank]
         on_first_rank(lambda: store.commit(run, staging, describe(files), keep=keep))
-    except BaseException as error:  # torch.distributed.checkpoint raises no Exception but BaseException
-        if rank() == 0:
-            shutil.rmtree(staging, ignore_errors=True)
-        if engine_state.is_full_disk(error):
+    except (Exception, CheckpointException) as error:  # the latter is a BaseException
+        # Every step above fails on all ranks or on none, so all of them come here and wait for it.
+        ran_out = on_first_rank(lambda: store.discard(run, staging, bytes_needed=needed))
+        if ran_out or engine_state.is_full_disk(error):
             raise store.full_disk(run, needed) from error
         raise
 

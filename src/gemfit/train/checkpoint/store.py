@@ -46,6 +46,17 @@ def begin(run: RunDir, step: int, attempt: int, *, bytes_needed: int) -> Path:
     return staging
 
 
+def discard(run: RunDir, staging: Path, *, bytes_needed: int) -> bool:
+    """Remove a failed ``staging``; tells whether the disk was too small for what it should have held.
+
+    Writers do not always say so: torch's reports some failed writes without their cause.
+    """
+    written = sum(path.stat().st_size for path in staging.glob("*"))
+    ran_out = shutil.disk_usage(run.checkpoints).free + written < bytes_needed
+    shutil.rmtree(staging, ignore_errors=True)
+    return ran_out
+
+
 def has_room(run: RunDir, bytes_needed: int) -> bool:
     """Whether the file system has that much free; a quota may still be smaller."""
     return shutil.disk_usage(run.checkpoints).free >= bytes_needed
