@@ -30,7 +30,8 @@ def build(model: type[Model], document: Document) -> Model:
 
 def with_settings(model: type[Contract], document: Document, settings: Iterable[str]) -> Document:
     """``document`` with each ``a.b=c`` on top, the value read as the type that the field has."""
-    for setting in settings:
+    settings = list(settings)
+    for setting in _other_length_left_out(settings):
         dotted, equals, text = setting.partition("=")
         place = f"--set {setting}"
         if not equals or not dotted:
@@ -39,6 +40,14 @@ def with_settings(model: type[Contract], document: Document, settings: Iterable[
         value = _typed(annotation_at(model, path, place), text, place)
         document = _nested(path, value, place).over(_spelled_out(document))
     return document
+
+
+def _other_length_left_out(settings: list[str]) -> list[str]:
+    """A length given here replaces the recipe's, whichever of the two that was."""
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    pair = {"length.epochs": "length.steps", "length.steps": "length.epochs"}
+    other = [pair[key] for key, text in given.items() if key in pair and text != "null"]
+    return [f"{key}=null" for key in other if key not in given] + settings
 
 
 def _spelled_out(document: Document) -> Document:

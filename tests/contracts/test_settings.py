@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.errors import UserError, did_you_mean
-from gemfit.recipe import Recipe
+from gemfit.recipe import LengthRecipe, Recipe
 from gemfit.settings import build, with_settings
 from gemfit.strategy import DeepSpeed, Fsdp
 from gemfit.yamlfile import parse
@@ -126,6 +126,13 @@ def test_set_of_a_strategy_takes_a_short_name_or_a_field() -> None:
 def test_a_null_clears_what_a_parent_has_set() -> None:
     text = "length: {epochs: 3}\n"
     assert recipe(text, "length.epochs=null", "length.steps=20").length.steps == 20
+
+
+def test_a_length_set_here_replaces_the_other_one_but_two_lengths_are_refused() -> None:
+    assert recipe("length: {epochs: 3}\n", "length.steps=20").length == LengthRecipe(steps=20)
+    assert recipe("length: {steps: 3}\n", "length.epochs=2").length == LengthRecipe(epochs=2)
+    (line,) = mistakes("", "length.steps=20", "length.epochs=2")
+    assert "exactly one of" in line
 
 
 @given(seed=st.integers(0, 2**32 - 1), rate=st.floats(1e-300, 1e300))
