@@ -21,8 +21,15 @@ from gemfit.train.model import load_model
 class Seeing(PackedGemma3):
     """Documents see each other: an attention mask of ones hides where they begin."""
 
-    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-        return super().forward(input_ids, attention_mask=torch.ones_like(input_ids), **kwargs)
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        mask = torch.ones_like(input_ids)
+        return super().forward(input_ids, position_ids, targets, attention_mask=mask, **kwargs)
 
 
 @pytest.fixture

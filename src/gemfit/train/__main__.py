@@ -48,6 +48,10 @@ def _quiet() -> None:
     level = logging.INFO if _rank() == 0 else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format=f"[rank {_rank()}] %(message)s", stream=sys.stdout)
     logging.getLogger("gemfit").setLevel(level)
+    # accelerate is not to count micro-steps: the trainer does, and DeepSpeed as its configuration says.
+    logging.getLogger("accelerate.accelerator").addFilter(
+        lambda record: "Gradient accumulation steps mismatch" not in record.getMessage()
+    )
     # torch 2.13 renamed two collectives; DeepSpeed and FSDP2 still call them by their old names.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
 

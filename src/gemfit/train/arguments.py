@@ -6,7 +6,9 @@ import os
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
+from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 
@@ -16,6 +18,7 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
     # The callback of transformers reads the folder from here, and from nowhere else.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.tensorboard))
     recipe, optim = plan.recipe, plan.recipe.optim
+    _check_trackers(recipe.tracking.report_to)
     settings: dict[str, Any] = {
         "output_dir": str(run.root),
         "seed": recipe.seed,
@@ -38,6 +41,15 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
         "logging_steps": recipe.tracking.log_every_steps,
     }
     return TrainingArguments(**settings, **OURS)
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    available = get_available_reporting_integrations()
+    if unknown := [name for name in names if name not in available]:
+        raise UserError(
+            f"tracking.report_to: {', '.join(unknown)} is not installed, or not known to transformers; "
+            f"available here: {', '.join(sorted(available)) or 'none'}"
+        )
 
 
 OURS: dict[str, Any] = {
