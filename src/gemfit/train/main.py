@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.plan import Plan
@@ -28,6 +29,7 @@ def attempt_number(run: RunDir) -> int:
 
 def train(root: Path, stop_at: int | None) -> ExitCode:
     """Train until the plan is done or a stop is agreed; rank 0 leaves the verdict."""
+    disable_progress_bar()  # a log file is no terminal
     run = RunDir.open(root)
     plan, attempt = run.plan(), attempt_number(run)
     _check_world(plan)
