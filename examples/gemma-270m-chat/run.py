@@ -3,7 +3,7 @@
     python examples/gemma-270m-chat/run.py
 
 Prepare, pack, answer, train, export, answer again. Everything lies in ``work/``. A second call goes on
-where the first one was stopped; remove ``work/run`` to train anew. A quarter of an hour on two cores.
+where the first one was stopped; remove ``work/run`` to train anew. Under an hour on two busy cores.
 """
 
 from __future__ import annotations
