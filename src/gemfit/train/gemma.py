@@ -2,7 +2,8 @@
 
 The logits of 4 rows of 1,024 tokens over 262,144 entries are 4 GiB in float32, and as much again for
 their gradient. Here a slice of ``SLICE_TOKENS`` exists at a time and is computed again in the backward
-pass, for one more matrix product of the output layer. Evaluation takes the same path.
+pass, for one more matrix product of the output layer. Places that are not trained get no logits.
+Evaluation takes the same path.
 """
 
 from __future__ import annotations
@@ -55,7 +56,12 @@ class PackedGemma3(Gemma3ForCausalLM):
         return self._token_losses(hidden.flatten(0, 1), targets.flatten())
 
     def _token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLosses:
-        slices = zip(torch.split(hidden, SLICE_TOKENS), torch.split(targets, SLICE_TOKENS), strict=True)
+        # As many slices as there are places for, trained or not: under ZeRO-3 each one gathers the
+        # output layer, so all ranks have to make the same number.
+        count = -(-len(targets) // SLICE_TOKENS)
+        trained = targets != IGNORED
+        hidden, targets = hidden[trained], targets[trained]
+        slices = zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
         if torch.is_grad_enabled():
             sums = [checkpoint(self._loss_of_slice, h, t, use_reentrant=False) for h, t in slices]
             return TokenLosses(loss_sum=torch.stack(sums).sum())
