@@ -5,6 +5,8 @@ A manifest is written last: whoever finds one may trust every file that it names
 
 from __future__ import annotations
 
+from pydantic import JsonValue
+
 from gemfit.contract import Contract
 
 
@@ -83,6 +85,9 @@ class CheckpointManifest(Contract):
     world_size: int
     strategy: str
     plan_digest: str
+    """Of the plan that it was saved under; strategy and world size are part of it."""
+    training: dict[str, JsonValue]
+    """What decides the training, as `Plan.training_identity` gives it: a resume compares it."""
     attempt: int
     eval_loss: float | None = None
     files: tuple[FileDigest, ...]

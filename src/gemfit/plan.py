@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import JsonValue
+
 from gemfit.batch import Batch
 from gemfit.contract import Contract
+from gemfit.identity import flatten
 from gemfit.recipe import Recipe
 from gemfit.site import Site
 
@@ -44,6 +47,19 @@ class PackReference(Contract):
     folder: str
 
 
+HOW: dict[str, Any] = {
+    "description": True,
+    "model": {"attention", "activation_checkpointing"},
+    "data": {"source"},
+    "batch": {"per_device_max"},
+    "strategy": True,
+    "checkpoint": True,
+    "evaluation": True,
+    "tracking": True,
+}
+"""Parts of a recipe that decide how it is trained, and where, but not what comes out of it."""
+
+
 class Plan(Contract):
     """What will run, completely."""
 
@@ -65,3 +81,11 @@ class Plan(Contract):
     versions: dict[str, str]
     warnings: tuple[str, ...]
     """What works, but is probably not what was meant."""
+
+    def training_identity(self) -> dict[str, JsonValue]:
+        """What decides the training, by dotted key; two plans with equal identities train the same model.
+
+        The number of steps follows from it. The data counts by the pack's fingerprint, not by its path.
+        """
+        flat = flatten(self.recipe.model_dump(mode="json", exclude=HOW))
+        return flat | {"pack.fingerprint": self.pack.fingerprint}

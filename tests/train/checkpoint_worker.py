@@ -30,7 +30,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataP
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig  # noqa: E402
 
 KINDS = ("ddp", "fsdp2", "zero1", "zero2", "zero3", "zero2+offload", "zero3+offload")
-PLAN = "1" * 32
+TRAINING = {"seed": 1}
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
@@ -124,7 +124,12 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def save_as(run: RunDir, trainee: Trainee, kind: str, step: int, attempt: int = 1) -> None:
-    names: dict[str, Any] = {"strategy": kind, "plan_digest": PLAN, "eval_loss": None}
+    names: dict[str, Any] = {
+        "strategy": kind,
+        "plan_digest": "1" * 32,
+        "training": TRAINING,
+        "eval_loss": None,
+    }
     save(run, step=step, cursor_row=4 * step, attempt=attempt, keep=2, **trainee._asdict(), **names)
 
 
@@ -144,7 +149,7 @@ def round_trip(work: Path, kind: str, bf16: bool) -> dict[str, Any]:
     losses = train(straight, range(3, 6))
     resumed = prepare(kind, seed=2, bf16=bf16)
     before = snapshot(resumed)
-    manifest = resume(run, **resumed._asdict(), plan_digest=PLAN)
+    manifest = resume(run, **resumed._asdict(), training=TRAINING)
     loaded = snapshot(resumed)
     return {
         "engine": type(straight.model).__name__,
@@ -163,7 +168,7 @@ def round_trip(work: Path, kind: str, bf16: bool) -> dict[str, Any]:
 def losses_under(work: Path, saved_by: str, kind: str) -> list[float]:
     """Losses of steps 4 to 6 when ``kind`` resumes what ``saved_by`` has saved."""
     trainee = prepare(kind, seed=3, bf16=False)
-    resume(RunDir(work / saved_by), **trainee._asdict(), plan_digest=PLAN)
+    resume(RunDir(work / saved_by), **trainee._asdict(), training=TRAINING)
     return train(trainee, range(3, 6))
 
 
@@ -180,7 +185,7 @@ def refusals(work: Path, disk: Path | None) -> dict[str, Any]:
     """Failures that begin on rank 0 or in one rank's writes, as every rank sees them."""
     trainee = prepare("ddp", seed=1, bf16=False)
     run = new_run(work / "refusals")
-    other_plan = {**trainee._asdict(), "plan_digest": "2" * 32}
+    other_plan = {**trainee._asdict(), "training": {"seed": 2}}
     seen: dict[str, Any] = {"empty": resume(run, **other_plan)}
     save_as(run, trainee, "ddp", step=1)
     seen["plan"] = failure(lambda: resume(run, **other_plan))
@@ -202,7 +207,7 @@ def full_disk(run: RunDir, trainee: Trainee) -> dict[str, Any]:
     store.has_room = lambda *_: True
     seen["wrote"] = failure(lambda: save_as(run, trainee, "ddp", step=2))
     seen["left"] = sorted(path.name for path in run.checkpoints.iterdir())
-    resumed = resume(run, **trainee._asdict(), plan_digest=PLAN)
+    resumed = resume(run, **trainee._asdict(), training=TRAINING)
     seen["resumed_step"] = resumed.step if resumed else None
     return seen
 

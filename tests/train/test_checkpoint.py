@@ -118,12 +118,12 @@ def test_before_the_first_checkpoint_there_is_nothing_to_resume(ranks: Ranks) ->
     assert [seen["refusals"]["empty"] for seen in ranks] == [None, None]
 
 
-def test_a_checkpoint_of_another_plan_is_refused_on_every_rank(ranks: Ranks) -> None:
+def test_a_checkpoint_of_another_training_is_refused_on_every_rank(ranks: Ranks) -> None:
     for seen in ranks:
         message = seen["refusals"]["plan"]
         assert message.startswith("UserError")
         assert "step-00000001" in message
-        assert "another plan" in message
+        assert "seed: was 1, is 2" in message
         assert "new run" in message
 
 

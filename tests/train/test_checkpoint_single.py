@@ -16,6 +16,7 @@ from gemfit.rundir import RunDir
 from gemfit.train.checkpoint import resume, save
 
 PLAN = "1" * 32
+TRAINING = {"optim.learning_rate": 0.1, "seed": 1}
 INPUT = torch.linspace(-1, 1, 24).view(4, 6)
 
 
@@ -50,6 +51,7 @@ def save_step(run: RunDir, parts: dict[str, Any], step: int) -> None:
         keep=3,
         strategy="single",
         plan_digest=PLAN,
+        training=TRAINING,
         eval_loss=1.5,
         **parts,
     )
@@ -68,7 +70,7 @@ def test_a_resumed_process_goes_on_bit_for_bit(run: RunDir) -> None:
     resumed["model"][0].bias.data = straight["model"][0].bias.data.clone()
     train(straight, 3)
     save_step(run, straight, 3)
-    manifest = resume(run, **resumed, plan_digest=PLAN)
+    manifest = resume(run, **resumed, training=TRAINING)
     assert manifest is not None
     assert (manifest.step, manifest.cursor_row, manifest.eval_loss) == (3, 6, 1.5)
     assert train(resumed, 4) == train(straight, 4)
@@ -86,7 +88,7 @@ def test_a_checkpoint_before_the_first_step_resumes(run: RunDir) -> None:
     straight, resumed = trainee(1), trainee(2)
     resumed["model"][0].bias.data = straight["model"][0].bias.data.clone()
     save_step(run, straight, 0)
-    resume(run, **resumed, plan_digest=PLAN)
+    resume(run, **resumed, training=TRAINING)
     assert train(resumed, 2) == train(straight, 2)
 
 
@@ -99,7 +101,23 @@ def test_a_failed_write_leaves_no_trace(run: RunDir, monkeypatch: pytest.MonkeyP
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000001"]
 
 
-def test_another_plan_is_refused_with_a_way_out(run: RunDir) -> None:
+def test_another_training_is_refused_with_the_difference_and_a_way_out(run: RunDir) -> None:
     save_step(run, trainee(1), 1)
-    with pytest.raises(UserError, match=r"step-00000001: was saved under another plan .* new run"):
-        resume(run, **trainee(1), plan_digest="2" * 32)
+    with pytest.raises(UserError) as caught:
+        resume(run, **trainee(1), training=TRAINING | {"seed": 2})
+    assert "step-00000001: this would change what is trained:\n  seed: was 1, is 2\n" in str(caught.value)
+    assert "--allow-changed seed" in str(caught.value)
+
+
+def test_an_allowed_change_of_the_learning_rate_takes_effect_at_once(run: RunDir) -> None:
+    save_step(run, trainee(1), 1)
+    changed = trainee(1)
+    changed["optimizer"] = torch.optim.AdamW(changed["optimizer"].param_groups[0]["params"], lr=0.5)
+    changed["scheduler"] = torch.optim.lr_scheduler.LambdaLR(
+        changed["optimizer"], lambda step: 1 / (1 + step)
+    )
+    other = TRAINING | {"optim.learning_rate": 0.5}
+    assert resume(run, **changed, training=other, allowed_changes=["optim"]) is not None
+    assert changed["optimizer"].param_groups[0]["lr"] == 0.5
+    train(changed, 1)
+    assert changed["optimizer"].param_groups[0]["lr"] == 0.25

@@ -35,6 +35,7 @@ def stage(run: RunDir, step: int, attempt: int) -> tuple[Path, CheckpointManifes
         world_size=2,
         strategy="ddp",
         plan_digest="1" * 32,
+        training={"seed": 1},
         attempt=attempt,
         files=tuple(store.digest_files(staging, [staging / name for name in FILES])),
     )

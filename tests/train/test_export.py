@@ -114,6 +114,7 @@ def save_after_two_steps(run: RunDir, model: Any) -> None:
         keep=1,
         strategy="single",
         plan_digest=run.plan().digest,
+        training=run.plan().training_identity(),
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,

@@ -1,4 +1,4 @@
-"""``python -m gemfit.train RUN_DIR [--stop-at STEP]``: one rank of a run, under ``accelerate launch``.
+"""``python -m gemfit.train RUN_DIR [options]``: one rank of a run, under ``accelerate launch``.
 
 Exit status 0 when the plan is done, 75 when stopped and resumable, 2 with ``error: …`` on stderr for
 what a person can mend. A bug keeps its traceback and leaves no verdict.
@@ -22,12 +22,19 @@ def main() -> ExitCode:
     parser = argparse.ArgumentParser(prog="python -m gemfit.train", description="Train one rank of a run.")
     parser.add_argument("run_dir", type=Path, help="folder with plan.json")
     parser.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop after this step")
+    parser.add_argument(
+        "--allow-changed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="resume although this part of what is trained has changed",
+    )
     arguments = parser.parse_args()
     _quiet()
     from gemfit.train.main import train, write_fatal  # noqa: PLC0415  (seconds of imports after --help)
 
     try:
-        return train(arguments.run_dir, arguments.stop_at)
+        return train(arguments.run_dir, arguments.stop_at, arguments.allow_changed)
     except UserError as error:
         if _rank() == 0:
             sys.stderr.write(f"error: {error}\n")

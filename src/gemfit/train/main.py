@@ -6,6 +6,7 @@ The heavy imports happen while this module is loaded; ``__main__`` has told the 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ def attempt_number(run: RunDir) -> int:
     return int(os.environ.get("GEMFIT_ATTEMPT") or run.attempt)
 
 
-def train(root: Path, stop_at: int | None) -> ExitCode:
+def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()) -> ExitCode:
     """Train until the plan is done or a stop is agreed; rank 0 leaves the verdict."""
     disable_progress_bar()  # a log file is no terminal
     run = RunDir.open(root)
@@ -39,7 +40,15 @@ def train(root: Path, stop_at: int | None) -> ExitCode:
     stop.listen()  # before the minutes that loading a large model may take
     tokenizer = load_matching_tokenizer(plan)
     model = load_model(plan.recipe, tokenizer)
-    trainer = PackedTrainer(run=run, plan=plan, attempt=attempt, model=model, tokenizer=tokenizer, stop=stop)
+    trainer = PackedTrainer(
+        run=run,
+        plan=plan,
+        attempt=attempt,
+        model=model,
+        tokenizer=tokenizer,
+        stop=stop,
+        allowed_changes=allowed_changes,
+    )
     trainer.train()
     step = trainer.state.global_step
     completed = step >= plan.steps.total

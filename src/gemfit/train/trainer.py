@@ -9,6 +9,7 @@ whatever the accumulation and the world size.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,21 @@ class PackedTrainer(Trainer):
     control: Any
 
     def __init__(
-        self, *, run: RunDir, plan: Plan, attempt: int, model: Any, tokenizer: Any, stop: Stop
+        self,
+        *,
+        run: RunDir,
+        plan: Plan,
+        attempt: int,
+        model: Any,
+        tokenizer: Any,
+        stop: Stop,
+        allowed_changes: Collection[str] = (),
     ) -> None:
-        self.run, self.plan, self.attempt = run, plan, attempt
+        self.run, self.plan, self.attempt, self.allowed_changes = run, plan, attempt, allowed_changes
         rows = open_pack(Path(plan.pack.folder), "train")
+        self.training_identity = plan.training_identity() | {
+            "pack.tokenizer_digest": rows.manifest.tokenizer_digest
+        }
         self.held_out_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
         self.schedule, self.pad_id = Schedule(plan, rows), pad_id(tokenizer)
         arguments = training_arguments(plan, run)
@@ -77,7 +89,8 @@ class PackedTrainer(Trainer):
             optimizer=self.optimizer,
             scheduler=self.lr_scheduler,
             accelerator=self.accelerator,
-            plan_digest=self.plan.digest,
+            training=self.training_identity,
+            allowed_changes=self.allowed_changes,
         )
         if manifest is not None:
             self.state.global_step = self.train_dataset.start_step = manifest.step
@@ -147,6 +160,7 @@ class PackedTrainer(Trainer):
             keep=self.plan.recipe.checkpoint.keep,
             strategy=self.plan.recipe.strategy.label,
             plan_digest=self.plan.digest,
+            training=self.training_identity,
             model=self.model_wrapped,
             optimizer=self.optimizer,
             scheduler=self.lr_scheduler,

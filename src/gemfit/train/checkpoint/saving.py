@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from gemfit.errors import UserError
+from gemfit.identity import Flat, refuse_changes
 from gemfit.manifest import CheckpointManifest, FileDigest
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint import state as engine_state
@@ -37,6 +38,7 @@ def save(
     keep: int,
     strategy: str,
     plan_digest: str,
+    training: Flat,
     model: Any,
     optimizer: Any,
     scheduler: Any,
@@ -56,6 +58,7 @@ def save(
             world_size=world_size(),
             strategy=strategy,
             plan_digest=plan_digest,
+            training=dict(training),
             attempt=attempt,
             eval_loss=eval_loss,
             files=tuple(files),
@@ -66,7 +69,7 @@ def save(
     staging = on_first_rank(lambda: store.begin(run, step, attempt, bytes_needed=needed))
     try:
         engine_state.write(state, staging)
-        on_first_rank(lambda: _write_notes(staging, accelerator.unwrap_model(model), optimizer, scheduler))
+        on_first_rank(lambda: _write_notes(staging, accelerator.unwrap_model(model), scheduler))
         digests = on_every_rank(lambda: store.digest_files(staging, _files_of_rank(staging)))
         files = [digest for of_rank in digests for digest in of_rank]
         on_first_rank(lambda: store.commit(run, staging, describe(files), keep=keep))
@@ -79,45 +82,60 @@ def save(
 
 
 def resume(
-    run: RunDir, *, model: Any, optimizer: Any, scheduler: Any, accelerator: Any, plan_digest: str
+    run: RunDir,
+    *,
+    model: Any,
+    optimizer: Any,
+    scheduler: Any,
+    accelerator: Any,
+    training: Flat,
+    allowed_changes: Collection[str] = (),
 ) -> CheckpointManifest | None:
     """Load the newest whole checkpoint into the prepared engine; ``None`` when there is none.
 
-    Collective. A checkpoint of another plan is a ``UserError``. Damaged ones are named in the log.
+    Collective. One that would go on as another training is a ``UserError``, apart from the keys in
+    ``allowed_changes``. Damaged ones are named in the log.
     """
-    found = on_first_rank(lambda: _choose(run, plan_digest))
+    found = on_first_rank(lambda: _choose(run, training, allowed_changes))
     if found is None:
         return None
     folder, manifest = found
     engine_state.read(engine_state.collect(model, optimizer, accelerator), folder)
     if engine_state.is_deepspeed(model):
         zero.publish(model, manifest.step)
-    notes = json.loads((folder / PROGRESS).read_text())
-    scheduler.load_state_dict(notes["scheduler"])
-    # A scheduler writes learning rates only when it steps, and the next optimizer step comes first.
-    for group, learning_rate in zip(optimizer.param_groups, notes["learning_rates"], strict=True):
-        group["lr"] = learning_rate
+    _place_scheduler(scheduler, optimizer, json.loads((folder / PROGRESS).read_text())["scheduler"])
     on_every_rank(lambda: None)  # nobody trains, and nothing is retired, before all have read
     logger.info("resumed at step %d from %s", manifest.step, folder)
     return manifest
 
 
-def _choose(run: RunDir, plan_digest: str) -> tuple[Path, CheckpointManifest] | None:
+def _choose(
+    run: RunDir, training: Flat, allowed_changes: Collection[str]
+) -> tuple[Path, CheckpointManifest] | None:
     found = store.newest_valid(run)
-    if found is not None and found[1].plan_digest != plan_digest:
-        raise UserError(
-            f"{found[0]}: was saved under another plan ({found[1].plan_digest[:8]}, this one is "
-            f"{plan_digest[:8]}); resume with the plan it was started with, or begin a new run with --run"
-        )
+    if found is not None:
+        refuse_changes(found[1].training, training, allowed=allowed_changes, place=str(found[0]))
     return found
 
 
-def _write_notes(staging: Path, module: Any, optimizer: Any, scheduler: Any) -> None:
+def _place_scheduler(scheduler: Any, optimizer: Any, saved: dict[str, Any]) -> None:
+    """Put the schedule of this plan where the saved one was: they differ only where that is allowed.
+
+    Learning rates are set as well: a scheduler writes them only when it steps, and the next optimizer
+    step comes first.
+    """
+    lambdas = getattr(scheduler, "scheduler", scheduler)  # accelerate may have wrapped it
+    peaks = lambdas.base_lrs
+    lambdas.load_state_dict(saved | {"base_lrs": peaks})
+    rates = [peak * share(lambdas.last_epoch) for peak, share in zip(peaks, lambdas.lr_lambdas, strict=True)]
+    lambdas._last_lr = rates
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _write_notes(staging: Path, module: Any, scheduler: Any) -> None:
     """The schedule's state, and the model's own configurations so that an export needs nothing else."""
-    notes = {
-        "scheduler": scheduler.state_dict(),
-        "learning_rates": [group["lr"] for group in optimizer.param_groups],
-    }
+    notes = {"scheduler": scheduler.state_dict()}
     store.write_durable(staging / PROGRESS, json.dumps(notes, indent=2).encode())
     for name, attribute in ((CONFIG, "config"), (GENERATION_CONFIG, "generation_config")):
         if (config := getattr(module, attribute, None)) is not None:
