@@ -3,19 +3,22 @@
 Everything else is in pyproject.toml.
 """
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
-SOURCES = find_packages("src")
-LAUNCHER = find_packages("launch")
+CODE = {"gemfit": "src", "gemfit_launch": "launch"}
 DATA = {"gemfit_launch.recipes": "recipes", "gemfit_launch.slurm": "slurm"}
 
+# To setuptools every folder is a package, the ones with nothing but YAML too.
+below = {
+    f"{package}.{name}": f"{folder}/{name.replace('.', '/')}"
+    for package, folder in DATA.items()
+    for name in find_namespace_packages(folder)
+}
+data = DATA | below
+
 setup(
-    packages=[*SOURCES, *LAUNCHER, *DATA],
-    package_dir={"gemfit": "src/gemfit", "gemfit_launch": "launch/gemfit_launch", **DATA},
-    package_data={
-        "gemfit": ["py.typed"],
-        "gemfit_launch": ["py.typed"],
-        "gemfit_launch.recipes": ["**/*.yaml"],
-        "gemfit_launch.slurm": ["**/*.yaml", "*.sbatch"],
-    },
+    packages=[name for root in CODE.values() for name in find_packages(root)] + list(data),
+    package_dir={package: f"{root}/{package}" for package, root in CODE.items()} | data,
+    package_data={package: ["py.typed"] for package in CODE}
+    | {package: ["*.yaml", "*.sbatch"] for package in data},
 )

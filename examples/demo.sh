@@ -6,10 +6,13 @@ set -euo pipefail
 data=examples/conversations.jsonl
 run=.demo/run
 export GEMFIT_CACHE=.demo/cache
-recipe=(debug/cpu-tiny --data "$data" --nproc 2 --strategy fsdp2)
+recipe=(debug/cpu-tiny --data "$data")
+ranks=(--nproc 2 --strategy fsdp2)
 
 show() {
-    printf '\n$ %s\n' "${*@Q}"
+    printf '\n$'
+    printf ' %q' "$@"
+    printf '\n'
     "$@"
 }
 
@@ -17,11 +20,11 @@ rm -rf .demo
 mkdir .demo
 show python examples/make_conversations.py "$data"
 show gemfit pack "${recipe[@]}"
-show gemfit plan "${recipe[@]}"
+show gemfit plan "${recipe[@]}" "${ranks[@]}"
 
 # A stopped run ends with status 75: it has saved, and can go on.
 status=0
-show gemfit run "${recipe[@]}" --run "$run" --stop-at 20 || status=$?
+show gemfit run "${recipe[@]}" "${ranks[@]}" --run "$run" --stop-at 20 || status=$?
 if [ "$status" -ne 75 ]; then
     echo "expected the run to stop with status 75, not $status" >&2
     exit 1
