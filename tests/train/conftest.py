@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +27,7 @@ from gemfit_launch.resolve import resolve_plan
 from gemfit_launch.topology import Ranks
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 # Six layers: five sliding ones and a global one, as in every Gemma 3, and some 100,000 parameters.
 TINY = {
@@ -162,3 +165,16 @@ def fresh_run(make_plan: Callable[..., Plan], tmp_path: Path) -> Launch:
         return Attempts(RunDir.create(tmp_path / "run", make_plan(strategy, ranks, **settings)))
 
     return create
+
+
+@pytest.fixture(scope="session")
+def measure() -> Callable[..., Any]:
+    """What a benchmark prints as JSON, run as a person would; a bad ending fails the test with its words."""
+
+    def run(name: str, *options: str, timeout_seconds: float) -> Any:
+        argv = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, "--json"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_seconds)
+        assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-4000:]
+        return json.loads(done.stdout)
+
+    return run

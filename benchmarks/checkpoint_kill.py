@@ -1,0 +1,213 @@
+"""SIGKILL to all ranks of a run, again and again, at random moments: does it always come back.
+
+    python benchmarks/checkpoint_kill.py [--kills 200] [--strategy fsdp2] [--seed 1] [--json]
+
+Two ranks train a tiny Gemma 3 and save every two steps. One kill in four falls into start-up or resuming, the
+others within half a second after the first new step. After each, what may be resumed is determined here by
+reading every file, apart from the code under test; the next attempt must go on from there. In the
+end every loss, those of steps taken again included, must have the bits of a run that was never killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import re
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from checkpoint_ranks import Attempt, assert_one_thread, start
+from checkpoint_runs import make_plan, sample, steps_of
+
+from gemfit.errors import ExitCode
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+
+INTERVAL = 2
+STARTUP_SHARE = 0.25
+TRAINING_SECONDS = 0.5
+LIMIT_SECONDS = 120.0
+RESUMED = re.compile(r"resumed at step (\d+) from (\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One kill, and what the next attempt made of it."""
+
+    phase: str
+    """`starting`, `training` or `saving`: where it fell."""
+    reached: int
+    """The last step in the metrics."""
+    resumed: int
+    """The step of the checkpoint that the next attempt went on from; 0 without one."""
+
+
+class Chase:
+    """One run and its kills."""
+
+    def __init__(self, run: RunDir, seed: int) -> None:
+        self.run, self.random = run, random.Random(seed)
+        self.startup_seconds = 2.0
+        self.kills: list[Kill] = []
+        self.bad: list[str] = []
+        """Names of folders that must not be resumed from, after the last kill."""
+        self.resumes = 0
+
+    def strike(self) -> None:
+        """Start an attempt, kill it, and check what the one after it will have to do."""
+        attempt = start(self.run)
+        self._wait_for_the_moment(attempt)
+        attempt.kill()
+        self.check_resumed(attempt)
+        trained = any(record.attempt == attempt.attempt for record in steps_of(self.run))
+        phase = "saving" if self._was_saving(attempt) else "training" if trained else "starting"
+        self.kills.append(Kill(phase, self.reached, newest_whole(self.run)))
+        self.bad = bad_folders(self.run)
+
+    def finish(self, step: int) -> None:
+        """One attempt that is not killed, to ``step``."""
+        attempt = start(self.run, stop_at=step)
+        if (code := attempt.wait()) is not ExitCode.STOPPED:
+            sys.exit(f"the last attempt ended with {code.name}:\n{attempt.log()[-4000:]}")
+        self.check_resumed(attempt)
+
+    def check_resumed(self, attempt: Attempt) -> None:
+        """Stop unless ``attempt`` went on from the step that was found after the kill before it."""
+        found = RESUMED.search(attempt.log())
+        expected = self.kills[-1].resumed if self.kills else 0
+        if found is None:
+            first = next((r.step for r in steps_of(self.run) if r.attempt == attempt.attempt), None)
+            if first is not None and (first, expected) != (1, 0):
+                sys.exit(f"attempt {attempt.attempt} began with step {first}, {expected} is saved")
+            return
+        if (step := int(found[1])) != expected:
+            sys.exit(f"attempt {attempt.attempt} resumed at {step}, but the newest whole one is {expected}")
+        if unnamed := [name for name in self.bad if name not in attempt.log()]:
+            sys.exit(f"attempt {attempt.attempt} passed over {unnamed} and does not say so:\n{attempt.log()}")
+        self.resumes += 1
+
+    @property
+    def reached(self) -> int:
+        records = steps_of(self.run)
+        return max((record.step for record in records), default=0)
+
+    def _wait_for_the_moment(self, attempt: Attempt) -> None:
+        begun, size = time.monotonic(), self._metrics_bytes()
+        if self.random.random() < STARTUP_SHARE:
+            time.sleep(self.random.uniform(0, self.startup_seconds))
+            return
+        while self._metrics_bytes() == size:
+            if attempt.ended or time.monotonic() - begun > LIMIT_SECONDS:
+                sys.exit(f"attempt {attempt.attempt} takes no step:\n{attempt.log()[-4000:]}")
+            time.sleep(0.002)
+        self.startup_seconds = time.monotonic() - begun
+        time.sleep(self.random.uniform(0, TRAINING_SECONDS))
+
+    def _was_saving(self, attempt: Attempt) -> bool:
+        left = {path.name for path in self.run.checkpoints.iterdir()}
+        half_retired = any(not (path / "manifest.json").exists() for path in self.run.committed())
+        return half_retired or any(
+            name.startswith(".staging-") and name.endswith(f"-{attempt.attempt}") for name in left
+        )
+
+    def _metrics_bytes(self) -> int:
+        return self.run.metrics_file.stat().st_size if self.run.metrics_file.exists() else 0
+
+
+def bad_folders(run: RunDir) -> list[str]:
+    """Names of everything that looks like a checkpoint and is not whole."""
+    staged = [path.name for path in run.checkpoints.glob(".staging-*")]
+    return staged + [folder.name for folder in run.committed() if whole(folder) is None]
+
+
+def newest_whole(run: RunDir) -> int:
+    """The step to resume from, by reading every file of every checkpoint; 0 where none is whole."""
+    manifests = [manifest for folder in run.committed() if (manifest := whole(folder)) is not None]
+    newest = max(manifests, key=lambda m: (m["attempt"], m["step"]), default={"step": 0})
+    return int(newest["step"])
+
+
+def whole(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder in which it and every file that it names is as it was written."""
+    path, digest = folder / "manifest.json", folder / "manifest.xxh3"
+    if not path.exists() or not digest.exists() or _xxh3(path) != digest.read_text():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    files = [(folder / file["path"], file["xxh3"]) for file in manifest["files"]]
+    return manifest if all(file.exists() and _xxh3(file) == xxh3 for file, xxh3 in files) else None
+
+
+def _xxh3(path: Path) -> str:
+    return str(xxhash.xxh3_128_hexdigest(path.read_bytes()))
+
+
+def refuse_other_losses(run: RunDir, reference: RunDir) -> int:
+    """Stop unless each step, as often as it was taken, has the loss and rows of ``reference``."""
+    expected = {r.step: (r.loss, r.rows_digest) for r in steps_of(reference)}
+    records = steps_of(run)
+    for record in records:
+        if (record.loss, record.rows_digest) != expected[record.step]:
+            sys.exit(f"step {record.step} of attempt {record.attempt} is not that of the reference")
+    if {record.step for record in records} != expected.keys():
+        sys.exit("some steps were never taken")
+    return len(records)
+
+
+def chase(root: Path, plan: Plan, *, kills: int, seed: int) -> dict[str, Any]:
+    """Kill ``kills`` times, let the run end, and compare it with one that was never killed."""
+    chase = Chase(RunDir.create(root / "killed", plan), seed)
+    for number in range(1, kills + 1):
+        chase.strike()
+        print(f"\r{number}/{kills}, step {chase.reached} ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    last = chase.reached + INTERVAL
+    chase.finish(last)
+    reference = Chase(RunDir.create(root / "reference", plan), seed)
+    reference.finish(last)
+    taken = refuse_other_losses(chase.run, reference.run)
+    lost = [kill.reached - kill.resumed for kill in chase.kills]
+    return {
+        "kills": kills,
+        "phases": dict(collections.Counter(kill.phase for kill in chase.kills)),
+        "attempts_that_went_on": chase.resumes,
+        "steps": last,
+        "steps_taken": taken,
+        "steps_lost": dict(sorted(collections.Counter(lost).items())),
+        "each": [asdict(kill) for kill in chase.kills],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--strategy", default="fsdp2")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        plan = make_plan(
+            sample(root),
+            arguments.strategy,
+            ranks=2,
+            length__steps=1_000_000,
+            optim__schedule="constant_with_warmup",
+            checkpoint__every_steps=INTERVAL,
+            checkpoint__keep=2,
+        )
+        assert_one_thread()
+        found = chase(root, plan, kills=arguments.kills, seed=arguments.seed)
+    each = found.pop("each")
+    print(json.dumps(found | {"each": each} if arguments.json else found, indent=2))
+    return 0 if max(found["steps_lost"]) <= INTERVAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Ranks of real runs, forked from one process that has imported everything.
+
+A process that trains spends eight to ten seconds on imports. Here the parent imports once and forks:
+each rank is a process with an environment and a process group of its own, and goes through
+``gemfit.train`` as one started by ``accelerate launch`` does. The parent starts no thread and joins no
+group. For the benchmarks of checkpoints, which need hundreds of starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+os.environ |= {
+    "CUDA_VISIBLE_DEVICES": "",
+    "DS_ACCELERATOR": "cpu",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's allocator would start a thread here
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+import deepspeed  # noqa: F401  (imported here so that no rank has to)
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import (
+    prepare_deepspeed_cmd_env,
+    prepare_multi_gpu_env,
+    prepare_simple_launcher_cmd_env,
+)
+
+import gemfit.train.main  # noqa: F401
+from gemfit.errors import ExitCode
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit.strategy import Single
+from gemfit.train.__main__ import main as train_main
+from gemfit.train.cpu_backend import leave
+from gemfit_launch.configs import write_configs
+from gemfit_launch.local import environment
+
+PDEATHSIG = 1
+"""Of ``prctl``: the signal that a process gets when its parent ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The processes of one attempt."""
+
+    run: RunDir
+    attempt: int
+    pids: tuple[int, ...]
+
+    def kill(self) -> None:
+        """SIGKILL to all of them, and wait until they are gone."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self.pids:
+            os.waitpid(pid, 0)
+
+    def wait(self, *, timeout_seconds: float = 300.0) -> ExitCode:
+        """How they ended, all alike; anything else stops the benchmark with their log."""
+        ended: dict[int, int] = {}
+        deadline = time.monotonic() + timeout_seconds
+        while len(ended) < len(self.pids):
+            for pid in self.pids:
+                if pid not in ended and (found := os.waitpid(pid, os.WNOHANG))[0]:
+                    ended[pid] = os.waitstatus_to_exitcode(found[1])
+            differ = len(set(ended.values())) > 1
+            if differ or ExitCode.FAILED in ended.values() or time.monotonic() > deadline:
+                self._give_up(ended)
+            time.sleep(0.01)
+        return ExitCode(ended[self.pids[0]])
+
+    @property
+    def ended(self) -> bool:
+        """Whether some rank has ended; ``wait`` tells how. Reaps nothing."""
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return any(os.waitid(os.P_PID, pid, flags) is not None for pid in self.pids)
+
+    def log(self) -> str:
+        return self.run.log(self.attempt).read_text()
+
+    def _give_up(self, ended: dict[int, int]) -> NoReturn:
+        for pid in set(self.pids) - ended.keys():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        sys.exit(f"{self.run.root}: ranks ended with {sorted(ended.values())}\n{self.log()[-4000:]}")
+
+
+def start(run: RunDir, *, stop_at: int | None = None) -> Attempt:
+    """Begin an attempt of ``run``: fork all its ranks, and return at once."""
+    plan = run.plan()
+    write_configs(run, plan)
+    attempt, port = run.begin_attempt(), next(PORTS)
+    env = environment(plan, os.environ, attempt=attempt, port=port) | {
+        "MASTER_ADDR": "127.0.0.1",
+        "WORLD_SIZE": str(plan.topology.world_size),
+        "LOCAL_WORLD_SIZE": str(plan.topology.world_size),
+    }
+    argv = [str(run.root), *(["--stop-at", str(stop_at)] if stop_at is not None else [])]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pids = (_fork(run, plan, env, rank, argv) for rank in range(plan.topology.world_size))
+    return Attempt(run, attempt, tuple(pids))
+
+
+def assert_one_thread() -> None:
+    """A fork copies the calling thread only: what others hold would stay held for ever."""
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    assert threads == 1, f"the parent of the ranks has {threads} threads"
+
+
+def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[str]) -> int:
+    parent = os.getpid()
+    if pid := os.fork():
+        return pid
+    try:
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it ended before it could be watched
+        _print_into(run.log(int(env["GEMFIT_ATTEMPT"])))
+        if not isinstance(plan.recipe.strategy, Single):  # torchrun numbers ranks; a plain process has none
+            env |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        else:
+            env = {k: v for k, v in env.items() if k not in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+        os.environ.clear()
+        os.environ |= env | _launcher_environment(run)
+        sys.argv = ["gemfit.train", *argv]
+        leave(train_main())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(ExitCode.FAILED)
+
+
+def _print_into(log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _launcher_environment(run: RunDir) -> dict[str, str]:
+    """What ``accelerate launch`` would set for this run's configuration."""
+    argv = ["--config_file", str(run.accelerate_file), "-m", "gemfit.train", str(run.root)]
+    arguments, defaults, says_precision = _validate_launch_command(launch_command_parser().parse_args(argv))
+    if arguments.use_deepspeed:
+        fields = [*defaults.deepspeed_config, *(["mixed_precision"] if says_precision else [])]
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(fields)
+        return dict(prepare_deepspeed_cmd_env(arguments)[1])
+    if arguments.use_fsdp or arguments.multi_gpu:
+        return dict(prepare_multi_gpu_env(arguments))
+    return dict(prepare_simple_launcher_cmd_env(arguments)[1])
+
+
+def _ports() -> Iterator[int]:
+    """Free ports below those that the kernel gives to outgoing connections, each one once a round."""
+    for port in itertools.cycle(range(20_000 + os.getpid() % 8_000, 31_000)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        yield port
+
+
+PORTS = _ports()
