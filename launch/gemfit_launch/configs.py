@@ -29,6 +29,8 @@ def write_configs(run: RunDir, plan: Plan) -> None:
     write_atomic(run.accelerate_file, accelerate_yaml(plan, str(run.root.resolve())))
     if plan.deepspeed is not None:
         write_atomic(run.deepspeed_file, deepspeed_json(plan))
+    else:
+        run.deepspeed_file.unlink(missing_ok=True)  # of an attempt under another strategy
 
 
 def recipe_yaml(recipe: Recipe, origins: Document | None = None) -> str:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,18 +57,33 @@ class Outcome:
     """``None`` after a crash."""
 
 
-def carry_out(run: RunDir, plan: Plan, watch: Watch, *, stop_at: int | None = None) -> Outcome:
+def carry_out(
+    run: RunDir,
+    plan: Plan,
+    watch: Watch,
+    *,
+    stop_at: int | None = None,
+    allowed_changes: Collection[str] = (),
+) -> Outcome:
     """Train to the end, to a stop or to a crash, and tell which it was.
 
-    Raises ``UserError`` when another process trains this run.
+    Another ``plan`` than the run's own takes its place. Raises ``UserError`` when another process trains
+    this run.
     """
     with run.hold(patience_seconds=LOCK_PATIENCE_SECONDS) as lock:
+        run.adopt(plan)
         write_configs(run, plan)
-        attempt, port = run.begin_attempt(), free_port()
+        attempt, port = run.begin_attempt(allowed_changes), free_port()
         tail = Tail.from_end(run.metrics_file)  # before anything can be written
         with run.log(attempt).open("ab") as log:
             process = subprocess.Popen(
-                command_line(plan, run.root.resolve(), port=port, stop_at=stop_at),
+                command_line(
+                    plan,
+                    run.root.resolve(),
+                    port=port,
+                    stop_at=stop_at,
+                    allowed_changes=run.attempt_record(attempt).allowed_changes,
+                ),
                 env=environment(plan, os.environ, attempt=attempt, port=port),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -82,13 +97,16 @@ def carry_out(run: RunDir, plan: Plan, watch: Watch, *, stop_at: int | None = No
         return Outcome(attempt=attempt, returncode=process.returncode, verdict=run.verdict())
 
 
-def command_line(plan: Plan, run_dir: Path, *, port: int, stop_at: int | None) -> list[str]:
+def command_line(
+    plan: Plan, run_dir: Path, *, port: int, stop_at: int | None, allowed_changes: Collection[str] = ()
+) -> list[str]:
     """argv of the plan's command, with this interpreter whatever PATH says."""
     argv: list[str] = in_folder(plan.command, str(run_dir))
     if argv[:2] == ["accelerate", "launch"]:
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
         argv = [*launch, "--main_process_port", str(port), *argv[2:]]
-    return argv + (["--stop-at", str(stop_at)] if stop_at is not None else [])
+    argv += ["--stop-at", str(stop_at)] if stop_at is not None else []
+    return argv + [part for key in allowed_changes for part in ("--allow-changed", key)]
 
 
 def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int) -> dict[str, str]:

@@ -40,7 +40,7 @@ def recipe_argument(verb: Verb) -> Verb:
 
 
 def request_options(*, required: bool = True) -> Callable[[Verb], Verb]:
-    """RECIPE and whatever changes it, as one ``request: Request`` (``None`` when RECIPE is left out)."""
+    """RECIPE and whatever changes it, as one ``request: Request``; its name is empty without a RECIPE."""
 
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
@@ -54,16 +54,10 @@ def request_options(*, required: bool = True) -> Callable[[Verb], Verb]:
             seed: int | None,
             **rest: Any,
         ) -> None:
-            changes: dict[str, Any] = {
-                "settings": settings,
-                "data": data,
-                "strategy": strategy,
-                "offload": offload,
-                "seed": seed,
-            }
-            if recipe is None and any(value not in (None, False, ()) for value in changes.values()):
-                raise click.UsageError("options that change a recipe need a RECIPE")
-            verb(request=Request(name=recipe, **changes) if recipe is not None else None, **rest)
+            request = Request(
+                name=recipe or "", settings=settings, data=data, strategy=strategy, offload=offload, seed=seed
+            )
+            verb(request=request, **rest)
 
         return _stack(
             collect,

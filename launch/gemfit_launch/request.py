@@ -20,7 +20,7 @@ from gemfit_launch.catalog import load_recipe_document
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A recipe by name, and what is to be different."""
+    """A recipe by name, and what is to be different. Without a name it is only the differences."""
 
     name: str
     settings: tuple[str, ...] = ()
@@ -37,7 +37,11 @@ class Request:
 
     def document(self) -> Document:
         """The YAML that results; every value still knows where it was written."""
-        document = with_settings(Recipe, load_recipe_document(self.name), self.settings)
+        return self.over(load_recipe_document(self.name))
+
+    def over(self, base: Document) -> Document:
+        """``base``, whatever the name says, with what is to be different."""
+        document = with_settings(Recipe, base, self.settings)
         if self.data is not None:
             document = _over(document, "--data", {"data": {"source": self.data}})
         if self.seed is not None:
@@ -53,7 +57,7 @@ class Request:
 
     def arguments(self) -> list[str]:
         """The same request as command line arguments."""
-        argv = [self.name]
+        argv = [self.name] if self.name else []
         for setting in self.settings:
             argv += ["--set", setting]
         for option, value in (("--data", self.data), ("--strategy", self.strategy), ("--seed", self.seed)):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from gemfit.plan import Plan
+from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit_launch.planning import make_plan
-from gemfit_launch.rows import find_rows
+from gemfit_launch.rows import Rows, find_rows
 from gemfit_launch.topology import Ranks, choose_topology, count_gpus
 
 
-def resolve_plan(recipe: Recipe, ranks: Ranks) -> Plan:
-    """The plan for ``recipe`` with the rows that are known now; writes nothing."""
-    topology = choose_topology(ranks, recipe.strategy, visible_gpus=count_gpus())
-    rows = find_rows(recipe)
+def resolve_plan(recipe: Recipe, ranks: Ranks | Topology, rows: Rows | None = None) -> Plan:
+    """The plan for ``recipe`` with ``rows``, or those that are known now; writes nothing."""
+    topology = (
+        ranks
+        if isinstance(ranks, Topology)
+        else choose_topology(ranks, recipe.strategy, visible_gpus=count_gpus())
+    )
+    rows = rows or find_rows(recipe)
     return make_plan(
         recipe,
         topology=topology,

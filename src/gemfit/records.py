@@ -40,6 +40,15 @@ class EvalRecord(Contract):
     time: float
 
 
+class AttemptRecord(Contract):
+    """What an attempt was started with, besides the plan."""
+
+    attempt: int
+    plan_digest: str
+    allowed_changes: tuple[str, ...] = ()
+    """Keys of the training's identity that may differ from what a checkpoint was saved under."""
+
+
 class Verdict(Contract):
     """How an attempt ended. A missing verdict is a crash."""
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.errors import UserError
 from gemfit.plan import Plan
-from gemfit.records import Verdict
+from gemfit.records import AttemptRecord, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,18 @@ class RunDir:
     @property
     def plan_file(self) -> Path:
         return self.root / "plan.json"
+
+    @property
+    def plans(self) -> Path:
+        """What earlier attempts carried out, and what each attempt was allowed."""
+        return self.root / "plans"
+
+    def earlier_plan(self, attempt: int) -> Path:
+        """The plan that ``attempt`` was the last to carry out."""
+        return self.plans / f"plan-{attempt}.json"
+
+    def attempt_record_file(self, attempt: int) -> Path:
+        return self.plans / f"attempt-{attempt}.json"
 
     @property
     def recipe_file(self) -> Path:
@@ -135,6 +147,17 @@ class RunDir:
     def plan(self) -> Plan:
         return Plan.read(self.plan_file)
 
+    def adopt(self, plan: Plan) -> None:
+        """Make ``plan`` the run's own, and keep the one before; the same plan changes nothing."""
+        old = self.plan()
+        if plan == old:
+            return
+        self.plans.mkdir(exist_ok=True)
+        kept = self.earlier_plan(self.attempt)
+        if not kept.exists():  # else no attempt has begun under the plan that is replaced now
+            write_atomic(kept, old.to_json())
+        write_atomic(self.plan_file, plan.to_json())
+
     def verdict(self) -> Verdict | None:
         """How the last attempt ended; ``None`` while it runs and after a crash."""
         return Verdict.read(self.verdict_file) if self.verdict_file.is_file() else None
@@ -147,13 +170,25 @@ class RunDir:
         """Number of the current or last attempt; 0 before the first."""
         return int(self.attempt_file.read_text()) if self.attempt_file.is_file() else 0
 
-    def begin_attempt(self) -> int:
-        """Number a new attempt, and clear what the last one left behind."""
-        number = self.attempt + 1
+    def begin_attempt(self, allowed_changes: Collection[str] = ()) -> int:
+        """Number a new attempt, and clear what the last one left behind.
+
+        What the last attempt was allowed to change is allowed on: it may have ended before it saved.
+        """
+        number, earlier = self.attempt + 1, self.attempt_record(self.attempt)
+        allowed = tuple(dict.fromkeys([*earlier.allowed_changes, *allowed_changes]))
+        record = AttemptRecord(attempt=number, plan_digest=self.plan().digest, allowed_changes=allowed)
+        self.plans.mkdir(exist_ok=True)
+        write_atomic(self.attempt_record_file(number), record.to_json())
         write_atomic(self.attempt_file, f"{number}\n")
         self.stop_file.unlink(missing_ok=True)
         self.verdict_file.unlink(missing_ok=True)
         return number
+
+    def attempt_record(self, attempt: int) -> AttemptRecord:
+        """What ``attempt`` was started with; nothing is allowed to one that left no record."""
+        path = self.attempt_record_file(attempt)
+        return AttemptRecord.read(path) if path.is_file() else AttemptRecord(attempt=attempt, plan_digest="")
 
     def request_stop(self) -> None:
         """Ask the running attempt to save and stop at the next step."""

@@ -1,6 +1,6 @@
 """A program that behaves like training towards the launcher: records, the stop file, a verdict.
 
-Run by the tests of the launcher as ``python fake_training.py RUN_DIR [--stop-at STEP]``; a run goes on
+Run by the tests of the launcher as ``python fake_training.py RUN_DIR [options]``; a run goes on
 where the last attempt stopped.
 """
 
@@ -51,6 +51,7 @@ def main(root: Path, stop_at: int | None) -> ExitCode:
 
 def report_surroundings(run: RunDir) -> None:
     emit("to stdout")
+    emit(f"arguments: {' '.join(sys.argv[2:])}")
     sys.stderr.write("to stderr\n")
     for name, value in os.environ.items():
         if name.startswith(("GEMFIT_", "OMP_", "SLURM_")):

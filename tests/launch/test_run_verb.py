@@ -12,6 +12,7 @@ from click.testing import Result
 from gemfit.errors import ExitCode
 from gemfit.manifest import PackManifest
 from gemfit.packing import make_pack_job, pack_folder
+from gemfit.plan import Plan
 from gemfit.records import Verdict
 from gemfit.rundir import RunDir
 from gemfit_launch.request import Request
@@ -144,13 +145,103 @@ def test_a_resume_refuses_data_that_has_changed_since(data: Path, cli: Cli) -> N
     assert "has changed since; bring the old data back" in result.stderr
 
 
+def test_a_run_goes_on_under_another_strategy_on_other_ranks_and_keeps_the_old_plan(
+    data: Path, cli: Cli
+) -> None:
+    train(cli, data, "--strategy", "fsdp2", "--run", "runs/a", "--stop-at", 5)
+    run, old = RunDir(Path("runs/a")), RunDir(Path("runs/a")).plan()
+    data.unlink()  # the rows are packed: nobody reads the conversations again
+    result = cli("run", "--resume", "runs/a", "--nproc", 3, "--strategy", "zero3", "--offload")
+    assert result.exit_code == 0, result.output
+    new = run.plan()
+    assert (new.recipe.strategy.label, new.topology.world_size) == ("zero3+offload", 3)
+    assert (new.training_identity(), new.steps, new.pack) == (old.training_identity(), old.steps, old.pack)
+    assert "strategy.kind: was fsdp2, is deepspeed\n" in result.output
+    assert "ranks: was 2, is 3\n" in result.output
+    assert Plan.read(run.earlier_plan(1)) == old
+    assert run.deepspeed_file.is_file()
+    assert "num_processes: 3" in run.accelerate_file.read_text()
+    assert cli("run", "--resume", "runs/a", "--strategy", "ddp").exit_code == 2, "it is complete"
+
+
+def test_a_strategy_alone_keeps_the_ranks_and_single_takes_one(data: Path, cli: Cli) -> None:
+    train(cli, data, "--strategy", "zero3", "--run", "runs/a", "--stop-at", 3)
+    run = RunDir(Path("runs/a"))
+    assert cli("run", "--resume", "runs/a", "--strategy", "zero1", "--stop-at", 6).exit_code == 75
+    assert (run.plan().recipe.strategy.label, run.plan().topology.world_size) == ("zero1", 2)
+    assert cli("run", "--resume", "runs/a", "--strategy", "single", "--stop-at", 9).exit_code == 75
+    assert (run.plan().recipe.strategy.label, run.plan().topology.world_size) == ("single", 1)
+    assert not run.deepspeed_file.exists()
+    assert [run.earlier_plan(n).exists() for n in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_resume_without_options_keeps_the_plan(data: Path, cli: Cli) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 5)
+    before = RunDir(Path("runs/a")).plan_file.read_bytes()
+    result = cli("run", "--resume", "runs/a")
+    assert ": was " not in result.output
+    assert RunDir(Path("runs/a")).plan_file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--seed", 1), "seed: was 42, is 1"),
+        (("--set", "optim.learning_rate=1e-5"), "optim.learning_rate: was 0.002, is 1e-05"),
+        (("--set", "batch.effective=8"), "batch.effective: was 16, is 8"),
+        (("--set", "length.epochs=3", "--allow-changed", "seed"), "length.epochs: was 2.0, is 3.0"),
+        (("--set", "data.loss_on=assistant"), "data.loss_on: was all, is assistant"),
+    ],
+)
+def test_a_resume_that_would_train_something_else_is_refused_and_changes_nothing(
+    options: tuple[object, ...], told: str, data: Path, cli: Cli
+) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 5)
+    run = RunDir(Path("runs/a"))
+    before = run.plan_file.read_bytes()
+    result = cli("run", "--resume", "runs/a", *options)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert (run.plan_file.read_bytes(), run.attempt) == (before, 1)
+
+
+def test_an_allowed_change_is_passed_on_and_stays_allowed(data: Path, cli: Cli) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 3)
+    run = RunDir(Path("runs/a"))
+    change = ("--set", "optim.learning_rate=1e-5", "--allow-changed", "optim.learning_rate")
+    assert cli("run", "--resume", "runs/a", *change, "--stop-at", 6).exit_code == 75
+    assert run.plan().recipe.optim.learning_rate == 1e-5
+    assert "arguments: --stop-at 6 --allow-changed optim.learning_rate\n" in run.log(2).read_text()
+    # The second attempt may have ended before it saved, so the third meets the old checkpoint.
+    assert cli("run", "--resume", "runs/a").exit_code == 0
+    assert "arguments: --allow-changed optim.learning_rate\n" in run.log(3).read_text()
+
+
+def test_a_completed_run_can_be_made_longer_where_that_is_allowed(data: Path, cli: Cli) -> None:
+    train(cli, data, "--run", "runs/a")
+    longer = ("--set", "length.epochs=3", "--allow-changed", "length")
+    result = cli("run", "--resume", "runs/a", *longer)
+    assert result.exit_code == 0, result.output
+    verdict = RunDir(Path("runs/a")).verdict()
+    assert verdict is not None
+    assert verdict.step == 17
+
+
+def test_an_unknown_key_to_allow_is_refused(data: Path, cli: Cli) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 3)
+    result = cli("run", "--resume", "runs/a", "--allow-changed", "optim.learningrate")
+    assert result.exit_code == 2
+    assert "did you mean 'optim.learning_rate'" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "give either a RECIPE or --resume RUN"),
         (("debug/cpu-tiny", "--resume", "x"), "give either a RECIPE or --resume RUN"),
-        (("--resume", "x", "--nproc", "2"), "continues a run as it was planned"),
-        (("--resume", "x", "--seed", "2"), "options that change a recipe need a RECIPE"),
+        (("--seed", "2"), "give either a RECIPE or --resume RUN"),
+        (("--resume", "x", "--run", "y"), "--resume RUN names the folder"),
+        (("debug/cpu-tiny", "--allow-changed", "seed"), "is about a run that is resumed"),
         (("--resume", "nowhere"), "nowhere: is not a run folder"),
         (("debug/cpu-tiny", "--data", "nowhere.jsonl"), "nowhere.jsonl: there is no such file"),
         (("debug/cpu-tiny",), "pass --data FILE.jsonl"),

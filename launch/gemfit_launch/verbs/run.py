@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from gemfit.errors import ExitCode, UserError
+from gemfit.identity import refuse_changes, refuse_unknown
 from gemfit.packing import make_pack_job
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
@@ -19,6 +20,7 @@ from gemfit_launch.options import RUN_FOLDER, ranks_options, request_options
 from gemfit_launch.packer import PackFailed, ensure_pack
 from gemfit_launch.planview import show_plan, show_summary
 from gemfit_launch.progress import watching
+from gemfit_launch.replan import changed_parts, replan
 from gemfit_launch.report import console
 from gemfit_launch.request import Request
 from gemfit_launch.resolve import resolve_plan
@@ -30,40 +32,53 @@ from gemfit_launch.topology import Ranks, count_gpus, refuse_absent_gpus
 @request_options(required=False)
 @ranks_options(with_nodes=False)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
-@click.option("--resume", type=RUN_FOLDER, metavar="RUN", help="Continue a run with its own plan.")
+@click.option("--resume", type=RUN_FOLDER, metavar="RUN", help="Continue a run, here or as options say.")
+@click.option(
+    "--allow-changed",
+    "allowed_changes",
+    metavar="KEY",
+    multiple=True,
+    help="Resume although this part of what is trained changes, such as optim.learning_rate or seed.",
+)
 @click.option("--stop-at", type=click.IntRange(min=1), metavar="STEP", help="Save and stop after this step.")
 @click.option("--dry-run", is_flag=True, help="Show what would be executed, and execute nothing.")
 def run(
-    request: Request | None,
+    request: Request,
     ranks: Ranks,
     folder: Path | None,
     resume: Path | None,
+    allowed_changes: tuple[str, ...],
     stop_at: int | None,
     dry_run: bool,
 ) -> None:
     """Train here, exactly as planned.
 
-    Packs the data first if that was not done. Ctrl-C saves and stops; the run can then be resumed.
+    Packs the data first if that was not done. Ctrl-C saves and stops; the run can then be resumed, on
+    other ranks and with another strategy too. What would change the training is refused unless allowed.
     Exit status: 0 completed, 75 stopped and resumable, 1 failed, 2 a mistake in the input.
 
     \b
     Example:
       gemfit run debug/cpu-tiny --data talks.jsonl --nproc 2 --strategy fsdp2 --run runs/first
       gemfit run --resume runs/first
+      gemfit run --resume runs/first --nproc 3 --strategy zero3
     """
-    if (request is None) == (resume is None):
+    if bool(request.name) == (resume is not None):
         raise click.UsageError("give either a RECIPE or --resume RUN")
-    if request is not None:
+    if resume is not None and folder is not None:
+        raise click.UsageError("--resume RUN names the folder; leave out --run")
+    if resume is None and allowed_changes:
+        raise click.UsageError("--allow-changed is about a run that is resumed")
+    if resume is None:
         prepared = _new(request, ranks, folder, dry_run)
     else:
-        assert resume is not None, "one of the two is given"
-        prepared = _old(resume, ranks, folder, dry_run)
+        prepared = _old(resume, request, ranks, allowed_changes, dry_run)
     if prepared is not None:
-        raise click.exceptions.Exit(_train(prepared, stop_at))
+        raise click.exceptions.Exit(_train(*prepared, stop_at, allowed_changes))
 
 
-def _new(request: Request, ranks: Ranks, folder: Path | None, dry_run: bool) -> RunDir | None:
-    """A new run folder with an exact plan; ``None`` after a dry run."""
+def _new(request: Request, ranks: Ranks, folder: Path | None, dry_run: bool) -> tuple[RunDir, Plan] | None:
+    """A new run folder and its exact plan; ``None`` after a dry run."""
     recipe = request.recipe()
     folder = folder or RUNS / f"{request.name_for_folder}-{datetime.now():%Y%m%d-%H%M%S}"
     estimate = resolve_plan(recipe, ranks)
@@ -78,24 +93,38 @@ def _new(request: Request, ranks: Ranks, folder: Path | None, dry_run: bool) -> 
     plan = resolve_plan(recipe, ranks)
     assert plan.steps.rows_are == "packed", "the pack has just been built"
     show_summary(console(), plan, request.name)
-    return RunDir.create(folder, plan)
+    return RunDir.create(folder, plan), plan
 
 
-def _old(root: Path, ranks: Ranks, folder: Path | None, dry_run: bool) -> RunDir | None:
-    """An existing run that can go on; ``None`` after a dry run."""
-    if folder is not None or ranks != Ranks():
-        raise click.UsageError("--resume continues a run as it was planned; give no other option")
+def _old(
+    root: Path, request: Request, ranks: Ranks, allowed_changes: tuple[str, ...], dry_run: bool
+) -> tuple[RunDir, Plan] | None:
+    """An existing run that can go on, and the plan for that; ``None`` after a dry run."""
     run_dir = RunDir.open(root)
-    plan, verdict = run_dir.plan(), run_dir.verdict()
+    old, verdict = run_dir.plan(), run_dir.verdict()
+    plan = replan(old, request, ranks, str(run_dir.plan_file))
+    _refuse_other_training(root, old, plan, allowed_changes)
     if dry_run:
-        show_plan(plan, str(root), ["gemfit", "run", "--resume", str(root)])
+        allowed = [part for key in allowed_changes for part in ("--allow-changed", key)]
+        options = [*request.arguments(), *ranks.arguments(), *allowed]
+        show_plan(plan, str(root), ["gemfit", "run", "--resume", str(root), *options])
         return None
-    if verdict is not None and verdict.outcome == "completed":
+    if verdict is not None and verdict.outcome == "completed" and verdict.step >= plan.steps.total:
         raise UserError(f"{root}: is complete ({plan.steps.total} steps); there is nothing to resume")
     refuse_absent_gpus(plan.topology, visible_gpus=count_gpus())
     require_train_extra("run")
     _pack(plan)
-    return run_dir
+    if plan.steps.rows_are == "estimated":  # other rows than before, which have just been packed
+        plan = replan(old, request, ranks, str(run_dir.plan_file))
+    for change in changed_parts(old, plan):
+        click.echo(change)
+    return run_dir, plan
+
+
+def _refuse_other_training(root: Path, old: Plan, new: Plan, allowed_changes: tuple[str, ...]) -> None:
+    was, now = old.training_identity(), new.training_identity()
+    refuse_unknown(allowed_changes, [*was, *now])
+    refuse_changes(was, now, allowed=allowed_changes, place=str(root))
 
 
 def _pack(plan: Plan) -> None:
@@ -114,11 +143,10 @@ def _pack(plan: Plan) -> None:
         raise click.exceptions.Exit(error.code) from None
 
 
-def _train(run_dir: RunDir, stop_at: int | None) -> ExitCode:
-    plan = run_dir.plan()
+def _train(run_dir: RunDir, plan: Plan, stop_at: int | None, allowed_changes: tuple[str, ...]) -> ExitCode:
     click.echo(f"run folder: {shlex.quote(str(run_dir.root))}")
     with watching(plan.steps.total) as watch:
-        outcome = carry_out(run_dir, plan, watch, stop_at=stop_at)
+        outcome = carry_out(run_dir, plan, watch, stop_at=stop_at, allowed_changes=allowed_changes)
     ending = conclude(run_dir, outcome)
     click.echo(ending.text, err=ending.code not in (ExitCode.DONE, ExitCode.STOPPED))
     return ending.code

@@ -1,0 +1,73 @@
+"""Plan a run anew for other ranks, another strategy or other settings, from its own plan.
+
+The packed rows stay as they are unless something changes that decides them, so the conversations need
+not be there any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import JsonValue
+
+from gemfit.identity import Change, changes, flatten
+from gemfit.plan import Plan, Topology
+from gemfit.recipe import Recipe
+from gemfit.settings import build
+from gemfit.strategy import Single
+from gemfit.yamlfile import Document
+from gemfit_launch.request import Request
+from gemfit_launch.resolve import resolve_plan
+from gemfit_launch.rows import Rows
+from gemfit_launch.topology import Ranks, choose_topology, count_gpus
+
+DECIDES_ROWS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokenizer", "scratch"}}
+"""Parts of a recipe that decide what is packed."""
+
+
+def replan(old: Plan, request: Request, ranks: Ranks, origin: str) -> Plan:
+    """``old`` with the changes of ``request``, on ``ranks``; ``origin`` names it in errors.
+
+    Without any change it is ``old`` itself.
+    """
+    if request == Request(name="") and ranks == Ranks():
+        return old
+    recipe = build(Recipe, request.over(Document(old.recipe.model_dump(mode="json"), {}, origin)))
+    topology = _topology(old, recipe, ranks)
+    same_rows = recipe.model_dump(include=DECIDES_ROWS) == old.recipe.model_dump(include=DECIDES_ROWS)
+    rows = Rows(count=old.steps.rows, pack=old.pack, packed=True) if same_rows else None
+    return resolve_plan(recipe, topology, rows)
+
+
+def changed_parts(old: Plan, new: Plan) -> list[Change]:
+    """How the two differ for a person: the recipe, the ranks, and how a step is cut over them."""
+    return changes(_visible(old), _visible(new))
+
+
+def _topology(old: Plan, recipe: Recipe, ranks: Ranks) -> Topology:
+    """The ranks that are asked for; of what is not said, those of the old plan."""
+    if ranks == Ranks():
+        if isinstance(recipe.strategy, Single):
+            return Topology(nodes=1, ranks_per_node=1, device=old.topology.device)
+        return old.topology
+    if ranks.device == "auto" and ranks.gpus is None:
+        ranks = replace(ranks, device=old.topology.device)
+    if ranks.gpus is None and ranks.nproc is None:
+        ranks = replace(ranks, nproc=old.topology.world_size)
+    return choose_topology(ranks, recipe.strategy, visible_gpus=count_gpus())
+
+
+def _visible(plan: Plan) -> dict[str, JsonValue]:
+    return flatten(
+        {
+            **plan.recipe.model_dump(mode="json"),
+            "ranks": plan.topology.world_size,
+            "nodes": plan.topology.nodes,
+            "device": plan.topology.device,
+            "rows a rank": plan.batch.per_device,
+            "micro-steps": plan.batch.accumulation,
+            "steps": plan.steps.total,
+            "pack": plan.pack.fingerprint,
+        }
+    )
