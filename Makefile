@@ -46,13 +46,13 @@ clean:                ## Remove the environment and what the demo made
 $(VENV)/pip:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-warn-script-location --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@touch $@
 
 $(VENV)/train: $(VENV)/pip $(SETTINGS)
-	$(BIN)/pip install --quiet --no-warn-script-location --constraint constraints.txt --editable '.[train]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/train
-	$(BIN)/pip install --quiet --no-warn-script-location --constraint constraints.txt --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
 	@touch $@

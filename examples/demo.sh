@@ -33,5 +33,5 @@ show gemfit status "$run"
 show gemfit run --resume "$run"
 show gemfit status "$run" --plot .demo/loss.png
 show gemfit export "$run"
-show gemfit generate "$run" "I cannot sleep before my exams."
+show gemfit generate "$run" "I cannot sleep before my exams." --max-new-tokens 60
 printf '\nDone: the model is in %s/export, the curve in .demo/loss.png\n' "$run"
