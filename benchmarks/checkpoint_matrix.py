@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from checkpoint_ranks import Attempt, assert_one_thread, start
 from checkpoint_runs import make_plan, sample, steps_of
@@ -109,7 +110,7 @@ class Matrix:
 
     def _plan(self, layout: Layout) -> Plan:
         name, plus, _ = layout.strategy.partition("+")
-        lengths = {"length__steps": LAST_STEP, "checkpoint__every_steps": SAVED_STEP}
+        lengths: dict[str, Any] = {"length__steps": LAST_STEP, "checkpoint__every_steps": SAVED_STEP}
         return make_plan(self.data, name, layout.ranks, offload=bool(plus), **lengths)
 
     def _resumable(self, saved: RunDir, read: Layout, name: str) -> RunDir:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gemfit.packing import make_pack_job
 from gemfit.plan import Plan
@@ -16,11 +17,13 @@ from gemfit_launch.request import Request
 from gemfit_launch.resolve import resolve_plan
 from gemfit_launch.topology import Ranks
 
+Settings: TypeAlias = Mapping[str, Any]
+
 SAMPLE = Path(__file__).parents[1] / "examples" / "conversations.jsonl"
 CONVERSATIONS = 24
 
 # Odd sizes, so that ZeRO's cuts fall inside rows of matrices.
-TINY = {
+TINY: Settings = {
     "model.scratch.vocab_size": 384,
     "model.scratch.hidden_size": 40,
     "model.scratch.intermediate_size": 56,
@@ -28,6 +31,8 @@ TINY = {
     "model.scratch.num_attention_heads": 2,
     "model.scratch.head_dim": 16,
     "model.scratch.sliding_window": 16,
+}
+COMMON: Settings = {
     "model.dtype": "float32",
     "model.activation_checkpointing": "false",
     "data.seq_len": 64,
@@ -48,9 +53,11 @@ def sample(folder: Path) -> Path:
     return path
 
 
-def make_plan(data: Path, strategy: str, ranks: int, *, offload: bool = False, **settings: Any) -> Plan:
-    """An exact plan for the tiny model; its pack is built on first use."""
-    values = TINY | {name.replace("__", "."): value for name, value in settings.items()}
+def make_plan(
+    data: Path, strategy: str, ranks: int, *, offload: bool = False, model: Settings = TINY, **settings: Any
+) -> Plan:
+    """An exact plan for the tiny model, or another; its pack is built on first use."""
+    values = {**model, **COMMON} | {name.replace("__", "."): value for name, value in settings.items()}
     request = Request(
         name="debug/cpu-tiny",
         settings=tuple(f"{name}={value}" for name, value in values.items()),
