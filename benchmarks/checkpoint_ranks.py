@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+from unittest import mock
 
 os.environ |= {
     "CUDA_VISIBLE_DEVICES": "",
@@ -37,13 +38,14 @@ from accelerate.utils.launch import (
     prepare_simple_launcher_cmd_env,
 )
 
-import gemfit.train.main  # noqa: F401
 from gemfit.errors import ExitCode
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit.strategy import Single
+from gemfit.train import main as training
 from gemfit.train.__main__ import main as train_main
 from gemfit.train.cpu_backend import leave
+from gemfit.train.trainer import PackedTrainer
 from gemfit_launch.configs import write_configs
 from gemfit_launch.local import environment
 
@@ -96,8 +98,10 @@ class Attempt:
         sys.exit(f"{self.run.root}: ranks ended with {sorted(ended.values())}\n{self.log()[-4000:]}")
 
 
-def start(run: RunDir, *, stop_at: int | None = None) -> Attempt:
-    """Begin an attempt of ``run``: fork all its ranks, and return at once."""
+def start(
+    run: RunDir, *, stop_at: int | None = None, trainer: type[PackedTrainer] = PackedTrainer
+) -> Attempt:
+    """Begin an attempt of ``run``, with ``trainer``: fork all its ranks, and return at once."""
     plan = run.plan()
     write_configs(run, plan)
     attempt, port = run.begin_attempt(), next(PORTS)
@@ -109,8 +113,9 @@ def start(run: RunDir, *, stop_at: int | None = None) -> Attempt:
     argv = [str(run.root), *(["--stop-at", str(stop_at)] if stop_at is not None else [])]
     sys.stdout.flush()
     sys.stderr.flush()
-    pids = (_fork(run, plan, env, rank, argv) for rank in range(plan.topology.world_size))
-    return Attempt(run, attempt, tuple(pids))
+    with mock.patch.object(training, "PackedTrainer", trainer):  # the forks inherit it
+        pids = tuple(_fork(run, plan, env, rank, argv) for rank in range(plan.topology.world_size))
+    return Attempt(run, attempt, pids)
 
 
 def assert_one_thread() -> None:

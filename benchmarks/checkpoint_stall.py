@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from checkpoint_ranks import assert_one_thread, start
 from checkpoint_runs import TINY, Settings, make_plan, sample
@@ -32,7 +31,6 @@ from transformers import Trainer, TrainerCallback
 from gemfit.errors import ExitCode
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir, write_atomic
-from gemfit.train import main as training
 from gemfit.train.trainer import PackedTrainer
 
 LATE_STEPS = (10, 10_000)
@@ -114,10 +112,9 @@ def saved_at(step: int) -> type[Timed]:
 
 
 def carry_out(run: RunDir, trainer: type[Timed], *, stop_at: int) -> dict[str, Any]:
-    """One attempt with ``trainer`` in place of its base; what it measured, and its seconds in all."""
+    """One attempt with ``trainer``; what it measured, and its seconds in all."""
     begun = time.perf_counter()
-    with mock.patch.object(training, "PackedTrainer", trainer):  # the fork inherits it
-        attempt = start(run, stop_at=stop_at)
+    attempt = start(run, stop_at=stop_at, trainer=trainer)
     if (code := attempt.wait(timeout_seconds=1800)) is not ExitCode.STOPPED:
         sys.exit(f"{run.root.name} ended with {code.name}:\n{attempt.log()[-4000:]}")
     times: dict[str, Any] = json.loads((run.root / "times.json").read_text())
