@@ -27,6 +27,15 @@ def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
     return ExitCode(returncode) if returncode in known else ExitCode.FAILED
 
 
+def ask_module(module: str, arguments: Sequence[str]) -> str:
+    """What ``python -m module`` prints; a bad ending is a ``UserError`` with its words."""
+    argv = [sys.executable, "-P", "-m", module, *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(done.stderr.strip().removeprefix("error: "))
+    return done.stdout
+
+
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """Ctrl-C reaches the child as well, and the child gets the time that it needs to clean up."""
     while True:

@@ -23,6 +23,7 @@ VERBS = {
     "run": ("run", "Train here, exactly as planned"),
     "stop": ("runs", "Ask a run to save and stop at its next step"),
     "status": ("runs", "Show how runs are doing"),
+    "checkpoints": ("checkpoints", "List the checkpoints of a run, and what is wrong with any of them"),
     "export": ("model", "Turn a checkpoint into a Hugging Face model folder"),
     "generate": ("model", "Let a trained model answer one message"),
     "schema": ("about", "Print the JSON schema of a recipe, a site or a plan"),

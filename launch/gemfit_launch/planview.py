@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from gemfit.plan import Plan
-from gemfit.recipe import LengthRecipe, ModelRecipe
+from gemfit.recipe import CheckpointRecipe, LengthRecipe, ModelRecipe
 from gemfit_launch.accelerate import RUN_DIR
 from gemfit_launch.configs import accelerate_yaml, deepspeed_json
 from gemfit_launch.report import console, facts
@@ -57,7 +57,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
         ),
         ("warm-up", f"{recipe.optim.warmup_steps:,} steps, {plan.steps.warmup_share:.0%} of the run"),
         ("learning rate", f"{recipe.optim.learning_rate:g}, {recipe.optim.schedule}"),
-        ("checkpoints", f"every {recipe.checkpoint.every_steps:,} steps, {recipe.checkpoint.keep} kept"),
+        ("checkpoints", _checkpoints(recipe.checkpoint)),
         ("evaluation", f"every {recipe.evaluation.every_steps:,} steps"),
     ]
     out.print(facts(name, rows))
@@ -88,6 +88,11 @@ def _batch(plan: Plan) -> str:
     ranks, micro = _count(batch.world_size, "rank"), _count(batch.accumulation, "micro-step")
     idle = f" = {batch.slots} slots, {batch.idle} idle" if batch.idle else ""
     return f"{batch.effective} rows: {batch.per_device} a rank x {ranks} x {micro}{idle}"
+
+
+def _checkpoints(checkpoint: CheckpointRecipe) -> str:
+    best = " and the best" if checkpoint.keep_best else ""
+    return f"every {checkpoint.every_steps:,} steps, {checkpoint.keep}{best} kept"
 
 
 def _length(length: LengthRecipe) -> str:

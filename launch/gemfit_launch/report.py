@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gemfit.manifest import PackManifest
+from gemfit_launch.checkpoints import CheckpointStatus
 from gemfit_launch.runstatus import RunStatus
 
 WIDTH = 100
@@ -89,11 +90,42 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
             out.print(f"\n{status.run}: {status.reason}")
 
 
+def show_checkpoints(checkpoints: Sequence[CheckpointStatus]) -> None:
+    """One line a checkpoint; below it what is wrong with any of them."""
+    names = ["step", "try", "strategy", "ranks", "size", "eval loss", "state"]
+    rows = [
+        (
+            _number(status.step, "d"),
+            _number(status.attempt, "d"),
+            status.strategy or "-",
+            _number(status.world_size, "d"),
+            _size(status.bytes),
+            _number(status.eval_loss, ".4f"),
+            "damaged" if status.problem else "valid" if status.verified else "complete",
+        )
+        for status in checkpoints
+    ]
+    out = console()
+    out.print(table(names, rows, numbers=[names[0], names[1], *names[3:6]]))
+    for status in checkpoints:
+        if status.problem:
+            out.print(f"\n{status.folder}: {status.problem}", soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """Such as ``1:02:03``."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -5,6 +5,9 @@ A manifest is written last: whoever finds one may trust every file that it names
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from pydantic import JsonValue
 
 from gemfit.contract import Contract
@@ -18,6 +21,17 @@ class FileDigest(Contract):
     bytes: int
     xxh3: str
     """XXH3-128 of the content, in hexadecimal."""
+
+
+def missing_or_resized(folder: Path, files: Iterable[FileDigest]) -> str | None:
+    """The first of ``files`` that is not in ``folder`` with its size, in words; reads no content."""
+    for file in files:
+        path = folder / file.path
+        if not path.is_file():
+            return f"{file.path} is missing"
+        if (size := path.stat().st_size) != file.bytes:
+            return f"{file.path} has {size:,} bytes where {file.bytes:,} were written"
+    return None
 
 
 class SplitCounts(Contract):

@@ -151,6 +151,9 @@ class CheckpointRecipe(Contract):
 
     every_steps: PositiveInt = 100
     keep: PositiveInt = 3
+    """How many of the newest stay."""
+    keep_best: bool = True
+    """Let the one of lowest held-out loss stay as well, of those saved at a step that was evaluated."""
 
 
 class EvaluationRecipe(Contract):

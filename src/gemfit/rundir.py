@@ -97,6 +97,15 @@ class RunDir:
         """Where an older checkpoint of the same step waits until the new one is in place."""
         return self.checkpoints / f"replaced-{step:08d}"
 
+    def retired(self, name: str) -> Path:
+        """Where the checkpoint folder ``name`` is while it is being removed."""
+        return self.checkpoints / f".retired-{name}"
+
+    @property
+    def quarantine(self) -> Path:
+        """Where damaged checkpoints are put aside."""
+        return self.root / "quarantine"
+
     def committed(self) -> list[Path]:
         """Every folder that a checkpoint was committed to, in no particular order."""
         return [*self.checkpoints.glob("step-*"), *self.checkpoints.glob("replaced-*")]

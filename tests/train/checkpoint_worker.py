@@ -18,7 +18,8 @@ import torch
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir, write_atomic
-from gemfit.train.checkpoint import SupersededError, resume, save
+from gemfit.train.checkpoint import SupersededError
+from gemfit.train.checkpoint.saving import resume, save
 from gemfit.train.checkpoint.state import collect
 from gemfit.train.cpu_backend import leave, use_cpu_backend
 

@@ -13,7 +13,7 @@ from torch import nn
 from gemfit.errors import UserError
 from gemfit.manifest import CheckpointManifest
 from gemfit.rundir import RunDir
-from gemfit.train.checkpoint import resume, save
+from gemfit.train.checkpoint.saving import resume, save
 
 PLAN = "1" * 32
 TRAINING = {"optim.learning_rate": 0.1, "seed": 1}
@@ -99,6 +99,17 @@ def test_a_failed_write_leaves_no_trace(run: RunDir, monkeypatch: pytest.MonkeyP
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_step(run, parts, 2)
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000001"]
+
+
+def test_a_resume_puts_damaged_checkpoints_aside(run: RunDir) -> None:
+    save_step(run, trainee(1), 1)
+    save_step(run, trainee(1), 2)
+    (run.checkpoint(2) / "progress.json").unlink()
+    manifest = resume(run, **trainee(1), training=TRAINING)
+    assert manifest is not None
+    assert manifest.step == 1
+    assert [path.name for path in run.committed()] == ["step-00000001"]
+    assert (run.quarantine / "step-00000002" / "reason.txt").read_text() == "progress.json is missing\n"
 
 
 def test_another_training_is_refused_with_the_difference_and_a_way_out(run: RunDir) -> None:

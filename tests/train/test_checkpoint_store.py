@@ -12,10 +12,11 @@ from gemfit.errors import UserError
 from gemfit.manifest import CheckpointManifest
 from gemfit.rundir import RunDir, write_atomic
 from gemfit.train.checkpoint import store
+from gemfit.train.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, digest_files, write_durable
 from gemfit.train.checkpoint.store import SupersededError, newest_valid
 
 FILES = ("__0_0.distcp", "__1_0.distcp", ".metadata", "progress.json")
-WRITTEN = (*FILES, store.MANIFEST, store.MANIFEST_DIGEST)
+WRITTEN = (*FILES, MANIFEST, MANIFEST_DIGEST)
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def run(tmp_path: Path) -> RunDir:
 def stage(run: RunDir, step: int, attempt: int) -> tuple[Path, CheckpointManifest]:
     staging = store.begin(run, step, attempt, bytes_needed=1)
     for name in FILES:
-        store.write_durable(staging / name, f"{name} of step {step}, attempt {attempt}".encode() * 9)
+        write_durable(staging / name, f"{name} of step {step}, attempt {attempt}".encode() * 9)
     return staging, CheckpointManifest(
         step=step,
         cursor_row=8 * step,
@@ -37,7 +38,7 @@ def stage(run: RunDir, step: int, attempt: int) -> tuple[Path, CheckpointManifes
         plan_digest="1" * 32,
         training={"seed": 1},
         attempt=attempt,
-        files=tuple(store.digest_files(staging, [staging / name for name in FILES])),
+        files=tuple(digest_files(staging, [staging / name for name in FILES])),
     )
 
 
@@ -80,11 +81,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert newest(run) == 10
     [record] = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert str(damaged) in record.message
-    assert name in record.message or store.MANIFEST in record.message
+    assert name in record.message or MANIFEST in record.message
 
 
 def test_every_bit_of_the_manifest_counts(run: RunDir) -> None:
-    manifest = write(run, 10) / store.MANIFEST
+    manifest = write(run, 10) / MANIFEST
     content = manifest.read_bytes()
     for place in range(0, len(content), 7):
         manifest.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
@@ -98,12 +99,11 @@ def test_a_half_written_checkpoint_is_never_resumed(
 ) -> None:
     write(run, 10)
     staging, manifest = stage(run, 20, 1)
-    durable = store.write_durable
 
     def crash_before_the_manifest(path: Path, content: bytes) -> None:
-        if path.name == store.MANIFEST:
+        if path.name == MANIFEST:
             raise KeyboardInterrupt
-        durable(path, content)
+        write_durable(path, content)
 
     monkeypatch.setattr(store, "write_durable", crash_before_the_manifest)
     with pytest.raises(KeyboardInterrupt):

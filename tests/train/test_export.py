@@ -26,7 +26,7 @@ from gemfit.rundir import RunDir
 from gemfit.strategy import Single
 from gemfit.train import export_weights
 from gemfit.train.chat_format import generation_settings, tokenizer_for_chat
-from gemfit.train.checkpoint import save
+from gemfit.train.checkpoint.saving import save
 from gemfit.train.export import export, main
 from gemfit.train.export_weights import plan_shards, weights_of_checkpoint, write_weights
 from gemfit.train.model import load_matching_tokenizer, load_model

@@ -19,6 +19,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.manifest import CheckpointManifest
 from gemfit.recipe import Recipe
 from gemfit.rundir import RunDir
+from gemfit.train.checkpoint.retention import reading
 from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
 
 CONFIG = "config.json"
@@ -63,7 +64,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; remove it, or choose another --out")
     checkpoint, manifest = _checkpoint(run, step)
-    with staging(out.absolute()) as folder:
+    with reading(checkpoint), staging(out.absolute()) as folder:
         written = _write(run, recipe, checkpoint, folder, dtype=dtype or recipe.model.dtype, adapter=adapter)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
 

@@ -21,9 +21,10 @@ from gemfit.data.store import PackedRows, open_pack
 from gemfit.data.tokenizer import pad_id
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit.train import checkpoint, selftest
+from gemfit.train import selftest
 from gemfit.train.arguments import training_arguments
 from gemfit.train.callbacks import BoundaryCallback
+from gemfit.train.checkpoint import saving
 from gemfit.train.engine import fsdp_plugin, reshard, restored_buffers
 from gemfit.train.heldout import HeldOut, measure
 from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
@@ -83,7 +84,7 @@ class PackedTrainer(Trainer):
     ) -> Any:
         with restored_buffers(self.model):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        manifest = checkpoint.resume(
+        manifest = saving.resume(
             self.run,
             model=self.model_wrapped,
             optimizer=self.optimizer,
@@ -152,12 +153,13 @@ class PackedTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
-        checkpoint.save(
+        saving.save(
             self.run,
             step=step,
             cursor_row=self.schedule.cursor(step),
             attempt=self.attempt,
             keep=self.plan.recipe.checkpoint.keep,
+            keep_best=self.plan.recipe.checkpoint.keep_best,
             strategy=self.plan.recipe.strategy.label,
             plan_digest=self.plan.digest,
             training=self.training_identity,

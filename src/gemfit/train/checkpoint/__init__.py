@@ -1,6 +1,8 @@
-"""Checkpoints: staged, digested, committed by one rename, and never resumed unless whole."""
+"""Checkpoints: staged, digested, committed by one rename, and never resumed unless whole.
 
-from gemfit.train.checkpoint.saving import resume, save
+What is imported here needs no torch; ``saving`` and ``background`` do.
+"""
+
 from gemfit.train.checkpoint.store import SupersededError, newest_valid
 
-__all__ = ["SupersededError", "newest_valid", "resume", "save"]
+__all__ = ["SupersededError", "newest_valid"]

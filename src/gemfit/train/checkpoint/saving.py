@@ -21,6 +21,8 @@ from gemfit.rundir import RunDir
 from gemfit.train.checkpoint import state as engine_state
 from gemfit.train.checkpoint import store, zero
 from gemfit.train.checkpoint.collective import on_every_rank, on_first_rank, rank, world_size
+from gemfit.train.checkpoint.integrity import digest_files, write_durable
+from gemfit.train.checkpoint.retention import quarantine, reading
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ def save(
     cursor_row: int,
     attempt: int,
     keep: int,
+    keep_best: bool = False,
     strategy: str,
     plan_digest: str,
     training: Flat,
@@ -70,9 +73,9 @@ def save(
     try:
         engine_state.write(state, staging)
         on_first_rank(lambda: _write_notes(staging, accelerator.unwrap_model(model), scheduler))
-        digests = on_every_rank(lambda: store.digest_files(staging, _files_of_rank(staging)))
+        digests = on_every_rank(lambda: digest_files(staging, _files_of_rank(staging)))
         files = [digest for of_rank in digests for digest in of_rank]
-        on_first_rank(lambda: store.commit(run, staging, describe(files), keep=keep))
+        on_first_rank(lambda: store.commit(run, staging, describe(files), keep=keep, keep_best=keep_best))
     except (Exception, CheckpointException) as error:  # the latter is a BaseException
         # Every step above fails on all ranks or on none, so all of them come here and wait for it.
         ran_out = on_first_rank(lambda: store.discard(run, staging, bytes_needed=needed))
@@ -94,16 +97,18 @@ def resume(
     """Load the newest whole checkpoint into the prepared engine; ``None`` when there is none.
 
     Collective. One that would go on as another training is a ``UserError``, apart from the keys in
-    ``allowed_changes``. Damaged ones are named in the log.
+    ``allowed_changes``. Damaged ones are moved to ``quarantine/`` and named in the log.
     """
     found = on_first_rank(lambda: _choose(run, training, allowed_changes))
     if found is None:
         return None
     folder, manifest = found
-    engine_state.read(engine_state.collect(model, optimizer, accelerator), folder)
+    with reading(folder):
+        engine_state.read(engine_state.collect(model, optimizer, accelerator), folder)
+        notes = json.loads((folder / PROGRESS).read_text())
     if engine_state.is_deepspeed(model):
         zero.publish(model, manifest.step)
-    _place_scheduler(scheduler, optimizer, json.loads((folder / PROGRESS).read_text())["scheduler"])
+    _place_scheduler(scheduler, optimizer, notes["scheduler"])
     on_every_rank(lambda: None)  # nobody trains, and nothing is retired, before all have read
     logger.info("resumed at step %d from %s", manifest.step, folder)
     return manifest
@@ -112,7 +117,9 @@ def resume(
 def _choose(
     run: RunDir, training: Flat, allowed_changes: Collection[str]
 ) -> tuple[Path, CheckpointManifest] | None:
-    found = store.newest_valid(run)
+    found, passed_over = store.survey(run)
+    for damaged, reason in passed_over:
+        quarantine(run, damaged, reason)
     if found is not None:
         refuse_changes(found[1].training, training, allowed=allowed_changes, place=str(found[0]))
     return found
@@ -136,10 +143,10 @@ def _place_scheduler(scheduler: Any, optimizer: Any, saved: dict[str, Any]) -> N
 def _write_notes(staging: Path, module: Any, scheduler: Any) -> None:
     """The schedule's state, and the model's own configurations so that an export needs nothing else."""
     notes = {"scheduler": scheduler.state_dict()}
-    store.write_durable(staging / PROGRESS, json.dumps(notes, indent=2).encode())
+    write_durable(staging / PROGRESS, json.dumps(notes, indent=2).encode())
     for name, attribute in ((CONFIG, "config"), (GENERATION_CONFIG, "generation_config")):
         if (config := getattr(module, attribute, None)) is not None:
-            store.write_durable(staging / name, config.to_json_string().encode())
+            write_durable(staging / name, config.to_json_string().encode())
 
 
 def _files_of_rank(staging: Path) -> list[Path]:
