@@ -6,7 +6,7 @@ Everything else is in pyproject.toml.
 from setuptools import find_namespace_packages, find_packages, setup
 
 CODE = {"gemfit": "src", "gemfit_launch": "launch"}
-DATA = {"gemfit_launch.recipes": "recipes", "gemfit_launch.slurm": "slurm"}
+DATA = {"gemfit_launch.recipes": "recipes", "gemfit_launch.slurm.shipped": "slurm"}
 
 # To setuptools every folder is a package, the ones with nothing but YAML too.
 below = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -16,6 +16,7 @@ from gemfit.strategy import STRATEGY_NAMES, strategy_from_name
 from gemfit.yamlfile import Document, KeyPath, parse
 
 Model = TypeVar("Model", bound=Contract)
+EXAMPLES = {"--set": "--set optim.learning_rate=5e-5", "--site-set": "--site-set partition=gpu"}
 
 
 def build(model: type[Model], document: Document) -> Model:
@@ -28,14 +29,19 @@ def build(model: type[Model], document: Document) -> Model:
         raise UserError("\n".join(lines)) from None
 
 
-def with_settings(model: type[Contract], document: Document, settings: Iterable[str]) -> Document:
-    """``document`` with each ``a.b=c`` on top, the value read as the type that the field has."""
+def with_settings(
+    model: type[Contract], document: Document, settings: Iterable[str], *, option: str = "--set"
+) -> Document:
+    """``document`` with each ``a.b=c`` on top, the value read as the type that the field has.
+
+    ``option`` is where a person wrote them, for errors.
+    """
     settings = list(settings)
     for setting in _other_length_left_out(settings):
         dotted, equals, text = setting.partition("=")
-        place = f"--set {setting}"
+        place = f"{option} {setting}"
         if not equals or not dotted:
-            raise UserError(f"{place}: write it as key=value, for example --set optim.learning_rate=5e-5")
+            raise UserError(f"{place}: write it as key=value, for example {EXAMPLES[option]}")
         path = tuple(dotted.split("."))
         value = _typed(annotation_at(model, path, place), text, place)
         document = _nested(path, value, place).over(_spelled_out(document))
@@ -62,6 +68,9 @@ def annotation_at(model: type[BaseModel], path: tuple[str, ...], place: str) -> 
     """The annotation of the field at ``path``; an unknown key is a ``UserError``."""
     annotation: Any = model
     for depth, key in enumerate(path):
+        if get_origin(annotation) is dict:  # any key, such as the name of a variable
+            annotation = get_args(annotation)[1]
+            continue
         fields = _fields(annotation)
         if key not in fields:
             dotted = ".".join(path[: depth + 1])

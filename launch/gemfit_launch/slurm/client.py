@@ -1,0 +1,119 @@
+"""The commands of Slurm, with typed answers. None of them asks an accounting database.
+
+Every call starts one process (some 10 ms on an idle controller).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfit.errors import UserError
+
+PATIENCE_SECONDS = 60
+FIELDS = "%i|%T|%r|%S|%L|%D|%N"
+KEPT = ("SLURM_CONF",)
+"""Says which cluster there is, and nothing about a job."""
+
+PREFIXES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_")
+ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job as Slurm sees it now."""
+
+    id: int
+    state: str
+    """Such as `PENDING` or `RUNNING`."""
+    reason: str
+    """Why it waits, in Slurm's word; `None` while it runs."""
+    start: str
+    """When it began, or is expected to; `N/A` where nobody knows."""
+    time_left: str
+    nodes: int
+    node_list: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+
+class SlurmError(UserError):
+    """A command of Slurm refused; the message holds its own words."""
+
+
+def submit(script: Path, *, after: Sequence[int] = ()) -> int:
+    """Hand a script to sbatch and tell the job's id; it waits until each job of ``after`` ended well."""
+    waiting = [f"--dependency={':'.join(['afterok', *map(str, after)])}", "--kill-on-invalid-dep=yes"]
+    answer = call(["sbatch", "--parsable", *(waiting if after else []), str(script)])
+    return int(answer.strip().partition(";")[0])
+
+
+def jobs() -> dict[int, Job]:
+    """The jobs of this user that Slurm still knows, by id."""
+    return {job.id: job for line in call(_squeue()).splitlines() if (job := parse_job(line)) is not None}
+
+
+def cancel(job: int) -> None:
+    """End a job, and do not let it come back."""
+    call(["scancel", str(job)])
+
+
+def parse_job(line: str) -> Job | None:
+    """One line of ``squeue``; ``None`` for a task of an array, which no run is."""
+    number, state, reason, start, left, nodes, node_list = line.split("|", maxsplit=6)
+    if not number.isdigit():
+        return None
+    return Job(
+        id=int(number),
+        state=state,
+        reason=reason,
+        start=start,
+        time_left=left,
+        nodes=int(nodes),
+        node_list=node_list,
+    )
+
+
+def call(argv: list[str]) -> str:
+    """Standard output of one command of Slurm; a refusal and a missing command are a ``UserError``."""
+    try:
+        done = subprocess.run(
+            argv,
+            env=environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+    except FileNotFoundError:
+        raise SlurmError(
+            f"{argv[0]} is not on PATH; run this on a login node, or train here with `gemfit run`"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{argv[0]}: Slurm does not answer within {PATIENCE_SECONDS} seconds") from None
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+        raise SlurmError(f"{argv[0]}: {words}")
+    return done.stdout
+
+
+def environment(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` without what would change a job, or a command's answer, unseen."""
+    hidden = set(hidden_options(base))
+    return {name: value for name, value in base.items() if name not in hidden}
+
+
+def hidden_options(base: Mapping[str, str]) -> list[str]:
+    """Names of the variables that Slurm's commands would take for options."""
+    return sorted(name for name in base if name.startswith(PREFIXES) and name not in KEPT)
+
+
+def _squeue() -> list[str]:
+    return ["squeue", "--me", "--noheader", "--states=all", f"--format={FIELDS}"]
