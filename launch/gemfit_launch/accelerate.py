@@ -26,7 +26,7 @@ def accelerate_config(recipe: Recipe, topology: Topology) -> dict[str, Any]:
         "machine_rank": 0,
         "main_training_function": "main",
         "use_cpu": False,
-        "rdzv_backend": "static" if topology.nodes == 1 else "c10d",
+        "rdzv_backend": "static",  # the launcher of each machine is told its rank
         "same_network": True,
     }
     match recipe.strategy:

@@ -1,0 +1,40 @@
+"""Notice that a run stands still: no step for much longer than steps take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+
+from gemfit.records import StepRecord
+from gemfit_launch.metrics import Tail
+
+TIMES_THE_USUAL_STEP = 20
+
+
+@dataclass(slots=True)
+class Watchdog:
+    """Reads the metrics of an attempt as they come."""
+
+    tail: Tail
+    hang_seconds: float
+    """The shortest silence that counts, and the longest start: loading, compiling, a large save."""
+    clock: float = field(default_factory=time.monotonic)
+    times: list[float] = field(default_factory=list)
+
+    def silence_beyond_limit(self, now: float | None = None) -> float | None:
+        """Seconds since the last step where that is too long, else ``None``."""
+        now = time.monotonic() if now is None else now
+        if records := self.tail.read():
+            self.clock = now
+            self.times += [record.time for record in records if isinstance(record, StepRecord)]
+            del self.times[:-100]
+        silence = now - self.clock
+        return silence if silence > self.limit_seconds else None
+
+    @property
+    def limit_seconds(self) -> float:
+        """How long a silence is still taken for work."""
+        gaps = [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
+        usual = statistics.median(gaps) if gaps else 0.0
+        return max(self.hang_seconds, TIMES_THE_USUAL_STEP * usual)
