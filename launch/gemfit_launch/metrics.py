@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfit.records import EvalRecord, StepRecord
+from gemfit.records import EvalRecord, SaveRecord, StepRecord
 
-Record = StepRecord | EvalRecord
+Record = StepRecord | EvalRecord | SaveRecord
+KINDS: dict[str, type[Record]] = {"step": StepRecord, "eval": EvalRecord, "save": SaveRecord}
 TAIL_BYTES = 256 * 1024
 
 
@@ -50,8 +51,7 @@ def recent_records(path: Path) -> list[Record]:
 
 def parse_record(line: bytes) -> Record:
     """One line of the metrics file."""
-    kind = EvalRecord if json.loads(line).get("kind") == "eval" else StepRecord
-    return kind.model_validate_json(line)
+    return KINDS[json.loads(line)["kind"]].model_validate_json(line)
 
 
 def seconds_left(steps: list[StepRecord], total: int) -> float | None:

@@ -31,6 +31,7 @@ class Lines:
         for record in records:
             if isinstance(record, EvalRecord):
                 self.say(evaluation_line(record))
+            if not isinstance(record, StepRecord):
                 continue
             self.recent = [*self.recent, record][-PACE_STEPS:]
             if time.monotonic() >= self.next_line or record.step == self.total:
@@ -54,7 +55,7 @@ class Bar:
         for record in records:
             if isinstance(record, EvalRecord):
                 self.say(evaluation_line(record))
-            else:
+            elif isinstance(record, StepRecord):
                 self.recent = [*self.recent, record][-PACE_STEPS:]
         if self.recent:
             self.progress.update(

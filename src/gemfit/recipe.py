@@ -154,6 +154,8 @@ class CheckpointRecipe(Contract):
     """How many of the newest stay."""
     keep_best: bool = True
     """Let the one of lowest held-out loss stay as well, of those saved at a step that was evaluated."""
+    asynchronous: bool = True
+    """Train on while a copy is written; the ranks together hold 12 bytes a trained parameter for it."""
 
 
 class EvaluationRecipe(Contract):

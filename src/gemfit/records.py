@@ -24,7 +24,7 @@ class StepRecord(Contract):
     time: float
     """Seconds since the Unix epoch."""
     rows_digest: str
-    """BLAKE2b of the global row numbers of this step: equal runs took equal rows."""
+    """BLAKE2b of the row numbers that were fed in this step: equal runs took equal rows."""
 
 
 class EvalRecord(Contract):
@@ -38,6 +38,29 @@ class EvalRecord(Contract):
     token_accuracy: float
     tokens: int
     time: float
+
+
+class SaveRecord(Contract):
+    """One line of ``metrics.jsonl`` after a checkpoint was committed."""
+
+    kind: Literal["save"] = "save"
+    attempt: int
+    step: int
+    stall_seconds: float
+    """How long the training waited: for an earlier save, and for the copy or the whole writing."""
+    write_seconds: float
+    bytes: int
+    time: float
+
+
+class LedgerRecord(Contract):
+    """One line of ``ledger.jsonl`` after every optimizer step."""
+
+    attempt: int
+    step: int
+    """Optimizer steps done, this one included."""
+    rows: tuple[int, ...]
+    """Rows of the pack as they were fed to the ranks, in the order of the step; -1 for an idle place."""
 
 
 class AttemptRecord(Contract):

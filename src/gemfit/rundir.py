@@ -129,8 +129,13 @@ class RunDir:
 
     @property
     def metrics_file(self) -> Path:
-        """JSON lines, `StepRecord` and `EvalRecord`, over all attempts."""
+        """JSON lines, `StepRecord`, `EvalRecord` and `SaveRecord`, over all attempts."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def ledger_file(self) -> Path:
+        """JSON lines, a `LedgerRecord` for every optimizer step, over all attempts."""
+        return self.root / "ledger.jsonl"
 
     @property
     def loss_plot(self) -> Path:

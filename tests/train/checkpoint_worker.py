@@ -19,11 +19,14 @@ import torch
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir, write_atomic
 from gemfit.train.checkpoint import SupersededError
-from gemfit.train.checkpoint.saving import resume, save
+from gemfit.train.checkpoint import state as engine_state
+from gemfit.train.checkpoint.background import Saver
+from gemfit.train.checkpoint.saving import Origin, resume
 from gemfit.train.checkpoint.state import collect
 from gemfit.train.cpu_backend import leave, use_cpu_backend
 
 use_cpu_backend()
+engine_state.SMALL = 1000  # so that replicas of this small model are cut over the ranks too
 
 from accelerate import Accelerator  # noqa: E402  (DeepSpeed picks its accelerator at import)
 from accelerate.state import AcceleratorState, PartialState  # noqa: E402
@@ -124,14 +127,13 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def save_as(run: RunDir, trainee: Trainee, kind: str, step: int, attempt: int = 1) -> None:
-    names: dict[str, Any] = {
-        "strategy": kind,
-        "plan_digest": "1" * 32,
-        "training": TRAINING,
-        "eval_loss": None,
-    }
-    save(run, step=step, cursor_row=4 * step, attempt=attempt, keep=2, **trainee._asdict(), **names)
+def saver(run: RunDir, kind: str, *, asynchronous: bool = False) -> Saver:
+    origin = Origin(attempt=1, strategy=kind, plan_digest="1" * 32, training=TRAINING, keep=2)
+    return Saver(run, origin, asynchronous=asynchronous)
+
+
+def save_as(run: RunDir, trainee: Trainee, kind: str, step: int) -> None:
+    saver(run, kind).save(step=step, cursor_row=4 * step, eval_loss=None, **trainee._asdict())
 
 
 def new_run(root: Path) -> RunDir:
@@ -145,9 +147,10 @@ def round_trip(work: Path, kind: str, bf16: bool) -> dict[str, Any]:
     run = new_run(work / kind)
     straight = prepare(kind, seed=1, bf16=bf16)
     train(straight, range(3))
-    save_as(run, straight, kind, step=3)
     saved = snapshot(straight)
-    losses = train(straight, range(3, 6))
+    with saver(run, kind, asynchronous=True) as saving:  # it writes while the training goes on
+        saving.save(step=3, cursor_row=12, eval_loss=None, **straight._asdict())
+        losses = train(straight, range(3, 6))
     resumed = prepare(kind, seed=2, bf16=bf16)
     before = snapshot(resumed)
     manifest = resume(run, **resumed._asdict(), training=TRAINING)

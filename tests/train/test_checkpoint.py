@@ -28,7 +28,7 @@ ENGINES = {
     "zero3+offload": "DeepSpeedEngine",
 }
 ACROSS = ("zero3 to fsdp2", "fsdp2 to zero1", "zero2 to ddp", "ddp to zero3")
-ONE_CHECKPOINT_KIB = 900  # the worker's model takes some 630 KiB
+ONE_CHECKPOINT_KIB = 1100  # one of the worker's is reckoned with 980 KiB and takes some 650
 
 pytestmark = pytest.mark.dist
 

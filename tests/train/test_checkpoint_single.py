@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,12 @@ from torch import nn
 
 from gemfit.errors import UserError
 from gemfit.manifest import CheckpointManifest
-from gemfit.rundir import RunDir
-from gemfit.train.checkpoint.saving import resume, save
+from gemfit.records import SaveRecord
+from gemfit.rundir import RunDir, write_atomic
+from gemfit.train.checkpoint import SupersededError, background
+from gemfit.train.checkpoint import saving as saving_module
+from gemfit.train.checkpoint.background import Saver
+from gemfit.train.checkpoint.saving import Origin, Snapshot, resume, write
 
 PLAN = "1" * 32
 TRAINING = {"optim.learning_rate": 0.1, "seed": 1}
@@ -42,19 +48,13 @@ def train(parts: dict[str, Any], steps: int) -> list[float]:
     return losses
 
 
+def saver(run: RunDir, *, asynchronous: bool = False, **options: Any) -> Saver:
+    origin = Origin(attempt=1, strategy="single", plan_digest=PLAN, training=TRAINING, keep=3)
+    return Saver(run, origin, asynchronous=asynchronous, **options)
+
+
 def save_step(run: RunDir, parts: dict[str, Any], step: int) -> None:
-    save(
-        run,
-        step=step,
-        cursor_row=2 * step,
-        attempt=1,
-        keep=3,
-        strategy="single",
-        plan_digest=PLAN,
-        training=TRAINING,
-        eval_loss=1.5,
-        **parts,
-    )
+    saver(run).save(step=step, cursor_row=2 * step, eval_loss=1.5, **parts)
 
 
 @pytest.fixture
@@ -95,8 +95,12 @@ def test_a_checkpoint_before_the_first_step_resumes(run: RunDir) -> None:
 def test_a_failed_write_leaves_no_trace(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = trainee(1)
     save_step(run, parts, 1)
-    parts["scheduler"].state_dict = lambda: {"not JSON": object()}
-    with pytest.raises(TypeError, match="not JSON serializable"):
+
+    def fail(staging: Path, notes: dict[str, bytes]) -> None:
+        raise RuntimeError("the write failed")
+
+    monkeypatch.setattr(saving_module, "_write_notes", fail)
+    with pytest.raises(RuntimeError, match="the write failed"):
         save_step(run, parts, 2)
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000001"]
 
@@ -132,3 +136,93 @@ def test_an_allowed_change_of_the_learning_rate_takes_effect_at_once(run: RunDir
     assert changed["optimizer"].param_groups[0]["lr"] == 0.5
     train(changed, 1)
     assert changed["optimizer"].param_groups[0]["lr"] == 0.25
+
+
+def test_training_goes_on_while_the_step_that_was_left_is_written(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, resumed = trainee(1), trainee(2)
+    resumed["model"][0].bias.data = straight["model"][0].bias.data.clone()
+    train(straight, 3)
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def write_late(*arguments: Any) -> int:
+        began.set()
+        assert may_go_on.wait(20)
+        return write(*arguments)
+
+    monkeypatch.setattr(background, "write", write_late)
+    records: list[SaveRecord] = []
+    with saver(run, asynchronous=True, on_commit=records.append) as saving:
+        saving.save(step=3, cursor_row=6, eval_loss=None, **straight)
+        assert began.wait(20)
+        losses = train(straight, 4)
+        assert run.committed() == []
+        may_go_on.set()
+    assert run.checkpoint(3).is_dir(), "nobody leaves before the commit"
+    resume(run, **resumed, training=TRAINING)
+    assert train(resumed, 4) == losses
+    [record] = records
+    assert record.step == 3
+    assert record.bytes == sum(
+        file.bytes for file in CheckpointManifest.read(run.checkpoint(3) / "manifest.json").files
+    )
+    assert 0 < record.stall_seconds < record.write_seconds
+
+
+def test_a_second_save_waits_for_the_first(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, order = trainee(1), []
+
+    def write_slowly(run: RunDir, origin: Origin, snapshot: Snapshot, group: Any) -> int:
+        order.append(("begin", snapshot.step))
+        time.sleep(0.3)
+        order.append(("end", snapshot.step))
+        return 0
+
+    monkeypatch.setattr(background, "write", write_slowly)
+    with saver(run, asynchronous=True) as saving:
+        for step in (1, 2, 3):
+            saving.save(step=step, cursor_row=step, eval_loss=None, **parts)
+    assert order == [(what, step) for step in (1, 2, 3) for what in ("begin", "end")]
+
+
+def test_a_save_that_fails_beside_the_training_is_noticed_and_raised_once(run: RunDir) -> None:
+    parts = trainee(1)
+    with saver(run, asynchronous=True) as saving:
+        saving.save(step=1, cursor_row=2, eval_loss=None, **parts)
+        saving.wait()
+        write_atomic(run.attempt_file, "2\n")
+        saving.save(step=2, cursor_row=4, eval_loss=None, **parts)
+        deadline = time.monotonic() + 20
+        while not saving.failed and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert saving.failed
+        with pytest.raises(SupersededError):
+            saving.wait()
+        assert not saving.failed
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000001"]
+
+
+def test_a_save_that_fails_at_the_very_end_is_raised(run: RunDir) -> None:
+    write_atomic(run.attempt_file, "2\n")
+    with pytest.raises(SupersededError), saver(run, asynchronous=True) as saving:
+        saving.save(step=1, cursor_row=2, eval_loss=None, **trainee(1))
+
+
+def test_a_failure_of_the_training_lets_the_save_under_way_end_and_stays_the_one_raised(
+    run: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = trainee(1)
+
+    def save_and_fail(step: int) -> None:
+        with saver(run, asynchronous=True) as saving:
+            saving.save(step=step, cursor_row=2 * step, eval_loss=None, **parts)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        save_and_fail(1)
+    assert run.checkpoint(1).is_dir()
+    write_atomic(run.attempt_file, "2\n")
+    with pytest.raises(ZeroDivisionError):
+        save_and_fail(2)
+    assert "the checkpoint under way was not saved" in caplog.text

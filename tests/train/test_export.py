@@ -26,7 +26,7 @@ from gemfit.rundir import RunDir
 from gemfit.strategy import Single
 from gemfit.train import export_weights
 from gemfit.train.chat_format import generation_settings, tokenizer_for_chat
-from gemfit.train.checkpoint.saving import save
+from gemfit.train.checkpoint.saving import Origin, take_snapshot, write
 from gemfit.train.export import export, main
 from gemfit.train.export_weights import plan_shards, weights_of_checkpoint, write_weights
 from gemfit.train.model import load_matching_tokenizer, load_model
@@ -106,21 +106,24 @@ def save_after_two_steps(run: RunDir, model: Any) -> None:
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-    save(
-        run,
-        step=2,
-        cursor_row=4,
+    origin = Origin(
         attempt=run.begin_attempt(),
-        keep=1,
         strategy="single",
         plan_digest=run.plan().digest,
         training=run.plan().training_identity(),
+        keep=1,
+    )
+    snapshot = take_snapshot(
+        step=2,
+        cursor_row=4,
+        eval_loss=None,
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,
         accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
-        eval_loss=None,
+        copied=False,
     )
+    write(run, origin, snapshot)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What happens at step boundaries: agreement to stop, evaluation, checkpoints, and the records.
 
-One all-reduce of two numbers a step carries both the loss and the wish to stop.
+One all-reduce a step carries the loss, the wish to stop, the rows that were taken and whether a save
+beside the training has failed.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from gemfit.records import EvalRecord, StepRecord
+from gemfit.contract import Contract
+from gemfit.data.order import rows_digest
+from gemfit.records import EvalRecord, LedgerRecord, StepRecord
 from gemfit.train.checkpoint.collective import rank
 
 if TYPE_CHECKING:
@@ -52,14 +56,21 @@ class BoundaryCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, step, recipe = self.trainer, state.global_step, self.trainer.plan.recipe
-        (summed,) = trainer.stop.agree(step, trainer.take_step_loss())
+        summed, failed_saves, *taken = trainer.stop.agree(
+            step, trainer.take_step_loss(), float(trainer.saver.failed), *trainer.ledger.take()
+        )
+        if failed_saves:
+            trainer.saver.wait()  # raises: a save fails on all ranks or on none
         loss = summed / trainer.plan.batch.world_size
+        rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss of step {step} is {loss}; the last checkpoint is untouched")
         last = step >= state.max_steps
+        ledger = LedgerRecord(attempt=trainer.attempt, step=step, rows=tuple(rows.tolist()))
+        self._write(trainer.run.ledger_file, ledger)
         if step % recipe.tracking.log_every_steps == 0 or last:
-            self._record_step(step, loss)
+            self._record_step(step, loss, rows_digest(rows))
         due = last or step % recipe.evaluation.every_steps == 0
         control.should_evaluate = self.has_held_out and due and (last or not trainer.stop.agreed)
         control.should_save = last or trainer.stop.agreed or step % recipe.checkpoint.every_steps == 0
@@ -69,6 +80,7 @@ class BoundaryCallback(TrainerCallback):
         step, trainer = state.global_step, self.trainer
         found = trainer.measured[step]
         self._write(
+            trainer.run.metrics_file,
             EvalRecord(
                 attempt=trainer.attempt,
                 step=step,
@@ -77,7 +89,7 @@ class BoundaryCallback(TrainerCallback):
                 token_accuracy=found.token_accuracy,
                 tokens=found.tokens,
                 time=time.time(),
-            )
+            ),
         )
         if rank() == 0:
             logger.info(
@@ -85,10 +97,11 @@ class BoundaryCallback(TrainerCallback):
                 *(step, found.loss, found.perplexity, found.token_accuracy),
             )
 
-    def _record_step(self, step: int, loss: float) -> None:
+    def _record_step(self, step: int, loss: float, digest: str) -> None:
         trainer, schedule = self.trainer, self.trainer.schedule
         speed = schedule.tokens(step - 1) / (time.perf_counter() - self.started)
         self._write(
+            trainer.run.metrics_file,
             StepRecord(
                 attempt=trainer.attempt,
                 step=step,
@@ -98,14 +111,19 @@ class BoundaryCallback(TrainerCallback):
                 grad_norm=trainer.grad_norm,
                 tokens_per_second=speed,
                 time=time.time(),
-                rows_digest=schedule.digest(step - 1),
-            )
+                rows_digest=digest,
+            ),
         )
         if rank() == 0:
             total = trainer.plan.steps.total
             logger.info("step %d/%d: loss %.4f, %.0f tokens/s", step, total, loss, speed)
 
-    def _write(self, record: StepRecord | EvalRecord) -> None:
+    def _write(self, path: Path, record: Contract) -> None:
         if rank() == 0:
-            with self.trainer.run.metrics_file.open("a", encoding="utf-8") as stream:
-                stream.write(record.model_dump_json() + "\n")
+            append_record(path, record)
+
+
+def append_record(path: Path, record: Contract) -> None:
+    """Add a line to ``path``; several threads may."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(record.model_dump_json() + "\n")

@@ -49,7 +49,8 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
         stop=stop,
         allowed_changes=allowed_changes,
     )
-    trainer.train()
+    with trainer.saver:
+        trainer.train()
     step = trainer.state.global_step
     completed = step >= plan.steps.total
     verdict = Verdict(outcome="completed" if completed else "stopped", attempt=attempt, step=step)

@@ -16,11 +16,15 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.records import EvalRecord, StepRecord
+from gemfit.records import EvalRecord, SaveRecord, StepRecord
 from gemfit.rundir import RunDir
 
 Record = TypeVar("Record", StepRecord, EvalRecord)
-KINDS: dict[str, type[StepRecord] | type[EvalRecord]] = {"step": StepRecord, "eval": EvalRecord}
+KINDS: dict[str, type[StepRecord | EvalRecord | SaveRecord]] = {
+    "step": StepRecord,
+    "eval": EvalRecord,
+    "save": SaveRecord,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ def _standing(records: Sequence[Record], firsts: dict[int, int]) -> tuple[Record
     return tuple(sorted(kept, key=lambda record: record.step))
 
 
-def _parse(metrics: Path, number: int, line: str) -> StepRecord | EvalRecord:
+def _parse(metrics: Path, number: int, line: str) -> StepRecord | EvalRecord | SaveRecord:
     try:
         value = json.loads(line)
         return KINDS[value["kind"]].model_validate_json(line)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
-from gemfit.data.order import EMPTY, rank_rows, rows_digest, rows_of_step
+from gemfit.data.order import EMPTY, rank_rows, rows_of_step
 from gemfit.data.store import PackedRows, Row
 from gemfit.plan import Plan
 from gemfit.train.collate import Tensors, collate
@@ -39,10 +39,6 @@ class Schedule:
             total_rows=self.total_rows,
             seed=self.plan.recipe.seed,
         )
-
-    def digest(self, step: int) -> str:
-        """Name of the rows of ``step``."""
-        return rows_digest(self.rows_of(step))
 
     def tokens(self, step: int) -> int:
         """Real tokens of ``step`` over all ranks."""
@@ -73,7 +69,8 @@ class TrainBatches(IterableDataset[Tensors]):
         for step in range(self.start_step, plan.steps.total):
             step_tokens = self.schedule.trained_tokens(step)
             for rows in rank_rows(self.schedule.rows_of(step), plan.batch, self.rank):
-                yield batch_of(self.schedule.rows, rows, plan, self.pad_id) | {"step_tokens": step_tokens}
+                batch = batch_of(self.schedule.rows, rows, plan, self.pad_id)
+                yield batch | {"step_tokens": step_tokens, "rows": rows.tolist()}
 
 
 class HeldOutBatches(IterableDataset[Tensors]):

@@ -23,10 +23,12 @@ from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit.train import selftest
 from gemfit.train.arguments import training_arguments
-from gemfit.train.callbacks import BoundaryCallback
-from gemfit.train.checkpoint import saving
+from gemfit.train.callbacks import BoundaryCallback, append_record
+from gemfit.train.checkpoint.background import Saver
+from gemfit.train.checkpoint.saving import Origin, resume
 from gemfit.train.engine import fsdp_plugin, reshard, restored_buffers
 from gemfit.train.heldout import HeldOut, measure
+from gemfit.train.ledger import Ledger
 from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
 from gemfit.train.stop import Stop
 
@@ -59,13 +61,19 @@ class PackedTrainer(Trainer):
         self.held_out_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
         self.schedule, self.pad_id = Schedule(plan, rows), pad_id(tokenizer)
         arguments = training_arguments(plan, run)
-        self.stop = stop
+        self.stop, self.ledger = stop, Ledger(plan.batch, arguments.process_index)
         self.step_loss = torch.zeros((), device=arguments.device)
         self.grad_norm: float | None = None
         self.measured: dict[int, HeldOut] = {}
         """The newest evaluation, by the step after which it was made."""
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
         super().__init__(model=model, args=arguments, train_dataset=batches)
+        self.saver = Saver(
+            run,
+            self._origin(),
+            asynchronous=plan.recipe.checkpoint.asynchronous,
+            on_commit=lambda record: append_record(run.metrics_file, record),
+        )
         self.remove_callback(PrinterCallback)
         self.add_callback(BoundaryCallback(self))
 
@@ -84,7 +92,7 @@ class PackedTrainer(Trainer):
     ) -> Any:
         with restored_buffers(self.model):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        manifest = saving.resume(
+        manifest = resume(
             self.run,
             model=self.model_wrapped,
             optimizer=self.optimizer,
@@ -111,6 +119,8 @@ class PackedTrainer(Trainer):
     ) -> Any:
         """This micro-batch's part of the step's loss, times the number of ranks: ()."""
         step_tokens = inputs.pop("step_tokens")
+        if (rows := inputs.pop("rows", None)) is not None:  # the self-test makes its own
+            self.ledger.note(rows)
         output = model(**inputs)
         # A step without a single trained token has a loss of zero, not of 0 / 0.
         loss = output.loss_sum * (self.plan.batch.world_size / max(step_tokens, 1))
@@ -153,19 +163,23 @@ class PackedTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
-        saving.save(
-            self.run,
+        self.saver.save(
             step=step,
             cursor_row=self.schedule.cursor(step),
-            attempt=self.attempt,
-            keep=self.plan.recipe.checkpoint.keep,
-            keep_best=self.plan.recipe.checkpoint.keep_best,
-            strategy=self.plan.recipe.strategy.label,
-            plan_digest=self.plan.digest,
-            training=self.training_identity,
+            eval_loss=self.measured[step].loss if step in self.measured else None,
             model=self.model_wrapped,
             optimizer=self.optimizer,
             scheduler=self.lr_scheduler,
             accelerator=self.accelerator,
-            eval_loss=self.measured[step].loss if step in self.measured else None,
+        )
+
+    def _origin(self) -> Origin:
+        checkpoint = self.plan.recipe.checkpoint
+        return Origin(
+            attempt=self.attempt,
+            strategy=self.plan.recipe.strategy.label,
+            plan_digest=self.plan.digest,
+            training=self.training_identity,
+            keep=checkpoint.keep,
+            keep_best=checkpoint.keep_best,
         )

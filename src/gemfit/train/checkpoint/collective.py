@@ -2,6 +2,7 @@
 
 A rank that raises alone leaves the others waiting in the next collective until a timeout. Here the
 outcome travels to every rank first: one small object per call. Without a process group it is a call.
+A thread beside the training passes a ``group`` of its own, which holds all ranks.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def on_first_rank(action: Callable[[], T]) -> T:
+def on_first_rank(action: Callable[[], T], group: Any = None) -> T:
     """Run ``action`` on rank 0; every rank returns its value, or raises its exception."""
     outcome = _attempt(action) if rank() == 0 else _Outcome()
     if dist.is_initialized():
         box: list[Any] = [_sendable(outcome)]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=group)
         outcome = outcome if rank() == 0 else box[0]
     return _settle(outcome)
 
 
-def on_every_rank(action: Callable[[], T]) -> list[T]:
+def on_every_rank(action: Callable[[], T], group: Any = None) -> list[T]:
     """Run ``action`` everywhere; every rank returns all values in order, or raises the first failure."""
     outcome = _attempt(action)
     if not dist.is_initialized():
         return [_settle(outcome)]
     outcomes: list[Any] = [None] * world_size()
-    dist.all_gather_object(outcomes, _sendable(outcome))
+    dist.all_gather_object(outcomes, _sendable(outcome), group=group)
     _settle(outcome)  # a rank that failed itself raises its own error, with its traceback
     return [_settle(other) for other in outcomes]
 

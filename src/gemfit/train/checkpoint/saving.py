@@ -1,8 +1,9 @@
 """Save and resume a run: the order of things that all ranks go through together.
 
-Saving costs two barriers' worth of small messages besides writing; a failure on any rank is raised on
-every rank, after the staging folder is gone. Random state is not saved: the trainer draws it anew for
-each step from (seed, step, rank).
+A save is a snapshot, which needs the engine at rest, and then writing, which needs only the snapshot.
+Writing costs two barriers' worth of small messages; a failure on any rank is raised on every rank, after
+the staging folder is gone. Random state is not saved: the trainer draws it anew for each step from
+(seed, step, rank).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,57 +33,97 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 
 
-def save(
-    run: RunDir,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What all checkpoints of one attempt have in common."""
+
+    attempt: int
+    strategy: str
+    plan_digest: str
+    training: Flat
+    keep: int
+    keep_best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """Everything that this rank writes of one step."""
+
+    step: int
+    cursor_row: int
+    eval_loss: float | None
+    state: engine_state.State
+    notes: dict[str, bytes]
+    """Small files, by name; rank 0 writes them."""
+
+
+def take_snapshot(
     *,
     step: int,
     cursor_row: int,
-    attempt: int,
-    keep: int,
-    keep_best: bool = False,
-    strategy: str,
-    plan_digest: str,
-    training: Flat,
+    eval_loss: float | None,
     model: Any,
     optimizer: Any,
     scheduler: Any,
     accelerator: Any,
-    eval_loss: float | None,
-) -> None:
-    """Commit the state after ``step`` as a checkpoint of ``run``, and retire all but the ``keep`` newest.
+    copied: bool,
+) -> Snapshot:
+    """This rank's share of the state after ``step``, in host memory. Not collective.
 
-    Collective. ``model`` is the prepared one. Raises ``UserError`` when the disk is full and
+    ``model`` is the prepared one. Unless ``copied``, it shows whatever the engine does next.
+    """
+    state = engine_state.collect(model, optimizer, accelerator)
+    return Snapshot(
+        step=step,
+        cursor_row=cursor_row,
+        eval_loss=eval_loss,
+        state=engine_state.share(state, rank(), world_size(), copied=copied),
+        notes=_notes(accelerator.unwrap_model(model), scheduler),
+    )
+
+
+def write(run: RunDir, origin: Origin, snapshot: Snapshot, group: Any = None) -> int:
+    """Commit ``snapshot`` as a checkpoint of ``run``; returns its size in bytes.
+
+    Collective, on ``group``, from any thread. Raises ``UserError`` when the disk is full and
     ``SupersededError`` when a newer attempt owns the run; the earlier checkpoints are then untouched.
     """
 
-    def describe(files: list[FileDigest]) -> CheckpointManifest:
+    def manifest(files: list[FileDigest]) -> CheckpointManifest:
         return CheckpointManifest(
-            step=step,
-            cursor_row=cursor_row,
+            step=snapshot.step,
+            cursor_row=snapshot.cursor_row,
             world_size=world_size(),
-            strategy=strategy,
-            plan_digest=plan_digest,
-            training=dict(training),
-            attempt=attempt,
-            eval_loss=eval_loss,
+            strategy=origin.strategy,
+            plan_digest=origin.plan_digest,
+            training=dict(origin.training),
+            attempt=origin.attempt,
+            eval_loss=snapshot.eval_loss,
             files=tuple(files),
         )
 
-    state = engine_state.collect(model, optimizer, accelerator)
-    needed = sum(on_every_rank(lambda: engine_state.local_bytes(state, first_rank=rank() == 0)))
-    staging = on_first_rank(lambda: store.begin(run, step, attempt, bytes_needed=needed))
+    def commit(files: list[FileDigest]) -> None:
+        store.commit(run, staging, manifest(files), keep=origin.keep, keep_best=origin.keep_best)
+
+    needed = sum(
+        on_every_rank(lambda: engine_state.local_bytes(snapshot.state, first_rank=rank() == 0), group)
+    )
+    staging = on_first_rank(
+        lambda: store.begin(run, snapshot.step, origin.attempt, bytes_needed=needed), group
+    )
     try:
-        engine_state.write(state, staging)
-        on_first_rank(lambda: _write_notes(staging, accelerator.unwrap_model(model), scheduler))
-        digests = on_every_rank(lambda: digest_files(staging, _files_of_rank(staging)))
+        engine_state.write(snapshot.state, staging, group)
+        on_first_rank(lambda: _write_notes(staging, snapshot.notes), group)
+        digests = on_every_rank(lambda: digest_files(staging, _files_of_rank(staging)), group)
         files = [digest for of_rank in digests for digest in of_rank]
-        on_first_rank(lambda: store.commit(run, staging, describe(files), keep=keep, keep_best=keep_best))
+        on_first_rank(lambda: commit(files), group)
     except (Exception, CheckpointException) as error:  # the latter is a BaseException
         # Every step above fails on all ranks or on none, so all of them come here and wait for it.
-        ran_out = on_first_rank(lambda: store.discard(run, staging, bytes_needed=needed))
+        ran_out = on_first_rank(lambda: store.discard(run, staging, bytes_needed=needed), group)
         if ran_out or engine_state.is_full_disk(error):
             raise store.full_disk(run, needed) from error
         raise
+    return sum(file.bytes for file in files)
 
 
 def resume(
@@ -140,13 +182,18 @@ def _place_scheduler(scheduler: Any, optimizer: Any, saved: dict[str, Any]) -> N
         group["lr"] = rate
 
 
-def _write_notes(staging: Path, module: Any, scheduler: Any) -> None:
+def _notes(module: Any, scheduler: Any) -> dict[str, bytes]:
     """The schedule's state, and the model's own configurations so that an export needs nothing else."""
-    notes = {"scheduler": scheduler.state_dict()}
-    write_durable(staging / PROGRESS, json.dumps(notes, indent=2).encode())
+    notes = {PROGRESS: json.dumps({"scheduler": scheduler.state_dict()}, indent=2)}
     for name, attribute in ((CONFIG, "config"), (GENERATION_CONFIG, "generation_config")):
         if (config := getattr(module, attribute, None)) is not None:
-            write_durable(staging / name, config.to_json_string().encode())
+            notes[name] = config.to_json_string()
+    return {name: text.encode() for name, text in notes.items()}
+
+
+def _write_notes(staging: Path, notes: dict[str, bytes]) -> None:
+    for name, content in notes.items():
+        write_durable(staging / name, content)
 
 
 def _files_of_rank(staging: Path) -> list[Path]:

@@ -1,25 +1,29 @@
 """Trained parameters and AdamW state of any engine, by parameter name, in torch.distributed.checkpoint.
 
 One format for all strategies: ``model.NAME``, ``exp_avg.NAME`` and ``exp_avg_sq.NAME`` are fp32 tensors
-of the parameter's own shape, ``step.NAME`` is a scalar. Each rank writes and reads what it holds;
-replicas are written once. It costs 12 bytes a trained parameter on disk and no extra memory.
+of the parameter's own shape, ``step.NAME`` is a scalar. Each rank reads what it holds and writes its
+share of it; replicas are cut evenly over the ranks. It costs 12 bytes a trained parameter on disk.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from gemfit.train.checkpoint import zero
 from gemfit.train.checkpoint.pieces import Piece, PieceLoadPlanner, PieceSavePlanner
@@ -29,6 +33,8 @@ WEIGHT_PREFIX = "model."
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BYTES_PER_ENTRY = 4096
 """Room for the header around each tensor on disk."""
+SMALL = 2**16
+"""Elements below which a replica is not worth cutting."""
 
 State: TypeAlias = dict[str, torch.Tensor | Piece]
 
@@ -44,11 +50,23 @@ def collect(model: Any, optimizer: Any, accelerator: Any) -> State:
     return dict(_plain_entries(optimizer, named))
 
 
-def write(state: State, folder: Path) -> None:
+def share(state: State, rank: int, world_size: int, *, copied: bool) -> State:
+    """What ``rank`` writes of ``state``, in host memory; the shares of all ranks make up the whole.
+
+    ``copied`` makes it independent of the engine; otherwise tensors that are in host memory stay views.
+    """
+    parts = {name: _part(value, rank, world_size) for name, value in state.items()}
+    return {name: _in_host_memory(part, copied) for name, part in parts.items()}
+
+
+def write(state: State, folder: Path, group: Any = None) -> None:
     """Save ``state`` into ``folder``, each file flushed. Collective; raises on every rank or on none."""
     with _one_process_is_meant():
         save(
-            state, storage_writer=FileSystemWriter(folder), planner=PieceSavePlanner(flatten_state_dict=False)
+            state,
+            storage_writer=FileSystemWriter(folder),
+            planner=PieceSavePlanner(flatten_state_dict=False),
+            process_group=group,
         )
 
 
@@ -63,9 +81,9 @@ def read(state: State, folder: Path) -> None:
         )
 
 
-def local_bytes(state: State, *, first_rank: bool) -> int:
-    """What this rank adds to the checkpoint; replicated tensors count on the first rank only."""
-    return sum(_local_bytes(value) for value in state.values() if first_rank or not _is_replica(value))
+def local_bytes(share: State, *, first_rank: bool) -> int:
+    """What this rank adds to the checkpoint; small replicas count on the first rank only."""
+    return sum(_local_bytes(value) for value in share.values() if first_rank or isinstance(value, Piece))
 
 
 def is_deepspeed(model: object) -> bool:
@@ -130,19 +148,42 @@ def _adam_state(optimizer: Any, parameter: torch.Tensor, options: dict[str, Any]
     return state
 
 
-def _is_replica(value: torch.Tensor | Piece) -> bool:
-    return isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
+def _part(value: torch.Tensor | Piece, rank: int, world_size: int) -> torch.Tensor | Piece:
+    if isinstance(value, DTensor):
+        return _piece_of(value)
+    if isinstance(value, Piece) or value.numel() < SMALL:
+        # The planner lets one of the ranks that hold a small replica write it.
+        return value
+    start, stop = (value.numel() * edge // world_size for edge in (rank, rank + 1))
+    return Piece(value.detach().reshape(-1)[start:stop], start, value.shape)
+
+
+def _piece_of(value: DTensor) -> Piece:
+    """The local part of a parameter that FSDP2 has cut along its first dimension."""
+    assert all(placement.is_shard(0) or placement.is_replicate() for placement in value.placements)
+    _, offsets = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
+    inner = math.prod(value.shape[1:])
+    local: torch.Tensor = value.to_local()
+    return Piece(local.detach().reshape(-1), offsets[0] * inner, value.shape)
+
+
+def _in_host_memory(value: torch.Tensor | Piece, copied: bool) -> torch.Tensor | Piece:
+    if isinstance(value, Piece):
+        return replace(value, flat=value.flat.detach().to("cpu", copy=copied))
+    return value.detach().to("cpu", copy=copied)
 
 
 def _local_bytes(value: torch.Tensor | Piece) -> int:
     local = value.flat if isinstance(value, Piece) else value
-    local = local.to_local() if isinstance(local, DTensor) else local
     return local.numel() * local.element_size() + BYTES_PER_ENTRY
 
 
 @contextmanager
 def _one_process_is_meant() -> Iterator[None]:
+    """Without a process group torch says that it takes this for a single process, which it is."""
+    if dist.is_initialized():  # filters of warnings belong to all threads: they are left alone here
+        yield
+        return
     with warnings.catch_warnings():
-        # Without a process group torch says that it takes this for a single process, which it is.
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield

@@ -1,0 +1,103 @@
+"""Save beside the training: a step waits for a copy to host memory, and a thread writes the copy.
+
+It costs host memory for this rank's share of parameters and moments (12 bytes a trained parameter, over
+the ranks) while a save is under way. The threads of all ranks talk over a gloo group of their own, so
+their messages cannot mix with those of the training. One save is under way at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import torch.distributed as dist
+
+from gemfit.records import SaveRecord
+from gemfit.rundir import RunDir
+from gemfit.train.checkpoint.collective import rank
+from gemfit.train.checkpoint.saving import Origin, Snapshot, take_snapshot, write
+
+logger = logging.getLogger(__name__)
+
+
+class Saver:
+    """Saves the checkpoints of one attempt. Inside ``with`` nobody leaves before the last commit."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        origin: Origin,
+        *,
+        asynchronous: bool,
+        on_commit: Callable[[SaveRecord], None] = lambda record: None,
+    ) -> None:
+        """Collective. ``on_commit`` is called on rank 0, from the thread that has written."""
+        self._run, self._origin, self._asynchronous = run, origin, asynchronous
+        self._on_commit = on_commit
+        # In order of creation on every rank, and never one that the training uses.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._underway: Future[None] | None = None
+
+    def save(self, **engine_and_step: Any) -> None:
+        """Take a snapshot, as ``take_snapshot``, and have it written; waits for an earlier save first.
+
+        Collective. What went wrong with the earlier save is raised, on every rank.
+        """
+        began = time.perf_counter()
+        self.wait()
+        snapshot = take_snapshot(**engine_and_step, copied=self._asynchronous)
+        if self._asynchronous:
+            stall = time.perf_counter() - began
+            self._underway = self._thread.submit(self._write, snapshot, began, stall)
+        else:
+            self._write(snapshot, began, None)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the save under way has come to a bad end here; the other ranks will find the same."""
+        underway = self._underway
+        return underway is not None and underway.done() and underway.exception() is not None
+
+    def wait(self) -> None:
+        """Return when the save under way is committed, or raise what went wrong, on every rank."""
+        underway, self._underway = self._underway, None
+        if underway is not None:
+            underway.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.wait()
+            return
+        # The training has failed: its error is the one to raise, but what was copied is still saved.
+        underway, self._underway = self._underway, None
+        if underway is not None and (lost := underway.exception()) is not None:
+            logger.error("the checkpoint under way was not saved: %s", lost)
+
+    def _write(self, snapshot: Snapshot, began: float, stall_seconds: float | None) -> None:
+        began_writing = time.perf_counter()
+        size = write(self._run, self._origin, snapshot, self._group)
+        ended = time.perf_counter()
+        record = SaveRecord(
+            attempt=self._origin.attempt,
+            step=snapshot.step,
+            stall_seconds=ended - began if stall_seconds is None else stall_seconds,
+            write_seconds=ended - began_writing,
+            bytes=size,
+            time=time.time(),
+        )
+        if rank() == 0:
+            self._on_commit(record)
+            logger.info(
+                "step %d: checkpoint of %d bytes; training waited %.3f s, writing took %.3f s",
+                *(record.step, size, record.stall_seconds, record.write_seconds),
+            )
