@@ -39,14 +39,14 @@ def recipe_argument(verb: Verb) -> Verb:
     return click.argument("recipe", type=RecipeName())(verb)
 
 
-def request_options(*, required: bool = True) -> Callable[[Verb], Verb]:
+def request_options(*, required: bool = True, with_recipe: bool = True) -> Callable[[Verb], Verb]:
     """RECIPE and whatever changes it, as one ``request: Request``; its name is empty without a RECIPE."""
 
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def collect(
             *,
-            recipe: str | None,
+            recipe: str | None = None,
             settings: tuple[str, ...],
             data: str | None,
             strategy: str | None,
@@ -61,7 +61,7 @@ def request_options(*, required: bool = True) -> Callable[[Verb], Verb]:
 
         return _stack(
             collect,
-            click.argument("recipe", type=RecipeName(), required=required),
+            *([click.argument("recipe", type=RecipeName(), required=required)] if with_recipe else []),
             click.option(
                 "--data", metavar="SOURCE", help="Conversations: a file, folder or glob; data.source."
             ),

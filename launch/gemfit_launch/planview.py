@@ -37,7 +37,7 @@ def show_plan(plan: Plan, name: str, command: list[str]) -> None:
     _section(out, "Environment", "\n".join(f"{key}={value}" for key, value in plan.env.items()))
     each = "Each node runs" if plan.topology.nodes > 1 else "What runs"
     _section(out, f"{each}, with {RUN_DIR} filled in", shlex.join(plan.command).replace("'", ""))
-    if plan.topology.nodes == 1:
+    if plan.topology.nodes == 1 or plan.site is not None:
         _section(out, "To do it", shlex.join(command))
 
 

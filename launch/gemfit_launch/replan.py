@@ -15,6 +15,7 @@ from gemfit.identity import Change, changes, flatten
 from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit.settings import build
+from gemfit.site import Site
 from gemfit.strategy import Single
 from gemfit.yamlfile import Document
 from gemfit_launch.request import Request
@@ -26,18 +27,22 @@ DECIDES_ROWS: dict[str, Any] = {"data": True, "model": {"id", "revision", "token
 """Parts of a recipe that decide what is packed."""
 
 
-def replan(old: Plan, request: Request, ranks: Ranks, origin: str) -> Plan:
-    """``old`` with the changes of ``request``, on ``ranks``; ``origin`` names it in errors.
+def replan(
+    old: Plan, request: Request, ranks: Ranks | Topology, origin: str, site: Site | None = None
+) -> Plan:
+    """``old`` with the changes of ``request``, on ``ranks``, at ``site``; ``origin`` names it in errors.
 
     Without any change it is ``old`` itself.
     """
-    if request == Request(name="") and ranks == Ranks():
+    unchanged = ranks in (Ranks(), old.topology) and site in (None, old.site)
+    if request == Request(name="") and unchanged:
         return old
     recipe = build(Recipe, request.over(Document(old.recipe.model_dump(mode="json"), {}, origin)))
-    topology = _topology(old, recipe, ranks)
+    topology = ranks if isinstance(ranks, Topology) else _topology(old, recipe, ranks)
     same_rows = recipe.model_dump(include=DECIDES_ROWS) == old.recipe.model_dump(include=DECIDES_ROWS)
-    rows = Rows(count=old.steps.rows, pack=old.pack, packed=True) if same_rows else None
-    return resolve_plan(recipe, topology, rows)
+    known = same_rows and old.steps.rows_are == "packed"
+    rows = Rows(count=old.steps.rows, pack=old.pack, packed=True) if known else None
+    return resolve_plan(recipe, topology, rows, site or old.site)
 
 
 def changed_parts(old: Plan, new: Plan) -> list[Change]:

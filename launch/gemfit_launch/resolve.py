@@ -6,12 +6,15 @@ from importlib.util import find_spec
 
 from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
+from gemfit.site import Site
 from gemfit_launch.planning import make_plan
 from gemfit_launch.rows import Rows, find_rows
 from gemfit_launch.topology import Ranks, choose_topology, count_gpus
 
 
-def resolve_plan(recipe: Recipe, ranks: Ranks | Topology, rows: Rows | None = None) -> Plan:
+def resolve_plan(
+    recipe: Recipe, ranks: Ranks | Topology, rows: Rows | None = None, site: Site | None = None
+) -> Plan:
     """The plan for ``recipe`` with ``rows``, or those that are known now; writes nothing."""
     topology = (
         ranks
@@ -26,5 +29,6 @@ def resolve_plan(recipe: Recipe, ranks: Ranks | Topology, rows: Rows | None = No
         rows=rows.count,
         rows_are_packed=rows.packed,
         flash_attention=find_spec("flash_attn") is not None,
+        site=site,
         notes=(rows.note,) if rows.note else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +10,15 @@ from gemfit.contract import Contract
 from gemfit.records import EvalRecord, StepRecord
 from gemfit.rundir import RunDir
 from gemfit_launch.metrics import recent_records, seconds_left
+from gemfit_launch.request import Request
 
 State = Literal["new", "running", "stopping", "completed", "stopped", "failed", "fatal", "crashed"]
 RUNS = Path("runs")
+
+
+def default_folder(request: Request) -> Path:
+    """Where a run goes that a person gave no place."""
+    return RUNS / f"{request.name_for_folder}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 class RunStatus(Contract):

@@ -60,6 +60,8 @@ class Site(Contract):
     """How long before the time limit the job is told to save."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Restarts after a crash, in a row and without a new checkpoint, before the job gives up."""
+    hang_seconds: PositiveInt = 1800
+    """No step for so long, and for 20 times the usual step, ends an attempt as a crash, with all stacks."""
     extra: dict[str, str] = Field(default_factory=dict)
     """Any sbatch option that the launcher does not own, without dashes: `mail-type: END`."""
 

@@ -19,6 +19,10 @@ class Submission(Contract):
     """The job that it waits for, which packs the data."""
     site: str
     nodes: int
+    folder: str
+    """Where it was submitted; relative names in the recipe begin there."""
+    allowed_changes: tuple[str, ...] = ()
+    """Keys of the training's identity that may differ from what a checkpoint was saved under."""
     time: float
     """Seconds since the Unix epoch."""
 

@@ -24,10 +24,13 @@ from gemfit_launch.slurm.jobfiles import JobFiles
 Kind = Literal["train", "pack"]
 
 
-def render(kind: Kind, plan: Plan, run: RunDir) -> str:
-    """The whole text of the job that trains, or packs the data of, ``run``."""
+def render(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> str:
+    """The whole text of the job that trains, or packs the data of, ``run``.
+
+    It starts in ``folder``, so that relative names in the recipe mean there what they mean here.
+    """
     text = template(kind)
-    text = fill(text, "directives", render_directives(options(kind, plan, run)))
+    text = fill(text, "directives", render_directives(options(kind, plan, run, folder)))
     return fill(text, "values", "".join(f"{line}\n" for line in values(kind, plan, run)))
 
 
@@ -45,13 +48,13 @@ def fill(text: str, region: str, lines: str) -> str:
     return before + opening + lines + closing + after
 
 
-def options(kind: Kind, plan: Plan, run: RunDir) -> Iterator[tuple[str, str | None]]:
+def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple[str, str | None]]:
     """Every sbatch option of the job, in the order of the script."""
     site, job = site_of(plan), JobFiles(run)
     yield "job-name", _job_name(kind, run)
     yield "output", job.log_pattern(kind)
     yield "open-mode", "append"
-    yield "chdir", str(job.root)
+    yield "chdir", str(folder)
     yield "ntasks-per-node", "1"
     yield "nodes", str(plan.topology.nodes if kind == "train" else 1)
     yield "requeue", None
@@ -65,15 +68,15 @@ def options(kind: Kind, plan: Plan, run: RunDir) -> Iterator[tuple[str, str | No
 def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
     """Assignments that the script reads; see the head of ``slurm/train.sbatch`` for what each is."""
     site, root = site_of(plan), JobFiles(run).root
-    python = python_on_nodes(site, [root, Path(plan.pack.folder).parent])
+    seen_inside = [root, Path(plan.pack.folder).parent]  # the packs' own folder may not exist yet
     yield f"RUN_DIR={_word(str(root), 'the run folder')}"
     if kind == "train":
         yield f"NODES={plan.topology.nodes}"
         yield f"CPUS={site.cpus_per_node or ''}"
         yield f"MAX_RESTARTS={site.max_restarts}"
-        yield f"SRUN_OPTIONS={_array(srun_options(site, [root, Path(plan.pack.folder).parent]))}"
-    yield f"HOST_PYTHON={_array([host_python(site)])}"
-    yield f"PYTHON={_array(python)}"
+        yield f"HOST_PYTHON={_array([host_python(site)])}"
+    yield f"PYTHON={_array(python_on_nodes(site, seen_inside))}"
+    yield f"SRUN_OPTIONS={_array(srun_options(site, seen_inside))}"
     yield from _setup(site)
 
 

@@ -1,0 +1,50 @@
+"""End the jobs of a run, or make sure that there is none: stop, cancel, refuse."""
+
+from __future__ import annotations
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit_launch.slurm import client
+from gemfit_launch.slurm.client import Job
+from gemfit_launch.slurm.jobfiles import JobFiles
+
+
+def live_jobs(run: RunDir) -> list[Job]:
+    """The jobs of a run that wait or run: the one that packs before the one that trains."""
+    known = client.jobs()
+    ids = [
+        job for made in JobFiles(run).submissions() for job in (made.pack_job, made.job) if job is not None
+    ]
+    return [known[number] for number in ids if number in known and not known[number].is_over]
+
+
+def cancel_jobs(run: RunDir) -> list[int]:
+    """End every job of a run, and tell which; the one that trains first, which waits for the other."""
+    if JobFiles(run).newest() is None:
+        raise UserError(f"{run.root}: was never submitted to Slurm; stop it with `gemfit stop {run.root}`")
+    ids = [job.id for job in reversed(live_jobs(run))]
+    for number in ids:
+        client.cancel(number)
+    return ids
+
+
+def stop_job(run: RunDir) -> str:
+    """Have the job of a run save and end; a job that only waits is cancelled. Tells what was done."""
+    jobs = live_jobs(run)
+    if not jobs:
+        return "has no job that waits or runs"
+    training = jobs[-1]
+    if training.state == "PENDING":
+        cancel_jobs(run)
+        return f"job {training.id} was waiting, and is cancelled"
+    run.request_stop()
+    return f"job {training.id} is asked to save and end"
+
+
+def refuse_queued(run: RunDir) -> None:
+    """``UserError`` while a job of the run waits or runs."""
+    for job in live_jobs(run):
+        raise UserError(
+            f"{run.root}: job {job.id} is {job.state.lower()}; end it first with "
+            f"`gemfit stop {run.root}` or `gemfit cancel {run.root}`"
+        )

@@ -1,0 +1,81 @@
+"""From a plan to a job in the queue: the scripts into the run folder, then the one call of sbatch.
+
+Data that is not packed yet is packed by a job of its own, without a GPU, for which the training waits.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit_launch.slurm import client
+from gemfit_launch.slurm.freeze import freeze_code
+from gemfit_launch.slurm.jobfiles import JobFiles, Submission
+from gemfit_launch.slurm.script import Kind, render, site_of
+
+
+def submit_new(
+    root: Path, plan: Plan, scripts: dict[Kind, str], folder: Path, after: Sequence[int]
+) -> Submission:
+    """Make the run folder and submit; where Slurm refuses, the folder does not stay."""
+    run = RunDir.create(root, plan)
+    with _undone_on_failure(root):
+        return submit(run, scripts, folder, after)
+
+
+def submit(
+    run: RunDir,
+    scripts: dict[Kind, str],
+    folder: Path,
+    after: Sequence[int] = (),
+    allowed_changes: tuple[str, ...] = (),
+) -> Submission:
+    """Submit the jobs of a run that exists, from the code as it is now."""
+    files, plan = JobFiles(run), run.plan()
+    freeze_code(run)
+    paths = {kind: files.write_script(kind, text) for kind, text in scripts.items()}
+    pack_job = client.submit(paths["pack"], after=after) if "pack" in paths else None
+    with _cancelled_on_failure(pack_job):
+        job = client.submit(paths["train"], after=after if pack_job is None else [pack_job])
+    submission = Submission(
+        job=job,
+        pack_job=pack_job,
+        site=site_of(plan).name,
+        nodes=plan.topology.nodes,
+        folder=str(folder),
+        allowed_changes=allowed_changes,
+        time=time.time(),
+    )
+    files.record(submission)
+    return submission
+
+
+def render_scripts(plan: Plan, root: Path, folder: Path) -> dict[Kind, str]:
+    """The text of every job that the plan needs, by kind; ``root`` need not exist yet."""
+    is_packed = Path(plan.pack.folder, "manifest.json").is_file()
+    kinds: list[Kind] = ["train"] if is_packed else ["pack", "train"]
+    return {kind: render(kind, plan, RunDir(root), folder) for kind in kinds}
+
+
+@contextmanager
+def _undone_on_failure(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(root)
+        raise
+
+
+@contextmanager
+def _cancelled_on_failure(job: int | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if job is not None:
+            client.cancel(job)
+        raise

@@ -1,0 +1,184 @@
+"""``gemfit submit``, ``resume`` and ``cancel``: runs as Slurm jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from gemfit.errors import UserError
+from gemfit.identity import refuse_changes, refuse_unknown
+from gemfit.packing import find_files
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit_launch.options import RUN_FOLDER, json_option, request_options
+from gemfit_launch.planview import show_plan, show_summary
+from gemfit_launch.replan import changed_parts, replan
+from gemfit_launch.report import console
+from gemfit_launch.request import Request
+from gemfit_launch.resolve import resolve_plan
+from gemfit_launch.runstatus import default_folder
+from gemfit_launch.slurm import client
+from gemfit_launch.slurm.ending import cancel_jobs, refuse_queued
+from gemfit_launch.slurm.jobfiles import JobFiles, Submission
+from gemfit_launch.slurm.options import after_option, placing_options
+from gemfit_launch.slurm.placing import Placing, ranks_at
+from gemfit_launch.slurm.scriptview import show_scripts
+from gemfit_launch.slurm.submission import render_scripts, submit_new
+from gemfit_launch.slurm.submission import submit as submit_run
+
+
+@click.command()
+@request_options()
+@placing_options(site_required=True)
+@click.option("--run", "folder", type=RUN_FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
+@after_option
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted, and submit nothing.")
+@json_option
+def submit(
+    request: Request, placing: Placing, folder: Path | None, after: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Train as a Slurm job that comes back when it is preempted.
+
+    Packs the data first, as a job of its own without a GPU, if that was not done. The code and the
+    recipe are kept in the run folder, so a job that comes back is the one that was submitted. Tokens
+    such as HF_TOKEN reach the job in the environment of this command, and stand in no file of it.
+
+    \b
+    Example:
+      gemfit submit gemma3/1b-card --site gpu-cluster --nodes 2 --data talks.jsonl --run runs/first
+      gemfit submit gemma3/1b-card --site gpu-cluster --site-set time=2:00:00 --data talks.jsonl --dry-run
+    """
+    site, recipe = placing.site(), request.recipe()
+    root = folder or default_folder(request)
+    plan = resolve_plan(recipe, ranks_at(site, placing.nodes or 1), site=site)
+    scripts = render_scripts(plan, root, Path.cwd())
+    if dry_run:
+        options = [*request.arguments(), *placing.arguments(), "--run", str(root)]
+        show_plan(plan, request.name, ["gemfit", "submit", *options])
+        show_scripts(scripts)
+        return
+    if recipe.data.source is None:
+        find_files(None)  # says how to name the data
+    RunDir.refuse_used(root)
+    _say_what_is_hidden()
+    if not as_json:
+        show_summary(console(), plan, request.name)
+    _report(root, submit_new(root, plan, scripts, Path.cwd(), _ids(after)), as_json)
+
+
+@click.command()
+@click.argument("run", type=RUN_FOLDER)
+@request_options(required=False, with_recipe=False)
+@placing_options(site_required=False)
+@click.option(
+    "--allow-changed",
+    "allowed_changes",
+    metavar="KEY",
+    multiple=True,
+    help="Resume although this part of what is trained changes, such as optim.learning_rate or seed.",
+)
+@after_option
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted, and submit nothing.")
+@json_option
+def resume(
+    run: Path,
+    request: Request,
+    placing: Placing,
+    allowed_changes: tuple[str, ...],
+    after: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Go on with a run as a new Slurm job, as before or elsewhere.
+
+    Fewer or more nodes take the same rows in each step. What would change the training is refused unless
+    allowed. The job runs the code as it is now. On this machine: `gemfit run --resume RUN`.
+
+    \b
+    Example:
+      gemfit resume runs/first
+      gemfit resume runs/first --nodes 1 --site preemptible-cluster
+    """
+    run_dir = RunDir.open(run)
+    old = run_dir.plan()
+    plan = _planned_again(run_dir, old, request, placing, allowed_changes)
+    folder = _folder(run_dir)
+    scripts = render_scripts(plan, run, folder)
+    if dry_run:
+        show_scripts(scripts)
+        return
+    refuse_queued(run_dir)
+    _refuse_complete(run_dir, plan)
+    _say_what_is_hidden()
+    with run_dir.hold():
+        run_dir.adopt(plan)
+        run_dir.stop_file.unlink(missing_ok=True)
+    for change in changed_parts(old, plan):
+        click.echo(change, err=as_json)
+    _report(run, submit_run(run_dir, scripts, folder, _ids(after), allowed_changes), as_json)
+
+
+@click.command()
+@click.argument("run", type=RUN_FOLDER)
+def cancel(run: Path) -> None:
+    """End the Slurm job of a run at once, and do not let it come back.
+
+    It goes back to its last checkpoint; `gemfit stop` saves first.
+
+    \b
+    Example:
+      gemfit cancel runs/first
+    """
+    cancelled = cancel_jobs(RunDir.open(run))
+    for job in cancelled:
+        click.echo(f"{run}: job {job} is cancelled")
+    if not cancelled:
+        click.echo(f"{run}: has no job that waits or runs")
+
+
+def _planned_again(
+    run: RunDir, old: Plan, request: Request, placing: Placing, allowed_changes: tuple[str, ...]
+) -> Plan:
+    site = placing.site(old.site)
+    nodes = placing.nodes or old.topology.nodes
+    plan = replan(old, request, ranks_at(site, nodes), str(run.plan_file), site)
+    was, now = old.training_identity(), plan.training_identity()
+    refuse_unknown(allowed_changes, [*was, *now])
+    refuse_changes(was, now, allowed=allowed_changes, place=str(run.root))
+    return plan
+
+
+def _refuse_complete(run: RunDir, plan: Plan) -> None:
+    verdict = run.verdict()
+    if verdict is not None and verdict.outcome == "completed" and verdict.step >= plan.steps.total:
+        raise UserError(f"{run.root}: is complete ({plan.steps.total} steps); there is nothing to resume")
+
+
+def _folder(run: RunDir) -> Path:
+    """Where relative names in the recipe begin: as at first, else here."""
+    newest = JobFiles(run).newest()
+    return Path(newest.folder) if newest is not None else Path.cwd()
+
+
+def _ids(after: int | None) -> list[int]:
+    return [] if after is None else [after]
+
+
+def _say_what_is_hidden() -> None:
+    if names := client.hidden_options(os.environ):
+        click.echo(f"not passed on, because Slurm would obey it: {', '.join(names)}", err=True)
+
+
+def _report(root: Path, submission: Submission, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"run": str(root), **submission.model_dump(mode="json")}, indent=2))
+        return
+    if submission.pack_job is not None:
+        click.echo(f"packing: job {submission.pack_job}, for which the training waits")
+    click.echo(f"job: {submission.job}")
+    click.echo(f"run folder: {shlex.quote(str(root))}")
+    click.echo(f"watch it: gemfit status {shlex.quote(str(root))}")
