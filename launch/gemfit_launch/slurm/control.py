@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+from typing import Literal
 
 from gemfit.errors import UserError
 from gemfit_launch.slurm.client import call
+
+Fate = Literal["requeue", "cancelled", "queued"]
 
 
 def scontrol(*arguments: str) -> str:
@@ -28,14 +31,39 @@ def address(node: str) -> str:
     raise UserError(f"node {node}: neither {' nor '.join(filter(None, candidates))} resolves to an address")
 
 
-def job_state(job: str) -> str:
-    """Such as ``RUNNING`` or ``CANCELLED``."""
-    return field(scontrol("show", "job", job, "--oneliner"), "JobState")
+def show_job(job: str) -> str:
+    """All that the controller knows of a job, as one line of ``name=value``."""
+    return scontrol("show", "job", job, "--oneliner")
+
+
+def fate(shown: str, restarts: int) -> Fate:
+    """Whether a job that has stopped may be requeued, from what Slurm shows of it. Pure.
+
+    A requeue would bring back a cancelled job as well. While processes end, Slurm says COMPLETING of
+    all jobs alike: one that Slurm has requeued itself counts more than our own ``restarts``, one that
+    ran out of time has run for as long as it was given, and any other was cancelled.
+    """
+    state = field(shown, "JobState")
+    if state == "PENDING" or int(field(shown, "Restarts") or 0) > restarts:
+        return "queued"
+    if state == "COMPLETING":
+        limit, ran = seconds(field(shown, "TimeLimit")), seconds(field(shown, "RunTime"))
+        return "requeue" if limit is not None and ran is not None and ran >= limit else "cancelled"
+    return "cancelled" if state == "CANCELLED" else "requeue"
+
+
+def seconds(duration: str) -> int | None:
+    """Of ``D-HH:MM:SS``; ``None`` for what is no duration, such as UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
+    if found is None:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def requeue(job: str, *, avoid: str | None) -> None:
     """Send ``job`` back into the queue, to nodes other than ``avoid`` from now on."""
-    excluded = field(scontrol("show", "job", job, "--oneliner"), "ExcNodeList") if avoid else ""
+    excluded = field(show_job(job), "ExcNodeList") if avoid else ""
     scontrol("requeue", job)
     if avoid:
         nodes = ",".join([*([excluded] if excluded not in ("", "(null)") else []), avoid])

@@ -21,8 +21,11 @@ from gemfit_launch.configs import write_configs
 from gemfit_launch.local import free_port
 from gemfit_launch.slurm import attempts, control
 from gemfit_launch.slurm.attempts import AttemptEnd, AttemptFiles, AttemptStart, How, NodeEnd
+from gemfit_launch.slurm.jobfiles import JobFiles
 
 LAST_LINES = 20
+SUBMISSION_SECONDS = 5.0
+"""A job may start before `gemfit submit` has noted its id; one that sbatch took from a person has none."""
 
 
 def main() -> ExitCode:
@@ -64,7 +67,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     host = control.address(nodes[0]) if len(nodes) > 1 else "127.0.0.1"
     write_configs(run, plan)
     step = attempts.newest_step(run)
-    attempt = run.begin_attempt()
+    attempt = run.begin_attempt(_allowed_changes(run, job))
     files = AttemptFiles(run, attempt)
     start = AttemptStart(attempt=attempt, job=job, nodes=nodes, step=step, time=time.time())
     files.write(files.start, start)
@@ -102,6 +105,18 @@ def close_interrupted(run: RunDir) -> None:
         return
     saved = verdict is not None and verdict.outcome in ("completed", "stopped")
     _close(run, run.attempt, "stopped" if saved else "interrupted", "ended by Slurm together with its job")
+
+
+def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
+    """What `gemfit resume` allowed this job to change; it writes that down once Slurm has taken the job."""
+    deadline = time.monotonic() + SUBMISSION_SECONDS
+    while True:
+        for submission in JobFiles(run).submissions():
+            if str(submission.job) == job:
+                return submission.allowed_changes
+        if time.monotonic() > deadline:
+            return ()
+        time.sleep(0.2)
 
 
 def stopped_by(run: RunDir) -> str | None:
@@ -145,11 +160,11 @@ def _close(run: RunDir, attempt: int, how: How, reason: str, failed: NodeEnd | N
 
 def _requeue(job: str, *, avoid: str | None) -> ExitCode:
     """Requeue unless somebody has cancelled the job, or Slurm has requeued it already."""
-    state = control.job_state(job)
-    if state == "CANCELLED":
+    fate = control.fate(control.show_job(job), int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    if fate == "cancelled":
         say("the job was cancelled, so it does not come back")
         return ExitCode.DONE
-    if state == "PENDING":
+    if fate == "queued":
         say("Slurm has put the job back into the queue itself")
         return ExitCode.DONE
     avoid = avoid if avoid and _can_avoid(job, avoid) else None
@@ -160,7 +175,7 @@ def _requeue(job: str, *, avoid: str | None) -> ExitCode:
 
 def _can_avoid(job: str, node: str) -> bool:
     """Whether enough nodes are left without ``node``: a job that can never start would wait for ever."""
-    shown = control.scontrol("show", "job", job, "--oneliner")
+    shown = control.show_job(job)
     excluded = control.field(shown, "ExcNodeList")
     gone = set() if excluded in ("", "(null)") else set(control.host_names(excluded))
     left = control.usable_nodes(control.field(shown, "Partition")) - gone - {node}
