@@ -59,6 +59,7 @@ class Chase:
         self.bad: list[str] = []
         """Names of folders that must not be resumed from, after the last kill."""
         self.resumes = 0
+        self.retired: set[Path] = set()
 
     def strike(self) -> None:
         """Start an attempt, kill it, and check what the one after it will have to do."""
@@ -111,11 +112,12 @@ class Chase:
         time.sleep(self.random.uniform(0, TRAINING_SECONDS))
 
     def _was_saving(self, attempt: Attempt) -> bool:
-        left = {path.name for path in self.run.checkpoints.iterdir()}
-        half_retired = any(not (path / "manifest.json").exists() for path in self.run.committed())
-        return half_retired or any(
-            name.startswith(".staging-") and name.endswith(f"-{attempt.attempt}") for name in left
-        )
+        """Whether a save, or the removal of what it replaces, was cut short."""
+        staged = self.run.checkpoints.glob(f".staging-*-{attempt.attempt}")
+        # Taken apart: attempts before this one may have left some too, until the next save begins.
+        retired = set(self.run.checkpoints.glob(".retired-*"))
+        cut_short, self.retired = retired - self.retired, retired
+        return bool(cut_short) or any(staged)
 
     def _metrics_bytes(self) -> int:
         return self.run.metrics_file.stat().st_size if self.run.metrics_file.exists() else 0

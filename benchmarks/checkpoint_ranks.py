@@ -9,6 +9,7 @@ group. For the benchmarks of checkpoints, which need hundreds of starts.
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import os
 import signal
@@ -30,7 +31,9 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-import deepspeed  # noqa: F401  (imported here so that no rank has to)
+# Imported here so that no rank has to: the second brings the compiler of torch along.
+import deepspeed
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import (
     prepare_deepspeed_cmd_env,
@@ -113,6 +116,8 @@ def start(
     argv = [str(run.root), *(["--stop-at", str(stop_at)] if stop_at is not None else [])]
     sys.stdout.flush()
     sys.stderr.flush()
+    # What was imported is no garbage: a collection in a rank would copy every page of it.
+    gc.freeze()
     with mock.patch.object(training, "PackedTrainer", trainer):  # the forks inherit it
         pids = tuple(_fork(run, plan, env, rank, argv) for rank in range(plan.topology.world_size))
     return Attempt(run, attempt, pids)
