@@ -69,11 +69,14 @@ def show_pack(manifest: PackManifest, folder: str) -> None:
 
 def show_status(statuses: Sequence[RunStatus]) -> None:
     """One line a run, and below it why a run failed, where it has said so."""
-    names = ["run", "state", "try", "step", "loss", "eval loss", "tokens/s", "left"]
+    with_jobs = any(status.job is not None for status in statuses)
+    jobs = ["job"] if with_jobs else []
+    names = ["run", "state", *jobs, "try", "step", "loss", "eval loss", "tokens/s", "left"]
     rows = [
         (
             status.run,
             status.state,
+            *([str(status.job or "-")] if with_jobs else []),
             str(status.attempt),
             f"{status.step}/{status.total_steps}",
             _number(status.loss, ".4f"),
@@ -86,6 +89,8 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
     out = console()
     out.print(table(names, rows, numbers=names[2:]))
     for status in statuses:
+        if status.waits_for:
+            out.print(f"\n{status.run}: waits: {status.waits_for}")
         if status.reason:
             out.print(f"\n{status.run}: {status.reason}")
 

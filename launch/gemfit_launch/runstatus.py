@@ -12,7 +12,23 @@ from gemfit.rundir import RunDir
 from gemfit_launch.metrics import recent_records, seconds_left
 from gemfit_launch.request import Request
 
-State = Literal["new", "running", "stopping", "completed", "stopped", "failed", "fatal", "crashed"]
+State = Literal[
+    "new",
+    "pending",
+    "running",
+    "stopping",
+    "suspended",
+    "completed",
+    "stopped",
+    "cancelled",
+    "failed",
+    "fatal",
+    "crashed",
+    "unknown",
+]
+GOING_ON = ("pending", "running", "stopping", "suspended", "unknown")
+"""States from which a run may come to another without anybody's doing; `unknown`: Slurm does not answer."""
+
 RUNS = Path("runs")
 
 
@@ -39,11 +55,18 @@ class RunStatus(Contract):
     """`None` unless the run is running and has a pace."""
     reason: str
     """Why it ended, where it has said so."""
+    job: int | None = None
+    """Its newest Slurm job."""
+    waits_for: str = ""
+    """Why that job does not run yet."""
 
 
-def read_status(run: RunDir) -> RunStatus:
-    """The state and the last figures of a run."""
-    records, total, state = recent_records(run.metrics_file), run.plan().steps.total, read_state(run)
+def read_status(
+    run: RunDir, *, state: State | None = None, job: int | None = None, waits_for: str = ""
+) -> RunStatus:
+    """The last figures of a run, and its state: that of its ``job``, else what its folder says."""
+    records, total = recent_records(run.metrics_file), run.plan().steps.total
+    state = state or read_state(run)
     steps = [record for record in records if isinstance(record, StepRecord)]
     evaluations = [record for record in records if isinstance(record, EvalRecord)]
     verdict = run.verdict()
@@ -58,6 +81,8 @@ def read_status(run: RunDir) -> RunStatus:
         tokens_per_second=steps[-1].tokens_per_second if steps else None,
         seconds_left=seconds_left(steps, total) if steps and state == "running" else None,
         reason=verdict.reason if verdict else "",
+        job=job,
+        waits_for=waits_for,
     )
 
 

@@ -29,10 +29,13 @@ def cancel_jobs(run: RunDir) -> list[int]:
 
 
 def stop_job(run: RunDir) -> str:
-    """Have the job of a run save and end; a job that only waits is cancelled. Tells what was done."""
+    """Have the job of a run save and end; a job that only waits is cancelled.
+
+    Tells what was done; empty where there is no job.
+    """
     jobs = live_jobs(run)
     if not jobs:
-        return "has no job that waits or runs"
+        return ""
     training = jobs[-1]
     if training.state == "PENDING":
         cancel_jobs(run)

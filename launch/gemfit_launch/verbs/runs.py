@@ -13,9 +13,16 @@ from gemfit.rundir import RunDir
 from gemfit_launch.child import require_train_extra, run_module
 from gemfit_launch.options import RUN_FOLDER, json_option
 from gemfit_launch.report import show_status
-from gemfit_launch.runstatus import RUNS, find_runs, read_state, read_status
+from gemfit_launch.runstatus import GOING_ON, RUNS, RunStatus, find_runs
+from gemfit_launch.slurm.ending import stop_job
+from gemfit_launch.slurm.jobfiles import JobFiles
+from gemfit_launch.slurm.runstate import read_statuses
 
 POLL_SECONDS = 0.5
+POLL_QUEUE_SECONDS = 3.0
+"""A controller serves thousands of users."""
+
+WATCH_SECONDS = 5.0
 
 
 @click.command()
@@ -24,16 +31,22 @@ POLL_SECONDS = 0.5
 def stop(run: Path, wait: bool) -> None:
     """Ask a run to save and stop at its next step.
 
+    A Slurm job ends after that and does not come back; one that only waits is cancelled.
+
     \b
     Example:
       gemfit stop runs/first --wait
     """
     run_dir = RunDir.open(run)
-    if not run_dir.is_active:
-        click.echo(f"{run}: is not running ({read_state(run_dir)})")
+    state = read_statuses([run_dir])[0].state
+    if state not in GOING_ON:
+        click.echo(f"{run}: is not running ({state})")
         return
-    run_dir.request_stop()
-    click.echo(f"{run}: asked to save and stop")
+    if JobFiles(run_dir).newest() is not None and (done := stop_job(run_dir)):
+        click.echo(f"{run}: {done}")
+    else:
+        run_dir.request_stop()
+        click.echo(f"{run}: asked to save and stop")
     if wait:
         raise click.exceptions.Exit(_wait(run_dir))
 
@@ -41,35 +54,46 @@ def stop(run: Path, wait: bool) -> None:
 @click.command()
 @click.argument("runs", type=RUN_FOLDER, nargs=-1, metavar="[RUN]...")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the losses of one run.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until all have ended.")
 @json_option
-def status(runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
+def status(runs: tuple[Path, ...], plot: Path | None, watch: bool, as_json: bool) -> None:
     """Show how runs are doing.
 
-    Without a RUN, all of those in the folder runs/ are shown.
+    Without a RUN, all of those in the folder runs/ are shown. Of a Slurm job it tells why it waits.
 
     \b
     Example:
-      gemfit status
+      gemfit status --watch
       gemfit status runs/first --plot loss.png
     """
     found = [RunDir.open(run) for run in runs] if runs else find_runs()
     if not found:
         raise UserError(f"there is no run in {RUNS}/; name a run folder, or start one with `gemfit run`")
-    statuses = [read_status(run) for run in found]
-    if as_json:
-        click.echo(json.dumps([status.model_dump(mode="json") for status in statuses], indent=2))
-    else:
-        show_status(statuses)
+    while True:
+        statuses = read_statuses(found)
+        if watch and not as_json:
+            click.clear()
+        _show(statuses, as_json)
+        if not watch or not any(status.state in GOING_ON for status in statuses):
+            break
+        time.sleep(WATCH_SECONDS)
     if plot is not None:
         raise click.exceptions.Exit(_plot(found, plot))
 
 
+def _show(statuses: list[RunStatus], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([status.model_dump(mode="json") for status in statuses], indent=2))
+    else:
+        show_status(statuses)
+
+
 def _wait(run: RunDir) -> ExitCode:
-    while run.is_active:
-        time.sleep(POLL_SECONDS)
-    state = read_state(run)
+    seconds = POLL_SECONDS if JobFiles(run).newest() is None else POLL_QUEUE_SECONDS
+    while (state := read_statuses([run])[0].state) in GOING_ON:
+        time.sleep(seconds)
     click.echo(f"{run.root}: {state}")
-    return ExitCode.DONE if state in ("stopped", "completed") else ExitCode.FAILED
+    return ExitCode.DONE if state in ("stopped", "completed", "cancelled") else ExitCode.FAILED
 
 
 def _plot(runs: list[RunDir], picture: Path) -> ExitCode:

@@ -1,0 +1,70 @@
+"""The logs of a run as one text over all its attempts, also while it is written."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gemfit.rundir import RunDir
+
+POLL_SECONDS = 0.5
+BLOCK_BYTES = 1 << 20
+
+
+def follow(run: RunDir, first: int, goes_on: Callable[[], bool]) -> Iterator[bytes]:
+    """What attempts from ``first`` on print, each after a line that names it, until the run has ended.
+
+    ``goes_on`` is asked once everything is read; it may be expensive.
+    """
+    for attempt in _attempts(run, first, goes_on):
+        yield headline(run, attempt)
+        yield from _grow(run, attempt, goes_on)
+
+
+def _attempts(run: RunDir, first: int, goes_on: Callable[[], bool]) -> Iterator[int]:
+    attempt = max(1, first)
+    while True:
+        if run.attempt >= attempt:
+            yield attempt
+            attempt += 1
+        elif not goes_on():
+            return
+        else:
+            time.sleep(POLL_SECONDS)
+
+
+def _grow(run: RunDir, attempt: int, goes_on: Callable[[], bool]) -> Iterator[bytes]:
+    """The log of one attempt, until a newer one has begun or the run has ended."""
+    path, offset = run.log(attempt), 0
+    while True:
+        is_last = run.attempt == attempt and goes_on()  # asked before the last look at the file
+        for block in _read_from(path, offset):
+            offset += len(block)
+            yield block
+        if not is_last:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def headline(run: RunDir, attempt: int) -> bytes:
+    """The line that stands before the log of an attempt."""
+    return f"==> attempt {attempt}: {run.log(attempt)} <==\n".encode()
+
+
+def last_lines(path: Path, count: int | None) -> bytes:
+    """The end of a log, or all of it; nothing where no log is."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as stream:
+        return b"".join(deque(stream, maxlen=count))
+
+
+def _read_from(path: Path, offset: int) -> Iterator[bytes]:
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        while block := stream.read(BLOCK_BYTES):
+            yield block

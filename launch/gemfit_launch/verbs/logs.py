@@ -1,0 +1,88 @@
+"""``gemfit logs``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit_launch.follow import follow as follow_run
+from gemfit_launch.follow import headline, last_lines
+from gemfit_launch.options import RUN_FOLDER
+from gemfit_launch.runstatus import GOING_ON
+from gemfit_launch.slurm.jobfiles import JobFiles
+from gemfit_launch.slurm.runstate import read_statuses
+
+SECONDS_BETWEEN_QUESTIONS = 3.0
+
+
+@click.command()
+@click.argument("run", type=RUN_FOLDER)
+@click.option(
+    "--follow", "-f", is_flag=True, help="Go on until the run has ended, over all attempts to come."
+)
+@click.option("--attempt", type=click.IntRange(min=1), help="Only this one.")
+@click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines of each attempt.")
+@click.option("--job", "of_job", is_flag=True, help="What the batch scripts of its Slurm jobs said instead.")
+def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, of_job: bool) -> None:
+    """Print what a run printed, over all its attempts.
+
+    \b
+    Example:
+      gemfit logs runs/first --follow
+      gemfit logs runs/first --attempt 2 --lines 50
+    """
+    run_dir = RunDir.open(run)
+    if follow:
+        if attempt is not None or lines is not None or of_job:
+            raise click.UsageError("--follow shows all of it; leave out --attempt, --lines and --job")
+        for block in follow_run(run_dir, 1, _Asker(run_dir)):
+            click.echo(block, nl=False)
+        return
+    if of_job:
+        for path in _job_logs(run_dir):
+            click.echo(f"==> {path} <==\n".encode() + last_lines(path, lines), nl=False)
+        return
+    for number in _attempts(run_dir, attempt):
+        click.echo(headline(run_dir, number) + last_lines(run_dir.log(number), lines), nl=False)
+
+
+class _Asker:
+    """Whether a run goes on; Slurm is asked every few seconds, however often this is."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._every = SECONDS_BETWEEN_QUESTIONS if JobFiles(run).newest() is not None else 0.0
+        self._next, self._answer = 0.0, True
+
+    def __call__(self) -> bool:
+        if time.monotonic() >= self._next:
+            self._answer = read_statuses([self._run])[0].state in GOING_ON
+            self._next = time.monotonic() + self._every
+        return self._answer
+
+
+def _attempts(run: RunDir, only: int | None) -> list[int]:
+    if only is None:
+        return list(range(1, run.attempt + 1))
+    if only > run.attempt:
+        raise UserError(f"{run.root}: has had {run.attempt} attempts; --attempt {only} is not among them")
+    return [only]
+
+
+def _job_logs(run: RunDir) -> list[Path]:
+    files = JobFiles(run)
+    if not files.submissions():
+        raise UserError(f"{run.root}: was never submitted to Slurm; leave out --job")
+    made = [
+        path
+        for one in files.submissions()
+        for path in (
+            *([files.log("pack", one.pack_job)] if one.pack_job else []),
+            files.log("train", one.job),
+        )
+    ]
+    return [path for path in made if path.is_file()]
