@@ -25,6 +25,7 @@ VERBS = {
     "resume": ("slurm", "Go on with a run as a new Slurm job, as before or elsewhere"),
     "cancel": ("slurm", "End the Slurm job of a run at once, and do not let it come back"),
     "stop": ("runs", "Ask a run to save and stop at its next step"),
+    "site": ("site", "List, show and write the descriptions of clusters"),
     "status": ("runs", "Show how runs are doing"),
     "logs": ("logs", "Print what a run printed, over all its attempts"),
     "checkpoints": ("checkpoints", "List the checkpoints of a run, and what is wrong with any of them"),

@@ -1,0 +1,68 @@
+"""``gemfit site``: the clusters that this launcher knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gemfit.errors import UserError
+from gemfit.rundir import write_atomic
+from gemfit_launch.configs import to_yaml
+from gemfit_launch.report import console, table
+from gemfit_launch.slurm.cluster import ask_cluster
+from gemfit_launch.slurm.firstsite import first_site
+from gemfit_launch.slurm.options import SiteName
+from gemfit_launch.slurm.sites import load_site, own, own_folder, shipped
+
+
+@click.group()
+def site() -> None:
+    """List, show and write the descriptions of clusters.
+
+    A site says where to train: partition, GPUs of a node, limits, what runs before training. Your own
+    lie in ~/.config/gemfit/sites; one that is named like a shipped one changes that one.
+
+    \b
+    Example:
+      gemfit site init
+      gemfit site show gpu-cluster
+    """
+
+
+@site.command(name="init")
+@click.argument("name", required=False)
+@click.option("--partition", help="The one to describe.  [default: the cluster's, or that with most GPUs]")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File, instead of your folder.")
+def init(name: str | None, partition: str | None, out: Path | None) -> None:
+    """Write a first site file for this cluster, from what Slurm tells.
+
+    \b
+    Example:
+      gemfit site init mycluster --partition gpu
+    """
+    cluster = ask_cluster()
+    path = out or own_folder() / f"{name or cluster.name}.yaml"
+    if path.exists():
+        raise UserError(f"{path}: is there already; change it, or write elsewhere with --out")
+    text = first_site(cluster, partition)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text)
+    click.echo(text, nl=False)
+    click.echo(f"\nwritten to {path}")
+
+
+@site.command(name="ls")
+def ls() -> None:
+    """List the sites: your own, and the examples that come with gemfit."""
+    rows = [(name, "yours", str(path)) for name, path in own().items()]
+    rows += [(name, "example", str(path)) for name, path in shipped().items() if name not in own()]
+    console().print(table(["site", "whose", "file"], rows))
+
+
+@site.command(name="show")
+@click.argument("name", type=SiteName())
+@click.option("--site-set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one value.")
+def show(name: str, settings: tuple[str, ...]) -> None:
+    """Print a site with every value resolved."""
+    click.echo(to_yaml(load_site(name, settings).model_dump(mode="json")), nl=False)
