@@ -78,9 +78,10 @@ def refuse_superseded(run: RunDir, attempt: int) -> None:
 def full_disk(run: RunDir, bytes_needed: int) -> UserError:
     """What to tell when a checkpoint does not fit."""
     free = shutil.disk_usage(run.checkpoints).free
+    but = " (a quota, or the number of files, must be used up)" if free >= bytes_needed else ""
     return UserError(
         f"{run.checkpoints}: the disk is full: a checkpoint takes {bytes_needed:,} bytes and "
-        f"{free:,} are free; earlier checkpoints are intact: free some space or lower checkpoint.keep, "
+        f"{free:,} are free{but}; earlier checkpoints are intact: free some space or lower checkpoint.keep, "
         "then resume"
     )
 
