@@ -21,6 +21,7 @@ VERBS = {
     "plan": ("plan", "Show what a run would do, and touch nothing"),
     "pack": ("pack", "Turn conversations into packed rows, once"),
     "run": ("run", "Train here, exactly as planned"),
+    "preflight": ("preflight", "Look for what would go wrong with a job, before it is submitted"),
     "submit": ("slurm", "Train as a Slurm job that comes back when it is preempted"),
     "resume": ("slurm", "Go on with a run as a new Slurm job, as before or elsewhere"),
     "cancel": ("slurm", "End the Slurm job of a run at once, and do not let it come back"),

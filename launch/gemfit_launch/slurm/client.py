@@ -53,6 +53,11 @@ def submit(script: Path, *, after: Sequence[int] = ()) -> int:
     return int(answer.strip().partition(";")[0])
 
 
+def test_only(script: str) -> None:
+    """Have sbatch judge a script, and submit nothing; a refusal is a ``SlurmError``."""
+    call(["sbatch", "--test-only"], stdin=script)
+
+
 def jobs() -> dict[int, Job]:
     """The jobs of this user that Slurm still knows, by id."""
     return {job.id: job for line in call(_squeue()).splitlines() if (job := parse_job(line)) is not None}
@@ -79,13 +84,13 @@ def parse_job(line: str) -> Job | None:
     )
 
 
-def call(argv: list[str]) -> str:
+def call(argv: list[str], *, stdin: str = "") -> str:
     """Standard output of one command of Slurm; a refusal and a missing command are a ``UserError``."""
     try:
         done = subprocess.run(
             argv,
             env=environment(os.environ),
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             errors="replace",

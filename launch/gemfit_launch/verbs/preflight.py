@@ -1,0 +1,63 @@
+"""``gemfit preflight``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from gemfit.errors import ExitCode
+from gemfit.rundir import RunDir
+from gemfit_launch.options import RUN_FOLDER, json_option, request_options
+from gemfit_launch.report import console, table
+from gemfit_launch.request import Request
+from gemfit_launch.resolve import resolve_plan
+from gemfit_launch.runstatus import default_folder
+from gemfit_launch.slurm.cluster import ask_cluster
+from gemfit_launch.slurm.options import placing_options
+from gemfit_launch.slurm.placing import Placing, ranks_at
+from gemfit_launch.slurm.preflight import Finding, examine
+from gemfit_launch.slurm.submission import render_scripts
+from gemfit_launch.slurm.surroundings import look_around, measured_pace, resolves
+
+
+@click.command()
+@request_options()
+@placing_options(site_required=True)
+@click.option("--run", "folder", type=RUN_FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
+@click.option("--like", type=RUN_FOLDER, metavar="RUN", help="An earlier run, whose steps and saves count.")
+@json_option
+def preflight(
+    request: Request, placing: Placing, folder: Path | None, like: Path | None, as_json: bool
+) -> None:
+    """Look for what would go wrong with a job, before it is submitted.
+
+    Asks the cluster about partition, nodes, GPUs, limits and notice before preemption, and this machine
+    about addresses, disk and token. Exit status 2 where something would keep the job from running.
+
+    \b
+    Example:
+      gemfit preflight gemma3/1b-card --site gpu-cluster --nodes 2 --like runs/first
+    """
+    site, root = placing.site(), folder or default_folder(request)
+    plan = resolve_plan(request.recipe(), ranks_at(site, placing.nodes or 1), site=site)
+    pace = measured_pace(RunDir.open(like)) if like is not None else None
+    script = render_scripts(plan, root, Path.cwd())["train"]
+    findings = [
+        *examine(plan, ask_cluster(), pace, resolves=resolves),
+        *look_around(plan, root, pace, script),
+    ]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _show(findings)
+    if any(finding.level == "error" for finding in findings):
+        raise click.exceptions.Exit(ExitCode.USER_ERROR)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    rows = [(finding.level, finding.about, finding.text) for finding in findings]
+    console().print(table(["", "about", "what"], rows))
