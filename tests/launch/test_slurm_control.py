@@ -1,0 +1,48 @@
+"""What Slurm shows of a job that has just stopped, and whether it may be requeued."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemfit_launch.slurm.control import fate, field, seconds
+
+SHOWN = "JobId=5 JobName=a b JobState={state} Reason=None Restarts={restarts} RunTime={ran} TimeLimit={limit}"
+
+
+def shown(state: str, *, restarts: int = 0, ran: str = "00:01:20", limit: str = "UNLIMITED") -> str:
+    return SHOWN.format(state=state, restarts=restarts, ran=ran, limit=limit)
+
+
+def test_a_job_that_runs_on_is_requeued() -> None:
+    assert fate(shown("RUNNING"), restarts=0) == "requeue"
+
+
+def test_a_cancelled_job_is_not() -> None:
+    assert fate(shown("CANCELLED"), restarts=0) == "cancelled"
+    assert fate(shown("COMPLETING"), restarts=0) == "cancelled"
+    assert fate(shown("COMPLETING", ran="00:59:59", limit="01:00:00"), restarts=0) == "cancelled"
+
+
+def test_a_job_that_ran_out_of_time_is_requeued() -> None:
+    assert fate(shown("COMPLETING", ran="1-00:00:09", limit="1-00:00:00"), restarts=0) == "requeue"
+    assert fate(shown("TIMEOUT"), restarts=0) == "requeue"
+
+
+def test_a_job_that_slurm_has_requeued_is_left_alone() -> None:
+    assert fate(shown("PENDING", restarts=1), restarts=0) == "queued"
+    assert fate(shown("COMPLETING", restarts=3), restarts=2) == "queued"
+
+
+def test_a_field_is_found_whole() -> None:
+    text = "ReqNodeList=a NodeList=n[1-2] BatchHost=n1 Comment="
+    assert field(text, "NodeList") == "n[1-2]"
+    assert field(text, "Comment") == ""
+    assert field(text, "Restarts") == ""
+
+
+@pytest.mark.parametrize(
+    ("duration", "length"),
+    [("00:01:30", 90), ("2-01:00:00", 2 * 86400 + 3600), ("UNLIMITED", None), ("INVALID", None), ("", None)],
+)
+def test_durations_are_read_as_slurm_writes_them(duration: str, length: int | None) -> None:
+    assert seconds(duration) == length

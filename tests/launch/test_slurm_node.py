@@ -1,0 +1,175 @@
+"""One machine of an attempt: its health, its meeting with the others, its watch over progress."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gemfit.plan import Plan
+from gemfit.records import StepRecord
+from gemfit.rundir import RunDir
+from gemfit_launch.local import free_port
+from gemfit_launch.metrics import Tail
+from gemfit_launch.slurm.attempts import AttemptFiles, NodeEnd
+from gemfit_launch.slurm.freeze import code_folder, freeze_code
+from gemfit_launch.slurm.health import find_faults, memory_faults
+from gemfit_launch.slurm.node import Machine, launcher_argv, launcher_environment
+from gemfit_launch.slurm.peers import PeerError, meet
+from gemfit_launch.slurm.watchdog import TIMES_THE_USUAL_STEP, Watchdog
+
+
+@pytest.fixture
+def run(tmp_path: Path, plan: Plan) -> RunDir:
+    return RunDir.create(tmp_path / "run", plan)
+
+
+def machine(run: RunDir, plan: Plan, *, rank: int = 1, nodes: int = 2) -> Machine:
+    plan = plan.model_copy(update={"topology": plan.topology.model_copy(update={"nodes": nodes})})
+    return Machine(run=run, plan=plan, files=AttemptFiles(run, 3), rank=rank, name="n1", host="n0", port=77)
+
+
+def visit(port: int, rank: int, nodes: int, token: str = "t", seconds: float = 5) -> None:
+    def failed() -> bool:
+        return False
+
+    meet(
+        rank=rank,
+        nodes=nodes,
+        host="127.0.0.1",
+        port=port,
+        token=token,
+        failed=failed,
+        patience_seconds=seconds,
+    )
+
+
+def test_machines_go_on_together_and_leave_the_port_free() -> None:
+    port, done = free_port(), []
+
+    def go(rank: int) -> None:
+        visit(port, rank, 3)
+        done.append(time.monotonic())
+
+    threads = [threading.Thread(target=go, args=(rank,)) for rank in (2, 1)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    assert not done, "they wait for machine 0"
+    visit(port, 0, 3)
+    for thread in threads:
+        thread.join()
+    assert len(done) == 2
+    with_reuse = subprocess.run(
+        [sys.executable, "-c", f"import socket; socket.create_server(('', {port}))"], check=False
+    )
+    assert with_reuse.returncode == 0
+
+
+def test_a_machine_that_does_not_come_is_named() -> None:
+    with pytest.raises(PeerError, match="machine 1 did not come"):
+        visit(free_port(), 0, 2, seconds=0.5)
+
+
+def test_a_machine_of_another_attempt_is_not_let_in() -> None:
+    port = free_port()
+    stranger = threading.Thread(target=_expect_refusal, args=(port,))
+    stranger.start()
+    with pytest.raises(PeerError, match="machine 1 did not come"):
+        visit(port, 0, 2, seconds=1.5)
+    stranger.join()
+
+
+def _expect_refusal(port: int) -> None:
+    with pytest.raises(PeerError):
+        visit(port, 1, 2, token="another", seconds=1.5)
+
+
+def test_nobody_waits_for_a_machine_that_has_failed() -> None:
+    with pytest.raises(PeerError, match="another node has failed"):
+        meet(rank=0, nodes=2, host="127.0.0.1", port=free_port(), token="t", failed=lambda: True)
+
+
+def test_the_launcher_of_each_machine_is_told_its_rank_and_where_all_meet(run: RunDir, plan: Plan) -> None:
+    run.begin_attempt()
+    argv = launcher_argv(machine(run, plan))
+    assert argv[argv.index("--machine_rank") + 1] == "1"
+    assert argv[argv.index("--main_process_ip") + 1] == "n0"
+    assert argv[argv.index("--main_process_port") + 1] == "77"
+    assert argv.index("--machine_rank") < argv.index("--config_file") < argv.index("gemfit.train")
+
+
+def test_ranks_of_another_attempt_cannot_join(run: RunDir, plan: Plan) -> None:
+    mine = launcher_environment(machine(run, plan), {"SLURM_NODEID": "1", "HOME": "/root"})
+    assert mine["PET_RDZV_ID"].endswith(".3")
+    assert mine["GEMFIT_ATTEMPT"] == "3"
+    assert mine["HOME"] == "/root"
+    assert "SLURM_NODEID" not in mine
+
+
+def test_another_machine_that_failed_is_noticed(run: RunDir, plan: Plan) -> None:
+    me = machine(run, plan)
+    for rank, status, noticed in ((1, 1, False), (0, 0, False), (0, 1, True)):
+        end = NodeEnd(node="n", rank=rank, stage="training", status=status, time=0.0)
+        me.files.write(me.files.node(rank), end)
+        assert me.failed_elsewhere() is noticed
+
+
+def test_a_healthy_node_has_no_faults(run: RunDir, plan: Plan) -> None:
+    assert find_faults(run, plan) == []
+    assert list(run.logs.iterdir()) == []
+
+
+def test_a_node_that_cannot_write_into_the_run_folder_is_found(run: RunDir, plan: Plan) -> None:
+    run.logs.rmdir()
+    (fault,) = find_faults(run, plan)
+    assert "cannot be written" in fault
+
+
+def test_a_gpu_that_somebody_still_uses_is_found() -> None:
+    assert list(memory_faults("0, 400, 80000\n1, 70000, 80000\n")) == [
+        "GPU 1 has 70000 of 80000 MiB in use before training begins"
+    ]
+
+
+def record(step: int, seconds: float) -> str:
+    return StepRecord(
+        attempt=1,
+        step=step,
+        epoch=0.0,
+        loss=1.0,
+        learning_rate=0.0,
+        grad_norm=None,
+        tokens_per_second=1.0,
+        time=seconds,
+        rows_digest="",
+    ).model_dump_json()
+
+
+def test_silence_counts_from_the_last_step_and_against_the_usual_one(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    watchdog = Watchdog(Tail(metrics), hang_seconds=30, clock=0.0)
+    assert watchdog.silence_beyond_limit(now=30.0) is None
+    assert watchdog.silence_beyond_limit(now=31.0) == 31.0
+    metrics.write_text("".join(f"{record(step, 10.0 * step)}\n" for step in range(5)))
+    assert watchdog.silence_beyond_limit(now=40.0) is None
+    assert watchdog.silence_beyond_limit(now=40.0 + 10 * TIMES_THE_USUAL_STEP) is None
+    assert watchdog.silence_beyond_limit(now=41.0 + 10 * TIMES_THE_USUAL_STEP) == 201.0
+
+
+def test_the_frozen_code_is_what_runs_whatever_happens_to_the_installed_one(run: RunDir) -> None:
+    freeze_code(run)
+    freeze_code(run)  # in place of the first copy
+    assert not list(code_folder(run).rglob("*.pyc"))
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", "import gemfit.train, gemfit_launch.slurm.node as n; print(n.__file__)"],
+        env={"PYTHONPATH": str(code_folder(run))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(code_folder(run)))

@@ -1,0 +1,92 @@
+"""Runs on a real Slurm: preempted, stopped, cancelled, crashed; and what comes back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from slurmruns import Bench, SlurmRun, losses_by_step
+
+pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
+
+STEPS = 40
+BACK_IN_THE_QUEUE_SECONDS = 12
+"""A requeued job waits five seconds here, and the scheduler looks every two."""
+
+CRASH = """\
+import os, sys
+if sys.orig_argv[-2:-1] == ["gemfit.train"] and "RANK" in os.environ:
+    sys.stderr.write("a bug that is always there\\n")
+    os._exit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(bench: Bench) -> SlurmRun:
+    """A run that nobody disturbs."""
+    run = bench.submit("whole", steps=STEPS)
+    assert run.await_end() == "COMPLETED", run.explain()
+    assert [record.step for record in run.steps] == list(range(1, STEPS + 1))
+    return run
+
+
+def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_happened(
+    bench: Bench, whole: SlurmRun
+) -> None:
+    run = bench.submit("preempted", steps=STEPS)
+    run.await_step(8)
+    bench.preempt()
+    run.await_step(STEPS, attempt=2)
+    assert run.await_end() == "COMPLETED", run.explain()
+    assert [attempt.start.job for attempt in run.attempts] == 2 * [str(run.job)]
+    first, second = run.attempts
+    assert first.end is not None
+    assert first.end.how == "stopped"
+    assert second.start.step == first.end.step >= 8
+    assert len(run.steps) <= STEPS + 1, "at most one step is done twice"
+    assert [r.rows_digest for r in whole.steps] == list({r.step: r.rows_digest for r in run.steps}.values())
+    assert losses_by_step(run.steps) == pytest.approx(losses_by_step(whole.steps), rel=1e-5)
+
+
+def test_a_stopped_run_ends_and_goes_on_with_other_nodes(bench: Bench, whole: SlurmRun) -> None:
+    run = bench.submit("stopped", steps=STEPS)
+    run.await_step(5)
+    bench.gemfit("stop", "stopped")
+    assert run.await_end() == "COMPLETED", run.explain()
+    assert run.verdict is not None
+    assert run.verdict.outcome == "stopped"
+    assert "back into the queue" not in run.job_log
+    answer = bench.gemfit("resume", "stopped", "--nodes", "1", "--json")
+    resumed = SlurmRun(bench, run.run, int(answer.rpartition('"job": ')[2].partition(",")[0]))
+    assert resumed.await_end() == "COMPLETED", resumed.explain()
+    assert {record.step for record in run.steps} == set(range(1, STEPS + 1))
+    assert [r.rows_digest for r in whole.steps] == list({r.step: r.rows_digest for r in run.steps}.values())
+    assert losses_by_step(run.steps) == pytest.approx(losses_by_step(whole.steps), rel=1e-4)
+
+
+def test_a_cancelled_job_saves_and_does_not_come_back(bench: Bench) -> None:
+    run = bench.submit("cancelled", steps=5000, ranks_per_node=1)
+    run.await_step(3)
+    bench.gemfit("cancel", "cancelled")
+    run.await_attempt_end(1)
+    time.sleep(BACK_IN_THE_QUEUE_SECONDS)
+    assert run.state == "CANCELLED", run.explain()
+    assert len(run.attempts) == 1
+    assert "does not come back" in run.job_log
+
+
+def test_a_bug_ends_the_job_after_its_restarts_with_the_last_words_of_the_rank(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CRASH)
+    run = bench.submit(
+        "crashing", steps=4, ranks_per_node=1, env={"PYTHONPATH": str(tmp_path)}, max_restarts=1
+    )
+    assert run.await_end() == "FAILED", run.explain()
+    assert [attempt.end and attempt.end.how for attempt in run.attempts] == ["crashed", "crashed"]
+    assert "a bug that is always there" in run.job_log
+    assert run.verdict is not None
+    assert run.verdict.outcome == "failed"
+    assert "2 times in a row" in run.verdict.reason

@@ -1,0 +1,186 @@
+"""A tiny training run as a Slurm job, and what a test wants to know of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfit.records import StepRecord, Verdict
+from gemfit.rundir import RunDir
+from gemfit_launch.local import descendants
+from gemfit_launch.metrics import Tail
+from gemfit_launch.slurm.attempts import Attempt, read_attempts
+from gemfit_launch.slurm.jobfiles import JobFiles
+from realslurm import Cluster, wait_until
+
+SAMPLE = Path(__file__).parents[1] / "examples" / "conversations.jsonl"
+RECIPE = {
+    "model.scratch.vocab_size": "512",
+    "model.scratch.hidden_size": "48",
+    "model.scratch.intermediate_size": "96",
+    "model.scratch.num_attention_heads": "2",
+    "model.scratch.head_dim": "24",
+    "model.scratch.sliding_window": "16",
+    "data.seq_len": "64",
+    "optim.warmup_steps": "2",
+    "batch.effective": "12",  # divides over 2, 3 and 4 ranks
+    "batch.per_device_max": "4",
+    "length.epochs": "null",
+    "evaluation.every_steps": "1000",
+    "checkpoint.every_steps": "1000",
+}
+SITE = {
+    "name": "test",
+    "partition": "low",
+    "gpus_per_node": 0,
+    "ranks_per_node": 2,
+    "cpus_per_node": 2,
+    "signal_lead_seconds": 60,
+    "max_restarts": 1,
+    "env": {"OMP_NUM_THREADS": "1"},
+}
+START_SECONDS = 150
+"""Of four ranks on two busy cores, after a wait for the queue."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder with conversations, on a cluster."""
+
+    cluster: Cluster
+    folder: Path
+
+    @classmethod
+    def prepare(cls, cluster: Cluster, folder: Path) -> Bench:
+        """Write the conversations, and pack them once for all runs."""
+        bench = cls(cluster, folder)
+        with SAMPLE.open() as lines:
+            (folder / "talks.jsonl").write_text("".join(itertools.islice(lines, 24)))
+        bench.gemfit("pack", *_recipe({"length.steps": "1"}))
+        return bench
+
+    def submit(self, name: str, *, steps: int, nodes: int = 2, **site: object) -> SlurmRun:
+        """A run of ``steps`` steps on ``nodes`` nodes; ``site`` replaces what the site says."""
+        place = self.folder / f"{name}.site.yaml"
+        place.write_text(json.dumps(SITE | site))  # JSON is YAML
+        recipe = _recipe({"length.steps": str(steps)})
+        options = ["--site", str(place), "--nodes", str(nodes), "--run", name, "--json"]
+        return SlurmRun(
+            self, RunDir(self.folder / name), json.loads(self.gemfit("submit", *recipe, *options))["job"]
+        )
+
+    def gemfit(self, *arguments: str) -> str:
+        """Standard output of one command of the launcher, as a person at the login node gives it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "gemfit_launch.cli", *arguments],
+            cwd=self.folder,
+            env=self.cluster.environment | {"GEMFIT_CACHE": str(self.folder / "cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"gemfit {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def preempt(self, seconds: int = 1, nodes: int = 4) -> int:
+        """Submit a job that takes whole nodes from everybody else; its id."""
+        urgent = ["-p", "high", f"-N{nodes}", "--exclusive", "--output=/dev/null", f"--wrap=sleep {seconds}"]
+        return int(self.cluster.call("sbatch", "--parsable", *urgent))
+
+
+@dataclass(frozen=True)
+class SlurmRun:
+    """One run, and the job that trains it."""
+
+    bench: Bench
+    run: RunDir
+    job: int
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """In the order of writing, over all attempts."""
+        return [record for record in Tail(self.run.metrics_file).read() if isinstance(record, StepRecord)]
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return read_attempts(self.run)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.run.verdict()
+
+    @property
+    def state(self) -> str:
+        return self.bench.cluster.state(self.job)
+
+    @property
+    def job_log(self) -> str:
+        """What the batch shell said."""
+        path = JobFiles(self.run).log("train", self.job)
+        return path.read_text() if path.is_file() else ""
+
+    def explain(self) -> str:
+        """Everything that a person would look at."""
+        logs = "\n".join(
+            f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.run.logs.glob("*.log"))
+        )
+        return f"job {self.job}: {self.bench.cluster.job(self.job)}\n{self.job_log}\n{logs}"
+
+    def await_step(self, step: int, *, attempt: int = 1, seconds: float = START_SECONDS) -> None:
+        """Return when ``attempt`` has done ``step``."""
+
+        def reached() -> bool:
+            return any(record.attempt == attempt and record.step >= step for record in self.steps)
+
+        wait_until(reached, seconds, self.explain)
+
+    def await_end(self, seconds: float = 2 * START_SECONDS) -> str:
+        """The job's state once it is over for good."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
+        wait_until(lambda: self.state in over, seconds, self.explain)
+        return self.state
+
+    def await_attempt_end(self, attempt: int, seconds: float = START_SECONDS) -> None:
+        """Return when the books of ``attempt`` are closed."""
+        wait_until(
+            lambda: any(a.end for a in self.attempts if a.start.attempt == attempt), seconds, self.explain
+        )
+
+    def processes(self, node: str) -> list[int]:
+        """Everything that runs for this job on a node, besides Slurm's own; a parent before its children."""
+        daemon = self.bench.cluster.processes[node].pid
+        return [pid for pid in descendants(daemon) if str(self.run.root) in _command(pid)]
+
+    def ranks(self, node: str) -> list[int]:
+        """The processes on a node that train."""
+        launched = re.compile(r"\S*python\S* (-u )?-m gemfit\.train ")
+        return [pid for pid in self.processes(node) if launched.match(_command(pid))]
+
+    def kill(self, pids: list[int]) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+def losses_by_step(steps: list[StepRecord]) -> dict[int, float]:
+    """The loss of each step; of one that was done twice, the later."""
+    return {record.step: record.loss for record in steps}
+
+
+def _recipe(changes: dict[str, str]) -> list[str]:
+    settings = [part for key, value in (RECIPE | changes).items() for part in ("--set", f"{key}={value}")]
+    return ["debug/cpu-tiny", "--data", "talks.jsonl", *settings]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""  # it ended between the listing and the look
