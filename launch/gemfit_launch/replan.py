@@ -47,7 +47,11 @@ def replan(
 
 def changed_parts(old: Plan, new: Plan) -> list[Change]:
     """How the two differ for a person: the recipe, the ranks, and how a step is cut over them."""
-    return changes(_visible(old), _visible(new))
+    found = changes(_visible(old), _visible(new))
+    if old.recipe.strategy.label == new.recipe.strategy.label:
+        return found
+    # The label says it all, and the settings of one kind mean nothing to another.
+    return [change for change in found if not change.key.startswith("strategy.")]
 
 
 def _topology(old: Plan, recipe: Recipe, ranks: Ranks) -> Topology:
@@ -64,7 +68,7 @@ def _topology(old: Plan, recipe: Recipe, ranks: Ranks) -> Topology:
 
 
 def _visible(plan: Plan) -> dict[str, JsonValue]:
-    return flatten(
+    return {"strategy": plan.recipe.strategy.label} | flatten(
         {
             **plan.recipe.model_dump(mode="json"),
             "ranks": plan.topology.world_size,

@@ -51,7 +51,7 @@ def test_a_run_moves_between_strategies_and_sizes_with_the_same_rows_and_losses(
     moved = fresh_run("fsdp2", 2, **TWELVE)
     moved.train(stop_at=3)
     run = moved.run
-    assert "strategy.kind: was fsdp2, is deepspeed\n" in resume(run, "--strategy", "zero3", "--stop-at", 6)
+    assert "strategy: was fsdp2, is zero3\n" in resume(run, "--strategy", "zero3", "--stop-at", 6)
     assert "ranks: was 2, is 3\n" in resume(run, "--strategy", "ddp", "--nproc", 3, "--stop-at", 9)
     assert "ranks: was 3, is 1\n" in resume(run, "--strategy", "single")
     assert moved.verdict is not None
