@@ -134,6 +134,7 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
     if pid := os.fork():
         return pid
     try:
+        os.setsid()  # as torchrun does; the kernel shares processors out by sessions
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)  # it ended before it could be watched
