@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help demo test check format wheel bench schema clean
+.PHONY: help demo test check format wheel bench slurm-demo slurm-matrix schema clean
 
 help:                 ## Show this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/train   ## The main job on 2 ranks: plan, pack, train, stop, resume, export, generate
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -36,6 +36,12 @@ wheel: $(VENV)/dev    ## Build dist/*.whl
 bench: $(VENV)/train  ## Run the benchmarks beside their peers and print the ratios
 	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl
 	$(BIN)/python benchmarks/strategy_parity.py
+
+slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (root, Debian)
+	$(BIN)/python tests/slurm/demo.py
+
+slurm-matrix: $(VENV)/train  ## All that can end a job, under each kind of preemption: some 15 minutes
+	$(BIN)/python tests/slurm/matrix.py --out benchmarks/slurm_matrix.md
 
 schema: $(VENV)/train ## Write docs/schema/recipe.schema.json anew
 	$(BIN)/gemfit schema recipe > docs/schema/recipe.schema.json

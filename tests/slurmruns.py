@@ -46,6 +46,8 @@ SITE = {
     "max_restarts": 1,
     "env": {"OMP_NUM_THREADS": "1"},
 }
+BACK_IN_THE_QUEUE_SECONDS = 12
+"""A requeued job waits five seconds on this cluster, and the scheduler looks every two."""
 START_SECONDS = 150
 """Of four ranks on two busy cores, after a wait for the queue."""
 
@@ -66,11 +68,11 @@ class Bench:
         bench.gemfit("pack", *_recipe({"length.steps": "1"}))
         return bench
 
-    def submit(self, name: str, *, steps: int, nodes: int = 2, **site: object) -> SlurmRun:
-        """A run of ``steps`` steps on ``nodes`` nodes; ``site`` replaces what the site says."""
+    def submit(self, name: str, *, steps: int, nodes: int = 2, every: int = 1000, **site: object) -> SlurmRun:
+        """A run of ``steps`` steps, saved ``every`` so many; ``site`` replaces what the site says."""
         place = self.folder / f"{name}.site.yaml"
         place.write_text(json.dumps(SITE | site))  # JSON is YAML
-        recipe = _recipe({"length.steps": str(steps)})
+        recipe = _recipe({"length.steps": str(steps), "checkpoint.every_steps": str(every)})
         options = ["--site", str(place), "--nodes", str(nodes), "--run", name, "--json"]
         return SlurmRun(
             self, RunDir(self.folder / name), json.loads(self.gemfit("submit", *recipe, *options))["job"]
@@ -148,11 +150,13 @@ class SlurmRun:
         wait_until(lambda: self.state in over, seconds, self.explain)
         return self.state
 
-    def await_attempt_end(self, attempt: int, seconds: float = START_SECONDS) -> None:
-        """Return when the books of ``attempt`` are closed."""
-        wait_until(
-            lambda: any(a.end for a in self.attempts if a.start.attempt == attempt), seconds, self.explain
-        )
+    def await_attempt_over(self, attempt: int, seconds: float = START_SECONDS) -> None:
+        """Return when the books of ``attempt`` are closed: by itself, or by the next one."""
+
+        def closed() -> bool:
+            return any(a.end is not None for a in self.attempts if a.start.attempt == attempt)
+
+        wait_until(closed, seconds, self.explain)
 
     def processes(self, node: str) -> list[int]:
         """Everything that runs for this job on a node, besides Slurm's own; a parent before its children."""

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from slurmruns import Bench, SlurmRun, losses_by_step
+from slurmruns import BACK_IN_THE_QUEUE_SECONDS, Bench, SlurmRun, losses_by_step
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
 STEPS = 40
-BACK_IN_THE_QUEUE_SECONDS = 12
-"""A requeued job waits five seconds here, and the scheduler looks every two."""
-
 CRASH = """\
 import os, sys
 if sys.orig_argv[-2:-1] == ["gemfit.train"] and "RANK" in os.environ:
@@ -70,7 +67,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(bench: Bench) -> None:
     run = bench.submit("cancelled", steps=5000, ranks_per_node=1)
     run.await_step(3)
     bench.gemfit("cancel", "cancelled")
-    run.await_attempt_end(1)
+    run.await_attempt_over(1)
     time.sleep(BACK_IN_THE_QUEUE_SECONDS)
     assert run.state == "CANCELLED", run.explain()
     assert len(run.attempts) == 1

@@ -1,0 +1,192 @@
+"""Everything that can end a job, on a real Slurm, under each kind of preemption: a table of what happened.
+
+``python tests/slurm/matrix.py [--events preemption …] [--out FILE]``; some fifteen minutes on two cores.
+The cases of both grace times run side by side, each on two of the four nodes. Ends with status 1 when
+something is not as it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from realslurm import Cluster, running_cluster
+from slurmruns import BACK_IN_THE_QUEUE_SECONDS, Bench, SlurmRun
+
+PARTITIONS = {0: "low", 15: "lowgrace"}
+SIGNAL = {"on": "SlurmctldParameters=preempt_send_user_signal", "off": ""}
+EVERY_STEPS = 10
+"""Between checkpoints: what a kill may cost at most."""
+HEAD = """\
+| GraceTime | user signal | what happened | attempt 1 | at step | saved | lost | then |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row: what is done to a run that has done some steps."""
+
+    grace: int
+    signal: str
+    event: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.event.replace(' ', '-')}-{self.grace}-{self.signal}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of it."""
+
+    case: Case
+    how: str
+    reached: int
+    """The last step of attempt 1."""
+    saved: int
+    then: str
+    problems: tuple[str, ...]
+
+    @property
+    def row(self) -> str:
+        case, lost = self.case, self.reached - self.saved
+        cells = (case.grace, case.signal, case.event, self.how, self.reached, self.saved, lost, self.then)
+        return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def preempt(run: SlurmRun) -> None:
+    nodes = ",".join(run.attempts[-1].start.nodes)
+    urgent = ["-p", "high", "-N2", f"-w{nodes}", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
+    run.bench.cluster.call("sbatch", *urgent)
+
+
+def wait_for_the_limit(run: SlurmRun) -> None:
+    """Nothing is done: the job was given two minutes."""
+
+
+def stop(run: SlurmRun) -> None:
+    run.bench.gemfit("stop", run.run.root.name)
+
+
+def cancel(run: SlurmRun) -> None:
+    run.bench.cluster.call("scancel", str(run.job))
+
+
+def kill_rank(run: SlurmRun) -> None:
+    run.kill(run.ranks(run.attempts[-1].start.nodes[1])[:1])
+
+
+def kill_node(run: SlurmRun) -> None:
+    run.kill(run.processes(run.attempts[-1].start.nodes[1]))
+
+
+EVENTS: dict[str, Callable[[SlurmRun], None]] = {
+    "preemption": preempt,
+    "time limit": wait_for_the_limit,
+    "gemfit stop": stop,
+    "scancel": cancel,
+    "SIGKILL of a rank": kill_rank,
+    "SIGKILL of a node": kill_node,
+}
+STAYS_AWAY = ("gemfit stop", "scancel")
+KILLS = ("SIGKILL of a rank", "SIGKILL of a node")
+
+
+def carry_out(bench: Bench, case: Case) -> Result:
+    """Train, let it happen, and see what comes back."""
+    run = bench.submit(
+        case.name,
+        steps=100_000,
+        every=EVERY_STEPS,
+        partition=PARTITIONS[case.grace],
+        ranks_per_node=1,
+        cpus_per_node=2,
+        time="2" if case.event == "time limit" else None,
+    )
+    run.await_step(EVERY_STEPS + 3)
+    EVENTS[case.event](run)
+    run.await_attempt_over(1, seconds=240)
+    if case.event in STAYS_AWAY:
+        time.sleep(BACK_IN_THE_QUEUE_SECONDS)
+    else:
+        run.await_step(1, attempt=2, seconds=240)
+    result = judge(run, case)
+    bench.cluster.call("scancel", str(run.job), check=False)
+    run.await_end()
+    return result
+
+
+def judge(run: SlurmRun, case: Case) -> Result:
+    """Compare with what must have happened."""
+    reached = max(record.step for record in run.steps if record.attempt == 1)
+    first, *later = run.attempts
+    how = first.end.how if first.end else "no record"
+    saved = later[0].start.step if later else first.end.step if first.end else 0
+    then = f"attempt 2 under the same id, from step {saved}" if later else f"ends: {run.state.lower()}"
+    if later and "without" in run.job_log:
+        then += f", {run.job_log.rpartition('back into the queue, ')[2].splitlines()[0]}"
+    problems = []
+    if bool(later) == (case.event in STAYS_AWAY):
+        problems.append("came back" if later else "did not come back")
+    if reached - saved > (EVERY_STEPS if case.event in KILLS else 0):
+        problems.append(f"lost {reached - saved} steps")
+    return Result(case=case, how=how, reached=reached, saved=saved, then=then, problems=tuple(problems))
+
+
+def run_matrix(cluster: Cluster, bench: Bench, events: list[str]) -> list[Result]:
+    """All cases, those of both grace times side by side."""
+    results = []
+    for signal, event in itertools.product(SIGNAL, events):
+        cluster.set_parameters(SIGNAL[signal])
+        cases = [Case(grace=grace, signal=signal, event=event) for grace in PARTITIONS]
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(lambda case: carry_out(bench, case), cases))
+        for result in found:
+            sys.stdout.write(result.row + "".join(f"  PROBLEM: {text}\n" for text in result.problems))
+            sys.stdout.flush()
+        results += found
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", nargs="+", choices=EVENTS, default=list(EVENTS))
+    parser.add_argument("--out", type=Path, help="write the table into this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder) / "cluster") as cluster:
+        results = run_matrix(cluster, Bench.prepare(cluster, Path(folder)), arguments.events)
+    table = HEAD + "".join(result.row for result in results)
+    if arguments.out:
+        arguments.out.write_text(INTRODUCTION.format(version=slurm_version(), cores=os.cpu_count()) + table)
+    return int(any(result.problems for result in results))
+
+
+INTRODUCTION = """\
+# What happens to a job on a real Slurm
+
+Made by `make slurm-matrix` ({version}, {cores} cores, 2 nodes x 1 rank, a checkpoint every 10 steps,
+KillWait 10 s). `user signal` is SlurmctldParameters=preempt_send_user_signal. `at step` is the last step
+of attempt 1, `saved` where the run can go on, `lost` what is done twice. A node that was killed is avoided
+by the next attempt.
+
+"""
+
+
+def slurm_version() -> str:
+    return subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
