@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gemfit_launch.slurm import client
 
 UNLIMITED = ("UNLIMITED", "NONE", "INFINITE", "n/a", "")
-UNUSABLE = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "POWERED_DOWN", "FUTURE", "UNKNOWN")
+UNUSABLE = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "ERROR", "FAIL", "FAILING", "FUTURE", "NOT_RESPONDING"}
 PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z_:]+)=(.*?)(?=\s+[A-Za-z_:]+=|\s*$)")
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 
@@ -44,7 +44,8 @@ class Node:
     @property
     def takes_jobs(self) -> bool:
         """Now or when its present job ends."""
-        return not any(word in self.state for word in UNUSABLE)
+        # A node in the cloud that is powered down takes jobs, so whole words count: IDLE+POWERED_DOWN.
+        return not UNUSABLE & set(re.split(r"[^A-Z_]", self.state))
 
     @property
     def num_gpus(self) -> int:

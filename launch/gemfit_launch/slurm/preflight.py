@@ -72,7 +72,8 @@ def examine(
     return [
         _partition(partition),
         _enough(plan, partition, nodes),
-        *_shape(site, plan.topology.nodes, nodes),
+        # That there are too few nodes at all is said once, above.
+        *_shape(site, min(plan.topology.nodes, len(nodes)), nodes),
         *_hosts(nodes, resolves, plan.topology.nodes),
         *_time(site, partition, pace),
         *_preemption(site, partition, cluster, pace),
@@ -135,7 +136,7 @@ def _best(about: str, nodes: Sequence[Node]) -> str:
     """What there is instead, as the end of a sentence."""
     match about:
         case "GPUs":
-            kinds = {f"{count} {kind}".strip() for node in nodes for kind, count in node.gpus.items()}
+            kinds = {f"{count} {kind or 'GPUs'}" for node in nodes for kind, count in node.gpus.items()}
             return f"; nodes have {' or '.join(sorted(kinds)) or 'no GPU'}"
         case "CPUs":
             return f"; at most {max((node.cpus for node in nodes), default=0)}"

