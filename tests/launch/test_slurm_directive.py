@@ -15,7 +15,8 @@ PRINTABLE = st.text(min_size=1).filter(str.isprintable)
 
 def read_as_sbatch_does(line: str) -> list[str]:
     """The words of a directive: blanks part them, ``#`` ends them, a backslash escapes anywhere."""
-    words, word, is_quoted, escaped = [], "", False, False
+    words: list[str] = []
+    word, is_quoted, escaped = "", False, False
     for character in line.removeprefix("#SBATCH ").rstrip("\n"):
         if escaped:
             word, escaped = word + character, False
