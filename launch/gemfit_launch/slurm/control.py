@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from typing import Literal
 
 from gemfit.errors import UserError
-from gemfit_launch.slurm.client import call
+from gemfit_launch.slurm.client import SlurmError, call
+
+PATIENCE_SECONDS = 300.0
+RETRY_SECONDS = 5.0
+NO_ANSWER = re.compile(r"unable to contact|timed out|does not answer|connect|communication", re.IGNORECASE)
 
 Fate = Literal["requeue", "cancelled", "queued"]
 
 
 def scontrol(*arguments: str) -> str:
-    """The output of one command; its refusal is a ``UserError`` with Slurm's own words."""
-    return call(["scontrol", *arguments])
+    """The output of one command; its refusal is a ``UserError`` with Slurm's own words.
+
+    A controller that does not answer is asked again for some minutes: a job must not be lost because
+    Slurm is being restarted.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call(["scontrol", *arguments])
+        except SlurmError as error:
+            if not NO_ANSWER.search(str(error)) or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def host_names(nodelist: str) -> tuple[str, ...]:
@@ -32,8 +48,8 @@ def address(node: str) -> str:
 
 
 def show_job(job: str) -> str:
-    """All that the controller knows of a job, as one line of ``name=value``."""
-    return scontrol("show", "job", job, "--oneliner")
+    """What the controller knows of a job, besides its name, which may look like anything else."""
+    return scontrol("show", "job", job).partition("\n")[2]
 
 
 def fate(shown: str, restarts: int) -> Fate:
@@ -71,7 +87,7 @@ def requeue(job: str, *, avoid: str | None) -> None:
 
 
 def field(text: str, name: str) -> str:
-    """The value of ``name=value`` in what scontrol shows; empty without one."""
+    """The value of the first ``name=value`` in what scontrol shows; empty without one."""
     found = re.search(rf"(?:^|\s){name}=(\S*)", text)
     return found[1] if found else ""
 

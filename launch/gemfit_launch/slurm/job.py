@@ -37,15 +37,14 @@ def main() -> ExitCode:
     parser.add_argument("--attempt", type=int, default=0)
     parser.add_argument("--status", type=int, default=0, help="of srun; for the log only")
     arguments = parser.parse_args()
+    run = RunDir(arguments.run_dir)
     try:
-        run = RunDir.open(arguments.run_dir)
         if arguments.verb == "begin":
             return begin(run, max_restarts=arguments.max_restarts)
         say(f"attempt {arguments.attempt} has ended (srun: {arguments.status})")
         return end(run, arguments.attempt, max_restarts=arguments.max_restarts)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ExitCode.USER_ERROR
+        return _fail(run, run.attempt, str(error))
 
 
 def begin(run: RunDir, *, max_restarts: int) -> ExitCode:

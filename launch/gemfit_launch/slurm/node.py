@@ -205,6 +205,7 @@ def dump_stacks(process: subprocess.Popen[bytes]) -> None:
     for rank in descendants(process.pid):
         with suppress(ProcessLookupError):
             os.kill(rank, signal.SIGABRT)
+            os.kill(rank, signal.SIGCONT)  # for one that is stopped
     _wait(process, LAST_WORDS_SECONDS)
 
 

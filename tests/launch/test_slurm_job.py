@@ -1,0 +1,207 @@
+"""The books of a job, with a small program in the place of scontrol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gemfit.errors import ExitCode
+from gemfit.plan import Plan
+from gemfit.records import Verdict
+from gemfit.rundir import RunDir
+from gemfit_launch.slurm import control, job
+from gemfit_launch.slurm.attempts import AttemptFiles, NodeEnd, read_attempts
+
+SHOWN = """\
+JobId=7 JobName=JobState=CANCELLED Restarts=9
+   JobState={state} Reason=None Dependency=(null)
+   Requeue=1 Restarts={restarts} BatchFlag=1
+   RunTime=00:10:00 TimeLimit=01:00:00 TimeMin=N/A
+   Partition=low AllocNode:Sid=login:1
+   ReqNodeList=(null) ExcNodeList=(null)
+"""
+SCONTROL = """\
+#!/bin/sh
+echo "$@" >>{folder}/calls
+case "$1 $2" in
+  "show hostnames") printf 'n1\\nn2\\n' ;;
+  "show node") echo "NodeName=$3 NodeAddr=127.0.0.1 State=IDLE" ;;
+  "show nodes") for n in n1 n2 n3; do echo "NodeName=$n State=IDLE Partitions=low,all"; done ;;
+  "show job") cat {folder}/job ;;
+esac
+"""
+Calls = Callable[[], list[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, plan: Plan) -> RunDir:
+    topology = plan.topology.model_copy(update={"nodes": 2})
+    return RunDir.create(tmp_path / "run", plan.model_copy(update={"topology": topology}))
+
+
+@pytest.fixture(autouse=True)
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What Slurm was asked to change."""
+    tool = tmp_path / "bin" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(SCONTROL.format(folder=tmp_path))
+    tool.chmod(0o755)
+    show(tmp_path, "RUNNING")
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    for name, value in {"JOB_ID": "7", "JOB_NODELIST": "n[1-2]", "JOB_NUM_NODES": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(job, "SUBMISSION_SECONDS", 0.0)
+
+    def made() -> list[str]:
+        lines = (tmp_path / "calls").read_text().splitlines()
+        return [line for line in lines if not line.startswith("show")]
+
+    return made
+
+
+def show(folder: Path, state: str, restarts: int = 0) -> None:
+    """What Slurm says of the job from now on."""
+    (folder / "job").write_text(SHOWN.format(state=state, restarts=restarts))
+
+
+def begin(run: RunDir) -> ExitCode:
+    return job.begin(run, max_restarts=1)
+
+
+def end(run: RunDir, outcome: str | None = None, *, step: int = 0) -> ExitCode:
+    if outcome is not None:
+        verdict = {"outcome": outcome, "attempt": run.attempt, "step": step, "reason": "because"}
+        run.write_verdict(Verdict.model_validate(verdict))
+    return job.end(run, run.attempt, max_restarts=1)
+
+
+def fail(run: RunDir, node: str, rank: int, *, at_fault: bool) -> None:
+    """Let each node leave word, and this one fail first."""
+    files = AttemptFiles(run, run.attempt)
+    for other in (0, 1):
+        word = NodeEnd(
+            node=node if other == rank else "other",
+            rank=other,
+            stage="training",
+            status=1,
+            reason="a broken part",
+            at_fault=at_fault and other == rank,
+            time=time.time() + (other != rank),
+        )
+        files.write(files.node(other), word)
+
+
+def test_an_attempt_begins_with_a_place_to_meet(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert begin(run) == ExitCode.DONE
+    attempt, host, port = capsys.readouterr().out.split()
+    assert (attempt, host) == ("1", "127.0.0.1")
+    assert 1024 < int(port) < 65536
+    assert run.accelerate_file.is_file()
+    assert read_attempts(run)[0].start.nodes == ("n1", "n2")
+
+
+def test_a_run_that_saved_goes_back_into_the_queue(run: RunDir, calls: Calls) -> None:
+    begin(run)
+    assert end(run, "stopped") == ExitCode.DONE
+    assert calls() == ["requeue 7"]
+
+
+def test_a_run_that_a_person_stopped_does_not(run: RunDir, calls: Calls) -> None:
+    begin(run)
+    run.request_stop()
+    assert end(run, "stopped") == ExitCode.DONE
+    assert calls() == []
+
+
+@pytest.mark.parametrize(("state", "restarts"), [("CANCELLED", 0), ("COMPLETING", 0), ("COMPLETING", 1)])
+def test_a_job_that_is_cancelled_or_already_queued_is_not_requeued(
+    run: RunDir, calls: Calls, tmp_path: Path, state: str, restarts: int
+) -> None:
+    begin(run)
+    show(tmp_path, state, restarts)
+    assert end(run, "stopped") == ExitCode.DONE
+    assert calls() == []
+
+
+def test_a_completed_and_a_fatal_run_end(run: RunDir, calls: Calls) -> None:
+    begin(run)
+    assert end(run, "fatal") == ExitCode.USER_ERROR
+    begin(run)
+    assert end(run, "completed", step=10) == ExitCode.DONE
+    assert begin(run) == ExitCode.DONE
+    assert run.attempt == 2, "there is nothing more to do"
+    assert calls() == []
+
+
+def test_a_crash_is_tried_again_and_then_no_more(
+    run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        begin(run)
+        run.log(run.attempt).write_text("the last words\n")
+        fail(run, "n1", 0, at_fault=False)
+        code = end(run)
+    assert calls() == ["requeue 7"]
+    assert code == ExitCode.FAILED
+    verdict = run.verdict()
+    assert verdict is not None
+    assert "a broken part" in verdict.reason
+    assert "n1 | the last words" in capsys.readouterr().err
+
+
+def test_the_next_attempt_avoids_a_node_that_failed(run: RunDir, calls: Calls) -> None:
+    begin(run)
+    fail(run, "n2", 1, at_fault=True)
+    assert end(run) == ExitCode.DONE
+    assert calls() == ["requeue 7", "update JobId=7 ExcNodeList=n2"]
+
+
+def test_a_node_is_not_avoided_where_too_few_would_be_left(
+    run: RunDir, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    begin(run)
+    fail(run, "n2", 1, at_fault=True)
+    assert end(run) == ExitCode.DONE
+    assert calls() == ["requeue 7"]
+
+
+def test_an_attempt_that_slurm_ended_is_closed_by_the_next(run: RunDir) -> None:
+    begin(run)
+    begin(run)
+    first, second = read_attempts(run)
+    assert first.end is not None
+    assert first.end.how == "interrupted"
+    assert second.end is None
+
+
+def test_a_stop_that_comes_before_the_attempt_is_heard(run: RunDir) -> None:
+    run.request_stop()
+    assert begin(run) == ExitCode.DONE
+    assert run.attempt == 0
+
+
+def test_a_job_of_the_wrong_size_says_so_in_the_run(
+    run: RunDir, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.adopt(plan)  # one node
+    monkeypatch.setattr("sys.argv", ["job", "begin", str(run.root), "--max-restarts", "1"])
+    assert job.main() == ExitCode.FAILED
+    verdict = run.verdict()
+    assert verdict is not None
+    assert "is for 1 nodes, but the job has 2" in verdict.reason
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / "scontrol"
+    tool.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/up ] && echo hello && exit\ntouch {tmp_path}/up\n"
+        "echo 'Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
+    )
+    monkeypatch.setattr(control, "RETRY_SECONDS", 0.01)
+    assert control.scontrol("ping") == "hello\n"
