@@ -48,7 +48,7 @@ SITE = {
 }
 BACK_IN_THE_QUEUE_SECONDS = 12
 """A requeued job waits five seconds on this cluster, and the scheduler looks every two."""
-START_SECONDS = 150
+START_SECONDS = 240
 """Of four ranks on two busy cores, after a wait for the queue."""
 
 

@@ -20,7 +20,7 @@ from gemfit_launch.slurm.freeze import code_folder, freeze_code
 from gemfit_launch.slurm.health import find_faults, memory_faults
 from gemfit_launch.slurm.node import Machine, launcher_argv, launcher_environment
 from gemfit_launch.slurm.peers import PeerError, meet
-from gemfit_launch.slurm.watchdog import TIMES_THE_USUAL_STEP, Watchdog
+from gemfit_launch.slurm.watchdog import TIMES_FOR_THE_START, TIMES_THE_USUAL_STEP, Watchdog
 
 
 @pytest.fixture
@@ -153,8 +153,9 @@ def record(step: int, seconds: float) -> str:
 def test_silence_counts_from_the_last_step_and_against_the_usual_one(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     watchdog = Watchdog(Tail(metrics), hang_seconds=30, clock=0.0)
-    assert watchdog.silence_beyond_limit(now=30.0) is None
-    assert watchdog.silence_beyond_limit(now=31.0) == 31.0
+    start = 30.0 * TIMES_FOR_THE_START
+    assert watchdog.silence_beyond_limit(now=start) is None
+    assert watchdog.silence_beyond_limit(now=start + 1) == start + 1
     metrics.write_text("".join(f"{record(step, 10.0 * step)}\n" for step in range(5)))
     assert watchdog.silence_beyond_limit(now=40.0) is None
     assert watchdog.silence_beyond_limit(now=40.0 + 10 * TIMES_THE_USUAL_STEP) is None

@@ -73,7 +73,7 @@ def preempt(run: SlurmRun) -> None:
 
 
 def wait_for_the_limit(run: SlurmRun) -> None:
-    """Nothing is done: the job was given two minutes."""
+    """Nothing is done: the job was given three minutes."""
 
 
 def stop(run: SlurmRun) -> None:
@@ -113,9 +113,9 @@ def carry_out(bench: Bench, case: Case) -> Result:
         partition=PARTITIONS[case.grace],
         ranks_per_node=1,
         cpus_per_node=2,
-        time="2" if case.event == "time limit" else None,
+        time="3" if case.event == "time limit" else None,
     )
-    run.await_step(EVERY_STEPS + 3)
+    run.await_step(1 if case.event == "time limit" else EVERY_STEPS + 3)
     EVENTS[case.event](run)
     run.await_attempt_over(1, seconds=240)
     if case.event in STAYS_AWAY:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from gemfit_launch.slurm.attempts import AttemptFiles
 from slurmruns import BACK_IN_THE_QUEUE_SECONDS, Bench, SlurmRun, losses_by_step
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
@@ -87,3 +90,23 @@ def test_a_bug_ends_the_job_after_its_restarts_with_the_last_words_of_the_rank(
     assert run.verdict is not None
     assert run.verdict.outcome == "failed"
     assert "2 times in a row" in run.verdict.reason
+
+
+def test_a_hang_is_noticed_and_leaves_the_stacks_of_all_ranks(bench: Bench) -> None:
+    run = bench.submit("hanging", steps=5000, every=5, ranks_per_node=1, hang_seconds=20)
+    run.await_step(8)
+    (rank,) = run.ranks("n2")
+    os.kill(rank, signal.SIGSTOP)
+    run.await_attempt_over(1)
+    run.await_step(1, attempt=2)
+    bench.gemfit("cancel", "hanging")
+    first, second = run.attempts
+    assert first.end is not None
+    assert first.end.how == "crashed"
+    assert "no step for" in first.end.reason
+    assert second.start.step >= 5
+    for machine in (0, 1):
+        log = AttemptFiles(run.run, 1).log(machine).read_text()
+        assert "Fatal Python error: Aborted" in log
+        assert "gemfit/train/trainer.py" in log
+    run.await_end()

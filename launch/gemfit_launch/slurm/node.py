@@ -124,12 +124,14 @@ def take_part(machine: Machine) -> NodeEnd:
         status, reason = train(machine, log)
     if _has_verdict(machine, wait=status != 0 and not machine.failed_elsewhere()):
         return _end(machine, "training", 0, "")
-    failure = first_failure(machine.files.log(machine.rank))
-    return _end(machine, "training", status or 1, f"{reason}{failure}", at_fault=KILLED in failure)
+    if not reason:
+        failure = first_failure(machine.files.log(machine.rank))
+        reason = f"the launcher ended with status {status}{failure}"
+    return _end(machine, "training", status or 1, reason, at_fault=KILLED in reason)
 
 
 def train(machine: Machine, log: IO[bytes]) -> tuple[int, str]:
-    """Run the plan's launcher to its end: its exit status, and why it ended."""
+    """Run the plan's launcher to its end: its exit status, and why it was ended, where it was."""
     # Ranks whose launcher dies become children of this process, which can then end them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     site = machine.plan.site
@@ -146,7 +148,7 @@ def train(machine: Machine, log: IO[bytes]) -> tuple[int, str]:
     reason = watch(machine, process, watchdog)
     for orphan in descendants(os.getpid()):
         kill_tree(orphan)
-    return process.returncode, reason or f"the launcher ended with status {process.returncode}"
+    return process.returncode, reason
 
 
 def launcher_argv(machine: Machine) -> list[str]:

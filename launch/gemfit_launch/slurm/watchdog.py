@@ -10,6 +10,8 @@ from gemfit.records import StepRecord
 from gemfit_launch.metrics import Tail
 
 TIMES_THE_USUAL_STEP = 20
+TIMES_FOR_THE_START = 4
+"""Loading and compiling a model, before the first step, takes longer than anything later."""
 
 
 @dataclass(slots=True)
@@ -18,7 +20,7 @@ class Watchdog:
 
     tail: Tail
     hang_seconds: float
-    """The shortest silence that counts, and the longest start: loading, compiling, a large save."""
+    """The shortest silence that counts, after the first step: it may be a large save."""
     clock: float = field(default_factory=time.monotonic)
     times: list[float] = field(default_factory=list)
 
@@ -35,6 +37,8 @@ class Watchdog:
     @property
     def limit_seconds(self) -> float:
         """How long a silence is still taken for work."""
+        if not self.times:
+            return TIMES_FOR_THE_START * self.hang_seconds
         gaps = [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
         usual = statistics.median(gaps) if gaps else 0.0
         return max(self.hang_seconds, TIMES_THE_USUAL_STEP * usual)
