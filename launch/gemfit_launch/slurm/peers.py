@@ -8,10 +8,12 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 
 MEETING_SECONDS = 180
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 2.0
+GO = b"go\n"
 MAX_GREETING_BYTES = 4096
 
 
@@ -51,51 +53,50 @@ def _receive(nodes: int, port: int, token: str, failed: Callable[[], bool], dead
         while len(waiting) < nodes - 1:
             missing = sorted(set(range(1, nodes)) - set(waiting))
             _refuse_to_wait(f"machine {', '.join(map(str, missing))} did not come", failed, deadline)
-            try:
-                guest, _ = server.accept()
-            except TimeoutError:
-                continue
-            guest.settimeout(POLL_SECONDS)
-            if (rank := _greeting(guest, token)) is None:
-                guest.close()
-            else:
+            if (arrived := _accept(server, token)) is not None:
+                rank, guest = arrived
                 waiting[rank] = guest
     for guest in waiting.values():
-        with closing(guest):
-            guest.sendall(b"go\n")
+        with closing(guest), suppress(OSError):
+            guest.sendall(GO)
             # The guest closes first: the side that does keeps the port busy for a minute.
-            guest.settimeout(POLL_SECONDS * 4)
-            _read(guest)
+            guest.recv(1)
+
+
+def _accept(server: socket.socket, token: str) -> tuple[int, socket.socket] | None:
+    """The next machine that arrives, and its rank; ``None`` for nobody, and for a stranger."""
+    try:
+        guest, _ = server.accept()
+    except TimeoutError:
+        return None
+    guest.settimeout(ANSWER_SECONDS)
+    if (rank := _greeting(guest, token)) is not None:
+        return rank, guest
+    guest.close()
+    return None
 
 
 def _visit(rank: int, host: str, port: int, token: str, failed: Callable[[], bool], deadline: float) -> None:
+    """Call machine 0 until it is there, and wait for its word; a call that ends without it is made anew."""
     while True:
         _refuse_to_wait(f"{host} does not answer on port {port}", failed, deadline)
-        try:
-            with socket.create_connection((host, port), timeout=POLL_SECONDS * 4) as server:
-                server.sendall(f"{token} {rank}\n".encode())
-                while True:
-                    _refuse_to_wait(f"{host} waits for another machine", failed, deadline)
-                    try:
-                        if _read(server) == "go":
-                            return
-                        break  # closed: it has given up, or it is not the one
-                    except TimeoutError:
-                        continue
-        except OSError:
-            time.sleep(POLL_SECONDS)
+        with (
+            suppress(ConnectionError, TimeoutError),
+            socket.create_connection((host, port), timeout=ANSWER_SECONDS) as server,
+        ):
+            server.sendall(f"{token} {rank}\n".encode())
+            server.settimeout(max(1.0, deadline - time.monotonic()))
+            if server.recv(len(GO)) == GO:
+                return
+        time.sleep(POLL_SECONDS)
 
 
 def _greeting(guest: socket.socket, token: str) -> int | None:
     try:
-        said, _, rank = _read(guest).rpartition(" ")
+        said, _, rank = guest.recv(MAX_GREETING_BYTES).decode("utf-8", "replace").strip().rpartition(" ")
     except OSError:
         return None
     return int(rank) if said == token and rank.isdigit() else None
-
-
-def _read(stream: socket.socket) -> str:
-    return stream.recv(MAX_GREETING_BYTES).decode("utf-8", "replace").strip()
 
 
 def _refuse_to_wait(what: str, failed: Callable[[], bool], deadline: float) -> None:
