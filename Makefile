@@ -37,7 +37,7 @@ bench: $(VENV)/train  ## Run the benchmarks beside their peers and print the rat
 	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl
 	$(BIN)/python benchmarks/strategy_parity.py
 
-slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (root, Debian)
+slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (needs apt)
 	$(BIN)/python tests/slurm/demo.py
 
 slurm-matrix: $(VENV)/train  ## All that can end a job, under each kind of preemption: some 15 minutes

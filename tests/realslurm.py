@@ -5,6 +5,7 @@ Starts in some five seconds. Each process is ended by its own id; nothing of a s
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
@@ -27,8 +28,8 @@ SlurmctldPort={controller_port}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
-SlurmUser=root
-SlurmdUser=root
+SlurmUser={user}
+SlurmdUser={user}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmdPidFile={folder}/slurmd-%n.pid
@@ -69,16 +70,16 @@ def install() -> None:
     wanted = [name for name in ("slurmctld", "slurmd", "munged", "srun") if _which(name) is None]
     if not wanted:
         return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if shutil.which("apt-get") is None or (root and shutil.which("sudo") is None):
         raise NoSlurm(f"{', '.join(wanted)} are missing, and only root with apt-get can install them")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(
-            ["apt-get", *arguments], env=environment, capture_output=True, text=True, check=False
+            [*root, "apt-get", *arguments], env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise NoSlurm(f"apt-get {arguments[0]}: {done.stderr.strip()}")
-    # The packages start daemons of the whole system where there is an init; ours need none of them.
 
 
 @dataclass
@@ -141,7 +142,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End jobs, then every daemon that was started here, by its id."""
-        self.call("scancel", "--user=root", check=False)
+        self.call("scancel", f"--user={getpass.getuser()}", check=False)
         for process in reversed(self.processes.values()):
             process.send_signal(signal.SIGTERM)
         for process in reversed(self.processes.values()):
@@ -156,6 +157,7 @@ class Cluster:
         last = self.first_node_port + NODES - 1
         text = CONF.format(
             host=socket.gethostname(),
+            user=getpass.getuser(),
             folder=self.folder,
             controller_port=self.controller_port,
             ports=f"{self.first_node_port}-{last}",

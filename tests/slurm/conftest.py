@@ -1,4 +1,4 @@
-"""One real Slurm for all tests of this folder; without root and Debian's packages they are skipped."""
+"""One real Slurm for all tests of this folder; where it cannot be installed they are skipped."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A run on two nodes is preempted by an urgent job and comes back: on a real Slurm, in some two minutes.
 
-``python tests/slurm/demo.py`` as root; Debian's Slurm is installed when it is missing.
+``python tests/slurm/demo.py``; Slurm is installed with apt-get when it is missing.
 """
 
 from __future__ import annotations
