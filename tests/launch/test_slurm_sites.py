@@ -1,0 +1,111 @@
+"""Sites: layers, mistakes, and the shipped examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from gemfit.errors import UserError
+from gemfit_launch.slurm.sites import load_site, own_folder, shipped
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def own_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A person without sites."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = own_folder()
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_every_shipped_site_is_valid_and_opens_with_its_command() -> None:
+    assert len(shipped()) >= 3, "the wheel lost a site"
+    for name, path in shipped().items():
+        assert load_site(name).name == name
+        assert f"--site {name}" in path.read_text().splitlines()[1]
+
+
+def test_the_shipped_sites_cover_containers_and_preemption() -> None:
+    sites = [load_site(name) for name in shipped()]
+    assert any(site.container for site in sites)
+    assert any(site.constraint and site.extra for site in sites)
+    assert any(site.pack_partition and site.setup for site in sites)
+
+
+def test_a_file_of_ones_own_changes_the_shipped_one_of_the_same_name(own_sites: Path) -> None:
+    (own_sites / "gpu-cluster.yaml").write_text("account: us\nenv:\n  NCCL_DEBUG: INFO\n")
+    site = load_site("gpu-cluster")
+    assert (site.account, site.partition) == ("us", "gpu")
+    assert site.env.items() >= {"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib0"}.items()
+
+
+def test_a_file_by_path_may_extend_a_named_site(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: gpu-cluster\npartition: debug\n")
+    site = load_site(str(path))
+    assert (site.name, site.partition, site.gpus_per_node) == ("mine", "debug", 8)
+
+
+def test_the_command_line_is_on_top_and_reaches_into_mappings() -> None:
+    site = load_site(
+        "gpu-cluster", ["partition=debug", "env.NEW=1 2", "extra.nodelist=n1", "gpus_per_node=4"]
+    )
+    assert (site.partition, site.gpus_per_node) == ("debug", 4)
+    assert (site.env["NEW"], site.extra["nodelist"]) == ("1 2", "n1")
+    assert site.env["NCCL_SOCKET_IFNAME"] == "ib0"
+
+
+def test_a_misspelt_site_is_told_the_closest_one() -> None:
+    with pytest.raises(UserError, match="did you mean 'gpu-cluster'"):
+        load_site("gpu-cluter")
+
+
+def test_a_missing_file_is_not_taken_for_a_name() -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        load_site("./nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("partion: gpu\n", r"mine.yaml:1: partion is not a setting; did you mean 'partition'"),
+        ("gpus_per_node: many\n", r"mine.yaml:1: gpus_per_node: .*many"),
+        ("ranks_per_node: 4\n", "ranks_per_node` has no effect with GPUs"),
+        ("gpus_per_node: 0\ngpu_kind: h100\n", "gpu_kind` has no effect"),
+        ("env:\n  HF_TOKEN: hf_abc\n", "would stand in the script"),
+        ("env:\n  WANDB_API_KEY: abc\n", "export it in the shell that submits"),
+        ("env:\n  'A B': x\n", "no name of a variable"),
+        ("container:\n  kind: docker\n  image: x\n", r"mine.yaml:2: container.kind"),
+    ],
+)
+def test_a_mistake_in_a_site_names_its_line(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_site(str(path))
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "NCCL_KEYS", "CUDA_CACHE_PATH"])
+def test_what_only_looks_like_a_secret_is_allowed(name: str) -> None:
+    assert load_site("gpu-cluster", [f"env.{name}=1"]).env[name] == "1"
+
+
+def test_a_mistake_on_the_command_line_names_its_option() -> None:
+    with pytest.raises(UserError, match=r"--site-set partion=x: .*did you mean 'partition'"):
+        load_site("gpu-cluster", ["partion=x"])
+    with pytest.raises(UserError, match=r"for example --site-set partition=gpu"):
+        load_site("gpu-cluster", ["partition"])
+
+
+def test_sites_are_listed_with_ones_own_first_and_shown_resolved(own_sites: Path, cli: Cli) -> None:
+    (own_sites / "mine.yaml").write_text("partition: p1\n")
+    listed = cli("site", "ls").output
+    assert listed.index("mine") < listed.index("gpu-cluster")
+    shown = cli("site", "show", "mine", "--site-set", "gpus_per_node=2").output
+    assert "partition: p1\n" in shown
+    assert "gpus_per_node: 2\n" in shown
