@@ -7,8 +7,9 @@ The three ways are forked from one parent and follow each other. The wait is tha
 is written in the background shows in the step after it. Trainer's files are then flushed to disk apart
 from that, since gemfit's are flushed and digested before they count.
 
-Coming back is measured from the start of a process that has imported everything to its first step, at step 10
-and at step 10,000. The checkpoint of step 10,000 says so, but holds the weights of an early one.
+Coming back is measured from the start of a process that has imported everything to the beginning of its
+first step, after step 10 and after step 10,000, the best of three. The checkpoint of step 10,000 says so,
+but holds the weights of an early one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from gemfit.rundir import RunDir, write_atomic
 from gemfit.train.trainer import PackedTrainer
 
 LATE_STEPS = (10, 10_000)
+FIRST_STEP = "first-step.json"
 SCRATCH: dict[str, Settings] = {
     "tiny": TINY,
     "100m": {
@@ -49,15 +51,12 @@ class Timed(PackedTrainer):
     """Writes when steps began and ended, and how long each save kept the next step waiting."""
 
     def __init__(self, **kwargs: Any) -> None:
-        self.born = time.perf_counter()
         super().__init__(**kwargs)
         self.times: dict[str, Any] = {"steps": [], "saves": [], "flushes": []}
-        self.add_callback(_Clock(self.times, self.born))
+        self.add_callback(_Clock(self.times, self.run.root / FIRST_STEP))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        begun = time.perf_counter()
         result = super().train(*args, **kwargs)
-        self.times["train_seconds"] = time.perf_counter() - begun
         self.times["parameters"] = sum(p.numel() for p in self.model.parameters())
         write_atomic(self.run.root / "times.json", json.dumps(self.times))
         return result
@@ -88,12 +87,14 @@ class AsTrainer(Timed):
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    def __init__(self, times: dict[str, Any], born: float) -> None:
-        self.times, self.born = times, born
+    def __init__(self, times: dict[str, Any], first: Path) -> None:
+        self.times, self.first = times, first
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.times.setdefault("first_step", state.global_step + 1)
-        self.times.setdefault("seconds_to_first_step", time.perf_counter() - self.born)
+        if not self.times["steps"]:
+            # Read by the parent: this clock is the same for all processes of a machine.
+            found = {"step": state.global_step + 1, "at": time.monotonic()}
+            write_atomic(self.first, json.dumps(found))
         self.begun = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -112,13 +113,12 @@ def saved_at(step: int) -> type[Timed]:
 
 
 def carry_out(run: RunDir, trainer: type[Timed], *, stop_at: int) -> dict[str, Any]:
-    """One attempt with ``trainer``; what it measured, and its seconds in all."""
-    begun = time.perf_counter()
+    """One attempt with ``trainer``, and what it measured."""
     attempt = start(run, stop_at=stop_at, trainer=trainer)
     if (code := attempt.wait(timeout_seconds=1800)) is not ExitCode.STOPPED:
         sys.exit(f"{run.root.name} ended with {code.name}:\n{attempt.log()[-4000:]}")
     times: dict[str, Any] = json.loads((run.root / "times.json").read_text())
-    return times | {"seconds": time.perf_counter() - begun}
+    return times
 
 
 def stall(root: Path, plan: Callable[..., Plan], *, every: int, saves: int) -> dict[str, Any]:
@@ -147,20 +147,34 @@ def stall(root: Path, plan: Callable[..., Plan], *, every: int, saves: int) -> d
     return found
 
 
-def come_back(root: Path, plan: Callable[..., Plan]) -> dict[str, float]:
-    """Seconds from a fork to the first step, by the step of the checkpoint; the better of two."""
-    found = {}
-    for step in LATE_STEPS:
-        run = RunDir.create(root / f"at-{step}", plan(checkpoint__every_steps=1_000_000))
+def come_back(root: Path, plan: Callable[..., Plan]) -> dict[str, list[float]]:
+    """Seconds from a fork to the first step, by the step of the checkpoint; in turn, three times."""
+    runs = {
+        step: RunDir.create(root / f"at-{step}", plan(checkpoint__every_steps=10**6)) for step in LATE_STEPS
+    }
+    for step, run in runs.items():
         carry_out(run, saved_at(step), stop_at=1)
-        seconds = []
-        for again in range(2):
-            times = carry_out(run, Timed, stop_at=step + again + 1)
-            if times["first_step"] != step + again + 1:
-                sys.exit(f"{run.root.name} began with step {times['first_step']}")
-            seconds.append(times["seconds_to_first_step"])
-        found[str(step)] = min(seconds)
+    found: dict[str, list[float]] = {str(step): [] for step in LATE_STEPS}
+    for _ in range(3):
+        for step, run in runs.items():
+            found[str(step)].append(seconds_to_resume(run, step))
     return found
+
+
+def seconds_to_resume(run: RunDir, step: int) -> float:
+    """From the fork to the beginning of the step after ``step``; the attempt is killed there."""
+    (run.root / FIRST_STEP).unlink()
+    begun = time.monotonic()
+    attempt = start(run, trainer=Timed)
+    while not (run.root / FIRST_STEP).exists():
+        if attempt.ended:
+            sys.exit(f"{run.root.name} did not resume:\n{attempt.log()[-4000:]}")
+        time.sleep(0.001)
+    attempt.kill()
+    first = json.loads((run.root / FIRST_STEP).read_text())
+    if first["step"] != step + 1:
+        sys.exit(f"{run.root.name} began with step {first['step']}")
+    return float(first["at"] - begun)
 
 
 def _bytes_of_newest(run: RunDir) -> int:
@@ -190,7 +204,7 @@ def report(found: dict[str, Any]) -> None:
     waits = {name: statistics.median(way["wait_seconds"]) for name, way in ways.items()}
     for name in ("synchronous", "Trainer's own"):
         print(f"{name} / asynchronous: {waits[name] / waits['asynchronous']:.1f}")
-    early, late = (found["come_back"][str(step)] for step in LATE_STEPS)
+    early, late = (min(found["come_back"][str(step)]) for step in LATE_STEPS)
     print(
         f"to the first step again: {early:.2f} s at step 10, {late:.2f} s at step 10,000: {late / early:.2f}"
     )
