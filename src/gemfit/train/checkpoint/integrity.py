@@ -73,7 +73,10 @@ def flush_folder(folder: Path) -> None:
 
 
 def _content_damage(folder: Path, file: FileDigest) -> str | None:
-    same = _xxh3(folder / file.path) == file.xxh3
+    try:
+        same = _xxh3(folder / file.path) == file.xxh3
+    except FileNotFoundError:  # the run may retire what somebody else looks at
+        return f"{file.path} is missing"
     return None if same else f"{file.path} has changed since it was written"
 
 
