@@ -1,0 +1,63 @@
+"""A Slurm that fits into a folder: commands that note how they were called, and a queue in a file.
+
+Put in front on PATH by the tests of the launcher as ``sbatch``, ``squeue`` and ``scancel``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main(command: str, arguments: list[str]) -> int:
+    folder = Path(os.environ["FAKE_SLURM"])
+    with (folder / "calls.jsonl").open("a") as stream:
+        call = {"command": command, "arguments": arguments, "environment": dict(os.environ)}
+        stream.write(json.dumps(call) + "\n")
+    refusal = folder / f"{command}.refuses"
+    if refusal.is_file():
+        sys.stderr.write(refusal.read_text())
+        return 1
+    return COMMANDS[command](folder, arguments)
+
+
+def sbatch(folder: Path, arguments: list[str]) -> int:
+    jobs = read_queue(folder)
+    if (refused := folder / "sbatch.refuses_after").is_file() and len(jobs) >= int(refused.read_text()):
+        sys.stderr.write("sbatch: error: Batch job submission failed: Job violates accounting policy\n")
+        return 1
+    number = str(100 + len(jobs))
+    write_queue(folder, jobs | {number: {"state": "PENDING", "reason": "Priority"}})
+    sys.stdout.write(f"{number};fake\n")
+    return 0
+
+
+def squeue(folder: Path, arguments: list[str]) -> int:
+    for number, job in read_queue(folder).items():
+        start = job.get("start", "N/A")
+        sys.stdout.write(f"{number}|{job['state']}|{job['reason']}|{start}|1:00:00|2|n[1-2]\n")
+    return 0
+
+
+def scancel(folder: Path, arguments: list[str]) -> int:
+    jobs = read_queue(folder)
+    write_queue(folder, jobs | {arguments[-1]: {"state": "CANCELLED", "reason": "None"}})
+    return 0
+
+
+def read_queue(folder: Path) -> dict[str, dict[str, str]]:
+    path = folder / "queue.json"
+    queue: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.is_file() else {}
+    return queue
+
+
+def write_queue(folder: Path, jobs: dict[str, dict[str, str]]) -> None:
+    (folder / "queue.json").write_text(json.dumps(jobs))
+
+
+COMMANDS = {"sbatch": sbatch, "squeue": squeue, "scancel": scancel}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
