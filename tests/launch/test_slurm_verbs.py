@@ -359,3 +359,45 @@ def test_logs_go_on_over_all_attempts(submitted: RunDir, cli: Cli, slurm: FakeSl
 def test_the_batch_shells_words_are_logs_too(submitted: RunDir, cli: Cli) -> None:
     JobFiles(submitted).log("train", 100).write_text("attempt 1 of job 100\n")
     assert "attempt 1 of job 100\n" in cli("logs", submitted.root, "--job").output
+
+
+def test_a_sweep_is_one_run_for_each_combination_and_packs_once(
+    talks: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    sweep = ["--sweep", "seed=1,2", "--sweep", "optim.betas=[0.9,0.95],[0.9,0.99]"]
+    made = json.loads(cli("submit", *ASKED, "--run", "runs/try", *sweep, "--json").stdout)
+    names = [f"try-seed={seed}-betas=_{betas}_" for seed in (1, 2) for betas in ("0.9_0.95", "0.9_0.99")]
+    assert [Path(one["run"]).name for one in made] == names
+    recipes = [RunDir(Path(one["run"])).plan().recipe for one in made]
+    assert [(recipe.seed, recipe.optim.betas[1]) for recipe in recipes] == [
+        (1, 0.95),
+        (1, 0.99),
+        (2, 0.95),
+        (2, 0.99),
+    ]
+    waits = [call["arguments"][1] for call in slurm.calls("sbatch")]
+    packs = [one["pack_job"] for one in made]
+    assert waits[::2] == [slurm.calls("sbatch")[0]["arguments"][1]] + 3 * [f"--dependency=afterok:{packs[0]}"]
+    assert waits[1::2] == [f"--dependency=afterok:{pack}" for pack in packs]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ("seed=1,1", "would train the same"),
+        ("optim.learning_rate=1e-4,0.0001", "would train the same"),
+        ("seed", "write it as key=value,value"),
+        ("sed=1,2", "did you mean 'seed'"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_submits_nothing(
+    sweep: str, words: str, talks: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    result = cli("submit", *ASKED, "--sweep", sweep)
+    assert (result.exit_code, words in result.stderr) == (2, True)
+    assert slurm.calls("sbatch") == []
+
+
+def test_a_sweep_that_an_option_overrides_is_refused(talks: Path, cli: Cli) -> None:
+    result = cli("submit", *ASKED, "--seed", "3", "--sweep", "seed=1,2")
+    assert "would train the same; leave one of them out, or the option that overrides" in result.stderr

@@ -39,7 +39,7 @@ OWNED = {
     "error": "the run folder",
     "chdir": "the run folder",
     "dependency": "--after",
-    "array": "--seeds",
+    "array": "--sweep",
     "export": "the launcher, which removes what would change the job",
     "export-file": "the launcher, which removes what would change the job",
     "wrap": "the launcher",

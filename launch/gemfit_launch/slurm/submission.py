@@ -9,23 +9,47 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit_launch.request import Request
 from gemfit_launch.slurm import client
 from gemfit_launch.slurm.freeze import freeze_code
 from gemfit_launch.slurm.jobfiles import JobFiles, Submission
 from gemfit_launch.slurm.script import Kind, render, site_of
 
 
-def submit_new(
-    root: Path, plan: Plan, scripts: dict[Kind, str], folder: Path, after: Sequence[int]
-) -> Submission:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can be submitted; its folder does not exist yet."""
+
+    root: Path
+    request: Request
+    plan: Plan
+    scripts: dict[Kind, str]
+
+
+def submit_all(
+    jobs: Sequence[Prepared], folder: Path, after: int | None
+) -> Iterator[tuple[Prepared, Submission]]:
+    """Submit one after the other; runs that need the same pack do not build it at the same time."""
+    packers: dict[str, int] = {}
+    for job in jobs:
+        pack = job.plan.pack.fingerprint
+        waits_for = [number for number in (after, packers.get(pack)) if number is not None]
+        submission = submit_new(job, folder, waits_for)
+        if submission.pack_job is not None:
+            packers.setdefault(pack, submission.pack_job)
+        yield job, submission
+
+
+def submit_new(job: Prepared, folder: Path, after: Sequence[int]) -> Submission:
     """Make the run folder and submit; where Slurm refuses, the folder does not stay."""
-    run = RunDir.create(root, plan)
-    with _undone_on_failure(root):
-        return submit(run, scripts, folder, after)
+    run = RunDir.create(job.root, job.plan)
+    with _undone_on_failure(job.root):
+        return submit(run, job.scripts, folder, after)
 
 
 def submit(

@@ -27,8 +27,9 @@ from gemfit_launch.slurm.jobfiles import JobFiles, Submission
 from gemfit_launch.slurm.options import after_option, placing_options
 from gemfit_launch.slurm.placing import Placing, ranks_at
 from gemfit_launch.slurm.scriptview import show_scripts
-from gemfit_launch.slurm.submission import render_scripts, submit_new
+from gemfit_launch.slurm.submission import Prepared, render_scripts, submit_all
 from gemfit_launch.slurm.submission import submit as submit_run
+from gemfit_launch.slurm.sweep import Variant, variants
 
 
 @click.command()
@@ -36,10 +37,23 @@ from gemfit_launch.slurm.submission import submit as submit_run
 @placing_options(site_required=True)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
 @after_option
+@click.option(
+    "--sweep",
+    "sweeps",
+    metavar="KEY=A,B",
+    multiple=True,
+    help="A run for each value, such as seed=1,2,3; repeated, for each combination.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, and submit nothing.")
 @json_option
 def submit(
-    request: Request, placing: Placing, folder: Path | None, after: int | None, dry_run: bool, as_json: bool
+    request: Request,
+    placing: Placing,
+    folder: Path | None,
+    after: int | None,
+    sweeps: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Train as a Slurm job that comes back when it is preempted.
 
@@ -51,23 +65,30 @@ def submit(
     Example:
       gemfit submit gemma3/1b-card --site gpu-cluster --nodes 2 --data talks.jsonl --run runs/first
       gemfit submit gemma3/1b-card --site gpu-cluster --site-set time=2:00:00 --data talks.jsonl --dry-run
+      gemfit submit gemma3/1b-card --site gpu-cluster --data talks.jsonl --run runs/try --sweep seed=1,2,3
     """
-    site, recipe = placing.site(), request.recipe()
     root = folder or default_folder(request)
-    plan = resolve_plan(recipe, ranks_at(site, placing.nodes or 1), site=site)
-    scripts = render_scripts(plan, root, Path.cwd())
+    jobs = [_prepare(variant, placing, root) for variant in variants(request, sweeps)]
     if dry_run:
-        options = [*request.arguments(), *placing.arguments(), "--run", str(root)]
-        show_plan(plan, request.name, ["gemfit", "submit", *options])
-        show_scripts(scripts)
+        for job in jobs:
+            options = [*job.request.arguments(), *placing.arguments(), "--run", str(job.root)]
+            show_plan(job.plan, job.request.name, ["gemfit", "submit", *options])
+            show_scripts(job.scripts)
         return
-    if recipe.data.source is None:
-        find_files(None)  # says how to name the data
-    RunDir.refuse_used(root)
+    for job in jobs:
+        RunDir.refuse_used(job.root)
+        if job.plan.recipe.data.source is None:
+            find_files(None)  # says how to name the data
     _say_what_is_hidden()
     if not as_json:
-        show_summary(console(), plan, request.name)
-    _report(root, submit_new(root, plan, scripts, Path.cwd(), _ids(after)), as_json)
+        show_summary(console(), jobs[0].plan, request.name)
+    shown = []
+    for job, submission in submit_all(jobs, Path.cwd(), after):
+        if not as_json:
+            _report(job.root, submission)  # at once: Slurm may refuse the next one
+        shown.append({"run": str(job.root), **submission.model_dump(mode="json")})
+    if as_json:
+        click.echo(json.dumps(shown if sweeps else shown[0], indent=2))
 
 
 @click.command()
@@ -119,7 +140,11 @@ def resume(
         run_dir.stop_file.unlink(missing_ok=True)
     for change in changed_parts(old, plan):
         click.echo(change, err=as_json)
-    _report(run, submit_run(run_dir, scripts, folder, _ids(after), allowed_changes), as_json)
+    submission = submit_run(run_dir, scripts, folder, _ids(after), allowed_changes)
+    if as_json:
+        click.echo(json.dumps({"run": str(run), **submission.model_dump(mode="json")}, indent=2))
+    else:
+        _report(run, submission)
 
 
 @click.command()
@@ -138,6 +163,14 @@ def cancel(run: Path) -> None:
         click.echo(f"{run}: job {job} is cancelled")
     if not cancelled:
         click.echo(f"{run}: has no job that waits or runs")
+
+
+def _prepare(variant: Variant, placing: Placing, root: Path) -> Prepared:
+    """The plan and the scripts of one run; writes nothing."""
+    site, recipe = placing.site(), variant.request.recipe()
+    plan = resolve_plan(recipe, ranks_at(site, placing.nodes or 1), site=site)
+    place = root.with_name(f"{root.name}{variant.suffix}")
+    return Prepared(place, variant.request, plan, render_scripts(plan, place, Path.cwd()))
 
 
 def _planned_again(
@@ -173,10 +206,7 @@ def _say_what_is_hidden() -> None:
         click.echo(f"not passed on, because Slurm would obey it: {', '.join(names)}", err=True)
 
 
-def _report(root: Path, submission: Submission, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({"run": str(root), **submission.model_dump(mode="json")}, indent=2))
-        return
+def _report(root: Path, submission: Submission) -> None:
     if submission.pack_job is not None:
         click.echo(f"packing: job {submission.pack_job}, for which the training waits")
     click.echo(f"job: {submission.job}")
