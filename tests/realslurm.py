@@ -56,6 +56,7 @@ JobAcctGatherType=jobacct_gather/none
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports}] CPUs=4 RealMemory=4000 Gres=gpu:2
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
 PartitionName=lowgrace Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
+PartitionName=lowcancel Nodes=ALL PriorityTier=1 PreemptMode=CANCEL GraceTime=0
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
 GRES = "NodeName=n[1-{nodes}] Name=gpu Count=2 File=/dev/tty[1-2]\n"

@@ -9,12 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.records import StepRecord, Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.local import descendants
 from gemfit_launch.metrics import Tail
 from gemfit_launch.slurm.attempts import Attempt, read_attempts
 from gemfit_launch.slurm.jobfiles import JobFiles
@@ -159,9 +159,9 @@ class SlurmRun:
         wait_until(closed, seconds, self.explain)
 
     def processes(self, node: str) -> list[int]:
-        """Everything that runs for this job on a node, besides Slurm's own; a parent before its children."""
-        daemon = self.bench.cluster.processes[node].pid
-        return [pid for pid in descendants(daemon) if str(self.run.root) in _command(pid)]
+        """Everything that runs for this job on a node, besides Slurm's own."""
+        pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+        return [pid for pid in pids if str(self.run.root) in _command(pid) and _node(pid) == node]
 
     def ranks(self, node: str) -> list[int]:
         """The processes on a node that train."""
@@ -169,8 +169,10 @@ class SlurmRun:
         return [pid for pid in self.processes(node) if launched.match(_command(pid))]
 
     def kill(self, pids: list[int]) -> None:
+        assert pids, "there is nothing to kill"
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended with its parent
+                os.kill(pid, signal.SIGKILL)
 
 
 def losses_by_step(steps: list[StepRecord]) -> dict[int, float]:
@@ -181,6 +183,15 @@ def losses_by_step(steps: list[StepRecord]) -> dict[int, float]:
 def _recipe(changes: dict[str, str]) -> list[str]:
     settings = [part for key, value in (RECIPE | changes).items() for part in ("--set", f"{key}={value}")]
     return ["debug/cpu-tiny", "--data", "talks.jsonl", *settings]
+
+
+def _node(pid: int) -> str:
+    """Where Slurm started a process; all nodes are this machine."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return dict(variable.partition("=")[::2] for variable in variables).get("SLURMD_NODENAME", "")
 
 
 def _command(pid: int) -> str:

@@ -6,11 +6,24 @@ import pytest
 
 from gemfit_launch.slurm.control import fate, field, seconds
 
-SHOWN = "JobId=5 JobName=a b JobState={state} Reason=None Restarts={restarts} RunTime={ran} TimeLimit={limit}"
+SHOWN = """\
+   JobState={state} Reason=None Dependency=(null)
+   Requeue=1 Restarts={restarts} BatchFlag=1
+   RunTime={ran} TimeLimit={limit} TimeMin=N/A
+   StartTime=2026-11-24T08:04:08 EndTime=2026-11-24T08:04:14 Deadline=N/A
+   PreemptEligibleTime=2026-11-24T08:04:08 PreemptTime={preempted}
+"""
 
 
-def shown(state: str, *, restarts: int = 0, ran: str = "00:01:20", limit: str = "UNLIMITED") -> str:
-    return SHOWN.format(state=state, restarts=restarts, ran=ran, limit=limit)
+def shown(
+    state: str,
+    *,
+    restarts: int = 0,
+    ran: str = "00:01:20",
+    limit: str = "UNLIMITED",
+    preempted: str = "None",
+) -> str:
+    return SHOWN.format(state=state, restarts=restarts, ran=ran, limit=limit, preempted=preempted)
 
 
 def test_a_job_that_runs_on_is_requeued() -> None:
@@ -26,6 +39,15 @@ def test_a_cancelled_job_is_not() -> None:
 def test_a_job_that_ran_out_of_time_is_requeued() -> None:
     assert fate(shown("COMPLETING", ran="1-00:00:09", limit="1-00:00:00"), restarts=0) == "requeue"
     assert fate(shown("TIMEOUT"), restarts=0) == "requeue"
+
+
+def test_a_preempted_job_is_requeued_where_slurm_would_end_it() -> None:
+    assert fate(shown("COMPLETING", preempted="2026-11-24T08:04:14"), restarts=0) == "requeue"
+    assert fate(shown("PREEMPTED"), restarts=0) == "requeue"
+
+
+def test_a_job_that_is_cancelled_while_it_is_being_preempted_stays_away() -> None:
+    assert fate(shown("COMPLETING", preempted="2026-11-24T08:04:11"), restarts=0) == "cancelled"
 
 
 def test_a_job_that_slurm_has_requeued_is_left_alone() -> None:

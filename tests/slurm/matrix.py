@@ -145,10 +145,10 @@ def judge(run: SlurmRun, case: Case) -> Result:
     return Result(case=case, how=how, reached=reached, saved=saved, then=then, problems=tuple(problems))
 
 
-def run_matrix(cluster: Cluster, bench: Bench, events: list[str]) -> list[Result]:
+def run_matrix(cluster: Cluster, bench: Bench, signals: list[str], events: list[str]) -> list[Result]:
     """All cases, those of both grace times side by side."""
     results = []
-    for signal, event in itertools.product(SIGNAL, events):
+    for signal, event in itertools.product(signals, events):
         cluster.set_parameters(SIGNAL[signal])
         cases = [Case(grace=grace, signal=signal, event=event) for grace in PARTITIONS]
         with ThreadPoolExecutor() as pool:
@@ -163,10 +163,12 @@ def run_matrix(cluster: Cluster, bench: Bench, events: list[str]) -> list[Result
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", nargs="+", choices=EVENTS, default=list(EVENTS))
+    parser.add_argument("--user-signal", nargs="+", choices=SIGNAL, default=list(SIGNAL))
     parser.add_argument("--out", type=Path, help="write the table into this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder) / "cluster") as cluster:
-        results = run_matrix(cluster, Bench.prepare(cluster, Path(folder)), arguments.events)
+        bench = Bench.prepare(cluster, Path(folder))
+        results = run_matrix(cluster, bench, arguments.user_signal, arguments.events)
     table = HEAD + "".join(result.row for result in results)
     if arguments.out:
         arguments.out.write_text(INTRODUCTION.format(version=slurm_version(), cores=os.cpu_count()) + table)

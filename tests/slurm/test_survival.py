@@ -50,6 +50,18 @@ def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_happened(
     assert losses_by_step(run.steps) == pytest.approx(losses_by_step(whole.steps), rel=1e-5)
 
 
+def test_a_job_comes_back_where_preemption_would_end_it(bench: Bench) -> None:
+    run = bench.submit("ended", steps=5000, nodes=1, ranks_per_node=1, partition="lowcancel")
+    run.await_step(3)
+    bench.preempt()
+    run.await_step(1, attempt=2)
+    bench.gemfit("cancel", "ended")
+    first, second = run.attempts
+    assert first.end is not None
+    assert (first.end.how, second.start.step) == ("stopped", first.end.step)
+    assert run.await_end() == "CANCELLED", run.explain()
+
+
 def test_a_stopped_run_ends_and_goes_on_with_other_nodes(bench: Bench, whole: SlurmRun) -> None:
     run = bench.submit("stopped", steps=STEPS)
     run.await_step(5)

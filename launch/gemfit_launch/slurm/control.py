@@ -57,14 +57,17 @@ def fate(shown: str, restarts: int) -> Fate:
 
     A requeue would bring back a cancelled job as well. While processes end, Slurm says COMPLETING of
     all jobs alike: one that Slurm has requeued itself counts more than our own ``restarts``, one that
-    ran out of time has run for as long as it was given, and any other was cancelled.
+    ran out of time has run for as long as it was given, one that was preempted ended at that very time,
+    and any other was cancelled.
     """
     state = field(shown, "JobState")
     if state == "PENDING" or int(field(shown, "Restarts") or 0) > restarts:
         return "queued"
     if state == "COMPLETING":
         limit, ran = seconds(field(shown, "TimeLimit")), seconds(field(shown, "RunTime"))
-        return "requeue" if limit is not None and ran is not None and ran >= limit else "cancelled"
+        out_of_time = limit is not None and ran is not None and ran >= limit
+        preempted = field(shown, "PreemptTime") == field(shown, "EndTime") != ""
+        return "requeue" if out_of_time or preempted else "cancelled"
     return "cancelled" if state == "CANCELLED" else "requeue"
 
 
