@@ -26,7 +26,7 @@ def main() -> ExitCode:
     try:
         run.adopt(pack(run.plan()))
     except PackFailed as error:
-        _give_up(run, "packing failed")
+        _give_up(run, f"the data could not be packed; `gemfit logs {run.root} --job` says why")
         return error.code
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
