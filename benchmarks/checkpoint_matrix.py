@@ -4,7 +4,8 @@
 
 Every layout trains a tiny Gemma 3 in float32 on gloo, saves after step 8 and goes on to step 18. Every
 layout then resumes from each of those checkpoints and takes the next ten steps. Losses and rows are compared
-with those of one rank that never stopped. A layout that reads what it saved must give the very same losses.
+with those of one rank that never stopped. A layout that reads what it saved must give the very same losses
+(but DDP on four ranks).
 Some 3 seconds a pair on two cores.
 """
 
@@ -59,6 +60,15 @@ class Pair:
     rows_equal: bool
     exact: bool
     """Every loss has the bits of the run that saved and went on."""
+
+    @property
+    def must_be_exact(self) -> bool:
+        """Where the layout that saved reads, apart from DDP on more than two ranks.
+
+        DDP lays its buckets out anew after its first step, as it does after a resume: more than two ranks
+        then add gradients up in another order.
+        """
+        return self.saved == self.read and not (self.saved.strategy == "ddp" and self.saved.ranks > 2)
 
 
 def layouts() -> list[Layout]:
@@ -206,7 +216,7 @@ def main() -> int:
     else:
         report(outcomes)
     good = all(
-        p.rows_equal and p.loss_difference <= LIMIT and (p.exact or p.saved != p.read) for p in outcomes
+        p.rows_equal and p.loss_difference <= LIMIT and (p.exact or not p.must_be_exact) for p in outcomes
     )
     return 0 if good else 1
 
