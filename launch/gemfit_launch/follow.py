@@ -19,7 +19,7 @@ def follow(run: RunDir, first: int, goes_on: Callable[[], bool]) -> Iterator[byt
     ``goes_on`` is asked once everything is read; it may be expensive.
     """
     for attempt in _attempts(run, first, goes_on):
-        yield headline(run, attempt)
+        yield headline(attempt, run.log(attempt))
         yield from _grow(run, attempt, goes_on)
 
 
@@ -48,9 +48,9 @@ def _grow(run: RunDir, attempt: int, goes_on: Callable[[], bool]) -> Iterator[by
         time.sleep(POLL_SECONDS)
 
 
-def headline(run: RunDir, attempt: int) -> bytes:
+def headline(attempt: int, path: Path) -> bytes:
     """The line that stands before the log of an attempt."""
-    return f"==> attempt {attempt}: {run.log(attempt)} <==\n".encode()
+    return f"==> attempt {attempt}: {path} <==\n".encode()
 
 
 def last_lines(path: Path, count: int | None) -> bytes:

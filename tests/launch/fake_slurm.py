@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -29,21 +30,29 @@ def sbatch(folder: Path, arguments: list[str]) -> int:
         sys.stderr.write("sbatch: error: Batch job submission failed: Job violates accounting policy\n")
         return 1
     number = str(100 + len(jobs))
-    write_queue(folder, jobs | {number: {"state": "PENDING", "reason": "Priority"}})
+    name = re.search(r'--job-name="(.*)"', Path(arguments[-1]).read_text())
+    assert name is not None
+    write_queue(folder, jobs | {number: {"state": "PENDING", "reason": "Priority", "name": name[1]}})
     sys.stdout.write(f"{number};fake\n")
     return 0
 
 
 def squeue(folder: Path, arguments: list[str]) -> int:
-    for number, job in read_queue(folder).items():
+    (wanted,) = [a.removeprefix("--jobs=").split(",") for a in arguments if a.startswith("--jobs=")]
+    known = {number: job for number, job in read_queue(folder).items() if number in wanted}
+    if len(wanted) == 1 and not known:
+        sys.stderr.write("slurm_load_jobs error: Invalid job id specified\n")
+        return 1
+    for number, job in known.items():
         start = job.get("start", "N/A")
-        sys.stdout.write(f"{number}|{job['state']}|{job['reason']}|{start}|1:00:00|2|n[1-2]\n")
+        sys.stdout.write(f"{number}|{job['state']}|{job['reason']}|{start}|1:00|2|n[1-2]|{job['name']}\n")
     return 0
 
 
 def scancel(folder: Path, arguments: list[str]) -> int:
     jobs = read_queue(folder)
-    write_queue(folder, jobs | {arguments[-1]: {"state": "CANCELLED", "reason": "None"}})
+    jobs[arguments[-1]] |= {"state": "CANCELLED", "reason": "None"}
+    write_queue(folder, jobs)
     return 0
 
 

@@ -41,7 +41,8 @@ class FakeSlurm:
     def set_job(self, number: int, state: str, reason: str = "None", **more: str) -> None:
         path = self.folder / "queue.json"
         queue = json.loads(path.read_text())
-        path.write_text(json.dumps(queue | {str(number): {"state": state, "reason": reason, **more}}))
+        queue[str(number)] |= {"state": state, "reason": reason, **more}
+        path.write_text(json.dumps(queue))
 
     def forget_all(self) -> None:
         (self.folder / "queue.json").write_text("{}")
@@ -249,6 +250,13 @@ def test_the_state_of_a_run_is_the_jobs_and_after_its_end_the_verdicts(
     assert status_of(cli, submitted)["state"] == state
 
 
+def test_another_job_with_the_same_id_is_not_the_runs(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    slurm.set_job(100, "RUNNING", name="of somebody else")
+    assert status_of(cli, submitted)["state"] == "new"
+    assert "has no job that waits or runs" in cli("cancel", submitted.root).output
+    assert slurm.calls("scancel") == []
+
+
 def test_a_pack_that_failed_is_why_the_run_failed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
     submitted.write_verdict(Verdict(outcome="fatal", attempt=0, step=0, reason="talks.jsonl:3: is not JSON"))
     slurm.set_job(100, "CANCELLED")
@@ -354,6 +362,10 @@ def test_logs_go_on_over_all_attempts(submitted: RunDir, cli: Cli, slurm: FakeSl
     ]
     assert cli("logs", submitted.root, "--attempt", 2).output.splitlines() == whole[3:]
     assert "has had 2 attempts" in cli("logs", submitted.root, "--attempt", 3).stderr
+    (submitted.logs / "attempt-2.node-1.log").write_text("on the other machine\n")
+    other = cli("logs", submitted.root, "--attempt", 2, "--node", 1).output
+    assert other.splitlines()[1:] == ["on the other machine"]
+    assert "there is no such log" in cli("logs", submitted.root, "--node", 1).stderr
 
 
 def test_the_batch_shells_words_are_logs_too(submitted: RunDir, cli: Cli) -> None:

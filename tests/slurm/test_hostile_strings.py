@@ -134,7 +134,9 @@ def test_a_hostile_string_arrives_unchanged_and_changes_no_other_option(
 
     assert shown("%k") == f"{text}\n"
     assert shown("%P %D").split() == ["low", "1"]
-    assert JobFiles(RunDir(job.root)).log("train", job.job).is_file()
+    files = JobFiles(RunDir(job.root))
+    assert files.log("train", job.job).is_file()
+    assert client.jobs([job.job])[job.job].name == files.job_name("train")
 
 
 @pytest.mark.parametrize("text", UNPRINTABLE)

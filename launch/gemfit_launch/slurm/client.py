@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.errors import UserError
 
 PATIENCE_SECONDS = 60
-FIELDS = "%i|%T|%r|%S|%L|%D|%N"
+FORGOTTEN = "Invalid job id specified"
+FIELDS = "%i|%T|%r|%S|%L|%D|%N|%j"
 KEPT = ("SLURM_CONF",)
 """Says which cluster there is, and nothing about a job."""
 
@@ -36,6 +37,8 @@ class Job:
     time_left: str
     nodes: int
     node_list: str
+    name: str
+    """Tells it from another job, where the ids began again."""
 
     @property
     def is_over(self) -> bool:
@@ -58,9 +61,18 @@ def test_only(script: str) -> None:
     call(["sbatch", "--test-only"], stdin=script)
 
 
-def jobs() -> dict[int, Job]:
-    """The jobs of this user that Slurm still knows, by id."""
-    return {job.id: job for line in call(_squeue()).splitlines() if (job := parse_job(line)) is not None}
+def jobs(ids: Collection[int]) -> dict[int, Job]:
+    """Those of these jobs, of whichever user, that Slurm still knows, by id."""
+    if not ids:
+        return {}
+    wanted = f"--jobs={','.join(map(str, sorted(ids)))}"
+    try:
+        answer = call(["squeue", "--noheader", "--states=all", wanted, f"--format={FIELDS}"])
+    except SlurmError as refusal:
+        if FORGOTTEN in str(refusal):  # said where one job is asked for; of several it skips the unknown
+            return {}
+        raise
+    return {job.id: job for job in map(parse_job, answer.splitlines())}
 
 
 def cancel(job: int) -> None:
@@ -68,11 +80,9 @@ def cancel(job: int) -> None:
     call(["scancel", str(job)])
 
 
-def parse_job(line: str) -> Job | None:
-    """One line of ``squeue``; ``None`` for a task of an array, which no run is."""
-    number, state, reason, start, left, nodes, node_list = line.split("|", maxsplit=6)
-    if not number.isdigit():
-        return None
+def parse_job(line: str) -> Job:
+    """One line of ``squeue``."""
+    number, state, reason, start, left, nodes, node_list, name = line.split("|", maxsplit=7)
     return Job(
         id=int(number),
         state=state,
@@ -81,6 +91,7 @@ def parse_job(line: str) -> Job | None:
         time_left=left,
         nodes=int(nodes),
         node_list=node_list,
+        name=name,
     )
 
 
@@ -118,7 +129,3 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
 def hidden_options(base: Mapping[str, str]) -> list[str]:
     """Names of the variables that Slurm's commands would take for options."""
     return sorted(name for name in base if name.startswith(PREFIXES) and name not in KEPT)
-
-
-def _squeue() -> list[str]:
-    return ["squeue", "--me", "--noheader", "--states=all", f"--format={FIELDS}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.slurm import client
@@ -11,11 +13,23 @@ from gemfit_launch.slurm.jobfiles import JobFiles
 
 def live_jobs(run: RunDir) -> list[Job]:
     """The jobs of a run that wait or run: the one that packs before the one that trains."""
-    known = client.jobs()
+    known = known_jobs([run])
     ids = [
         job for made in JobFiles(run).submissions() for job in (made.pack_job, made.job) if job is not None
     ]
     return [known[number] for number in ids if number in known and not known[number].is_over]
+
+
+def known_jobs(runs: Iterable[RunDir]) -> dict[int, Job]:
+    """Every job of these runs that Slurm still knows, by id; it is asked once."""
+    names = {}
+    for run in runs:
+        files = JobFiles(run)
+        for made in files.submissions():
+            names[made.job] = files.job_name("train")
+            if made.pack_job is not None:
+                names[made.pack_job] = files.job_name("pack")
+    return {number: job for number, job in client.jobs(names).items() if job.name == names[number]}
 
 
 def cancel_jobs(run: RunDir) -> list[int]:

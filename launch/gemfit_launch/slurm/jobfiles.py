@@ -44,6 +44,10 @@ class JobFiles:
         """The run folder as nodes name it: absolute."""
         return self.run.root.resolve()
 
+    def job_name(self, kind: str) -> str:
+        """What Slurm calls the job: like the run folder."""
+        return self.root.name if kind == "train" else f"{self.root.name}-{kind}"
+
     @property
     def folder(self) -> Path:
         return self.root / "slurm"

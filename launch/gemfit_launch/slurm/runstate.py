@@ -14,6 +14,7 @@ from gemfit_launch.runstatus import RunStatus, State, read_state, read_status
 from gemfit_launch.slurm import client
 from gemfit_launch.slurm.attempts import STOP_BY_PERSON
 from gemfit_launch.slurm.client import Job
+from gemfit_launch.slurm.ending import known_jobs
 from gemfit_launch.slurm.jobfiles import JobFiles, Submission
 
 WAITING = {
@@ -46,14 +47,14 @@ class Queue:
 
 def read_statuses(runs: Sequence[RunDir]) -> list[RunStatus]:
     """The status of each run; Slurm is asked once, and only about runs that went there."""
-    queue = ask() if any(JobFiles(run).newest() for run in runs) else Queue({})
+    queue = ask(runs)
     return [read_with_job(run, queue) for run in runs]
 
 
-def ask() -> Queue:
-    """The jobs of this user; where Slurm does not answer, its words."""
+def ask(runs: Sequence[RunDir]) -> Queue:
+    """The jobs of these runs; where Slurm does not answer, its words."""
     try:
-        return Queue(client.jobs())
+        return Queue(known_jobs(runs))
     except client.SlurmError as error:
         return Queue({}, str(error))
 

@@ -51,7 +51,7 @@ def fill(text: str, region: str, lines: str) -> str:
 def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple[str, str | None]]:
     """Every sbatch option of the job, in the order of the script."""
     site, job = site_of(plan), JobFiles(run)
-    yield "job-name", _job_name(kind, run)
+    yield "job-name", job.job_name(kind)
     yield "output", job.log_pattern(kind)
     yield "open-mode", "append"
     yield "chdir", str(folder)
@@ -89,11 +89,6 @@ def site_of(plan: Plan) -> Site:
     """The site of a plan that is made for Slurm."""
     assert plan.site is not None, "a plan without a site is carried out here, not by Slurm"
     return plan.site
-
-
-def _job_name(kind: Kind, run: RunDir) -> str:
-    name = run.root.resolve().name
-    return name if kind == "train" else f"{name}-pack"
 
 
 def _resources(site: Site) -> Iterator[tuple[str, str | None]]:

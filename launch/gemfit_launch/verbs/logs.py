@@ -13,6 +13,7 @@ from gemfit_launch.follow import follow as follow_run
 from gemfit_launch.follow import headline, last_lines
 from gemfit_launch.options import RUN_FOLDER
 from gemfit_launch.runstatus import GOING_ON
+from gemfit_launch.slurm.attempts import AttemptFiles
 from gemfit_launch.slurm.jobfiles import JobFiles
 from gemfit_launch.slurm.runstate import read_statuses
 
@@ -26,19 +27,20 @@ SECONDS_BETWEEN_QUESTIONS = 3.0
 )
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this one.")
 @click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines of each attempt.")
+@click.option("--node", type=click.IntRange(min=0), default=0, help="The machine, by its rank.  [default: 0]")
 @click.option("--job", "of_job", is_flag=True, help="What the batch scripts of its Slurm jobs said instead.")
-def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, of_job: bool) -> None:
+def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: int, of_job: bool) -> None:
     """Print what a run printed, over all its attempts.
 
     \b
     Example:
       gemfit logs runs/first --follow
-      gemfit logs runs/first --attempt 2 --lines 50
+      gemfit logs runs/first --attempt 2 --node 1 --lines 50
     """
     run_dir = RunDir.open(run)
     if follow:
-        if attempt is not None or lines is not None or of_job:
-            raise click.UsageError("--follow shows all of it; leave out --attempt, --lines and --job")
+        if attempt is not None or lines is not None or node or of_job:
+            raise click.UsageError("--follow shows all of it; leave out --attempt, --lines, --node and --job")
         for block in follow_run(run_dir, 1, _Asker(run_dir)):
             click.echo(block, nl=False)
         return
@@ -47,7 +49,10 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, of_job
             click.echo(f"==> {path} <==\n".encode() + last_lines(path, lines), nl=False)
         return
     for number in _attempts(run_dir, attempt):
-        click.echo(headline(run_dir, number) + last_lines(run_dir.log(number), lines), nl=False)
+        path = AttemptFiles(run_dir, number).log(node)
+        if node and not path.is_file():
+            raise UserError(f"{path}: there is no such log; --node counts the machines of an attempt from 0")
+        click.echo(headline(number, path) + last_lines(path, lines), nl=False)
 
 
 class _Asker:
