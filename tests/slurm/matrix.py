@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -168,10 +167,11 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder) / "cluster") as cluster:
         bench = Bench.prepare(cluster, Path(folder))
+        version = cluster.call("sinfo", "--version").strip()
         results = run_matrix(cluster, bench, arguments.user_signal, arguments.events)
     table = HEAD + "".join(result.row for result in results)
     if arguments.out:
-        arguments.out.write_text(INTRODUCTION.format(version=slurm_version(), cores=os.cpu_count()) + table)
+        arguments.out.write_text(INTRODUCTION.format(version=version, cores=os.cpu_count()) + table)
     return int(any(result.problems for result in results))
 
 
@@ -184,10 +184,6 @@ of attempt 1, `saved` where the run can go on, `lost` what is done twice. A node
 by the next attempt.
 
 """
-
-
-def slurm_version() -> str:
-    return subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

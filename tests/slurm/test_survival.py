@@ -51,11 +51,12 @@ def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_happened(
 
 
 def test_a_job_comes_back_where_preemption_would_end_it(bench: Bench) -> None:
-    run = bench.submit("ended", steps=5000, nodes=1, ranks_per_node=1, partition="lowcancel")
+    name = "it's a $(run) #1"  # nothing on the way may take it for anything else
+    run = bench.submit(name, steps=5000, nodes=1, ranks_per_node=1, partition="lowcancel")
     run.await_step(3)
     bench.preempt()
     run.await_step(1, attempt=2)
-    bench.gemfit("cancel", "ended")
+    bench.gemfit("cancel", name)
     first, second = run.attempts
     assert first.end is not None
     assert (first.end.how, second.start.step) == ("stopped", first.end.step)

@@ -100,7 +100,7 @@ def usable_nodes(partition: str) -> set[str]:
     names = set()
     for line in scontrol("show", "nodes", "--oneliner").splitlines():
         if partition in field(line, "Partitions").split(",") and not re.search(
-            r"DOWN|DRAIN|FAIL", field(line, "State")
+            r"DOWN|DRAIN|FAIL|NOT_RESP", field(line, "State")
         ):
             names.add(field(line, "NodeName"))
     return names
