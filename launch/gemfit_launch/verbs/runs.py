@@ -39,7 +39,7 @@ def stop(run: Path, wait: bool) -> None:
     """
     run_dir = RunDir.open(run)
     state = read_statuses([run_dir])[0].state
-    if state not in GOING_ON:
+    if state not in GOING_ON and not run_dir.is_active:
         click.echo(f"{run}: is not running ({state})")
         return
     if JobFiles(run_dir).newest() is not None and (done := stop_job(run_dir)):
