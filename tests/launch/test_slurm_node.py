@@ -18,8 +18,8 @@ from gemfit_launch.metrics import Tail
 from gemfit_launch.slurm.attempts import AttemptFiles, NodeEnd
 from gemfit_launch.slurm.freeze import code_folder, freeze_code
 from gemfit_launch.slurm.health import find_faults, memory_faults
-from gemfit_launch.slurm.node import Machine, launcher_argv, launcher_environment
 from gemfit_launch.slurm.peers import PeerError, meet
+from gemfit_launch.slurm.ranks import Machine, launcher_argv, launcher_environment
 from gemfit_launch.slurm.watchdog import TIMES_FOR_THE_START, TIMES_THE_USUAL_STEP, Watchdog
 
 
