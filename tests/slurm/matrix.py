@@ -111,7 +111,7 @@ def carry_out(bench: Bench, case: Case) -> Result:
         every=EVERY_STEPS,
         partition=PARTITIONS[case.grace],
         ranks_per_node=1,
-        cpus_per_node=2,
+        cpus_per_node=4,  # whole nodes: the cases side by side must not disturb each other
         time="3" if case.event == "time limit" else None,
     )
     run.await_step(1 if case.event == "time limit" else EVERY_STEPS + 3)
