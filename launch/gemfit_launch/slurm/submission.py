@@ -81,7 +81,8 @@ def submit(
 
 def render_scripts(plan: Plan, root: Path, folder: Path) -> dict[Kind, str]:
     """The text of every job that the plan needs, by kind; ``root`` need not exist yet."""
-    is_packed = Path(plan.pack.folder, "manifest.json").is_file()
+    folder_of_pack = plan.pack.folder  # empty where no data is named yet
+    is_packed = bool(folder_of_pack) and Path(folder_of_pack, "manifest.json").is_file()
     kinds: list[Kind] = ["train"] if is_packed else ["pack", "train"]
     return {kind: render(kind, plan, RunDir(root), folder) for kind in kinds}
 
