@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from realslurm import NoSlurm, running_cluster
 from slurmruns import Bench, losses_by_step
 
-STEPS = 40
+STEPS = 100  # some ten seconds: enough for an urgent job to come in between
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from slurmruns import BACK_IN_THE_QUEUE_SECONDS, Bench, SlurmRun, losses_by_step
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
-STEPS = 40
+STEPS = 100  # some ten seconds: enough for an urgent job to come in between
 CRASH = """\
 import os, sys
 if sys.orig_argv[-2:-1] == ["gemfit.train"] and "RANK" in os.environ:
