@@ -80,13 +80,25 @@ def seconds(duration: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-def requeue(job: str, *, avoid: str | None) -> None:
-    """Send ``job`` back into the queue, to nodes other than ``avoid`` from now on."""
-    excluded = field(show_job(job), "ExcNodeList") if avoid else ""
-    scontrol("requeue", job)
-    if avoid:
-        nodes = ",".join([*([excluded] if excluded not in ("", "(null)") else []), avoid])
-        scontrol("update", f"JobId={job}", f"ExcNodeList={nodes}")
+def requeue(job: str) -> None:
+    """Send ``job`` back into the queue; one that Slurm has put there in the meantime is left alone."""
+    try:
+        scontrol("requeue", job)
+    except SlurmError as error:
+        if "pending execution" not in str(error):
+            raise
+
+
+def exclude(job: str, node: str) -> None:
+    """Let ``job``, which has just been requeued, avoid ``node`` besides those that it avoids already."""
+    avoided = [*excluded(show_job(job)), node]
+    scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
+
+
+def excluded(shown: str) -> tuple[str, ...]:
+    """The nodes that a job avoids, from what Slurm shows of it."""
+    nodes = field(shown, "ExcNodeList")
+    return () if nodes in ("", "(null)") else host_names(nodes)
 
 
 def field(text: str, name: str) -> str:

@@ -166,22 +166,24 @@ def _requeue(job: str, *, avoid: str | None) -> ExitCode:
     if fate == "queued":
         say("Slurm has put the job back into the queue itself")
         return ExitCode.DONE
-    avoid = avoid if avoid and _can_avoid(job, avoid) else None
-    control.requeue(job, avoid=avoid)
-    say("back into the queue" + (f", without {avoid}" if avoid else ""))
+    control.requeue(job)
+    say("back into the queue" + (f", without {avoid}" if avoid and _avoid(job, avoid) else ""))
     return ExitCode.DONE
 
 
-def _can_avoid(job: str, node: str) -> bool:
-    """Whether enough nodes are left without ``node``: a job that can never start would wait for ever."""
+def _avoid(job: str, node: str) -> bool:
+    """Exclude a node that failed, where enough are left: a job that cannot start would wait for ever."""
     shown = control.show_job(job)
-    excluded = control.field(shown, "ExcNodeList")
-    gone = set() if excluded in ("", "(null)") else set(control.host_names(excluded))
-    left = control.usable_nodes(control.field(shown, "Partition")) - gone - {node}
-    enough = len(left) >= int(os.environ["SLURM_JOB_NUM_NODES"])
-    if not enough:
+    left = control.usable_nodes(control.field(shown, "Partition")) - {*control.excluded(shown), node}
+    if len(left) < int(os.environ["SLURM_JOB_NUM_NODES"]):
         say(f"{node} failed, but without it the partition has too few nodes; it is tried again")
-    return enough
+        return False
+    try:
+        control.exclude(job, node)
+    except UserError as error:
+        say(f"{node} failed and is tried again: {error}")
+        return False
+    return True
 
 
 def _fail(run: RunDir, attempt: int, reason: str) -> ExitCode:
