@@ -7,26 +7,33 @@ from typing import Any
 
 from gemfit.contract import Contract
 from gemfit.recipe import Recipe
+from gemfit.site import Site
 from gemfit.strategy import STRATEGY_NAMES
 
 
 def json_schema(contract: type[Contract]) -> str:
-    """The schema as indented JSON text; for a recipe, of what a person may write."""
+    """The schema as indented JSON text; for a recipe and a site, of what a person may write."""
     schema: dict[str, Any] = contract.model_json_schema()
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    if contract in (Recipe, Site):
+        _extending(schema, contract.__name__)
     if contract is Recipe:
-        _as_written(schema)
+        _with_short_names(schema)
     return json.dumps(schema, indent=2) + "\n"
 
 
-def _as_written(schema: dict[str, Any]) -> None:
-    """A file may extend another, which then gives what it leaves out; a strategy has short names."""
-    properties = schema["properties"]
-    properties["extends"] = {
+def _extending(schema: dict[str, Any], what: str) -> None:
+    """A file may extend another, which then gives what it leaves out."""
+    schema["properties"]["extends"] = {
         "type": "string",
-        "description": "Recipe that this one changes: a name or a file.",
+        "description": f"{what} that this one changes: a name or a file.",
     }
     schema.pop("required", None)
+
+
+def _with_short_names(schema: dict[str, Any]) -> None:
+    """A strategy may be a name instead of a mapping."""
+    properties = schema["properties"]
     short = {"enum": list(STRATEGY_NAMES), "description": "Short name, with the defaults of its kind."}
     strategy = properties["strategy"]
     kinds = strategy.pop("oneOf")

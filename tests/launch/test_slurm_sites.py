@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from click.testing import Result
 
 from gemfit.errors import UserError
+from gemfit.site import Site
+from gemfit.yamlfile import load
+from gemfit_launch.jsonschema import json_schema
 from gemfit_launch.slurm.sites import load_site, own_folder, shipped
 
 Cli = Callable[..., Result]
@@ -100,6 +104,15 @@ def test_a_mistake_on_the_command_line_names_its_option() -> None:
         load_site("gpu-cluster", ["partion=x"])
     with pytest.raises(UserError, match=r"for example --site-set partition=gpu"):
         load_site("gpu-cluster", ["partition"])
+
+
+def test_the_schema_of_a_site_knows_every_key_that_a_file_may_hold() -> None:
+    schema = json.loads(json_schema(Site))
+    assert "required" not in schema, "the name is the file's where it is left out"
+    keys = {key for path in shipped().values() for key in load(path).data}
+    assert len(keys) > 10
+    assert keys | {"extends"} <= set(schema["properties"])
+    assert all("description" in schema["properties"][key] for key in ("time", "env", "signal_lead_seconds"))
 
 
 def test_sites_are_listed_with_ones_own_first_and_shown_resolved(own_sites: Path, cli: Cli) -> None:

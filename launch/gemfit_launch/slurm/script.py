@@ -106,7 +106,8 @@ def _setup(site: Site) -> Iterator[str]:
     """A function with the site's own lines, not indented: one of them may begin a here-document."""
     yield "setup() {"
     yield ":"
-    yield from site.setup
+    for line in site.setup:
+        yield _without_nul(line, f"site {site.name}: setup")
     for name, value in site.env.items():
         yield f"export {name}={_word(value, f'site {site.name}: env.{name}')}"
     yield "}"
@@ -117,6 +118,10 @@ def _array(words: list[str]) -> str:
 
 
 def _word(text: str, place: str) -> str:
+    return shlex.quote(_without_nul(text, place))
+
+
+def _without_nul(text: str, place: str) -> str:
     if "\0" in text:
         raise UserError(f"{place}: holds a NUL character, which no shell can take; remove it")
-    return shlex.quote(text)
+    return text
