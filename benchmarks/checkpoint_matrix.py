@@ -63,12 +63,8 @@ class Pair:
 
     @property
     def must_be_exact(self) -> bool:
-        """Where the layout that saved reads, apart from DDP on more than two ranks.
-
-        DDP lays its buckets out anew after its first step, as it does after a resume: more than two ranks
-        then add gradients up in another order.
-        """
-        return self.saved == self.read and not (self.saved.strategy == "ddp" and self.saved.ranks > 2)
+        """Where the layout that saved reads."""
+        return self.saved == self.read
 
 
 def layouts() -> list[Layout]:

@@ -37,6 +37,10 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
         "optim": "adamw_torch",
         "bf16": recipe.model.dtype == "bfloat16",
         "use_cpu": plan.topology.device == "cpu",
+        # DDP orders its buckets anew after the first step, and with them the sums of gradients: a resumed
+        # run would round otherwise than the one it goes on with. Looking for unused parameters keeps the
+        # first order. On GPUs speed counts more than the last bit.
+        "ddp_find_unused_parameters": plan.topology.device == "cpu",
         "report_to": list(recipe.tracking.report_to) or "none",
         "logging_steps": recipe.tracking.log_every_steps,
     }
@@ -61,7 +65,6 @@ OURS: dict[str, Any] = {
     "average_tokens_across_devices": False,
     # A loss that is not finite must be seen, not replaced by the mean of those before.
     "logging_nan_inf_filter": False,
-    "ddp_find_unused_parameters": False,
     "remove_unused_columns": False,
     "use_cache": False,
     "log_level": "warning",
