@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from gemfit.plan import Plan
@@ -26,6 +27,7 @@ from gemfit_launch.slurm.watchdog import Watchdog
 POLL_SECONDS = 0.5
 LOOK_AROUND_SECONDS = 3.0
 """How often the run folder is asked about other machines: each look is a few calls to a shared disk."""
+TOGETHER_SECONDS = LOOK_AROUND_SECONDS + 1.0
 LAST_WORDS_SECONDS = 10.0
 """Time for ranks to write their stacks, or why they fail, before they are killed."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -116,6 +118,7 @@ def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog
         if silence is not None:
             write_atomic(machine.files.hang, f"no step for {silence:.0f} seconds\n")
         if machine.files.hang.is_file():
+            _wait_for_the_others(machine.files.hang)
             dump_stacks(process)
             _end_ranks(process)
             return f"hung: {machine.files.hang.read_text().strip()}; the stacks of all ranks are in the log"
@@ -124,6 +127,12 @@ def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog
             _end_ranks(process)
             return "ended because another node had failed"
     return ""
+
+
+def _wait_for_the_others(hang: Path) -> None:
+    """Until every machine has seen that the run hangs: ranks notice when another one dies, and die of it."""
+    age = time.time() - hang.stat().st_mtime
+    time.sleep(min(max(TOGETHER_SECONDS - age, 0.0), TOGETHER_SECONDS))
 
 
 def dump_stacks(process: subprocess.Popen[bytes]) -> None:
