@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says something about the machine, which may be busy, and not about the code.
 settings.register_profile("gemfit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gemfit")
+
+# A shell starts what it puts into the background with SIGINT ignored, and that is inherited: tests which
+# interrupt a process of theirs would wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 Golden = Callable[[str, str], None]
