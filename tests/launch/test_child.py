@@ -15,8 +15,8 @@ from gemfit_launch.child import run_module
 
 CLEANER = """
 import sys, time
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     time.sleep(1)
