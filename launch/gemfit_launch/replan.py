@@ -6,14 +6,18 @@ not be there any more.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from gemfit.identity import Change, changes, flatten
+from gemfit.errors import UserError
+from gemfit.identity import Change, changes, flatten, refuse_changes, refuse_unknown
 from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
+from gemfit.rundir import RunDir
 from gemfit.settings import build
 from gemfit.site import Site
 from gemfit.strategy import Single
@@ -43,6 +47,19 @@ def replan(
     known = same_rows and old.steps.rows_are == "packed"
     rows = Rows(count=old.steps.rows, pack=old.pack, packed=True) if known else None
     return resolve_plan(recipe, topology, rows, site or old.site)
+
+
+def refuse_other_training(root: Path, old: Plan, new: Plan, allowed_changes: Collection[str]) -> None:
+    """``UserError`` where ``new`` trains something else than ``old`` did, apart from what is allowed."""
+    was, now = old.training_identity(), new.training_identity()
+    refuse_unknown(allowed_changes, [*was, *now])
+    refuse_changes(was, now, allowed=allowed_changes, place=str(root))
+
+
+def refuse_complete(run: RunDir, plan: Plan) -> None:
+    """``UserError`` where ``run`` has done all steps of ``plan``."""
+    if run.is_complete(plan):
+        raise UserError(f"{run.root}: is complete ({plan.steps.total} steps); there is nothing to resume")
 
 
 def changed_parts(old: Plan, new: Plan) -> list[Change]:

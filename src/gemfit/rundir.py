@@ -1,7 +1,7 @@
 """The folder of a run: every path in it, and every change of its state.
 
-Nobody else joins paths. State files are replaced atomically, so a reader sees the old one or the
-new one.
+Nobody else joins paths, but for the records of Slurm jobs below it. State files are replaced
+atomically, so a reader sees the old one or the new one.
 """
 
 from __future__ import annotations
@@ -207,6 +207,11 @@ class RunDir:
     def request_stop(self) -> None:
         """Ask the running attempt to save and stop at the next step."""
         write_atomic(self.stop_file, "stop\n")
+
+    def is_complete(self, plan: Plan) -> bool:
+        """Whether the last attempt did all steps of ``plan``, which may be longer than the one it had."""
+        verdict = self.verdict()
+        return verdict is not None and verdict.outcome == "completed" and verdict.step >= plan.steps.total
 
     @property
     def is_active(self) -> bool:

@@ -54,9 +54,9 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     if stopped_by(run) == attempts.STOP_BY_PERSON:
         say("asked to stop before this attempt began; `gemfit resume` starts a new job")
         return ExitCode.DONE
-    plan, verdict = run.plan(), run.verdict()
-    if verdict is not None and verdict.outcome == "completed" and verdict.step >= plan.steps.total:
-        say(f"already complete at step {verdict.step}")
+    plan = run.plan()
+    if run.is_complete(plan):
+        say(f"already complete at step {plan.steps.total}")
         return ExitCode.DONE
     if reason := attempts.give_up(attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, run.attempt, reason)
@@ -71,9 +71,8 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     start = AttemptStart(attempt=attempt, job=job, nodes=nodes, step=step, time=time.time())
     files.write(files.start, start)
     say(f"attempt {attempt} of job {job} on {','.join(nodes)}, from step {step} of {plan.steps.total}")
-    sys.stdout.write(
-        f"{attempt} {host} {free_port()}\n"
-    )  # the batch script runs on machine 0, where it is free
+    # The batch script runs on machine 0, so a port that is free here is free there.
+    sys.stdout.write(f"{attempt} {host} {free_port()}\n")
     return ExitCode.DONE
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.identity import refuse_changes, refuse_unknown
 from gemfit.packing import make_pack_job
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
@@ -20,7 +19,7 @@ from gemfit_launch.options import RUN_FOLDER, ranks_options, request_options
 from gemfit_launch.packer import PackFailed, ensure_pack
 from gemfit_launch.planview import show_plan, show_summary
 from gemfit_launch.progress import watching
-from gemfit_launch.replan import changed_parts, replan
+from gemfit_launch.replan import changed_parts, refuse_complete, refuse_other_training, replan
 from gemfit_launch.report import console
 from gemfit_launch.request import Request
 from gemfit_launch.resolve import resolve_plan
@@ -101,16 +100,15 @@ def _old(
 ) -> tuple[RunDir, Plan] | None:
     """An existing run that can go on, and the plan for that; ``None`` after a dry run."""
     run_dir = RunDir.open(root)
-    old, verdict = run_dir.plan(), run_dir.verdict()
+    old = run_dir.plan()
     plan = replan(old, request, ranks, str(run_dir.plan_file))
-    _refuse_other_training(root, old, plan, allowed_changes)
+    refuse_other_training(root, old, plan, allowed_changes)
     if dry_run:
         allowed = [part for key in allowed_changes for part in ("--allow-changed", key)]
         options = [*request.arguments(), *ranks.arguments(), *allowed]
         show_plan(plan, str(root), ["gemfit", "run", "--resume", str(root), *options])
         return None
-    if verdict is not None and verdict.outcome == "completed" and verdict.step >= plan.steps.total:
-        raise UserError(f"{root}: is complete ({plan.steps.total} steps); there is nothing to resume")
+    refuse_complete(run_dir, plan)
     refuse_absent_gpus(plan.topology, visible_gpus=count_gpus())
     require_train_extra("run")
     _pack(plan)
@@ -119,12 +117,6 @@ def _old(
     for change in changed_parts(old, plan):
         click.echo(change)
     return run_dir, plan
-
-
-def _refuse_other_training(root: Path, old: Plan, new: Plan, allowed_changes: tuple[str, ...]) -> None:
-    was, now = old.training_identity(), new.training_identity()
-    refuse_unknown(allowed_changes, [*was, *now])
-    refuse_changes(was, now, allowed=allowed_changes, place=str(root))
 
 
 def _pack(plan: Plan) -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import click
 
-from gemfit.errors import UserError
-from gemfit.identity import refuse_changes, refuse_unknown
 from gemfit.packing import find_files
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit_launch.options import RUN_FOLDER, json_option, request_options
 from gemfit_launch.planview import show_plan, show_summary
-from gemfit_launch.replan import changed_parts, replan
+from gemfit_launch.replan import changed_parts, refuse_complete, refuse_other_training, replan
 from gemfit_launch.report import console
 from gemfit_launch.request import Request
 from gemfit_launch.resolve import resolve_plan
@@ -133,7 +131,7 @@ def resume(
         show_scripts(scripts)
         return
     refuse_queued(run_dir)
-    _refuse_complete(run_dir, plan)
+    refuse_complete(run_dir, plan)
     _say_what_is_hidden()
     with run_dir.hold():
         run_dir.adopt(plan)
@@ -179,16 +177,8 @@ def _planned_again(
     site = placing.site(old.site)
     nodes = placing.nodes or old.topology.nodes
     plan = replan(old, request, ranks_at(site, nodes), str(run.plan_file), site)
-    was, now = old.training_identity(), plan.training_identity()
-    refuse_unknown(allowed_changes, [*was, *now])
-    refuse_changes(was, now, allowed=allowed_changes, place=str(run.root))
+    refuse_other_training(run.root, old, plan, allowed_changes)
     return plan
-
-
-def _refuse_complete(run: RunDir, plan: Plan) -> None:
-    verdict = run.verdict()
-    if verdict is not None and verdict.outcome == "completed" and verdict.step >= plan.steps.total:
-        raise UserError(f"{run.root}: is complete ({plan.steps.total} steps); there is nothing to resume")
 
 
 def _folder(run: RunDir) -> Path:
