@@ -156,6 +156,24 @@ class CheckpointRecipe(Contract):
     """Let the one of lowest held-out loss stay as well, of those saved at a step that was evaluated."""
     asynchronous: bool = True
     """Train on while a copy is written; the ranks together hold 12 bytes a trained parameter for it."""
+    max_lost_steps: PositiveInt | None = None
+    """Most steps that a crash may cost: training waits for the save under way rather than take more.
+    Left out, that is twice `every_steps`, because a save waits for the one before it."""
+
+    @model_validator(mode="after")
+    def _bound_has_effect(self) -> Self:
+        if self.max_lost_steps is None:
+            return self
+        if not self.asynchronous:
+            raise ValueError(
+                "`max_lost_steps` has no effect without `asynchronous`: a crash costs at most `every_steps`"
+            )
+        if self.max_lost_steps < self.every_steps:
+            raise ValueError(
+                f"`max_lost_steps` is {self.max_lost_steps}, but {self.every_steps} steps lie between two "
+                f"saves; write at least {self.every_steps}, or a smaller `every_steps`"
+            )
+        return self
 
 
 class EvaluationRecipe(Contract):

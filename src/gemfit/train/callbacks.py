@@ -61,6 +61,7 @@ class BoundaryCallback(TrainerCallback):
         )
         if failed_saves:
             trainer.saver.wait()  # raises: a save fails on all ranks or on none
+        trainer.saver.hold(step)
         loss = summed / trainer.plan.batch.world_size
         rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)

@@ -72,6 +72,7 @@ class PackedTrainer(Trainer):
             run,
             self._origin(),
             asynchronous=plan.recipe.checkpoint.asynchronous,
+            max_lost_steps=plan.recipe.checkpoint.max_lost_steps,
             on_commit=lambda record: append_record(run.metrics_file, record),
         )
         self.remove_callback(PrinterCallback)
@@ -103,6 +104,7 @@ class PackedTrainer(Trainer):
         )
         if manifest is not None:
             self.state.global_step = self.train_dataset.start_step = manifest.step
+            self.saver.safe_step = manifest.step
         self.args.eval_on_start = manifest is None
         selftest.check(self)
         reshard(self.model_wrapped)

@@ -33,10 +33,17 @@ class Saver:
         origin: Origin,
         *,
         asynchronous: bool,
+        max_lost_steps: int | None = None,
         on_commit: Callable[[SaveRecord], None] = lambda record: None,
     ) -> None:
-        """Collective. ``on_commit`` is called on rank 0, from the thread that has written."""
+        """Collective. ``on_commit`` is called on rank 0, from the thread that has written.
+
+        ``max_lost_steps`` is what ``hold`` keeps to; `None`: no bound but that of one save at a time.
+        """
         self._run, self._origin, self._asynchronous = run, origin, asynchronous
+        self._max_lost_steps = max_lost_steps
+        self.safe_step = 0
+        """The newest step that a crash cannot take back; set by whoever resumes."""
         self._on_commit = on_commit
         # In order of creation on every rank, and never one that the training uses.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
@@ -56,6 +63,14 @@ class Saver:
             self._underway = self._thread.submit(self._write, snapshot, began, stall)
         else:
             self._write(snapshot, began, None)
+
+    def hold(self, step: int) -> None:
+        """Wait for the save under way if losing all up to ``step`` would break the bound.
+
+        Every rank calls it at the same step; what went wrong with the save is raised on each.
+        """
+        if self._max_lost_steps is not None and step - self.safe_step > self._max_lost_steps:
+            self.wait()
 
     @property
     def failed(self) -> bool:
@@ -87,6 +102,7 @@ class Saver:
         began_writing = time.perf_counter()
         size = write(self._run, self._origin, snapshot, self._group)
         ended = time.perf_counter()
+        self.safe_step = snapshot.step
         record = SaveRecord(
             attempt=self._origin.attempt,
             step=snapshot.step,
