@@ -1,0 +1,73 @@
+"""What a block of input is, between reading and packing: columns instead of objects.
+
+A block is some MiB of whole JSON lines. It is read to ``Messages``, and encoded and rendered to a
+``Part``. Both are plain arrays, so that compiled code fills them and worker processes hand them on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Messages:
+    """The messages of the valid conversations of a block, in order. Shapes in brackets."""
+
+    text: bytes
+    """All contents, joined, in UTF-8."""
+    ends: NDArray[np.int64]
+    """(messages,): where each content ends in ``text``."""
+    roles: NDArray[np.uint8]
+    """(messages,): index into ``conversation.ROLES``."""
+    last: NDArray[np.int64]
+    """(conversations,): number of messages up to and with the last of each conversation."""
+    lines: NDArray[np.int64]
+    """(conversations,): line in the file, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """What one block became: atoms to pack, and one line of accounts for each valid conversation.
+
+    An atom is stored as it stands where a piece begins (context and body); one that may go on in the
+    piece of the atom before it (``linked``) is stored a second time, behind that, as its body alone.
+    """
+
+    words: NDArray[np.uint32]
+    """(stored,): token ids, the highest bit set where a token is trained (see ``document``)."""
+    lengths: Ints
+    """(atoms,): context and body."""
+    context: Ints
+    """(atoms,): masked tokens that repeat what another atom holds."""
+    starts: Ints
+    """(atoms,): index in the rendered conversation of the first token of the body."""
+    linked: NDArray[np.bool_]
+    """(atoms,): True where it can go on in the piece of the atom before it."""
+    conversation: Ints
+    """(atoms,): index into the columns below, not decreasing."""
+
+    lines: NDArray[np.int64]
+    """(conversations,): line in the file, from 1."""
+    digests: NDArray[np.uint64]
+    """(conversations, 2): equal for exact copies only."""
+    likeness: NDArray[np.uint64]
+    """(conversations,): equal also for copies that differ in case, spacing or punctuation."""
+    signatures: NDArray[np.uint32]
+    """(conversations, K): MinHash of the text; K is 0 where near duplicates are not looked for."""
+    tokens: Ints
+    """(conversations,): tokens of the whole conversation as rendered."""
+    trained: Ints
+    """(conversations,): those with a label, before anything is cut."""
+    role_tokens: Ints
+    """(conversations, roles): tokens of each role's turns, header and end included; the rest is control."""
+    truncated: Ints
+    """(conversations,): tokens cut off by ``overlong: truncate``."""
+    dropped: Ints
+    """(conversations,): all its tokens, where ``overlong: drop`` left it out."""
+    untrained: Ints
+    """(conversations,): tokens of atoms without a single trained token, which are left out."""
