@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gemfit.batch import Batch
 from gemfit.contract import Contract, digest_json
-from gemfit.recipe import DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.recipe import CheckpointRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
 
 CARD = Recipe(model=ModelRecipe(id="google/gemma-3-1b-it"))
 
@@ -48,6 +48,14 @@ def test_models_that_contradict_themselves_are_refused(model: dict[str, object],
 def test_data_settings_without_an_effect_are_refused(data: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=r"(has|have) no effect"):
         DataRecipe(**data)  # type: ignore[arg-type]
+
+
+def test_a_bound_on_lost_steps_must_be_one_that_can_be_kept() -> None:
+    CheckpointRecipe(every_steps=10, max_lost_steps=10)
+    with pytest.raises(ValidationError, match="write at least 10"):
+        CheckpointRecipe(every_steps=10, max_lost_steps=9)
+    with pytest.raises(ValidationError, match="has no effect without `asynchronous`"):
+        CheckpointRecipe(every_steps=10, max_lost_steps=10, asynchronous=False)
 
 
 @pytest.mark.parametrize("length", [{}, {"epochs": 1.0, "steps": 1}])

@@ -186,6 +186,26 @@ def test_a_second_save_waits_for_the_first(run: RunDir, monkeypatch: pytest.Monk
     assert order == [(what, step) for step in (1, 2, 3) for what in ("begin", "end")]
 
 
+def test_a_step_beyond_what_may_be_lost_waits_for_the_commit(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, committed = trainee(1), threading.Event()
+
+    def write_slowly(run: RunDir, origin: Origin, snapshot: Snapshot, group: Any) -> int:
+        time.sleep(0.3)
+        committed.set()
+        return 0
+
+    monkeypatch.setattr(background, "write", write_slowly)
+    with saver(run, asynchronous=True, max_lost_steps=3) as saving:
+        saving.save(step=2, cursor_row=2, eval_loss=None, **parts)
+        saving.hold(3)
+        assert not committed.is_set(), "three steps may be lost"
+        saving.hold(4)
+        assert committed.is_set()
+        assert saving.safe_step == 2
+
+
 def test_a_save_that_fails_beside_the_training_is_noticed_and_raised_once(run: RunDir) -> None:
     parts = trainee(1)
     with saver(run, asynchronous=True) as saving:
