@@ -39,12 +39,15 @@ class SplitCounts(Contract):
 
     rows: int
     conversations: int
+    """Each counted once, however often it occurs."""
     documents: int
     """Pieces of conversations; more than `conversations` where long ones were split."""
     tokens: int
     """Real tokens in rows: no padding."""
     trained_tokens: int
     """Tokens with a label."""
+    repeated_tokens: int = 0
+    """Those of `tokens` that are masked context, written again at the start of a continued piece."""
 
     def fill(self, seq_len: int) -> float:
         """Share of the rows' places that hold a real token, 0 to 1."""
@@ -59,13 +62,70 @@ class Losses(Contract):
     rejected_lines: int
     duplicate_conversations: int
     """Exact copies, each counted once less than it occurs; they are left out."""
+    near_duplicate_conversations: int = 0
+    """Left out by `near_duplicates: drop`."""
+    left_by_weight_conversations: int = 0
+    """Not drawn, because their source has a weight below 1."""
+    beyond_max_rows_conversations: int = 0
     split_conversations: int
     repeated_tokens: int
     """Masked context written again at the start of a continued piece."""
+    untrained_conversations: int = 0
+    """Left out whole, because nothing of them is trained."""
+    untrained_tokens: int = 0
+    """Of pieces without a single trained token, which are left out."""
     truncated_conversations: int
     truncated_tokens: int
     dropped_conversations: int
     dropped_tokens: int
+
+
+class TokenFlow(Contract):
+    """What became of the tokens that were read: of valid conversations, as rendered."""
+
+    tokens_read: int
+    repeated: int
+    """Written again as masked context of a continued piece."""
+    oversampled: int
+    """Written again because their source has a weight above 1."""
+    packed: int
+    """In rows, `repeated` and `oversampled` included."""
+    duplicate: int
+    near_duplicate: int
+    left_by_weight: int
+    beyond_max_rows: int
+    overlong: int
+    """Of conversations that `overlong: drop` left out."""
+    truncated: int
+    """Cut off by `overlong: truncate`."""
+    untrained: int
+    """Of pieces without a single trained token."""
+
+    @property
+    def balance(self) -> int:
+        """Tokens that went in and were written again, less all that came out: 0, or there is a bug."""
+        lost = self.duplicate + self.near_duplicate + self.left_by_weight + self.beyond_max_rows
+        lost += self.overlong + self.truncated + self.untrained
+        return self.tokens_read + self.repeated + self.oversampled - self.packed - lost
+
+
+class PackSource(Contract):
+    """One source of conversations, as the recipe names it."""
+
+    name: str
+    weight: float
+
+
+class PackInput(Contract):
+    """One input file, or one stream of a hub."""
+
+    path: str
+    bytes: int
+    """0 for a stream."""
+    blake2b: str
+    """BLAKE2b-128 of the content, in hexadecimal; empty for a stream."""
+    source: int
+    """Index into `PackManifest.sources`."""
 
 
 class PackManifest(Contract):
@@ -85,6 +145,17 @@ class PackManifest(Contract):
     eos_id: int
     splits: dict[str, SplitCounts]
     losses: Losses
+    flow: dict[str, TokenFlow] = {}
+    """By name of the source, and `total`."""
+    roles: dict[str, int] = {}
+    """Tokens of each role's turns in the conversations that are packed, each counted once; `control` is
+    what belongs to no turn."""
+    pii: dict[str, int] = {}
+    """Personal data found, by kind."""
+    sources: tuple[PackSource, ...] = ()
+    inputs: tuple[PackInput, ...] = ()
+    engine: str = ""
+    """What turned text into tokens; all engines give the same ones."""
     files: tuple[FileDigest, ...]
     versions: dict[str, str]
 

@@ -14,7 +14,7 @@ from gemfit.contract import Contract, digest_json
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe, ModelRecipe, Recipe
 
-PACK_FORMAT = 2
+PACK_FORMAT = 3
 """Raised whenever the rows that the same input gives would change."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
