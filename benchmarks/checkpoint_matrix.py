@@ -4,9 +4,9 @@
 
 Every layout trains a tiny Gemma 3 in float32 on gloo, saves after step 8 and goes on to step 18. Every
 layout then resumes from each of those checkpoints and takes the next ten steps. Losses and rows are compared
-with those of one rank that never stopped. A layout that reads what it saved must give the very same losses
-(but DDP on four ranks).
-Some 3 seconds a pair on two cores.
+with those of one rank that never stopped. A layout that reads what it saved must give the very same
+losses.
+About a second a pair on two cores.
 """
 
 from __future__ import annotations
