@@ -43,7 +43,7 @@ class Request:
         """``base``, whatever the name says, with what is to be different."""
         document = with_settings(Recipe, base, self.settings)
         if self.data is not None:
-            document = _over(document, "--data", {"data": {"source": self.data}})
+            document = _over(document, "--data", {"data": {"source": self.data, "sources": []}})
         if self.seed is not None:
             document = _over(document, "--seed", {"seed": self.seed})
         if self.strategy is not None or self.offload:

@@ -77,11 +77,41 @@ class ModelRecipe(Contract):
         return self
 
 
+class SourceRecipe(Contract):
+    """One of several sources of conversations."""
+
+    source: str
+    """As `data.source`."""
+    name: str | None = None
+    """What tables call it; `source` when left out."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """How often each of its conversations is in an epoch: 0.5 takes every other one, 2.5 takes each twice
+    and every other one a third time. Which ones, a hash of content and `seed` decides. A held-out
+    conversation is never taken twice."""
+    hf_config: str | None = None
+    """As `data.hf_config`."""
+    hf_split: str = "train"
+    """As `data.hf_split`."""
+
+    @property
+    def title(self) -> str:
+        """The name under which it is counted."""
+        return self.name or self.source
+
+    @model_validator(mode="after")
+    def _hub_settings_have_effect(self) -> Self:
+        _check_hub_settings(self.source, self.hf_config, self.hf_split)
+        return self
+
+
 class DataRecipe(Contract):
     """Where conversations come from and how they become rows."""
 
     source: str | None = None
     """File, folder or glob of JSONL (plain, .gz, .zst); or `hf:NAME` for a `datasets` source."""
+    sources: tuple[SourceRecipe, ...] = ()
+    """Several sources with weights, instead of `source`. A conversation that is in more than one of them
+    belongs to the first."""
     hf_config: str | None = None
     """Configuration name of an `hf:` source."""
     hf_split: str = "train"
@@ -93,8 +123,20 @@ class DataRecipe(Contract):
     loss_on: Literal["all", "assistant"] = "all"
     seq_len: Annotated[int, Field(ge=16)] = 1024
     """Tokens in a packed row."""
-    overlong: Literal["split", "truncate", "drop"] = "split"
-    """What becomes of a conversation longer than a row. `split` loses nothing."""
+    overlong: Literal["split", "cut", "truncate", "drop"] = "split"
+    """What becomes of a conversation longer than a row. `split` loses nothing and cuts between turns;
+    `cut` loses nothing and fills rows to the end, by cuts inside a turn."""
+    near_duplicates: Literal["ignore", "group", "drop"] = "group"
+    """What becomes of conversations that are nearly the same: `group` keeps them on one side of the
+    held-out split, `drop` leaves all but one out."""
+    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.8
+    """How much of two conversations has to agree: estimated Jaccard similarity of their runs of five
+    tokens, system messages left aside."""
+    personal_data: Literal["ignore", "count", "mask"] = "count"
+    """E-mail addresses, phone, card and bank account numbers in contents: `mask` writes `[EMAIL]`,
+    `[PHONE]`, `[CARD]`, `[IBAN]` in their place."""
+    max_rows: PositiveInt | None = None
+    """Training rows of an epoch at most; a hash of their content decides which conversations stay."""
     validation_share: Share = 0.05
     """Share of conversations held out, chosen by a hash of their content."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -104,10 +146,38 @@ class DataRecipe(Contract):
     def _eos_has_effect(self) -> Self:
         if self.format == "chat_template" and self.eos == "literal":
             raise ValueError("`eos: literal` has no effect under `format: chat_template`; remove it")
-        is_hub = (self.source or "").startswith("hf:")
-        if not is_hub and (self.hf_config is not None or self.hf_split != "train"):
-            raise ValueError("`hf_config` and `hf_split` have no effect unless `source` begins with `hf:`")
         return self
+
+    @model_validator(mode="after")
+    def _one_form_of_sources(self) -> Self:
+        if self.sources and self.source is not None:
+            raise ValueError("give `source` or `sources`, not both")
+        if self.sources and (self.hf_config is not None or self.hf_split != "train"):
+            raise ValueError("`hf_config` and `hf_split` have no effect beside `sources`: write them there")
+        if not self.sources:
+            _check_hub_settings(self.source, self.hf_config, self.hf_split)
+        titles = [source.title for source in self.sources]
+        if twice := next((title for title in titles if titles.count(title) > 1), None):
+            raise ValueError(f"two of `sources` are called {twice!r}: give each a `name` of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _near_duplicate_threshold_has_effect(self) -> Self:
+        if self.near_duplicates == "ignore" and self.near_duplicate_threshold != 0.8:
+            raise ValueError("`near_duplicate_threshold` has no effect under `near_duplicates: ignore`")
+        return self
+
+    @property
+    def mixture(self) -> tuple[SourceRecipe, ...]:
+        """All sources, in the form of `sources`; empty before any is named."""
+        if self.source is None:
+            return self.sources
+        return (SourceRecipe(source=self.source, hf_config=self.hf_config, hf_split=self.hf_split),)
+
+
+def _check_hub_settings(source: str | None, hf_config: str | None, hf_split: str) -> None:
+    if not (source or "").startswith("hf:") and (hf_config is not None or hf_split != "train"):
+        raise ValueError("`hf_config` and `hf_split` have no effect unless `source` begins with `hf:`")
 
 
 class OptimRecipe(Contract):

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
 from gemfit.batch import Batch
 from gemfit.contract import Contract, digest_json
-from gemfit.recipe import CheckpointRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.recipe import (
+    CheckpointRecipe,
+    DataRecipe,
+    LengthRecipe,
+    ModelRecipe,
+    Recipe,
+    Scratch,
+    SourceRecipe,
+)
 
 CARD = Recipe(model=ModelRecipe(id="google/gemma-3-1b-it"))
 
@@ -43,11 +53,43 @@ def test_models_that_contradict_themselves_are_refused(model: dict[str, object],
         {"format": "chat_template", "eos": "literal"},
         {"source": "a.jsonl", "hf_config": "x"},
         {"source": "a.jsonl", "hf_split": "test"},
+        {"sources": [{"source": "a.jsonl", "hf_config": "x"}]},
+        {"sources": [{"source": "hf:a"}], "hf_split": "test"},
+        {"near_duplicates": "ignore", "near_duplicate_threshold": 0.7},
     ],
 )
 def test_data_settings_without_an_effect_are_refused(data: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=r"(has|have) no effect"):
-        DataRecipe(**data)  # type: ignore[arg-type]
+        DataRecipe.model_validate_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"source": "a.jsonl", "sources": [{"source": "b.jsonl"}]}, "`source` or `sources`, not both"),
+        (
+            {"sources": [{"source": "a.jsonl"}, {"source": "a.jsonl"}]},
+            "two of `sources` are called 'a.jsonl'",
+        ),
+        ({"sources": [{"source": "a", "name": "n"}, {"source": "b", "name": "n"}]}, "are called 'n'"),
+        ({"sources": [{"source": "a.jsonl", "weight": 0}]}, "greater than 0"),
+        ({"sources": [{"source": "a.jsonl", "weight": 1e9}]}, "less than or equal to 1000"),
+        ({"near_duplicate_threshold": 0.2}, "greater than or equal to 0.5"),
+        ({"max_rows": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_mixtures_that_contradict_themselves_are_refused(data: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DataRecipe.model_validate_json(json.dumps(data))
+
+
+def test_one_source_and_several_have_one_form() -> None:
+    short = DataRecipe(source="hf:talks", hf_config="en", hf_split="dev")
+    assert short.mixture == (SourceRecipe(source="hf:talks", hf_config="en", hf_split="dev"),)
+    several = (SourceRecipe(source="a.jsonl"), SourceRecipe(source="b/", name="books", weight=2.5))
+    assert DataRecipe(sources=several).mixture == several
+    assert [source.title for source in several] == ["a.jsonl", "books"]
+    assert DataRecipe().mixture == ()
 
 
 def test_a_bound_on_lost_steps_must_be_one_that_can_be_kept() -> None:
