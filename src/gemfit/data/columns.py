@@ -28,6 +28,8 @@ class Messages:
     """(conversations,): number of messages up to and with the last of each conversation."""
     lines: NDArray[np.int64]
     """(conversations,): line in the file, from 1."""
+    untrained: NDArray[np.bool_] | None = None
+    """(messages,): True for those that `weight: 0` keeps out of the loss; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -32,7 +32,7 @@ class Grammar:
     begin: str
     """Before the first message of a conversation without a system message."""
     headers: Mapping[str, str]
-    """Before a user's or an assistant's content."""
+    """Before the content of each role that has turns."""
     ends: Mapping[str, str]
     """After it."""
     system_before: str
@@ -93,7 +93,12 @@ def chat_template(tokenizer: Any) -> Grammar:
 
 def check_template(tokenizer: Any, grammar: Grammar, conversation: Conversation) -> None:
     """Refuse a conversation that the template refuses, or renders other than the grammar does."""
-    place, messages = conversation
+    place, messages = conversation.place, conversation.messages
+    if conversation.tools:
+        raise UserError(
+            f"{place}: has {conversation.tools}, for which the chat template has no certain form; "
+            "use data.format: role_markers, or remove what is about tools"
+        )
     dicts = [message._asdict() for message in messages]
     try:
         wanted = tokenizer.apply_chat_template(dicts, tokenize=False)

@@ -47,10 +47,20 @@ class Tally:
 
     def guard(self, error: UserError, place: str) -> None:
         """Refuse one line: raise, or count it and tell ``reject``."""
-        if self.reject is None:
-            raise error
+        reject_line(error, place, self.reject)
         self.rejected += 1
-        self.reject(Rejection(place, str(error).removeprefix(f"{place}: ")))
+
+
+def reject_line(error: UserError, place: str, reject: Callable[[Rejection], None] | None) -> None:
+    """Tell ``reject`` what is wrong with a line; without one, raise."""
+    if reject is None:
+        raise error
+    reject(Rejection(place, str(error).removeprefix(f"{place}: ")))
+
+
+def read_line(line: bytes | None, place: str) -> Conversation:
+    """The conversation of one line without its end; None stands for one above ``LINE_LIMIT``."""
+    return parse_conversation(_decoded(line, place), place)
 
 
 def read_files(paths: list[Path], tally: Tally) -> Iterator[Conversation]:
@@ -70,7 +80,7 @@ def _conversation(line: bytes | None, place: str, tally: Tally) -> Iterator[Conv
         tally.blank += 1
         return
     try:
-        conversation = parse_conversation(_decoded(line, place), place)
+        conversation = read_line(line, place)
     except UserError as error:
         tally.guard(error, place)
         return

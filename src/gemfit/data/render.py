@@ -4,7 +4,8 @@ Pieces (control text, contents) are encoded apart and joined; see ``grammar``. T
 tokenizer's: contents of many conversations are encoded in one parallel call.
 
 ``loss_on: all`` trains every token but the first of the conversation, which nothing predicts.
-``assistant`` trains the assistant's contents and what ends them, not their headers.
+``assistant`` trains the assistant's contents and what ends them, not their headers. Messages with
+`weight: 0` and those of the role tool are never trained, headers included.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gemfit.data.grammar import Grammar, chat_template, check_template, role_mar
 from gemfit.errors import UserError
 
 _NONE: Words = np.empty(0, np.uint32)
+_NO = np.uint32(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,46 +36,52 @@ class Renderer:
     loss_on: str
     templated: bool
 
-    def check(self, conversation: Conversation) -> None:
-        """Raise ``UserError`` for a conversation that the format cannot express."""
-        if self.loss_on == "assistant" and all(role != "assistant" for role, _ in conversation.messages):
-            raise UserError(
-                f"{conversation.place}: has no assistant message, so data.loss_on: assistant trains nothing "
-                "of it; remove it, or use loss_on: all"
-            )
-        if self.templated:
+    def check(self, conversation: Conversation, *, follow: bool = True) -> None:
+        """Raise ``UserError`` for a conversation that the format cannot express, or that trains nothing.
+
+        Without ``follow`` the chat template is not asked.
+        """
+        _check_trained(conversation, self.loss_on)
+        if self.templated and follow:
             check_template(self.tokenizer, self.grammar, conversation)
 
     def render(self, conversations: Sequence[Conversation]) -> list[Document]:
         """One document for each conversation; ``check`` has passed them."""
         texts = [self.grammar.content(message) for c in conversations for message in c.messages]
         contents = iter(encode_contents(self.tokenizer, texts))
-        return [self._document(c.messages, [next(contents) for _ in c.messages]) for c in conversations]
+        return [self._document(c, [next(contents) for _ in c.messages]) for c in conversations]
 
-    def _document(self, messages: Sequence[Message], contents: list[Words]) -> Document:
+    def _document(self, conversation: Conversation, contents: list[Words]) -> Document:
         grammar, control = self.grammar, self.control
+        flags = [self._flags(conversation, index) for index in range(len(conversation.messages))]
+        messages: Sequence[Message] = conversation.messages
         begin = lead = control[grammar.begin]
-        inset = _NONE
+        flagged, inset, inset_flag = begin | self._all, _NONE, _NO
         if messages[0].role == "system":
-            system = np.concatenate([contents[0], control[grammar.system_after]])
-            messages, contents = messages[1:], contents[1:]
+            system, inset_flag = np.concatenate([contents[0], control[grammar.system_after]]), flags[0][0]
+            messages, contents, flags = messages[1:], contents[1:], flags[1:]
             if grammar.system_inside:
                 inset = system
             else:
                 lead = np.concatenate([control[grammar.system_before], system])
-        pieces, turns, length = [lead], [], len(lead)
+                flagged = lead | inset_flag
+        pieces, turns, length = [flagged], [], len(lead)
         for index, (message, content) in enumerate(zip(messages, contents, strict=True)):
             header, end = control[grammar.headers[message.role]], control[grammar.ends[message.role]]
             turns.append(Turn(message.role, length, len(header)))
-            flag = TRAINED if message.role == "assistant" else np.uint32(0)
-            turn = [header, inset if index == 0 else _NONE, content | flag, end | flag]
+            before, flag = flags[index]
+            turn = [
+                header | before,
+                (inset if index == 0 else _NONE) | inset_flag,
+                content | flag,
+                end | flag,
+            ]
             if index == len(messages) - 1:
                 turn.append(control[grammar.final] | flag)
             pieces += turn
             length += sum(map(len, turn))
         words = np.concatenate(pieces)
-        if self.loss_on == "all":
-            words[1:] |= TRAINED
+        words[:1] &= ~TRAINED
         return Document(
             words,
             tuple(turns),
@@ -83,6 +91,17 @@ class Renderer:
             user_header=control[grammar.headers["user"]],
             user_end=control[grammar.ends["user"]],
         )
+
+    @property
+    def _all(self) -> np.uint32:
+        return TRAINED if self.loss_on == "all" else _NO
+
+    def _flags(self, conversation: Conversation, index: int) -> tuple[np.uint32, np.uint32]:
+        """The flag of a message's header, and that of its content and end."""
+        role = conversation.messages[index].role
+        if role == "tool" or index in conversation.untrained:
+            return _NO, _NO
+        return self._all, TRAINED if role == "assistant" else self._all
 
 
 def make_renderer(tokenizer: Any, format: str, eos: str = "token", loss_on: str = "all") -> Renderer:
@@ -118,7 +137,7 @@ def prompt_ids(
 
     The last message has to be a user's; anything else is a ``UserError``.
     """
-    conversation = Conversation("prompt", parse_messages(list(messages), "prompt"))
+    conversation = parse_messages(list(messages), "prompt")
     if conversation.messages[-1].role != "user":
         raise UserError("prompt: the last message has to be the user's, so that there is something to answer")
     renderer = make_renderer(tokenizer, format, eos)
@@ -139,6 +158,21 @@ def stop_ids(tokenizer: Any, format: str, eos: str = "token") -> list[int]:
         end = encode_control(tokenizer, chat_template(tokenizer).ends["assistant"])
         stops.update([int(token) for token in end if int(token) in tokenizer.all_special_ids][:1])
     return sorted(stops)
+
+
+def _check_trained(conversation: Conversation, loss_on: str) -> None:
+    """Refuse a conversation of which nothing is trained."""
+    roles = ("assistant",) if loss_on == "assistant" else ("system", "user", "assistant")
+    trainable = [index for index, message in enumerate(conversation.messages) if message.role in roles]
+    if not trainable:
+        raise UserError(
+            f"{conversation.place}: has no {' or '.join(roles[-2:])} message, so data.loss_on: {loss_on} trains "
+            "nothing of it; remove it" + (", or use loss_on: all" if loss_on == "assistant" else "")
+        )
+    if conversation.untrained.issuperset(trainable):
+        raise UserError(
+            f"{conversation.place}: every message that data.loss_on: {loss_on} trains has `weight` 0; remove it"
+        )
 
 
 def _encode(tokenizer: Any, texts: list[str], *, encode_special_tokens: bool) -> list[Words]:

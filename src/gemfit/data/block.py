@@ -1,0 +1,48 @@
+"""One block of input to one part: read, check, encode, render, label, fit.
+
+A part depends on the bytes of its block, the tokenizer and the settings, on nothing else. Conversations
+that fit into a row stay arrays all the way; only longer ones become objects, one at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gemfit.data.columns import Part
+from gemfit.data.compose import compose
+from gemfit.data.digests import content_digests, likeness
+from gemfit.data.fitted import fit_rows
+from gemfit.data.lines import Counts, Reject, read_block
+from gemfit.data.rendering import Rendering
+from gemfit.data.trim import trimmed
+
+
+def make_part(
+    block: bytes, first_line: int, path: str, rendering: Rendering, reject: Reject | None
+) -> tuple[Part, Counts]:
+    """The part of a block of whole JSON lines, and what was found in it.
+
+    ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
+    ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
+    """
+    messages, counts = read_block(block, first_line, path, rendering, reject)
+    if rendering.scan is not None:
+        messages, counts.personal = rendering.scan(messages)
+    text, text_ends = trimmed(messages, rendering.renderer.grammar.trimmed)
+    ids, ends = rendering.encoder.encode(text, text_ends)
+    composed = compose(ids, ends, messages, rendering.control)
+    fitted = fit_rows(composed, messages, rendering)
+    if rendering.sign is None:
+        signatures = np.empty((len(messages.last), 0), np.uint32)
+    else:
+        signatures = rendering.sign(ids, ends, messages.last)
+    return Part(
+        **fitted._asdict(),
+        lines=messages.lines,
+        digests=content_digests(messages),
+        likeness=likeness(messages),
+        signatures=signatures,
+        tokens=composed.tokens,
+        trained=composed.trained,
+        role_tokens=composed.role_tokens,
+    ), counts

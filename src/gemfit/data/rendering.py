@@ -1,0 +1,97 @@
+"""Everything that turns bytes of a block into a part, made once and then shared by all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.columns import Messages
+from gemfit.data.compose import Control, make_control
+from gemfit.data.conversation import ROLES, Conversation, Message
+from gemfit.data.encode import Encoder
+from gemfit.data.grammar import check_template
+from gemfit.data.lines import CODES
+from gemfit.data.render import Renderer, make_renderer
+from gemfit.data.template_use import only_passes_contents_on
+from gemfit.errors import UserError
+from gemfit.recipe import DataRecipe
+
+Scan = Callable[[Messages], tuple[Messages, dict[str, int]]]
+Sign = Callable[[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint32]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendering:
+    """A tokenizer, a format and the settings that a part depends on."""
+
+    renderer: Renderer
+    encoder: Encoder
+    control: Control
+    overlong: str
+    seq_len: int
+    scan: Scan | None
+    """Finds personal data, and masks it if asked to."""
+    sign: Sign | None
+    """MinHash signatures, where near duplicates are looked for."""
+    by_roles: bool
+    """True where the chat template takes or refuses a conversation by its roles alone."""
+    _followed: set[bytes] = field(default_factory=set)
+    """Sequences of roles that the template was seen to follow; they save rendering it again."""
+
+    def passes(self, messages: Messages) -> bool:
+        """True only if ``check`` passes every conversation; a quick look at all of them."""
+        if not len(messages.last):
+            return True
+        firsts = np.concatenate([np.zeros(1, np.int64), messages.last[:-1]])
+        if not np.logical_or.reduceat(self._trainable(messages), firsts).all():
+            return False
+        if not self.renderer.templated:
+            return True
+        roles, edges = messages.roles.tobytes(), zip(firsts.tolist(), messages.last.tolist(), strict=True)
+        return self.by_roles and all(map(self._is_followed, {roles[start:stop] for start, stop in edges}))
+
+    def check(self, conversation: Conversation) -> None:
+        """Raise ``UserError`` for a conversation that the format cannot express or that trains nothing."""
+        roles = bytes(CODES[message.role] for message in conversation.messages)
+        quick = self.by_roles and not conversation.tools and self._is_followed(roles)
+        self.renderer.check(conversation, follow=not quick)
+
+    def _trainable(self, messages: Messages) -> NDArray[np.bool_]:
+        if self.renderer.loss_on == "assistant":
+            found = messages.roles == CODES["assistant"]
+        else:
+            found = messages.roles != CODES["tool"]
+        return found if messages.untrained is None else found & ~messages.untrained
+
+    def _is_followed(self, roles: bytes) -> bool:
+        """Whether the template writes what the grammar writes, seen on contents that show trimming."""
+        if roles in self._followed:
+            return True
+        marks = tuple(Message(ROLES[role], f" \nmark{index}mark\n ") for index, role in enumerate(roles))
+        try:
+            check_template(self.renderer.tokenizer, self.renderer.grammar, Conversation("", marks))
+        except UserError:
+            return False
+        self._followed.add(roles)
+        return True
+
+
+def make_rendering(
+    tokenizer: Any, data: DataRecipe, encoder: Encoder, *, scan: Scan | None = None, sign: Sign | None = None
+) -> Rendering:
+    """Find the grammar of the format and encode its control texts; call it before workers are forked."""
+    renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
+    return Rendering(
+        renderer,
+        encoder,
+        make_control(renderer.grammar, renderer.control, data.loss_on),
+        data.overlong,
+        data.seq_len,
+        scan,
+        sign,
+        by_roles=renderer.templated and only_passes_contents_on(tokenizer.chat_template),
+    )
