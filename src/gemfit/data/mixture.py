@@ -1,0 +1,31 @@
+"""How often the conversations of a source are in an epoch: a weight, and a draw by content and seed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Draws = NDArray[np.uint64]
+
+
+def copies_by_weight(digests: Draws, weights: NDArray[np.float64], seed: int) -> NDArray[np.int32]:
+    """The whole part of each weight, and one more as often as its fraction says: (conversations,).
+
+    digests: (conversations, 2). weights: (conversations,), that of its source. Equal contents draw
+    equally, wherever they stand.
+    """
+    whole = np.floor(weights)
+    salt = mix(np.array([seed], np.uint64))
+    draws = mix(digests[:, 0] ^ mix(digests[:, 1] ^ salt))
+    # 53 bits are what a float holds.
+    shares = (draws >> np.uint64(11)) / np.float64(2**53)
+    return (whole + (shares < weights - whole)).astype(np.int32)
+
+
+def mix(values: Draws) -> Draws:
+    """A bijection of 64 bits in which each bit of the result depends on each bit of the value."""
+    mixed = values ^ (values >> np.uint64(33))
+    mixed = mixed * np.uint64(0xFF51AFD7ED558CCD)
+    mixed = mixed ^ (mixed >> np.uint64(33))
+    mixed = mixed * np.uint64(0xC4CEB9FE1A85EC53)
+    return mixed ^ (mixed >> np.uint64(33))
