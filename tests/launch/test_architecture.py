@@ -1,0 +1,149 @@
+"""Shapes of models: parameters as `transformers` counts them, on the meta device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemfit.errors import UserError
+from gemfit.recipe import ModelRecipe, Scratch
+from gemfit_launch.architecture import Architecture
+from gemfit_launch.knownmodels import FAMILIES, find_architecture, of_config, shipped_architectures
+
+SIZES = {f"google/gemma-3-{size}-it": size for size in ("270m", "1b", "4b", "12b", "27b")}
+
+
+@pytest.fixture(scope="module")
+def counted() -> Callable[[dict[str, Any]], int]:
+    """Parameters of the model that a configuration makes, without memory for any of them."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+
+    def count(config: dict[str, Any]) -> int:
+        made = transformers.AutoConfig.for_model(**config)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(made)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    return count
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_size_of_gemma_3_has_the_parameters_that_transformers_makes(
+    name: str, counted: Callable[[dict[str, Any]], int]
+) -> None:
+    architecture = shipped_architectures()[name]
+    config = {
+        "model_type": "gemma3_text",
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.hidden_size,
+        "intermediate_size": architecture.intermediate_size,
+        "num_hidden_layers": architecture.num_layers,
+        "num_attention_heads": architecture.num_heads,
+        "num_key_value_heads": architecture.num_kv_heads,
+        "head_dim": architecture.head_dim,
+        "pad_token_id": 0,
+    }
+    assert architecture.parameters == counted(config)
+
+
+SMALL = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 7}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gemma2", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+        {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2},
+        {"model_type": "llama", "num_attention_heads": 4, "attention_bias": True, "mlp_bias": True},
+        {"model_type": "llama", "num_attention_heads": 4, "tie_word_embeddings": True},
+        {"model_type": "qwen2", "num_attention_heads": 4, "num_key_value_heads": 2},
+        {"model_type": "qwen3", "num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": True},
+        {"model_type": "gemma3_text", "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8},
+    ],
+    ids=lambda config: "-".join(map(str, list(config.values())[:1] + list(config)[2:])),
+)
+def test_other_families_are_counted_by_the_same_formula(
+    config: dict[str, Any], counted: Callable[[dict[str, Any]], int]
+) -> None:
+    config = SMALL | {"pad_token_id": 0} | config
+    assert of_config(config).parameters == counted(config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_configuration_leaves_out_has_the_value_of_its_class(family: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    made = transformers.AutoConfig.for_model(family).to_dict()
+    assert of_config({"model_type": family}) == of_config({**made, "model_type": family})
+
+
+def test_the_vision_tower_is_what_the_published_checkpoints_have_beside_the_text() -> None:
+    known = shipped_architectures()
+    totals = {size: known[name].parameters + known[name].vision_parameters for name, size in SIZES.items()}
+    assert totals == {
+        "270m": 268_098_176,
+        "1b": 999_885_952,
+        "4b": 4_300_079_472,
+        "12b": 12_187_325_040,
+        "27b": 27_432_406_640,
+    }
+
+
+def test_the_pretrained_models_have_the_shape_of_the_tuned_ones() -> None:
+    known = shipped_architectures()
+    assert known["google/gemma-3-4b-pt"] == known["google/gemma-3-4b-it"]
+    assert {"google/gemma-3-270m", "google/gemma-3-27b-pt"} <= set(known)
+
+
+def test_one_layer_in_six_of_every_size_sees_all() -> None:
+    for name in SIZES:
+        found = shipped_architectures()[name]
+        assert found.num_layers - found.num_sliding_layers == found.num_layers // 6
+
+
+def test_a_local_folder_is_read_text_part_and_all(tmp_path: Path) -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    found = find_architecture(ModelRecipe(id=str(tmp_path))).architecture
+    assert found is not None
+    assert (found.hidden_size, found.vocab_size, found.num_heads) == (2560, 262_208, 8)
+
+
+def test_a_model_of_the_hub_that_is_not_known_is_named_and_no_error() -> None:
+    found = find_architecture(ModelRecipe(id="someone/some-model"))
+    assert found.architecture is None
+    assert "someone/some-model" in str(found.why_not)
+
+
+def test_a_family_that_is_not_known_is_named_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    found = find_architecture(ModelRecipe(id=str(tmp_path)))
+    assert found.architecture is None
+    assert "'mamba' is not one of gemma3_text" in str(found.why_not)
+
+
+def test_a_broken_configuration_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: is not JSON"):
+        find_architecture(ModelRecipe(id=str(tmp_path)))
+
+
+def test_random_weights_have_the_shape_that_the_recipe_says() -> None:
+    found = find_architecture(ModelRecipe(scratch=Scratch(hidden_size=48, num_hidden_layers=7))).architecture
+    assert found is not None
+    assert (found.hidden_size, found.num_sliding_layers, found.sliding_window) == (48, 6, 128)
+
+
+def test_adapters_are_two_matrices_a_target() -> None:
+    made = of_config(SMALL | {"model_type": "llama", "num_attention_heads": 4})
+    assert made.adapter_parameters(8, ("q_proj", "gate_proj")) == 8 * (64 + 64) + 8 * (64 + 96)
+
+
+def test_a_sliding_window_bounds_what_a_token_sees() -> None:
+    made: Architecture = of_config(SMALL | {"model_type": "llama", "num_attention_heads": 4})
+    assert made.attended_tokens(4, window=None) == pytest.approx((1 + 2 + 3 + 4) / 4)
+    assert made.attended_tokens(4, window=2) == pytest.approx((1 + 2 + 2 + 2) / 4)
