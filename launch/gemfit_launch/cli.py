@@ -20,6 +20,7 @@ VERBS = {
     "check": ("recipes", "Look for mistakes in recipes, and tell all of them at once"),
     "plan": ("plan", "Show what a run would do, and touch nothing"),
     "pack": ("pack", "Turn conversations into packed rows, once"),
+    "data": ("data", "Look into a pack: its rows, its figures, and the proof that it is sound"),
     "run": ("run", "Train here, exactly as planned"),
     "preflight": ("preflight", "Look for what would go wrong with a job, before it is submitted"),
     "submit": ("slurm", "Train as a Slurm job that comes back when it is preempted"),

@@ -1,0 +1,121 @@
+"""The figures of a pack as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from gemfit.data.evidence.accounts import LOSSES
+from gemfit.data.evidence.tables import page, table
+
+REASONS = 8
+"""Reasons of rejected lines that are shown."""
+Figures = dict[str, Any]
+
+
+def show(figures: Figures) -> None:
+    """Print all tables that have something to say."""
+    out = page()
+    out.print(Text(f"{figures['pack']}: rows of {figures['seq_len']:,} tokens"), soft_wrap=True)
+    for made in _tables(figures):
+        out.print()
+        out.print(made)
+
+
+def _tables(figures: Figures) -> Iterator[Table]:
+    yield _splits(figures)
+    yield _spread(figures)
+    yield _conservation(figures)
+    yield _fates(figures)
+    yield _roles(figures)
+    if figures["rejected"]:
+        rows = [(f"{r['lines']:,}", r["first"], r["reason"]) for r in figures["rejected"][:REASONS]]
+        yield table(["lines", "first", "reason"], rows, title="Rejected lines")
+    if found := {kind: count for kind, count in figures["personal_data"].items() if count}:
+        rows = [(kind, f"{count:,}") for kind, count in found.items()]
+        yield table(["kind", "found"], rows, title="Personal data")
+
+
+def _splits(figures: Figures) -> Table:
+    names = ["rows", "conversations", "documents", "tokens", "trained_tokens", "repeated_tokens"]
+    rows = [
+        (split, *(f"{counts[name]:,}" for name in names), f"{counts['fill']:.3%}")
+        for split, counts in figures["splits"].items()
+    ]
+    heads = ["split", "rows", "conversations", "pieces", "tokens", "trained", "repeated", "fill"]
+    return table(heads, rows, title="Rows")
+
+
+def _spread(figures: Figures) -> Table:
+    heads = ["", "mean", "min", "p10", "p50", "p90", "p99", "max"]
+    rows = []
+    for what, spread in figures["spread"].items():
+        shown = "{:.2%}" if what.startswith("fill") else "{:,.0f}"
+        numbers = [shown.format(spread[name]) for name in heads[2:]]
+        mean = shown.format(spread["mean"]) if what.startswith("fill") else f"{spread['mean']:,.1f}"
+        rows.append((what, mean, *numbers))
+    return table(heads, rows, title="Spread")
+
+
+def _conservation(figures: Figures) -> Table:
+    """What went in and what came out, source by source; the two sums are equal or an error follows."""
+    flow = figures["flow"]
+    single = len(flow) == 2  # one source is the total
+    names = [name for name in flow if not single or name == "total"]
+    rows = [
+        *_account("read", "tokens_read", "", flow, names),
+        *_account("repeated as context", "repeated", "+ ", flow, names, if_any=True),
+        *_account("oversampled by weight", "oversampled", "+ ", flow, names, if_any=True),
+        ("in", *(f"{_into(flow[name]):,}" for name in names)),
+        *_account("packed", "packed", "", flow, names),
+        *(row for loss in LOSSES for row in _account(loss, loss, "+ ", flow, names, if_any=True)),
+        ("out", *(f"{_out_of(flow[name]):,}" for name in names)),
+    ]
+    made = table(["tokens", *names], rows, title="Conservation: what came in is packed or lost")
+    for index, row in enumerate(rows):
+        made.rows[index].style = "bold" if row[0] in ("in", "out") else None
+        made.rows[index].end_section = row[0] == "in"
+    return made
+
+
+def _account(
+    what: str, kind: str, sign: str, flow: Figures, names: list[str], *, if_any: bool = False
+) -> Iterator[tuple[str, ...]]:
+    if if_any and not any(flow[name][kind] for name in names):
+        return
+    yield sign + what.replace("_", " "), *(f"{flow[name][kind]:,}" for name in names)
+
+
+def _into(one: dict[str, int]) -> int:
+    return one["tokens_read"] + one["repeated"] + one["oversampled"]
+
+
+def _out_of(one: dict[str, int]) -> int:
+    return one["packed"] + sum(one[loss] for loss in LOSSES)
+
+
+def _fates(figures: Figures) -> Table:
+    losses = figures["losses"]
+    lines = {
+        "lines read": losses["lines_read"],
+        "blank lines": losses["blank_lines"],
+        "rejected lines": losses["rejected_lines"],
+    }
+    rows = [(what, f"{count:,}", "") for what, count in lines.items() if count]
+    rows += [
+        (name.replace("_", " "), f"{fate['conversations']:,}", f"{fate['tokens']:,}")
+        for name, fate in figures["fates"].items()
+    ]
+    for what in ("split_conversations", "truncated_conversations"):
+        if losses[what]:
+            rows.append((f"of these {what.partition('_')[0]}", f"{losses[what]:,}", ""))
+    return table(["lines and conversations", "number", "tokens"], rows, title="What became of them")
+
+
+def _roles(figures: Figures) -> Table:
+    total = sum(figures["roles"].values()) or 1
+    rows = [(role, f"{count:,}", f"{count / total:.2%}") for role, count in figures["roles"].items() if count]
+    return table(["role", "tokens", "share"], rows, title="Whose words (of packed conversations, once)")
