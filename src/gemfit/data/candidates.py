@@ -42,13 +42,9 @@ def _find(text: Any, ends: Any, classes: Any) -> Any:
     count = 0
     start = 0
     for end in ends:
-        at = start
+        at = _next(text, start, end, classes)
         while at < end:
-            kind = classes[text[at]]
-            if not kind & (_DIGIT | _AT):
-                at += 1
-                continue
-            if kind == _AT:
+            if classes[text[at]] == _AT:
                 what, first, stop = _around_at(text, start, end, at, classes)
                 at += 1
             else:
@@ -58,8 +54,17 @@ def _find(text: Any, ends: Any, classes: Any) -> Any:
                     found = np.concatenate((found, np.empty_like(found)))
                 found[count] = what, first, stop
                 count += 1
+            at = _next(text, at, end, classes)
         start = end
     return found[:count]
+
+
+@njit(cache=True)
+def _next(text: Any, at: int, end: int, classes: Any) -> int:
+    """The next `@` or digit. Apart from all else, so that this loop is as tight as it can be."""
+    while at < end and not classes[text[at]] & (_DIGIT | _AT):
+        at += 1
+    return at
 
 
 @njit(cache=True)
