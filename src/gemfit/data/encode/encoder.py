@@ -41,3 +41,7 @@ class Encoder(Protocol):
 
 class EngineMismatch(Exception):
     """An engine gave other ids than the reference: what it encoded is worthless, the reference is not."""
+
+
+class Unsuited(Exception):
+    """Why a way of encoding cannot serve a tokenizer, as the end of a sentence."""

@@ -1,0 +1,75 @@
+"""An engine under watch: a small sample of all texts is encoded a second time, by the reference.
+
+Which texts, their content says: so the same ones whatever process they fall to, about one in 1,024.
+At 4 MB a second for the reference this costs some 2 % of the time of an engine of 100 MB a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.encode.encoder import Encoder, Ends, EngineMismatch, Ids
+from gemfit.data.encode.sampling import pick_texts
+
+Values = TypeVar("Values", bytes, Ids)
+
+ONE_IN = 1024
+SHOWN_BYTES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """``engine``, which raises ``EngineMismatch`` once it is found to differ from ``reference``."""
+
+    engine: Encoder
+    reference: Encoder
+    one_in: int = ONE_IN
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    def encode(self, text: bytes, ends: Ends) -> tuple[Ids, Ends]:
+        ids, id_ends = self.engine.encode(text, ends)
+        check_ends(self.name, ids, id_ends, len(ends))
+        picked = pick_texts(text, ends, self.one_in)
+        if len(picked):
+            texts = take(text, ends, picked)
+            compare(self.name, texts, take(ids, id_ends, picked), self.reference)
+        return ids, id_ends
+
+
+def compare(name: str, texts: Sequence[bytes], found: Sequence[Ids], reference: Encoder) -> None:
+    """Raise ``EngineMismatch`` for the first text of which the engine called ``name`` found other ids."""
+    lengths = np.array([len(text) for text in texts], np.int64)
+    ids, ends = reference.encode(b"".join(texts), np.cumsum(lengths))
+    for text, mine, start, stop in zip(texts, found, [0, *ends[:-1]], ends, strict=True):
+        right = ids[start:stop]
+        if not np.array_equal(mine, right):
+            same = min(len(mine), len(right))
+            unequal = np.flatnonzero(mine[:same] != right[:same])
+            token = int(unequal[0]) if len(unequal) else same
+            raise EngineMismatch(
+                f"{name} differs from {reference.name} at token {token} of a text of {len(text)} bytes "
+                f"that begins with {text[:SHOWN_BYTES].decode(errors='replace')!r}: it has "
+                f"{mine[token : token + 3].tolist()}, and {right[token : token + 3].tolist()} is right"
+            )
+
+
+def check_ends(name: str, ids: Ids, id_ends: Ends, num_texts: int) -> None:
+    """Raise ``EngineMismatch`` unless the ends divide all ids among this many texts."""
+    last = int(id_ends[-1]) if len(id_ends) else 0
+    if len(id_ends) != num_texts or last != len(ids):
+        raise EngineMismatch(
+            f"{name} gave {len(id_ends)} texts with {last} of {len(ids)} ids for {num_texts} texts"
+        )
+
+
+def take(values: Values, ends: Ends, picked: NDArray[np.int64]) -> list[Values]:
+    """What belongs to the picked texts."""
+    return [values[int(ends[index - 1]) if index else 0 : int(ends[index])] for index in picked.tolist()]

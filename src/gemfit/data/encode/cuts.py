@@ -1,0 +1,114 @@
+"""Where a text may be cut without changing its tokens, and the proof that this holds.
+
+The claim: if characters *a* and *b* are ASCII and stand together, in this order, in no item of the
+vocabulary and in no added token, then the tokens of a text with *ab* in it are the tokens of what ends
+in *a*, followed by those of what begins with *b*. ``find_cuts`` grants it only to a tokenizer for which
+every step below holds, and says otherwise why not.
+
+1. Added tokens are looked for first, the leftmost and among those the longest. None spans the cut, since
+   none has *ab* in it, and none looks at its neighbours (``single_word``, ``lstrip``, ``rstrip``). So each
+   side finds its own, special ones included, whether or not they are then passed over.
+2. The normalizer is none, or replaces each space by ``▁``: it works character by character. An item counts
+   with its ``▁`` read as spaces. ``▁`` in a text is not ASCII, and nothing is cut beside such a character.
+3. The pre-tokenizer is none, or splits at one character or at runs of one: where it splits depends on
+   that character alone, but for a run that the cut divides, and there it differs only at the cut.
+4. The model is BPE without dropout, affixes or whole words looked up before merging. A character is an item
+   or becomes its bytes; all 256 bytes are items, so that nothing is unknown and nothing is fused. The name
+   of a byte stands in no other item, so bytes are never merged.
+5. A merge joins two items to an item which is their texts joined. What spans the cut would have *ab* in
+   it, and is no item. So no merge spans the cut, and merges on one side never look at the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.encode.encoder import Unsuited
+from gemfit.data.encode.tokenizer_json import TokenizerJson
+
+SPACE = "▁"
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_BETWEEN = "\N{DOUBLE DAGGER}"  # Between two items: any character that is not ASCII.
+_NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_KEEPING = {"Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}
+_PLAIN_BPE: Mapping[str, tuple[Any, ...]] = {
+    "type": ("BPE",),
+    "dropout": (None, 0.0),
+    "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""),
+    "byte_fallback": (True,),
+    "ignore_merges": (None, False),
+}
+
+Cuts = NDArray[np.bool_]
+
+
+def find_cuts(tokenizer: TokenizerJson) -> Cuts:
+    """(256, 256): whether a text may be cut between two bytes; ``Unsuited`` where that is not proven."""
+    _check_added_tokens(tokenizer)
+    _check_normalizer(tokenizer)
+    _check_pre_tokenizer(tokenizer.fields.get("pre_tokenizer"))
+    _check_model(tokenizer)
+    items = [*tokenizer.vocabulary, *(token["content"] for token in tokenizer.added_tokens)]
+    joined = _BETWEEN.join(items).replace(SPACE, " ").encode()
+    data = np.frombuffer(joined, np.uint8)
+    cuts = np.ones((256, 256), np.bool_)
+    cuts[data[:-1], data[1:]] = False
+    cuts[128:] = False
+    cuts[:, 128:] = False
+    return cuts
+
+
+def _check_added_tokens(tokenizer: TokenizerJson) -> None:
+    for token in tokenizer.added_tokens:
+        if token["single_word"] or token["lstrip"] or token["rstrip"]:
+            raise Unsuited(f"the added token {token['content']!r} looks at its neighbours")
+
+
+def _check_normalizer(tokenizer: TokenizerJson) -> None:
+    normalizer = tokenizer.fields.get("normalizer")
+    if normalizer is None:
+        return
+    if normalizer != _NORMALIZER:
+        raise Unsuited(f"its normalizer is not the replacement of spaces by {SPACE}")
+    if SPACE not in tokenizer.vocabulary:
+        # A space would become three bytes, more tokens than the text has bytes.
+        raise Unsuited(f"its vocabulary has no {SPACE}")
+
+
+def _check_pre_tokenizer(pre_tokenizer: Mapping[str, Any] | None) -> None:
+    if pre_tokenizer is None:
+        return
+    kind = pre_tokenizer["type"]
+    if kind == "Sequence":
+        for step in pre_tokenizer["pretokenizers"]:
+            _check_pre_tokenizer(step)
+    elif kind != "Split" or pre_tokenizer["invert"] or pre_tokenizer["behavior"] not in _KEEPING:
+        raise Unsuited(f"its pre-tokenizer {kind} may depend on more than one character")
+    elif not _is_one_character(pre_tokenizer["pattern"]):
+        raise Unsuited(f"its pre-tokenizer splits at {pre_tokenizer['pattern']}")
+
+
+def _is_one_character(pattern: Mapping[str, str]) -> bool:
+    """Whether it is one character, or a run of one that means itself in a regular expression."""
+    literal = pattern.get("String")
+    if literal is not None:
+        return len(literal) == 1
+    return bool(re.fullmatch(rf"[\n\t {SPACE}A-Za-z0-9]\+?", pattern.get("Regex", "")))
+
+
+def _check_model(tokenizer: TokenizerJson) -> None:
+    for setting, plain in _PLAIN_BPE.items():
+        if tokenizer.model.get(setting) not in plain:
+            raise Unsuited(f"its model has {setting} {tokenizer.model.get(setting)!r}")
+    vocabulary = tokenizer.vocabulary
+    if any(name not in vocabulary for name in BYTES):
+        raise Unsuited("its vocabulary lacks some bytes")
+    names = re.findall(r"<0x[0-9A-F]{2}>", _BETWEEN.join(vocabulary))
+    if len(names) != len(BYTES):
+        raise Unsuited("an item of its vocabulary has the name of a byte in it")

@@ -1,0 +1,77 @@
+"""What ``tokenizer.json`` says, as far as the engines ask. Parsing Gemma's 33 MB costs 0.2 s."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerJson:
+    """The parsed file."""
+
+    fields: Mapping[str, Any]
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        return self.fields["model"]
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Item to id; empty for models that keep something else there."""
+        vocabulary = self.model.get("vocab")
+        return vocabulary if isinstance(vocabulary, dict) else {}
+
+    @property
+    def added_tokens(self) -> list[Mapping[str, Any]]:
+        return self.fields.get("added_tokens") or []
+
+    def without_special_tokens(self) -> bytes:
+        """The file for an engine that cannot be told to take special tokens in a text for ordinary text.
+
+        What is put around a text goes as well; it would name special tokens.
+        """
+        ordinary = [token for token in self.added_tokens if not token["special"]]
+        return orjson.dumps({**self.fields, "added_tokens": ordinary, "post_processor": None})
+
+
+def parse_tokenizer(tokenizer_json: str | bytes) -> TokenizerJson:
+    """Read the contents of a ``tokenizer.json``."""
+    with _no_collection():
+        return TokenizerJson(orjson.loads(tokenizer_json))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    # Half a million merges are as many lists; looking for cycles among them takes longer than parsing.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def shadowing(tokens: list[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """A special token and an ordinary added one which can begin inside it; ``None`` where none can.
+
+    ``tokenizers`` looks for all added tokens and then passes over the special ones: an ordinary token
+    that begins inside such a match is missed. An engine that does not know the special token finds it.
+    """
+    special = [token["content"] for token in tokens if token["special"]]
+    ordinary = {token["content"] for token in tokens if not token["special"]}
+    heads = {content[:size] for content in ordinary for size in range(1, len(content) + 1)}
+    for content in special:
+        for start in range(len(content)):
+            rest = content[start:]
+            inside = (rest[:size] for size in range(1, len(rest) + 1) if rest[:size] in ordinary)
+            found = next(inside, rest if start and rest in heads else None)
+            if found is not None:
+                return content, next(token for token in sorted(ordinary) if token.startswith(found))
+    return None
