@@ -7,12 +7,15 @@ that fit into a row stay arrays all the way; only longer ones become objects, on
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gemfit.data.columns import Part
+from gemfit.data.columns import Messages, Part
 from gemfit.data.compose import compose
 from gemfit.data.digests import content_digests, likeness
 from gemfit.data.fitted import fit_rows
+from gemfit.data.likeness import signatures
 from gemfit.data.lines import Counts, Reject, read_block
+from gemfit.data.personal import scan
 from gemfit.data.rendering import Rendering
 from gemfit.data.trim import trimmed
 
@@ -26,23 +29,27 @@ def make_part(
     ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
     """
     messages, counts = read_block(block, first_line, path, rendering, reject)
-    if rendering.scan is not None:
-        messages, counts.personal = rendering.scan(messages)
+    if rendering.personal != "ignore":
+        messages, counts.personal = scan(messages, rendering.personal)
     text, text_ends = trimmed(messages, rendering.renderer.grammar.trimmed)
     ids, ends = rendering.encoder.encode(text, text_ends)
     composed = compose(ids, ends, messages, rendering.control)
     fitted = fit_rows(composed, messages, rendering)
-    if rendering.sign is None:
-        signatures = np.empty((len(messages.last), 0), np.uint32)
-    else:
-        signatures = rendering.sign(ids, ends, messages.last)
     return Part(
         **fitted._asdict(),
         lines=messages.lines,
         digests=content_digests(messages),
         likeness=likeness(messages),
-        signatures=signatures,
+        signatures=_signatures(ids, ends, messages, rendering.num_hashes),
         tokens=composed.tokens,
         trained=composed.trained,
         role_tokens=composed.role_tokens,
     ), counts
+
+
+def _signatures(
+    ids: NDArray[np.uint32], ends: NDArray[np.int64], messages: Messages, num_hashes: int
+) -> NDArray[np.uint32]:
+    if not num_hashes or not len(messages.last):
+        return np.empty((len(messages.last), num_hashes), np.uint32)
+    return signatures(ids, ends, messages.last, messages.roles, num_hashes)

@@ -40,7 +40,7 @@ class Composed(NamedTuple):
 
     @property
     def tokens(self) -> Ints:
-        """(conversations,)"""
+        """How many each conversation has: (conversations,)."""
         return np.diff(self.ends, prepend=0).astype(np.int32)
 
 
@@ -99,7 +99,8 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
     ends, turns = np.empty(len(last), np.int64), np.empty(len(roles), np.int64)
     trained = np.empty(len(last), np.int32)
     role_tokens = np.zeros((len(last), len(ROLES)), np.int32)
-    at, message = 0, 0
+    message = 0
+    at = np.int64(0)
     for conversation in range(len(last)):
         start, inset = at, -1
         if roles[message] == _SYSTEM and not inside:
@@ -163,7 +164,7 @@ def _content(words, at, ids, content_ends, message, flag):  # type: ignore[no-un
 @njit(cache=True)
 def _count(words, start, stop):  # type: ignore[no-untyped-def]
     """How many of the words are trained."""
-    count = 0
+    count = np.int64(0)
     for index in range(start, stop):
         count += np.int64(words[index] >> np.uint32(31))
     return count

@@ -29,25 +29,12 @@ class Fitted(NamedTuple):
     untrained: int
 
 
-class _Placed(NamedTuple):
-    words: Words
-    body: Words
-    linked: bool
-    start: int
-
-    @property
-    def repeated(self) -> int:
-        return len(self.words) - len(self.body)
-
-
 def fit(document: Document, overlong: str, seq_len: int) -> Fitted:
     fitter = Fitter(overlong, seq_len)
     atoms = fitter.fit(document)
-    base = document.words.__array_interface__["data"][0]
-    placed = [_Placed(*atom, start=(atom.body.__array_interface__["data"][0] - base) // 4) for atom in atoms]
     rest = len(document.words) - sum(len(a.body) for a in atoms)
     rest -= fitter.truncated_tokens + fitter.dropped_tokens
-    return Fitted(placed, fitter.truncated_tokens, fitter.dropped_tokens, rest)
+    return Fitted(atoms, fitter.truncated_tokens, fitter.dropped_tokens, rest)
 
 
 class FittedRows(NamedTuple):

@@ -164,15 +164,12 @@ def _check_trained(conversation: Conversation, loss_on: str) -> None:
     """Refuse a conversation of which nothing is trained."""
     roles = ("assistant",) if loss_on == "assistant" else ("system", "user", "assistant")
     trainable = [index for index, message in enumerate(conversation.messages) if message.role in roles]
+    so = f"so data.loss_on: {loss_on} trains nothing of it; remove it"
     if not trainable:
-        raise UserError(
-            f"{conversation.place}: has no {' or '.join(roles[-2:])} message, so data.loss_on: {loss_on} trains "
-            "nothing of it; remove it" + (", or use loss_on: all" if loss_on == "assistant" else "")
-        )
+        other = ", or use loss_on: all" if loss_on == "assistant" else ""
+        raise UserError(f"{conversation.place}: has no {' or '.join(roles[-2:])} message, {so}{other}")
     if conversation.untrained.issuperset(trainable):
-        raise UserError(
-            f"{conversation.place}: every message that data.loss_on: {loss_on} trains has `weight` 0; remove it"
-        )
+        raise UserError(f"{conversation.place}: has `weight` 0 in all messages that could be trained, {so}")
 
 
 def _encode(tokenizer: Any, texts: list[str], *, encode_special_tokens: bool) -> list[Words]:

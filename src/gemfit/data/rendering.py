@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,12 @@ from gemfit.data.compose import Control, make_control
 from gemfit.data.conversation import ROLES, Conversation, Message
 from gemfit.data.encode import Encoder
 from gemfit.data.grammar import check_template
+from gemfit.data.likeness import NUM_HASHES
 from gemfit.data.lines import CODES
 from gemfit.data.render import Renderer, make_renderer
 from gemfit.data.template_use import only_passes_contents_on
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe
-
-Scan = Callable[[Messages], tuple[Messages, dict[str, int]]]
-Sign = Callable[[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint32]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,10 +30,10 @@ class Rendering:
     control: Control
     overlong: str
     seq_len: int
-    scan: Scan | None
-    """Finds personal data, and masks it if asked to."""
-    sign: Sign | None
-    """MinHash signatures, where near duplicates are looked for."""
+    personal: Literal["ignore", "count", "mask"]
+    """What is done about personal data: `ignore`, `count` or `mask`."""
+    num_hashes: int
+    """Places of a signature; 0 where near duplicates are not looked for."""
     by_roles: bool
     """True where the chat template takes or refuses a conversation by its roles alone."""
     _followed: set[bytes] = field(default_factory=set)
@@ -80,9 +77,7 @@ class Rendering:
         return True
 
 
-def make_rendering(
-    tokenizer: Any, data: DataRecipe, encoder: Encoder, *, scan: Scan | None = None, sign: Sign | None = None
-) -> Rendering:
+def make_rendering(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> Rendering:
     """Find the grammar of the format and encode its control texts; call it before workers are forked."""
     renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
     return Rendering(
@@ -91,7 +86,7 @@ def make_rendering(
         make_control(renderer.grammar, renderer.control, data.loss_on),
         data.overlong,
         data.seq_len,
-        scan,
-        sign,
+        data.personal_data,
+        NUM_HASHES.get(data.near_duplicates, 0),
         by_roles=renderer.templated and only_passes_contents_on(tokenizer.chat_template),
     )

@@ -68,7 +68,7 @@ def _inner(text, ends, cut, one, two, three):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _space(text, start, stop, at_end, one, two, three):  # type: ignore[no-untyped-def]
     """Bytes of the white space at one end, or 0."""
-    value = 0
+    value = np.int64(0)
     for width in range(1, min(3, stop - start) + 1):
         if at_end:
             value += np.int64(text[stop - width]) << (8 * (width - 1))

@@ -1,0 +1,323 @@
+"""Blocks to parts: both ways of reading agree, and compiled code renders what the renderer renders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemfit.data.block import make_part
+from gemfit.data.columns import Messages, Part
+from gemfit.data.conversation import ROLES, Conversation, Message, parse_conversation
+from gemfit.data.document import Words
+from gemfit.data.encode import reference_encoder
+from gemfit.data.lines import read_at_once, read_block, read_each, to_columns
+from gemfit.data.read import LINE_LIMIT, Rejection
+from gemfit.data.rendering import Rendering, make_rendering
+from gemfit.data.split import split
+from gemfit.data.trim import SPACES, trimmed
+from gemfit.errors import UserError
+from gemfit.recipe import DataRecipe
+
+from .conftest import talks
+
+COLUMNS = ("text", "ends", "roles", "last", "lines")
+
+
+class Anything:
+    """A check that every conversation passes."""
+
+    def passes(self, messages: Messages) -> bool:
+        return True
+
+    def check(self, conversation: Conversation) -> None:
+        pass
+
+
+def rendering(tokenizer: Any, **data: Any) -> Rendering:
+    data = {"near_duplicates": "ignore", "personal_data": "ignore"} | data
+    return make_rendering(tokenizer, DataRecipe(source="x", **data), reference_encoder(tokenizer))
+
+
+def lines_of(values: Sequence[object]) -> bytes:
+    return b"".join((v if isinstance(v, bytes) else orjson.dumps(v)) + b"\n" for v in values)
+
+
+def say(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+TEXTS = st.text(st.sampled_from("aB .,\n\t_\u00a0é漢👍\u2003\0\x1c"), max_size=6)
+PLAIN = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXTS}), min_size=1
+).map(lambda messages: {"messages": messages})
+ODD_MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from([*ROLES, "developer", "User", None, 3, ["user"]])},
+    optional={
+        "content": st.one_of(
+            TEXTS,
+            st.none(),
+            st.integers(-9, 9),
+            st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": TEXTS})),
+        ),
+        "weight": st.sampled_from([0, 1, None, 0.5, "1"]),
+        "wieght": st.sampled_from([0, None]),
+        "name": TEXTS,
+        "images": st.sampled_from([[], ["x.png"]]),
+        "tool_calls": st.sampled_from([[], None, "x", [{"name": "f", "arguments": {}}], [{"function": 3}]]),
+    },
+)
+ODD = st.one_of(
+    st.lists(ODD_MESSAGES, max_size=4).map(lambda messages: {"messages": messages}),
+    st.fixed_dictionaries(
+        {"messages": st.sampled_from([[], "text", None, {}, {"role": "user"}, [[]], ["role"]])},
+    ),
+    st.fixed_dictionaries(
+        {"messages": st.lists(ODD_MESSAGES, min_size=1, max_size=2)},
+        optional={"tools": st.sampled_from([None, [], [{"name": "f"}], "f"]), "id": st.integers(0, 9)},
+    ),
+    st.sampled_from([[], 3, None, "x", {}, {"text": "x"}, {"conversations": []}]),
+).map(orjson.dumps)
+RAW = st.sampled_from(
+    [
+        b"",
+        b" ",
+        b"\r",
+        b"\t\r",
+        b"{",
+        b'"',
+        b"[1",
+        b'{"messages": [',
+        b'{"a": 1}, {"b": 2}',
+        b"\xe9",
+        b"\0",
+        b"\xef\xbb\xbf{}",
+    ]
+)
+LINES = st.lists(
+    st.one_of(PLAIN.map(orjson.dumps), ODD, RAW, PLAIN.map(lambda v: orjson.dumps(v) + b"\r")), max_size=6
+)
+
+
+def columns(messages: Messages) -> dict[str, Any]:
+    return {
+        name: getattr(messages, name)[:] if name == "text" else getattr(messages, name).tolist()
+        for name in COLUMNS
+    }
+
+
+@settings(max_examples=400)
+@given(lines=LINES, first_line=st.sampled_from([1, 7]), ends=st.booleans())
+def test_reading_at_once_and_line_by_line_find_the_same(
+    lines: list[bytes], first_line: int, ends: bool
+) -> None:
+    block = b"\n".join(lines) + (b"\n" if ends and lines else b"")
+    one: list[Rejection] = []
+    other: list[Rejection] = []
+    messages, counts = read_block(block, first_line, "f", Anything(), one.append)
+    bare = block.removeprefix(b"\xef\xbb\xbf") if first_line == 1 else block
+    each = bare.split(b"\n")
+    wanted, wanted_counts = read_each(
+        each[:-1] if not each[-1] else each, first_line, "f", Anything(), other.append
+    )
+    assert columns(messages) == columns(wanted)
+    assert (counts, one) == (wanted_counts, other)
+
+
+@given(values=st.lists(PLAIN.filter(lambda value: "\\u0000" not in json.dumps(value)), min_size=1))
+def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(values: list[Any]) -> None:
+    plain = read_at_once([orjson.dumps(value) for value in values], 1)
+    assert plain is not None
+    named = [
+        {"id": 1, "messages": [{"name": "x", **message} for message in value["messages"]]} for value in values
+    ]
+    other = read_at_once([orjson.dumps(value) for value in named], 1)
+    assert other is not None
+    assert columns(plain) == columns(other)
+
+
+def test_lines_that_are_json_only_together_are_refused_one_by_one() -> None:
+    good = orjson.dumps(say(("user", "a")))
+    block = b"\n".join([good[:-1] + b', "a": 1', b'"b": 2}', good + b"," + good, good[:30], good[30:]])
+    found: list[Rejection] = []
+    messages, counts = read_block(block, 1, "f", Anything(), found.append)
+    assert [rejection.place for rejection in found] == [f"f:{number}" for number in range(1, 6)]
+    assert (counts.rejected, len(messages.last)) == (5, 0)
+
+
+def test_the_first_bad_line_of_a_block_stops_it_without_a_place_for_them() -> None:
+    block = lines_of([say(("user", "a")), b"", b"nonsense", b"{"])
+    with pytest.raises(UserError, match=r"^f:12: is not JSON"):
+        read_block(block, 10, "f", Anything(), None)
+
+
+def test_a_line_at_the_limit_is_read_and_one_byte_more_is_refused() -> None:
+    empty = len(orjson.dumps(say(("user", ""))))
+    fits = orjson.dumps(say(("user", "a" * (LINE_LIMIT - empty))))
+    found: list[Rejection] = []
+    messages, _ = read_block(fits + b"\n" + fits + b" \n", 1, "f", Anything(), found.append)
+    assert messages.lines.tolist() == [1]
+    assert [rejection.place for rejection in found] == ["f:2"]
+    assert "longer than 8 MiB" in found[0].reason
+
+
+# Rendering.
+
+TURNS = st.lists(
+    st.tuples(
+        st.sampled_from(["user", "assistant", "tool"]),
+        st.text(st.sampled_from("ab \n<eos>\u3000é"), max_size=9),
+    ),
+    min_size=1,
+    max_size=7,
+)
+ALTERNATING = st.lists(st.text(st.sampled_from("ab \n<eos>\u3000é"), max_size=9), min_size=2, max_size=7).map(
+    lambda texts: [(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
+)
+SYSTEM = st.sampled_from([[], [("system", "we rest ")]])
+
+
+@st.composite
+def conversations(draw: st.DrawFn, templated: bool) -> list[dict[str, Any]]:
+    found = []
+    for _ in range(draw(st.integers(1, 5))):
+        value = say(*draw(SYSTEM), *draw(ALTERNATING if templated else TURNS), ("assistant", "yes"))
+        if templated and value["messages"][-2]["role"] == "assistant":
+            value["messages"].pop()
+        for message in value["messages"][:-1]:
+            if draw(st.integers(0, 5)) == 0:
+                message["weight"] = 0
+        found.append(value)
+    return found
+
+
+FORMATS = [("role_markers", "token"), ("role_markers", "literal"), ("chat_template", "token")]
+
+
+@pytest.mark.parametrize(("format", "eos"), FORMATS)
+@pytest.mark.parametrize("loss_on", ["all", "assistant"])
+@settings(max_examples=40)
+@given(draw=st.data())
+def test_compiled_rendering_is_the_renderers_bit_for_bit(
+    tokenizer: Any, format: str, eos: str, loss_on: str, draw: st.DataObject
+) -> None:
+    made = rendering(tokenizer, format=format, eos=eos, loss_on=loss_on, seq_len=64)
+    values = draw.draw(conversations(format == "chat_template"))
+    part, counts = make_part(lines_of(values), 1, "f", made, None)
+    documents = made.renderer.render([parse_conversation(value, "f:1") for value in values])
+    assert counts.rejected == 0
+    assert part.tokens.tolist() == [len(document.words) for document in documents]
+    assert part.trained.tolist() == [document.trained_tokens for document in documents]
+    atoms = [(atom, n) for n, document in enumerate(documents) for atom in split(document, 64)]
+    words = [w for atom, _ in atoms for w in [*atom.words, *(atom.body if atom.linked else [])]]
+    assert part.words.tolist() == words
+    assert part.lengths.tolist() == [len(atom.words) for atom, _ in atoms]
+    assert part.context.tolist() == [atom.repeated for atom, _ in atoms]
+    assert part.linked.tolist() == [atom.linked for atom, _ in atoms]
+    assert part.starts.tolist() == [atom.start for atom, _ in atoms]
+    assert part.conversation.tolist() == [n for _, n in atoms]
+
+
+@pytest.mark.parametrize("overlong", ["split", "truncate", "drop"])
+def test_every_token_of_a_conversation_is_in_an_atom_or_in_its_accounts(
+    tokenizer: Any, overlong: str
+) -> None:
+    made = rendering(tokenizer, overlong=overlong, seq_len=64, loss_on="assistant")
+    part, _ = make_part(lines_of(talks(60, seed=3)), 1, "f", made, None)
+    assert (part.tokens > 64).sum() > 20
+    bodies = np.bincount(part.conversation, part.lengths - part.context, len(part.tokens))
+    accounted = bodies + part.truncated + part.dropped + part.untrained
+    assert accounted.tolist() == part.tokens.tolist()
+    lost = {"split": part.truncated + part.dropped, "truncate": part.dropped, "drop": part.truncated}[
+        overlong
+    ]
+    assert not lost.any()
+
+
+TALK = say(("system", "we"), ("user", "rest"), ("assistant", "night"))
+TOOL_TALK = say(("system", "we"), ("user", "rest"), ("tool", "day"), ("assistant", "night"))
+
+
+@pytest.mark.parametrize(("format", "eos"), FORMATS)
+def test_tokens_of_roles_are_those_of_their_turns(tokenizer: Any, format: str, eos: str) -> None:
+    made = rendering(tokenizer, eos=eos, format=format)
+    talk = TALK if format == "chat_template" else TOOL_TALK
+    part, _ = make_part(lines_of([talk]), 1, "f", made, None)
+    grammar, control = made.renderer.grammar, made.renderer.control
+    outside = len(control[grammar.begin]) + len(control[grammar.final])
+    assert part.role_tokens.sum() == part.tokens.sum() - outside
+    assert (part.role_tokens[0] > 0).tolist() == [True, True, True, talk is TOOL_TALK]
+
+
+def test_a_block_without_conversations_is_an_empty_part(tokenizer: Any) -> None:
+    made = rendering(tokenizer, near_duplicates="group", personal_data="count")
+    part, counts = make_part(b"\n\n", 1, "f", made, None)
+    assert (counts.lines, counts.blank) == (2, 2)
+    assert all(len(getattr(part, name)) == 0 for name in Part.__dataclass_fields__)
+
+
+def test_a_part_does_not_depend_on_where_its_block_begins(tokenizer: Any) -> None:
+    made = rendering(tokenizer, near_duplicates="group")
+    block = lines_of(talks(5))
+    one, other = (make_part(block, first, "f", made, None)[0] for first in (1, 1000))
+    assert (other.lines - one.lines).tolist() == [999] * 5
+    for name in set(Part.__dataclass_fields__) - {"lines"}:
+        assert getattr(one, name).tolist() == getattr(other, name).tolist()
+
+
+@given(
+    texts=st.lists(
+        st.text(st.sampled_from([*SPACES, "a", "é", "漢", "\u200b", "\u2011"]), max_size=6), min_size=1
+    )
+)
+def test_contents_lose_the_white_space_that_python_strips(texts: list[str]) -> None:
+    talk = Conversation(
+        "f:1", tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts))
+    )
+    found, ends = trimmed(to_columns([talk], [1]), frozenset({"user"}))
+    wanted = [text.strip() if i % 2 == 0 else text for i, text in enumerate(texts)]
+    starts = [0, *ends.tolist()]
+    assert [found[a:b].decode() for a, b in pairwise(starts)] == wanted
+
+
+def kept_text(tokenizer: Any, part: Part) -> list[str]:
+    """The trained text of each atom, with `|` where untrained tokens lie between."""
+    parts, at = [], 0
+    for length in part.lengths.tolist():
+        parts.append(trained_text(tokenizer, part.words[at : at + length]))
+        at += length
+    return parts
+
+
+def trained_text(tokenizer: Any, words: Words) -> str:
+    flags = (words >> 31).astype(bool)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]]).astype(int)))
+    ids = (words & 0x7FFFFFFF).tolist()
+    return "|".join(str(tokenizer.decode(ids[a:b])) for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+
+def test_a_weight_of_zero_keeps_a_turn_out_of_the_loss(tokenizer: Any) -> None:
+    value = say(("user", "day"), ("assistant", "no"), ("user", "night"), ("assistant", "yes"))
+    value["messages"][1]["weight"] = 0
+    value["messages"][3]["weight"] = 1
+    for loss_on, wanted in (
+        ("assistant", "yes<eos>"),
+        ("all", "<|user|>day<eos>|<|user|>night<eos><|assistant|>yes<eos>"),
+    ):
+        part, _ = make_part(lines_of([value]), 1, "f", rendering(tokenizer, loss_on=loss_on), None)
+        assert kept_text(tokenizer, part) == [wanted]
+
+
+def test_rows_differ_by_what_is_trained_so_their_digests_do(tokenizer: Any) -> None:
+    plain, weighed = (say(("user", "day"), ("assistant", "no"), ("assistant", "yes")) for _ in range(2))
+    weighed["messages"][1]["weight"] = 0
+    part, _ = make_part(lines_of([plain, weighed]), 1, "f", rendering(tokenizer), None)
+    assert part.digests[0].tolist() != part.digests[1].tolist()
+    assert part.likeness[0] == part.likeness[1]
