@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gemfit.contract import Contract, digest_json
@@ -28,6 +29,22 @@ class SourceFile(Contract):
     bytes: int
     blake2b: str
     """BLAKE2b-128 of the content, in hexadecimal."""
+    modified_ns: int = 0
+    """Time of its last change: while it and the size stay, the content is taken to be the same."""
+    source: int = 0
+    """Index into the sources of the job."""
+
+
+class JobSource(Contract):
+    """One source of conversations: files, or a stream of a hub."""
+
+    name: str
+    weight: float = 1.0
+    """How often its conversations occur in an epoch."""
+    hub: str | None = None
+    """Name for ``datasets``; `None` for files."""
+    hf_config: str | None = None
+    hf_split: str = "train"
 
 
 class PackJob(Contract):
@@ -39,8 +56,9 @@ class PackJob(Contract):
     tokenizer_revision: str
     scratch_vocab_size: int | None
     seed: int
+    sources: tuple[JobSource, ...]
     files: tuple[SourceFile, ...]
-    """Empty for an `hf:` source."""
+    """Of the sources that are files, in order."""
     fingerprint: str
 
 
@@ -49,31 +67,66 @@ def make_pack_job(recipe: Recipe) -> PackJob:
 
     Reads every input byte once. Missing, empty and unreadable sources are a ``UserError``.
     """
-    files = (
-        () if _is_hub(recipe.data) else tuple(_digest_file(path) for path in find_files(recipe.data.source))
+    sources = _sources(recipe.data)
+    files = _digest_files(
+        [
+            (path, number)
+            for number, (source, origin) in enumerate(sources)
+            if source.hub is None
+            for path in find_files(origin)
+        ]
     )
-    settings = recipe.data.model_dump(mode="json", exclude={"source", "on_error"})
-    if _is_hub(recipe.data):
-        settings["source"] = recipe.data.source
-    tokenizer = recipe.model.tokenizer or recipe.model.id
+    jobs = tuple(source for source, _ in sources)
     scratch = recipe.model.scratch
-    meaning = {
-        "format": PACK_FORMAT,
-        "settings": settings,
-        # A renamed or moved file gives the same rows, so only content counts, in order.
-        "files": [file.blake2b for file in files],
-        "tokenizer": _tokenizer_identity(recipe.model),
-        "on_error": recipe.data.on_error,
-    }
     return PackJob(
         data=recipe.data,
-        tokenizer=tokenizer,
+        tokenizer=recipe.model.tokenizer or recipe.model.id,
         tokenizer_revision=recipe.model.revision,
         scratch_vocab_size=scratch.vocab_size if scratch else None,
         seed=recipe.seed,
+        sources=jobs,
         files=files,
-        fingerprint=digest_json(meaning),
+        fingerprint=digest_json(_meaning(recipe, jobs, files)),
     )
+
+
+def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[SourceFile, ...]) -> object:
+    """All that the rows depend on; equal for equal packs."""
+    drawn = any(source.weight != 1 for source in sources)
+    return {
+        "format": PACK_FORMAT,
+        "settings": recipe.data.model_dump(
+            mode="json", exclude={"source", "sources", "hf_config", "hf_split"}
+        ),
+        "sources": [
+            source.model_dump(mode="json", exclude={"name"})
+            # A renamed or moved file gives the same rows, so only content counts, in order.
+            | {"files": [file.blake2b for file in files if file.source == number]}
+            for number, source in enumerate(sources)
+        ],
+        # What a weight below 1 leaves out is drawn by the seed.
+        "seed": recipe.seed if drawn else None,
+        "tokenizer": _tokenizer_identity(recipe.model),
+    }
+
+
+def _sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
+    """Every source, and what its files are called."""
+    if not data.mixture:
+        find_files(None)  # says how to name the data
+    return [
+        (
+            JobSource(
+                name=source.title,
+                weight=source.weight,
+                hub=_hub(source.source),
+                hf_config=source.hf_config,
+                hf_split=source.hf_split,
+            ),
+            source.source,
+        )
+        for source in data.mixture
+    ]
 
 
 def find_files(source: str | None) -> list[Path]:
@@ -106,8 +159,9 @@ def pack_folder(fingerprint: str) -> Path:
     return cache_folder() / "packs" / fingerprint
 
 
-def _is_hub(data: DataRecipe) -> bool:
-    return (data.source or "").startswith("hf:")
+def _hub(source: str) -> str | None:
+    """What follows `hf:`, or `None`."""
+    return source.removeprefix("hf:") if source.startswith("hf:") else None
 
 
 def _tokenizer_identity(model: ModelRecipe) -> object:
@@ -118,16 +172,29 @@ def _tokenizer_identity(model: ModelRecipe) -> object:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return {"id": name, "revision": model.revision}
-    return {f: _digest_file(folder / f).blake2b for f in TOKENIZER_FILES if (folder / f).is_file()}
+    return {f: digest_file(folder / f).blake2b for f in TOKENIZER_FILES if (folder / f).is_file()}
 
 
-def _digest_file(path: Path) -> SourceFile:
+def _digest_files(paths: list[tuple[Path, int]]) -> tuple[SourceFile, ...]:
+    """Digest files on several threads; hashing and reading let the others run."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return tuple(pool.map(lambda file: digest_file(*file), paths))
+
+
+def digest_file(path: Path, source: int = 0) -> SourceFile:
+    """What a file is now. Reads all of it."""
     try:
         with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
             digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
-        size = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if size == 0:
+    if status.st_size == 0:
         raise UserError(f"{path}: is empty; write one conversation a line")
-    return SourceFile(path=str(path), bytes=size, blake2b=digest.hexdigest())
+    return SourceFile(
+        path=str(path),
+        bytes=status.st_size,
+        blake2b=digest.hexdigest(),
+        modified_ns=status.st_mtime_ns,
+        source=source,
+    )

@@ -1,4 +1,4 @@
-"""``python -m gemfit.data JOB.json --out FOLDER``: build one pack.
+"""``python -m gemfit.data JOB.json --out FOLDER``: build one pack, or one shard of its parts.
 
 Exit status 0, or 2 with ``error: …`` on stderr for whatever a person can mend.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -19,31 +20,68 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the job, build the pack, say what is in it."""
-    parser = argparse.ArgumentParser(prog="python -m gemfit.data", description="Build one pack of rows.")
-    parser.add_argument("job", type=Path, help="PackJob as JSON")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the pack")
-    arguments = parser.parse_args(argv)
+    """Read the job, build the pack or what of it was asked for, say what is in it."""
+    arguments = _parser().parse_args(argv)
     # SIGTERM takes the way of Ctrl-C, so that a cancelled build cleans up as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _say(_build(arguments.job, arguments.out), arguments.out)
+        _build(arguments)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was left behind\n")
+        sys.stderr.write("interrupted; the parts that are done stay, and the next build goes on from them\n")
         return INTERRUPTED
     return ExitCode.DONE
 
 
-def _build(job_file: Path, out: Path) -> PackManifest:
-    job = PackJob.read(job_file)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gemfit.data", description="Build one pack of rows.")
+    parser.add_argument("job", type=Path, help="PackJob as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pack")
+    parser.add_argument("--workers", type=_positive, help="processes; all cores by default")
+    parser.add_argument("--engine", choices=("auto", "tokenizers", "gigatoken"), default="auto")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--shard", type=_shard, metavar="I/N", help="make the parts of every Nth block only")
+    only.add_argument("--merge", action="store_true", help="join the parts that shards have made")
+    return parser
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    job = PackJob.read(arguments.job)
     # Before transformers is imported: it would warn about missing frameworks and forks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from gemfit.data.build import build_pack  # noqa: PLC0415  a broken job is refused without the wait
+    # A broken job is refused without the wait for these.
+    from gemfit.data.build import Ways, build_pack, build_shard, merge_pack  # noqa: PLC0415
+    from gemfit.data.make_parts import Shard  # noqa: PLC0415
+    from gemfit.data.workers import available_cores  # noqa: PLC0415
 
-    return build_pack(job, out.absolute())
+    out = arguments.out.absolute()
+    ways = Ways(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
+    if arguments.shard:
+        build_shard(job, Shard(*arguments.shard), ways, _line)
+    elif arguments.merge:
+        _say(merge_pack(job, out, ways), out)
+    else:
+        _say(build_pack(job, out, ways, _line), out)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: write a number from 1 on")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: write i/n, with i from 1 to n")
+    return int(match[1]), int(match[2])
+
+
+def _line(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _say(manifest: PackManifest, out: Path) -> None:

@@ -1,111 +1,83 @@
 """Build a pack: conversations in, a folder of packed rows out, whole or not at all.
 
-Two passes. The first reads, renders, splits and spools to disk; the second gathers rows from the
-spool. Memory is bounded by one chunk of conversations, one batch of rows, and about 150 bytes a
-conversation (its digest, the lengths of its pieces, their rows). Disk: the spool takes 4 bytes a
-token for a while, the result 8 bytes a place.
+First every block of the input becomes a part, on all cores (``make_parts``); then one process decides
+what each row holds (``plan_rows``), and all cores gather and write the rows (``rows``). What the parent
+keeps is the columns of the parts, some 115 bytes a conversation; a worker keeps one block, then one batch
+of rows. Disk: parts take 4 bytes a token and stay in the cache, the result takes 8 bytes a place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import gemfit
-from gemfit.data.conversation import Conversation
-from gemfit.data.fit import Fitter
-from gemfit.data.progress import progress
-from gemfit.data.read import Tally
-from gemfit.data.rejected import RejectedFile
-from gemfit.data.render import Renderer, make_renderer
-from gemfit.data.runs import fit_runs
-from gemfit.data.shards import write_split
-from gemfit.data.source import check_unchanged, read_source
-from gemfit.data.split import check_room
-from gemfit.data.spool import Spool
+from gemfit.data.assemble import assemble
+from gemfit.data.encode import Engine, EngineMismatch
+from gemfit.data.inputs import check_unchanged
+from gemfit.data.make_parts import ALL, Made, Shard, make_parts
+from gemfit.data.parts import PartStore, note_shards, noted_shards, part_store, trim
+from gemfit.data.prepare import prepare_rendering, prepare_tokenizer
+from gemfit.data.progress import Progress, progress
+from gemfit.data.rendering import Rendering
 from gemfit.data.staging import staging
-from gemfit.data.store import MANIFEST, file_digest, read_manifest
-from gemfit.data.tokenizer import load_tokenizer, pad_id, save_tokenizer, tokenizer_digest, train_tokenizer
+from gemfit.data.store import MANIFEST, read_manifest
+from gemfit.data.talks import read_talks
+from gemfit.data.tokenizer import tokenizer_digest
 from gemfit.errors import UserError
-from gemfit.manifest import Losses, PackManifest, SplitCounts
+from gemfit.manifest import PackManifest
 from gemfit.packing import PackJob
 from gemfit.rundir import write_atomic
 
-SPLITS = ("train", "validation")
-CHUNK_CHARACTERS = 2**18
-"""Text that is tokenized in one parallel call."""
+Say = Callable[[str], None]
 
 
-@dataclass(slots=True)
-class _FirstPass:
-    """What the first pass knows: counts, digests, and the two spools."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ways:
+    """How a pack is built; nothing of it changes a byte of the result."""
 
-    renderer: Renderer
-    fitter: Fitter
-    spools: dict[str, Spool]
-    tally: Tally
-    validation_share: float
-    kept: int = 0
-    duplicates: int = 0
-    seen: set[bytes] = field(default_factory=set)
-
-    def take(self, conversations: Iterable[Conversation]) -> None:
-        """Render and spool everything that is valid and new."""
-        for chunk in _chunks(self._new(conversations)):
-            for conversation, document in zip(chunk, self.renderer.render(chunk), strict=True):
-                spool = self.spools[_side(conversation, self.validation_share)]
-                for atom in self.fitter.fit(document):
-                    spool.append(atom, self.kept)
-                self.kept += 1
-
-    def _new(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
-        for conversation in conversations:
-            digest = conversation.content_digest
-            if digest in self.seen:
-                self.duplicates += 1
-                continue
-            try:
-                self.renderer.check(conversation)
-            except UserError as error:
-                self.tally.guard(error, conversation.place)
-                continue
-            self.seen.add(digest)
-            yield conversation
-
-    def losses(self, repeated_tokens: int) -> Losses:
-        counts = asdict(self.fitter)
-        return Losses(
-            lines_read=self.tally.lines,
-            blank_lines=self.tally.blank,
-            rejected_lines=self.tally.rejected,
-            duplicate_conversations=self.duplicates,
-            repeated_tokens=repeated_tokens,
-            **{name: counts[name] for name in Losses.model_fields if name in counts},
-        )
+    num_workers: int
+    engine: Engine = "auto"
 
 
-def build_pack(job: PackJob, out: Path) -> PackManifest:
+def build_pack(job: PackJob, out: Path, ways: Ways, say: Say) -> PackManifest:
     """Make the pack of ``job`` in the folder ``out``; a pack of the same fingerprint there is kept.
 
-    Everything that a person can get wrong is a ``UserError``, and leaves nothing on disk.
+    Everything that a person can get wrong is a ``UserError``, and leaves nothing but the parts.
     """
     if out.exists() and any(out.iterdir()):
         return _existing(job, out)
     check_unchanged(job.files)
-    with staging(out) as partial:
-        tokenizer = _tokenizer(job)
-        losses, splits = _write_rows(job, tokenizer, partial)
-        save_tokenizer(tokenizer, partial / "tokenizer")
-        manifest = _manifest(job, tokenizer, partial, splits, losses)
-        # The manifest goes last: a reader that finds it may trust every other file.
-        write_atomic(partial / MANIFEST, manifest.to_json())
-    return manifest
+    tokenizer = prepare_tokenizer(job)
+    store = part_store(job, tokenizer_digest(tokenizer))
+    made = _parts(job, tokenizer, store, ways, say)
+    return _joined(job, tokenizer, store, made, out, ways)
+
+
+def build_shard(job: PackJob, shard: Shard, ways: Ways, say: Say) -> None:
+    """Make the parts of every ``shard.count``-th block, for ``merge_pack`` to find."""
+    check_unchanged(job.files)
+    tokenizer = prepare_tokenizer(job)
+    store = part_store(job, tokenizer_digest(tokenizer))
+    note_shards(job, shard.count)
+    _parts(job, tokenizer, store, ways, say, shard)
+
+
+def merge_pack(job: PackJob, out: Path, ways: Ways) -> PackManifest:
+    """The pack of parts that are all there; a missing one is a ``UserError`` that names its shard."""
+    if out.exists() and any(out.iterdir()):
+        return _existing(job, out)
+    check_unchanged(job.files)
+    tokenizer = prepare_tokenizer(job)
+    store = part_store(job, tokenizer_digest(tokenizer))
+    with _progress(job, "looking for parts") as shown:
+        made = make_parts(job, store, None, num_workers=ways.num_workers, at=shown.at)
+    missing = [one.number for one in made if one.state == "missing"]
+    if missing:
+        raise UserError(_to_run(missing, len(made), noted_shards(job)))
+    return _joined(job, tokenizer, store, made, out, ways)
 
 
 def _existing(job: PackJob, out: Path) -> PackManifest:
@@ -114,111 +86,55 @@ def _existing(job: PackJob, out: Path) -> PackManifest:
     raise UserError(f"{out}: is already there and is not this pack; remove it, or choose another --out")
 
 
-def _tokenizer(job: PackJob) -> Any:
-    if job.tokenizer is not None:
-        return load_tokenizer(job.tokenizer, job.tokenizer_revision)
-    assert job.scratch_vocab_size is not None, "a job names a tokenizer or trains one"
-    # The first pass counts and lists bad lines; here they are only passed over.
-    tally = Tally(reject=(lambda _: None) if job.data.on_error == "skip" else None)
-    texts = (text for conversation in read_source(job, tally) for _, text in conversation.messages)
-    return train_tokenizer(texts, job.scratch_vocab_size)
+def _to_run(missing: list[int], blocks: int, shards: int | None) -> str:
+    """What to do about missing parts."""
+    if shards is None:
+        return f"none of the {blocks} parts is there; run `gemfit pack … --shard i/n` for each i from 1 to n first"
+    which = sorted({number % shards + 1 for number in missing})
+    runs = ", ".join(f"--shard {index}/{shards}" for index in which[:8]) + (", …" if len(which) > 8 else "")
+    return f"{len(missing)} of {blocks} parts are not there; run again with {runs}, then --merge"
 
 
-def _write_rows(job: PackJob, tokenizer: Any, partial: Path) -> tuple[Losses, dict[str, SplitCounts]]:
-    data = job.data
-    renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
-    check_room(renderer.control[renderer.grammar.begin], data.seq_len)
-    with ExitStack() as stack:
-        rejected = stack.enter_context(RejectedFile(partial / "rejected.jsonl"))
-        tally = Tally(reject=rejected.add if data.on_error == "skip" else None)
-        paths = {split: partial / f"{split}.spool" for split in SPLITS}
-        spools = {split: stack.enter_context(Spool(path)) for split, path in paths.items()}
-        first = _FirstPass(
-            renderer, Fitter(data.overlong, data.seq_len), spools, tally, data.validation_share
-        )
-        first.take(_with_progress(job, tally))
-        _check_enough(job, first)
-        packed = {
-            split: _pack_split(job, partial / split, spool, pad_id(tokenizer))
-            for split, spool in spools.items()
-        }
-        for path in paths.values():
-            path.unlink()
-    repeated = sum(repeated for _, repeated in packed.values())
-    return first.losses(repeated), {split: counts for split, (counts, _) in packed.items()}
+def _parts(
+    job: PackJob, tokenizer: Any, store: PartStore, ways: Ways, say: Say, shard: Shard = ALL
+) -> list[Made]:
+    """Make the parts; once more by the reference, if the fast engine was caught at a difference."""
+    rendering = prepare_rendering(job, tokenizer, say, ways.engine)
+    try:
+        made = _with_progress(job, store, rendering, ways, shard)
+    except EngineMismatch as difference:
+        if ways.engine != "auto":
+            raise UserError(f"--engine {ways.engine}: {difference}; use --engine tokenizers") from None
+        say(f"{difference}; the parts that {rendering.encoder.name} made are made again by tokenizers")
+        store.drop(rendering.encoder.name)
+        rendering = prepare_rendering(job, tokenizer, say, "tokenizers")
+        made = _with_progress(job, store, rendering, ways, shard)
+    if found := sum(one.state == "found" for one in made):
+        say(f"{found:,} of {len(made):,} blocks were there")
+    return made
 
 
-def _pack_split(job: PackJob, folder: Path, spool: Spool, pad: int) -> tuple[SplitCounts, int]:
-    """Write one split; its counts, and how many of its tokens are repeated context."""
-    atoms, seq_len = spool.finish(), job.data.seq_len
-    runs = fit_runs(atoms, seq_len)
-    counts = write_split(folder, spool, runs, seq_len=seq_len, pad=pad, fingerprint=job.fingerprint)
-    return counts, int(atoms.context[runs.first].sum(dtype=np.int64))
+def _with_progress(
+    job: PackJob, store: PartStore, rendering: Rendering, ways: Ways, shard: Shard
+) -> list[Made]:
+    with _progress(job, "reading", shard.count) as shown:
+        return make_parts(job, store, rendering, num_workers=ways.num_workers, shard=shard, at=shown.at)
 
 
-def _with_progress(job: PackJob, tally: Tally) -> Iterator[Conversation]:
-    total = sum(file.bytes for file in job.files) or None
-    with progress("packing", total, "bytes" if total else "lines") as shown:
-        for conversation in read_source(job, tally):
-            yield conversation
-            shown.at(tally.bytes if total else tally.lines)
+def _progress(job: PackJob, what: str, shards: int = 1) -> AbstractContextManager[Progress]:
+    hub = any(source.hub is not None for source in job.sources)
+    total = sum(file.bytes for file in job.files) // shards
+    return progress(what, None if hub else total, "B")
 
 
-def _check_enough(job: PackJob, first: _FirstPass) -> None:
-    source, tally = job.data.source, first.tally
-    if not first.kept:
-        raise UserError(
-            f"{source}: holds no valid conversation: of {tally.lines} lines {tally.blank} are blank and "
-            f"{tally.rejected} were rejected"
-        )
-    if not len(first.spools["train"]):
-        raise UserError(
-            f"{source}: no conversation is left to train on: of {first.kept}, "
-            f"{first.fitter.dropped_conversations} were longer than data.seq_len and dropped, the rest is "
-            f"held out (data.validation_share: {job.data.validation_share}); give more data, or change these"
-        )
-
-
-def _side(conversation: Conversation, validation_share: float) -> str:
-    """Train or validation, by content: copies and near copies fall on one side."""
-    draw = int.from_bytes(conversation.likeness_digest[:8], "big") / 2**64
-    return "validation" if draw < validation_share else "train"
-
-
-def _chunks(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    chunk: list[Conversation] = []
-    characters = 0
-    for conversation in conversations:
-        chunk.append(conversation)
-        characters += sum(len(text) for _, text in conversation.messages)
-        if characters >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
-
-
-def _manifest(
-    job: PackJob, tokenizer: Any, folder: Path, splits: dict[str, SplitCounts], losses: Losses
+def _joined(
+    job: PackJob, tokenizer: Any, store: PartStore, made: list[Made], out: Path, ways: Ways
 ) -> PackManifest:
-    data = job.data
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return PackManifest(
-        fingerprint=job.fingerprint,
-        tokenizer_digest=tokenizer_digest(tokenizer),
-        format=data.format,
-        eos=data.eos,
-        loss_on=data.loss_on,
-        seq_len=data.seq_len,
-        overlong=data.overlong,
-        pad_id=pad_id(tokenizer),
-        bos_id=tokenizer.bos_token_id,
-        eos_id=tokenizer.eos_token_id,
-        splits=splits,
-        losses=losses,
-        files=tuple(file_digest(folder, path) for path in files),
-        versions={
-            "gemfit": gemfit.__version__,
-            **{name: version(name) for name in ("datasets", "numpy", "tokenizers", "transformers")},
-        },
-    )
+    talks, notes = read_talks(store, made)
+    with staging(out) as partial:
+        manifest = assemble(job, tokenizer, talks, notes, partial, num_workers=ways.num_workers)
+        check_unchanged(job.files)
+        # The manifest goes last: a reader that finds it may trust every other file.
+        write_atomic(partial / MANIFEST, manifest.to_json())
+    trim(store.cache, talks.paths)
+    return manifest

@@ -1,13 +1,12 @@
 """Open a finished pack: memory-mapped rows, read by number.
 
-Opening maps the shards and reads no row; a row costs a few microseconds once its page is there.
+Opening maps tables and reads no row: it takes the same time for any number of rows. The first row of a
+record batch costs some 50 microseconds, each other one a few once its page is there.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,10 @@ from gemfit.errors import UserError
 from gemfit.manifest import FileDigest, PackManifest
 
 MANIFEST = "manifest.json"
+BATCHES = "batches.npy"
+"""(batches, 3) int64 for each split: shard, first row and byte of every record batch."""
+COUNTS = "counts.npy"
+"""(2, rows) int64 for each split: tokens and trained tokens of every row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,37 +45,59 @@ class PackedRows:
         self.manifest = read_manifest(folder)
         if split not in self.manifest.splits:
             raise UserError(f"{folder}: has no split {split!r}; it has {', '.join(self.manifest.splits)}")
-        self._batches = [batch for path in self._shards() for batch in _mapped(path)]
-        self._starts = np.cumsum([0, *(len(batch.tokens) for batch in self._batches)]).tolist()
+        self._batches = _table(folder / split / BATCHES)
+        self._counts = _table(folder / split / COUNTS)
         if len(self) != self.manifest.splits[split].rows:
             raise UserError(
                 f"{folder / split}: holds {len(self)} rows, but its manifest says "
                 f"{self.manifest.splits[split].rows}; delete {folder} and pack again"
             )
+        self._paths = self._shards()
+        self._maps: dict[int, tuple[pa.Buffer, pa.Schema]] = {}
+        self._opened: dict[int, _Batch] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedRows, (self._folder, self._split)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._counts.shape[1])
 
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        number = bisect_right(self._starts, index) - 1
-        batch, row = self._batches[number], index - self._starts[number]
+        number = int(np.searchsorted(self._batches[:, 1], index, side="right")) - 1
+        batch, row = self._batch(number), index - int(self._batches[number, 1])
         lengths = batch.seq_lengths[batch.ends[row] : batch.ends[row + 1]]
         return Row(batch.input_ids[row], batch.labels[row], lengths)
 
-    @cached_property
+    @property
     def tokens(self) -> NDArray[np.int64]:
-        """Real tokens of each row: (rows,). Reads one column of every batch."""
-        return _joined([batch.tokens for batch in self._batches])
+        """Real tokens of each row: (rows,), mapped."""
+        return self._counts[0]
 
-    @cached_property
+    @property
     def trained_tokens(self) -> NDArray[np.int64]:
-        """Tokens with a label of each row: (rows,). Reads one column of every batch."""
-        return _joined([batch.trained_tokens for batch in self._batches])
+        """Tokens with a label of each row: (rows,), mapped."""
+        return self._counts[1]
+
+    def _batch(self, number: int) -> _Batch:
+        batch = self._opened.get(number)
+        if batch is None:
+            shard, _, at = self._batches[number].tolist()
+            batch = self._opened[number] = self._read(shard, at)
+        return batch
+
+    def _read(self, shard: int, at: int) -> _Batch:
+        path = self._paths[shard]
+        try:
+            if shard not in self._maps:
+                whole = pa.memory_map(str(path)).read_buffer()
+                self._maps[shard] = whole, pa.ipc.open_stream(whole).schema
+            whole, schema = self._maps[shard]
+            message = pa.ipc.read_message(pa.BufferReader(whole.slice(at)))
+            return _viewed(pa.ipc.read_record_batch(message, schema))
+        except (OSError, EOFError, pa.ArrowInvalid, IndexError) as error:
+            raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
 
     def _shards(self) -> list[Path]:
         shards = [file.path for file in self.manifest.files if file.path.endswith(".arrow")]
@@ -125,19 +150,14 @@ class _Batch(NamedTuple):
     ends: NDArray[np.int32]
     """(rows + 1,): where the lengths of each row begin and end in ``seq_lengths``."""
     seq_lengths: NDArray[np.int32]
-    tokens: NDArray[np.int32]
-    trained_tokens: NDArray[np.int32]
 
 
-def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int64]:
-    return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
-
-
-def _mapped(path: Path) -> list[_Batch]:
+def _table(path: Path) -> NDArray[np.int64]:
     try:
-        return [_viewed(batch) for batch in pa.ipc.open_stream(pa.memory_map(str(path)))]
-    except (OSError, pa.ArrowInvalid) as error:
+        table: NDArray[np.int64] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
+    return table
 
 
 def _viewed(batch: pa.RecordBatch) -> _Batch:
@@ -147,6 +167,4 @@ def _viewed(batch: pa.RecordBatch) -> _Batch:
         batch.column("labels").values.to_numpy().reshape(batch.num_rows, -1),
         lengths.offsets.to_numpy(),
         lengths.values.to_numpy(),
-        batch.column("tokens").to_numpy(),
-        batch.column("trained_tokens").to_numpy(),
     )

@@ -1,0 +1,135 @@
+"""The first half of a build: every block of the input becomes a part, on all cores.
+
+A block whose part is there already costs reading it. The parent holds one small record a block;
+each worker holds one block and what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gemfit.data.block import make_part
+from gemfit.data.blocks import Block, count_lines, lines_before
+from gemfit.data.inputs import all_blocks, block_text, inputs_of
+from gemfit.data.parts import PartNotes, PartStore
+from gemfit.data.read import Rejection
+from gemfit.data.rendering import Rendering
+from gemfit.data.workers import run_tasks
+from gemfit.errors import UserError
+from gemfit.packing import PackJob
+
+_SECOND_LINE = 2
+"""A byte order mark is no part of a block: who cuts blocks has removed it, and says "not the first line"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What is known of one block once it was read."""
+
+    number: int
+    input: int
+    key: str
+    """Name of its part; empty where no line starts in the block."""
+    lines: int
+    state: str
+    """`found`: the part was there; `made`: it was made now; `missing`: it was only looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several jobs that share the blocks of a pack: it takes every ``count``-th."""
+
+    index: int
+    """From 1."""
+    count: int
+
+    def takes(self, number: int) -> bool:
+        """Whether the block of this number is its own."""
+        return number % self.count == self.index - 1
+
+
+ALL = Shard(1, 1)
+
+
+def make_parts(
+    job: PackJob,
+    store: PartStore,
+    rendering: Rendering | None,
+    *,
+    num_workers: int,
+    shard: Shard = ALL,
+    at: Callable[[int], None] = lambda done: None,
+) -> list[Made]:
+    """Make the parts of all blocks of ``shard``, in input order; without ``rendering`` only look for them.
+
+    The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` is told
+    the bytes that are done.
+    """
+    task = _PartTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
+    made: list[Made] = []
+    done = 0
+    blocks = (block for block in all_blocks(job) if shard.takes(block.number))
+    for block, result in run_tasks(blocks, task, num_workers=num_workers, describe=task.describe):
+        made.append(result)
+        done += block.disk_bytes
+        at(done)
+    return sorted(made, key=lambda one: one.number)
+
+
+@dataclass(frozen=True, slots=True)
+class _PartTask:
+    """What a worker does with a block."""
+
+    job: PackJob
+    paths: tuple[str, ...]
+    """Of the inputs."""
+    store: PartStore
+    rendering: Rendering | None
+
+    def __call__(self, block: Block) -> Made:
+        text = block_text(block, self.paths[block.input])
+        lines = count_lines(text)
+        key = self.store.key(text) if lines else ""
+        made = Made(number=block.number, input=block.input, key=key, lines=lines, state="found")
+        if not key:
+            return made
+        if self.store.has(key):
+            rejected = self.store.read(key).notes.rejected
+            if rejected and self.job.data.on_error == "fail":
+                raise self._refusal(block, *rejected[0])
+            return made
+        if self.rendering is None:
+            return replace(made, state="missing")
+        self._make(self.rendering, block, text, key)
+        return replace(made, state="made")
+
+    def describe(self, block: Block) -> str:
+        return f"{self.paths[block.input]}, bytes {block.start:,} to {block.stop:,}"
+
+    def _make(self, rendering: Rendering, block: Block, text: bytes, key: str) -> None:
+        rejected: list[tuple[int, str]] = []
+
+        def reject(rejection: Rejection) -> None:
+            line = int(rejection.place.rsplit(":", 1)[1]) - _SECOND_LINE + 1
+            if self.job.data.on_error == "fail":
+                raise self._refusal(block, line, rejection.reason)
+            rejected.append((line, rejection.reason))
+
+        part, counts = make_part(text, _SECOND_LINE, "block", rendering, reject)
+        notes = PartNotes(
+            lines=counts.lines,
+            blank=counts.blank,
+            rejected=tuple(rejected),
+            pii=counts.personal,
+            engine=rendering.encoder.name,
+        )
+        self.store.write(key, replace(part, lines=part.lines - _SECOND_LINE + 1), notes)
+
+    def _refusal(self, block: Block, line: int, reason: str) -> UserError:
+        """The error that ends a build on its first bad line."""
+        path, before = self.paths[block.input], block.lines_before
+        if before is None:
+            before = lines_before(Path(path), block.start)
+        return UserError(f"{path}:{before + line}: {reason}")
