@@ -7,6 +7,7 @@ Every value can be changed before it is written, to plant a defect.
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,9 @@ class Handmade:
             "pad_id": self.tokenizer.pad_token_id,
             "bos_id": self.tokenizer.bos_token_id,
             "eos_id": self.tokenizer.eos_token_id,
-            "splits": {split: self._counts(index, rows) for index, (split, rows) in enumerate(self.rows.items())},
+            "splits": {
+                split: self._counts(index, rows) for index, (split, rows) in enumerate(self.rows.items())
+            },
             "losses": Losses(
                 lines_read=len(self.talks),
                 blank_lines=0,
@@ -235,14 +238,18 @@ def handmade(
         talk.copies = 1 + second
         talks.append(talk)
     talks[-2].fate, talks[-2].copies, talks[-2].split = "left_by_weight", 0, -1
-    kept = sorted((talk for talk in talks if talk.fate == "kept"), key=lambda talk: talk.digest)
+    kept = sorted(
+        (talk for talk in talks if talk.fate == "kept"), key=lambda talk: struct.unpack("<2Q", talk.digest)
+    )
     for number, talk in enumerate(kept):
         talk.number = number
     last = talks[-1]
     copy = Talk(last.ids, last.trained, len(talks) + 1, last.source, "duplicate", last.number, 0, -1)
     talks.append(Talk(**{**vars(copy), "digest": last.digest}))
     rows = {
-        split: _rows([talk for talk in kept if talk.split == side for _ in range(talk.copies)], tokenizer, seq_len)
+        split: _rows(
+            [talk for talk in kept if talk.split == side for _ in range(talk.copies)], tokenizer, seq_len
+        )
         for side, split in enumerate(("train", "validation"))
     }
     return Handmade(tokenizer, seq_len, loss_on, talks, rows)
@@ -260,7 +267,9 @@ def _rows(talks: list[Talk], tokenizer: Any, seq_len: int) -> list[Row]:
     for talk in talks:
         position = 0
         while position < len(talk.ids):
-            context = [tokenizer.bos_token_id, *talk.ids[max(0, position - CONTEXT) : position]] if position else []
+            context = (
+                [tokenizer.bos_token_id, *talk.ids[max(0, position - CONTEXT) : position]] if position else []
+            )
             if rows[-1].tokens + len(context) >= seq_len:
                 rows.append(Row())
             row = rows[-1]

@@ -73,6 +73,8 @@ def in_and_again(flow: TokenFlow) -> int:
 def _flow(pack: Pack, chosen: NDArray[np.bool_], repeated: np.int64) -> TokenFlow:
     talks = pack.conversations
     fate, kept = talks.fate, chosen & (talks.fate == "kept")
+    # Of a conversation that is left out as untrained, all tokens are in these two columns.
+    settled = kept | (chosen & (fate == "untrained"))
     tokens = talks.tokens.astype(np.int64)
     placed = tokens - talks.truncated - talks.untrained
     copies = talks.copies.astype(np.int64)
@@ -83,6 +85,6 @@ def _flow(pack: Pack, chosen: NDArray[np.bool_], repeated: np.int64) -> TokenFlo
         oversampled=int(((copies - 1) * placed)[kept].sum()),
         packed=int((copies * placed)[kept].sum()) + int(repeated),
         **lost,
-        truncated=int(talks.truncated[kept].sum()),
-        untrained=int(talks.untrained[kept].sum()) + int(tokens[chosen & (fate == "untrained")].sum()),
+        truncated=int(talks.truncated[settled].sum()),
+        untrained=int(talks.untrained[settled].sum()),
     )

@@ -95,10 +95,9 @@ class DescribedRow:
         places, tokens = len(self.ids), len(self.ids) - self.padding
         trained = int(np.count_nonzero(self.labels >= 0))
         pieces = f"{len(self.pieces):,} document{'s' * (len(self.pieces) != 1)}"
-        return (
-            f"{self.split} row {self.number:,} of {self.num_rows:,}: {pieces}, {tokens:,} of {places:,} places "
-            f"filled ({tokens / places:.2%}), {trained:,} tokens trained"
-        )
+        fill = f"{tokens:,} of {places:,} places filled ({tokens / places:.2%})"
+        row = f"{self.split} row {self.number:,} of {self.num_rows:,}"
+        return f"{row}: {pieces}, {fill}, {trained:,} tokens trained"
 
     def to_json(self, tokenizer: Any) -> dict[str, Any]:
         """The row with every token, for a program."""
@@ -135,9 +134,8 @@ class Describer:
     def document(self, number: int) -> list[DescribedRow]:
         """Every row that holds a piece of the document, with these pieces alone."""
         if not 0 <= number < len(self._lines):
-            raise UserError(
-                f"{self._pack.folder}: has no document {number}; they count from 0 to {len(self._lines) - 1:,}"
-            )
+            last = len(self._lines) - 1
+            raise UserError(f"{self._pack.folder}: has no document {number}; they count from 0 to {last:,}")
         return [row for split in self._pack.manifest.splits for row in self._rows_with(split, number)]
 
     def _rows_with(self, split: str, number: int) -> Iterator[DescribedRow]:

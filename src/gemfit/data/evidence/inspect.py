@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from gemfit.data.evidence.described import Describer, DescribedRow
+from gemfit.data.evidence.described import DescribedRow, Describer
 from gemfit.data.evidence.packfiles import Pack, open_evidence
 from gemfit.data.evidence.roles import make_marks
 from gemfit.data.evidence.rowview import Look, legend, show_row

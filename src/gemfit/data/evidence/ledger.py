@@ -1,4 +1,4 @@
-"""Is every token of every conversation in the rows as often as it should be?
+"""Whether every token of every conversation is in the rows as often as it should be.
 
 Memory: 32 bytes a conversation, and 24 bytes for each piece of one that is in several pieces.
 """
@@ -69,15 +69,14 @@ class Ledger:
         right = self.expected.trained * self.expected.copies
         fewest = right - self.expected.cut_off * self.expected.copies
         for document in np.flatnonzero((self.trained > right) | (self.trained < fewest)).tolist():
-            yield (
-                document,
-                f"{self.trained[document]:,} of its tokens are trained in all rows, expected {right[document]:,}",
-            )
+            trained = f"{self.trained[document]:,} of its tokens are trained in all rows"
+            yield document, f"{trained}, expected {right[document]:,}"
 
     def stretches(self) -> tuple[list[Stretch], Counts]:
-        """Stretches that are in the rows too seldom or too often, and how many tokens are in none: (documents,).
+        """Stretches that are in the rows too seldom or too often, and how many tokens of each are in none.
 
-        A stretch that is in no row is in the list only where the number of missing tokens is wrong.
+        The latter is (documents,). A stretch that is in no row is in the list only where more tokens are
+        missing than should be.
         """
         nothing = (np.empty(0, np.int64),) * 3
         columns = zip(*(self._parts or [nothing]), strict=True)

@@ -23,32 +23,38 @@ def number_conversations(pack: Pack) -> tuple[Numbering, list[str]]:
     talks = pack.conversations
     kept = np.flatnonzero(talks.fate == "kept")
     lines = kept[np.argsort(talks.number[kept], kind="stable")]
-    return Numbering(lines), list(_problems(pack, lines))
-
-
-def _problems(pack: Pack, lines: NDArray[np.int64]) -> Iterator[str]:
-    talks = pack.conversations
     wrong = np.flatnonzero(talks.number[lines] != np.arange(len(lines)))
     if len(wrong):
-        yield f"{pack.place(int(lines[wrong[0]]))}: has the number {talks.number[lines[wrong[0]]]:,}, not {wrong[0]:,}"
+        line = int(lines[wrong[0]])
+        what = f"has the number {talks.number[line]:,}, where {wrong[0]:,} is due"
+        return Numbering(lines), [f"{pack.place(line)}: {what}"]
+    return Numbering(lines), [*_unlikely(pack, lines), *_no_copies(pack, lines)]
+
+
+def _unlikely(pack: Pack, lines: NDArray[np.int64]) -> Iterator[str]:
+    """Conversations that cannot be packed as the table says."""
+    talks = pack.conversations
+    high, low = talks.digests[lines].T
+    unsorted = np.zeros(len(lines), np.bool_)
+    unsorted[1:] = (high[1:] < high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] <= low[:-1]))
+    for what, wrong in (
+        ("its digest is not behind that of the conversation with the number before", unsorted),
+        ("is kept, but not once or more", talks.copies[lines] < 1),
+        ("is kept, but on no side of the split", ~np.isin(talks.split[lines], range(len(SIDES)))),
+    ):
+        if wrong.any():
+            yield f"{pack.place(int(lines[wrong][0]))}: {what}"
+
+
+def _no_copies(pack: Pack, lines: NDArray[np.int64]) -> Iterator[str]:
+    """Duplicates that are none of the conversation whose number they have."""
+    talks = pack.conversations
+    copies = np.flatnonzero((talks.fate == "duplicate") & (talks.number >= 0))
+    original = talks.number[copies]
+    if (unknown := original >= len(lines)).any():
+        yield f"{pack.place(int(copies[unknown][0]))}: copies {original[unknown][0]:,}, which is in no row"
         return
-    digests = talks.digests[lines]
-    same = np.flatnonzero(digests[1:] <= digests[:-1])
-    if len(same):
-        yield f"{pack.place(int(lines[same[0] + 1]))}: is out of order: its digest is not behind that of the one before"
-    few = np.flatnonzero(talks.copies[lines] < 1)
-    if len(few):
-        yield f"{pack.place(int(lines[few[0]]))}: is kept {talks.copies[lines[few[0]]]} times"
-    astray = np.flatnonzero(~np.isin(talks.split[lines], range(len(SIDES))))
-    if len(astray):
-        yield f"{pack.place(int(lines[astray[0]]))}: is kept, but on no side of the split"
-    copies = np.flatnonzero(talks.fate == "duplicate")
-    of = talks.number[copies]
-    known = (of >= -1) & (of < len(lines))
-    if not known.all():
-        yield f"{pack.place(int(copies[~known][0]))}: copies number {of[~known][0]:,}, which is in no row"
-        return
-    copies, of = copies[of >= 0], of[of >= 0]
-    unlike = np.flatnonzero(talks.digests[copies] != talks.digests[lines[of]])
-    if len(unlike):
-        yield f"{pack.place(int(copies[unlike[0]]))}: is no copy of {pack.place(int(lines[of[unlike[0]]]))}"
+    unlike = (talks.digests[copies] != talks.digests[lines[original]]).any(axis=1)
+    if unlike.any():
+        of = pack.place(int(lines[original[unlike][0]]))
+        yield f"{pack.place(int(copies[unlike][0]))}: is called a copy of {of}, and is none"

@@ -76,11 +76,11 @@ class Conversations:
         return np.asarray(self._table.column("fate").cast(pa.string()).to_numpy(zero_copy_only=False), str)
 
     @cached_property
-    def digests(self) -> NDArray[np.bytes_]:
-        """(conversations,): 16 bytes each, equal for exact copies."""
+    def digests(self) -> NDArray[np.uint64]:
+        """(conversations, 2): equal for exact copies only; the first column counts first."""
         parts = self._table.column("digest").chunks
         raw = b"".join(part.buffers()[1][16 * part.offset : 16 * (part.offset + len(part))] for part in parts)
-        return np.frombuffer(raw, "S16")
+        return np.frombuffer(raw, "<u8").reshape(-1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ class Pack:
     def shards(self, split: str) -> list[Path]:
         """The files with the rows of ``split``, in order."""
         if split not in self.manifest.splits:
-            names = ", ".join(self.manifest.splits)
-            raise UserError(f"{self.folder}: has no split {split!r}; it has {names}")
+            splits = ", ".join(self.manifest.splits)
+            raise UserError(f"{self.folder}: has no split {split!r}; it has {splits}")
         names = [file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
         return [self.folder / name for name in names if name.endswith(".arrow")]
 
@@ -108,7 +108,9 @@ class Pack:
                     yield as_arrays(batch, first)
                     first += batch.num_rows
             except (OSError, pa.ArrowInvalid) as error:
-                raise UserError(f"{path}: cannot be read: {error}; delete {self.folder} and pack again") from None
+                raise UserError(
+                    f"{path}: cannot be read: {error}; delete {self.folder} and pack again"
+                ) from None
 
     def origin(self, index: int) -> tuple[str, str, int]:
         """Name of the source, file and line of the conversation in line ``index`` of the table."""

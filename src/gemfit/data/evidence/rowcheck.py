@@ -24,7 +24,9 @@ FAULTS = (
     "a document has a number that no conversation of this split has",
     "a document goes beyond the end of its conversation",
 )
-(LENGTHS, TRAINED, LABEL, PAD, PADDED_LABEL, FIRST, REPEATED, UNLABELLED, DOCUMENT, BEYOND) = range(len(FAULTS))
+(LENGTHS, TRAINED, LABEL, PAD, PADDED_LABEL, FIRST, REPEATED, UNLABELLED, DOCUMENT, BEYOND) = range(
+    len(FAULTS)
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -106,7 +106,10 @@ def collect(pack: Pack, columns: Columns) -> dict[str, Any]:
             **{
                 f"{what} of {split}": spread(values[split])
                 for split in manifest.splits
-                for what, values in (("fill of a row", columns.fill), ("documents in a row", columns.documents))
+                for what, values in (
+                    ("fill of a row", columns.fill),
+                    ("documents in a row", columns.documents),
+                )
                 if len(values[split])
             },
         },

@@ -35,8 +35,8 @@ def _tables(figures: Figures) -> Iterator[Table]:
         rows = [(f"{r['lines']:,}", r["first"], r["reason"]) for r in figures["rejected"][:REASONS]]
         yield table(["lines", "first", "reason"], rows, title="Rejected lines")
     if found := {kind: count for kind, count in figures["personal_data"].items() if count}:
-        rows = [(kind, f"{count:,}") for kind, count in found.items()]
-        yield table(["kind", "found"], rows, title="Personal data")
+        kinds = [(kind, f"{count:,}") for kind, count in found.items()]
+        yield table(["kind", "found"], kinds, title="Personal data")
 
 
 def _splits(figures: Figures) -> Table:

@@ -7,18 +7,17 @@ gigabyte a second, and some 150 bytes of memory a conversation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gemfit.data.evidence.accounts import differing, flow_of_conversations, unbalanced, untotalled
 from gemfit.data.evidence.ledger import Expected, Ledger
 from gemfit.data.evidence.numbering import Numbering, number_conversations
-from gemfit.data.evidence.packfiles import CONVERSATIONS, SIDES, Conversations, Pack
+from gemfit.data.evidence.packfiles import SIDES, Conversations, Pack
 from gemfit.data.evidence.reading import damage, read_batches, unlisted
 from gemfit.data.evidence.rowcheck import RowFaults, Rules, check_rows
 from gemfit.data.progress import progress
@@ -176,8 +175,8 @@ def _sums(pack: Pack, numbering: Numbering, ledger: Ledger, counts: dict[str, _S
 def _split_counts(split: str, said: SplitCounts, count: _Split, conversations: int) -> Iterator[str]:
     counted = {name: getattr(count, name) for name in _Split.__dataclass_fields__}
     for name, number in (counted | {"conversations": conversations}).items():
-        if getattr(said, name) != number:
-            yield f"splits.{split}.{name} is {getattr(said, name):,} in the manifest, but {number:,} are counted"
+        if (stated := getattr(said, name)) != number:
+            yield f"splits.{split}.{name} is {stated:,} in the manifest, but {number:,} are counted"
 
 
 def _conversations(pack: Pack, numbering: Numbering, split: str) -> int:
