@@ -105,10 +105,7 @@ def _around_digits(text: Any, start: int, end: int, at: int, classes: Any) -> An
         digits += length
         grouped |= length >= 14 or (third == 3 and second == 3 and latest == 4)
         grouped |= third == 4 and (second == 4 or second == 6) and latest >= 4
-        # Groups stand apart by one character, or by ") " after an area code.
-        gap = place
-        while gap < end and gap - place < 3 and _parts_groups(text[gap]):
-            gap += 1
+        gap = _after_gap(text, place, end)
         if gap == place or gap >= end or not classes[text[gap]] & _DIGIT or gap - first > 64:
             break
         place = gap
@@ -120,19 +117,30 @@ def _around_digits(text: Any, start: int, end: int, at: int, classes: Any) -> An
 @njit(cache=True)
 def _after_letters(text: Any, start: int, end: int, at: int, classes: Any) -> Any:
     """Two capitals and two digits at the start of a word begin an IBAN; other such digits are skipped."""
-    stop = at
-    while stop < end and classes[text[stop]] & _DIGIT:
-        stop += 1
+    digits_end = at
+    while digits_end < end and classes[text[digits_end]] & _DIGIT:
+        digits_end += 1
     capitals = at - start >= 2 and 65 <= text[at - 1] <= 90 and 65 <= text[at - 2] <= 90
     word = at - start == 2 or not classes[text[at - 3]] & (_LETTER | _DIGIT) if capitals else False
-    if not word or stop - at < 2:
-        return -1, 0, 0, stop
+    if not word or digits_end - at < 2:
+        return -1, 0, 0, digits_end
     stop = at
     while stop < end and stop - at < 48 and (classes[text[stop]] & (_DIGIT | _LETTER) or text[stop] == 32):
         stop += 1
     if stop - at < 13:
-        return -1, 0, 0, at + 2
-    return IBAN, at - 2, stop, at + 2
+        return -1, 0, 0, digits_end
+    return IBAN, at - 2, stop, digits_end
+
+
+@njit(cache=True)
+def _after_gap(text: Any, at: int, end: int) -> int:
+    """Groups stand apart by a space, hyphen or dot, or a bracket and one of these around an area code."""
+    if at < end and _parts_groups(text[at]):
+        bracket = text[at] == 40 or text[at] == 41
+        at += 1
+        if at < end and _parts_groups(text[at]) and (bracket or text[at] == 40):
+            at += 1
+    return at
 
 
 @njit(cache=True)

@@ -95,29 +95,35 @@ def _shingles(ids: Any, ends: Any, last: Any, roles: Any) -> Any:
     """Hashes of all runs, and where those of each conversation begin and end."""
     hashes = np.empty(len(ids), np.uint64)
     edges = np.zeros(len(last) + 1, np.uint64)
-    out_factor = np.uint64(1)
-    for _ in range(SHINGLE):
-        out_factor *= _FACTOR
     made = 0
     message = 0
     for conversation in range(len(last)):
         while message < last[conversation]:
-            start = ends[message - 1] if message else 0
-            stop = ends[message]
             if roles[message] != _SYSTEM:
-                rolling = np.uint64(0)
-                for at in range(start, stop):
-                    # Ids count from 1 here, so that a run of zeros has a length.
-                    rolling = rolling * _FACTOR + np.uint64(ids[at]) + np.uint64(1)
-                    if at - start >= SHINGLE:
-                        rolling -= out_factor * (np.uint64(ids[at - SHINGLE]) + np.uint64(1))
-                    if at - start >= SHINGLE - 1 or at == stop - 1:
-                        mixed = (rolling ^ (rolling >> _HALF)) * _MIX
-                        hashes[made] = mixed ^ (mixed >> _HALF)
-                        made += 1
+                start = ends[message - 1] if message else 0
+                made = _runs(ids[start : ends[message]], hashes, made)
             message += 1
         edges[conversation + 1] = made
     return hashes[:made], edges
+
+
+@njit(cache=True)
+def _runs(ids: Any, hashes: Any, made: int) -> int:
+    """Hash each run of ``SHINGLE`` ids, or all of a shorter message; returns how many are made now."""
+    leaving = np.uint64(1)
+    for _ in range(SHINGLE):
+        leaving *= _FACTOR
+    rolling = np.uint64(0)
+    for at in range(len(ids)):
+        # Ids count from 1 here, so that a run of zeros has a length.
+        rolling = rolling * _FACTOR + np.uint64(ids[at]) + np.uint64(1)
+        if at >= SHINGLE:
+            rolling -= leaving * (np.uint64(ids[at - SHINGLE]) + np.uint64(1))
+        if at >= SHINGLE - 1 or at == len(ids) - 1:
+            mixed = (rolling ^ (rolling >> _HALF)) * _MIX
+            hashes[made] = mixed ^ (mixed >> _HALF)
+            made += 1
+    return made
 
 
 @njit(cache=True)

@@ -27,7 +27,7 @@ from gemfit.data.columns import Messages
 KINDS = ("email", "phone", "card", "iban")
 _MASKS = {kind: f"[{kind.upper()}]".encode() for kind in KINDS}
 
-_EMAIL = re.compile(
+ADDRESS = re.compile(
     rb"[A-Za-z0-9](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_+-])?"
     rb"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![A-Za-z0-9_-])"
 )
@@ -85,7 +85,7 @@ def find_personal(messages: Messages) -> Iterator[Find]:
 
 
 def _emails(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[Find]:
-    for match in _EMAIL.finditer(text, start, end):
+    for match in ADDRESS.finditer(text, start, end):
         suffix = match[0].rpartition(b".")[2].lower()
         if suffix in _FILE_SUFFIXES or _is_code(text, match.start(), match.end(), low, high):
             continue
