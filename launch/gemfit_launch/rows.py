@@ -34,7 +34,7 @@ class Rows:
 
 def find_rows(recipe: Recipe) -> Rows:
     """Rows of the finished pack; else an estimate from the size of the data; else a placeholder."""
-    if recipe.data.source is None:
+    if not recipe.data.mixture:
         nothing = PackReference(fingerprint="", folder="")
         return _placeholder(recipe.data, nothing, "no data is given (--data FILE)")
     job = make_pack_job(recipe)
@@ -43,8 +43,9 @@ def find_rows(recipe: Recipe) -> Rows:
     pack = PackReference(fingerprint=job.fingerprint, folder=str(folder))
     if (manifest := finished_pack(folder)) is not None:
         return Rows(count=manifest.splits["train"].rows, pack=pack, packed=True)
-    if not job.files:
-        return _placeholder(recipe.data, pack, f"{recipe.data.source} is not packed yet")
+    streams = [source.name for source in job.sources if source.hub is not None]
+    if streams:
+        return _placeholder(recipe.data, pack, f"{', '.join(streams)} is not packed yet")
     return _estimate(job, pack)
 
 
@@ -58,7 +59,7 @@ def finished_pack(folder: Path) -> PackManifest | None:
 
 
 def _estimate(job: PackJob, pack: PackReference) -> Rows:
-    size = sum(file.bytes * _expansion(file.path) for file in job.files)
+    size = sum(file.bytes * _expansion(file.path) * job.sources[file.source].weight for file in job.files)
     tokens = size / BYTES_PER_TOKEN * (1 - job.data.validation_share)
     return Rows(
         count=_rows(tokens, job.data),
@@ -80,7 +81,8 @@ def _placeholder(data: DataRecipe, pack: PackReference, why: str) -> Rows:
 
 
 def _rows(tokens: float, data: DataRecipe) -> int:
-    return max(1, math.ceil(tokens / data.seq_len))
+    rows = max(1, math.ceil(tokens / data.seq_len))
+    return rows if data.max_rows is None else min(rows, data.max_rows)
 
 
 def _expansion(path: str) -> int:

@@ -24,9 +24,10 @@ class Builder:
         self.manifest = manifest
         self.code = code
         self.jobs: list[PackJob] = []
+        self.options: list[str] = []
 
     def __call__(self, module: str, arguments: Sequence[str]) -> ExitCode:
-        job_file, option, folder = arguments
+        job_file, option, folder, *self.options = arguments
         assert (module, option) == ("gemfit.data", "--out")
         self.jobs.append(PackJob.read(Path(job_file)))
         if self.manifest is not None:
@@ -99,3 +100,31 @@ def test_pack_without_data_says_how_to_name_it(cli: Callable[..., Result]) -> No
     result = cli("pack", "gemma3/1b-card")
     assert result.exit_code == 2
     assert "pass --data FILE.jsonl" in result.stderr
+
+
+def test_pack_hands_on_how_to_work(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
+    assert cli("pack", "debug/cpu-tiny", "--data", talks, "--workers", 3, "--merge").exit_code == 0
+    assert builder.options == ["--workers", "3", "--merge"]
+    assert cli("pack", "debug/cpu-tiny", "--data", talks, "--force", "--engine", "tokenizers").exit_code == 0
+    assert builder.options == ["--engine", "tokenizers"]
+
+
+def test_a_shard_makes_parts_and_no_pack(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
+    builder.manifest = None
+    result = cli("pack", "debug/cpu-tiny", "--data", talks, "--shard", "2/8")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert builder.options == ["--shard", "2/8"]
+
+
+@pytest.mark.parametrize("shard", ["0/8", "9/8", "2", "2/", "a/b", "-1/2"])
+def test_a_shard_that_is_none_is_refused(shard: str, talks: Path, cli: Callable[..., Result]) -> None:
+    result = cli("pack", "debug/cpu-tiny", "--data", talks, "--shard", shard)
+    assert result.exit_code == 2
+    assert "write i/n, with i from 1 to n" in result.stderr
+
+
+@pytest.mark.parametrize("other", ["--merge", "--force", "--json"])
+def test_a_shard_has_no_result_to_show(other: str, talks: Path, cli: Callable[..., Result]) -> None:
+    result = cli("pack", "debug/cpu-tiny", "--data", talks, "--shard", "1/2", other)
+    assert result.exit_code == 2
+    assert "--shard makes parts of a pack only" in result.stderr

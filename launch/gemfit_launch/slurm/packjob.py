@@ -39,9 +39,8 @@ def pack(plan: Plan) -> Plan:
     """Build the pack of ``plan`` unless it is there; the plan for the rows that it has."""
     job, folder = make_pack_job(plan.recipe), Path(plan.pack.folder)
     if job.fingerprint != plan.pack.fingerprint:
-        raise UserError(
-            f"{plan.recipe.data.source}: has changed since the run was submitted; submit it again"
-        )
+        named = ", ".join(source.name for source in job.sources)
+        raise UserError(f"{named}: has changed since the run was submitted; submit it again")
     manifest = ensure_pack(job, folder, force=False, say=print_line)
     return exact(plan, manifest.splits["train"].rows)
 

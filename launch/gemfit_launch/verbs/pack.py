@@ -2,34 +2,81 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
+from gemfit.errors import UserError
 from gemfit.packing import make_pack_job, pack_folder
 from gemfit_launch.options import json_option, request_options
-from gemfit_launch.packer import PackFailed, ensure_pack
+from gemfit_launch.packer import PackFailed, ensure_pack, make_shard
 from gemfit_launch.report import show_pack
 from gemfit_launch.request import Request
+
+
+def _shard(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{value!r}: write i/n, with i from 1 to n")
+    return value
 
 
 @click.command()
 @request_options()
 @click.option("--force", is_flag=True, help="Build it again even if it is there.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; all cores if left out.")
+@click.option("--shard", metavar="I/N", callback=_shard, help="Do one of N jobs' share; --merge joins them.")
+@click.option("--merge", is_flag=True, help="Join what the jobs of --shard have made.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "tokenizers", "gigatoken"]),
+    default="auto",
+    show_default=True,
+    help="What encodes text; all give the same tokens.",
+)
 @json_option
-def pack(request: Request, force: bool, as_json: bool) -> None:
+def pack(
+    request: Request,
+    force: bool,
+    workers: int | None,
+    shard: str | None,
+    merge: bool,
+    engine: str,
+    as_json: bool,
+) -> None:
     """Turn conversations into packed rows, once.
 
-    The pack is kept under a fingerprint of data, tokenizer and settings, so a second call finds it.
-    Cache: $GEMFIT_CACHE, else ~/.cache/gemfit.
+    The pack is kept under a fingerprint of data, tokenizer and settings, so a second call finds it. A
+    build that was interrupted goes on where it was, and data that was added to costs only what is new.
+    Cache: $GEMFIT_CACHE, else ~/.cache/gemfit; $GEMFIT_PARTS_GIB bounds what is kept for later builds
+    (20; 0 keeps nothing).
 
     \b
     Example:
       gemfit pack gemma3/1b-card --data talks.jsonl
       gemfit pack debug/cpu-tiny --data 'talks/*.jsonl.zst' --set data.seq_len=2048 --json
+    \b
+    On eight nodes that share the cache, then on one:
+      sbatch --array=1-8 --wrap 'gemfit pack RECIPE --data DATA --shard $SLURM_ARRAY_TASK_ID/8'
+      gemfit pack RECIPE --data DATA --merge
     """
+    if shard and (merge or force or as_json):
+        raise UserError("--shard makes parts of a pack only: use it without --merge, --force and --json")
     job = make_pack_job(request.recipe())
     folder = pack_folder(job.fingerprint)
+    options = ["--engine", engine] if engine != "auto" else []
+    if workers is not None:
+        options += ["--workers", str(workers)]
     try:
-        manifest = ensure_pack(job, folder, force=force, say=lambda line: click.echo(line, err=True))
+        if shard:
+            make_shard(job, folder, shard, options=options)
+            return
+        options += ["--merge"] if merge else []
+        manifest = ensure_pack(
+            job, folder, force=force, say=lambda line: click.echo(line, err=True), options=options
+        )
     except PackFailed as error:
         raise click.exceptions.Exit(error.code) from None
     if as_json:
