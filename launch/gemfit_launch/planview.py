@@ -47,7 +47,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
     rows = [
         ("model", _model(recipe.model)),
         ("strategy", f"{recipe.strategy.label} on {_places(plan)}"),
-        ("data", f"{recipe.data.source or 'not given'}, {_rendering(plan)}"),
+        ("data", f"{recipe.data.label or 'not given'}, {_rendering(plan)}"),
         ("rows", f"{plan.steps.rows:,} of {recipe.data.seq_len:,} tokens, {plan.steps.rows_are}"),
         ("batch", _batch(plan)),
         ("tokens a step", f"{plan.batch.tokens_per_step:,}"),

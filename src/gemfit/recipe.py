@@ -174,6 +174,14 @@ class DataRecipe(Contract):
             return self.sources
         return (SourceRecipe(source=self.source, hf_config=self.hf_config, hf_split=self.hf_split),)
 
+    @property
+    def label(self) -> str:
+        """The sources as a person would say them; empty before any is named."""
+        return ", ".join(
+            source.title if source.weight == 1 else f"{source.title} x {source.weight:g}"
+            for source in self.mixture
+        )
+
 
 def _check_hub_settings(source: str | None, hf_config: str | None, hf_split: str) -> None:
     if not (source or "").startswith("hf:") and (hf_config is not None or hf_split != "train"):

@@ -16,6 +16,13 @@ from gemfit.strategy import STRATEGY_NAMES, strategy_from_name
 from gemfit.yamlfile import Document, KeyPath, parse
 
 Model = TypeVar("Model", bound=Contract)
+ONE_OF = {
+    "length.epochs": ("length.steps", "null"),
+    "length.steps": ("length.epochs", "null"),
+    "data.source": ("data.sources", "[]"),
+    "data.sources": ("data.source", "null"),
+}
+"""For each of two settings that exclude each other, the other one and how it is left out."""
 EXAMPLES = {"--set": "--set optim.learning_rate=5e-5", "--site-set": "--site-set partition=gpu"}
 
 
@@ -37,7 +44,7 @@ def with_settings(
     ``option`` is where a person wrote them, for errors.
     """
     settings = list(settings)
-    for setting in _other_length_left_out(settings):
+    for setting in _other_form_left_out(settings):
         dotted, equals, text = setting.partition("=")
         place = f"{option} {setting}"
         if not equals or not dotted:
@@ -48,12 +55,11 @@ def with_settings(
     return document
 
 
-def _other_length_left_out(settings: list[str]) -> list[str]:
-    """A length given here replaces the recipe's, whichever of the two that was."""
+def _other_form_left_out(settings: list[str]) -> list[str]:
+    """A length or a source given here replaces the recipe's, whichever of the two forms that has."""
     given = dict(setting.partition("=")[::2] for setting in settings)
-    pair = {"length.epochs": "length.steps", "length.steps": "length.epochs"}
-    other = [pair[key] for key, text in given.items() if key in pair and text != "null"]
-    return [f"{key}=null" for key in other if key not in given] + settings
+    others = [ONE_OF[key] for key, text in given.items() if key in ONE_OF and text not in ("null", "[]")]
+    return [f"{key}={nothing}" for key, nothing in others if key not in given] + settings
 
 
 def _spelled_out(document: Document) -> Document:
@@ -115,7 +121,9 @@ def _explain(model: type[Contract], document: Document, detail: ErrorDetails) ->
     dotted = ".".join(map(str, path))
     place = document.place(path)
     if detail["type"] == "extra_forbidden":
-        parent = annotation_at(model, tuple(map(str, path[:-1])), place) if path[:-1] else model
+        # Fields are looked for inside a list as well, so its indices are no keys.
+        keys = tuple(key for key in path[:-1] if isinstance(key, str))
+        parent = annotation_at(model, keys, place) if keys else model
         return f"{place}: {_unknown(dotted, str(path[-1]), list(_fields(parent)))}"
     if detail["type"] == "missing":
         return f"{place}: {dotted} is missing"

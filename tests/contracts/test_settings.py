@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.errors import UserError, did_you_mean
-from gemfit.recipe import LengthRecipe, Recipe
+from gemfit.recipe import LengthRecipe, Recipe, SourceRecipe
 from gemfit.settings import build, with_settings
 from gemfit.strategy import DeepSpeed, Fsdp
 from gemfit.yamlfile import parse
@@ -32,6 +32,10 @@ def mistakes(text: str, *settings: str) -> list[str]:
         (
             "optim:\n  lerning_rate: 1\n",
             "r.yaml:3: optim.lerning_rate is not a setting; did you mean 'learning_rate'?",
+        ),
+        (
+            "data:\n  sources:\n    - source: a.jsonl\n      wieght: 2\n",
+            "r.yaml:5: data.sources.0.wieght is not a setting; did you mean 'weight'?",
         ),
         ("batch: {zzz: 1}\n", "r.yaml:2: batch.zzz is not a setting; valid: effective, per_device_max"),
         ("optim:\n  schedule: lineer\n", "r.yaml:3: optim.schedule: expected 'linear'"),
@@ -86,6 +90,8 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
         ("data.source=no", "data.source", "no"),
         ("data.source=123", "data.source", "123"),
         ("data.source=a=b.jsonl", "data.source", "a=b.jsonl"),
+        ("data.sources=[{source: a.jsonl}]", "data.sources", (SourceRecipe(source="a.jsonl"),)),
+        ("data.max_rows=1000", "data.max_rows", 1000),
         ("model.revision=1e5", "model.revision", "1e5"),
         ("model.revision=null", "model.revision", "null"),
         ("model.tokenizer=null", "model.tokenizer", None),
@@ -133,6 +139,15 @@ def test_a_length_set_here_replaces_the_other_one_but_two_lengths_are_refused() 
     assert recipe("length: {steps: 3}\n", "length.epochs=2").length == LengthRecipe(epochs=2)
     (line,) = mistakes("", "length.steps=20", "length.epochs=2")
     assert "exactly one of" in line
+
+
+def test_sources_given_on_the_command_line_replace_the_recipes() -> None:
+    several = recipe("data: {source: a.jsonl}\n", "data.sources=[{source: b.jsonl, weight: 2.5}]").data
+    assert (several.source, several.label) == (None, "b.jsonl x 2.5")
+    one = recipe("data: {sources: [{source: a.jsonl}, {source: b.jsonl}]}\n", "data.source=c.jsonl").data
+    assert (one.sources, one.label) == ((), "c.jsonl")
+    (line,) = mistakes("", "data.source=a.jsonl", "data.sources=[{source: b.jsonl}]")
+    assert "give `source` or `sources`, not both" in line
 
 
 @given(seed=st.integers(0, 2**32 - 1), rate=st.floats(1e-300, 1e300))

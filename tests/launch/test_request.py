@@ -111,3 +111,9 @@ def test_all_mistakes_of_a_file_come_at_once_each_with_its_line(tmp_path: Path) 
 
 def test_the_recipe_of_a_request_is_a_recipe() -> None:
     assert isinstance(Request(name="gemma3/1b-card").recipe(), Recipe)
+
+
+def test_data_on_the_command_line_replaces_every_source_of_the_recipe(tmp_path: Path) -> None:
+    name = write(tmp_path, "data: {sources: [{source: a.jsonl}, {source: b.jsonl, weight: 2}]}\n")
+    assert Request(name=name).recipe().data.label == "a.jsonl, b.jsonl x 2"
+    assert Request(name=name, data="c.jsonl").recipe().data.label == "c.jsonl"

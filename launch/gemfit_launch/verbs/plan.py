@@ -64,5 +64,5 @@ def _plan_at_site(
 
 
 def _with_data(request: Request) -> list[str]:
-    data = request.recipe().data.source
-    return [*request.arguments(), *(["--data", "FILE.jsonl"] if data is None else [])]
+    given = request.recipe().data.mixture
+    return [*request.arguments(), *([] if given else ["--data", "FILE.jsonl"])]

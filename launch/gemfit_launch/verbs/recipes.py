@@ -106,10 +106,11 @@ def _problems(request: Request, ranks: Ranks) -> list[str]:
     except UserError as error:
         return str(error).splitlines()
     problems = [f"{request.name}: {problem}" for problem in find_problems(recipe, topology)]
-    source = recipe.data.source
-    if source is not None and not source.startswith("hf:"):
+    for origin in recipe.data.mixture:
+        if origin.source.startswith("hf:"):
+            continue
         try:
-            find_files(source)
+            find_files(origin.source)
         except UserError as error:
-            problems.append(f"{request.name}: data.source: {error}")
+            problems.append(f"{request.name}: data: {error}")
     return problems

@@ -126,7 +126,7 @@ def _pack(plan: Plan) -> None:
     job = make_pack_job(plan.recipe)
     if job.fingerprint != plan.pack.fingerprint:
         raise UserError(
-            f"{plan.pack.folder}: the packed data is gone, and {plan.recipe.data.source} has changed since; "
+            f"{plan.pack.folder}: the packed data is gone, and {plan.recipe.data.label} has changed since; "
             "bring the old data back, or start a new run"
         )
     try:

@@ -75,7 +75,7 @@ def submit(
         return
     for job in jobs:
         RunDir.refuse_used(job.root)
-        if job.plan.recipe.data.source is None:
+        if not job.plan.recipe.data.mixture:
             find_files(None)  # says how to name the data
     _say_what_is_hidden()
     if not as_json:
