@@ -50,6 +50,8 @@ class Part:
     """(atoms,): index in the rendered conversation of the first token of the body."""
     linked: NDArray[np.bool_]
     """(atoms,): True where it can go on in the piece of the atom before it."""
+    torn: NDArray[np.bool_]
+    """(atoms,): True where the body begins inside a message."""
     conversation: Ints
     """(atoms,): index into the columns below, not decreasing."""
 

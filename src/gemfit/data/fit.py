@@ -1,43 +1,40 @@
-"""Make every conversation fit into a row, and keep exact accounts of what that cost."""
+"""Make a conversation fit into rows, and say exactly what that cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gemfit.data.document import Document, Words, count_trained
 from gemfit.data.split import Atom, split
 
 
-@dataclass(slots=True)
-class Fitter:
-    """Applies ``data.overlong`` and counts; the names are those of ``Losses``."""
+class Fitted(NamedTuple):
+    """What of one conversation is packed, and what is not; tokens."""
 
-    overlong: str
-    seq_len: int
-    split_conversations: int = 0
-    truncated_conversations: int = 0
-    truncated_tokens: int = 0
-    dropped_conversations: int = 0
-    dropped_tokens: int = 0
+    atoms: list[Atom]
+    truncated: int = 0
+    """Cut off by ``truncate``."""
+    dropped: int = 0
+    """All of them, where ``drop`` left the conversation out."""
+    untrained: int = 0
+    """Of atoms without a single trained token, which are left out."""
 
-    def fit(self, document: Document) -> list[Atom]:
-        """What of a document is packed: atoms of at most ``seq_len`` words."""
-        length = len(document.words)
-        if length <= self.seq_len:
-            return split(document, self.seq_len)
-        if self.overlong == "split":
-            self.split_conversations += 1
-            return split(document, self.seq_len)
-        if self.overlong == "truncate":
-            return self._truncate(document.words)
-        self.dropped_conversations += 1
-        self.dropped_tokens += length
-        return []
 
-    def _truncate(self, words: Words) -> list[Atom]:
-        kept = words[: self.seq_len]
-        if not count_trained(kept):  # the question alone fills the row: there is nothing to learn
-            kept = kept[:0]
-        self.truncated_conversations += 1
-        self.truncated_tokens += len(words) - len(kept)
-        return [Atom(kept, kept, linked=False)] if len(kept) else []
+def fit(document: Document, overlong: str, seq_len: int) -> Fitted:
+    """Atoms of at most ``seq_len`` words; ``overlong`` (as in ``data``) says how, where it is longer."""
+    words = document.words
+    if len(words) <= seq_len:
+        return Fitted([Atom(words, words, linked=False, start=0)])
+    if overlong == "drop":
+        return Fitted([], dropped=len(words))
+    if overlong == "truncate":
+        return _truncated(words, seq_len)
+    atoms = split(document, seq_len, anywhere=overlong == "cut")
+    return Fitted(atoms, untrained=len(words) - sum(len(atom.body) for atom in atoms))
+
+
+def _truncated(words: Words, seq_len: int) -> Fitted:
+    kept = words[:seq_len]
+    if not count_trained(kept):  # the question alone fills the row: there is nothing to learn
+        return Fitted([], truncated=len(words))
+    return Fitted([Atom(kept, kept, linked=False, start=0)], truncated=len(words) - seq_len)

@@ -7,7 +7,7 @@ Those that fit as they are cost nothing: their tokens are their atom. Each longe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +16,10 @@ from gemfit.data.columns import Ints, Messages
 from gemfit.data.compose import Composed
 from gemfit.data.conversation import ROLES
 from gemfit.data.document import Document, Turn, Words, masked
-from gemfit.data.fit import Fitter
+from gemfit.data.fit import Fitted, fit
 from gemfit.data.rendering import Rendering
 
 _SYSTEM = ROLES.index("system")
-
-
-class Fitted(NamedTuple):
-    atoms: list[Any]
-    truncated: int
-    dropped: int
-    untrained: int
-
-
-def fit(document: Document, overlong: str, seq_len: int) -> Fitted:
-    fitter = Fitter(overlong, seq_len)
-    atoms = fitter.fit(document)
-    rest = len(document.words) - sum(len(a.body) for a in atoms)
-    rest -= fitter.truncated_tokens + fitter.dropped_tokens
-    return Fitted(atoms, fitter.truncated_tokens, fitter.dropped_tokens, rest)
 
 
 class FittedRows(NamedTuple):
@@ -45,6 +30,7 @@ class FittedRows(NamedTuple):
     context: Ints
     starts: Ints
     linked: NDArray[np.bool_]
+    torn: NDArray[np.bool_]
     conversation: Ints
     truncated: Ints
     dropped: Ints
@@ -77,6 +63,7 @@ def fit_rows(composed: Composed, messages: Messages, rendering: Rendering) -> Fi
         context=column(zeros, [atom.repeated for atom in atoms]),
         starts=column(zeros, [atom.start for atom in atoms]),
         linked=column(zeros, [atom.linked for atom in atoms]).astype(np.bool_),
+        torn=column(zeros, [atom.torn for atom in atoms]).astype(np.bool_),
         conversation=conversation,
         truncated=_accounts(zeros, overlong, [found.truncated for found in fitted]),
         dropped=_accounts(zeros, overlong, [found.dropped for found in fitted]),

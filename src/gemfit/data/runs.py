@@ -6,13 +6,15 @@ ways are tried, and the one with fewer rows is taken:
 
 - each piece takes all that fits, and best fit, decreasing, packs the pieces: the fewest cuts;
 - each row takes a run of the longest conversation at hand, and the run or whole conversation that
-  gains most in the rest. Repeated context is no gain.
+  gains most in the rest. The gain is what it holds less the context that its end makes the next piece
+  repeat.
 
 Cost: some tens of microseconds a row that holds a part of a long conversation; 50 bytes an atom.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +22,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from gemfit.data.pack import pack
+from gemfit.data.windows import AT_ONCE, pack_any
 
 WINDOW = 128
 """Long conversations among which the best filling is looked for."""
-OPTIONS = 16
+OPTIONS = 32
 """Lengths of the first run of a row that are tried, the longest first."""
+TIGHT = 10
+"""Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
 
 Ints = NDArray[np.int32]
 
@@ -53,24 +58,53 @@ class Runs(NamedTuple):
     """From 0, without gaps."""
 
 
-def fit_runs(atoms: Atoms, seq_len: int) -> Runs:
-    """Make pieces of the atoms and put them into rows; every atom is in exactly one piece."""
-    longest = longest_pieces(atoms, seq_len)
+def fit_runs(atoms: Atoms, seq_len: int, *, tight: bool = False, at_once: int = AT_ONCE) -> Runs:
+    """Make pieces of the atoms and put them into rows; every atom is in exactly one piece.
+
+    ``tight`` fills rows to the last token at the price of more pieces, which repeat more context: for
+    atoms that were cut anywhere. More than ``at_once`` atoms are fitted in slabs of whole conversations.
+    """
+    if len(atoms.lengths) <= at_once or not atoms.linked.any():
+        return _fit_slab(atoms, seq_len, tight, at_once)
+    slabs = [_fit_slab(slab, seq_len, tight, at_once) for slab in _slabs(atoms, at_once)]
+    rows = np.cumsum([0, *(slab.row[-1] + 1 for slab in slabs)])
+    firsts = np.cumsum([0, *(slab.num_atoms.sum(dtype=np.int64) for slab in slabs)])
+    return Runs(
+        np.concatenate([slab.first + at for slab, at in zip(slabs, firsts, strict=False)]).astype(np.int32),
+        np.concatenate([slab.num_atoms for slab in slabs]),
+        np.concatenate([slab.lengths for slab in slabs]),
+        np.concatenate([slab.row + at for slab, at in zip(slabs, rows, strict=False)]).astype(np.int32),
+    )
+
+
+def _fit_slab(atoms: Atoms, seq_len: int, tight: bool, at_once: int) -> Runs:
+    longest = longest_pieces(atoms, seq_len, at_once)
     if not atoms.linked.any():
         return longest
-    fitted = _fitted_pieces(atoms, seq_len)
+    fitted = _fitted_pieces(atoms, seq_len, TIGHT if tight else 1)
     return fitted if fitted.row[-1] < longest.row[-1] else longest
 
 
-def longest_pieces(atoms: Atoms, seq_len: int) -> Runs:
+def _slabs(atoms: Atoms, at_once: int) -> Iterator[Atoms]:
+    """Whole conversations of together some ``at_once`` atoms."""
+    heads = np.append(np.flatnonzero(~atoms.linked), len(atoms.lengths))
+    start = 0
+    while start < len(atoms.lengths):
+        after = max(1, int(np.searchsorted(heads, start + at_once, "right")) - 1)
+        stop = int(heads[after]) if heads[after] > start else int(heads[heads > start][0])
+        yield Atoms(*(column[start:stop] for column in atoms))
+        start = stop
+
+
+def longest_pieces(atoms: Atoms, seq_len: int, at_once: int = AT_ONCE) -> Runs:
     """Pieces that take all that fits, packed best fit, decreasing."""
     heads, stops = _chains(atoms)
     bodies = atoms.lengths - atoms.context
     first, num_atoms = _cut_late(atoms.lengths, bodies, heads, stops, seq_len)
-    return _sorted(atoms, first, num_atoms, pack(_tokens(atoms, first, num_atoms), seq_len))
+    return _sorted(atoms, first, num_atoms, pack_any(_tokens(atoms, first, num_atoms), seq_len, at_once=at_once))
 
 
-def _fitted_pieces(atoms: Atoms, seq_len: int) -> Runs:
+def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
     heads, stops = _chains(atoms)
     alone = stops - heads == 1
     whole = heads[alone]
@@ -81,7 +115,7 @@ def _fitted_pieces(atoms: Atoms, seq_len: int) -> Runs:
     chains = chains[np.argsort(-totals, kind="stable")]
     by_length = whole[np.argsort(atoms.lengths[whole], kind="stable")]
     first, num_atoms, row, free, used = _fill_rows(
-        atoms.lengths, bodies, heads[chains], stops[chains], by_length, seq_len
+        atoms.lengths, bodies, heads[chains], stops[chains], by_length, seq_len, worth
     )
     left = np.sort(by_length[~used])
     return _sorted(
@@ -127,7 +161,7 @@ def _cut_late(lengths, bodies, heads, stops, seq_len):  # type: ignore[no-untype
 
 
 @njit(cache=True)
-def _fill_rows(lengths, bodies, heads, stops, whole, seq_len):  # type: ignore[no-untyped-def]
+def _fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ignore[no-untyped-def]
     """Rows out of chains, and of whole conversations (sorted by length) where they fill a rest best."""
     first = np.empty(len(lengths), np.int32)
     count = np.empty(len(lengths), np.int32)
@@ -142,13 +176,13 @@ def _fill_rows(lengths, bodies, heads, stops, whole, seq_len):  # type: ignore[n
     while len(window):
         base = window[0]
         room = seq_len
-        chain, num_atoms = base, _first_run(lengths, bodies, at, stops, window, down, seq_len)
+        chain, num_atoms = base, _first_run(lengths, bodies, at, stops, window, down, seq_len, worth)
         while num_atoms > 0:
             first[num_runs], count[num_runs], row[num_runs] = at[chain], num_atoms, num_rows
             num_runs += 1
             room -= _length(lengths, bodies, at[chain], num_atoms)
             at[chain] += num_atoms
-            chain, num_atoms, size = _filling(lengths, bodies, at, stops, window, down, room)
+            chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
             while size > 0 and num_atoms == 0:  # a whole conversation fills it best
                 left[size] -= 1
                 taken = begin[size] + left[size]
@@ -158,7 +192,7 @@ def _fill_rows(lengths, bodies, heads, stops, whole, seq_len):  # type: ignore[n
                 first[num_runs], count[num_runs], row[num_runs] = whole[taken], 1, num_rows
                 num_runs += 1
                 room -= size
-                chain, num_atoms, size = _filling(lengths, bodies, at, stops, window, down, room)
+                chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
         free[num_rows] = room
         num_rows += 1
         window = window[at[window] < stops[window]]
@@ -183,7 +217,7 @@ def _stock(lengths, seq_len):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _first_run(lengths, bodies, at, stops, window, down, seq_len):  # type: ignore[no-untyped-def]
+def _first_run(lengths, bodies, at, stops, window, down, seq_len, worth):  # type: ignore[no-untyped-def]
     """How many atoms of the first chain a new row takes, so that with one filling it gains most."""
     chain = window[0]
     position = at[chain]
@@ -191,32 +225,44 @@ def _first_run(lengths, bodies, at, stops, window, down, seq_len):  # type: igno
     best, best_gain = most, -1
     for num_atoms in range(most, max(0, most - OPTIONS), -1):
         length = _length(lengths, bodies, position, num_atoms)
-        room = seq_len - length
-        other, others, size = _filling(lengths, bodies, at, stops, window, down, room)
-        gain = length + size
-        if others > 0:
-            gain -= lengths[at[other]] - bodies[at[other]]
+        _, _, _, gain = _filling(lengths, bodies, at, stops, window, down, seq_len - length, worth)
+        gain += worth * length - _owed(lengths, bodies, position + num_atoms, stops[chain])
         if gain > best_gain:
             best, best_gain = num_atoms, gain
     return best
 
 
 @njit(cache=True)
-def _filling(lengths, bodies, at, stops, window, down, room):  # type: ignore[no-untyped-def]
-    """What gains most in ``room``: chain, atoms (0: a whole conversation) and tokens (0: nothing)."""
+def _filling(lengths, bodies, at, stops, window, down, room, worth):  # type: ignore[no-untyped-def]
+    """What gains most in ``room``: chain, atoms (0: a whole conversation), tokens (0: nothing), gain.
+
+    ``worth`` is what a filled place gains beside a token that need not be repeated.
+    """
     size = _occurring(down, room)
-    best_chain, best_atoms, best_size, best_gain = -1, 0, size, size
+    best_chain, best_atoms, best_size, best_gain = -1, 0, size, worth * size
     for chain in window[1:]:
         position = at[chain]
-        if position >= stops[chain] or lengths[position] > room:
+        stop = stops[chain]
+        if position >= stop or lengths[position] > room:
             continue
-        num_atoms = _longest(lengths, bodies, position, stops[chain], room)
-        length = _length(lengths, bodies, position, num_atoms)
         context = lengths[position] - bodies[position]
-        # A scrap that is mostly repeated context teaches little.
-        if length - context > best_gain and length >= 2 * context:
-            best_chain, best_atoms, best_size, best_gain = chain, num_atoms, length, length - context
-    return best_chain, best_atoms, best_size
+        length, end = lengths[position], position + 1
+        while length <= room:
+            gain = worth * length - _owed(lengths, bodies, end, stop)
+            # A scrap that is mostly repeated context teaches little.
+            if gain > best_gain and length >= 2 * context:
+                best_chain, best_atoms, best_size, best_gain = chain, end - position, length, gain
+            if end == stop:
+                break
+            length += bodies[end]
+            end += 1
+    return best_chain, best_atoms, best_size, best_gain
+
+
+@njit(cache=True)
+def _owed(lengths, bodies, position, stop):  # type: ignore[no-untyped-def]
+    """Context that has to be repeated because a piece ends before ``position``."""
+    return lengths[position] - bodies[position] if position < stop else 0
 
 
 @njit(cache=True)

@@ -35,6 +35,10 @@ class Atom(NamedTuple):
     """As it goes on in the piece of the atom before it."""
     linked: bool
     """True if that atom is its neighbour in the conversation."""
+    start: int
+    """Index in the conversation of the first word of the body."""
+    torn: bool = False
+    """True if the body begins inside a message."""
 
     @property
     def repeated(self) -> int:
@@ -42,16 +46,22 @@ class Atom(NamedTuple):
         return len(self.words) - len(self.body)
 
 
-def split(document: Document, seq_len: int) -> list[Atom]:
-    """The atoms in order; the conversation itself where it fits."""
+def split(document: Document, seq_len: int, *, anywhere: bool = False) -> list[Atom]:
+    """The atoms in order; the conversation itself where it fits.
+
+    With ``anywhere`` no atom is much longer than an eighth of a row, wherever that cuts, so that rows
+    can be filled to the last token.
+    """
     if len(document.words) <= seq_len:
-        return [Atom(document.words, document.words, linked=False)]
+        return [Atom(document.words, document.words, linked=False, start=0)]
     atoms, linked = [], False
-    for words, body in _cuts(document, seq_len):
+    longest = seq_len // 8 if anywhere else seq_len
+    starts = {turn.start for turn in document.turns}
+    for words, body, start in _cuts(document, seq_len, longest):
         if not count_trained(body):
             linked = False
             continue
-        atoms.append(Atom(words, body, linked))
+        atoms.append(Atom(words, body, linked, start, start > 0 and start not in starts))
         linked = True
     return atoms
 
@@ -65,13 +75,16 @@ def check_room(begin: Words, seq_len: int) -> None:
         )
 
 
-def _cuts(document: Document, seq_len: int) -> Iterator[tuple[Words, Words]]:
+def _cuts(document: Document, seq_len: int, longest: int) -> Iterator[tuple[Words, Words, int]]:
     words, position = document.words, 0
     while position < len(words):
         before, inset, offset = _context(document, position, seq_len)
-        end = _end(document, position, seq_len - len(before) - len(inset))
+        room = seq_len - len(before) - len(inset)
+        end = _end(document, position, room)
+        if end - position > 3 * longest // 2:
+            end = _not_in_a_header(document, position, position + min(longest, room))
         body = words[position:end]
-        yield np.concatenate([before, body[:offset], inset, body[offset:]]), body
+        yield np.concatenate([before, body[:offset], inset, body[offset:]]), body, position
         position = end
 
 
