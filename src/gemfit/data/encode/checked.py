@@ -48,8 +48,8 @@ def compare(name: str, texts: Sequence[bytes], found: Sequence[Ids], reference: 
     """Raise ``EngineMismatch`` for the first text of which the engine called ``name`` found other ids."""
     lengths = np.array([len(text) for text in texts], np.int64)
     ids, ends = reference.encode(b"".join(texts), np.cumsum(lengths))
-    for text, mine, start, stop in zip(texts, found, [0, *ends[:-1]], ends, strict=True):
-        right = ids[start:stop]
+    right_ids = take(ids, ends, np.arange(len(texts)))
+    for text, mine, right in zip(texts, found, right_ids, strict=True):
         if not np.array_equal(mine, right):
             same = min(len(mine), len(right))
             unequal = np.flatnonzero(mine[:same] != right[:same])

@@ -99,7 +99,7 @@ def _is_one_character(pattern: Mapping[str, str]) -> bool:
     literal = pattern.get("String")
     if literal is not None:
         return len(literal) == 1
-    return bool(re.fullmatch(rf"[\n\t {SPACE}A-Za-z0-9]\+?", pattern.get("Regex", "")))
+    return bool(re.fullmatch(rf"([\n\t {SPACE}A-Za-z0-9]|\\[nt])\+?", pattern.get("Regex", "")))
 
 
 def _check_model(tokenizer: TokenizerJson) -> None:

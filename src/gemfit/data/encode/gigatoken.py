@@ -49,5 +49,5 @@ def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:
     try:
         backend = gigatoken.Tokenizer.from_json(tokenizer.without_special_tokens()).backend
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise Unsuited(f"it cannot load this tokenizer ({error})") from None
+        raise Unsuited(f"it cannot load this tokenizer ({str(error).splitlines()[0]})") from None
     return Gigatoken(backend, awkward)

@@ -31,9 +31,10 @@ class WordCache:
     """Words known, and the engine that is asked for others."""
 
     behind: Encoder
-    cuts: Cuts
-    rows: NDArray[np.uint64]
+    cuts: Cuts = field(repr=False)
+    rows: NDArray[np.uint64] = field(repr=False)
     taken: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    """(1,): rows in use."""
 
     @property
     def name(self) -> str:
