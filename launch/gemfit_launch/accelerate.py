@@ -66,12 +66,17 @@ def environment(topology: Topology) -> dict[str, str]:
 
 
 def _fsdp(strategy: Fsdp) -> dict[str, Any]:
+    """FSDP2 over decoder layers.
+
+    Which class a decoder layer has depends on the model, and a Hugging Face id does not tell it here: the
+    training process finds it in the model itself, and overrides the null.
+    """
     return {
         "fsdp_version": 2,
         "fsdp_reshard_after_forward": strategy.reshard,
         "fsdp_offload_params": strategy.offload,
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "fsdp_transformer_layer_cls_to_wrap": "Gemma3DecoderLayer",
+        "fsdp_transformer_layer_cls_to_wrap": None,
         "fsdp_state_dict_type": "SHARDED_STATE_DICT",
         "fsdp_cpu_ram_efficient_loading": False,
         "fsdp_activation_checkpointing": False,  # the trainer applies it, for every strategy alike

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
@@ -15,120 +13,30 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gemfit.data.build import build_pack
 from gemfit.data.render import prompt_ids
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode, UserError
-from gemfit.packing import make_pack_job
-from gemfit.plan import PackReference, Topology
-from gemfit.recipe import BatchRecipe, DataRecipe, LengthRecipe, Lora, ModelRecipe, Recipe, Scratch
+from gemfit.recipe import DataRecipe, Lora, ModelRecipe, Scratch
 from gemfit.rundir import RunDir
-from gemfit.strategy import Single
 from gemfit.train import export_weights
 from gemfit.train.chat_format import generation_settings, tokenizer_for_chat
-from gemfit.train.checkpoint.saving import Origin, take_snapshot, write
 from gemfit.train.export import export, main
 from gemfit.train.export_weights import plan_shards, weights_of_checkpoint, write_weights
-from gemfit.train.model import load_matching_tokenizer, load_model
-from gemfit_launch.planning import make_plan
+from train.trained import IDS, Trained, conversation, train
 
-TOPICS = ("sleep", "exams", "my garden", "rain", "the new job", "swimming")
-IDS = torch.arange(6, 54)[None]
 # transformers asks for a name of its own that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A run with one checkpoint, at step 2, and the model that was saved there."""
-
-    run: RunDir
-    model: Any
-    tokenizer: Any
-
-    @property
-    def logits(self) -> torch.Tensor:
-        positions = torch.arange(IDS.shape[1])[None]
-        with torch.no_grad():
-            logits: torch.Tensor = self.model.eval()(input_ids=IDS, position_ids=positions).logits
-        return logits
-
-
-def conversation(number: int) -> list[dict[str, str]]:
-    topic = TOPICS[number % len(TOPICS)]
-    return [
-        {"role": "system", "content": "You listen, and answer in one line."},
-        {"role": "user", "content": f"{number} thoughts about {topic} keep me busy.\nWhat now?"},
-        {"role": "assistant", "content": f"Tell me the first of them: {topic} can wait."},
-        {"role": "user", "content": " It is > a list, <b>really</b>"},
-    ]
-
-
-def write_conversations(path: Path) -> Path:
-    answered = ([*conversation(n), {"role": "assistant", "content": "Go on."}] for n in range(60))
-    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in answered))
-    return path
-
-
-def train(root: Path, lora: Lora | None = None) -> Trained:
-    """Two steps on made-up ids: enough for weights and adapters that are not the first ones."""
+def scratch(lora: Lora | None = None) -> ModelRecipe:
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    scratch = Scratch(vocab_size=400, **sizes, head_dim=24)
-    recipe = Recipe(
-        model=ModelRecipe(scratch=scratch, dtype="float32", attention="sdpa", lora=lora),
-        data=DataRecipe(source=str(write_conversations(root / "data.jsonl")), seq_len=128),
-        batch=BatchRecipe(effective=2),
-        length=LengthRecipe(steps=2, epochs=None),
-        strategy=Single(),
-    )
-    job = make_pack_job(recipe)
-    pack = build_pack(job, root / "pack")
-    plan = make_plan(
-        recipe,
-        topology=Topology(nodes=1, ranks_per_node=1, device="cpu"),
-        pack=PackReference(fingerprint=job.fingerprint, folder=str(root / "pack")),
-        rows=pack.splits["train"].rows,
-        rows_are_packed=True,
-    )
-    run = RunDir.create(root / "run", plan)
-    tokenizer = load_matching_tokenizer(plan)
-    model = load_model(plan.recipe, tokenizer)
-    save_after_two_steps(run, model)
-    return Trained(run, model, tokenizer)
-
-
-def save_after_two_steps(run: RunDir, model: Any) -> None:
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    positions = torch.arange(IDS.shape[1])[None]
-    for _ in range(2):
-        model(input_ids=IDS, position_ids=positions, targets=IDS.roll(-1)).loss_sum.backward()
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-    origin = Origin(
-        attempt=run.begin_attempt(),
-        strategy="single",
-        plan_digest=run.plan().digest,
-        training=run.plan().training_identity(),
-        keep=1,
-    )
-    snapshot = take_snapshot(
-        step=2,
-        cursor_row=4,
-        eval_loss=None,
-        model=model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
-        copied=False,
-    )
-    write(run, origin, snapshot)
+    tiny = Scratch(vocab_size=400, **sizes, head_dim=24)
+    return ModelRecipe(scratch=tiny, dtype="float32", attention="sdpa", lora=lora)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train(tmp_path_factory.mktemp("full"))
+    return train(tmp_path_factory.mktemp("full"), scratch())
 
 
 def logits_of(folder: Path) -> torch.Tensor:
@@ -168,7 +76,7 @@ def test_the_cache_is_on_again_and_generation_stops_where_training_did(
 
 
 def test_adapters_are_merged_into_the_exported_model(tmp_path: Path) -> None:
-    lora = train(tmp_path, Lora(rank=4))
+    lora = train(tmp_path, scratch(Lora(rank=4)))
     export(lora.run, tmp_path / "out")
     merged = logits_of(tmp_path / "out")
     torch.testing.assert_close(merged, lora.logits, rtol=1e-4, atol=1e-4)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import Gemma3Config, Gemma3ForCausalLM
+from transformers import Gemma3ForCausalLM, SiglipVisionConfig
 
 from gemfit.data.store import Row
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
 from gemfit.train.collate import Tensors, collate
-from gemfit.train.gemma import PackedGemma3, TokenLosses
 from gemfit.train.model import load_model
+from gemfit.train.packed import PackedGemma3, TokenLosses
 
 SCRATCH = Scratch(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
@@ -92,7 +92,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
     tokenizer: Any, documents: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Slices that do not divide the row: the last one is short.
-    monkeypatch.setattr("gemfit.train.gemma.SLICE_TOKENS", 24)
+    monkeypatch.setattr("gemfit.train.packed.SLICE_TOKENS", 24)
     model = make_model(tokenizer)
     inputs = packed(documents)
     sliced = model(**inputs).loss_sum
@@ -150,10 +150,10 @@ def test_an_adapter_for_a_module_that_is_not_there_is_refused(tokenizer: Any) ->
         make_model(tokenizer, lora=Lora(targets=("qkv_proj",)))
 
 
-def test_a_multimodal_model_is_refused(tokenizer: Any, tmp_path: Any) -> None:
-    Gemma3Config().save_pretrained(tmp_path)
+def test_a_model_that_predicts_no_tokens_is_refused(tokenizer: Any, tmp_path: Any) -> None:
+    SiglipVisionConfig().save_pretrained(tmp_path)
     recipe = Recipe(model=ModelRecipe(id=str(tmp_path), attention="sdpa"))
-    with pytest.raises(UserError, match=r"is a 'gemma3' model; only text-only Gemma 3"):
+    with pytest.raises(UserError, match=r"is a 'siglip_vision_model' model, and .* no causal language model"):
         load_model(recipe, tokenizer)
 
 

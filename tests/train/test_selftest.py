@@ -14,8 +14,8 @@ from gemfit.data.tokenizer import train_tokenizer
 from gemfit.plan import Plan
 from gemfit.strategy import Engine
 from gemfit.train import selftest
-from gemfit.train.gemma import PackedGemma3
 from gemfit.train.model import load_model
+from gemfit.train.packed import PackedGemma3
 
 
 class Seeing(PackedGemma3):
@@ -96,6 +96,19 @@ def test_another_engine_than_planned_is_found(process: Any, make_plan: Callable[
 def test_rotary_frequencies_in_bfloat16_are_found(process: Any) -> None:
     process.model_wrapped.to(torch.bfloat16)
     with pytest.raises(RuntimeError, match="rotary positions need float32"):
+        selftest.check(process)
+
+
+def test_a_buffer_that_no_file_holds_and_that_is_wrong_is_found(process: Any) -> None:
+    embedding = process.model_wrapped.get_input_embeddings()
+    embedding.embed_scale = embedding.embed_scale + 0.1
+    with pytest.raises(RuntimeError, match=r"buffer model\.embed_tokens\.embed_scale is not what"):
+        selftest.check(process)
+
+
+def test_a_weight_that_was_never_read_is_found(process: Any) -> None:
+    torch.nn.init.constant_(process.model_wrapped.model.layers[2].mlp.up_proj.weight, torch.nan)
+    with pytest.raises(RuntimeError, match=r"logits are not finite in eval mode .* a weight was not read"):
         selftest.check(process)
 
 

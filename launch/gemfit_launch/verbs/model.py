@@ -16,9 +16,14 @@ from gemfit_launch.options import RUN_FOLDER, json_option
 @click.argument("run", type=RUN_FOLDER)
 @click.option("--step", type=click.IntRange(min=0), help="Which checkpoint.  [default: the newest]")
 @click.option("--out", type=RUN_FOLDER, help="Where to.  [default: RUN/export]")
+@click.option(
+    "--multimodal",
+    is_flag=True,
+    help="Put the text back beside the vision tower of the base model (4b and larger).",
+)
 @json_option
-def export(run: Path, step: int | None, out: Path | None, as_json: bool) -> None:
-    """Turn a checkpoint into a Hugging Face model folder.
+def export(run: Path, step: int | None, out: Path | None, multimodal: bool, as_json: bool) -> None:
+    """Turn a checkpoint into a Hugging Face model folder: a text-only model, unless --multimodal.
 
     \b
     Example:
@@ -29,6 +34,7 @@ def export(run: Path, step: int | None, out: Path | None, as_json: bool) -> None
     require_train_extra("export")
     arguments = [str(run), "--out", str(out or run_dir.export)]
     arguments += ["--step", str(step)] if step is not None else []
+    arguments += ["--multimodal"] * multimodal
     raise click.exceptions.Exit(run_module("gemfit.train.export", arguments + ["--json"] * as_json))
 
 

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from gemfit.data.store import Row
-from gemfit.train.gemma import IGNORED
+from gemfit.train.packed import IGNORED
 
 Tensors: TypeAlias = dict[str, Any]
 """Tensors by argument name; FlashAttention's longest lengths are integers."""
 
 
 def collate(rows: Sequence[Row | None], *, seq_len: int, pad_id: int, flatten: bool) -> Tensors:
-    """The arguments of ``PackedGemma3`` for ``rows``; ``None`` is an empty row of zero weight.
+    """The arguments of a ``Packed`` model for ``rows``; ``None`` is an empty row of zero weight.
 
     ``input_ids``, ``position_ids``, ``targets``: (rows, seq_len), or (1, rows * seq_len) when
     ``flatten``; then ``cu_seq_lens_q`` and its siblings hold the boundaries.

@@ -11,18 +11,52 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 
 from gemfit.plan import Plan
-from gemfit.strategy import Fsdp
+from gemfit.strategy import DeepSpeed, Fsdp
+from gemfit.train.placement import materialise, partition, sharded_from_meta
 
 
-def fsdp_plugin(plan: Plan) -> Any:
+def place(model: torch.nn.Module, plan: Plan, device: torch.device) -> None:
+    """Allocate the parameters of a strategy that shards none, before ``Trainer`` moves the model."""
+    strategy = plan.recipe.strategy
+    if isinstance(strategy, Fsdp) or is_zero3(plan):
+        return
+    # DeepSpeed casts the model and keeps fp32 masters of its own; elsewhere the parameters are these.
+    is_cast = isinstance(strategy, DeepSpeed) and plan.recipe.model.dtype == "bfloat16"
+    materialise(model, device, torch.bfloat16 if is_cast else torch.float32)
+
+
+@contextmanager
+def sharded(model: torch.nn.Module, plan: Plan, device: torch.device) -> Iterator[None]:
+    """Let an engine that shards parameters be prepared inside, without the whole model in memory."""
+    strategy = plan.recipe.strategy
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if on_meta and isinstance(strategy, Fsdp):
+        with sharded_from_meta(model, torch.device("cpu") if strategy.offload else device):
+            yield
+        return
+    if on_meta and is_zero3(plan):
+        assert plan.deepspeed is not None
+        partition(model, plan.deepspeed, getattr(torch, plan.recipe.model.dtype))
+    yield
+
+
+def is_zero3(plan: Plan) -> bool:
+    """Whether DeepSpeed shards parameters too."""
+    strategy = plan.recipe.strategy
+    return isinstance(strategy, DeepSpeed) and strategy.stage == 3
+
+
+def fsdp_plugin(plan: Plan, layers: list[str]) -> Any:
     """accelerate's FSDP plugin as its configuration says, with gradients reduced in float32.
+
+    ``layers`` are the classes of the model's decoder layers, which its configuration leaves open.
 
     accelerate would reduce in the compute type: bfloat16 sums over many ranks lose what a small
     learning rate adds.
     """
     strategy = plan.recipe.strategy
     assert isinstance(strategy, Fsdp)
-    plugin = FullyShardedDataParallelPlugin()
+    plugin = FullyShardedDataParallelPlugin(transformer_cls_names_to_wrap=layers)
     if plan.recipe.model.dtype == "bfloat16":
         plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=None

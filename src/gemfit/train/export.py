@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             step=arguments.step,
             dtype=arguments.dtype,
             adapter=arguments.adapter,
+            multimodal=arguments.multimodal,
         )
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -51,21 +52,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export(
-    run: RunDir, out: Path, *, step: int | None = None, dtype: str | None = None, adapter: bool = False
+    run: RunDir,
+    out: Path,
+    *,
+    step: int | None = None,
+    dtype: str | None = None,
+    adapter: bool = False,
+    multimodal: bool = False,
 ) -> dict[str, Any]:
     """Write the model folder ``out`` from the checkpoint of ``step``, or the newest whole one.
 
     ``dtype`` is the recipe's when left out. ``adapter`` writes a LoRA alone instead of merging it.
-    Raises ``UserError`` where there is no whole checkpoint, and for an ``out`` that holds anything.
+    ``multimodal`` puts the text model back into the checkpoint that it was taken from, beside its other
+    parts; otherwise the folder is a text-only model. Raises ``UserError`` where there is no whole
+    checkpoint, and for an ``out`` that holds anything.
     """
     recipe = run.plan().recipe
     if adapter and (recipe.model.lora is None or recipe.model.id is None):
         raise UserError(f"{run.root}: --adapter needs a run with model.lora on a model.id; leave it out")
+    if adapter and multimodal:
+        raise UserError("--adapter always fits the base model, multimodal or not; leave --multimodal out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; remove it, or choose another --out")
     checkpoint, manifest = _checkpoint(run, step)
     with reading(checkpoint), staging(out.absolute()) as folder:
-        written = _write(run, recipe, checkpoint, folder, dtype=dtype or recipe.model.dtype, adapter=adapter)
+        form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal}
+        written = _write(run, recipe, checkpoint, folder, dtype=dtype or recipe.model.dtype, **form)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
 
 
@@ -79,21 +91,36 @@ def _checkpoint(run: RunDir, step: int | None) -> tuple[Path, CheckpointManifest
 
 
 def _write(
-    run: RunDir, recipe: Recipe, checkpoint: Path, folder: Path, *, dtype: str, adapter: bool
+    run: RunDir,
+    recipe: Recipe,
+    checkpoint: Path,
+    folder: Path,
+    *,
+    dtype: str,
+    adapter: bool,
+    multimodal: bool,
 ) -> dict[str, Any]:
     # Seconds of imports, so that a mistake is told without the wait.
     from gemfit.data.tokenizer import save_tokenizer  # noqa: PLC0415
     from gemfit.train.chat_format import generation_settings, tokenizer_for_chat  # noqa: PLC0415
-    from gemfit.train.export_weights import write_adapter, write_merged, write_model  # noqa: PLC0415
+    from gemfit.train.export_multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
+    from gemfit.train.export_weights import trained_weights, write_adapter, write_weights  # noqa: PLC0415
 
     tokenizer = _tokenizer(run)
+    base = find_base(recipe.model) if multimodal or adapter else None
+    if multimodal and base is None:
+        raise UserError(f"{run.root}: --multimodal needs a run on a multimodal model.id; leave it out")
     if adapter:
         parameters = write_adapter(recipe, tokenizer, checkpoint, folder, dtype)
-    elif recipe.model.lora is not None:
-        parameters = write_merged(recipe, tokenizer, checkpoint, folder, dtype)
+        if base is not None:
+            nest_adapter(folder, recipe.model.lora)
     else:
-        parameters = write_model(checkpoint, folder, dtype)
-    if not adapter:
+        weights, torch_dtype = trained_weights(recipe, tokenizer, checkpoint), _torch_dtype(dtype)
+        weights = weights if base is None else nested(weights, base.weights)
+        parameters = write_weights(weights, folder, torch_dtype)
+    if base is not None and not adapter:
+        write_rest(base, folder, dtype)
+    elif not adapter:
         config = json.loads((checkpoint / CONFIG).read_text())
         _write_json(folder / CONFIG, config | {"use_cache": True, "dtype": dtype})
     save_tokenizer(tokenizer_for_chat(tokenizer, recipe.data), folder)
@@ -101,6 +128,12 @@ def _write(
     saved = json.loads((checkpoint / GENERATION_CONFIG).read_text())
     _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
     return {"parameters": parameters, "dtype": dtype, "files": sorted(p.name for p in folder.iterdir())}
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch  # noqa: PLC0415  (seconds)
+
+    return getattr(torch, name)
 
 
 def _tokenizer(run: RunDir) -> Any:
@@ -139,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step", type=int, help="which checkpoint; the newest whole one when left out")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="the recipe's when left out")
     parser.add_argument("--adapter", action="store_true", help="write a LoRA alone, not merged")
+    parser.add_argument(
+        "--multimodal", action="store_true", help="put the text back beside the base model's other parts"
+    )
     parser.add_argument("--json", action="store_true", help="say what was written as JSON")
     return parser
 

@@ -1,7 +1,7 @@
 """From a checkpoint to safetensors, one shard at a time.
 
 A full fine-tune is read tensor by tensor: memory is one shard in float32, whatever the model's size.
-Adapters need their base model in memory: 4 bytes a parameter.
+Merging adapters needs their base model in memory: 4 bytes a parameter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ class Weights:
 
     shapes: Mapping[str, torch.Size]
     fetch: Callable[[list[str]], dict[str, torch.Tensor]]
-    """Those tensors, in float32."""
+    """Those tensors, in float32 or in their own type."""
+    types: Mapping[str, torch.dtype] = field(default_factory=dict)
+    """Of those that keep their own type; all others are cast to the one that is asked for."""
 
 
 def weights_of_checkpoint(checkpoint: Path) -> Weights:
@@ -55,36 +57,61 @@ def weights_of_checkpoint(checkpoint: Path) -> Weights:
 
 def weights_of_model(model: torch.nn.Module) -> Weights:
     """A model in memory. Tied weights appear once, under their first name."""
+    kept = model.state_dict()
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if name in kept}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Weights(shapes, lambda names: {name: tensors[name] for name in names})
 
 
-def write_model(checkpoint: Path, folder: Path, dtype: str) -> int:
-    """Write the weights of a full fine-tune; returns the number of parameters."""
-    return write_weights(weights_of_checkpoint(checkpoint), folder, getattr(torch, dtype))
+def trained_weights(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Weights:
+    """All weights of the text model after training, adapters added in."""
+    if recipe.model.lora is None:
+        return together(weights_of_checkpoint(checkpoint), _persistent_buffers(recipe, checkpoint))
+    from gemfit.train.model import load_model  # noqa: PLC0415  (imports peft, which only adapters need)
 
-
-def write_merged(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path, dtype: str) -> int:
-    """Write the base model with its adapters added in; returns the number of parameters."""
-    merged = _adapted_model(recipe, tokenizer, checkpoint).merge_and_unload()
-    return write_weights(weights_of_model(merged), folder, getattr(torch, dtype))
+    model = load_model(recipe, tokenizer)
+    _read_adapters(model, checkpoint)
+    return weights_of_model(model.merge_and_unload())
 
 
 def write_adapter(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path, dtype: str) -> int:
     """Write the adapters alone, as peft reads them; returns the number of their parameters."""
-    model = _adapted_model(recipe, tokenizer, checkpoint)
+    from gemfit.train.model import open_model  # noqa: PLC0415  (imports peft)
+
+    model = open_model(recipe, tokenizer).model
+    _read_adapters(model, checkpoint)
     model.to(getattr(torch, dtype)).save_pretrained(str(folder))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _adapted_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
-    from gemfit.train.model import load_model  # noqa: PLC0415  (imports peft, which only adapters need)
-
-    model = load_model(recipe, tokenizer)
+def _read_adapters(model: Any, checkpoint: Path) -> None:
     trained = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
     read({WEIGHT_PREFIX + name: parameter.detach() for name, parameter in trained}, checkpoint)
-    return model
+
+
+def _persistent_buffers(recipe: Recipe, checkpoint: Path) -> Weights:
+    """What the model holds beside its parameters, as some do: it is not trained, so it is the base's."""
+    from gemfit.train.model import held_buffers, open_base  # noqa: PLC0415  (imports peft)
+
+    if recipe.model.id is None or recipe.model.gguf_file is not None or not held_buffers(checkpoint):
+        return Weights({}, lambda names: {})
+    model = open_base(recipe.model).model
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
+    return Weights(
+        {name: buffer.shape for name, buffer in buffers.items()},
+        lambda names: {name: buffers[name] for name in names},
+    )
+
+
+def together(one: Weights, other: Weights) -> Weights:
+    """Two sets of weights, without a common name, as one."""
+
+    def fetch(names: list[str]) -> dict[str, torch.Tensor]:
+        parts = (part.fetch([name for name in names if name in part.shapes]) for part in (one, other))
+        return {name: tensor for part in parts for name, tensor in part.items()}
+
+    return Weights({**one.shapes, **other.shapes}, fetch, {**one.types, **other.types})
 
 
 def write_weights(
@@ -94,14 +121,15 @@ def write_weights(
 
     A full disk is an ``OSError``.
     """
-    sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in weights.shapes.items()}
+    types = {name: weights.types.get(name, dtype) for name in weights.shapes}
+    sizes = {name: math.prod(shape) * types[name].itemsize for name, shape in weights.shapes.items()}
     shards = plan_shards(sizes, shard_bytes)
     places: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in weights.fetch(names).items()}
+        tensors = {name: tensor.to(types[name]).contiguous() for name, tensor in weights.fetch(names).items()}
         _save(tensors, folder / file)
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gemfit.train.collate import Tensors
-from gemfit.train.gemma import IGNORED
+from gemfit.train.packed import IGNORED
 from gemfit.train.stop import Stop
 
 

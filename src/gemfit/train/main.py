@@ -18,7 +18,7 @@ from gemfit.records import Verdict
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.collective import on_every_rank, rank
 from gemfit.train.cpu_backend import use_cpu_backend
-from gemfit.train.model import load_matching_tokenizer, load_model
+from gemfit.train.model import load_matching_tokenizer, open_model
 from gemfit.train.stop import Stop
 from gemfit.train.trainer import PackedTrainer
 
@@ -37,14 +37,13 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     if plan.topology.device == "cpu":
         use_cpu_backend()
     stop = Stop(run, stop_at, torch.device(plan.topology.device))
-    stop.listen()  # before the minutes that loading a large model may take
+    stop.listen()  # before the minutes that reading a large model may take
     tokenizer = load_matching_tokenizer(plan)
-    model = load_model(plan.recipe, tokenizer)
     trainer = PackedTrainer(
         run=run,
         plan=plan,
         attempt=attempt,
-        model=model,
+        opened=open_model(plan.recipe, tokenizer),
         tokenizer=tokenizer,
         stop=stop,
         allowed_changes=allowed_changes,

@@ -1,49 +1,105 @@
-"""The model and the tokenizer that a plan names, on this process's CPU.
+"""The model and the tokenizer that a plan names.
 
 Weights are loaded in float32, the precision of the master weights; the engine casts for computing.
-Every rank reads the whole model once: 4 bytes a parameter of host memory until the engine shards it.
+Opening a model costs its buffers and adapters; its weights are read once it is known which rank holds
+which of them.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, Gemma3TextConfig
+from transformers import AutoConfig, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
 from gemfit.data.store import read_manifest
 from gemfit.data.tokenizer import load_tokenizer, pad_id, tokenizer_digest
 from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.recipe import Lora, ModelRecipe, Recipe, Scratch
-from gemfit.train.gemma import PackedGemma3
+from gemfit.train.architecture import Architecture, text_architecture
+from gemfit.train.base_weights import BaseWeights, find_weights
+from gemfit.train.packed import packed
+from gemfit.train.placement import load_buffers, load_into, materialise, on_cpu_by_name, without_memory
 
-TEXT_MODEL = "gemma3_text"
-ARCHITECTURE = "Gemma3ForCausalLM"
+logger = logging.getLogger(__name__)
 
 
-def load_model(recipe: Recipe, tokenizer: Any) -> Any:
-    """The model of ``recipe``, ready to be wrapped: a ``PackedGemma3``, or a ``PeftModel`` around it.
+class OpenedModel(NamedTuple):
+    """A model, and where its weights are while it has none."""
 
-    Equal on every rank. Raises ``UserError`` for weights that are not there or not a Gemma 3.
+    model: Any
+    """A ``Packed`` causal language model, or a ``PeftModel`` around it."""
+    weights: BaseWeights | None
+    """What is to be loaded into the parameters on the meta device; ``None`` where there are none."""
+
+
+def open_model(recipe: Recipe, tokenizer: Any) -> OpenedModel:
+    """The model of ``recipe`` before its weights are read; its adapters, if any, are there.
+
+    Equal on every rank. Raises ``UserError`` for weights that are not there, or not all of a text model.
     """
     torch.manual_seed(recipe.seed)
-    if recipe.model.scratch is not None:
-        config = scratch_config(recipe.model.scratch, tokenizer)
-        config._attn_implementation = recipe.model.attention
-        model = PackedGemma3(config)
-    else:
-        model = _from_pretrained(recipe.model)
+    model, weights = (
+        _from_scratch(recipe.model, tokenizer) if recipe.model.scratch else open_base(recipe.model)
+    )
     _check_vocabulary(model, tokenizer)
-    model.config.architectures = [ARCHITECTURE]  # what a reader of the saved configuration can load
+    model.config.architectures = [_known_class(model)]  # what a reader of the saved configuration can load
     model.config.use_cache = False
     if recipe.model.activation_checkpointing:
         # Reentrant checkpointing loses gradients under LoRA, where the inputs need none.
         model.activation_checkpointing_enable({"use_reentrant": False})
-    return model if recipe.model.lora is None else _with_adapters(model, recipe.model.lora)
+    if recipe.model.lora is not None:
+        model = _with_adapters(model, recipe.model.lora)
+    return OpenedModel(model, weights)
+
+
+def load_model(recipe: Recipe, tokenizer: Any) -> Any:
+    """The model of ``recipe`` whole, in float32 on the CPU: 4 bytes a parameter."""
+    model, weights = open_model(recipe, tokenizer)
+    if weights is not None:
+        materialise(model, torch.device("cpu"), torch.float32)
+        load_into(model, weights)
+    return model
+
+
+def open_base(recipe: ModelRecipe) -> OpenedModel:
+    """The text model that ``model.id`` names, without adapters; see ``open_model``."""
+    name, _ = _source(recipe)
+    try:
+        architecture = text_part(recipe)
+        if recipe.gguf_file is not None:
+            return OpenedModel(_from_gguf(recipe, architecture), None)
+        architecture.config.name_or_path = name
+        model = without_memory(packed(architecture.model_class), architecture.config, recipe.attention)
+        weights = find_weights(name, recipe.revision, model)
+        load_buffers(model, weights)
+        model.generation_config = _generation_config(name, recipe.revision) or model.generation_config
+    except (OSError, ValueError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"model.id: {recipe.id!r} at {recipe.revision!r} cannot be loaded: {first}; "
+            "give a local folder, or a Hugging Face id that you may read"
+        ) from None
+    return OpenedModel(model, weights)
+
+
+def text_part(recipe: ModelRecipe) -> Architecture:
+    """The text model inside the base model's configuration; ``UserError`` where there is none."""
+    name, source = _source(recipe)
+    return text_architecture(AutoConfig.from_pretrained(name, **source), name)
+
+
+def held_buffers(folder: Path) -> list[str]:
+    """Buffers that a saved model of the configuration in ``folder`` holds beside its parameters."""
+    config = AutoConfig.from_pretrained(folder)
+    model = without_memory(text_architecture(config, str(folder)).model_class, config, "eager")
+    buffers = dict(model.named_buffers())
+    return [name for name in model.state_dict() if name in buffers]
 
 
 def scratch_config(scratch: Scratch, tokenizer: Any) -> Any:
@@ -80,32 +136,44 @@ def load_matching_tokenizer(plan: Plan) -> Any:
     return tokenizer
 
 
-def _from_pretrained(recipe: ModelRecipe) -> Any:
+def _from_scratch(recipe: ModelRecipe, tokenizer: Any) -> OpenedModel:
+    assert recipe.scratch is not None
+    config = scratch_config(recipe.scratch, tokenizer)
+    config._attn_implementation = recipe.attention
+    return OpenedModel(packed(Gemma3ForCausalLM)(config), None)
+
+
+def _source(recipe: ModelRecipe) -> tuple[str, dict[str, Any]]:
+    """Name and options under which transformers finds the base model."""
     assert recipe.id is not None, "ModelRecipe has an id or is scratch"
     folder = Path(recipe.id).expanduser()
     source: dict[str, Any] = {"revision": recipe.revision}
     if recipe.gguf_file is not None:
         source["gguf_file"] = recipe.gguf_file
-    name = str(folder) if folder.is_dir() else recipe.id
-    try:
-        config = AutoConfig.from_pretrained(name, **source)
-        if config.model_type != TEXT_MODEL:
-            raise UserError(
-                f"model.id: {recipe.id} is a {config.model_type!r} model; only text-only Gemma 3 "
-                f"({TEXT_MODEL!r}: 270m and 1b) can be trained"
-            )
-        model = PackedGemma3.from_pretrained(
-            name, **source, dtype=torch.float32, attn_implementation=recipe.attention
-        )
-    except (OSError, ValueError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"model.id: {recipe.id!r} at {recipe.revision!r} cannot be loaded: {first}; "
-            "give a local folder, or a Hugging Face id that you may read"
-        ) from None
-    if recipe.gguf_file is not None:
-        _forget_quantization(model)
+    return (str(folder) if folder.is_dir() else recipe.id), source
+
+
+def _from_gguf(recipe: ModelRecipe, architecture: Architecture) -> Any:
+    logger.info("%s is in GGUF: every rank reads it whole, 4 bytes a parameter of host memory", recipe.id)
+    name, source = _source(recipe)
+    model = packed(architecture.model_class).from_pretrained(
+        name, **source, dtype=torch.float32, attn_implementation=recipe.attention
+    )
+    _forget_quantization(model)
     return model
+
+
+def _generation_config(name: str, revision: str) -> Any:
+    """How the base model generates; ``None`` where it says nothing."""
+    try:
+        return GenerationConfig.from_pretrained(name, revision=revision)
+    except OSError:
+        return None
+
+
+def _known_class(model: Any) -> str:
+    """Name of transformers' own class under the ``Packed`` one."""
+    return next(cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("transformers."))
 
 
 def _forget_quantization(model: Any) -> None:
@@ -143,4 +211,5 @@ def _with_adapters(model: Any, lora: Lora) -> Any:
     with warnings.catch_warnings():
         # peft asks transformers by a name that transformers is about to drop.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        return get_peft_model(model, config)
+        with on_cpu_by_name(model):
+            return get_peft_model(model, config)

@@ -22,13 +22,16 @@ from gemfit.data.tokenizer import pad_id
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit.train import selftest
+from gemfit.train.architecture import decoder_layers
 from gemfit.train.arguments import training_arguments
 from gemfit.train.callbacks import BoundaryCallback, append_record
 from gemfit.train.checkpoint.background import Saver
 from gemfit.train.checkpoint.saving import Origin, resume
-from gemfit.train.engine import fsdp_plugin, reshard, restored_buffers
+from gemfit.train.engine import fsdp_plugin, place, reshard, restored_buffers, sharded
 from gemfit.train.heldout import HeldOut, measure
 from gemfit.train.ledger import Ledger
+from gemfit.train.model import OpenedModel
+from gemfit.train.placement import load_into_engine
 from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
 from gemfit.train.stop import Stop
 
@@ -48,7 +51,7 @@ class PackedTrainer(Trainer):
         run: RunDir,
         plan: Plan,
         attempt: int,
-        model: Any,
+        opened: OpenedModel,
         tokenizer: Any,
         stop: Stop,
         allowed_changes: Collection[str] = (),
@@ -67,7 +70,9 @@ class PackedTrainer(Trainer):
         self.measured: dict[int, HeldOut] = {}
         """The newest evaluation, by the step after which it was made."""
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
-        super().__init__(model=model, args=arguments, train_dataset=batches)
+        self.base_weights = opened.weights
+        place(opened.model, plan, arguments.device)
+        super().__init__(model=opened.model, args=arguments, train_dataset=batches)
         self.saver = Saver(
             run,
             self._origin(),
@@ -81,7 +86,7 @@ class PackedTrainer(Trainer):
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         arguments = super()._build_accelerator_args(**kwargs)
         if self.plan.recipe.strategy.kind == "fsdp2":
-            arguments["fsdp_plugin"] = fsdp_plugin(self.plan)
+            arguments["fsdp_plugin"] = fsdp_plugin(self.plan, decoder_layers(self.model))
         return arguments
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -91,7 +96,7 @@ class PackedTrainer(Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
     ) -> Any:
-        with restored_buffers(self.model):
+        with restored_buffers(self.model), sharded(self.model, self.plan, self.args.device):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         manifest = resume(
             self.run,
@@ -102,6 +107,14 @@ class PackedTrainer(Trainer):
             training=self.training_identity,
             allowed_changes=self.allowed_changes,
         )
+        if self.base_weights is not None:
+            # A checkpoint holds what is trained; what is frozen is read again.
+            load_into_engine(
+                self.model_wrapped,
+                self.accelerator.unwrap_model(self.model_wrapped),
+                self.base_weights,
+                trained=manifest is None,
+            )
         if manifest is not None:
             self.state.global_step = self.train_dataset.start_step = manifest.step
             self.saver.safe_step = manifest.step

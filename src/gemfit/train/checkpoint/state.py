@@ -150,7 +150,7 @@ def _adam_state(optimizer: Any, parameter: torch.Tensor, options: dict[str, Any]
 
 def _part(value: torch.Tensor | Piece, rank: int, world_size: int) -> torch.Tensor | Piece:
     if isinstance(value, DTensor):
-        return _piece_of(value)
+        return piece_of(value)
     if isinstance(value, Piece) or value.numel() < SMALL:
         # The planner lets one of the ranks that hold a small replica write it.
         return value
@@ -158,7 +158,7 @@ def _part(value: torch.Tensor | Piece, rank: int, world_size: int) -> torch.Tens
     return Piece(value.detach().reshape(-1)[start:stop], start, value.shape)
 
 
-def _piece_of(value: DTensor) -> Piece:
+def piece_of(value: DTensor) -> Piece:
     """The local part of a parameter that FSDP2 has cut along its first dimension."""
     assert all(placement.is_shard(0) or placement.is_replicate() for placement in value.placements)
     _, offsets = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)

@@ -54,6 +54,14 @@ def groups(engine: Any) -> list[torch.nn.Parameter]:
     return list(zero.single_partition_of_fp32_groups)
 
 
+def frozen_piece(parameter: Any) -> Piece:
+    """This rank's part of a parameter that stage 3 does not train; there is no fp32 master."""
+    held = parameter.ds_tensor
+    start = held.ds_numel * parameter.ds_zero_partition_rank
+    numel = max(0, min(held.ds_numel, parameter.ds_numel - start))  # padding fills up the last ranks
+    return Piece(held.detach().narrow(0, 0, numel), start, parameter.ds_shape)
+
+
 def shape_of(parameter: Any) -> torch.Size:
     """Whole shape of a parameter; stage 3 leaves an empty tensor in its place."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

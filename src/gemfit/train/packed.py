@@ -1,4 +1,4 @@
-"""Gemma 3 for packed rows: the loss is computed where the logits are, a slice of tokens at a time.
+"""Any causal language model for packed rows: the loss is computed where the logits are, a slice at a time.
 
 The logits of 4 rows of 1,024 tokens over 262,144 entries are 4 GiB in float32, and as much again for
 their gradient. Here a slice of ``SLICE_TOKENS`` exists at a time and is computed again in the backward
@@ -8,6 +8,7 @@ Evaluation takes the same path.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +33,14 @@ class TokenLosses(ModelOutput):
     """Places whose most likely token is the target: (); only where no gradient is asked for."""
 
 
-class PackedGemma3(Gemma3ForCausalLM):
-    """``Gemma3ForCausalLM`` that never makes a cache, and that knows targets.
+class Packed:
+    """What a causal language model of transformers gains: it never makes a cache, and it knows targets.
 
     A cache hides the restarts of ``position_ids``, and documents of a row would see each other.
     """
 
     def forward(
-        self,
+        self: Any,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         targets: torch.Tensor | None = None,
@@ -51,8 +52,8 @@ class PackedGemma3(Gemma3ForCausalLM):
         """
         given = {name: value for name, value in kwargs.items() if value is not None} | {"use_cache": False}
         if targets is None:
-            return super().forward(input_ids=input_ids, position_ids=position_ids, **given)
-        hidden = self.model(input_ids=input_ids, position_ids=position_ids, **given).last_hidden_state
+            return super().forward(input_ids=input_ids, position_ids=position_ids, **given)  # type: ignore[misc]
+        hidden = self.base_model(input_ids=input_ids, position_ids=position_ids, **given).last_hidden_state
         return self._token_losses(hidden.flatten(0, 1), targets.flatten())
 
     def _token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLosses:
@@ -71,11 +72,27 @@ class PackedGemma3(Gemma3ForCausalLM):
     def _measure_slice(
         self, hidden: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.lm_head(hidden).float()
+        logits = self._logits(hidden)
         return _cross_entropy(logits, targets), (logits.argmax(-1) == targets).sum()
 
     def _loss_of_slice(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return _cross_entropy(self.lm_head(hidden).float(), targets)
+        return _cross_entropy(self._logits(hidden), targets)
+
+    def _logits(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """Of these places, in float32. The self-test compares them with the model's own."""
+        logits: torch.Tensor = self.lm_head(hidden)
+        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:
+            logits = torch.tanh(logits / cap) * cap  # in the type in which the model's own class caps them
+        return logits.float()
+
+
+@functools.cache
+def packed(model_class: type) -> Any:
+    """``model_class``, a ``...ForCausalLM`` of transformers, as a subclass that is also ``Packed``."""
+    return type(f"Packed{model_class.__name__}", (Packed, model_class), {"__module__": __name__})
+
+
+PackedGemma3 = packed(Gemma3ForCausalLM)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

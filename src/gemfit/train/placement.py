@@ -1,0 +1,163 @@
+"""From a model without memory to an engine that holds the base weights, each rank its own part.
+
+A model is built with parameters on the meta device. Strategies that shard (FSDP2, ZeRO-3) allocate and
+read one shard a rank; the others allocate the whole model once, on the device that trains it. Weights are
+read after the engine is there, straight into its fp32 masters, and not at all where a checkpoint holds
+them. Nothing is communicated, apart from what DeepSpeed needs to spread its masters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch.distributed.tensor import DTensor
+from transformers.initialization import no_init_weights
+
+from gemfit.train.base_weights import BaseWeights
+from gemfit.train.checkpoint import zero
+from gemfit.train.checkpoint.collective import on_every_rank
+from gemfit.train.checkpoint.pieces import Piece
+from gemfit.train.checkpoint.state import is_deepspeed, piece_of
+
+ADAPTER = "lora_"
+
+
+def without_memory(model_class: Any, config: Any, attention: str) -> Any:
+    """A model whose parameters are on the meta device, and whose buffers are computed and real.
+
+    Buffers that no checkpoint holds (scale of embeddings, rotary frequencies) would be garbage had they
+    been on the meta device too.
+    """
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        model = model_class._from_config(config, dtype=torch.float32, attn_implementation=attention)
+    model.tie_weights()
+    return model.eval()
+
+
+@contextmanager
+def on_cpu_by_name(model: torch.nn.Module) -> Iterator[None]:
+    """Let parameters on the meta device look like CPU tensors inside, at no cost.
+
+    peft moves an adapter to where its layer is, and on the meta device it would lose its values.
+    """
+    held = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.is_meta
+    ]
+    for module, name, parameter in held:
+        number = torch.zeros((), dtype=parameter.dtype)
+        module._parameters[name] = torch.nn.Parameter(number.expand(parameter.shape), parameter.requires_grad)
+    yield
+    for module, name, parameter in held:
+        stand_in = module._parameters[name]
+        parameter.requires_grad = stand_in is not None and stand_in.requires_grad
+        module._parameters[name] = parameter
+
+
+def materialise(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Give each parameter on the meta device memory of its own, full of NaN: what is not read is noticed."""
+    _replace(model, lambda parameter: torch.full(parameter.shape, torch.nan, dtype=dtype, device=device))
+
+
+def load_into(model: torch.nn.Module, weights: BaseWeights) -> None:
+    """Fill a whole, unwrapped model, adapters aside."""
+    for name, parameter in model.named_parameters():
+        if (base := base_name(name)) is not None:
+            weights.fill_whole(base, parameter)
+
+
+def load_buffers(model: torch.nn.Module, weights: BaseWeights) -> None:
+    """Fill the buffers that a checkpoint holds; there are few and they are small."""
+    for name, buffer in model.named_buffers():
+        if name in weights.entries:
+            weights.fill_whole(name, buffer)
+
+
+def load_into_engine(engine: Any, module: torch.nn.Module, weights: BaseWeights, *, trained: bool) -> None:
+    """Fill what this rank holds of a prepared model: frozen parameters, and those that are ``trained``.
+
+    ``module`` is the model inside ``engine``. Collective: a file that one rank cannot read fails them all.
+    """
+
+    def fill() -> None:
+        for name, parameter in module.named_parameters():
+            base = base_name(name)
+            if base is not None and (trained or not parameter.requires_grad):
+                for piece in _pieces(engine, parameter):
+                    weights.fill(base, piece)
+
+    on_every_rank(fill)
+    if trained and is_deepspeed(engine):
+        zero.publish(engine, 0)
+
+
+def base_name(name: str) -> str | None:
+    """What the base model calls a parameter; ``None`` for an adapter's own."""
+    if ADAPTER in name:
+        return None
+    for added in ("_checkpoint_wrapped_module.", "base_model.model.", "base_layer."):
+        name = name.replace(added, "")
+    return name
+
+
+@contextmanager
+def sharded_from_meta(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Let accelerate apply FSDP2 to a model without memory inside; afterwards it has its shards.
+
+    accelerate tells parameters apart by their address, which is 0 for all of them on the meta device.
+    """
+    for number, parameter in enumerate(model.parameters(), start=1):
+        if parameter.is_meta:
+            parameter.data_ptr = lambda number=number: -number  # type: ignore[method-assign,misc]
+    yield
+    model._apply(lambda t: torch.full_like(t, torch.nan, device=device) if t.is_meta else t)  # type: ignore[no-untyped-call]
+
+
+def partition(model: torch.nn.Module, config: dict[str, Any], dtype: torch.dtype) -> None:
+    """Turn the parameters of ``model`` into those of ZeRO-3, of which each rank allocates its part.
+
+    ``deepspeed.zero.Init`` would broadcast every parameter from rank 0 first; here all ranks read files.
+    """
+    import deepspeed  # noqa: PLC0415  (seconds of imports that no other strategy needs)
+
+    # An empty module makes it set up all that it does beside converting parameters.
+    zero3 = deepspeed.zero.Init(module=torch.nn.Module(), config_dict_or_path=config, dtype=dtype)
+    # Pages that are not written take no memory: the rank copies its part of this and frees the rest.
+    _replace(model, lambda p: torch.empty(p.shape, dtype=dtype, device=zero3.local_device))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(zero3.local_device, dtype)
+        zero3._convert_to_deepspeed_param(parameter)
+        parameter.partition()  # type: ignore[attr-defined]
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(zero3.local_device)
+
+
+def _replace(model: torch.nn.Module, make: Callable[[torch.nn.Parameter], torch.Tensor]) -> None:
+    """New tensors for the parameters on the meta device; those that are one weight stay one."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or not parameter.is_meta:
+                continue
+            if id(parameter) not in made:
+                made[id(parameter)] = torch.nn.Parameter(make(parameter), parameter.requires_grad)
+            module._parameters[name] = made[id(parameter)]
+
+
+def _pieces(engine: Any, parameter: Any) -> Iterator[Piece]:
+    """This rank's memory of ``parameter``: the fp32 master where there is one apart from the weight."""
+    if isinstance(parameter, DTensor):
+        yield piece_of(parameter)
+    elif is_deepspeed(engine) and parameter.requires_grad:
+        if (fragment := zero.fragment_of(engine, parameter)) is not None:
+            yield fragment.of(fragment.flat, zero.shape_of(parameter))
+    elif hasattr(parameter, "ds_tensor"):
+        yield zero.frozen_piece(parameter)
+    else:
+        yield Piece(parameter.detach().view(-1), 0, parameter.shape)

@@ -1,0 +1,110 @@
+"""Runs of two steps in this process: enough for weights, or adapters, that are not the first ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from gemfit.packing import make_pack_job
+from gemfit.plan import PackReference, Topology
+from gemfit.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe
+from gemfit.rundir import RunDir
+from gemfit.strategy import Single
+from gemfit.train.checkpoint.saving import Origin, take_snapshot, write
+from gemfit.train.model import load_matching_tokenizer, load_model
+from gemfit_launch.packer import ensure_pack
+from gemfit_launch.planning import make_plan
+
+TOPICS = ("sleep", "exams", "my garden", "rain", "the new job", "swimming")
+IDS = torch.arange(6, 54)[None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with one checkpoint, at step 2, and the model that was saved there."""
+
+    run: RunDir
+    model: Any
+    tokenizer: Any
+
+    @property
+    def logits(self) -> torch.Tensor:
+        positions = torch.arange(IDS.shape[1])[None]
+        with torch.no_grad():
+            logits: torch.Tensor = self.model.eval()(input_ids=IDS, position_ids=positions).logits
+        return logits
+
+
+def conversation(number: int) -> list[dict[str, str]]:
+    topic = TOPICS[number % len(TOPICS)]
+    return [
+        {"role": "system", "content": "You listen, and answer in one line."},
+        {"role": "user", "content": f"{number} thoughts about {topic} keep me busy.\nWhat now?"},
+        {"role": "assistant", "content": f"Tell me the first of them: {topic} can wait."},
+        {"role": "user", "content": " It is > a list, <b>really</b>"},
+    ]
+
+
+def write_conversations(path: Path) -> Path:
+    answered = ([*conversation(n), {"role": "assistant", "content": "Go on."}] for n in range(60))
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in answered))
+    return path
+
+
+def train(root: Path, model: ModelRecipe) -> Trained:
+    """Two steps on made-up ids, and a checkpoint."""
+    recipe = Recipe(
+        model=model,
+        data=DataRecipe(source=str(write_conversations(root / "data.jsonl")), seq_len=128),
+        batch=BatchRecipe(effective=2),
+        length=LengthRecipe(steps=2, epochs=None),
+        strategy=Single(),
+    )
+    job = make_pack_job(recipe)
+    pack = ensure_pack(job, root / "pack", force=False, say=lambda line: None)
+    plan = make_plan(
+        recipe,
+        topology=Topology(nodes=1, ranks_per_node=1, device="cpu"),
+        pack=PackReference(fingerprint=job.fingerprint, folder=str(root / "pack")),
+        rows=pack.splits["train"].rows,
+        rows_are_packed=True,
+    )
+    run = RunDir.create(root / "run", plan)
+    tokenizer = load_matching_tokenizer(plan)
+    loaded = load_model(plan.recipe, tokenizer)
+    save_after_two_steps(run, loaded)
+    return Trained(run, loaded, tokenizer)
+
+
+def save_after_two_steps(run: RunDir, model: Any) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    positions = torch.arange(IDS.shape[1])[None]
+    for _ in range(2):
+        model(input_ids=IDS, position_ids=positions, targets=IDS.roll(-1)).loss_sum.backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    origin = Origin(
+        attempt=run.begin_attempt(),
+        strategy="single",
+        plan_digest=run.plan().digest,
+        training=run.plan().training_identity(),
+        keep=1,
+    )
+    snapshot = take_snapshot(
+        step=2,
+        cursor_row=4,
+        eval_loss=None,
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
+        copied=False,
+    )
+    write(run, origin, snapshot)
