@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -119,10 +120,16 @@ class Handmade:
             "trained_tokens": pa.int32(),
         }
         schema = pa.schema(list(columns.items()))
+        table = []
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for begin in range(0, len(rows), 3):  # several batches, so that numbers of rows go on
+                # The schema is written with the first batch.
+                table.append((0, begin, sink.tell() or schema.serialize().size))
                 some_rows = [vars(row) for row in rows[begin : begin + 3]]
                 writer.write_batch(pa.RecordBatch.from_pylist(some_rows, schema=schema))
+        np.save(path.parent / "batches.npy", np.array(table, np.int64))
+        counts = [[row.tokens for row in rows], [row.trained_tokens for row in rows]]
+        np.save(path.parent / "counts.npy", np.array(counts, np.int64))
 
     def _write_talks(self, path: Path) -> None:
         table = pa.table(

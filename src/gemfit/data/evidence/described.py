@@ -126,7 +126,7 @@ class Describer:
 
     def rows(self, split: str, wanted: range) -> Iterator[DescribedRow]:
         """The rows with the numbers in ``wanted``, in order."""
-        for batch in self._pack.batches(split):
+        for batch in self._pack.batches(split, wanted):
             last = batch.first + len(batch.tokens)
             for number in range(max(batch.first, wanted.start), min(last, wanted.stop)):
                 yield self._row(split, batch, number - batch.first, pieces_of(batch, number - batch.first))

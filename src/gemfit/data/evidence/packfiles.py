@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gemfit.data.store import read_manifest
+from gemfit.data.store import BATCHES, read_manifest
 from gemfit.errors import UserError
 from gemfit.manifest import PackManifest
 
@@ -99,18 +100,23 @@ class Pack:
         names = [file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
         return [self.folder / name for name in names if name.endswith(".arrow")]
 
-    def batches(self, split: str) -> Iterator[RowBatch]:
-        """All rows of ``split``, mapped: only what is looked at is read."""
-        first = 0
-        for path in self.shards(split):
+    def batches(self, split: str, rows: range | None = None) -> Iterator[RowBatch]:
+        """The batches that hold ``rows`` (all if left out), mapped: only what is looked at is read."""
+        shards = self.shards(split)
+        table = np.load(self.folder / split / BATCHES)
+        wanted = rows if rows is not None else range(self.manifest.splits[split].rows)
+        stops = np.append(table[1:, 1], self.manifest.splits[split].rows)
+        chosen = table[(table[:, 1] < wanted.stop) & (stops > wanted.start)]
+        for shard, group in groupby(chosen.tolist(), key=lambda entry: entry[0]):
             try:
-                for batch in pa.ipc.open_stream(pa.memory_map(str(path))):
-                    yield as_arrays(batch, first)
-                    first += batch.num_rows
-            except (OSError, pa.ArrowInvalid) as error:
-                raise UserError(
-                    f"{path}: cannot be read: {error}; delete {self.folder} and pack again"
-                ) from None
+                whole = pa.memory_map(str(shards[shard])).read_buffer()
+                schema = pa.ipc.open_stream(whole).schema
+                for _, first, at in group:
+                    message = pa.ipc.read_message(pa.BufferReader(whole.slice(at)))
+                    yield as_arrays(pa.ipc.read_record_batch(message, schema), first)
+            except (OSError, EOFError, pa.ArrowInvalid) as error:
+                way_out = f"delete {self.folder} and pack again"
+                raise UserError(f"{shards[shard]}: cannot be read: {error}; {way_out}") from None
 
     def origin(self, index: int) -> tuple[str, str, int]:
         """Name of the source, file and line of the conversation in line ``index`` of the table."""

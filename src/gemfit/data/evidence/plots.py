@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from gemfit.data.evidence.accounts import LOSSES
@@ -57,6 +58,8 @@ def _lengths(axes: Any, lengths: NDArray[np.int32], seq_len: int) -> None:
     axes.hist(lengths, bins=np.geomspace(low, high, BINS), color="tab:blue")
     axes.axvline(seq_len, color="black", linestyle=":", linewidth=1, label=f"a row: {seq_len:,}")
     axes.set(title="length of a conversation", xlabel="tokens", ylabel="conversations", xscale="log")
+    axes.xaxis.set_major_formatter(_whole)
+    axes.xaxis.set_minor_formatter(_whole if high / low < 10 else NullFormatter())
     axes.legend()
 
 
@@ -105,8 +108,12 @@ def _flow(axes: Any, total: dict[str, int]) -> None:
     axes.set(title="every token: what came in, and what became of it", xlabel="tokens", xlim=(0, None))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(_whole)
     axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.3), frameon=False)
+
+
+def _whole(value: float, _: int) -> str:
+    return f"{value:,.0f}"
 
 
 def _short(name: str) -> str:

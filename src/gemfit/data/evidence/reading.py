@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
 from gemfit.data.evidence.packfiles import RowBatch, as_arrays
-from gemfit.data.store import MANIFEST
+from gemfit.data.store import MANIFEST, PackedRows
 from gemfit.manifest import FileDigest, PackManifest
 
 BLOCK_BYTES = 2**20
@@ -49,3 +50,20 @@ def read_batches(path: Path, first: int) -> Iterator[RowBatch]:
                 raise ValueError(f"from row {first:,} on, {', '.join(LISTS)} differ in length")
             yield as_arrays(batch, first)
             first += batch.num_rows
+
+
+def found_otherwise(rows: PackedRows, split: str, batch: RowBatch) -> list[str]:
+    """What training would get instead of the batch: by its row numbers, and in its counts of tokens."""
+    here = slice(batch.first, batch.first + len(batch.tokens))
+    problems = []
+    if not np.array_equal(rows[batch.first].input_ids, batch.input_ids[0]):
+        problems.append(f"{split} row {batch.first:,}: its number leads to another row")
+    for name, counts, own in (
+        ("tokens", rows.tokens[here], batch.tokens),
+        ("trained_tokens", rows.trained_tokens[here], batch.trained_tokens),
+    ):
+        if (wrong := np.flatnonzero(counts != own)).size:
+            first = int(wrong[0])
+            what = f"its {name} are {own[first]:,}, counted as {counts[first]:,}"
+            problems.append(f"{split} row {batch.first + first:,}: {what}")
+    return problems

@@ -16,6 +16,8 @@ from gemfit.data.evidence.pieces import Piece
 from gemfit.data.render import make_renderer
 
 Ids = NDArray[np.int32]
+BEGIN = "begin"
+"""The role of what stands before the first turn (BOS)."""
 UNKNOWN = "unknown"
 """The role of a piece's first words, where the header that they belong to had no room."""
 
@@ -69,14 +71,14 @@ def make_marks(tokenizer: Any, format: str, eos: str) -> Marks:
 
 
 def spans(ids: Ids, marks: Marks) -> list[Span]:
-    """Who speaks where; the spans follow one another and cover the piece. BOS goes with what follows it."""
-    found: list[Span] = []
-    start, at = 0, len(marks.begin) if _starts(ids, 0, marks.begin) else 0
-    while start < len(ids):
+    """Who speaks where; the spans follow one another and cover the piece."""
+    at = len(marks.begin) if _starts(ids, 0, marks.begin) else 0
+    found = [Span(BEGIN, 0, at)] if at else []
+    while at < len(ids):
         role = next((role for role, header in marks.headers if _starts(ids, at, header)), UNKNOWN)
         stop = _turn_end(ids, at, marks)
-        found.append(Span(role, start, stop))
-        start = at = stop
+        found.append(Span(role, at, stop))
+        at = stop
     return found
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from gemfit.data.evidence.described import DescribedPiece, DescribedRow
 from gemfit.data.evidence.pieces import REPEATED
+from gemfit.data.evidence.roles import BEGIN
 from gemfit.data.evidence.visible import decode, make_visible
 
 COLORS = ("cyan", "green", "magenta", "yellow", "blue", "red")
@@ -81,10 +82,12 @@ def _lines(piece: DescribedPiece, look: Look, color: str) -> Iterator[tuple[str,
 
 
 def _parts(piece: DescribedPiece) -> Iterator[tuple[str, Places]]:
-    repeated = piece.positions == REPEATED
-    for span in piece.spans:
-        places = np.arange(span.start, span.stop)
-        for part in _runs(places, repeated):
+    """Role and places; what begins the piece goes with its first turn where both are repeated or neither."""
+    repeated, spans = piece.positions == REPEATED, list(piece.spans)
+    if len(spans) > 1 and spans[0].role == BEGIN and repeated[0] == repeated[spans[1].start]:
+        spans[:2] = [spans[1]._replace(start=0)]
+    for span in spans:
+        for part in _runs(np.arange(span.start, span.stop), repeated):
             yield span.role, part
 
 

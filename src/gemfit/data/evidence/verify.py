@@ -18,10 +18,10 @@ from gemfit.data.evidence.accounts import differing, flow_of_conversations, unba
 from gemfit.data.evidence.ledger import Expected, Ledger
 from gemfit.data.evidence.numbering import Numbering, number_conversations
 from gemfit.data.evidence.packfiles import SIDES, Conversations, Pack
-from gemfit.data.evidence.reading import damage, read_batches, unlisted
+from gemfit.data.evidence.reading import damage, found_otherwise, read_batches, unlisted
 from gemfit.data.evidence.rowcheck import RowFaults, Rules, check_rows
 from gemfit.data.progress import progress
-from gemfit.data.store import read_manifest
+from gemfit.data.store import open_pack, read_manifest
 from gemfit.manifest import SplitCounts
 
 MOST = 20
@@ -99,13 +99,15 @@ def _rows(pack: Pack, split: str, numbering: Numbering, ledger: Ledger) -> tuple
         all_trained=pack.manifest.loss_on == "all",
         lengths=np.where(side == SIDES.index(split), tokens, 0).astype(np.int32),
     )
-    faults, count, broken = RowFaults(split), _Split(), []
+    faults, count, broken = RowFaults(split), _Split(), list[str]()
+    opened = open_pack(pack.folder, split)
     with progress(f"checking {split}", pack.manifest.splits[split].rows, "rows") as shown:
         for path in pack.shards(split):
             try:
                 for batch in read_batches(path, count.rows):
                     trained = check_rows(batch, rules, faults)
                     ledger.add(batch, trained)
+                    broken += found_otherwise(opened, split, batch)
                     count.rows += len(batch.tokens)
                     count.documents += len(batch.lengths)
                     count.tokens += int(batch.tokens.sum(dtype=np.int64))
@@ -139,8 +141,8 @@ def _once(pack: Pack, numbering: Numbering, ledger: Ledger) -> Iterator[str]:
     for found in stretches:
         copies = int(pack.conversations.copies[numbering.lines[found.document]])
         yield (
-            f"{place(found.document)}: tokens {found.start:,} to {found.stop - 1:,} are in the rows "
-            f"{found.times} times, expected {copies}"
+            f"{place(found.document)}: tokens {found.start:,} to {found.stop - 1:,} are expected in the rows "
+            f"{_times(copies)}, and are there {_times(found.times)}"
         )
     for document in np.flatnonzero(missing < ledger.expected.left_out).tolist():
         yield (
@@ -205,3 +207,7 @@ def _told(problems: list[str] | Iterator[str]) -> tuple[str, ...]:
     found = list(problems)
     more = [f"and {len(found) - MOST:,} more of this kind"] if len(found) > MOST else []
     return tuple(found[:MOST] + more)
+
+
+def _times(number: int) -> str:
+    return {0: "not at all", 1: "once", 2: "twice"}.get(number, f"{number:,} times")
