@@ -214,3 +214,11 @@ def test_an_encoder_works_behind_a_fork(plain_tokenizer: Any, name: str) -> None
     with os.fdopen(receive, "rb") as answer:
         assert answer.read() == b"same"
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("text", "ends"), [(b"a\xff", [2]), ("é".encode(), [1, 2])])
+def test_bytes_that_are_not_utf8_are_refused_and_not_a_crash(
+    plain_tokenizer: Any, text: bytes, ends: list[int]
+) -> None:
+    with pytest.raises(ValueError, match=r"utf-8|within a character"):
+        make("gigatoken", plain_tokenizer).encode(text, np.array(ends, np.int64))

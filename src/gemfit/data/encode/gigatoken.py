@@ -20,6 +20,7 @@ class Gigatoken:
     name: str = "gigatoken"
 
     def encode(self, text: bytes, ends: Ends) -> tuple[Ids, Ends]:
+        check_utf8(text, ends)
         # Its thread pool would not survive a fork: always on this thread.
         rows = self.backend.encode_batch(self._texts(text, ends), parallel=False).layout
         offsets = np.asarray(rows.offsets.data)
@@ -33,6 +34,14 @@ class Gigatoken:
         return self.awkward.Array(
             layout.ListOffsetArray(index, characters, parameters={"__array__": "bytestring"})
         )
+
+
+def check_utf8(text: bytes, ends: Ends) -> None:
+    """Raise ``ValueError`` where a text is not UTF-8, with which the engine would crash the process."""
+    text.decode()
+    starts = np.frombuffer(text, np.uint8)[ends[ends < len(text)]]
+    if np.any(starts & 0xC0 == 0x80):
+        raise ValueError("a text ends within a character")
 
 
 def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:

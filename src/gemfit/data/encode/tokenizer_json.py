@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +58,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def shadowing(tokens: list[Mapping[str, Any]]) -> tuple[str, str] | None:
+def shadowing(tokens: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """A special token and an ordinary added one which can begin inside it; ``None`` where none can.
 
     ``tokenizers`` looks for all added tokens and then passes over the special ones: an ordinary token

@@ -1,0 +1,216 @@
+"""Where the word cache cuts: tokens stay what they were, and what is not proven is refused."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from gemfit.data.encode.cuts import find_cuts
+from gemfit.data.encode.encoder import Unsuited
+from gemfit.data.encode.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
+
+WORDS = (
+    "ab",
+    "abc",
+    " a",
+    "b c",
+    "ba>",
+    "▁</",
+    "\n",
+    "\n\n",
+    "a\n",
+    "é",
+    "<eos>",
+    "<x",
+    "x>",
+    "A,",
+    ",b",
+    "  ",
+)
+text_strategy = st.lists(st.sampled_from(WORDS) | st.text("abcé \n▁<>,", max_size=4), max_size=12).map(
+    "".join
+)
+
+
+def fields_of(tokenizer: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return fields
+
+
+def changed(tokenizer: Any, **changes: Any) -> TokenizerJson:
+    return parse_tokenizer(json.dumps({**fields_of(tokenizer), **changes}))
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+PATTERNS = ({"String": "▁"}, {"String": ","}, {"Regex": r"\n+"})
+BEHAVIORS = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
+
+
+@st.composite
+def models(draw: st.DrawFn) -> dict[str, Any]:
+    """BPE with merges at random."""
+    items, merges = list("abc<>,\n▁é"), []
+    for _ in range(draw(st.integers(0, 25))):
+        pair = draw(st.sampled_from(items)), draw(st.sampled_from(items))
+        if "".join(pair) not in items:
+            items.append("".join(pair))
+            merges.append(pair)
+    vocab = {name: index for index, name in enumerate([*BYTES, *items])}
+    return {"type": "BPE", "fuse_unk": True, "byte_fallback": True, "vocab": vocab, "merges": merges}
+
+
+@st.composite
+def added_tokens(draw: st.DrawFn) -> list[dict[str, Any]]:
+    contents = draw(st.lists(st.sampled_from(["<eos>", "<x", "x>", "a,", "b<", ">\n"]), unique=True))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    kinds = st.fixed_dictionaries({"special": st.booleans(), "normalized": st.booleans()})
+    return [
+        {"id": 1000 + index, "content": content, **flags, **draw(kinds)}
+        for index, content in enumerate(contents)
+    ]
+
+
+@st.composite
+def tokenizer_files(draw: st.DrawFn) -> str:
+    """A ``tokenizer.json`` in which the word cache may be used, otherwise at random."""
+    split = st.fixed_dictionaries(
+        {
+            "type": st.just("Split"),
+            "invert": st.just(False),
+            "pattern": st.sampled_from(PATTERNS),
+            "behavior": st.sampled_from(BEHAVIORS),
+        }
+    )
+    splits = draw(st.lists(split, max_size=2))
+    fields = {
+        "version": "1.0",
+        "added_tokens": draw(added_tokens()),
+        "normalizer": draw(st.sampled_from([None, REPLACE])),
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits} if splits else None,
+        "model": draw(models()),
+    }
+    return json.dumps(fields)
+
+
+def check_cuts(file: str, text: str) -> int:
+    """Assert that no cut changes the tokens; returns how many there are."""
+    tokenizer = Tokenizer.from_str(file)
+    tokenizer.encode_special_tokens = True
+    cuts = find_cuts(parse_tokenizer(file))
+    whole = tokenizer.encode(text, add_special_tokens=False).ids
+    data = text.encode()
+    places = [at for at in range(1, len(data)) if cuts[data[at - 1], data[at]]]
+    for at in places:
+        sides = (data[:at].decode(), data[at:].decode())
+        ids = [tokenizer.encode(side, add_special_tokens=False).ids for side in sides]
+        assert ids[0] + ids[1] == whole, sides
+    return len(places)
+
+
+@given(file=tokenizer_files(), text=text_strategy)
+@settings(max_examples=300)
+def test_tokens_of_the_sides_of_a_cut_are_the_tokens_of_the_whole(file: str, text: str) -> None:
+    check_cuts(file, text)
+
+
+def test_words_are_cut_before_the_space_and_around_line_breaks(tokenizer: Any) -> None:
+    file = tokenizer.backend_tokenizer.to_str()
+    assert check_cuts(file, "we feel the night.\n\nAnd  the day <eos> é") >= 7
+
+
+def test_items_and_added_tokens_are_never_cut(tokenizer: Any) -> None:
+    cuts = find_cuts(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
+    inside = [*tokenizer.get_vocab(), *tokenizer.all_special_tokens]
+    pairs = [pair for item in inside for pair in pairwise(item.replace("▁", " ").encode())]
+    assert len(pairs) > 1000
+    assert not any(cuts[pair] for pair in pairs)
+    assert not cuts[128:].any()
+    assert not cuts[:, 128:].any()
+
+
+TOKEN = {"id": 999, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False}
+TOKEN |= {"normalized": False, "special": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"normalizer": {"type": "NFC"}}, "normalizer"),
+        ({"normalizer": {**REPLACE, "content": "_"}}, "normalizer"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE]}}, "normalizer"),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, "pre-tokenizer Metaspace"),
+        ({"pre_tokenizer": {"type": "ByteLevel"}}, "pre-tokenizer ByteLevel"),
+        ({"added_tokens": [{**TOKEN, "lstrip": True}]}, "'<x>' looks at its neighbours"),
+        ({"added_tokens": [{**TOKEN, "rstrip": True}]}, "'<x>' looks at its neighbours"),
+        ({"added_tokens": [{**TOKEN, "single_word": True}]}, "'<x>' looks at its neighbours"),
+    ],
+)
+def test_a_step_that_may_look_beyond_a_cut_is_refused(tokenizer: Any, changes: Any, why: str) -> None:
+    with pytest.raises(Unsuited, match=why):
+        find_cuts(changed(tokenizer, **changes))
+
+
+@pytest.mark.parametrize(
+    "pattern", [{"String": "ab"}, {"Regex": r"\s+"}, {"Regex": r"\n+\b"}, {"Regex": "."}]
+)
+def test_a_split_at_more_than_one_character_is_refused(tokenizer: Any, pattern: dict[str, str]) -> None:
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    with pytest.raises(Unsuited, match="splits at"):
+        find_cuts(changed(tokenizer, pre_tokenizer=split))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("type", "Unigram"),
+        ("dropout", 0.1),
+        ("byte_fallback", False),
+        ("ignore_merges", True),
+        ("end_of_word_suffix", "</w>"),
+    ],
+)
+def test_a_model_that_is_not_plain_is_refused(tokenizer: Any, setting: str, value: Any) -> None:
+    model = {**fields_of(tokenizer)["model"], setting: value}
+    with pytest.raises(Unsuited, match=f"its model has {setting}"):
+        find_cuts(changed(tokenizer, model=model))
+
+
+@pytest.mark.parametrize(("lost", "why"), [("<0x41>", "lacks some bytes"), ("▁", "has no ▁")])
+def test_a_vocabulary_without_all_bytes_or_the_space_is_refused(tokenizer: Any, lost: str, why: str) -> None:
+    model = fields_of(tokenizer)["model"]
+    del model["vocab"][lost]
+    with pytest.raises(Unsuited, match=why):
+        find_cuts(changed(tokenizer, model=model))
+
+
+def test_a_vocabulary_that_may_merge_bytes_is_refused(tokenizer: Any) -> None:
+    model = fields_of(tokenizer)["model"]
+    model["vocab"]["<0x41><0x42>"] = len(model["vocab"])
+    with pytest.raises(Unsuited, match="name of a byte in it"):
+        find_cuts(changed(tokenizer, model=model))
+
+
+@pytest.mark.parametrize(
+    ("special", "ordinary", "overlap"),
+    [
+        ("<eos>", "<unused0>", False),
+        ("<a>b", "b", True),
+        ("<a>b", "bc", True),
+        ("<a>b", "<a>", True),
+        ("<a>", "<a>b", False),
+        ("<a>", "x<a>", False),
+        ("<a>", "x<", False),
+    ],
+)
+def test_a_special_token_in_which_an_ordinary_one_can_begin_is_found(
+    special: str, ordinary: str, overlap: bool
+) -> None:
+    tokens = [{**TOKEN, "content": special, "special": True}, {**TOKEN, "content": ordinary}]
+    assert shadowing(tokens) == ((special, ordinary) if overlap else None)
