@@ -18,7 +18,7 @@ from gemfit.data.columns import Messages, Part
 from gemfit.data.conversation import ROLES, Conversation, Message, parse_conversation
 from gemfit.data.document import Words
 from gemfit.data.encode import reference_encoder
-from gemfit.data.lines import read_at_once, read_block, read_each, to_columns
+from gemfit.data.lines import Columns, read_block, read_each
 from gemfit.data.read import LINE_LIMIT, Rejection
 from gemfit.data.rendering import Rendering, make_rendering
 from gemfit.data.split import split
@@ -28,7 +28,7 @@ from gemfit.recipe import DataRecipe
 
 from .conftest import talks
 
-COLUMNS = ("text", "ends", "roles", "last", "lines")
+COLUMNS = ("ends", "roles", "last", "lines")
 
 
 class Anything:
@@ -107,10 +107,9 @@ LINES = st.lists(
 
 
 def columns(messages: Messages) -> dict[str, Any]:
-    return {
-        name: getattr(messages, name)[:] if name == "text" else getattr(messages, name).tolist()
-        for name in COLUMNS
-    }
+    marks = [] if messages.untrained is None else np.flatnonzero(messages.untrained).tolist()
+    arrays = {name: getattr(messages, name).tolist() for name in COLUMNS}
+    return arrays | {"text": messages.text, "untrained": marks}
 
 
 @settings(max_examples=400)
@@ -133,14 +132,20 @@ def test_reading_at_once_and_line_by_line_find_the_same(
 
 @given(values=st.lists(PLAIN.filter(lambda value: "\\u0000" not in json.dumps(value)), min_size=1))
 def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(values: list[Any]) -> None:
-    plain = read_at_once([orjson.dumps(value) for value in values], 1)
-    assert plain is not None
+    plain = Columns()
+    assert plain.take([orjson.dumps(value) for value in values], 1)
     named = [
-        {"id": 1, "messages": [{"name": "x", **message} for message in value["messages"]]} for value in values
+        {
+            "id": 1,
+            "messages": [
+                {"name": "x", "tool_calls": None, "weight": None, **message} for message in value["messages"]
+            ],
+        }
+        for value in values
     ]
-    other = read_at_once([orjson.dumps(value) for value in named], 1)
-    assert other is not None
-    assert columns(plain) == columns(other)
+    other = Columns()
+    assert other.take([orjson.dumps(value) for value in named], 1)
+    assert columns(plain.messages()) == columns(other.messages())
 
 
 def test_lines_that_are_json_only_together_are_refused_one_by_one() -> None:
@@ -281,7 +286,9 @@ def test_contents_lose_the_white_space_that_python_strips(texts: list[str]) -> N
     talk = Conversation(
         "f:1", tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts))
     )
-    found, ends = trimmed(to_columns([talk], [1]), frozenset({"user"}))
+    read = Columns()
+    read.add(talk, 1)
+    found, ends = trimmed(read.messages(), frozenset({"user"}))
     wanted = [text.strip() if i % 2 == 0 else text for i, text in enumerate(texts)]
     starts = [0, *ends.tolist()]
     assert [found[a:b].decode() for a, b in pairwise(starts)] == wanted

@@ -7,7 +7,7 @@ belongs to the message is understood, or refused by name: ignoring it would trai
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from gemfit.data.shown import shown
@@ -28,12 +28,14 @@ REFUSED = {
     "value": "write `content` instead",
 }
 """Keys with a meaning elsewhere, and what to do instead."""
+NOTHING: tuple[object, ...] = (None, "", [])
+"""Values of a key that say as little as if it were not there."""
 
 
 def check_keys(message: Mapping[str, object], role: str, where: str) -> None:
     """Refuse a key that would change what is trained and is not understood, and a wrong weight."""
     for key in message:
-        if key in UNDERSTOOD or not matters(key) or message[key] in (None, "", []):
+        if key in UNDERSTOOD or not matters(key) or message[key] in NOTHING:
             continue
         if key in REFUSED:
             raise UserError(f"{where} has the key {key!r}; {REFUSED[key]}")
@@ -49,9 +51,37 @@ def check_keys(message: Mapping[str, object], role: str, where: str) -> None:
         )
 
 
-def all_plain(keys: Iterable[str]) -> bool:
-    """True where none of the keys but role and content can change what is trained."""
-    return not any(matters(key) for key in keys if key not in ("role", "content"))
+def plain_values(values: Sequence[Mapping[str, object]]) -> bool:
+    """True where no line says anything beside its messages."""
+    alone = sum(map(len, values)) == len(values)
+    return alone or not any(value.get("tools") or value.get("functions") for value in values)
+
+
+def plain_messages(items: Sequence[Mapping[str, object]]) -> bool:
+    """True where no message says anything beside its role, its content and a right weight."""
+    if _are_pairs(items):
+        return True
+    keys = set[str]().union(*items) - {"role", "content"}
+    return all(_is_plain(items, key) for key in keys if matters(key))
+
+
+def weightless(items: Sequence[Mapping[str, object]]) -> list[int]:
+    """Indices of the messages with `weight: 0`."""
+    return [] if _are_pairs(items) else [n for n, item in enumerate(items) if item.get("weight", 1) == 0]
+
+
+def _are_pairs(items: Sequence[Mapping[str, object]]) -> bool:
+    """True where no message has more than two keys."""
+    return sum(map(len, items)) <= 2 * len(items)
+
+
+def _is_plain(items: Sequence[Mapping[str, object]], key: str) -> bool:
+    if key != "weight":
+        return all(item.get(key) in NOTHING for item in items)
+    weights = ((item.get(key), item["role"]) for item in items)
+    return all(
+        weight is None or weight == 0 or (weight == 1 and role == "assistant") for weight, role in weights
+    )
 
 
 @lru_cache(4096)
