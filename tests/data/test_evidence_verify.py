@@ -189,7 +189,7 @@ DEFECTS: dict[Plant, str] = {
     a_row_lost: "are expected in the rows twice, and are there once",
     a_copy_too_few: "are expected in the rows twice, and are there once",
     two_numbers_alike: "has the number",
-    an_order_that_is_not_canonical: "its digest is not behind that of the conversation with the number before",
+    an_order_that_is_not_canonical: "its digest is not behind that of the conversation",
     a_copy_that_is_none: "is called a copy of",
     a_line_that_vanishes: "26 lines were neither blank nor rejected, but 25 are conversations",
     tokens_that_vanish: "flow.first.left_by_weight is 0 in the manifest, but",

@@ -1,0 +1,217 @@
+"""``inspect``: rows as a person sees them, and as a program does."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.conftest import sentence, talk, talks
+from data.handmade import IGNORED, Handmade, handmade
+from gemfit.data.conversation import Conversation, Message
+from gemfit.data.document import token_ids
+from gemfit.data.evidence.__main__ import main
+from gemfit.data.evidence.pieces import REPEATED, Piece, positions
+from gemfit.data.evidence.roles import make_marks, spans
+from gemfit.data.evidence.visible import make_visible
+from gemfit.data.grammar import written
+from gemfit.data.render import make_renderer
+
+Inspect = Callable[..., str]
+
+
+@pytest.fixture
+def made(tokenizer: Any) -> Handmade:
+    return handmade(tokenizer, talks(24), loss_on="assistant")
+
+
+@pytest.fixture
+def inspect(made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Inspect:
+    """Look into the pack ``made``; what is printed."""
+    folder = made.write(tmp_path / "pack")
+
+    def run(*options: str, status: int = 0) -> str:
+        assert main(["inspect", str(folder), *options]) == status
+        out, err = capsys.readouterr()
+        return out if status == 0 else err
+
+    return run
+
+
+def rows_of(printed: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_all_rows_as_json_hold_every_token_with_its_place_in_its_conversation(
+    made: Handmade, inspect: Inspect
+) -> None:
+    found = {split: rows_of(inspect("--row", "all", "--split", split, "--json")) for split in made.rows}
+    talk_of = {talk.number: talk for talk in made.talks if talk.fate == "kept"}
+    looked_at = 0
+    for split, rows in found.items():
+        assert [row["row"] for row in rows] == list(range(len(made.rows[split])))
+        for row, own in zip(rows, made.rows[split], strict=True):
+            assert (row["ids"], row["labels"]) == (own.input_ids, own.labels)
+            for document in row["documents"]:
+                talk = talk_of[document["document"]]
+                assert (document["line"], document["copies"]) == (talk.line, talk.copies)
+                assert document["file"] == f"{document['source']}.jsonl"
+                assert document["conversation_tokens"] == len(talk.ids)
+                for place, position in enumerate(document["positions"], start=document["begin"]):
+                    if position is None:
+                        assert row["labels"][place] == IGNORED
+                        continue
+                    assert row["ids"][place] == talk.ids[position]
+                    assert (row["labels"][place] != IGNORED) == talk.trained[position]
+                    looked_at += 1
+    assert looked_at == sum(len(talk.ids) * talk.copies for talk in talk_of.values())
+
+
+def test_brackets_stand_around_what_is_trained_where_there_is_no_colour(
+    made: Handmade, inspect: Inspect
+) -> None:
+    row = made.rows["train"][0]
+    title, _, _, *lines = inspect().splitlines()
+    assert title == (
+        f"train row 0 of {len(made.rows['train'])}: 1 document, 48 of 48 places filled (100.00%), "
+        f"{row.trained_tokens} tokens trained"
+    )
+    shown = "".join(line[13:] for line in lines[: lines.index("")])
+    trained = [label for label in row.labels if label != IGNORED]
+    marked = "".join(part.partition("⟧")[0] for part in shown.split("⟦")[1:])
+    assert "".join(marked.split()) == "".join(made.tokenizer.decode(trained).split())
+
+
+def test_each_document_is_named_by_file_and_line_and_part(made: Handmade, inspect: Inspect) -> None:
+    number = next(
+        index for index, row in enumerate(made.rows["train"]) if len(row.document) > 1 and row.repeated[0]
+    )
+    row = made.rows["train"][number]
+    out = inspect("--row", str(number))
+    talk = next(talk for talk in made.talks if talk.number == row.document[0] and talk.fate == "kept")
+    start, stop = row.starts[0], row.starts[0] + row.seq_lengths[0] - row.repeated[0]
+    name = ("first", "second")[talk.source]
+    assert f"document {talk.number} · {name}.jsonl:{talk.line} ({name}) · tokens {start}–{stop - 1} of" in out
+    assert f"{row.repeated[0]} repeated" in out
+    assert "↻ " in out
+
+
+def test_a_document_is_shown_with_all_its_pieces_in_order(made: Handmade, inspect: Inspect) -> None:
+    talk = max((talk for talk in made.talks if talk.fate == "kept"), key=lambda talk: len(talk.ids))
+    rows = rows_of(inspect("--document", str(talk.number), "--json"))
+    assert len(rows) > 2
+    places = [at for row in rows for piece in row["documents"] for at in piece["positions"] if at is not None]
+    assert sorted(places) == sorted(list(range(len(talk.ids))) * talk.copies)
+    assert {piece["document"] for row in rows for piece in row["documents"]} == {talk.number}
+
+
+def test_long_turns_are_shortened_unless_all_is_asked_for(
+    tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [talk(random.Random(seed), exchanges=1, words=400) for seed in range(5)]
+    folder = handmade(tokenizer, long, seq_len=2048).write(tmp_path / "pack")
+    assert main(["inspect", str(folder)]) == 0
+    short = capsys.readouterr().out
+    assert main(["inspect", str(folder), "--all"]) == 0
+    whole = capsys.readouterr().out
+    assert " tokens …" in short
+    assert "left out: see --all" in short
+    assert len(whole) > 1.5 * len(short)
+    assert " tokens …" not in whole
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--row", "5000"], "has rows 0 to "),
+        (["--row", "-3"], "write 7, 0-9 or all"),
+        (["--row", "9-2"], "ends before it begins; write 2-9"),
+        (["--split", "test"], "has no split 'test'; it has train, validation"),
+        (["--document", "99"], "has no document 99; they count from 0 to 22"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(options: list[str], what: str, inspect: Inspect) -> None:
+    options = [f"{options[0]}={options[1]}"]
+    assert what in inspect(*options, status=2)
+
+
+def test_colours_are_for_terminals_that_want_them(
+    made: Handmade, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "\x1b" not in inspect()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    coloured = inspect()
+    assert "\x1b[" in coloured
+    assert "⟦" not in coloured
+    assert "⟦" in inspect("--no-color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "⟦" in inspect()
+
+
+def test_nothing_in_the_data_can_steer_the_terminal() -> None:
+    texts = ["a \n\n  b\t", "c  d \x1b[31m\u202e", "e\r\x00\u200b "]
+    shown = make_visible(texts)
+    assert shown == ["a·⏎\n⏎\n··b→", "c··d ⟨U+001B⟩[31m⟨U+202E⟩", "e⟨U+000D⟩⟨U+0000⟩⟨U+200B⟩·"]
+
+
+@given(texts=st.lists(st.text(), max_size=5))
+def test_no_control_sign_but_the_line_break_is_left(texts: list[str]) -> None:
+    shown = "".join(make_visible(texts))
+    assert not any(ord(char) < 32 and char != "\n" for char in shown)
+    assert shown.count("\n") == "".join(texts).count("\n")
+
+
+@pytest.mark.parametrize("format", ["role_markers", "chat_template"])
+@pytest.mark.parametrize("eos", ["token", "literal"])
+def test_spans_of_a_rendered_conversation_are_its_turns(format: str, eos: str, tokenizer: Any) -> None:
+    renderer = make_renderer(tokenizer, format, eos)
+    rng = random.Random(7)
+    messages = [
+        {"role": role, "content": sentence(rng, 5)} for role in ("system", "user", "assistant", "user")
+    ]
+    conversation = Conversation("x:1", tuple(Message(**message) for message in messages))
+    (document,) = renderer.render([conversation])
+    found = spans(token_ids(document.words), make_marks(tokenizer, format, eos))
+    inside = renderer.grammar.system_inside
+    assert [span.role for span in found] == [
+        "begin",
+        *(["system"] * (not inside)),
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert found[0].start == 0
+    assert all(one.stop == other.start for one, other in pairwise(found))
+    assert found[-1].stop == len(document.words)
+    assert written(renderer.grammar, conversation.messages)
+
+
+def piece(ids: list[int], trained: list[int], *, start: int, repeated: int) -> Piece:
+    return Piece(0, 0, start, repeated, np.array(ids, np.int32), np.isin(np.arange(len(ids)), trained))
+
+
+def test_repeated_tokens_stand_in_front() -> None:
+    assert positions(piece([1, 2, 3, 4], [2, 3], start=10, repeated=2)).tolist() == [
+        REPEATED,
+        REPEATED,
+        10,
+        11,
+    ]
+    assert positions(piece([1, 2], [1], start=0, repeated=0)).tolist() == [0, 1]
+
+
+def test_a_header_before_repeated_system_text_is_no_repetition() -> None:
+    # BOS, header of two, system text of three, body of two; under loss_on: all the header has labels.
+    ids = [1, 2, 3, 4, 5, 6, 7, 8]
+    wanted = [REPEATED, 20, 21, REPEATED, REPEATED, REPEATED, 22, 23]
+    assert positions(piece(ids, [1, 2, 6, 7], start=20, repeated=4)).tolist() == wanted
+    assert positions(piece(ids, [], start=20, repeated=4), (1, 2)).tolist() == wanted
