@@ -92,12 +92,24 @@ def test_the_reference_can_be_asked_for(fields: dict[str, Any]) -> None:
 
 def test_a_cache_that_is_not_proven_is_left_out_and_why_is_said(fields: dict[str, Any]) -> None:
     said: list[str] = []
-    token = {"id": 999, "content": "<x>", "single_word": True, "lstrip": False, "rstrip": False}
+    vocab = fields["model"]["vocab"] | {"<0x41>b": 999}
+    assert chosen({**fields, "model": fields["model"] | {"vocab": vocab}}, said).name == "gigatoken"
+    why = "an item of its vocabulary has the name of a byte in it"
+    assert said == [f"gigatoken encodes without a word cache, since {why}"]
+
+
+def test_an_added_token_that_gigatoken_takes_differently_is_found(fields: dict[str, Any]) -> None:
+    said: list[str] = []
+    token = {
+        "id": len(fields["model"]["vocab"]),
+        "content": "<x>",
+        "single_word": True,
+        "lstrip": False,
+        "rstrip": False,
+    }
     token |= {"normalized": False, "special": False}
-    assert chosen({**fields, "added_tokens": [token]}, said).name == "gigatoken"
-    assert said == [
-        "gigatoken encodes without a word cache, since the added token '<x>' looks at its neighbours"
-    ]
+    assert chosen({**fields, "added_tokens": [token]}, said).name == "tokenizers"
+    assert said[-1].startswith("tokenizers encodes, since gigatoken differs from tokenizers at token ")
 
 
 @pytest.mark.usefixtures("no_gigatoken")
