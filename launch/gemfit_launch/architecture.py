@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GATED_MATRICES = 3
-"""Gate, up and down projection of the feed-forward part."""
+Shapes = tuple[tuple[int, int, int], ...]
+"""(first dimension, all others, how many there are) of tensors, as torch lays them out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,20 +57,24 @@ class Architecture:
         return sum(inputs * outputs for inputs, outputs in self.linear_shapes.values())
 
     @property
-    def layer_parameters(self) -> int:
-        """Everything in one decoder layer."""
-        return sum(self.layer_tensors)
+    def layer_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(first dimension, all others) of each tensor of one layer, as torch lays it out."""
+        shapes = self.linear_shapes
+        matrices = [(outputs, inputs) for inputs, outputs in shapes.values()]
+        biased = self.attention_biases + ("gate_proj", "up_proj", "down_proj") * self.mlp_bias
+        norms = [self.hidden_size] * self.norms_per_layer + [self.head_dim] * (2 * self.qk_norm)
+        return (*matrices, *((shapes[name][1], 1) for name in biased), *((norm, 1) for norm in norms))
 
     @property
-    def layer_tensors(self) -> tuple[int, ...]:
-        """Elements of each tensor of one layer."""
-        shapes = self.linear_shapes
-        matrices = [inputs * outputs for inputs, outputs in shapes.values()]
-        biases = [shapes[name][1] for name in self.attention_biases]
-        if self.mlp_bias:
-            biases += [shapes[name][1] for name in ("gate_proj", "up_proj", "down_proj")]
-        norms = [self.hidden_size] * self.norms_per_layer + [self.head_dim] * (2 * self.qk_norm)
-        return (*matrices, *biases, *norms)
+    def layer_parameters(self) -> int:
+        """Everything in one decoder layer."""
+        return sum(first * rest for first, rest in self.layer_shapes)
+
+    @property
+    def edge_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(first dimension, all others) of what is outside the layers: embeddings and the last norm."""
+        embedding = (self.vocab_size, self.hidden_size)
+        return (embedding, *(() if self.tied else (embedding,)), (self.hidden_size, 1))
 
     @property
     def embedding_parameters(self) -> int:
@@ -78,19 +82,24 @@ class Architecture:
         return self.vocab_size * self.hidden_size
 
     @property
-    def edge_parameters(self) -> int:
-        """Everything outside the layers: embeddings and the last norm."""
-        return self.embedding_parameters * (1 if self.tied else 2) + self.hidden_size
-
-    @property
     def parameters(self) -> int:
         """All of the text model."""
-        return self.num_layers * self.layer_parameters + self.edge_parameters
+        return sum(first * rest * times for first, rest, times in self.all_shapes)
 
-    def adapter_parameters(self, rank: int, targets: tuple[str, ...]) -> int:
-        """What LoRA adds to one layer: two matrices for each target."""
-        shapes = self.linear_shapes
-        return sum(rank * sum(shapes[name]) for name in targets if name in shapes)
+    @property
+    def all_shapes(self) -> Shapes:
+        """Every tensor of the model."""
+        inner = tuple((first, rest, self.num_layers) for first, rest in self.layer_shapes)
+        return inner + tuple((first, rest, 1) for first, rest in self.edge_shapes)
+
+    def adapter_shapes(self, rank: int, targets: tuple[str, ...]) -> Shapes:
+        """What LoRA adds: two matrices for each target, in every layer."""
+        pairs = [self.linear_shapes[name] for name in targets if name in self.linear_shapes]
+        return tuple(
+            (first, rest, self.num_layers)
+            for inputs, outputs in pairs
+            for first, rest in ((rank, inputs), (outputs, rank))
+        )
 
     def attended_tokens(self, seq_len: int, *, window: int | None) -> float:
         """Mean number of tokens that a token sees in a row of ``seq_len``, causal."""

@@ -53,7 +53,7 @@ def find_architecture(model: ModelRecipe) -> Found:
 @cache
 def shipped_architectures() -> dict[str, Architecture]:
     """Architectures by Hugging Face id, from the facts in the package."""
-    found = {}
+    found: dict[str, Architecture] = {}
     for file in sorted(Path(str(files("gemfit_launch") / "facts")).glob("*.json")):
         fact = json.loads(file.read_text())
         architecture = of_config(fact["config"], vision_parameters=fact["vision_parameters"])

@@ -140,7 +140,8 @@ def test_random_weights_have_the_shape_that_the_recipe_says() -> None:
 
 def test_adapters_are_two_matrices_a_target() -> None:
     made = of_config(SMALL | {"model_type": "llama", "num_attention_heads": 4})
-    assert made.adapter_parameters(8, ("q_proj", "gate_proj")) == 8 * (64 + 64) + 8 * (64 + 96)
+    shapes = made.adapter_shapes(8, ("q_proj", "gate_proj"))
+    assert shapes == ((8, 64, 7), (64, 8, 7), (8, 64, 7), (96, 8, 7))
 
 
 def test_a_sliding_window_bounds_what_a_token_sees() -> None:

@@ -1,0 +1,153 @@
+"""Bytes that a rank needs while it computes: what the backward pass keeps, logits, gathers, the step itself.
+
+The tensors that autograd keeps for one layer are listed one by one, as `transformers` 5.23 makes them;
+benchmarks/memory_states.md holds their sum beside what autograd was seen to keep.
+"""
+
+from __future__ import annotations
+
+from gemfit.strategy import DeepSpeed, Fsdp
+from gemfit_launch.states import FLOAT32, Setting
+
+SLICE_TOKENS = 1024
+"""Tokens whose logits exist at a time; as in the training's loss."""
+LOGIT_BYTES = 12
+"""Of one logit at the peak of the backward pass: log-softmax and two gradients, all float32."""
+LIVE_ELEMENTS = 1_000_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `stage3_max_live_parameters` and `stage3_max_reuse_distance`."""
+PREFETCH_ELEMENTS = 50_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `stage3_prefetch_bucket_size`."""
+GATHERED_UNITS = 2
+"""FSDP2 gathers the next layer while one is computed."""
+
+
+def stream_bytes(setting: Setting) -> int:
+    """Of one number in the residual stream: under autocast the embedding makes it float32."""
+    return FLOAT32 if setting.autocast else setting.compute_bytes
+
+
+def layer_bytes(setting: Setting) -> int:
+    """What autograd keeps of one layer, for all tokens of a rank."""
+    return round(setting.tokens * (_norms(setting) + _attention(setting) + _feed_forward(setting)))
+
+
+def checkpoint_bytes(setting: Setting) -> int:
+    """What is kept of one layer when its activations are computed again: its input."""
+    return setting.tokens * setting.architecture.hidden_size * stream_bytes(setting)
+
+
+def edge_bytes(setting: Setting) -> int:
+    """What autograd keeps outside the layers: the last norm, targets and positions, and the masks."""
+    hidden = setting.architecture.hidden_size
+    norm = 2 * FLOAT32 * hidden + stream_bytes(setting) * hidden
+    masks = 0
+    if setting.attention in ("sdpa", "eager"):
+        kinds = 2 if setting.architecture.num_sliding_layers else 1
+        masks = kinds * setting.seq_len * setting.compute_bytes
+    return setting.tokens * (norm + 3 * 8 + masks)
+
+
+def logits_bytes(setting: Setting) -> int:
+    """The slice of logits that exists, with the gradients of it."""
+    return min(SLICE_TOKENS, setting.tokens) * setting.architecture.vocab_size * LOGIT_BYTES
+
+
+def output_layer_bytes(setting: Setting) -> int:
+    """What the output layer's gradient needs while the logits are there.
+
+    The sum over the slices before, in the type of the residual stream; the first slice has only the cast.
+    """
+    embedding = setting.architecture.embedding_parameters
+    if setting.lora is not None:  # frozen, so there is no gradient, but still a cast
+        return embedding * setting.compute_bytes if setting.autocast else 0
+    several = setting.tokens > SLICE_TOKENS
+    return embedding * (stream_bytes(setting) if several else setting.compute_bytes)
+
+
+def output_gradient_bytes(setting: Setting) -> int:
+    """The gradient of a tied output layer, which waits for that of the embedding through the backward pass."""
+    if setting.lora is not None or not setting.architecture.tied:
+        return 0
+    return setting.architecture.embedding_parameters * stream_bytes(setting)
+
+
+def embedding_gradient_bytes(setting: Setting) -> int:
+    """At the end of the backward pass: the embedding's gradient is dense, and is added to the output layer's."""
+    if setting.lora is not None:
+        return 0
+    embedding = setting.architecture.embedding_parameters
+    gradients = 3 * stream_bytes(setting) * embedding
+    return gradients + (FLOAT32 * embedding if isinstance(setting.strategy, Fsdp) else 0)
+
+
+def weight_cache_bytes(setting: Setting) -> int:
+    """Casts of the layers' matrices that autocast remembers until the forward pass is over."""
+    if not setting.autocast:
+        return 0
+    architecture = setting.architecture
+    all_layers = setting.compute_bytes * architecture.linear_parameters * architecture.num_layers
+    if setting.lora is None or not setting.checkpointing:
+        return all_layers
+    # Frozen weights are cast but not remembered; a layer that is computed again keeps its own only then.
+    return setting.compute_bytes * setting.trained
+
+
+def gather_bytes(setting: Setting) -> int:
+    """Whole parameters that a sharding strategy has to have at a time."""
+    architecture, compute = setting.architecture, setting.compute_bytes
+    layer = architecture.layer_parameters
+    edges = architecture.parameters - architecture.num_layers * layer
+    match setting.strategy:
+        case Fsdp(reshard=False):
+            return compute * architecture.parameters
+        case Fsdp():  # embedding and last norm are a unit of their own that stays gathered
+            return compute * (edges + GATHERED_UNITS * layer)
+        case DeepSpeed(stage=3):
+            live = max(LIVE_ELEMENTS, edges + layer) + PREFETCH_ELEMENTS
+            return compute * min(architecture.parameters, live)
+        case _:
+            return 0
+
+
+def gradient_transient_bytes(setting: Setting) -> int:
+    """Gradients of the layer at hand before they are added up, and its reduction in float32."""
+    layer = setting.architecture.layer_parameters
+    if setting.lora is not None:
+        layer = setting.trained // setting.architecture.num_layers
+    reduction = FLOAT32 if isinstance(setting.strategy, Fsdp) else 0
+    return layer * (setting.compute_bytes + reduction)
+
+
+def _norms(setting: Setting) -> float:
+    """Bytes a token: a norm keeps its input and its output in float32, and a factor."""
+    architecture = setting.architecture
+    a_norm = 2 * FLOAT32 * architecture.hidden_size + FLOAT32
+    heads = architecture.num_heads + architecture.num_kv_heads
+    inner = heads * (2 * FLOAT32 * architecture.head_dim + FLOAT32) if architecture.qk_norm else 0
+    return architecture.norms_per_layer * a_norm + inner
+
+
+def _attention(setting: Setting) -> float:
+    """Bytes a token: inputs of the projections, then what the kernel keeps."""
+    architecture, compute = setting.architecture, setting.compute_bytes
+    query = architecture.num_heads * architecture.head_dim
+    keys = architecture.num_kv_heads * architecture.head_dim
+    inputs = (3 if setting.autocast else 1) * compute * architecture.hidden_size
+    if setting.attention == "flash_attention_2":  # keys and values as they are
+        return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * architecture.num_heads
+    repeated = query if architecture.num_kv_heads > 1 else keys
+    # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
+    cast = compute * (query - repeated) if setting.autocast else 0
+    kept = inputs + compute * (2 * query + 2 * repeated) + cast
+    if setting.attention == "eager":  # all scores, in float32 and as they are multiplied with values
+        a_score = FLOAT32 + (compute if compute != FLOAT32 else 0)
+        return kept + a_score * architecture.num_heads * setting.seq_len
+    # The mask becomes numbers in each layer anew.
+    return kept + FLOAT32 * architecture.num_heads + compute * setting.seq_len
+
+
+def _feed_forward(setting: Setting) -> float:
+    """Bytes a token: inputs of gate and up, the gate before and after its function, up, and the product."""
+    architecture, compute = setting.architecture, setting.compute_bytes
+    inputs = (2 if setting.autocast else 1) * compute * architecture.hidden_size
+    return inputs + 4 * compute * architecture.intermediate_size

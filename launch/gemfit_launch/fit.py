@@ -1,0 +1,173 @@
+"""Which ways to train fit a card, fastest first; for the others the part that is too large. Pure.
+
+A candidate is a whole recipe: strategy, GPUs, rows a device takes, checkpointing. What is trained is never
+changed: the effective batch stays, so more GPUs than rows are no candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from gemfit.batch import make_batch
+from gemfit.recipe import Recipe
+from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit_launch.architecture import Architecture
+from gemfit_launch.gpus import Card
+from gemfit_launch.memory import Memory, make_setting, predict_memory
+from gemfit_launch.performance import Performance, predict_performance
+from gemfit_launch.states import Setting
+from gemfit_launch.topology import GPUS_PER_NODE
+
+GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+PER_DEVICE = (1, 2, 4, 8, 16)
+STRATEGIES: tuple[Strategy, ...] = (
+    Fsdp(),
+    Fsdp(reshard=False),
+    Fsdp(offload=True),
+    *(DeepSpeed(stage=stage) for stage in (1, 2, 3)),
+    *(DeepSpeed(stage=stage, offload_optimizer=True, offload_params=stage == 3) for stage in (1, 2, 3)),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to train ``recipe`` on one kind of card."""
+
+    recipe: Recipe
+    setting: Setting
+    card: Card
+    slots: int
+    """Rows of a step, idle ones included; they cost time, and hold nothing."""
+
+    @cached_property
+    def memory(self) -> Memory:
+        return predict_memory(self.setting, self.recipe.checkpoint)
+
+    @cached_property
+    def performance(self) -> Performance:
+        tokens = self.recipe.batch.effective * self.setting.seq_len
+        return predict_performance(self.setting, self.card, tokens_per_step=tokens)
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.gpu_bytes <= self.card.memory_bytes
+
+    @property
+    def gpus(self) -> int:
+        return self.setting.world_size
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Candidates with equal keys differ only in rows a device and in checkpointing."""
+        return (self.label, self.gpus)
+
+    @property
+    def label(self) -> str:
+        """Of the strategy; parameters that stay gathered are said."""
+        strategy = self.recipe.strategy
+        kept = isinstance(strategy, Fsdp) and not strategy.reshard
+        return strategy.label + ("+kept" if kept else "")
+
+    def options(self, asked: Recipe) -> list[str]:
+        """What to say on the command line to get from ``asked`` to this."""
+        model, batch = self.recipe.model, self.recipe.batch
+        argv = ["--gpus", str(self.gpus)]
+        if self.recipe.strategy != asked.strategy:
+            argv += _strategy_options(self.recipe.strategy)
+        if batch.per_device_max != asked.batch.per_device_max:
+            argv += ["--set", f"batch.per_device_max={batch.per_device_max}"]
+        if model.activation_checkpointing != asked.model.activation_checkpointing:
+            argv += ["--set", f"model.activation_checkpointing={str(model.activation_checkpointing).lower()}"]
+        return argv
+
+
+def candidates(
+    recipe: Recipe, architecture: Architecture, card: Card, counts: Sequence[int] = GPU_COUNTS
+) -> list[Candidate]:
+    """Every way to train ``recipe`` on these numbers of GPUs, fastest first, those that do not fit last."""
+    made = [way for gpus in counts for way in _on(recipe, architecture, card, gpus)]
+    return sorted(made, key=lambda way: (not way.fits, -way.performance.tokens_per_second.middle))
+
+
+def best_of_each(ways: Sequence[Candidate]) -> list[Candidate]:
+    """The first of each strategy and number of GPUs, in the order given."""
+    first: dict[tuple[str, int], Candidate] = {}
+    for way in ways:
+        first.setdefault(way.key, way)
+    return list(first.values())
+
+
+def smallest_of_each(ways: Sequence[Candidate]) -> list[Candidate]:
+    """For strategies and numbers of GPUs that cannot fit: the way that comes closest."""
+    fitting = {way.key for way in ways if way.fits}
+    smallest: dict[tuple[str, int], Candidate] = {}
+    for way in sorted(ways, key=lambda way: way.memory.gpu_bytes):
+        if way.key not in fitting:
+            smallest.setdefault(way.key, way)
+    return sorted(smallest.values(), key=lambda way: (way.gpus, way.memory.gpu_bytes))
+
+
+def smallest_change(recipe: Recipe, architecture: Architecture, card: Card, gpus: int) -> Candidate | None:
+    """The way that fits on as many GPUs with the fewest changes, or on the next larger number of them.
+
+    Fewest options to write; among equals the fastest. ``None`` where nothing fits at all.
+    """
+    larger = [count for count in GPU_COUNTS if count > gpus]
+    for count in (gpus, *larger):
+        fitting = [way for way in _on(recipe, architecture, card, count) if way.fits]
+        if fitting:
+            return min(fitting, key=lambda way: (_changes(way, recipe), way.performance.step_seconds.middle))
+    return None
+
+
+def _changes(way: Candidate, recipe: Recipe) -> int:
+    return len(way.options(recipe))
+
+
+def _on(recipe: Recipe, architecture: Architecture, card: Card, gpus: int) -> Iterator[Candidate]:
+    if gpus > recipe.batch.effective:
+        return
+    for strategy in (Single() if gpus == 1 else Ddp(), *STRATEGIES):
+        for checkpointing in (True, False):
+            for per_device in PER_DEVICE:
+                if per_device * gpus <= recipe.batch.effective:
+                    yield _candidate(recipe, architecture, card, gpus, strategy, checkpointing, per_device)
+
+
+def _candidate(
+    recipe: Recipe,
+    architecture: Architecture,
+    card: Card,
+    gpus: int,
+    strategy: Strategy,
+    checkpointing: bool,
+    per_device: int,
+) -> Candidate:
+    model = recipe.model.model_copy(update={"activation_checkpointing": checkpointing})
+    batch = recipe.batch.model_copy(update={"per_device_max": per_device})
+    changed = recipe.model_copy(update={"model": model, "batch": batch, "strategy": strategy})
+    shape = make_batch(
+        effective=batch.effective,
+        per_device_max=per_device,
+        world_size=gpus,
+        seq_len=recipe.data.seq_len,
+    )
+    setting = make_setting(
+        changed,
+        architecture,
+        world_size=gpus,
+        ranks_per_node=math.gcd(gpus, GPUS_PER_NODE) if gpus > GPUS_PER_NODE else gpus,
+        per_device=shape.per_device,
+        accumulation=shape.accumulation,
+    )
+    return Candidate(recipe=changed, setting=setting, card=card, slots=shape.slots)
+
+
+def _strategy_options(strategy: Strategy) -> list[str]:
+    if isinstance(strategy, Fsdp) and not strategy.reshard:
+        return ["--set", "strategy=fsdp2", "--set", "strategy.reshard=false"]
+    name, plus, _ = strategy.label.partition("+")
+    return ["--strategy", name, *(["--offload"] if plus else [])]

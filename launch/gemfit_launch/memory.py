@@ -1,0 +1,237 @@
+"""Bytes per rank, per node and on disk, before anything runs. Pure.
+
+A step has five moments at which memory can be largest: the end of the forward pass, the loss, a layer's
+backward pass, the embedding's gradient, and the optimizer's step. States stay through all of them. Each
+constant says where it is from, or that it is assumed. States are held against running processes in
+benchmarks/memory_states.md, the moments against fake tensors of real sizes in benchmarks/memory_peaks.md;
+no GPU has been asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gemfit.plan import Plan
+from gemfit.recipe import CheckpointRecipe, Recipe
+from gemfit_launch import activations
+from gemfit_launch.architecture import Architecture
+from gemfit_launch.states import FLOAT32, MOMENTS, Placed, Setting, States, place_states
+
+FRAGMENTATION = 0.06
+"""Assumed: share of the peak that the caching allocator holds without using it."""
+CONTEXT_BYTES = 700_000_000
+"""Assumed: CUDA context, cuBLAS workspace and loaded kernels of one process."""
+COMMUNICATION_BYTES = 1_000_000_000
+"""Assumed: buffers of NCCL's channels, where there is more than one rank."""
+PROCESS_BYTES = 4_000_000_000
+"""Assumed: host memory of one rank's interpreter and libraries."""
+CHECKPOINT_BYTES = FLOAT32 + MOMENTS
+"""Of one trained parameter in a checkpoint: itself and AdamW's moments, in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Some of the memory, and what it is for."""
+
+    name: str
+    bytes: int
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """What one rank needs on its GPU, and what it needs elsewhere."""
+
+    gpu: tuple[Part, ...]
+    """At the moment of the step when they are largest together."""
+    moment: str
+    """`forward`, `loss`, `backward`, `embedding` or `step`."""
+    host_rank: tuple[Part, ...]
+    """While training; in host memory, of one rank."""
+    loading_rank: int
+    """Host memory of one rank while the model is loaded."""
+    ranks_per_node: int
+    checkpoint: int
+    """On disk, of one checkpoint."""
+    kept: int
+    """Checkpoints on disk at once, the one being written included."""
+
+    @property
+    def gpu_bytes(self) -> int:
+        return sum(part.bytes for part in self.gpu)
+
+    @property
+    def states_bytes(self) -> int:
+        return sum(part.bytes for part in self.gpu if part.name in STATES)
+
+    @property
+    def host_node_bytes(self) -> int:
+        """Host memory of a node: training or loading, whichever is more."""
+        training = sum(part.bytes for part in self.host_rank)
+        return self.ranks_per_node * max(training, self.loading_rank + PROCESS_BYTES)
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.kept * self.checkpoint
+
+    @property
+    def largest(self) -> Part:
+        return max(self.gpu, key=lambda part: part.bytes)
+
+    def explain(self) -> list[str]:
+        """One line a part, the largest first."""
+        parts = sorted(self.gpu, key=lambda part: -part.bytes)
+        return [f"{gigabytes(part.bytes)} {part.name}: {part.why}" for part in parts if part.bytes]
+
+
+STATES = ("parameters", "masters", "gradients", "buckets", "moments")
+WHY = {
+    "parameters": "what the model computes with, or is cast from",
+    "masters": "float32 copies that AdamW steps",
+    "gradients": "at their peak, before the step",
+    "buckets": "where gradients wait to be reduced",
+    "moments": "AdamW, 8 bytes a trained parameter",
+}
+
+
+def setting_of(plan: Plan, architecture: Architecture) -> Setting:
+    """The part of a plan that memory depends on."""
+    batch, topology = plan.batch, plan.topology
+    return make_setting(
+        plan.recipe,
+        architecture,
+        world_size=topology.world_size,
+        ranks_per_node=topology.ranks_per_node,
+        per_device=batch.per_device,
+        accumulation=batch.accumulation,
+    )
+
+
+def make_setting(
+    recipe: Recipe,
+    architecture: Architecture,
+    *,
+    world_size: int,
+    ranks_per_node: int,
+    per_device: int,
+    accumulation: int,
+) -> Setting:
+    """``recipe`` on these ranks; an attention that is still open counts as `sdpa`."""
+    model = recipe.model
+    return Setting(
+        architecture=architecture,
+        lora=model.lora,
+        dtype=model.dtype,
+        strategy=recipe.strategy,
+        world_size=world_size,
+        ranks_per_node=ranks_per_node,
+        per_device=per_device,
+        accumulation=accumulation,
+        seq_len=recipe.data.seq_len,
+        checkpointing=model.activation_checkpointing,
+        attention="sdpa" if model.attention == "auto" else model.attention,
+    )
+
+
+def predict_memory(setting: Setting, checkpoint: CheckpointRecipe) -> Memory:
+    """Where the bytes of one rank go."""
+    placed = place_states(setting)
+    moment, working = max(_moments(setting, placed).items(), key=lambda item: _sum(item[1]))
+    parts = [*_named(placed.gpu), *working]
+    communication = COMMUNICATION_BYTES if setting.world_size > 1 else 0
+    parts += [
+        Part(name="fragmentation", bytes=round(FRAGMENTATION * _sum(parts)), why="6 %, assumed"),
+        Part(name="context", bytes=CONTEXT_BYTES + communication, why="CUDA, and NCCL's buffers; assumed"),
+    ]
+    return Memory(
+        gpu=tuple(part for part in parts if part.bytes),
+        moment=moment,
+        host_rank=_host(setting, placed, checkpoint),
+        # Each rank reads its own slices from mapped files, one tensor at a time.
+        loading_rank=FLOAT32 * setting.architecture.embedding_parameters,
+        ranks_per_node=setting.ranks_per_node,
+        checkpoint=CHECKPOINT_BYTES * setting.trained,
+        kept=checkpoint.keep + checkpoint.keep_best + 1,
+    )
+
+
+def gigabytes(size: float) -> str:
+    """Such as ``12.3 GB``; a gigabyte is 10⁹ bytes."""
+    amount = size / 1e9
+    return f"{amount:,.0f} GB" if amount >= 100 else f"{amount:.1f} GB" if amount >= 1 else f"{amount:.2f} GB"
+
+
+def _moments(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
+    """What is needed besides the states, at each moment at which that can be most."""
+    kept = _kept_for_backward(setting)
+    gathers = Part(
+        name="gathers", bytes=activations.gather_bytes(setting), why="whole parameters, not shards"
+    )
+    slice_tokens = min(activations.SLICE_TOKENS, setting.tokens)
+    logits = Part(
+        name="logits and loss",
+        bytes=activations.logits_bytes(setting),
+        why=f"{slice_tokens:,} tokens at a time",
+    )
+    forward_logits = replace(logits, bytes=logits.bytes * 2 // 3)  # without the last gradient
+    casts = Part(
+        name="weight casts", bytes=activations.weight_cache_bytes(setting), why="autocast keeps them"
+    )
+    saved_casts = [] if setting.checkpointing else [casts]
+    recomputed = [_recomputed(setting)] if setting.checkpointing else []
+    waiting = Part(
+        name="output gradient", bytes=activations.output_gradient_bytes(setting), why="tied to the embedding"
+    )
+    layer = Part(
+        name="layer gradient",
+        bytes=activations.gradient_transient_bytes(setting),
+        why="before it is added up",
+    )
+    roots = FLOAT32 * placed.gpu.moments // MOMENTS
+    return {
+        "forward": [kept, gathers, casts, forward_logits],
+        "loss": [kept, gathers, *saved_casts, logits, _output(setting)],
+        "backward": [kept, gathers, *saved_casts, waiting, layer, *recomputed],
+        "embedding": [gathers, _embedding(setting)],
+        "step": [Part(name="step", bytes=roots, why="AdamW takes the roots of all second moments at once")],
+    }
+
+
+def _output(setting: Setting) -> Part:
+    size = activations.output_layer_bytes(setting)
+    return Part(name="output layer", bytes=size, why="its gradient so far, or its cast")
+
+
+def _embedding(setting: Setting) -> Part:
+    size = activations.embedding_gradient_bytes(setting)
+    return Part(name="embedding gradient", bytes=size, why="dense, and added to the output layer's")
+
+
+def _kept_for_backward(setting: Setting) -> Part:
+    layers = setting.architecture.num_layers
+    each = activations.checkpoint_bytes if setting.checkpointing else activations.layer_bytes
+    how = "inputs of the layers" if setting.checkpointing else "all layers"
+    size = layers * each(setting) + activations.edge_bytes(setting)
+    return Part(name="activations", bytes=size, why=f"{how}, {setting.tokens:,} tokens")
+
+
+def _recomputed(setting: Setting) -> Part:
+    casts = activations.weight_cache_bytes(setting) // setting.architecture.num_layers
+    return Part(name="recomputed layer", bytes=activations.layer_bytes(setting) + casts, why="one at a time")
+
+
+def _host(setting: Setting, placed: Placed, checkpoint: CheckpointRecipe) -> tuple[Part, ...]:
+    copy = CHECKPOINT_BYTES * setting.trained // setting.world_size if checkpoint.asynchronous else 0
+    return (
+        Part(name="process", bytes=PROCESS_BYTES, why="assumed"),
+        Part(name="offload", bytes=placed.host.total, why="states that are not on the GPU"),
+        Part(name="checkpoint copy", bytes=copy, why="12 bytes a trained parameter, over the ranks"),
+    )
+
+
+def _named(states: States) -> list[Part]:
+    return [Part(name=name, bytes=getattr(states, name), why=WHY[name]) for name in STATES]
+
+
+def _sum(parts: list[Part]) -> int:
+    return sum(part.bytes for part in parts)

@@ -1,0 +1,200 @@
+"""Bytes that a rank keeps from step to step: parameters, masters, gradients, buckets, moments.
+
+What each engine keeps was read in its source and weighed in running processes: benchmarks/memory_states.md
+holds predicted beside measured. Sizes are those of rank 0, which holds the largest shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from gemfit.recipe import Lora
+from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit_launch.architecture import Architecture, Shapes
+
+FLOAT32 = 4
+MOMENTS = 8
+"""AdamW: two float32 numbers for each trained parameter."""
+REDUCE_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `reduce_bucket_size`. A bucket is made whole, however small the model."""
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `sub_group_size`, what ZeRO-3 steps at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Everything that decides how much memory a rank needs."""
+
+    architecture: Architecture
+    lora: Lora | None
+    dtype: str
+    strategy: Strategy
+    world_size: int
+    ranks_per_node: int
+    per_device: int
+    accumulation: int
+    seq_len: int
+    checkpointing: bool
+    attention: str
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.dtype == "bfloat16" else FLOAT32
+
+    @property
+    def autocast(self) -> bool:
+        """Whether parameters are float32 and cast at each use, so that what is added up stays float32."""
+        return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp)
+
+    @property
+    def trained_shapes(self) -> Shapes:
+        """All trained tensors."""
+        if self.lora is None:
+            return self.architecture.all_shapes
+        return self.architecture.adapter_shapes(self.lora.rank, self.lora.targets)
+
+    @property
+    def frozen_shapes(self) -> Shapes:
+        return self.architecture.all_shapes if self.lora is not None else ()
+
+    @property
+    def trained(self) -> int:
+        """Trained parameters."""
+        return count(self.trained_shapes)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a rank takes at once."""
+        return self.per_device * self.seq_len
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """Bytes that stay, in one place: on the GPU, or in host memory."""
+
+    parameters: int = 0
+    masters: int = 0
+    """Float32 copies that the optimizer steps, where the model computes with other ones."""
+    gradients: int = 0
+    """At their peak, just before the step."""
+    buckets: int = 0
+    """Where gradients wait to be reduced."""
+    moments: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """States of a rank, by where they are."""
+
+    gpu: States
+    host: States = States()
+
+
+def count(shapes: Shapes) -> int:
+    """Elements of all tensors."""
+    return sum(first * rest * times for first, rest, times in shapes)
+
+
+def place_states(setting: Setting) -> Placed:
+    """What rank 0 keeps under its strategy."""
+    match setting.strategy:
+        case Single() | Ddp():
+            return _replicated(setting)
+        case Fsdp() as fsdp:
+            return _fsdp(setting, fsdp)
+        case DeepSpeed(stage=3) as zero:
+            return _zero3(setting, zero)
+        case DeepSpeed() as zero:
+            return _zero12(setting, zero)
+
+
+def _replicated(setting: Setting) -> Placed:
+    trained = setting.trained
+    # torch's DDP copies gradients into buckets; accelerate leaves `gradient_as_bucket_view` off.
+    buckets = FLOAT32 * trained if isinstance(setting.strategy, Ddp) else 0
+    return Placed(
+        gpu=States(
+            parameters=FLOAT32 * (trained + count(setting.frozen_shapes)),
+            gradients=FLOAT32 * trained,
+            buckets=buckets,
+            moments=MOMENTS * trained,
+        )
+    )
+
+
+def _fsdp(setting: Setting, strategy: Fsdp) -> Placed:
+    def shard(first: int, rest: int) -> int:  # FSDP2 cuts the first dimension
+        return -(-first // setting.world_size) * rest
+
+    trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
+    sharded = States(
+        parameters=FLOAT32 * (trained + frozen), gradients=FLOAT32 * trained, moments=MOMENTS * trained
+    )
+    # Without synchronisation, which is how accelerate adds micro-steps up, gradients stay whole.
+    whole = FLOAT32 * setting.trained if setting.accumulation > 1 else 0
+    if strategy.offload:
+        return Placed(gpu=States(gradients=whole), host=sharded)
+    gradients = max(whole, sharded.gradients)
+    return Placed(gpu=States(parameters=sharded.parameters, gradients=gradients, moments=sharded.moments))
+
+
+def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:
+    compute, trained = setting.compute_bytes, setting.trained
+    shard = -(-trained // setting.world_size)
+    parameters = compute * (trained + count(setting.frozen_shapes))
+    # Two, because communication overlaps the backward pass.
+    buckets = 2 * compute * REDUCE_BUCKET_ELEMENTS
+    flat = FLOAT32 * shard
+    if strategy.offload_optimizer:
+        # Parameters come back by way of a copy in their own type; stage 2 adds up beside what is stepped.
+        summed = flat * (1 if strategy.stage == 1 else 2)
+        host = States(parameters=compute * shard, masters=flat, gradients=summed, moments=MOMENTS * shard)
+        whole = compute * trained if strategy.stage == 1 else 0
+        return Placed(gpu=States(parameters=parameters, gradients=whole, buckets=buckets), host=host)
+    if strategy.stage == 1:
+        gradients = max(compute * trained, compute * shard + flat)
+    else:  # float32 sums lie flat already when parameters are bfloat16; else they are flattened for the step
+        gradients = flat if compute == 2 else 2 * flat
+    return Placed(
+        gpu=States(
+            parameters=parameters, masters=flat, gradients=gradients, buckets=buckets, moments=MOMENTS * shard
+        )
+    )
+
+
+def _zero3(setting: Setting, strategy: DeepSpeed) -> Placed:
+    def shard(first: int, rest: int) -> int:  # ZeRO-3 cuts the flattened tensor
+        return -(-first * rest // setting.world_size)
+
+    compute = setting.compute_bytes
+    trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
+    parameters = States(parameters=compute * (trained + frozen))
+    # Sums, and a copy of those that AdamW steps at a time; on the host each group has its own.
+    stepped = trained if strategy.offload_optimizer else min(trained, SUB_GROUP_ELEMENTS)
+    optimizer = States(
+        masters=FLOAT32 * trained,
+        gradients=FLOAT32 * (trained + stepped),
+        moments=MOMENTS * trained,
+    )
+    # The bucket is of the type that gradients are reduced in, which is float32.
+    buckets = States(buckets=FLOAT32 * REDUCE_BUCKET_ELEMENTS)
+    gpu, host = buckets, States()
+    host = _plus(host, optimizer) if strategy.offload_optimizer else host
+    gpu = gpu if strategy.offload_optimizer else _plus(gpu, optimizer)
+    host = _plus(host, parameters) if strategy.offload_params else host
+    gpu = gpu if strategy.offload_params else _plus(gpu, parameters)
+    return Placed(gpu=gpu, host=host)
+
+
+def _sharded(shapes: Shapes, shard: Callable[[int, int], int]) -> int:
+    return sum(shard(first, rest) * times for first, rest, times in shapes)
+
+
+def _plus(one: States, other: States) -> States:
+    names = [field.name for field in fields(one)]
+    return States(**{name: getattr(one, name) + getattr(other, name) for name in names})
