@@ -69,6 +69,14 @@ def tokenizer_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No part is there when a test begins."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("GEMFIT_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def write_talks(tmp_path: Path) -> WriteTalks:
     """Write values, or bytes as they are, one a line."""

@@ -128,7 +128,8 @@ def _check_enough(job: PackJob, talks: Talks, choice: Choice, notes: Notes) -> N
         raise UserError(
             f"{named}: no conversation is left to train on: of {len(talks)}, "
             f"{dropped} were longer than data.seq_len and dropped, the rest is "
-            f"held out (data.validation_share: {job.data.validation_share}); give more data, or change these"
+            f"held out (data.validation_share: {job.data.validation_share}; near copies stay on one side, "
+            f"data.near_duplicates: {job.data.near_duplicates}); give more data, or change these"
         )
 
 

@@ -22,7 +22,7 @@ from gemfit.data.parts import PartStore, note_shards, noted_shards, part_store, 
 from gemfit.data.prepare import prepare_rendering, prepare_tokenizer
 from gemfit.data.progress import Progress, progress
 from gemfit.data.rendering import Rendering
-from gemfit.data.staging import staging
+from gemfit.data.staging import explained, staging
 from gemfit.data.store import MANIFEST, read_manifest
 from gemfit.data.talks import read_talks
 from gemfit.data.tokenizer import tokenizer_digest
@@ -89,7 +89,7 @@ def _existing(job: PackJob, out: Path) -> PackManifest:
 def _to_run(missing: list[int], blocks: int, shards: int | None) -> str:
     """What to do about missing parts."""
     if shards is None:
-        return f"none of the {blocks} parts is there; run `gemfit pack … --shard i/n` for each i from 1 to n first"
+        return f"{len(missing)} of {blocks} parts are not there; run `gemfit pack … --shard i/n` for i from 1 to n"
     which = sorted({number % shards + 1 for number in missing})
     runs = ", ".join(f"--shard {index}/{shards}" for index in which[:8]) + (", …" if len(which) > 8 else "")
     return f"{len(missing)} of {blocks} parts are not there; run again with {runs}, then --merge"
@@ -118,7 +118,10 @@ def _with_progress(
     job: PackJob, store: PartStore, rendering: Rendering, ways: Ways, shard: Shard
 ) -> list[Made]:
     with _progress(job, "reading", shard.count) as shown:
-        return make_parts(job, store, rendering, num_workers=ways.num_workers, shard=shard, at=shown.at)
+        try:
+            return make_parts(job, store, rendering, num_workers=ways.num_workers, shard=shard, at=shown.at)
+        except OSError as error:
+            raise explained(error, store.folder) from error
 
 
 def _progress(job: PackJob, what: str, shards: int = 1) -> AbstractContextManager[Progress]:

@@ -114,7 +114,8 @@ def write_shard(
             sink = _Hashed(file)
             with pa.ipc.new_stream(pa.PythonFile(sink, "w"), schema) as writer:
                 for start in range(job.start, job.stop, batch_rows):
-                    edges.append((start, sink.size))
+                    # The schema goes out together with the first batch.
+                    edges.append((start, sink.size or schema.serialize().size))
                     batch = _batch(plan, start, min(start + batch_rows, job.stop), source, files, schema)
                     writer.write_batch(batch)
                     counts.append(np.stack([batch[name].to_numpy() for name in ("tokens", "trained_tokens")]))

@@ -28,16 +28,17 @@ def staging(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except OSError as error:
-        raise _explained(error, out) from error
+        raise explained(error, out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _explained(error: OSError, out: Path) -> Exception:
+def explained(error: OSError, out: Path) -> Exception:
+    """The ``UserError`` for a full disk and for a place where nothing may be written; others as they are."""
     if error.errno in _FULL:
         return UserError(
-            f"{out.parent}: the disk is full ({_free_mib(out.parent)} MiB free); nothing was left behind: "
-            "free some space, or write elsewhere (--out, or GEMFIT_CACHE)"
+            f"{out.parent}: the disk is full ({_free_mib(out.parent)} MiB free); nothing half-written was left "
+            "behind: free some space, or write elsewhere (--out, or GEMFIT_CACHE)"
         )
     if error.errno in _FORBIDDEN:
         return UserError(

@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gemfit.errors import UserError
-from gemfit.manifest import FileDigest, PackManifest
+from gemfit.manifest import FileDigest, PackManifest, missing_or_resized
 
 MANIFEST = "manifest.json"
 BATCHES = "batches.npy"
@@ -45,6 +45,7 @@ class PackedRows:
         self.manifest = read_manifest(folder)
         if split not in self.manifest.splits:
             raise UserError(f"{folder}: has no split {split!r}; it has {', '.join(self.manifest.splits)}")
+        self._check_sizes()
         self._batches = _table(folder / split / BATCHES)
         self._counts = _table(folder / split / COUNTS)
         if len(self) != self.manifest.splits[split].rows:
@@ -98,6 +99,11 @@ class PackedRows:
             return _viewed(pa.ipc.read_record_batch(message, schema))
         except (OSError, EOFError, pa.ArrowInvalid, IndexError) as error:
             raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
+
+    def _check_sizes(self) -> None:
+        own = [file for file in self.manifest.files if file.path.startswith(f"{self._split}/")]
+        if wrong := missing_or_resized(self._folder, own):
+            raise UserError(f"{self._folder}: {wrong}; delete the pack and make it again")
 
     def _shards(self) -> list[Path]:
         shards = [file.path for file in self.manifest.files if file.path.endswith(".arrow")]

@@ -26,8 +26,10 @@ POLL_SECONDS = 0.2
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use: of a Slurm job, those that it was given."""
+    cores = len(os.sched_getaffinity(0))
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(cores, int(given)) if given.isdecimal() and int(given) else cores
 
 
 def run_tasks(
@@ -127,9 +129,9 @@ class _Pool(Generic[Task, Result]):
         except (EOFError, ConnectionResetError):
             worker.process.join()
             assert worker.task is not None, "an idle worker is not waited for"
+            who = f"worker {worker.number + 1} (process {worker.process.pid})"
             raise UserError(
-                f"worker {worker.number + 1} (process {worker.process.pid}) {_ending(worker.process.exitcode)} "
-                f"while it was at {self._describe(worker.task)}"
+                f"{who} {_ending(worker.process.exitcode)} while it was at {self._describe(worker.task)}"
             ) from None
 
 
@@ -137,7 +139,7 @@ def _ending(code: int) -> str:
     if code >= 0:
         return f"ended with status {code}"
     name = signal.Signals(-code).name
-    hint = "; is memory short? Try fewer --workers," if name == "SIGKILL" else ""
+    hint = " (is memory short? Try fewer --workers)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
 
 
