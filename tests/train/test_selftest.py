@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Gemma3ForCausalLM
 
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.plan import Plan
 from gemfit.strategy import Engine
 from gemfit.train import selftest
 from gemfit.train.model import load_model
-from gemfit.train.packed import PackedGemma3
+from gemfit.train.packed import Packed
 
 
-class Seeing(PackedGemma3):
+class Seeing(Packed, Gemma3ForCausalLM):  # type: ignore[misc]  # transformers is untyped
     """Documents see each other: an attention mask of ones hides where they begin."""
 
     def forward(

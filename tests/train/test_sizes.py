@@ -83,7 +83,7 @@ def base(original: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
 
 def renamed(base: Path, folder: Path, rename: Callable[[str], str | None]) -> Path:
     """``base`` in one file, with its weights under other names or left out."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file in base.glob("*.safetensors"):
         tensors |= {new: tensor for key, tensor in load_file(file).items() if (new := rename(key))}
     folder.mkdir()

@@ -75,7 +75,7 @@ def open_base(recipe: ModelRecipe) -> OpenedModel:
         if recipe.gguf_file is not None:
             return OpenedModel(_from_gguf(recipe, architecture), None)
         architecture.config.name_or_path = name
-        model = without_memory(packed(architecture.model_class), architecture.config, recipe.attention)
+        model = _without_memory(architecture, recipe.attention)
         weights = find_weights(name, recipe.revision, model)
         load_buffers(model, weights)
         model.generation_config = _generation_config(name, recipe.revision) or model.generation_config
@@ -141,6 +141,15 @@ def _from_scratch(recipe: ModelRecipe, tokenizer: Any) -> OpenedModel:
     config = scratch_config(recipe.scratch, tokenizer)
     config._attn_implementation = recipe.attention
     return OpenedModel(packed(Gemma3ForCausalLM)(config), None)
+
+
+def _without_memory(architecture: Architecture, attention: str) -> Any:
+    try:
+        return without_memory(packed(architecture.model_class), architecture.config, attention)
+    except ValueError as error:
+        raise UserError(
+            f"model.attention: {str(error).splitlines()[0]}; set model.attention to another, such as eager"
+        ) from None
 
 
 def _source(recipe: ModelRecipe) -> tuple[str, dict[str, Any]]:

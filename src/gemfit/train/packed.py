@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import Gemma3ForCausalLM
 from transformers.utils import ModelOutput
 
 SLICE_TOKENS = 1024
@@ -90,9 +89,6 @@ class Packed:
 def packed(model_class: type) -> Any:
     """``model_class``, a ``...ForCausalLM`` of transformers, as a subclass that is also ``Packed``."""
     return type(f"Packed{model_class.__name__}", (Packed, model_class), {"__module__": __name__})
-
-
-PackedGemma3 = packed(Gemma3ForCausalLM)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

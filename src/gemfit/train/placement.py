@@ -32,8 +32,9 @@ def without_memory(model_class: Any, config: Any, attention: str) -> Any:
     Buffers that no checkpoint holds (scale of embeddings, rotary frequencies) would be garbage had they
     been on the meta device too.
     """
+    config.dtype, config._attn_implementation = torch.float32, attention
     with init_empty_weights(include_buffers=False), no_init_weights():
-        model = model_class._from_config(config, dtype=torch.float32, attn_implementation=attention)
+        model = model_class(config)  # not by _from_config, which shards the model where ZeRO-3 is configured
     model.tie_weights()
     return model.eval()
 
