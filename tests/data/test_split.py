@@ -50,11 +50,11 @@ def documents(draw: st.DrawFn) -> Document:
 
 
 @settings(max_examples=300)
-@given(document=documents(), seq_len=st.integers(16, 80))
+@given(document=documents(), seq_len=st.integers(16, 80), anywhere=st.booleans())
 def test_every_trained_token_is_trained_exactly_once_and_every_atom_fits(
-    document: Document, seq_len: int
+    document: Document, seq_len: int, anywhere: bool
 ) -> None:
-    atoms = split(document, seq_len)
+    atoms = split(document, seq_len, anywhere=anywhere)
     assert [w for atom in atoms for w in atom.words if w & TRAINED] == [
         w for w in document.words if w & TRAINED
     ]
@@ -65,26 +65,37 @@ def test_every_trained_token_is_trained_exactly_once_and_every_atom_fits(
 
 
 @settings(max_examples=300)
-@given(document=documents(), seq_len=st.integers(16, 80))
-def test_a_trained_token_always_has_something_before_it(document: Document, seq_len: int) -> None:
-    assert not any(atom.words[0] & TRAINED for atom in split(document, seq_len))
+@given(document=documents(), seq_len=st.integers(16, 80), anywhere=st.booleans())
+def test_a_trained_token_always_has_something_before_it(
+    document: Document, seq_len: int, anywhere: bool
+) -> None:
+    assert not any(atom.words[0] & TRAINED for atom in split(document, seq_len, anywhere=anywhere))
 
 
 @settings(max_examples=300)
-@given(document=documents(), seq_len=st.integers(16, 80))
+@given(document=documents(), seq_len=st.integers(16, 80), anywhere=st.booleans())
 def test_linked_atoms_are_neighbours_and_none_is_lost_where_all_is_trained(
-    document: Document, seq_len: int
+    document: Document, seq_len: int, anywhere: bool
 ) -> None:
     document.words[1:] |= TRAINED
-    atoms = split(document, seq_len)
+    atoms = split(document, seq_len, anywhere=anywhere)
     assert np.concatenate([atom.body for atom in atoms]).tolist() == document.words.tolist()
     assert [atom.linked for atom in atoms] == [False] + [True] * (len(atoms) - 1)
 
 
 @settings(max_examples=300)
-@given(document=documents(), seq_len=st.integers(16, 80))
-def test_context_takes_at_most_half_a_row(document: Document, seq_len: int) -> None:
-    assert all(atom.repeated <= seq_len // 2 for atom in split(document, seq_len))
+@given(document=documents(), seq_len=st.integers(16, 80), anywhere=st.booleans())
+def test_context_takes_at_most_half_a_row(document: Document, seq_len: int, anywhere: bool) -> None:
+    assert all(atom.repeated <= seq_len // 2 for atom in split(document, seq_len, anywhere=anywhere))
+
+
+@settings(max_examples=300)
+@given(document=documents(), seq_len=st.integers(16, 80), anywhere=st.booleans())
+def test_an_atom_says_where_it_begins(document: Document, seq_len: int, anywhere: bool) -> None:
+    beginnings = {0, *(turn.start for turn in document.turns)}
+    for atom in split(document, seq_len, anywhere=anywhere):
+        assert atom.body.tolist() == document.words[atom.start : atom.start + len(atom.body)].tolist()
+        assert atom.torn == (atom.start not in beginnings)
 
 
 def as_text(tokenizer: Any, piece: Words) -> str:
@@ -139,6 +150,26 @@ def test_an_answer_that_is_cut_goes_on_after_its_masked_question(tokenizer: Any,
         assert text.count("Be kind.") == 1
         assert atom is atoms[0] or "I feel 0 today." in as_text(tokenizer, atom.words[: atom.repeated])
     assert sum(count_trained(atom.words) for atom in atoms) == document.trained_tokens
+
+
+def test_cuts_anywhere_keep_question_and_system_message_in_front_of_every_answer(
+    tokenizer: Any, format: str
+) -> None:
+    renderer = make_renderer(tokenizer, format, loss_on="assistant")
+    talk = exchanges(6, answer="I think we walk. " * 12)
+    (document,) = renderer.render([talk])
+    atoms = split(document, 400, anywhere=True)
+    assert len(atoms) > len(split(document, 400))
+    assert sum(atom.torn for atom in atoms) >= 6
+    assert sum(count_trained(atom.body) for atom in atoms) == document.trained_tokens
+    # Questions are trained together with the answer's first words, so no neighbour is lost.
+    assert [atom.linked for atom in atoms] == [False] + [True] * (len(atoms) - 1)
+    for atom in atoms:
+        text = as_text(tokenizer, atom.words)
+        assert text.count("Be kind.") == 1
+        assert text.count("I feel") >= 1
+        assert text.index("Be kind.") < text.index("I feel") < text.index("walk")
+        assert all(len(atom.words) <= 400 for atom in atoms)
 
 
 def test_a_long_system_message_is_not_repeated(tokenizer: Any) -> None:

@@ -28,7 +28,9 @@ WINDOW = 128
 """Long conversations among which the best filling is looked for."""
 OPTIONS = 32
 """Lengths of the first run of a row that are tried, the longest first."""
-TIGHT = 10
+ENOUGH = 32
+"""Ends of conversations, of half a row at most, that pack well without being cut."""
+TIGHT = 16
 """Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
 
 Ints = NDArray[np.int32]
@@ -92,7 +94,8 @@ def _slabs(atoms: Atoms, at_once: int) -> Iterator[Atoms]:
     while start < len(atoms.lengths):
         after = max(1, int(np.searchsorted(heads, start + at_once, "right")) - 1)
         stop = int(heads[after]) if heads[after] > start else int(heads[heads > start][0])
-        yield Atoms(*(column[start:stop] for column in atoms))
+        here = slice(start, stop)
+        yield Atoms(atoms.lengths[here], atoms.context[here], atoms.linked[here])
         start = stop
 
 
@@ -101,7 +104,9 @@ def longest_pieces(atoms: Atoms, seq_len: int, at_once: int = AT_ONCE) -> Runs:
     heads, stops = _chains(atoms)
     bodies = atoms.lengths - atoms.context
     first, num_atoms = _cut_late(atoms.lengths, bodies, heads, stops, seq_len)
-    return _sorted(atoms, first, num_atoms, pack_any(_tokens(atoms, first, num_atoms), seq_len, at_once=at_once))
+    return _sorted(
+        atoms, first, num_atoms, pack_any(_tokens(atoms, first, num_atoms), seq_len, at_once=at_once)
+    )
 
 
 def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
@@ -114,16 +119,14 @@ def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
     # Longest first, so that the last rows are made of conversations that need few.
     chains = chains[np.argsort(-totals, kind="stable")]
     by_length = whole[np.argsort(atoms.lengths[whole], kind="stable")]
-    first, num_atoms, row, free, used = _fill_rows(
+    first, num_atoms, row, free, used, ends = _fill_rows(
         atoms.lengths, bodies, heads[chains], stops[chains], by_length, seq_len, worth
     )
     left = np.sort(by_length[~used])
-    return _sorted(
-        atoms,
-        np.concatenate([first, left]),
-        np.concatenate([num_atoms, np.ones_like(left)]),
-        np.concatenate([row, pack(atoms.lengths[left], seq_len, free)]),
-    )
+    first = np.concatenate([first, ends[0], left])
+    num_atoms = np.concatenate([num_atoms, ends[1], np.ones_like(left)])
+    lengths = _tokens(atoms, first[len(row) :], num_atoms[len(row) :])
+    return _sorted(atoms, first, num_atoms, np.concatenate([row, pack(lengths, seq_len, free)]))
 
 
 def _chains(atoms: Atoms) -> tuple[Ints, Ints]:
@@ -171,17 +174,26 @@ def _fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: i
     used = np.zeros(len(whole), np.bool_)
     begin, left, down = _stock(lengths[whole], seq_len)
     at = heads.copy()
+    rest = np.empty(len(heads), np.int64)
+    for chain in range(len(heads)):
+        rest[chain] = _length(lengths, bodies, heads[chain], stops[chain] - heads[chain])
     window = np.arange(min(WINDOW, len(heads)))
     fresh = len(window)
     while len(window):
+        if worth > 1 or fresh == len(heads):
+            _longest_first(window, rest)
         base = window[0]
+        if fresh == len(heads) and len(window) >= ENOUGH and rest[base] <= seq_len // 2:
+            break
         room = seq_len
         chain, num_atoms = base, _first_run(lengths, bodies, at, stops, window, down, seq_len, worth)
         while num_atoms > 0:
             first[num_runs], count[num_runs], row[num_runs] = at[chain], num_atoms, num_rows
             num_runs += 1
             room -= _length(lengths, bodies, at[chain], num_atoms)
+            rest[chain] -= _length(lengths, bodies, at[chain], num_atoms)
             at[chain] += num_atoms
+            rest[chain] += _owed(lengths, bodies, at[chain], stops[chain])
             chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
             while size > 0 and num_atoms == 0:  # a whole conversation fills it best
                 left[size] -= 1
@@ -199,7 +211,19 @@ def _fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: i
         more = min(WINDOW - len(window), len(heads) - fresh)
         window = np.concatenate((window, np.arange(fresh, fresh + more)))
         fresh += more
-    return first[:num_runs], count[:num_runs], row[:num_runs], free[:num_rows], used
+    uncut = window[at[window] < stops[window]]
+    ends = (at[uncut], stops[uncut] - at[uncut])
+    return first[:num_runs], count[:num_runs], row[:num_runs], free[:num_rows], used, ends
+
+
+@njit(cache=True)
+def _longest_first(window, rest):  # type: ignore[no-untyped-def]
+    """Put the chain with most left to the front, so that all of a window end at about one time."""
+    longest = 0
+    for place in range(1, len(window)):
+        if rest[window[place]] > rest[window[longest]]:
+            longest = place
+    window[0], window[longest] = window[longest], window[0]
 
 
 @njit(cache=True)

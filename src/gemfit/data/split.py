@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gemfit.data.document import Document, Turn, Words, count_trained, masked
+from gemfit.data.document import TRAINED, Document, Turn, Words, count_trained, masked
 from gemfit.errors import UserError
 
 _NONE: Words = np.empty(0, np.uint32)
@@ -49,15 +50,14 @@ class Atom(NamedTuple):
 def split(document: Document, seq_len: int, *, anywhere: bool = False) -> list[Atom]:
     """The atoms in order; the conversation itself where it fits.
 
-    With ``anywhere`` no atom is much longer than an eighth of a row, wherever that cuts, so that rows
+    With ``anywhere`` an atom also ends inside a message, after about an eighth of a row, so that rows
     can be filled to the last token.
     """
     if len(document.words) <= seq_len:
         return [Atom(document.words, document.words, linked=False, start=0)]
     atoms, linked = [], False
-    longest = seq_len // 8 if anywhere else seq_len
     starts = {turn.start for turn in document.turns}
-    for words, body, start in _cuts(document, seq_len, longest):
+    for words, body, start in _cuts(document, seq_len, max(8, seq_len // 8) if anywhere else None):
         if not count_trained(body):
             linked = False
             continue
@@ -75,14 +75,16 @@ def check_room(begin: Words, seq_len: int) -> None:
         )
 
 
-def _cuts(document: Document, seq_len: int, longest: int) -> Iterator[tuple[Words, Words, int]]:
+def _cuts(document: Document, seq_len: int, size: int | None) -> Iterator[tuple[Words, Words, int]]:
+    """Context and body, body, and its start; a body is of about ``size`` words if that is given."""
     words, position = document.words, 0
+    trained = np.append(np.flatnonzero(words & TRAINED), len(words))
     while position < len(words):
         before, inset, offset = _context(document, position, seq_len)
         room = seq_len - len(before) - len(inset)
         end = _end(document, position, room)
-        if end - position > 3 * longest // 2:
-            end = _not_in_a_header(document, position, position + min(longest, room))
+        if size and end - position > size:
+            end = _earlier(document, position, end, size, trained)
         body = words[position:end]
         yield np.concatenate([before, body[:offset], inset, body[offset:]]), body, position
         position = end
@@ -102,6 +104,18 @@ def _end(document: Document, start: int, room: int) -> int:
     if others and others[-1] - start >= room // 2:
         return others[-1]
     return _not_in_a_header(document, start, limit)
+
+
+def _earlier(document: Document, start: int, end: int, size: int, trained: NDArray[np.int64]) -> int:
+    """A place some ``size`` words behind the first trained one, if that is well before ``end``.
+
+    A body without trained words would be left out, and the next could not be its neighbour.
+    """
+    first = document.turns[0]
+    content = first.start + first.header + len(document.inset)
+    learns = int(trained[np.searchsorted(trained, start)])
+    limit = max(start, content, learns) + size
+    return end if limit + size // 2 >= end else _not_in_a_header(document, start, limit)
 
 
 def _not_in_a_header(document: Document, start: int, limit: int) -> int:
