@@ -1,0 +1,177 @@
+"""When a chat template is rendered once for all conversations with the same roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemfit.data.conversation import Conversation, parse_conversation
+from gemfit.data.encode import reference_encoder
+from gemfit.data.grammar import check_template
+from gemfit.data.lines import read_block
+from gemfit.data.read import Rejection
+from gemfit.data.rendering import Rendering, make_rendering
+from gemfit.data.template_use import only_passes_contents_on
+from gemfit.data.tokenizer import CHAT_TEMPLATE
+from gemfit.errors import UserError
+from gemfit.recipe import DataRecipe
+
+GEMMA_LIKE = """\
+{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set prefix = messages[0]['content'] + '\\n\\n' -%}
+    {%- else -%}
+        {%- set prefix = messages[0]['content'][0]['text'] + '\\n\\n' -%}
+    {%- endif -%}
+    {%- set rest = messages[1:] -%}
+{%- else -%}
+    {%- set prefix = '' -%}
+    {%- set rest = messages -%}
+{%- endif -%}
+{%- for message in rest -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('roles must take turns') }}
+    {%- endif -%}
+    {{ '<start_of_turn>' + message['role'] + '\\n' + (prefix if loop.first else '') }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}{{ item['text'] | trim }}{%- endfor -%}
+    {%- endif -%}
+    {{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>assistant\\n' }}{%- endif -%}
+"""
+START, END = "{{ '<start_of_turn>' + m.role + '\\n' }}", "{{ '<end_of_turn>\\n' }}"
+REPLY = "{% if add_generation_prompt %}{{ '<start_of_turn>assistant\\n' }}{% endif %}"
+
+
+def chatml(body: str = "{{ m.content }}") -> str:
+    return "{{ bos_token }}{% for m in messages %}" + START + body + END + "{% endfor %}" + REPLY
+
+
+PASSING_ON = {
+    "scratch": CHAT_TEMPLATE,
+    "like Gemma's": GEMMA_LIKE,
+    "plain": chatml(),
+    "trimmed": chatml("{{ m['content'] | trim }}"),
+    "variable": chatml("{% set text = m.content %}{{ text | trim }}"),
+    "joined": chatml("{{ '' ~ m.content ~ '' }}"),
+    "last": chatml("{{ m.content }}{% if messages[-1].role == 'user' and loop.last %}{% endif %}"),
+}
+LOOKING_INSIDE = {
+    "search": "{{ m.content }}{% if 'kind' in m.content %}{{ '!' }}{% endif %}",
+    "truth": "{{ m.content if m.content else 'nothing' }}",
+    "replaced": "{{ m.content | replace('kind', 'cruel') }}",
+    "called": "{{ m.content.replace('kind', 'cruel') }}",
+    "sliced": "{{ m.content[:99] }}",
+    "compared": "{{ m.content }}{% if m == messages[0] and m.content == 'kind' %}{{ '!' }}{% endif %}",
+    "got": "{{ m.content }}{% if m.get('content') == 'kind' %}{{ '!' }}{% endif %}",
+    "mapped": "{{ m.content }}{% if 'kind' in messages | map(attribute='content') %}{{ '!' }}{% endif %}",
+    "named anew": "{% set ns = namespace(a='') %}{% set ns.a = m.content %}{% set b = ns %}"
+    "{{ m.content }}{% if b.a == 'kind' %}{{ '!' }}{% endif %}",
+    "loop": "{{ m.content }}{% set l = loop %}"
+    "{% if l.previtem is defined and l.previtem.content == 'kind' %}!{% endif %}",
+    "joined and trimmed": "{{ (' ' ~ m.content) | trim }}",
+    "block": "{% set text %}{{ m.content }}{% endset %}{{ text }}",
+    "tested": "{{ m.content }}{% if m.content is equalto('kind') %}{{ '!' }}{% endif %}",
+    "not there": "{{ m.content }}{% if messages[5].content is string %}{% else %}"
+    "{% if m.content == 'kind' %}!{% endif %}{% endif %}",
+    "stored": "{{ m.content }}{% set text = m.content %}{% if text | length > 3 %}{% endif %}",
+    "picked": "{{ m.content }}"
+    "{% if messages | selectattr('content', 'equalto', 'kind') | list %}!{% endif %}",
+    "macro": "{% macro say(x) %}{{ x }}{% endmacro %}{{ say(m.content) }}",
+    "used above": "{{ seen == 'kind' }}{{ m.content }}{% set seen = m.content %}",
+}
+
+
+@pytest.mark.parametrize("name", PASSING_ON)
+def test_a_template_that_passes_contents_on_is_known(name: str) -> None:
+    assert only_passes_contents_on(PASSING_ON[name])
+
+
+@pytest.mark.parametrize("name", LOOKING_INSIDE)
+def test_a_template_that_may_look_into_contents_is_known(name: str) -> None:
+    assert not only_passes_contents_on(chatml(LOOKING_INSIDE[name]))
+
+
+def test_a_template_that_cannot_be_parsed_here_is_rendered_for_every_conversation() -> None:
+    assert not only_passes_contents_on("{% generation %}{% endgeneration %}")
+
+
+@pytest.fixture
+def with_template(tokenizer: Any) -> Iterator[Callable[[str], Rendering]]:
+    """A rendering that follows another template, for one test."""
+    before = tokenizer.chat_template
+
+    def use(template: str) -> Rendering:
+        tokenizer.chat_template = template
+        return make_rendering(
+            tokenizer, DataRecipe(source="x", format="chat_template"), reference_encoder(tokenizer)
+        )
+
+    yield use
+    tokenizer.chat_template = before
+
+
+CONTENTS = st.text(st.sampled_from("ab \n\u3000<é"), max_size=5) | st.sampled_from(["kind", " kind "])
+TALKS = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from(["user", "user", "assistant", "assistant", "system"]), CONTENTS),
+        min_size=1,
+        max_size=5,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def refused_by_each(rendering: Rendering, talks: list[Conversation]) -> list[int]:
+    """Lines that the template refuses or rewrites when it renders each conversation."""
+    found = []
+    for number, talk in enumerate(talks, 1):
+        try:
+            check_template(rendering.renderer.tokenizer, rendering.renderer.grammar, talk)
+        except UserError:
+            found.append(number)
+    return found
+
+
+@pytest.mark.parametrize("template", [*PASSING_ON.values(), chatml(LOOKING_INSIDE["search"])])
+def test_conversations_are_refused_as_if_the_template_rendered_each(
+    with_template: Callable[[str], Rendering], template: str
+) -> None:
+    rendering = with_template(template)
+
+    @settings(max_examples=40)
+    @given(values=TALKS)
+    def compare(values: list[list[tuple[str, str]]]) -> None:
+        talks, lines = [], []
+        for turns in values:
+            value = {"messages": [{"role": role, "content": content} for role, content in turns]}
+            try:
+                talks.append(parse_conversation(value, "f:1"))
+            except UserError:
+                continue
+            lines.append(orjson.dumps(value))
+        found: list[Rejection] = []
+        read_block(b"\n".join(lines), 1, "f", rendering, found.append)
+        assert [int(one.place.split(":")[1]) for one in found] == refused_by_each(rendering, talks)
+
+    compare()
+
+
+def test_a_template_that_looks_inside_refuses_by_content(with_template: Callable[[str], Rendering]) -> None:
+    rendering = with_template(chatml(LOOKING_INSIDE["search"]))
+    turns = [[("user", "a"), ("assistant", text)] for text in ("b", "kind", "c")]
+    lines = [orjson.dumps({"messages": [{"role": r, "content": c} for r, c in talk]}) for talk in turns]
+    found: list[Rejection] = []
+    messages, _ = read_block(b"\n".join(lines), 1, "f", rendering, found.append)
+    assert messages.lines.tolist() == [1, 3]
+    assert [one.place for one in found] == ["f:2"]
