@@ -22,13 +22,14 @@ from gemfit.data.accounts import (
 )
 from gemfit.data.choose import TRAIN, Candidates, Choice, Fate, choose, within_max_rows
 from gemfit.data.inputs import inputs_of
+from gemfit.data.known import digest_of
 from gemfit.data.plan_rows import SPLITS, plan_split
 from gemfit.data.progress import progress
 from gemfit.data.rows import write_rows
 from gemfit.data.shards import Source, SplitPlan
 from gemfit.data.store import file_digest
 from gemfit.data.talks import Notes, Talks, read_signatures
-from gemfit.data.tokenizer import pad_id, save_tokenizer, tokenizer_digest
+from gemfit.data.tokenizer import pad_id, save_tokenizer
 from gemfit.errors import UserError
 from gemfit.manifest import FileDigest, PackManifest, PackSource, SplitCounts
 from gemfit.packing import PackJob
@@ -63,7 +64,7 @@ def assemble(
     data = job.data
     return PackManifest(
         fingerprint=job.fingerprint,
-        tokenizer_digest=tokenizer_digest(tokenizer),
+        tokenizer_digest=digest_of(tokenizer),
         format=data.format,
         eos=data.eos,
         loss_on=data.loss_on,

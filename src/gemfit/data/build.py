@@ -17,6 +17,7 @@ from typing import Any
 from gemfit.data.assemble import assemble
 from gemfit.data.encode import Engine, EngineMismatch
 from gemfit.data.inputs import check_unchanged
+from gemfit.data.known import digest_of
 from gemfit.data.make_parts import ALL, Made, Shard, make_parts
 from gemfit.data.parts import PartStore, note_shards, noted_shards, part_store, trim
 from gemfit.data.prepare import prepare_rendering, prepare_tokenizer
@@ -25,7 +26,6 @@ from gemfit.data.rendering import Rendering
 from gemfit.data.staging import explained, staging
 from gemfit.data.store import MANIFEST, read_manifest
 from gemfit.data.talks import read_talks
-from gemfit.data.tokenizer import tokenizer_digest
 from gemfit.errors import UserError
 from gemfit.manifest import PackManifest
 from gemfit.packing import PackJob
@@ -51,7 +51,7 @@ def build_pack(job: PackJob, out: Path, ways: Ways, say: Say) -> PackManifest:
         return _existing(job, out)
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
-    store = part_store(job, tokenizer_digest(tokenizer))
+    store = part_store(job, digest_of(tokenizer))
     made = _parts(job, tokenizer, store, ways, say)
     return _joined(job, tokenizer, store, made, out, ways)
 
@@ -60,7 +60,7 @@ def build_shard(job: PackJob, shard: Shard, ways: Ways, say: Say) -> None:
     """Make the parts of every ``shard.count``-th block, for ``merge_pack`` to find."""
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
-    store = part_store(job, tokenizer_digest(tokenizer))
+    store = part_store(job, digest_of(tokenizer))
     note_shards(job, shard.count)
     _parts(job, tokenizer, store, ways, say, shard)
 
@@ -71,7 +71,7 @@ def merge_pack(job: PackJob, out: Path, ways: Ways) -> PackManifest:
         return _existing(job, out)
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
-    store = part_store(job, tokenizer_digest(tokenizer))
+    store = part_store(job, digest_of(tokenizer))
     with _progress(job, "looking for parts") as shown:
         made = make_parts(job, store, None, num_workers=ways.num_workers, at=shown.at)
     missing = [one.number for one in made if one.state == "missing"]

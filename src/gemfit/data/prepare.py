@@ -10,11 +10,12 @@ from gemfit.data.columns import Messages
 from gemfit.data.conversation import Conversation
 from gemfit.data.encode import Engine, choose_encoder
 from gemfit.data.inputs import all_lines
+from gemfit.data.known import backend_json, known_tokenizer
 from gemfit.data.lines import read_block
 from gemfit.data.read import Rejection, read_line
 from gemfit.data.rendering import Rendering, make_rendering
 from gemfit.data.split import check_room
-from gemfit.data.tokenizer import load_tokenizer, train_tokenizer
+from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import UserError
 from gemfit.packing import PackJob
 
@@ -26,15 +27,14 @@ Say = Callable[[str], None]
 def prepare_tokenizer(job: PackJob) -> Any:
     """The tokenizer that the job names, or one trained on its conversations."""
     if job.tokenizer is not None:
-        return load_tokenizer(job.tokenizer, job.tokenizer_revision)
+        return known_tokenizer(job.tokenizer, job.tokenizer_revision)
     assert job.scratch_vocab_size is not None, "a job names a tokenizer or trains one"
     return train_tokenizer(_texts(job), job.scratch_vocab_size)
 
 
 def prepare_rendering(job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto") -> Rendering:
     """The rendering of the job, with the fastest encoder that is proved on the beginning of the input."""
-    backend = tokenizer.backend_tokenizer
-    encoder = choose_encoder(backend.to_str(), _sample(job), say, engine=engine, tokenizer=tokenizer)
+    encoder = choose_encoder(backend_json(tokenizer), _sample(job), say, engine=engine, tokenizer=tokenizer)
     rendering = make_rendering(tokenizer, job.data, encoder)
     renderer = rendering.renderer
     check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)

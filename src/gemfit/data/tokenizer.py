@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections import Counter
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gemfit.contract import digest_json
 from gemfit.errors import UserError
@@ -49,6 +49,9 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
     """The fast tokenizer of a Hugging Face id or a local folder."""
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
+    # It takes two seconds to import; `known_tokenizer` can do without.
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
@@ -87,15 +90,19 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
     Saving and loading keeps it. Truncation, padding and automatic BOS are left out: we use none.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    # The model comes last and is by far the largest: it is digested as text, which need not be parsed.
+    head, mark, model = tokenizer.backend_tokenizer.to_str().partition(',"model":')
+    backend = json.loads(head + "}")
+    assert mark, "the library writes the model last"
     for unused in ("version", "truncation", "padding", "post_processor"):
         backend.pop(unused, None)
     backend["added_tokens"] = sorted(backend["added_tokens"], key=lambda token: token["id"])
+    backend["model"] = hashlib.blake2b(model.encode(), digest_size=16).hexdigest()
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
     return digest_json({"backend": backend, "template": tokenizer.chat_template, "special": special})
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     """A BPE tokenizer in Gemma's manner: byte fallback, `▁` for the space, nothing put in front.
 
     Deterministic. The vocabulary has at most ``vocab_size`` entries: six special ones, 256 bytes,
@@ -114,6 +121,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL])
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415  as above
+
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<bos>",
