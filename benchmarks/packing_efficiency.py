@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gemfit.data.document import Document
-from gemfit.data.fit import Fitter
+from gemfit.data.fit import fit
 from gemfit.data.read import Tally, read_files
 from gemfit.data.render import make_renderer
 from gemfit.data.runs import Atoms, fit_runs, longest_pieces
@@ -76,8 +76,7 @@ def render(arguments: argparse.Namespace) -> list[Document]:
 def measure(documents: list[Document], seq_len: int) -> list[Outcome]:
     """Our rows, then the same pieces each in a row of its own, then truncation."""
     total = sum(len(document.words) for document in documents)
-    fitter = Fitter("split", seq_len)
-    parts = [atom for document in documents for atom in fitter.fit(document)]
+    parts = [atom for document in documents for atom in fit(document, "split", seq_len).atoms]
     atoms = Atoms(
         np.array([len(atom.words) for atom in parts], np.int32),
         np.array([atom.repeated for atom in parts], np.int32),

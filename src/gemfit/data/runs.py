@@ -30,7 +30,7 @@ OPTIONS = 32
 """Lengths of the first run of a row that are tried, the longest first."""
 ENOUGH = 32
 """Ends of conversations, of half a row at most, that pack well without being cut."""
-TIGHT = 16
+TIGHT = 24
 """Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
 
 Ints = NDArray[np.int32]
