@@ -1,0 +1,145 @@
+"""Weights are read from disk by the rank that holds them, and not at all where a checkpoint has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.errors import ExitCode
+from gemfit.recipe import Lora, ModelRecipe, Recipe
+from gemfit.train import base_weights
+from gemfit.train.base_weights import BaseWeights, Entry
+from gemfit.train.checkpoint.pieces import Piece
+from gemfit.train.model import load_model, open_model
+from gemfit.train.packed import packed
+from gemfit.train.placement import load_into, materialise
+
+if TYPE_CHECKING:
+    from train.conftest import Launch
+
+# transformers asks for a name of its own that it has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 24,
+    "sliding_window": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(["a sentence to learn from, and another one"] * 4, 300)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    Gemma3ForCausalLM(Gemma3TextConfig(**SIZES)).save_pretrained(folder, max_shard_size="200KB")
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+def recipe_of(folder: Path, **settings: Any) -> Recipe:
+    return Recipe(model=ModelRecipe(id=str(folder), attention="sdpa", dtype="float32", **settings), seed=7)
+
+
+@given(shape=st.lists(st.integers(1, 6), max_size=3), ends=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_any_range_of_a_tensor_is_read_as_it_lies_on_disk(
+    shape: list[int], ends: tuple[float, float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tensor = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
+    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file({"w": tensor.to(torch.bfloat16)}, file)
+    weights = BaseWeights({"w": Entry(file, "w", tensor.shape, "BF16")}, {})
+    start, stop = sorted(round(end * tensor.numel()) for end in ends)
+    held = torch.full((stop - start,), torch.nan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_weights, "CHUNK_BYTES", 16)  # several reads for all but the smallest
+        weights.fill("w", Piece(held, start, tensor.shape))
+    assert torch.equal(held, tensor.flatten()[start:stop])
+
+
+def test_an_opened_model_holds_no_weights_until_they_are_read(folder: Path, tokenizer: Any) -> None:
+    model, weights = open_model(recipe_of(folder), tokenizer)
+    assert weights is not None
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(buffer.is_meta for buffer in model.buffers())
+    materialise(model, torch.device("cpu"), torch.float32)
+    assert all(parameter.isnan().all() for parameter in model.parameters()), "nothing passes for a weight"
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    load_into(model, weights)
+    expected = Gemma3ForCausalLM.from_pretrained(folder).state_dict()
+    found = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_adapters_begin_as_they_would_beside_a_whole_model(folder: Path, tokenizer: Any) -> None:
+    lora = Lora(rank=4)
+    found = dict(load_model(recipe_of(folder, lora=lora), tokenizer).named_parameters())
+    torch.manual_seed(7)
+    whole = packed(Gemma3ForCausalLM).from_pretrained(folder)
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=list(lora.targets), task_type="CAUSAL_LM")
+    expected = dict(get_peft_model(whole, config).named_parameters())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert {name for name in found if found[name].requires_grad} == {n for n in found if "lora_" in n}
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_resumed_full_fine_tune_does_not_read_the_base_again(
+    folder: Path, fresh_run: Launch, launch: Launch, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = {"model__scratch": "null", "model__dtype": "float32", "length__steps": 4}
+    straight = launch("fsdp2", 2, **model, model__id=folder)
+    mine = tmp_path / "base"
+    mine.mkdir()
+    for file in folder.iterdir():
+        (mine / file.name).write_bytes(file.read_bytes())
+    resumed = fresh_run("fsdp2", 2, **model, model__id=mine)
+    assert resumed.train(stop_at=2).returncode == ExitCode.STOPPED, resumed.log()
+    for file in mine.glob("*.safetensors"):  # names and shapes stay, values do not
+        content = file.read_bytes()
+        header = 8 + int.from_bytes(content[:8], "little")
+        file.write_bytes(content[:header] + b"\xff" * (len(content) - header))
+    assert resumed.train().returncode == ExitCode.DONE, resumed.log(2)
+    assert resumed.losses == straight.losses
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_rank_of_a_strategy_that_shards_holds_its_own_part(measure: Callable[..., Any]) -> None:
+    sizes = ("--layers", "6", "--vocabulary", "32768")
+    strategies = ("--strategy", "fsdp2", "--strategy", "zero3")
+    found = measure("loading_memory", *strategies, "--ranks", "2", *sizes, timeout_seconds=500)
+    assert len(found["rows"]) == 2
+    part = 4 * found["parameters"] / 2
+    copies = {"fsdp2": 1, "zero3": 2}  # ZeRO-3 has fp32 masters apart from the weights that it gathers
+    for row in found["rows"]:
+        allowed = copies[row["strategy"]] * part + CHUNK_AND_NOISE
+        assert row["sharded"]["loading"] <= allowed, row
+        assert row["whole"]["loading"] > allowed, "the bound would hold for a whole model too"
+        assert row["losses_equal"]
+
+
+CHUNK_AND_NOISE = 48 * 2**20
+"""Bytes beside the shards: pages of files that are mapped, and what Python allocates meanwhile."""
