@@ -65,14 +65,14 @@ def output_layer_bytes(setting: Setting) -> int:
 
 
 def output_gradient_bytes(setting: Setting) -> int:
-    """The gradient of a tied output layer, which waits for that of the embedding through the backward pass."""
+    """The gradient of a tied output layer, which waits for that of the embedding."""
     if setting.lora is not None or not setting.architecture.tied:
         return 0
     return setting.architecture.embedding_parameters * stream_bytes(setting)
 
 
 def embedding_gradient_bytes(setting: Setting) -> int:
-    """At the end of the backward pass: the embedding's gradient is dense, and is added to the output layer's."""
+    """At the end of the backward pass: the gradient is dense, and is added to the output layer's."""
     if setting.lora is not None:
         return 0
     embedding = setting.architecture.embedding_parameters

@@ -19,6 +19,7 @@ VERBS = {
     "copy": ("recipes", "Copy a recipe to a file of your own, to edit"),
     "check": ("recipes", "Look for mistakes in recipes, and tell all of them at once"),
     "plan": ("plan", "Show what a run would do, and touch nothing"),
+    "fit": ("fit", "List the ways of training a recipe that fit a kind of GPU, fastest first"),
     "pack": ("pack", "Turn conversations into packed rows, once"),
     "data": ("data", "Look into a pack: its rows, its figures, and the proof that it is sound"),
     "run": ("run", "Train here, exactly as planned"),

@@ -53,11 +53,15 @@ class Candidate:
 
     @property
     def fits(self) -> bool:
-        return self.memory.gpu_bytes <= self.card.memory_bytes
+        return self.memory.gpu_bytes <= self.card.usable_bytes
 
     @property
     def gpus(self) -> int:
         return self.setting.world_size
+
+    @property
+    def offloads(self) -> bool:
+        return self.recipe.strategy.label.endswith("+offload")
 
     @property
     def key(self) -> tuple[str, int]:
@@ -100,31 +104,28 @@ def best_of_each(ways: Sequence[Candidate]) -> list[Candidate]:
     return list(first.values())
 
 
-def smallest_of_each(ways: Sequence[Candidate]) -> list[Candidate]:
-    """For strategies and numbers of GPUs that cannot fit: the way that comes closest."""
-    fitting = {way.key for way in ways if way.fits}
-    smallest: dict[tuple[str, int], Candidate] = {}
-    for way in sorted(ways, key=lambda way: way.memory.gpu_bytes):
-        if way.key not in fitting:
-            smallest.setdefault(way.key, way)
-    return sorted(smallest.values(), key=lambda way: (way.gpus, way.memory.gpu_bytes))
+def smallest_changes(recipe: Recipe, architecture: Architecture, card: Card, gpus: int) -> list[Candidate]:
+    """The way that fits on as many GPUs with the fewest changes; without offload where there is one.
 
-
-def smallest_change(recipe: Recipe, architecture: Architecture, card: Card, gpus: int) -> Candidate | None:
-    """The way that fits on as many GPUs with the fewest changes, or on the next larger number of them.
-
-    Fewest options to write; among equals the fastest. ``None`` where nothing fits at all.
+    Where there is none without offload, the next larger number of GPUs that needs none comes second, or
+    alone. Among equals the fastest; empty where nothing fits at all.
     """
-    larger = [count for count in GPU_COUNTS if count > gpus]
-    for count in (gpus, *larger):
-        fitting = [way for way in _on(recipe, architecture, card, count) if way.fits]
-        if fitting:
-            return min(fitting, key=lambda way: (_changes(way, recipe), way.performance.step_seconds.middle))
-    return None
+    here = _closest(recipe, [way for way in _on(recipe, architecture, card, gpus) if way.fits])
+    if here is not None and not here.offloads:
+        return [here]
+    found = [here] if here is not None else []
+    for count in (count for count in GPU_COUNTS if count > gpus):
+        ways = [way for way in _on(recipe, architecture, card, count) if way.fits and not way.offloads]
+        if (there := _closest(recipe, ways)) is not None:
+            return [*found, there]
+    return found
 
 
-def _changes(way: Candidate, recipe: Recipe) -> int:
-    return len(way.options(recipe))
+def _closest(recipe: Recipe, ways: Sequence[Candidate]) -> Candidate | None:
+    def distance(way: Candidate) -> tuple[bool, int, float]:
+        return way.offloads, len(way.options(recipe)), way.performance.step_seconds.middle
+
+    return min(ways, key=distance, default=None)
 
 
 def _on(recipe: Recipe, architecture: Architecture, card: Card, gpus: int) -> Iterator[Candidate]:

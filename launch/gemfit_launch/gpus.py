@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from gemfit.errors import UserError, did_you_mean
 
 GB = 1_000_000_000
+USABLE = 0.97
+"""Assumed: share of the memory in a card's name that a plan may fill."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +22,7 @@ class Card:
 
     name: str
     memory_bytes: int
-    """What the name says; a plan that needs more does not fit."""
+    """What the name says."""
     peak_flops: float
     """bfloat16, dense, with float32 sums, a second."""
     memory_bandwidth: float
@@ -29,6 +31,11 @@ class Card:
     """Bytes a second to the other GPUs of a node, one way: NVLink where it has one, else PCIe."""
     network_bandwidth: float
     """Assumed: bytes a second to other nodes, for each GPU, one way; not in any data sheet."""
+
+    @property
+    def usable_bytes(self) -> int:
+        """A plan that needs more does not fit."""
+        return round(USABLE * self.memory_bytes)
 
 
 def _card(name: str, teraflops: float, memory_gb: float, link_gb: float, network_gb: float) -> Card:

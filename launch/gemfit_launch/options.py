@@ -39,6 +39,13 @@ def recipe_argument(verb: Verb) -> Verb:
     return click.argument("recipe", type=RecipeName())(verb)
 
 
+def card_option(*, required: bool) -> Callable[[Verb], Verb]:
+    """``--gpu KIND``, as the name of a card."""
+    return click.option(
+        "--gpu", "card", metavar="KIND", required=required, help="Kind of GPU, such as h100-80 or a100-40."
+    )
+
+
 def request_options(*, required: bool = True, with_recipe: bool = True) -> Callable[[Verb], Verb]:
     """RECIPE and whatever changes it, as one ``request: Request``; its name is empty without a RECIPE."""
 

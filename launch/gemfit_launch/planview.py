@@ -12,11 +12,13 @@ from gemfit.plan import Plan
 from gemfit.recipe import CheckpointRecipe, LengthRecipe, ModelRecipe
 from gemfit_launch.accelerate import RUN_DIR
 from gemfit_launch.configs import accelerate_yaml, deepspeed_json
+from gemfit_launch.forecast import Forecast, make_forecast
+from gemfit_launch.forecastview import forecast_json, show_forecast
 from gemfit_launch.report import console, facts
 
 
-def plan_json(plan: Plan) -> str:
-    """The plan as JSON, with the derived numbers of the batch and the topology written out."""
+def plan_json(plan: Plan, forecast: Forecast) -> str:
+    """The plan as JSON, with the derived numbers of the batch and the topology, and what is predicted."""
     data: dict[str, Any] = plan.model_dump(mode="json")
     data["batch"] |= {
         "slots": plan.batch.slots,
@@ -24,13 +26,15 @@ def plan_json(plan: Plan) -> str:
         "tokens_per_step": plan.batch.tokens_per_step,
     }
     data["topology"]["world_size"] = plan.topology.world_size
+    data["forecast"] = forecast_json(forecast)
     return json.dumps(data, indent=2)
 
 
-def show_plan(plan: Plan, name: str, command: list[str]) -> None:
+def show_plan(plan: Plan, name: str, command: list[str], forecast: Forecast | None = None) -> None:
     """Everything that would run; ``command`` is what a person copies to run it."""
     out = console()
     show_summary(out, plan, name)
+    show_forecast(out, plan, forecast or make_forecast(plan))
     _section(out, "accelerate.yaml", accelerate_yaml(plan))
     if plan.deepspeed is not None:
         _section(out, "deepspeed.json", deepspeed_json(plan))

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit.site import Site
+from gemfit_launch.forecast import with_warnings
 from gemfit_launch.planning import make_plan
 from gemfit_launch.rows import Rows, find_rows
 from gemfit_launch.topology import Ranks, choose_topology, count_gpus
@@ -22,7 +23,7 @@ def resolve_plan(
         else choose_topology(ranks, recipe.strategy, visible_gpus=count_gpus())
     )
     rows = rows or find_rows(recipe)
-    return make_plan(
+    plan = make_plan(
         recipe,
         topology=topology,
         pack=rows.pack,
@@ -32,3 +33,4 @@ def resolve_plan(
         site=site,
         notes=(rows.note,) if rows.note else (),
     )
+    return with_warnings(plan)

@@ -31,7 +31,29 @@ def test_every_yaml_file_of_the_repository_is_shipped_and_has_a_description() ->
 def test_a_shipped_recipe_opens_with_what_it_is_and_a_command_that_names_it(name: str) -> None:
     first, second, *_ = shipped()[name].read_text().splitlines()
     assert first.startswith("# ")
-    assert second.startswith(f"#   gemfit run {name}")
+    assert second.startswith((f"#   gemfit run {name} ", f"#   gemfit submit {name} "))
+
+
+@pytest.mark.parametrize("size", ["270m", "1b", "4b", "12b", "27b"])
+def test_every_size_keeps_the_values_of_the_card(size: str) -> None:
+    card = Request(name="gemma3/1b-card").recipe()
+    for name in (f"gemma3/{size}", f"gemma3/{size}-lora"):
+        recipe = Request(name=name).recipe()
+        assert recipe.model.id == f"google/gemma-3-{size}-it"
+        assert (recipe.model.lora is None) != name.endswith("-lora")
+        assert (recipe.data, recipe.optim, recipe.length) == (card.data, card.optim, card.length)
+        assert recipe.batch.effective == card.batch.effective
+
+
+DEFAULT_GPUS = {"4b": 8, "12b": 8, "27b": 16, "27b-lora": 8}
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("gemma3/")])
+def test_a_shipped_recipe_is_predicted_to_fit_the_gpus_of_80_gb_that_it_is_for(name: str, cli: Cli) -> None:
+    gpus = DEFAULT_GPUS.get(name.removeprefix("gemma3/"), 1)
+    forecast = json.loads(cli("plan", name, "--gpus", gpus, "--gpu", "h100-80", "--json").stdout)["forecast"]
+    assert forecast["memory"]["gpu_bytes"] > 1e9
+    assert forecast["warnings"] == []
 
 
 def test_a_recipe_is_found_by_name_or_path(tmp_path: Path) -> None:

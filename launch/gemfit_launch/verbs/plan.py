@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from gemfit_launch.options import RUN_FOLDER, json_option, ranks_options, request_options
+from gemfit.errors import UserError
+from gemfit.plan import Plan
+from gemfit_launch.forecast import Forecast, make_forecast
+from gemfit_launch.gpus import Card, find_card
+from gemfit_launch.options import RUN_FOLDER, card_option, json_option, ranks_options, request_options
 from gemfit_launch.planview import plan_json, show_plan
 from gemfit_launch.request import Request
 from gemfit_launch.resolve import resolve_plan
@@ -23,43 +28,79 @@ from gemfit_launch.topology import Ranks
 @ranks_options(with_nodes=True)
 @placing_options(site_required=False, with_nodes=False)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder, for the job script of a site.")
+@card_option(required=False)
+@click.option("--price", type=click.FloatRange(min=0), help="Of one GPU for one hour, in any currency.")
 @json_option
-def plan(request: Request, ranks: Ranks, placing: Placing, folder: Path | None, as_json: bool) -> None:
+def plan(
+    request: Request,
+    ranks: Ranks,
+    placing: Placing,
+    folder: Path | None,
+    card: str | None,
+    price: float | None,
+    as_json: bool,
+) -> None:
     """Show what a run would do, and touch nothing.
 
     Without a pack the rows are an estimate, and the plan says so. With a site, it shows the job script
-    that `submit` would hand to sbatch, byte for byte.
+    that `submit` would hand to sbatch, byte for byte. Memory is predicted for GPUs; time and cost too where
+    the kind of GPU is known, from --gpu or from the site.
 
     \b
     Example:
       gemfit plan gemma3/1b-card --gpus 24 --json
+      gemfit plan gemma3/4b --gpus 8 --gpu h100-80 --price 2.50
       gemfit plan debug/cpu-tiny --data talks.jsonl --nproc 2 --strategy fsdp2
       gemfit plan gemma3/1b-card --site gpu-cluster --nodes 2 --data talks.jsonl
     """
+    on = Priced(card=find_card(card) if card is not None else None, price=price)
     if placing.name is not None:
-        _plan_at_site(request, ranks, placing, folder, as_json)
+        _plan_at_site(request, ranks, placing, folder, on, as_json)
         return
     if placing.settings or folder is not None:
         raise click.UsageError("--site-set and --run are about a job; give --site SITE")
     made = resolve_plan(request.recipe(), ranks)
+    forecast = on.forecast(made)
     if as_json:
-        click.echo(plan_json(made))
+        click.echo(plan_json(made, forecast))
     else:
-        show_plan(made, request.name, ["gemfit", "run", *_with_data(request), *ranks.arguments()])
+        command = ["gemfit", "run", *_with_data(request), *ranks.arguments()]
+        show_plan(made, request.name, command, forecast)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Priced:
+    """The kind of GPU, and what it costs, as far as they were given."""
+
+    card: Card | None
+    price: float | None
+
+    def forecast(self, made: Plan) -> Forecast:
+        """What is predicted; options that could have no effect are a ``UserError``."""
+        if self.card is not None and made.topology.device == "cpu":
+            raise UserError(
+                f"--gpu {self.card.name} has no effect on CPUs; give --gpus N, the number of GPUs"
+            )
+        forecast = make_forecast(made, card=self.card, price=self.price)
+        if self.price is not None and forecast.bill is None:
+            why = forecast.unknown or "the kind of GPU is not known; give --gpu KIND"
+            raise UserError(f"--price {self.price:g} has no effect: {why}")
+        return forecast
 
 
 def _plan_at_site(
-    request: Request, ranks: Ranks, placing: Placing, folder: Path | None, as_json: bool
+    request: Request, ranks: Ranks, placing: Placing, folder: Path | None, on: Priced, as_json: bool
 ) -> None:
     site = placing.site()
     refuse_ranks(ranks, site)
     made = resolve_plan(request.recipe(), ranks_at(site, ranks.nodes or 1), site=site)
+    forecast = on.forecast(made)
     if as_json:
-        click.echo(plan_json(made))
+        click.echo(plan_json(made, forecast))
         return
     root = folder or default_folder(request)
     options = [*_with_data(request), *placing.arguments(), "--nodes", str(made.topology.nodes)]
-    show_plan(made, request.name, ["gemfit", "submit", *options, "--run", str(root)])
+    show_plan(made, request.name, ["gemfit", "submit", *options, "--run", str(root)], forecast)
     show_scripts(render_scripts(made, root, Path.cwd()))
 
 
