@@ -128,6 +128,20 @@ def test_a_chain_of_near_duplicates_is_one_group() -> None:
     assert set(grouped(chain)) == {0}
 
 
+def test_near_copies_are_found_among_conversations_of_one_template() -> None:
+    rng = np.random.default_rng(9)
+    template = words(rng, 90)
+    talks: list[Talk] = [
+        [("user", template + words(rng, 30)), ("assistant", words(rng, 10))] for _ in range(2000)
+    ]
+    copies = [changed(rng, one, 1) for one in talks[:200]]
+    assert 0.5 < jaccard(talks[0], talks[1]) < 0.6
+    order = rng.permutation(2200)
+    groups = near_groups(signed(talks + copies), 0.8, order)[np.argsort(order)]
+    assert (groups[:200] == groups[2000:]).mean() > 0.99
+    assert np.bincount(groups).max() == 2
+
+
 def test_a_bucket_of_very_many_is_gone_through_in_bounded_time() -> None:
     rng = np.random.default_rng(7)
     row = rng.integers(0, 2**32, 64, dtype=np.uint32)

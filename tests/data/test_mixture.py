@@ -161,6 +161,32 @@ def test_no_near_duplicate_of_a_training_conversation_is_held_out() -> None:
     assert leaks("drop") == 0
 
 
+def test_data_of_one_template_is_held_out_one_by_one() -> None:
+    """As one group, all of it would fall on one side."""
+    rng = np.random.default_rng(9)
+    template = talk(rng)
+    talks = [changed(rng, template, 3) for _ in range(600)]
+    found = candidates(signatures=signed(talks))
+    for near_duplicates in ("ignore", "group"):
+        data = recipe(near_duplicates=near_duplicates, validation_share=0.2)
+        held_out = (choose(found, data, seed=1).split == VALIDATION).mean()
+        assert 0.1 < held_out < 0.3
+
+
+def test_what_is_left_out_is_near_the_one_that_stays_for_it() -> None:
+    rng = np.random.default_rng(10)
+    chain = [talk(rng)]
+    for _ in range(30):
+        chain.append(changed(rng, chain[-1], 2))
+    found = candidates(signatures=signed(chain, 128))
+    choice = choose(found, recipe(near_duplicates="drop", validation_share=0), seed=1)
+    left = np.flatnonzero(choice.fate == Fate.NEAR_DUPLICATE)
+    values = found.signatures
+    assert 5 < len(left) < 30, "a chain keeps more than one"
+    assert (choice.fate[choice.original[left]] == Fate.KEPT).all()
+    assert ((values[left] == values[choice.original[left]]).mean(axis=1) >= 0.8).all()
+
+
 def test_the_share_held_out_does_not_depend_on_the_size_of_groups() -> None:
     count = 20_000
     for size in (1, 20):

@@ -14,13 +14,16 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.likeness import merge_groups, near_groups
+from gemfit.data.likeness import merge_groups, near_groups, stand_ins
 from gemfit.data.mixture import copies_by_weight, mix
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe
 
 Index = NDArray[np.int64]
 
+TEMPLATE_SHARE, TEMPLATE_SIZE = 0.01, 8
+"""A group above both has a template in common rather than copies; its members are held out one by one.
+Together they could be all of the data, and fall on one side."""
 TRAIN, VALIDATION, NOWHERE = 0, 1, -1
 _SIDE_SALT = np.uint64(0x5E1F_0000_0000_0001)
 
@@ -81,11 +84,15 @@ def choose(candidates: Candidates, data: DataRecipe, seed: int) -> Choice:
     """Settle duplicates, near duplicates, sides and weights; ``within_max_rows`` comes after it."""
     fate = candidates.fate.copy()
     order, original = _without_copies(candidates.digests, fate)
-    groups = _groups(candidates, order, data)
+    likeness = candidates.likeness[order]
+    near = np.arange(len(order), dtype=np.int64)
+    if data.near_duplicates != "ignore":
+        near = near_groups(candidates.signatures, data.near_duplicate_threshold, order)
+    groups = merge_groups(near, likeness)
     if data.near_duplicates == "drop":
-        _leave_near_copies_out(candidates.source, order, groups, fate, original)
+        _leave_near_copies_out(candidates, data.near_duplicate_threshold, order, groups, fate, original)
     split = np.full(len(fate), NOWHERE, np.int8)
-    split[order] = _sides(candidates.likeness[order], groups, data.validation_share)
+    split[order] = _sides(likeness, _without_templates(near, groups, likeness), data.validation_share)
     copies = np.zeros(len(fate), np.int32)
     weights = np.array([source.weight for source in data.mixture])
     copies[order] = copies_by_weight(candidates.digests[order], weights[candidates.source[order]], seed)
@@ -142,28 +149,32 @@ def _without_copies(digests: NDArray[np.uint64], fate: NDArray[np.int8]) -> tupl
     return first, original
 
 
-def _groups(candidates: Candidates, order: Index, data: DataRecipe) -> Index:
-    """For each of ``order``, the place in it of the first of its group."""
-    if data.near_duplicates == "ignore":
-        alone = np.arange(len(order), dtype=np.int64)
-        return merge_groups(alone, candidates.likeness[order])
-    groups = near_groups(candidates.signatures, data.near_duplicate_threshold, order)
-    return merge_groups(groups, candidates.likeness[order])
-
-
 def _leave_near_copies_out(
-    source: NDArray[np.int16], order: Index, groups: Index, fate: NDArray[np.int8], original: Index
+    candidates: Candidates,
+    threshold: float,
+    order: Index,
+    groups: Index,
+    fate: NDArray[np.int8],
+    original: Index,
 ) -> None:
-    """Keep one of each group: of the first source, there the first in canonical order."""
+    """Keep what is unlike all that is kept: of the first source, there the first in canonical order.
+
+    Writes ``fate`` and ``original``.
+    """
     packable = fate[order] == Fate.KEPT
-    by_group = np.lexsort((source[order], ~packable, groups))
-    first = np.ones(len(by_group), np.bool_)
-    first[1:] = groups[by_group[1:]] != groups[by_group[:-1]]
-    stays = np.empty(len(order), np.int64)
-    stays[by_group] = order[by_group[first]][np.cumsum(first) - 1]
-    left = packable & (stays != order)
+    ranked = np.lexsort((candidates.source[order], groups))
+    likeness = candidates.likeness[order]
+    stays = stand_ins(candidates.signatures, threshold, order, likeness, groups, ranked[packable[ranked]])
+    left = np.flatnonzero(stays != np.arange(len(order)))
     fate[order[left]] = Fate.NEAR_DUPLICATE
-    original[order[left]] = stays[left]
+    original[order[left]] = order[stays[left]]
+
+
+def _without_templates(near: Index, groups: Index, likeness: NDArray[np.uint64]) -> Index:
+    """The groups that fall on one side: in the largest of ``groups``, only equals in likeness."""
+    sizes = np.bincount(groups, minlength=len(groups))[groups]
+    large = sizes > max(TEMPLATE_SIZE, TEMPLATE_SHARE * len(groups))
+    return merge_groups(np.where(large, np.arange(len(groups)), near), likeness)
 
 
 def _sides(likeness: NDArray[np.uint64], groups: Index, validation_share: float) -> NDArray[np.int8]:
