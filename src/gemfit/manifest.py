@@ -70,6 +70,8 @@ class Losses(Contract):
     split_conversations: int
     repeated_tokens: int
     """Masked context written again at the start of a continued piece."""
+    torn_pieces: int = 0
+    """Pieces that begin inside a message, where a row was full."""
     untrained_conversations: int = 0
     """Left out whole, because nothing of them is trained."""
     untrained_tokens: int = 0

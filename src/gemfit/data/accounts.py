@@ -95,8 +95,10 @@ def _flow_columns(
     return columns
 
 
-def losses(talks: Talks, choice: Choice, notes: Notes, flow: TokenFlow, seq_len: int) -> Losses:
-    """Counts of lines and conversations."""
+def losses(
+    talks: Talks, choice: Choice, notes: Notes, flow: TokenFlow, plans: Sequence[SplitPlan], seq_len: int
+) -> Losses:
+    """Counts of lines, conversations and pieces."""
     fates = np.bincount(choice.fate, minlength=len(Fate))
     kept = choice.fate == Fate.KEPT
     settled = kept | (choice.fate == Fate.UNTRAINED)
@@ -112,6 +114,7 @@ def losses(talks: Talks, choice: Choice, notes: Notes, flow: TokenFlow, seq_len:
         beyond_max_rows_conversations=int(fates[Fate.BEYOND_MAX_ROWS]),
         split_conversations=int(np.count_nonzero(kept & long & ~cut_off)),
         repeated_tokens=flow.repeated,
+        torn_pieces=sum(int(np.count_nonzero(talks.torn[plan.first])) for plan in plans),
         untrained_conversations=int(fates[Fate.UNTRAINED]),
         untrained_tokens=flow.untrained,
         truncated_conversations=int(np.count_nonzero(settled & cut_off)),

@@ -44,8 +44,8 @@ def assemble(
     sources = _sources_of(job, talks)
     choice = _choose(job, talks, sources, folder)
     _check_enough(job, talks, choice, notes)
-    seq_len = job.data.seq_len
-    plans = [plan_split(talks, choice, split, seq_len) for split in range(len(SPLITS))]
+    seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
+    plans = [plan_split(talks, choice, split, seq_len, tight=tight) for split in range(len(SPLITS))]
     flow = token_flow(talks, choice, sources, _names(job), plans)
     source = Source(
         places=talks.places,
@@ -74,7 +74,7 @@ def assemble(
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
         splits={plan.name: _counts(plan, talks, trained[plan.name]) for plan in plans},
-        losses=losses(talks, choice, notes, flow["total"], seq_len),
+        losses=losses(talks, choice, notes, flow["total"], plans, seq_len),
         flow=flow,
         roles=role_tokens(talks, choice),
         pii=notes.pii,
@@ -111,9 +111,9 @@ def _choose(job: PackJob, talks: Talks, sources: NDArray[np.int16], folder: Path
     scratch.unlink(missing_ok=True)
     if job.data.max_rows is None:
         return choice
-    seq_len = job.data.seq_len
+    seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
     return within_max_rows(
-        choice, job.data.max_rows, lambda some: plan_split(talks, some, TRAIN, seq_len).num_rows
+        choice, job.data.max_rows, lambda some: plan_split(talks, some, TRAIN, seq_len, tight=tight).num_rows
     )
 
 

@@ -20,13 +20,13 @@ SPLITS = ("train", "validation")
 """By their numbers in ``Choice.split``."""
 
 
-def plan_split(talks: Talks, choice: Choice, split: int, seq_len: int) -> SplitPlan:
-    """The rows of one split (an index into ``SPLITS``)."""
+def plan_split(talks: Talks, choice: Choice, split: int, seq_len: int, *, tight: bool) -> SplitPlan:
+    """The rows of one split (an index into ``SPLITS``); ``tight`` as of ``fit_runs``."""
     order = choice.order[choice.split[choice.order] == split]
     atoms = atoms_of(talks, np.repeat(order, choice.copies[order]))
-    runs = fit_runs(
-        Atoms(talks.places.lengths[atoms], talks.places.context[atoms], talks.linked[atoms]), seq_len
-    )
+    places = talks.places
+    fitted = Atoms(places.lengths[atoms], places.context[atoms], talks.linked[atoms])
+    runs = fit_runs(fitted, seq_len, tight=tight)
     return _permuted(SPLITS[split], runs, atoms, choice.numbers()[_owners(talks, atoms[runs.first])])
 
 

@@ -46,6 +46,8 @@ class Talks:
     """(conversations + 1,): where the atoms of each begin and end."""
     linked: NDArray[np.bool_]
     """(atoms,)"""
+    torn: NDArray[np.bool_]
+    """(atoms,)"""
     starts: Ints
     """(atoms,)"""
     places: AtomPlaces
@@ -118,6 +120,7 @@ def _joined(parts: list[PartColumns], inputs: list[int], before: list[int]) -> T
         line=np.concatenate([np.empty(0, np.int64), *lines]),
         first_atom=_first_atoms(columns, counts),
         linked=_joined_column(columns, "linked"),
+        torn=_joined_column(columns, "torn"),
         starts=_joined_column(columns, "starts"),
         places=AtomPlaces(
             lengths=_joined_column(columns, "lengths"),
