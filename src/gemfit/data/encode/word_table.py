@@ -59,7 +59,7 @@ def find_words(
     """Cut texts into words and copy the ids of known ones; a miss leaves a hole.
 
     ``eights[p]`` is the 8 bytes of ``text`` from ``p`` on, little end first; ``text`` has 24 bytes of
-    padding. ``ids`` and what is named after holes and misses have room for one entry a byte.
+    padding. What is named after holes and misses has room for one entry a byte, ``ids`` for one more.
     ``stops`` and ``stop_holes`` (texts,) get the number of ids and of holes up to the end of each text.
     At most ``room`` words are added to the table. Returns the numbers of ids, holes, misses and new rows.
     """
@@ -125,7 +125,11 @@ def _row_of(rows: Words, key0: np.uint64, key1: np.uint64, key2: np.uint64, size
 
 @njit(cache=True)
 def _copy_ids(row: Words, count: int, ids: NDArray[np.uint32], at: int) -> int:
-    for number in range(count):
+    # Most words are one token or two: both are written without asking which, and what is too much is
+    # written over. A loop over one or two would be guessed wrongly by the processor, again and again.
+    ids[at] = np.uint32(row[_IDS] & _HALF)
+    ids[at + 1] = np.uint32(row[_IDS] >> _32)
+    for number in range(2, count):
         pair = row[_IDS + (number >> 1)]
         ids[at + number] = np.uint32((pair >> _32) if number & 1 else (pair & _HALF))
     return count

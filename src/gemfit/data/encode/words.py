@@ -60,7 +60,7 @@ class WordCache:
         size = len(data)
         text = np.concatenate([data, np.zeros(WORD_BYTES, np.uint8)])
         eights = np.ndarray((size + WORD_BYTES - 7,), np.uint64, buffer=text, strides=(1,))
-        known, missed = np.empty(size, np.uint32), np.empty(size, np.uint8)
+        known, missed = np.empty(size + 1, np.uint32), np.empty(size, np.uint8)
         hole_at, hole_miss, miss_ends, miss_rows = (np.empty(size, np.int64) for _ in range(4))
         stops, stop_holes = np.empty(len(ends), np.int64), np.empty(len(ends), np.int64)
         room = limit - self.taken[0]
