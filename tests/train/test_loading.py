@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gguf
 import pytest
 import torch
 from hypothesis import given
@@ -102,6 +104,46 @@ def test_adapters_begin_as_they_would_beside_a_whole_model(folder: Path, tokeniz
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     assert {name for name in found if found[name].requires_grad} == {n for n in found if "lora_" in n}
+
+
+def write_gguf(model: Any, file: Path) -> None:
+    """``model`` in the format of llama.cpp, in float32."""
+    writer = gguf.GGUFWriter(file, "gemma3")
+    writer.add_context_length(1024)
+    writer.add_embedding_length(SIZES["hidden_size"])
+    writer.add_block_count(SIZES["num_hidden_layers"])
+    writer.add_feed_forward_length(SIZES["intermediate_size"])
+    writer.add_head_count(SIZES["num_attention_heads"])
+    writer.add_head_count_kv(SIZES["num_key_value_heads"])
+    writer.add_key_length(SIZES["head_dim"])
+    writer.add_value_length(SIZES["head_dim"])
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1e6)
+    writer.add_sliding_window(SIZES["sliding_window"])
+    writer.add_vocab_size(SIZES["vocab_size"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, SIZES["num_hidden_layers"])
+    for name, parameter in model.named_parameters():
+        found = names.get_name(name, try_suffixes=(".weight",))
+        # There, the gain of a norm is what it multiplies by; here, what it adds to 1.
+        writer.add_tensor(found, parameter.detach().numpy() + ("norm" in name))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_weights_in_gguf_are_read_whole_and_it_is_said(
+    folder: Path, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = Gemma3ForCausalLM.from_pretrained(folder)
+    write_gguf(original, tmp_path / "tiny.gguf")
+    with caplog.at_level(logging.INFO, logger="gemfit"):
+        model, weights = open_model(recipe_of(tmp_path, gguf_file="tiny.gguf"), tokenizer)
+    assert weights is None
+    assert caplog.text.count("is in GGUF: every rank reads it whole") == 1
+    found, expected = model.state_dict(), original.state_dict()
+    # Adding 1 to a small gain and taking it away again rounds.
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
 
 
 @pytest.mark.dist

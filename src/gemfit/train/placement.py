@@ -63,7 +63,12 @@ def on_cpu_by_name(model: torch.nn.Module) -> Iterator[None]:
 
 def materialise(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Give each parameter on the meta device memory of its own, full of NaN: what is not read is noticed."""
-    _replace(model, lambda parameter: torch.full(parameter.shape, torch.nan, dtype=dtype, device=device))
+
+    def empty(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        data = torch.full(parameter.shape, torch.nan, dtype=dtype, device=device)
+        return torch.nn.Parameter(data, parameter.requires_grad)
+
+    _replace(model, empty, lambda parameter: parameter.is_meta)
 
 
 def load_into(model: torch.nn.Module, weights: BaseWeights) -> None:
@@ -129,25 +134,35 @@ def partition(model: torch.nn.Module, config: dict[str, Any], dtype: torch.dtype
 
     # An empty module makes it set up all that it does beside converting parameters.
     zero3 = deepspeed.zero.Init(module=torch.nn.Module(), config_dict_or_path=config, dtype=dtype)
-    # Pages that are not written take no memory: the rank copies its part of this and frees the rest.
-    _replace(model, lambda p: torch.empty(p.shape, dtype=dtype, device=zero3.local_device))
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(zero3.local_device, dtype)
-        zero3._convert_to_deepspeed_param(parameter)
-        parameter.partition()  # type: ignore[attr-defined]
+
+    def partitioned(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        like = {"dtype": dtype, "device": zero3.local_device}
+        data = torch.empty(parameter.shape, **like) if parameter.is_meta else parameter.data.to(**like)
+        made = torch.nn.Parameter(data, parameter.requires_grad)
+        zero3._convert_to_deepspeed_param(made)
+        made.partition()  # type: ignore[attr-defined]  # keeps this rank's part and frees the rest
+        return made
+
+    _replace(model, partitioned, lambda parameter: True)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(zero3.local_device)
 
 
-def _replace(model: torch.nn.Module, make: Callable[[torch.nn.Parameter], torch.Tensor]) -> None:
-    """New tensors for the parameters on the meta device; those that are one weight stay one."""
+def _replace(
+    model: torch.nn.Module,
+    make: Callable[[torch.nn.Parameter], torch.nn.Parameter],
+    which: Callable[[torch.nn.Parameter], bool],
+) -> None:
+    """Others for some parameters, made one after the other; those that are one weight stay one."""
     made: dict[int, torch.nn.Parameter] = {}
+    replaced = []  # kept until the end: the address of a tensor tells them apart
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if parameter is None or not parameter.is_meta:
+            if parameter is None or not which(parameter):
                 continue
             if id(parameter) not in made:
-                made[id(parameter)] = torch.nn.Parameter(make(parameter), parameter.requires_grad)
+                made[id(parameter)] = make(parameter)
+                replaced.append(parameter)
             module._parameters[name] = made[id(parameter)]
 
 
