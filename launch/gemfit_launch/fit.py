@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gemfit.batch import make_batch
@@ -39,8 +39,8 @@ class Candidate:
     recipe: Recipe
     setting: Setting
     card: Card
-    slots: int
-    """Rows of a step, idle ones included; they cost time, and hold nothing."""
+    host_bytes: int | None = None
+    """Memory of a node that may be filled; no bound where it is not known."""
 
     @cached_property
     def memory(self) -> Memory:
@@ -53,7 +53,8 @@ class Candidate:
 
     @property
     def fits(self) -> bool:
-        return self.memory.gpu_bytes <= self.card.usable_bytes
+        host = self.host_bytes is None or self.memory.host_node_bytes <= self.host_bytes
+        return host and self.memory.gpu_bytes <= self.card.usable_bytes
 
     @property
     def gpus(self) -> int:
@@ -89,10 +90,16 @@ class Candidate:
 
 
 def candidates(
-    recipe: Recipe, architecture: Architecture, card: Card, counts: Sequence[int] = GPU_COUNTS
+    recipe: Recipe,
+    architecture: Architecture,
+    card: Card,
+    counts: Sequence[int] = GPU_COUNTS,
+    *,
+    host_bytes: int | None = None,
 ) -> list[Candidate]:
     """Every way to train ``recipe`` on these numbers of GPUs, fastest first, those that do not fit last."""
     made = [way for gpus in counts for way in _on(recipe, architecture, card, gpus)]
+    made = [replace(way, host_bytes=host_bytes) for way in made]
     return sorted(made, key=lambda way: (not way.fits, -way.performance.tokens_per_second.middle))
 
 
@@ -164,7 +171,7 @@ def _candidate(
         per_device=shape.per_device,
         accumulation=shape.accumulation,
     )
-    return Candidate(recipe=changed, setting=setting, card=card, slots=shape.slots)
+    return Candidate(recipe=changed, setting=setting, card=card)
 
 
 def _strategy_options(strategy: Strategy) -> list[str]:

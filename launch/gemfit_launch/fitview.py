@@ -103,6 +103,9 @@ def _why_not(ways: Sequence[Candidate]) -> tuple[str, str, str] | None:
     most = max(way.gpus for way in failing)
     closest = min((way for way in failing if way.gpus == most), key=lambda way: way.memory.gpu_bytes)
     memory, largest = closest.memory, closest.memory.largest
+    if memory.gpu_bytes <= closest.card.usable_bytes:
+        why = f"{_gpus(most)}: {gigabytes(memory.host_node_bytes)} of each node's memory"
+        return ways[0].label, _gpus(min(fitting)) if fitting else "never", why
     why = (
         f"{_gpus(most)}: {gigabytes(memory.gpu_bytes)} at least, "
         f"states alone {gigabytes(memory.states_bytes)}, "

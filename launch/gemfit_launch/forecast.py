@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gemfit.plan import Plan
 from gemfit_launch.architecture import Architecture
-from gemfit_launch.fit import smallest_changes
+from gemfit_launch.fit import Candidate, smallest_changes
 from gemfit_launch.gpus import Card, guess_card
 from gemfit_launch.knownmodels import find_architecture
 from gemfit_launch.memory import Memory, gigabytes, predict_memory, setting_of
@@ -65,13 +65,17 @@ def _too_large(plan: Plan, architecture: Architecture, memory: Memory, card: Car
     if memory.gpu_bytes <= card.usable_bytes:
         return []
     changes = smallest_changes(plan.recipe, architecture, card, plan.topology.world_size)
-    ways = [
-        f"{shlex.join(change.options(plan.recipe))} is predicted to need {gigabytes(change.memory.gpu_bytes)}"
-        for change in changes
-    ]
+    ways = [_told(change, plan) for change in changes]
     way_out = ", or ".join(ways) or "nothing that gemfit can change makes it fit; use a larger card or LoRA"
     largest = f"{memory.largest.name} alone: {gigabytes(memory.largest.bytes)}"
     return [
         f"{gigabytes(memory.gpu_bytes)} are predicted for each GPU, and {card.name} has "
         f"{gigabytes(card.usable_bytes)} to use ({largest}); {way_out}"
     ]
+
+
+def _told(change: Candidate, plan: Plan) -> str:
+    memory = change.memory
+    host = f", and {gigabytes(memory.host_node_bytes)} of each node's memory" if change.offloads else ""
+    options = shlex.join(change.options(plan.recipe))
+    return f"{options} is predicted to need {gigabytes(memory.gpu_bytes)}{host}"

@@ -32,14 +32,16 @@ STEP_TOUCHES = 60
 """Assumed: bytes moved for one trained parameter by AdamW without a fused kernel, and by clipping."""
 KERNELS_PER_LAYER = 70
 """Assumed: kernels of a forward pass through one layer; a backward pass has twice as many."""
-LAUNCH_SECONDS = 5e-6
+LAUNCH_SECONDS = (8e-6, 4e-6)
 """Assumed: time to start one kernel from Python."""
 HOP_SECONDS = 3e-6
 """Assumed: latency of one hop of a ring."""
-PCIE_BANDWIDTH = 25 * GB
-"""Assumed: bytes a second of one GPU to its host and back."""
-HOST_STEP_SECONDS = 28 / (10 * GB)
-"""Assumed: AdamW on the host moves 28 bytes a parameter at 10 GB/s a rank."""
+PCIE_BANDWIDTH = (12 * GB, 25 * GB)
+"""Assumed: bytes a second of one GPU to its host and back, all GPUs of a node at once."""
+HOST_BANDWIDTH = (5 * GB, 15 * GB)
+"""Assumed: bytes a second that AdamW on the host moves for each rank."""
+HOST_STEP_TOUCHES = 28
+"""Bytes that AdamW reads and writes of one parameter: four numbers read, three written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +120,8 @@ def _step(setting: Setting, card: Card, moved: Traffic, which: int) -> tuple[flo
     computing = setting.accumulation * _micro_step(setting, card, which)
     between = _communication(setting, card, moved, which)
     exposed = max(between * (1 - OVERLAP[which]), between - computing)
-    on_host = moved.offload / PCIE_BANDWIDTH + moved.host_step * HOST_STEP_SECONDS
+    on_host = moved.offload / PCIE_BANDWIDTH[which]
+    on_host += moved.host_step * HOST_STEP_TOUCHES / HOST_BANDWIDTH[which]
     stepped = 0.0 if moved.host_step else _shard(setting) * STEP_TOUCHES
     return computing + stepped / (card.memory_bandwidth * BANDWIDTH_SHARE[which]), exposed + on_host
 
@@ -130,7 +133,7 @@ def _micro_step(setting: Setting, card: Card, which: int) -> float:
     logits = setting.tokens * setting.architecture.vocab_size * LOGIT_TOUCHES
     moving = (kept + logits) / (card.memory_bandwidth * BANDWIDTH_SHARE[which])
     launches = setting.architecture.num_layers * KERNELS_PER_LAYER * (4 if setting.checkpointing else 3)
-    return max(multiplying + moving, launches * LAUNCH_SECONDS)
+    return max(multiplying + moving, launches * LAUNCH_SECONDS[which])
 
 
 def _communication(setting: Setting, card: Card, moved: Traffic, which: int) -> float:

@@ -10,7 +10,7 @@ from gemfit.errors import UserError
 from gemfit.strategy import STRATEGY_NAMES
 from gemfit_launch.fit import GPU_COUNTS, candidates
 from gemfit_launch.fitview import Asked, fit_json, show_fit
-from gemfit_launch.gpus import find_card
+from gemfit_launch.gpus import GB, find_card
 from gemfit_launch.knownmodels import find_architecture
 from gemfit_launch.options import card_option, json_option, recipe_argument
 from gemfit_launch.request import Request
@@ -22,6 +22,7 @@ from gemfit_launch.request import Request
 @click.option(
     "--gpus", "counts", metavar="N,N,…", default="all", show_default=True, help="Numbers of GPUs to look at."
 )
+@click.option("--host-memory", "host_gb", type=click.IntRange(min=1), metavar="GB", help="Of one node.")
 @click.option(
     "--strategy", "strategies", type=click.Choice(STRATEGY_NAMES), multiple=True, help="Only these."
 )
@@ -34,6 +35,7 @@ def fit(
     recipe: str,
     card: str,
     counts: str,
+    host_gb: int | None,
     strategies: tuple[str, ...],
     settings: tuple[str, ...],
     everything: bool,
@@ -56,7 +58,8 @@ def fit(
     found = find_architecture(asked.recipe.model)
     if found.architecture is None:
         raise UserError(f"{recipe}: {found.why_not}")
-    ways = candidates(asked.recipe, found.architecture, asked.card, numbers(counts))
+    host_bytes = host_gb * GB if host_gb is not None else None
+    ways = candidates(asked.recipe, found.architecture, asked.card, numbers(counts), host_bytes=host_bytes)
     ways = [way for way in ways if not strategies or way.label.partition("+")[0] in strategies]
     if as_json:
         click.echo(json.dumps(fit_json(asked, ways), indent=2))

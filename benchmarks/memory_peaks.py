@@ -1,0 +1,240 @@
+"""How much does a step need besides its states? Predicted beside what fake tensors of real sizes took.
+
+    python benchmarks/memory_peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
+
+A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION; DTYPE `autocast` is float32 parameters cast to
+bfloat16 at each use, as strategies single and ddp have. The real model runs forward and backward twice and
+AdamW steps, on fake tensors: every storage is counted while it lives, and nothing is computed. It shows what
+the operations of torch allocate on a CPU; kernels of a GPU may need workspaces besides. Ten seconds each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.checkpoint import checkpoint
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from gemfit.recipe import CheckpointRecipe
+from gemfit.strategy import DeepSpeed, Single
+from gemfit.train.packed import SLICE_TOKENS, packed
+from gemfit_launch.architecture import Architecture
+from gemfit_launch.knownmodels import shipped_architectures
+from gemfit_launch.memory import STATES, predict_memory
+from gemfit_launch.states import Setting
+
+CASES = [
+    "270m:4:1024:autocast:recompute:sdpa",
+    "270m:4:1024:autocast:keep:sdpa",
+    "270m:4:1024:autocast:keep:eager",
+    "270m:4:1024:float32:recompute:sdpa",
+    "270m:1:512:autocast:recompute:sdpa",
+    "1b:2:2048:autocast:recompute:sdpa",
+    "1b:2:2048:autocast:keep:sdpa",
+    "1b:4:1024:bfloat16:recompute:sdpa",
+    "1b:4:1024:bfloat16:keep:sdpa",
+    "4b:4:1024:autocast:recompute:sdpa",
+    "4b:4:1024:autocast:keep:sdpa",
+    "4b:2:4096:bfloat16:keep:eager",
+    "12b:4:1024:bfloat16:recompute:sdpa",
+    "27b:4:1024:bfloat16:recompute:sdpa",
+    "27b:4:1024:bfloat16:keep:sdpa",
+]
+
+
+class Living(TorchDispatchMode):
+    """Bytes of all storages that are alive, and the most that there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, Any] = {}
+
+    def count(self, tensor: Any) -> None:
+        """Take a tensor's storage into account until it is gone."""
+        if not isinstance(tensor, torch.Tensor) or not (size := tensor.untyped_storage().nbytes()):
+            return
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key not in self._known:
+            self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int, size: int) -> None:
+        if self._known.pop(key, None) is not None:
+            self.now -= size
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            self.count(tensor)
+        return made
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run one size."""
+
+    size: str
+    rows: int
+    tokens: int
+    dtype: str
+    recompute: bool
+    attention: str
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        size, rows, tokens, dtype, how, attention = text.split(":")
+        return cls(size, int(rows), int(tokens), dtype, how == "recompute", attention)
+
+    @property
+    def architecture(self) -> Architecture:
+        return shipped_architectures()[f"google/gemma-3-{self.size}-it"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Bytes above the states, at the peak of a step."""
+
+    case: str
+    predicted: int
+    measured: int
+    states: int
+    """As the fake engine holds them; in bfloat16 it has no float32 masters."""
+
+    @property
+    def difference(self) -> float:
+        return self.predicted / self.measured - 1
+
+
+def predict(case: Case) -> int:
+    """Working memory, without what is assumed about the allocator and the context."""
+    strategy = DeepSpeed(stage=2) if case.dtype == "bfloat16" else Single()
+    setting = Setting(
+        architecture=case.architecture,
+        lora=None,
+        dtype="float32" if case.dtype == "float32" else "bfloat16",
+        strategy=strategy,
+        world_size=1,
+        ranks_per_node=1,
+        per_device=case.rows,
+        accumulation=2,
+        seq_len=case.tokens,
+        checkpointing=case.recompute,
+        attention=case.attention,
+    )
+    memory = predict_memory(setting, CheckpointRecipe())
+    assumed = (*STATES, "fragmentation", "context")
+    return sum(part.bytes for part in memory.gpu if part.name not in assumed)
+
+
+def measure(case: Case) -> tuple[int, int]:
+    """(peak above the states, states) of the second of two steps."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = fake_model(case)
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
+        living = Living()
+        for tensor in (*model.parameters(), *model.buffers()):
+            living.count(tensor)
+        micro_step = make_micro_step(case, model)
+        with living:
+            for _ in range(2):
+                optimizer.zero_grad()
+                micro_step()
+                living.peak = 0  # the second micro-step finds gradients there
+                micro_step()
+                optimizer.step()
+        return living.peak - living.now, living.now
+
+
+def fake_model(case: Case) -> Any:
+    """The real architecture, without memory for a single weight."""
+    known = case.architecture
+    config = Gemma3TextConfig(
+        vocab_size=known.vocab_size,
+        hidden_size=known.hidden_size,
+        intermediate_size=known.intermediate_size,
+        num_hidden_layers=known.num_layers,
+        num_attention_heads=known.num_heads,
+        num_key_value_heads=known.num_kv_heads,
+        head_dim=known.head_dim,
+        sliding_window=known.sliding_window or 0,
+        query_pre_attn_scalar=known.head_dim,
+        attn_implementation=case.attention,
+    )
+    torch.set_default_dtype(torch.bfloat16 if case.dtype == "bfloat16" else torch.float32)
+    model = packed(Gemma3ForCausalLM)(config).train()
+    torch.set_default_dtype(torch.float32)
+    if case.recompute:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def make_micro_step(case: Case, model: Any) -> Callable[[], None]:
+    """Forward and backward pass of the trainer's loss; its choice of trained places needs real values."""
+    ids = torch.zeros(case.rows, case.tokens, dtype=torch.long)
+    positions = torch.arange(case.tokens).repeat(case.rows, 1)
+    slices = -(-ids.numel() // SLICE_TOKENS)
+
+    def micro_step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "autocast"):
+            found = model.model(input_ids=ids, position_ids=positions, use_cache=False)
+            hidden = found.last_hidden_state.flatten(0, 1).tensor_split(slices)
+            targets = ids.flatten().tensor_split(slices)
+            losses = [
+                checkpoint(model._loss_of_slice, h, t, use_reentrant=False)
+                for h, t in zip(hidden, targets, strict=True)
+            ]
+            loss = torch.stack(losses).sum()
+        del found, hidden, losses
+        loss.backward()
+
+    return micro_step
+
+
+def markdown(results: list[Result]) -> str:
+    """The table of benchmarks/memory_peaks.md."""
+    head = "| case | states, GB | predicted, GB | measured, GB | difference |\n|---|---:|---:|---:|---:|\n"
+    lines = [
+        f"| {r.case} | {r.states / 1e9:.2f} | {r.predicted / 1e9:.2f} | {r.measured / 1e9:.2f} "
+        f"| {r.difference:+.1%} |"
+        for r in results
+    ]
+    return head + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="*", default=CASES)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
+    options = parser.parse_args()
+    results = []
+    for name in options.cases:
+        measured, states = measure(Case.parse(name))
+        results.append(Result(name, predict(Case.parse(name)), measured, states))
+        print(f"{name}: {results[-1].difference:+.1%}", file=sys.stderr)
+    if options.json:
+        print(json.dumps([asdict(result) | {"difference": result.difference} for result in results]))
+        return
+    print(markdown(results))
+    if options.out:
+        before, mark, _ = options.out.read_text().partition("<!-- table -->\n")
+        options.out.write_text(before + mark + markdown(results))
+
+
+if __name__ == "__main__":
+    main()

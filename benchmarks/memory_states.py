@@ -1,0 +1,210 @@
+"""Does each engine keep what the plan predicts? Bytes of states on every rank, predicted beside measured.
+
+    python benchmarks/memory_states.py [--cases ddp:2:bfloat16:full …] [--json] [--out FILE.md]
+
+A case is STRATEGY[+offload]:RANKS:DTYPE:full|lora. Each is launched for real, on this machine's CPU, for
+three steps; benchmarks/memory_rank.py weighs the live tensors. Some 15 to 30 seconds each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from checkpoint_runs import make_plan, sample
+
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit_launch.knownmodels import of_scratch
+from gemfit_launch.local import carry_out
+from gemfit_launch.memory import setting_of
+from gemfit_launch.metrics import Record
+from gemfit_launch.states import States, place_states
+
+RANK_SCRIPT = Path(__file__).with_name("memory_rank.py")
+KINDS = [field.name for field in fields(States)]
+
+# 400,000 parameters, a third of them in the embedding; odd enough for shards of unequal size.
+MODEL = {
+    "model.scratch.vocab_size": 2000,
+    "model.scratch.hidden_size": 64,
+    "model.scratch.intermediate_size": 192,
+    "model.scratch.num_hidden_layers": 6,
+    "model.scratch.num_attention_heads": 4,
+    "model.scratch.num_key_value_heads": 1,
+    "model.scratch.head_dim": 16,
+    "model.scratch.sliding_window": 16,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train."""
+
+    strategy: str
+    offload: bool
+    ranks: int
+    dtype: str
+    lora: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """From ``zero2+offload:2:bfloat16:full``."""
+        strategy, ranks, dtype, what = text.split(":")
+        name, plus, _ = strategy.partition("+")
+        return cls(name, bool(plus), int(ranks), dtype, what == "lora")
+
+    @property
+    def name(self) -> str:
+        plus = "+offload" if self.offload else ""
+        return f"{self.strategy}{plus}:{self.ranks}:{self.dtype}:{'lora' if self.lora else 'full'}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Bytes by kind; of the rank that has most, where it was measured."""
+
+    case: str
+    predicted: dict[str, int]
+    measured: dict[str, int]
+
+    @property
+    def difference(self) -> float:
+        """Of all but the buckets of ZeRO, whose size has nothing to do with the model's; relative."""
+        counted = [kind for kind in KINDS if kind != "buckets" or "ddp" in self.case]
+        predicted, measured = (
+            sum(side[kind] for kind in counted) for side in (self.predicted, self.measured)
+        )
+        return predicted / measured - 1
+
+    @property
+    def bucket_difference(self) -> float:
+        measured = self.measured["buckets"]
+        return self.predicted["buckets"] / measured - 1 if measured else float(self.predicted["buckets"] > 0)
+
+
+class Silent:
+    """Shows nothing while a run goes on."""
+
+    def show(self, records: list[Record]) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+def all_cases() -> Iterator[Case]:
+    """Every strategy on 2 and 4 ranks, both types, full and LoRA; offload on 2 ranks."""
+    for dtype in ("bfloat16", "float32"):
+        for lora in (False, True):
+            yield Case("single", False, 1, dtype, lora)
+            for name in ("ddp", "fsdp2", "zero1", "zero2", "zero3"):
+                for ranks in (2, 4):
+                    yield Case(name, False, ranks, dtype, lora)
+    for name in ("fsdp2", "zero1", "zero2", "zero3"):
+        yield Case(name, True, 2, "bfloat16", False)
+
+
+def run(case: Case, data: Path, folder: Path) -> Result:
+    """Train for three steps; a run that does not end well stops the benchmark with its log."""
+    settings = {"model__lora": "{rank: 4}"} if case.lora else {}
+    plan = make_plan(
+        data,
+        case.strategy,
+        case.ranks,
+        offload=case.offload,
+        model=MODEL,
+        model__dtype=case.dtype,
+        length__steps=3,
+        checkpoint__every_steps=3,
+        evaluation__every_steps=3,
+        batch__effective=16,
+        batch__per_device_max=2,
+        **settings,
+    )
+    weighing = plan.model_copy(update={"command": (*plan.command[:4], str(RANK_SCRIPT), plan.command[-1])})
+    run_dir = RunDir.create(folder, weighing)
+    outcome = carry_out(run_dir, weighing, Silent())
+    if outcome.returncode != 0:
+        sys.exit(f"{case.name} did not complete:\n{run_dir.log(outcome.attempt).read_text()}")
+    ranks = [json.loads((folder / f"weights-{rank}.json").read_text()) for rank in range(case.ranks)]
+    return Result(case.name, predicted(plan), max(ranks, key=lambda weights: sum(weights.values())))
+
+
+def predicted(plan: Plan) -> dict[str, int]:
+    """What rank 0 keeps, on GPU and host together: a CPU has one memory."""
+    scratch = plan.recipe.model.scratch
+    assert scratch is not None
+    placed = place_states(setting_of(plan, of_scratch(scratch)))
+    both = (asdict(placed.gpu), asdict(placed.host))
+    return {kind: sum(side[kind] for side in both) for kind in KINDS}
+
+
+def markdown(results: list[Result]) -> str:
+    """The table of benchmarks/memory_states.md."""
+    head = f"| case | {' | '.join(KINDS)} | all but ZeRO's buckets |\n|---|{'---:|' * (len(KINDS) + 1)}\n"
+    lines = []
+    for result in results:
+        cells = [_cell(result.predicted[kind], result.measured[kind]) for kind in KINDS]
+        lines.append(f"| {result.case} | {' | '.join(cells)} | {result.difference:+.2%} |")
+    return head + "\n".join(lines) + "\n"
+
+
+def _cell(predicted: int, measured: int) -> str:
+    return "–" if not predicted and not measured else f"{predicted / 1e6:,.3f} / {measured / 1e6:,.3f}"
+
+
+def kept(file: Path | None) -> list[Result]:
+    """What an earlier call measured, and what was predicted then."""
+    if file is None or not file.exists():
+        return []
+    return [Result(**json.loads(line)) for line in file.read_text().splitlines()]
+
+
+def keep(file: Path | None, result: Result) -> None:
+    """Add one result to those of earlier calls."""
+    if file is not None:
+        with file.open("a") as lines:
+            lines.write(json.dumps(asdict(result)) + "\n")
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="*", default=[case.name for case in all_cases()])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--results", type=Path, help="keep what was measured here, and do not measure it again"
+    )
+    parser.add_argument("--out", type=Path, help="write the table between the marks of this file")
+    options = parser.parse_args()
+    results = {result.case: result for result in kept(options.results)}
+    with tempfile.TemporaryDirectory() as scratch:
+        data = sample(Path(scratch))
+        for name in options.cases:
+            if name not in results:
+                results[name] = run(Case.parse(name), data, Path(scratch) / name.replace(":", "-"))
+                keep(options.results, results[name])
+            print(f"{name}: {results[name].difference:+.2%}", file=sys.stderr)
+    show([results[name] for name in options.cases], options)
+
+
+def show(results: list[Result], options: argparse.Namespace) -> None:
+    """As JSON, or as a table, which goes into a file too where one is named."""
+    if options.json:
+        found = [asdict(r) | {"difference": r.difference, "buckets": r.bucket_difference} for r in results]
+        print(json.dumps(found))
+        return
+    print(markdown(results))
+    if options.out:
+        before, mark, _ = options.out.read_text().partition("<!-- table -->\n")
+        options.out.write_text(before + mark + markdown(results))
+
+
+if __name__ == "__main__":
+    main()

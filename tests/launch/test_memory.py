@@ -1,0 +1,240 @@
+"""Memory: what each strategy keeps, what a step needs, and what a plan says about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.recipe import CheckpointRecipe, Lora
+from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit_launch.activations import SLICE_TOKENS, layer_bytes, logits_bytes
+from gemfit_launch.gpus import CARDS, guess_card
+from gemfit_launch.knownmodels import shipped_architectures
+from gemfit_launch.memory import Memory, gigabytes, predict_memory
+from gemfit_launch.states import Setting, States, place_states
+
+Cli = Callable[..., Result]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+KNOWN = shipped_architectures()
+B27 = KNOWN["google/gemma-3-27b-it"]
+SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepSpeed(stage=3)]
+
+
+def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Setting:
+    """The 1b as its recipe has it, four rows a rank."""
+    values: dict[str, Any] = {
+        "architecture": KNOWN["google/gemma-3-1b-it"],
+        "lora": None,
+        "dtype": "bfloat16",
+        "strategy": strategy,
+        "world_size": world_size,
+        "ranks_per_node": min(world_size, 8),
+        "per_device": 4,
+        "accumulation": 1,
+        "seq_len": 1024,
+        "checkpointing": True,
+        "attention": "sdpa",
+    }
+    return Setting(**(values | different))
+
+
+def memory(strategy: Strategy, world_size: int = 1, **different: Any) -> Memory:
+    return predict_memory(setting(strategy, world_size, **different), CheckpointRecipe())
+
+
+def test_a_27b_on_one_gpu_needs_432_gb_for_its_states_alone() -> None:
+    alone = memory(Single(), architecture=B27)
+    assert gigabytes(alone.states_bytes) == "432 GB"
+    assert alone.largest.name == "moments"
+
+
+def test_ddp_keeps_twenty_bytes_a_parameter_and_one_gpu_sixteen() -> None:
+    parameters = setting(Single()).trained
+    assert place_states(setting(Single())).gpu.total == 16 * parameters
+    assert place_states(setting(Ddp(), 8)).gpu.total == 20 * parameters
+
+
+def test_fsdp2_keeps_whole_gradients_only_between_micro_steps() -> None:
+    one, two = (place_states(setting(Fsdp(), 8, accumulation=n)).gpu for n in (1, 2))
+    whole = 4 * setting(Fsdp(), 8).trained
+    assert two.gradients == whole
+    assert one.gradients == pytest.approx(whole / 8, rel=0.01)
+    assert (one.parameters, one.moments) == (two.parameters, two.moments)
+
+
+@given(world=st.sampled_from([2, 3, 8, 64, 500]), strategy=st.sampled_from(SHARDED))
+def test_shards_together_are_never_less_than_the_whole(world: int, strategy: Strategy) -> None:
+    made = setting(strategy, world)
+    placed = place_states(made).gpu
+    assert placed.moments * world >= 8 * made.trained
+    assert placed.moments * world <= 8 * made.trained * 1.2
+
+
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_more_ranks_never_need_more_states(strategy: Strategy) -> None:
+    sizes = [place_states(setting(strategy, world)).gpu.total for world in (1, 2, 4, 8, 64)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_offload_moves_states_to_the_host_and_loses_none(stage: Any) -> None:
+    here = place_states(setting(DeepSpeed(stage=stage), 8))
+    away = place_states(setting(DeepSpeed(stage=stage, offload_optimizer=True, offload_params=stage == 3), 8))
+    assert here.host == States()
+    assert away.gpu.moments == away.gpu.masters == 0
+    assert (away.host.moments, away.host.masters) == (here.gpu.moments, here.gpu.masters)
+
+
+@pytest.mark.parametrize("strategy", [Single(), *SHARDED])
+def test_lora_keeps_optimizer_states_of_the_adapters_alone(strategy: Strategy) -> None:
+    lora = setting(strategy, lora=Lora(rank=16))
+    assert lora.trained < 0.02 * setting(strategy).trained
+    assert place_states(lora).gpu.moments < 0.02 * place_states(setting(strategy)).gpu.moments
+    assert place_states(lora).gpu.parameters >= place_states(setting(strategy)).gpu.parameters
+
+
+def test_logits_exist_a_slice_at_a_time() -> None:
+    two, four = (logits_bytes(setting(Single(), per_device=rows)) for rows in (2, 4))
+    assert two == four == SLICE_TOKENS * 262_144 * 12
+    assert logits_bytes(setting(Single(), per_device=1, seq_len=512)) == two // 2
+
+
+def test_eager_attention_keeps_all_scores_and_sdpa_does_not() -> None:
+    eager, sdpa = (
+        [layer_bytes(setting(Single(), attention=name, seq_len=n)) / n for n in (1024, 2048)]
+        for name in ("eager", "sdpa")
+    )
+    scores = (4 + 2) * 4 * 1024 * 4  # float32 and bfloat16, four heads, four rows
+    assert eager[1] - eager[0] == pytest.approx(scores)
+    assert sdpa[1] - sdpa[0] < scores / 10
+
+
+def test_recomputation_costs_less_memory_than_keeping_activations() -> None:
+    again, kept = (memory(Single(), checkpointing=value).gpu_bytes for value in (True, False))
+    assert again < 0.7 * kept
+
+
+def test_what_is_shown_is_what_is_summed() -> None:
+    made = memory(Fsdp(offload=True), 8)
+    assert made.gpu_bytes == sum(part.bytes for part in made.gpu)
+    assert len(made.explain()) == len(made.gpu)
+    assert made.explain()[0].startswith(gigabytes(made.largest.bytes))
+
+
+def test_a_checkpoint_is_twelve_bytes_a_trained_parameter() -> None:
+    made = memory(Ddp(), 8)
+    assert made.checkpoint == 12 * setting(Ddp()).trained
+    assert made.disk_bytes == (3 + 1 + 1) * made.checkpoint, "three, the best, and the one being written"
+
+
+def test_an_asynchronous_save_is_spread_over_the_ranks() -> None:
+    copies = {
+        world: next(p.bytes for p in memory(Ddp(), world).host_rank if p.name == "checkpoint copy")
+        for world in (1, 8)
+    }
+    assert copies[1] == pytest.approx(8 * copies[8], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "card"),
+    [
+        ("h100", "h100-80"),
+        ("nvidia_h100_pcie", "h100-pcie-80"),
+        ("a100", "a100-40"),
+        ("nvidia_a100-sxm4-80gb", "a100-80"),
+        ("NVIDIA_A10G", "a10g-24"),
+        ("rtx4090", "rtx-4090-24"),
+        ("l40s", "l40s-48"),
+        ("v100", None),
+        (None, None),
+    ],
+)
+def test_a_site_names_its_card_as_slurm_does(kind: str | None, card: str | None) -> None:
+    found = guess_card(kind)
+    assert (found.name if found else None) == card
+
+
+def test_every_card_holds_what_its_name_says() -> None:
+    assert len(CARDS) >= 10
+    assert all(card.memory_bytes == int(name.rpartition("-")[2]) * 10**9 for name, card in CARDS.items())
+
+
+def test_a_plan_that_does_not_fit_names_the_smallest_changes_that_would(cli: Cli) -> None:
+    output = cli("plan", "gemma3/27b", "--gpus", 8, "--gpu", "h100-80").output
+    said = " ".join(output.split())
+    assert "warning: 179 GB are predicted for each GPU" in said
+    assert "--gpus 8 --strategy zero2 --offload is predicted to need" in said
+    assert "or --gpus 16 is predicted to need" in said
+
+
+def test_the_change_that_a_plan_names_does_away_with_the_warning(cli: Cli) -> None:
+    asked = ("plan", "gemma3/27b", "--gpu", "h100-80", "--json")
+    assert json.loads(cli(*asked, "--gpus", 8).stdout)["forecast"]["warnings"]
+    for change in (("--gpus", 8, "--strategy", "zero2", "--offload"), ("--gpus", 16)):
+        assert not json.loads(cli(*asked, *change).stdout)["forecast"]["warnings"]
+
+
+def test_a_site_with_a_known_card_warns_without_being_asked(cli: Cli) -> None:
+    asked = ("plan", "gemma3/27b", "--site", "gpu-cluster", "--nodes", 1, "--data", __file__)
+    result = cli(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert any("are predicted for each GPU" in warning for warning in plan["warnings"])
+    assert plan["forecast"]["card"]["name"] == "h100-80"
+
+
+def test_a_model_that_is_not_known_is_said_once_and_planned_all_the_same(cli: Cli) -> None:
+    output = cli("plan", "gemma3/1b-card", "--set", "model.id=someone/else", "--gpus", 8).output
+    assert output.count("Memory and time are not known") == 1
+    assert "To do it" in output
+
+
+def test_on_cpus_nothing_is_predicted(cli: Cli) -> None:
+    assert "predicted" not in cli("plan", "debug/cpu-tiny", "--nproc", 2).output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--nproc", 2, "--device", "cpu", "--gpu", "h100-80"), "--gpu h100-80 has no effect on CPUs"),
+        (("--gpus", 8, "--gpu", "h100"), "no such card; did you mean"),
+        (("--gpus", 8, "--price", 2), "--price 2 has no effect: the kind of GPU is not known"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options: tuple[object, ...], message: str, cli: Cli) -> None:
+    result = cli("plan", "gemma3/1b-card", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("case", ["ddp:2:bfloat16:full", "fsdp2:2:bfloat16:lora", "zero3:2:float32:full"])
+def test_engines_keep_what_is_predicted_within_five_per_cent(case: str) -> None:
+    argv = [sys.executable, str(BENCHMARKS / "memory_states.py"), "--json", "--cases", case]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    (result,) = json.loads(done.stdout.splitlines()[-1])
+    assert abs(result["difference"]) < 0.05
+    assert abs(result["buckets"]) < 0.05
+
+
+@pytest.mark.slow
+def test_a_step_of_the_real_270m_on_fake_tensors_needs_what_is_predicted() -> None:
+    case = "270m:4:1024:autocast:recompute:sdpa"
+    argv = [sys.executable, str(BENCHMARKS / "memory_peaks.py"), "--json", "--cases", case]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    (result,) = json.loads(done.stdout.splitlines()[-1])
+    assert abs(result["difference"]) < 0.05

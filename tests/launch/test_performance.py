@@ -1,0 +1,139 @@
+"""Time: operations and bytes by hand-made sums, and what must be faster than what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.recipe import Lora
+from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit_launch import flops
+from gemfit_launch.gpus import CARDS
+from gemfit_launch.knownmodels import shipped_architectures
+from gemfit_launch.performance import Performance, Range, predict_performance
+from gemfit_launch.states import Setting
+from gemfit_launch.traffic import traffic
+
+Cli = Callable[..., Result]
+H100 = CARDS["h100-80"]
+B1, B27 = (shipped_architectures()[f"google/gemma-3-{size}-it"] for size in ("1b", "27b"))
+
+
+def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Setting:
+    values: dict[str, Any] = {
+        "architecture": B1,
+        "lora": None,
+        "dtype": "bfloat16",
+        "strategy": strategy,
+        "world_size": world_size,
+        "ranks_per_node": min(world_size, 8),
+        "per_device": 4,
+        "accumulation": 2,
+        "seq_len": 1024,
+        "checkpointing": True,
+        "attention": "sdpa",
+    }
+    return Setting(**(values | different))
+
+
+def performance(made: Setting) -> Performance:
+    tokens = made.world_size * made.accumulation * made.tokens
+    return predict_performance(made, H100, tokens_per_step=tokens)
+
+
+def test_a_token_costs_six_operations_a_parameter_and_its_attention() -> None:
+    made = setting(Single())
+    matrices = B1.num_layers * B1.linear_parameters + B1.embedding_parameters
+    attention = flops.model_flops(made, with_embedding=True) - 6 * matrices
+    assert attention == 3 * flops.attention_forward(made)
+    assert matrices == pytest.approx(B1.parameters, rel=0.001)
+    without = flops.model_flops(made, with_embedding=False)
+    assert flops.model_flops(made, with_embedding=True) - without == 6 * B1.embedding_parameters
+
+
+def test_a_window_saves_attention_in_sliding_layers_only() -> None:
+    made = setting(Single())
+    windowless = 4 * B1.num_layers * (1024 + 1) / 2 * B1.num_heads * B1.head_dim
+    seen_in_window = 512 - 512 * 511 / 2048
+    with_window = (22 * seen_in_window + 4 * (1024 + 1) / 2) * 4 * B1.num_heads * B1.head_dim
+    assert flops.attention_forward(made) == pytest.approx(with_window)
+    assert with_window < windowless
+
+
+def test_recomputation_adds_a_forward_pass_of_the_layers() -> None:
+    again, kept = (flops.hardware_flops(setting(Single(), checkpointing=value)) for value in (True, False))
+    made = setting(Single())
+    assert again - kept == flops.layer_forward(made) + flops.attention_forward(made)
+
+
+def test_frozen_weights_need_no_gradient() -> None:
+    lora = flops.model_flops(setting(Single(), lora=Lora()), with_embedding=True)
+    assert lora == pytest.approx(flops.model_flops(setting(Single()), with_embedding=True) * 2 / 3, rel=0.05)
+
+
+def test_volumes_are_those_of_rings() -> None:
+    ring, parameters = 7 / 8, B1.parameters
+    ddp, fsdp, kept = (traffic(setting(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard=False)))
+    assert ddp.between_ranks == 2 * ring * 4 * parameters
+    assert fsdp.gather == pytest.approx(2 * 2 * ring * 2 * parameters), (
+        "forward and backward, two micro-steps"
+    )
+    assert fsdp.reduce == ring * 4 * parameters, "once, after the last micro-step"
+    assert kept.gather == fsdp.gather / 2
+    zero2 = traffic(setting(DeepSpeed(stage=2), 8))
+    assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
+
+
+def test_one_gpu_talks_to_nobody() -> None:
+    assert traffic(setting(Single())).between_ranks == 0
+    assert traffic(setting(Fsdp())).between_ranks == 0
+
+
+@given(
+    world=st.sampled_from([1, 2, 8, 16, 64]),
+    rows=st.sampled_from([1, 4, 8]),
+    strategy=st.sampled_from([Fsdp(), Fsdp(offload=True), DeepSpeed(stage=2), DeepSpeed(stage=3)]),
+)
+def test_a_range_is_one_and_no_gpu_is_faster_than_its_peak(world: int, rows: int, strategy: Strategy) -> None:
+    found = performance(setting(strategy, world, per_device=rows))
+    assert found.step_seconds.slow > found.step_seconds.fast > 0
+    assert found.tokens_per_second.slow < found.tokens_per_second.fast
+    assert 0 < found.mfu.slow < found.mfu.fast < 0.65
+    assert found.mfu_without_embedding.fast < found.mfu.fast
+
+
+def test_offload_is_slower_and_a_faster_card_is_faster() -> None:
+    here, away = (performance(setting(Fsdp(offload=value), 8)).step_seconds for value in (False, True))
+    assert away.fast > here.slow
+    slower = predict_performance(setting(Fsdp(), 8), CARDS["a100-80"], tokens_per_step=1)
+    assert slower.step_seconds.middle > here.middle
+
+
+def test_leaving_a_node_costs_time_where_much_is_moved() -> None:
+    inside, across = (
+        performance(setting(Fsdp(), 8, architecture=B27, ranks_per_node=ranks)) for ranks in (8, 1)
+    )
+    assert across.step_seconds.slow > inside.step_seconds.slow
+    assert across.computing == inside.computing
+
+
+def test_the_middle_lies_between() -> None:
+    assert Range(slow=2.0, fast=1.0).middle == pytest.approx(4 / 3)
+
+
+def test_a_plan_tells_hours_and_cost_and_how_far_to_trust_them(cli: Cli) -> None:
+    asked = ("plan", "gemma3/4b", "--gpus", 8, "--gpu", "h100-80", "--price", "2.5")
+    plan = json.loads(cli(*asked, "--json").stdout)
+    bill, time = plan["forecast"]["bill"], plan["forecast"]["time"]
+    hours = time["step_seconds"]["slow"] * plan["steps"]["total"] / 3600
+    assert bill["hours"]["slow"] == pytest.approx(hours)
+    assert bill["cost"]["slow"] == pytest.approx(hours * 8 * 2.5)
+    output = cli(*asked).output
+    assert "cost" in output
+    assert "trust it to a factor of two" in " ".join(output.split())
