@@ -1,8 +1,9 @@
 """A word cache before an engine: texts are cut into words, and only words not seen yet are encoded.
 
-Exact where ``cuts`` proves it, and there only. It keeps ``CAPACITY`` words of at most 24 bytes with at most
-8 ids each, in 64 bytes a row; when three quarters are taken it is emptied and learns again, so that what it
-holds follows the text. What it holds never changes what it answers.
+Exact where ``cuts`` proves it, and there only. It keeps words of up to 24 bytes in ``CAPACITY`` rows, and
+longer ones, such as code has with its indentation, in an eighth as many; up to 8 ids each. When three
+quarters of either are taken it is emptied and learns again, so that what it holds follows the text. What it
+holds never changes what it answers.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from gemfit.data.encode.cuts import Cuts, find_cuts
 from gemfit.data.encode.encoder import Encoder, Ends, Ids, Unsuited
 from gemfit.data.encode.tokenizer_json import TokenizerJson
-from gemfit.data.encode.word_table import ROW, WORD_BYTES, count_ids, fill_holes, find_words, learn_words
+from gemfit.data.encode.word_table import LONG_ROW, ROW, count_ids, fill_holes, find_words, learn_words
 
 CAPACITY = 2**19
-"""Rows of the table, a power of two: 32 MiB, touched as they are used."""
+"""Rows for short words, a power of two: 32 MiB, and 8 MiB for long ones, touched as they are used."""
 
 CHUNK_BYTES = 4 * 2**20
 """Text looked at in one go: buffers stay small, and the engine is asked seldom."""
@@ -32,9 +33,11 @@ class WordCache:
 
     behind: Encoder
     cuts: Cuts = field(repr=False)
-    rows: NDArray[np.uint64] = field(repr=False)
-    taken: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
-    """(1,): rows in use."""
+    table: NDArray[np.uint64] = field(repr=False)
+    """Flat; see ``word_table``."""
+    long_from: int
+    room: NDArray[np.int64]
+    """(2,): how many short and long words it has room for; 0 empties it."""
 
     @property
     def name(self) -> str:
@@ -53,33 +56,32 @@ class WordCache:
         return np.concatenate(ids), np.concatenate(stops)
 
     def _encode_chunk(self, data: NDArray[np.uint8], ends: Ends) -> tuple[Ids, Ends]:
-        limit = len(self.rows) * 3 // 4
-        if self.taken[0] >= limit:
-            self.rows[:] = 0
-            self.taken[0] = 0
+        if not self.room.all():
+            self.table[:] = 0
+            self.room[:] = _room(len(self.table), self.long_from)
         size = len(data)
-        text = np.concatenate([data, np.zeros(WORD_BYTES, np.uint8)])
-        eights = np.ndarray((size + WORD_BYTES - 7,), np.uint64, buffer=text, strides=(1,))
+        text = np.concatenate([data, np.zeros(8, np.uint8)])
+        eights = np.ndarray((size + 1,), np.uint64, buffer=text, strides=(1,))
         known, missed = np.empty(size + 1, np.uint32), np.empty(size, np.uint8)
         hole_at, hole_miss, miss_ends, miss_rows = (np.empty(size, np.int64) for _ in range(4))
         stops, stop_holes = np.empty(len(ends), np.int64), np.empty(len(ends), np.int64)
-        room = limit - self.taken[0]
+        room = self.room.copy()
         # Should the engine raise, rows without ids are left: the table then counts as full, and is emptied.
-        self.taken[0] = limit
-        num_ids, num_holes, num_misses, added = find_words(
-            text, eights, ends, self.cuts, self.rows, room,
+        self.room[:] = 0
+        num_ids, num_holes, num_misses = find_words(
+            text, eights, ends, self.cuts, self.table, self.long_from, room,
             known, stops, stop_holes, hole_at, hole_miss, miss_ends, miss_rows, missed,
         )  # fmt: skip
         if num_misses:
             asked = miss_ends[:num_misses]
             ids, id_ends = self.behind.encode(missed[: asked[-1]].tobytes(), asked)
-            learn_words(self.rows, miss_rows[:num_misses], ids, id_ends)
+            learn_words(self.table, miss_rows[:num_misses], ids, id_ends)
             total = count_ids(num_ids, stops, stop_holes, hole_miss, id_ends)
             filled = np.empty(total, np.uint32)
             fill_holes(known[:num_ids], hole_at[:num_holes], hole_miss, ids, id_ends, filled)
         else:
             filled = known[:num_ids].copy()
-        self.taken[0] = limit - room + added
+        self.room[:] = room
         return filled, stops
 
 
@@ -87,14 +89,21 @@ def word_cache(tokenizer: TokenizerJson, behind: Encoder, capacity: int = CAPACI
     """An empty cache before this engine; ``Unsuited`` where it is not proven to be exact."""
     if sys.byteorder != "little":
         raise Unsuited("this machine stores the high byte first")
-    return WordCache(behind, find_cuts(tokenizer), _empty_rows(capacity))
+    long_from = capacity * ROW
+    table = _empty_table(long_from + max(capacity // 8, 2) * LONG_ROW)
+    return WordCache(behind, find_cuts(tokenizer), table, long_from, _room(len(table), long_from))
 
 
-def _empty_rows(capacity: int) -> NDArray[np.uint64]:
-    # Each row in one cache line, whatever address the memory begins at.
-    memory = np.zeros((capacity + 1) * ROW, np.uint64)
+def _empty_table(size: int) -> NDArray[np.uint64]:
+    # Each row in one cache line or two, whatever address the memory begins at.
+    memory = np.zeros(size + ROW, np.uint64)
     skip = -(memory.ctypes.data // 8) % ROW
-    return memory[skip : skip + capacity * ROW].reshape(capacity, ROW)
+    return memory[skip : skip + size]
+
+
+def _room(size: int, long_from: int) -> NDArray[np.int64]:
+    rows = np.array([long_from // ROW, (size - long_from) // LONG_ROW], np.int64)
+    return rows * 3 // 4
 
 
 def _chunks(ends: Ends) -> Iterator[tuple[int, int, int, int]]:
