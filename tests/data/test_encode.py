@@ -150,6 +150,13 @@ def test_the_reference_encodes_as_the_tokenizer_alone_does(plain_tokenizer: Any)
     assert rows(reference_encoder(plain_tokenizer), texts) == alone
 
 
+def test_words_of_every_length_are_encoded_alike_and_told_apart(small_encoders: Encoders) -> None:
+    words = [" " + letter * length for length in range(1, 100) for letter in "az"]
+    changed = [word[:-1] + "e" for word in words]
+    for _ in range(2):
+        agree(small_encoders, [*words, *changed, *words[::-1]])
+
+
 @pytest.mark.parametrize("name", ["tokenizers", *ENGINES])
 def test_no_text_is_no_ids(plain_tokenizer: Any, name: str) -> None:
     encoder = make(name, plain_tokenizer)
