@@ -28,6 +28,10 @@ def say(*messages: object) -> dict[str, Any]:
     return {"messages": list(messages)}
 
 
+def last_line(printed: str) -> str:
+    return printed.splitlines()[-1]
+
+
 USER = {"role": "user", "content": "Hello."}
 REPLY = {"role": "assistant", "content": "Hello to you."}
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -45,13 +49,21 @@ BAD_LINES: dict[str, tuple[object, list[str]]] = {
     "no role": (say({"content": "x"}), ["messages[0].role is null or missing", "expected system, user"]),
     "role misspelt": (say({"role": "asistant", "content": "x"}), ["'asistant'", "did you mean 'assistant'?"]),
     "role number": (say({"role": 3, "content": "x"}), ["role is 3", "expected system, user"]),
-    "tool": (say(USER, {"role": "tool", "content": "x"}), ["messages[1].role is 'tool'", "remove them"]),
+    "result of no call": (
+        say(USER, {"role": "tool", "content": "x", "tool_call_id": "1"}),
+        ["messages[1].tool_call_id is '1'", "in the order of calls"],
+    ),
+    "misspelt key": (
+        say(USER, {**REPLY, "wieght": 0}),
+        ["messages[1] has the unknown key", "did you mean 'weight'"],
+    ),
+    "ShareGPT": ({"conversations": [{"from": "human", "value": "x"}]}, ["ShareGPT form", "jq -c"]),
     "content null": (say({"role": "user", "content": None}), ["content is null", "remove the message"]),
     "no content": (say({"role": "user"}), ["content is null or missing", "write a string"]),
     "content number": (say({"role": "user", "content": 5}), ["content is 5", "write a string"]),
-    "content parts": (
-        say({"role": "user", "content": [{"type": "text", "text": "x"}]}),
-        ["content is a list of parts", "join the parts"],
+    "image part": (
+        say({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}),
+        ["content[0] is a part of type 'image_url'", "remove the part"],
     ),
     "NUL in text": (say({"role": "user", "content": "a\0b"}), ["NUL character at position 1", "remove it"]),
     "NUL byte": (b'{"messages"\0: []}', ["NUL byte at byte 12", "text file?"]),
@@ -78,7 +90,7 @@ def test_a_bad_line_stops_the_build_and_says_where_what_and_how(
     path = write_talks([*GOOD[:5], line, *GOOD[5:10]])
     status, printed = build(path)
     assert status == 2
-    assert printed.startswith(f"error: {path}:6: ")
+    assert last_line(printed).startswith(f"error: {path}:6: ")
     assert "Traceback" not in printed
     for hint in hints:
         assert hint in printed
@@ -118,7 +130,7 @@ def test_roles_that_do_not_alternate_are_refused_by_the_template_only(
     path = write_talks([*GOOD, line])
     status, printed = build(path, format="chat_template")
     assert status == 2
-    assert printed.startswith(f"error: {path}:{len(GOOD) + 1}: the chat template refuses {roles}")
+    assert last_line(printed).startswith(f"error: {path}:{len(GOOD) + 1}: the chat template refuses {roles}")
     assert "use data.format: role_markers" in printed
     assert not (tmp_path / "pack").exists()
     assert build(path)[0] == 0
@@ -167,7 +179,7 @@ def test_a_compressed_file_that_ends_too_early_is_named(suffix: str, build: Buil
     path.write_bytes(whole[: len(whole) // 2] if suffix.endswith(".gz") else b"nonsense" + whole)
     status, printed = build(path)
     assert status == 2
-    assert printed.startswith(f"error: {path}:")
+    assert last_line(printed).startswith(f"error: {path}:")
     assert "cannot be read further" in printed
     assert not (tmp_path / "pack").exists()
 

@@ -7,12 +7,9 @@ texts. ``developer`` as the role of the first message is another word for ``syst
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import xxhash
+from typing import NamedTuple
 
 from gemfit.data.contents import call_ids, calls_text, content_text, definitions_text
 from gemfit.data.keys import check_keys
@@ -22,7 +19,6 @@ from gemfit.errors import UserError, did_you_mean
 ROLES = ("system", "user", "assistant", "tool")
 ALIASES = {"developer": "system"}
 """Other names of roles."""
-_NOT_A_WORD = re.compile(r"[\W_]+")
 SHAPE = '{"messages": [{"role": "user", "content": "…"}, …]}'
 
 
@@ -43,18 +39,6 @@ class Conversation(NamedTuple):
     """Indices of the messages that `weight: 0` keeps out of the loss."""
     tools: str = ""
     """The first thing in it that is about tools, as a person calls it; empty without."""
-
-    @property
-    def content_digest(self) -> bytes:
-        """Equal for exact copies only (XXH3-128 of roles and contents)."""
-        return _digest(self.messages)
-
-    @property
-    def likeness_digest(self) -> bytes:
-        """Equal also for copies that differ in case, spacing or punctuation."""
-        return _digest(
-            [(role, _NOT_A_WORD.sub(" ", text).strip().casefold()) for role, text in self.messages]
-        )
 
 
 def parse_conversation(value: object, place: str) -> Conversation:
@@ -168,13 +152,3 @@ SHAREGPT_TO_MESSAGES = (
     '{role: ({human: "user", gpt: "assistant"}[.from] // .from), content: .value}])}'
 )
 """A jq filter; other roles keep their names."""
-
-
-def _digest(messages: Any) -> bytes:
-    state = xxhash.xxh3_128()
-    for role, text in messages:
-        data = text.encode()
-        # The length keeps ("ab", "c") apart from ("a", "bc").
-        state.update(f"{role}:{len(data)}:".encode())
-        state.update(data)
-    return bytes(state.digest())
