@@ -215,3 +215,8 @@ def test_a_header_before_repeated_system_text_is_no_repetition() -> None:
     wanted = [REPEATED, 20, 21, REPEATED, REPEATED, REPEATED, 22, 23]
     assert positions(piece(ids, [1, 2, 6, 7], start=20, repeated=4)).tolist() == wanted
     assert positions(piece(ids, [], start=20, repeated=4), (1, 2)).tolist() == wanted
+
+
+def test_the_header_may_be_longer_than_the_system_text_behind_it() -> None:
+    ids, wanted = [1, 2, 3, 4, 5, 6], [REPEATED, 20, 21, 22, REPEATED, 23]
+    assert positions(piece(ids, [1, 2, 3, 5], start=20, repeated=2)).tolist() == wanted

@@ -48,7 +48,8 @@ def positions(piece: Piece, header: tuple[int, int] | None = None) -> NDArray[np
     """
     flagged = np.flatnonzero(piece.trained[: piece.repeated])
     if len(flagged):
-        header = int(flagged[0]), len(flagged)
+        # It ends where the repeated text begins, which has no label, and may be shorter than the header.
+        header = int(flagged[0]), int(np.argmin(piece.trained[flagged[0] :]))
     at, count = header or (piece.repeated, 0)
     places = np.full(len(piece), REPEATED, np.int64)
     places[at : at + count] = piece.start + np.arange(count)

@@ -43,6 +43,8 @@ class Marks:
     """What ends a conversation."""
     system_inside: bool
     user_header: Ids
+    system_end: Ids
+    """What ends a system text, also where it stands inside a user's turn."""
 
 
 def make_marks(tokenizer: Any, format: str, eos: str) -> Marks:
@@ -67,6 +69,7 @@ def make_marks(tokenizer: Any, format: str, eos: str) -> Marks:
         final=ids(grammar.final),
         system_inside=grammar.system_inside,
         user_header=headers["user"],
+        system_end=ids(grammar.system_after),
     )
 
 
@@ -85,8 +88,8 @@ def spans(ids: Ids, marks: Marks) -> list[Span]:
 def inner_header(piece: Piece, marks: Marks) -> tuple[int, int] | None:
     """Place and length of a header that has repeated system text behind it, where no label shows it.
 
-    Told by its looks: only user text follows it, and no header stands where the repetition ends. A cut
-    inside a user's turn looks alike.
+    Told by its looks: up to what ends the system text no turn ends, and no header stands where one would
+    stand otherwise. A cut inside a user's turn looks alike where the user wrote the same break there.
     """
     at, count = len(marks.begin), len(marks.user_header)
     if not marks.system_inside or not piece.start or piece.repeated <= at:
@@ -94,6 +97,8 @@ def inner_header(piece: Piece, marks: Marks) -> tuple[int, int] | None:
     if not _starts(piece.ids, at, marks.user_header) or _starts(piece.ids, piece.repeated, marks.user_header):
         return None
     within = piece.ids[at + count : piece.repeated + count]
+    if not np.array_equal(within[len(within) - len(marks.system_end) :], marks.system_end):
+        return None
     return None if any(_find(within, 0, end) < len(within) for end in marks.ends) else (at, count)
 
 

@@ -1,0 +1,79 @@
+"""Packs of the real builder, looked into: each trained token once, and everything proven."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gemfit.data.evidence.__main__ import main
+
+Build = Callable[..., tuple[int, str]]
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "conversations_exactly_once.py"
+
+
+@pytest.fixture(scope="module")
+def plain() -> ModuleType:
+    """The benchmark of the same name, which renders conversations in a way of its own."""
+    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[SCRIPT.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("overlong", ["split", "cut"])
+@pytest.mark.parametrize("loss_on", ["all", "assistant"])
+@pytest.mark.parametrize("format", ["role_markers", "chat_template"])
+def test_each_trained_token_of_hostile_and_real_conversations_is_in_the_rows_once(
+    format: str,
+    loss_on: str,
+    overlong: str,
+    plain: ModuleType,
+    tokenizer: Any,
+    build: Build,
+    write_talks: Callable[[Any], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    talks = plain.make_talks(45, seed=3)
+    path = write_talks([{"messages": talk} for talk in talks])
+    status, said = build(
+        path, format=format, loss_on=loss_on, overlong=overlong, seq_len=256, validation_share=0.1
+    )
+    assert status == 0, said
+    rows = []
+    for split in ("train", "validation"):
+        assert main(["inspect", str(tmp_path / "pack"), "--row", "all", "--split", split, "--json"]) == 0
+        rows += [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    count = plain.compare(talks, rows, tokenizer.backend_tokenizer, format, loss_on, overlong)
+    assert count.sound, count
+    assert count.repeated > 0
+    assert main(["verify", str(tmp_path / "pack")]) == 0
+    assert main(["stats", str(tmp_path / "pack")]) == 0
+
+
+@pytest.mark.parametrize("overlong", ["truncate", "drop"])
+def test_what_is_lost_by_length_is_counted_and_proven(
+    overlong: str,
+    plain: ModuleType,
+    build: Build,
+    write_talks: Callable[[Any], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    talks = plain.make_talks(45, seed=4)
+    assert build(write_talks([{"messages": talk} for talk in talks]), overlong=overlong, seq_len=128)[0] == 0
+    assert main(["verify", str(tmp_path / "pack")]) == 0
+    capsys.readouterr()
+    assert main(["stats", str(tmp_path / "pack"), "--json"]) == 0
+    total = json.loads(capsys.readouterr().out)["flow"]["total"]
+    assert total["truncated" if overlong == "truncate" else "overlong"] > 0
