@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from tokenizers import Tokenizer
 
 from gemfit.data.encode.cuts import find_cuts
 from gemfit.data.encode.encoder import Unsuited
+from gemfit.data.encode.gigatoken import gigatoken_encoder
+from gemfit.data.encode.splits import split_steps, splits_an_item
 from gemfit.data.encode.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
 
 WORDS = (
@@ -133,6 +136,45 @@ def test_items_and_added_tokens_are_never_cut(tokenizer: Any) -> None:
     assert not any(cuts[pair] for pair in pairs)
     assert not cuts[128:].any()
     assert not cuts[:, 128:].any()
+
+
+@given(file=tokenizer_files(), text=text_strategy)
+@settings(max_examples=300)
+def test_a_pre_tokenizer_that_splits_no_item_changes_no_tokens(file: str, text: str) -> None:
+    fields = json.loads(file)
+    steps = split_steps(fields["pre_tokenizer"])
+    without = json.dumps({**fields, "pre_tokenizer": None})
+    files = [file] if splits_an_item(steps, fields["model"]["vocab"]) else [file, without]
+    ids = {tuple(Tokenizer.from_str(each).encode(text, add_special_tokens=False).ids) for each in files}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "behavior", "item", "splits"),
+    [
+        ({"String": "▁"}, "MergedWithNext", "▁a", False),
+        ({"String": "▁"}, "MergedWithNext", "a▁", True),
+        ({"String": "▁"}, "MergedWithNext", "▁▁", True),
+        ({"String": "▁"}, "MergedWithPrevious", "a▁", False),
+        ({"String": "▁"}, "MergedWithPrevious", "▁a", True),
+        ({"String": "▁"}, "Contiguous", "▁▁", False),
+        ({"String": "▁"}, "Contiguous", "▁a", True),
+        ({"Regex": r"\n+"}, "Isolated", "\n\n", False),
+        ({"Regex": r"\n+"}, "Isolated", "\na", True),
+        ({"Regex": r"\n"}, "Isolated", "\n\n", True),
+        ({"String": "▁"}, "MergedWithNext", "\ufdd0▁", True),
+    ],
+)
+def test_which_items_a_step_splits(pattern: dict[str, str], behavior: str, item: str, splits: bool) -> None:
+    step = {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+    assert splits_an_item(split_steps(step), {"x": 0, item: 1, "▁": 2, "\n": 3}) is splits
+
+
+def test_gigatoken_loads_a_tokenizer_that_we_train(tokenizer: Any) -> None:
+    file = tokenizer.backend_tokenizer.to_str()
+    encoder, text = gigatoken_encoder(parse_tokenizer(file)), "we feel\n\n the  night.\nI"
+    ids, _ = encoder.encode(text.encode(), np.array([len(text)], np.int64))
+    assert ids.tolist() == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
 
 TOKEN = {"id": 999, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False}

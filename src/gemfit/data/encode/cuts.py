@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.encode.encoder import Unsuited
+from gemfit.data.encode.splits import split_steps
 from gemfit.data.encode.tokenizer_json import TokenizerJson
 
 SPACE = "▁"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _BETWEEN = "\N{DOUBLE DAGGER}"  # Between two items: any character that is not ASCII.
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_KEEPING = {"Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}
 _PLAIN_BPE: Mapping[str, tuple[Any, ...]] = {
     "type": ("BPE",),
     "dropout": (None, 0.0),
@@ -48,12 +48,17 @@ _PLAIN_BPE: Mapping[str, tuple[Any, ...]] = {
 Cuts = NDArray[np.bool_]
 
 
-def find_cuts(tokenizer: TokenizerJson) -> Cuts:
-    """(256, 256): whether a text may be cut between two bytes; ``Unsuited`` where that is not proven."""
+def check_provable(tokenizer: TokenizerJson) -> None:
+    """Raise ``Unsuited`` unless steps 1 to 5 hold."""
     _check_added_tokens(tokenizer)
     _check_normalizer(tokenizer)
-    _check_pre_tokenizer(tokenizer.fields.get("pre_tokenizer"))
+    split_steps(tokenizer.fields.get("pre_tokenizer"))
     _check_model(tokenizer)
+
+
+def find_cuts(tokenizer: TokenizerJson) -> Cuts:
+    """(256, 256): whether a text may be cut between two bytes; ``Unsuited`` where that is not proven."""
+    check_provable(tokenizer)
     items = [*tokenizer.vocabulary, *(token["content"] for token in tokenizer.added_tokens)]
     joined = _BETWEEN.join(items).replace(SPACE, " ").encode()
     data = np.frombuffer(joined, np.uint8)
@@ -79,27 +84,6 @@ def _check_normalizer(tokenizer: TokenizerJson) -> None:
     if SPACE not in tokenizer.vocabulary:
         # A space would become three bytes, more tokens than the text has bytes.
         raise Unsuited(f"its vocabulary has no {SPACE}")
-
-
-def _check_pre_tokenizer(pre_tokenizer: Mapping[str, Any] | None) -> None:
-    if pre_tokenizer is None:
-        return
-    kind = pre_tokenizer["type"]
-    if kind == "Sequence":
-        for step in pre_tokenizer["pretokenizers"]:
-            _check_pre_tokenizer(step)
-    elif kind != "Split" or pre_tokenizer["invert"] or pre_tokenizer["behavior"] not in _KEEPING:
-        raise Unsuited(f"its pre-tokenizer {kind} may depend on more than one character")
-    elif not _is_one_character(pre_tokenizer["pattern"]):
-        raise Unsuited(f"its pre-tokenizer splits at {pre_tokenizer['pattern']}")
-
-
-def _is_one_character(pattern: Mapping[str, str]) -> bool:
-    """Whether it is one character, or a run of one that means itself in a regular expression."""
-    literal = pattern.get("String")
-    if literal is not None:
-        return len(literal) == 1
-    return bool(re.fullmatch(rf"([\n\t {SPACE}A-Za-z0-9]|\\[nt])\+?", pattern.get("Regex", "")))
 
 
 def _check_model(tokenizer: TokenizerJson) -> None:

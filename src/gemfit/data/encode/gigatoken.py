@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from gemfit.data.encode.cuts import check_provable
 from gemfit.data.encode.encoder import Ends, Ids, Unsuited
+from gemfit.data.encode.splits import split_steps, splits_an_item
 from gemfit.data.encode.tokenizer_json import TokenizerJson, shadowing
 
 
@@ -56,7 +58,17 @@ def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:
     if overlap is not None:
         raise Unsuited("the special token {!r} overlaps the added token {!r}".format(*overlap))
     try:
-        backend = gigatoken.Tokenizer.from_json(tokenizer.without_special_tokens()).backend
+        backend = gigatoken.Tokenizer.from_json(tokenizer.without(*_idle_steps(tokenizer))).backend
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise Unsuited(f"it cannot load this tokenizer ({str(error).splitlines()[0]})") from None
     return Gigatoken(backend, awkward)
+
+
+def _idle_steps(tokenizer: TokenizerJson) -> tuple[str, ...]:
+    """The pre-tokenizer, where tokens are proven to be the same without it: the engine knows few of them."""
+    try:
+        check_provable(tokenizer)
+    except Unsuited:
+        return ()
+    steps = split_steps(tokenizer.fields.get("pre_tokenizer"))
+    return () if splits_an_item(steps, tokenizer.vocabulary) else ("pre_tokenizer",)

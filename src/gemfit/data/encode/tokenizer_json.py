@@ -31,13 +31,14 @@ class TokenizerJson:
     def added_tokens(self) -> list[Mapping[str, Any]]:
         return self.fields.get("added_tokens") or []
 
-    def without_special_tokens(self) -> bytes:
-        """The file for an engine that cannot be told to take special tokens in a text for ordinary text.
+    def without(self, *steps: str) -> bytes:
+        """The file without special tokens, what is put around a text (which names them), and these steps.
 
-        What is put around a text goes as well; it would name special tokens.
+        For an engine that cannot be told to take special tokens in a text for ordinary text.
         """
         ordinary = [token for token in self.added_tokens if not token["special"]]
-        return orjson.dumps({**self.fields, "added_tokens": ordinary, "post_processor": None})
+        gone = dict.fromkeys(("post_processor", *steps))
+        return orjson.dumps({**self.fields, "added_tokens": ordinary, **gone})
 
 
 def parse_tokenizer(tokenizer_json: str | bytes) -> TokenizerJson:
