@@ -23,8 +23,11 @@ from transformers import (
 from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import ExitCode, UserError
 from gemfit.recipe import Lora, ModelRecipe, Recipe
+from gemfit.train.architecture import text_architecture
 from gemfit.train.export import export, main
 from gemfit.train.model import load_model
+from gemfit.train.packed import packed
+from gemfit.train.placement import without_memory
 from train.trained import IDS, Trained, train
 
 # transformers asks for a name of its own that it has deprecated.
@@ -131,6 +134,17 @@ def test_every_buffer_is_the_one_that_transformers_makes(base: Path, original: A
     assert found.keys() == expected.keys()
     assert len(found) >= 3
     assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_the_largest_size_is_built_at_no_cost() -> None:
+    text = {"hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 62, "head_dim": 128}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 16, "query_pre_attn_scalar": 168}
+    found = text_architecture(Gemma3Config(text_config=text | heads), "27b")
+    assert found.is_multimodal
+    model = without_memory(packed(found.model_class), found.config, "sdpa")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 27_009_346_304
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert float(model.model.embed_tokens.embed_scale) == pytest.approx(5376**0.5)
 
 
 @pytest.mark.parametrize(
