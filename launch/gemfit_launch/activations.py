@@ -133,7 +133,7 @@ def _attention(setting: Setting) -> float:
     query = architecture.num_heads * architecture.head_dim
     keys = architecture.num_kv_heads * architecture.head_dim
     inputs = (3 if setting.autocast else 1) * compute * architecture.hidden_size
-    if setting.attention == "flash_attention_2":  # keys and values as they are
+    if setting.attention.startswith("flash_attention"):  # keys and values as they are
         return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * architecture.num_heads
     repeated = query if architecture.num_kv_heads > 1 else keys
     # The rotation leaves float32 keys under autocast, which are cast after they were repeated.

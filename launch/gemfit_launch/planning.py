@@ -15,7 +15,9 @@ from gemfit.recipe import Recipe
 from gemfit.site import Site
 from gemfit.strategy import Ddp, DeepSpeed, Single
 from gemfit_launch.accelerate import accelerate_config, command, environment
+from gemfit_launch.attention import AttentionFacts, attention_problems, choose_attention
 from gemfit_launch.deepspeed import deepspeed_config
+from gemfit_launch.speed import speed_problems
 
 
 def make_plan(
@@ -25,7 +27,7 @@ def make_plan(
     pack: PackReference,
     rows: int,
     rows_are_packed: bool,
-    flash_attention: bool = False,
+    attention: AttentionFacts | None = None,
     site: Site | None = None,
     notes: tuple[str, ...] = (),
 ) -> Plan:
@@ -36,7 +38,7 @@ def make_plan(
     """
     if problems := find_problems(recipe, topology):
         raise UserError("\n".join(problems))
-    resolved, warnings = _resolve(recipe, topology, flash_attention)
+    resolved, warnings, because = _resolve(recipe, topology, attention or AttentionFacts())
     batch = _batch(recipe, topology)
     steps = count_steps(resolved, rows, packed=rows_are_packed)
     strategy = resolved.strategy
@@ -53,14 +55,14 @@ def make_plan(
         env=environment(topology),
         versions={"gemfit": __version__},
         warnings=(*notes, *warnings, *_idle_warning(batch), *_warmup_warning(resolved, steps)),
+        attention_because=because,
     )
 
 
 def find_problems(recipe: Recipe, topology: Topology) -> list[str]:
     """Everything that keeps ``recipe`` from running on these ranks; empty where nothing does."""
     problems = recipe.strategy.problems(topology.world_size)
-    if recipe.model.attention == "flash_attention_2" and topology.device == "cpu":
-        problems.append("model.attention flash_attention_2 needs a GPU; use sdpa or auto")
+    problems += [*attention_problems(recipe, topology), *speed_problems(recipe, topology)]
     try:
         _batch(recipe, topology)
     except UserError as error:
@@ -85,16 +87,17 @@ def count_steps(recipe: Recipe, rows: int, *, packed: bool) -> Steps:
     )
 
 
-def _resolve(recipe: Recipe, topology: Topology, flash_attention: bool) -> tuple[Recipe, list[str]]:
-    attention, warnings = recipe.model.attention, []
-    if attention == "auto":
-        attention = "flash_attention_2" if flash_attention and topology.device == "cuda" else "sdpa"
+def _resolve(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> tuple[Recipe, list[str], str]:
+    """The recipe without anything open, warnings, and why it has this attention."""
+    attention = choose_attention(recipe, topology, facts)
+    warnings = [attention.warning] if attention.warning else []
     strategy = recipe.strategy
     if isinstance(strategy, Ddp) and topology.world_size == 1:
         strategy = Single()
         warnings.append("strategy ddp on one rank is strategy single: there is nobody to average with")
-    model = recipe.model.model_copy(update={"attention": attention})
-    return recipe.model_copy(update={"model": model, "strategy": strategy}), warnings
+    model = recipe.model.model_copy(update={"attention": attention.name})
+    resolved = recipe.model_copy(update={"model": model, "strategy": strategy})
+    return resolved, warnings, attention.because
 
 
 def _batch(recipe: Recipe, topology: Topology) -> Batch:

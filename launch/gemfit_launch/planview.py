@@ -14,7 +14,9 @@ from gemfit_launch.accelerate import RUN_DIR
 from gemfit_launch.configs import accelerate_yaml, deepspeed_json
 from gemfit_launch.forecast import Forecast, make_forecast
 from gemfit_launch.forecastview import forecast_json, show_forecast
-from gemfit_launch.report import console, facts
+from gemfit_launch.knownmodels import find_architecture
+from gemfit_launch.report import console, facts, table
+from gemfit_launch.speed import SpeedLine, speed_lines
 
 
 def plan_json(plan: Plan, forecast: Forecast) -> str:
@@ -27,6 +29,7 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
     }
     data["topology"]["world_size"] = plan.topology.world_size
     data["forecast"] = forecast_json(forecast)
+    data["speed"] = [line._asdict() for line in _speed(plan)]
     return json.dumps(data, indent=2)
 
 
@@ -34,6 +37,9 @@ def show_plan(plan: Plan, name: str, command: list[str], forecast: Forecast | No
     """Everything that would run; ``command`` is what a person copies to run it."""
     out = console()
     show_summary(out, plan, name)
+    out.print("Speed", style="bold")
+    out.print(table(["what", "chosen", "why"], _speed(plan)))
+    out.print()
     show_forecast(out, plan, forecast or make_forecast(plan))
     _section(out, "accelerate.yaml", accelerate_yaml(plan))
     if plan.deepspeed is not None:
@@ -68,6 +74,10 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
     for warning in plan.warnings:
         out.print(f"\nwarning: {warning}", style="yellow")
     out.print()
+
+
+def _speed(plan: Plan) -> list[SpeedLine]:
+    return speed_lines(plan, find_architecture(plan.recipe.model).architecture)
 
 
 def _model(model: ModelRecipe) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit.site import Site
+from gemfit_launch.attention import attention_facts
 from gemfit_launch.forecast import with_warnings
 from gemfit_launch.planning import make_plan
 from gemfit_launch.rows import Rows, find_rows
@@ -29,7 +28,7 @@ def resolve_plan(
         pack=rows.pack,
         rows=rows.count,
         rows_are_packed=rows.packed,
-        flash_attention=find_spec("flash_attn") is not None,
+        attention=attention_facts(recipe, topology, site),
         site=site,
         notes=(rows.note,) if rows.note else (),
     )

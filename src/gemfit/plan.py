@@ -49,7 +49,7 @@ class PackReference(Contract):
 
 HOW: dict[str, Any] = {
     "description": True,
-    "model": {"attention", "activation_checkpointing"},
+    "model": {"attention", "activation_checkpointing", "kernels", "compile"},
     "data": {"source"},
     "batch": {"per_device_max"},
     "strategy": True,
@@ -81,6 +81,8 @@ class Plan(Contract):
     versions: dict[str, str]
     warnings: tuple[str, ...]
     """What works, but is probably not what was meant."""
+    attention_because: str = ""
+    """Why `recipe.model.attention` is what it is."""
 
     def training_identity(self) -> dict[str, JsonValue]:
         """What decides the training, by dotted key; two plans with equal identities train the same model.

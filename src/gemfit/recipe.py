@@ -61,7 +61,14 @@ class ModelRecipe(Contract):
     """Hugging Face id or local folder of the tokenizer; the model's own when left out."""
     dtype: Annotated[Literal["bfloat16", "float32"], BeforeValidator(_no_float16)] = "bfloat16"
     """Compute precision. Master weights are float32. float16 overflows in Gemma 3 and is refused."""
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    attention: Literal[
+        "auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
+    ] = "auto"
+    """How attention is computed. `auto` takes what is installed and known to work on the card."""
+    kernels: Literal["none", "liger"] = "none"
+    """`liger`: fused norms, GeGLU and rotary positions for Gemma 3 on GPUs, from liger-kernel."""
+    compile: bool = False
+    """Compile the decoder layers with `torch.compile`: minutes at the start, faster steps after."""
     activation_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, about a third more compute."""
     lora: Lora | None = None

@@ -23,6 +23,8 @@ class StepRecord(Contract):
     """Real tokens (no padding), over all ranks."""
     time: float
     """Seconds since the Unix epoch."""
+    data_seconds: float | None = None
+    """How long the first rank waited for the batches of this step, in seconds."""
     rows_digest: str
     """BLAKE2b of the row numbers that were fed in this step: equal runs took equal rows."""
 

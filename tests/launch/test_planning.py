@@ -130,12 +130,6 @@ def test_ddp_on_one_rank_becomes_single_and_says_so() -> None:
     assert any("ddp on one rank" in warning for warning in plan.warnings)
 
 
-@pytest.mark.parametrize(("flash", "expected"), [(True, "flash_attention_2"), (False, "sdpa")])
-def test_attention_auto_is_resolved_by_what_is_installed(flash: bool, expected: str) -> None:
-    plan = make_plan(CARD, topology=gpus(8), pack=PACK, rows=100, rows_are_packed=True, flash_attention=flash)
-    assert plan.recipe.model.attention == expected
-
-
 def test_cpu_ranks_take_one_thread_and_see_no_gpu() -> None:
     plan = plan_on(CARD, Topology(nodes=1, ranks_per_node=2, device="cpu"))
     assert plan.env["OMP_NUM_THREADS"] == "1"

@@ -47,7 +47,7 @@ def pack(plan: Plan) -> Plan:
 
 def exact(plan: Plan, rows: int) -> Plan:
     """The same plan for a counted number of rows."""
-    return make_plan(
+    made = make_plan(
         plan.recipe,
         topology=plan.topology,
         pack=plan.pack,
@@ -55,6 +55,7 @@ def exact(plan: Plan, rows: int) -> Plan:
         rows_are_packed=True,
         site=plan.site,
     )
+    return made.model_copy(update={"attention_because": plan.attention_because})
 
 
 def print_line(line: str) -> None:

@@ -11,6 +11,7 @@ from transformers.integrations import get_available_reporting_integrations
 from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit.speed import optimizer_of
 
 
 def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
@@ -34,7 +35,7 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
         "lr_scheduler_type": optim.schedule,
         "warmup_steps": optim.warmup_steps,
         "max_grad_norm": optim.max_grad_norm,
-        "optim": "adamw_torch",
+        "optim": optimizer_of(recipe, plan.topology),
         "bf16": recipe.model.dtype == "bfloat16",
         "use_cpu": plan.topology.device == "cpu",
         # DDP orders its buckets anew after the first step, and with them the sums of gradients: a resumed

@@ -100,7 +100,9 @@ class BoundaryCallback(TrainerCallback):
 
     def _record_step(self, step: int, loss: float, digest: str) -> None:
         trainer, schedule = self.trainer, self.trainer.schedule
-        speed = schedule.tokens(step - 1) / (time.perf_counter() - self.started)
+        # The step's batches were taken before it began.
+        seconds = time.perf_counter() - self.started + trainer.data_seconds
+        speed = schedule.tokens(step - 1) / seconds
         self._write(
             trainer.run.metrics_file,
             StepRecord(
@@ -112,6 +114,7 @@ class BoundaryCallback(TrainerCallback):
                 grad_norm=trainer.grad_norm,
                 tokens_per_second=speed,
                 time=time.time(),
+                data_seconds=trainer.data_seconds,
                 rows_digest=digest,
             ),
         )

@@ -55,5 +55,8 @@ def measure(
 
 
 def to_device(batch: Tensors, device: torch.device) -> dict[str, Any]:
-    """``batch`` with its tensors on ``device``."""
-    return {key: v.to(device) if isinstance(v, torch.Tensor) else v for key, v in batch.items()}
+    """``batch`` with its tensors on ``device``; from pinned memory they are copied while it computes."""
+    return {
+        key: v.to(device, non_blocking=v.is_pinned()) if isinstance(v, torch.Tensor) else v
+        for key, v in batch.items()
+    }

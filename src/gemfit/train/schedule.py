@@ -93,7 +93,7 @@ class HeldOutBatches(IterableDataset[Tensors]):
 def batch_of(pack: PackedRows, rows: NDArray[np.int64], plan: Plan, pad_id: int) -> Tensors:
     """Tensors of these pack rows."""
     found: list[Row | None] = [None if row == EMPTY else pack[int(row)] for row in rows]
-    flatten = plan.recipe.model.attention == "flash_attention_2"
+    flatten = plan.recipe.model.attention.startswith("flash_attention")
     return collate(found, seq_len=plan.batch.seq_len, pad_id=pad_id, flatten=flatten)
 
 

@@ -176,7 +176,7 @@ def _batch(trainer: PackedTrainer, documents: list[Any]) -> Tensors:
     packed = np.concatenate(documents).astype(np.int32)
     ids[: len(packed)], labels[1 : len(packed)] = packed, packed[1:]
     row = Row(ids, labels, np.array([len(document) for document in documents], np.int32))
-    flatten = trainer.plan.recipe.model.attention == "flash_attention_2"
+    flatten = trainer.plan.recipe.model.attention.startswith("flash_attention")
     return collate([row], seq_len=seq_len, pad_id=trainer.pad_id, flatten=flatten)
 
 

@@ -9,6 +9,7 @@ whatever the accumulation and the world size.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gemfit.data.store import PackedRows, open_pack
 from gemfit.data.tokenizer import pad_id
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit.speed import batches_ahead
 from gemfit.train import selftest
 from gemfit.train.architecture import decoder_layers
 from gemfit.train.arguments import training_arguments
@@ -28,8 +30,9 @@ from gemfit.train.callbacks import BoundaryCallback, append_record
 from gemfit.train.checkpoint.background import Saver
 from gemfit.train.checkpoint.saving import Origin, resume
 from gemfit.train.engine import fsdp_plugin, place, reshard, restored_buffers, sharded
-from gemfit.train.heldout import HeldOut, measure
+from gemfit.train.heldout import HeldOut, measure, to_device
 from gemfit.train.ledger import Ledger
+from gemfit.train.loader import BatchesAhead
 from gemfit.train.model import OpenedModel
 from gemfit.train.placement import load_into_engine
 from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
@@ -67,6 +70,8 @@ class PackedTrainer(Trainer):
         self.stop, self.ledger = stop, Ledger(plan.batch, arguments.process_index)
         self.step_loss = torch.zeros((), device=arguments.device)
         self.grad_norm: float | None = None
+        self.data_seconds = 0.0
+        """How long this rank waited for the batches of the step at hand."""
         self.measured: dict[int, HeldOut] = {}
         """The newest evaluation, by the step after which it was made."""
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
@@ -91,7 +96,18 @@ class PackedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's own micro-batches: accelerate must not shard them a second time."""
-        return DataLoader(self.train_dataset, batch_size=None)
+        on_gpu = self.plan.topology.device == "cuda"
+        return BatchesAhead(self.train_dataset, depth=batches_ahead(self.plan.batch), pin=on_gpu)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of the next step, and how long they were waited for."""
+        started = time.perf_counter()
+        taken = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.data_seconds = time.perf_counter() - started
+        return taken
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return to_device(inputs, self.args.device)
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any

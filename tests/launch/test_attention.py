@@ -1,0 +1,131 @@
+"""`model.attention: auto` becomes what is installed and known to work, and the plan says why."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gemfit.plan import PackReference, Topology
+from gemfit.recipe import Recipe
+from gemfit_launch import attention
+from gemfit_launch.attention import (
+    CAPABILITIES,
+    AttentionFacts,
+    attention_problems,
+    capability_here,
+    choose_attention,
+)
+from gemfit_launch.gpus import CARDS
+from gemfit_launch.planning import make_plan
+from gemfit_launch.request import Request
+
+CARD = Request(name="gemma3/1b-card").recipe()
+GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))  # type: ignore[arg-type]
+BOTH = frozenset({"flash_attention_2", "flash_attention_3"})
+
+
+def with_model(**changes: object) -> Recipe:
+    return CARD.model_copy(update={"model": CARD.model.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("installed", "capability", "head_dim", "expected"),
+    [
+        (BOTH, (9, 0), 256, "flash_attention_3"),
+        (BOTH, (8, 0), 256, "flash_attention_2"),
+        (BOTH, (8, 9), 256, "sdpa"),
+        (BOTH, (8, 9), 128, "flash_attention_2"),
+        (BOTH, (7, 5), 128, "sdpa"),
+        (BOTH, None, 256, "sdpa"),
+        (BOTH, None, 128, "flash_attention_2"),
+        (BOTH, (8, 9), None, "sdpa"),
+        ({"flash_attention_2"}, (9, 0), 256, "flash_attention_2"),
+        (frozenset(), (9, 0), 256, "sdpa"),
+        (None, None, None, "sdpa"),
+    ],
+)
+def test_auto_takes_what_is_installed_and_has_gradients_on_the_card(
+    installed: frozenset[str] | None,
+    capability: tuple[int, int] | None,
+    head_dim: int | None,
+    expected: str,
+) -> None:
+    facts = AttentionFacts(installed=installed, capability=capability, head_dim=head_dim)
+    found = choose_attention(CARD, GPUS, facts)
+    assert found.name == expected
+    assert found.because
+    assert found.warning is None
+
+
+def test_what_was_not_taken_is_told_with_the_reason() -> None:
+    facts = AttentionFacts(installed=BOTH, capability=(8, 9), head_dim=256)
+    found = choose_attention(CARD, GPUS, facts)
+    assert found.because == (
+        "flash_attention_3: needs a Hopper GPU, not 8.9; "
+        "flash_attention_2: no gradients for heads of 256 numbers on 8.9"
+    )
+
+
+def test_float32_keeps_auto_away_from_flash_attention() -> None:
+    facts = AttentionFacts(installed=BOTH, capability=(9, 0), head_dim=256)
+    assert choose_attention(with_model(dtype="float32"), GPUS, facts).name == "sdpa"
+
+
+def test_on_cpus_auto_is_sdpa_whatever_is_installed() -> None:
+    assert choose_attention(CARD, CPUS, AttentionFacts(installed=BOTH)).name == "sdpa"
+
+
+def test_a_choice_of_ones_own_stays_and_is_warned_about() -> None:
+    recipe = with_model(attention="flash_attention_2")
+    found = choose_attention(recipe, GPUS, AttentionFacts(installed=frozenset(), capability=(9, 0)))
+    assert found.name == "flash_attention_2"
+    assert found.warning == "model.attention flash_attention_2: not installed here; auto would take another"
+
+
+def test_a_plan_keeps_the_reason() -> None:
+    pack = PackReference(fingerprint="0" * 32, folder="pack")
+    facts = AttentionFacts(installed=BOTH, capability=(9, 0), head_dim=256)
+    plan = make_plan(CARD, topology=GPUS, pack=pack, rows=100, rows_are_packed=True, attention=facts)
+    assert plan.recipe.model.attention == "flash_attention_3"
+    assert plan.attention_because == "it is installed, and packed rows need no mask in it"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "topology", "problem"),
+    [("bfloat16", CPUS, "needs a GPU"), ("float32", GPUS, "model.dtype is float32")],
+)
+def test_flash_attention_is_refused_where_it_cannot_work(
+    dtype: str, topology: Topology, problem: str
+) -> None:
+    (found,) = attention_problems(with_model(attention="flash_attention_3", dtype=dtype), topology)
+    assert problem in found
+
+
+def test_every_card_has_a_compute_capability() -> None:
+    assert CAPABILITIES.keys() == CARDS.keys()
+
+
+def test_a_kernel_in_the_hub_cache_counts_as_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda name: name == "kernels" or None)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert list(attention._installed()) == []
+    (tmp_path / "models--kernels-community--flash-attn2" / "snapshots" / "abc").mkdir(parents=True)
+    assert list(attention._installed()) == ["flash_attention_2"]
+
+
+def test_the_lowest_capability_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.CompletedProcess([], 0, stdout="9.0\n8.6\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
+    assert capability_here() == (8, 6)
+
+
+def test_without_a_driver_the_capability_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*args: object, **kwargs: object) -> None:
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    assert capability_here() is None

@@ -1,0 +1,94 @@
+"""What makes steps fast is told line by line, and what does not go together is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemfit.plan import PackReference, Plan, Topology
+from gemfit.recipe import Recipe
+from gemfit.speed import batches_ahead, optimizer_of
+from gemfit_launch.knownmodels import find_architecture
+from gemfit_launch.planning import make_plan
+from gemfit_launch.request import Request
+from gemfit_launch.speed import speed_lines, speed_problems
+
+GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))  # type: ignore[arg-type]
+
+
+def recipe(*settings: str, strategy: str = "ddp", offload: bool = False) -> Recipe:
+    return Request(name="gemma3/1b-card", settings=settings, strategy=strategy, offload=offload).recipe()
+
+
+def plan_of(made: Recipe, topology: Topology = GPUS) -> Plan:
+    pack = PackReference(fingerprint="0" * 32, folder="pack")
+    return make_plan(made, topology=topology, pack=pack, rows=100, rows_are_packed=True)
+
+
+def lines(plan: Plan) -> dict[str, tuple[str, str]]:
+    architecture = find_architecture(plan.recipe.model).architecture
+    return {line.what: (line.chosen, line.because) for line in speed_lines(plan, architecture)}
+
+
+def test_the_loss_in_slices_saves_what_a_whole_batch_would_need() -> None:
+    told = lines(plan_of(recipe("batch.per_device_max=4")))["loss"]
+    assert told == (
+        "in slices of 1,024 tokens",
+        "3.0 GiB of logits at a time instead of 12.0 GiB, in training and in evaluation",
+    )
+
+
+def test_a_batch_of_one_slice_saves_nothing_and_says_so() -> None:
+    told = lines(plan_of(recipe("batch.per_device_max=1")))["loss"]
+    assert told[1] == "a batch is one slice; 3.0 GiB of logits"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "offload", "topology", "expected"),
+    [
+        ("ddp", False, GPUS, "adamw_torch_fused"),
+        ("fsdp2", False, GPUS, "adamw_torch_fused"),
+        ("fsdp2", True, GPUS, "adamw_torch"),
+        ("zero3", False, GPUS, "adamw_torch_fused"),
+        ("zero2", True, GPUS, "adamw_torch"),
+        ("ddp", False, CPUS, "adamw_torch"),
+    ],
+)
+def test_adamw_is_fused_where_the_parameters_are_on_gpus(
+    strategy: str, offload: bool, topology: Topology, expected: str
+) -> None:
+    assert optimizer_of(recipe(strategy=strategy, offload=offload), topology) == expected
+    assert lines(plan_of(recipe(strategy=strategy, offload=offload), topology))["optimizer"][0] == expected
+
+
+def test_a_whole_step_is_made_ahead() -> None:
+    batch = plan_of(recipe("batch.per_device_max=4")).batch
+    assert batches_ahead(batch) == batch.accumulation == 8
+    assert "pinned" in lines(plan_of(recipe()))["batches"][1]
+    assert "pinned" not in lines(plan_of(recipe(), CPUS))["batches"][1]
+
+
+@pytest.mark.parametrize(("strategy", "told"), [("fsdp2", "FSDP2 gathers"), ("zero2", "overlap_comm")])
+def test_sharding_strategies_tell_how_communication_is_hidden(strategy: str, told: str) -> None:
+    assert told in lines(plan_of(recipe(strategy=strategy)))["communication"][1]
+    assert "communication" not in lines(plan_of(recipe()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategy", "topology", "problem"),
+    [
+        (["model.kernels=liger"], "ddp", CPUS, "model.kernels liger needs a GPU"),
+        (["model.kernels=liger", "model.compile=true"], "ddp", GPUS, "use one"),
+        (["model.compile=true"], "zero3", GPUS, "model.compile does not work with zero3"),
+        (["model.compile=true", "model.attention=flex_attention"], "ddp", GPUS, "compiles itself"),
+    ],
+)
+def test_settings_that_do_not_work_together_are_refused(
+    settings: list[str], strategy: str, topology: Topology, problem: str
+) -> None:
+    (found,) = speed_problems(recipe(*settings, strategy=strategy), topology)
+    assert problem in found
+
+
+@pytest.mark.parametrize("setting", ["model.kernels=liger", "model.compile=true"])
+def test_either_setting_alone_is_allowed_on_gpus(setting: str) -> None:
+    assert speed_problems(recipe(setting), GPUS) == []
