@@ -172,7 +172,7 @@ def test_sharegpt_is_refused_with_a_command_that_converts_it() -> None:
     with pytest.raises(UserError, match=r"^my talks\.jsonl:3: is in the ShareGPT form") as error:
         parse_conversation(SHAREGPT, "my talks.jsonl:3")
     command = shlex.split(str(error.value).split("convert the file: ")[1])
-    assert command == ["jq", "-c", SHAREGPT_TO_MESSAGES, "my talks.jsonl", ">", "converted.jsonl"]
+    assert command == ["jq", "-c", SHAREGPT_TO_MESSAGES, "FILE", ">", "converted.jsonl"]
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")

@@ -47,7 +47,10 @@ def parse_conversation(value: object, place: str) -> Conversation:
         raise UserError(f"{place}: expected a JSON object, found {shown(value)}; write {SHAPE}")
     if "messages" not in value:
         if isinstance(value.get("conversations"), list):
-            raise UserError(_no_sharegpt(place))
+            raise UserError(
+                f"{place}: is in the ShareGPT form (`conversations`); convert the file: "
+                f"jq -c {shlex.quote(SHAREGPT_TO_MESSAGES)} FILE > converted.jsonl"
+            )
         keys = ", ".join(map(repr, list(value)[:5])) or "no key"
         raise UserError(f"{place}: there is no `messages`, only {keys}; write {SHAPE}")
     if value.get("functions"):
@@ -136,15 +139,6 @@ def _with_tools(messages: list[Message], untrained: set[int], text: str) -> tupl
 
 def _below(text: str, more: str) -> str:
     return f"{text}\n{more}" if text else more
-
-
-def _no_sharegpt(place: str) -> str:
-    """Why the line is refused, and a command that converts its file."""
-    path = place.rsplit(":", 1)[0]
-    return (
-        f"{place}: is in the ShareGPT form (`conversations`); convert the file: "
-        f"jq -c {shlex.quote(SHAREGPT_TO_MESSAGES)} {shlex.quote(path)} > converted.jsonl"
-    )
 
 
 SHAREGPT_TO_MESSAGES = (

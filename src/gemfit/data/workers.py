@@ -112,8 +112,9 @@ class _Pool(Generic[Task, Result]):
     def close(self) -> None:
         """End every worker, also one in the middle of a task."""
         for worker in self._workers:
+            # SIGTERM may come before a new worker has reset its handler, and be lost: it would live on.
             if worker.process.is_alive():
-                worker.process.terminate()
+                worker.process.kill()
         for worker in self._workers:
             worker.process.join()
             worker.connection.close()
