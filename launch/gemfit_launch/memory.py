@@ -130,6 +130,7 @@ def make_setting(
         seq_len=recipe.data.seq_len,
         checkpointing=model.activation_checkpointing,
         attention="sdpa" if model.attention == "auto" else model.attention,
+        read_whole=model.gguf_file is not None,
     )
 
 
@@ -147,8 +148,7 @@ def predict_memory(setting: Setting, checkpoint: CheckpointRecipe) -> Memory:
         gpu=tuple(part for part in parts if part.bytes),
         moment=moment,
         host_rank=_host(setting, placed, checkpoint),
-        # Each rank reads its own slices from mapped files, one tensor at a time.
-        loading_rank=FLOAT32 * setting.architecture.embedding_parameters,
+        loading_rank=FLOAT32 * _read_at_once(setting),
         ranks_per_node=setting.ranks_per_node,
         checkpoint=CHECKPOINT_BYTES * setting.trained,
         kept=checkpoint.keep + checkpoint.keep_best + 1,
@@ -159,6 +159,12 @@ def gigabytes(size: float) -> str:
     """Such as ``12.3 GB``; a gigabyte is 10⁹ bytes."""
     amount = size / 1e9
     return f"{amount:,.0f} GB" if amount >= 100 else f"{amount:.1f} GB" if amount >= 1 else f"{amount:.2f} GB"
+
+
+def _read_at_once(setting: Setting) -> int:
+    """Parameters on the host while loading: each rank reads its own slices, one tensor at a time."""
+    architecture = setting.architecture
+    return architecture.parameters if setting.read_whole else architecture.embedding_parameters
 
 
 def _moments(setting: Setting, placed: Placed) -> dict[str, list[Part]]:

@@ -37,6 +37,8 @@ class Setting:
     seq_len: int
     checkpointing: bool
     attention: str
+    read_whole: bool = False
+    """Whether each rank has the whole model in float32 on the host while it is loaded."""
 
     @property
     def compute_bytes(self) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -157,3 +160,13 @@ def test_the_best_of_each_keeps_the_order() -> None:
     best = best_of_each(found)
     assert [way for way in found if way in best] == best
     assert len({way.key for way in best}) == len(best)
+
+
+def test_the_tables_of_the_page_on_scaling_are_what_is_predicted_now() -> None:
+    root = Path(__file__).parents[2]
+    argv = [sys.executable, str(root / "benchmarks" / "scaling_plan.py")]
+    printed = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    page = (root / "docs" / "scaling.md").read_text()
+    assert len(rows) >= 40
+    assert all(row in page for row in rows), "make it again: benchmarks/scaling_plan.py --out docs/scaling.md"

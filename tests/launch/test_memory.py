@@ -146,6 +146,12 @@ def test_an_asynchronous_save_is_spread_over_the_ranks() -> None:
     assert copies[1] == pytest.approx(8 * copies[8], rel=1e-6)
 
 
+def test_only_gguf_has_the_whole_model_on_the_host_while_it_is_loaded() -> None:
+    usual, gguf = (memory(Fsdp(), 8, read_whole=value).loading_rank for value in (False, True))
+    assert gguf == 4 * KNOWN["google/gemma-3-1b-it"].parameters
+    assert usual < gguf / 3
+
+
 @pytest.mark.parametrize(
     ("kind", "card"),
     [
