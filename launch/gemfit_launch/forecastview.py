@@ -30,7 +30,8 @@ def forecast_json(forecast: Forecast) -> dict[str, Any]:
 def memory_json(memory: Memory) -> dict[str, Any]:
     """The parts, and their sums."""
     sums = ("gpu_bytes", "states_bytes", "host_node_bytes", "disk_bytes")
-    return asdict(memory) | {name: getattr(memory, name) for name in sums}
+    numbers = {name: getattr(memory, name) for name in sums}
+    return asdict(memory) | numbers | {"explain": memory.explain()}
 
 
 def performance_json(performance: Performance) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def _time_rows(plan: Plan, performance: Performance, bill: Bill) -> list[tuple[s
             f"{between(with_output, '.0%')}, or {between(without, '.0%')} without the output layer",
         ),
         ("between ranks", f"{gigabytes(performance.traffic.between_ranks)} a rank and step"),
-        (f"{plan.steps.total:,} steps", f"{between(bill.hours, ',.1f')} hours"),
-        ("GPU hours", between(bill.gpu_hours, ",.1f")),
+        (f"{plan.steps.total:,} steps", f"{between(bill.hours, ',.2f')} hours"),
+        ("GPU hours", between(bill.gpu_hours, ",.2f")),
     ]
     return rows if bill.cost is None else [*rows, ("cost", between(bill.cost, ",.2f"))]
 
