@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from gemfit.data import make_parts
+from gemfit.data import block, make_parts
 from gemfit.data.__main__ import main
 from gemfit.data.encode import EngineMismatch, reference_encoder
 from gemfit.data.encode.reference import Reference
@@ -125,12 +124,10 @@ sys.exit(main([sys.argv[1], "--out", sys.argv[2], "--workers", "2"]))
 
 
 @pytest.fixture
-def begun(
-    cache: Path, tmp_path: Path
-) -> Callable[[Path], tuple[subprocess.Popen[str], list[psutil.Process]]]:
+def begun(cache: Path, tmp_path: Path) -> Callable[[Path], tuple[subprocess.Popen[str], list[int]]]:
     """Start a build in a process of its own; it, and its workers, when some parts are there."""
 
-    def start(job: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    def start(job: Path) -> tuple[subprocess.Popen[str], list[int]]:
         argv = [sys.executable, "-c", KILLED, str(job), str(tmp_path / "packs/pack"), str(BLOCK)]
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 100
@@ -138,15 +135,27 @@ def begun(
             assert process.poll() is None, "it ended before it could be interrupted"
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        workers = psutil.Process(process.pid).children()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers = [int(pid) for pid in children.read_text().split()]
         assert len(workers) == 2
         return process, workers
 
     return start
 
 
-def gone(workers: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(workers, timeout=10)[1]
+def gone(workers: list[int]) -> bool:
+    """Whether none of these is left after some seconds, except as a zombie."""
+    deadline = time.monotonic() + 10
+    while any(map(_lives, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(_lives, workers))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_build_goes_on_after_it_was_killed(
@@ -273,12 +282,12 @@ def test_a_worker_that_dies_is_named(
     call: Call,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = make_parts.make_part
+    made = block.make_part
 
-    def killed(block: bytes, *rest: Any) -> Any:
-        if b"Last words" in block:
+    def killed(text: bytes, *rest: Any) -> Any:
+        if b"Last words" in text:
             os.kill(os.getpid(), signal.SIGKILL)
-        return made(block, *rest)
+        return made(text, *rest)
 
     monkeypatch.setattr(make_parts, "make_part", killed)
     last = {"messages": [{"role": "user", "content": "Last words"}]}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.choose import Choice, Fate
 from gemfit.data.conversation import ROLES
-from gemfit.data.shards import SplitPlan
+from gemfit.data.shards import SplitPlan, as_arrow
 from gemfit.data.talks import Notes, Talks
 from gemfit.manifest import Losses, TokenFlow
 
@@ -135,26 +135,34 @@ def role_tokens(talks: Talks, choice: Choice) -> dict[str, int]:
 def write_conversations(path: Path, talks: Talks, choice: Choice, source: NDArray[np.int16]) -> None:
     """The table of all conversations, as an Arrow stream."""
     numbers = choice.numbers()
-    names = pa.array([fate.name.lower() for fate in Fate])
+    names = _strings([fate.name.lower() for fate in Fate])
     with path.open("wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for start in range(0, len(talks), _BATCH):
             here = slice(start, start + _BATCH)
             digests = pa.py_buffer(np.ascontiguousarray(talks.digests[here]).astype("<u8"))
             columns = [
-                pa.array(source[here]),
-                pa.array(talks.input[here]),
-                pa.array(talks.line[here]),
+                as_arrow(source[here]),
+                as_arrow(talks.input[here]),
+                as_arrow(talks.line[here]),
                 pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(talks.tokens[here]), [None, digests]),
-                pa.array(talks.tokens[here]),
-                pa.array(talks.trained[here]),
-                pa.DictionaryArray.from_arrays(pa.array(choice.fate[here]), names),
-                pa.array(numbers[here]),
-                pa.array(choice.copies[here]),
-                pa.array(choice.split[here]),
-                pa.array(talks.truncated[here]),
-                pa.array(talks.untrained[here]),
+                as_arrow(talks.tokens[here]),
+                as_arrow(talks.trained[here]),
+                pa.DictionaryArray.from_arrays(as_arrow(choice.fate[here]), names),
+                as_arrow(numbers[here]),
+                as_arrow(choice.copies[here]),
+                as_arrow(choice.split[here]),
+                as_arrow(talks.truncated[here]),
+                as_arrow(talks.untrained[here]),
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+
+
+def _strings(values: Sequence[str]) -> pa.Array:
+    """As ``as_arrow``, for texts in ASCII."""
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.StringArray.from_buffers(
+        len(values), pa.py_buffer(ends), pa.py_buffer("".join(values).encode())
+    )
 
 
 def write_rejected(path: Path, notes: Notes, inputs: Sequence[str]) -> None:

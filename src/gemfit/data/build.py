@@ -20,7 +20,7 @@ from gemfit.data.inputs import check_unchanged
 from gemfit.data.known import digest_of
 from gemfit.data.make_parts import ALL, Made, Shard, make_parts
 from gemfit.data.parts import PartStore, note_shards, noted_shards, part_store, trim
-from gemfit.data.prepare import prepare_rendering, prepare_tokenizer
+from gemfit.data.prepare import prepare_rendering, prepare_tokenizer, settle
 from gemfit.data.progress import Progress, progress
 from gemfit.data.rendering import Rendering
 from gemfit.data.staging import explained, staging
@@ -117,6 +117,7 @@ def _parts(
 def _with_progress(
     job: PackJob, store: PartStore, rendering: Rendering, ways: Ways, shard: Shard
 ) -> list[Made]:
+    settle()
     with _progress(job, "reading", shard.count) as shown:
         try:
             return make_parts(job, store, rendering, num_workers=ways.num_workers, shard=shard, at=shown.at)

@@ -19,7 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from gemfit.contract import digest_json
-from gemfit.data.tokenizer import load_tokenizer, tokenizer_digest
+from gemfit.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_digest
 from gemfit.packing import TOKENIZER_FILES, cache_folder, digest_file
 
 _SPECIAL = ("bos", "eos", "pad", "unk")
@@ -27,7 +27,7 @@ _NOTES, _BACKEND, _SAVED = "notes.json", "backend.json", "saved"
 _FORMAT = 1
 
 
-@dataclass(slots=False)
+@dataclass
 class KnownTokenizer:
     """Stands in for a tokenizer of transformers, and loads that only where a template is rendered."""
 
@@ -115,12 +115,19 @@ def _remember(tokenizer: Any, folder: Path) -> bool:
         "eos_token": tokenizer.eos_token,
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _SPECIAL},
     }
+    try:
+        _write(tokenizer, folder, text, notes)
+    except OSError:  # without room for it the next build loads it again, no more
+        return False
+    return True
+
+
+def _write(tokenizer: Any, folder: Path, text: str, notes: dict[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as name:
         partial = Path(name) / folder.name
-        tokenizer.save_pretrained(str(partial / _SAVED))
+        save_tokenizer(tokenizer, partial / _SAVED)
         (partial / _BACKEND).write_text(text, "utf-8")
         (partial / _NOTES).write_text(json.dumps(notes), "utf-8")
         if not folder.is_dir():  # another build may have been faster
             partial.rename(folder)
-    return True

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gemfit.data.columns import Ints
-from gemfit.data.gather import AtomPlaces, PartFiles, Pieces, gather
+from gemfit.data.gather import AtomPlaces, PartFiles, Pieces, RowArrays, gather
 from gemfit.data.store import BATCHES, COUNTS
 from gemfit.manifest import FileDigest
 
@@ -107,7 +107,8 @@ def write_shard(
     batch_rows = max(1, BATCH_BYTES // (8 * source.seq_len))
     schema = row_schema(source.seq_len)
     files = PartFiles.of(source.paths)
-    edges, counts = [], [np.empty((2, 0), np.int64)]
+    edges: list[tuple[int, int]] = []
+    counts: list[NDArray[np.int64]] = [np.empty((2, 0), np.int64)]
     path = folder / job.split / job.name
     try:
         with path.open("wb", buffering=0) as file:
@@ -116,17 +117,18 @@ def write_shard(
                 for start in range(job.start, job.stop, batch_rows):
                     # The schema goes out together with the first batch.
                     edges.append((start, sink.size or schema.serialize().size))
-                    batch = _batch(plan, start, min(start + batch_rows, job.stop), source, files, schema)
+                    stop = min(start + batch_rows, job.stop)
+                    batch, rows = _batch(plan, start, stop, source, files, schema)
                     writer.write_batch(batch)
-                    counts.append(np.stack([batch[name].to_numpy() for name in ("tokens", "trained_tokens")]))
-                    at(batch.num_rows)
+                    counts.append(np.stack([rows.tokens, rows.trained]).astype(np.int64))
+                    at(stop - start)
     finally:
         files.close()
     digest = FileDigest(path=f"{job.split}/{job.name}", bytes=sink.size, xxh3=sink.hexdigest())
     return WrittenShard(
         digest=digest,
         batches=np.array(edges, np.int64).reshape(-1, 2),
-        counts=np.concatenate(counts, axis=1, dtype=np.int64),
+        counts=np.concatenate(counts, axis=1),
     )
 
 
@@ -172,28 +174,35 @@ def row_schema(seq_len: int) -> pa.Schema:
     return pa.schema(fields, metadata={"huggingface": described})
 
 
+def as_arrow(values: NDArray[Any]) -> pa.Array:
+    """Integers as an Arrow array over the same memory; ``pa.array`` would import pandas for it."""
+    kept = np.ascontiguousarray(values)
+    buffers = [None, pa.py_buffer(kept)]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(kept.dtype), len(kept), buffers)
+
+
 def _batch(
     plan: SplitPlan, start: int, stop: int, source: Source, files: PartFiles, schema: pa.Schema
-) -> pa.RecordBatch:
+) -> tuple[pa.RecordBatch, RowArrays]:
     ends = plan.row_ends[start : stop + 1]
     chosen = slice(int(ends[0]), int(ends[-1]))
     first, lengths = plan.first[chosen], plan.lengths[chosen]
     ends = ends - ends[0]
     pieces = Pieces(first, plan.num_atoms[chosen], lengths, ends)
     rows = gather(pieces, source.places, files, seq_len=source.seq_len, pad=source.pad)
-    offsets = pa.array(ends.astype(np.int32))
+    offsets = as_arrow(ends.astype(np.int32))
     ragged = (lengths, plan.document[chosen], source.starts[first], source.places.context[first])
     columns = [
         *(_fixed(values, source.seq_len) for values in (rows.input_ids, rows.labels)),
-        *(pa.ListArray.from_arrays(offsets, pa.array(values)) for values in ragged),
-        pa.array(rows.tokens),
-        pa.array(rows.trained),
+        *(pa.ListArray.from_arrays(offsets, as_arrow(values)) for values in ragged),
+        as_arrow(rows.tokens),
+        as_arrow(rows.trained),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.RecordBatch.from_arrays(columns, schema=schema), rows
 
 
 def _fixed(values: NDArray[np.int32], seq_len: int) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=pa.list_(pa.int32(), seq_len))
+    return pa.FixedSizeListArray.from_arrays(as_arrow(values.reshape(-1)), type=pa.list_(pa.int32(), seq_len))
 
 
 def _features(seq_len: int) -> dict[str, Any]:

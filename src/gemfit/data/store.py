@@ -168,9 +168,15 @@ def _table(path: Path) -> NDArray[np.int64]:
 
 def _viewed(batch: pa.RecordBatch) -> _Batch:
     lengths = batch.column("seq_lengths")
+    ends = np.frombuffer(lengths.buffers()[1], np.int32, batch.num_rows + 1)
     return _Batch(
-        batch.column("input_ids").values.to_numpy().reshape(batch.num_rows, -1),
-        batch.column("labels").values.to_numpy().reshape(batch.num_rows, -1),
-        lengths.offsets.to_numpy(),
-        lengths.values.to_numpy(),
+        _ints(batch.column("input_ids").values).reshape(batch.num_rows, -1),
+        _ints(batch.column("labels").values).reshape(batch.num_rows, -1),
+        ends,
+        _ints(lengths.values),
     )
+
+
+def _ints(array: pa.Array) -> NDArray[np.int32]:
+    """A view of whole columns; ``to_numpy`` would import pandas for it."""
+    return np.frombuffer(array.buffers()[1], np.int32, len(array))
