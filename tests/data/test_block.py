@@ -167,10 +167,12 @@ def test_a_line_at_the_limit_is_read_and_one_byte_more_is_refused() -> None:
     empty = len(orjson.dumps(say(("user", ""))))
     fits = orjson.dumps(say(("user", "a" * (LINE_LIMIT - empty))))
     found: list[Rejection] = []
-    messages, _ = read_block(fits + b"\n" + fits + b" \n", 1, "f", Anything(), found.append)
+    block = b"\n".join([fits, fits + b" ", b" " * (LINE_LIMIT + 1), b" " * LINE_LIMIT])
+    messages, counts = read_block(block, 1, "f", Anything(), found.append)
     assert messages.lines.tolist() == [1]
-    assert [rejection.place for rejection in found] == ["f:2"]
-    assert "longer than 8 MiB" in found[0].reason
+    assert [rejection.place for rejection in found] == ["f:2", "f:3"]
+    assert all("longer than 8 MiB" in rejection.reason for rejection in found)
+    assert counts.blank == 1
 
 
 # Rendering.

@@ -158,7 +158,8 @@ def test_what_cannot_be_trained_as_it_was_meant_is_refused(kind: str) -> None:
 
 
 def test_keys_that_change_nothing_are_ignored() -> None:
-    named: dict[str, object] = {**USER, "name": "Ada", "id": 3, "images": [], "tool_calls": None, "weight": None, "height": ""}
+    nothing: dict[str, object] = {"images": [], "tool_calls": None, "weight": None, "height": ""}
+    named: dict[str, object] = {**USER, "name": "Ada", "id": 3, **nothing}
     assert parse(named, {**REPLY, "weight": 1, "refusal": None}) == parse(USER, REPLY)
 
 

@@ -150,12 +150,13 @@ class Columns:
         """Take lines one by one, and count them."""
         counts = Counts(lines=len(lines))
         for number, line in enumerate(lines, first_line):
-            if not line.strip():
+            too_long = len(line) > LINE_LIMIT
+            if not too_long and not line.strip():
                 counts.blank += 1
                 continue
             place = f"{path}:{number}"
             try:
-                conversation = read_line(line.rstrip(b"\r") if len(line) <= LINE_LIMIT else None, place)
+                conversation = read_line(None if too_long else line.rstrip(b"\r"), place)
                 check.check(conversation)
             except UserError as error:
                 reject_line(error, place, reject)
