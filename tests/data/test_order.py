@@ -8,12 +8,48 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.batch import make_batch
-from gemfit.data.order import EMPTY, epoch_order, rank_rows, rows_digest, rows_of_step
+from gemfit.data.order import EMPTY, SORTED_UP_TO, epoch_order, rank_rows, rows_at, rows_digest, rows_of_step
 
 
 @given(rows=st.integers(1, 200), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 9))
 def test_an_epoch_takes_every_row_once(rows: int, seed: int, epoch: int) -> None:
     assert sorted(epoch_order(seed, epoch, rows)) == list(range(rows))
+
+
+@pytest.mark.parametrize("rows", [SORTED_UP_TO, SORTED_UP_TO + 1, 65_536, 65_537, 262_145])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_epoch_of_many_rows_takes_every_row_once(rows: int, epoch: int) -> None:
+    order = epoch_order(3, epoch, rows)
+    assert (np.sort(order) == np.arange(rows)).all()
+    places = np.array([0, 7, rows - 1])
+    assert (rows_at(places, seed=3, epoch=epoch, rows=rows) == order[places]).all()
+
+
+@pytest.mark.parametrize("rows", [SORTED_UP_TO, 100_000])
+def test_rows_do_not_stay_near_their_place_or_their_neighbours(rows: int) -> None:
+    order, places = epoch_order(5, 0, rows), np.arange(rows)
+    # Of random permutations four in a million have a correlation of 4.6 standard deviations.
+    assert abs(np.corrcoef(order, places)[0, 1]) < 4.6 / rows**0.5
+    assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 4.6 / rows**0.5
+    assert abs(np.corrcoef(order % 2, places % 2)[0, 1]) < 4.6 / rows**0.5
+    assert abs(np.corrcoef(order, epoch_order(5, 1, rows))[0, 1]) < 4.6 / rows**0.5
+    # A row in its own place, or behind the one that was before it: about one each, Poisson.
+    assert np.count_nonzero(order == places) < 8
+    assert np.count_nonzero(np.diff(order) == 1) < 8
+
+
+def test_the_order_of_many_rows_never_changes() -> None:
+    assert epoch_order(42, 0, 100_000)[:8].tolist() == [
+        95758,
+        86911,
+        32412,
+        64191,
+        13658,
+        22107,
+        21481,
+        75498,
+    ]
+    assert epoch_order(42, 0, 100_000)[-1] == 4911
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

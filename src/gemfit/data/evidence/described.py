@@ -161,6 +161,8 @@ class Describer:
         line = int(self._lines[piece.document])
         source, file, number = self._pack.origin(line)
         talks = self._pack.conversations
+        # Where every token is trained, labels show what is repeated.
+        told = None if self._pack.manifest.loss_on == "all" else inner_header(piece, self._marks)
         return DescribedPiece(
             piece=piece,
             source=source,
@@ -168,6 +170,6 @@ class Describer:
             line=number,
             conversation_tokens=int(talks.tokens[line]),
             copies=int(talks.copies[line]),
-            positions=positions(piece, inner_header(piece, self._marks)),
+            positions=positions(piece, told),
             spans=tuple(spans(piece.ids, self._marks)),
         )
