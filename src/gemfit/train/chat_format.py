@@ -18,7 +18,7 @@ from gemfit.data.grammar import LITERAL_EOS, Grammar, role_markers
 from gemfit.data.render import stop_ids
 from gemfit.recipe import DataRecipe
 
-MARKERS = Regex(r"<\|(?:system|user|assistant|eos)\|>")
+MARKERS = Regex(r"<\|(?:system|user|assistant|tool|eos)\|>")
 KEPT = ("bos_token", "eos_token", "pad_token", "unk_token", "model_max_length", "padding_side")
 """What a tokenizer says besides its rules."""
 
