@@ -85,6 +85,10 @@ def test_the_fastest_engine_is_chosen_without_a_word(fields: dict[str, Any], eng
     assert (chosen(fields, said, engine=engine).name, said) == ("word cache + gigatoken", [])
 
 
+def test_an_engine_is_chosen_without_any_data(fields: dict[str, Any]) -> None:
+    assert chosen(fields, [], sample=Sample(b"", np.empty(0, np.int64))).name == "word cache + gigatoken"
+
+
 def test_the_reference_can_be_asked_for(fields: dict[str, Any]) -> None:
     said: list[str] = []
     assert (chosen(fields, said, engine="tokenizers").name, said) == ("tokenizers", [])
