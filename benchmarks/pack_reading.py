@@ -190,9 +190,8 @@ def median(call: Callable[[], None], repeats: int, clock: Callable[[], float] = 
 
 def report(results: list[dict[str, Any]], num_rows: int) -> None:
     print(f"milliseconds; small: 1,000 rows, large: {num_rows:,}\n")
-    print(
-        "world  what         ours small  ours large  order only      beyond  beyond CPU  datasets small  large  ratio"
-    )
+    heads = "ours small  ours large  order only      beyond  beyond CPU  datasets small  large  ratio"
+    print(f"world  what         {heads}")
     for r in results:
         numbers = [
             r[f"{what}_ms"] for what in ("ours_small", "ours_large", "order_large", "beyond", "beyond_cpu")
