@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.pack import best_fit_decreasing, fewest_rows, pack
+from gemfit.data.pack import best_fit_decreasing, fewest_rows, improve, pack
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=200)
 FREE = st.lists(st.integers(0, 64), max_size=20)
@@ -119,6 +119,16 @@ def test_rows_of_chats_are_as_few_as_the_tokens_need(seq_len: int) -> None:
 def test_rows_of_short_and_of_nearly_full_documents_are_full(seq_len: int) -> None:
     lengths = bimodal(50_000, 2, seq_len)
     assert lengths.sum() / ((int(pack(lengths, seq_len).max()) + 1) * seq_len) >= 0.9998
+
+
+@given(lengths=LENGTHS.filter(len), seed=st.integers(0, 2**32 - 1))
+def test_rows_that_somebody_else_chose_become_no_more(lengths: list[int], seed: int) -> None:
+    flat = np.random.default_rng(seed).permutation(as_lengths(lengths))
+    one_each = np.arange(len(flat), dtype=np.int32)
+    rows = improve(flat, one_each, 64)
+    assert set(rows.tolist()) == set(range(rows.max() + 1))
+    assert (np.bincount(rows, weights=flat) <= 64).all()
+    assert improve(flat, rows, 64).max() <= rows.max() <= one_each.max()
 
 
 def test_equal_lengths_keep_the_order_of_the_documents() -> None:

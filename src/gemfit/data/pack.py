@@ -37,15 +37,26 @@ def pack(lengths: Ints, seq_len: int, free: Ints | None = None) -> Ints:
     started = np.empty(0, np.int32) if free is None else np.ascontiguousarray(free, np.int32)
     order, counts = _descending(lengths, seq_len)
     fitted, num_fitted = _best_fit(order, counts, seq_len, started)
+    return _closer(lengths, order, fitted, int(num_fitted), seq_len, started)
+
+
+def improve(lengths: Ints, rows: Ints, seq_len: int) -> Ints:
+    """The same or fewer rows of documents that have rows already: (documents,), from 0 without gaps."""
+    order, _ = _descending(lengths, seq_len)
+    return _closer(lengths, order, rows, int(rows.max()) + 1, seq_len, np.empty(0, np.int32))
+
+
+def _closer(lengths: Ints, order: Ints, rows: Ints, num_rows: int, seq_len: int, started: Ints) -> Ints:
+    """Closer to the bound, where moving documents of rows with gaps brings that about."""
     bound = fewest_rows(lengths, seq_len, started)
-    rows, num_rows = fitted, num_fitted
+    best, fewest = rows, num_rows
     for share in SHARES:
-        if num_rows <= bound + bound // NEAR:
+        if fewest <= bound + bound // NEAR:
             break
-        others, num_others = refill(lengths, order, fitted, num_fitted, seq_len, started, share)
-        if num_others < num_rows:
-            rows, num_rows = others, num_others
-    return np.asarray(rows)
+        others, num_others = refill(lengths, order, rows, num_rows, seq_len, started, share)
+        if num_others < fewest:
+            best, fewest = others, num_others
+    return np.asarray(best)
 
 
 def best_fit_decreasing(lengths: Ints, seq_len: int) -> Ints:

@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from gemfit.data.pack import pack
+from gemfit.data.pack import improve, pack
 from gemfit.data.windows import AT_ONCE, pack_any
 
 WINDOW = 128
@@ -30,7 +30,7 @@ OPTIONS = 32
 """Lengths of the first run of a row that are tried, the longest first."""
 ENOUGH = 32
 """Ends of conversations, of half a row at most, that pack well without being cut."""
-TIGHT = 24
+TIGHT = 10
 """Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
 
 Ints = NDArray[np.int32]
@@ -125,8 +125,9 @@ def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
     left = np.sort(by_length[~used])
     first = np.concatenate([first, ends[0], left])
     num_atoms = np.concatenate([num_atoms, ends[1], np.ones_like(left)])
-    lengths = _tokens(atoms, first[len(row) :], num_atoms[len(row) :])
-    return _sorted(atoms, first, num_atoms, np.concatenate([row, pack(lengths, seq_len, free)]))
+    lengths = _tokens(atoms, first, num_atoms)
+    row = np.concatenate([row, pack(lengths[len(row) :], seq_len, free)])
+    return _sorted(atoms, first, num_atoms, improve(lengths, row, seq_len))
 
 
 def _chains(atoms: Atoms) -> tuple[Ints, Ints]:
@@ -179,6 +180,8 @@ def _fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: i
         rest[chain] = _length(lengths, bodies, heads[chain], stops[chain] - heads[chain])
     window = np.arange(min(WINDOW, len(heads)))
     fresh = len(window)
+    long_left = long_total = rest.sum()
+    big_left = big_total = lengths[whole[begin[seq_len // 2 + 1] :]].sum() if len(whole) else 0
     while len(window):
         if worth > 1 or fresh == len(heads):
             _longest_first(window, rest)
@@ -186,25 +189,34 @@ def _fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: i
         if fresh == len(heads) and len(window) >= ENOUGH and rest[base] <= seq_len // 2:
             break
         room = seq_len
-        chain, num_atoms = base, _first_run(lengths, bodies, at, stops, window, down, seq_len, worth)
-        while num_atoms > 0:
-            first[num_runs], count[num_runs], row[num_runs] = at[chain], num_atoms, num_rows
-            num_runs += 1
-            room -= _length(lengths, bodies, at[chain], num_atoms)
-            rest[chain] -= _length(lengths, bodies, at[chain], num_atoms)
-            at[chain] += num_atoms
-            rest[chain] += _owed(lengths, bodies, at[chain], stops[chain])
-            chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
-            while size > 0 and num_atoms == 0:  # a whole conversation fills it best
+        # Whole conversations of more than half a row begin rows in turn with the long ones: left to the
+        # end they would find nothing to share a row with.
+        chain, size = base, _occurring(down, seq_len)
+        if 2 * size > seq_len and float(big_left) * long_total > float(long_left) * big_total:
+            num_atoms = 0
+        else:
+            num_atoms = _first_run(lengths, bodies, at, stops, window, down, seq_len, worth)
+            size = _length(lengths, bodies, at[chain], num_atoms)
+        while size > 0:
+            if num_atoms > 0:
+                first[num_runs], count[num_runs] = at[chain], num_atoms
+                rest[chain] -= size
+                at[chain] += num_atoms
+                owed = _owed(lengths, bodies, at[chain], stops[chain])
+                rest[chain] += owed
+                long_left -= size - owed
+            else:
                 left[size] -= 1
                 taken = begin[size] + left[size]
                 used[taken] = True
                 if left[size] == 0:
                     down[size] = size - 1
-                first[num_runs], count[num_runs], row[num_runs] = whole[taken], 1, num_rows
-                num_runs += 1
-                room -= size
-                chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
+                first[num_runs], count[num_runs] = whole[taken], 1
+                big_left -= size if 2 * size > seq_len else 0
+            row[num_runs] = num_rows
+            num_runs += 1
+            room -= size
+            chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
         free[num_rows] = room
         num_rows += 1
         window = window[at[window] < stops[window]]
