@@ -7,7 +7,7 @@ benchmarks/memory_states.md holds their sum beside what autograd was seen to kee
 from __future__ import annotations
 
 from gemfit.strategy import DeepSpeed, Fsdp
-from gemfit_launch.states import FLOAT32, Setting
+from gemfit_launch.states import FLOAT32, REDUCE_BUCKET_ELEMENTS, Setting
 
 SLICE_TOKENS = 1024
 """Tokens whose logits exist at a time; as in the training's loss."""
@@ -77,7 +77,7 @@ def embedding_gradient_bytes(setting: Setting) -> int:
         return 0
     embedding = setting.architecture.embedding_parameters
     gradients = 3 * stream_bytes(setting) * embedding
-    return gradients + (FLOAT32 * embedding if isinstance(setting.strategy, Fsdp) else 0)
+    return gradients + (FLOAT32 * embedding if _reduces_a_copy(setting) else 0)
 
 
 def weight_cache_bytes(setting: Setting) -> int:
@@ -110,12 +110,23 @@ def gather_bytes(setting: Setting) -> int:
 
 
 def gradient_transient_bytes(setting: Setting) -> int:
-    """Gradients of the layer at hand before they are added up, and its reduction in float32."""
+    """Gradients of the layer at hand before they are added up, and what is reduced in float32."""
     layer = setting.architecture.layer_parameters
     if setting.lora is not None:
         layer = setting.trained // setting.architecture.num_layers
-    reduction = FLOAT32 if isinstance(setting.strategy, Fsdp) else 0
-    return layer * (setting.compute_bytes + reduction)
+    reduced = layer if isinstance(setting.strategy, Fsdp) else min(REDUCE_BUCKET_ELEMENTS, setting.trained)
+    return setting.compute_bytes * layer + (FLOAT32 * reduced if _reduces_a_copy(setting) else 0)
+
+
+def _reduces_a_copy(setting: Setting) -> bool:
+    """Whether gradients are cast to float32 to be reduced: a layer's, a bucket's, or the embedding's."""
+    match setting.strategy:
+        case Fsdp():
+            return True
+        case DeepSpeed(stage=stage):
+            return stage > 1 and setting.compute_bytes != FLOAT32
+        case _:
+            return False
 
 
 def _norms(setting: Setting) -> float:
