@@ -85,7 +85,7 @@ def check(folder: Path) -> PackManifest:
     return manifest
 
 
-@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     lines=st.lists(conversation, min_size=1, max_size=12),

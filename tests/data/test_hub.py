@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from gemfit.data.__main__ import main
 from gemfit.data.store import read_manifest
 
 from .conftest import Build, talks
@@ -69,3 +71,21 @@ def test_rows_without_messages_are_refused(parquet: Callable[..., Path], build: 
     status, printed = build(f"hf:{folder}")
     assert status == 2
     assert f"{folder}:1: there is no `messages`, only 'text'" in printed
+
+
+def test_a_stream_is_read_no_further_than_it_is_needed(
+    parquet: Callable[..., Path],
+    write_job: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gemfit.data.hub.BLOCK_BYTES", 2**13)
+    job = write_job(f"hf:{parquet(talks(400))}", seq_len=128, max_rows=20)
+    before = signal.getsignal(signal.SIGTERM)
+    for workers in ("1", "3"):
+        assert main([str(job), "--out", str(tmp_path / workers), "--workers", workers]) == 0
+    signal.signal(signal.SIGTERM, before)
+    one, three = (read_manifest(tmp_path / workers) for workers in ("1", "3"))
+    assert one == three
+    assert one.splits["train"].rows == 20
+    assert 1.4 < one.flow["total"].tokens_read / (20 * 128) < 4

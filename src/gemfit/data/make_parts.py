@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
+
+import numpy as np
 
 from gemfit.data.block import make_part
 from gemfit.data.blocks import Block, count_lines, lines_before
@@ -33,6 +36,8 @@ class Made:
     key: str
     """Name of its part; empty where no line starts in the block."""
     lines: int
+    tokens: int = 0
+    """Of its conversations; 0 where its part is missing."""
     state: str
     """`found`: the part was there; `made`: it was made now; `missing`: it was only looked for."""
 
@@ -68,14 +73,52 @@ def make_parts(
     the bytes that are done.
     """
     task = _PartTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
-    made: list[Made] = []
+    enough = _Enough(tokens_wanted(job) if shard == ALL else None)
     done = 0
     blocks = (block for block in all_blocks(job) if shard.takes(block.number))
-    for block, result in run_tasks(blocks, task, num_workers=num_workers, describe=task.describe):
-        made.append(result)
+    wanted = takewhile(lambda _: not enough.reached, blocks)
+    for block, result in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
+        enough.add(result)
         done += block.disk_bytes
         at(done)
-    return sorted(made, key=lambda one: one.number)
+    return enough.taken()
+
+
+def tokens_wanted(job: PackJob) -> int | None:
+    """After how many tokens a stream is read no further; `None` where everything is read.
+
+    Half as many again as ``max_rows`` rows hold, because copies will be left out.
+    """
+    data = job.data
+    if data.max_rows is None or len(job.sources) > 1 or job.sources[0].hub is None:
+        return None
+    return int(1.5 * data.max_rows * data.seq_len / (1 - data.validation_share) / job.sources[0].weight)
+
+
+class _Enough:
+    """Blocks as they come, and whether those at the beginning hold the tokens that are wanted.
+
+    Which blocks are taken follows from their order, whoever was faster.
+    """
+
+    def __init__(self, tokens: int | None) -> None:
+        self._wanted = tokens
+        self._made: dict[int, Made] = {}
+        self._next = self._tokens = 0
+        self.reached = False
+
+    def add(self, made: Made) -> None:
+        """One more block."""
+        self._made[made.number] = made
+        while self._wanted is not None and not self.reached and self._next in self._made:
+            self._tokens += self._made[self._next].tokens
+            self._next += 1
+            self.reached = self._tokens >= self._wanted
+
+    def taken(self) -> list[Made]:
+        """In input order; none behind the one with which there were enough."""
+        ordered = sorted(self._made.items())
+        return [made for number, made in ordered if not self.reached or number < self._next]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +139,19 @@ class _PartTask:
         if not key:
             return made
         if self.store.has(key):
-            rejected = self.store.read(key).notes.rejected
-            if rejected and self.job.data.on_error == "fail":
-                raise self._refusal(block, *rejected[0])
-            return made
+            part = self.store.read(key)
+            if part.notes.rejected and self.job.data.on_error == "fail":
+                raise self._refusal(block, *part.notes.rejected[0])
+            return replace(made, tokens=int(part.columns["tokens"].sum(dtype=np.int64)))
         if self.rendering is None:
             return replace(made, state="missing")
-        self._make(self.rendering, block, text, key)
-        return replace(made, state="made")
+        tokens = self._make(self.rendering, block, text, key)
+        return replace(made, state="made", tokens=tokens)
 
     def describe(self, block: Block) -> str:
         return f"{self.paths[block.input]}, bytes {block.start:,} to {block.stop:,}"
 
-    def _make(self, rendering: Rendering, block: Block, text: bytes, key: str) -> None:
+    def _make(self, rendering: Rendering, block: Block, text: bytes, key: str) -> int:
         rejected: list[tuple[int, str]] = []
 
         def reject(rejection: Rejection) -> None:
@@ -126,6 +169,7 @@ class _PartTask:
             engine=rendering.encoder.name,
         )
         self.store.write(key, replace(part, lines=part.lines - _SECOND_LINE + 1), notes)
+        return int(part.tokens.sum(dtype=np.int64))
 
     def _refusal(self, block: Block, line: int, reason: str) -> UserError:
         """The error that ends a build on its first bad line."""

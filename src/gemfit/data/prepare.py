@@ -14,7 +14,7 @@ from gemfit.data.encode import Engine, choose_encoder
 from gemfit.data.inputs import all_lines
 from gemfit.data.known import backend_json, known_tokenizer
 from gemfit.data.lines import read_block
-from gemfit.data.read import Rejection, read_line
+from gemfit.data.read import LINE_LIMIT, Rejection, read_line
 from gemfit.data.rendering import Rendering, make_rendering
 from gemfit.data.split import check_room
 from gemfit.data.tokenizer import train_tokenizer
@@ -36,7 +36,7 @@ def prepare_tokenizer(job: PackJob) -> Any:
 
 def prepare_rendering(job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto") -> Rendering:
     """The rendering of the job, with the fastest encoder that is proved on the beginning of the input."""
-    encoder = choose_encoder(backend_json(tokenizer), _sample(job), say, engine=engine, tokenizer=tokenizer)
+    encoder = choose_encoder(backend_json(tokenizer), sample_of(job), say, engine=engine, tokenizer=tokenizer)
     rendering = make_rendering(tokenizer, job.data, encoder)
     renderer = rendering.renderer
     check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
@@ -52,7 +52,8 @@ def settle() -> None:
         trim(0)
 
 
-def _sample(job: PackJob) -> Messages:
+def sample_of(job: PackJob) -> Messages:
+    """The beginning of the input, for engines to be compared on."""
     lines: list[bytes] = []
     size = 0
     for _, line in islice(all_lines(job), SAMPLE_LINES):
@@ -61,7 +62,7 @@ def _sample(job: PackJob) -> Messages:
         if size >= SAMPLE_BYTES:
             break
     # Bad lines are told when their block is read.
-    return read_block(b"\n".join(lines), 1, "sample", _Everything(), _pass_over)[0]
+    return read_block(b"\n".join(lines), 1, "sample", Unchecked(), _pass_over)[0]
 
 
 def _texts(job: PackJob) -> Any:
@@ -69,7 +70,7 @@ def _texts(job: PackJob) -> Any:
     for place, line in all_lines(job):
         if line.strip():
             try:
-                conversation = read_line(line.rstrip(b"\r\n"), place)
+                conversation = read_line(line.rstrip(b"\r\n") if len(line) <= LINE_LIMIT else None, place)
             except UserError:
                 if job.data.on_error == "fail":
                     raise
@@ -77,7 +78,7 @@ def _texts(job: PackJob) -> Any:
             yield from (text for _, text in conversation.messages)
 
 
-class _Everything:
+class Unchecked:
     """Lets every conversation pass: only texts are wanted."""
 
     def passes(self, messages: Messages) -> bool:

@@ -1,0 +1,269 @@
+"""JSONL to packed rows on disk, start-up included: ours beside datasets with TRL, and the bare encoder.
+
+    python benchmarks/builder_beside.py --tokenizer FOLDER --megabytes 420 --peers FOLDER
+
+The corpus is made of the texts of installed packages (``talk_corpus``). `ours` reads, checks, renders,
+labels, encodes, looks for near duplicates and personal data, splits, packs and writes rows with their
+origin, digests and a manifest; `plain` does so without looking for near duplicates and personal data.
+`ceiling` is the same encoder with the same self-check in as many processes: it reads and encodes, and
+throws the ids away. `trl` is ``load_dataset``, ``map(num_proc)``, ``trl.pack_dataset`` and ``save_to_disk``;
+it has neither labels nor checks. No part, and no cache of datasets, is there when a run begins; compiled code
+and what is known of the tokenizer are. Peak memory is the sum of PSS of all processes, sampled five times
+a second.
+
+TRL is no dependency of ours: `pip install --no-deps --target FOLDER trl` and name FOLDER by --peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from talk_corpus import write_corpus
+
+from gemfit.manifest import PackManifest
+from gemfit.packing import make_pack_job
+from gemfit.recipe import DataRecipe, ModelRecipe, Recipe
+
+PLAIN = {"near_duplicates": "ignore", "personal_data": "ignore"}
+
+CEILING = """
+import os, sys
+from pathlib import Path
+from gemfit.data.encode import choose_encoder
+from gemfit.data.inputs import all_blocks, block_text
+from gemfit.data.known import backend_json
+from gemfit.data.lines import read_block
+from gemfit.data.prepare import Unchecked, prepare_tokenizer, sample_of, settle
+from gemfit.packing import PackJob
+job = PackJob.read(Path(sys.argv[1]))
+tokenizer = prepare_tokenizer(job)
+encoder = choose_encoder(backend_json(tokenizer), sample_of(job), print, tokenizer=tokenizer)
+settle()
+workers = int(sys.argv[2])
+def work(number):
+    tokens = 0
+    for block in all_blocks(job):
+        if block.number % workers == number:
+            text = block_text(block, job.files[0].path)
+            messages, _ = read_block(text, 2, "talks", Unchecked(), None)
+            tokens += len(encoder.encode(messages.text, messages.ends)[0])
+    os._exit(0 if tokens else 1)
+children = []
+for number in range(workers):
+    child = os.fork()
+    if not child:
+        work(number)
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+PEER = """
+import sys
+from datasets import load_dataset
+from transformers import AutoTokenizer
+from trl import pack_dataset
+source, tokenizer_folder, seq_len, workers, out = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+def encode(batch):
+    texts = [
+        tokenizer.bos_token + "".join(f"<|{m['role']}|>{m['content']}{tokenizer.eos_token}" for m in messages)
+        for messages in batch["messages"]
+    ]
+    return {"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]}
+data = load_dataset("json", data_files=source, split="train")
+data = data.map(encode, batched=True, num_proc=int(workers), remove_columns=data.column_names)
+packed = pack_dataset(data, int(seq_len), strategy="bfd_split")
+packed.save_to_disk(out, num_proc=int(workers))
+print(len(packed), sum(map(len, packed["input_ids"])) if "--count" in sys.argv else 0)
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one way cost."""
+
+    seconds: float
+    megabytes_per_second: float
+    peak_mib: float
+
+
+class Bench:
+    """One corpus and tokenizer in one folder."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.arguments, self.folder = arguments, folder
+        self.corpus = folder / "talks.jsonl"
+        self.conversations = write_corpus(self.corpus, arguments.megabytes)
+        self.megabytes = self.corpus.stat().st_size / 1e6
+        self.environment = os.environ | {
+            "GEMFIT_CACHE": str(folder / "cache"),
+            "HF_HOME": str(folder / "hf"),
+            "HF_DATASETS_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(arguments.peers or ""),
+        }
+
+    def job(self, name: str, corpus: Path | None = None, **data: Any) -> Path:
+        """A job file."""
+        settings = {"source": str(corpus or self.corpus), "seq_len": self.arguments.seq_len, **data}
+        recipe = Recipe(
+            model=ModelRecipe(id=str(self.arguments.tokenizer)), data=DataRecipe.model_validate(settings)
+        )
+        path = self.folder / f"{name}.json"
+        path.write_text(make_pack_job(recipe).to_json())
+        return path
+
+    def pack(self, job: Path, name: str, *options: str) -> tuple[Path, Figures]:
+        """Build from nothing; the folder and what it took."""
+        shutil.rmtree(self.folder / "cache/parts", ignore_errors=True)
+        return self.pack_on(job, name, *options)
+
+    def pack_on(self, job: Path, name: str, *options: str) -> tuple[Path, Figures]:
+        """Build on the parts that are there."""
+        out = self.folder / name
+        shutil.rmtree(out, ignore_errors=True)
+        argv = [sys.executable, "-m", "gemfit.data", str(job), "--out", str(out), *options]
+        return out, self.measure(argv)
+
+    def measure(self, argv: Sequence[str]) -> Figures:
+        """Run a command to its end."""
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        peak = 0
+        while True:
+            try:
+                _, printed = process.communicate(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                peak = max(peak, tree_pss_kib(process.pid))
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            raise SystemExit(printed.decode())
+        return Figures(round(seconds, 2), round(self.megabytes / seconds, 1), round(peak / 1024))
+
+
+def tree_pss_kib(pid: int) -> int:
+    """Proportional memory of a process and all below it; one that has ended counts as nothing."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    own = next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+    return own + sum(tree_pss_kib(int(child)) for child in children)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every byte of a pack."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check_identity(bench: Bench, job: Path) -> bool:
+    """Whether one worker, four workers, and four shards with a merge give the same bytes."""
+    one = content(bench.pack(job, "one", "--workers", "1")[0])
+    four = content(bench.pack(job, "four", "--workers", "4")[0])
+    shutil.rmtree(bench.folder / "cache/parts")
+    for shard in range(1, 5):
+        bench.pack_on(job, "shards", "--shard", f"{shard}/4", "--workers", "1")
+    merged = content(bench.pack_on(job, "shards", "--merge", "--workers", "2")[0])
+    return one == four == merged
+
+
+def ways(bench: Bench) -> dict[str, Callable[[], Figures]]:
+    """What is measured, by name."""
+    workers, seq_len = str(bench.arguments.workers), str(bench.arguments.seq_len)
+    jobs = {"ours": bench.job("ours"), "plain": bench.job("plain", **PLAIN)}
+    found: dict[str, Callable[[], Figures]] = {
+        name: lambda name=name, job=job: bench.pack(job, name, "--workers", workers)[1]  # type: ignore[misc]
+        for name, job in jobs.items()
+    }
+    found["ceiling"] = lambda: bench.measure([sys.executable, "-c", CEILING, str(jobs["ours"]), workers])
+    if bench.arguments.peers:
+
+        def peer() -> Figures:
+            shutil.rmtree(bench.folder / "hf", ignore_errors=True)
+            shutil.rmtree(bench.folder / "trl", ignore_errors=True)
+            inputs = (bench.corpus, bench.arguments.tokenizer, seq_len, workers, bench.folder / "trl")
+            return bench.measure([sys.executable, "-c", PEER, *map(str, inputs)])
+
+        found["trl"] = peer
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
+    parser.add_argument("--megabytes", type=int, default=420)
+    parser.add_argument("--seq-len", type=int, default=2048)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest one counts")
+    parser.add_argument("--peers", type=Path, help="folder into which trl was installed")
+    parser.add_argument("--identity", action="store_true", help="compare workers and shards instead")
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if left out")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        bench = Bench(arguments, Path(name))
+        if arguments.identity:
+            same = check_identity(bench, bench.job("ours"))
+            print(f"1 worker, 4 workers, 4 shards and a merge: {'the same bytes' if same else 'DIFFERENT'}")
+            sys.exit(not same)
+        report(bench, arguments)
+
+
+def report(bench: Bench, arguments: argparse.Namespace) -> None:
+    """Measure everything, ways in turn, and print it with ratios."""
+    measured = ways(bench)
+    small = bench.folder / "small.jsonl"
+    write_corpus(small, 1)
+    bench.pack(bench.job("small", small), "warm")  # compiles, and gets to know the tokenizer
+    best: dict[str, Figures] = {}
+    for _ in range(arguments.rounds):
+        for name, run in measured.items():
+            figures = run()
+            print(name, figures, file=sys.stderr, flush=True)
+            if name not in best or figures.seconds < best[name].seconds:
+                best[name] = figures
+    manifest = PackManifest.read(bench.folder / "ours/manifest.json")
+    train = manifest.splits["train"]
+    facts = {
+        "megabytes": round(bench.megabytes, 1),
+        "conversations": bench.conversations,
+        "tokens": manifest.flow["total"].tokens_read,
+        "engine": manifest.engine,
+        "fill": round(train.fill(manifest.seq_len), 5),
+    }
+    ratios = {
+        "plain / ceiling": best["ceiling"].seconds / best["plain"].seconds,
+        "ours / ceiling": best["ceiling"].seconds / best["ours"].seconds,
+    }
+    if "trl" in best:
+        ratios["ours / trl"] = best["trl"].seconds / best["ours"].seconds
+        ratios["plain / trl"] = best["trl"].seconds / best["plain"].seconds
+    if arguments.json:
+        figures = {name: asdict(one) for name, one in best.items()}
+        print(json.dumps({**facts, "figures": figures, "speed": ratios}, indent=2))
+        return
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print("| way | s | MB/s | peak MiB |\n|---|---|---|---|")
+    for name, one in best.items():
+        print(f"| {name} | {one.seconds} | {one.megabytes_per_second} | {one.peak_mib:.0f} |")
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f} times the speed")
+
+
+if __name__ == "__main__":
+    main()
