@@ -175,12 +175,13 @@ def test_a_rank_of_a_strategy_that_shards_holds_its_own_part(measure: Callable[.
     strategies = ("--strategy", "fsdp2", "--strategy", "zero3")
     found = measure("loading_memory", *strategies, "--ranks", "2", *sizes, timeout_seconds=500)
     assert len(found["rows"]) == 2
-    part = 4 * found["parameters"] / 2
-    copies = {"fsdp2": 1, "zero3": 2}  # ZeRO-3 has fp32 masters apart from the weights that it gathers
+    whole = 4 * found["parameters"]
     for row in found["rows"]:
-        allowed = copies[row["strategy"]] * part + CHUNK_AND_NOISE
-        assert row["sharded"]["loading"] <= allowed, row
-        assert row["whole"]["loading"] > allowed, "the bound would hold for a whole model too"
+        # DeepSpeed's own copies of its part come on top later; FSDP2 has its shards and nothing else.
+        when = {"fsdp2": "loading", "zero3": "placed"}[row["strategy"]]
+        assert row["sharded"][when] <= whole / 2 + CHUNK_AND_NOISE, row
+        assert row["whole"][when] >= whole, "the bound would hold for a whole model too"
+        assert row["sharded"]["loading"] <= row["whole"]["loading"] - whole / 2
         assert row["losses_equal"]
 
 
