@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gemfit.data.blocks import file_blocks
 from gemfit.data.document import Document
 from gemfit.data.fit import fit
-from gemfit.data.read import Tally, read_files
+from gemfit.data.inputs import block_text
+from gemfit.data.read import read_line
 from gemfit.data.render import make_renderer
 from gemfit.data.runs import Atoms, fit_runs, longest_pieces
 from gemfit.data.tokenizer import load_tokenizer, train_tokenizer
@@ -62,7 +64,13 @@ def main() -> int:
 
 def render(arguments: argparse.Namespace) -> list[Document]:
     """Every conversation of the data as a document."""
-    conversations = list(read_files(find_files(arguments.data), Tally()))
+    conversations = [
+        read_line(line, str(path))
+        for path in find_files(arguments.data)
+        for block in file_blocks(path, path.stat().st_size, 0, 0)
+        for line in block_text(block, str(path)).split(b"\n")
+        if line.strip()
+    ]
     if arguments.tokenizer == "scratch":
         tokenizer = train_tokenizer((text for c in conversations for _, text in c.messages), 2048)
     else:

@@ -1,7 +1,7 @@
 """Whether a chat template looks into contents, or only passes them on.
 
-Rendering a conversation through Jinja takes some tenths of a millisecond. A template that only passes contents
-on takes or refuses a conversation by its roles alone, so each sequence of roles has to be rendered once.
+Rendering a conversation through Jinja takes some tenths of a millisecond. A template that only passes
+contents on takes or refuses a conversation by its roles alone, so each sequence of roles is rendered once.
 
 The proof walks the template's syntax tree and follows what a content can get into. A content may be
 written out, trimmed, joined to other text, put into a variable, and asked for its type. Everything else
