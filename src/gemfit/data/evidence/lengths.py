@@ -1,4 +1,4 @@
-"""How numbers are distributed: quantiles in a line, and counts in bins of equal ratio."""
+"""How numbers are distributed, in a line of quantiles."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def spread(values: NDArray[Any]) -> dict[str, float]:
         return dict.fromkeys(["count", "mean", *QUANTILES], 0)
     found = np.quantile(values, list(QUANTILES.values()), method="inverted_cdf")
     named = dict(zip(QUANTILES, (float(value) for value in found), strict=True))
-    return {"count": len(values), "mean": round(float(values.mean()), 3), **named}
+    return {"count": len(values), "mean": round(float(values.mean()), 6), **named}

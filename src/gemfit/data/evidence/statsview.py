@@ -74,7 +74,7 @@ def _conservation(figures: Figures) -> Table:
         *(row for loss in LOSSES for row in _account(loss, loss, "+ ", flow, names, if_any=True)),
         ("out", *(f"{_out_of(flow[name]):,}" for name in names)),
     ]
-    made = table(["tokens", *names], rows, title="Conservation: what came in is packed or lost")
+    made = table(["tokens", *names], rows, title="Conservation of tokens")
     for index, row in enumerate(rows):
         made.rows[index].style = "bold" if row[0] in ("in", "out") else None
         made.rows[index].end_section = row[0] == "in"
@@ -109,13 +109,17 @@ def _fates(figures: Figures) -> Table:
         (name.replace("_", " "), f"{fate['conversations']:,}", f"{fate['tokens']:,}")
         for name, fate in figures["fates"].items()
     ]
-    for what in ("split_conversations", "truncated_conversations"):
-        if losses[what]:
-            rows.append((f"of these {what.partition('_')[0]}", f"{losses[what]:,}", ""))
+    for what, counter in (
+        ("split", "split_conversations"),
+        ("truncated", "truncated_conversations"),
+        ("cuts inside a message", "torn_pieces"),
+    ):
+        if losses[counter]:
+            rows.append((f"of these: {what}", f"{losses[counter]:,}", ""))
     return table(["lines and conversations", "number", "tokens"], rows, title="What became of them")
 
 
 def _roles(figures: Figures) -> Table:
     total = sum(figures["roles"].values()) or 1
     rows = [(role, f"{count:,}", f"{count / total:.2%}") for role, count in figures["roles"].items() if count]
-    return table(["role", "tokens", "share"], rows, title="Whose words (of packed conversations, once)")
+    return table(["role", "tokens", "share"], rows, title="Whose words")
