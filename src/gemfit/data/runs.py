@@ -18,20 +18,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.filling import cut_late, fill_rows
 from gemfit.data.pack import improve, pack
 from gemfit.data.windows import AT_ONCE, pack_any
 
-WINDOW = 128
-"""Long conversations among which the best filling is looked for."""
-OPTIONS = 32
-"""Lengths of the first run of a row that are tried, the longest first."""
-ENOUGH = 32
-"""Ends of conversations, of half a row at most, that pack well without being cut."""
-TIGHT = 10
+TIGHT = (10, 3)
 """Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
+TIGHT_COST = 0.01
+"""Share of more rows up to which full ones are preferred to the fewest."""
 
 Ints = NDArray[np.int32]
 
@@ -63,8 +59,9 @@ class Runs(NamedTuple):
 def fit_runs(atoms: Atoms, seq_len: int, *, tight: bool = False, at_once: int = AT_ONCE) -> Runs:
     """Make pieces of the atoms and put them into rows; every atom is in exactly one piece.
 
-    ``tight`` fills rows to the last token at the price of more pieces, which repeat more context: for
-    atoms that were cut anywhere. More than ``at_once`` atoms are fitted in slabs of whole conversations.
+    ``tight`` fills rows to the last token at the price of more pieces, which repeat more context, unless
+    that takes one row in a hundred more: for atoms that were cut anywhere. More than ``at_once`` atoms are
+    fitted in slabs of whole conversations.
     """
     if len(atoms.lengths) <= at_once or not atoms.linked.any():
         return _fit_slab(atoms, seq_len, tight, at_once)
@@ -83,8 +80,13 @@ def _fit_slab(atoms: Atoms, seq_len: int, tight: bool, at_once: int) -> Runs:
     longest = longest_pieces(atoms, seq_len, at_once)
     if not atoms.linked.any():
         return longest
-    fitted = _fitted_pieces(atoms, seq_len, TIGHT if tight else 1)
-    return fitted if fitted.row[-1] < longest.row[-1] else longest
+    fitted = _fitted_pieces(atoms, seq_len, worth=1)
+    fewest = fitted if fitted.row[-1] < longest.row[-1] else longest
+    if not tight:
+        return fewest
+    most = fewest.row[-1] * (1 + TIGHT_COST)
+    fuller = (_fitted_pieces(atoms, seq_len, worth) for worth in TIGHT)
+    return next((runs for runs in fuller if runs.row[-1] <= most), fewest)
 
 
 def _slabs(atoms: Atoms, at_once: int) -> Iterator[Atoms]:
@@ -103,7 +105,7 @@ def longest_pieces(atoms: Atoms, seq_len: int, at_once: int = AT_ONCE) -> Runs:
     """Pieces that take all that fits, packed best fit, decreasing."""
     heads, stops = _chains(atoms)
     bodies = atoms.lengths - atoms.context
-    first, num_atoms = _cut_late(atoms.lengths, bodies, heads, stops, seq_len)
+    first, num_atoms = cut_late(atoms.lengths, bodies, heads, stops, seq_len)
     return _sorted(
         atoms, first, num_atoms, pack_any(_tokens(atoms, first, num_atoms), seq_len, at_once=at_once)
     )
@@ -119,7 +121,7 @@ def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
     # Longest first, so that the last rows are made of conversations that need few.
     chains = chains[np.argsort(-totals, kind="stable")]
     by_length = whole[np.argsort(atoms.lengths[whole], kind="stable")]
-    first, num_atoms, row, free, used, ends = _fill_rows(
+    first, num_atoms, row, free, used, ends = fill_rows(
         atoms.lengths, bodies, heads[chains], stops[chains], by_length, seq_len, worth
     )
     left = np.sort(by_length[~used])
@@ -146,181 +148,3 @@ def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
     order = np.lexsort((first, row))
     first, num_atoms = first[order], num_atoms[order]
     return Runs(first, num_atoms, _tokens(atoms, first, num_atoms), row[order])
-
-
-@njit(cache=True)
-def _cut_late(lengths, bodies, heads, stops, seq_len):  # type: ignore[no-untyped-def]
-    """Pieces that each take all the atoms that fit."""
-    first = np.empty(len(lengths), np.int32)
-    num_atoms = np.empty(len(lengths), np.int32)
-    num_runs = 0
-    for chain in range(len(heads)):
-        position = heads[chain]
-        while position < stops[chain]:
-            first[num_runs] = position
-            num_atoms[num_runs] = _longest(lengths, bodies, position, stops[chain], seq_len)
-            position += num_atoms[num_runs]
-            num_runs += 1
-    return first[:num_runs], num_atoms[:num_runs]
-
-
-@njit(cache=True)
-def _fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ignore[no-untyped-def]
-    """Rows out of chains, and of whole conversations (sorted by length) where they fill a rest best."""
-    first = np.empty(len(lengths), np.int32)
-    count = np.empty(len(lengths), np.int32)
-    row = np.empty(len(lengths), np.int32)
-    free = np.empty(len(lengths), np.int32)
-    num_runs = num_rows = 0
-    used = np.zeros(len(whole), np.bool_)
-    begin, left, down = _stock(lengths[whole], seq_len)
-    at = heads.copy()
-    rest = np.empty(len(heads), np.int64)
-    for chain in range(len(heads)):
-        rest[chain] = _length(lengths, bodies, heads[chain], stops[chain] - heads[chain])
-    window = np.arange(min(WINDOW, len(heads)))
-    fresh = len(window)
-    long_left = long_total = rest.sum()
-    big_left = big_total = lengths[whole[begin[seq_len // 2 + 1] :]].sum() if len(whole) else 0
-    while len(window):
-        if worth > 1 or fresh == len(heads):
-            _longest_first(window, rest)
-        base = window[0]
-        if fresh == len(heads) and len(window) >= ENOUGH and rest[base] <= seq_len // 2:
-            break
-        room = seq_len
-        # Whole conversations of more than half a row begin rows in turn with the long ones: left to the
-        # end they would find nothing to share a row with.
-        chain, size = base, _occurring(down, seq_len)
-        if 2 * size > seq_len and float(big_left) * long_total > float(long_left) * big_total:
-            num_atoms = 0
-        else:
-            num_atoms = _first_run(lengths, bodies, at, stops, window, down, seq_len, worth)
-            size = _length(lengths, bodies, at[chain], num_atoms)
-        while size > 0:
-            if num_atoms > 0:
-                first[num_runs], count[num_runs] = at[chain], num_atoms
-                rest[chain] -= size
-                at[chain] += num_atoms
-                owed = _owed(lengths, bodies, at[chain], stops[chain])
-                rest[chain] += owed
-                long_left -= size - owed
-            else:
-                left[size] -= 1
-                taken = begin[size] + left[size]
-                used[taken] = True
-                if left[size] == 0:
-                    down[size] = size - 1
-                first[num_runs], count[num_runs] = whole[taken], 1
-                big_left -= size if 2 * size > seq_len else 0
-            row[num_runs] = num_rows
-            num_runs += 1
-            room -= size
-            chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
-        free[num_rows] = room
-        num_rows += 1
-        window = window[at[window] < stops[window]]
-        more = min(WINDOW - len(window), len(heads) - fresh)
-        window = np.concatenate((window, np.arange(fresh, fresh + more)))
-        fresh += more
-    uncut = window[at[window] < stops[window]]
-    ends = (at[uncut], stops[uncut] - at[uncut])
-    return first[:num_runs], count[:num_runs], row[:num_runs], free[:num_rows], used, ends
-
-
-@njit(cache=True)
-def _longest_first(window, rest):  # type: ignore[no-untyped-def]
-    """Put the chain with most left to the front, so that all of a window end at about one time."""
-    longest = 0
-    for place in range(1, len(window)):
-        if rest[window[place]] > rest[window[longest]]:
-            longest = place
-    window[0], window[longest] = window[longest], window[0]
-
-
-@njit(cache=True)
-def _stock(lengths, seq_len):  # type: ignore[no-untyped-def]
-    """For each length: where its conversations begin, how many there are, the next one that occurs."""
-    left = np.zeros(seq_len + 1, np.int32)
-    for length in lengths:
-        left[length] += 1
-    begin = np.cumsum(left) - left
-    down = np.arange(seq_len + 1)
-    for length in range(1, seq_len + 1):
-        if left[length] == 0:
-            down[length] = length - 1
-    return begin, left, down
-
-
-@njit(cache=True)
-def _first_run(lengths, bodies, at, stops, window, down, seq_len, worth):  # type: ignore[no-untyped-def]
-    """How many atoms of the first chain a new row takes, so that with one filling it gains most."""
-    chain = window[0]
-    position = at[chain]
-    most = _longest(lengths, bodies, position, stops[chain], seq_len)
-    best, best_gain = most, -1
-    for num_atoms in range(most, max(0, most - OPTIONS), -1):
-        length = _length(lengths, bodies, position, num_atoms)
-        _, _, _, gain = _filling(lengths, bodies, at, stops, window, down, seq_len - length, worth)
-        gain += worth * length - _owed(lengths, bodies, position + num_atoms, stops[chain])
-        if gain > best_gain:
-            best, best_gain = num_atoms, gain
-    return best
-
-
-@njit(cache=True)
-def _filling(lengths, bodies, at, stops, window, down, room, worth):  # type: ignore[no-untyped-def]
-    """What gains most in ``room``: chain, atoms (0: a whole conversation), tokens (0: nothing), gain.
-
-    ``worth`` is what a filled place gains beside a token that need not be repeated.
-    """
-    size = _occurring(down, room)
-    best_chain, best_atoms, best_size, best_gain = -1, 0, size, worth * size
-    for chain in window[1:]:
-        position = at[chain]
-        stop = stops[chain]
-        if position >= stop or lengths[position] > room:
-            continue
-        context = lengths[position] - bodies[position]
-        length, end = lengths[position], position + 1
-        while length <= room:
-            gain = worth * length - _owed(lengths, bodies, end, stop)
-            # A scrap that is mostly repeated context teaches little.
-            if gain > best_gain and length >= 2 * context:
-                best_chain, best_atoms, best_size, best_gain = chain, end - position, length, gain
-            if end == stop:
-                break
-            length += bodies[end]
-            end += 1
-    return best_chain, best_atoms, best_size, best_gain
-
-
-@njit(cache=True)
-def _owed(lengths, bodies, position, stop):  # type: ignore[no-untyped-def]
-    """Context that has to be repeated because a piece ends before ``position``."""
-    return lengths[position] - bodies[position] if position < stop else 0
-
-
-@njit(cache=True)
-def _occurring(down, length):  # type: ignore[no-untyped-def]
-    """The longest whole conversation of at most ``length`` tokens, or 0; shortens the way for later."""
-    while down[length] != length:
-        down[length] = down[down[length]]
-        length = down[length]
-    return length
-
-
-@njit(cache=True)
-def _longest(lengths, bodies, position, stop, room):  # type: ignore[no-untyped-def]
-    """How many atoms from ``position`` on fit into ``room``."""
-    total, end = lengths[position], position + 1
-    while end < stop and total + bodies[end] <= room:
-        total += bodies[end]
-        end += 1
-    return end - position
-
-
-@njit(cache=True)
-def _length(lengths, bodies, position, num_atoms):  # type: ignore[no-untyped-def]
-    """Tokens of a piece of ``num_atoms`` atoms."""
-    return lengths[position] + bodies[position + 1 : position + num_atoms].sum()
