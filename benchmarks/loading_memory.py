@@ -11,6 +11,7 @@ files count, although the ranks share them. The losses of both ways have to be e
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import sys
 import tempfile
@@ -105,6 +106,7 @@ def opening(way: Any) -> Any:
     """``way`` of opening the model, with the peak of the process counted from there."""
 
     def opened(recipe: Recipe, tokenizer: Any) -> OpenedModel:
+        ctypes.CDLL(None).malloc_trim(0)  # free memory of the parent's heap would be used again, unseen
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         BEFORE.append(status("VmRSS"))
         found: OpenedModel = way(recipe, tokenizer)
