@@ -1,0 +1,259 @@
+"""Does every way of training give the same model? Losses of each beside those of a plain loop, in float32.
+
+    python benchmarks/parity.py [--steps 50] [--ranks 1,2,4] [--only NAME,…] [--out docs/parity.md] [--json]
+
+The reference shares no line of training with gemfit: transformers' own class and loss, torch's AdamW, and
+every document of a row passed through the model alone, so that none could see another. Each way is launched
+on this machine's CPU, as `gemfit run` would. One takes ten seconds and more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: ranks would fight for the same cores
+
+import torch
+from checkpoint_runs import make_plan, sample, steps_of
+from transformers import Gemma3ForCausalLM, get_scheduler
+
+from gemfit.data.order import EMPTY
+from gemfit.data.store import Row, open_pack
+from gemfit.errors import UserError
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit.train.model import load_matching_tokenizer, load_model
+from gemfit.train.schedule import Schedule
+from gemfit_launch.local import carry_out
+from gemfit_launch.metrics import Record
+from gemfit_launch.report import console, table
+
+# Five sliding layers and a global one; two slices of the loss in each micro-batch of 4 rows.
+MODEL: dict[str, Any] = {
+    "model.scratch.vocab_size": 512,
+    "model.scratch.hidden_size": 48,
+    "model.scratch.intermediate_size": 96,
+    "model.scratch.num_attention_heads": 2,
+    "model.scratch.head_dim": 32,
+    "model.scratch.sliding_window": 64,
+}
+SETTINGS: dict[str, Any] = {"data__seq_len": 512, "batch__effective": 8, "batch__per_device_max": 4}
+LIMIT = 1e-4
+"""Largest relative difference of a loss, in float32, that counts as the same training."""
+STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
+NOT_HERE = {
+    "attention flash_attention_2": "needs a GPU, and computes in bfloat16 only",
+    "attention flash_attention_3": "needs a Hopper GPU, and computes in bfloat16 only",
+    "kernels liger": "needs a GPU",
+    "NCCL, cuDNN and all kernels of GPUs": "no GPU is here",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way of training the same model on the same rows."""
+
+    name: str
+    strategy: str = "single"
+    ranks: int = 1
+    offload: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} on {self.ranks}"
+
+
+PAGE = """# Every way of training gives the same model ({date})
+
+`make parity` trains one tiny Gemma 3 (six layers, five of them with a window) for {steps} steps in every way
+that the machine has, each launched as `gemfit run` would, and compares the loss of every step with that of a
+reference. The reference shares no line of training with gemfit: transformers' own class and loss, torch's
+AdamW, and every document of a row passed through the model alone. float32, 8 rows of 512 tokens a step,
+learning rate 2e-3; {cores} CPU cores, gloo, {versions}.
+
+The reference's loss goes from {first:.6f} to {last:.6f}. float32 resolves 1.2e-07, and rounding grows with
+the steps; more than {limit:.0e} would be another training.
+
+| way, on how many ranks | largest relative difference of a step's loss |
+|---|---:|
+{rows}
+
+Not compared, because this machine does not have it:
+
+{absent}
+
+All ways compute the loss in slices (two for each micro-batch of four rows here) where the reference has all
+logits at once; they use `sdpa` unless the line says otherwise, and batches that a thread has made ahead.
+"""
+
+
+class Silent:
+    """Shows nothing while a run goes on."""
+
+    def show(self, records: list[Record]) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+def ways(ranks: list[int]) -> Iterator[Way]:
+    """Every one that a machine without GPUs has."""
+    for name in STRATEGIES:
+        for count in [n for n in ranks if n > 1 or name != "ddp"] if name != "single" else [1]:
+            yield Way(name=name, strategy=name, ranks=count)
+    most = max(ranks)
+    for name in ("fsdp2", "zero1", "zero2", "zero3"):
+        yield Way(name=f"{name}+offload", strategy=name, ranks=min(2, most), offload=True)
+    yield Way(name="attention eager", settings={"model__attention": "eager"})
+    yield Way(name="attention flex_attention", settings={"model__attention": "flex_attention"})
+    yield Way(name="recomputed activations", settings={"model__activation_checkpointing": "true"})
+    yield Way(name="one row a micro-step", settings={"batch__per_device_max": 1})
+    yield Way(name="compile", settings={"model__compile": "true"})
+    yield Way(name="three ranks, idle slots", strategy="fsdp2", ranks=3)
+
+
+def reference(plan: Plan) -> list[float]:
+    """The loss of every step of ``plan``, trained by a plain loop."""
+    gemfit_model = load_model(plan.recipe, load_matching_tokenizer(plan))
+    config = gemfit_model.config
+    config._attn_implementation = "eager"
+    model = Gemma3ForCausalLM(config)
+    model.load_state_dict(gemfit_model.state_dict())
+    model.train()
+    optim = plan.recipe.optim
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=optim.learning_rate,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+    )
+    rate = get_scheduler(optim.schedule, optimizer, optim.warmup_steps, plan.steps.total)
+    schedule, losses = Schedule(plan, open_pack(Path(plan.pack.folder), "train")), []
+    for step in range(plan.steps.total):
+        tokens, loss = schedule.trained_tokens(step), 0.0
+        for row in schedule.rows_of(step):
+            for ids, labels in documents(schedule.rows[int(row)]) if row != EMPTY else []:
+                output = model(
+                    input_ids=ids, labels=labels, num_items_in_batch=torch.tensor(tokens), use_cache=False
+                )
+                output.loss.backward()
+                loss += output.loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+        losses.append(loss)
+    return losses
+
+
+def documents(row: Row) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and labels of each document of ``row``: (1, tokens) each."""
+    lengths = row.seq_lengths.tolist()
+    ids, labels = (
+        torch.from_numpy(values[: sum(lengths)].astype("int64"))[None].split(lengths, 1)
+        for values in (row.input_ids, row.labels)
+    )
+    return zip(ids, labels, strict=True)
+
+
+def losses_of(way: Way, data: Path, root: Path, common: dict[str, Any]) -> list[float]:
+    """The loss of every step; ``UserError`` where this machine cannot, ``RuntimeError`` for a crash."""
+    settings = common | way.settings
+    plan = make_plan(data, way.strategy, way.ranks, offload=way.offload, model=MODEL, **settings)
+    run = RunDir.create(root, plan)
+    outcome = carry_out(run, plan, Silent())
+    if outcome.verdict is None or outcome.verdict.outcome != "completed":
+        log = run.log(outcome.attempt).read_text().strip().splitlines()
+        raise RuntimeError("\n".join(log[-30:]))
+    return [record.loss for record in steps_of(run)]
+
+
+def largest_difference(found: list[float], expected: list[float]) -> float:
+    """Relative, over all steps."""
+    return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
+
+
+def compare(chosen: list[Way], steps: int, scratch: Path) -> dict[str, Any]:
+    """Losses of the reference, and of each way its losses and difference, or why there are none."""
+    data = sample(scratch)
+    rhythm = {"evaluation__every_steps": steps, "checkpoint__every_steps": steps}
+    common = SETTINGS | rhythm | {"length__steps": steps, "optim__learning_rate": 2e-3}
+    expected = reference(make_plan(data, "single", 1, model=MODEL, **common))
+    results: dict[str, Any] = {}
+    for number, way in enumerate(chosen):
+        try:
+            found = losses_of(way, data, scratch / str(number), common)
+            results[way.label] = {"difference": largest_difference(found, expected), "last": found[-1]}
+        except (UserError, RuntimeError) as error:
+            results[way.label] = {"failed": str(error)}
+        said = results[way.label].get("failed") or f"{results[way.label]['difference']:.1e}"
+        print(f"{number + 1}/{len(chosen)} {way.label}: {said}", file=sys.stderr, flush=True)
+    return {"steps": steps, "reference": expected, "limit": LIMIT, "ways": results}
+
+
+def page(compared: dict[str, Any]) -> str:
+    """docs/parity.md."""
+    reference = compared["reference"]
+    packages = ("torch", "transformers", "accelerate", "deepspeed")
+    rows = "\n".join(f"| {label} | {told(found)} |" for label, found in compared["ways"].items())
+    return PAGE.format(
+        date=date.today(),
+        steps=compared["steps"],
+        cores=os.cpu_count(),
+        versions=", ".join(f"{name} {version(name)}" for name in packages),
+        first=reference[0],
+        last=reference[-1],
+        limit=compared["limit"],
+        rows=rows,
+        absent="\n".join(f"- {what}: {why}" for what, why in NOT_HERE.items()),
+    )
+
+
+def told(found: dict[str, Any]) -> str:
+    """The difference of one way, or why there is none."""
+    if "failed" in found:
+        return f"failed: {found['failed'].splitlines()[-1]}"
+    return f"{found['difference']:.1e}"
+
+
+def main() -> int:
+    """Train in every way, print the table, write the page; 1 where one of them trains something else."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--ranks", default="1,2,4", help="of the distributed strategies")
+    parser.add_argument("--only", default="", help="names of ways, such as ddp,zero3")
+    parser.add_argument("--out", type=Path, help="write the page here")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    names = set(filter(None, options.only.split(",")))
+    chosen = [
+        way for way in ways([int(n) for n in options.ranks.split(",")]) if not names or way.name in names
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        compared = compare(chosen, options.steps, Path(scratch))
+    if options.out is not None:
+        options.out.write_text(page(compared))
+    if options.json:
+        print(json.dumps(compared))
+    else:
+        rows = [(label, told(found)) for label, found in compared["ways"].items()]
+        console().print(table(("way, on how many ranks", "largest difference"), rows))
+    same = [found.get("difference", 1.0) <= LIMIT for found in compared["ways"].values()]
+    return 0 if all(same) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
