@@ -6,10 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfit.records import EvalRecord, SaveRecord, StepRecord
+from gemfit.records import EvalRecord, MemoryRecord, SaveRecord, StepRecord
 
-Record = StepRecord | EvalRecord | SaveRecord
-KINDS: dict[str, type[Record]] = {"step": StepRecord, "eval": EvalRecord, "save": SaveRecord}
+Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord
+KINDS: dict[str, type[Record]] = {
+    "step": StepRecord,
+    "eval": EvalRecord,
+    "save": SaveRecord,
+    "memory": MemoryRecord,
+}
 TAIL_BYTES = 256 * 1024
 
 

@@ -25,6 +25,12 @@ class StepRecord(Contract):
     """Seconds since the Unix epoch."""
     data_seconds: float | None = None
     """How long the first rank waited for the batches of this step, in seconds."""
+    seconds: float | None = None
+    """From asking for the step's batches to the agreement of all ranks that it is done."""
+    tokens: int | None = None
+    """Real tokens (no padding), over all ranks."""
+    trained_tokens: int | None = None
+    """Tokens that the loss counts, over all ranks."""
     rows_digest: str
     """BLAKE2b of the row numbers that were fed in this step: equal runs took equal rows."""
 
@@ -39,6 +45,8 @@ class EvalRecord(Contract):
     perplexity: float
     token_accuracy: float
     tokens: int
+    seconds: float | None = None
+    """How long the training waited for it."""
     time: float
 
 
@@ -52,6 +60,30 @@ class SaveRecord(Contract):
     """How long the training waited: for an earlier save, and for the copy or the whole writing."""
     write_seconds: float
     bytes: int
+    time: float
+
+
+class RankMemory(Contract):
+    """The most memory that one rank held from its first step on, in bytes."""
+
+    held: int
+    """By the process, in host memory, before the first step."""
+    host: int
+    """By the process, in host memory; pages of mapped files count, although ranks share them."""
+    gpu: int | None = None
+    """In tensors on its GPU."""
+    gpu_reserved: int | None = None
+    """By the allocator on its GPU."""
+
+
+class MemoryRecord(Contract):
+    """One line of ``metrics.jsonl`` at the end of an attempt."""
+
+    kind: Literal["memory"] = "memory"
+    attempt: int
+    step: int
+    ranks: tuple[RankMemory, ...]
+    gpu_name: str | None = None
     time: float
 
 

@@ -129,7 +129,7 @@ class RunDir:
 
     @property
     def metrics_file(self) -> Path:
-        """JSON lines, `StepRecord`, `EvalRecord` and `SaveRecord`, over all attempts."""
+        """JSON lines, `StepRecord`, `EvalRecord`, `SaveRecord` and `MemoryRecord`, over all attempts."""
         return self.root / "metrics.jsonl"
 
     @property

@@ -89,6 +89,7 @@ class BoundaryCallback(TrainerCallback):
                 perplexity=found.perplexity,
                 token_accuracy=found.token_accuracy,
                 tokens=found.tokens,
+                seconds=trainer.evaluation_seconds,
                 time=time.time(),
             ),
         )
@@ -115,6 +116,9 @@ class BoundaryCallback(TrainerCallback):
                 tokens_per_second=speed,
                 time=time.time(),
                 data_seconds=trainer.data_seconds,
+                seconds=seconds,
+                tokens=schedule.tokens(step - 1),
+                trained_tokens=schedule.trained_tokens(step - 1),
                 rows_digest=digest,
             ),
         )

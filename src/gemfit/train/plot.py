@@ -16,14 +16,16 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.records import EvalRecord, SaveRecord, StepRecord
+from gemfit.records import EvalRecord, MemoryRecord, SaveRecord, StepRecord
 from gemfit.rundir import RunDir
 
 Record = TypeVar("Record", StepRecord, EvalRecord)
-KINDS: dict[str, type[StepRecord | EvalRecord | SaveRecord]] = {
+AnyRecord = StepRecord | EvalRecord | SaveRecord | MemoryRecord
+KINDS: dict[str, type[AnyRecord]] = {
     "step": StepRecord,
     "eval": EvalRecord,
     "save": SaveRecord,
+    "memory": MemoryRecord,
 }
 
 
@@ -127,7 +129,7 @@ def _standing(records: Sequence[Record], firsts: dict[int, int]) -> tuple[Record
     return tuple(sorted(kept, key=lambda record: record.step))
 
 
-def _parse(metrics: Path, number: int, line: str) -> StepRecord | EvalRecord | SaveRecord:
+def _parse(metrics: Path, number: int, line: str) -> AnyRecord:
     try:
         value = json.loads(line)
         return KINDS[value["kind"]].model_validate_json(line)

@@ -33,6 +33,7 @@ from gemfit.train.engine import fsdp_plugin, place, reshard, restored_buffers, s
 from gemfit.train.heldout import HeldOut, measure, to_device
 from gemfit.train.ledger import Ledger
 from gemfit.train.loader import BatchesAhead
+from gemfit.train.measure import PeakMemory
 from gemfit.train.model import OpenedModel
 from gemfit.train.placement import load_into_engine
 from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
@@ -72,6 +73,8 @@ class PackedTrainer(Trainer):
         self.grad_norm: float | None = None
         self.data_seconds = 0.0
         """How long this rank waited for the batches of the step at hand."""
+        self.evaluation_seconds = 0.0
+        """How long the last evaluation took."""
         self.measured: dict[int, HeldOut] = {}
         """The newest evaluation, by the step after which it was made."""
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
@@ -87,6 +90,7 @@ class PackedTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(BoundaryCallback(self))
+        self.add_callback(PeakMemory(self))
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         arguments = super()._build_accelerator_args(**kwargs)
@@ -176,13 +180,14 @@ class PackedTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure the held-out rows with the weights after ``state.global_step`` steps. Collective."""
-        step = self.state.global_step
+        step, started = self.state.global_step, time.perf_counter()
         batches = HeldOutBatches(self.plan, self.held_out_rows, self.args.process_index, self.pad_id)
         found = measure(self.model_wrapped, batches, stop=self.stop, step=step, device=self.args.device)
         reshard(self.model_wrapped)
         if found is None:
             return {}
         self.measured = {step: found}
+        self.evaluation_seconds = time.perf_counter() - started
         metrics = {
             "eval_loss": found.loss,
             "eval_perplexity": found.perplexity,
