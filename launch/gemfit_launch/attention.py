@@ -82,6 +82,8 @@ def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) 
 def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
     """What cannot work, whatever is installed."""
     asked = recipe.model.attention
+    if asked == "flex_attention" and topology.device == "cpu":
+        return ["model.attention flex_attention has no backward pass on CPUs; use sdpa or auto"]
     if not asked.startswith("flash"):
         return []
     if topology.device == "cpu":

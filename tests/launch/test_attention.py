@@ -22,7 +22,7 @@ from gemfit_launch.planning import make_plan
 from gemfit_launch.request import Request
 
 CARD = Request(name="gemma3/1b-card").recipe()
-GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))  # type: ignore[arg-type]
+GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
 BOTH = frozenset({"flash_attention_2", "flash_attention_3"})
 
 
@@ -101,6 +101,12 @@ def test_flash_attention_is_refused_where_it_cannot_work(
 ) -> None:
     (found,) = attention_problems(with_model(attention="flash_attention_3", dtype=dtype), topology)
     assert problem in found
+
+
+def test_flex_attention_is_refused_on_cpus_where_it_has_no_backward_pass() -> None:
+    (found,) = attention_problems(with_model(attention="flex_attention"), CPUS)
+    assert "no backward pass on CPUs" in found
+    assert attention_problems(with_model(attention="flex_attention"), GPUS) == []
 
 
 def test_every_card_has_a_compute_capability() -> None:

@@ -12,7 +12,7 @@ from gemfit_launch.planning import make_plan
 from gemfit_launch.request import Request
 from gemfit_launch.speed import speed_lines, speed_problems
 
-GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))  # type: ignore[arg-type]
+GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
 
 
 def recipe(*settings: str, strategy: str = "ddp", offload: bool = False) -> Recipe:

@@ -12,11 +12,13 @@ import torch
 from transformers import Gemma3ForCausalLM
 
 from gemfit.data.tokenizer import train_tokenizer
+from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.strategy import Engine
 from gemfit.train import selftest
 from gemfit.train.model import load_model
 from gemfit.train.packed import Packed
+from train.test_attention import without_backward
 
 
 class Seeing(Packed, Gemma3ForCausalLM):  # type: ignore[misc]  # transformers is untyped
@@ -68,9 +70,7 @@ def test_a_sound_process_passes_and_is_left_as_it_was(process: Any) -> None:
 
 def test_documents_that_see_each_other_are_found(process: Any) -> None:
     process.model_wrapped.__class__ = Seeing
-    with pytest.raises(
-        RuntimeError, match=r"see each other in eval mode under attention sdpa: logits differ"
-    ):
+    with pytest.raises(UserError, match=r"see each other in eval mode under attention sdpa: .* to eager"):
         selftest.check(process)
 
 
@@ -110,6 +110,18 @@ def test_a_buffer_that_no_file_holds_and_that_is_wrong_is_found(process: Any) ->
 def test_a_weight_that_was_never_read_is_found(process: Any) -> None:
     torch.nn.init.constant_(process.model_wrapped.model.layers[2].mlp.up_proj.weight, torch.nan)
     with pytest.raises(RuntimeError, match=r"logits are not finite in eval mode .* a weight was not read"):
+        selftest.check(process)
+
+
+def test_another_attention_than_planned_is_found(process: Any) -> None:
+    process.model_wrapped.config._attn_implementation = "eager"
+    with pytest.raises(UserError, match=r"attention is eager, but the plan says sdpa"):
+        selftest.check(process)
+
+
+def test_an_attention_without_a_sound_backward_pass_is_found(process: Any) -> None:
+    process.model_wrapped.model.layers[3].self_attn.register_forward_hook(without_backward)
+    with pytest.raises(UserError, match=r"gradients are not finite under attention sdpa: .* to eager"):
         selftest.check(process)
 
 

@@ -16,6 +16,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.plan import Plan
 from gemfit.records import Verdict
 from gemfit.rundir import RunDir
+from gemfit.train.attention import prepare_attention
 from gemfit.train.checkpoint.collective import on_every_rank, rank
 from gemfit.train.cpu_backend import use_cpu_backend
 from gemfit.train.model import load_matching_tokenizer, open_model
@@ -34,6 +35,7 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     run = RunDir.open(root)
     plan, attempt = run.plan(), attempt_number(run)
     _check_world(plan)
+    prepare_attention(plan.topology.device)
     if plan.topology.device == "cpu":
         use_cpu_backend()
     stop = Stop(run, stop_at, torch.device(plan.topology.device))

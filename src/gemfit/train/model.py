@@ -22,6 +22,7 @@ from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.recipe import Lora, ModelRecipe, Recipe, Scratch
 from gemfit.train.architecture import Architecture, text_architecture
+from gemfit.train.attention import not_there
 from gemfit.train.base_weights import BaseWeights, find_weights
 from gemfit.train.packed import packed
 from gemfit.train.placement import load_buffers, load_into, materialise, on_cpu_by_name, without_memory
@@ -140,16 +141,17 @@ def _from_scratch(recipe: ModelRecipe, tokenizer: Any) -> OpenedModel:
     assert recipe.scratch is not None
     config = scratch_config(recipe.scratch, tokenizer)
     config._attn_implementation = recipe.attention
-    return OpenedModel(packed(Gemma3ForCausalLM)(config), None)
+    try:
+        return OpenedModel(packed(Gemma3ForCausalLM)(config), None)
+    except (ImportError, ValueError) as error:
+        raise not_there(recipe.attention, error) from None
 
 
 def _without_memory(architecture: Architecture, attention: str) -> Any:
     try:
         return without_memory(packed(architecture.model_class), architecture.config, attention)
-    except ValueError as error:
-        raise UserError(
-            f"model.attention: {str(error).splitlines()[0]}; set model.attention to another, such as eager"
-        ) from None
+    except (ImportError, ValueError) as error:
+        raise not_there(attention, error) from None
 
 
 def _source(recipe: ModelRecipe) -> tuple[str, dict[str, Any]]:

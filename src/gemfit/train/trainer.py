@@ -28,9 +28,12 @@ from gemfit.train.architecture import decoder_layers
 from gemfit.train.arguments import training_arguments
 from gemfit.train.callbacks import BoundaryCallback, append_record
 from gemfit.train.checkpoint.background import Saver
+from gemfit.train.checkpoint.collective import on_every_rank
 from gemfit.train.checkpoint.saving import Origin, resume
+from gemfit.train.compiled import compile_layers
 from gemfit.train.engine import fsdp_plugin, place, reshard, restored_buffers, sharded
 from gemfit.train.heldout import HeldOut, measure, to_device
+from gemfit.train.kernels import use_liger
 from gemfit.train.ledger import Ledger
 from gemfit.train.loader import BatchesAhead
 from gemfit.train.measure import PeakMemory
@@ -79,6 +82,7 @@ class PackedTrainer(Trainer):
         """The newest evaluation, by the step after which it was made."""
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
         self.base_weights = opened.weights
+        self._speed_up(opened.model, arguments.device)
         place(opened.model, plan, arguments.device)
         super().__init__(model=opened.model, args=arguments, train_dataset=batches)
         self.saver = Saver(
@@ -91,6 +95,14 @@ class PackedTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(BoundaryCallback(self))
         self.add_callback(PeakMemory(self))
+
+    def _speed_up(self, model: Any, device: torch.device) -> None:
+        """What the recipe wants of kernels and compilation, before any engine has seen the model."""
+        recipe = self.plan.recipe.model
+        if recipe.kernels == "liger":
+            on_every_rank(lambda: use_liger(model, device, getattr(torch, recipe.dtype)))
+        if recipe.compile:
+            compile_layers(model)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         arguments = super()._build_accelerator_args(**kwargs)
