@@ -35,6 +35,7 @@ wheel: $(VENV)/dev    ## Build dist/*.whl
 
 bench: $(VENV)/train  ## Run the benchmarks beside their peers and print the ratios
 	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl
+	$(BIN)/python benchmarks/packers_beside.py --lengths 20000 --conversations 50
 	$(BIN)/python benchmarks/strategy_parity.py
 
 slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (needs apt)
