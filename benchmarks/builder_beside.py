@@ -35,7 +35,7 @@ from gemfit.manifest import PackManifest
 from gemfit.packing import make_pack_job
 from gemfit.recipe import DataRecipe, ModelRecipe, Recipe
 
-PLAIN = {"near_duplicates": "ignore", "personal_data": "ignore"}
+PLAIN: dict[str, Any] = {"near_duplicates": "ignore", "personal_data": "ignore"}
 
 CEILING = """
 import os, sys
@@ -254,8 +254,8 @@ def report(bench: Bench, arguments: argparse.Namespace) -> None:
         ratios["ours / trl"] = best["trl"].seconds / best["ours"].seconds
         ratios["plain / trl"] = best["trl"].seconds / best["plain"].seconds
     if arguments.json:
-        figures = {name: asdict(one) for name, one in best.items()}
-        print(json.dumps({**facts, "figures": figures, "speed": ratios}, indent=2))
+        each = {name: asdict(one) for name, one in best.items()}
+        print(json.dumps({**facts, "figures": each, "speed": ratios}, indent=2))
         return
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print("| way | s | MB/s | peak MiB |\n|---|---|---|---|")

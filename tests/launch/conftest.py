@@ -83,6 +83,12 @@ def write_pack(job: PackJob, *, rows: int = 90) -> PackManifest:
         eos_id=1,
         splits={"train": counts, "validation": nothing},
         losses=Losses(**(dict.fromkeys(Losses.model_fields, 0) | {"lines_read": 40})),
+        flow={},
+        roles={},
+        pii={},
+        sources=(),
+        inputs=(),
+        engine="tokenizers",
         files=(),
         versions={},
     )

@@ -89,7 +89,8 @@ def _existing(job: PackJob, out: Path) -> PackManifest:
 def _to_run(missing: list[int], blocks: int, shards: int | None) -> str:
     """What to do about missing parts."""
     if shards is None:
-        return f"{len(missing)} of {blocks} parts are not there; run `gemfit pack … --shard i/n` for i from 1 to n"
+        what = f"{len(missing)} of {blocks} parts are not there"
+        return f"{what}; run `gemfit pack … --shard i/n` for i from 1 to n"
     which = sorted({number % shards + 1 for number in missing})
     runs = ", ".join(f"--shard {index}/{shards}" for index in which[:8]) + (", …" if len(which) > 8 else "")
     return f"{len(missing)} of {blocks} parts are not there; run again with {runs}, then --merge"

@@ -37,8 +37,8 @@ def explained(error: OSError, out: Path) -> Exception:
     """The ``UserError`` for a full disk and for a place where nothing may be written; others as they are."""
     if error.errno in _FULL:
         return UserError(
-            f"{out.parent}: the disk is full ({_free_mib(out.parent)} MiB free); nothing half-written was left "
-            "behind: free some space, or write elsewhere (--out, or GEMFIT_CACHE)"
+            f"{out.parent}: the disk is full ({_free_mib(out.parent)} MiB free); nothing half-written "
+            "was left: free some space, or write elsewhere (--out, or GEMFIT_CACHE)"
         )
     if error.errno in _FORBIDDEN:
         return UserError(
