@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from gemfit.contract import Contract
 
@@ -147,16 +147,16 @@ class PackManifest(Contract):
     eos_id: int
     splits: dict[str, SplitCounts]
     losses: Losses
-    flow: dict[str, TokenFlow]
+    flow: dict[str, TokenFlow] = Field(default_factory=dict)
     """By name of the source, and `total`."""
-    roles: dict[str, int]
+    roles: dict[str, int] = Field(default_factory=dict)
     """Tokens of each role's turns in the conversations that are packed, each counted once; `control` is
     what belongs to no turn."""
-    pii: dict[str, int]
+    pii: dict[str, int] = Field(default_factory=dict)
     """Personal data found, by kind."""
-    sources: tuple[PackSource, ...]
-    inputs: tuple[PackInput, ...]
-    engine: str
+    sources: tuple[PackSource, ...] = ()
+    inputs: tuple[PackInput, ...] = ()
+    engine: str = ""
     """What turned text into tokens; all engines give the same ones."""
     files: tuple[FileDigest, ...]
     versions: dict[str, str]
