@@ -22,6 +22,7 @@ VERBS = {
     "fit": ("fit", "List the ways of training a recipe that fit a kind of GPU, fastest first"),
     "pack": ("pack", "Turn conversations into packed rows, once"),
     "data": ("data", "Look into a pack: its rows, its figures, and the proof that it is sound"),
+    "doctor": ("doctor", "Look at what this machine can do, and whether a recipe would train what it says"),
     "run": ("run", "Train here, exactly as planned"),
     "preflight": ("preflight", "Look for what would go wrong with a job, before it is submitted"),
     "submit": ("slurm", "Train as a Slurm job that comes back when it is preempted"),

@@ -48,15 +48,18 @@ def open_model(recipe: Recipe, tokenizer: Any) -> OpenedModel:
     model, weights = (
         _from_scratch(recipe.model, tokenizer) if recipe.model.scratch else open_base(recipe.model)
     )
+    return OpenedModel(prepared(model, recipe, tokenizer), weights)
+
+
+def prepared(model: Any, recipe: Recipe, tokenizer: Any) -> Any:
+    """A base ``model`` as ``recipe`` trains it: without a cache, recomputed, with adapters."""
     _check_vocabulary(model, tokenizer)
     model.config.architectures = [_known_class(model)]  # what a reader of the saved configuration can load
     model.config.use_cache = False
     if recipe.model.activation_checkpointing:
         # Reentrant checkpointing loses gradients under LoRA, where the inputs need none.
         model.activation_checkpointing_enable({"use_reentrant": False})
-    if recipe.model.lora is not None:
-        model = _with_adapters(model, recipe.model.lora)
-    return OpenedModel(model, weights)
+    return model if recipe.model.lora is None else _with_adapters(model, recipe.model.lora)
 
 
 def load_model(recipe: Recipe, tokenizer: Any) -> Any:

@@ -54,15 +54,12 @@ def check(trainer: PackedTrainer) -> None:
     # Each rank fails or none does: a rank that raises alone would leave the others in a forward pass.
     on_every_rank(lambda: _check_engine(found, recipe.strategy.engine))
     module, attention = trainer.accelerator.unwrap_model(trainer.model_wrapped), recipe.model.attention
-    on_every_rank(lambda: _check_model(module))
+    on_every_rank(lambda: check_module(module))
     on_every_rank(lambda: check_in_use(module, attention))
-    with torch.no_grad():
-        for mode in ("eval", "train"):
-            facts[f"isolation_{mode}"] = difference = _leak(trainer, train=mode == "train")
-            on_every_rank(partial(_check_isolation, difference, mode, trainer))
-        facts["loss_scale"] = scale = _loss_scale(trainer)
-    on_every_rank(lambda: _check_loss_scale(scale, trainer))
-    facts["gradient_norm"] = norm = _gradient_norm(trainer)
+    for mode in ("eval", "train"):
+        facts[f"isolation_{mode}"] = check_leak(trainer, mode)
+    facts["loss_scale"] = check_loss_scale(trainer)
+    facts["gradient_norm"] = norm = probe(trainer)
     on_every_rank(lambda: check_gradient(norm, attention))
     if rank() == 0:
         logger.info("selftest %s", json.dumps(facts))
@@ -87,7 +84,8 @@ def _check_engine(found: Engine, expected: Engine) -> None:
         raise RuntimeError(f"self-test: the engine is {found!r}, but the strategy asks for {expected!r}")
 
 
-def _check_model(module: Any) -> None:
+def check_module(module: Any) -> None:
+    """``RuntimeError`` where tied weights are not tied, or a buffer is not what the model makes it."""
     embedding, output = module.get_input_embeddings().weight, module.get_output_embeddings().weight
     if module.config.tie_word_embeddings and embedding is not output:
         raise RuntimeError(
@@ -107,6 +105,22 @@ def _check_buffers(model: Any) -> None:
     for name, buffer in model.named_buffers():
         if name not in saved and not torch.equal(buffer.cpu(), fresh[str(base_name(name))]):
             raise RuntimeError(f"self-test: buffer {name} is not what {type(config).__name__} makes it")
+
+
+def check_leak(trainer: PackedTrainer, mode: str) -> dict[str, float]:
+    """How far documents are apart in ``mode`` (`eval`, `train`), which is within what is allowed."""
+    with torch.no_grad():
+        difference = _leak(trainer, train=mode == "train")
+    on_every_rank(partial(_check_isolation, difference, mode, trainer))
+    return difference
+
+
+def check_loss_scale(trainer: PackedTrainer) -> float:
+    """The loss of a step over the mean over its trained tokens, which is 1 as far as can be told."""
+    with torch.no_grad():
+        scale = _loss_scale(trainer)
+    on_every_rank(lambda: _check_loss_scale(scale, trainer))
+    return scale
 
 
 def _leak(trainer: PackedTrainer, *, train: bool) -> dict[str, float]:
@@ -136,8 +150,8 @@ def _check_isolation(leak: dict[str, float], mode: str, trainer: PackedTrainer) 
     check_isolation(leak, limits, mode, recipe.attention)
 
 
-def _gradient_norm(trainer: PackedTrainer) -> float:
-    """Of one row in training mode; see ``gradient_norm``."""
+def probe(trainer: PackedTrainer) -> float:
+    """Norm of a gradient of one row in training mode; see ``gradient_norm``."""
     batch = to_device(
         _batch(trainer, [_random_ids(trainer, n, seed=n) for n in LENGTHS]), trainer.args.device
     )

@@ -1,0 +1,164 @@
+"""Disk, memory, limits, ports, GPUs, hub and Slurm of the machine at hand; writes one file and removes it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from gemfit.checkup import Check, fail, ok, warn
+
+MIB, GB = 2**20, 10**9
+WRITTEN = 256 * MIB
+SLOW_MB, FREE_GB = 100, 50
+"""Below this a checkpoint of a 1b model takes minutes, or a few of them fill the disk."""
+OPEN_FILES, LOCKED_BYTES, SHARED_BYTES = 4096, 2**30, 2**30
+HUB_SECONDS = 5
+SLURM_TOOLS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
+
+
+def check_disks(folders: dict[str, Path]) -> Iterator[Check]:
+    """Speed and room where things are written; a folder that is not there yet counts as its parent."""
+    for name, folder in folders.items():
+        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        try:
+            speed = write_speed(place, WRITTEN)
+        except OSError as error:
+            yield fail("disk", name, f"{place}: {error.strerror}", "choose a folder that can be written to")
+            continue
+        yield judge_disk(name, place, speed, shutil.disk_usage(place).free)
+
+
+def write_speed(folder: Path, size: int) -> float:
+    """Bytes a second at which a new file of ``size`` bytes reaches the disk, synced."""
+    block = os.urandom(MIB)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        started = time.perf_counter()
+        for _ in range(size // MIB):
+            stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+        return size / (time.perf_counter() - started)
+
+
+def judge_disk(name: str, folder: Path, speed: float, free: int) -> Check:
+    """What a speed in bytes a second, and so many free bytes, mean."""
+    found = f"{folder}: {speed / 1e6:,.0f} MB/s written and synced, {free / GB:,.0f} GB free"
+    if free < GB:
+        return fail("disk", name, found, "free some room, or write elsewhere")
+    if free < FREE_GB * GB:
+        return warn("disk", name, found, "compare with the disk that `gemfit plan` predicts")
+    if speed < SLOW_MB * 1e6:
+        return warn("disk", name, found, "a slow disk makes long saves: write runs to a faster one")
+    return ok("disk", name, found)
+
+
+def check_limits() -> Iterator[Check]:
+    """Open files, locked memory and shared memory."""
+    yield judge_limit(
+        "open files (ulimit -n)", resource.getrlimit(resource.RLIMIT_NOFILE)[0], OPEN_FILES, "ulimit -n 65536"
+    )
+    yield judge_limit(
+        "locked memory (ulimit -l)",
+        resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+        LOCKED_BYTES,
+        "ulimit -l unlimited, which InfiniBand and pinned memory need",
+    )
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+    yield judge_limit(
+        "shared memory (/dev/shm)", shared, SHARED_BYTES, "in a container: --shm-size, which NCCL needs"
+    )
+
+
+def judge_limit(name: str, value: int, wanted: int, do: str) -> Check:
+    """Whether a limit is high enough."""
+    if value == resource.RLIM_INFINITY:
+        return ok("limits", name, "unlimited")
+    return ok("limits", name, f"{value:,}") if value >= wanted else warn("limits", name, f"{value:,}", do)
+
+
+def check_ports() -> Check:
+    """Whether this machine can meet itself on a free port, as ranks do."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                client.sendall(b"x")
+                met, _ = server.accept()
+                with met:
+                    assert met.recv(1) == b"x"
+    except OSError as error:
+        return fail("network", "localhost", str(error), "let processes of this machine connect to 127.0.0.1")
+    return ok("network", "localhost", f"a free port ({port}) can be opened and reached")
+
+
+def check_hub(environment: dict[str, str]) -> Check:
+    """Whether the hub answers, unless it is not to be asked."""
+    if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return ok("network", "hub", "not asked: HF_HUB_OFFLINE is set, so models come from the cache")
+    address = environment.get("HF_ENDPOINT", "https://huggingface.co")
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_SECONDS) as answer:
+            return ok("network", "hub", f"{address} answers ({answer.status})")
+    except urllib.error.HTTPError as error:
+        return ok("network", "hub", f"{address} answers ({error.code})")
+    except (OSError, ValueError) as error:
+        return warn(
+            "network",
+            "hub",
+            f"{address} does not answer: {getattr(error, 'reason', error)}",
+            "use local folders or a filled cache, with HF_HUB_OFFLINE=1; or set HTTPS_PROXY",
+        )
+
+
+def check_slurm() -> Check:
+    """Which of Slurm's commands are here."""
+    missing = [tool for tool in SLURM_TOOLS if shutil.which(tool) is None]
+    if len(missing) == len(SLURM_TOOLS):
+        return ok("slurm", "commands", "none are here: `gemfit run` works, `gemfit submit` does not")
+    if missing:
+        return warn("slurm", "commands", f"not found: {', '.join(missing)}", "add Slurm's bin folder to PATH")
+    return ok("slurm", "commands", ", ".join(SLURM_TOOLS))
+
+
+def check_gpus() -> Iterator[Check]:
+    """GPUs as the driver tells them."""
+    asked = "name,driver_version,memory.total,compute_cap"
+    argv = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+    except FileNotFoundError:
+        yield ok("gpus", "driver", "nvidia-smi is not here: no GPU, or a login node")
+        return
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stdout", "") or str(error)).strip().splitlines()[0]
+        yield fail("gpus", "driver", f"nvidia-smi fails: {said}", "ask who looks after this machine")
+        return
+    yield from judge_gpus(done.stdout)
+
+
+def judge_gpus(table: str) -> Iterator[Check]:
+    """One line for each kind of GPU in what nvidia-smi has printed."""
+    lines = [line.strip() for line in table.splitlines() if line.strip()]
+    if not lines:
+        yield fail("gpus", "GPUs", "the driver sees none", "ask who looks after this machine")
+    for line in dict.fromkeys(lines):
+        name, driver, memory, capability = (part.strip() for part in line.split(","))
+        found = f"{lines.count(line)} x {name}, {memory}, compute capability {capability}, driver {driver}"
+        if tuple(map(int, capability.split("."))) < (8, 0):
+            yield fail("gpus", "GPUs", found, "bfloat16 needs 8.0 or more: set model.dtype to float32")
+        else:
+            yield ok("gpus", "GPUs", found)
+    if len(set(lines)) > 1:
+        yield warn(
+            "gpus", "GPUs", "of several kinds", "the slowest sets the pace: choose with CUDA_VISIBLE_DEVICES"
+        )

@@ -1,0 +1,114 @@
+"""``gemfit doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import TypeAdapter
+
+from gemfit.checkup import Check, ok
+from gemfit.errors import ExitCode
+from gemfit.packing import cache_folder
+from gemfit.plan import Topology
+from gemfit.recipe import Recipe
+from gemfit_launch.attention import attention_facts, choose_attention
+from gemfit_launch.child import ask_module
+from gemfit_launch.doctor.machine import (
+    check_disks,
+    check_gpus,
+    check_hub,
+    check_limits,
+    check_ports,
+    check_slurm,
+)
+from gemfit_launch.doctor.packages import check_packages, minimum_versions
+from gemfit_launch.options import json_option, request_options
+from gemfit_launch.report import console, table
+from gemfit_launch.request import Request
+from gemfit_launch.topology import count_gpus
+
+CHECKS: TypeAdapter[tuple[Check, ...]] = TypeAdapter(tuple[Check, ...])
+
+
+@click.command()
+@request_options(required=False)
+@click.option("--full", is_flag=True, help="Load the recipe's weights, instead of a small model like it.")
+@json_option
+def doctor(request: Request, full: bool, as_json: bool) -> None:
+    """Look at what this machine can do, and whether a recipe would train what it says.
+
+    Packages, GPUs, disk, limits, ports, hub and Slurm. With a RECIPE also the known traps: whether
+    documents are kept apart, the loss is a mean over trained tokens, each document begins once, stop
+    tokens are trained, and gradients are finite. Exit status 1 where something fails.
+
+    \b
+    Example:
+      gemfit doctor
+      gemfit doctor gemma3/1b-card --data talks.jsonl
+    """
+    if not request.name and (full or request.arguments()):
+        raise click.UsageError("--full, --data and what changes a recipe need a RECIPE")
+    recipe = request.recipe() if request.name else None
+    checks = [*look_at_machine(), *look_with_torch(recipe, full)]
+    if as_json:
+        click.echo(json.dumps([check.model_dump() for check in checks], indent=2))
+    else:
+        _show(checks)
+    if any(check.state == "fail" for check in checks):
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def look_at_machine() -> Iterator[Check]:
+    """All that can be found out without torch."""
+    yield from check_packages(minimum_versions())
+    yield from check_gpus()
+    yield from check_disks({"runs": Path("runs"), "cache": cache_folder()})
+    yield from check_limits()
+    yield check_ports()
+    yield check_hub(dict(os.environ))
+    yield check_slurm()
+
+
+def look_with_torch(recipe: Recipe | None, full: bool) -> Sequence[Check]:
+    """What the training packages say of the machine, and of ``recipe``; nothing without them."""
+    if find_spec("torch") is None:
+        skipped = ok("recipe", "traps", "not looked at: training packages are absent here")
+        return (skipped,) if recipe is not None else ()
+    if recipe is None:
+        return _ask([])
+    with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="gemfit-doctor-") as stream:
+        stream.write(_resolved(recipe).to_json())
+        stream.flush()
+        return _ask([stream.name, *(["--full"] if full else [])])
+
+
+def _ask(arguments: list[str]) -> Sequence[Check]:
+    # Libraries may print before it: the answer is the last line.
+    return CHECKS.validate_json(ask_module("gemfit.train.doctor", arguments).splitlines()[-1])
+
+
+def _resolved(recipe: Recipe) -> Recipe:
+    """With the attention that a run on this machine would have."""
+    device: Any = "cuda" if count_gpus() else "cpu"
+    here = Topology(nodes=1, ranks_per_node=1, device=device)
+    chosen = choose_attention(recipe, here, attention_facts(recipe, here, None))
+    model = recipe.model.model_copy(update={"attention": chosen.name})
+    return recipe.model_copy(update={"model": model})
+
+
+def _show(checks: Sequence[Check]) -> None:
+    out = console()
+    rows = [
+        (check.state, check.about, check.name, check.found + (f"\n-> {check.do}" if check.do else ""))
+        for check in checks
+    ]
+    out.print(table(["", "about", "what", "found"], rows))
+    counted = {state: sum(check.state == state for check in checks) for state in ("fail", "warn", "ok")}
+    out.print(f"\n{counted['fail']} failed, {counted['warn']} to look at, {counted['ok']} in order")

@@ -1,0 +1,190 @@
+"""Each trap that a recipe can fall into is found when it is planted, and a sound recipe has none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Gemma3TextConfig
+
+from gemfit.checkup import Check
+from gemfit.data.tokenizer import train_tokenizer
+from gemfit.errors import UserError
+from gemfit.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.train import doctor, kernels, traps
+from gemfit.train.traps import (
+    check_begin,
+    check_mask,
+    check_model,
+    check_stop,
+    find_traps,
+    shrunk,
+    small_model,
+)
+from train.test_attention import without_backward
+from train.test_selftest import Seeing
+
+CPU = torch.device("cpu")
+SCRATCH = Scratch(
+    vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
+)
+TALK = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
+
+
+def recipe(**settings: Any) -> Recipe:
+    model = {"scratch": SCRATCH, "dtype": "float32", "attention": "sdpa"} | settings
+    return Recipe(model=ModelRecipe(**model), data=DataRecipe(loss_on="assistant"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(["a sentence to learn from, and another one"] * 4, 300)
+
+
+def failed(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks if check.state == "fail"}
+
+
+def looked_at(model: Any, tokenizer: Any, made: Recipe | None = None) -> dict[str, Check]:
+    return failed(list(check_model(made or recipe(), tokenizer, model, CPU)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sound_recipe_falls_into_no_trap(dtype: str) -> None:
+    checks = list(find_traps(recipe(dtype=dtype), CPU, full=False))
+    assert failed(checks) == {}
+    assert [check.name for check in checks] == [
+        *("one BOS", "stop token", "loss mask", "model", "attention", "weights and buffers", "no cache"),
+        *("isolation, eval", "isolation, train", "loss scale", "gradients"),
+    ]
+
+
+def test_the_data_of_the_recipe_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": []}) + "\n")
+    made = recipe().model_copy(update={"data": DataRecipe(source=str(path))})
+    (check,) = find_traps(made, CPU, full=False)
+    assert (check.state, check.name) == ("fail", "data and tokenizer")
+    assert f"{path}:2" in check.found
+
+
+def test_documents_with_two_or_no_bos_are_found() -> None:
+    sound, twice, none = np.array([2, 9, 1]), np.array([2, 2, 9]), np.array([9, 9])
+    assert check_begin([sound], 2).state == "ok"
+    assert check_begin([sound, twice], 2).found == (
+        "1 of 2 conversations do not begin with one BOS (the first has 2)"
+    )
+    assert check_begin([none], 2).state == "fail"
+    assert check_begin([none], None).state == "ok"
+
+
+def test_a_stop_token_that_is_never_trained_is_found() -> None:
+    assert check_stop([np.array([-100, 7, 1])], [1]).state == "ok"
+    assert check_stop([np.array([-100, 7, -100])], [1]).state == "fail"
+    assert check_stop([np.array([7, 1]), np.array([7, 7])], [1]).state == "warn"
+
+
+def test_an_empty_mask_is_found() -> None:
+    assert check_mask([np.array([-100, 7])]).found == "50% of the tokens are trained"
+    assert check_mask([np.array([-100, 7]), np.array([-100, -100])]).state == "fail"
+
+
+def test_documents_that_see_each_other_are_found(tokenizer: Any) -> None:
+    model = small_model(recipe(), tokenizer)
+    model.__class__ = Seeing
+    assert {"isolation, eval", "isolation, train"} <= looked_at(model, tokenizer).keys()
+
+
+def test_a_backward_pass_without_numbers_is_found(tokenizer: Any) -> None:
+    model = small_model(recipe(), tokenizer)
+    model.model.layers[2].self_attn.register_forward_hook(without_backward)
+    found = looked_at(model, tokenizer)
+    assert found.keys() == {"gradients"}
+    assert found["gradients"].do == "set model.attention to eager"
+
+
+def test_untied_weights_and_wrong_buffers_are_found(tokenizer: Any) -> None:
+    untied = small_model(recipe(), tokenizer)
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+    assert "weights and buffers" in looked_at(untied, tokenizer)
+    scaled = small_model(recipe(), tokenizer)
+    scaled.get_input_embeddings().embed_scale += 0.1
+    assert "embed_scale" in looked_at(scaled, tokenizer)["weights and buffers"].found
+
+
+def test_a_cache_is_found(tokenizer: Any) -> None:
+    model = small_model(recipe(), tokenizer)
+    model.config.use_cache = True
+    assert "no cache" in looked_at(model, tokenizer)
+
+
+def test_another_attention_than_asked_for_is_found(tokenizer: Any) -> None:
+    model = small_model(recipe(), tokenizer)
+    model.config._attn_implementation = "eager"
+    assert looked_at(model, tokenizer).keys() == {"attention"}
+
+
+def test_a_loss_of_another_scale_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(recipe(), tokenizer)
+    plain = type(model)._loss_of_slice
+    monkeypatch.setattr(type(model), "_measure_slice", lambda self, h, t: (2 * plain(self, h, t), t.sum()))
+    assert "loss scale" in looked_at(model, tokenizer)
+
+
+def test_kernels_that_are_refused_are_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise UserError("model.kernels: liger cannot be imported; pip install liger-kernel, or set none")
+
+    monkeypatch.setattr(kernels, "load_liger", absent)
+    made = recipe(kernels="liger")
+    found = looked_at(small_model(made, tokenizer), tokenizer, made)
+    assert found["liger kernels"].do == "pip install liger-kernel, or set none"
+
+
+def test_a_model_that_is_not_there_is_told(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traps, "_tokenizer", lambda recipe, conversations: tokenizer)
+    made = recipe(scratch=None, id=str(tmp_path))
+    assert failed(list(find_traps(made, CPU, full=False))).keys() == {"model"}
+
+
+def test_a_small_model_keeps_what_its_traps_depend_on() -> None:
+    config = Gemma3TextConfig(num_hidden_layers=26, hidden_size=1152, head_dim=256, sliding_window=512)
+    small = shrunk(config)
+    assert (small.num_hidden_layers, small.hidden_size) == (6, 64)
+    assert (small.head_dim, small.sliding_window, small.vocab_size) == (256, 512, config.vocab_size)
+    assert small.layer_types == config.layer_types[:6]
+    assert config.num_hidden_layers == 26
+
+
+def test_gpus_that_torch_does_not_see_fail() -> None:
+    assert doctor.judge_absent_gpu(None, 0).state == "ok"
+    assert doctor.judge_absent_gpu(None, 8).found == "torch (built for CPUs only) sees none of 8"
+    assert doctor.judge_absent_gpu("13.0", 8).state == "fail"
+
+
+def test_a_gpu_in_use_is_told() -> None:
+    assert doctor.judge_memory("GPU 0", "H100", 79 * 10**9, 80 * 10**9).state == "ok"
+    assert doctor.judge_memory("GPU 0", "H100", 20 * 10**9, 80 * 10**9).state == "warn"
+
+
+def test_a_host_without_an_address_is_told() -> None:
+    assert doctor.check_rendezvous("127.0.0.1").state == "ok"
+    assert doctor.check_rendezvous("no-such-host.invalid").state == "fail"
+
+
+@pytest.mark.slow
+def test_the_module_prints_checks_as_one_line_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe().to_json())
+    argv = [sys.executable, "-m", "gemfit.train.doctor", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    found = [Check.model_validate(check) for check in json.loads(done.stdout.splitlines()[-1])]
+    assert {"rendezvous", "gradients"} <= {check.name for check in found if check.state == "ok"}
