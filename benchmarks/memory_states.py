@@ -141,8 +141,11 @@ def predicted(plan: Plan) -> dict[str, int]:
     scratch = plan.recipe.model.scratch
     assert scratch is not None
     placed = place_states(setting_of(plan, of_scratch(scratch)))
-    both = (asdict(placed.gpu), asdict(placed.host))
-    return {kind: sum(side[kind] for side in both) for kind in KINDS}
+    gpu, host = asdict(placed.gpu), asdict(placed.host)
+    summed = {kind: gpu[kind] + host[kind] for kind in KINDS}
+    if plan.recipe.strategy.kind == "fsdp2":  # whole gradients are gone when their shards are on the host
+        summed["gradients"] = max(gpu["gradients"], host["gradients"])
+    return summed
 
 
 def markdown(results: list[Result]) -> str:

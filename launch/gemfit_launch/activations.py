@@ -64,6 +64,14 @@ def output_layer_bytes(setting: Setting) -> int:
     return embedding * (stream_bytes(setting) if several else setting.compute_bytes)
 
 
+def output_sum_bytes(setting: Setting) -> int:
+    """When the gradient of one slice is added to that of those before, which makes a third tensor."""
+    if setting.lora is not None or setting.tokens <= SLICE_TOKENS:
+        return 0
+    tensors = 3 + setting.autocast  # the cast is kept for the slices to come
+    return tensors * setting.architecture.embedding_parameters * setting.compute_bytes
+
+
 def output_gradient_bytes(setting: Setting) -> int:
     """The gradient of a tied output layer, which waits for that of the embedding."""
     if setting.lora is not None or not setting.architecture.tied:

@@ -1,10 +1,10 @@
 """Bytes per rank, per node and on disk, before anything runs. Pure.
 
-A step has five moments at which memory can be largest: the end of the forward pass, the loss, a layer's
-backward pass, the embedding's gradient, and the optimizer's step. States stay through all of them. Each
-constant says where it is from, or that it is assumed. States are held against running processes in
-benchmarks/memory_states.md, the moments against fake tensors of real sizes in benchmarks/memory_peaks.md;
-no GPU has been asked.
+A step has six moments at which memory can be largest: the end of the forward pass, the loss, the sum of the
+output layer's gradients, a layer's backward pass, the embedding's gradient, and the optimizer's step. States
+stay through all of them. Each constant says where it is from, or that it is assumed. States are held against
+running processes in benchmarks/memory_states.md, the moments against fake tensors of real sizes in
+benchmarks/memory_peaks.md; no GPU has been asked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Memory:
     gpu: tuple[Part, ...]
     """At the moment of the step when they are largest together."""
     moment: str
-    """`forward`, `loss`, `backward`, `embedding` or `step`."""
+    """`forward`, `loss`, `output layer`, `backward`, `embedding` or `step`."""
     host_rank: tuple[Part, ...]
     """While training; in host memory, of one rank."""
     loading_rank: int
@@ -137,7 +137,7 @@ def make_setting(
 def predict_memory(setting: Setting, checkpoint: CheckpointRecipe) -> Memory:
     """Where the bytes of one rank go."""
     placed = place_states(setting)
-    moment, working = max(_moments(setting, placed).items(), key=lambda item: _sum(item[1]))
+    moment, working = max(working_memory(setting, placed).items(), key=lambda item: _sum(item[1]))
     parts = [*_named(placed.gpu), *working]
     communication = COMMUNICATION_BYTES if setting.world_size > 1 else 0
     parts += [
@@ -167,7 +167,7 @@ def _read_at_once(setting: Setting) -> int:
     return architecture.parameters if setting.read_whole else architecture.embedding_parameters
 
 
-def _moments(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
+def working_memory(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
     """What is needed besides the states, at each moment at which that can be most."""
     kept = _kept_for_backward(setting)
     gathers = Part(
@@ -197,6 +197,7 @@ def _moments(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
     return {
         "forward": [kept, gathers, casts, forward_logits],
         "loss": [kept, gathers, *saved_casts, logits, _output(setting)],
+        "output layer": [kept, gathers, *saved_casts, _output_sum(setting)],
         "backward": [kept, gathers, *saved_casts, waiting, layer, *recomputed],
         "embedding": [gathers, _embedding(setting)],
         "step": [Part(name="step", bytes=roots, why="AdamW takes the roots of all second moments at once")],
@@ -206,6 +207,11 @@ def _moments(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
 def _output(setting: Setting) -> Part:
     size = activations.output_layer_bytes(setting)
     return Part(name="output layer", bytes=size, why="its gradient so far, or its cast")
+
+
+def _output_sum(setting: Setting) -> Part:
+    size = activations.output_sum_bytes(setting)
+    return Part(name="output layer", bytes=size, why="gradients of two slices, and their sum")
 
 
 def _embedding(setting: Setting) -> Part:

@@ -160,13 +160,22 @@ def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:
         return Placed(gpu=States(parameters=parameters, gradients=whole, buckets=buckets), host=host)
     if strategy.stage == 1:
         gradients = max(compute * trained, compute * shard + flat)
-    else:  # float32 sums lie flat already when parameters are bfloat16; else they are flattened for the step
-        gradients = flat if compute == 2 else 2 * flat
+    elif compute != FLOAT32:  # sums lie flat already
+        gradients = flat
+    else:  # sums are views of whole gradients, flattened for the step
+        gradients = flat + FLOAT32 * _whole_tensors(setting, shard)
     return Placed(
         gpu=States(
             parameters=parameters, masters=flat, gradients=gradients, buckets=buckets, moments=MOMENTS * shard
         )
     )
+
+
+def _whole_tensors(setting: Setting, shard: int) -> int:
+    """Elements of all tensors that reach into the range of a rank, on the one where the embedding ends."""
+    if setting.lora is not None:
+        return shard
+    return -(-setting.architecture.embedding_parameters // shard) * shard
 
 
 def _zero3(setting: Setting, strategy: DeepSpeed) -> Placed:
