@@ -41,10 +41,10 @@ CEILING = """
 import os, sys
 from pathlib import Path
 from gemfit.data.encode import choose_encoder
-from gemfit.data.inputs import all_blocks, block_text
-from gemfit.data.known import backend_json
-from gemfit.data.lines import read_block
-from gemfit.data.prepare import Unchecked, prepare_tokenizer, sample_of, settle
+from gemfit.data.reading.inputs import all_blocks, block_text
+from gemfit.data.building.known import backend_json
+from gemfit.data.reading.lines import read_block
+from gemfit.data.building.prepare import Unchecked, prepare_tokenizer, sample_of, settle
 from gemfit.packing import PackJob
 job = PackJob.read(Path(sys.argv[1]))
 tokenizer = prepare_tokenizer(job)

@@ -28,8 +28,8 @@ import pyarrow as pa
 from datasets import load_from_disk
 
 from gemfit.batch import Batch
+from gemfit.data.building.shards import WrittenShard, describe_split, row_schema
 from gemfit.data.order import rank_rows, rows_at, rows_of_step
-from gemfit.data.shards import WrittenShard, describe_split, row_schema
 from gemfit.data.store import file_digest, open_pack
 from gemfit.manifest import Losses, PackManifest, SplitCounts
 

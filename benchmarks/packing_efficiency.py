@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gemfit.data.blocks import file_blocks
-from gemfit.data.document import Document
-from gemfit.data.fit import fit
-from gemfit.data.inputs import block_text
-from gemfit.data.read import read_line
-from gemfit.data.render import make_renderer
-from gemfit.data.runs import Atoms, fit_runs, longest_pieces
+from gemfit.data.packing.fit import fit
+from gemfit.data.packing.runs import Atoms, fit_runs, longest_pieces
+from gemfit.data.reading.blocks import file_blocks
+from gemfit.data.reading.inputs import block_text
+from gemfit.data.reading.read import read_line
+from gemfit.data.rendering.document import Document
+from gemfit.data.rendering.render import make_renderer
 from gemfit.data.tokenizer import load_tokenizer, train_tokenizer
 from gemfit.errors import UserError
 from gemfit.packing import find_files

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.block import make_part
-from gemfit.data.columns import Messages, Part
-from gemfit.data.conversation import ROLES, Conversation, Message, parse_conversation
-from gemfit.data.document import Words
 from gemfit.data.encode import reference_encoder
-from gemfit.data.lines import Columns, read_block, read_each
-from gemfit.data.read import LINE_LIMIT, Rejection
-from gemfit.data.rendering import Rendering, make_rendering
-from gemfit.data.split import split
-from gemfit.data.trim import SPACES, trimmed
+from gemfit.data.packing.split import split
+from gemfit.data.reading.columns import Messages, Part
+from gemfit.data.reading.conversation import ROLES, Conversation, Message, parse_conversation
+from gemfit.data.reading.lines import Columns, read_block, read_each
+from gemfit.data.reading.read import LINE_LIMIT, Rejection
+from gemfit.data.rendering.block import make_part
+from gemfit.data.rendering.document import Words
+from gemfit.data.rendering.prepared import Rendering, make_rendering
+from gemfit.data.rendering.trim import SPACES, trimmed
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe
 

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gemfit.data.conversation import SHAREGPT_TO_MESSAGES, Conversation, Message, parse_conversation
 from gemfit.data.encode import reference_encoder
-from gemfit.data.rendering import make_rendering
+from gemfit.data.reading.conversation import SHAREGPT_TO_MESSAGES, Conversation, Message, parse_conversation
+from gemfit.data.rendering.prepared import make_rendering
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe
 

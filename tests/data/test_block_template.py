@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.conversation import Conversation, parse_conversation
 from gemfit.data.encode import reference_encoder
-from gemfit.data.grammar import check_template
-from gemfit.data.lines import read_block
-from gemfit.data.read import Rejection
-from gemfit.data.rendering import Rendering, make_rendering
-from gemfit.data.template_use import only_passes_contents_on
+from gemfit.data.reading.conversation import Conversation, parse_conversation
+from gemfit.data.reading.lines import read_block
+from gemfit.data.reading.read import Rejection
+from gemfit.data.rendering.grammar import check_template
+from gemfit.data.rendering.prepared import Rendering, make_rendering
+from gemfit.data.rendering.template_use import only_passes_contents_on
 from gemfit.data.tokenizer import CHAT_TEMPLATE
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from gemfit.data import block, make_parts
 from gemfit.data.__main__ import main
+from gemfit.data.building import make_parts
 from gemfit.data.encode import EngineMismatch, reference_encoder
 from gemfit.data.encode.reference import Reference
+from gemfit.data.rendering import block
 from gemfit.data.store import read_manifest, verify_pack
 from gemfit.packing import PackJob
 
@@ -37,7 +38,7 @@ def lines() -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gemfit.data.blocks.BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr("gemfit.data.reading.blocks.BLOCK_BYTES", BLOCK)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_workers_and_shards_change_no_byte(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gemfit.data.shards.SHARD_BYTES", 8 * 128 * 50)
+    monkeypatch.setattr("gemfit.data.building.shards.SHARD_BYTES", 8 * 128 * 50)
     job = write_job(write_talks(lines), seq_len=128, scratch=500)
     packs = []
     for name, workers in (("one", "1"), ("four", "4")):
@@ -111,7 +112,8 @@ def test_order_of_lines_and_files_does_not_change_the_rows(
 
 KILLED = """
 import sys, time
-from gemfit.data import blocks, make_parts
+from gemfit.data.reading import blocks
+from gemfit.data.building import make_parts
 from gemfit.data.__main__ import main
 blocks.BLOCK_BYTES = int(sys.argv[3])
 fast = make_parts.make_part
@@ -386,7 +388,7 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
         reference = reference_encoder(tokenizer)
         return reference if engine == "tokenizers" else Wrong(tokenizer.backend_tokenizer, "fast engine")
 
-    monkeypatch.setattr("gemfit.data.prepare.choose_encoder", chosen)
+    monkeypatch.setattr("gemfit.data.building.prepare.choose_encoder", chosen)
     path = write_talks([*lines, {"messages": [{"role": "user", "content": "Last words"}]}])
     status, printed = call(write_job(path, seq_len=128), "pack")
     assert status == 0

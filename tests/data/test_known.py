@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gemfit.data import known
-from gemfit.data.known import KnownTokenizer, backend_json, digest_of, known_tokenizer
+from gemfit.data.building import known
+from gemfit.data.building.known import KnownTokenizer, backend_json, digest_of, known_tokenizer
 from gemfit.data.tokenizer import load_tokenizer, tokenizer_digest
 
 

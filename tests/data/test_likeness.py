@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.conversation import ROLES
-from gemfit.data.likeness import NUM_HASHES, SHINGLE, band_width, merge_groups, near_groups, signatures
+from gemfit.data.content.likeness import (
+    NUM_HASHES,
+    SHINGLE,
+    band_width,
+    merge_groups,
+    near_groups,
+    signatures,
+)
+from gemfit.data.reading.conversation import ROLES
 
 Talk = list[tuple[str, list[int]]]
 """Roles and token ids."""

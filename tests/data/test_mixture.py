@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.test_likeness import changed, jaccard, signed, talk
-from gemfit.data.choose import (
+from gemfit.data.content.choose import (
     NOWHERE,
     TRAIN,
     VALIDATION,
@@ -21,7 +21,7 @@ from gemfit.data.choose import (
     choose,
     within_max_rows,
 )
-from gemfit.data.mixture import copies_by_weight, mix
+from gemfit.data.content.mixture import copies_by_weight, mix
 from gemfit.errors import UserError
 from gemfit.recipe import DataRecipe, SourceRecipe
 

@@ -1,4 +1,6 @@
-"""From conversations to packed rows on disk: read, render, split, pack, store, order.
+"""From conversations to packed rows on disk.
 
-The stages meet only in ``build``; ``store`` and ``order`` are all that training needs.
+``reading`` → ``encode`` → ``rendering`` make parts of blocks; ``content`` and ``packing`` decide what is in
+which row; ``building`` runs it all on all cores. ``store`` and ``order`` are what training reads, and
+``evidence`` is what a person does.
 """

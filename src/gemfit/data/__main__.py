@@ -53,8 +53,8 @@ def _build(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # A broken job is refused without the wait for these.
     from gemfit.data.build import Ways, build_pack, build_shard, merge_pack  # noqa: PLC0415
-    from gemfit.data.make_parts import Shard  # noqa: PLC0415
-    from gemfit.data.workers import available_cores  # noqa: PLC0415
+    from gemfit.data.building.make_parts import Shard  # noqa: PLC0415
+    from gemfit.data.building.workers import available_cores  # noqa: PLC0415
 
     out = arguments.out.absolute()
     ways = Ways(num_workers=arguments.workers or available_cores(), engine=arguments.engine)

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemfit.data.assemble import assemble
+from gemfit.data.building.assemble import assemble
+from gemfit.data.building.known import digest_of
+from gemfit.data.building.make_parts import ALL, Made, Shard, make_parts
+from gemfit.data.building.parts import PartStore, note_shards, noted_shards, part_store, trim
+from gemfit.data.building.prepare import prepare_rendering, prepare_tokenizer, settle
+from gemfit.data.building.progress import Progress, progress
+from gemfit.data.building.staging import explained, staging
+from gemfit.data.building.talks import read_talks
 from gemfit.data.encode import Engine, EngineMismatch
-from gemfit.data.inputs import check_unchanged
-from gemfit.data.known import digest_of
-from gemfit.data.make_parts import ALL, Made, Shard, make_parts
-from gemfit.data.parts import PartStore, note_shards, noted_shards, part_store, trim
-from gemfit.data.prepare import prepare_rendering, prepare_tokenizer, settle
-from gemfit.data.progress import Progress, progress
-from gemfit.data.rendering import Rendering
-from gemfit.data.staging import explained, staging
+from gemfit.data.reading.inputs import check_unchanged
+from gemfit.data.rendering.prepared import Rendering
 from gemfit.data.store import MANIFEST, read_manifest
-from gemfit.data.talks import read_talks
 from gemfit.errors import UserError
 from gemfit.manifest import PackManifest
 from gemfit.packing import PackJob

@@ -14,8 +14,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gemfit.data.grammar import LITERAL_EOS, Grammar, role_markers
-from gemfit.data.render import stop_ids
+from gemfit.data.rendering.grammar import LITERAL_EOS, Grammar, role_markers
+from gemfit.data.rendering.render import stop_ids
 from gemfit.recipe import DataRecipe
 
 MARKERS = Regex(r"<\|(?:system|user|assistant|tool|eos)\|>")

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gemfit.data.staging import staging
+from gemfit.data.building.staging import staging
 from gemfit.errors import ExitCode, UserError
 from gemfit.manifest import CheckpointManifest
 from gemfit.recipe import Recipe

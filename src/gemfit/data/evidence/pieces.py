@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.document import IGNORED
 from gemfit.data.evidence.packfiles import RowBatch
+from gemfit.data.rendering.document import IGNORED
 
 REPEATED = -1
 """The position of a token that repeats what stands in another piece."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.evidence.pieces import Piece
-from gemfit.data.render import make_renderer
+from gemfit.data.rendering.render import make_renderer
 
 Ids = NDArray[np.int32]
 BEGIN = "begin"

@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from gemfit.data.document import IGNORED
 from gemfit.data.evidence.packfiles import RowBatch
+from gemfit.data.rendering.document import IGNORED
 
 FAULTS = (
     "its seq_lengths are not positive, or do not add up to its tokens",

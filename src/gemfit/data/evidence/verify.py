@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gemfit.data.building.progress import progress
 from gemfit.data.evidence.accounts import differing, flow_of_conversations, unbalanced, untotalled
 from gemfit.data.evidence.ledger import Expected, Ledger
 from gemfit.data.evidence.numbering import Numbering, number_conversations
 from gemfit.data.evidence.packfiles import SIDES, Conversations, Pack
 from gemfit.data.evidence.reading import damage, found_otherwise, read_batches, unlisted
 from gemfit.data.evidence.rowcheck import RowFaults, Rules, check_rows
-from gemfit.data.progress import progress
 from gemfit.data.store import open_pack, read_manifest
 from gemfit.manifest import SplitCounts
 

@@ -1,0 +1,154 @@
+"""From the columns of all parts to the files of a pack: choose, plan, write, account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gemfit
+from gemfit.data.building.accounts import (
+    CONVERSATIONS,
+    REJECTED,
+    losses,
+    role_tokens,
+    token_flow,
+    write_conversations,
+    write_rejected,
+)
+from gemfit.data.building.known import digest_of
+from gemfit.data.building.plan_rows import SPLITS, plan_split
+from gemfit.data.building.progress import progress
+from gemfit.data.building.rows import write_rows
+from gemfit.data.building.shards import Source, SplitPlan
+from gemfit.data.building.talks import Notes, Talks, read_signatures
+from gemfit.data.content.choose import TRAIN, Candidates, Choice, Fate, choose, within_max_rows
+from gemfit.data.reading.inputs import inputs_of
+from gemfit.data.store import file_digest
+from gemfit.data.tokenizer import pad_id, save_tokenizer
+from gemfit.errors import UserError
+from gemfit.manifest import FileDigest, PackManifest, PackSource, SplitCounts
+from gemfit.packing import PackJob
+
+LIBRARIES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
+
+
+def assemble(
+    job: PackJob, tokenizer: Any, talks: Talks, notes: Notes, folder: Path, *, num_workers: int
+) -> PackManifest:
+    """Write everything but the manifest into ``folder``; the manifest."""
+    sources = _sources_of(job, talks)
+    choice = _choose(job, talks, sources, folder)
+    _check_enough(job, talks, choice, notes)
+    seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
+    plans = [plan_split(talks, choice, split, seq_len, tight=tight) for split in range(len(SPLITS))]
+    flow = token_flow(talks, choice, sources, _names(job), plans)
+    source = Source(
+        places=talks.places,
+        starts=talks.starts,
+        paths=talks.paths,
+        seq_len=seq_len,
+        pad=pad_id(tokenizer),
+    )
+    with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
+        shards, trained = write_rows(
+            folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at
+        )
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    write_conversations(folder / CONVERSATIONS, talks, choice, sources)
+    write_rejected(folder / REJECTED, notes, [one.path for one in inputs_of(job)])
+    data = job.data
+    return PackManifest(
+        fingerprint=job.fingerprint,
+        tokenizer_digest=digest_of(tokenizer),
+        format=data.format,
+        eos=data.eos,
+        loss_on=data.loss_on,
+        seq_len=seq_len,
+        overlong=data.overlong,
+        pad_id=pad_id(tokenizer),
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        splits={plan.name: _counts(plan, talks, trained[plan.name]) for plan in plans},
+        losses=losses(talks, choice, notes, flow["total"], plans, seq_len),
+        flow=flow,
+        roles=role_tokens(talks, choice),
+        pii=notes.pii,
+        sources=tuple(PackSource(name=source.name, weight=source.weight) for source in job.sources),
+        inputs=inputs_of(job),
+        engine=", ".join(notes.engines),
+        files=_digests(folder, shards),
+        versions={"gemfit": gemfit.__version__, **{name: version(name) for name in LIBRARIES}},
+    )
+
+
+def _names(job: PackJob) -> list[str]:
+    return [source.name for source in job.sources]
+
+
+def _sources_of(job: PackJob, talks: Talks) -> NDArray[np.int16]:
+    """The source of each conversation."""
+    by_input = np.array([one.source for one in inputs_of(job)], np.int16)
+    return by_input[talks.input]
+
+
+def _choose(job: PackJob, talks: Talks, sources: NDArray[np.int16], folder: Path) -> Choice:
+    scratch = folder / "signatures"
+    whole = np.diff(talks.first_atom) > 0
+    lost = np.where(talks.dropped > 0, Fate.OVERLONG, Fate.UNTRAINED)
+    candidates = Candidates(
+        digests=talks.digests,
+        likeness=talks.likeness,
+        signatures=read_signatures(talks.paths, len(talks), scratch),
+        source=sources,
+        fate=np.where(whole, Fate.KEPT, lost).astype(np.int8),
+    )
+    choice = choose(candidates, job.data, job.seed)
+    scratch.unlink(missing_ok=True)
+    if job.data.max_rows is None:
+        return choice
+    seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
+    return within_max_rows(
+        choice, job.data.max_rows, lambda some: plan_split(talks, some, TRAIN, seq_len, tight=tight).num_rows
+    )
+
+
+def _check_enough(job: PackJob, talks: Talks, choice: Choice, notes: Notes) -> None:
+    named = ", ".join(_names(job))
+    if not len(talks):
+        raise UserError(
+            f"{named}: holds no valid conversation: of {notes.lines} lines {notes.blank} are blank and "
+            f"{notes.rejected} were rejected"
+        )
+    if not np.any(choice.split == TRAIN):
+        dropped = int(np.count_nonzero(choice.fate == Fate.OVERLONG))
+        raise UserError(
+            f"{named}: no conversation is left to train on: of {len(talks)}, "
+            f"{dropped} were longer than data.seq_len and dropped, the rest is "
+            f"held out (data.validation_share: {job.data.validation_share}; near copies stay on one side, "
+            f"data.near_duplicates: {job.data.near_duplicates}); give more data, or change these"
+        )
+
+
+def _counts(plan: SplitPlan, talks: Talks, trained: int) -> SplitCounts:
+    return SplitCounts(
+        rows=plan.num_rows,
+        conversations=len(np.unique(plan.document)),
+        documents=len(plan.document),
+        tokens=int(plan.lengths.sum(dtype=np.int64)),
+        trained_tokens=trained,
+        repeated_tokens=int(talks.places.context[plan.first].sum(dtype=np.int64)),
+    )
+
+
+def _digests(folder: Path, shards: Sequence[FileDigest]) -> tuple[FileDigest, ...]:
+    """Every file of the pack, sorted by path; the shards were digested while they were written."""
+    known = {shard.path: shard for shard in shards}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(
+        known.get(path.relative_to(folder).as_posix()) or file_digest(folder, path) for path in paths
+    )

@@ -1,0 +1,150 @@
+"""Fetch the words of pieces from the parts on disk and lay them out as rows: compiled, one read an atom.
+
+It reads by ``pread``, so pages of the parts do not count as memory of the process. Files stay open
+as long as there are few of them.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+from gemfit.data.reading.columns import Ints
+from gemfit.data.rendering.document import IGNORED
+
+FLAG = np.uint32(1 << 31)
+_pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
+
+
+class AtomPlaces(NamedTuple):
+    """Where the words of every atom are. Each array: (atoms,)."""
+
+    lengths: Ints
+    context: Ints
+    at: NDArray[np.int64]
+    """Byte of its file."""
+    part: Ints
+    """Number of its file."""
+
+
+class Pieces(NamedTuple):
+    """Pieces of some rows, in order. Each array: (pieces,), but the last."""
+
+    first: NDArray[np.int64]
+    """The atom that it begins with."""
+    num_atoms: Ints
+    lengths: Ints
+    row_ends: NDArray[np.int64]
+    """(rows + 1,): where the pieces of each row begin and end."""
+
+
+class RowArrays(NamedTuple):
+    """Finished rows."""
+
+    input_ids: NDArray[np.int32]
+    """(rows, seq_len)"""
+    labels: NDArray[np.int32]
+    """(rows, seq_len)"""
+    tokens: Ints
+    """(rows,)"""
+    trained: Ints
+    """(rows,)"""
+
+
+@dataclass(slots=True)
+class PartFiles:
+    """Descriptors of the files of parts, opened when they are needed."""
+
+    paths: Sequence[Path]
+    most: int
+    """How many may be open at once."""
+    descriptors: NDArray[np.int32]
+    """(parts,): -1 where closed."""
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> PartFiles:
+        """For these paths, by number."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return cls(paths, max(16, limit // 2), np.full(len(paths), -1, np.int32))
+
+    def open(self, numbers: Sequence[int]) -> None:
+        """Open these, at most ``most``; others are closed where it takes their place."""
+        wanted = [number for number in numbers if self.descriptors[number] < 0]
+        if np.count_nonzero(self.descriptors >= 0) + len(wanted) > self.most:
+            self.close()
+            wanted = list(numbers)
+        for number in wanted:
+            self.descriptors[number] = os.open(self.paths[number], os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close all."""
+        for descriptor in self.descriptors[self.descriptors >= 0].tolist():
+            os.close(descriptor)
+        self.descriptors[:] = -1
+
+
+def gather(pieces: Pieces, places: AtomPlaces, files: PartFiles, *, seq_len: int, pad: int) -> RowArrays:
+    """The rows that these pieces make."""
+    words = np.full((len(pieces.row_ends) - 1, seq_len), pad, np.uint32)  # pad has no flag: no label
+    parts = places.part[pieces.first]  # a piece is one conversation's, so all of it is in one part
+    needed = np.unique(parts).tolist()
+    for start in range(0, len(needed), files.most):
+        group = needed[start : start + files.most]
+        files.open(group)
+        chosen = np.isin(parts, group) if len(group) < len(needed) else np.ones(len(parts), np.bool_)
+        failed = _fill(words, *pieces, chosen, *places, files.descriptors)
+        if failed >= 0:
+            raise OSError(f"{files.paths[parts[failed]]}: could not be read to its end")
+    return RowArrays(words.view(np.int32), *_finish(words, pieces.row_ends, pieces.lengths))
+
+
+@njit(cache=True)
+def _fill(words, first, num_atoms, lengths, row_ends, chosen, sizes, context, at, part, descriptors):  # type: ignore[no-untyped-def]
+    """Read every chosen piece to its place; the number of a piece that could not be read, or -1."""
+    for row in range(len(row_ends) - 1):
+        place = 0
+        for piece in range(row_ends[row], row_ends[row + 1]):
+            target = place
+            place += lengths[piece]
+            if not chosen[piece]:
+                continue
+            for atom in range(first[piece], first[piece] + num_atoms[piece]):
+                skipped = 0 if atom == first[piece] else sizes[atom]
+                size = sizes[atom] if atom == first[piece] else sizes[atom] - context[atom]
+                # The pointer is that of the row, moved by hand: a view for each read costs more than it.
+                pointer = np.uintp(words[row].ctypes.data + 4 * target)
+                offset = np.int64(at[atom] + 4 * skipped)
+                if _pread(descriptors[part[atom]], pointer, np.uint64(4 * size), offset) != 4 * size:
+                    return piece
+                target += size
+    return -1
+
+
+@njit(cache=True)
+def _finish(words, row_ends, lengths):  # type: ignore[no-untyped-def]
+    """Labels, tokens and trained tokens of rows; ``words`` become ids in place."""
+    rows, seq_len = words.shape
+    labels = np.empty((rows, seq_len), np.int32)
+    tokens = np.zeros(rows, np.int32)
+    trained = np.zeros(rows, np.int32)
+    for row in range(rows):
+        for piece in range(row_ends[row], row_ends[row + 1]):
+            tokens[row] += lengths[piece]
+        count = np.int32(0)
+        for column in range(seq_len):
+            word = words[row, column]
+            ident = word & ~FLAG
+            flagged = word != ident
+            labels[row, column] = np.int32(ident) if flagged else np.int32(IGNORED)
+            count += np.int32(flagged)
+            words[row, column] = ident
+        trained[row] = count
+    return labels, tokens, trained

@@ -1,0 +1,1 @@
+"""What content decides: copies, near copies, personal data, mixtures, sides of the split."""

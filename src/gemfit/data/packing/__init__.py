@@ -1,0 +1,1 @@
+"""From lengths to rows: where long conversations are cut, and what shares a row."""

@@ -1,0 +1,55 @@
+"""One block of input to one part: read, check, encode, render, label, fit.
+
+A part depends on the bytes of its block, the tokenizer and the settings, on nothing else. Conversations
+that fit into a row stay arrays all the way; only longer ones become objects, one at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.content.likeness import signatures
+from gemfit.data.content.personal import scan
+from gemfit.data.reading.columns import Messages, Part
+from gemfit.data.reading.lines import Counts, Reject, read_block
+from gemfit.data.rendering.compose import compose
+from gemfit.data.rendering.digests import content_digests, likeness
+from gemfit.data.rendering.fitted import fit_rows
+from gemfit.data.rendering.prepared import Rendering
+from gemfit.data.rendering.trim import trimmed
+
+
+def make_part(
+    block: bytes, first_line: int, path: str, rendering: Rendering, reject: Reject | None
+) -> tuple[Part, Counts]:
+    """The part of a block of whole JSON lines, and what was found in it.
+
+    ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
+    ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
+    """
+    messages, counts = read_block(block, first_line, path, rendering, reject)
+    if rendering.personal != "ignore":
+        messages, counts.personal = scan(messages, rendering.personal)
+    text, text_ends = trimmed(messages, rendering.renderer.grammar.trimmed)
+    ids, ends = rendering.encoder.encode(text, text_ends)
+    composed = compose(ids, ends, messages, rendering.control)
+    fitted = fit_rows(composed, messages, rendering)
+    return Part(
+        **fitted._asdict(),
+        lines=messages.lines,
+        digests=content_digests(messages),
+        likeness=likeness(messages),
+        signatures=_signatures(ids, ends, messages, rendering.num_hashes),
+        tokens=composed.tokens,
+        trained=composed.trained,
+        role_tokens=composed.role_tokens,
+    ), counts
+
+
+def _signatures(
+    ids: NDArray[np.uint32], ends: NDArray[np.int64], messages: Messages, num_hashes: int
+) -> NDArray[np.uint32]:
+    if not num_hashes or not len(messages.last):
+        return np.empty((len(messages.last), num_hashes), np.uint32)
+    return signatures(ids, ends, messages.last, messages.roles, num_hashes)
