@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gemfit.data.render import prompt_ids
+from gemfit.data.rendering.render import prompt_ids
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode, UserError
 from gemfit.recipe import DataRecipe, Lora, ModelRecipe, Scratch
