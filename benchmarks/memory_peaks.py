@@ -49,6 +49,10 @@ CASES = [
     "12b:4:1024:bfloat16:recompute:sdpa",
     "27b:4:1024:bfloat16:recompute:sdpa",
     "27b:4:1024:bfloat16:keep:sdpa",
+    "1b:8:512:float32:keep:sdpa",
+    "4b:1:2048:bfloat16:recompute:sdpa",
+    "12b:2:2048:autocast:keep:sdpa",
+    "27b:2:1024:bfloat16:keep:eager",
 ]
 
 
