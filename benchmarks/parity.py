@@ -3,8 +3,8 @@
     python benchmarks/parity.py [--steps 50] [--ranks 1,2,4] [--only NAME,…] [--out docs/parity.md] [--json]
 
 The reference shares no line of training with gemfit: transformers' own class and loss, torch's AdamW, and
-every document of a row passed through the model alone, so that none could see another. Each way is launched
-on this machine's CPU, as `gemfit run` would. One takes ten seconds and more.
+every document of a row passed through the model alone, so that none could see another. The ranks of each way
+are real processes that go through `gemfit.train`, forked from one that has imported everything.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,21 +22,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: ranks would fight for the same cores
-
+import checkpoint_ranks  # before torch: it sets the number of threads
 import torch
 from checkpoint_runs import make_plan, sample, steps_of
 from transformers import Gemma3ForCausalLM, get_scheduler
 
 from gemfit.data.order import EMPTY
 from gemfit.data.store import Row, open_pack
-from gemfit.errors import UserError
+from gemfit.errors import ExitCode, UserError
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit.train.model import load_matching_tokenizer, load_model
 from gemfit.train.schedule import Schedule
-from gemfit_launch.local import carry_out
-from gemfit_launch.metrics import Record
 from gemfit_launch.report import console, table
 
 # Five sliding layers and a global one; two slices of the loss in each micro-batch of 4 rows.
@@ -50,6 +48,7 @@ MODEL: dict[str, Any] = {
 SETTINGS: dict[str, Any] = {"data__seq_len": 512, "batch__effective": 8, "batch__per_device_max": 4}
 LIMIT = 1e-4
 """Largest relative difference of a loss, in float32, that counts as the same training."""
+TIMEOUT_SECONDS = 900.0
 STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 NOT_HERE = {
     "attention flash_attention_2": "needs a GPU, and computes in bfloat16 only",
@@ -77,10 +76,10 @@ class Way:
 PAGE = """# Every way of training gives the same model ({date})
 
 `make parity` trains one tiny Gemma 3 (six layers, five of them with a window) for {steps} steps in every way
-that the machine has, each launched as `gemfit run` would, and compares the loss of every step with that of a
-reference. The reference shares no line of training with gemfit: transformers' own class and loss, torch's
-AdamW, and every document of a row passed through the model alone. float32, 8 rows of 512 tokens a step,
-learning rate 2e-3; {cores} CPU cores, gloo, {versions}.
+that the machine has, in real processes that go through `gemfit.train`, and compares the loss of every step
+with that of a reference. The reference shares no line of training with gemfit: transformers' own class and
+loss, torch's AdamW, and every document of a row passed through the model alone. float32, 8 rows of 512 tokens
+a step, learning rate 2e-3; {cores} CPU cores, gloo, {versions}.
 
 The reference's loss goes from {first:.6f} to {last:.6f}. float32 resolves 1.2e-07, and rounding grows with
 the steps; more than {limit:.0e} would be another training.
@@ -96,16 +95,6 @@ Not compared, because this machine does not have it:
 All ways compute the loss in slices (two for each micro-batch of four rows here) where the reference has all
 logits at once; they use `sdpa` unless the line says otherwise, and batches that a thread has made ahead.
 """
-
-
-class Silent:
-    """Shows nothing while a run goes on."""
-
-    def show(self, records: list[Record]) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
 
 
 def ways(ranks: list[int]) -> Iterator[Way]:
@@ -159,6 +148,20 @@ def reference(plan: Plan) -> list[float]:
     return losses
 
 
+def apart(plan: Plan, out: Path) -> list[float]:
+    """The reference, made by a fork: this process stays without the threads that training starts."""
+    pid = os.fork()
+    if not pid:
+        try:
+            out.write_text(json.dumps(reference(plan)))
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    found: list[float] = json.loads(out.read_text())
+    return found
+
+
 def documents(row: Row) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Ids and labels of each document of ``row``: (1, tokens) each."""
     lengths = row.seq_lengths.tolist()
@@ -174,10 +177,12 @@ def losses_of(way: Way, data: Path, root: Path, common: dict[str, Any]) -> list[
     settings = common | way.settings
     plan = make_plan(data, way.strategy, way.ranks, offload=way.offload, model=MODEL, **settings)
     run = RunDir.create(root, plan)
-    outcome = carry_out(run, plan, Silent())
-    if outcome.verdict is None or outcome.verdict.outcome != "completed":
-        log = run.log(outcome.attempt).read_text().strip().splitlines()
-        raise RuntimeError("\n".join(log[-30:]))
+    try:
+        code = checkpoint_ranks.start(run).wait(timeout_seconds=TIMEOUT_SECONDS)
+    except SystemExit as error:
+        raise RuntimeError(str(error)) from None
+    if code is not ExitCode.DONE:
+        raise RuntimeError(run.log(1).read_text().strip())
     return [record.loss for record in steps_of(run)]
 
 
@@ -191,7 +196,8 @@ def compare(chosen: list[Way], steps: int, scratch: Path) -> dict[str, Any]:
     data = sample(scratch)
     rhythm = {"evaluation__every_steps": steps, "checkpoint__every_steps": steps}
     common = SETTINGS | rhythm | {"length__steps": steps, "optim__learning_rate": 2e-3}
-    expected = reference(make_plan(data, "single", 1, model=MODEL, **common))
+    checkpoint_ranks.assert_one_thread()
+    expected = apart(make_plan(data, "single", 1, model=MODEL, **common), scratch / "reference.json")
     results: dict[str, Any] = {}
     for number, way in enumerate(chosen):
         try:

@@ -24,6 +24,7 @@ VERBS = {
     "data": ("data", "Look into a pack: its rows, its figures, and the proof that it is sound"),
     "doctor": ("doctor", "Look at what this machine can do, and whether a recipe would train what it says"),
     "run": ("run", "Train here, exactly as planned"),
+    "bench": ("bench", "Measure a recipe here: time of a step, tokens a second, stalls, memory"),
     "preflight": ("preflight", "Look for what would go wrong with a job, before it is submitted"),
     "submit": ("slurm", "Train as a Slurm job that comes back when it is preempted"),
     "resume": ("slurm", "Go on with a run as a new Slurm job, as before or elsewhere"),

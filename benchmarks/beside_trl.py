@@ -1,0 +1,171 @@
+"""gemfit beside TRL's SFTTrainer on CPU: the same model, the same packed rows, the same clock.
+
+    python benchmarks/beside_trl.py [--model DIR] [--rounds 2] [--threads 1] [--peers DIR] [--out FILE]
+
+Both take their turns, each in a fresh process, with as many threads. Ratios are of medians over all steps but
+the first of each process. Tokens for a second of CPU time say what is computed, whatever else the machine
+does; tokens for a second of wall time are what a person sees. Without --model only the tiny model is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from checkpoint_runs import Settings, make_plan, sample
+from trained_beside import PEERS, train_apart
+
+GB = 1e9
+TINY: Settings = {"model.scratch.vocab_size": 2048}
+RECOMPUTED = {"model__activation_checkpointing": "true", "optim__learning_rate": 1e-4}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One model in one setting."""
+
+    name: str
+    model: Settings
+    settings: dict[str, Any]
+
+
+def cases(model: Path | None, tokenizer: Path | None) -> list[Case]:
+    """The tiny model; and the real one where it is given."""
+    small = RECOMPUTED | {"data__seq_len": 512, "batch__effective": 16, "length__steps": 8}
+    found = [
+        Case(name="tiny, float32, 4 rows of 512", model=TINY, settings=small),
+        Case(name="tiny, float32, 1 row of 512", model=TINY, settings=small | {"batch__per_device_max": 1}),
+    ]
+    if model is None:
+        return found
+    real: Settings = {
+        "model.scratch": "null",
+        "model.id": str(model),
+        **({"model.tokenizer": str(tokenizer)} if tokenizer else {}),
+    }
+    large = RECOMPUTED | {"data__seq_len": 256, "batch__effective": 4, "length__steps": 3}
+    bf16 = large | {"model__dtype": "bfloat16"}
+    return [
+        *found,
+        Case(name="270M, float32, 4 rows of 256", model=real, settings=large),
+        Case(name="270M, bfloat16, 4 rows of 256", model=real, settings=bf16),
+        Case(name="270M, bfloat16, 1 row of 256", model=real, settings=bf16 | {"batch__per_device_max": 1}),
+    ]
+
+
+def compare(case: Case, data: Path, *, rounds: int, threads: int, peers: str) -> dict[str, Any]:
+    """Medians of both sides, ratios, and the largest difference of a loss."""
+    plan = make_plan(data, "single", 1, model=case.model, **case.settings)
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
+    for turn in range(rounds):
+        for who in ("ours", "trl") if turn % 2 == 0 else ("trl", "ours"):
+            found[who].append(train_apart(who, plan, threads=threads, peers=peers))
+    sides = {who: summary(results) for who, results in found.items()}
+    ours, trl = sides["ours"], sides["trl"]
+    losses = zip(ours["losses"], trl["losses"], strict=True)
+    return {
+        "case": case.name,
+        **sides,
+        "speed_ratio": ours["tokens_per_second"] / trl["tokens_per_second"],
+        "cpu_ratio": ours["tokens_per_cpu_second"] / trl["tokens_per_cpu_second"],
+        "memory_ratio": ours["peak_bytes"] / trl["peak_bytes"],
+        "first_loss_difference": abs(ours["losses"][0] - trl["losses"][0]) / trl["losses"][0],
+        "loss_difference": max(abs(a - b) / abs(b) for a, b in losses),
+    }
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the steps of all rounds."""
+    steps = [step for result in results for step in result["steps"]]
+    return {
+        "tokens_per_second": statistics.median(s["tokens"] / s["wall"] for s in steps),
+        "tokens_per_cpu_second": statistics.median(s["tokens"] / s["cpu"] for s in steps),
+        "peak_bytes": statistics.median(result["peak_bytes"] for result in results),
+        "held_bytes": statistics.median(result["held_bytes"] for result in results),
+        "losses": results[0]["losses"],
+    }
+
+
+def table(compared: list[dict[str, Any]]) -> str:
+    """One line a case."""
+    lines = [
+        "| case | tokens/s of wall time: gemfit, TRL, ratio | tokens a CPU second: gemfit, TRL, ratio | "
+        "peak GB: gemfit, TRL, ratio | first loss differs by | any loss by |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for found in compared:
+        ours, trl = found["ours"], found["trl"]
+        wall = f"{ours['tokens_per_second']:,.0f}, {trl['tokens_per_second']:,.0f}"
+        cpu = f"{ours['tokens_per_cpu_second']:,.0f}, {trl['tokens_per_cpu_second']:,.0f}"
+        peak = f"{ours['peak_bytes'] / GB:.2f}, {trl['peak_bytes'] / GB:.2f}"
+        lines.append(
+            f"| {found['case']} | {wall}, {found['speed_ratio']:.2f} | {cpu}, **{found['cpu_ratio']:.2f}** "
+            f"| {peak}, {found['memory_ratio']:.2f} | {found['first_loss_difference']:.1e} | "
+            f"{found['loss_difference']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+PAGE = """# gemfit beside TRL's SFTTrainer, on CPU ({date})
+
+`python benchmarks/beside_trl.py`, {threads} thread(s) each, {rounds} round(s) in turns, one process each;
+torch {torch}, transformers {transformers}, TRL {trl}. The same weights, the same packed rows in the same order,
+AdamW, activations recomputed on both sides, a step timed from the end of the one before. Load of the machine
+meanwhile: {load}.
+
+{table}
+
+TRL lays the rows of a micro-batch end to end and computes attention over all of them at once with a mask,
+which costs most where rows are many: hence the lines with 1 row, where both compute the same attention. TRL
+also computes entropy and accuracy of every step, and takes the loss in chunks without keeping logits, as
+gemfit does. Peaks are of the whole process (VmHWM from the start of training on), imports included.
+"""
+
+
+def main() -> None:
+    """Compare in every case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="folder of Gemma 3 270M")
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--data", type=Path, help="conversations, instead of the sample's first lines")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peers", default=PEERS, help="where TRL is installed")
+    parser.add_argument("--out", type=Path, help="write the page here")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    compared, loads = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        few = sample(Path(scratch))
+        for case in cases(options.model, options.tokenizer):
+            found = compare(
+                case, options.data or few, rounds=options.rounds, threads=options.threads, peers=options.peers
+            )
+            compared.append(found)
+            loads.append(os.getloadavg()[0])
+            print(f"{case.name}: {found['speed_ratio']:.2f}", file=sys.stderr, flush=True)
+    sys.path.append(options.peers)
+    page = PAGE.format(
+        date=date.today(),
+        threads=options.threads,
+        rounds=options.rounds,
+        table=table(compared),
+        load=", ".join(f"{load:.0f}" for load in loads),
+        **{name: version(name) for name in ("torch", "transformers", "trl")},
+    )
+    if options.out is not None:
+        options.out.write_text(page)
+    print(json.dumps(compared) if options.json else page)
+
+
+if __name__ == "__main__":
+    main()
