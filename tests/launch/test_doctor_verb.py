@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -31,6 +32,7 @@ from gemfit_launch.doctor.machine import (
     write_speed,
 )
 from gemfit_launch.doctor.packages import check_packages, minimum_versions, numbers
+from gemfit_launch.request import Request
 from gemfit_launch.verbs import doctor as verb
 
 Cli = Callable[..., Result]
@@ -123,7 +125,7 @@ def test_a_machine_that_cannot_meet_itself_fails(monkeypatch: pytest.MonkeyPatch
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise ConnectionRefusedError("Connection refused")
 
-    monkeypatch.setattr(machine.socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
     assert check_ports().state == "fail"
 
 
@@ -225,7 +227,7 @@ def test_the_recipe_that_is_looked_at_has_no_open_attention(monkeypatch: pytest.
 
     monkeypatch.setattr(verb, "ask_module", ask)
     monkeypatch.setattr(verb, "find_spec", lambda name: True)
-    recipe = verb.Request(name="debug/cpu-tiny").recipe()
+    recipe = Request(name="debug/cpu-tiny").recipe()
     assert verb.look_with_torch(recipe, False) == ()
     assert asked[0]["model"]["attention"] == "sdpa"
 
@@ -233,5 +235,5 @@ def test_the_recipe_that_is_looked_at_has_no_open_attention(monkeypatch: pytest.
 def test_without_torch_a_recipe_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "find_spec", lambda name: None)
     assert verb.look_with_torch(None, False) == ()
-    (check,) = verb.look_with_torch(verb.Request(name="debug/cpu-tiny").recipe(), False)
+    (check,) = verb.look_with_torch(Request(name="debug/cpu-tiny").recipe(), False)
     assert (check.state, check.found) == ("ok", "not looked at: training packages are absent here")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import pytest
+from click.testing import Result
 
 from gemfit.plan import PackReference, Plan, Topology
 from gemfit.recipe import Recipe
@@ -87,6 +91,15 @@ def test_settings_that_do_not_work_together_are_refused(
 ) -> None:
     (found,) = speed_problems(recipe(*settings, strategy=strategy), topology)
     assert problem in found
+
+
+def test_gemfit_plan_shows_every_line_and_why(cli: Callable[..., Result]) -> None:
+    shown = cli("plan", "gemma3/1b-card", "--gpus", "2").output
+    told = json.loads(cli("plan", "gemma3/1b-card", "--gpus", "2", "--json").stdout)["speed"]
+    assert [line["what"] for line in told] == [
+        *("attention", "loss", "kernels", "compile", "optimizer", "batches")
+    ]
+    assert all(line["chosen"] in shown and line["because"] for line in told)
 
 
 @pytest.mark.parametrize("setting", ["model.kernels=liger", "model.compile=true"])

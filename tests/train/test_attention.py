@@ -146,7 +146,8 @@ class NoNumber(torch.autograd.Function):
 
 
 def without_backward(module: Any, inputs: Any, output: Any) -> Any:
-    return NoNumber.apply(output[0]), *output[1:]
+    apply: Any = NoNumber.apply
+    return apply(output[0]), *output[1:]
 
 
 def process_of(model: Any) -> Any:

@@ -38,8 +38,8 @@ TALK = [{"role": "user", "content": "a question"}, {"role": "assistant", "conten
 
 
 def recipe(**settings: Any) -> Recipe:
-    model = {"scratch": SCRATCH, "dtype": "float32", "attention": "sdpa"} | settings
-    return Recipe(model=ModelRecipe(**model), data=DataRecipe(loss_on="assistant"))
+    defaults: dict[str, Any] = {"scratch": SCRATCH, "dtype": "float32", "attention": "sdpa"}
+    return Recipe(model=ModelRecipe(**(defaults | settings)), data=DataRecipe(loss_on="assistant"))
 
 
 @pytest.fixture(scope="module")

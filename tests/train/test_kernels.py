@@ -26,7 +26,8 @@ def norm(x: Any, weight: Any, eps: float, offset: float, *rest: Any) -> torch.Te
     """What Liger's norm computes, in plain words."""
     wide = x.float()
     scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * (offset + weight.float())
-    return scaled.to(x.dtype)
+    normed: torch.Tensor = scaled.to(x.dtype)
+    return normed
 
 
 def geglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -135,7 +136,8 @@ def test_a_wrong_gradient_is_found_where_the_output_is_right(
         def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
             return gradients[0] * 1.01
 
-    with_functions(monkeypatch, Liger(norm, lambda gate, up: geglu(Wrong.apply(gate), up), rotate))
+    wrong: Any = Wrong.apply
+    with_functions(monkeypatch, Liger(norm, lambda gate, up: geglu(wrong(gate), up), rotate))
     with pytest.raises(UserError, match=r"liger's GeGLU of 64 numbers differs from the plain one by 0\.0\d"):
         use_liger(model, CPU, torch.float32)
 

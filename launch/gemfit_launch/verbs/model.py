@@ -23,7 +23,9 @@ from gemfit_launch.options import RUN_FOLDER, json_option
 )
 @json_option
 def export(run: Path, step: int | None, out: Path | None, multimodal: bool, as_json: bool) -> None:
-    """Turn a checkpoint into a Hugging Face model folder: a text-only model, unless --multimodal.
+    """Turn a checkpoint into a Hugging Face model folder.
+
+    It holds a text-only model, unless --multimodal.
 
     \b
     Example:

@@ -73,7 +73,7 @@ def judge_absent_gpu(built_for: str | None, plugged: int) -> Check:
 
 
 def _check_cuda() -> Iterator[Check]:
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if dist.is_nccl_available() else None
+    nccl = ".".join(map(str, _nccl_version())) if dist.is_nccl_available() else None
     found = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, NCCL {nccl or 'absent'}"
     if nccl is None and torch.cuda.device_count() > 1:
         yield fail("torch", "libraries", found, "install a torch with NCCL: several GPUs need it")
@@ -86,6 +86,11 @@ def _check_cuda() -> Iterator[Check]:
         yield fail("torch", "bfloat16", "not computed by this GPU", "set model.dtype to float32")
     else:
         yield ok("torch", "bfloat16", "computed by the GPU; cuDNN's attention is off, for its NaN on H100")
+
+
+def _nccl_version() -> tuple[int, ...]:
+    found: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    return found
 
 
 def judge_memory(name: str, card: str, free: int, total: int) -> Check:
@@ -102,8 +107,8 @@ def check_rendezvous(host: str) -> Check:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     try:
-        store = dist.TCPStore(host, port, 1, is_master=True, timeout=timedelta(seconds=20))
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=20))
+        address, patience = f"tcp://{host}:{port}", timedelta(seconds=20)
+        dist.init_process_group("gloo", init_method=address, rank=0, world_size=1, timeout=patience)
         dist.all_reduce(torch.ones(1))
         dist.destroy_process_group()
     except (RuntimeError, OSError) as error:
