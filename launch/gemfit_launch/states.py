@@ -137,12 +137,7 @@ def _fsdp(setting: Setting, strategy: Fsdp) -> Placed:
     sharded = States(
         parameters=FLOAT32 * (trained + frozen), gradients=FLOAT32 * trained, moments=MOMENTS * trained
     )
-    # Without synchronisation, which is how accelerate adds micro-steps up, gradients stay whole.
-    whole = FLOAT32 * setting.trained if setting.accumulation > 1 else 0
-    if strategy.offload:
-        return Placed(gpu=States(gradients=whole), host=sharded)
-    gradients = max(whole, sharded.gradients)
-    return Placed(gpu=States(parameters=sharded.parameters, gradients=gradients, moments=sharded.moments))
+    return Placed(gpu=States(), host=sharded) if strategy.offload else Placed(gpu=sharded)
 
 
 def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:

@@ -45,11 +45,11 @@ def traffic(setting: Setting) -> Traffic:
         case Fsdp() as fsdp:
             passes = 2 if fsdp.reshard else 1
             shard = FLOAT32 * parameters / setting.world_size
-            moved = passes * micro * shard + FLOAT32 * trained / setting.world_size
+            moved = (passes * shard + FLOAT32 * trained / setting.world_size) * micro
             return Traffic(
                 gather=ring * compute * parameters * passes * micro,
-                reduce=ring * FLOAT32 * trained,
-                collectives=units * (passes * micro + 1),
+                reduce=ring * FLOAT32 * trained * micro,
+                collectives=units * (passes + 1) * micro,
                 offload=moved if fsdp.offload else 0,
                 host_step=trained / setting.world_size if fsdp.offload else 0,
             )
