@@ -177,7 +177,7 @@ def test_every_card_holds_what_its_name_says() -> None:
 def test_a_plan_that_does_not_fit_names_the_smallest_changes_that_would(cli: Cli) -> None:
     output = cli("plan", "gemma3/27b", "--gpus", 8, "--gpu", "h100-80").output
     said = " ".join(output.split())
-    assert "warning: 179 GB are predicted for each GPU" in said
+    assert "warning: 78.6 GB are predicted for each GPU" in said
     assert "--gpus 8 --strategy zero2 --offload is predicted to need" in said
     assert "or --gpus 16 is predicted to need" in said
 
