@@ -19,6 +19,6 @@ data = DATA | below
 setup(
     packages=[name for root in CODE.values() for name in find_packages(root)] + list(data),
     package_dir={package: f"{root}/{package}" for package, root in CODE.items()} | data,
-    package_data={package: ["py.typed", "facts/*.json"] for package in CODE}
+    package_data={package: ["py.typed", "predict/facts/*.json"] for package in CODE}
     | {package: ["*.yaml", "*.sbatch"] for package in data},
 )

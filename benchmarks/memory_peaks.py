@@ -28,10 +28,10 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.strategy import DeepSpeed, Single
 from gemfit.train.packed import SLICE_TOKENS, packed
-from gemfit_launch.architecture import Architecture
-from gemfit_launch.knownmodels import shipped_architectures
-from gemfit_launch.memory import working_memory
-from gemfit_launch.states import Setting, place_states
+from gemfit_launch.predict.architecture import Architecture
+from gemfit_launch.predict.knownmodels import shipped_architectures
+from gemfit_launch.predict.memory import working_memory
+from gemfit_launch.predict.states import Setting, place_states
 
 CASES = [
     "270m:4:1024:autocast:recompute:sdpa",

@@ -20,11 +20,11 @@ from checkpoint_runs import make_plan, sample
 
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit_launch.knownmodels import of_scratch
 from gemfit_launch.local import carry_out
-from gemfit_launch.memory import setting_of
 from gemfit_launch.metrics import Record
-from gemfit_launch.states import States, place_states
+from gemfit_launch.predict.knownmodels import of_scratch
+from gemfit_launch.predict.memory import setting_of
+from gemfit_launch.predict.states import States, place_states
 
 RANK_SCRIPT = Path(__file__).with_name("memory_rank.py")
 KINDS = [field.name for field in fields(States)]

@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 
 from gemfit.recipe import Recipe
-from gemfit_launch.architecture import Architecture
-from gemfit_launch.fit import Candidate, candidates
-from gemfit_launch.gpus import CARDS
-from gemfit_launch.knownmodels import find_architecture
-from gemfit_launch.performance import Range
+from gemfit_launch.predict.architecture import Architecture
+from gemfit_launch.predict.fit import Candidate, candidates
+from gemfit_launch.predict.gpus import CARDS
+from gemfit_launch.predict.knownmodels import find_architecture
+from gemfit_launch.predict.performance import Range
 from gemfit_launch.request import Request
 
 SIZES = ("270m", "1b", "4b", "12b", "27b")

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from gemfit.plan import Topology
 from gemfit.recipe import Recipe
 from gemfit.site import Site
-from gemfit_launch.gpus import Card, guess_card
-from gemfit_launch.knownmodels import find_architecture
+from gemfit_launch.predict.gpus import Card, guess_card
+from gemfit_launch.predict.knownmodels import find_architecture
 
 Capability = tuple[int, int]
 

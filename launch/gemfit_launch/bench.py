@@ -15,11 +15,11 @@ from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.recipe import Recipe
 from gemfit.records import EvalRecord, MemoryRecord, SaveRecord, StepRecord
-from gemfit_launch import flops
-from gemfit_launch.gpus import guess_card
-from gemfit_launch.knownmodels import find_architecture
-from gemfit_launch.memory import predict_memory, setting_of
 from gemfit_launch.metrics import Record
+from gemfit_launch.predict import flops
+from gemfit_launch.predict.gpus import guess_card
+from gemfit_launch.predict.knownmodels import find_architecture
+from gemfit_launch.predict.memory import predict_memory, setting_of
 
 CONVENTION = (
     "2 operations a multiplication with its addition, forward and backward, nothing that is computed again; "

@@ -13,7 +13,7 @@ from typing import Any
 
 from gemfit_launch.bench import CONVENTION, Figures, Peak
 from gemfit_launch.benchrun import Length, Result
-from gemfit_launch.memory import gigabytes
+from gemfit_launch.predict.memory import gigabytes
 from gemfit_launch.report import console, table
 
 PACKAGES = (

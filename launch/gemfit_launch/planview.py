@@ -12,9 +12,9 @@ from gemfit.plan import Plan
 from gemfit.recipe import CheckpointRecipe, LengthRecipe, ModelRecipe
 from gemfit_launch.accelerate import RUN_DIR
 from gemfit_launch.configs import accelerate_yaml, deepspeed_json
-from gemfit_launch.forecast import Forecast, make_forecast
-from gemfit_launch.forecastview import forecast_json, show_forecast
-from gemfit_launch.knownmodels import find_architecture
+from gemfit_launch.predict.forecast import Forecast, make_forecast
+from gemfit_launch.predict.forecastview import forecast_json, show_forecast
+from gemfit_launch.predict.knownmodels import find_architecture
 from gemfit_launch.report import console, facts, table
 from gemfit_launch.speed import SpeedLine, speed_lines
 

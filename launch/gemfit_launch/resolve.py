@@ -6,8 +6,8 @@ from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit.site import Site
 from gemfit_launch.attention import attention_facts
-from gemfit_launch.forecast import with_warnings
 from gemfit_launch.planning import make_plan
+from gemfit_launch.predict.forecast import with_warnings
 from gemfit_launch.rows import Rows, find_rows
 from gemfit_launch.topology import Ranks, choose_topology, count_gpus
 

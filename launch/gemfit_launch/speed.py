@@ -8,8 +8,8 @@ from gemfit.plan import Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit.speed import OPTIMIZERS, batches_ahead, optimizer_of
 from gemfit.strategy import DeepSpeed, Fsdp
-from gemfit_launch.activations import LOGIT_BYTES, SLICE_TOKENS
-from gemfit_launch.architecture import Architecture
+from gemfit_launch.predict.activations import LOGIT_BYTES, SLICE_TOKENS
+from gemfit_launch.predict.architecture import Architecture
 
 GIB, MIB = 2**30, 2**20
 

@@ -17,8 +17,8 @@ from gemfit_launch.attention import (
     capability_here,
     choose_attention,
 )
-from gemfit_launch.gpus import CARDS
 from gemfit_launch.planning import make_plan
+from gemfit_launch.predict.gpus import CARDS
 from gemfit_launch.request import Request
 
 CARD = Request(name="gemma3/1b-card").recipe()

@@ -15,9 +15,9 @@ from gemfit.records import EvalRecord, MemoryRecord, RankMemory, SaveRecord, Ste
 from gemfit.rundir import RunDir
 from gemfit_launch import benchrun
 from gemfit_launch.bench import figures, percentile
-from gemfit_launch.gpus import CARDS
 from gemfit_launch.local import Outcome
 from gemfit_launch.metrics import Record
+from gemfit_launch.predict.gpus import CARDS
 from gemfit_launch.syntheticdata import write_conversations
 from launch.conftest import Cli
 

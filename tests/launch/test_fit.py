@@ -13,10 +13,10 @@ import pytest
 from click.testing import Result
 
 from gemfit.recipe import Recipe
-from gemfit_launch.architecture import Architecture
-from gemfit_launch.fit import Candidate, best_of_each, candidates, smallest_changes
-from gemfit_launch.gpus import CARDS
-from gemfit_launch.knownmodels import find_architecture
+from gemfit_launch.predict.architecture import Architecture
+from gemfit_launch.predict.fit import Candidate, best_of_each, candidates, smallest_changes
+from gemfit_launch.predict.gpus import CARDS
+from gemfit_launch.predict.knownmodels import find_architecture
 from gemfit_launch.request import Request
 
 Cli = Callable[..., Result]

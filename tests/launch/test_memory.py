@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from gemfit.recipe import CheckpointRecipe, Lora
 from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
-from gemfit_launch.activations import SLICE_TOKENS, layer_bytes, logits_bytes
-from gemfit_launch.gpus import CARDS, guess_card
-from gemfit_launch.knownmodels import shipped_architectures
-from gemfit_launch.memory import Memory, gigabytes, predict_memory
-from gemfit_launch.states import Setting, States, place_states
+from gemfit_launch.predict.activations import SLICE_TOKENS, layer_bytes, logits_bytes
+from gemfit_launch.predict.gpus import CARDS, guess_card
+from gemfit_launch.predict.knownmodels import shipped_architectures
+from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
+from gemfit_launch.predict.states import Setting, States, place_states
 
 Cli = Callable[..., Result]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -11,8 +11,8 @@ from click.testing import Result
 from gemfit.plan import PackReference, Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit.speed import batches_ahead, optimizer_of
-from gemfit_launch.knownmodels import find_architecture
 from gemfit_launch.planning import make_plan
+from gemfit_launch.predict.knownmodels import find_architecture
 from gemfit_launch.request import Request
 from gemfit_launch.speed import speed_lines, speed_problems
 

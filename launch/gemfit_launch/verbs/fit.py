@@ -8,11 +8,11 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.strategy import STRATEGY_NAMES
-from gemfit_launch.fit import GPU_COUNTS, candidates
-from gemfit_launch.fitview import Asked, fit_json, show_fit
-from gemfit_launch.gpus import GB, find_card
-from gemfit_launch.knownmodels import find_architecture
 from gemfit_launch.options import card_option, json_option, recipe_argument
+from gemfit_launch.predict.fit import GPU_COUNTS, candidates
+from gemfit_launch.predict.fitview import Asked, fit_json, show_fit
+from gemfit_launch.predict.gpus import GB, find_card
+from gemfit_launch.predict.knownmodels import find_architecture
 from gemfit_launch.request import Request
 
 

@@ -9,10 +9,10 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.plan import Plan
-from gemfit_launch.forecast import Forecast, make_forecast
-from gemfit_launch.gpus import Card, find_card
 from gemfit_launch.options import RUN_FOLDER, card_option, json_option, ranks_options, request_options
 from gemfit_launch.planview import plan_json, show_plan
+from gemfit_launch.predict.forecast import Forecast, make_forecast
+from gemfit_launch.predict.gpus import Card, find_card
 from gemfit_launch.request import Request
 from gemfit_launch.resolve import resolve_plan
 from gemfit_launch.runstatus import default_folder

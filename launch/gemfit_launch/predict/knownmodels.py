@@ -16,7 +16,7 @@ from typing import Any
 
 from gemfit.errors import UserError
 from gemfit.recipe import ModelRecipe, Scratch
-from gemfit_launch.architecture import Architecture
+from gemfit_launch.predict.architecture import Architecture
 
 Config = Mapping[str, Any]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -54,7 +54,7 @@ def find_architecture(model: ModelRecipe) -> Found:
 def shipped_architectures() -> dict[str, Architecture]:
     """Architectures by Hugging Face id, from the facts in the package."""
     found: dict[str, Architecture] = {}
-    for file in sorted(Path(str(files("gemfit_launch") / "facts")).glob("*.json")):
+    for file in sorted(Path(str(files("gemfit_launch.predict") / "facts")).glob("*.json")):
         fact = json.loads(file.read_text())
         architecture = of_config(fact["config"], vision_parameters=fact["vision_parameters"])
         found |= dict.fromkeys(fact["ids"], architecture)

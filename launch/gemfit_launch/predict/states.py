@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from gemfit.recipe import Lora
 from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
-from gemfit_launch.architecture import Architecture, Shapes
+from gemfit_launch.predict.architecture import Architecture, Shapes
 
 FLOAT32 = 4
 MOMENTS = 8

@@ -14,11 +14,11 @@ from functools import cached_property
 from gemfit.batch import make_batch
 from gemfit.recipe import Recipe
 from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
-from gemfit_launch.architecture import Architecture
-from gemfit_launch.gpus import Card
-from gemfit_launch.memory import Memory, make_setting, predict_memory
-from gemfit_launch.performance import Performance, predict_performance
-from gemfit_launch.states import Setting
+from gemfit_launch.predict.architecture import Architecture
+from gemfit_launch.predict.gpus import Card
+from gemfit_launch.predict.memory import Memory, make_setting, predict_memory
+from gemfit_launch.predict.performance import Performance, predict_performance
+from gemfit_launch.predict.states import Setting
 from gemfit_launch.topology import GPUS_PER_NODE
 
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemfit.strategy import Ddp, DeepSpeed, Fsdp
-from gemfit_launch.states import FLOAT32, Setting
+from gemfit_launch.predict.states import FLOAT32, Setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

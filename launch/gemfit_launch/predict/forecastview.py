@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from gemfit.plan import Plan
-from gemfit_launch.forecast import Forecast
-from gemfit_launch.memory import Memory, gigabytes
-from gemfit_launch.performance import TRUST, Bill, Performance, Range
+from gemfit_launch.predict.forecast import Forecast
+from gemfit_launch.predict.memory import Memory, gigabytes
+from gemfit_launch.predict.performance import TRUST, Bill, Performance, Range
 from gemfit_launch.report import facts, table
 
 

@@ -9,12 +9,12 @@ import shlex
 from dataclasses import dataclass
 
 from gemfit.plan import Plan
-from gemfit_launch.architecture import Architecture
-from gemfit_launch.fit import Candidate, smallest_changes
-from gemfit_launch.gpus import Card, guess_card
-from gemfit_launch.knownmodels import find_architecture
-from gemfit_launch.memory import Memory, gigabytes, predict_memory, setting_of
-from gemfit_launch.performance import Bill, Performance, predict_bill, predict_performance
+from gemfit_launch.predict.architecture import Architecture
+from gemfit_launch.predict.fit import Candidate, smallest_changes
+from gemfit_launch.predict.gpus import Card, guess_card
+from gemfit_launch.predict.knownmodels import find_architecture
+from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory, setting_of
+from gemfit_launch.predict.performance import Bill, Performance, predict_bill, predict_performance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ benchmarks/memory_states.md holds their sum beside what autograd was seen to kee
 from __future__ import annotations
 
 from gemfit.strategy import DeepSpeed, Fsdp
-from gemfit_launch.states import FLOAT32, REDUCE_BUCKET_ELEMENTS, Setting
+from gemfit_launch.predict.states import FLOAT32, REDUCE_BUCKET_ELEMENTS, Setting
 
 SLICE_TOKENS = 1024
 """Tokens whose logits exist at a time; as in the training's loss."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from gemfit.plan import Plan
 from gemfit.recipe import CheckpointRecipe, Recipe
-from gemfit_launch import activations
-from gemfit_launch.architecture import Architecture
-from gemfit_launch.states import FLOAT32, MOMENTS, Placed, Setting, States, place_states
+from gemfit_launch.predict import activations
+from gemfit_launch.predict.architecture import Architecture
+from gemfit_launch.predict.states import FLOAT32, MOMENTS, Placed, Setting, States, place_states
 
 FRAGMENTATION = 0.06
 """Assumed: share of the peak that the caching allocator holds without using it."""

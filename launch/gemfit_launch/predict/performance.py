@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemfit.plan import Plan
-from gemfit_launch import flops
-from gemfit_launch.activations import layer_bytes
-from gemfit_launch.gpus import GB, Card
-from gemfit_launch.states import Setting
-from gemfit_launch.traffic import Traffic, traffic
+from gemfit_launch.predict import flops
+from gemfit_launch.predict.activations import layer_bytes
+from gemfit_launch.predict.gpus import GB, Card
+from gemfit_launch.predict.states import Setting
+from gemfit_launch.predict.traffic import Traffic, traffic
 
 TRUST = "from operations, bytes and assumed shares; no GPU was measured, so trust it to a factor of two"
 MATRIX_SHARE = (0.40, 0.65)

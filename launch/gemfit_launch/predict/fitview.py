@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemfit.recipe import Recipe
-from gemfit_launch.fit import Candidate, best_of_each
-from gemfit_launch.forecastview import between, memory_json, performance_json
-from gemfit_launch.gpus import Card
-from gemfit_launch.memory import gigabytes
-from gemfit_launch.performance import TRUST
+from gemfit_launch.predict.fit import Candidate, best_of_each
+from gemfit_launch.predict.forecastview import between, memory_json, performance_json
+from gemfit_launch.predict.gpus import Card
+from gemfit_launch.predict.memory import gigabytes
+from gemfit_launch.predict.performance import TRUST
 from gemfit_launch.report import console, table
 
 
