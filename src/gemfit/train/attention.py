@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
 
 from gemfit.errors import UserError
@@ -71,9 +70,10 @@ def gradient_norm(trainer: PackedTrainer, batch: Tensors, trained: int) -> float
 
     Collective. A kernel whose backward pass gives no number in any layer makes it none here.
     """
+    # Around it, DDP and DeepSpeed would wait for gradients of parameters.
     module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    with _without_reduction(trainer.model_wrapped), _output_of(module.get_input_embeddings()) as held:
-        loss = trainer.compute_loss(trainer.model_wrapped, batch | {"step_tokens": trained})
+    with _output_of(module.get_input_embeddings()) as held:
+        loss = trainer.compute_loss(module, batch | {"step_tokens": trained})
         (gradient,) = torch.autograd.grad(loss, held)
     trainer.take_step_loss()
     return float(gradient.float().norm())
@@ -102,8 +102,3 @@ def _output_of(embedding: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
         yield held
     finally:
         hook.remove()
-
-
-def _without_reduction(model: Any) -> Any:
-    """DDP would wait in its next forward pass for gradients that never come."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -74,7 +75,8 @@ def judge_absent_gpu(built_for: str | None, plugged: int) -> Check:
 
 def _check_cuda() -> Iterator[Check]:
     nccl = ".".join(map(str, _nccl_version())) if dist.is_nccl_available() else None
-    found = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, NCCL {nccl or 'absent'}"
+    cudnn: Any = torch.backends.cudnn
+    found = f"CUDA {torch.version.cuda}, cuDNN {cudnn.version()}, NCCL {nccl or 'absent'}"
     if nccl is None and torch.cuda.device_count() > 1:
         yield fail("torch", "libraries", found, "install a torch with NCCL: several GPUs need it")
     else:
