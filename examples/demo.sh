@@ -30,6 +30,7 @@ if [ "$status" -ne 75 ]; then
     exit 1
 fi
 show gemfit status "$run"
+show gemfit data verify "$run"
 show gemfit run --resume "$run"
 show gemfit status "$run" --plot .demo/loss.png
 show gemfit export "$run"
