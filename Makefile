@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help demo test check format wheel bench slurm-demo slurm-matrix schema clean
+.PHONY: help demo test check format wheel bench parity slurm-demo slurm-matrix schema clean
 
 help:                 ## Show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,7 +36,10 @@ wheel: $(VENV)/dev    ## Build dist/*.whl
 bench: $(VENV)/train  ## Run the benchmarks beside their peers and print the ratios
 	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl
 	$(BIN)/python benchmarks/packers_beside.py --lengths 20000 --conversations 50
-	$(BIN)/python benchmarks/strategy_parity.py
+	$(BIN)/python benchmarks/packed_against_padded.py
+
+parity: $(VENV)/train ## Train one tiny model in every way that this machine has, and write docs/parity.md
+	$(BIN)/python benchmarks/parity.py --out docs/parity.md
 
 slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (needs apt)
 	$(BIN)/python tests/slurm/demo.py

@@ -118,9 +118,9 @@ def table(compared: list[dict[str, Any]]) -> str:
 PAGE = """# gemfit beside TRL's SFTTrainer, on CPU ({date})
 
 `python benchmarks/beside_trl.py`, {threads} thread(s) each, {rounds} round(s) in turns, one process each;
-torch {torch}, transformers {transformers}, TRL {trl}. The same weights, the same packed rows in the same order,
-AdamW, activations recomputed on both sides, a step timed from the end of the one before. Load of the machine
-meanwhile: {load}.
+torch {torch}, transformers {transformers}, TRL {trl}. The same weights, the same packed rows in the same
+order, AdamW, activations recomputed on both sides, a step timed from the end of the one before. Processes
+that wanted one of the {cores} cores after each case: {load}; so wall time says little, and CPU time counts.
 
 {table}
 
@@ -159,6 +159,7 @@ def main() -> None:
         threads=options.threads,
         rounds=options.rounds,
         table=table(compared),
+        cores=os.cpu_count(),
         load=", ".join(f"{load:.0f}" for load in loads),
         **{name: version(name) for name in ("torch", "transformers", "trl")},
     )

@@ -203,9 +203,11 @@ def compare(chosen: list[Way], steps: int, scratch: Path) -> dict[str, Any]:
         try:
             found = losses_of(way, data, scratch / str(number), common)
             results[way.label] = {"difference": largest_difference(found, expected), "last": found[-1]}
-        except (UserError, RuntimeError) as error:
+        except UserError as error:
+            results[way.label] = {"absent": str(error)}
+        except RuntimeError as error:
             results[way.label] = {"failed": str(error)}
-        said = results[way.label].get("failed") or f"{results[way.label]['difference']:.1e}"
+        said = results[way.label].get("failed") or told(results[way.label])
         print(f"{number + 1}/{len(chosen)} {way.label}: {said}", file=sys.stderr, flush=True)
     return {"steps": steps, "reference": expected, "limit": LIMIT, "ways": results}
 
@@ -229,7 +231,9 @@ def page(compared: dict[str, Any]) -> str:
 
 
 def told(found: dict[str, Any]) -> str:
-    """The difference of one way, or why there is none."""
+    """The difference of one way, or why there is none; in one line."""
+    if "absent" in found:
+        return f"not here: {found['absent'].splitlines()[0]}"
     if "failed" in found:
         return f"failed: {found['failed'].splitlines()[-1]}"
     return f"{found['difference']:.1e}"
@@ -257,8 +261,8 @@ def main() -> int:
     else:
         rows = [(label, told(found)) for label, found in compared["ways"].items()]
         console().print(table(("way, on how many ranks", "largest difference"), rows))
-    same = [found.get("difference", 1.0) <= LIMIT for found in compared["ways"].values()]
-    return 0 if all(same) else 1
+    compared_ways = [found for found in compared["ways"].values() if "absent" not in found]
+    return 0 if all(found.get("difference", 1.0) <= LIMIT for found in compared_ways) else 1
 
 
 if __name__ == "__main__":

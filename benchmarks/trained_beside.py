@@ -242,8 +242,9 @@ def _arguments(plan: Plan, scratch: Path) -> dict[str, Any]:
 def _plain(plan: Plan, tokenizer: Any) -> Any:
     """The model as transformers makes it: the class without what gemfit adds, the same weights in float32."""
     ours = load_model(plan.recipe, tokenizer)
-    plain = next(cls for cls in type(ours).__mro__ if cls.__module__.startswith("transformers."))
-    ours.__class__ = plain  # the same modules and weights; only `forward` differs
+    base = ours.get_base_model() if plan.recipe.model.lora else ours
+    plain = next(cls for cls in type(base).__mro__ if cls.__module__.startswith("transformers."))
+    base.__class__ = plain  # the same modules and weights; only `forward` differs
     if plan.recipe.model.activation_checkpointing:
         ours.gradient_checkpointing_disable()  # the trainer switches it on
     return ours
