@@ -52,13 +52,13 @@ def cases(model: Path | None, tokenizer: Path | None) -> list[Case]:
         "model.id": str(model),
         **({"model.tokenizer": str(tokenizer)} if tokenizer else {}),
     }
-    large = RECOMPUTED | {"data__seq_len": 256, "batch__effective": 4, "length__steps": 3}
+    large = RECOMPUTED | {"data__seq_len": 128, "batch__effective": 4, "length__steps": 3}
     bf16 = large | {"model__dtype": "bfloat16"}
     return [
         *found,
-        Case(name="270M, float32, 4 rows of 256", model=real, settings=large),
-        Case(name="270M, bfloat16, 4 rows of 256", model=real, settings=bf16),
-        Case(name="270M, bfloat16, 1 row of 256", model=real, settings=bf16 | {"batch__per_device_max": 1}),
+        Case(name="270M, float32, 4 rows of 128", model=real, settings=large),
+        Case(name="270M, bfloat16, 4 rows of 128", model=real, settings=bf16),
+        Case(name="270M, bfloat16, 1 row of 128", model=real, settings=bf16 | {"batch__per_device_max": 1}),
     ]
 
 
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of Gemma 3 270M")
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--data", type=Path, help="conversations, instead of the sample's first lines")
+    parser.add_argument("--only", default="", help="cases with this in their name, such as bfloat16")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", default=PEERS, help="where TRL is installed")
@@ -147,6 +148,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         few = sample(Path(scratch))
         for case in cases(options.model, options.tokenizer):
+            if options.only not in case.name:
+                continue
             found = compare(
                 case, options.data or few, rounds=options.rounds, threads=options.threads, peers=options.peers
             )
