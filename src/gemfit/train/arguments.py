@@ -11,8 +11,8 @@ from transformers.integrations import get_available_reporting_integrations
 from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit.strategy import Fsdp
 from gemfit.speed import optimizer_of
+from gemfit.strategy import Fsdp
 
 
 def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
