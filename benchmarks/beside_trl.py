@@ -120,7 +120,7 @@ PAGE = """# gemfit beside TRL's SFTTrainer, on CPU ({date})
 `python benchmarks/beside_trl.py`, {threads} thread(s) each, {rounds} round(s) in turns, one process each;
 torch {torch}, transformers {transformers}, TRL {trl}. The same weights, the same packed rows in the same
 order, AdamW, activations recomputed on both sides, a step timed from the end of the one before. Processes
-that wanted one of the {cores} cores after each case: {load}; so wall time says little, and CPU time counts.
+that wanted one of the {cores} cores after each case: {load}, so CPU time is given too.
 
 {table}
 
