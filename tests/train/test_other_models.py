@@ -174,7 +174,7 @@ def test_the_class_of_its_layers_is_found(folder: Path, family: str, tokenizer: 
 def test_an_attention_that_the_model_does_not_have_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     gemma2(**SIZES).save_pretrained(tmp_path)
     recipe = Recipe(model=ModelRecipe(id=str(tmp_path), attention="sdpa"))
-    with pytest.raises(UserError, match=r"model\.attention: .* to another, such as eager"):
+    with pytest.raises(UserError, match=r"model\.attention: .* set model\.attention to eager"):
         load_model(recipe, tokenizer)
 
 

@@ -42,6 +42,7 @@ def way_out(attention: str) -> str:
 def not_there(attention: str, error: Exception) -> UserError:
     """The error for a backend that transformers refuses."""
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = first.partition(". ")[0]  # what follows is advice about other models
     return UserError(f"model.attention: {attention} cannot be used: {first}; {way_out(attention)}")
 
 
