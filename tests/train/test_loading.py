@@ -185,5 +185,5 @@ def test_a_rank_of_a_strategy_that_shards_holds_its_own_part(measure: Callable[.
         assert row["losses_equal"]
 
 
-CHUNK_AND_NOISE = 128 * 2**20
+CHUNK_AND_NOISE = 160 * 2**20
 """Bytes beside the shards: pages of files that are mapped, and what Python allocates meanwhile."""
