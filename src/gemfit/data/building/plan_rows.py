@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from gemfit.data.building.shards import SplitPlan
 from gemfit.data.building.talks import Talks
 from gemfit.data.content.choose import Choice
+from gemfit.data.order import epoch_order
 from gemfit.data.packing.runs import Atoms, Runs, fit_runs
 from gemfit.data.reading.columns import Ints
 
+_ORDER_SEED = 0x67656D
 SPLITS = ("train", "validation")
 """By their numbers in ``Choice.split``."""
 
@@ -40,9 +42,8 @@ def atoms_of(talks: Talks, conversations: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def order_rows(rows: int) -> NDArray[np.int64]:
-    """Which row comes at each place: (rows,). It sorts raw 64-bit draws, which numpy never changes."""
-    draws = np.random.PCG64(np.random.SeedSequence([0x67656D, rows])).random_raw(rows)
-    return np.argsort(draws, kind="stable")
+    """Which row comes at each place: (rows,), a permutation fixed by their number alone."""
+    return epoch_order(_ORDER_SEED, rows, rows)
 
 
 def _owners(talks: Talks, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
