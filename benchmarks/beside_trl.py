@@ -156,7 +156,7 @@ def main() -> None:
             compared.append(found)
             loads.append(os.getloadavg()[0])
             print(f"{case.name}: {found['speed_ratio']:.2f}", file=sys.stderr, flush=True)
-    sys.path.append(options.peers)
+    sys.path += [options.peers] if options.peers else []
     page = PAGE.format(
         date=date.today(),
         threads=options.threads,

@@ -43,8 +43,8 @@ from gemfit.train.schedule import Schedule
 from gemfit.train.stop import Stop
 from gemfit.train.trainer import PackedTrainer
 
-PEERS = "/tmp/peers"
-"""Where TRL is installed: `pip install --no-deps --target /tmp/peers trl`."""
+PEERS = ""
+"""Where TRL is installed (`pip install --no-deps --target FOLDER trl`); empty: beside gemfit."""
 HERE = Path(__file__).resolve()
 
 
@@ -293,7 +293,7 @@ def main() -> int:
     parser.add_argument("--peers", default=PEERS)
     options = parser.parse_args()
     disable_progress_bar()
-    sys.path.append(options.peers)
+    sys.path += [options.peers] if options.peers else []
     with tempfile.TemporaryDirectory() as scratch:
         found = WAYS[options.who](Plan.read(options.plan), Path(scratch))
     options.out.write_text(json.dumps(found))
