@@ -19,9 +19,9 @@ from pathlib import Path
 from checkpoint_runs import make_plan, sample
 
 from gemfit.plan import Plan
+from gemfit.records import Record
 from gemfit.rundir import RunDir
 from gemfit_launch.local import carry_out
-from gemfit_launch.metrics import Record
 from gemfit_launch.predict.knownmodels import of_scratch
 from gemfit_launch.predict.memory import setting_of
 from gemfit_launch.predict.states import States, place_states

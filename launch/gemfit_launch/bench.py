@@ -14,8 +14,7 @@ from itertools import pairwise
 from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.recipe import Recipe
-from gemfit.records import EvalRecord, MemoryRecord, SaveRecord, StepRecord
-from gemfit_launch.metrics import Record
+from gemfit.records import EvalRecord, MemoryRecord, Record, SaveRecord, StepRecord
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.gpus import guess_card
 from gemfit_launch.predict.knownmodels import find_architecture

@@ -20,10 +20,10 @@ from types import FrameType
 from typing import Protocol
 
 from gemfit.plan import Plan
-from gemfit.records import Verdict
+from gemfit.records import Record, Verdict
 from gemfit.rundir import RunDir
 from gemfit_launch.configs import in_folder, write_configs
-from gemfit_launch.metrics import Record, Tail
+from gemfit_launch.metrics import Tail
 
 POLL_SECONDS = 0.2
 LOCK_PATIENCE_SECONDS = 1.0

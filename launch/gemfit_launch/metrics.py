@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfit.records import EvalRecord, MemoryRecord, SaveRecord, StepRecord
+from gemfit.records import Record, StepRecord, parse_record
 
-Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord
-KINDS: dict[str, type[Record]] = {
-    "step": StepRecord,
-    "eval": EvalRecord,
-    "save": SaveRecord,
-    "memory": MemoryRecord,
-}
 TAIL_BYTES = 256 * 1024
 
 
@@ -52,11 +44,6 @@ def recent_records(path: Path) -> list[Record]:
             stream.seek(start)
             tail.offset += len(stream.readline())  # the line that the window cuts
     return tail.read()
-
-
-def parse_record(line: bytes) -> Record:
-    """One line of the metrics file."""
-    return KINDS[json.loads(line)["kind"]].model_validate_json(line)
 
 
 def seconds_left(steps: list[StepRecord], total: int) -> float | None:

@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from gemfit.records import EvalRecord, StepRecord
+from gemfit.records import EvalRecord, Record, StepRecord
 from gemfit_launch.local import Watch
-from gemfit_launch.metrics import Record, seconds_left
+from gemfit_launch.metrics import seconds_left
 from gemfit_launch.report import duration
 
 SECONDS_BETWEEN_LINES = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 from gemfit.contract import Contract
@@ -85,6 +86,22 @@ class MemoryRecord(Contract):
     ranks: tuple[RankMemory, ...]
     gpu_name: str | None = None
     time: float
+
+
+Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord
+"""A line of ``metrics.jsonl``."""
+
+KINDS: dict[str, type[Record]] = {
+    "step": StepRecord,
+    "eval": EvalRecord,
+    "save": SaveRecord,
+    "memory": MemoryRecord,
+}
+
+
+def parse_record(line: bytes | str) -> Record:
+    """One line of ``metrics.jsonl``; ``ValueError``, ``KeyError`` or ``TypeError`` for anything else."""
+    return KINDS[json.loads(line)["kind"]].model_validate_json(line)
 
 
 class LedgerRecord(Contract):

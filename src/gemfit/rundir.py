@@ -116,6 +116,31 @@ class RunDir:
         return self.root / "export"
 
     @property
+    def evaluation_file(self) -> Path:
+        """An `Evaluation` of the base model and of checkpoints."""
+        return self.root / "evaluation" / "evaluation.json"
+
+    @property
+    def audit_file(self) -> Path:
+        """An `Audit` of the base model and of checkpoints."""
+        return self.root / "audit" / "audit.json"
+
+    @property
+    def card_file(self) -> Path:
+        """The model card, with its header for the Hugging Face Hub."""
+        return self.root / "card" / "README.md"
+
+    @property
+    def report(self) -> Path:
+        """Default folder of the report: `index.html` and the pictures as PNG."""
+        return self.root / "report"
+
+    @property
+    def spool(self) -> Path:
+        """What is to be sent to the Hugging Face Hub."""
+        return self.root / "hub"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from gemfit.plan import Plan
-from gemfit.records import EvalRecord, MemoryRecord, RankMemory, SaveRecord, StepRecord, Verdict
+from gemfit.records import EvalRecord, MemoryRecord, RankMemory, Record, SaveRecord, StepRecord, Verdict
 from gemfit.rundir import RunDir
 from gemfit_launch import benchrun
 from gemfit_launch.bench import figures, percentile
 from gemfit_launch.local import Outcome
-from gemfit_launch.metrics import Record
 from gemfit_launch.predict.gpus import CARDS
 from gemfit_launch.syntheticdata import write_conversations
 from launch.conftest import Cli

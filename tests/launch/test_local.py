@@ -15,10 +15,9 @@ import pytest
 
 from gemfit.errors import UserError
 from gemfit.plan import Plan
-from gemfit.records import EvalRecord, StepRecord
+from gemfit.records import EvalRecord, Record, StepRecord
 from gemfit.rundir import RunDir
 from gemfit_launch.local import Outcome, carry_out, command_line, descendants, environment
-from gemfit_launch.metrics import Record
 
 TRAINING = Path(__file__).with_name("fake_training.py")
 

@@ -16,11 +16,10 @@ import pytest
 
 from gemfit.packing import make_pack_job
 from gemfit.plan import Plan
-from gemfit.records import EvalRecord, StepRecord, Verdict
+from gemfit.records import EvalRecord, Record, StepRecord, Verdict
 from gemfit.rundir import RunDir
 from gemfit.strategy import Engine
 from gemfit_launch.local import Outcome, carry_out
-from gemfit_launch.metrics import Record
 from gemfit_launch.packer import ensure_pack
 from gemfit_launch.request import Request
 from gemfit_launch.resolve import resolve_plan

@@ -6,37 +6,13 @@ What a resumed attempt did again is drawn once, as the later attempt did it. The
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.records import EvalRecord, MemoryRecord, SaveRecord, StepRecord
+from gemfit.history import History, read_history
 from gemfit.rundir import RunDir
-
-Record = TypeVar("Record", StepRecord, EvalRecord)
-AnyRecord = StepRecord | EvalRecord | SaveRecord | MemoryRecord
-KINDS: dict[str, type[AnyRecord]] = {
-    "step": StepRecord,
-    "eval": EvalRecord,
-    "save": SaveRecord,
-    "memory": MemoryRecord,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What a run did, each step once."""
-
-    steps: tuple[StepRecord, ...]
-    evaluations: tuple[EvalRecord, ...]
-    resumed_at: tuple[int, ...]
-    """The last step before each later attempt."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,30 +30,6 @@ def main(argv: list[str] | None = None) -> int:
         return ExitCode.USER_ERROR
     sys.stdout.write(f"{arguments.out}\n")
     return ExitCode.DONE
-
-
-def read_history(metrics: Path) -> History:
-    """The records of ``metrics``; a later attempt supersedes what an earlier one did from its start on.
-
-    A file that is missing, holds no step or a line that is no record is a ``UserError``; the last line
-    may be cut short by a crash.
-    """
-    if not metrics.is_file():
-        raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
-    lines = metrics.read_text(encoding="utf-8").split("\n")
-    records = [_parse(metrics, number, line) for number, line in enumerate(lines[:-1], start=1)]
-    steps = [record for record in records if isinstance(record, StepRecord)]
-    if not steps:
-        raise UserError(f"{metrics}: holds no training step yet")
-    firsts: dict[int, int] = {}
-    for record in steps:
-        firsts.setdefault(record.attempt, record.step)
-    evaluations = [record for record in records if isinstance(record, EvalRecord)]
-    return History(
-        steps=_standing(steps, firsts),
-        evaluations=_standing(evaluations, firsts),
-        resumed_at=tuple(first - 1 for attempt, first in firsts.items() if attempt != min(firsts)),
-    )
 
 
 def draw(history: History, out: Path, *, title: str) -> None:
@@ -117,24 +69,6 @@ def _draw_losses(axes: Any, history: History) -> None:
         axes.plot([], [], color="black", linestyle=":", linewidth=1, label="resumed")
     axes.set(ylabel="loss (nats per token)")
     axes.legend()
-
-
-def _standing(records: Sequence[Record], firsts: dict[int, int]) -> tuple[Record, ...]:
-    """The records that no later attempt has done again, by step."""
-    kept = [
-        record
-        for record in records
-        if all(record.step < first for attempt, first in firsts.items() if attempt > record.attempt)
-    ]
-    return tuple(sorted(kept, key=lambda record: record.step))
-
-
-def _parse(metrics: Path, number: int, line: str) -> AnyRecord:
-    try:
-        value = json.loads(line)
-        return KINDS[value["kind"]].model_validate_json(line)
-    except (ValueError, KeyError, TypeError, ValidationError):
-        raise UserError(f"{metrics}:{number}: is no record of this version of gemfit: {line[:80]}") from None
 
 
 if __name__ == "__main__":
