@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from gemfit.contract import Contract
 from gemfit.evaluation import Interval, Message
@@ -66,7 +66,7 @@ class Audit(Contract):
     resamples: int
     seed: int
     subjects: tuple[AuditedSubject, ...]
-    settings: dict[str, JsonValue] = {}
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     created: str
     """UTC, ISO 8601."""
     versions: dict[str, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from gemfit.contract import Contract
 
@@ -80,9 +80,9 @@ class Evaluation(Contract):
     seed: int
     world_size: int
     subjects: tuple[SubjectScores, ...]
-    differences: dict[str, Interval] = {}
+    differences: dict[str, Interval] = Field(default_factory=dict)
     """Loss of each subject less that of the first, in nats per token, over the same conversations."""
-    settings: dict[str, JsonValue] = {}
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Of the samples and tasks: temperature, longest reply, and so on."""
     created: str
     """UTC, ISO 8601."""
