@@ -13,7 +13,15 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from gemfit.errors import UserError
-from gemfit.records import EvalRecord, MemoryRecord, Record, SaveRecord, StepRecord, parse_record
+from gemfit.records import (
+    EvalRecord,
+    HardwareRecord,
+    MemoryRecord,
+    Record,
+    SaveRecord,
+    StepRecord,
+    parse_record,
+)
 
 Standing = TypeVar("Standing", StepRecord, EvalRecord, SaveRecord)
 
@@ -29,6 +37,8 @@ class History:
     saves: tuple[SaveRecord, ...] = ()
     memory: tuple[MemoryRecord, ...] = ()
     """Of each attempt that ended in order, as they came."""
+    hardware: tuple[HardwareRecord, ...] = ()
+    """Of each attempt, as they came; none of an attempt by an older version."""
 
 
 def read_history(metrics: Path) -> History:
@@ -54,6 +64,7 @@ def read_history(metrics: Path) -> History:
         resumed_at=tuple(first - 1 for attempt, first in firsts.items() if attempt != min(firsts)),
         saves=_standing([record for record in records if isinstance(record, SaveRecord)], firsts),
         memory=tuple(record for record in records if isinstance(record, MemoryRecord)),
+        hardware=tuple(record for record in records if isinstance(record, HardwareRecord)),
     )
 
 

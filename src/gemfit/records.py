@@ -88,7 +88,55 @@ class MemoryRecord(Contract):
     time: float
 
 
-Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord
+class Gpu(Contract):
+    """A GPU that ranks compute on."""
+
+    name: str
+    memory: int
+    """In bytes."""
+    power_limit_watts: float | None = None
+    """The most that the board draws, as NVML says; `None` where it does not."""
+
+
+class Host(Contract):
+    """A machine of an attempt, and how many of the ranks run on it."""
+
+    ranks: int
+    cpu: str
+    """Model of its processor."""
+    cores: int
+    """Logical processors of the machine."""
+    memory: int
+    """Of the machine, in bytes."""
+    gpus: tuple[Gpu, ...] = ()
+    """Those that its ranks use."""
+
+
+class HardwareRecord(Contract):
+    """One line of ``metrics.jsonl`` at the start of an attempt: what it runs on."""
+
+    kind: Literal["hardware"] = "hardware"
+    attempt: int
+    step: int
+    """Optimizer steps done before it."""
+    hosts: tuple[Host, ...]
+    versions: dict[str, str]
+    """Of gemfit and of what it builds on; `CUDA` and `driver` where there are GPUs."""
+    time: float
+    """When training began, in seconds since the Unix epoch."""
+
+    @property
+    def ranks(self) -> int:
+        """Over all hosts."""
+        return sum(host.ranks for host in self.hosts)
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Of all hosts."""
+        return tuple(gpu for host in self.hosts for gpu in host.gpus)
+
+
+Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord | HardwareRecord
 """A line of ``metrics.jsonl``."""
 
 KINDS: dict[str, type[Record]] = {
@@ -96,6 +144,7 @@ KINDS: dict[str, type[Record]] = {
     "eval": EvalRecord,
     "save": SaveRecord,
     "memory": MemoryRecord,
+    "hardware": HardwareRecord,
 }
 
 

@@ -154,7 +154,7 @@ class RunDir:
 
     @property
     def metrics_file(self) -> Path:
-        """JSON lines, `StepRecord`, `EvalRecord`, `SaveRecord` and `MemoryRecord`, over all attempts."""
+        """JSON lines, each a `Record` of ``gemfit.records``, over all attempts."""
         return self.root / "metrics.jsonl"
 
     @property

@@ -32,6 +32,7 @@ from gemfit.train.checkpoint.collective import on_every_rank
 from gemfit.train.checkpoint.saving import Origin, resume
 from gemfit.train.compiled import compile_layers
 from gemfit.train.engine import fsdp_plugin, place, reshard, restored_buffers, sharded
+from gemfit.train.hardware import HardwareCallback
 from gemfit.train.heldout import HeldOut, measure, to_device
 from gemfit.train.kernels import use_liger
 from gemfit.train.ledger import Ledger
@@ -95,6 +96,7 @@ class PackedTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(BoundaryCallback(self))
         self.add_callback(PeakMemory(self))
+        self.add_callback(HardwareCallback(self))
 
     def _speed_up(self, model: Any, device: torch.device) -> None:
         """What the recipe wants of kernels and compilation, before any engine has seen the model."""
