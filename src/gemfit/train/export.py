@@ -106,7 +106,7 @@ def _write(
     from gemfit.train.export_multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
     from gemfit.train.export_weights import trained_weights, write_adapter, write_weights  # noqa: PLC0415
 
-    tokenizer = _tokenizer(run)
+    tokenizer = packed_tokenizer(run)
     base = find_base(recipe.model) if multimodal or adapter else None
     if multimodal and base is None:
         raise UserError(f"{run.root}: --multimodal needs a run on a multimodal model.id; leave it out")
@@ -136,7 +136,7 @@ def _torch_dtype(name: str) -> Any:
     return getattr(torch, name)
 
 
-def _tokenizer(run: RunDir) -> Any:
+def packed_tokenizer(run: RunDir) -> Any:
     """The tokenizer that the rows were packed with: the pack keeps a copy."""
     from gemfit.data.tokenizer import load_tokenizer  # noqa: PLC0415  (imports transformers)
 

@@ -68,11 +68,16 @@ def trained_weights(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Weights
     """All weights of the text model after training, adapters added in."""
     if recipe.model.lora is None:
         return together(weights_of_checkpoint(checkpoint), _persistent_buffers(recipe, checkpoint))
+    return weights_of_model(merged_model(recipe, tokenizer, checkpoint))
+
+
+def merged_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
+    """The base model with the adapters of ``checkpoint`` added in: float32, on the CPU."""
     from gemfit.train.model import load_model  # noqa: PLC0415  (imports peft, which only adapters need)
 
     model = load_model(recipe, tokenizer)
     _read_adapters(model, checkpoint)
-    return weights_of_model(model.merge_and_unload())
+    return model.merge_and_unload()
 
 
 def write_adapter(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path, dtype: str) -> int:

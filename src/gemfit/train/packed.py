@@ -91,6 +91,15 @@ def packed(model_class: type) -> Any:
     return type(f"Packed{model_class.__name__}", (Packed, model_class), {"__module__": __name__})
 
 
+def unpacked(model: Any) -> Any:
+    """The same ``Packed`` model, from now on of transformers' own class, for generating with a cache.
+
+    The subclass holds no state of its own, so the object itself changes class and no weight is copied.
+    """
+    model.__class__ = next(cls for cls in type(model).__mro__ if cls.__module__.startswith("transformers."))
+    return model
+
+
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     # Autocast would be free to choose another type; the sum over a vocabulary needs float32.
     with torch.autocast(logits.device.type, enabled=False):

@@ -1,0 +1,161 @@
+"""Models to look at: the base model of a run, its checkpoints, or any model folder, in the run's format.
+
+A checkpoint is read straight into a model, without an export: memory is 4 bytes a parameter while it is
+read. On a GPU a model computes in the recipe's type, on a CPU in float32, which most CPUs are fastest in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from gemfit.errors import UserError
+from gemfit.manifest import CheckpointManifest
+from gemfit.recipe import Lora, ModelRecipe, Recipe
+from gemfit.rundir import RunDir
+from gemfit.train.architecture import text_architecture
+from gemfit.train.chat_format import generation_settings, tokenizer_for_chat
+from gemfit.train.checkpoint.integrity import read_manifest
+from gemfit.train.checkpoint.retention import best_of, reading
+from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
+from gemfit.train.export import packed_tokenizer
+from gemfit.train.export_weights import merged_model, trained_weights
+from gemfit.train.model import load_model
+from gemfit.train.packed import packed, unpacked
+from gemfit.train.placement import materialise, without_memory
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model that is looked at."""
+
+    name: str
+    """`base`, `step 200`, or the folder of a model."""
+    step: int | None
+    """Of a checkpoint of the run."""
+    folder: Path | None
+    """The checkpoint, or the model folder; ``None`` for the base model."""
+
+
+class Opened(NamedTuple):
+    """A model that can speak, and its tokenizer."""
+
+    model: Any
+    """A causal language model of transformers, in evaluation mode, with a cache."""
+    tokenizer: Any
+    """Its chat template writes the format that the run trains, whatever model it is."""
+
+
+def find_subjects(run: RunDir, names: Sequence[str]) -> list[Subject]:
+    """What ``names`` stand for: `base`, `latest`, `best`, a step (`200`, `step-200`), or a model folder.
+
+    Each subject once, in this order. ``UserError`` for what is not there, with what is.
+    """
+    return list(dict.fromkeys(_find(run, name) for name in names))
+
+
+def open_subject(run: RunDir, subject: Subject, device: torch.device | str) -> Opened:
+    """The model of ``subject``, ready for ``generate``, and the tokenizer of the run for conversations.
+
+    The base of a `scratch` recipe has its seeded random weights. Replies end where the run's format ends
+    them. ``UserError`` where weights or the pack's tokenizer are gone.
+    """
+    recipe, tokenizer = run.plan().recipe, packed_tokenizer(run)
+    model = unpacked(open_packed(run, subject, device))
+    saved = model.generation_config.to_diff_dict()
+    model.generation_config = GenerationConfig(**generation_settings(saved, tokenizer, recipe.data))
+    model.config.use_cache = True
+    return Opened(model, tokenizer_for_chat(tokenizer, recipe.data))
+
+
+def open_packed(run: RunDir, subject: Subject, device: torch.device | str) -> Any:
+    """The model of ``subject`` as ``Packed``, which measures packed rows: whole, in evaluation mode."""
+    recipe, tokenizer = _without_adapters(run.plan().recipe), packed_tokenizer(run)
+    lora = run.plan().recipe.model.lora
+    if subject.step is not None:
+        assert subject.folder is not None, "a step has a checkpoint"
+        with reading(subject.folder):
+            model = _of_checkpoint(recipe, lora, tokenizer, subject.folder)
+    elif subject.folder is not None:
+        own = ModelRecipe(id=str(subject.folder), attention=recipe.model.attention)
+        model = load_model(recipe.model_copy(update={"model": own}), tokenizer)
+    else:
+        model = load_model(recipe, tokenizer)
+    return _moved(model, torch.device(device), recipe.model.dtype)
+
+
+def _moved(model: Any, device: torch.device, dtype: str) -> Any:
+    """``model`` on ``device``. Buffers keep their type: rotary frequencies in bfloat16 misplace tokens."""
+    if device.type != "cpu":
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(device, getattr(torch, dtype))
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _without_adapters(recipe: Recipe) -> Recipe:
+    model = recipe.model.model_copy(update={"lora": None, "activation_checkpointing": False})
+    return recipe.model_copy(update={"model": model})
+
+
+def _of_checkpoint(recipe: Recipe, lora: Lora | None, tokenizer: Any, folder: Path) -> Any:
+    if lora is not None:
+        adapted = recipe.model.model_copy(update={"lora": lora})
+        return merged_model(recipe.model_copy(update={"model": adapted}), tokenizer, folder)
+    config = AutoConfig.from_pretrained(folder)
+    model_class = packed(text_architecture(config, str(folder)).model_class)
+    model = without_memory(model_class, config, recipe.model.attention)
+    materialise(model, torch.device("cpu"), torch.float32)
+    weights, places = trained_weights(recipe, tokenizer, folder), model.state_dict()
+    for name in weights.shapes:
+        places[name].copy_(weights.fetch([name])[name])
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def _find(run: RunDir, name: str) -> Subject:
+    if name == BASE:
+        return Subject(BASE, None, None)
+    if name == "latest":
+        return _of_step(*(newest_valid(run) or _nothing(run, name)))
+    if name == "best":
+        return _of_step(*_best(run))
+    step = name.removeprefix("step-").removeprefix("step ").strip()
+    if step.isdecimal():
+        return _of_step(*valid_checkpoint(run, int(step)))
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return Subject(str(folder), None, folder)
+    return _nothing(run, name)
+
+
+def _of_step(folder: Path, manifest: CheckpointManifest) -> Subject:
+    return Subject(f"step {manifest.step}", manifest.step, folder)
+
+
+def _best(run: RunDir) -> tuple[Path, CheckpointManifest]:
+    """The checkpoint of lowest held-out loss, whole."""
+    found = [(folder, read_manifest(folder)) for folder in run.committed()]
+    folder = best_of([(folder, entry) for folder, entry in found if not isinstance(entry, str)])
+    if folder is None:
+        raise UserError(
+            f"{run.root}: no checkpoint was saved at a step that was evaluated, so none is the best; "
+            f"there is {_offer(run)}"
+        )
+    return valid_checkpoint(run, CheckpointManifest.read(folder / "manifest.json").step)
+
+
+def _nothing(run: RunDir, name: str) -> Any:
+    raise UserError(f"{run.root}: has no {name!r}, and no model folder is called so; there is {_offer(run)}")
+
+
+def _offer(run: RunDir) -> str:
+    read = (read_manifest(folder) for folder in run.committed())
+    steps = sorted({entry.step for entry in read if not isinstance(entry, str)})
+    return ", ".join([BASE, *(["latest"] if steps else []), *(f"step {step}" for step in steps)])

@@ -1,0 +1,141 @@
+"""Models of a run are found by name, and are the ones that were trained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LogitsProcessorList
+
+from gemfit.errors import UserError
+from gemfit.evaluate.replies import SeededSampling, prompt_ids, replies
+from gemfit.evaluate.subject import Opened, find_subjects, open_packed, open_subject
+from gemfit.evaluation import Message
+from gemfit.recipe import Lora, ModelRecipe, Scratch
+from gemfit.train.export import export
+from gemfit.train.model import load_model
+from train.trained import IDS, Trained, train
+
+# transformers asks for a name of its own that it has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+TINY = Scratch(
+    vocab_size=400,
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    head_dim=16,
+    sliding_window=16,
+)
+FORM = {"dtype": "float32", "attention": "eager"}
+WORDS = ("rain", "exams and sleep", "a")
+TALKS = [[Message(role="user", content=f"{words} keep me busy")] for words in WORDS]
+    [Message(role="user", content=f"{words} keep me busy")] for words in ("rain", "exams and sleep", "a")
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(tmp_path_factory.mktemp("full"), ModelRecipe(scratch=TINY, **FORM))
+
+
+@pytest.fixture(scope="module")
+def opened(trained: Trained) -> Opened:
+    return open_subject(trained.run, *find_subjects(trained.run, ["latest"]), "cpu")
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS, position_ids=torch.arange(IDS.shape[1])[None]).logits
+    return found
+
+
+def test_a_checkpoint_is_the_model_that_was_trained(trained: Trained, opened: Opened) -> None:
+    assert torch.equal(logits(opened.model), trained.logits)
+    assert type(opened.model).__module__.startswith("transformers.")
+
+
+def test_the_base_of_a_scratch_recipe_has_its_seeded_weights(trained: Trained) -> None:
+    base = open_packed(trained.run, *find_subjects(trained.run, ["base"]), "cpu")
+    fresh = load_model(trained.run.plan().recipe, trained.tokenizer).eval()
+    assert torch.equal(logits(base), logits(fresh))
+    assert not torch.equal(logits(base), trained.logits)
+
+
+def test_adapters_of_a_checkpoint_are_added_in_and_the_base_has_none(
+    tmp_path: Path, trained: Trained
+) -> None:
+    model = ModelRecipe(scratch=TINY, lora=Lora(rank=2, targets=("q_proj", "up_proj")), **FORM)
+    adapted = train(tmp_path, model)
+    base, latest = (open_packed(adapted.run, s, "cpu") for s in find_subjects(adapted.run, ["base", "2"]))
+    assert logits(latest) == pytest.approx(adapted.logits, abs=1e-4)
+    assert not any("lora" in name for name, _ in base.named_parameters())
+    assert (logits(base) - adapted.logits).abs().max() > 1e-2
+
+
+def test_an_exported_folder_is_the_same_model(tmp_path: Path, trained: Trained) -> None:
+    export(trained.run, tmp_path / "model")
+    (subject,) = find_subjects(trained.run, [str(tmp_path / "model")])
+    assert torch.equal(logits(open_packed(trained.run, subject, "cpu")), trained.logits)
+
+
+def test_each_subject_is_found_once_under_any_of_its_names(trained: Trained) -> None:
+    found = find_subjects(trained.run, ["base", "latest", "2", "step-2", "step 2"])
+    assert [(subject.name, subject.step) for subject in found] == [("base", None), ("step 2", 2)]
+
+
+@pytest.mark.parametrize(("name", "words"), [("3", "steps saved: 2"), ("bse", "base, latest, step 2")])
+def test_a_name_that_is_nothing_is_refused_with_what_there_is(
+    name: str, words: str, trained: Trained
+) -> None:
+    with pytest.raises(UserError, match=words):
+        find_subjects(trained.run, [name])
+
+
+def test_without_an_evaluated_checkpoint_none_is_the_best(trained: Trained) -> None:
+    with pytest.raises(UserError, match="evaluated"):
+        find_subjects(trained.run, ["best"])
+
+
+def test_before_the_first_checkpoint_there_is_only_the_base(trained: Trained, tmp_path: Path) -> None:
+    run = type(trained.run)(tmp_path / "run")
+    shutil.copytree(trained.run.root, run.root)
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.mkdir()
+    with pytest.raises(UserError, match=r"there is base$"):
+        find_subjects(run, ["latest"])
+
+
+def say(opened: Opened, talks: list[list[Message]], temperature: float, batch_size: int) -> list[str]:
+    return replies(
+        opened, talks, max_new_tokens=8, temperature=temperature, seed=1, batch_size=batch_size, progress=None
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_reply_does_not_depend_on_its_batch(opened: Opened, temperature: float) -> None:
+    alone, together = say(opened, TALKS, temperature, 1), say(opened, TALKS[::-1], temperature, 3)
+    assert alone == together[::-1]
+    assert all(alone)
+
+
+def test_a_repeated_question_is_drawn_anew_and_an_equal_seed_repeats_all(opened: Opened) -> None:
+    first, second = say(opened, [TALKS[0], TALKS[0]], 1.0, 2)
+    assert first != second
+    assert [first, second] == say(opened, [TALKS[0], TALKS[0]], 1.0, 2)
+
+
+def test_sampling_takes_tokens_as_often_as_the_model_says() -> None:
+    scores = torch.tensor([[0.5, 0.0, 0.3, 0.2]]).log().expand(4000, -1)
+    numbers = (torch.arange(4000.0, dtype=torch.float64) / 4000)[:, None]
+    drawn = SeededSampling(LogitsProcessorList(), numbers, 1)(torch.zeros(4000, 1), scores).argmax(-1)
+    assert torch.bincount(drawn, minlength=4).tolist() == pytest.approx([2000, 0, 1200, 800], abs=2)
+
+
+def test_a_reply_ends_where_the_format_ends_a_turn(trained: Trained, opened: Opened) -> None:
+    stops = opened.model.generation_config.eos_token_id
+    assert trained.tokenizer.eos_token_id in (stops if isinstance(stops, list) else [stops])
+    assert opened.tokenizer.decode(prompt_ids(opened.tokenizer, TALKS[0])).endswith("<|assistant|>")
