@@ -47,10 +47,7 @@ def read_history(metrics: Path) -> History:
     A file that is missing, holds no step or a line that is no record is a ``UserError``; the last line
     may be cut short by a crash.
     """
-    if not metrics.is_file():
-        raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
-    lines = metrics.read_text(encoding="utf-8").split("\n")
-    records = [_parse(metrics, number, line) for number, line in enumerate(lines[:-1], start=1)]
+    records = read_records(metrics)
     steps = [record for record in records if isinstance(record, StepRecord)]
     if not steps:
         raise UserError(f"{metrics}: holds no training step yet")
@@ -66,6 +63,17 @@ def read_history(metrics: Path) -> History:
         memory=tuple(record for record in records if isinstance(record, MemoryRecord)),
         hardware=tuple(record for record in records if isinstance(record, HardwareRecord)),
     )
+
+
+def read_records(metrics: Path) -> list[Record]:
+    """Every record of ``metrics`` as it was written, what was done again included.
+
+    A file that is missing or a line that is no record is a ``UserError``.
+    """
+    if not metrics.is_file():
+        raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
+    lines = metrics.read_text(encoding="utf-8").split("\n")
+    return [_parse(metrics, number, line) for number, line in enumerate(lines[:-1], start=1)]
 
 
 def _standing(records: Sequence[Standing], firsts: dict[int, int]) -> tuple[Standing, ...]:

@@ -34,10 +34,10 @@ def draw(figures: Figures, columns: Columns, out: Path) -> None:
         layout="constrained",
     )
     figure.suptitle(f"{Path(figures['pack']).name}: {_counted(figures)}")
-    _lengths(axes["lengths"], columns.lengths, figures["seq_len"])
-    _fill(axes["fill"], columns.fill)
-    _parts(axes["sources"], "packed tokens by source", _sources(figures))
-    _parts(axes["roles"], "tokens by role (of packed conversations, once)", figures["roles"])
+    draw_lengths(axes["lengths"], columns.lengths, figures["seq_len"])
+    draw_fill(axes["fill"], columns.fill)
+    draw_parts(axes["sources"], "packed tokens by source", packed_by_source(figures))
+    draw_parts(axes["roles"], "tokens by role (of packed conversations, once)", figures["roles"])
     _flow(axes["flow"], figures["flow"]["total"])
     try:
         figure.savefig(out, dpi=120)
@@ -53,17 +53,20 @@ def _counted(figures: Figures) -> str:
     return f"{conversations:,} conversations in {rows:,} rows of {figures['seq_len']:,} tokens"
 
 
-def _lengths(axes: Any, lengths: NDArray[np.int32], seq_len: int) -> None:
+def draw_lengths(axes: Any, lengths: NDArray[np.int32], seq_len: int) -> None:
+    """How many conversations have how many tokens; lengths: (conversations,)."""
     low, high = (max(1, lengths.min()), lengths.max() + 1) if len(lengths) else (1, 2)
-    axes.hist(lengths, bins=np.geomspace(low, high, BINS), color="tab:blue")
-    axes.axvline(seq_len, color="black", linestyle=":", linewidth=1, label=f"a row: {seq_len:,}")
+    axes.hist(lengths, bins=np.geomspace(low, high, BINS), color="C0")
+    axes.axvline(
+        seq_len, color=mpl.rcParams["text.color"], linestyle=":", linewidth=1, label=f"a row: {seq_len:,}"
+    )
     axes.set(title="length of a conversation", xlabel="tokens", ylabel="conversations", xscale="log")
     axes.xaxis.set_major_formatter(_whole)
     axes.xaxis.set_minor_formatter(_whole if high / low < 10 else NullFormatter())
     axes.legend()
 
 
-def _fill(axes: Any, fill: dict[str, NDArray[np.float64]]) -> None:
+def draw_fill(axes: Any, fill: dict[str, NDArray[np.float64]]) -> None:
     """Rows sorted by fill, the emptiest on the left: most are full, so a histogram would show one bar."""
     for split, shares in fill.items():
         if len(shares):
@@ -73,14 +76,15 @@ def _fill(axes: Any, fill: dict[str, NDArray[np.float64]]) -> None:
     axes.legend()
 
 
-def _sources(figures: Figures) -> dict[str, int]:
+def packed_by_source(figures: Figures) -> dict[str, int]:
+    """Tokens in rows, by the name of the source."""
     return {name: one["packed"] for name, one in figures["flow"].items() if name != "total"}
 
 
-def _parts(axes: Any, title: str, parts: dict[str, int]) -> None:
+def draw_parts(axes: Any, title: str, parts: dict[str, int]) -> None:
     """One bar a part, with its number."""
     shown = {name: count for name, count in parts.items() if count}
-    bars = axes.barh([_short(name) for name in shown], list(shown.values()), color="tab:blue")
+    bars = axes.barh([_short(name) for name in shown], list(shown.values()), color="C0")
     axes.bar_label(bars, [f"{count:,}" for count in shown.values()], padding=4)
     axes.set_title(title)
     axes.invert_yaxis()

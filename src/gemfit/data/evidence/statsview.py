@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
@@ -13,19 +13,30 @@ from gemfit.data.evidence.tables import page, table
 
 REASONS = 8
 """Reasons of rejected lines that are shown."""
+SUMS = ("in", "out")
+"""Rows of the conservation of tokens that are sums."""
 Figures = dict[str, Any]
+
+
+class Grid(NamedTuple):
+    """A table before anybody has said how it looks."""
+
+    title: str
+    heads: list[str]
+    rows: list[tuple[str, ...]]
 
 
 def show(figures: Figures) -> None:
     """Print all tables that have something to say."""
     out = page()
     out.print(Text(f"{figures['pack']}: rows of {figures['seq_len']:,} tokens"), soft_wrap=True)
-    for made in _tables(figures):
+    for grid in grids(figures):
         out.print()
-        out.print(made)
+        out.print(_laid_out(grid))
 
 
-def _tables(figures: Figures) -> Iterator[Table]:
+def grids(figures: Figures) -> Iterator[Grid]:
+    """All tables that have something to say."""
     yield _splits(figures)
     yield _spread(figures)
     yield _conservation(figures)
@@ -33,23 +44,32 @@ def _tables(figures: Figures) -> Iterator[Table]:
     yield _roles(figures)
     if figures["rejected"]:
         rows = [(f"{r['lines']:,}", r["first"], r["reason"]) for r in figures["rejected"][:REASONS]]
-        yield table(["lines", "first", "reason"], rows, title="Rejected lines")
+        yield Grid("Rejected lines", ["lines", "first", "reason"], rows)
     if found := {kind: count for kind, count in figures["personal_data"].items() if count}:
         kinds = [(kind, f"{count:,}") for kind, count in found.items()]
-        yield table(["kind", "found"], kinds, title="Personal data")
+        yield Grid("Personal data", ["kind", "found"], kinds)
 
 
-def _splits(figures: Figures) -> Table:
+def _laid_out(grid: Grid) -> Table:
+    """The sums of an account stand out, with a line between what came in and what went out."""
+    made = table(grid.heads, grid.rows, title=grid.title)
+    for index, row in enumerate(grid.rows):
+        made.rows[index].style = "bold" if row[0] in SUMS else None
+        made.rows[index].end_section = row[0] == "in"
+    return made
+
+
+def _splits(figures: Figures) -> Grid:
     names = ["rows", "conversations", "documents", "tokens", "trained_tokens", "repeated_tokens"]
     rows = [
         (split, *(f"{counts[name]:,}" for name in names), f"{counts['fill']:.3%}")
         for split, counts in figures["splits"].items()
     ]
     heads = ["split", "rows", "conversations", "pieces", "tokens", "trained", "repeated", "fill"]
-    return table(heads, rows, title="Rows")
+    return Grid("Rows", heads, rows)
 
 
-def _spread(figures: Figures) -> Table:
+def _spread(figures: Figures) -> Grid:
     heads = ["", "mean", "min", "p10", "p50", "p90", "p99", "max"]
     rows = []
     for what, spread in figures["spread"].items():
@@ -57,10 +77,10 @@ def _spread(figures: Figures) -> Table:
         numbers = [shown.format(spread[name]) for name in heads[2:]]
         mean = shown.format(spread["mean"]) if what.startswith("fill") else f"{spread['mean']:,.1f}"
         rows.append((what, mean, *numbers))
-    return table(heads, rows, title="Spread")
+    return Grid("Spread", heads, rows)
 
 
-def _conservation(figures: Figures) -> Table:
+def _conservation(figures: Figures) -> Grid:
     """What went in and what came out, source by source; the two sums are equal or an error follows."""
     flow = figures["flow"]
     single = len(flow) == 2  # one source is the total
@@ -74,11 +94,7 @@ def _conservation(figures: Figures) -> Table:
         *(row for loss in LOSSES for row in _account(loss, loss, "+ ", flow, names, if_any=True)),
         ("out", *(f"{_out_of(flow[name]):,}" for name in names)),
     ]
-    made = table(["tokens", *names], rows, title="Conservation of tokens")
-    for index, row in enumerate(rows):
-        made.rows[index].style = "bold" if row[0] in ("in", "out") else None
-        made.rows[index].end_section = row[0] == "in"
-    return made
+    return Grid("Conservation of tokens", ["tokens", *names], rows)
 
 
 def _account(
@@ -97,7 +113,7 @@ def _out_of(one: dict[str, int]) -> int:
     return one["packed"] + sum(one[loss] for loss in LOSSES)
 
 
-def _fates(figures: Figures) -> Table:
+def _fates(figures: Figures) -> Grid:
     losses = figures["losses"]
     lines = {
         "lines read": losses["lines_read"],
@@ -116,10 +132,10 @@ def _fates(figures: Figures) -> Table:
     ):
         if losses[counter]:
             rows.append((f"of these: {what}", f"{losses[counter]:,}", ""))
-    return table(["lines and conversations", "number", "tokens"], rows, title="What became of them")
+    return Grid("What became of them", ["lines and conversations", "number", "tokens"], rows)
 
 
-def _roles(figures: Figures) -> Table:
+def _roles(figures: Figures) -> Grid:
     total = sum(figures["roles"].values()) or 1
     rows = [(role, f"{count:,}", f"{count / total:.2%}") for role, count in figures["roles"].items() if count]
-    return table(["role", "tokens", "share"], rows, title="Whose words")
+    return Grid("Whose words", ["role", "tokens", "share"], rows)

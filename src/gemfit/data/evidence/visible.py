@@ -40,5 +40,10 @@ def make_visible(texts: list[str]) -> list[str]:
     return shown
 
 
+def name_unseen(text: str) -> str:
+    """``text`` with control and direction signs by number; line breaks and tabs stay."""
+    return _UNSEEN.sub(_by_number, text)
+
+
 def _by_number(found: re.Match[str]) -> str:
     return f"⟨U+{ord(found[0]):04X}⟩"
