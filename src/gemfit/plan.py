@@ -56,6 +56,7 @@ HOW: dict[str, Any] = {
     "checkpoint": True,
     "evaluation": True,
     "tracking": True,
+    "hub": True,
 }
 """Parts of a recipe that decide how it is trained, and where, but not what comes out of it."""
 
