@@ -131,6 +131,16 @@ class RunDir:
         return self.root / "card" / "README.md"
 
     @property
+    def card_notes(self) -> Path:
+        """What a person adds to the card, in Markdown."""
+        return self.root / "card" / "notes.md"
+
+    @property
+    def card_statements(self) -> Path:
+        """What a person has stated for the card that no file of the run says."""
+        return self.root / "card" / "stated.json"
+
+    @property
     def report(self) -> Path:
         """Default folder of the report: `index.html` and the pictures as PNG."""
         return self.root / "report"
