@@ -49,7 +49,7 @@ class Lora(Contract):
 
 
 class Quantization(Contract):
-    """Frozen linear layers in 4 bits, by bitsandbytes (QLoRA): about a seventh of float32's memory."""
+    """Frozen linear layers in 4 bits, by bitsandbytes (QLoRA): an eighth of float32's memory."""
 
     type: Literal["nf4", "fp4"] = "nf4"
     """The 16 values that a weight may have, as multiples of the largest of its block of 64."""

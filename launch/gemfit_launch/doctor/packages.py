@@ -18,7 +18,7 @@ OPTIONAL = {
     "kernels": "FlashAttention from the hub",
     "liger-kernel": "model.kernels: liger",
     "triton": "compiled kernels on GPUs",
-    "bitsandbytes": "not used by any recipe",
+    "bitsandbytes": "model.quantization: nf4, as in the recipes with -qlora",
 }
 """Packages that are not needed, and what they are for."""
 

@@ -66,6 +66,12 @@ class BaseWeights:
         """Copy all of parameter ``name`` into ``tensor``, which is contiguous."""
         self.fill(name, Piece(tensor.detach().view(-1), 0, tensor.shape))
 
+    def whole(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """All of parameter ``name``, in a tensor of its own."""
+        tensor = torch.empty(self.entries[name].shape, dtype=dtype, device=device)
+        self.fill_whole(name, tensor)
+        return tensor
+
 
 def find_weights(name: str, revision: str, model: torch.nn.Module) -> BaseWeights:
     """The files of ``name`` (a folder, or a Hugging Face id) matched with the parameters of ``model``.

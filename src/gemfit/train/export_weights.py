@@ -77,6 +77,10 @@ def merged_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
 
     model = load_model(recipe, tokenizer)
     _read_adapters(model, checkpoint)
+    if recipe.model.quantization is not None:
+        from gemfit.train.quantized import dequantize  # noqa: PLC0415  (imports bitsandbytes)
+
+        dequantize(model)  # to what the adapters were trained on, which is not what the base has on disk
     return model.merge_and_unload()
 
 
@@ -84,7 +88,9 @@ def write_adapter(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path
     """Write the adapters alone, as peft reads them; returns the number of their parameters."""
     from gemfit.train.model import open_model  # noqa: PLC0415  (imports peft)
 
-    model = open_model(recipe, tokenizer).model
+    # The adapters are the same over 4 bits, and reading them needs no bitsandbytes.
+    plain = recipe.model.model_copy(update={"quantization": None})
+    model = open_model(recipe.model_copy(update={"model": plain}), tokenizer).model
     _read_adapters(model, checkpoint)
     model.to(getattr(torch, dtype)).save_pretrained(str(folder))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -20,7 +20,7 @@ from gemfit.data.store import read_manifest
 from gemfit.data.tokenizer import load_tokenizer, pad_id, tokenizer_digest
 from gemfit.errors import UserError
 from gemfit.plan import Plan
-from gemfit.recipe import Lora, ModelRecipe, Recipe, Scratch
+from gemfit.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
 from gemfit.train.architecture import Architecture, text_architecture
 from gemfit.train.attention import not_there
 from gemfit.train.base_weights import BaseWeights, find_weights
@@ -59,7 +59,11 @@ def prepared(model: Any, recipe: Recipe, tokenizer: Any) -> Any:
     if recipe.model.activation_checkpointing:
         # Reentrant checkpointing loses gradients under LoRA, where the inputs need none.
         model.activation_checkpointing_enable({"use_reentrant": False})
-    return model if recipe.model.lora is None else _with_adapters(model, recipe.model.lora)
+    if recipe.model.lora is not None:
+        model = _with_adapters(model, recipe.model.lora)
+    if recipe.model.quantization is not None:
+        _quantize(model, recipe.model.quantization, getattr(torch, recipe.model.dtype))
+    return model
 
 
 def load_model(recipe: Recipe, tokenizer: Any) -> Any:
@@ -206,6 +210,17 @@ def _check_vocabulary(model: Any, tokenizer: Any) -> None:
             f"model.tokenizer: has ids up to {highest}, but the model has embeddings for {rows}; "
             "use the tokenizer that belongs to the model"
         )
+
+
+def _quantize(model: Any, settings: Quantization, dtype: torch.dtype) -> None:
+    try:
+        from gemfit.train.quantized import quantize  # noqa: PLC0415  (bitsandbytes may not be installed)
+    except ImportError as error:
+        raise UserError(
+            f"model.quantization: bitsandbytes cannot be imported ({error}); "
+            "pip install 'gemfit[qlora]', or set model.quantization to null"
+        ) from None
+    quantize(model, settings, dtype)
 
 
 def _with_adapters(model: Any, lora: Lora) -> Any:

@@ -8,9 +8,9 @@ them. Nothing is communicated, apart from what DeepSpeed needs to spread its mas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import init_empty_weights
@@ -24,6 +24,14 @@ from gemfit.train.checkpoint.pieces import Piece
 from gemfit.train.checkpoint.state import is_deepspeed, piece_of
 
 ADAPTER = "lora_"
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A layer whose weight is held in fewer bits than it has on disk."""
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """The bits of a whole weight, in the type of the parameter that holds them."""
 
 
 def without_memory(model_class: Any, config: Any, attention: str) -> Any:
@@ -65,17 +73,19 @@ def materialise(model: torch.nn.Module, device: torch.device, dtype: torch.dtype
     """Give each parameter on the meta device memory of its own, full of NaN: what is not read is noticed."""
 
     def empty(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
-        data = torch.full(parameter.shape, torch.nan, dtype=dtype, device=device)
+        # What has a type of its own already, as under quantisation, keeps it.
+        own = dtype if parameter.dtype == torch.float32 else parameter.dtype
+        data = torch.full(parameter.shape, torch.nan, dtype=own, device=device)
         return torch.nn.Parameter(data, parameter.requires_grad)
 
-    _replace(model, empty, lambda parameter: parameter.is_meta)
+    replace_parameters(model, empty, lambda parameter: parameter.is_meta)
 
 
 def load_into(model: torch.nn.Module, weights: BaseWeights) -> None:
     """Fill a whole, unwrapped model, adapters aside."""
     for name, parameter in model.named_parameters():
-        if (base := base_name(name)) is not None:
-            weights.fill_whole(base, parameter)
+        if base_name(name) is not None:
+            _fill(model, name, weights, [Piece(parameter.detach().view(-1), 0, parameter.shape)])
 
 
 def load_buffers(model: torch.nn.Module, weights: BaseWeights) -> None:
@@ -93,14 +103,26 @@ def load_into_engine(engine: Any, module: torch.nn.Module, weights: BaseWeights,
 
     def fill() -> None:
         for name, parameter in module.named_parameters():
-            base = base_name(name)
-            if base is not None and (trained or not parameter.requires_grad):
-                for piece in _pieces(engine, parameter):
-                    weights.fill(base, piece)
+            if base_name(name) is not None and (trained or not parameter.requires_grad):
+                _fill(module, name, weights, _pieces(engine, parameter))
 
     on_every_rank(fill)
     if trained and is_deepspeed(engine):
         zero.publish(engine, 0)
+
+
+def _fill(module: torch.nn.Module, name: str, weights: BaseWeights, pieces: Iterable[Piece]) -> None:
+    """Read ``pieces`` of parameter ``name`` of ``module``; of a packed one all is read, and some kept."""
+    base, owner = base_name(name), module.get_submodule(name.rpartition(".")[0])
+    assert base is not None, "adapters are not in the base"
+    if not (isinstance(owner, Packs) and name.endswith(".weight")):
+        for piece in pieces:
+            weights.fill(base, piece)
+        return
+    for piece in pieces:
+        # Scales belong to blocks that a shard may cut, so every rank makes them all.
+        packed = owner.pack(weights.whole(base, piece.flat.dtype, piece.flat.device)).view(-1)
+        piece.flat.copy_(packed[piece.start : piece.start + piece.flat.numel()])
 
 
 def base_name(name: str) -> str | None:
@@ -143,12 +165,12 @@ def partition(model: torch.nn.Module, config: dict[str, Any], dtype: torch.dtype
         made.partition()  # type: ignore[attr-defined]  # keeps this rank's part and frees the rest
         return made
 
-    _replace(model, partitioned, lambda parameter: True)
+    replace_parameters(model, partitioned, lambda parameter: True)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(zero3.local_device)
 
 
-def _replace(
+def replace_parameters(
     model: torch.nn.Module,
     make: Callable[[torch.nn.Parameter], torch.nn.Parameter],
     which: Callable[[torch.nn.Parameter], bool],

@@ -56,6 +56,8 @@ def check(trainer: PackedTrainer) -> None:
     module, attention = trainer.accelerator.unwrap_model(trainer.model_wrapped), recipe.model.attention
     on_every_rank(lambda: check_module(module))
     on_every_rank(lambda: check_in_use(module, attention))
+    if recipe.model.quantization is not None:
+        facts["layers_in_4_bits"] = on_every_rank(lambda: check_quantized(module))[0]
     for mode in ("eval", "train"):
         facts[f"isolation_{mode}"] = check_leak(trainer, mode)
     facts["loss_scale"] = check_loss_scale(trainer)
@@ -105,6 +107,13 @@ def _check_buffers(model: Any) -> None:
     for name, buffer in model.named_buffers():
         if name not in saved and not torch.equal(buffer.cpu(), fresh[str(base_name(name))]):
             raise RuntimeError(f"self-test: buffer {name} is not what {type(config).__name__} makes it")
+
+
+def check_quantized(module: Any) -> int:
+    """How many layers are in 4 bits; ``RuntimeError`` where a frozen one is not."""
+    from gemfit.train.quantized import quantized_layers  # noqa: PLC0415  (imports bitsandbytes)
+
+    return quantized_layers(module)
 
 
 def check_leak(trainer: PackedTrainer, mode: str) -> dict[str, float]:
