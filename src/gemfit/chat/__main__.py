@@ -1,0 +1,121 @@
+"""``python -m gemfit.chat MODEL``: talk to a checkpoint of a run, to its base model, or to a model folder.
+
+A checkpoint needs no export. Memory is 4 bytes a parameter on a CPU, 2 on a GPU under bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.evaluate.system_prompt import system_prompts
+from gemfit.packing import cache_folder
+from gemfit.rundir import RunDir
+
+MAX_NEW_TOKENS = 256
+TEMPERATURE = 0.7
+CHECKPOINT = "latest"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the options, open the model, talk."""
+    arguments = _parser().parse_args(argv)
+    # Before transformers is imported: it would talk about frameworks and draw bars.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        chat(arguments)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
+    return ExitCode.DONE
+
+
+def chat(arguments: argparse.Namespace) -> None:
+    """Talk as ``arguments`` say."""
+    path = arguments.model
+    is_run = RunDir(path).plan_file.is_file()
+    if not is_run and not (path / "config.json").is_file():
+        raise UserError(f"{path}: is neither a model folder (no config.json) nor a run (no plan.json)")
+    if not is_run and arguments.checkpoint is not None:
+        raise UserError(f"{path}: is a model folder and has no checkpoints; leave --checkpoint out")
+    system = arguments.system if arguments.system is not None else _system(path if is_run else None)
+    from transformers import set_seed  # noqa: PLC0415  (mistakes are told without the wait)
+
+    from gemfit.chat.conversation import Talk  # noqa: PLC0415
+    from gemfit.chat.speaker import Manner, Speaker  # noqa: PLC0415
+    from gemfit.chat.terminal import talk_on, tell  # noqa: PLC0415
+
+    name, opened = _of_run(path, arguments.checkpoint or CHECKPOINT) if is_run else _of_folder(path)
+    set_seed(arguments.seed)
+    tell(f"model: {name}")
+    manner = Manner(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
+    talk_on(Speaker(opened, manner), Talk(system), cache_folder() / "chat-history")
+
+
+def _system(run: Path | None) -> str:
+    """The most frequent system message of a run's data; none where there is none, or no run."""
+    if run is None:
+        return ""
+    try:
+        found = system_prompts(RunDir.open(run).plan().recipe.data)
+    except UserError as error:
+        sys.stderr.write(f"no system message of the training is known: {error}\n")
+        return ""
+    if found.most_common is not None:
+        sys.stderr.write(
+            f"{found.count:,} of {found.conversations:,} training conversations begin with this system "
+            f"message, more than with any other; --system '' leaves it out\n"
+        )
+    return found.most_common or ""
+
+
+def _device() -> str:
+    import torch  # noqa: PLC0415  (seconds)
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _of_run(path: Path, checkpoint: str) -> tuple[str, Any]:
+    from gemfit.evaluate.subject import find_subjects, open_subject  # noqa: PLC0415  (as above)
+
+    run = RunDir.open(path)
+    [subject] = find_subjects(run, [checkpoint])
+    return f"{subject.name} of {path}", open_subject(run, subject, _device())
+
+
+def _of_folder(path: Path) -> tuple[str, Any]:
+    import torch  # noqa: PLC0415  (as above)
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    from gemfit.evaluate.subject import Opened  # noqa: PLC0415
+
+    device = _device()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        dtype = "auto" if device == "cuda" else torch.float32  # which most CPUs are fastest in
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be loaded: {error}") from None
+    if tokenizer.chat_template is None:
+        raise UserError(f"{path}: its tokenizer has no chat template; export the run with `gemfit export`")
+    return str(path), Opened(model.to(device).eval(), tokenizer)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gemfit.chat", description="Talk to a trained model.")
+    parser.add_argument("model", type=Path, help="run folder, or Hugging Face model folder")
+    parser.add_argument("--checkpoint", help="of a run: a step, `latest`, `best` or `base`")
+    parser.add_argument("--system", help="what the system says first; the training's when left out")
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="longest reply")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="0 takes the likeliest token")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

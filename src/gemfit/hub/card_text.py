@@ -1,0 +1,84 @@
+"""The body of a card: its sections in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemfit.hub.card_header import data_name
+from gemfit.hub.data_text import data_section
+from gemfit.hub.facts import CardFacts
+from gemfit.hub.markdown import facts, section, table
+from gemfit.hub.results import audit_section, results_section
+from gemfit.hub.training_text import hardware_section, training_section
+from gemfit.hub.use_text import limits_section, reproduction_section, use_section
+from gemfit.records import StepRecord
+
+MOST_POINTS = 12
+"""Of the loss curve, as a table."""
+
+
+def body(told: CardFacts, tokenizer: Any | None) -> str:
+    """All sections; ``tokenizer`` has the chat template that is exported."""
+    return "\n\n".join(
+        [
+            section(told.name, _summary(told), level=1),
+            *([section("Notes of the publisher", told.notes)] if told.notes else []),
+            section("Base model", facts(_origin(told))),
+            use_section(told, tokenizer),
+            limits_section(told),
+            results_section(told),
+            _curve(told),
+            audit_section(told),
+            data_section(told),
+            training_section(told),
+            hardware_section(told),
+            reproduction_section(told),
+        ]
+    )
+
+
+def _summary(told: CardFacts) -> str:
+    model, pack = told.plan.recipe.model, told.pack
+    count = f"{pack.splits['train'].conversations:,} conversations" if pack else "conversations"
+    how = "by LoRA" if model.lora else "with all its parameters"
+    done = "trained from" if told.origin.is_scratch else "fine-tuned from"
+    form = " This repository holds the adapter alone." if told.is_adapter else ""
+    return (
+        f"A language model for conversations, {done} {told.origin.name} {how} on {count} of "
+        f"{data_name(told)}, in {told.step:,} optimizer steps.{form} Every figure below was read from the "
+        "records of that training; what was not measured is said to be so."
+    )
+
+
+def _origin(told: CardFacts) -> list[tuple[str, str]]:
+    origin = told.origin
+    license_id = origin.license or "unknown"
+    rows = [
+        ("base model", origin.name),
+        ("revision", origin.revision or "does not apply to it"),
+        ("licence", f"{license_id}: {origin.license_because}"),
+        ("language", ", ".join(told.stated.language) or "not stated"),
+    ]
+    return rows[2:] if origin.is_scratch else rows
+
+
+def _curve(told: CardFacts) -> str:
+    steps = told.history.steps
+    rows = [(f"{r.step:,}", f"{r.loss:.4f}", f"{r.learning_rate:g}") for r in _spread(steps)]
+    return section(
+        "Loss while training",
+        table(
+            ("step", "training loss", "learning rate"),
+            rows,
+            numbers=("step", "training loss", "learning rate"),
+        ),
+        f"{len(rows)} of {len(steps):,} recorded steps, in nats per trained token of one step.",
+    )
+
+
+def _spread(steps: tuple[StepRecord, ...]) -> list[StepRecord]:
+    """At most ``MOST_POINTS`` steps, evenly from the first to the last."""
+    if len(steps) <= MOST_POINTS:
+        return list(steps)
+    last = len(steps) - 1
+    return [steps[round(i * last / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]

@@ -1,0 +1,47 @@
+"""Pieces of Markdown: tables, facts and text that is shown as it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+def section(title: str, *parts: str, level: int = 2) -> str:
+    """A heading and what stands below it; empty parts are left out."""
+    return "\n\n".join(["#" * level + " " + title, *(part for part in parts if part)])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> str:
+    """A table; the columns in ``numbers`` are set to the right."""
+    rule = ["---:" if name in numbers else "---" for name in head]
+    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in [head, rule, *rows])
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Two columns: what, and how much."""
+    return table(("what", "value"), rows)
+
+
+def cell(text: str) -> str:
+    """``text`` for a cell: on one line, and without the mark that ends a cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list."""
+    return "\n".join(f"- {' '.join(line.split())}" for line in lines)
+
+
+def verbatim(text: str, language: str = "text") -> str:
+    """A block that shows ``text`` as it is, whatever marks it holds."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip(chr(10))}\n{fence}"
+
+
+def code(text: str) -> str:
+    """``text`` inside a line, as code."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    mark = "`" * (longest + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{mark}{pad}{text}{pad}{mark}"

@@ -1,0 +1,187 @@
+"""What was measured of a checkpoint: held-out figures, beside those of the base model; the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gemfit.auditing import AuditedSubject, AuditScore
+from gemfit.evaluation import Interval, Score, SubjectScores
+from gemfit.hub.facts import CardFacts
+from gemfit.hub.markdown import bullets, section, table
+from gemfit.records import EvalRecord
+
+LOSS, PERPLEXITY, ACCURACY = "loss (nats per token)", "perplexity", "token accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Held-out figures of the checkpoint."""
+
+    metrics: tuple[tuple[str, str, Interval], ...]
+    """Name on the Hub, name for people, value."""
+    confidence: float | None
+    """Of the intervals; ``None``: there are none."""
+
+
+def measured(facts: CardFacts) -> Measured | None:
+    """Of an evaluation with intervals, else of the last evaluation during training, else nothing."""
+    if (subject := evaluated(facts)) is not None:
+        assert facts.evaluation is not None
+        score, confidence = subject.overall, facts.evaluation.confidence
+        return Measured(_metrics(score.loss, score.perplexity, score.token_accuracy), confidence)
+    if (record := last_evaluation(facts)) is not None:
+        return Measured(_metrics(*map(_exact, (record.loss, record.perplexity, record.token_accuracy))), None)
+    return None
+
+
+def evaluated(facts: CardFacts) -> SubjectScores | None:
+    """What ``evaluation.json`` says of the checkpoint, if it measured it on the run's own pack."""
+    evaluation = facts.evaluation
+    if evaluation is None or evaluation.pack != facts.plan.pack.fingerprint:
+        return None
+    return next((subject for subject in evaluation.subjects if subject.step == facts.step), None)
+
+
+def last_evaluation(facts: CardFacts) -> EvalRecord | None:
+    """The newest one during training, up to the checkpoint."""
+    return facts.history.evaluations[-1] if facts.history.evaluations else None
+
+
+def audited(facts: CardFacts) -> AuditedSubject | None:
+    """What ``audit.json`` says of the checkpoint."""
+    subjects = facts.audit.subjects if facts.audit else ()
+    return next((subject for subject in subjects if subject.step == facts.step), None)
+
+
+def results_section(facts: CardFacts) -> str:
+    """Held-out figures with their intervals, or without, said so."""
+    if evaluated(facts) is not None:
+        return section("Results", *_with_intervals(facts))
+    record, step = last_evaluation(facts), facts.step
+    other = _other_steps(facts)
+    if record is None:
+        return section("Results", other, "Not evaluated: nothing was measured on held-out conversations.")
+    where = "this checkpoint" if record.step == step else f"before the checkpoint of step {step:,}"
+    rows = [
+        ("trained for " + f"{entry.step:,} steps" if entry.step else "before training", *_plain(entry))
+        for entry in _few(facts.history.evaluations)
+    ]
+    return section(
+        "Results",
+        other,
+        f"Measured during training, on {record.tokens:,} tokens of held-out conversations, the last time at "
+        f"step {record.step:,}, {where}. These figures have no intervals: `gemfit eval` gives them.",
+        table(("model", LOSS, PERPLEXITY, ACCURACY), rows, numbers=(LOSS, PERPLEXITY, ACCURACY)),
+    )
+
+
+def audit_section(facts: CardFacts) -> str:
+    """Findings, scores with intervals, and what they cannot say; or that there was no audit."""
+    subject = audited(facts)
+    if subject is None or facts.audit is None:
+        seen = [s.name for s in facts.audit.subjects] if facts.audit else []
+        only = f" An audit of {', '.join(seen)} exists, which is another model." if seen else ""
+        return section(
+            "Audit",
+            "**Not audited.** Nobody has looked at what this checkpoint says about crises, diagnoses or "
+            f"groups of people, whether it can be talked out of its role, or what it repeats by heart.{only} "
+            "Do not put it before people without looking at that.",
+        )
+    audit = facts.audit
+    others = [other for other in audit.subjects if other is not subject]
+    names = [*(other.name for other in others), subject.name]
+    rows = [_audit_row(score, others) for score in subject.scores]
+    head = ("suite", "score", *names, "replies", "better")
+    found = [f"**{finding.severity}**, {finding.probe}: {finding.text}" for finding in subject.findings]
+    says = dict.fromkeys(f"{score.probe}, {score.name}: {score.says}" for score in subject.scores)
+    return section(
+        "Audit",
+        f"{len(subject.replies):,} replies to {len(audit.suites)} suites of prompts, "
+        f"with intervals at {audit.confidence:.0%} confidence (bootstrap, {audit.resamples:,} resamples).",
+        bullets(found) if found else "No finding that the audit's rules ask a person to look at.",
+        table(head, rows, numbers=(*names, "replies")),
+        "What the scores can and cannot say:",
+        bullets(says),
+    )
+
+
+def _with_intervals(facts: CardFacts) -> Iterable[str]:
+    evaluation, mine = facts.evaluation, evaluated(facts)
+    assert evaluation is not None
+    assert mine is not None
+    numbers = (LOSS, PERPLEXITY, ACCURACY, "tokens", "conversations")
+    yield (
+        f"On the held-out split, with intervals at {evaluation.confidence:.0%} confidence: bootstrap over "
+        f"conversations, {evaluation.resamples:,} resamples, seed {evaluation.seed}."
+    )
+    rows = [(_name(facts, subject), *_scored(subject.overall)) for subject in evaluation.subjects]
+    yield table(("model", *numbers), rows, numbers=numbers)
+    if evaluation.differences:
+        less = f"loss less that of {evaluation.subjects[0].name}"
+        differing = [(name, interval_text(value)) for name, value in evaluation.differences.items()]
+        yield table(("model", less), differing, numbers=(less,))
+    for title, scores in (("role", mine.roles), ("turn", mine.depths)):
+        if scores:
+            yield table((title, *numbers), [(k, *_scored(v)) for k, v in scores.items()], numbers=numbers)
+    if tasks := [(t.task, t.metric, f"{t.value:.4f}", _stderr(t.stderr)) for t in mine.tasks]:
+        yield table(("task", "metric", "value", "standard error"), tasks, numbers=("value", "standard error"))
+
+
+def _name(facts: CardFacts, subject: SubjectScores) -> str:
+    return f"{subject.name} (this model)" if subject.step == facts.step else subject.name
+
+
+def _other_steps(facts: CardFacts) -> str:
+    if facts.evaluation is None:
+        return ""
+    names = ", ".join(subject.name for subject in facts.evaluation.subjects)
+    return f"An evaluation of {names} exists, which is not of this checkpoint (step {facts.step:,})."
+
+
+def _audit_row(score: AuditScore, others: Iterable[AuditedSubject]) -> tuple[str, ...]:
+    beside = [
+        next((s.value for s in other.scores if (s.probe, s.name) == (score.probe, score.name)), None)
+        for other in others
+    ]
+    told = ["not measured" if value is None else interval_text(value) for value in beside]
+    return (score.probe, score.name, *told, interval_text(score.value), f"{score.replies:,}", score.better)
+
+
+def _scored(score: Score) -> tuple[str, ...]:
+    figures = (score.loss, score.perplexity, score.token_accuracy)
+    return (*map(interval_text, figures), f"{score.tokens:,}", f"{score.conversations:,}")
+
+
+def _plain(record: EvalRecord) -> tuple[str, str, str]:
+    return f"{record.loss:.4f}", f"{record.perplexity:.4f}", f"{record.token_accuracy:.4f}"
+
+
+def interval_text(value: Interval) -> str:
+    """Such as ``3.1416 [3.1000, 3.2000]``."""
+    return f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]"
+
+
+def _stderr(value: float | None) -> str:
+    return "not given" if value is None else f"{value:.4f}"
+
+
+def _few(records: tuple[EvalRecord, ...], most: int = 12) -> list[EvalRecord]:
+    """At most ``most`` of the records: the first, the last, and others evenly between."""
+    if len(records) <= most:
+        return list(records)
+    return [records[round(i * (len(records) - 1) / (most - 1))] for i in range(most)]
+
+
+def _metrics(
+    loss: Interval, perplexity: Interval, accuracy: Interval
+) -> tuple[tuple[str, str, Interval], ...]:
+    return (
+        ("loss", "loss in nats per token", loss),
+        ("perplexity", "perplexity", perplexity),
+        ("accuracy", "token accuracy", accuracy),
+    )
+
+
+def _exact(value: float) -> Interval:
+    return Interval(value=value, low=value, high=value)
