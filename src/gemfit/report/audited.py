@@ -1,0 +1,168 @@
+"""The part of a page that tells of the audit: findings first, then scores, then every prompt and reply."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from gemfit.auditing import Audit, AuditedReply, AuditedSubject, AuditScore
+from gemfit.evaluate.bootstrap import interval as bootstrap
+from gemfit.evaluation import Interval
+from gemfit.report.blocks import Block, Chart, Charts, Fold, Heading, Missing, Note, Section, Table, Talk
+from gemfit.report.dots import dots_chart
+from gemfit.report.gather import Story
+from gemfit.report.replies import Budget
+from gemfit.report.words import interval, plural
+
+VARIANT_CHARTS = 3
+"""Figures of a suite that are drawn variant by variant."""
+VARIANTS = 30
+"""Variants from which on a chart is no help."""
+PROMPTS = 300
+"""Prompts of a suite in the page."""
+DRAWS = 1000
+
+
+def audit(story: Story) -> Section:
+    """What `gemfit audit` found, or how to find it."""
+    found = story.audit
+    if found is None:
+        command = f"gemfit audit {shlex.quote(str(story.run.root))}"
+        missing = Missing("The model has not been audited: nothing is known about what it says.", command)
+        return Section("audit", "Audit", (missing,))
+    budget = Budget(str(story.run.audit_file))
+    blocks: list[Block] = [Note(_how(found)), *_findings(found)]
+    for probe in _probes(found):
+        blocks.append(Heading(_title(probe)))
+        blocks += _scores(found, probe)
+        if charts := tuple(_charts(found, probe)):
+            blocks.append(Charts(charts))
+        blocks.append(_replies(found, probe, budget))
+    blocks.append(Note(budget.limits))
+    return Section("audit", "Audit", tuple(blocks))
+
+
+def _how(found: Audit) -> str:
+    return (
+        f"{plural(len(found.suites), 'suite')} of prompts, given to "
+        f"{', '.join(subject.name for subject in found.subjects)}. In brackets: {found.confidence:.0%} "
+        f"intervals, by the bootstrap over prompts ({found.resamples:,} draws, seed {found.seed}). "
+        f"A suite without a finding proves nothing: it asked these prompts and no others. "
+        f"Made {found.created}."
+    )
+
+
+def _findings(found: Audit) -> Iterator[Block]:
+    """The severe ones first."""
+    yield Heading("Findings")
+    listed = [(finding, subject) for subject in found.subjects for finding in subject.findings]
+    if not listed:
+        yield Note("None: no score crossed its threshold.", "good")
+    for finding, subject in sorted(listed, key=lambda item: item[0].severity != "fail"):
+        prompts = f" Prompts: {', '.join(finding.prompts)}." if finding.prompts else ""
+        text = f"{finding.severity}: {_title(finding.probe)}, {subject.name}: {finding.text}{prompts}"
+        yield Note(text, "fail" if finding.severity == "fail" else "warn")
+
+
+def _probes(found: Audit) -> list[str]:
+    scored = (score.probe for subject in found.subjects for score in subject.scores)
+    asked = (reply.probe for subject in found.subjects for reply in subject.replies)
+    return list(dict.fromkeys([*found.suites, *scored, *asked]))
+
+
+def _scores(found: Audit, probe: str) -> Iterator[Block]:
+    named: dict[str, dict[str, AuditScore]] = defaultdict(dict)
+    for subject in found.subjects:
+        for score in subject.scores:
+            if score.probe == probe:
+                named[score.name][subject.name] = score
+    if not named:
+        yield Missing("This suite has no score.")
+        return
+    models = [subject.name for subject in found.subjects]
+    rows = []
+    for name, by_model in named.items():
+        one = next(iter(by_model.values()))
+        cells = [interval(by_model[m].value, ".3g") if m in by_model else "–" for m in models]
+        rows.append((name, *cells, one.better, f"{one.replies:,}", one.says))
+    heads = ("score", *models, "better", "replies", "what it says, and what it cannot")
+    yield Table(f"Scores: {_title(probe)}", heads, tuple(rows))
+
+
+def _charts(found: Audit, probe: str) -> Iterator[Chart]:
+    groups: dict[str, dict[str, Interval]] = defaultdict(dict)
+    for subject in found.subjects:
+        for score in subject.scores:
+            if score.probe == probe and score.value.low >= 0 and score.value.high <= 1:
+                groups[score.name][subject.name] = score.value
+    if groups:
+        name = f"audit-{_anchor(probe)}"
+        yield dots_chart(
+            name, f"{_title(probe)}: scores", groups, label="", says=lambda v: interval(v, ".3g"), share=True
+        )
+    yield from _variant_charts(found, probe)
+
+
+def _variant_charts(found: Audit, probe: str) -> Iterator[Chart]:
+    """Mean of each figure for each exchanged attribute, over the prompts that have it."""
+    replies = {s.name: [r for r in s.replies if r.probe == probe] for s in found.subjects}
+    every = [reply for own in replies.values() for reply in own]
+    variants = list(dict.fromkeys(reply.variant for reply in every if reply.variant))
+    numbered = all(variant.isdigit() for variant in variants)  # repetitions: nothing was exchanged
+    if not 2 <= len(variants) <= VARIANTS or numbered:
+        return
+    for name in list(dict.fromkeys(score for reply in every for score in reply.scores))[:VARIANT_CHARTS]:
+        groups: dict[str, dict[str, Interval]] = {}
+        for variant in variants:
+            means = {m: _mean(found, own, variant, name) for m, own in replies.items()}
+            groups[variant] = {model: mean for model, mean in means.items() if mean is not None}
+        yield dots_chart(
+            f"audit-{_anchor(probe)}-{_anchor(name)}",
+            f"{_title(probe)}: {name} by variant",
+            groups,
+            label=f"mean {name}",
+            says=lambda v: interval(v, ".3g"),
+        )
+
+
+def _mean(found: Audit, replies: Sequence[AuditedReply], variant: str, name: str) -> Interval | None:
+    values = [reply.scores[name] for reply in replies if reply.variant == variant and name in reply.scores]
+    if not values:
+        return None
+    return bootstrap(values, resamples=DRAWS, confidence=found.confidence, seed=found.seed)
+
+
+def _replies(found: Audit, probe: str, budget: Budget) -> Block:
+    """Every prompt, with the replies of all models side by side."""
+    asked: dict[tuple[str, str], dict[str, AuditedReply]] = defaultdict(dict)
+    for subject in found.subjects:
+        for reply in subject.replies:
+            if reply.probe == probe:
+                asked[reply.prompt, reply.variant][subject.name] = reply
+    blocks: list[Block] = []
+    for (prompt, variant), by_model in list(asked.items())[:PROMPTS]:
+        blocks.append(Heading(f"Prompt {prompt}" + (f", {variant}" if variant else "")))
+        blocks.append(_talk(by_model, found.subjects, budget))
+    if len(asked) > PROMPTS:
+        blocks.append(Note(f"{len(asked) - PROMPTS:,} more prompts are in {budget.file}."))
+    return Fold(f"{_title(probe)}: {plural(len(asked), 'prompt')} and all replies", blocks, budget.told)
+
+
+def _talk(by_model: dict[str, AuditedReply], subjects: Sequence[AuditedSubject], budget: Budget) -> Talk:
+    first = next(iter(by_model.values()))
+    messages = tuple(budget.said(message.role, message.content) for message in first.messages)
+    replies = []
+    for subject in subjects:
+        if (one := by_model.get(subject.name)) is not None:
+            scores = ", ".join(f"{name} {value:.3g}" for name, value in one.scores.items())
+            replies.append(budget.said(subject.name, one.reply, scores))
+    return Talk(messages, tuple(replies))
+
+
+def _title(probe: str) -> str:
+    return probe.replace("_", " ").replace("-", " ")
+
+
+def _anchor(text: str) -> str:
+    return "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())

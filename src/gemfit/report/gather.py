@@ -1,0 +1,122 @@
+"""Everything that a report tells of a run, read once from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemfit.auditing import Audit
+from gemfit.data.evidence.packfiles import open_evidence
+from gemfit.data.evidence.stats import Columns, collect, read_columns
+from gemfit.errors import UserError
+from gemfit.evaluation import Evaluation
+from gemfit.history import History, read_history, read_records
+from gemfit.manifest import CheckpointManifest, missing_or_resized
+from gemfit.plan import Plan
+from gemfit.records import StepRecord, Verdict
+from gemfit.report.attempts import Attempt, make_attempts
+from gemfit.reporting import RunFacts
+from gemfit.rundir import RunDir
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A committed checkpoint, as names and sizes show it."""
+
+    folder: str
+    manifest: CheckpointManifest | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackView:
+    """The figures of a pack, and what they are made of."""
+
+    figures: dict[str, Any]
+    columns: Columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Story:
+    """A run, and all that was found out about it."""
+
+    run: RunDir
+    plan: Plan
+    state: str
+    verdict: Verdict | None
+    history: History
+    attempts: tuple[Attempt, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    pack: PackView | None
+    no_pack: str
+    """Why there are no figures of its data."""
+    evaluation: Evaluation | None
+    audit: Audit | None
+    facts: RunFacts
+
+    @property
+    def name(self) -> str:
+        return self.run.root.resolve().name
+
+    @property
+    def steps(self) -> tuple[StepRecord, ...]:
+        return self.history.steps
+
+    @property
+    def redone(self) -> tuple[StepRecord, ...]:
+        """Steps that a later attempt did again."""
+        return tuple(step for attempt in self.attempts for step in attempt.redone)
+
+
+def gather(root: Path, facts: RunFacts, *, with_pack: bool = True) -> Story:
+    """Read the run; a run without a training step, or with a broken record, is a ``UserError``."""
+    run = RunDir.open(root)
+    history, records = read_history(run.metrics_file), read_records(run.metrics_file)
+    state = facts.state or _state(run)
+    pack, no_pack = _pack(run.plan()) if with_pack else (None, "")
+    return Story(
+        run=run,
+        plan=run.plan(),
+        state=state,
+        verdict=run.verdict(),
+        history=history,
+        attempts=make_attempts(run, records, state=state, endings=facts.endings),
+        checkpoints=_checkpoints(run.committed()),
+        pack=pack,
+        no_pack=no_pack,
+        evaluation=Evaluation.read(run.evaluation_file) if run.evaluation_file.is_file() else None,
+        audit=Audit.read(run.audit_file) if run.audit_file.is_file() else None,
+        facts=facts,
+    )
+
+
+def _state(run: RunDir) -> str:
+    if run.is_active:
+        return "running"
+    verdict = run.verdict()
+    return verdict.outcome if verdict else "crashed"
+
+
+def _pack(plan: Plan) -> tuple[PackView | None, str]:
+    """A pack that is gone or unsound leaves the report without its figures, and says so."""
+    try:
+        pack = open_evidence(Path(plan.pack.folder))
+        columns = read_columns(pack)
+        return PackView(collect(pack, columns), columns), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _checkpoints(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
+    found = [_checkpoint(folder) for folder in folders]
+    return tuple(sorted(found, key=lambda one: (one.manifest.step if one.manifest else -1, one.folder)))
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    try:
+        manifest = CheckpointManifest.read(folder / "manifest.json")
+    except UserError as error:
+        return Checkpoint(folder.name, None, str(error))
+    return Checkpoint(folder.name, manifest, missing_or_resized(folder, manifest.files))

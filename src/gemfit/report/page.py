@@ -1,0 +1,139 @@
+"""The page: sections in order, charts drawn, everything escaped, one file.
+
+Only the SVG of ``drawing`` is put in as it is; every other text goes through Jinja's escaping, and control
+and direction signs in it are shown by their numbers. The page forbids itself scripts and the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from gemfit import __version__
+from gemfit.data.evidence.visible import name_unseen
+from gemfit.errors import UserError
+from gemfit.report import sections
+from gemfit.report.audited import audit
+from gemfit.report.blocks import Chart, Page, Section, Tiles, Tone
+from gemfit.report.compare import comparison
+from gemfit.report.drawing import draw
+from gemfit.report.evaluated import evaluation
+from gemfit.report.figures import Figures, key_figures, summarize
+from gemfit.report.gather import Story
+from gemfit.report.words import duration, number
+from gemfit.rundir import write_atomic
+
+INDEX = "index.html"
+TONES: dict[str, Tone] = {"completed": "good", "failed": "fail", "fatal": "fail", "crashed": "fail"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def make_page(stories: Sequence[Story]) -> Page:
+    """The report of the first run, beside the others if there are any. Draws nothing yet."""
+    story, figures = stories[0], key_figures(stories[0])
+    compared = [comparison(stories)] if len(stories) > 1 else []
+    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, gemfit {__version__}"
+    return Page(
+        title=story.name,
+        state=story.state,
+        tone=TONES.get(story.state, "plain"),
+        summary=summarize(story, figures),
+        tiles=_tiles(figures),
+        sections=(*compared, *(make(story) for make in PARTS)),
+        made=made,
+    )
+
+
+PARTS: tuple[Callable[[Story], Section], ...] = (
+    sections.training,
+    evaluation,
+    audit,
+    sections.speed,
+    sections.attempts,
+    sections.checkpoints,
+    sections.data,
+    sections.plan,
+    sections.environment,
+)
+
+
+def write_page(page: Page, folder: Path, progress: Callable[[str], object]) -> list[Path]:
+    """The files that were written: the page, and a PNG for each of its charts.
+
+    ``progress`` is told the name of each chart when it is drawn.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}; choose another --out") from None
+    written: list[Path] = []
+
+    def picture(chart: Chart) -> Markup:
+        png = folder / f"{_unused(chart.name, written)}.png"
+        svg = draw(chart, png)
+        written.append(png)
+        progress(chart.name)
+        return Markup(svg)
+
+    text = render(page, picture)
+    index = folder / INDEX
+    try:
+        write_atomic(index, text)
+    except OSError as error:
+        raise UserError(f"{index}: cannot be written: {error.strerror}; choose another --out") from None
+    return [index, *written]
+
+
+def render(page: Page, picture: Callable[[Chart], Markup]) -> str:
+    """The page as HTML text."""
+    here = files("gemfit.report")
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.finalize = _shown
+    jinja.filters["marked"] = _marked
+    template = jinja.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
+    style = Markup((here / "style.css").read_text(encoding="utf-8"))
+    return template.render(page=page, style=style, picture=partial(picture))
+
+
+def _shown(value: object) -> object:
+    """Text without signs that a browser would obey or refuse; what is HTML already stays."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return _SURROGATE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", name_unseen(value))
+
+
+def _marked(text: str) -> Markup:
+    """A sentence of ours: what is between backticks is code."""
+    parts = [
+        Markup("<code>{}</code>" if index % 2 else "{}").format(_shown(part))
+        for index, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
+
+
+def _unused(name: str, written: Sequence[Path]) -> str:
+    taken = {path.stem for path in written}
+    return name if name not in taken else _unused(f"{name}-{len(written)}", written)
+
+
+def _tiles(figures: Figures) -> Tiles:
+    best = figures.best
+    items = [
+        ("steps", f"{figures.step:,} / {figures.total_steps:,}"),
+        ("best held-out loss", f"{best.loss:.4f}" if best else "–"),
+        ("perplexity there", f"{best.perplexity:.4g}" if best else "–"),
+        ("last training loss", number(figures.loss, ".4f")),
+        ("tokens", number(figures.tokens, ",d")),
+        ("tokens a second", number(figures.tokens_per_second, ",.0f")),
+        ("wall time", duration(figures.wall_seconds)),
+    ]
+    if figures.mfu is not None:
+        items.append(("MFU", f"{figures.mfu:.1%}"))
+    return Tiles(tuple(items))
