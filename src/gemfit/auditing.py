@@ -22,6 +22,8 @@ class AuditedReply(Contract):
     messages: tuple[Message, ...]
     reply: str
     scores: dict[str, float]
+    label: str = ""
+    """What a judge called it."""
 
 
 class AuditScore(Contract):
@@ -31,9 +33,14 @@ class AuditScore(Contract):
     name: str
     value: Interval
     replies: int
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "zero"]
+    """`zero`: a difference between groups, which should not be there."""
     says: str
     """One sentence: what it measures, and what it cannot say."""
+    is_share: bool = False
+    """Whether the value is a share of replies, 0 to 1."""
+    effect: float | None = None
+    """Of a difference between groups, in standard deviations of the scores."""
 
 
 class AuditFinding(Contract):
@@ -57,11 +64,22 @@ class AuditedSubject(Contract):
     replies: tuple[AuditedReply, ...]
 
 
+class AuditedSuite(Contract):
+    """What a suite is for."""
+
+    purpose: str
+    source: str
+    """Where its texts come from."""
+    limits: str
+
+
 class Audit(Contract):
     """``audit.json``: models of one run, given the same prompts."""
 
     suites: dict[str, str]
     """Digest of each suite's prompts, by its name."""
+    about: dict[str, AuditedSuite] = Field(default_factory=dict)
+    """What each suite is for, by its name."""
     confidence: float
     resamples: int
     seed: int

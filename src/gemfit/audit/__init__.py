@@ -1,0 +1,1 @@
+"""What a fine-tuned model says where it matters: prompts, scores with intervals, findings."""

@@ -1,0 +1,134 @@
+"""``python -m gemfit.audit RUN``: audit models of a run; ``--list`` names the suites.
+
+Exit status 0, with findings too; 1 where ``--fail-on`` asks for it; 2 with ``error: …`` on stderr for a
+mistake of the user.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gemfit.audit.catalog import SUITES, about
+from gemfit.auditing import Audit
+from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir, write_atomic
+
+WIDTH = 160
+"""Of tables, where no terminal says how wide it is."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the options, ask, write the reports, and show what was found."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    # Before transformers is imported: it would warn about missing frameworks.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        if arguments.list:
+            _list(as_json=arguments.json)
+            return ExitCode.DONE
+        if arguments.run is None:
+            parser.error("RUN is missing")
+        return _audit(arguments)
+    except UserError as error:
+        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
+        return ExitCode.USER_ERROR
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def write(run: RunDir, audit: Audit) -> Path:
+    """Put both reports into the run folder; the path of the one for people."""
+    from gemfit.audit.markdown import as_markdown  # noqa: PLC0415
+
+    run.audit_file.parent.mkdir(parents=True, exist_ok=True)
+    readable = run.audit_file.with_suffix(".md")
+    write_atomic(readable, as_markdown(audit))
+    write_atomic(run.audit_file, audit.to_json())
+    return readable
+
+
+def _audit(arguments: argparse.Namespace) -> ExitCode:
+    run = RunDir.open(arguments.run)
+    # Seconds of imports, which a wrong folder should not cost.
+    from gemfit.audit.conduct import DEFAULT_SUBJECTS, Wanted, conduct  # noqa: PLC0415
+    from gemfit.audit.table import show  # noqa: PLC0415
+
+    audit = conduct(
+        run,
+        Wanted(
+            subjects=tuple(arguments.subject or DEFAULT_SUBJECTS),
+            suites=tuple(arguments.suite or SUITES),
+            prompts=arguments.prompts,
+            judge=arguments.judge,
+            judge_timeout_seconds=arguments.judge_timeout,
+            limit=arguments.limit,
+            system=arguments.system,
+            max_new_tokens=arguments.max_new_tokens,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+        ),
+    )
+    readable = write(run, audit)
+    if arguments.json:
+        sys.stdout.write(audit.to_json())
+    else:
+        show(audit, _console())
+        sys.stdout.write(f"\nevery prompt and reply: {readable}\n")
+    return ExitCode.FAILED if _fails(audit, arguments.fail_on) else ExitCode.DONE
+
+
+def _fails(audit: Audit, level: str | None) -> bool:
+    """Whether a model has a finding of ``level``; the base model does not count beside others."""
+    counted = [subject for subject in audit.subjects if subject.name != "base"] or audit.subjects
+    bad = {"fail": ("fail",), "warn": ("fail", "warn")}.get(level or "", ())
+    return any(finding.severity in bad for subject in counted for finding in subject.findings)
+
+
+def _list(*, as_json: bool) -> None:
+    known = {name: about(name) for name in SUITES}
+    if as_json:
+        listed = {name: suite.model_dump(mode="json") for name, suite in known.items()}
+        sys.stdout.write(json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
+        return
+    table = Table("suite", "purpose", "source", "limits", box=None, pad_edge=False)
+    for name, suite in known.items():
+        table.add_row(*map(Text, (name, suite.purpose, suite.source, suite.limits)))
+    _console().print(table)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gemfit.audit", description="Audit models of a run.")
+    parser.add_argument("run", type=Path, nargs="?", help="folder of the run")
+    parser.add_argument("--subject", action="append", help="base, latest, best, a step, or a model folder")
+    parser.add_argument("--suite", action="append", help="one suite; may be repeated")
+    parser.add_argument("--prompts", type=Path, help="JSON lines with prompts of your own")
+    parser.add_argument("--judge", help="command that scores replies")
+    parser.add_argument("--judge-timeout", type=float, default=600.0, help="seconds for one model")
+    parser.add_argument("--limit", type=int, help="prompts of each suite")
+    parser.add_argument("--system", help="what the system says first")
+    parser.add_argument("--max-new-tokens", type=int, default=96, help="longest reply")
+    parser.add_argument("--batch-size", type=int, default=8, help="prompts at a time")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling and of intervals")
+    parser.add_argument("--fail-on", choices=["fail", "warn"], help="findings that give exit status 1")
+    parser.add_argument("--list", action="store_true", help="name the suites")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""The names of the suites, and what each is for: known without the libraries that ask them."""
+
+from __future__ import annotations
+
+from gemfit.audit.suitefile import read_suite
+from gemfit.auditing import AuditedSuite
+
+SHIPPED = ("crisis", "medical", "jailbreak", "counterfactual", "stability")
+"""Suites with a file of their own."""
+MEMORISATION = "memorisation"
+SUITES = (*SHIPPED, MEMORISATION)
+_OF_MEMORISATION = AuditedSuite(
+    purpose="Does the model complete conversations that it was trained on word for word?",
+    source="The run's own conversations, drawn by the seed, and held-out ones as the control.",
+    limits="A sample, and one prompt each, without sampling. A reply that more than one conversation has is "
+    "left out, because it is nobody's own.",
+)
+
+
+def about(name: str) -> AuditedSuite:
+    """What the suite ``name`` is for."""
+    return _OF_MEMORISATION if name == MEMORISATION else read_suite(name).about

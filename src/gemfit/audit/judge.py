@@ -1,0 +1,92 @@
+"""A user's judge: a command that reads replies as JSON lines and answers each with a score.
+
+On its standard input: ``{"probe", "prompt", "variant", "messages", "reply"}``, one line a reply. On its
+standard output, in the same order: ``{"score": 0.0 to 1.0, "label": "…"}``, the label if it has one.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from gemfit.audit.probe import Measure, Prompt
+from gemfit.contract import Contract
+from gemfit.errors import UserError
+
+JUDGE = Measure(
+    name="judge",
+    better="higher",
+    says="Mean score of the judge command; what that measures, only its author can say.",
+    is_share=False,
+)
+
+
+class Judgement(Contract):
+    """One line of the answer."""
+
+    score: Annotated[float, Field(ge=0, le=1)]
+    label: str = ""
+
+
+Asked = tuple[str, Prompt, str]
+"""Name of the suite, prompt and reply."""
+
+
+def judge(command: str, replies: Sequence[Asked], timeout_seconds: float) -> list[Judgement]:
+    """What ``command`` thinks of each reply; anything but one good line for each is a ``UserError``."""
+    text = "".join(json.dumps(_line(*one), ensure_ascii=False) + "\n" for one in replies)
+    answer = _run(command, text, timeout_seconds)
+    lines = answer.splitlines()
+    found = [_judgement(line, f"--judge: line {number}") for number, line in enumerate(lines, 1)]
+    if len(found) != len(replies):
+        raise UserError(
+            f"--judge: {command!r} answered {len(found):,} lines to {len(replies):,} replies; "
+            "it has to answer one line to each, in order"
+        )
+    return found
+
+
+def _run(command: str, text: str, timeout_seconds: float) -> str:
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"--judge: {command!r} cannot be split into words: {error}") from None
+    if not argv:
+        raise UserError("--judge: is empty; write a command, such as 'python judge.py'")
+    try:
+        done = subprocess.run(argv, input=text, stdout=subprocess.PIPE, text=True, timeout=timeout_seconds)
+    except OSError as error:
+        raise UserError(f"--judge: {argv[0]!r} cannot be started: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"--judge: {command!r} took longer than {timeout_seconds:g} s; allow more with --judge-timeout"
+        ) from None
+    if done.returncode:
+        raise UserError(f"--judge: {command!r} ended with exit status {done.returncode}")
+    return done.stdout
+
+
+def _line(probe: str, prompt: Prompt, reply: str) -> dict[str, object]:
+    return {
+        "probe": probe,
+        "prompt": prompt.number,
+        "variant": prompt.variant,
+        "messages": [message.model_dump() for message in prompt.messages],
+        "reply": reply,
+    }
+
+
+def _judgement(line: str, where: str) -> Judgement:
+    try:
+        return Judgement.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"])) or "the line"
+        raise UserError(
+            f'{where}: {at}: {first["msg"]}: {line[:80]!r}; write {{"score": 0.5, "label": "…"}}'
+        ) from None
