@@ -51,8 +51,9 @@ class HubRecipe(Contract):
     """Push a LoRA merged into its base model; otherwise the adapter alone."""
     multimodal: bool = False
     """Put the text back beside the other parts of a multimodal base model."""
-    wait_seconds: Annotated[int, Field(ge=0)] = 300
-    """How long a run that is complete waits for its pushes; what is not sent by then stays spooled."""
+    wait_seconds: Annotated[int, Field(ge=0, le=540)] = 300
+    """How long a run that is complete waits for its pushes, all ranks together, which NCCL bears for ten
+    minutes. What is not sent by then stays spooled."""
 
     @model_validator(mode="after")
     def _have_effect(self) -> Self:

@@ -50,6 +50,8 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
         stop=stop,
         allowed_changes=allowed_changes,
     )
+    if rank() == 0:
+        trainer.pusher.begin()
     with trainer.saver:
         trainer.train()
     step = trainer.state.global_step
@@ -57,7 +59,9 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     verdict = Verdict(outcome="completed" if completed else "stopped", attempt=attempt, step=step)
     if rank() == 0:
         run.write_verdict(verdict)
-    on_every_rank(lambda: None)  # the first rank to end makes the launcher end the others
+    seconds = plan.recipe.hub.wait_seconds if completed else 0  # who is preempted has no time
+    # The first rank to end makes the launcher end the others, so they wait for the pushes together.
+    on_every_rank(lambda: trainer.pusher.finish(seconds) if rank() == 0 else None)
     return ExitCode.DONE if completed else ExitCode.STOPPED
 
 

@@ -20,7 +20,9 @@ from transformers import PrinterCallback, Trainer
 
 from gemfit.data.store import PackedRows, open_pack
 from gemfit.data.tokenizer import pad_id
+from gemfit.hub.beside import Pusher
 from gemfit.plan import Plan
+from gemfit.records import SaveRecord
 from gemfit.rundir import RunDir
 from gemfit.speed import batches_ahead
 from gemfit.train import selftest
@@ -86,12 +88,13 @@ class PackedTrainer(Trainer):
         self._speed_up(opened.model, arguments.device)
         place(opened.model, plan, arguments.device)
         super().__init__(model=opened.model, args=arguments, train_dataset=batches)
+        self.pusher = Pusher(run, plan)
         self.saver = Saver(
             run,
             self._origin(),
             asynchronous=plan.recipe.checkpoint.asynchronous,
             max_lost_steps=plan.recipe.checkpoint.max_lost_steps,
-            on_commit=lambda record: append_record(run.metrics_file, record),
+            on_commit=self._committed,
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(BoundaryCallback(self))
@@ -222,6 +225,10 @@ class PackedTrainer(Trainer):
             scheduler=self.lr_scheduler,
             accelerator=self.accelerator,
         )
+
+    def _committed(self, record: SaveRecord) -> None:
+        append_record(self.run.metrics_file, record)
+        self.pusher.committed(record.step)
 
     def _origin(self) -> Origin:
         checkpoint = self.plan.recipe.checkpoint

@@ -27,8 +27,11 @@ POLL_SECONDS = 0.1
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Keep a checkpoint where it is while the caller reads it; one that is gone is a ``UserError``."""
+def reading(folder: Path) -> Iterator[int]:
+    """Keep a checkpoint where it is while the caller reads it; one that is gone is a ``UserError``.
+
+    Yields the lock's file descriptor: a child that inherits it keeps the checkpoint while it lives.
+    """
     gone = UserError(f"{folder}: was retired a moment ago; choose another step, or try again")
     try:
         stream = (folder / MANIFEST).open("rb")
@@ -38,7 +41,7 @@ def reading(folder: Path) -> Iterator[None]:
         fcntl.flock(stream, fcntl.LOCK_SH)
         if not (folder / MANIFEST).exists():  # it went between the two lines above
             raise gone
-        yield
+        yield stream.fileno()
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""``python -m gemfit.hub.background RUN``: the process that pushes beside a training.
+
+It has the lowest priority, one thread and no GPU. ``--hold`` is an inherited file descriptor with the
+shared lock on a checkpoint: it is closed when all is staged, and retention may take the checkpoint then.
+The last line of stdout says, as JSON, what became of the spool; everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir
+
+NICE = 19
+LOCK_SECONDS = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Stage, let go of the checkpoint, send."""
+    os.nice(NICE)  # before the seconds of imports
+    parser = argparse.ArgumentParser(prog="python -m gemfit.hub.background")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--hold", type=int, action="append", default=[], help="file descriptor of a lock")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    from gemfit.hub.push import as_json  # noqa: PLC0415  (imports after the priority is low)
+    from gemfit.hub.retry import Patience  # noqa: PLC0415  (the same)
+    from gemfit.hub.send import deliver_spool  # noqa: PLC0415  (the same)
+
+    # Its own lines would name addresses that carry signatures.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+    def release() -> None:
+        for descriptor in options.hold:
+            os.close(descriptor)
+
+    run = RunDir.open(options.run)
+    try:
+        delivery = deliver_spool(run, Patience(), probe=True, lock_seconds=LOCK_SECONDS, staged=release)
+    except UserError as error:
+        logging.getLogger(__name__).error("%s", error)
+        sys.stdout.write(json.dumps({"sent": [], "reason": str(error)}) + "\n")
+        return ExitCode.USER_ERROR
+    sys.stdout.write(json.dumps(as_json(run, delivery)) + "\n")
+    return ExitCode.STOPPED if delivery.waiting else ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""From a checkpoint to a folder that is ready to be sent: the model, its tokenizer and its card.
+
+It costs an export: the weights are read once and written once. No network.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gemfit.data.building.staging import staging
+from gemfit.hub.card import write_card
+from gemfit.hub.spool import Push, Spool, Staged
+from gemfit.manifest import FileDigest
+from gemfit.rundir import RunDir, write_atomic
+from gemfit.train.checkpoint.integrity import digest_files
+from gemfit.train.export import export
+
+CARD = "README.md"
+
+
+def stage(run: RunDir, push: Push) -> Staged:
+    """Make the folder of ``push`` in the spool, whole or not at all.
+
+    One of the same step is replaced. Raises ``UserError`` where the checkpoint is not there, or is damaged.
+    """
+    spool = Spool.of(run)
+    folder = spool.folder(push.step)
+    if folder.exists():
+        shutil.rmtree(folder)
+    with staging(folder.absolute()) as partial:
+        staged = Staged(push=push, files=tuple(write_files(run, push, spool.files(partial))))
+        write_atomic(spool.manifest_file(partial), staged.to_json())
+    spool.fulfil(push.step)
+    return staged
+
+
+def write_files(run: RunDir, push: Push, out: Path) -> list[FileDigest]:
+    """Everything that ``push`` sends, into ``out``, which must not exist; returns sizes and digests."""
+    export(run, out, step=push.step, adapter=not push.merge_adapter, multimodal=push.multimodal)
+    shutil.copyfile(write_card(run, step=push.step), out / CARD)
+    return digest_files(out, sorted(path for path in out.rglob("*") if path.is_file()))
