@@ -38,6 +38,8 @@ VERBS = {
     "report": ("report", "Write a run as one HTML page that needs no network, and as pictures"),
     "generate": ("model", "Let a trained model answer one message"),
     "audit": ("audit", "Ask models of a run what matters, and say what to look at"),
+    "chat": ("talk", "Talk to a checkpoint or a model folder, in the format of its training"),
+    "serve": ("talk", "Show the command that serves an exported model, or run it"),
     "card": ("card", "Write the model card of a checkpoint, from what the run has recorded"),
     "schema": ("about", "Print the JSON schema of a recipe, a site or a plan"),
     "version": ("about", "Show the versions of gemfit and of what it builds on"),

@@ -65,7 +65,7 @@ def generate(
     Example:
       gemfit generate runs/first "I cannot sleep before exams."
     """
-    folder = _model_folder(model)
+    folder = model_folder(model)
     require_train_extra("generate")
     arguments = [str(folder), "--message", message]
     for option, value in (
@@ -78,7 +78,7 @@ def generate(
     raise click.exceptions.Exit(run_module("gemfit.train.generate", arguments + ["--json"] * as_json))
 
 
-def _model_folder(path: Path) -> Path:
+def model_folder(path: Path) -> Path:
     """The folder with the weights: ``path`` itself, or the export of a run."""
     if (path / "config.json").is_file():
         return path
