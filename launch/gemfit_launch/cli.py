@@ -41,6 +41,7 @@ VERBS = {
     "chat": ("talk", "Talk to a checkpoint or a model folder, in the format of its training"),
     "serve": ("talk", "Show the command that serves an exported model, or run it"),
     "card": ("card", "Write the model card of a checkpoint, from what the run has recorded"),
+    "push": ("hub", "Push a checkpoint, with its card, to the Hugging Face Hub"),
     "schema": ("about", "Print the JSON schema of a recipe, a site or a plan"),
     "version": ("about", "Show the versions of gemfit and of what it builds on"),
     "completion": ("about", "Print the completion script of a shell"),

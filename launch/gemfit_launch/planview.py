@@ -8,10 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from gemfit.hubrecipe import HubRecipe
 from gemfit.plan import Plan
 from gemfit.recipe import CheckpointRecipe, LengthRecipe, ModelRecipe
 from gemfit_launch.accelerate import RUN_DIR
 from gemfit_launch.configs import accelerate_yaml, deepspeed_json
+from gemfit_launch.hubtoken import token_source
 from gemfit_launch.predict.forecast import Forecast, make_forecast
 from gemfit_launch.predict.forecastview import forecast_json, show_forecast
 from gemfit_launch.predict.knownmodels import find_architecture
@@ -28,6 +30,7 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
         "tokens_per_step": plan.batch.tokens_per_step,
     }
     data["topology"]["world_size"] = plan.topology.world_size
+    data["hub_token"] = token_source()
     data["forecast"] = forecast_json(forecast)
     data["speed"] = [line._asdict() for line in _speed(plan)]
     return json.dumps(data, indent=2)
@@ -70,6 +73,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
         ("checkpoints", _checkpoints(recipe.checkpoint)),
         ("evaluation", f"every {recipe.evaluation.every_steps:,} steps"),
     ]
+    rows += [("hub", _hub(recipe.hub))] if recipe.hub.push != "never" else []
     out.print(facts(name, rows))
     for warning in plan.warnings:
         out.print(f"\nwarning: {warning}", style="yellow")
@@ -107,6 +111,13 @@ def _batch(plan: Plan) -> str:
 def _checkpoints(checkpoint: CheckpointRecipe) -> str:
     best = " and the best" if checkpoint.keep_best else ""
     return f"every {checkpoint.every_steps:,} steps, {checkpoint.keep}{best} kept"
+
+
+def _hub(hub: HubRecipe) -> str:
+    when = {"end": "after the last step", "best": "each best checkpoint", "every_save": "every checkpoint"}
+    token = token_source()
+    found = f"token of {token}" if token else "no token here: log in with `hf auth login`, or set HF_TOKEN"
+    return f"{when[hub.push]} to {hub.repo} (if new, {'private' if hub.private else 'public'}); {found}"
 
 
 def _length(length: LengthRecipe) -> str:

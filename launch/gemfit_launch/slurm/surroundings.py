@@ -13,6 +13,7 @@ from gemfit.errors import UserError
 from gemfit.plan import Plan
 from gemfit.records import SaveRecord, StepRecord
 from gemfit.rundir import RunDir
+from gemfit_launch.hubtoken import token_source
 from gemfit_launch.metrics import recent_records
 from gemfit_launch.slurm import client
 from gemfit_launch.slurm.preflight import Finding, Pace, error, ok, warning
@@ -72,14 +73,16 @@ def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[Finding]:
 
 
 def _token(plan: Plan) -> Iterator[Finding]:
-    model = plan.recipe.model.id
-    if model is None or not model.startswith(GATED):
+    model, hub = plan.recipe.model.id, plan.recipe.hub
+    wants = [f"{model} asks for one"] if model is not None and model.startswith(GATED) else []
+    wants += [f"hub.push to {hub.repo} needs one"] if hub.push != "never" else []
+    if not wants:
         return
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    if os.environ.get("HF_TOKEN") or (home / "token").is_file():
-        yield ok("token", "there is one for Hugging Face")
+    if (source := token_source()) is not None:
+        yield ok("token", f"there is one for Hugging Face ({source})")
     else:
-        yield warning("token", f"{model} asks for one; export HF_TOKEN before `gemfit submit`, or log in")
+        why = " and ".join(wants)
+        yield warning("token", f"{why}; export HF_TOKEN before `gemfit submit`, or log in")
 
 
 def _asked(script: str) -> Finding:

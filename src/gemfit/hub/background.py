@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
+from gemfit.hub.spool import Delivery, Spool
 from gemfit.rundir import RunDir
 
 NICE = 19
@@ -46,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         delivery = deliver_spool(run, Patience(), probe=True, lock_seconds=LOCK_SECONDS, staged=release)
     except UserError as error:
-        logging.getLogger(__name__).error("%s", error)
-        sys.stdout.write(json.dumps({"sent": [], "reason": str(error)}) + "\n")
-        return ExitCode.USER_ERROR
+        delivery = Delivery(waiting=Spool.of(run).waiting(), refused=[str(error)])
+    for line in delivery.refused:
+        logging.getLogger(__name__).error("%s", line)
     sys.stdout.write(json.dumps(as_json(run, delivery)) + "\n")
     return ExitCode.STOPPED if delivery.waiting else ExitCode.DONE
 

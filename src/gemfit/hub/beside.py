@@ -131,14 +131,14 @@ class Pusher:
             )
 
     def _tell(self, status: int, output: bytes) -> None:
-        if status not in (ExitCode.DONE, ExitCode.STOPPED, ExitCode.USER_ERROR):
+        if status not in (ExitCode.DONE, ExitCode.STOPPED):
             self._say(f"the process that pushes ended with status {status}; see {self._spool.log}")
             return
         outcome = json.loads(output)
         for sent in outcome["sent"]:
             logger.info("step %d: pushed to %s (%s)", sent["step"], sent["repo"], sent["url"])
-        if outcome["reason"]:
-            self._say(f"not pushed, and kept in the spool: {outcome['reason']}; see {self._spool.log}")
+        for why in [*outcome["refused"], *([outcome["reason"]] if outcome["reason"] else [])]:
+            self._say(f"not pushed, and kept in the spool: {why}; see {self._spool.log}")
 
     def _say(self, line: str) -> None:
         """Each trouble once: an endpoint that is down is so at every save."""

@@ -13,20 +13,20 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.hub.spool import Push, Sent, Spool, wanted_push
+from gemfit.hub.spool import Delivery, Push, Sent, Spool, wanted_push
 from gemfit.hubrecipe import HubRecipe, repo_id
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.integrity import read_manifest
 from gemfit.train.checkpoint.retention import best_of
-from gemfit.train.checkpoint.store import newest_valid
-
-if TYPE_CHECKING:
-    from gemfit.hub.send import Delivery
+from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
 
 LOCK_SECONDS = 30.0
+
+Told = tuple[dict[str, Any], list[str]]
+"""What was done, for a machine and for a person."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,28 +49,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps([found for found, _ in done], indent=2) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for _, lines in done for line in lines))
+    refused = [line for found, _ in done for line in found["refused"]]
+    sys.stderr.write("".join(f"error: {line}\n" for line in refused))
+    if refused:
+        return ExitCode.USER_ERROR
     return ExitCode.STOPPED if any(found["waiting"] for found, _ in done) else ExitCode.DONE
 
 
-def _one(run: RunDir, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Push one checkpoint, and whatever waits already."""
+def _one(run: RunDir, options: argparse.Namespace) -> Told:
+    """Push one checkpoint, and whatever waits already; a mistake leaves no trace in the spool."""
+    from huggingface_hub import constants  # noqa: PLC0415  (after the environment is set)
+
     push, spool = _push(run, options), Spool.of(run)
-    if not options.again and (before := spool.sent_as(push)) and not spool.waiting():
+    before = spool.sent_as(push, constants.ENDPOINT)
+    if before and not options.again and push.step not in spool.waiting():
         line = f"step {push.step}: was sent to {push.repo} before ({before.url}); --again sends it once more"
-        return {"run": str(run.root), "sent": [], "waiting": [], "reason": "sent before"}, [line]
+        return as_json(run, Delivery(reason="sent before")), [line]
     _greet(push)
     spool.want(push)
-    return _deliver(run)
+    try:
+        told = _deliver(run)
+    except UserError:
+        spool.drop(push.step)
+        raise
+    if told[0]["refused"] and push.step in told[0]["waiting"]:
+        spool.drop(push.step)
+    return told
 
 
-def _spooled(run: RunDir) -> tuple[dict[str, Any], list[str]]:
+def _spooled(run: RunDir) -> Told:
     """Send whatever waits."""
     if not Spool.of(run).waiting():
-        return {"run": str(run.root), "sent": [], "waiting": [], "reason": ""}, [f"{run.root}: nothing waits"]
+        return as_json(run, Delivery()), [f"{run.root}: nothing waits"]
     return _deliver(run)
 
 
-def _deliver(run: RunDir) -> tuple[dict[str, Any], list[str]]:
+def _deliver(run: RunDir) -> Told:
     from gemfit.hub.retry import Patience  # noqa: PLC0415  (after the environment is set)
     from gemfit.hub.send import deliver_spool  # noqa: PLC0415  (imports torch)
 
@@ -85,7 +99,8 @@ def as_json(run: RunDir, delivery: Delivery) -> dict[str, Any]:
         | one.model_dump(include={"commit", "url", "bytes", "seconds"})
         for one in delivery.sent
     ]
-    return {"run": str(run.root), "sent": sent, "waiting": delivery.waiting, "reason": delivery.reason}
+    rest = {"waiting": delivery.waiting, "reason": delivery.reason, "refused": delivery.refused}
+    return {"run": str(run.root), "sent": sent, **rest}
 
 
 def _greet(push: Push) -> None:
@@ -128,6 +143,8 @@ def _push(run: RunDir, options: argparse.Namespace) -> Push:
 def find_step(run: RunDir, which: str) -> int:
     """The step that ``which`` means: a number, ``latest`` or ``best``; one without an answer is an error."""
     if which.isdigit():
+        if not run.checkpoint(int(which)).is_dir():
+            valid_checkpoint(run, int(which))  # raises, with the steps that there are
         return int(which)
     if which == "latest":
         if (newest := newest_valid(run)) is None:
@@ -171,7 +188,7 @@ def _sent_line(sent: Sent) -> str:
 
 
 def _waiting_lines(run: RunDir, delivery: Delivery) -> list[str]:
-    if not delivery.waiting:
+    if not delivery.waiting or delivery.refused:
         return []
     steps = ", ".join(map(str, delivery.waiting))
     return [

@@ -8,30 +8,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from huggingface_hub import is_offline_mode
 
 from gemfit.errors import UserError
 from gemfit.hub.client import Hub, open_hub, refused
 from gemfit.hub.retry import Patience, Unreachable, retried
-from gemfit.hub.spool import Sent, Spool, Staged
+from gemfit.hub.spool import Delivery, Sent, Spool, Staged
 from gemfit.hub.stage import stage
 from gemfit.manifest import missing_or_resized
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.integrity import digest_files
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Delivery:
-    """What became of a spool."""
-
-    sent: list[Sent] = field(default_factory=list)
-    waiting: list[int] = field(default_factory=list)
-    reason: str = ""
-    """Why some are waiting."""
 
 
 def deliver_spool(
@@ -44,8 +33,8 @@ def deliver_spool(
 ) -> Delivery:
     """Stage what is wanted, call ``staged``, and send all that is ready.
 
-    ``probe`` gives up at once on an endpoint that does not answer soon. What the Hub will never take is a
-    ``UserError``; what it did not take now is waiting, with the reason.
+    ``probe`` gives up at once on an endpoint that does not answer soon. ``UserError`` where something
+    cannot be staged, and where there is no token.
     """
     spool, delivery = Spool.of(run), Delivery()
     with spool.hold(patience_seconds=lock_seconds) as alone:
@@ -88,10 +77,13 @@ def _send_staged(spool: Spool, delivery: Delivery, patience: Patience, probe: bo
     if probe and not hub.answers():
         raise Unreachable(f"{hub.endpoint} does not answer")
     for staged in waiting:
-        if spool.was_sent(staged):
+        if spool.was_sent(staged, hub.endpoint):
             spool.drop(staged.push.step)
-        else:
+            continue
+        try:
             delivery.sent.append(_send(hub, spool, staged, patience))
+        except UserError as error:
+            delivery.refused.append(str(error))
 
 
 def _send(hub: Hub, spool: Spool, staged: Staged, patience: Patience) -> Sent:
@@ -112,6 +104,7 @@ def _send(hub: Hub, spool: Spool, staged: Staged, patience: Patience) -> Sent:
         refused(hub, push, error)
     sent = Sent(
         push=push,
+        endpoint=hub.endpoint,
         commit=commit,
         url=url,
         content=staged.digest,

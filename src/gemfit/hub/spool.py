@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemfit.contract import Contract
@@ -59,6 +59,7 @@ class Sent(Contract):
     """A push that is done."""
 
     push: Push
+    endpoint: str
     commit: str
     """Of the repository, in hexadecimal."""
     url: str
@@ -75,6 +76,18 @@ class SentPushes(Contract):
     """All that a run has sent, oldest first."""
 
     pushes: tuple[Sent, ...] = ()
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What became of a spool."""
+
+    sent: list[Sent] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
+    reason: str = ""
+    """Why some are waiting."""
+    refused: list[str] = field(default_factory=list)
+    """What the Hub will not take as it is; that waits as well."""
 
 
 def wanted_push(hub: HubRecipe, step: int) -> Push:
@@ -141,16 +154,17 @@ class Spool:
     def sent(self) -> tuple[Sent, ...]:
         return SentPushes.read(self.sent_file).pushes if self.sent_file.is_file() else ()
 
-    def sent_as(self, push: Push) -> Sent | None:
+    def sent_as(self, push: Push, endpoint: str) -> Sent | None:
         """The sending of the same weights to the same place, whatever was said about it."""
         volatile = {"message", "private", "tag"}
         form = push.model_dump(exclude=volatile)
-        same = [sent for sent in self.sent() if sent.push.model_dump(exclude=volatile) == form]
+        there = [sent for sent in self.sent() if sent.endpoint == endpoint]
+        same = [sent for sent in there if sent.push.model_dump(exclude=volatile) == form]
         return same[-1] if same else None
 
-    def was_sent(self, staged: Staged) -> bool:
+    def was_sent(self, staged: Staged, endpoint: str) -> bool:
         """Whether exactly this was sent: the process ended before it could clear up."""
-        return any(sent.content == staged.digest for sent in self.sent())
+        return any((one.content, one.endpoint) == (staged.digest, endpoint) for one in self.sent())
 
     def fulfil(self, step: int) -> None:
         """The folder of ``step`` is ready: its wish is no longer needed."""
