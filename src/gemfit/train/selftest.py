@@ -57,7 +57,7 @@ def check(trainer: PackedTrainer) -> None:
     on_every_rank(lambda: check_module(module))
     on_every_rank(lambda: check_in_use(module, attention))
     if recipe.model.quantization is not None:
-        facts["layers_in_4_bits"] = on_every_rank(lambda: check_quantized(module))[0]
+        facts["layers_in_4_bits"] = on_every_rank(lambda: check_quantized(module, trainer.args.device))[0]
     for mode in ("eval", "train"):
         facts[f"isolation_{mode}"] = check_leak(trainer, mode)
     facts["loss_scale"] = check_loss_scale(trainer)
@@ -109,11 +109,11 @@ def _check_buffers(model: Any) -> None:
             raise RuntimeError(f"self-test: buffer {name} is not what {type(config).__name__} makes it")
 
 
-def check_quantized(module: Any) -> int:
-    """How many layers are in 4 bits; ``RuntimeError`` where a frozen one is not."""
-    from gemfit.train.quantized import quantized_layers  # noqa: PLC0415  (imports bitsandbytes)
+def check_quantized(module: Any, device: torch.device) -> int:
+    """How many layers are in 4 bits; ``RuntimeError`` where a frozen one is not, or a kernel is wrong."""
+    from gemfit.train.quantized import check_layers  # noqa: PLC0415  (imports bitsandbytes)
 
-    return quantized_layers(module)
+    return check_layers(module, device)
 
 
 def check_leak(trainer: PackedTrainer, mode: str) -> dict[str, float]:

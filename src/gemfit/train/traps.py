@@ -145,7 +145,9 @@ def check_model(recipe: Recipe, tokenizer: Any, model: Any, device: torch.device
         dtype = getattr(torch, recipe.model.dtype)
         yield _tried("liger kernels", lambda: use_liger(model, device, dtype), "agree with the plain modules")
     if recipe.model.quantization is not None:
-        yield _tried("4 bits", lambda: selftest.check_quantized(model), "all frozen linear layers are packed")
+        yield _tried(
+            "4 bits", lambda: selftest.check_quantized(model, device), "all frozen linear layers are"
+        )
     yield _tried("attention", lambda: check_in_use(model, name), f"{name} is what runs")
     yield _tried(
         "weights and buffers", lambda: selftest.check_module(model), "tied weights are tied, buffers exact"
