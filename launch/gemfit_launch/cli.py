@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 from typing import Any
 
@@ -34,6 +35,7 @@ VERBS = {
     "status": ("runs", "Show how runs are doing"),
     "logs": ("logs", "Print what a run printed, over all its attempts"),
     "checkpoints": ("checkpoints", "List the checkpoints of a run, and what is wrong with any of them"),
+    "eval": ("evaluate", "Measure a run's models on its held-out conversations, and let them speak"),
     "export": ("model", "Turn a checkpoint into a Hugging Face model folder"),
     "report": ("report", "Write a run as one HTML page that needs no network, and as pictures"),
     "generate": ("model", "Let a trained model answer one message"),
@@ -59,7 +61,8 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             ctx.fail(f"{cmd_name!r} is not a verb{did_you_mean(cmd_name, VERBS)}")
         module = importlib.import_module(f"gemfit_launch.verbs.{VERBS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        # A verb that is also a name of Python has an underscore there.
+        command: click.Command = getattr(module, cmd_name + "_" * hasattr(builtins, cmd_name))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -68,6 +68,17 @@ class SubjectScores(Contract):
     tasks: tuple[TaskScore, ...] = ()
 
 
+class ConversationLosses(Contract):
+    """``conversations.json``: what each held-out conversation gave, so that later subjects can be compared."""
+
+    documents: tuple[int, ...]
+    """Numbers of the conversations in the pack."""
+    tokens: tuple[int, ...]
+    """Trained tokens of each."""
+    losses: dict[str, tuple[float, ...]]
+    """By subject: the sum over these tokens, in nats."""
+
+
 class Evaluation(Contract):
     """``evaluation.json``: models of one run, on the same held-out conversations."""
 

@@ -121,6 +121,11 @@ class RunDir:
         return self.root / "evaluation" / "evaluation.json"
 
     @property
+    def evaluation_losses_file(self) -> Path:
+        """`ConversationLosses` of the subjects in ``evaluation_file``."""
+        return self.root / "evaluation" / "conversations.json"
+
+    @property
     def audit_file(self) -> Path:
         """An `Audit` of the base model and of checkpoints."""
         return self.root / "audit" / "audit.json"

@@ -37,13 +37,6 @@ def test_equal_units_leave_nothing_open_and_units_without_weight_are_no_units() 
     assert (found.low, found.value, found.high) == (2.0, 2.0, 2.0)
 
 
-def test_a_transform_is_applied_to_the_figure_and_to_both_ends() -> None:
-    values = np.random.default_rng(0).normal(size=50)
-    plain, changed = (interval(values, seed=3, transform=change) for change in (None, np.exp))
-    assert changed.value == pytest.approx(math.exp(plain.value))
-    assert changed.low == pytest.approx(math.exp(plain.low), rel=1e-3)
-
-
 def test_bounded_memory_changes_no_figure_but_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=50)
     whole = interval(values, seed=3)

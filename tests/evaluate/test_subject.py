@@ -30,21 +30,19 @@ TINY = Scratch(
     head_dim=16,
     sliding_window=16,
 )
-FORM = {"dtype": "float32", "attention": "eager"}
+FULL = ModelRecipe(scratch=TINY, dtype="float32", attention="eager")
 WORDS = ("rain", "exams and sleep", "a")
 TALKS = [[Message(role="user", content=f"{words} keep me busy")] for words in WORDS]
-    [Message(role="user", content=f"{words} keep me busy")] for words in ("rain", "exams and sleep", "a")
-]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train(tmp_path_factory.mktemp("full"), ModelRecipe(scratch=TINY, **FORM))
+    return train(tmp_path_factory.mktemp("full"), FULL)
 
 
 @pytest.fixture(scope="module")
 def opened(trained: Trained) -> Opened:
-    return open_subject(trained.run, *find_subjects(trained.run, ["latest"]), "cpu")
+    return open_subject(trained.run, find_subjects(trained.run, ["latest"])[0], "cpu")
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -59,7 +57,7 @@ def test_a_checkpoint_is_the_model_that_was_trained(trained: Trained, opened: Op
 
 
 def test_the_base_of_a_scratch_recipe_has_its_seeded_weights(trained: Trained) -> None:
-    base = open_packed(trained.run, *find_subjects(trained.run, ["base"]), "cpu")
+    base = open_packed(trained.run, find_subjects(trained.run, ["base"])[0], "cpu")
     fresh = load_model(trained.run.plan().recipe, trained.tokenizer).eval()
     assert torch.equal(logits(base), logits(fresh))
     assert not torch.equal(logits(base), trained.logits)
@@ -68,8 +66,8 @@ def test_the_base_of_a_scratch_recipe_has_its_seeded_weights(trained: Trained) -
 def test_adapters_of_a_checkpoint_are_added_in_and_the_base_has_none(
     tmp_path: Path, trained: Trained
 ) -> None:
-    model = ModelRecipe(scratch=TINY, lora=Lora(rank=2, targets=("q_proj", "up_proj")), **FORM)
-    adapted = train(tmp_path, model)
+    lora = Lora(rank=2, targets=("q_proj", "up_proj"))
+    adapted = train(tmp_path, FULL.model_copy(update={"lora": lora}))
     base, latest = (open_packed(adapted.run, s, "cpu") for s in find_subjects(adapted.run, ["base", "2"]))
     assert logits(latest) == pytest.approx(adapted.logits, abs=1e-4)
     assert not any("lora" in name for name, _ in base.named_parameters())

@@ -6,8 +6,6 @@ is a vector of counts; the statistic is a ratio of sums. Memory is bounded by ``
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -25,26 +23,22 @@ def interval(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int,
-    transform: Callable[[Floats], Floats] | None = None,
 ) -> Interval:
     """``sum(values) / sum(weights)`` and its percentile interval over drawn units.
 
     ``values``, ``weights``: (units,), sums of each unit; without ``weights`` each counts once, so this is
-    a mean. ``transform`` is applied to the figure and to each of the drawn ones. Units without weight
-    drop out. With a single unit the interval is the figure itself; without any there is no figure, which
-    is a ``ValueError``.
+    a mean. Units without weight drop out. With a single unit the interval is the figure itself; without
+    any there is no figure, which is a ``ValueError``. Equal seeds draw equal units, so the interval of a
+    difference is a paired one.
     """
     sums = np.asarray(values, np.float64)
     counts = np.ones_like(sums) if weights is None else np.asarray(weights, np.float64)
     sums, counts = sums[counts > 0], counts[counts > 0]
     if not len(sums):
         raise ValueError("an interval needs at least one unit of positive weight")
-    change = transform or (lambda figures: figures)
-    drawn = change(_drawn(sums, counts, resamples, seed))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    figure = change(np.array([sums.sum() / counts.sum()]))[0]
-    return Interval(value=float(figure), low=float(low), high=float(high))
+    low, high = np.quantile(_drawn(sums, counts, resamples, seed), [tail, 1 - tail])
+    return Interval(value=float(sums.sum() / counts.sum()), low=float(low), high=float(high))
 
 
 def _drawn(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:

@@ -67,8 +67,13 @@ def open_subject(run: RunDir, subject: Subject, device: torch.device | str) -> O
     The base of a `scratch` recipe has its seeded random weights. Replies end where the run's format ends
     them. ``UserError`` where weights or the pack's tokenizer are gone.
     """
+    return speaking(run, open_packed(run, subject, device))
+
+
+def speaking(run: RunDir, model: Any) -> Opened:
+    """A model of ``open_packed``, which is changed into one that speaks; no weight is copied."""
     recipe, tokenizer = run.plan().recipe, packed_tokenizer(run)
-    model = unpacked(open_packed(run, subject, device))
+    model = unpacked(model)
     saved = model.generation_config.to_diff_dict()
     model.generation_config = GenerationConfig(**generation_settings(saved, tokenizer, recipe.data))
     model.config.use_cache = True

@@ -9,6 +9,7 @@ Evaluation takes the same path.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,10 @@ class TokenLosses(ModelOutput):
     """Cross-entropy in nats, float32: ()."""
     correct: torch.Tensor | None = None
     """Places whose most likely token is the target: (); only where no gradient is asked for."""
+    losses: torch.Tensor | None = None
+    """Of each place, like the targets, 0 where it is not trained; only on request."""
+    hits: torch.Tensor | None = None
+    """Whether the most likely token of each place is its target, like ``losses``."""
 
 
 class Packed:
@@ -48,25 +53,39 @@ class Packed:
         """``TokenLosses`` where ``targets`` are given, else the logits in the usual output.
 
         ``targets``: (batch, tokens), the token to predict at each place, ``IGNORED`` where none is.
+        ``each=True`` gives what every place adds, without gradients, instead of the sums.
         """
+        each = kwargs.pop("each", False)
         given = {name: value for name, value in kwargs.items() if value is not None} | {"use_cache": False}
         if targets is None:
             return super().forward(input_ids=input_ids, position_ids=position_ids, **given)  # type: ignore[misc]
         hidden = self.base_model(input_ids=input_ids, position_ids=position_ids, **given).last_hidden_state
+        if each:
+            return self._loss_of_each(hidden.flatten(0, 1), targets)
         return self._token_losses(hidden.flatten(0, 1), targets.flatten())
 
     def _token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLosses:
-        # As many slices as there are places for, trained or not: under ZeRO-3 each one gathers the
-        # output layer, so all ranks have to make the same number.
-        count = -(-len(targets) // SLICE_TOKENS)
-        trained = targets != IGNORED
-        hidden, targets = hidden[trained], targets[trained]
-        slices = zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
+        slices = _slices(hidden, targets)
         if torch.is_grad_enabled():
             sums = [checkpoint(self._loss_of_slice, h, t, use_reentrant=False) for h, t in slices]
             return TokenLosses(loss_sum=torch.stack(sums).sum())
         losses, correct = zip(*(self._measure_slice(h, t) for h, t in slices), strict=True)
         return TokenLosses(loss_sum=torch.stack(losses).sum(), correct=torch.stack(correct).sum())
+
+    @torch.no_grad()
+    def _loss_of_each(self, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLosses:
+        trained = targets != IGNORED
+        losses = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
+        hits = torch.zeros(targets.shape, dtype=torch.bool, device=targets.device)
+        parts = [self._each_of_slice(h, t) for h, t in _slices(hidden, targets.flatten())]
+        losses[trained], hits[trained] = (torch.cat(part) for part in zip(*parts, strict=True))
+        return TokenLosses(losses=losses, hits=hits)
+
+    def _each_of_slice(
+        self, hidden: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self._logits(hidden)
+        return _cross_entropy(logits, targets, "none"), logits.argmax(-1) == targets
 
     def _measure_slice(
         self, hidden: torch.Tensor, targets: torch.Tensor
@@ -100,7 +119,17 @@ def unpacked(model: Any) -> Any:
     return model
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _slices(hidden: torch.Tensor, targets: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """The trained places, cut into as many slices as there are places for, trained or not.
+
+    Under ZeRO-3 each slice gathers the output layer, so all ranks have to make the same number.
+    """
+    count, trained = -(-len(targets) // SLICE_TOKENS), targets != IGNORED
+    parts = (tensor[trained].tensor_split(count) for tensor in (hidden, targets))
+    return zip(*parts, strict=True)
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, reduction: str = "sum") -> torch.Tensor:
     # Autocast would be free to choose another type; the sum over a vocabulary needs float32.
     with torch.autocast(logits.device.type, enabled=False):
-        return functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction=reduction)

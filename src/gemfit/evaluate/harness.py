@@ -1,0 +1,79 @@
+"""Tasks of lm-evaluation-harness, where that package is installed. It is no dependency of gemfit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gemfit.errors import UserError
+from gemfit.evaluate.subject import Opened
+from gemfit.evaluation import TaskScore
+
+
+def require_harness(tasks: Sequence[str]) -> None:
+    """``UserError`` where ``tasks`` are asked for, and the package that has them is not there."""
+    if tasks and find_spec("lm_eval") is None:
+        raise UserError(
+            f"--tasks {','.join(tasks)}: needs lm-evaluation-harness, which is not installed: "
+            "pip install lm-eval, or leave --tasks out"
+        )
+
+
+def run_tasks(
+    opened: Opened, tasks: Sequence[str], *, limit: int | None, batch_size: int, seed: int
+) -> tuple[TaskScore, ...]:
+    """All metrics of ``tasks``: names that the harness knows, or YAML files of tasks.
+
+    ``limit`` takes the first examples of each. A name that is unknown is a ``UserError``.
+    """
+    if not tasks:
+        return ()
+    from lm_eval import simple_evaluate  # noqa: PLC0415  (optional, and seconds of imports)
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+
+    files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
+    manager = TaskManager(include_path=[str(file.parent.resolve()) for file in files] or None)
+    names = [_task_name(task) for task in tasks]
+    if unknown := sorted(set(names) - set(manager.all_tasks)):
+        raise UserError(
+            f"--tasks: lm-evaluation-harness has no task {', '.join(unknown)}; see `lm-eval ls tasks`"
+        )
+    found = simple_evaluate(
+        model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=batch_size),
+        tasks=names,
+        task_manager=manager,
+        limit=limit,
+        bootstrap_iters=1000,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
+    return tuple(task_scores(found["results"]))
+
+
+def task_scores(results: dict[str, dict[str, Any]]) -> list[TaskScore]:
+    """The metrics in what the harness returns, each beside its standard error."""
+    return [
+        TaskScore(
+            task=task,
+            metric=key.removesuffix(",none"),
+            value=float(value),
+            stderr=_number(metrics.get(key.replace(",", "_stderr,", 1))),
+        )
+        for task, metrics in results.items()
+        for key, value in metrics.items()
+        if "," in key and "_stderr," not in key and _number(value) is not None
+    ]
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _task_name(task: str) -> str:
+    """A file stands for the task of its name."""
+    return Path(task).stem if task.endswith((".yaml", ".yml")) else task

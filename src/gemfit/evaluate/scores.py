@@ -1,0 +1,80 @@
+"""Figures with intervals from the sums of turns: over all, by role, by depth, and against another model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.evaluate.bootstrap import interval
+from gemfit.evaluate.heldout import Floats, TurnSums
+from gemfit.evaluation import ConversationLosses, Interval, Score
+
+DEEPEST = 8
+"""Turns from this one on are one group."""
+HIGHEST_LOSS = 700.0
+"""exp of more than 709 does not fit into a float."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How intervals are drawn."""
+
+    confidence: float
+    resamples: int
+    seed: int
+
+    def interval(self, sums: Floats, weights: Floats) -> Interval:
+        """Of the ratio of sums, over conversations."""
+        return interval(sums, weights, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
+
+
+def score(sums: TurnSums, drawn: Resampling) -> Score:
+    """Loss, perplexity and token accuracy over the tokens of these turns."""
+    documents, loss, hits, tokens = by_document(sums)
+    mean = drawn.interval(loss, tokens)
+    # A percentile keeps its place under a monotone function.
+    ends = {name: math.exp(min(getattr(mean, name), HIGHEST_LOSS)) for name in ("value", "low", "high")}
+    return Score(
+        loss=mean,
+        perplexity=Interval(**ends),
+        token_accuracy=drawn.interval(hits, tokens),
+        tokens=round(tokens.sum()),
+        conversations=len(documents),
+    )
+
+
+def role_scores(sums: TurnSums, drawn: Resampling) -> dict[str, Score]:
+    """By the role that speaks, in the order in which roles appear."""
+    roles = dict.fromkeys(sums.role[sums.turn > 0].tolist())
+    return {role: score(sums.only((sums.role == role) & (sums.turn > 0)), drawn) for role in roles}
+
+
+def depth_scores(sums: TurnSums, drawn: Resampling) -> dict[str, Score]:
+    """By the number of the speaker's turn; system messages, which are no turns of a talk, are left aside."""
+    depth = np.where(sums.role == "system", 0, np.minimum(sums.turn, DEEPEST))
+    found = {int(number): sums.only(depth == number) for number in np.unique(depth[depth > 0])}
+    return {f"{n}+" if n == DEEPEST else str(n): score(part, drawn) for n, part in found.items()}
+
+
+def by_document(sums: TurnSums) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
+    """Conversations, and the loss, hits and tokens of each: (conversations,) all."""
+    documents, of = np.unique(sums.document, return_inverse=True)
+    loss, hits, tokens = (
+        np.bincount(of, weights, len(documents)).astype(np.float64)
+        for weights in (sums.loss, sums.hits, sums.tokens)
+    )
+    return documents, loss, hits, tokens
+
+
+def differences(losses: ConversationLosses, first: str, drawn: Resampling) -> dict[str, Interval]:
+    """Loss of each subject less that of ``first``, per token, over the same drawn conversations."""
+    tokens = np.array(losses.tokens, np.float64)
+    base = np.array(losses.losses[first])
+    return {
+        name: drawn.interval(np.array(own) - base, tokens)
+        for name, own in losses.losses.items()
+        if name != first
+    }
