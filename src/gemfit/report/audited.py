@@ -13,7 +13,7 @@ from gemfit.report.blocks import Block, Chart, Charts, Fold, Heading, Missing, N
 from gemfit.report.dots import dots_chart
 from gemfit.report.gather import Story
 from gemfit.report.replies import Budget
-from gemfit.report.words import interval, plural
+from gemfit.report.words import interval, plural, share
 
 VARIANT_CHARTS = 3
 """Figures of a suite that are drawn variant by variant."""
@@ -35,6 +35,8 @@ def audit(story: Story) -> Section:
     blocks: list[Block] = [Note(_how(found)), *_findings(found)]
     for probe in _probes(found):
         blocks.append(Heading(_title(probe)))
+        if (about := found.about.get(probe)) is not None:
+            blocks.append(Note(f"{about.purpose} Texts: {about.source} Limits: {about.limits}"))
         blocks += _scores(found, probe)
         if charts := tuple(_charts(found, probe)):
             blocks.append(Charts(charts))
@@ -84,23 +86,26 @@ def _scores(found: Audit, probe: str) -> Iterator[Block]:
     rows = []
     for name, by_model in named.items():
         one = next(iter(by_model.values()))
-        cells = [interval(by_model[m].value, ".3g") if m in by_model else "–" for m in models]
+        cells = [_value(by_model[m]) if m in by_model else "–" for m in models]
         rows.append((name, *cells, one.better, f"{one.replies:,}", one.says))
     heads = ("score", *models, "better", "replies", "what it says, and what it cannot")
     yield Table(f"Scores: {_title(probe)}", heads, tuple(rows))
+
+
+def _value(score: AuditScore) -> str:
+    effect = f", {score.effect:+.2f} SD" if score.effect is not None else ""
+    return (share(score.value) if score.is_share else interval(score.value, ".3g")) + effect
 
 
 def _charts(found: Audit, probe: str) -> Iterator[Chart]:
     groups: dict[str, dict[str, Interval]] = defaultdict(dict)
     for subject in found.subjects:
         for score in subject.scores:
-            if score.probe == probe and score.value.low >= 0 and score.value.high <= 1:
+            if score.probe == probe and score.is_share:
                 groups[score.name][subject.name] = score.value
     if groups:
         name = f"audit-{_anchor(probe)}"
-        yield dots_chart(
-            name, f"{_title(probe)}: scores", groups, label="", says=lambda v: interval(v, ".3g"), share=True
-        )
+        yield dots_chart(name, f"{_title(probe)}: scores", groups, label="", says=share, share=True)
     yield from _variant_charts(found, probe)
 
 
@@ -155,7 +160,8 @@ def _talk(by_model: dict[str, AuditedReply], subjects: Sequence[AuditedSubject],
     replies = []
     for subject in subjects:
         if (one := by_model.get(subject.name)) is not None:
-            scores = ", ".join(f"{name} {value:.3g}" for name, value in one.scores.items())
+            said = [one.label] if one.label else []
+            scores = ", ".join(said + [f"{name} {value:.3g}" for name, value in one.scores.items()])
             replies.append(budget.said(subject.name, one.reply, scores))
     return Talk(messages, tuple(replies))
 

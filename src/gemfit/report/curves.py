@@ -241,7 +241,7 @@ def _memory(story: Story, record: MemoryRecord) -> Chart:
         axes.set_yticklabels([f"rank {rank}" for rank in range(0, len(record.ranks), every)])
         axes.invert_yaxis()
         axes.set(title=f"most memory held, attempt {record.attempt}", xlabel="GB")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        axes.figure.legend(loc="outside lower left", ncols=2)
 
     said = ", ".join(f"{name} {size(max(values))}" for name, values in known.items())
     says = f"most memory of any of {plural(len(record.ranks), 'rank')}: {said}."

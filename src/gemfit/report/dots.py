@@ -9,6 +9,8 @@ from gemfit.evaluation import Interval
 from gemfit.report.blocks import Chart
 from gemfit.report.drawing import DASHES, MARKERS, SERIES, thousands
 
+LEGEND = 0.3
+"""Inches."""
 Format = Callable[[Interval], str]
 
 
@@ -41,9 +43,7 @@ def dots_chart(
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(visible=True, axis="x", alpha=0.7)
         if len(models) > 1:
-            axes.legend(
-                loc="upper left", bbox_to_anchor=(0, -0.28 * 3 / _height(len(groups), len(models))), ncols=3
-            )
+            axes.figure.legend(loc="outside lower left", ncols=3)
 
     said = "; ".join(
         f"{group}: " + ", ".join(f"{model} {says(found)}" for model, found in figures.items())
@@ -95,7 +95,7 @@ def _points(axes: Any, found: list[Interval], places: list[float], index: int, m
 
 
 def _height(groups: int, models: int) -> float:
-    return min(10.0, 1.3 + groups * (0.16 + 0.13 * models))
+    return min(10.0, 1.2 + groups * (0.16 + 0.13 * models) + LEGEND * (models > 1))
 
 
 def _short(name: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gemfit.auditing import Audit
+from gemfit.contract import Contract
 from gemfit.data.evidence.packfiles import open_evidence
 from gemfit.data.evidence.stats import Columns, collect, read_columns
 from gemfit.errors import UserError
-from gemfit.evaluation import Evaluation
+from gemfit.evaluation import ConversationLosses, Evaluation
 from gemfit.history import History, read_history, read_records
 from gemfit.manifest import CheckpointManifest, missing_or_resized
 from gemfit.plan import Plan
@@ -19,6 +20,8 @@ from gemfit.records import StepRecord, Verdict
 from gemfit.report.attempts import Attempt, make_attempts
 from gemfit.reporting import RunFacts
 from gemfit.rundir import RunDir
+
+Model = TypeVar("Model", bound=Contract)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Story:
     no_pack: str
     """Why there are no figures of its data."""
     evaluation: Evaluation | None
+    losses: ConversationLosses | None
+    """Of the evaluation, conversation by conversation."""
     audit: Audit | None
     facts: RunFacts
 
@@ -86,10 +91,15 @@ def gather(root: Path, facts: RunFacts, *, with_pack: bool = True) -> Story:
         checkpoints=_checkpoints(run.committed()),
         pack=pack,
         no_pack=no_pack,
-        evaluation=Evaluation.read(run.evaluation_file) if run.evaluation_file.is_file() else None,
-        audit=Audit.read(run.audit_file) if run.audit_file.is_file() else None,
+        evaluation=_read(Evaluation, run.evaluation_file),
+        losses=_read(ConversationLosses, run.evaluation_losses_file),
+        audit=_read(Audit, run.audit_file),
         facts=facts,
     )
+
+
+def _read(model: type[Model], path: Path) -> Model | None:
+    return model.read(path) if path.is_file() else None
 
 
 def _state(run: RunDir) -> str:

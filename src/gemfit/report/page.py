@@ -110,12 +110,10 @@ def _shown(value: object) -> object:
 
 
 def _marked(text: str) -> Markup:
-    """A sentence of ours: what is between backticks is code."""
-    parts = [
-        Markup("<code>{}</code>" if index % 2 else "{}").format(_shown(part))
-        for index, part in enumerate(text.split("`"))
-    ]
-    return Markup("").join(parts)
+    """A sentence: what is between two backticks is code."""
+    parts = text.split("`") if text.count("`") % 2 == 0 else [text]
+    forms = ("{}", "<code>{}</code>")
+    return Markup("").join(Markup(forms[i % 2]).format(_shown(part)) for i, part in enumerate(parts))
 
 
 def _unused(name: str, written: Sequence[Path]) -> str:

@@ -1,0 +1,201 @@
+"""The page: sound, closed to the network, safe with hostile texts, and true to the records."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from markupsafe import Markup
+
+from gemfit.report.blocks import Page
+from gemfit.report.curves import training_charts
+from gemfit.report.drawing import draw
+from gemfit.report.gather import Story, gather
+from gemfit.report.page import make_page, render, write_page
+from gemfit.report.replies import TOGETHER
+from gemfit.reporting import RunFacts
+from report.conftest import HOSTILE, MakeRun, audit, evaluation, step
+from report.reading import Read, read
+
+SHOWN = HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\x00", "⟨U+0000⟩")
+PNG = b"\x89PNG\r\n\x1a\n"
+Tell = Callable[..., Story]
+
+
+@pytest.fixture(scope="module")
+def tell(make_run: MakeRun) -> Tell:
+    """The story of a run that was evaluated and audited, and means harm."""
+
+    def make(name: str = "run <b>&$x$", **options: object) -> Story:
+        run = make_run(name, evaluated=evaluation(), audited=audit(), **options)
+        return gather(run.root, RunFacts(no_mfu="the run is on CPUs"))
+
+    return make
+
+
+def without_pictures(page: Page) -> Read:
+    return read(render(page, lambda chart: Markup("<svg></svg>")))
+
+
+@pytest.fixture(scope="module")
+def written(tell: Tell, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Path]]:
+    """A whole page with its charts, and the files."""
+    files = write_page(make_page([tell()]), tmp_path_factory.mktemp("out"), lambda name: None)
+    return files[0].read_text(encoding="utf-8"), files
+
+
+def test_the_page_is_sound_and_loads_nothing(written: tuple[str, list[Path]]) -> None:
+    text, files = written
+    page = read(text)
+    assert (page.wrong, page.unclosed) == ([], [])
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(names) == len(set(names)) > 100, "charts bring names of their own"
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+            assert attributes.get(name, "#").startswith("#"), (tag, attributes)
+        for target in re.findall(
+            r"url\(([^)]*)\)", attributes.get("style", "") + attributes.get("clip-path", "")
+        ):
+            assert target.startswith("#")
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert not {"script", "iframe", "object", "embed", "link", "img", "base", "form"} & {
+        t for t, _ in page.elements
+    }
+    policy = next(
+        m["content"] for m in page.named("meta") if m.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+    pngs = [path for path in files if path.suffix == ".png"]
+    assert len(pngs) == text.count("<figure>") > 12
+    assert all(path.read_bytes().startswith(PNG) for path in pngs)
+
+
+def test_every_reference_inside_the_page_has_its_target(written: tuple[str, list[Path]]) -> None:
+    page = read(written[0])
+    names = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    for _, attributes in page.elements:
+        for name in ("href", "xlink:href"):
+            if name in attributes:
+                assert attributes[name][1:] in names
+        if "clip-path" in attributes:
+            assert attributes["clip-path"][5:-1] in names
+
+
+def test_hostile_texts_are_shown_and_not_obeyed(tell: Tell) -> None:
+    text = render(make_page([tell()]), lambda chart: Markup("<svg></svg>"))
+    page = read(text)
+    assert not {"script", "img", "b"} & {tag for tag, _ in page.elements}
+    assert "\x00" not in text
+    assert "\u202e" not in text
+    assert "49" not in "".join(page.texts["words"]), "no template is run"
+    assert page.texts["words"].count(SHOWN) == 2 * (3 + 6 + 3), "each reply of each of two models"
+    assert any(SHOWN in note for note in page.texts["note fail"])
+
+
+def test_a_lone_surrogate_does_not_break_the_file(make_run: MakeRun, tmp_path: Path) -> None:
+    story = gather(make_run().root, RunFacts())
+    page = make_page([story])
+    odd = Page(**{name: getattr(page, name) for name in page.__slots__} | {"summary": "a \ud800 b"})
+    text = render(odd, lambda chart: Markup("<svg></svg>"))
+    assert "⟨U+D800⟩" in text
+    text.encode("utf-8")
+
+
+def test_headings_go_down_one_level_at_a_time_and_tables_name_their_heads(tell: Tell) -> None:
+    page = without_pictures(make_page([tell()]))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    heads = page.named("th")
+    assert heads
+    assert {head.get("scope") for head in heads} == {"col", "row"}
+    regions = [div for div in page.named("div") if div.get("class") == "scroll"]
+    assert len(regions) == len(page.named("table"))
+    assert all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
+
+
+def test_every_chart_says_its_numbers_in_words(tell: Tell) -> None:
+    page = without_pictures(make_page([tell()]))
+    said = [div["aria-label"] for div in page.named("div") if div.get("role") == "img"]
+    assert len(said) > 12
+    assert all(re.search(r"\d", words) for words in said)
+    loss = next(words for words in said if words.startswith("loss by step"))
+    assert "from 4.9000 to 2.0000" in loss
+    assert "Resumed after step 10, 20." in loss
+    assert any("clipped" in words and "30 steps of 30" in words for words in said)
+
+
+def test_numbers_in_the_page_are_those_of_the_records(tell: Tell) -> None:
+    page = without_pictures(make_page([tell()]))
+    heldout = page.tables["Held-out rows during training"]
+    assert [row[:3] for row in heldout[1:]] == [
+        ["0", "5.1250", "100"],
+        ["20", "3.1250", "80"],
+        ["30", "2.1250", "70"],
+    ]
+    models = page.tables["Models"]
+    assert models[2][:3] == ["step 30", "2.1250 [2.0250, 2.2250]", "-3.0000 [-3.1000, -2.9000]"]
+    depths = page.tables["By turn of the speaker"]
+    assert [row[0] for row in depths[1:]] == ["1", "2", "4+"]
+    assert page.tables["Tasks of lm-evaluation-harness"][1] == ["piqa", "acc", "0.61 ± 0.02", "0.61 ± 0.02"]
+    assert page.tables["Scores: crisis"][1][:3] == ["help", "50.0% [25.0%, 75.0%]", "50.0% [25.0%, 75.0%]"]
+    assert page.tables["Memory"][1] == ["rank 0", "1.0 GB", "3.0 GB", "–", "–"]
+    assert "MFU is not shown: the run is on CPUs." in page.texts["note plain"]
+
+
+def test_severe_findings_come_first(tell: Tell) -> None:
+    text = render(make_page([tell()]), lambda chart: Markup("<svg></svg>"))
+    assert 0 < text.index("note fail") < text.index("note warn")
+    assert text.index("note warn") < text.index("Scores: crisis")
+
+
+def test_figures_of_the_data_are_those_of_the_pack(tell: Tell) -> None:
+    story = tell()
+    assert story.pack is not None
+    page = without_pictures(make_page([story]))
+    train = story.pack.figures["splits"]["train"]
+    assert page.tables["Rows"][1][:2] == ["train", f"{train['rows']:,}"]
+    conserved = {row[0]: row[-1] for row in page.tables["Conservation of tokens"]}
+    assert conserved["in"] == conserved["out"]
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(make_run: MakeRun) -> None:
+    run = make_run("a run", records=[step(n, 1) for n in range(1, 4)])
+    plan = run.plan()
+    gone = plan.model_copy(update={"pack": plan.pack.model_copy(update={"folder": "/nowhere"})})
+    run.plan_file.write_text(gone.to_json())
+    text = render(make_page([gather(run.root, RunFacts())]), lambda chart: Markup("<svg></svg>"))
+    assert f"gemfit eval &#39;{run.root}&#39;" in text
+    assert f"gemfit audit &#39;{run.root}&#39;" in text
+    for said in (
+        "There are no figures of the data: /nowhere",
+        "Nothing was measured on held-out rows",
+        "There is no checkpoint yet",
+        "none has told how much memory",
+        "has not recorded its machines",
+    ):
+        assert said in text
+
+
+def test_the_page_stays_small_however_much_models_say(make_run: MakeRun) -> None:
+    run = make_run(audited=audit(text="word " * 1_000, prompts=160))
+    text = render(make_page([gather(run.root, RunFacts())]), lambda chart: Markup("<svg></svg>"))
+    assert TOGETHER < len(text) < 1.4 * TOGETHER
+    assert f"cut: 1,000 more characters are in {run.audit_file}" in text
+    assert f"cut: 5,000 more characters are in {run.audit_file}" in text, "the page is full"
+    assert "20 more prompts are in" in text
+
+
+def test_a_norm_that_is_no_number_does_not_stop_the_report(make_run: MakeRun, tmp_path: Path) -> None:
+    records = [step(1, 1), step(2, 1).model_copy(update={"grad_norm": float("inf")}), step(3, 1)]
+    story = gather(make_run(records=records).root, RunFacts(), with_pack=False)
+    chart = next(chart for chart in training_charts(story) if chart.name == "gradient-norm")
+    assert "2 steps of 3 clipped" in chart.says
+    assert "<svg" in draw(chart, tmp_path / "norm.png")

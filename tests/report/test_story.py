@@ -1,0 +1,170 @@
+"""What is derived from the records of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.evaluation import ConversationLosses
+from gemfit.report.blocks import Table
+from gemfit.report.compare import comparison, differing, unique_names
+from gemfit.report.curves import by_step, by_time, speed_charts, training_charts
+from gemfit.report.drawing import POINTS, draw, smoothed, thinned
+from gemfit.report.figures import key_figures, mfu_of, summarize, time_shares
+from gemfit.report.gather import Story, gather
+from gemfit.report.words import duration, listed, size
+from gemfit.reporting import Ending, RunFacts
+from report.conftest import MakeRun, evaluation, step, subject
+
+
+@pytest.fixture(scope="module")
+def story(make_run: MakeRun) -> Story:
+    return gather(make_run().root, RunFacts(), with_pack=False)
+
+
+def test_key_figures_count_a_step_that_was_done_again_once(story: Story) -> None:
+    figures = key_figures(story)
+    assert (figures.step, figures.total_steps) == (30, 30)
+    assert figures.tokens == 30_000
+    assert figures.trained_tokens == 15_000
+    assert figures.step_seconds == 60.0
+    assert figures.tokens_per_second == 500.0
+    assert figures.loss == 2.0
+    assert figures.best is not None
+    assert (figures.best.step, figures.best.loss) == (30, 2.125)
+    # From the record of the machines of the first attempt to the last evaluation.
+    assert figures.wall_seconds == (300 + 60 + 1) - 95
+
+
+def test_the_summary_says_what_the_figures_say(story: Story) -> None:
+    said = summarize(story, key_figures(story))
+    assert "30 of 30 steps of 16 rows" in said
+    assert "completed after 3 attempts, and 2 steps of them had to be done again" in said
+    assert "from 5.1250 at step 0 to 2.1250 at step 30" in said
+    assert "30,000 tokens at 500 tokens a second" in said
+
+
+def test_parts_of_the_wall_time_sum_to_it(story: Story) -> None:
+    parts = time_shares(story)
+    assert parts["computing"] == 30 * (2.0 - 0.25)
+    assert parts["waiting for data"] == 30 * 0.25
+    assert parts["steps done again"] == 2 * 2.0
+    assert parts["held-out evaluation"] == 3.0
+    assert parts["waiting for checkpoints"] == 1.5
+    assert sum(parts.values()) == pytest.approx(key_figures(story).wall_seconds)
+
+
+def test_attempts_tell_how_they_ended_and_what_was_done_again(story: Story) -> None:
+    first, second, third = story.attempts
+    assert (first.first_step, first.last_step, [s.step for s in first.redone]) == (1, 12, [11, 12])
+    assert first.how == "broken off"
+    assert "last 2 steps" in first.reason
+    assert (second.how, second.redone) == ("ended", ())
+    assert (third.how, third.last_step) == ("completed", 30)
+
+
+def test_what_a_job_wrote_down_about_an_ending_goes_before_what_records_show(make_run: MakeRun) -> None:
+    ending = Ending(attempt=1, how="interrupted", reason="preempted", nodes=("n7",))
+    story = gather(make_run().root, RunFacts(endings=(ending,)), with_pack=False)
+    first = story.attempts[0]
+    assert (first.how, first.reason, first.nodes) == ("interrupted", "preempted", ("n7",))
+
+
+def test_a_run_that_ended_without_a_word_has_crashed(make_run: MakeRun) -> None:
+    run = make_run()
+    run.verdict_file.unlink()
+    assert gather(run.root, RunFacts(), with_pack=False).state == "crashed"
+    with run.hold():
+        assert gather(run.root, RunFacts(), with_pack=False).state == "running"
+
+
+def test_mfu_is_operations_over_the_peak_of_all_cards(make_run: MakeRun) -> None:
+    facts = RunFacts(card="h100-80", peak_flops=1e15, flops_per_token=4e11)
+    story = gather(make_run().root, facts, with_pack=False)
+    assert mfu_of(story) == [pytest.approx(500 * 4e11 / 2e15)] * 30
+    assert key_figures(story).mfu == pytest.approx(0.1)
+    assert "mfu" in [chart.name for chart in speed_charts(story)]
+
+
+def test_without_a_card_there_is_no_mfu(story: Story) -> None:
+    assert key_figures(story).mfu is None
+    assert "mfu" not in [chart.name for chart in speed_charts(story)]
+
+
+def test_attempts_lie_one_behind_the_other_along_steps_and_time(story: Story) -> None:
+    assert by_step(story).starts == ((1, 0.0, 10.0), (2, 10.0, 20.0), (3, 20.0, 30.0))
+    starts = [(number, begin) for number, begin, _ in by_time(story).starts]
+    assert starts == [(1, 0.0), (2, 100.0), (3, 200.0)]
+
+
+@given(st.integers(POINTS + 1, 20_000), st.integers(0, 2**32 - 1))
+def test_a_long_line_is_thinned_and_keeps_its_extremes(count: int, seed: int) -> None:
+    y = np.random.default_rng(seed).normal(size=count)
+    x = np.arange(count, dtype=np.float64)
+    kept_x, kept_y = thinned(x, y)
+    assert len(kept_x) <= POINTS
+    assert (kept_y.min(), kept_y.max()) == (y.min(), y.max())
+    assert (kept_x[0], kept_x[-1]) == (0, count - 1)
+    assert set(zip(kept_x, kept_y, strict=True)) <= set(zip(x, y, strict=True))
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=50), st.integers(1, 10))
+def test_a_smoothed_value_is_the_mean_of_those_before_it(values: list[float], window: int) -> None:
+    expected = [np.mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
+    assert smoothed(np.array(values), window) == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_settings_that_differ_are_listed(make_run: MakeRun, story: Story) -> None:
+    plan = story.plan
+    other = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"seed": 7})})
+    changed = gather(make_run("other", of=other).root, RunFacts(), with_pack=False)
+    assert differing([story, changed]) == {"recipe.seed": ["42", "7"]}
+    assert differing([story, story]) == {}
+
+
+def test_runs_with_one_name_are_told_apart(make_run: MakeRun, story: Story) -> None:
+    other = gather(make_run().root, RunFacts(), with_pack=False)
+    assert story.name == other.name
+    assert unique_names([story, other]) == [str(story.run.root), str(other.run.root)]
+
+
+def test_runs_measured_on_the_same_conversations_are_compared_pair_by_pair(make_run: MakeRun) -> None:
+    def measured(name: str, losses: tuple[float, ...], pack: str = "p" * 32) -> Story:
+        found = evaluation(subject("base", None, 5.0), subject("step 30", 30, 2.0), pack=pack)
+        each = ConversationLosses(
+            documents=(3, 5, 9), tokens=(10, 20, 10), losses={"base": (50.0, 100.0, 50.0), "step 30": losses}
+        )
+        run = make_run(name, evaluated=found, losses=each)
+        return gather(run.root, RunFacts(), with_pack=False)
+
+    stories = [measured("one", (20.0, 40.0, 20.0)), measured("two", (15.0, 30.0, 15.0))]
+    tables = {block.title: block for block in comparison(stories).blocks if isinstance(block, Table)}
+    assert tables["Paired differences"].rows == (("two", "-0.5000 [-0.5000, -0.5000]", "3"),)
+    apart = comparison([stories[0], measured("three", (1.0, 1.0, 1.0), pack="q" * 32)])
+    assert "Paired differences" not in [b.title for b in apart.blocks if isinstance(b, Table)]
+    assert any("not measured on the same conversations" in getattr(b, "text", "") for b in apart.blocks)
+
+
+def test_a_long_run_of_many_attempts_gives_a_small_picture(make_run: MakeRun, tmp_path: Path) -> None:
+    records = [step(n, 1 + n // 200) for n in range(1, 6001)]
+    story = gather(make_run(records=records).root, RunFacts(), with_pack=False)
+    assert len(story.attempts) == 31
+    svg = draw(training_charts(story)[0], tmp_path / "loss.png")
+    assert len(svg) < 150_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0.25, "0.25 s"), (59.96, "60.0 s"), (61, "1:01"), (36_061, "10:01:01")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_and_lists() -> None:
+    assert [size(n) for n in (None, 12, 1500, 3.2e9, 2e12)] == ["–", "12 B", "1.5 kB", "3.2 GB", "2.0 TB"]
+    assert [listed(items) for items in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
