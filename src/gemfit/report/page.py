@@ -19,7 +19,7 @@ from markupsafe import Markup
 from gemfit import __version__
 from gemfit.data.evidence.visible import name_unseen
 from gemfit.errors import UserError
-from gemfit.report import sections
+from gemfit.report import given, sections
 from gemfit.report.audited import audit
 from gemfit.report.blocks import Chart, Page, Section, Tiles, Tone
 from gemfit.report.compare import comparison
@@ -58,9 +58,9 @@ PARTS: tuple[Callable[[Story], Section], ...] = (
     sections.speed,
     sections.attempts,
     sections.checkpoints,
-    sections.data,
-    sections.plan,
-    sections.environment,
+    given.data,
+    given.plan,
+    given.environment,
 )
 
 

@@ -1,23 +1,18 @@
-"""The parts of a page that tell of the run: curves, speed, attempts, checkpoints, data, plan, machines."""
+"""The parts of a page that tell how the run went: curves, speed, attempts, checkpoints."""
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from gemfit.data.evidence.plots import draw_fill, draw_lengths, draw_parts, packed_by_source
-from gemfit.data.evidence.statsview import grids
 from gemfit.identity import changes, flatten
-from gemfit.report.blocks import Block, Chart, Charts, Code, Fold, Heading, Missing, Note, Section, Table
-from gemfit.report.curves import speed_charts, training_charts
+from gemfit.report.blocks import Block, Charts, Missing, Note, Section, Table
+from gemfit.report.curves import training_charts
+from gemfit.report.cutting import cut
 from gemfit.report.figures import time_shares
-from gemfit.report.gather import PackView, Story
-from gemfit.report.words import duration, listed, number, plural, size
-
-ROWS = 200
-"""Rows of a table at most; the rest is counted."""
+from gemfit.report.gather import Story
+from gemfit.report.speedcharts import speed_charts
+from gemfit.report.words import duration, number, size
 
 
 def training(story: Story) -> Section:
@@ -54,7 +49,7 @@ def attempts(story: Story) -> Section:
         )
         for one in story.attempts
     )
-    blocks: list[Block] = [_cut(Table("When each ran, and how it ended", heads, rows))]
+    blocks: list[Block] = [cut(Table("When each ran, and how it ended", heads, rows))]
     blocks += [Note(text) for text in _changed(story)]
     return Section("attempts", "Attempts", tuple(blocks))
 
@@ -74,73 +69,7 @@ def checkpoints(story: Story) -> Section:
         rows.append((f"{m.step:,}", held, m.strategy, str(m.world_size), str(m.attempt), total, state))
     heads = ("step", "held-out loss", "strategy", "ranks", "attempt", "size", "state")
     note = "By names and sizes; `gemfit checkpoints --verify` compares every byte."
-    return Section("checkpoints", "Checkpoints", (_cut(Table("Those on disk", heads, tuple(rows), note)),))
-
-
-def data(story: Story) -> Section:
-    """What was trained on, and what became of every token."""
-    if story.pack is None:
-        return Section("data", "Data", (Missing(f"There are no figures of the data: {story.no_pack}."),))
-    tables = [Table(grid.title, tuple(grid.heads), tuple(grid.rows)) for grid in grids(story.pack.figures)]
-    problems = [Note(problem, "fail") for problem in story.pack.figures["problems"]]
-    return Section("data", "Data", (*problems, Charts(tuple(_data_charts(story.pack))), *map(_cut, tables)))
-
-
-def plan(story: Story) -> Section:
-    """What was to be done, completely."""
-    made, batch = story.plan, story.plan.batch
-    facts = (
-        ("model", made.recipe.model.id or "random weights"),
-        ("strategy", f"{made.recipe.strategy.label} on {plural(made.topology.world_size, 'rank')}"),
-        ("nodes", f"{made.topology.nodes} x {made.topology.ranks_per_node} {made.topology.device}"),
-        (
-            "batch",
-            f"{batch.effective} rows: {batch.per_device} a rank x {batch.world_size} ranks "
-            f"x {batch.accumulation} micro-steps",
-        ),
-        ("row", f"{batch.seq_len:,} tokens"),
-        ("steps", f"{made.steps.total:,}, {made.steps.per_epoch:,.1f} an epoch"),
-        ("warm-up", f"{made.recipe.optim.warmup_steps:,} steps, {made.steps.warmup_share:.0%} of the run"),
-        ("attention", f"{made.recipe.model.attention}: {made.attention_because or 'as the recipe says'}"),
-        ("digest", made.digest),
-        ("pack", made.pack.fingerprint),
-    )
-    recipe = story.run.recipe_file
-    text = (
-        recipe.read_text() if recipe.is_file() else json.dumps(made.recipe.model_dump(mode="json"), indent=2)
-    )
-    blocks: list[Block] = [Table("In short", ("what", "value"), facts)]
-    blocks += [Note(warning, "warn") for warning in made.warnings]
-    command = shlex.join(part.replace("{run_dir}", str(story.run.root)) for part in made.command)
-    blocks += [Heading("Recipe, every value"), Code(text), Heading("Command"), Code(command)]
-    return Section("plan", "Plan", tuple(blocks))
-
-
-def environment(story: Story) -> Section:
-    """Machines and versions."""
-    blocks: list[Block] = []
-    if records := story.history.hardware:
-        rows = [
-            (
-                str(record.attempt),
-                host.cpu,
-                str(host.cores),
-                size(host.memory),
-                str(host.ranks),
-                listed(sorted({f"{gpu.name} ({size(gpu.memory)})" for gpu in host.gpus})) or "none",
-                str(len(host.gpus)),
-            )
-            for record in records
-            for host in record.hosts
-        ]
-        heads = ("attempt", "processor", "cores", "memory", "ranks", "GPU", "GPUs")
-        blocks.append(_cut(Table("Machines", heads, tuple(rows))))
-    else:
-        blocks.append(Missing("The run has not recorded its machines: it was made by an older version."))
-    blocks.append(_versions(story))
-    if story.plan.env:
-        blocks.append(Table("Environment", ("variable", "value"), tuple(story.plan.env.items())))
-    return Section("environment", "Machines and versions", tuple(blocks))
+    return Section("checkpoints", "Checkpoints", (cut(Table("Those on disk", heads, tuple(rows), note)),))
 
 
 def _heldout(story: Story) -> Block:
@@ -160,7 +89,7 @@ def _heldout(story: Story) -> Block:
         for e in story.history.evaluations
     )
     heads = ("step", "loss", "perplexity", "token accuracy", "tokens", "took")
-    return _cut(Table("Held-out rows during training", heads, rows))
+    return cut(Table("Held-out rows during training", heads, rows))
 
 
 def _times(story: Story) -> Table:
@@ -187,7 +116,7 @@ def _memory(story: Story) -> Block:
         rows.append(("predicted", "–", size(facts.host_bytes), "–", size(facts.gpu_bytes)))
     note = "Nothing is predicted for this run." if len(rows) == len(record.ranks) else ""
     heads = ("rank", "host, before training", "host, at most", "GPU, in tensors", "GPU, by the allocator")
-    return _cut(Table("Memory", heads, tuple(rows), note))
+    return cut(Table("Memory", heads, tuple(rows), note))
 
 
 def _changed(story: Story) -> Iterator[str]:
@@ -199,56 +128,6 @@ def _changed(story: Story) -> Iterator[str]:
         )
         if found := changes(was, now):
             yield f"Attempt {after.number}: {'; '.join(map(str, found))}."
-
-
-def _data_charts(pack: PackView) -> Iterator[Chart]:
-    figures, columns = pack.figures, pack.columns
-    lengths = figures["spread"]["tokens of a conversation"]
-    yield Chart(
-        "data-lengths",
-        f"length of a conversation in tokens: {_quantiles(lengths)}.",
-        lambda axes: draw_lengths(axes, columns.lengths, figures["seq_len"]),
-    )
-    fills = [f"{split} {counts['fill']:.2%}" for split, counts in figures["splits"].items() if counts["rows"]]
-    yield Chart("data-fill", f"fill of rows: {', '.join(fills)}.", lambda axes: draw_fill(axes, columns.fill))
-    for name, title, parts in (
-        ("data-sources", "packed tokens by source", packed_by_source(figures)),
-        ("data-roles", "tokens by role", figures["roles"]),
-    ):
-        shown = {part: count for part, count in parts.items() if count}
-        if len(shown) > 1:
-            said = ", ".join(f"{part} {count:,}" for part, count in shown.items())
-            yield _parts_chart(name, title, parts, said)
-
-
-def _parts_chart(name: str, title: str, parts: dict[str, int], said: str) -> Chart:
-    height = min(6.0, 0.9 + 0.35 * sum(1 for count in parts.values() if count))
-    return Chart(name, f"{title}: {said}.", lambda axes: draw_parts(axes, title, parts), height=height)
-
-
-def _quantiles(spread: dict[str, float]) -> str:
-    return ", ".join(f"{name} {spread[name]:,.0f}" for name in ("min", "p50", "mean", "p99", "max"))
-
-
-def _versions(story: Story) -> Table:
-    found: dict[str, dict[str, str]] = {"plan": story.plan.versions}
-    found |= {f"attempt {record.attempt}": record.versions for record in story.history.hardware}
-    # Attempts with equal versions are one column.
-    columns: dict[str, tuple[list[str], dict[str, str]]] = {}
-    for name, versions in found.items():
-        columns.setdefault(json.dumps(versions, sort_keys=True), ([], versions))[0].append(name)
-    names = dict.fromkeys(name for _, versions in columns.values() for name in versions)
-    rows = tuple((name, *(v.get(name, "–") for _, v in columns.values())) for name in names)
-    return Table("Versions", ("package", *(", ".join(who) for who, _ in columns.values())), rows)
-
-
-def _cut(table: Table) -> Block:
-    """A long table is folded after its first rows."""
-    if len(table.rows) <= ROWS:
-        return table
-    note = f"{len(table.rows) - ROWS:,} more rows are not shown. {table.note}".strip()
-    shown = Table(table.title, table.heads, table.rows[:ROWS], note)
-    return Fold(f"{table.title}: {len(table.rows):,} rows", (shown,), printed="Folded: see the file.")
 
 
 def _moment(time: float) -> str:
