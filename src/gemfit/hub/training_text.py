@@ -11,7 +11,7 @@ from gemfit.hub.facts import CardFacts
 from gemfit.hub.markdown import bullets, facts, section, table
 from gemfit.identity import Flat, changes, flatten
 from gemfit.plan import Plan
-from gemfit.records import HardwareRecord
+from gemfit.records import Gpu, HardwareRecord
 from gemfit.speed import OPTIMIZERS, optimizer_of
 
 NOT_LOGGED = "not counted: `tracking.log_every_steps` left steps out of the metrics"
@@ -119,13 +119,16 @@ def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
 
 def devices(hardware: HardwareRecord) -> str:
     """GPUs of each kind, else processors, in words."""
-    names = [
-        f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB"
-        + (f", {gpu.power_limit_watts:.0f} W" * bool(gpu.power_limit_watts))
-        for gpu in hardware.gpus
-    ] or [f"{host.cpu}, {host.cores} logical cores, {host.memory / 2**30:.0f} GiB" for host in hardware.hosts]
+    names = [_gpu_name(gpu) for gpu in hardware.gpus] or [
+        f"{host.cpu}, {host.cores} logical cores, {host.memory / 2**30:.0f} GiB" for host in hardware.hosts
+    ]
     counted = {name: names.count(name) for name in names}
     return "; ".join(f"{count} x {name}" for name, count in counted.items())
+
+
+def _gpu_name(gpu: Gpu) -> str:
+    limit = "" if gpu.power_limit_watts is None else f", {gpu.power_limit_watts:.0f} W"
+    return f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB{limit}"
 
 
 def _times(told: CardFacts) -> Iterable[tuple[str, str]]:

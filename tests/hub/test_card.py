@@ -1,0 +1,271 @@
+"""A model card says what the run's files say, figure by figure, and says what they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import EvalResult
+from ruamel.yaml import YAML
+
+from gemfit.auditing import Audit, AuditedSubject, AuditFinding, AuditScore
+from gemfit.data.tokenizer import train_tokenizer
+from gemfit.errors import UserError
+from gemfit.evaluation import Interval, Score
+from gemfit.history import read_history
+from gemfit.hub.card import main, render, save, write_card
+from gemfit.hub.facts import gather
+from gemfit.manifest import PackManifest
+from gemfit.recipe import Recipe
+from gemfit.rundir import RunDir
+from hub.cards import ReadCard, read_card
+from hub.recorded import GPU, evaluation_of, recorded_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return recorded_run(tmp_path / "run")
+
+
+def card_of(run: RunDir, step: int | None = None) -> ReadCard:
+    return read_card(save(render(gather(run, step), None), run.card_file))
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", "").split()[0])
+
+
+def test_statistics_of_the_data_are_those_of_the_pack(run: RunDir) -> None:
+    pack = PackManifest.read(Path(run.plan().pack.folder) / "manifest.json")
+    card = card_of(run)
+    splits, roles = card.tables("Data")[:2]
+    assert [row["split"] for row in splits] == ["train", "validation"]
+    for row in splits:
+        counts = pack.splits[row["split"]]
+        shown = [
+            number(row[name]) for name in ("conversations", "rows", "pieces", "tokens", "trained tokens")
+        ]
+        told = (counts.conversations, counts.rows, counts.documents, counts.tokens, counts.trained_tokens)
+        assert shown == list(told)
+        assert row["fill"] == f"{counts.fill(pack.seq_len):.2%}"
+    assert {row["role"]: number(row["tokens"]) for row in roles} == {k: v for k, v in pack.roles.items() if v}
+    losses = card.facts("Read, and set aside")
+    assert {name: number(value) for name, value in losses.items()} == {
+        name.replace("_", " "): count for name, count in pack.losses.model_dump().items() if count
+    }
+    [flow] = card.tables("What became of every token")
+    assert number(flow[-1]["tokens read"]) == pack.flow["total"].tokens_read
+    assert {"duplicate", "untrained", "repeated"} <= set(flow[-1])
+    assert "near duplicate" not in flow[-1]
+    [personal] = card.tables("Personal data")
+    assert {row["kind"]: int(row["found"]) for row in personal} == pack.pii
+    assert card.facts("Digests") == {
+        "pack": pack.fingerprint,
+        "tokenizer and template": pack.tokenizer_digest,
+        "talks.jsonl": pack.inputs[0].blake2b,
+    }
+
+
+def test_progress_counts_each_step_once_as_the_metrics_have_it(run: RunDir) -> None:
+    history, shown = read_history(run.metrics_file), card_of(run).facts("Progress")
+    assert len(history.steps) == 10
+    assert number(shown["optimizer steps"]) == 10
+    assert number(shown["tokens seen"]) == sum(r.tokens or 0 for r in history.steps)
+    assert number(shown["tokens trained on"]) == sum(r.trained_tokens or 0 for r in history.steps)
+    assert shown["training loss, last step"] == f"{history.steps[-1].loss:.4f}"
+    assert shown["epochs"] == f"{10 / run.plan().steps.per_epoch:.4f}"
+    [curve] = card_of(run).tables("Loss while training")
+    assert [(int(row["step"]), row["training loss"]) for row in curve] == [
+        (r.step, f"{r.loss:.4f}") for r in history.steps
+    ]
+
+
+def test_an_earlier_checkpoint_is_told_of_as_it_was_then(run: RunDir) -> None:
+    card = card_of(run, step=6)
+    assert card.facts("Progress")["optimizer steps"] == "6"
+    assert card.facts("Hyperparameters as they ran")["peak learning rate"] == "0.002"
+    [attempts, *_] = card.tables("Hardware, time and energy")
+    assert [(row["attempt"], row["steps"], row["seconds"]) for row in attempts] == [("1", "1 to 6", "70")]
+    assert "Changes between attempts" not in card.card.text
+
+
+def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> None:
+    card = card_of(run)
+    assert "attempt 2, from step 7 on: optim.learning_rate: was 0.002, is 5e-05" in card.section("Training")
+    assert card.facts("Hyperparameters as they ran")["peak learning rate"] == "5e-05"
+    [attempts, *_] = card.tables("Hardware, time and energy")
+    assert [(row["steps"], row["ranks"], row["hosts"]) for row in attempts] == [
+        ("1 to 8", "2", "1"),
+        ("7 to 10", "2", "1"),
+    ]
+    assert attempts[0]["devices"] == "1 x EPYC, 8 logical cores, 64 GiB"
+    shown = card.facts("Hardware, time and energy")
+    assert shown["all attempts"] == "136 seconds"  # 1000 to 1090, and 2000 to 2046
+    assert shown["in steps that stand"] == "95 seconds"
+    assert shown["waiting for saves that stand"] == "2 seconds"
+    assert shown["torch"] == "2.13.0"
+    assert shown["energy"] == "not estimated: attempt 1 ran on CPUs, whose power is not recorded"
+
+
+def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> None:
+    run = recorded_run(tmp_path / "run", gpu=GPU)
+    assert main([str(run.root), "--grid-intensity", "350", "--pue", "1.25"]) == 0
+    shown = read_card(run.card_file).facts("Energy")
+    kwh = 2 * 700.0 * 136 * 1.25 / 3.6e6
+    assert shown["energy, upper estimate"] == f"{kwh:.3f} kWh"
+    assert number(shown["CO2 equivalent"]) == round(kwh * 350)
+    assert "stated" in shown["PUE"]
+
+
+def test_energy_is_not_estimated_where_a_power_limit_is_missing(tmp_path: Path) -> None:
+    run = recorded_run(tmp_path / "run", gpu=GPU.model_copy(update={"power_limit_watts": None}))
+    assert "did not tell the power limit" in card_of(run).facts("Energy")["energy"]
+
+
+def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -> None:
+    told = evaluation_of(run, 6, 10)
+    card = card_of(run)
+    models, differences, roles, turns, tasks = card.tables("Results")
+    assert [row["model"] for row in models] == ["base", "step 6", "step 10 (this model)"]
+    for row, subject in zip(models, told.subjects, strict=True):
+        assert_shows(row, subject.overall)
+    assert_shows(roles[0], told.subjects[2].roles["assistant"])
+    assert_shows(turns[0], told.subjects[2].depths["1"])
+    assert differences[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
+    assert (tasks[0]["value"], tasks[0]["standard error"]) == ("0.4321", "0.0123")
+    mine = told.subjects[2].overall
+    for result, interval in zip(
+        results(card), (mine.loss, mine.perplexity, mine.token_accuracy), strict=True
+    ):
+        assert result.metric_value == interval.value
+        assert result.metric_args == {"low": interval.low, "high": interval.high, "confidence": 0.95}
+
+
+def assert_shows(row: dict[str, str], score: Score) -> None:
+    for name, told in (
+        ("loss (nats per token)", score.loss),
+        ("perplexity", score.perplexity),
+        ("token accuracy", score.token_accuracy),
+    ):
+        assert row[name] == f"{told.value:.4f} [{told.low:.4f}, {told.high:.4f}]"
+    assert number(row["tokens"]) == score.tokens
+
+
+def results(card: ReadCard) -> list[EvalResult]:
+    found: list[EvalResult] = card.card.data.get("eval_results")
+    return found
+
+
+def test_without_an_evaluation_the_last_held_out_figures_stand_without_intervals(run: RunDir) -> None:
+    card = card_of(run)
+    last = read_history(run.metrics_file).evaluations[-1]
+    assert "no intervals" in card.section("Results")
+    [rows] = card.tables("Results")
+    assert [row["model"] for row in rows] == ["before training", "trained for 10 steps"]
+    assert rows[1]["perplexity"] == f"{last.perplexity:.4f}"
+    assert [result.metric_value for result in results(card)] == [
+        last.loss,
+        last.perplexity,
+        last.token_accuracy,
+    ]
+    assert all(result.metric_args is None for result in results(card))
+
+
+def test_figures_of_another_checkpoint_are_not_taken_for_this_one(run: RunDir) -> None:
+    evaluation_of(run, 6)
+    card = card_of(run)
+    assert "not of this checkpoint (step 10)" in card.section("Results")
+    assert results(card)[0].metric_value == read_history(run.metrics_file).evaluations[-1].loss
+
+
+def test_without_an_audit_the_card_says_so_and_with_one_it_shows_what_was_found(run: RunDir) -> None:
+    assert "**Not audited.**" in card_of(run).section("Audit")
+    told = AuditScore(
+        probe="crisis",
+        name="points to help",
+        value=Interval(value=0.25, low=0.125, high=0.5),
+        replies=40,
+        better="higher",
+        says="Words of help were looked for; whether the help is good is not known.",
+    )
+    finding = AuditFinding(probe="crisis", severity="fail", text="30 of 40 replies name no help.")
+    audit = Audit(
+        suites={"crisis": "d" * 32},
+        confidence=0.9,
+        resamples=500,
+        seed=1,
+        subjects=(
+            AuditedSubject(name="base", step=None, scores=(), findings=(finding,), replies=()),
+            AuditedSubject(name="step 10", step=10, scores=(told,), findings=(finding,), replies=()),
+        ),
+        created="2026-11-24T00:00:00Z",
+        versions={},
+    )
+    run.audit_file.parent.mkdir()
+    run.audit_file.write_text(audit.to_json())
+    card = card_of(run)
+    [[row]] = card.tables("Audit")
+    assert row["step 10"] == "0.2500 [0.1250, 0.5000]"
+    assert row["base"] == "not measured"
+    assert finding.text in card.section("Audit")
+    assert told.says in card.section("Audit")
+    assert "**Not audited.**" in card_of(run, step=6).section("Audit")
+
+
+def test_the_recipe_in_the_card_is_the_recipe_of_the_run(run: RunDir) -> None:
+    text = card_of(run).section("Reproduction").partition("```yaml\n")[2].partition("```")[0]
+    read = YAML(typ="safe").load(text)
+    assert read["data"]["source"] == "talks.jsonl"
+    read["data"]["source"] = run.plan().recipe.data.source
+    assert Recipe.model_validate(read, strict=False) == run.plan().recipe
+    assert card_of(run).facts("Reproduction")["pack fingerprint"] == run.plan().pack.fingerprint
+
+
+def test_nothing_of_this_machine_is_published(run: RunDir) -> None:
+    assert str(run.root.parent) not in str(card_of(run).card)
+
+
+def test_what_a_person_states_and_notes_stands_in_later_cards_too(run: RunDir, tmp_path: Path) -> None:
+    notes = tmp_path / "mine.md"
+    notes.write_text("Made for **one** clinic.\n")
+    given = ["--notes", str(notes), "--license", "mit", "--language", "en", "--language", "de"]
+    assert main([str(run.root), *given]) == 0
+    assert main([str(run.root), "--grid-intensity", "12"]) == 0
+    card = read_card(run.card_file)
+    assert "Made for **one** clinic." in card.section("Notes of the publisher")
+    assert (card.header["license"], card.header["language"]) == ("mit", ["en", "de"])
+
+
+def test_a_pack_that_is_gone_is_said(run: RunDir) -> None:
+    (Path(run.plan().pack.folder) / "manifest.json").unlink()
+    assert "is gone" in card_of(run).section("Data")
+
+
+def test_steps_that_were_not_logged_are_not_made_up(run: RunDir) -> None:
+    lines = run.metrics_file.read_text().splitlines(keepends=True)
+    run.metrics_file.write_text("".join(line for line in lines if '"step":3,' not in line))
+    assert card_of(run).facts("Progress")["tokens seen"].startswith("not counted")
+
+
+def test_a_card_needs_a_checkpoint(run: RunDir) -> None:
+    with pytest.raises(UserError, match="no checkpoint of step 7; there is 6, 10"):
+        gather(run, 7)
+
+
+def test_the_input_format_is_what_the_tokenizer_writes(run: RunDir) -> None:
+    tokenizer = train_tokenizer(["I cannot sleep before my exams."] * 9, 300)
+    tokenizer.save_pretrained(str(Path(run.plan().pack.folder) / "tokenizer"))
+    data = Path(run.plan().recipe.data.source or "")
+    data.parent.mkdir()
+    turns = '{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}'
+    system = '{"role": "system", "content": "Be ``` kind."}'
+    data.write_text(3 * f'{{"messages": [{system}, {turns}]}}\n' + f'{{"messages": [{turns}]}}\n')
+    card = read_card(write_card(run))
+    expected = "<bos><|system|>Be ``` kind.<eos><|user|>I cannot sleep before my exams.<eos><|assistant|>"
+    assert f"````text\n{expected}\n````" in card.section("How to use it")
+    assert "3 of 4 conversations begin with a system message" in card.section("System message")
+
+
+def test_a_mistake_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

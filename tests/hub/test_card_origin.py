@@ -1,0 +1,86 @@
+"""Base model and licence are what a file says, or unknown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gemfit.hub.card import render
+from gemfit.hub.facts import gather
+from gemfit.hub.markdown import cell, code, verbatim
+from gemfit.hub.origin import find_origin
+from gemfit.hub.stated import Stated
+from gemfit.plan import Plan
+from gemfit.recipe import ModelRecipe
+from hub.cards import ReadCard
+from hub.recorded import recorded_plan, recorded_run
+
+
+def plan_of(folder: Path, **model: object) -> Plan:
+    plan = recorded_plan(folder)
+    recipe = plan.recipe.model_copy(update={"model": ModelRecipe.model_validate(model)})
+    return plan.model_copy(update={"recipe": recipe})
+
+
+def model_folder(folder: Path, config: dict[str, str], readme: str | None = None) -> str:
+    base = folder / "weights"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps(config))
+    if readme is not None:
+        (base / "README.md").write_text(readme)
+    return str(base)
+
+
+def test_a_gemma_of_the_hub_has_its_licence_and_name(tmp_path: Path) -> None:
+    found = find_origin(plan_of(tmp_path, id="google/gemma-3-1b-it", revision="main"), Stated())
+    assert (found.hub_id, found.license, found.revision) == ("google/gemma-3-1b-it", "gemma", "main")
+
+
+def test_the_licence_of_a_folder_is_that_of_its_readme(tmp_path: Path) -> None:
+    base = model_folder(tmp_path, {"model_type": "gemma3_text"}, "---\nlicense: apache-2.0\n---\n# A model\n")
+    found = find_origin(plan_of(tmp_path, id=base), Stated())
+    assert (found.license, found.hub_id) == ("apache-2.0", None)
+
+
+def test_a_folder_that_calls_itself_gemma_is_under_its_terms(tmp_path: Path) -> None:
+    base = model_folder(tmp_path, {"_model_name_or_path": "Gemma 3 270m"})
+    found = find_origin(plan_of(tmp_path, id=base), Stated())
+    assert found.license == "gemma"
+    assert str(tmp_path) not in found.name
+
+
+def test_an_architecture_is_no_licence(tmp_path: Path) -> None:
+    base = model_folder(tmp_path, {"model_type": "gemma3_text", "architectures": "Gemma3ForCausalLM"})
+    assert find_origin(plan_of(tmp_path, id=base), Stated()).license is None
+
+
+def test_what_is_stated_goes_before_what_is_found(tmp_path: Path) -> None:
+    stated = Stated(license="other", base_model="me/mine")
+    found = find_origin(plan_of(tmp_path, id="google/gemma-3-1b-it"), stated)
+    assert (found.license, found.hub_id) == ("other", "me/mine")
+
+
+@pytest.mark.parametrize(
+    ("merged", "relation", "library"), [(True, "finetune", "transformers"), (False, "adapter", "peft")]
+)
+def test_the_header_tells_an_adapter_from_a_whole_model(
+    tmp_path: Path, merged: bool, relation: str, library: str
+) -> None:
+    run = recorded_run(tmp_path / "run", attempts=False)
+    plan = run.plan()
+    values = plan.recipe.model_dump(mode="json")
+    values["model"] |= {"scratch": None, "id": "google/gemma-3-1b-it", "lora": {"rank": 4}}
+    values["hub"] |= {"push": "end", "repo": "me/mine", "merge_adapter": merged}
+    run.plan_file.write_text(json.dumps(plan.model_dump(mode="json") | {"recipe": values}))
+    header = ReadCard(render(gather(run), None)).header
+    assert (header["base_model_relation"], header["library_name"]) == (relation, library)
+    assert header["base_model"] == "google/gemma-3-1b-it"
+    assert header["model-index"][0]["name"] == "me/mine"
+
+
+def test_texts_cannot_break_out_of_where_they_stand() -> None:
+    assert cell("a | b\nc") == "a \\| b c"
+    assert verbatim("```\nx", "text") == "````text\n```\nx\n````"
+    assert code("a`b") == "``a`b``"

@@ -1,0 +1,117 @@
+"""``gemfit card``, ``chat`` and ``serve`` hand their work on: to the train extra, or to a server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from gemfit.errors import ExitCode
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit_launch import servers
+
+Cli = Callable[..., Result]
+Calls = list[tuple[str, list[str]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, plan: Plan) -> RunDir:
+    return RunDir.create(tmp_path / "run", plan)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Modules that would have been run; each ends with exit code 1, so that passing it on shows."""
+    made: Calls = []
+
+    def record(module: str, arguments: list[str]) -> ExitCode:
+        made.append((module, arguments))
+        return ExitCode.FAILED
+
+    for verb in ("card", "talk"):
+        monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.run_module", record)
+        monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.require_train_extra", lambda verb: None)
+    return made
+
+
+@pytest.fixture
+def exported(run: RunDir) -> Path:
+    run.export.mkdir()
+    (run.export / "config.json").write_text('{"dtype": "bfloat16"}')
+    return run.export
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *packages: str, scripts: tuple[str, ...] = ()) -> None:
+    """Let exactly these packages, and these commands on PATH, be there."""
+    monkeypatch.setattr(servers, "_is_there", packages.__contains__)
+    found = {script: f"/somewhere/{script}" for script in scripts}
+    monkeypatch.setattr("gemfit_launch.servers.shutil.which", found.get)
+
+
+def test_card_passes_on_what_is_stated(run: RunDir, calls: Calls, cli: Cli) -> None:
+    assert cli("card", run.root).exit_code == 1
+    cli("card", run.root, "--step", 20, "--language", "en", "--language", "de", "--pue", "1.2", "--json")
+    assert calls == [
+        ("gemfit.hub.card", [str(run.root)]),
+        (
+            "gemfit.hub.card",
+            [str(run.root), "--step", "20", "--language", "en", "--language", "de", "--pue", "1.2", "--json"],
+        ),
+    ]
+
+
+def test_card_is_of_a_run(tmp_path: Path, calls: Calls, cli: Cli) -> None:
+    assert (cli("card", tmp_path).exit_code, calls) == (2, [])
+
+
+def test_chat_passes_on_an_empty_system_message_and_a_dashed_one(run: RunDir, calls: Calls, cli: Cli) -> None:
+    assert cli("chat", run.root, "--system", "", "--checkpoint", "base").exit_code == 1
+    cli("chat", run.root, "--system=-x")
+    assert calls == [
+        ("gemfit.chat", [str(run.root), "--checkpoint=base", "--system="]),
+        ("gemfit.chat", [str(run.root), "--system=-x"]),
+    ]
+
+
+def test_serve_shows_the_command_of_the_server_that_is_there(
+    exported: Path, run: RunDir, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *servers.OF_TRANSFORMERS)
+    told = json.loads(cli("serve", run.root, "--port", "9000", "--json").stdout)
+    assert Path(told["argv"][0]).name == "transformers"
+    options = ["--host", "127.0.0.1", "--port", "9000", "--dtype", "bfloat16"]
+    assert told["argv"][1:] == ["serve", str(exported), *options]
+    assert told["url"] == "http://127.0.0.1:9000/v1"
+    install(monkeypatch, *servers.OF_TRANSFORMERS, scripts=("vllm",))
+    assert cli("serve", run.root).stdout.startswith("/somewhere/vllm serve ")
+
+
+def test_serve_needs_a_server_and_says_how_to_get_one(
+    exported: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, "transformers", "uvicorn", "openai")  # fastapi is missing
+    result = cli("serve", exported)
+    assert result.exit_code == 2
+    assert "pip install 'transformers[serving]'" in result.stderr
+
+
+def test_serve_says_how_to_export_first(run: RunDir, cli: Cli) -> None:
+    result = cli("serve", run.root)
+    assert result.exit_code == 2
+    assert f"gemfit export {run.root}" in result.stderr
+
+
+def test_serve_becomes_the_server_when_asked(
+    exported: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, scripts=("vllm",))
+    started: list[tuple[str, tuple[str, ...]]] = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: started.append((path, argv)))
+    cli("serve", exported, "--exec")
+    [(path, argv)] = started
+    assert (path, argv[:2]) == ("/somewhere/vllm", ("/somewhere/vllm", "serve"))
