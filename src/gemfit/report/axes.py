@@ -55,7 +55,7 @@ def by_time(story: Story) -> Axis:
 
 
 def shade_attempts(axes: Any, axis: Axis) -> None:
-    """Every other attempt is shaded, and its beginning a dotted line with its number."""
+    """Every other attempt is shaded; each but the first begins at a dotted line with its number."""
     if len(axis.starts) < 2:
         return
     for index, (number, begin, end) in enumerate(axis.starts):
@@ -63,9 +63,9 @@ def shade_attempts(axes: Any, axis: Axis) -> None:
             axes.axvspan(begin, end, color=BAND, zorder=0, linewidth=0)
         if index:
             axes.axvline(begin, color=FAINT, linestyle=":", linewidth=1)
-        if len(axis.starts) <= NUMBERED:
+        if index and len(axis.starts) <= NUMBERED:
             place = axes.get_xaxis_transform()
-            axes.text(begin, 1.0, f" {number}", transform=place, fontsize=8, color=FAINT, va="top")
+            axes.text(begin, 1.01, f"{number}", transform=place, fontsize=8, color=FAINT, ha="center")
 
 
 def draw_attempts(

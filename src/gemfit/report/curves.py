@@ -27,6 +27,8 @@ from gemfit.report.words import plural
 
 SMOOTHED_FROM = 100
 """Steps from which on single losses are noise."""
+MARKED = 40
+"""Evaluations up to which each is marked."""
 SPREAD = 30.0
 """Largest over smallest value from which on an axis is logarithmic."""
 
@@ -47,6 +49,7 @@ def training_charts(story: Story) -> tuple[Chart, ...]:
 
 
 def simple_chart(story: Story, name: str, title: str, ylabel: str, of: Values, form: str) -> Chart:
+    """One value of each step, from zero on; ``form`` writes a value."""
     axis = by_step(story)
 
     def draw(axes: Any) -> None:
@@ -75,7 +78,8 @@ def _losses(story: Story, axis: Axis, name: str, title: str) -> Chart:
             draw_attempts(axes, axis, gone, _loss, label=None if index else "done again", **style)
         if evaluations:
             x, y = [axis.at(e) for e in evaluations], [e.loss for e in evaluations]
-            axes.plot(x, y, color=SERIES[1], marker="s", markersize=4, label="held-out")
+            marker = "s" if len(x) <= MARKED else ""
+            axes.plot(x, y, color=SERIES[1], marker=marker, markersize=4, label="held-out")
         axes.set(title=title, xlabel=axis.label, ylabel="nats per token")
         finish(axes)
         axes.legend(loc="upper right")
@@ -114,7 +118,7 @@ def _gradients(story: Story) -> Chart:
         draw_attempts(axes, axis, story.steps, lambda s: s.grad_norm, color=SERIES[0])
         axes.axhline(bound, color=SERIES[1], linestyle="--", linewidth=1, label=f"clipped above {bound:g}")
         axes.set(title="gradient norm before clipping", xlabel=axis.label, ylabel="L2 norm")
-        if norms and min(norms) > 0 and max(*norms, bound) / min(*norms, bound) > SPREAD:
+        if norms and min(norms) > 0 and max([*norms, bound]) / min([*norms, bound]) > SPREAD:
             make_logarithmic(axes)
         else:
             axes.set_ylim(bottom=0)
