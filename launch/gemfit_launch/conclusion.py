@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gemfit.errors import ExitCode
+from gemfit.records import Verdict
 from gemfit.rundir import RunDir
 from gemfit_launch.local import Outcome
 
@@ -39,6 +40,8 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
     if verdict is None:
         how = f"the training processes ended with status {outcome.returncode} and left no verdict"
         return Ending(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
+    if verdict.outcome == "completed" and verdict.early_stop is not None:
+        return Ending(ExitCode.DONE, _early(verdict, root))
     if verdict.outcome == "completed":
         return Ending(ExitCode.DONE, f"completed {verdict.step} steps\nexport with: gemfit export {root}")
     if verdict.outcome == "stopped":
@@ -47,6 +50,14 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
         lines = [f"error: {line}" for line in verdict.reason.splitlines()]
         return Ending(ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(outcome.attempt)}"]))
     return Ending(ExitCode.FAILED, _failure(run, outcome, verdict.reason, f"resume with: {resume}"))
+
+
+def _early(verdict: Verdict, root: str) -> str:
+    best = verdict.early_stop.best_step if verdict.early_stop else verdict.step
+    return (
+        f"completed at step {verdict.step}: {verdict.reason}\n"
+        f"export the best with: gemfit export {root} --step {best}"
+    )
 
 
 def _failure(run: RunDir, outcome: Outcome, why: str, next_step: str) -> str:

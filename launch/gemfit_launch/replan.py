@@ -58,6 +58,12 @@ def refuse_other_training(root: Path, old: Plan, new: Plan, allowed_changes: Col
 
 def refuse_complete(run: RunDir, plan: Plan) -> None:
     """``UserError`` where ``run`` has done all steps of ``plan``."""
+    verdict = run.verdict()
+    if run.is_complete(plan) and verdict is not None and verdict.step < plan.steps.total:
+        raise UserError(
+            f"{run.root}: is complete: {verdict.reason}; to go on, resume with a larger "
+            "--set evaluation.early_stopping.patience=N, or with --set evaluation.early_stopping=null"
+        )
     if run.is_complete(plan):
         raise UserError(f"{run.root}: is complete ({plan.steps.total} steps); there is nothing to resume")
 

@@ -284,10 +284,20 @@ class CheckpointRecipe(Contract):
         return self
 
 
+class EarlyStopping(Contract):
+    """When a run has learned what it can: it then ends before its last step, as completed."""
+
+    patience: PositiveInt
+    """Evaluations in a row without an improvement after which the run ends."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much the held-out loss has to fall below its lowest value to be an improvement, in nats."""
+
+
 class EvaluationRecipe(Contract):
     """When to measure loss, perplexity and token accuracy on the held-out rows."""
 
     every_steps: PositiveInt = 100
+    early_stopping: EarlyStopping | None = None
 
 
 class TrackingRecipe(Contract):
@@ -314,6 +324,24 @@ class Recipe(Contract):
     tracking: TrackingRecipe = TrackingRecipe()
     hub: HubRecipe = HubRecipe()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+    @model_validator(mode="after")
+    def _the_best_of_early_stopping_stays(self) -> Self:
+        if self.evaluation.early_stopping is None:
+            return self
+        evaluated, saved = self.evaluation.every_steps, self.checkpoint.every_steps
+        if not self.checkpoint.keep_best:
+            raise ValueError(
+                "`evaluation.early_stopping` needs `checkpoint.keep_best`: the last is not the best"
+            )
+        if evaluated % saved:
+            raise ValueError(
+                f"`evaluation.early_stopping` needs a checkpoint of every step that is evaluated: "
+                f"`evaluation.every_steps` is {evaluated}, no multiple of `checkpoint.every_steps`, {saved}"
+            )
+        if not self.data.validation_share:
+            raise ValueError("`evaluation.early_stopping` needs held-out data; set `data.validation_share`")
+        return self
 
     @model_validator(mode="after")
     def _push_fits(self) -> Self:

@@ -172,6 +172,17 @@ class AttemptRecord(Contract):
     """Keys of the training's identity that may differ from what a checkpoint was saved under."""
 
 
+class EarlyStop(Contract):
+    """Why a run ended before its last step: its held-out loss had stopped falling."""
+
+    patience: int
+    """As `EarlyStopping` had it, like `min_delta`."""
+    min_delta: float
+    best_step: int
+    """When the loss fell last."""
+    best_loss: float
+
+
 class Verdict(Contract):
     """How an attempt ended. A missing verdict is a crash."""
 
@@ -180,3 +191,5 @@ class Verdict(Contract):
     attempt: int
     step: int
     reason: str = ""
+    early_stop: EarlyStop | None = None
+    """Of a run that completed before its last step."""

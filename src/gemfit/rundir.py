@@ -249,9 +249,16 @@ class RunDir:
         write_atomic(self.stop_file, "stop\n")
 
     def is_complete(self, plan: Plan) -> bool:
-        """Whether the last attempt did all steps of ``plan``, which may be longer than the one it had."""
+        """Whether the last attempt did all that ``plan`` wants, which may be more than the one it had."""
         verdict = self.verdict()
-        return verdict is not None and verdict.outcome == "completed" and verdict.step >= plan.steps.total
+        if verdict is None or verdict.outcome != "completed":
+            return False
+        if verdict.step >= plan.steps.total:
+            return True
+        asked, stop = plan.recipe.evaluation.early_stopping, verdict.early_stop
+        if asked is None or stop is None:
+            return False
+        return asked.patience <= stop.patience and asked.min_delta >= stop.min_delta
 
     @property
     def is_active(self) -> bool:

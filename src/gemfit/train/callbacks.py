@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from gemfit.contract import Contract
 from gemfit.data.order import rows_digest
+from gemfit.errors import UserError
 from gemfit.records import EvalRecord, LedgerRecord, StepRecord
 from gemfit.train.checkpoint.collective import rank
 
@@ -40,6 +41,11 @@ class BoundaryCallback(TrainerCallback):
         self.has_held_out = bool(trainer.held_out_rows.trained_tokens.sum())
         if not self.has_held_out:
             args.eval_on_start = False
+            if trainer.plan.recipe.evaluation.early_stopping is not None:
+                raise UserError(
+                    "evaluation.early_stopping: no trained token is held out, so nothing is evaluated; "
+                    "raise data.validation_share"
+                )
             if rank() == 0:
                 logger.warning(
                     "no trained token is held out, so nothing is evaluated; see data.validation_share"
@@ -98,6 +104,11 @@ class BoundaryCallback(TrainerCallback):
                 "step %d: held-out loss %.4f, perplexity %.2f, token accuracy %.3f",
                 *(step, found.loss, found.perplexity, found.token_accuracy),
             )
+        trainer.early.add(step, found.loss)
+        if trainer.early.stop is not None and step < state.max_steps:
+            control.should_training_stop = control.should_save = True
+            if rank() == 0:
+                logger.info("step %d: %s", step, trainer.early.reason)
 
     def _record_step(self, step: int, loss: float, digest: str) -> None:
         trainer, schedule = self.trainer, self.trainer.schedule

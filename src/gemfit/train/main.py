@@ -55,8 +55,15 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     with trainer.saver:
         trainer.train()
     step = trainer.state.global_step
-    completed = step >= plan.steps.total
-    verdict = Verdict(outcome="completed" if completed else "stopped", attempt=attempt, step=step)
+    early = trainer.early.stop
+    completed = early is not None or step >= plan.steps.total
+    verdict = Verdict(
+        outcome="completed" if completed else "stopped",
+        attempt=attempt,
+        step=step,
+        reason=trainer.early.reason,
+        early_stop=early,
+    )
     if rank() == 0:
         run.write_verdict(verdict)
     seconds = plan.recipe.hub.wait_seconds if completed else 0  # who is preempted has no time

@@ -33,6 +33,7 @@ from gemfit.train.checkpoint.background import Saver
 from gemfit.train.checkpoint.collective import on_every_rank
 from gemfit.train.checkpoint.saving import Origin, resume
 from gemfit.train.compiled import compile_layers
+from gemfit.train.early_stopping import EarlyStops
 from gemfit.train.engine import fsdp_plugin, place, reshard, restored_buffers, sharded
 from gemfit.train.hardware import HardwareCallback
 from gemfit.train.heldout import HeldOut, measure, to_device
@@ -83,6 +84,7 @@ class PackedTrainer(Trainer):
         """How long the last evaluation took."""
         self.measured: dict[int, HeldOut] = {}
         """The newest evaluation, by the step after which it was made."""
+        self.early = EarlyStops(plan.recipe.evaluation.early_stopping)
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
         self.base_weights = opened.weights
         self._speed_up(opened.model, arguments.device)
@@ -155,13 +157,19 @@ class PackedTrainer(Trainer):
         if manifest is not None:
             self.state.global_step = self.train_dataset.start_step = manifest.step
             self.saver.safe_step = manifest.step
-        self.args.eval_on_start = manifest is None
+            self.early.recall(self.run.metrics_file, manifest.step)
+        self.args.eval_on_start = manifest is None or self._missed_evaluation(manifest.step)
         selftest.check(self)
         reshard(self.model_wrapped)
         return prepared
 
+    def _missed_evaluation(self, step: int) -> bool:
+        """Whether early stopping waits for the figure of ``step``, where a stop came before it."""
+        return step % self.plan.recipe.evaluation.every_steps == 0 and self.early.lacks(step)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # resumed after the last step
+        resumed_at_the_end = self.state.global_step >= self.state.max_steps
+        if resumed_at_the_end or self.early.stop is not None:
             self.control.should_training_stop = True
         if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
