@@ -64,6 +64,7 @@ def test_the_page_is_sound_and_loads_nothing(written: tuple[str, list[Path]]) ->
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
+    assert text.count("<style") == 1, "the style of a chart would be the style of the page"
     assert not {"script", "iframe", "object", "embed", "link", "img", "base", "form"} & {
         t for t, _ in page.elements
     }

@@ -59,7 +59,9 @@ def lines_chart(
 
     def draw(axes: Any) -> None:
         for index, (who, points) in enumerate(curves.items()):
-            style = {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[index % len(DASHES)]}
+            # Beyond six, colours come again with other dashes.
+            dash = DASHES[(index + index // len(SERIES)) % len(DASHES)]
+            style = {"color": SERIES[index % len(SERIES)], "linestyle": dash}
             marker = {"marker": MARKERS[index % len(MARKERS)], "markersize": 4} if len(points) < 30 else {}
             axes.plot(*zip(*points, strict=True), label=_short(who), **style, **marker)
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
