@@ -221,6 +221,12 @@ def test_the_recipe_in_the_card_is_the_recipe_of_the_run(run: RunDir) -> None:
     assert card_of(run).facts("Reproduction")["pack fingerprint"] == run.plan().pack.fingerprint
 
 
+def test_a_card_for_a_repository_bears_its_name_and_loads_from_it(run: RunDir) -> None:
+    card = read_card(write_card(run, repo="me/mine"))
+    assert card.card.text.lstrip().startswith("# me/mine\n")
+    assert 'from_pretrained("me/mine"' in card.section("How to use it")
+
+
 def test_nothing_of_this_machine_is_published(run: RunDir) -> None:
     assert str(run.root.parent) not in str(card_of(run).card)
 

@@ -22,12 +22,16 @@ from gemfit.hub.stated import Stated, state
 from gemfit.rundir import RunDir, write_atomic
 
 
-def write_card(run: RunDir, *, step: int | None = None) -> Path:
+def write_card(
+    run: RunDir, *, step: int | None = None, repo: str | None = None, is_adapter: bool | None = None
+) -> Path:
     """Write the card of the checkpoint of ``step``, or of the newest, to ``run.card_file``; returns that.
 
-    What was stated and noted for an earlier card is in it. ``UserError`` without such a checkpoint.
+    ``repo`` is where the model goes, ``is_adapter`` whether its LoRA goes there alone; both are the recipe's
+    when left out. What was stated and noted for an earlier card is in it. ``UserError`` without such a
+    checkpoint.
     """
-    return save(render(gather(run, step), _tokenizer(run)), run.card_file)
+    return save(render(gather(run, step, repo=repo, is_adapter=is_adapter), _tokenizer(run)), run.card_file)
 
 
 def render(facts: CardFacts, tokenizer: Any | None) -> ModelCard:
@@ -57,9 +61,23 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
+    for line in unknown(facts):
+        sys.stderr.write(f"note: {line}\n")
     told = {"card": str(path), "step": facts.step, **_dict(card)}
     sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n" if arguments.json else f"{path}\n")
     return ExitCode.DONE
+
+
+def unknown(facts: CardFacts) -> list[str]:
+    """What the publisher could state, because no file of the run says it."""
+    origin, found = facts.origin, []
+    if origin.license is None:
+        found.append(f"the licence is not known ({origin.license_because}); state it with --license ID")
+    if origin.hub_id is None and not origin.is_scratch:
+        found.append(
+            "the base model's name on the Hub is not known; state it with --base-model NAMESPACE/NAME"
+        )
+    return found
 
 
 def _tokenizer(run: RunDir) -> Any | None:

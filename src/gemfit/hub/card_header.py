@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -10,6 +12,7 @@ from gemfit.evaluation import Interval
 from gemfit.hub.facts import CardFacts
 from gemfit.hub.results import Measured, measured
 
+DATASET = re.compile(r"[\w.-]+(/[\w.-]+)?")
 UNKNOWN_LICENSE = "unknown"
 
 
@@ -36,9 +39,10 @@ def header(facts: CardFacts) -> ModelCardData:
 
 
 def hub_datasets(facts: CardFacts) -> list[str]:
-    """Names of the sources that are on the Hub."""
+    """Names of the sources that are on the Hub; `hf:` may also name a folder, which is not."""
     sources = [source.source for source in facts.plan.recipe.data.mixture]
-    return [source.removeprefix("hf:") for source in sources if source.startswith("hf:")]
+    names = [source.removeprefix("hf:") for source in sources if source.startswith("hf:")]
+    return [name for name in names if DATASET.fullmatch(name) and not Path(name).exists()]
 
 
 def _results(facts: CardFacts) -> list[EvalResult]:
@@ -68,7 +72,9 @@ def data_name(facts: CardFacts) -> str:
 
 def short_source(name: str) -> str:
     """A path of this machine as its last part; anything else as it is."""
-    return name if name.startswith("hf:") else name.rstrip("/").rpartition("/")[2]
+    if name.startswith("hf:") and DATASET.fullmatch(name.removeprefix("hf:")):
+        return name
+    return name.rstrip("/").rpartition("/")[2]
 
 
 def _interval(found: Measured, interval: Interval) -> dict[str, float] | None:

@@ -72,7 +72,8 @@ def _curve(told: CardFacts) -> str:
             rows,
             numbers=("step", "training loss", "learning rate"),
         ),
-        f"{len(rows)} of {len(steps):,} recorded steps, in nats per trained token of one step.",
+        f"{len(rows)} of {len(steps):,} recorded steps, in nats per trained token of one step. "
+        "`gemfit report` draws all of them.",
     )
 
 

@@ -19,6 +19,7 @@ from gemfit.hub.origin import Origin, find_origin
 from gemfit.hub.stated import Stated, read_stated
 from gemfit.manifest import CheckpointManifest, PackManifest
 from gemfit.plan import Plan
+from gemfit.records import Verdict
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint import integrity
 
@@ -42,18 +43,31 @@ class CardFacts:
     audit: Audit | None
     system: SystemPrompts | str
     """Of the training data, or why they could not be counted."""
+    verdict: Verdict | None
+    """Of the last attempt, where it ended with this checkpoint."""
     notes: str
     stated: Stated
+    repo: str | None
+    """Where the model is published, if that is known."""
     is_adapter: bool
+    """Whether a LoRA is published alone."""
 
 
-def gather(run: RunDir, step: int | None = None) -> CardFacts:
-    """The facts of the checkpoint of ``step``, or of the newest; ``UserError`` without a checkpoint."""
+def gather(
+    run: RunDir, step: int | None = None, *, repo: str | None = None, is_adapter: bool | None = None
+) -> CardFacts:
+    """The facts of the checkpoint of ``step``, or of the newest; ``UserError`` without a checkpoint.
+
+    ``repo`` and ``is_adapter`` are as the recipe has them unless given.
+    """
     checkpoint = find_checkpoint(run, step)
     plan, stated = plan_of_attempt(run, checkpoint.attempt), read_stated(run)
     folder, evaluation, audit = Path(plan.pack.folder), run.evaluation_file, run.audit_file
+    repo, verdict = repo or plan.recipe.hub.repo, run.verdict()
+    if is_adapter is None:
+        is_adapter = plan.recipe.model.lora is not None and not plan.recipe.hub.merge_adapter
     return CardFacts(
-        name=plan.recipe.hub.repo or run.root.resolve().name,
+        name=repo or run.root.resolve().name,
         step=checkpoint.step,
         plan=plan,
         checkpoint=checkpoint,
@@ -65,8 +79,10 @@ def gather(run: RunDir, step: int | None = None) -> CardFacts:
         audit=Audit.read(audit) if audit.is_file() else None,
         system=_system(plan),
         notes=run.card_notes.read_text(encoding="utf-8").strip() if run.card_notes.is_file() else "",
+        verdict=verdict if verdict and verdict.step == checkpoint.step else None,
         stated=stated,
-        is_adapter=plan.recipe.model.lora is not None and not plan.recipe.hub.merge_adapter,
+        repo=repo,
+        is_adapter=is_adapter,
     )
 
 

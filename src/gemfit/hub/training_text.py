@@ -75,12 +75,17 @@ def _hyperparameters(plan: Plan) -> Iterable[tuple[str, str]]:
 
 
 def _progress(told: CardFacts) -> Iterable[tuple[str, str]]:
-    steps = told.history.steps
+    steps, verdict = told.history.steps, told.verdict
     complete = len(steps) == told.step
     yield "optimizer steps", f"{told.step:,}"
     yield "epochs", f"{told.step / told.plan.steps.per_epoch:.4f}"
     yield "tokens seen", _sum([record.tokens for record in steps], complete)
     yield "tokens trained on", _sum([record.trained_tokens for record in steps], complete)
+    if verdict is not None:
+        yield (
+            "the run",
+            verdict.outcome + (f": {verdict.reason}" if verdict.reason else " with this checkpoint"),
+        )
     if steps:
         yield "training loss, first step", f"{steps[0].loss:.4f}"
         yield "training loss, last step", f"{steps[-1].loss:.4f}"

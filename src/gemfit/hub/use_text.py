@@ -36,7 +36,7 @@ def use_section(told: CardFacts, tokenizer: Any | None) -> str:
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": QUESTION})
     listed = "[\n" + "".join(f"    {message!r},\n" for message in messages) + "]"
-    place = told.plan.recipe.hub.repo or PLACE
+    place = told.repo or PLACE
     written = (
         [
             "The chat template writes them as exactly this text, which ends where the reply begins:",
@@ -45,9 +45,11 @@ def use_section(told: CardFacts, tokenizer: Any | None) -> str:
         if tokenizer is not None
         else ["The tokenizer of the run is gone, so no example of its text can be shown here."]
     )
-    return section(
-        "How to use it", verbatim(LOADING.format(place=place, messages=listed), "python"), *written
+    with_peft = (
+        "The adapter is loaded on top of its base model, which needs `peft`." if told.is_adapter else ""
     )
+    program = verbatim(LOADING.format(place=place, messages=listed), "python")
+    return section("How to use it", with_peft, program, *written)
 
 
 def limits_section(told: CardFacts) -> str:
