@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.content.likeness import (
-    NUM_HASHES,
-    SHINGLE,
-    band_width,
-    merge_groups,
-    near_groups,
-    signatures,
-)
+from gemfit.data.content.likeness import NUM_HASHES, SHINGLE, signatures
+from gemfit.data.content.near import Signatures, band_width, merge_groups, near_groups
 from gemfit.data.reading.conversation import ROLES
 
 Talk = list[tuple[str, list[int]]]
@@ -33,8 +27,20 @@ def signed(talks: list[Talk], num_hashes: int = 64) -> NDArray[np.uint32]:
     )
 
 
+def stored(values: NDArray[np.uint32], threshold: float = 0.8) -> Signatures:
+    """Signatures where the builder has them."""
+    found = Signatures(values.shape[1], threshold)
+    for some in np.array_split(values, 3):
+        found.append(some)
+    return found
+
+
+def in_order(count: int) -> NDArray[np.int32]:
+    return np.arange(count, dtype=np.int32)
+
+
 def grouped(talks: list[Talk], threshold: float = 0.8) -> list[int]:
-    groups = near_groups(signed(talks), threshold, np.arange(len(talks)))
+    groups = near_groups(stored(signed(talks), threshold), in_order(len(talks)))
     return [int(group) for group in groups]
 
 
@@ -143,8 +149,8 @@ def test_near_copies_are_found_among_conversations_of_one_template() -> None:
     ]
     copies = [changed(rng, one, 1) for one in talks[:200]]
     assert 0.5 < jaccard(talks[0], talks[1]) < 0.6
-    order = rng.permutation(2200)
-    groups = near_groups(signed(talks + copies), 0.8, order)[np.argsort(order)]
+    order = rng.permutation(2200).astype(np.int32)
+    groups = near_groups(stored(signed(talks + copies)), order)[np.argsort(order)]
     assert (groups[:200] == groups[2000:]).mean() > 0.99
     assert np.bincount(groups).max() == 2
 
@@ -153,7 +159,7 @@ def test_a_bucket_of_very_many_is_gone_through_in_bounded_time() -> None:
     rng = np.random.default_rng(7)
     row = rng.integers(0, 2**32, 64, dtype=np.uint32)
     same = np.tile(row, (200_000, 1))
-    assert not near_groups(same, 0.8, np.arange(len(same))).any()
+    assert not near_groups(stored(same), in_order(len(same))).any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -165,8 +171,8 @@ def test_groups_do_not_depend_on_the_order_of_the_input(seed: int) -> None:
     values = signed(talks)
     shuffle = rng.permutation(len(talks))
     # The canonical order is any order that follows from content; here it is that of the talks.
-    plain = near_groups(values, 0.8, np.arange(len(talks)))
-    other = near_groups(values[shuffle], 0.8, np.argsort(shuffle))
+    plain = near_groups(stored(values), in_order(len(talks)))
+    other = near_groups(stored(values[shuffle]), np.argsort(shuffle).astype(np.int32))
     assert plain.tolist() == other.tolist()
 
 
@@ -181,7 +187,7 @@ def test_a_pair_at_the_threshold_is_rarely_missed(threshold: float, places: int)
 )
 def test_merged_groups_are_the_connected_components_of_both(labels: list[tuple[int, int]]) -> None:
     firsts: dict[int, int] = {}
-    parents = np.array([firsts.setdefault(one, at) for at, (one, _) in enumerate(labels)], np.int64)
+    parents = np.array([firsts.setdefault(one, at) for at, (one, _) in enumerate(labels)], np.int32)
     merged = merge_groups(parents, np.array([other for _, other in labels], np.uint64)).tolist()
     expected = list(range(len(labels)))
     for _ in labels:  # until nothing moves: the least index spreads over shared labels

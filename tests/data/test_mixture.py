@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.test_likeness import changed, jaccard, signed, talk
+from data.test_likeness import changed, jaccard, signed, stored, talk
 from gemfit.data.content.choose import (
     NOWHERE,
     TRAIN,
@@ -33,7 +33,7 @@ def candidates(**columns: Any) -> Candidates:
     plain: dict[str, Any] = {
         "digests": np.stack([mix(numbers), numbers], axis=1),
         "likeness": mix(numbers + np.uint64(2**40)),
-        "signatures": np.empty((count, 0), np.uint32),
+        "signatures": stored(np.empty((count, 0), np.uint32)),
         "source": np.zeros(count, np.int16),
         "fate": np.zeros(count, np.int8),
     }
@@ -63,7 +63,7 @@ def inputs(draw: st.DrawFn) -> tuple[Candidates, DataRecipe]:
     found = candidates(
         digests=np.stack([mix(content), content], axis=1),
         likeness=mix(content // np.uint64(2)),
-        signatures=signatures[content],
+        signatures=stored(signatures[content]),
         source=np.array(sources, np.int16),
         fate=fates[content % np.uint64(6)],
     )
@@ -116,7 +116,8 @@ def test_the_order_of_the_lines_changes_nothing(
     moved = list(range(len(found.source)))
     shuffle.shuffle(moved)
     moved.sort(key=lambda at: int(found.source[at]))  # sources stay in the order of the recipe
-    other = candidates(**{name: getattr(found, name)[moved] for name in Candidates.__dataclass_fields__})
+    columns = {name: getattr(found, name)[moved] for name in ("digests", "likeness", "source", "fate")}
+    other = candidates(signatures=stored(found.signatures.values.mapped()[moved]), **columns)
     one, two = choose(found, data, seed=1), choose(other, data, seed=1)
     assert by_content(found, one) == by_content(other, two)
     assert sorted(one.fate.tolist()) == sorted(two.fate.tolist())
@@ -148,7 +149,7 @@ def test_no_near_duplicate_of_a_training_conversation_is_held_out() -> None:
     rng = np.random.default_rng(8)
     talks = [copy for _ in range(150) for one in [talk(rng, 60)] for copy in (one, changed(rng, one, 1))]
     assert all(jaccard(talks[at], talks[at + 1]) > 0.85 for at in range(0, 300, 2))
-    found = candidates(signatures=signed(talks))
+    found = candidates(signatures=stored(signed(talks)))
 
     def leaks(near_duplicates: str) -> int:
         data = recipe(near_duplicates=near_duplicates, validation_share=0.3)
@@ -166,7 +167,7 @@ def test_data_of_one_template_is_held_out_one_by_one() -> None:
     rng = np.random.default_rng(9)
     template = talk(rng)
     talks = [changed(rng, template, 3) for _ in range(600)]
-    found = candidates(signatures=signed(talks))
+    found = candidates(signatures=stored(signed(talks)))
     for near_duplicates in ("ignore", "group"):
         data = recipe(near_duplicates=near_duplicates, validation_share=0.2)
         held_out = (choose(found, data, seed=1).split == VALIDATION).mean()
@@ -178,10 +179,10 @@ def test_what_is_left_out_is_near_the_one_that_stays_for_it() -> None:
     chain = [talk(rng)]
     for _ in range(30):
         chain.append(changed(rng, chain[-1], 2))
-    found = candidates(signatures=signed(chain, 128))
+    found = candidates(signatures=stored(signed(chain, 128)))
     choice = choose(found, recipe(near_duplicates="drop", validation_share=0), seed=1)
     left = np.flatnonzero(choice.fate == Fate.NEAR_DUPLICATE)
-    values = found.signatures
+    values = found.signatures.values.mapped()
     assert 5 < len(left) < 30, "a chain keeps more than one"
     assert (choice.fate[choice.original[left]] == Fate.KEPT).all()
     assert ((values[left] == values[choice.original[left]]).mean(axis=1) >= 0.8).all()
@@ -194,7 +195,7 @@ def test_the_share_held_out_does_not_depend_on_the_size_of_groups() -> None:
         signatures = np.repeat(
             np.random.default_rng(size).integers(0, 2**32, (count // size, 64), dtype=np.uint32), size, axis=0
         )
-        found = candidates(likeness=likeness, signatures=signatures)
+        found = candidates(likeness=likeness, signatures=stored(signatures))
         choice = choose(found, recipe(near_duplicates="group", validation_share=0.1), seed=1)
         share = (choice.split == VALIDATION).mean()
         assert abs(share - 0.1) < 4 * (0.09 * size / count) ** 0.5
@@ -237,7 +238,7 @@ def test_a_copy_in_two_sources_belongs_to_the_first() -> None:
 
 def test_a_near_copy_that_cannot_be_packed_replaces_none_that_can() -> None:
     same = np.zeros((2, 128), np.uint32)
-    found = candidates(signatures=same, fate=np.array([Fate.OVERLONG, Fate.KEPT], np.int8))
+    found = candidates(signatures=stored(same), fate=np.array([Fate.OVERLONG, Fate.KEPT], np.int8))
     choice = choose(found, recipe(near_duplicates="drop", validation_share=0), seed=1)
     assert choice.fate.tolist() == [Fate.OVERLONG, Fate.KEPT]
 

@@ -1,9 +1,9 @@
 """Build a pack: conversations in, a folder of packed rows out, whole or not at all.
 
-First every block of the input becomes a part, on all cores (``make_parts``); then one process decides
-what each row holds (``plan_rows``), and all cores gather and write the rows (``rows``). What the parent
-keeps is the columns of the parts, some 115 bytes a conversation; a worker keeps one block, then one batch
-of rows. Disk: parts take 4 bytes a token and stay in the cache, the result takes 8 bytes a place.
+First every block of the input becomes a part, on all cores (``make_parts``); meanwhile the parent joins
+their columns on disk (``talks``), then decides what each row holds (``plan_rows``), and all cores gather
+and write the rows (``rows``). The engines are given back before that. A worker keeps one block, then one
+batch of rows. Disk: parts take 4 bytes a token and stay in the cache, the result takes 8 bytes a place.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gemfit.data.building.assemble import assemble
 from gemfit.data.building.known import digest_of
 from gemfit.data.building.make_parts import ALL, Made, Shard, make_parts
 from gemfit.data.building.parts import PartStore, note_shards, noted_shards, part_store, trim
-from gemfit.data.building.prepare import prepare_rendering, prepare_tokenizer, settle
+from gemfit.data.building.prepare import prepare_rendering, prepare_tokenizer, release, settle
 from gemfit.data.building.progress import Progress, progress
 from gemfit.data.building.staging import explained, staging
-from gemfit.data.building.talks import read_talks
+from gemfit.data.building.talks import Collector
 from gemfit.data.encode import Engine, EngineMismatch
 from gemfit.data.reading.inputs import check_unchanged
 from gemfit.data.rendering.prepared import Rendering
@@ -52,8 +52,9 @@ def build_pack(job: PackJob, out: Path, ways: Ways, say: Say) -> PackManifest:
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
     store = part_store(job, digest_of(tokenizer))
-    made = _parts(job, tokenizer, store, ways, say)
-    return _joined(job, tokenizer, store, made, out, ways)
+    collector = _parts(job, tokenizer, store, ways, say)
+    release(tokenizer)
+    return _joined(job, tokenizer, store, collector, out, ways)
 
 
 def build_shard(job: PackJob, shard: Shard, ways: Ways, say: Say) -> None:
@@ -77,7 +78,10 @@ def merge_pack(job: PackJob, out: Path, ways: Ways) -> PackManifest:
     missing = [one.number for one in made if one.state == "missing"]
     if missing:
         raise UserError(_to_run(missing, len(made), noted_shards(job)))
-    return _joined(job, tokenizer, store, made, out, ways)
+    collector = Collector(store, job.data)
+    for one in made:
+        collector.add(one)
+    return _joined(job, tokenizer, store, collector, out, ways)
 
 
 def _existing(job: PackJob, out: Path) -> PackManifest:
@@ -98,30 +102,41 @@ def _to_run(missing: list[int], blocks: int, shards: int | None) -> str:
 
 def _parts(
     job: PackJob, tokenizer: Any, store: PartStore, ways: Ways, say: Say, shard: Shard = ALL
-) -> list[Made]:
+) -> Collector:
     """Make the parts; once more by the reference, if the fast engine was caught at a difference."""
     rendering = prepare_rendering(job, tokenizer, say, ways.engine)
     try:
-        made = _with_progress(job, store, rendering, ways, shard)
+        made, collector = _with_progress(job, store, rendering, ways, shard)
     except EngineMismatch as difference:
         if ways.engine != "auto":
             raise UserError(f"--engine {ways.engine}: {difference}; use --engine tokenizers") from None
         say(f"{difference}; the parts that {rendering.encoder.name} made are made again by tokenizers")
         store.drop(rendering.encoder.name)
         rendering = prepare_rendering(job, tokenizer, say, "tokenizers")
-        made = _with_progress(job, store, rendering, ways, shard)
+        made, collector = _with_progress(job, store, rendering, ways, shard)
     if found := sum(one.state == "found" for one in made):
         say(f"{found:,} of {len(made):,} blocks were there")
-    return made
+    return collector
 
 
 def _with_progress(
     job: PackJob, store: PartStore, rendering: Rendering, ways: Ways, shard: Shard
-) -> list[Made]:
+) -> tuple[list[Made], Collector]:
     settle()
     with _progress(job, "reading", shard.count) as shown:
         try:
-            return make_parts(job, store, rendering, num_workers=ways.num_workers, shard=shard, at=shown.at)
+            collector = Collector(store, job.data)
+            take = collector.add if shard == ALL else lambda made: None
+            made = make_parts(
+                job,
+                store,
+                rendering,
+                num_workers=ways.num_workers,
+                shard=shard,
+                at=shown.at,
+                take=take,
+            )
+            return made, collector
         except OSError as error:
             raise explained(error, store.folder) from error
 
@@ -133,9 +148,9 @@ def _progress(job: PackJob, what: str, shards: int = 1) -> AbstractContextManage
 
 
 def _joined(
-    job: PackJob, tokenizer: Any, store: PartStore, made: list[Made], out: Path, ways: Ways
+    job: PackJob, tokenizer: Any, store: PartStore, collector: Collector, out: Path, ways: Ways
 ) -> PackManifest:
-    talks, notes = read_talks(store, made)
+    talks, notes = collector.finish()
     with staging(out) as partial:
         manifest = assemble(job, tokenizer, talks, notes, partial, num_workers=ways.num_workers)
         check_unchanged(job.files)

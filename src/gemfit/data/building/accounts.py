@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.building.shards import SplitPlan, as_arrow
 from gemfit.data.building.talks import Notes, Talks
+from gemfit.data.columnfile import let_go, stretches
 from gemfit.data.content.choose import Choice, Fate
 from gemfit.data.reading.conversation import ROLES
 from gemfit.manifest import Losses, TokenFlow
@@ -38,7 +40,6 @@ SCHEMA = pa.schema(
         ("untrained", pa.int32()),
     ]
 )
-_BATCH = 2**16
 _LOST_WHOLE = {
     "duplicate": Fate.DUPLICATE,
     "near_duplicate": Fate.NEAR_DUPLICATE,
@@ -48,14 +49,40 @@ _LOST_WHOLE = {
 }
 
 
+class PieceSums(NamedTuple):
+    """Sums over the pieces in the rows of a split."""
+
+    packed: NDArray[np.int64]
+    """(sources,): tokens."""
+    repeated: NDArray[np.int64]
+    """(sources,): those of them that are repeated context."""
+    torn: int
+    """Pieces that begin inside a message."""
+
+
+def piece_sums(
+    talks: Talks, choice: Choice, source: NDArray[np.int16], count: int, plan: SplitPlan
+) -> PieceSums:
+    """What the rows of a split hold of each of ``count`` sources. source: (conversations,)."""
+    packed, repeated, torn = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
+    for here in stretches(len(plan.first)):
+        owner = source[choice.order[plan.document[here]]]
+        atoms = talks.atoms[plan.first[here]]
+        packed += _summed(owner, plan.lengths[here], count)
+        repeated += _summed(owner, atoms["context"], count)
+        torn += int(np.count_nonzero(atoms["torn"]))
+        let_go(talks.atoms)
+    return PieceSums(packed, repeated, torn)
+
+
 def token_flow(
-    talks: Talks, choice: Choice, source: NDArray[np.int16], names: Sequence[str], plans: Sequence[SplitPlan]
+    talks: Talks, choice: Choice, source: NDArray[np.int16], names: Sequence[str], pieces: Sequence[PieceSums]
 ) -> dict[str, TokenFlow]:
     """The flow of each source and of all; ``ValueError`` if they do not add up, which is a bug.
 
-    source: (conversations,), index into ``names``.
+    source: (conversations,), index into ``names``. pieces: of every split.
     """
-    columns = _flow_columns(talks, choice, source, len(names), plans)
+    columns = _flow_columns(talks, choice, source, len(names), pieces)
     total = {"total": {name: int(sums.sum()) for name, sums in columns.items()}}
     each = {
         source_name: {name: int(sums[number]) for name, sums in columns.items()}
@@ -69,41 +96,48 @@ def token_flow(
 
 
 def _flow_columns(
-    talks: Talks, choice: Choice, source: NDArray[np.int16], count: int, plans: Sequence[SplitPlan]
+    talks: Talks, choice: Choice, source: NDArray[np.int16], count: int, pieces: Sequence[PieceSums]
 ) -> dict[str, NDArray[np.int64]]:
-    def summed(values: NDArray[np.int32] | NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-        # Weights of bincount are floats: exact up to 2**53 tokens.
-        return np.bincount(source[chosen], weights=values[chosen], minlength=count).astype(np.int64)
+    sums = {name: np.zeros(count, np.int64) for name in TokenFlow.model_fields}
+    for here in talks.stretches():
+        owner, fate, tokens = source[here], choice.fate[here], talks.tokens[here]
+        truncated, untrained = talks.truncated[here], talks.untrained[here]
+        settled = (fate == Fate.KEPT) | (fate == Fate.UNTRAINED)
+        again = (tokens.astype(np.int64) - truncated - untrained) * (choice.copies[here].astype(np.int64) - 1)
+        for name, lost in _LOST_WHOLE.items():
+            sums[name] += _summed(owner, tokens, count, fate == lost)
+        sums["tokens_read"] += _summed(owner, tokens, count)
+        sums["oversampled"] += _summed(owner, again, count, fate == Fate.KEPT)
+        sums["truncated"] += _summed(owner, truncated, count, settled)
+        sums["untrained"] += _summed(owner, untrained, count, settled)
+    for one in pieces:
+        sums["packed"] += one.packed
+        sums["repeated"] += one.repeated
+    return sums
 
-    every = np.ones(len(talks), np.bool_)
-    settled = (choice.fate == Fate.KEPT) | (choice.fate == Fate.UNTRAINED)
-    bodies = talks.tokens.astype(np.int64) - talks.truncated - talks.untrained
-    columns = {name: summed(talks.tokens, choice.fate == fate) for name, fate in _LOST_WHOLE.items()}
-    columns |= {
-        "tokens_read": summed(talks.tokens, every),
-        "oversampled": summed(bodies * (choice.copies.astype(np.int64) - 1), choice.fate == Fate.KEPT),
-        "truncated": summed(talks.truncated, settled),
-        "untrained": summed(talks.untrained, settled),
-        "packed": np.zeros(count, np.int64),
-        "repeated": np.zeros(count, np.int64),
-    }
-    for plan in plans:
-        owner = source[choice.order[plan.document]]
-        context = talks.places.context[plan.first]
-        columns["packed"] += np.bincount(owner, weights=plan.lengths, minlength=count).astype(np.int64)
-        columns["repeated"] += np.bincount(owner, weights=context, minlength=count).astype(np.int64)
-    return columns
+
+def _summed(
+    owner: NDArray[np.int16], values: NDArray[Any], count: int, chosen: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Sums of values by owner: (count,)."""
+    if chosen is not None:
+        owner, values = owner[chosen], values[chosen]
+    # Weights of bincount are floats: exact up to 2**53 tokens.
+    return np.bincount(owner, weights=values, minlength=count).astype(np.int64)
 
 
 def losses(
-    talks: Talks, choice: Choice, notes: Notes, flow: TokenFlow, plans: Sequence[SplitPlan], seq_len: int
+    talks: Talks, choice: Choice, notes: Notes, flow: TokenFlow, pieces: Sequence[PieceSums], seq_len: int
 ) -> Losses:
     """Counts of lines, conversations and pieces."""
-    fates = np.bincount(choice.fate, minlength=len(Fate))
-    kept = choice.fate == Fate.KEPT
-    settled = kept | (choice.fate == Fate.UNTRAINED)
-    long = talks.tokens > seq_len
-    cut_off = talks.truncated > 0
+    fates = np.zeros(len(Fate), np.int64)
+    split = truncated = 0
+    for here in talks.stretches():
+        fate, cut_off = choice.fate[here], talks.truncated[here] > 0
+        fates += np.bincount(fate, minlength=len(Fate))
+        kept = fate == Fate.KEPT
+        split += int(np.count_nonzero(kept & (talks.tokens[here] > seq_len) & ~cut_off))
+        truncated += int(np.count_nonzero((kept | (fate == Fate.UNTRAINED)) & cut_off))
     return Losses(
         lines_read=notes.lines,
         blank_lines=notes.blank,
@@ -112,12 +146,12 @@ def losses(
         near_duplicate_conversations=int(fates[Fate.NEAR_DUPLICATE]),
         left_by_weight_conversations=int(fates[Fate.LEFT_BY_WEIGHT]),
         beyond_max_rows_conversations=int(fates[Fate.BEYOND_MAX_ROWS]),
-        split_conversations=int(np.count_nonzero(kept & long & ~cut_off)),
+        split_conversations=split,
         repeated_tokens=flow.repeated,
-        torn_pieces=sum(int(np.count_nonzero(talks.torn[plan.first])) for plan in plans),
+        torn_pieces=sum(one.torn for one in pieces),
         untrained_conversations=int(fates[Fate.UNTRAINED]),
         untrained_tokens=flow.untrained,
-        truncated_conversations=int(np.count_nonzero(settled & cut_off)),
+        truncated_conversations=truncated,
         truncated_tokens=flow.truncated,
         dropped_conversations=int(fates[Fate.OVERLONG]),
         dropped_tokens=flow.overlong,
@@ -126,10 +160,12 @@ def losses(
 
 def role_tokens(talks: Talks, choice: Choice) -> dict[str, int]:
     """Tokens of each role in kept conversations, each counted once; ``control`` belongs to no turn."""
-    kept = choice.fate == Fate.KEPT
-    sums = talks.role_tokens[kept].sum(axis=0, dtype=np.int64).tolist()
-    control = int(talks.tokens[kept].sum(dtype=np.int64)) - sum(sums)
-    return dict(zip(ROLES, sums, strict=True)) | {"control": control}
+    sums, total = np.zeros(len(ROLES), np.int64), 0
+    for here in talks.stretches():
+        kept = choice.fate[here] == Fate.KEPT
+        sums += talks.role_tokens[here][kept].sum(axis=0, dtype=np.int64)
+        total += int(talks.tokens[here][kept].sum(dtype=np.int64))
+    return dict(zip(ROLES, sums.tolist(), strict=True)) | {"control": total - int(sums.sum())}
 
 
 def write_conversations(path: Path, talks: Talks, choice: Choice, source: NDArray[np.int16]) -> None:
@@ -137,18 +173,17 @@ def write_conversations(path: Path, talks: Talks, choice: Choice, source: NDArra
     numbers = choice.numbers()
     names = _strings([fate.name.lower() for fate in Fate])
     with path.open("wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for start in range(0, len(talks), _BATCH):
-            here = slice(start, start + _BATCH)
+        for here in talks.stretches():
             digests = pa.py_buffer(np.ascontiguousarray(talks.digests[here]).astype("<u8"))
             columns = [
                 as_arrow(source[here]),
-                as_arrow(talks.input[here]),
+                as_arrow(talks.inputs(np.arange(here.start, here.stop))),
                 as_arrow(talks.line[here]),
-                pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(talks.tokens[here]), [None, digests]),
+                pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), here.stop - here.start, [None, digests]),
                 as_arrow(talks.tokens[here]),
                 as_arrow(talks.trained[here]),
                 pa.DictionaryArray.from_arrays(as_arrow(choice.fate[here]), names),
-                as_arrow(numbers[here]),
+                as_arrow(numbers[here].astype(np.int64)),
                 as_arrow(choice.copies[here]),
                 as_arrow(choice.split[here]),
                 as_arrow(talks.truncated[here]),

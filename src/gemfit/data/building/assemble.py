@@ -14,7 +14,9 @@ import gemfit
 from gemfit.data.building.accounts import (
     CONVERSATIONS,
     REJECTED,
+    PieceSums,
     losses,
+    piece_sums,
     role_tokens,
     token_flow,
     write_conversations,
@@ -25,8 +27,9 @@ from gemfit.data.building.plan_rows import SPLITS, plan_split
 from gemfit.data.building.progress import progress
 from gemfit.data.building.rows import write_rows
 from gemfit.data.building.shards import Source, SplitPlan
-from gemfit.data.building.talks import Notes, Talks, read_signatures
+from gemfit.data.building.talks import Notes, Talks
 from gemfit.data.content.choose import TRAIN, Candidates, Choice, Fate, choose, within_max_rows
+from gemfit.data.reading.columns import Ints
 from gemfit.data.reading.inputs import inputs_of
 from gemfit.data.store import file_digest
 from gemfit.data.tokenizer import pad_id, save_tokenizer
@@ -42,18 +45,13 @@ def assemble(
 ) -> PackManifest:
     """Write everything but the manifest into ``folder``; the manifest."""
     sources = _sources_of(job, talks)
-    choice = _choose(job, talks, sources, folder)
+    choice = _choose(job, talks, sources)
     _check_enough(job, talks, choice, notes)
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
     plans = [plan_split(talks, choice, split, seq_len, tight=tight) for split in range(len(SPLITS))]
-    flow = token_flow(talks, choice, sources, _names(job), plans)
-    source = Source(
-        places=talks.places,
-        starts=talks.starts,
-        paths=talks.paths,
-        seq_len=seq_len,
-        pad=pad_id(tokenizer),
-    )
+    pieces = [piece_sums(talks, choice, sources, len(job.sources), plan) for plan in plans]
+    flow = token_flow(talks, choice, sources, _names(job), pieces)
+    source = Source(atoms=talks.atoms, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
     with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
         shards, trained = write_rows(
             folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at
@@ -73,8 +71,11 @@ def assemble(
         pad_id=pad_id(tokenizer),
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
-        splits={plan.name: _counts(plan, talks, trained[plan.name]) for plan in plans},
-        losses=losses(talks, choice, notes, flow["total"], plans, seq_len),
+        splits={
+            plan.name: _counts(plan, sums, trained[plan.name])
+            for plan, sums in zip(plans, pieces, strict=True)
+        },
+        losses=losses(talks, choice, notes, flow["total"], pieces, seq_len),
         flow=flow,
         roles=role_tokens(talks, choice),
         pii=notes.pii,
@@ -93,22 +94,33 @@ def _names(job: PackJob) -> list[str]:
 def _sources_of(job: PackJob, talks: Talks) -> NDArray[np.int16]:
     """The source of each conversation."""
     by_input = np.array([one.source for one in inputs_of(job)], np.int16)
-    return by_input[talks.input]
+    sources = np.empty(len(talks), np.int16)
+    for here in talks.stretches():
+        sources[here] = by_input[talks.inputs(np.arange(here.start, here.stop))]
+    return sources
 
 
-def _choose(job: PackJob, talks: Talks, sources: NDArray[np.int16], folder: Path) -> Choice:
-    scratch = folder / "signatures"
-    whole = np.diff(talks.first_atom) > 0
-    lost = np.where(talks.dropped > 0, Fate.OVERLONG, Fate.UNTRAINED)
+def _fates(talks: Talks) -> NDArray[np.int8]:
+    """What is packed unless something else is against it: (conversations,)."""
+    fates = np.empty(len(talks), np.int8)
+    for here in talks.stretches():
+        before = talks.atom_ends[here.start - 1 : here.start]
+        whole = np.diff(talks.atom_ends[here], prepend=before if here.start else 0) > 0
+        lost = np.where(talks.dropped[here] > 0, Fate.OVERLONG, Fate.UNTRAINED)
+        fates[here] = np.where(whole, Fate.KEPT, lost)
+    return fates
+
+
+def _choose(job: PackJob, talks: Talks, sources: NDArray[np.int16]) -> Choice:
     candidates = Candidates(
         digests=talks.digests,
         likeness=talks.likeness,
-        signatures=read_signatures(talks.paths, len(talks), scratch),
+        signatures=talks.signatures,
         source=sources,
-        fate=np.where(whole, Fate.KEPT, lost).astype(np.int8),
+        fate=_fates(talks),
     )
     choice = choose(candidates, job.data, job.seed)
-    scratch.unlink(missing_ok=True)
+    talks.signatures.close()
     if job.data.max_rows is None:
         return choice
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
@@ -134,15 +146,22 @@ def _check_enough(job: PackJob, talks: Talks, choice: Choice, notes: Notes) -> N
         )
 
 
-def _counts(plan: SplitPlan, talks: Talks, trained: int) -> SplitCounts:
+def _counts(plan: SplitPlan, sums: PieceSums, trained: int) -> SplitCounts:
     return SplitCounts(
         rows=plan.num_rows,
-        conversations=len(np.unique(plan.document)),
+        conversations=_distinct(plan.document),
         documents=len(plan.document),
-        tokens=int(plan.lengths.sum(dtype=np.int64)),
+        tokens=int(sums.packed.sum()),
         trained_tokens=trained,
-        repeated_tokens=int(talks.places.context[plan.first].sum(dtype=np.int64)),
+        repeated_tokens=int(sums.repeated.sum()),
     )
+
+
+def _distinct(documents: Ints) -> int:
+    """How many different numbers there are."""
+    there = np.zeros(int(documents.max()) + 1 if len(documents) else 0, np.bool_)
+    there[documents] = True
+    return int(np.count_nonzero(there))
 
 
 def _digests(folder: Path, shards: Sequence[FileDigest]) -> tuple[FileDigest, ...]:

@@ -14,31 +14,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.columnfile import pread
 from gemfit.data.reading.columns import Ints
 from gemfit.data.rendering.document import IGNORED
 
 FLAG = np.uint32(1 << 31)
-_pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
-
-
-class AtomPlaces(NamedTuple):
-    """Where the words of every atom are. Each array: (atoms,)."""
-
-    lengths: Ints
-    context: Ints
-    at: NDArray[np.int64]
-    """Byte of its file."""
-    part: Ints
-    """Number of its file."""
+ATOM = np.dtype(
+    [
+        ("word", np.uint32),
+        ("part", np.int32),
+        ("length", np.int32),
+        ("context", np.int32),
+        ("start", np.int32),
+        ("linked", np.bool_),
+        ("torn", np.bool_),
+    ],
+    align=True,
+)
+"""An atom: the number of its file, the word (4 bytes) of that where it begins, its length with its context,
+and the rest as in ``Part``. All in one place, since all is looked up at once."""
 
 
 class Pieces(NamedTuple):
     """Pieces of some rows, in order. Each array: (pieces,), but the last."""
 
-    first: NDArray[np.int64]
+    first: Ints
     """The atom that it begins with."""
     num_atoms: Ints
     lengths: Ints
@@ -91,23 +94,23 @@ class PartFiles:
         self.descriptors[:] = -1
 
 
-def gather(pieces: Pieces, places: AtomPlaces, files: PartFiles, *, seq_len: int, pad: int) -> RowArrays:
-    """The rows that these pieces make."""
+def gather(pieces: Pieces, atoms: NDArray[np.void], files: PartFiles, *, seq_len: int, pad: int) -> RowArrays:
+    """The rows that these pieces make. atoms: all of them, of type ``ATOM``."""
     words = np.full((len(pieces.row_ends) - 1, seq_len), pad, np.uint32)  # pad has no flag: no label
-    parts = places.part[pieces.first]  # a piece is one conversation's, so all of it is in one part
+    parts = atoms["part"][pieces.first]  # a piece is one conversation's, so all of it is in one part
     needed = np.unique(parts).tolist()
     for start in range(0, len(needed), files.most):
         group = needed[start : start + files.most]
         files.open(group)
         chosen = np.isin(parts, group) if len(group) < len(needed) else np.ones(len(parts), np.bool_)
-        failed = _fill(words, *pieces, chosen, *places, files.descriptors)
+        failed = _fill(words, *pieces, chosen, atoms.view(np.ndarray), files.descriptors)
         if failed >= 0:
             raise OSError(f"{files.paths[parts[failed]]}: could not be read to its end")
     return RowArrays(words.view(np.int32), *_finish(words, pieces.row_ends, pieces.lengths))
 
 
 @njit(cache=True)
-def _fill(words, first, num_atoms, lengths, row_ends, chosen, sizes, context, at, part, descriptors):  # type: ignore[no-untyped-def]
+def _fill(words, first, num_atoms, lengths, row_ends, chosen, atoms, descriptors):  # type: ignore[no-untyped-def]
     """Read every chosen piece to its place; the number of a piece that could not be read, or -1."""
     for row in range(len(row_ends) - 1):
         place = 0
@@ -116,13 +119,14 @@ def _fill(words, first, num_atoms, lengths, row_ends, chosen, sizes, context, at
             place += lengths[piece]
             if not chosen[piece]:
                 continue
-            for atom in range(first[piece], first[piece] + num_atoms[piece]):
-                skipped = 0 if atom == first[piece] else sizes[atom]
-                size = sizes[atom] if atom == first[piece] else sizes[atom] - context[atom]
+            for number in range(first[piece], first[piece] + num_atoms[piece]):
+                atom = atoms[number]
+                skipped = 0 if number == first[piece] else atom.length
+                size = atom.length if number == first[piece] else atom.length - atom.context
                 # The pointer is that of the row, moved by hand: a view for each read costs more than it.
                 pointer = np.uintp(words[row].ctypes.data + 4 * target)
-                offset = np.int64(at[atom] + 4 * skipped)
-                if _pread(descriptors[part[atom]], pointer, np.uint64(4 * size), offset) != 4 * size:
+                offset = 4 * (np.int64(atom.word) + skipped)
+                if pread(descriptors[atom.part], pointer, np.uint64(4 * size), offset) != 4 * size:
                     return piece
                 target += size
     return -1

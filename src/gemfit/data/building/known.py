@@ -63,6 +63,11 @@ class KnownTokenizer:
         """As the library has it."""
         return self._whole.apply_chat_template(*arguments, **options)
 
+    def forget(self) -> None:
+        """Give the backend back; it is read again if somebody asks for it."""
+        for name in ("backend_json", "backend_tokenizer"):
+            self.__dict__.pop(name, None)
+
     def save_pretrained(self, folder: str) -> None:
         """Write the files that the library would write."""
         shutil.copytree(self.folder / _SAVED, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)

@@ -66,22 +66,23 @@ def make_parts(
     num_workers: int,
     shard: Shard = ALL,
     at: Callable[[int], None] = lambda done: None,
+    take: Callable[[Made], None] = lambda made: None,
 ) -> list[Made]:
     """Make the parts of all blocks of ``shard``, in input order; without ``rendering`` only look for them.
 
     The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` is told
-    the bytes that are done.
+    the bytes that are done, ``take`` each block in input order while others are being made.
     """
     task = _PartTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
-    enough = _Enough(tokens_wanted(job) if shard == ALL else None)
+    ordered = _InOrder(tokens_wanted(job) if shard == ALL else None, shard, take)
     done = 0
     blocks = (block for block in all_blocks(job) if shard.takes(block.number))
-    wanted = takewhile(lambda _: not enough.reached, blocks)
+    wanted = takewhile(lambda _: not ordered.reached, blocks)
     for block, result in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
-        enough.add(result)
+        ordered.add(result)
         done += block.disk_bytes
         at(done)
-    return enough.taken()
+    return ordered.taken
 
 
 def tokens_wanted(job: PackJob) -> int | None:
@@ -95,30 +96,28 @@ def tokens_wanted(job: PackJob) -> int | None:
     return int(1.5 * data.max_rows * data.seq_len / (1 - data.validation_share) / job.sources[0].weight)
 
 
-class _Enough:
-    """Blocks as they come, and whether those at the beginning hold the tokens that are wanted.
+class _InOrder:
+    """Blocks as they come, taken in order until they hold the tokens that are wanted.
 
     Which blocks are taken follows from their order, whoever was faster.
     """
 
-    def __init__(self, tokens: int | None) -> None:
-        self._wanted = tokens
-        self._made: dict[int, Made] = {}
-        self._next = self._tokens = 0
+    def __init__(self, tokens: int | None, shard: Shard, take: Callable[[Made], None]) -> None:
+        self._wanted, self._step, self._take = tokens, shard.count, take
+        self._waiting: dict[int, Made] = {}
+        self._next, self._tokens = shard.index - 1, 0
+        self.taken: list[Made] = []
         self.reached = False
 
     def add(self, made: Made) -> None:
         """One more block."""
-        self._made[made.number] = made
-        while self._wanted is not None and not self.reached and self._next in self._made:
-            self._tokens += self._made[self._next].tokens
-            self._next += 1
-            self.reached = self._tokens >= self._wanted
-
-    def taken(self) -> list[Made]:
-        """In input order; none behind the one with which there were enough."""
-        ordered = sorted(self._made.items())
-        return [made for number, made in ordered if not self.reached or number < self._next]
+        self._waiting[made.number] = made
+        while not self.reached and (one := self._waiting.pop(self._next, None)):
+            self._next += self._step
+            self._tokens += one.tokens
+            self.taken.append(one)
+            self._take(one)
+            self.reached = self._wanted is not None and self._tokens >= self._wanted
 
 
 @dataclass(frozen=True, slots=True)

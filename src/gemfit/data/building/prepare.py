@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from gemfit.data.building.known import backend_json, known_tokenizer
+from gemfit.data.building.known import KnownTokenizer, backend_json, known_tokenizer
 from gemfit.data.encode import Engine, choose_encoder
 from gemfit.data.packing.split import check_room
 from gemfit.data.reading.columns import Messages
@@ -50,6 +50,14 @@ def settle() -> None:
     # Only the GNU library has it; elsewhere a fork costs some more memory.
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
+
+
+def release(tokenizer: Any) -> None:
+    """Give back what only rendering needs: the engines are larger than all that comes after them."""
+    if isinstance(tokenizer, KnownTokenizer):
+        tokenizer.forget()
+    gc.unfreeze()
+    settle()
 
 
 def sample_of(job: PackJob) -> Messages:

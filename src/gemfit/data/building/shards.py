@@ -19,7 +19,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gemfit.data.building.gather import AtomPlaces, PartFiles, Pieces, RowArrays, gather
+from gemfit.data.building.gather import PartFiles, Pieces, RowArrays, gather
+from gemfit.data.columnfile import let_go
 from gemfit.data.reading.columns import Ints
 from gemfit.data.store import BATCHES, COUNTS
 from gemfit.manifest import FileDigest
@@ -33,11 +34,11 @@ class SplitPlan:
     """Every row of a split: pieces by row, and where they come from. Arrays: (pieces,), but the last."""
 
     name: str
-    first: NDArray[np.int64]
+    first: Ints
     """The atom that it begins with."""
     num_atoms: Ints
     lengths: Ints
-    document: NDArray[np.int64]
+    document: Ints
     """Number of the conversation in the pack."""
     row_ends: NDArray[np.int64]
     """(rows + 1,): where the pieces of each row begin and end."""
@@ -52,9 +53,8 @@ class SplitPlan:
 class Source:
     """What rows are made of: the atoms of all parts."""
 
-    places: AtomPlaces
-    starts: Ints
-    """(atoms,): index in its conversation of the first token of the body."""
+    atoms: NDArray[np.void]
+    """(atoms,) of type ``ATOM``"""
     paths: list[Path]
     """Of the parts, by number."""
     seq_len: int
@@ -121,6 +121,7 @@ def write_shard(
                     batch, rows = _batch(plan, start, stop, source, files, schema)
                     writer.write_batch(batch)
                     counts.append(np.stack([rows.tokens, rows.trained]).astype(np.int64))
+                    let_go(source.atoms)
                     at(stop - start)
     finally:
         files.close()
@@ -189,9 +190,10 @@ def _batch(
     first, lengths = plan.first[chosen], plan.lengths[chosen]
     ends = ends - ends[0]
     pieces = Pieces(first, plan.num_atoms[chosen], lengths, ends)
-    rows = gather(pieces, source.places, files, seq_len=source.seq_len, pad=source.pad)
+    rows = gather(pieces, source.atoms, files, seq_len=source.seq_len, pad=source.pad)
     offsets = as_arrow(ends.astype(np.int32))
-    ragged = (lengths, plan.document[chosen], source.starts[first], source.places.context[first])
+    begin = source.atoms[first]
+    ragged = (lengths, plan.document[chosen].astype(np.int64), begin["start"], begin["context"])
     columns = [
         *(_fixed(values, source.seq_len) for values in (rows.input_ids, rows.labels)),
         *(pa.ListArray.from_arrays(offsets, as_arrow(values)) for values in ragged),

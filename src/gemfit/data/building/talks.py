@@ -1,13 +1,14 @@
 """The columns of all parts, joined in input order: all that planning the rows has to know.
 
-Memory: about 90 bytes a conversation and 25 an atom (one for each conversation that fits into a row).
-Signatures of near duplicates are read apart, into a mapped file that takes room on disk for a while.
+They are appended to files as the parts come, and mapped when all are there: some 110 bytes a conversation
+on disk, 25 an atom, and the signatures of near duplicates. Memory: a few bytes a thousand conversations,
+and the pages of what is looked at, until they are let go.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.building.gather import AtomPlaces
+from gemfit.data.building.gather import ATOM
 from gemfit.data.building.make_parts import Made
 from gemfit.data.building.parts import PartColumns, PartStore, read_part_signatures
+from gemfit.data.columnfile import ColumnFile, let_go, stretches
+from gemfit.data.content.likeness import NUM_HASHES
+from gemfit.data.content.near import Signatures
 from gemfit.data.reading.columns import Ints
+from gemfit.data.reading.conversation import ROLES
+from gemfit.errors import UserError
+from gemfit.recipe import DataRecipe
 
-_COPIED = ("digests", "likeness", "tokens", "trained", "role_tokens", "truncated", "dropped", "untrained")
+_COPIED = {
+    "digests": (np.uint64, 2),
+    "likeness": (np.uint64, None),
+    "tokens": (np.int32, None),
+    "trained": (np.int32, None),
+    "role_tokens": (np.int32, len(ROLES)),
+    "truncated": (np.int32, None),
+    "dropped": (np.int32, None),
+    "untrained": (np.int32, None),
+}
+MOST_ATOMS = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Talks:
-    """Every valid conversation that was read, in input order. Shapes in brackets."""
+    """Every valid conversation that was read, in input order. Arrays are mapped. Shapes in brackets."""
 
-    input: Ints
-    """(conversations,): index into the inputs."""
     line: NDArray[np.int64]
-    """(conversations,): line of that input, from 1."""
+    """(conversations,): line of its input, from 1."""
     digests: NDArray[np.uint64]
     """(conversations, 2)"""
     likeness: NDArray[np.uint64]
@@ -42,20 +57,36 @@ class Talks:
     dropped: Ints
     untrained: Ints
 
-    first_atom: NDArray[np.int64]
-    """(conversations + 1,): where the atoms of each begin and end."""
-    linked: NDArray[np.bool_]
-    """(atoms,)"""
-    torn: NDArray[np.bool_]
-    """(atoms,)"""
-    starts: Ints
-    """(atoms,)"""
-    places: AtomPlaces
+    atom_ends: Ints
+    """(conversations,): where the atoms of each end; those of the next begin there."""
+    atoms: NDArray[np.void]
+    """(atoms,) of type ``ATOM``"""
+    signatures: Signatures
+
+    part_ends: NDArray[np.int64]
+    """(parts,): where the conversations of each part end."""
+    part_inputs: Ints
+    """(parts,): index into the inputs."""
     paths: list[Path]
     """Of the parts, by number."""
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def inputs(self, conversations: NDArray[Any]) -> Ints:
+        """Index into the inputs of each of these: (conversations,)."""
+        return self.part_inputs[np.searchsorted(self.part_ends, conversations, "right")]
+
+    def stretches(self) -> Iterator[slice]:
+        """All conversations in turns, whose pages are let go again."""
+        for here in stretches(len(self)):
+            yield here
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Take all mapped pages off this process."""
+        let_go(self.line, self.tokens, self.trained, self.role_tokens, self.truncated, self.untrained)
+        let_go(self.digests, self.likeness, self.dropped, self.atom_ends, self.atoms)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,95 +108,94 @@ class Notes:
                 yield input, before + line, reason
 
 
-def read_talks(store: PartStore, made: Sequence[Made]) -> tuple[Talks, Notes]:
-    """Join the parts of all blocks. made: of every block, in input order."""
-    parts: list[PartColumns] = []
-    inputs: list[int] = []
-    before: list[int] = []
-    lines = Counter[int]()
-    for one in made:
-        if one.key:
-            parts.append(store.read(one.key))
-            inputs.append(one.input)
-            before.append(lines[one.input])
-        lines[one.input] += one.lines
-    return _joined(parts, inputs, before), _notes(parts, inputs, before)
+class Collector:
+    """Takes the parts of all blocks in input order, one by one as they are made."""
+
+    def __init__(self, store: PartStore, data: DataRecipe) -> None:
+        self._store = store
+        folder = store.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._columns = {name: ColumnFile(folder, *kind) for name, kind in _COPIED.items()}
+        self._lines = ColumnFile(folder, np.int64)
+        self._atom_ends = ColumnFile(folder, np.int32)
+        self._atoms = ColumnFile(folder, ATOM)
+        places = NUM_HASHES.get(data.near_duplicates, 0)
+        self._signatures = Signatures(places, data.near_duplicate_threshold, folder)
+        self._part_ends, self._part_inputs, self._paths = list[int](), list[int](), list[Path]()
+        self._before = Counter[int]()
+        self._counts, self._pii = Counter[str](), Counter[str]()
+        self._engines = set[str]()
+        self._rejecting: list[tuple[Path, int, int]] = []
+
+    def add(self, made: Made) -> None:
+        """The next block in input order."""
+        before = self._before[made.input]
+        self._before[made.input] += made.lines
+        if not made.key:
+            return
+        part = self._store.read(made.key)
+        self._note(part, made.input, before)
+        self._append(part, before)
+        self._part_ends.append(len(self._lines))
+        self._part_inputs.append(made.input)
+        self._paths.append(part.path)
+
+    def finish(self) -> tuple[Talks, Notes]:
+        """All that was taken, mapped."""
+        columns = {name: column.mapped() for name, column in self._columns.items()}
+        talks = Talks(
+            line=self._lines.mapped(),
+            atom_ends=self._atom_ends.mapped(),
+            atoms=self._atoms.mapped(),
+            signatures=self._signatures,
+            part_ends=np.array(self._part_ends, np.int64),
+            part_inputs=np.array(self._part_inputs, np.int32),
+            paths=self._paths,
+            **columns,
+        )
+        notes = Notes(
+            lines=self._counts["lines"],
+            blank=self._counts["blank"],
+            rejected=self._counts["rejected"],
+            pii=dict(sorted(self._pii.items())),
+            engines=tuple(sorted(self._engines)),
+            rejecting=tuple(self._rejecting),
+        )
+        return talks, notes
+
+    def _note(self, part: PartColumns, input: int, before: int) -> None:
+        notes = part.notes
+        self._counts.update(lines=notes.lines, blank=notes.blank, rejected=len(notes.rejected))
+        self._pii.update(notes.pii)
+        self._engines.add(notes.engine)
+        if notes.rejected:
+            self._rejecting.append((part.path, input, before))
+
+    def _append(self, part: PartColumns, before: int) -> None:
+        columns = part.columns
+        for name, column in self._columns.items():
+            column.append(columns[name])
+        self._lines.append(columns["lines"] + before)
+        counts = np.bincount(columns["conversation"], minlength=len(columns["tokens"]))
+        ends = len(self._atoms) + np.cumsum(counts)
+        if len(ends) and ends[-1] > MOST_ATOMS:
+            raise UserError(f"data: more than {MOST_ATOMS:,} conversations; make several packs of them")
+        self._atom_ends.append(ends)
+        self._atoms.append(_atoms(part, len(self._paths)))
+        if self._signatures.places:
+            self._signatures.append(read_part_signatures(part.path))
 
 
-def read_signatures(paths: Sequence[Path], count: int, scratch: Path) -> NDArray[np.uint32]:
-    """MinHash signatures of all conversations, mapped from a file in ``scratch``: (conversations, K)."""
-    parts = (read_part_signatures(path) for path in paths)
-    joined: NDArray[np.uint32] | None = None
-    at = 0
-    for signatures in parts:
-        if joined is None and len(signatures):
-            shape = (count, signatures.shape[1])
-            joined = (
-                np.memmap(scratch, np.uint32, "w+", shape=shape) if shape[1] else np.empty(shape, np.uint32)
-            )
-        if joined is not None:
-            joined[at : at + len(signatures)] = signatures
-        at += len(signatures)
-    return np.empty((count, 0), np.uint32) if joined is None else joined
-
-
-def _joined(parts: list[PartColumns], inputs: list[int], before: list[int]) -> Talks:
-    columns = [part.columns for part in parts]
-    counts = np.array([len(part["tokens"]) for part in columns], np.int64)
-    atoms = np.array([len(part["lengths"]) for part in columns], np.int64)
-    copied = {name: _joined_column(columns, name) for name in _COPIED}
-    lines = [part["lines"] + start for part, start in zip(columns, before, strict=True)]
-    return Talks(
-        input=np.repeat(np.array(inputs, np.int32), counts),
-        line=np.concatenate([np.empty(0, np.int64), *lines]),
-        first_atom=_first_atoms(columns, counts),
-        linked=_joined_column(columns, "linked"),
-        torn=_joined_column(columns, "torn"),
-        starts=_joined_column(columns, "starts"),
-        places=AtomPlaces(
-            lengths=_joined_column(columns, "lengths"),
-            context=_joined_column(columns, "context"),
-            at=np.concatenate([np.empty(0, np.int64), *map(_words_at, parts)]),
-            part=np.repeat(np.arange(len(parts), dtype=np.int32), atoms),
-        ),
-        paths=[part.path for part in parts],
-        **copied,
-    )
-
-
-def _joined_column(columns: list[dict[str, NDArray[Any]]], name: str) -> NDArray[Any]:
-    return np.concatenate([part[name] for part in columns])
-
-
-def _first_atoms(columns: list[dict[str, NDArray[Any]]], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    sizes = [
-        np.bincount(part["conversation"], minlength=count)
-        for part, count in zip(columns, counts.tolist(), strict=True)
-    ]
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
-
-
-def _words_at(part: PartColumns) -> NDArray[np.int64]:
-    """Byte of the file at which each atom begins."""
-    lengths = part.columns["lengths"].astype(np.int64)
+def _atoms(part: PartColumns, number: int) -> NDArray[np.void]:
+    """The atoms of a part, with the number that it has."""
+    columns = part.columns
+    atoms = np.empty(len(columns["lengths"]), ATOM)
+    lengths = columns["lengths"].astype(np.int64)
     # A linked atom is stored a second time, as its body alone.
-    stored = lengths + np.where(part.columns["linked"], lengths - part.columns["context"], 0)
-    return part.words_at + 4 * (np.cumsum(stored) - stored)
-
-
-def _notes(parts: list[PartColumns], inputs: list[int], before: list[int]) -> Notes:
-    pii = Counter[str]()
-    for part in parts:
-        pii.update(part.notes.pii)
-    return Notes(
-        lines=sum(part.notes.lines for part in parts),
-        blank=sum(part.notes.blank for part in parts),
-        rejected=sum(len(part.notes.rejected) for part in parts),
-        pii=dict(sorted(pii.items())),
-        engines=tuple(sorted({part.notes.engine for part in parts})),
-        rejecting=tuple(
-            (part.path, input, start)
-            for part, input, start in zip(parts, inputs, before, strict=True)
-            if part.notes.rejected
-        ),
-    )
+    stored = lengths + np.where(columns["linked"], lengths - columns["context"], 0)
+    atoms["word"] = part.words_at // 4 + np.cumsum(stored) - stored
+    atoms["part"] = number
+    atoms["length"], atoms["start"] = columns["lengths"], columns["starts"]
+    for name in ("context", "linked", "torn"):
+        atoms[name] = columns[name]
+    return atoms

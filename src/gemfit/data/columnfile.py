@@ -1,0 +1,76 @@
+"""Columns on disk: they grow at their end while they are made, and are mapped when they are whole.
+
+The files have no name, so nothing is left of them however a process ends. Mapped pages belong to the
+kernel, which drops them when it needs room; ``let_go`` takes them off the account of this process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import types
+from numpy.typing import DTypeLike, NDArray
+
+STRETCH = 2**16
+"""Entries that are looked at at once where all of a column are: what is made of them stays small."""
+KEPT_BYTES = 2**20
+"""Smaller columns are not worth the fault that brings their pages back."""
+pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
+"""For compiled code: descriptor, address, bytes, offset; what it reads is no mapped page."""
+
+
+class ColumnFile:
+    """One column: (entries,), or (entries, width). Takes no memory while it grows."""
+
+    def __init__(self, folder: Path | None, dtype: DTypeLike, width: int | None = None) -> None:
+        self.dtype = np.dtype(dtype)
+        self.width = width
+        self._file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (closed below)
+        self._entries = 0
+        # However a build ends, the file ends with its column.
+        self._close = weakref.finalize(self, self._file.close)
+
+    def __len__(self) -> int:
+        return self._entries
+
+    @property
+    def descriptor(self) -> int:
+        """For who reads it entry by entry, until it is closed."""
+        return int(self._file.fileno())
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Add entries; a full disk is an ``OSError``."""
+        left = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8).data
+        while left:
+            left = left[self._file.write(left) :]
+        self._entries += len(values)
+
+    def mapped(self) -> NDArray[Any]:
+        """All entries, read-only; stays valid when the file is closed."""
+        shape = (self._entries,) if self.width is None else (self._entries, self.width)
+        if not self._entries or not all(shape):
+            return np.empty(shape, self.dtype)
+        return np.memmap(self._file, self.dtype, "r", shape=shape)
+
+    def close(self) -> None:
+        """Give the file back, as far as nothing maps it."""
+        self._close()
+
+
+def let_go(*columns: NDArray[Any]) -> None:
+    """Take the pages of mapped columns off this process; what is in memory stays there."""
+    for column in columns:
+        if isinstance(column, np.memmap) and column.nbytes > KEPT_BYTES:
+            column._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def stretches(count: int, size: int = STRETCH) -> Iterator[slice]:
+    """``count`` entries in turns of ``size``."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
