@@ -37,6 +37,8 @@ class Read(HTMLParser):
             self._rows.append([])
         elif tag in ("td", "th"):
             self._rows[-1].append("")
+        elif tag == "figcaption":
+            self.texts.setdefault(tag, []).append("")
         elif tag in ("div", "p", "pre") and known.get("class"):
             self.texts.setdefault(known["class"], []).append("")
 
@@ -59,6 +61,8 @@ class Read(HTMLParser):
             self._caption += data
         elif tags[-1] in ("td", "th") or ("td" in tags and tags[-1] == "code"):
             self._rows[-1][-1] += data
+        elif tags[-1] == "figcaption":
+            self.texts["figcaption"][-1] += data
         elif self._open[-1][1] in self.texts:
             self.texts[self._open[-1][1]][-1] += data
 

@@ -130,6 +130,8 @@ def test_every_chart_says_its_numbers_in_words(tell: Tell) -> None:
     loss = next(words for words in said if words.startswith("loss by step"))
     assert "from 4.9000 to 2.0000" in loss
     assert "Resumed after step 10, 20." in loss
+    captions = page.texts["figcaption"]
+    assert captions.count("Attempt 1 broken off at step 12; Attempt 2 ended at step 20.") == 2
     assert any("clipped" in words and "30 steps of 30" in words for words in said)
 
 

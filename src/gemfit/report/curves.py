@@ -10,6 +10,7 @@ import numpy as np
 
 from gemfit.records import StepRecord
 from gemfit.report.axes import (
+    NUMBERED,
     Axis,
     Values,
     by_step,
@@ -87,7 +88,7 @@ def _losses(story: Story, axis: Axis, name: str, title: str) -> Chart:
     says = f"Training loss {from_to([s.loss for s in steps], '{:.4f}')} over {plural(len(steps), 'step')}."
     if evaluations:
         says += f" Held-out loss {from_to([e.loss for e in evaluations], '{:.4f}')}."
-    return Chart(name, f"{title}: {says}{_attempts_said(story)}", draw)
+    return Chart(name, f"{title}: {says}{_attempts_said(story)}", draw, _endings(story))
 
 
 def _draw_training(axes: Any, axis: Axis, steps: Sequence[StepRecord]) -> None:
@@ -128,6 +129,18 @@ def _gradients(story: Story) -> Chart:
     clipped = f"{plural(above, 'step')} of {len(story.steps):,} clipped"
     says = f"gradient norm: {from_to(norms, '{:.3g}')}; {clipped}."
     return Chart("gradient-norm", says, draw)
+
+
+def _endings(story: Story) -> str:
+    """How each attempt but the last ended, where there is room to say it."""
+    earlier = story.attempts[:-1]
+    if len(earlier) >= NUMBERED:
+        return f"{plural(len(earlier) + 1, 'attempt')}: how each ended stands in their table."
+    told = [
+        f"Attempt {one.number} {one.how}" + (f" at step {one.last_step:,}" if one.steps else " before a step")
+        for one in earlier
+    ]
+    return "; ".join(told) + "." * bool(told)
 
 
 def _attempts_said(story: Story) -> str:
