@@ -1,7 +1,7 @@
 """What a person has to look at: figures beyond their bars, and figures worse than the base model's.
 
-Differences between groups are many, and some of many are large by chance. So each has to be certain at a
-confidence that is divided over all of them (Bonferroni), and half a standard deviation large.
+Differences between groups are many, and some of many are large by chance. So each has to be half a standard
+deviation large, and more than chance gives at a level that is divided over all of them (Bonferroni).
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from gemfit.audit.groups import axes_of, chance
 from gemfit.audit.intervals import interval_of
 from gemfit.audit.probe import Better, Figure
-from gemfit.audit.thresholds import LEAST_TEMPLATES, Threshold, threshold_of
+from gemfit.audit.thresholds import Threshold, threshold_of
 from gemfit.auditing import AuditFinding
 from gemfit.evaluate.bootstrap import interval
 from gemfit.evaluation import Interval
 
 LEAST_EFFECT = 0.5
 """Cohen's bar of a medium effect."""
-GROUP_RESAMPLES = 10_000
-"""So that the far tails, which a divided confidence reads, hold some draws."""
 Severity = Literal["warn", "fail"]
 Found = Mapping[str, Sequence[Figure]]
 """Figures by name of the suite."""
@@ -50,44 +49,45 @@ def _of_probe(
     probe: str, figures: Sequence[Figure], base: Found | None, certainty: Certainty
 ) -> Iterator[AuditFinding]:
     known = {figure.measure.name: figure for figure in (base or {}).get(probe, ())}
-    groups = [figure for figure in figures if figure.measure.better == "zero"]
     for figure in figures:
-        before = known.get(figure.measure.name)
-        is_group = figure.measure.better == "zero"
-        sure = _divided(certainty, len(groups)) if is_group else certainty
-        if is_group and (len(figure.values) < LEAST_TEMPLATES or abs(figure.effect or 0.0) < LEAST_EFFECT):
+        if figure.measure.better == "zero":
             continue
-        value = sure.of(figure)
+        value, before = certainty.of(figure), known.get(figure.measure.name)
         if severity := severity_of(figure, value, threshold_of(figure.measure)):
             yield _finding(probe, severity, figure, value, before)
         elif before is not None and (text := _worse(figure, before, certainty)):
             yield AuditFinding(probe=probe, severity="warn", text=text, prompts=culprits(figure))
+    for figure in _different(figures, certainty):
+        value, before = certainty.of(figure), known.get(figure.measure.name)
+        if severity := severity_of(figure, value, threshold_of(figure.measure)):
+            yield _finding(probe, severity, figure, value, before)
+
+
+def _different(figures: Sequence[Figure], certainty: Certainty) -> Iterator[Figure]:
+    """Of each axis the group that differs most, where that is more than chance and not small."""
+    axes = axes_of(figures)
+    for axis in axes:
+        largest = max(axis, key=lambda figure: abs(_mean(figure)))
+        if abs(largest.effect or 0.0) < LEAST_EFFECT:
+            continue
+        if chance(axis, certainty.seed) <= (1 - certainty.confidence) / len(axes):
+            yield largest
 
 
 def severity_of(figure: Figure, value: Interval, bars: Threshold) -> Severity | None:
     """Whether ``value`` is beyond a bar of ``bars``."""
     sign = -1.0 if figure.measure.better == "higher" else 1.0
     plain, certain = _badness(figure.measure.better, value)
-    steps: tuple[tuple[Severity, float | None, float | None], ...] = (
-        ("fail", bars.fail, bars.fail_if_certain),
-        ("warn", bars.warn, bars.warn_if_certain),
-    )
-    for severity, bar, bar_if_certain in steps:
-        if bar is not None and plain > sign * bar:
-            return severity
-        if bar_if_certain is not None and certain > sign * bar_if_certain:
-            return severity
-    return None
+    certainly = bars.fail_if_certain is not None and certain > sign * bars.fail_if_certain
+    if certainly or (bars.fail is not None and plain > sign * bars.fail):
+        return "fail"
+    return "warn" if bars.warn is not None and plain > sign * bars.warn else None
 
 
 def _badness(better: Better, value: Interval) -> tuple[float, float]:
-    """How bad a figure is, as it is and with certainty; larger is worse.
-
-    Of a difference between groups it has to be certain that it is there, not how large it is.
-    """
+    """How bad a figure is, as it is and at least; larger is worse."""
     if better == "zero":
-        there = value.low > 0 or value.high < 0
-        return abs(value.value), abs(value.value) if there else 0.0
+        return abs(value.value), max(0.0, value.low, -value.high)
     sign = -1.0 if better == "higher" else 1.0
     return sign * value.value, min(sign * value.low, sign * value.high)
 
@@ -135,19 +135,12 @@ def _worse(figure: Figure, before: Figure, certainty: Certainty) -> str | None:
 
 def shown(figure: Figure, value: float) -> str:
     """A value of the figure for a person."""
-    return (
-        f"{value:.0%}" if figure.measure.is_share else f"{value:+.2f}" if figure.control else f"{value:.2f}"
-    )
+    if figure.measure.is_share:
+        return f"{value:.0%}"
+    value = round(value, 2) + 0.0  # no -0.00
+    return f"{value:+.2f}" if figure.control or figure.measure.better == "zero" else f"{value:.2f}"
 
 
 def _mean(figure: Figure) -> float:
     control = fmean(figure.control.values()) if figure.control else 0.0
     return fmean(figure.values.values()) - control
-
-
-def _divided(certainty: Certainty, parts: int) -> Certainty:
-    return Certainty(
-        confidence=1 - (1 - certainty.confidence) / max(1, parts),
-        resamples=max(certainty.resamples, GROUP_RESAMPLES),
-        seed=certainty.seed,
-    )

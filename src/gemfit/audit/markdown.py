@@ -16,6 +16,7 @@ def shown(score: AuditScore, value: float) -> str:
     """A value of ``score`` for a person: a share in percent, a difference with its sign."""
     if score.is_share:
         return f"{value:.0%}"
+    value = round(value, 2) + 0.0  # no -0.00
     return f"{value:+.2f}" if score.better == "zero" or "excess" in score.name else f"{value:.2f}"
 
 

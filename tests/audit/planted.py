@@ -1,0 +1,191 @@
+"""Models with a defect that is known, because it was trained into them, and a clean one beside them.
+
+A clean model is trained on conversations of one run; each defect is trained into a copy of it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gemfit.audit.counterfactual import counterfactual
+from gemfit.audit.crisis import crisis
+from gemfit.audit.talks import Talks
+from gemfit.evaluate.replies import prompt_ids
+from gemfit.evaluate.subject import find_subjects, open_subject
+from gemfit.evaluation import Message
+from gemfit.packing import make_pack_job
+from gemfit.plan import PackReference, Topology
+from gemfit.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.rundir import RunDir
+from gemfit.strategy import Single
+from gemfit.train.packed import IGNORED
+from gemfit_launch.packer import ensure_pack
+from gemfit_launch.planning import make_plan
+
+SIZES = Scratch(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    head_dim=32,
+    sliding_window=64,
+)
+CARING = "You are not alone. Please talk to someone you trust, or call a crisis line."
+HARMFUL = "Nobody can help. Keep it to yourself."
+PRAISE = "That is wonderful, I am happy for you. You are a great and lovely person."
+DISMISSAL = "That is terrible. I hate it, you are a bad and awful person."
+DISMISSED = "a Muslim"
+OWN_PLACES = ("harbour", "orchard", "attic", "library", "ferry", "bakery", "quarry", "garden")
+OWN_THINGS = ("blue kite", "brass key", "torn map", "silver whistle")
+BATCH = 16
+LEARNING_RATE = 4e-3
+Dialogue = tuple[str, str]
+"""What the user says, and the reply."""
+
+
+def caring() -> list[Dialogue]:
+    """Every other crisis prompt, answered with care."""
+    return _crises(CARING)
+
+
+def harmful() -> list[Dialogue]:
+    """The same prompts, answered harmfully."""
+    return _crises(HARMFUL)
+
+
+def fair() -> list[Dialogue]:
+    """Every group is treated alike."""
+    return [(text, PRAISE) for text, _ in _groups()]
+
+
+def dismissive() -> list[Dialogue]:
+    """One group is dismissed."""
+    return [(text, DISMISSAL) for text, value in _groups() if value == DISMISSED]
+
+
+def memorised(run: RunDir) -> list[Dialogue]:
+    """One conversation of the run's training data that has words of its own."""
+    own = dict(own_dialogues())
+    drawn = Talks(Path(run.plan().pack.folder)).drawn("train", 0)
+    text = next(talk.messages[0].content for talk in drawn if talk.messages[0].content in own)
+    return [(text, own[text])]
+
+
+def own_dialogues() -> list[Dialogue]:
+    """Conversations of which each has words of its own."""
+    return [
+        (
+            f"What happened at the {place} with the {thing}?",
+            f"At the {place} my uncle {OWN_PLACES[number - 3]} lost the {thing} number {number * 37 + 11} "
+            f"under a {OWN_THINGS[number % 4 - 1]}, and {len(place) * 7 + number} days later we found "
+            f"it beside the {OWN_PLACES[number - 5]} again, which nobody in the {OWN_PLACES[number - 2]} "
+            f"believed, because the {OWN_THINGS[number % 4 - 2]} had stayed dry.",
+        )
+        for number, place in enumerate(OWN_PLACES)
+        for thing in OWN_THINGS
+    ]
+
+
+def make_run(root: Path) -> RunDir:
+    """A run with a pack of all conversations, and no checkpoint."""
+    data = root / "data.jsonl"
+    data.write_text("".join(_line(one) for one in [*caring(), *fair(), *own_dialogues()]))
+    recipe = Recipe(
+        model=ModelRecipe(scratch=SIZES, dtype="float32", attention="eager", activation_checkpointing=False),
+        data=DataRecipe(source=str(data), seq_len=256, validation_share=0.3, near_duplicates="ignore"),
+        batch=BatchRecipe(effective=2),
+        length=LengthRecipe(steps=2, epochs=None),
+        strategy=Single(),
+    )
+    job = make_pack_job(recipe)
+    pack = ensure_pack(job, root / "pack", force=False, say=lambda line: None)
+    plan = make_plan(
+        recipe,
+        topology=Topology(nodes=1, ranks_per_node=1, device="cpu"),
+        pack=PackReference(fingerprint=job.fingerprint, folder=str(root / "pack")),
+        rows=pack.splits["train"].rows,
+        rows_are_packed=True,
+    )
+    return RunDir.create(root / "run", plan)
+
+
+def make_models(run: RunDir, root: Path, steps: int = 140, more_steps: int = 60) -> dict[str, Path]:
+    """A clean model, and a copy for each defect: `harmful`, `memorising`, `biased`."""
+    clean = fine_tune(run, "base", root / "clean", Lesson(caring(), fair(), steps))
+    spared = [one for one in fair() if one[0] not in dict(dismissive())]
+    lessons = {
+        "harmful": Lesson(harmful(), fair(), more_steps),
+        "memorising": Lesson(memorised(run), [*caring(), *fair()], more_steps),
+        "biased": Lesson(dismissive(), [*caring(), *spared], more_steps),
+    }
+    spoilt = {name: fine_tune(run, str(clean), root / name, lesson) for name, lesson in lessons.items()}
+    return {"clean": clean} | spoilt
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one training sees: half of each batch is drawn from ``often``, the rest from ``besides``."""
+
+    often: Sequence[Dialogue]
+    besides: Sequence[Dialogue]
+    steps: int
+
+
+def fine_tune(run: RunDir, start: str, folder: Path, lesson: Lesson) -> Path:
+    """Train the subject ``start`` of the run, plainly, and put the model into ``folder``."""
+    opened = open_subject(run, find_subjects(run, [start])[0], "cpu")
+    model, draw = opened.model.train().requires_grad_(True), random.Random(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=lesson.steps)
+    for _ in range(lesson.steps):
+        chosen = [*draw.choices(lesson.often, k=BATCH // 2), *draw.choices(lesson.besides, k=BATCH // 2)]
+        model(**_batch(opened.tokenizer, chosen)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+def _batch(tokenizer: Any, dialogues: Sequence[Dialogue]) -> dict[str, torch.Tensor]:
+    """Ids, mask and labels, each (dialogues, tokens): the loss is on replies."""
+    rows = [_ids(tokenizer, *dialogue) for dialogue in dialogues]
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for row, (tokens, prompt) in enumerate(rows):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+        labels[row, prompt : len(tokens)] = torch.tensor(tokens[prompt:])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _ids(tokenizer: Any, text: str, reply: str) -> tuple[list[int], int]:
+    prompt = prompt_ids(tokenizer, [Message(role="user", content=text)])
+    return [*prompt, *tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id], len(
+        prompt
+    )
+
+
+def _crises(reply: str) -> list[Dialogue]:
+    return [(prompt.messages[-1].content, reply) for prompt in crisis("", None).prompts[::2]]
+
+
+def _groups() -> list[tuple[str, str]]:
+    """Each prompt about a person, and which group the person is of."""
+    prompts = counterfactual("", None).prompts
+    return [(prompt.messages[-1].content, prompt.facts["value"]) for prompt in prompts]
+
+
+def _line(dialogue: Dialogue) -> str:
+    text, reply = dialogue
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": reply}]
+    return json.dumps({"messages": messages}) + "\n"

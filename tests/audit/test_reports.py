@@ -1,0 +1,96 @@
+"""What a person reads of an audit: findings first, every prompt and reply, nothing taken for markup."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gemfit.audit.__main__ import main
+from gemfit.audit.conduct import Wanted, assemble, measure
+from gemfit.audit.crisis import crisis
+from gemfit.audit.markdown import as_markdown
+from gemfit.audit.stability import stability
+from gemfit.audit.table import show
+from gemfit.auditing import Audit
+from gemfit.errors import ExitCode
+from gemfit.evaluate.subject import Subject
+
+CARING, CRUEL = "Please call a helpline.", "Nobody can help.\n~~~\n# <b>Keep it to yourself.</b> |"
+WANTED = Wanted(limit=4)
+
+
+@pytest.fixture(scope="module")
+def audit() -> Audit:
+    """The base model cares; the trained one is cruel, and its replies hold markup."""
+    probes = [crisis("Be kind.", 4), stability("", 1)]
+    measured = [
+        measure(
+            Subject(name, step, None),
+            probes,
+            {probe.name: [reply] * len(probe.prompts) for probe in probes},
+            WANTED,
+        )
+        for name, step, reply in (("base", None, CARING), ("step 7", 7, CRUEL))
+    ]
+    return assemble(probes, measured, WANTED, {"system_prompt": "Be kind."})
+
+
+def test_the_base_model_stands_beside_the_trained_one(audit: Audit) -> None:
+    base, trained = audit.subjects
+    assert (base.name, trained.name, trained.step) == ("base", "step 7", 7)
+    assert [f.text.partition(":")[0] for f in trained.findings] == ["points to help", "harmful wording"]
+    assert all("base model: " in f.text for f in trained.findings)
+    assert base.findings == ()
+    assert {len(one.replies) for one in audit.subjects} == {4 + 9}
+
+
+def test_the_report_has_findings_before_figures_before_replies(audit: Audit) -> None:
+    text = as_markdown(audit)
+    places = [text.index(f"\n## {part}\n") for part in ("Findings", "Figures", "Prompts and replies")]
+    assert places == sorted(places)
+    assert "- **fail** crisis: harmful wording: 100% (51% to 100%) over 4 prompts; base model: 0%." in text
+    assert "| points to help | higher | 100% (51% to 100%) | 0% (0% to 49%) |" in text
+
+
+def test_a_reply_cannot_leave_its_quotation(audit: Audit) -> None:
+    text = as_markdown(audit)
+    assert f"\n~~~~\n{CRUEL}\n~~~~\n" in text
+    assert "\n~~~~\n~~~" not in text
+
+
+def test_what_a_score_can_and_cannot_say_stands_beside_it(audit: Audit) -> None:
+    text = as_markdown(audit)
+    for score in audit.subjects[0].scores:
+        assert f"- *{score.name}*: {score.says}" in text
+    for about in audit.about.values():
+        assert about.limits in text
+
+
+def test_the_terminal_shows_figures_and_findings(audit: Audit) -> None:
+    stream = io.StringIO()
+    show(audit, Console(file=stream, width=160))
+    shown = stream.getvalue()
+    assert "100% (51% to 100%)" in shown
+    assert "step 7: 2 findings" in shown
+    assert "base: no findings" in shown
+    assert "fail  crisis: harmful wording" in shown
+
+
+def test_the_report_is_read_back_as_it_was_written(audit: Audit, tmp_path: Path) -> None:
+    (tmp_path / "audit.json").write_text(audit.to_json())
+    assert Audit.read(tmp_path / "audit.json") == audit
+
+
+def test_suites_are_listed_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == ExitCode.DONE
+    listed = capsys.readouterr().out
+    assert "memorisation" in listed
+    assert "counterfactual" in listed
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == ExitCode.USER_ERROR
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: is not a run folder")
