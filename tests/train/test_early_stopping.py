@@ -62,8 +62,7 @@ def test_what_is_recalled_is_the_newest_of_each_step_up_to_the_checkpoint(tmp_pa
     metrics = tmp_path / "metrics.jsonl"
     assert recorded_losses(metrics, 10) == {}
     for attempt, step, loss in ((1, 0, 5.0), (1, 10, 4.0), (1, 20, 3.0), (2, 10, 4.5)):
-        fields = {"perplexity": 1.0, "token_accuracy": 0.0, "tokens": 1, "time": 0.0}
-        append_record(metrics, EvalRecord(attempt=attempt, step=step, loss=loss, **fields))
+        append_record(metrics, evaluation(attempt, step, loss))
     assert recorded_losses(metrics, 10) == {0: 5.0, 10: 4.5}
 
 
@@ -76,10 +75,16 @@ def test_what_is_recalled_is_the_newest_of_each_step_up_to_the_checkpoint(tmp_pa
     ],
 )
 def test_a_recipe_under_which_the_best_would_be_lost_is_refused(wrong: dict[str, object], words: str) -> None:
-    model, evaluation = ModelRecipe(id="somewhere"), EvaluationRecipe(early_stopping=TWO)
-    assert Recipe(model=model, evaluation=evaluation).evaluation.early_stopping == TWO
+    model, early = ModelRecipe(id="somewhere"), EvaluationRecipe(early_stopping=TWO)
+    assert Recipe(model=model, evaluation=early).evaluation.early_stopping == TWO
     with pytest.raises(ValidationError, match=words):
-        Recipe.model_validate({"model": model, "evaluation": evaluation, **wrong})
+        Recipe.model_validate({"model": model, "evaluation": early, **wrong})
+
+
+def evaluation(attempt: int, step: int, loss: float) -> EvalRecord:
+    return EvalRecord(
+        attempt=attempt, step=step, loss=loss, perplexity=1.0, token_accuracy=0.0, tokens=1, time=0.0
+    )
 
 
 EARLY = {
@@ -113,6 +118,6 @@ def test_a_resumed_run_stops_at_the_step_that_an_uninterrupted_one_would_have(fr
     with pytest.raises(UserError, match=r"--set evaluation[.]early_stopping[.]patience=N"):
         refuse_complete(attempts.run, plan)
     for asked in (None, EarlyStopping(patience=4, min_delta=10), EarlyStopping(patience=3, min_delta=1)):
-        evaluation = plan.recipe.evaluation.model_copy(update={"early_stopping": asked})
-        recipe = plan.recipe.model_copy(update={"evaluation": evaluation})
+        other = plan.recipe.evaluation.model_copy(update={"early_stopping": asked})
+        recipe = plan.recipe.model_copy(update={"evaluation": other})
         refuse_complete(attempts.run, plan.model_copy(update={"recipe": recipe}))
