@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gemfit.errors import UserError
 from gemfit.records import (
+    EnergyRecord,
     EvalRecord,
     HardwareRecord,
     MemoryRecord,
@@ -39,6 +40,8 @@ class History:
     """Of each attempt that ended in order, as they came."""
     hardware: tuple[HardwareRecord, ...] = ()
     """Of each attempt, as they came; none of an attempt by an older version."""
+    energy: tuple[EnergyRecord, ...] = ()
+    """Of each attempt that ended in order, as they came."""
 
 
 def read_history(metrics: Path) -> History:
@@ -62,6 +65,7 @@ def read_history(metrics: Path) -> History:
         saves=_standing([record for record in records if isinstance(record, SaveRecord)], firsts),
         memory=tuple(record for record in records if isinstance(record, MemoryRecord)),
         hardware=tuple(record for record in records if isinstance(record, HardwareRecord)),
+        energy=tuple(record for record in records if isinstance(record, EnergyRecord)),
     )
 
 

@@ -136,7 +136,22 @@ class HardwareRecord(Contract):
         return tuple(gpu for host in self.hosts for gpu in host.gpus)
 
 
-Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord | HardwareRecord
+class EnergyRecord(Contract):
+    """One line of ``metrics.jsonl`` at the end of an attempt: what counters of energy have counted in it."""
+
+    kind: Literal["energy"] = "energy"
+    attempt: int
+    step: int
+    cpu_joules: float | None
+    """By the processors of all hosts (RAPL), whatever else ran there; `None` where one cannot be read."""
+    gpu_joules: float | None
+    """By the boards that the ranks use (NVML); `None` where one does not count, and without GPUs."""
+    seconds: float
+    """From the start of training to its end."""
+    time: float
+
+
+Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord | HardwareRecord | EnergyRecord
 """A line of ``metrics.jsonl``."""
 
 KINDS: dict[str, type[Record]] = {
@@ -145,6 +160,7 @@ KINDS: dict[str, type[Record]] = {
     "save": SaveRecord,
     "memory": MemoryRecord,
     "hardware": HardwareRecord,
+    "energy": EnergyRecord,
 }
 
 

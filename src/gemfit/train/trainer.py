@@ -34,6 +34,7 @@ from gemfit.train.checkpoint.collective import on_every_rank
 from gemfit.train.checkpoint.saving import Origin, resume
 from gemfit.train.compiled import compile_layers
 from gemfit.train.early_stopping import EarlyStops
+from gemfit.train.energy import EnergyCallback
 from gemfit.train.engine import fsdp_plugin, place, reshard, restored_buffers, sharded
 from gemfit.train.hardware import HardwareCallback
 from gemfit.train.heldout import HeldOut, measure, to_device
@@ -102,6 +103,7 @@ class PackedTrainer(Trainer):
         self.add_callback(BoundaryCallback(self))
         self.add_callback(PeakMemory(self))
         self.add_callback(HardwareCallback(self))
+        self.add_callback(EnergyCallback(self))
 
     def _speed_up(self, model: Any, device: torch.device) -> None:
         """What the recipe wants of kernels and compilation, before any engine has seen the model."""
