@@ -16,7 +16,7 @@ from gemfit.manifest import (
     TokenFlow,
 )
 from gemfit.plan import PackReference, Plan, Topology
-from gemfit.records import EvalRecord, Gpu, HardwareRecord, Host, Record, SaveRecord, StepRecord
+from gemfit.records import EnergyRecord, EvalRecord, Gpu, HardwareRecord, Host, Record, SaveRecord, StepRecord
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, manifest_digest
 from gemfit_launch.planning import make_plan
@@ -129,6 +129,12 @@ def hardware(attempt: int, done: int, time: float, gpu: Gpu | None) -> HardwareR
     host = Host(ranks=2, cpu="EPYC", cores=8, memory=64 * 2**30, gpus=(gpu, gpu) if gpu else ())
     versions = {"gemfit": "0.1.0", "torch": "2.13.0"}
     return HardwareRecord(attempt=attempt, step=done, hosts=(host,), versions=versions, time=time)
+
+
+def energy(attempt: int, done: int, *, cpu: float | None, gpu: float | None = 1.0) -> EnergyRecord:
+    return EnergyRecord(
+        attempt=attempt, step=done, cpu_joules=cpu, gpu_joules=gpu, seconds=9.0, time=1000.0 * attempt + 5
+    )
 
 
 def step(attempt: int, number: int, time: float) -> StepRecord:

@@ -19,7 +19,7 @@ from gemfit.manifest import PackManifest
 from gemfit.recipe import Recipe
 from gemfit.rundir import RunDir
 from hub.cards import ReadCard, read_card
-from hub.recorded import GPU, evaluation_of, recorded_run
+from hub.recorded import GPU, energy, evaluation_of, recorded_run
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> 
     assert shown["in steps that stand"] == "95 seconds"
     assert shown["waiting for saves that stand"] == "2 seconds"
     assert shown["torch"] == "2.13.0"
-    assert shown["energy"] == "not estimated: attempt 1 ran on CPUs, whose power is not recorded"
+    assert shown["upper estimate"] == "not estimated: attempt 1 ran on CPUs, whose power limit is not known"
 
 
 def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> None:
@@ -112,14 +112,25 @@ def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> No
     assert main([str(run.root), "--grid-intensity", "350", "--pue", "1.25"]) == 0
     shown = read_card(run.card_file).facts("Energy")
     kwh = 2 * 700.0 * 136 * 1.25 / 3.6e6
-    assert shown["energy, upper estimate"] == f"{kwh:.3f} kWh"
-    assert number(shown["CO2 equivalent"]) == round(kwh * 350)
+    assert shown["upper estimate"] == f"{kwh:.3f} kWh"
+    assert number(shown["CO2 equivalent, upper estimate"]) == round(kwh * 350)
     assert "stated" in shown["PUE"]
+
+
+def test_measured_energy_is_that_of_all_attempts_or_not_known(run: RunDir) -> None:
+    told = [energy(1, 8, cpu=3.6e6), energy(2, 10, cpu=1.8e6, gpu=None)]
+    with run.metrics_file.open("a") as stream:
+        stream.writelines(record.model_dump_json() + "\n" for record in told)
+    shown = card_of(run).facts("Energy")
+    assert number(shown["measured, processors"]) == 1.5
+    assert shown["measured, boards"] == "not known: no counter could be read in attempt 2"
+    earlier = card_of(run, step=6).facts("Energy")  # the attempt went on for two more steps
+    assert earlier["measured, processors"].startswith("not known: attempt 1 left no measurement")
 
 
 def test_energy_is_not_estimated_where_a_power_limit_is_missing(tmp_path: Path) -> None:
     run = recorded_run(tmp_path / "run", gpu=GPU.model_copy(update={"power_limit_watts": None}))
-    assert "did not tell the power limit" in card_of(run).facts("Energy")["energy"]
+    assert "did not tell the power limit" in card_of(run).facts("Energy")["upper estimate"]
 
 
 def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gemfit.history import read_records
 from gemfit.plan import Plan
-from gemfit.records import HardwareRecord, Record, StepRecord
+from gemfit.records import EnergyRecord, HardwareRecord, Record, StepRecord
 from gemfit.rundir import RunDir
 
 
@@ -19,6 +19,8 @@ class Attempt:
     plan: Plan
     hardware: HardwareRecord | None
     """``None`` for an attempt by an older version."""
+    energy: EnergyRecord | None
+    """``None`` where the attempt did not end in order, or trained on beyond the step that is looked at."""
     first_step: int
     last_step: int
     seconds: float
@@ -44,6 +46,7 @@ def _attempts(run: RunDir, by_attempt: dict[int, list[Record]]) -> Iterator[Atte
             number=number,
             plan=plan_of_attempt(run, number),
             hardware=next((record for record in records if isinstance(record, HardwareRecord)), None),
+            energy=next((record for record in records if isinstance(record, EnergyRecord)), None),
             first_step=steps[0].step,
             last_step=steps[-1].step,
             seconds=max(record.time for record in records) - _began(records, steps),

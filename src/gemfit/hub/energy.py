@@ -1,9 +1,10 @@
-"""How much energy a training took at most, from the power limits of its boards."""
+"""How much energy a training took: as counters have it, and at most, from power limits of boards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gemfit.hub.attempts import Attempt
 
@@ -21,11 +22,19 @@ class Energy:
     kwh: float
     """Of the boards and what their data centre takes for them."""
     pue: float
-    watt_hours_of_boards: float
 
-    def grams(self, intensity: float) -> float:
-        """CO2 equivalent at ``intensity`` grams per kilowatt-hour."""
-        return self.kwh * intensity
+
+def measured(attempts: Sequence[Attempt], part: Literal["cpu_joules", "gpu_joules"]) -> float | str:
+    """Kilowatt-hours that counters have counted over all attempts, of processors or boards; else why not."""
+    joules = 0.0
+    for attempt in attempts:
+        if attempt.energy is None:
+            return f"attempt {attempt.number} left no measurement that ends by the step of this model"
+        counted: float | None = getattr(attempt.energy, part)
+        if counted is None:
+            return f"no counter could be read in attempt {attempt.number}"
+        joules += counted
+    return joules / JOULES_PER_KWH
 
 
 def estimate(attempts: Sequence[Attempt], pue: float) -> Energy | str:
@@ -39,7 +48,7 @@ def estimate(attempts: Sequence[Attempt], pue: float) -> Energy | str:
         if isinstance(limits, str):
             return limits
         joules += sum(limits) * attempt.seconds * UTILISATION
-    return Energy(kwh=joules * pue / JOULES_PER_KWH, pue=pue, watt_hours_of_boards=joules / 3600)
+    return Energy(kwh=joules * pue / JOULES_PER_KWH, pue=pue)
 
 
 def board_limits(attempt: Attempt) -> list[float] | str:
@@ -47,7 +56,7 @@ def board_limits(attempt: Attempt) -> list[float] | str:
     if attempt.hardware is None:
         return f"attempt {attempt.number} left no record of its hardware"
     if not attempt.hardware.gpus:
-        return f"attempt {attempt.number} ran on CPUs, whose power is not recorded"
+        return f"attempt {attempt.number} ran on CPUs, whose power limit is not known"
     limits = [gpu.power_limit_watts for gpu in attempt.hardware.gpus]
     known = [limit for limit in limits if limit is not None]
     if len(known) < len(limits):

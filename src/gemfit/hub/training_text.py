@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from gemfit.hub.attempts import Attempt
-from gemfit.hub.energy import PUE, UTILISATION, Energy, estimate
+from gemfit.hub.energy import PUE, UTILISATION, Energy, estimate, measured
 from gemfit.hub.facts import CardFacts
 from gemfit.hub.markdown import bullets, facts, section, table
 from gemfit.identity import Flat, changes, flatten
@@ -145,13 +145,18 @@ def _times(told: CardFacts) -> Iterable[tuple[str, str]]:
 
 
 def _energy(told: CardFacts) -> Iterable[tuple[str, str]]:
+    yield (
+        "measured, processors",
+        _kwh(measured(told.attempts, "cpu_joules"), "whatever else ran on the hosts too"),
+    )
+    yield "measured, boards", _kwh(measured(told.attempts, "gpu_joules"), "of the GPUs that ranks used")
     found = estimate(told.attempts, told.stated.pue or PUE)
     if not isinstance(found, Energy):
-        yield "energy", f"not estimated: {found}"
+        yield "upper estimate", f"not estimated: {found}"
         yield "CO2", "not estimated, because the energy is not"
         return
     source = "as stated by the publisher" if told.stated.pue else "an average of data centres, 2024"
-    yield "energy, upper estimate", f"{found.kwh:.3f} kWh"
+    yield "upper estimate", f"{found.kwh:.3f} kWh"
     yield "how", "boards x power limit x seconds of the attempts x utilisation x PUE"
     yield "utilisation", f"{UTILISATION:.0%}, a bound: boards at their power limit all the time"
     yield "PUE", f"{found.pue:g}, {source}"
@@ -160,7 +165,9 @@ def _energy(told: CardFacts) -> Iterable[tuple[str, str]]:
     if intensity is None:
         yield "CO2", "not estimated: nobody has stated the intensity of the grid"
     else:
-        yield (
-            "CO2 equivalent",
-            f"{found.grams(intensity):.0f} g at {intensity:g} g/kWh, as stated by the publisher",
-        )
+        grams = f"{found.kwh * intensity:.0f} g at {intensity:g} g/kWh"
+        yield "CO2 equivalent, upper estimate", f"{grams}, as stated by the publisher"
+
+
+def _kwh(found: float | str, of: str) -> str:
+    return f"not known: {found}" if isinstance(found, str) else f"{found:.6f} kWh, {of}"
