@@ -15,9 +15,10 @@ Cost: some tens of microseconds a row that holds a part of a long conversation; 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from gemfit.data.packing.filling import cut_late, fill_rows
@@ -103,16 +104,16 @@ def _slabs(atoms: Atoms, at_once: int) -> Iterator[Atoms]:
 
 def longest_pieces(atoms: Atoms, seq_len: int, at_once: int = AT_ONCE) -> Runs:
     """Pieces that take all that fits, packed best fit, decreasing."""
-    heads, stops = _chains(atoms)
+    heads, stops = _chains(atoms.linked)
     bodies = atoms.lengths - atoms.context
     first, num_atoms = cut_late(atoms.lengths, bodies, heads, stops, seq_len)
-    return _sorted(
-        atoms, first, num_atoms, pack_any(_tokens(atoms, first, num_atoms), seq_len, at_once=at_once)
-    )
+    del bodies, heads, stops
+    lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
+    return _sorted(atoms, first, num_atoms, pack_any(lengths, seq_len, at_once=at_once))
 
 
 def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
-    heads, stops = _chains(atoms)
+    heads, stops = _chains(atoms.linked)
     alone = stops - heads == 1
     whole = heads[alone]
     bodies = atoms.lengths - atoms.context
@@ -127,24 +128,63 @@ def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
     left = np.sort(by_length[~used])
     first = np.concatenate([first, ends[0], left])
     num_atoms = np.concatenate([num_atoms, ends[1], np.ones_like(left)])
-    lengths = _tokens(atoms, first, num_atoms)
+    lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
     row = np.concatenate([row, pack(lengths[len(row) :], seq_len, free)])
     return _sorted(atoms, first, num_atoms, improve(lengths, row, seq_len))
 
 
-def _chains(atoms: Atoms) -> tuple[Ints, Ints]:
+@njit(cache=True)
+def _chains(linked: Any) -> Any:
     """First atom of each conversation, and the one after its last."""
-    heads = np.flatnonzero(~atoms.linked).astype(np.int32)
-    return heads, np.append(heads[1:], len(atoms.lengths)).astype(np.int32)
+    count = 0
+    for atom in range(len(linked)):
+        count += not linked[atom]
+    heads, stops = np.empty(count, np.int32), np.full(count, len(linked), np.int32)
+    count = 0
+    for atom in range(len(linked)):
+        if not linked[atom]:
+            heads[count] = atom
+            if count:
+                stops[count - 1] = atom
+            count += 1
+    return heads, stops
 
 
-def _tokens(atoms: Atoms, first: Ints, num_atoms: Ints) -> Ints:
+@njit(cache=True)
+def _tokens(lengths: Any, context: Any, first: Any, num_atoms: Any) -> Any:
     """Length of each piece: its bodies, and the context of its first atom."""
-    before = np.concatenate([[0], np.cumsum(atoms.lengths - atoms.context, dtype=np.int64)])
-    return (before[first + num_atoms] - before[first] + atoms.context[first]).astype(np.int32)
+    tokens = np.empty(len(first), np.int32)
+    for piece in range(len(first)):
+        start = first[piece]
+        total = lengths[start]
+        for atom in range(start + 1, start + num_atoms[piece]):
+            total += lengths[atom] - context[atom]
+        tokens[piece] = total
+    return tokens
 
 
 def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
-    order = np.lexsort((first, row))
+    order = _by_row(first, row, len(atoms.lengths))
     first, num_atoms = first[order], num_atoms[order]
-    return Runs(first, num_atoms, _tokens(atoms, first, num_atoms), row[order])
+    return Runs(first, num_atoms, _tokens(atoms.lengths, atoms.context, first, num_atoms), row[order])
+
+
+@njit(cache=True)
+def _by_row(first: Any, row: Any, num_atoms: int) -> Any:
+    """Pieces by row, and by their first atom in a row."""
+    begun = np.full(num_atoms, -1, np.int32)
+    rows = 0
+    for piece in range(len(row)):
+        begun[first[piece]] = piece
+        rows = max(rows, row[piece] + 1)
+    at = np.zeros(rows + 1, np.int32)
+    for piece in range(len(row)):
+        at[row[piece] + 1] += 1
+    for number in range(rows):
+        at[number + 1] += at[number]
+    order = np.empty(len(row), np.int32)
+    for piece in begun:
+        if piece >= 0:
+            order[at[row[piece]]] = piece
+            at[row[piece]] += 1
+    return order
