@@ -47,7 +47,6 @@ def retried(
     patience: Patience,
     *,
     say: Callable[[str], None],
-    sleep: Callable[[float], None] = time.sleep,
     share: Callable[[], float] = random.random,
 ) -> T:
     """What ``action`` returns, tried again after failures that may pass; ``Unreachable`` after the last.
@@ -64,7 +63,7 @@ def retried(
                 raise Unreachable(describe(error)) from error
             seconds = max(asked_seconds(error), patience.pause(failures, share()))
             say(f"{describe(error)}; again in {seconds:.0f} s")
-            sleep(seconds)
+            time.sleep(seconds)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -105,8 +104,8 @@ def status_of(error: BaseException) -> int | None:
 
 def _cause(error: BaseException) -> BaseException:
     """What huggingface_hub wrapped: uploads fail as ``RuntimeError`` from the error itself."""
-    known = (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled)
-    return next((one for one in _chain(error) if isinstance(one, known)), error)
+    known, chain = (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled), list(_chain(error))
+    return next((one for one in chain if isinstance(one, known)), chain[-1])
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,0 +1,269 @@
+"""From a checkpoint to a repository, with a server and a network that fail in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gemfit.errors import ExitCode
+from gemfit.hub import client
+from gemfit.hub.push import main
+from gemfit.hub.spool import Spool
+from gemfit.rundir import RunDir
+from gemfit.train.export import export
+from hub.conftest import REPO, Made
+from hub.server import LARGE_BYTES, TOKEN, Fault, HubServer
+from train.trained import Trained
+
+pytestmark = pytest.mark.filterwarnings(
+    # huggingface_hub hands files to httpx2 by the older of two names.
+    "ignore:Use 'content=:DeprecationWarning"
+)
+
+FILES = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+
+LOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+ids, found = torch.arange(6, 54)[None], []
+for name in sys.argv[2:]:
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+    assert len(AutoTokenizer.from_pretrained(name)) > 256
+    with torch.no_grad():
+        found.append(model(input_ids=ids).logits)
+torch.save(found, sys.argv[1])
+"""
+
+
+def push(made: Made, *options: str) -> int:
+    return main([str(made.run.root), "--repo", REPO, *options])
+
+
+def send(run: RunDir, *options: str) -> int:
+    return main(["--spooled", str(run.root), *options])
+
+
+def commits(hub: HubServer) -> list[str]:
+    """Messages of all commits but the first, which the server makes."""
+    return list(hub.repos[REPO].messages.values())[1:]
+
+
+def weights_bytes(hub: HubServer) -> int:
+    repo = hub.repos[REPO]
+    return repo.commits[repo.branches["main"]]["model.safetensors"].size
+
+
+def test_a_push_makes_a_private_repository_with_weights_and_card(
+    made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push(made) == ExitCode.DONE
+    repo = hub.repos[REPO]
+    files = repo.commits[repo.branches["main"]]
+    assert repo.private
+    assert set(files) > FILES
+    assert files["model.safetensors"].large
+    assert hub.content(files["README.md"]).startswith(b"---\n")
+    assert commits(hub) == ["Step 2"]
+    assert f"/{REPO}/commit/{repo.branches['main']}" in capsys.readouterr().out
+    spool = Spool.of(made.run)
+    assert spool.waiting() == []
+    assert [(sent.push.step, sent.commit) for sent in spool.sent()] == [(2, repo.branches["main"])]
+    assert TOKEN not in spool.sent_file.read_text()
+
+
+def test_what_was_pushed_loads_by_its_name_with_the_logits_of_the_local_export(
+    made: Made, hub: HubServer, trained: Trained, tmp_path: Path
+) -> None:
+    assert push(made) == ExitCode.DONE
+    export(made.run, tmp_path / "local", step=2)
+    argv = [sys.executable, "-c", LOAD, str(tmp_path / "logits.pt"), REPO, str(tmp_path / "local")]
+    done = subprocess.run(argv, env=os.environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert hub.count("GET", "/model.safetensors") == 1
+    pushed, local = torch.load(tmp_path / "logits.pt")
+    assert torch.equal(pushed, local)
+    # The recipe's type is bfloat16, so it is rounded once.
+    torch.testing.assert_close(pushed, trained.logits, atol=0.05, rtol=0.05)
+
+
+def test_large_files_go_in_the_parts_that_the_server_asks_for(ready: RunDir, hub: HubServer) -> None:
+    hub.part_bytes = LARGE_BYTES
+    assert send(ready) == ExitCode.DONE
+    assert hub.count("PUT", "/storage/") == -(-weights_bytes(hub) // LARGE_BYTES) > 2
+    assert hub.count("POST", "/complete/") == 1
+
+
+def test_after_a_commit_that_failed_no_weight_is_sent_twice(
+    ready: RunDir, hub: HubServer, naps: list[float]
+) -> None:
+    hub.faults.append(Fault("POST", "/commit/", times=2, status=500))
+    assert send(ready) == ExitCode.DONE
+    assert hub.count("POST", "/commit/") == 3
+    assert hub.sent_bytes() == weights_bytes(hub)
+    assert len(naps) == 2
+    assert 1 <= naps[0] <= 2 <= naps[1] <= 4
+
+
+def test_a_commit_whose_answer_was_lost_is_found_and_not_made_again(
+    ready: RunDir, hub: HubServer, naps: list[float]
+) -> None:
+    hub.faults.append(Fault("POST", "/commit/", serve_first=True))
+    assert send(ready) == ExitCode.DONE
+    assert commits(hub) == ["Step 2"]
+    assert Spool.of(ready).sent()[0].commit == hub.repos[REPO].branches["main"]
+
+
+def test_an_upload_that_is_cut_is_begun_again(ready: RunDir, hub: HubServer, naps: list[float]) -> None:
+    hub.faults.append(Fault("PUT", "/storage/", times=2, cut_after=50_000))
+    assert send(ready) == ExitCode.DONE
+    assert hub.sent_bytes() == weights_bytes(hub) + 2 * 50_000
+
+
+@pytest.mark.parametrize("path", ["/api/repos/create", "/preupload/", "/objects/batch"])
+def test_a_server_that_says_how_long_to_wait_is_obeyed(
+    path: str, ready: RunDir, hub: HubServer, naps: list[float]
+) -> None:
+    hub.faults.append(Fault("POST", path, status=429, headers={"Retry-After": "70"}))
+    assert send(ready) == ExitCode.DONE
+    assert max(naps) >= 70
+
+
+def test_what_a_failing_server_does_not_take_waits_and_is_sent_later(
+    ready: RunDir, hub: HubServer, naps: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults.append(Fault("POST", "/api/repos/create", times=99, status=503))
+    assert send(ready) == ExitCode.STOPPED
+    later = f"gemfit push --spooled {ready.root}"
+    assert later in capsys.readouterr().out
+    assert hub.count("POST", "/api/repos/create") == 5
+    assert Spool.of(ready).waiting() == [2]
+    hub.faults.clear()
+    assert send(ready, "--json") == ExitCode.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert [sent["step"] for sent in told[0]["sent"]] == [2]
+    assert commits(hub) == ["Step 2"]
+    assert not Spool.of(ready).folder(2).exists()
+
+
+def test_a_server_that_stalls_is_given_up(
+    ready: RunDir, hub: HubServer, naps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.1)
+    hub.faults.append(Fault("POST", "/api/repos/create", times=99, stall_seconds=30))
+    assert send(ready, "--json") == ExitCode.STOPPED
+    assert Spool.of(ready).waiting() == [2]
+
+
+def test_a_wrong_token_is_told_with_endpoint_and_repository_and_not_tried_again(
+    made: Made, hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert push(made) == ExitCode.USER_ERROR
+    words = capsys.readouterr().err
+    assert hub.url in words
+    assert REPO in words
+    assert "hf auth login" in words
+    assert "hf_wrong" not in words
+    assert len(hub.requests) - hub.count("GET", "/api/agent-harnesses") == 1
+    assert not hub.repos
+
+
+def test_without_a_token_the_way_to_one_is_told(
+    made: Made, hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert push(made) == ExitCode.USER_ERROR
+    assert "hf auth login" in capsys.readouterr().err
+    assert Spool.of(made.run).waiting() == []
+
+
+def test_a_place_where_the_token_may_not_write_leaves_nothing_in_the_spool(
+    made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(made.run.root), "--repo", "others/kind"]) == ExitCode.USER_ERROR
+    assert "write permission" in capsys.readouterr().err
+    assert Spool.of(made.run).waiting() == []
+    assert hub.count("POST", "/api/repos/create") == 1
+
+
+def test_without_a_network_a_push_is_staged_and_sent_when_there_is_one(
+    made: Made, hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert push(made) == ExitCode.STOPPED
+    assert "HF_HUB_OFFLINE" in capsys.readouterr().out
+    assert not hub.requests
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for folder in made.run.committed():  # the training goes on: the checkpoint is long gone
+        folder.rename(folder.with_name(f"gone-{folder.name}"))
+    assert send(made.run) == ExitCode.DONE
+    assert commits(hub) == ["Step 2"]
+
+
+def test_a_step_is_sent_once_unless_it_is_wanted_again(
+    made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push(made) == ExitCode.DONE
+    before = len(hub.requests)
+    assert push(made) == ExitCode.DONE
+    assert len(hub.requests) == before
+    assert "sent to user/kind before" in capsys.readouterr().out
+    assert push(made, "--again", "--message", "A better card") == ExitCode.DONE
+    assert hub.sent_bytes() == weights_bytes(hub)
+
+
+def test_weights_under_other_names_do_not_stay_beside_the_new_ones(made: Made, hub: HubServer) -> None:
+    assert push(made) == ExitCode.DONE
+    repo = hub.repos[REPO]
+    files = repo.commits[repo.branches["main"]]
+    files |= {"model-00001-of-00002.safetensors": files["model.safetensors"], "notes.txt": files["README.md"]}
+    made.save(4)
+    assert push(made) == ExitCode.DONE
+    now = repo.commits[repo.branches["main"]]
+    assert [name for name in now if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert "notes.txt" in now
+
+
+def test_a_dry_run_lists_every_file_and_sends_and_leaves_nothing(
+    made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push(made, "--dry-run", "--json") == ExitCode.DONE
+    listed = json.loads(capsys.readouterr().out)
+    assert {row["path"] for row in listed["files"]} > FILES
+    assert all(row["bytes"] > 0 for row in listed["files"])
+    assert not hub.requests
+    assert list(made.run.spool.iterdir()) == []
+
+
+def test_a_spool_that_was_changed_is_not_sent(
+    ready: RunDir, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = Spool.files(Spool.of(ready).folder(2)) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert send(ready) == ExitCode.USER_ERROR
+    assert "model.safetensors has changed since it was staged" in capsys.readouterr().err
+    assert not hub.repos
+
+
+def test_best_is_the_checkpoint_of_lowest_held_out_loss(made: Made, hub: HubServer) -> None:
+    for step, loss in ((4, 3.0), (6, 2.0), (8, 2.5)):
+        made.save(step, loss)
+    assert push(made, "--step", "best") == ExitCode.DONE
+    assert push(made, "--step", "latest", "--public") == ExitCode.DONE
+    assert commits(hub) == ["Step 6", "Step 8"]
+    assert hub.repos[REPO].private  # one that is there stays as it is
+
+
+def test_a_step_that_was_never_saved_is_told_with_those_that_were(
+    made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push(made, "--step", "7") == ExitCode.USER_ERROR
+    assert "steps saved: 2" in capsys.readouterr().err
