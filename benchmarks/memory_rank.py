@@ -99,7 +99,7 @@ class Weighing(PackedTrainer):
             zero = self.model_wrapped.optimizer
         parameters = list(model.parameters())
         found: dict[str, list[Any]] = {
-            "parameters": [getattr(p, "ds_tensor", p) for p in parameters],
+            "parameters": [getattr(p, "ds_tensor", p) for p in parameters] + list(_scales(model)),
             "masters": [],
             "gradients": [p.grad for p in parameters] + list(_unsharded(model)),
             "moments": [value for state in self.adamw.state.values() for value in state.values()],
@@ -126,6 +126,14 @@ def _unsharded(model: torch.nn.Module) -> Iterator[Any]:
             for parameter in getattr(group, "fsdp_params", ()):
                 yield parameter.unsharded_accumulated_grad
                 yield getattr(getattr(parameter, "_unsharded_param", None), "grad", None)
+
+
+def _scales(model: torch.nn.Module) -> Iterator[Any]:
+    """What turns the bits of layers in 4 bits into numbers."""
+    for module in model.modules():
+        if (state := getattr(module, "quant_state", None)) is not None:
+            yield from (state.absmax, state.code, state.offset)
+            yield from (state.state2.absmax, state.state2.code) if state.nested else ()
 
 
 def _either(owner: Any, *names: str) -> Iterator[Any]:

@@ -2,8 +2,8 @@
 
     python benchmarks/memory_states.py [--cases ddp:2:bfloat16:full …] [--json] [--out FILE.md]
 
-A case is STRATEGY[+offload]:RANKS:DTYPE:full|lora. Each is launched for real, on this machine's CPU, for
-three steps; benchmarks/memory_rank.py weighs the live tensors. Some 15 to 30 seconds each.
+A case is STRATEGY[+offload]:RANKS:DTYPE:full|lora|qlora. Each is launched for real, on this machine's CPU,
+for three steps; benchmarks/memory_rank.py weighs the live tensors. Some 15 to 30 seconds each.
 """
 
 from __future__ import annotations
@@ -50,19 +50,20 @@ class Case:
     offload: bool
     ranks: int
     dtype: str
-    lora: bool
+    what: str
+    """`full`, `lora`, or `qlora`: adapters over weights in 4 bits."""
 
     @classmethod
     def parse(cls, text: str) -> Case:
         """From ``zero2+offload:2:bfloat16:full``."""
         strategy, ranks, dtype, what = text.split(":")
         name, plus, _ = strategy.partition("+")
-        return cls(name, bool(plus), int(ranks), dtype, what == "lora")
+        return cls(name, bool(plus), int(ranks), dtype, what)
 
     @property
     def name(self) -> str:
         plus = "+offload" if self.offload else ""
-        return f"{self.strategy}{plus}:{self.ranks}:{self.dtype}:{'lora' if self.lora else 'full'}"
+        return f"{self.strategy}{plus}:{self.ranks}:{self.dtype}:{self.what}"
 
 
 @dataclass(frozen=True)
@@ -99,20 +100,21 @@ class Silent:
 
 
 def all_cases() -> Iterator[Case]:
-    """Every strategy on 2 and 4 ranks, both types, full and LoRA; offload on 2 ranks."""
+    """Every strategy on 2 and 4 ranks, both types, full, LoRA and QLoRA; offload on 2 ranks."""
     for dtype in ("bfloat16", "float32"):
-        for lora in (False, True):
-            yield Case("single", False, 1, dtype, lora)
+        for what in ("full", "lora", "qlora"):
+            yield Case("single", False, 1, dtype, what)
             for name in ("ddp", "fsdp2", "zero1", "zero2", "zero3"):
                 for ranks in (2, 4):
-                    yield Case(name, False, ranks, dtype, lora)
+                    yield Case(name, False, ranks, dtype, what)
     for name in ("fsdp2", "zero1", "zero2", "zero3"):
-        yield Case(name, True, 2, "bfloat16", False)
+        yield Case(name, True, 2, "bfloat16", "full")
 
 
 def run(case: Case, data: Path, folder: Path) -> Result:
     """Train for three steps; a run that does not end well stops the benchmark with its log."""
-    settings = {"model__lora": "{rank: 4}"} if case.lora else {}
+    settings = {} if case.what == "full" else {"model__lora": "{rank: 4}"}
+    settings |= {"model__quantization": "nf4"} if case.what == "qlora" else {}
     plan = make_plan(
         data,
         case.strategy,

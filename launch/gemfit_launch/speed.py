@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gemfit.plan import Plan, Topology
-from gemfit.recipe import Recipe
+from gemfit.recipe import ModelRecipe, Recipe
 from gemfit.speed import OPTIMIZERS, batches_ahead, optimizer_of
 from gemfit.strategy import DeepSpeed, Fsdp
 from gemfit_launch.predict.activations import LOGIT_BYTES, SLICE_TOKENS
@@ -36,6 +36,8 @@ def speed_problems(recipe: Recipe, topology: Topology) -> list[str]:
         problems.append(
             "model.compile does not work with zero3, which gathers parameters inside of layers; use fsdp2"
         )
+    if model.compile and model.quantization is not None:
+        problems.append("model.compile is not proven with model.quantization; use one of them")
     if model.compile and model.attention == "flex_attention":
         problems.append("model.compile is not proven with flex_attention, which compiles itself; use sdpa")
     return problems
@@ -50,6 +52,7 @@ def speed_lines(plan: Plan, architecture: Architecture | None) -> list[SpeedLine
     return [
         SpeedLine("attention", model.attention, plan.attention_because),
         SpeedLine("loss", f"in slices of {SLICE_TOKENS:,} tokens", _loss(plan, architecture)),
+        *_frozen(model, architecture),
         SpeedLine("kernels", model.kernels, _kernels(plan)),
         SpeedLine("compile", "on" if model.compile else "off", _compile(plan)),
         SpeedLine("optimizer", optimizer, OPTIMIZERS[optimizer]),
@@ -74,6 +77,17 @@ def _loss(plan: Plan, architecture: Architecture | None) -> str:
         f"{logits_of(SLICE_TOKENS, architecture)} of logits at a time instead of "
         f"{logits_of(tokens, architecture)}, in training and in evaluation"
     )
+
+
+def _frozen(model: ModelRecipe, architecture: Architecture | None) -> list[SpeedLine]:
+    """Nothing unless frozen weights are in 4 bits."""
+    if model.quantization is None:
+        return []
+    because = "frozen layers in 4 bits, made numbers again for each product: slower, and much smaller"
+    if architecture is not None:
+        weights = architecture.num_layers * architecture.linear_parameters
+        because += f": {weights / 2 / GIB:.1f} GiB instead of {weights * 4 / GIB:.1f}"
+    return [SpeedLine("frozen weights", model.quantization.type, because)]
 
 
 def _kernels(plan: Plan) -> str:

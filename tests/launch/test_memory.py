@@ -15,7 +15,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.recipe import CheckpointRecipe, Lora
+from gemfit.recipe import CheckpointRecipe, Lora, Quantization
 from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.activations import SLICE_TOKENS, layer_bytes, logits_bytes
 from gemfit_launch.predict.gpus import CARDS, guess_card
@@ -50,6 +50,35 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
 
 def memory(strategy: Strategy, world_size: int = 1, **different: Any) -> Memory:
     return predict_memory(setting(strategy, world_size, **different), CheckpointRecipe())
+
+
+QLORA = {"lora": Lora(), "quantization": Quantization()}
+
+
+@pytest.mark.parametrize("strategy", [Single(), *SHARDED, Fsdp(offload=True)])
+def test_matrices_in_4_bits_take_an_eighth_of_float32_and_their_scales(strategy: Strategy) -> None:
+    ranks = 1 if isinstance(strategy, Single) else 8
+    made = setting(strategy, ranks, architecture=B27, **QLORA)
+    matrices = B27.num_layers * B27.linear_parameters
+    elsewhere = B27.parameters - matrices
+    assert made.scale_bytes == pytest.approx(matrices * 0.127 / 8, rel=0.01)
+    kept = place_states(made)
+    shards = ranks if strategy in (Fsdp(), Fsdp(offload=True), DeepSpeed(stage=3)) else 1
+    frozen = (matrices / 2 + 2 * elsewhere) / shards + made.scale_bytes
+    parameters = kept.gpu.parameters + kept.host.parameters
+    adapters = made.trained * (2 if isinstance(strategy, DeepSpeed) else 4) / shards
+    assert parameters == pytest.approx(frozen + adapters, rel=1e-3)
+
+
+def test_scales_in_full_take_four_times_as_much() -> None:
+    once = setting(Single(), lora=Lora(), quantization=Quantization(double=False))
+    twice = setting(Single(), **QLORA)
+    assert once.scale_bytes == pytest.approx(4 * twice.scale_bytes, rel=0.1)
+
+
+def test_a_27b_over_4_bits_fits_a_card_of_40_gb_and_not_without() -> None:
+    assert memory(Single(), architecture=B27, **QLORA).gpu_bytes < CARDS["a100-40"].usable_bytes
+    assert memory(Single(), architecture=B27, lora=Lora()).gpu_bytes > 2 * CARDS["a100-40"].usable_bytes
 
 
 def test_a_27b_on_one_gpu_needs_432_gb_for_its_states_alone() -> None:
@@ -224,7 +253,7 @@ def test_an_option_without_effect_is_refused(options: tuple[object, ...], messag
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("case", ["ddp:2:bfloat16:full", "fsdp2:2:bfloat16:lora", "zero3:2:float32:full"])
+@pytest.mark.parametrize("case", ["ddp:2:bfloat16:full", "fsdp2:2:bfloat16:qlora", "zero3:2:float32:full"])
 def test_engines_keep_what_is_predicted_within_five_per_cent(case: str) -> None:
     argv = [sys.executable, str(BENCHMARKS / "memory_states.py"), "--json", "--cases", case]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))

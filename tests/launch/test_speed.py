@@ -18,6 +18,8 @@ from gemfit_launch.speed import speed_lines, speed_problems
 
 GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
 
+IN_4_BITS = ("model.lora={rank: 4}", "model.quantization=nf4")
+
 
 def recipe(*settings: str, strategy: str = "ddp", offload: bool = False) -> Recipe:
     return Request(name="gemma3/1b-card", settings=settings, strategy=strategy, offload=offload).recipe()
@@ -82,6 +84,7 @@ def test_sharding_strategies_tell_how_communication_is_hidden(strategy: str, tol
     [
         (["model.kernels=liger"], "ddp", CPUS, "model.kernels liger needs a GPU"),
         (["model.kernels=liger", "model.compile=true"], "ddp", GPUS, "use one"),
+        (["model.compile=true", *IN_4_BITS], "ddp", GPUS, "not proven with model.quantization"),
         (["model.compile=true"], "zero3", GPUS, "model.compile does not work with zero3"),
         (["model.compile=true", "model.attention=flex_attention"], "ddp", GPUS, "compiles itself"),
     ],
@@ -100,6 +103,12 @@ def test_gemfit_plan_shows_every_line_and_why(cli: Callable[..., Result]) -> Non
         *("attention", "loss", "kernels", "compile", "optimizer", "batches")
     ]
     assert all(line["chosen"] in shown and line["because"] for line in told)
+
+
+def test_weights_in_4_bits_are_told_with_what_they_save() -> None:
+    chosen, because = lines(plan_of(recipe(*IN_4_BITS)))["frozen weights"]
+    assert chosen == "nf4"
+    assert because.endswith("0.3 GiB instead of 2.6")
 
 
 @pytest.mark.parametrize("setting", ["model.kernels=liger", "model.compile=true"])

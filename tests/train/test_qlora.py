@@ -263,7 +263,9 @@ def test_logits_and_gradients_are_those_of_the_dequantised_model(trained: Traine
     assert len(plain) == 2 * 7 * LAYERS
     for name, gradient in plain.items():
         assert gradient.norm() > 0, name
-        assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max()), name
+        assert torch.allclose(
+            gradients[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max())
+        ), name
 
 
 def test_a_sound_recipe_in_4_bits_falls_into_no_trap(folder: Path) -> None:

@@ -6,7 +6,7 @@ benchmarks/memory_states.md holds their sum beside what autograd was seen to kee
 
 from __future__ import annotations
 
-from gemfit.strategy import DeepSpeed, Fsdp
+from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single
 from gemfit_launch.predict.states import FLOAT32, REDUCE_BUCKET_ELEMENTS, Setting
 
 SLICE_TOKENS = 1024
@@ -90,6 +90,8 @@ def embedding_gradient_bytes(setting: Setting) -> int:
 
 def weight_cache_bytes(setting: Setting) -> int:
     """Casts of the layers' matrices that autocast remembers until the forward pass is over."""
+    if setting.quantization is not None and isinstance(setting.strategy, Single | Ddp):
+        return setting.compute_bytes * setting.trained if setting.compute_bytes != FLOAT32 else 0
     if not setting.autocast:
         return 0
     architecture = setting.architecture
@@ -100,19 +102,24 @@ def weight_cache_bytes(setting: Setting) -> int:
     return setting.compute_bytes * setting.trained
 
 
+def unpacked_bytes(setting: Setting) -> int:
+    """The largest matrix in the type of computing, which is made of its 4 bits for each product."""
+    if setting.quantization is None:
+        return 0
+    return setting.compute_bytes * max(rows * columns for rows, columns in setting.architecture.matrix_shapes)
+
+
 def gather_bytes(setting: Setting) -> int:
     """Whole parameters that a sharding strategy has to have at a time."""
-    architecture, compute = setting.architecture, setting.compute_bytes
-    layer = architecture.layer_parameters
-    edges = architecture.parameters - architecture.num_layers * layer
+    compute, layer, edges = setting.compute_bytes, setting.layer_elements, setting.edge_elements
     match setting.strategy:
         case Fsdp(reshard=False):
-            return compute * architecture.parameters
+            return compute * setting.base_elements
         case Fsdp():  # embedding and last norm are a unit of their own that stays gathered
             return compute * (edges + GATHERED_UNITS * layer)
         case DeepSpeed(stage=3):
             live = max(LIVE_ELEMENTS, edges + layer) + PREFETCH_ELEMENTS
-            return compute * min(architecture.parameters, live)
+            return compute * min(setting.base_elements, live)
         case _:
             return 0
 

@@ -57,13 +57,21 @@ class Architecture:
         return sum(inputs * outputs for inputs, outputs in self.linear_shapes.values())
 
     @property
-    def layer_shapes(self) -> tuple[tuple[int, int], ...]:
-        """(first dimension, all others) of each tensor of one layer, as torch lays it out."""
-        shapes = self.linear_shapes
-        matrices = [(outputs, inputs) for inputs, outputs in shapes.values()]
+    def matrix_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(outputs, inputs) of the linear modules of one layer, as torch lays them out."""
+        return tuple((outputs, inputs) for inputs, outputs in self.linear_shapes.values())
+
+    @property
+    def vector_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(length, 1) of the biases and norms of one layer."""
         biased = self.attention_biases + ("gate_proj", "up_proj", "down_proj") * self.mlp_bias
         norms = [self.hidden_size] * self.norms_per_layer + [self.head_dim] * (2 * self.qk_norm)
-        return (*matrices, *((shapes[name][1], 1) for name in biased), *((norm, 1) for norm in norms))
+        return (*((self.linear_shapes[name][1], 1) for name in biased), *((norm, 1) for norm in norms))
+
+    @property
+    def layer_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(first dimension, all others) of each tensor of one layer, as torch lays it out."""
+        return self.matrix_shapes + self.vector_shapes
 
     @property
     def layer_parameters(self) -> int:

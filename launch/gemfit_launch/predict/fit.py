@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gemfit.batch import make_batch
-from gemfit.recipe import Recipe
+from gemfit.recipe import ModelRecipe, Recipe
 from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.architecture import Architecture
 from gemfit_launch.predict.gpus import Card
@@ -126,6 +126,13 @@ def smallest_changes(recipe: Recipe, architecture: Architecture, card: Card, gpu
         if (there := _closest(recipe, ways)) is not None:
             return [*found, there]
     return found
+
+
+def smaller(model: ModelRecipe) -> str:
+    """What takes less memory and is another training: it is for a person to choose."""
+    if model.lora is None:
+        return "LoRA"
+    return "4 bits (model.quantization=nf4)" if model.quantization is None else "a smaller model"
 
 
 def _closest(recipe: Recipe, ways: Sequence[Candidate]) -> Candidate | None:

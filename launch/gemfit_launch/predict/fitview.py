@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemfit.recipe import Recipe
-from gemfit_launch.predict.fit import Candidate, best_of_each
+from gemfit_launch.predict.fit import Candidate, best_of_each, smaller
 from gemfit_launch.predict.forecastview import between, memory_json, performance_json
 from gemfit_launch.predict.gpus import Card
 from gemfit_launch.predict.memory import gigabytes
@@ -55,6 +55,7 @@ def show_fit(asked: Asked, ways: Sequence[Candidate], *, everything: bool) -> No
     out = console()
     model = asked.recipe.model
     how = f"LoRA of rank {model.lora.rank}" if model.lora else "full fine-tune"
+    how += f" over {model.quantization.type}" if model.quantization else ""
     row = f"{asked.recipe.batch.effective} rows of {asked.recipe.data.seq_len:,} tokens a step"
     out.print(f"{asked.name} on {asked.card.name}: {how}, {model.dtype}, {row}\n", style="bold")
     fitting = [way for way in ways if way.fits]
@@ -72,7 +73,7 @@ def show_fit(asked: Asked, ways: Sequence[Candidate], *, everything: bool) -> No
             out.print("zero1 adds micro-steps up in bfloat16, where the others use float32.\n", style="dim")
         out.print("\n".join(asked.command(way) for way in best[:1]), soft_wrap=True)
     else:
-        out.print("Nothing fits on these numbers of GPUs: more of them, a larger card, or LoRA.")
+        out.print(f"Nothing fits on these numbers of GPUs: more of them, a larger card, or {smaller(model)}.")
     if rows := [row for row in map(_why_not, by_label(ways).values()) if row is not None]:
         out.print("\nWhat does not fit", style="bold")
         out.print(table(["strategy", "fits from", "below that"], rows))

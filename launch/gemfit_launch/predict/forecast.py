@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gemfit.plan import Plan
 from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.fit import Candidate, smallest_changes
+from gemfit_launch.predict.fit import Candidate, smaller, smallest_changes
 from gemfit_launch.predict.gpus import Card, guess_card
 from gemfit_launch.predict.knownmodels import find_architecture
 from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory, setting_of
@@ -66,7 +66,9 @@ def _too_large(plan: Plan, architecture: Architecture, memory: Memory, card: Car
         return []
     changes = smallest_changes(plan.recipe, architecture, card, plan.topology.world_size)
     ways = [_told(change, plan) for change in changes]
-    way_out = ", or ".join(ways) or "nothing that gemfit can change makes it fit; use a larger card or LoRA"
+    way_out = ", or ".join(ways) or (
+        f"nothing that gemfit can change makes it fit; use a larger card or {smaller(plan.recipe.model)}"
+    )
     largest = f"{memory.largest.name} alone: {gigabytes(memory.largest.bytes)}"
     return [
         f"{gigabytes(memory.gpu_bytes)} are predicted for each GPU, and {card.name} has "

@@ -123,6 +123,7 @@ def make_setting(
         lora=model.lora,
         dtype=model.dtype,
         strategy=recipe.strategy,
+        quantization=model.quantization,
         world_size=world_size,
         ranks_per_node=ranks_per_node,
         per_device=per_device,
@@ -183,6 +184,9 @@ def working_memory(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
     casts = Part(
         name="weight casts", bytes=activations.weight_cache_bytes(setting), why="autocast keeps them"
     )
+    unpacked = Part(
+        name="unpacked weight", bytes=activations.unpacked_bytes(setting), why="from 4 bits, one at a time"
+    )
     saved_casts = [] if setting.checkpointing else [casts]
     recomputed = [_recomputed(setting)] if setting.checkpointing else []
     waiting = Part(
@@ -195,10 +199,10 @@ def working_memory(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
     )
     roots = FLOAT32 * placed.gpu.moments // MOMENTS
     return {
-        "forward": [kept, gathers, casts, forward_logits],
+        "forward": [kept, gathers, casts, unpacked, forward_logits],
         "loss": [kept, gathers, *saved_casts, logits, _output(setting)],
         "output layer": [kept, gathers, *saved_casts, _output_sum(setting)],
-        "backward": [kept, gathers, *saved_casts, waiting, layer, *recomputed],
+        "backward": [kept, gathers, *saved_casts, unpacked, waiting, layer, *recomputed],
         "embedding": [gathers, _embedding(setting)],
         "step": [Part(name="step", bytes=roots, why="AdamW takes the roots of all second moments at once")],
     }

@@ -131,9 +131,17 @@ def _micro_step(setting: Setting, card: Card, which: int) -> float:
     passes = 4 / 3 if setting.checkpointing else 1
     kept = setting.architecture.num_layers * layer_bytes(setting) * TOUCHES * passes
     logits = setting.tokens * setting.architecture.vocab_size * LOGIT_TOUCHES
-    moving = (kept + logits) / (card.memory_bandwidth * BANDWIDTH_SHARE[which])
+    moving = (kept + logits + _unpacking(setting)) / (card.memory_bandwidth * BANDWIDTH_SHARE[which])
     launches = setting.architecture.num_layers * KERNELS_PER_LAYER * (4 if setting.checkpointing else 3)
     return max(multiplying + moving, launches * LAUNCH_SECONDS[which])
+
+
+def _unpacking(setting: Setting) -> float:
+    """Bytes that move to make numbers of 4 bits, forward, backward, and again under checkpointing."""
+    if setting.quantization is None:
+        return 0
+    weights = setting.architecture.num_layers * setting.architecture.linear_parameters
+    return weights * (0.5 + setting.compute_bytes) * (3 if setting.checkpointing else 2)
 
 
 def _communication(setting: Setting, card: Card, moved: Traffic, which: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from gemfit.recipe import Lora
+from gemfit.recipe import Lora, Quantization
 from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.architecture import Architecture, Shapes
 
@@ -20,6 +20,10 @@ REDUCE_BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed 0.19.8, zero/config.py: `reduce_bucket_size`. A bucket is made whole, however small the model."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed 0.19.8, zero/config.py: `sub_group_size`, what ZeRO-3 steps at a time."""
+BLOCK, OUTER_BLOCK = 64, 256
+"""bitsandbytes 0.50: weights that share a scale, and scales that share one when they are in 8 bits."""
+CODES, OUTER_CODES = 16, 256
+"""Numbers that 4 and 8 bits stand for: each layer keeps tables of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +34,7 @@ class Setting:
     lora: Lora | None
     dtype: str
     strategy: Strategy
+    quantization: Quantization | None = None
     world_size: int
     ranks_per_node: int
     per_device: int
@@ -46,8 +51,11 @@ class Setting:
 
     @property
     def autocast(self) -> bool:
-        """Whether parameters are float32 and cast at each use, so that what is added up stays float32."""
-        return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp)
+        """Whether parameters are float32 and cast at each use, so that what is added up stays float32.
+
+        Beside weights in 4 bits everything frozen is in the type of computing already.
+        """
+        return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp) and not self.quantization
 
     @property
     def trained_shapes(self) -> Shapes:
@@ -58,7 +66,56 @@ class Setting:
 
     @property
     def frozen_shapes(self) -> Shapes:
-        return self.architecture.all_shapes if self.lora is not None else ()
+        """All frozen tensors as engines see them: matrices in 4 bits are columns of the type of computing."""
+        if self.lora is None:
+            return ()
+        return self._layers(self._held_matrices) + tuple(
+            (*shape, 1) for shape in self.architecture.edge_shapes
+        )
+
+    def _layers(self, matrices: tuple[tuple[int, int], ...]) -> Shapes:
+        times = self.architecture.num_layers
+        return tuple((*shape, times) for shape in (*matrices, *self.architecture.vector_shapes))
+
+    @property
+    def _held_matrices(self) -> tuple[tuple[int, int], ...]:
+        matrices = self.architecture.matrix_shapes
+        if self.quantization is None:
+            return matrices
+        return tuple((-(-rows * columns // (2 * self.compute_bytes)), 1) for rows, columns in matrices)
+
+    @property
+    def layer_elements(self) -> int:
+        """Elements of one layer's base weights, as engines see them."""
+        return count(self._layers(self._held_matrices)) // self.architecture.num_layers
+
+    @property
+    def edge_elements(self) -> int:
+        """Elements outside the layers: embeddings and the last norm."""
+        return sum(first * rest for first, rest in self.architecture.edge_shapes)
+
+    @property
+    def base_elements(self) -> int:
+        """Elements of the base model, as engines see them."""
+        return self.edge_elements + self.architecture.num_layers * self.layer_elements
+
+    @property
+    def scale_bytes(self) -> int:
+        """Of matrices in 4 bits, what turns bits into numbers: whole on every rank, in no parameter."""
+        if self.quantization is None:
+            return 0
+        blocks = [-(-rows * columns // BLOCK) for rows, columns in self.architecture.matrix_shapes]
+        if not self.quantization.double:
+            return self.architecture.num_layers * FLOAT32 * sum(number + CODES for number in blocks)
+        # With 8-bit scales come a second table, scales of the scales, and their mean.
+        outer = sum(-(-number // OUTER_BLOCK) + CODES + OUTER_CODES + 1 for number in blocks)
+        return self.architecture.num_layers * (sum(blocks) + FLOAT32 * outer)
+
+    @property
+    def frozen_type_bytes(self) -> int:
+        """Of one frozen element: what is not ZeRO keeps float32, unless it is beside weights in 4 bits."""
+        is_float32 = self.quantization is None and not isinstance(self.strategy, DeepSpeed)
+        return FLOAT32 if is_float32 else self.compute_bytes
 
     @property
     def trained(self) -> int:
@@ -121,7 +178,9 @@ def _replicated(setting: Setting) -> Placed:
     buckets = FLOAT32 * trained if isinstance(setting.strategy, Ddp) else 0
     return Placed(
         gpu=States(
-            parameters=FLOAT32 * (trained + count(setting.frozen_shapes)),
+            parameters=FLOAT32 * trained
+            + setting.frozen_type_bytes * count(setting.frozen_shapes)
+            + setting.scale_bytes,
             gradients=FLOAT32 * trained,
             buckets=buckets,
             moments=MOMENTS * trained,
@@ -135,15 +194,18 @@ def _fsdp(setting: Setting, strategy: Fsdp) -> Placed:
 
     trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
     sharded = States(
-        parameters=FLOAT32 * (trained + frozen), gradients=FLOAT32 * trained, moments=MOMENTS * trained
+        parameters=FLOAT32 * trained + setting.frozen_type_bytes * frozen,
+        gradients=FLOAT32 * trained,
+        moments=MOMENTS * trained,
     )
-    return Placed(gpu=States(), host=sharded) if strategy.offload else Placed(gpu=sharded)
+    scales = States(parameters=setting.scale_bytes)
+    return Placed(gpu=scales, host=sharded) if strategy.offload else Placed(gpu=_plus(scales, sharded))
 
 
 def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:
     compute, trained = setting.compute_bytes, setting.trained
     shard = -(-trained // setting.world_size)
-    parameters = compute * (trained + count(setting.frozen_shapes))
+    parameters = compute * (trained + count(setting.frozen_shapes)) + setting.scale_bytes
     # Two, because communication overlaps the backward pass.
     buckets = 2 * compute * REDUCE_BUCKET_ELEMENTS
     flat = FLOAT32 * shard
@@ -168,8 +230,8 @@ def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:
 
 def _whole_tensors(setting: Setting, shard: int) -> int:
     """Elements of all tensors that reach into the range of a rank, on the one where the embedding ends."""
-    if setting.lora is not None:
-        return shard
+    if setting.lora is not None:  # adapters are so small that next to nothing reaches beyond it
+        return 0
     return -(-setting.architecture.embedding_parameters // shard) * shard
 
 
@@ -189,7 +251,7 @@ def _zero3(setting: Setting, strategy: DeepSpeed) -> Placed:
     )
     # The bucket is of the type that gradients are reduced in, which is float32.
     buckets = States(buckets=FLOAT32 * REDUCE_BUCKET_ELEMENTS)
-    gpu, host = buckets, States()
+    gpu, host = _plus(buckets, States(parameters=setting.scale_bytes)), States()
     host = _plus(host, optimizer) if strategy.offload_optimizer else host
     gpu = gpu if strategy.offload_optimizer else _plus(gpu, optimizer)
     host = _plus(host, parameters) if strategy.offload_params else host

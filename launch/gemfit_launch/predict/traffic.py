@@ -35,7 +35,7 @@ def traffic(setting: Setting) -> Traffic:
     """What moves under the strategy of ``setting``."""
     ring = (setting.world_size - 1) / setting.world_size
     architecture, compute = setting.architecture, setting.compute_bytes
-    parameters = architecture.parameters + (setting.trained if setting.lora is not None else 0)
+    parameters = setting.base_elements + (setting.trained if setting.lora is not None else 0)
     trained, micro = setting.trained, setting.accumulation
     units = architecture.num_layers + 1
     match setting.strategy:
@@ -44,7 +44,7 @@ def traffic(setting: Setting) -> Traffic:
             return Traffic(gather=half, reduce=half, collectives=trained * FLOAT32 // 25_000_000 + 1)
         case Fsdp() as fsdp:
             passes = 2 if fsdp.reshard else 1
-            shard = FLOAT32 * parameters / setting.world_size
+            shard = setting.frozen_type_bytes * parameters / setting.world_size
             moved = (passes * shard + FLOAT32 * trained / setting.world_size) * micro
             return Traffic(
                 gather=ring * compute * parameters * passes * micro,
