@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gemfit.identity import flatten
+from gemfit.recipe import Recipe
 from gemfit.report.blocks import Block, Chart, Charts, Note, Section, Table
 from gemfit.report.dots import lines_chart
 from gemfit.report.drawing import smoothed, thinned
@@ -16,6 +19,14 @@ from gemfit.report.pairs import measured_alike
 from gemfit.report.words import duration, number
 
 SMOOTHED_FROM = 100
+SETTINGS: dict[str, Any] = {
+    "recipe": {name for name in Recipe.model_fields if name != "description"},
+    "topology": True,
+    "batch": True,
+    "pack": {"fingerprint"},
+    "versions": True,
+}
+"""Parts of a plan that runs are compared by."""
 Points = list[tuple[float, float]]
 
 
@@ -114,4 +125,4 @@ def _settings(names: Sequence[str], stories: Sequence[Story]) -> Block:
 
 
 def _written(value: object) -> str:
-    return "null" if value is None else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
