@@ -53,10 +53,9 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
 
 
 def _early(verdict: Verdict, root: str) -> str:
-    best = verdict.early_stop.best_step if verdict.early_stop else verdict.step
     return (
         f"completed at step {verdict.step}: {verdict.reason}\n"
-        f"export the best with: gemfit export {root} --step {best}"
+        f"export the best with: gemfit export {root} --step best"
     )
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
+from evaluate.conftest import FULL
 from gemfit.errors import UserError
 from gemfit.evaluate.replies import SeededSampling, prompt_ids, replies
 from gemfit.evaluate.subject import Opened, find_subjects, open_packed, open_subject
 from gemfit.evaluation import Message
-from gemfit.recipe import Lora, ModelRecipe, Scratch
+from gemfit.recipe import Lora
 from gemfit.train.export import export
 from gemfit.train.model import load_model
 from train.trained import IDS, Trained, train
@@ -21,23 +22,8 @@ from train.trained import IDS, Trained, train
 # transformers asks for a name of its own that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-TINY = Scratch(
-    vocab_size=400,
-    hidden_size=32,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    head_dim=16,
-    sliding_window=16,
-)
-FULL = ModelRecipe(scratch=TINY, dtype="float32", attention="eager")
 WORDS = ("rain", "exams and sleep", "a")
 TALKS = [[Message(role="user", content=f"{words} keep me busy")] for words in WORDS]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train(tmp_path_factory.mktemp("full"), FULL)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,9 +13,18 @@ from gemfit_launch.child import require_train_extra, run_module
 from gemfit_launch.options import RUN_FOLDER, json_option
 
 
+class Step(click.ParamType[int | str]):
+    """The step of a checkpoint, or `best`: the one of lowest held-out loss."""
+
+    name = "step"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        return "best" if value == "best" else click.IntRange(min=0).convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("run", type=RUN_FOLDER)
-@click.option("--step", type=click.IntRange(min=0), help="Which checkpoint.  [default: the newest]")
+@click.option("--step", type=Step(), help="Which checkpoint, or best.  [default: the newest]")
 @click.option("--out", type=RUN_FOLDER, help="Where to.  [default: RUN/export]")
 @click.option(
     "--multimodal",
@@ -22,14 +32,14 @@ from gemfit_launch.options import RUN_FOLDER, json_option
     help="Put the text back beside the vision tower of the base model (4b and larger).",
 )
 @json_option
-def export(run: Path, step: int | None, out: Path | None, multimodal: bool, as_json: bool) -> None:
+def export(run: Path, step: int | str | None, out: Path | None, multimodal: bool, as_json: bool) -> None:
     """Turn a checkpoint into a Hugging Face model folder.
 
     It holds a text-only model, unless --multimodal.
 
     \b
     Example:
-      gemfit export runs/first
+      gemfit export runs/first --step best
       gemfit export runs/first --step 200 --out models/kind
     """
     run_dir = RunDir.open(run)

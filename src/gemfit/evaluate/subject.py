@@ -16,13 +16,13 @@ from transformers import AutoConfig, GenerationConfig
 
 from gemfit.errors import UserError
 from gemfit.manifest import CheckpointManifest
-from gemfit.recipe import Lora, ModelRecipe, Recipe
+from gemfit.recipe import ModelRecipe, Recipe
 from gemfit.rundir import RunDir
 from gemfit.train.architecture import text_architecture
 from gemfit.train.chat_format import generation_settings, tokenizer_for_chat
 from gemfit.train.checkpoint.integrity import read_manifest
-from gemfit.train.checkpoint.retention import best_of, reading
-from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
+from gemfit.train.checkpoint.retention import reading
+from gemfit.train.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 from gemfit.train.export import packed_tokenizer
 from gemfit.train.export_weights import merged_model, trained_weights
 from gemfit.train.model import load_model
@@ -82,12 +82,14 @@ def speaking(run: RunDir, model: Any) -> Opened:
 
 def open_packed(run: RunDir, subject: Subject, device: torch.device | str) -> Any:
     """The model of ``subject`` as ``Packed``, which measures packed rows: whole, in evaluation mode."""
-    recipe, tokenizer = _without_adapters(run.plan().recipe), packed_tokenizer(run)
-    lora = run.plan().recipe.model.lora
+    trained, tokenizer = run.plan().recipe, packed_tokenizer(run)
+    recipe = _without_adapters(trained)
     if subject.step is not None:
         assert subject.folder is not None, "a step has a checkpoint"
         with reading(subject.folder):
-            model = _of_checkpoint(recipe, lora, tokenizer, subject.folder)
+            adapted = trained.model.lora is not None
+            read = merged_model if adapted else _of_checkpoint
+            model = read(trained if adapted else recipe, tokenizer, subject.folder)
     elif subject.folder is not None:
         own = ModelRecipe(id=str(subject.folder), attention=recipe.model.attention)
         model = load_model(recipe.model_copy(update={"model": own}), tokenizer)
@@ -105,14 +107,13 @@ def _moved(model: Any, device: torch.device, dtype: str) -> Any:
 
 
 def _without_adapters(recipe: Recipe) -> Recipe:
-    model = recipe.model.model_copy(update={"lora": None, "activation_checkpointing": False})
-    return recipe.model_copy(update={"model": model})
+    """The same on the plain base model, whose weights are not in 4 bits either."""
+    changes = {"lora": None, "quantization": None, "activation_checkpointing": False}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
 
 
-def _of_checkpoint(recipe: Recipe, lora: Lora | None, tokenizer: Any, folder: Path) -> Any:
-    if lora is not None:
-        adapted = recipe.model.model_copy(update={"lora": lora})
-        return merged_model(recipe.model_copy(update={"model": adapted}), tokenizer, folder)
+def _of_checkpoint(recipe: Recipe, tokenizer: Any, folder: Path) -> Any:
+    """The model of a full fine-tune."""
     config = AutoConfig.from_pretrained(folder)
     model_class = packed(text_architecture(config, str(folder)).model_class)
     model = without_memory(model_class, config, recipe.model.attention)
@@ -130,7 +131,7 @@ def _find(run: RunDir, name: str) -> Subject:
     if name == "latest":
         return _of_step(*(newest_valid(run) or _nothing(run, name)))
     if name == "best":
-        return _of_step(*_best(run))
+        return _of_step(*best_valid(run))
     step = name.removeprefix("step-").removeprefix("step ").strip()
     if step.isdecimal():
         return _of_step(*valid_checkpoint(run, int(step)))
@@ -142,18 +143,6 @@ def _find(run: RunDir, name: str) -> Subject:
 
 def _of_step(folder: Path, manifest: CheckpointManifest) -> Subject:
     return Subject(f"step {manifest.step}", manifest.step, folder)
-
-
-def _best(run: RunDir) -> tuple[Path, CheckpointManifest]:
-    """The checkpoint of lowest held-out loss, whole."""
-    found = [(folder, read_manifest(folder)) for folder in run.committed()]
-    folder = best_of([(folder, entry) for folder, entry in found if not isinstance(entry, str)])
-    if folder is None:
-        raise UserError(
-            f"{run.root}: no checkpoint was saved at a step that was evaluated, so none is the best; "
-            f"there is {_offer(run)}"
-        )
-    return valid_checkpoint(run, CheckpointManifest.read(folder / "manifest.json").step)
 
 
 def _nothing(run: RunDir, name: str) -> Any:

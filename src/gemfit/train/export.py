@@ -20,8 +20,9 @@ from gemfit.manifest import CheckpointManifest
 from gemfit.recipe import Recipe
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.retention import reading
-from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
+from gemfit.train.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 
+BEST = "best"
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -55,12 +56,12 @@ def export(
     run: RunDir,
     out: Path,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     dtype: str | None = None,
     adapter: bool = False,
     multimodal: bool = False,
 ) -> dict[str, Any]:
-    """Write the model folder ``out`` from the checkpoint of ``step``, or the newest whole one.
+    """Write the model folder ``out`` from the checkpoint of ``step``, the `best`, or the newest whole one.
 
     ``dtype`` is the recipe's when left out. ``adapter`` writes a LoRA alone instead of merging it.
     ``multimodal`` puts the text model back into the checkpoint that it was taken from, beside its other
@@ -81,8 +82,10 @@ def export(
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
 
 
-def _checkpoint(run: RunDir, step: int | None) -> tuple[Path, CheckpointManifest]:
-    found = newest_valid(run) if step is None else valid_checkpoint(run, step)
+def _checkpoint(run: RunDir, step: int | str | None) -> tuple[Path, CheckpointManifest]:
+    if step == BEST:
+        return best_valid(run)
+    found = newest_valid(run) if step is None else valid_checkpoint(run, int(step))
     if found is None:
         raise UserError(
             f"{run.checkpoints}: there is no whole checkpoint yet; train until the first is saved"
@@ -163,13 +166,19 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def _step(text: str) -> int | str:
+    return text if text == BEST else int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gemfit.train.export", description="Write a checkpoint as a Hugging Face folder."
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model; must be empty or new")
-    parser.add_argument("--step", type=int, help="which checkpoint; the newest whole one when left out")
+    parser.add_argument(
+        "--step", type=_step, help="which checkpoint, or best; the newest whole one when left out"
+    )
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="the recipe's when left out")
     parser.add_argument("--adapter", action="store_true", help="write a LoRA alone, not merged")
     parser.add_argument(

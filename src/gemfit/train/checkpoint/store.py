@@ -22,7 +22,7 @@ from gemfit.train.checkpoint.integrity import (
     read_manifest,
     write_durable,
 )
-from gemfit.train.checkpoint.retention import remove, remove_leftovers, retire, unread
+from gemfit.train.checkpoint.retention import best_of, remove, remove_leftovers, retire, unread
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,19 @@ def valid_checkpoint(run: RunDir, step: int) -> Found:
     if isinstance(manifest, str) or problem is not None:
         raise UserError(f"{folder}: is damaged ({problem}); choose another step")
     return folder, manifest
+
+
+def best_valid(run: RunDir) -> Found:
+    """The checkpoint of lowest held-out loss; one that is damaged, or the lack of one, is a ``UserError``."""
+    checkpoints = _newest_first(run)[0]
+    best = best_of(checkpoints)
+    if best is None:
+        steps = _listed([manifest.step for _, manifest in checkpoints])
+        raise UserError(
+            f"{run.checkpoints}: no checkpoint was saved at a step that was evaluated, so none is the best; "
+            f"steps saved: {steps}"
+        )
+    return valid_checkpoint(run, next(manifest.step for folder, manifest in checkpoints if folder == best))
 
 
 def _newest_first(run: RunDir) -> tuple[list[Found], list[tuple[Path, str]]]:

@@ -1,0 +1,189 @@
+"""An evaluation of a small run: what it measures, on one rank and on two, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gemfit.data.store import open_pack
+from gemfit.data.tokenizer import pad_id
+from gemfit.errors import ExitCode, UserError
+from gemfit.evaluate.__main__ import main
+from gemfit.evaluate.evaluating import Settings, evaluate, make_exam
+from gemfit.evaluate.harness import task_scores
+from gemfit.evaluate.heldout import TurnSums
+from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
+from gemfit.evaluate.subject import find_subjects
+from gemfit.evaluation import Evaluation
+from gemfit.rundir import RunDir
+from gemfit.train.heldout import measure
+from gemfit.train.packed import IGNORED
+from gemfit.train.schedule import HeldOutBatches
+from gemfit.train.stop import Stop
+from train.trained import Trained
+
+QUICK = Settings(samples=2, max_new_tokens=3, resamples=200)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A copy, because an evaluation writes into the run."""
+    root = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(trained.run.root, root)
+    return RunDir(root)
+
+
+@pytest.fixture(scope="module")
+def found(run: RunDir) -> Evaluation:
+    return evaluate(run, find_subjects(run, ["base", "latest"]), QUICK, CPU)
+
+
+def test_the_loss_is_the_one_that_training_measures(trained: Trained, found: Evaluation) -> None:
+    plan = trained.run.plan()
+    rows = open_pack(Path(plan.pack.folder), "validation")
+    batches = HeldOutBatches(plan, rows, 0, pad_id(trained.tokenizer))
+    whole = measure(trained.model, batches, stop=Stop(trained.run, None, CPU), step=2, device=CPU)
+    assert whole is not None
+    overall = found.subjects[1].overall
+    assert overall.loss.value == pytest.approx(whole.loss, rel=1e-6)
+    assert overall.token_accuracy.value == pytest.approx(whole.token_accuracy)
+    assert overall.perplexity.value == pytest.approx(whole.perplexity, rel=1e-5)
+    assert overall.tokens == whole.tokens
+
+
+def test_roles_and_turns_add_up_to_the_whole(found: Evaluation) -> None:
+    for subject in found.subjects:
+        assert set(subject.roles) == {"system", "user", "assistant"}
+        assert sum(part.tokens for part in subject.roles.values()) == subject.overall.tokens
+        summed = sum(part.tokens * part.loss.value for part in subject.roles.values())
+        assert summed == pytest.approx(subject.overall.tokens * subject.overall.loss.value)
+        assert list(subject.depths) == ["1", "2"]
+        talk = subject.overall.tokens - subject.roles["system"].tokens
+        assert sum(part.tokens for part in subject.depths.values()) == talk
+
+
+def test_a_difference_is_that_of_the_losses_and_its_interval_is_narrower(found: Evaluation) -> None:
+    base, latest = (subject.overall.loss for subject in found.subjects)
+    difference = found.differences["step 2"]
+    assert difference.value == pytest.approx(latest.value - base.value)
+    assert difference.low <= difference.value <= difference.high
+    assert list(found.differences) == ["step 2"]
+
+
+def test_samples_ask_every_subject_the_same(found: Evaluation) -> None:
+    base, latest = (subject.samples for subject in found.subjects)
+    assert len(base) == 2
+    assert [sample.prompt for sample in base] == [sample.prompt for sample in latest]
+    assert {sample.reference for sample in base} == {"Go on."}
+
+
+def test_a_later_subject_joins_the_others_and_an_equal_name_takes_its_place(
+    run: RunDir, found: Evaluation, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = evaluate(run, find_subjects(run, ["latest"]), QUICK, CPU)
+    assert again.subjects == found.subjects
+    assert again.differences == found.differences
+    assert Evaluation.read(run.evaluation_file) == again
+    assert "given up" not in caplog.text
+
+
+def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
+    run: RunDir, found: Evaluation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = RunDir(tmp_path / "run")
+    shutil.copytree(run.root, copied.root)
+    other = evaluate(copied, find_subjects(copied, ["base"]), Settings(samples=0, rows=2, resamples=200), CPU)
+    assert [subject.name for subject in other.subjects] == ["base"]
+    assert other.subjects[0].overall.tokens < found.subjects[0].overall.tokens
+    assert "earlier figures of base, step 2 are given up" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_two_ranks_find_what_one_finds(run: RunDir, found: Evaluation, tmp_path: Path) -> None:
+    copied = RunDir(tmp_path / "run")
+    shutil.copytree(run.root, copied.root)
+    shutil.rmtree(copied.evaluation_file.parent)
+    options = ["--nproc", "2", "--device", "cpu", "--samples", "2", "--max-new-tokens", "3"]
+    assert main([str(copied.root), *options]) == ExitCode.DONE
+    alone = evaluate(run, find_subjects(run, ["base", "latest"]), Settings(samples=2, max_new_tokens=3), CPU)
+    both = Evaluation.read(copied.evaluation_file)
+    assert both.world_size == 2
+    assert both.subjects == alone.subjects
+    assert both.differences == alone.differences
+
+
+def test_mistakes_are_told_without_a_traceback(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run.root), "--subject", "7"]) == ExitCode.USER_ERROR
+    assert main([str(run.root), "--nproc", "99", "--device", "cuda"]) == ExitCode.USER_ERROR
+    said = capsys.readouterr().err
+    assert "steps saved: 2" in said
+    assert "--nproc 99: there are" in said
+
+
+def test_tasks_without_their_package_are_refused_with_its_name(
+    run: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemfit.evaluate.harness.find_spec", lambda name: None)
+    assert main([str(run.root), "--tasks", "hellaswag"]) == ExitCode.USER_ERROR
+    assert "pip install lm-eval" in capsys.readouterr().err
+
+
+def test_metrics_of_the_harness_are_read_with_their_errors() -> None:
+    results = {"hellaswag": {"alias": "hellaswag", "acc,none": 0.5, "acc_stderr,none": 0.1, "f1,strict": 1}}
+    assert [score.model_dump() for score in task_scores(results)] == [
+        {"task": "hellaswag", "metric": "acc", "value": 0.5, "stderr": 0.1},
+        {"task": "hellaswag", "metric": "f1,strict", "value": 1.0, "stderr": None},
+    ]
+
+
+def test_a_pack_without_held_out_tokens_is_refused(run: RunDir, tmp_path: Path) -> None:
+    copied = RunDir(tmp_path / "run")
+    shutil.copytree(run.root, copied.root, ignore=shutil.ignore_patterns("checkpoints"))
+    text = json.loads(copied.plan_file.read_text())
+    text["pack"]["folder"] = str(tmp_path / "nothing")
+    copied.plan_file.write_text(json.dumps(text))
+    with pytest.raises(UserError, match="nothing"):
+        make_exam(copied, QUICK)
+
+
+def test_turns_beyond_the_deepest_are_one_group_and_conversations_are_the_units() -> None:
+    turns = np.array([1, 1, 2, 8, 11, 1])
+    sums = TurnSums(
+        document=np.array([0, 1, 0, 0, 0, 1]),
+        role=np.array(["user", "user", "user", "user", "user", "system"]),
+        turn=turns,
+        loss=np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        hits=np.array([0.0, 1.0, 1.0, 0.0, 1.0, 0.0]),
+        tokens=np.ones(6),
+    )
+    drawn = Resampling(0.95, 100, 0)
+    depths = depth_scores(sums, drawn)
+    assert {name: (part.tokens, part.conversations) for name, part in depths.items()} == {
+        "1": (2, 2),
+        "2": (1, 1),
+        "8+": (2, 1),
+    }
+    assert depths["8+"].loss.value == 4.5
+    assert role_scores(sums, drawn)["system"].loss.value == 6.0
+    whole = score(sums, drawn)
+    assert (whole.tokens, whole.conversations) == (6, 2)
+    assert whole.token_accuracy.value == 0.5
+
+
+def test_what_each_token_adds_makes_up_the_sums(trained: Trained) -> None:
+    ids = torch.arange(6, 70).reshape(2, 32)
+    targets = torch.where(ids % 3 == 0, IGNORED, ids)
+    inputs = {"input_ids": ids, "position_ids": torch.arange(32).expand(2, -1), "targets": targets}
+    with torch.no_grad():
+        sums, each = trained.model.eval()(**inputs), trained.model(**inputs, each=True)
+    assert each.losses.shape == each.hits.shape == (2, 32)
+    assert float(each.losses.sum()) == pytest.approx(float(sums.loss_sum), rel=1e-6)
+    assert int(each.hits.sum()) == int(sums.correct)
+    assert not each.losses[targets == IGNORED].any()

@@ -1,0 +1,124 @@
+"""Every token of a conversation is the right role's, in the right turn, however the conversation is cut."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemfit.data.evidence.described import DescribedRow, Describer
+from gemfit.data.evidence.packfiles import open_evidence
+from gemfit.data.evidence.pieces import REPEATED
+from gemfit.data.evidence.roles import Marks, make_marks
+from gemfit.data.tokenizer import load_tokenizer
+from gemfit.evaluate.samples import choose
+from gemfit.evaluate.turns import Stretch, stretches
+from gemfit.packing import make_pack_job
+from gemfit.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit_launch.packer import ensure_pack
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "rain, and rain again, and a garden that drowns in it"},
+    {"role": "assistant", "content": "Dig."},
+    {"role": "user", "content": "where"},
+    {"role": "assistant", "content": "Along the fence, two hands deep, until the water runs off by itself"},
+    {"role": "user", "content": "and then"},
+    {"role": "assistant", "content": "Wait, and look."},
+]
+
+
+class Held:
+    """Held-out rows of a small pack."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer: Any = load_tokenizer(str(folder / "tokenizer"))
+        self.evidence = open_evidence(folder)
+        self.marks: Marks = make_marks(self.tokenizer, "role_markers", "token")
+        count = self.evidence.manifest.splits["validation"].rows
+        self.rows: list[DescribedRow] = list(
+            Describer(self.evidence, self.marks).rows("validation", range(count))
+        )
+
+
+@pytest.fixture(scope="module", params=["split", "cut"])
+def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Held:
+    root = tmp_path_factory.mktemp(request.param)
+    lines = ([TALK[0], {"role": "user", "content": f"talk {n}"}, TALK[2], *TALK[1:]] for n in range(8))
+    (root / "data.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in lines))
+    data = DataRecipe(
+        source=str(root / "data.jsonl"),
+        seq_len=48,
+        overlong=request.param,
+        validation_share=0.5,
+        near_duplicates="ignore",
+    )
+    scratch = Scratch(vocab_size=330, num_hidden_layers=1)
+    job = make_pack_job(Recipe(model=ModelRecipe(scratch=scratch), data=data))
+    ensure_pack(job, root / "pack", force=False, say=lambda line: None)
+    return Held(root / "pack")
+
+
+def test_the_words_of_each_turn_are_those_of_its_message(held: Held) -> None:
+    found = words(held, stretches(held.rows))
+    assert len({document for document, _, _ in found}) >= 2
+    assert any(len(row.pieces) and row.pieces[0].piece.start for row in held.rows), "nothing was cut"
+    own = {"system": [TALK[0]["content"]], "user": user_words(), "assistant": assistant_words()}
+    for (_, role, turn), text in found.items():
+        assert own[role][turn - 1] in text, (role, turn, text)
+
+
+def user_words() -> list[str]:
+    return ["talk ", *(message["content"] for message in TALK if message["role"] == "user")]
+
+
+def assistant_words() -> list[str]:
+    return [TALK[2]["content"], *(m["content"] for m in TALK if m["role"] == "assistant")]
+
+
+def words(held: Held, found: dict[int, list[Stretch]]) -> dict[tuple[int, str, int], str]:
+    """The text of each turn, put together from wherever its tokens are."""
+    tokens: dict[tuple[int, str, int], dict[int, int]] = defaultdict(dict)
+    for row in held.rows:
+        for document, role, turn, start, stop in found[row.number]:
+            piece = next(p for p in row.pieces if p.piece.begin <= start < p.piece.begin + len(p.piece))
+            for place in range(start, stop):
+                at = int(piece.positions[place - piece.piece.begin])
+                if turn and at != REPEATED:
+                    assert at not in tokens[document, role, turn]
+                    tokens[document, role, turn][at] = int(row.ids[place])
+    return {
+        key: held.tokenizer.decode([ids[at] for at in sorted(ids)], skip_special_tokens=False)
+        for key, ids in tokens.items()
+    }
+
+
+def test_stretches_cover_every_trained_place_once(held: Held) -> None:
+    found = stretches(held.rows)
+    for row in held.rows:
+        covered = [place for stretch in found[row.number] for place in range(stretch.start, stretch.stop)]
+        assert sorted(covered) == list(range(len(row.ids) - row.padding))
+
+
+def test_samples_stop_before_a_whole_reply_and_are_the_same_in_any_order(held: Held) -> None:
+    chosen = choose(held.rows, held.marks, held.tokenizer, count=3, seed=0)
+    assert chosen == choose(held.rows[::-1], held.marks, held.tokenizer, count=3, seed=0)
+    assert 2 <= len(chosen) <= 3
+    for opening in chosen:
+        roles = [message.role for message in opening.prompt]
+        assert roles[0] == "system"
+        assert roles[-1] == "user"
+        assert opening.reference in assistant_words()
+        assert opening.prompt[0].content == "Be brief."
+        assert opening.prompt[1].content.startswith("talk ")
+
+
+def test_another_seed_chooses_other_samples(held: Held) -> None:
+    orders = {
+        tuple(o.document for o in choose(held.rows, held.marks, held.tokenizer, count=2, seed=seed))
+        for seed in range(8)
+    }
+    assert len(orders) > 1
