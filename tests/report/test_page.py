@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from markupsafe import Markup
 
-from gemfit.report.blocks import Page
+from gemfit.report.blocks import Page, Said, Talk
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import draw
 from gemfit.report.gather import Story, gather
@@ -151,6 +151,12 @@ def test_numbers_in_the_page_are_those_of_the_records(tell: Tell) -> None:
     assert page.tables["Scores: crisis"][1][:3] == ["help", "50.0% [25.0%, 75.0%]", "50.0% [25.0%, 75.0%]"]
     assert page.tables["Memory"][1] == ["rank 0", "1.0 GB", "3.0 GB", "–", "–"]
     assert "MFU is not shown: the run is on CPUs." in page.texts["note plain"]
+
+
+def test_a_long_conversation_shows_its_last_messages_and_folds_the_others() -> None:
+    said = tuple(Said("user", str(number)) for number in range(5))
+    assert (Talk(said, ()).earlier, Talk(said, ()).last) == (said[:3], said[3:])
+    assert (Talk(said[:3], ()).earlier, Talk(said[:3], ()).last) == ((), said[:3])
 
 
 def test_severe_findings_come_first(tell: Tell) -> None:

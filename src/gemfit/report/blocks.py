@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 Tone = Literal["plain", "good", "warn", "fail"]
 Cells = tuple[str, ...]
+LAST = 2
+"""Messages before a reply that are always shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,15 @@ class Talk:
     kind: ClassVar[str] = "talk"
     messages: tuple[Said, ...]
     replies: tuple[Said, ...]
+
+    @property
+    def earlier(self) -> tuple[Said, ...]:
+        """Messages of a long conversation that a reader opens: all but the last ones."""
+        return self.messages[:-LAST] if len(self.messages) > LAST + 1 else ()
+
+    @property
+    def last(self) -> tuple[Said, ...]:
+        return self.messages[len(self.earlier) :]
 
 
 @dataclass(frozen=True, slots=True)
