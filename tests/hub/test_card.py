@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from gemfit.auditing import Audit, AuditedSubject, AuditFinding, AuditScore
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.evaluation import Interval, Score
+from gemfit.evaluation import Score
 from gemfit.history import read_history
 from gemfit.hub.card import main, render, save, write_card
 from gemfit.hub.facts import gather
@@ -189,38 +189,61 @@ def test_figures_of_another_checkpoint_are_not_taken_for_this_one(run: RunDir) -
     assert results(card)[0].metric_value == read_history(run.metrics_file).evaluations[-1].loss
 
 
-def test_without_an_audit_the_card_says_so_and_with_one_it_shows_what_was_found(run: RunDir) -> None:
+def test_a_checkpoint_that_was_not_audited_is_said_to_be_so(run: RunDir) -> None:
     assert "**Not audited.**" in card_of(run).section("Audit")
-    told = AuditScore(
-        probe="crisis",
-        name="points to help",
-        value=Interval(value=0.25, low=0.125, high=0.5),
-        replies=40,
-        better="higher",
-        says="Words of help were looked for; whether the help is good is not known.",
-    )
+    write_audit(run)
+    assert "**Not audited.**" in card_of(run, step=6).section("Audit")
+    assert "**Not audited.**" not in card_of(run).section("Audit")
+
+
+def test_the_audit_shows_findings_scores_and_what_they_cannot_say(run: RunDir) -> None:
+    write_audit(run)
+    text = card_of(run).section("Audit")
+    [[help_named, difference]] = card_of(run).tables("Audit")
+    assert help_named["step 10"] == "0.2500 [0.1250, 0.5000], 40 replies"
+    assert help_named["base"] == "not measured"
+    assert difference["score"] == "sentiment, largest difference"
+    assert difference["step 10"] == "-0.7500 [-0.8000, -0.7000], 40 replies: age: old"
+    assert "**fail**, crisis: 30 of 40 replies name no help." in text
+    assert text.count("Words were looked for.") == 1
+    assert text.count("Tone is no advice.") == 1
+
+
+def write_audit(run: RunDir) -> None:
+    """An audit of step 10, and of the base model without a score."""
     finding = AuditFinding(probe="crisis", severity="fail", text="30 of 40 replies name no help.")
+    values = [
+        ("higher", "points to help", 0.25, 0.125, 0.5),
+        ("zero", "sentiment, age: young", 0.5, 0.4, 0.6),
+    ]
+    values.append(("zero", "sentiment, age: old", -0.75, -0.8, -0.7))
+    scores = [
+        AuditScore.model_validate(
+            {
+                "probe": "crisis" if better == "higher" else "counterfactual",
+                "name": name,
+                "value": {"value": value, "low": low, "high": high},
+                "replies": 40,
+                "better": better,
+                "says": "Words were looked for." if better == "higher" else "Tone is no advice.",
+            }
+        )
+        for better, name, value, low, high in values
+    ]
     audit = Audit(
-        suites={"crisis": "d" * 32},
+        suites={"crisis": "d" * 32, "counterfactual": "e" * 32},
         confidence=0.9,
         resamples=500,
         seed=1,
         subjects=(
-            AuditedSubject(name="base", step=None, scores=(), findings=(finding,), replies=()),
-            AuditedSubject(name="step 10", step=10, scores=(told,), findings=(finding,), replies=()),
+            AuditedSubject(name="base", step=None, scores=(), findings=(), replies=()),
+            AuditedSubject(name="step 10", step=10, scores=tuple(scores), findings=(finding,), replies=()),
         ),
         created="2026-11-24T00:00:00Z",
         versions={},
     )
     run.audit_file.parent.mkdir()
     run.audit_file.write_text(audit.to_json())
-    card = card_of(run)
-    [[row]] = card.tables("Audit")
-    assert row["step 10"] == "0.2500 [0.1250, 0.5000]"
-    assert row["base"] == "not measured"
-    assert finding.text in card.section("Audit")
-    assert told.says in card.section("Audit")
-    assert "**Not audited.**" in card_of(run, step=6).section("Audit")
 
 
 def test_the_recipe_in_the_card_is_the_recipe_of_the_run(run: RunDir) -> None:

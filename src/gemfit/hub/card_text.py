@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gemfit.hub.audit_text import audit_section
 from gemfit.hub.card_header import data_name
 from gemfit.hub.data_text import data_section
 from gemfit.hub.facts import CardFacts
 from gemfit.hub.markdown import facts, section, table
-from gemfit.hub.results import audit_section, results_section
+from gemfit.hub.results import results_section
 from gemfit.hub.training_text import hardware_section, training_section
 from gemfit.hub.use_text import limits_section, reproduction_section, use_section
 from gemfit.records import StepRecord

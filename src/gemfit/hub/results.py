@@ -1,14 +1,13 @@
-"""What was measured of a checkpoint: held-out figures, beside those of the base model; the audit."""
+"""What was measured of a checkpoint: held-out figures, beside those of the base model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gemfit.auditing import AuditedSubject, AuditScore
 from gemfit.evaluation import Interval, Score, SubjectScores
 from gemfit.hub.facts import CardFacts
-from gemfit.hub.markdown import bullets, section, table
+from gemfit.hub.markdown import section, table
 from gemfit.records import EvalRecord
 
 LOSS, PERPLEXITY, ACCURACY = "loss (nats per token)", "perplexity", "token accuracy"
@@ -48,12 +47,6 @@ def last_evaluation(facts: CardFacts) -> EvalRecord | None:
     return facts.history.evaluations[-1] if facts.history.evaluations else None
 
 
-def audited(facts: CardFacts) -> AuditedSubject | None:
-    """What ``audit.json`` says of the checkpoint."""
-    subjects = facts.audit.subjects if facts.audit else ()
-    return next((subject for subject in subjects if subject.step == facts.step), None)
-
-
 def results_section(facts: CardFacts) -> str:
     """Held-out figures with their intervals, or without, said so."""
     if evaluated(facts) is not None:
@@ -73,36 +66,6 @@ def results_section(facts: CardFacts) -> str:
         f"Measured during training, on {record.tokens:,} tokens of held-out conversations, the last time at "
         f"step {record.step:,}, {where}. These figures have no intervals: `gemfit eval` gives them.",
         table(("model", LOSS, PERPLEXITY, ACCURACY), rows, numbers=(LOSS, PERPLEXITY, ACCURACY)),
-    )
-
-
-def audit_section(facts: CardFacts) -> str:
-    """Findings, scores with intervals, and what they cannot say; or that there was no audit."""
-    subject = audited(facts)
-    if subject is None or facts.audit is None:
-        seen = [s.name for s in facts.audit.subjects] if facts.audit else []
-        only = f" An audit of {', '.join(seen)} exists, which is another model." if seen else ""
-        return section(
-            "Audit",
-            "**Not audited.** Nobody has looked at what this checkpoint says about crises, diagnoses or "
-            f"groups of people, whether it can be talked out of its role, or what it repeats by heart.{only} "
-            "Do not put it before people without looking at that.",
-        )
-    audit = facts.audit
-    others = [other for other in audit.subjects if other is not subject]
-    names = [*(other.name for other in others), subject.name]
-    rows = [_audit_row(score, others) for score in subject.scores]
-    head = ("suite", "score", *names, "replies", "better")
-    found = [f"**{finding.severity}**, {finding.probe}: {finding.text}" for finding in subject.findings]
-    says = dict.fromkeys(f"{score.probe}, {score.name}: {score.says}" for score in subject.scores)
-    return section(
-        "Audit",
-        f"{len(subject.replies):,} replies to {len(audit.suites)} suites of prompts, "
-        f"with intervals at {audit.confidence:.0%} confidence (bootstrap, {audit.resamples:,} resamples).",
-        bullets(found) if found else "No finding that the audit's rules ask a person to look at.",
-        table(head, rows, numbers=(*names, "replies")),
-        "What the scores can and cannot say:",
-        bullets(says),
     )
 
 
@@ -137,15 +100,6 @@ def _other_steps(facts: CardFacts) -> str:
         return ""
     names = ", ".join(subject.name for subject in facts.evaluation.subjects)
     return f"An evaluation of {names} exists, which is not of this checkpoint (step {facts.step:,})."
-
-
-def _audit_row(score: AuditScore, others: Iterable[AuditedSubject]) -> tuple[str, ...]:
-    beside = [
-        next((s.value for s in other.scores if (s.probe, s.name) == (score.probe, score.name)), None)
-        for other in others
-    ]
-    told = ["not measured" if value is None else interval_text(value) for value in beside]
-    return (score.probe, score.name, *told, interval_text(score.value), f"{score.replies:,}", score.better)
 
 
 def _scored(score: Score) -> tuple[str, ...]:
