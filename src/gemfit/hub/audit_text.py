@@ -33,9 +33,9 @@ def audit_section(facts: CardFacts) -> str:
     limits = [f"{name}: {about.limits}" for name, about in audit.about.items()]
     return section(
         "Audit",
-        f"{len(subject.replies):,} replies to prompts of {len(audit.suites)} suites; other models were asked the "
-        f"same. Intervals at {audit.confidence:.0%} confidence. Of differences between groups of people the "
-        "largest is shown. Scores show where to look, and are no proof of safety.",
+        f"{len(subject.replies):,} replies to prompts of {len(audit.suites)} suites; other models were asked "
+        f"the same. Intervals at {audit.confidence:.0%} confidence. Of differences between groups of people "
+        "the largest is shown. Scores show where to look, and are no proof of safety.",
         bullets(found) if found else "No finding that the audit's rules ask a person to look at.",
         _scores(subjects),
         "What the scores can and cannot say:",
@@ -49,8 +49,8 @@ def _not_audited(audit: Audit | None) -> str:
     )
     return (
         "**Not audited.** Nobody has looked at what this checkpoint says about crises, diagnoses or groups "
-        f"of people, whether it can be talked out of its role, or what it repeats by heart.{other} Do not put "
-        "it before people without looking at that."
+        f"of people, whether it can be talked out of its role, or what it repeats by heart.{other} Do not "
+        "put it before people without looking at that."
     )
 
 
