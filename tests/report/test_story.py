@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.evaluation import ConversationLosses
+from gemfit.records import Verdict
 from gemfit.report.axes import by_step, by_time
-from gemfit.report.blocks import Table
+from gemfit.report.blocks import Note, Table
 from gemfit.report.compare import comparison, differing, unique_names
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import POINTS, draw, smoothed, thinned
 from gemfit.report.figures import key_figures, mfu_of, summarize, time_shares
 from gemfit.report.gather import Story, gather
+from gemfit.report.sections import attempts
 from gemfit.report.speedcharts import speed_charts
 from gemfit.report.words import duration, listed, size
 from gemfit.reporting import Ending, RunFacts
@@ -82,6 +84,16 @@ def test_a_run_that_ended_without_a_word_has_crashed(make_run: MakeRun) -> None:
     assert gather(run.root, RunFacts(), with_pack=False).state == "crashed"
     with run.hold():
         assert gather(run.root, RunFacts(), with_pack=False).state == "running"
+
+
+def test_an_attempt_that_left_no_record_does_not_change_how_the_one_before_ended(make_run: MakeRun) -> None:
+    run = make_run()
+    run.begin_attempt()
+    run.write_verdict(Verdict(outcome="fatal", attempt=4, step=30, reason="no such model"))
+    story = gather(run.root, RunFacts(), with_pack=False)
+    assert (story.state, story.attempts[-1].how) == ("fatal", "ended")
+    notes = [block.text for block in attempts(story).blocks if isinstance(block, Note)]
+    assert notes == ["Without a record: 1 attempt (4). The last one: fatal, no such model."]
 
 
 def test_mfu_is_operations_over_the_peak_of_all_cards(make_run: MakeRun) -> None:

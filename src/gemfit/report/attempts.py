@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,16 +42,20 @@ def make_attempts(
     run: RunDir, records: Sequence[Record], *, state: str, endings: Sequence[Ending]
 ) -> tuple[Attempt, ...]:
     """The attempts in ``records``, oldest first."""
-    numbers = sorted({record.attempt for record in records})
+    grouped: dict[int, list[Record]] = {}
+    for record in records:
+        grouped.setdefault(record.attempt, []).append(record)
     verdict, told = run.verdict(), {ending.attempt: ending for ending in endings}
-    starts = {n: next((s.step for s in _steps(records, n)), None) for n in numbers}
-    made = []
-    for number in numbers:
-        own, steps = [r for r in records if r.attempt == number], _steps(records, number)
-        later = [start for n, start in starts.items() if n > number and start is not None]
-        redone = tuple(step for step in steps if any(step.step >= start for start in later))
+    made: list[Attempt] = []
+    least = math.inf
+    for number in sorted(grouped, reverse=True):
+        own = grouped[number]
+        steps = tuple(record for record in own if isinstance(record, StepRecord))
+        # A later attempt does again whatever lies at or behind its first step.
+        redone = tuple(step for step in steps if step.step >= least)
+        least = min([least, *(step.step for step in steps[:1])])
         how, reason = _ending(
-            number, numbers[-1], verdict=verdict, state=state, told=told.get(number), redone=len(redone)
+            number, run.attempt, verdict=verdict, state=state, told=told.get(number), redone=len(redone)
         )
         made.append(
             Attempt(
@@ -65,11 +70,7 @@ def make_attempts(
                 nodes=told[number].nodes if number in told else (),
             )
         )
-    return tuple(made)
-
-
-def _steps(records: Sequence[Record], number: int) -> tuple[StepRecord, ...]:
-    return tuple(r for r in records if isinstance(r, StepRecord) and r.attempt == number)
+    return tuple(reversed(made))
 
 
 def _begin(record: Record) -> float:
@@ -93,7 +94,10 @@ def _plan_of(run: RunDir, number: int) -> Plan:
 def _ending(
     number: int, last: int, *, verdict: Verdict | None, state: str, told: Ending | None, redone: int
 ) -> tuple[str, str]:
-    """How an attempt ended, and why; where nothing was written down, what its records show."""
+    """How an attempt ended, and why; where nothing was written down, what its records show.
+
+    ``last`` is the number of the newest attempt, which may have left no record.
+    """
     if verdict is not None and verdict.attempt == number:
         return verdict.outcome, verdict.reason
     if told is not None:
@@ -102,4 +106,4 @@ def _ending(
         return state, ""
     if redone:
         return "broken off", f"its last {redone:,} steps were not saved, and done again"
-    return "ended", "its last step was saved"
+    return "ended", "none of its steps was done again"

@@ -12,7 +12,10 @@ from gemfit.report.cutting import cut
 from gemfit.report.figures import time_shares
 from gemfit.report.gather import Story
 from gemfit.report.speedcharts import speed_charts
-from gemfit.report.words import duration, number, size
+from gemfit.report.words import duration, number, plural, size
+
+NAMED = 20
+"""Numbers of attempts that are listed one by one."""
 
 
 def training(story: Story) -> Section:
@@ -50,6 +53,11 @@ def attempts(story: Story) -> Section:
         for one in story.attempts
     )
     blocks: list[Block] = [cut(Table("When each ran, and how it ended", heads, rows))]
+    silent = sorted(set(range(1, story.run.attempt + 1)) - {one.number for one in story.attempts})
+    if silent:
+        why = f" The last one: {story.state}" + (f", {reason}." if (reason := _reason(story)) else ".")
+        last = why if silent[-1] == story.run.attempt else ""
+        blocks.append(Note(f"Without a record: {plural(len(silent), 'attempt')} ({_numbers(silent)}).{last}"))
     blocks += [Note(text) for text in _changed(story)]
     return Section("attempts", "Attempts", tuple(blocks))
 
@@ -128,6 +136,14 @@ def _changed(story: Story) -> Iterator[str]:
         )
         if found := changes(was, now):
             yield f"Attempt {after.number}: {'; '.join(map(str, found))}."
+
+
+def _reason(story: Story) -> str:
+    return story.verdict.reason if story.verdict else ""
+
+
+def _numbers(found: list[int]) -> str:
+    return ", ".join(map(str, found[:NAMED])) + ("…" if len(found) > NAMED else "")
 
 
 def _moment(time: float) -> str:
