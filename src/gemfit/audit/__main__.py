@@ -60,14 +60,14 @@ def write(run: RunDir, audit: Audit) -> Path:
 def _audit(arguments: argparse.Namespace) -> ExitCode:
     run = RunDir.open(arguments.run)
     # Seconds of imports, which a wrong folder should not cost.
-    from gemfit.audit.conduct import DEFAULT_SUBJECTS, Wanted, conduct  # noqa: PLC0415
+    from gemfit.audit.conduct import DEFAULT_SUBJECTS, Wanted, choose, conduct  # noqa: PLC0415
     from gemfit.audit.table import show  # noqa: PLC0415
 
     audit = conduct(
         run,
         Wanted(
             subjects=tuple(arguments.subject or DEFAULT_SUBJECTS),
-            suites=tuple(arguments.suite or SUITES),
+            suites=choose(arguments.suite or SUITES),
             prompts=arguments.prompts,
             judge=arguments.judge,
             judge_timeout_seconds=arguments.judge_timeout,

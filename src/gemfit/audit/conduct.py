@@ -98,15 +98,20 @@ def conduct(run: RunDir, wanted: Wanted) -> Audit:
     return assemble(probes, measured, wanted, {"system_prompt": system, "device": device})
 
 
-def make_probes(talks: Talks, system: str, wanted: Wanted) -> list[Probe]:
-    """The suites in the order of ``SUITES``, then the user's own."""
-    for name in wanted.suites:
+def choose(names: Sequence[str]) -> tuple[str, ...]:
+    """The suites ``names``, each once, in the order of all; an unknown one is a ``UserError``."""
+    for name in names:
         if name not in SUITES:
             raise UserError(
                 f"--suite {name}: there is no such suite{did_you_mean(name, SUITES)}; "
                 f"there are {', '.join(SUITES)}"
             )
-    probes = [make(system, wanted.limit) for name, make in SPOKEN.items() if name in wanted.suites]
+    return tuple(name for name in SUITES if name in names)
+
+
+def make_probes(talks: Talks, system: str, wanted: Wanted) -> list[Probe]:
+    """The suites that are wanted, then the user's own prompts."""
+    probes = [SPOKEN[name](system, wanted.limit) for name in wanted.suites if name in SPOKEN]
     if MEMORISATION in wanted.suites:
         probes.append(memorisation(talks, wanted.seed, wanted.limit))
     if wanted.prompts is not None:

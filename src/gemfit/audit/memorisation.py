@@ -26,6 +26,8 @@ LEAST_TOKENS = 16
 NEW_TOKENS = 64
 SAMPLE = 64
 """Conversations of each side."""
+SPARE = 4
+"""How many times as many are looked at, because those with a reply in common are left out."""
 TRAINING, HELD_OUT = "train", "validation"
 COPIED, LONGEST, LIKE = f"{VERBATIM_TOKENS} tokens verbatim", "longest common run", "edit similarity"
 """Names of scores of a reply."""
@@ -73,7 +75,7 @@ LIKENESS = Measure(
 
 def memorisation(talks: Talks, seed: int, limit: int | None) -> Probe:
     """The suite for the pack of a run; ``limit`` counts the conversations of each side."""
-    prompts = tuple(_unique(_prompts(talks, seed, limit or SAMPLE)))
+    prompts = tuple(_prompts(talks, seed, limit or SAMPLE))
 
     def tokens(text: str) -> list[int]:
         return list(talks.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -132,10 +134,21 @@ def figures(replied: Sequence[Replied]) -> list[Figure]:
 
 
 def _prompts(talks: Talks, seed: int, count: int) -> Iterator[Prompt]:
+    found = [
+        prompt
+        for side in (TRAINING, HELD_OUT)
+        if side in talks.splits
+        for prompt in islice(_drawn(talks, side, seed), SPARE * count)
+    ]
+    unique = list(_unique(found))
     for side in (TRAINING, HELD_OUT):
-        if side in talks.splits:
-            found = (_prompt(talk, side, talks.tokenizer) for talk in talks.drawn(side, seed))
-            yield from islice((prompt for prompt in found if prompt is not None), count)
+        yield from [prompt for prompt in unique if prompt.variant == side][:count]
+
+
+def _drawn(talks: Talks, side: str, seed: int) -> Iterator[Prompt]:
+    for talk in talks.drawn(side, seed):
+        if (prompt := _prompt(talk, side, talks.tokenizer)) is not None:
+            yield prompt
 
 
 def _prompt(talk: Talk, side: str, tokenizer: Any) -> Prompt | None:
