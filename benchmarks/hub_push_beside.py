@@ -1,0 +1,214 @@
+"""What pushing beside the training costs its steps, with a Hub that works, fails or stalls.
+
+    python benchmarks/hub_push_beside.py [--rounds 3] [--every 60] [--pace 0.2] [--folder DIR] [--json]
+
+One run, in this process, with one thread. It saves every ``--every`` steps, and each save is pushed to
+another Hub on this machine: one that works, one that answers every upload with 500, one that takes the
+connection and never answers, and none at all, in an order that turns from round to round. A step is
+compared with the median step of its own round under no Hub, so that slow changes of the machine cancel.
+
+Then the same once more with ``--pace`` seconds in each step in which the processor is free, as it is
+while a GPU computes. Without them training and pushing want the same cores: that is the worst case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from checkpoint_runs import make_plan, sample, steps_of
+from transformers import TrainerCallback
+
+from gemfit.errors import ExitCode
+from gemfit.hub.beside import Pusher
+from gemfit.hub.spool import Spool
+from gemfit.plan import Plan
+from gemfit.rundir import RunDir
+from gemfit.train import main as training
+from gemfit.train.trainer import PackedTrainer
+from hub.server import Fault, HubServer
+
+FOR_EVER = 10**9
+KINDS = ("no hub", "works", "fails", "stalls")
+MODEL = {
+    "model.scratch.vocab_size": 2048,
+    "model.scratch.hidden_size": 128,
+    "model.scratch.intermediate_size": 512,
+}
+UPLOADS = "/storage/"
+
+
+class Turns:
+    """Stands in for the pusher of a run: each save goes to the Hub whose turn it is."""
+
+    def __init__(self, run: RunDir, plan: Plan, servers: dict[str, HubServer], every: int) -> None:
+        self.run, self.plan, self.servers, self.every = run, plan, servers, every
+        self.pusher: Pusher | None = None
+        self.processor_seconds: dict[str, float] = defaultdict(float)
+        self.kind = KINDS[0]
+        self.used = _children()
+
+    def begin(self) -> None:
+        """Nothing waits in a new run."""
+
+    def committed(self, step: int) -> None:
+        self.end_turn()
+        self.kind = kind_of(step, self.every)
+        if self.kind in self.servers:
+            os.environ |= self.servers[self.kind].environment
+            self.pusher = Pusher(self.run, self.plan)
+            self.pusher.committed(step)
+
+    def end_turn(self) -> None:
+        if self.pusher is not None:
+            self.pusher.finish(0)
+        used = _children()
+        self.processor_seconds[self.kind] += used - self.used
+        self.used, self.pusher = used, None
+
+    def finish(self, seconds: float) -> None:
+        self.end_turn()
+
+
+class Pace(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Leaves the processor alone for a while in each step."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        time.sleep(self.seconds)
+
+
+def kind_of(step: int, every: int) -> str:
+    """Whose turn the steps after the save of ``step`` are; the order turns by one in each round."""
+    turn = step // every - 1
+    return KINDS[(turn + turn // len(KINDS)) % len(KINDS)]
+
+
+@contextmanager
+def hubs(root: Path) -> Iterator[dict[str, HubServer]]:
+    """A Hub of each kind."""
+    with ExitStack() as stack:
+        made = {kind: stack.enter_context(HubServer(root / kind)) for kind in KINDS[1:]}
+        made["fails"].faults.append(Fault("PUT", UPLOADS, times=FOR_EVER, status=500))
+        made["stalls"].faults.append(Fault("PUT", UPLOADS, times=FOR_EVER, stall_seconds=3600.0))
+        yield made
+
+
+def measure(root: Path, data: Path, *, rounds: int, every: int, pace: float) -> dict[str, Any]:
+    """Train ``rounds`` times through all kinds, after a first stretch that does not count."""
+    steps = every * (1 + rounds * len(KINDS))
+    small = {"data__seq_len": 128, "batch__effective": 4}
+    hub = {"hub__repo": "user/tiny", "hub__push": "every_save", "hub__wait_seconds": 0}
+    settings = {"length__steps": steps, "checkpoint__every_steps": every} | small | hub
+    plan = make_plan(data, "single", 1, model=MODEL, **settings)
+    run = RunDir.create(root / "run", plan)
+    run.begin_attempt()
+    with hubs(root) as servers:
+        turns = Turns(run, plan, servers, every)
+
+        def paced(**kwargs: Any) -> PackedTrainer:
+            trainer = PackedTrainer(**kwargs)
+            trainer.pusher = turns
+            trainer.add_callback(Pace(pace))
+            return trainer
+
+        with mock.patch.object(training, "PackedTrainer", paced):
+            code = training.train(run.root, stop_at=None)
+        assert code == ExitCode.DONE, code
+        uploads = {kind: server.count("PUT", UPLOADS) for kind, server in servers.items()}
+        commits = {kind: server.count("POST", "/commit/") for kind, server in servers.items()}
+    found = compared(run, every, rounds)
+    sent = Counter(kind_of(one.push.step, every) for one in Spool.of(run).sent())
+    for kind, row in found.items():
+        row["uploads_begun"], row["commits"] = uploads.get(kind, 0), commits.get(kind, 0)
+        row["sent"] = sent[kind]
+        row["processor_seconds_a_save"] = turns.processor_seconds[kind] / rounds
+    return found
+
+
+def compared(run: RunDir, every: int, rounds: int) -> dict[str, Any]:
+    """Median step of each kind, and its ratio to that of no Hub, round by round."""
+    seconds: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for record in steps_of(run):
+        stretch = (record.step - 1) // every
+        if stretch and record.seconds is not None:
+            place = (stretch - 1) // len(KINDS), kind_of(stretch * every, every)
+            seconds[place].append(record.seconds)
+    medians = {place: statistics.median(values) for place, values in seconds.items()}
+    found = {}
+    for kind in KINDS:
+        ratios = [medians[number, kind] / medians[number, KINDS[0]] for number in range(rounds)]
+        every_one = [value for place, values in seconds.items() if place[1] == kind for value in values]
+        found[kind] = {
+            "steps": len(every_one),
+            "step_seconds": statistics.median(every_one),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+        }
+    return found
+
+
+def report(found: dict[str, Any]) -> None:
+    """Tables in Markdown."""
+    for name, rows in found.items():
+        print(f"\n{name}\n")
+        print(
+            "| Hub | steps | median step, s | ratio | of the rounds | sent | uploads begun | CPU s a save |"
+        )
+        print("|---|---:|---:|---:|---|---:|---:|---:|")
+        for kind, row in rows.items():
+            span = f"{min(row['ratios']):.3f} to {max(row['ratios']):.3f}"
+            begun, used = row["uploads_begun"], row["processor_seconds_a_save"]
+            numbers = f"{row['steps']} | {row['step_seconds']:.4f} | {row['ratio']:.3f} | {span}"
+            print(f"| {kind} | {numbers} | {row['sent']} | {begun} | {used:.1f} |")
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--every", type=int, default=60, help="steps between saves")
+    parser.add_argument("--pace", type=float, default=0.2, help="free seconds in each step of the second run")
+    parser.add_argument("--folder", type=Path, help="where runs are written")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    found = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        os.environ["HF_HOME"] = f"{folder}/home"
+        data = sample(Path(folder))
+        shape = {"rounds": options.rounds, "every": options.every}
+        for name, pace in (
+            ("processor never free", 0.0),
+            (f"{options.pace} s free in each step", options.pace),
+        ):
+            found[name] = measure(Path(folder) / str(pace), data, pace=pace, **shape)
+            print(f"{name}: done", file=sys.stderr)
+    print(json.dumps(found, indent=2)) if options.json else report(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
