@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from gemfit.data.columnfile import stretches
 from gemfit.data.evidence.packfiles import Pack
 from gemfit.manifest import TokenFlow
 
@@ -72,19 +73,27 @@ def in_and_again(flow: TokenFlow) -> int:
 
 def _flow(pack: Pack, chosen: NDArray[np.bool_], repeated: np.int64) -> TokenFlow:
     talks = pack.conversations
-    fate, kept = talks.fate, chosen & (talks.fate == "kept")
+    kept = chosen & talks.has_fate("kept")
     # Of a conversation that is left out as untrained, all tokens are in these two columns.
-    settled = kept | (chosen & (fate == "untrained"))
-    tokens = talks.tokens.astype(np.int64)
-    placed = tokens - talks.truncated - talks.untrained
-    copies = talks.copies.astype(np.int64)
-    lost = {name: int(tokens[chosen & (fate == name)].sum()) for name in WHOLE_FATES}
+    settled = kept | (chosen & talks.has_fate("untrained"))
+    tokens, truncated, untrained, copies = talks.tokens, talks.truncated, talks.untrained, talks.copies
+    placed = again = 0
+    for here in stretches(len(talks)):
+        own = kept[here]
+        bodies = (tokens[here].astype(np.int64) - truncated[here] - untrained[here])[own]
+        placed += int((copies[here][own] * bodies).sum())
+        again += int(((copies[here][own] - 1) * bodies).sum())
+    lost = {name: _sum(tokens[chosen & talks.has_fate(name)]) for name in WHOLE_FATES}
     return TokenFlow(
-        tokens_read=int(tokens[chosen].sum()),
+        tokens_read=_sum(tokens[chosen]),
         repeated=int(repeated),
-        oversampled=int(((copies - 1) * placed)[kept].sum()),
-        packed=int((copies * placed)[kept].sum()) + int(repeated),
+        oversampled=again,
+        packed=placed + int(repeated),
         **lost,
-        truncated=int(talks.truncated[settled].sum()),
-        untrained=int(talks.untrained[settled].sum()),
+        truncated=_sum(truncated[settled]),
+        untrained=_sum(untrained[settled]),
     )
+
+
+def _sum(tokens: NDArray[np.int32]) -> int:
+    return int(tokens.sum(dtype=np.int64))

@@ -1,6 +1,6 @@
 """Whether every token of every conversation is in the rows as often as it should be.
 
-Memory: 32 bytes a conversation, and 24 bytes for each piece of one that is in several pieces.
+Memory: 48 bytes a conversation, and 12 bytes for each piece of one that is in several pieces.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 from gemfit.data.evidence.packfiles import RowBatch
 
 Counts = NDArray[np.int64]
+Ints = NDArray[np.int32]
 
 
 class Expected(NamedTuple):
     """What the table of conversations promises of each document. Each array: (documents,)."""
 
-    tokens: Counts
+    tokens: Ints
     """Of the whole conversation."""
-    left_out: Counts
+    left_out: Ints
     """Of these in no row: cut off, or parts without any trained token."""
-    trained: Counts
+    trained: Ints
     """Tokens with a label in each copy; with tokens cut off, at most."""
-    cut_off: Counts
-    copies: Counts
+    cut_off: Ints
+    copies: Ints
 
 
 class Stretch(NamedTuple):
@@ -48,8 +49,8 @@ class Ledger:
         """(documents,): tokens in rows, without repeated ones."""
         self.trained = np.zeros(len(expected.tokens), np.int64)
         self.repeated = np.zeros(len(expected.tokens), np.int64)
-        self._whole = np.zeros(len(expected.tokens), np.int64)
-        self._parts: list[tuple[Counts, Counts, Counts]] = []
+        self._whole = np.zeros(len(expected.tokens), np.int32)
+        self._parts: list[tuple[Ints, Ints, Ints]] = []
 
     def add(self, batch: RowBatch, trained: NDArray[np.int32]) -> None:
         """Enter the pieces of a batch; those with an impossible number have been reported elsewhere."""
@@ -61,12 +62,13 @@ class Ledger:
         _add(self.trained, document, trained[known].astype(np.int64))
         _add(self.repeated, document, repeated)
         whole = body == self.expected.tokens[document]
-        _add(self._whole, document[whole], np.ones(int(whole.sum()), np.int64))
-        self._parts.append((document[~whole], start[~whole], (start + body)[~whole]))
+        _add(self._whole, document[whole], np.ones(int(whole.sum()), np.int32))
+        parts = (document[~whole], start[~whole], (start + body)[~whole])
+        self._parts.append(tuple(part.astype(np.int32) for part in parts))
 
     def miscounted(self) -> Iterator[tuple[int, str]]:
         """Documents with a wrong number of trained tokens, and what is wrong."""
-        right = self.expected.trained * self.expected.copies
+        right = self.expected.trained.astype(np.int64) * self.expected.copies
         fewest = right - self.expected.cut_off * self.expected.copies
         for document in np.flatnonzero((self.trained > right) | (self.trained < fewest)).tolist():
             trained = f"{self.trained[document]:,} of its tokens are trained in all rows"
@@ -78,7 +80,7 @@ class Ledger:
         The latter is (documents,). A stretch that is in no row is in the list only where more tokens are
         missing than should be.
         """
-        nothing = (np.empty(0, np.int64),) * 3
+        nothing = (np.empty(0, np.int32),) * 3
         columns = zip(*(self._parts or [nothing]), strict=True)
         document, start, stop = (np.concatenate(column) for column in columns)
         opened, closed = np.lexsort((start, document)), np.lexsort((stop, document))
@@ -94,7 +96,7 @@ class Ledger:
         return [Stretch(*map(int, stretch)) for stretch in found], missing
 
 
-def _add(sums: Counts, index: Counts, values: Counts) -> None:
+def _add(sums: Counts | Ints, index: Counts, values: Counts | Ints) -> None:
     np.add.at(sums, index, values)
 
 
@@ -109,14 +111,14 @@ def _sweep(document, starts, stops, tokens, left_out, copies, whole):  # type: i
         high = low
         while high < len(document) and document[high] == number:
             high += 1
-        position, depth, opened, closed = zero, whole[number], low, low
+        position, depth, opened, closed = zero, np.int64(whole[number]), low, low
         gap = (zero, zero)
         while True:
-            upto = tokens[number]
+            upto = np.int64(tokens[number])
             if opened < high:
-                upto = min(upto, starts[opened])
+                upto = min(upto, np.int64(starts[opened]))
             if closed < high:
-                upto = min(upto, stops[closed])
+                upto = min(upto, np.int64(stops[closed]))
             if upto > position:
                 if depth == 0:
                     if missing[number] == 0:

@@ -14,16 +14,17 @@ from gemfit.data.evidence.packfiles import SIDES, Pack
 class Numbering(NamedTuple):
     """The conversations that are packed, by number."""
 
-    lines: NDArray[np.int64]
+    lines: NDArray[np.int32]
     """(documents,): line in the table of conversations."""
 
 
 def number_conversations(pack: Pack) -> tuple[Numbering, list[str]]:
     """Order the packed conversations by number; problems where that cannot be."""
     talks = pack.conversations
-    kept = np.flatnonzero(talks.fate == "kept")
-    lines = kept[np.argsort(talks.number[kept], kind="stable")]
-    wrong = np.flatnonzero(talks.number[lines] != np.arange(len(lines)))
+    kept = np.flatnonzero(talks.has_fate("kept")).astype(np.int32)
+    numbers = talks.number
+    lines = kept[np.argsort(numbers[kept], kind="stable")]
+    wrong = np.flatnonzero(numbers[lines] != np.arange(len(lines)))
     if len(wrong):
         line = int(lines[wrong[0]])
         what = f"has the number {talks.number[line]:,}, where {wrong[0]:,} is due"
@@ -31,7 +32,7 @@ def number_conversations(pack: Pack) -> tuple[Numbering, list[str]]:
     return Numbering(lines), [*_unlikely(pack, lines), *_no_copies(pack, lines)]
 
 
-def _unlikely(pack: Pack, lines: NDArray[np.int64]) -> Iterator[str]:
+def _unlikely(pack: Pack, lines: NDArray[np.int32]) -> Iterator[str]:
     """Conversations that cannot be packed as the table says."""
     talks = pack.conversations
     high, low = talks.digests[lines].T
@@ -46,15 +47,16 @@ def _unlikely(pack: Pack, lines: NDArray[np.int64]) -> Iterator[str]:
             yield f"{pack.place(int(lines[wrong][0]))}: {what}"
 
 
-def _no_copies(pack: Pack, lines: NDArray[np.int64]) -> Iterator[str]:
+def _no_copies(pack: Pack, lines: NDArray[np.int32]) -> Iterator[str]:
     """Duplicates that are none of the conversation whose number they have."""
     talks = pack.conversations
-    copies = np.flatnonzero((talks.fate == "duplicate") & (talks.number >= 0))
+    copies = np.flatnonzero(talks.has_fate("duplicate") & (talks.number >= 0))
     original = talks.number[copies]
     if (unknown := original >= len(lines)).any():
         yield f"{pack.place(int(copies[unknown][0]))}: copies {original[unknown][0]:,}, which is in no row"
         return
-    unlike = (talks.digests[copies] != talks.digests[lines[original]]).any(axis=1)
+    digests = talks.digests
+    unlike = (digests[copies] != digests[lines[original]]).any(axis=1)
     if unlike.any():
         of = pack.place(int(lines[original[unlike][0]]))
         yield f"{pack.place(int(copies[unlike][0]))}: is called a copy of {of}, and is none"

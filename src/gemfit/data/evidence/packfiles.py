@@ -1,7 +1,7 @@
 """A pack as arrays: its rows with their provenance, and what became of each conversation read.
 
 Rows come one record batch of a few MiB at a time. The table of conversations is mapped, and costs the
-columns that are asked for: some 40 bytes a conversation where all are.
+columns that are asked for, for as long as they are used.
 """
 
 from __future__ import annotations
@@ -71,14 +71,29 @@ class Conversations:
             raise AttributeError(name)
         return np.asarray(self._table.column(name).to_numpy())
 
-    @cached_property
-    def fate(self) -> NDArray[np.str_]:
-        """(conversations,): what became of each, in a word."""
-        return np.asarray(self._table.column("fate").cast(pa.string()).to_numpy(zero_copy_only=False), str)
+    def has_fate(self, fate: str) -> NDArray[np.bool_]:
+        """(conversations,): True for those that became that."""
+        codes, names = self._fates
+        return codes == (names.index(fate) if fate in names else len(names))
+
+    @property
+    def fates(self) -> list[str]:
+        """What became of conversations, in words, sorted; each occurs."""
+        codes, names = self._fates
+        return sorted(names[code] for code in np.flatnonzero(np.bincount(codes)).tolist())
 
     @cached_property
+    def _fates(self) -> tuple[NDArray[np.int8], list[str]]:
+        """(conversations,) codes, and what they mean."""
+        table = self._table.select(["fate"]).unify_dictionaries()
+        chunks = table.column("fate").chunks
+        codes = [chunk.indices.to_numpy().astype(np.int8) for chunk in chunks]
+        names = chunks[-1].dictionary.to_pylist() if chunks else []
+        return np.concatenate([np.empty(0, np.int8), *codes]), names
+
+    @property
     def digests(self) -> NDArray[np.uint64]:
-        """(conversations, 2): equal for exact copies only; the first column counts first."""
+        """(conversations, 2): equal for exact copies only; the first column counts first. A copy."""
         parts = self._table.column("digest").chunks
         raw = b"".join(part.buffers()[1][16 * part.offset : 16 * (part.offset + len(part))] for part in parts)
         return np.frombuffer(raw, "<u8").reshape(-1, 2)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.evidence.accounts import differing, flow_of_conversations, unbalanced, untotalled
 from gemfit.data.evidence.lengths import spread
-from gemfit.data.evidence.packfiles import Pack, open_evidence
+from gemfit.data.evidence.packfiles import Conversations, Pack, open_evidence
 from gemfit.data.evidence.statsview import show
 from gemfit.errors import ExitCode
 
@@ -71,7 +71,7 @@ def stats(folder: Path, *, as_json: bool, plot: Path | None) -> ExitCode:
 def read_columns(pack: Pack) -> Columns:
     """Read what the figures need."""
     talks = pack.conversations
-    kept = np.flatnonzero(talks.fate == "kept")
+    kept = np.flatnonzero(talks.has_fate("kept"))
     source = np.zeros(len(kept), np.int64)
     source[talks.number[kept]] = talks.source[kept]
     repeated = np.zeros(len(pack.manifest.sources), np.int64)
@@ -113,7 +113,7 @@ def collect(pack: Pack, columns: Columns) -> dict[str, Any]:
                 if len(values[split])
             },
         },
-        "fates": _fates(talks.fate, talks.tokens),
+        "fates": _fates(talks),
         "losses": manifest.losses.model_dump(),
         "rejected": [reason._asdict() for reason in _rejected(pack.folder / "rejected.jsonl")],
         "roles": manifest.roles,
@@ -123,13 +123,11 @@ def collect(pack: Pack, columns: Columns) -> dict[str, Any]:
     }
 
 
-def _fates(fate: NDArray[np.str_], tokens: NDArray[np.int32]) -> dict[str, dict[str, int]]:
+def _fates(talks: Conversations) -> dict[str, dict[str, int]]:
+    tokens, chosen = talks.tokens, {name: talks.has_fate(name) for name in talks.fates}
     return {
-        str(name): {
-            "conversations": int(np.count_nonzero(fate == name)),
-            "tokens": int(tokens[fate == name].sum(dtype=np.int64)),
-        }
-        for name in np.unique(fate)
+        name: {"conversations": int(np.count_nonzero(own)), "tokens": int(tokens[own].sum(dtype=np.int64))}
+        for name, own in chosen.items()
     }
 
 
