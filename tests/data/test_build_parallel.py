@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gemfit.data.__main__ import main
@@ -139,7 +140,7 @@ def begun(cache: Path, tmp_path: Path) -> Callable[[Path], tuple[subprocess.Pope
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         workers = [int(pid) for pid in children.read_text().split()]
-        assert len(workers) == 2
+        assert len(workers) == 3, "two, and the process that checks the engine"
         return process, workers
 
     return start
@@ -362,6 +363,35 @@ def test_the_cache_of_parts_has_a_bound(
     status, printed = call(write_job(path, seq_len=64), "fourth")
     assert status == 2
     assert "GEMFIT_PARTS_GIB is 'much'; write a number" in printed
+
+
+def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
+    lines: list[dict[str, Any]],
+    write_talks: WriteTalks,
+    write_job: WriteJob,
+    call: Call,
+    cache: Path,
+    tmp_path: Path,
+) -> None:
+    job = write_job(write_talks(lines), seq_len=128)
+    assert call(job, "right")[0] == 0
+    assert read_manifest(tmp_path / "right").engine == "word cache"
+    (kept,) = cache.glob("words/*.npz")
+    with np.load(kept) as file:
+        arrays = dict(file)
+    arrays["become"] ^= 1
+    np.savez(kept, **arrays)
+    for part in cache.glob("parts/*/*.part"):
+        part.unlink()
+    status, printed = call(job, "pack")
+    assert status == 0
+    assert "word cache differs from tokenizers at token " in printed
+    assert "the parts that word cache made are made again by tokenizers\n" in printed
+    assert read_manifest(tmp_path / "pack").engine == "tokenizers"
+    assert not kept.exists()
+    assert call(job, "again")[0] == 0
+    rows = [(tmp_path / name).glob("*.arrow") for name in ("right", "pack", "again")]
+    assert len({tuple(path.read_bytes() for path in sorted(paths)) for paths in rows}) == 1
 
 
 def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(

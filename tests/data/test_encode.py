@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gemfit.data.encode import Encoder, reference_encoder
-from gemfit.data.encode.encoder import Ends, Ids
+from gemfit.data.encode.encoder import Ends
 from gemfit.data.encode.gigatoken import gigatoken_encoder
 from gemfit.data.encode.hostile import TEXTS
 from gemfit.data.encode.tokenizer_json import parse_tokenizer
-from gemfit.data.encode.words import CHUNK_BYTES, word_cache
+from gemfit.data.encode.word_table import SEGMENT
+from gemfit.data.encode.words import word_cache
 from gemfit.data.tokenizer import SPECIAL
 
 GEMMA = Path(__file__).parents[2] / "examples/gemma-270m-chat/work/model"
-ENGINES = ("word cache + tokenizers", "gigatoken", "word cache + gigatoken")
+ENGINES = ("word cache", "gigatoken")
 PIECES = (
     *TEXTS,
     *SPECIAL,
@@ -84,8 +85,9 @@ def tokenizers_from(fields: dict[str, Any]) -> Any:
 def make(name: str, tokenizer: Any, capacity: int = 2**14) -> Encoder:
     """The encoder of this name; a small capacity makes a cache that is full soon."""
     parsed = parse_tokenizer(tokenizer.to_str())
-    behind = gigatoken_encoder(parsed) if "gigatoken" in name else reference_encoder(tokenizer)
-    return word_cache(parsed, behind, capacity) if "word cache" in name else behind
+    if name == "word cache":
+        return word_cache(parsed, capacity)
+    return gigatoken_encoder(parsed) if name == "gigatoken" else reference_encoder(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def small_encoders(plain_tokenizer: Any) -> tuple[Encoder, list[Encoder]]:
 
 @pytest.fixture(scope="module")
 def gemma_encoders(gemma_tokenizer: Any) -> tuple[Encoder, list[Encoder]]:
-    others = [make(name, gemma_tokenizer) for name in ENGINES[1:]]
+    others = [make(name, gemma_tokenizer) for name in ENGINES]
     return reference_encoder(gemma_tokenizer), [*others, make(ENGINES[0], gemma_tokenizer, capacity=16)]
 
 
@@ -163,49 +165,36 @@ def test_no_text_is_no_ids(plain_tokenizer: Any, name: str) -> None:
     assert (rows(encoder, []), rows(encoder, ["", ""]), encoder.name) == ([], [[], []], name)
 
 
-def test_texts_longer_than_a_chunk_are_encoded_alike(plain_tokenizer: Any) -> None:
-    long = "we feel the night today. " * (CHUNK_BYTES // 25 + 100)
-    assert len(long) > CHUNK_BYTES
-    texts = ["", "day", long, "", "night" * 200, long[:1000], ""]
-    right = rows(make("gigatoken", plain_tokenizer), texts)
-    assert rows(make("word cache + gigatoken", plain_tokenizer), texts) == right
+def test_texts_of_many_segments_and_endless_words_are_encoded_alike(small_encoders: Encoders) -> None:
+    long = "we feel the night today. " * (3 * SEGMENT // 25)
+    endless = ["night" * SEGMENT, "é" * SEGMENT, "ab\n" * SEGMENT, " " * 3 * SEGMENT, "<" + "12" * SEGMENT]
+    agree(small_encoders, ["", "day", long, "", "night" * 200, *endless, long[:1000], ""])
 
 
-def test_a_word_seen_again_is_not_encoded_again(plain_tokenizer: Any) -> None:
-    asked: list[bytes] = []
-
-    @dataclass(frozen=True)
-    class Listening:
-        inner: Encoder
-        name: str = "listening"
-
-        def encode(self, text: bytes, ends: Ends) -> tuple[Ids, Ends]:
-            asked.append(text)
-            return self.inner.encode(text, ends)
-
-    parsed = parse_tokenizer(plain_tokenizer.to_str())
-    cache = word_cache(parsed, Listening(reference_encoder(plain_tokenizer)), 64)
+def test_a_word_seen_again_is_not_learned_again(plain_tokenizer: Any) -> None:
+    cache = word_cache(parse_tokenizer(plain_tokenizer.to_str()), 64)
+    before = cache.room[0]
     rows(cache, ["the night the night", "the night"])
-    rows(cache, ["night the the"])
-    assert asked == [b"the night the", b"night"]
+    assert cache.room[0] == before - 3, "`the`, ` night` and ` the`"
+    rows(cache, ["the night the night", " the"])
+    assert cache.room[0] == before - 3
 
 
-def test_a_cache_whose_engine_failed_answers_rightly_afterwards(plain_tokenizer: Any) -> None:
-    class Failing:
-        name = "failing"
-        fail = True
+def test_a_full_cache_is_emptied_before_the_next_text(plain_tokenizer: Any) -> None:
+    cache = word_cache(parse_tokenizer(plain_tokenizer.to_str()), 16)
+    texts = [" ".join(f"{letter}{other}" for other in "abcdefgh") for letter in "abcdefgh"]
+    right = rows(reference_encoder(plain_tokenizer), texts)
+    assert all(rows(cache, texts) == right for _ in range(3))
+    assert 0 <= cache.room[0] < 12
 
-        def encode(self, text: bytes, ends: Ends) -> tuple[Ids, Ends]:
-            if self.fail:
-                raise MemoryError
-            return reference_encoder(plain_tokenizer).encode(text, ends)
 
-    engine = Failing()
-    cache = word_cache(parse_tokenizer(plain_tokenizer.to_str()), engine, 64)
-    with pytest.raises(MemoryError):
-        rows(cache, ["we rest at night"])
-    engine.fail = False
-    assert rows(cache, ["we rest at night"]) == rows(reference_encoder(plain_tokenizer), ["we rest at night"])
+def test_names_are_told_from_the_indentation_before_them(gemma_tokenizer: Any) -> None:
+    cache = word_cache(parse_tokenizer(gemma_tokenizer.to_str()))
+    texts = [
+        f"x\n{' ' * depth}{word}" for depth in range(80) for word in ("name", "(", "1", "▁", "é", "\n", "")
+    ]
+    assert rows(cache, texts) == rows(reference_encoder(gemma_tokenizer), texts)
+    assert sum(cache.runs) > 50, "or nothing was parted"
 
 
 @pytest.mark.parametrize("name", ["tokenizers", *ENGINES])

@@ -6,15 +6,18 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gemfit.data.encode import Encoder, EngineMismatch, choose, choose_encoder, reference_encoder
-from gemfit.data.encode.checked import Checked
-from gemfit.data.encode.encoder import Ends, Ids
+from gemfit.data.encode.checked import compare, pick
+from gemfit.data.encode.encoder import Ends, Ids, Unsuited
+from gemfit.data.encode.kept import load_words, save_words
 from gemfit.data.encode.sampling import pick_texts
+from gemfit.data.encode.tokenizer_json import parse_tokenizer
 from gemfit.data.encode.words import word_cache
 from gemfit.errors import UserError
 
@@ -59,12 +62,15 @@ def fields(tokenizer: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Callable[..., None]:
-    """Put a wrong engine in gigatoken's place, without a word cache."""
+    """Put a wrong engine in gigatoken's place, where the word cache is not proven."""
 
     def put(word: str, **options: Any) -> None:
         wrong = Wrong(reference_encoder(tokenizer), word.encode(), **options)
         monkeypatch.setattr(choose, "gigatoken_encoder", lambda _: wrong)
-        monkeypatch.setattr(choose, "word_cache", lambda _, behind: behind)
+        monkeypatch.setattr(choose, "word_cache", unproven)
+
+    def unproven(_: Any) -> None:
+        raise Unsuited("this is a test")
 
     return put
 
@@ -79,14 +85,14 @@ def chosen(fields: dict[str, Any], said: list[str], **options: Any) -> Encoder:
     return choose_encoder(json.dumps(fields), options.pop("sample", TALK), said.append, **options)
 
 
-@pytest.mark.parametrize("engine", ["auto", "gigatoken"])
-def test_the_fastest_engine_is_chosen_without_a_word(fields: dict[str, Any], engine: Any) -> None:
+@pytest.mark.parametrize(("engine", "name"), [("auto", "word cache"), ("gigatoken", "gigatoken")])
+def test_an_engine_is_chosen_without_a_word(fields: dict[str, Any], engine: Any, name: str) -> None:
     said: list[str] = []
-    assert (chosen(fields, said, engine=engine).name, said) == ("word cache + gigatoken", [])
+    assert (chosen(fields, said, engine=engine).name, said) == (name, [])
 
 
 def test_an_engine_is_chosen_without_any_data(fields: dict[str, Any]) -> None:
-    assert chosen(fields, [], sample=Sample(b"", np.empty(0, np.int64))).name == "word cache + gigatoken"
+    assert chosen(fields, [], sample=Sample(b"", np.empty(0, np.int64))).name == "word cache"
 
 
 def test_the_reference_can_be_asked_for(fields: dict[str, Any]) -> None:
@@ -99,7 +105,7 @@ def test_a_cache_that_is_not_proven_is_left_out_and_why_is_said(fields: dict[str
     vocab = fields["model"]["vocab"] | {"<0x41>b": 999}
     assert chosen({**fields, "model": fields["model"] | {"vocab": vocab}}, said).name == "gigatoken"
     why = "an item of its vocabulary has the name of a byte in it"
-    assert said == [f"gigatoken encodes without a word cache, since {why}"]
+    assert said == [f"gigatoken encodes, without a word cache, since {why}"]
 
 
 def test_an_added_token_that_gigatoken_takes_differently_is_found(fields: dict[str, Any]) -> None:
@@ -117,13 +123,21 @@ def test_an_added_token_that_gigatoken_takes_differently_is_found(fields: dict[s
 
 
 @pytest.mark.usefixtures("no_gigatoken")
-def test_without_gigatoken_the_reference_encodes_behind_a_cache_and_why_is_said(
-    fields: dict[str, Any],
-) -> None:
+def test_the_word_cache_needs_no_gigatoken(fields: dict[str, Any]) -> None:
     said: list[str] = []
-    assert chosen(fields, said).name == "word cache + tokenizers"
+    assert (chosen(fields, said).name, said) == ("word cache", [])
+
+
+@pytest.mark.usefixtures("no_gigatoken")
+def test_without_any_fast_engine_the_reference_encodes_and_why_is_said(fields: dict[str, Any]) -> None:
+    said: list[str] = []
+    model = fields["model"] | {"ignore_merges": True}
+    assert chosen({**fields, "model": model}, said).name == "tokenizers"
     (line,) = said
-    assert line.startswith("word cache + tokenizers encodes; gigatoken cannot be used: it cannot be imported")
+    assert line.startswith(
+        "tokenizers encodes, without a word cache, since its model has ignore_merges True; "
+    )
+    assert "gigatoken cannot be used: it cannot be imported" in line
     assert "pip install 'gemfit[train]'" in line
 
 
@@ -139,8 +153,8 @@ def test_an_engine_that_is_wrong_on_the_data_is_named_and_the_reference_works(
     plant("know the day")
     said: list[str] = []
     assert chosen(fields, said).name == "tokenizers"
-    (line,) = said
-    assert line.startswith("tokenizers encodes, since gigatoken differs from tokenizers at token ")
+    assert said[-1].startswith("tokenizers encodes, since gigatoken differs from tokenizers at token ")
+    line = said[-1]
     assert "begins with 'I know the day." in line
 
 
@@ -149,14 +163,14 @@ def test_an_engine_that_is_wrong_on_hostile_text_alone_is_found(
 ) -> None:
     plant("👩‍👩‍👧‍👦")
     said: list[str] = []
-    assert (chosen(fields, said).name, len(said)) == ("tokenizers", 1)
+    assert (chosen(fields, said).name, len(said)) == ("tokenizers", 2)
 
 
 def test_an_engine_that_loses_an_id_is_found(fields: dict[str, Any], plant: Callable[..., None]) -> None:
     plant("know the day", lose=True)
     said: list[str] = []
     assert chosen(fields, said).name == "tokenizers"
-    assert "ids for" in said[0]
+    assert "ids for" in said[-1]
 
 
 def test_an_engine_that_is_asked_for_and_wrong_is_an_error(
@@ -170,32 +184,48 @@ def test_an_engine_that_is_asked_for_and_wrong_is_an_error(
 def test_a_cache_that_cuts_where_it_must_not_is_found(
     fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everywhere = np.zeros((256, 256), np.bool_)
-    everywhere[:128, :128] = True
-    monkeypatch.setattr(choose, "word_cache", lambda *given: replace(word_cache(*given), cuts=everywhere))
+    everywhere = np.zeros((2, 256, 256), np.bool_)
+    everywhere[:, :128, :128] = True
+    monkeypatch.setattr(choose, "word_cache", lambda given: replace(word_cache(given), cuts=everywhere))
     said: list[str] = []
     assert chosen(fields, said).name == "tokenizers"
-    assert said[0].startswith("tokenizers encodes, since word cache + gigatoken differs")
+    assert said[0].startswith("tokenizers encodes, since word cache differs")
 
 
-def test_an_engine_that_turns_wrong_while_it_works_is_caught(
-    fields: dict[str, Any], plant: Callable[..., None]
-) -> None:
-    plant("weather")
-    encoder = chosen(fields, [])
-    texts = [f"text {number} about the weather" for number in range(20_000)]
-    assert encoder.name == "gigatoken"
-    with pytest.raises(EngineMismatch, match=r"gigatoken differs .* 'text \d+ about the weather'"):
-        encoder.encode(*sample_arrays(texts))
-
-
-def test_an_engine_that_is_right_is_watched_without_complaint(tokenizer: Any) -> None:
+def test_a_sample_of_what_is_encoded_tells_a_wrong_engine_from_a_right_one(tokenizer: Any) -> None:
     reference = reference_encoder(tokenizer)
-    given = sample_arrays([f"text {number}" for number in range(3000)])
-    ids, stops = Checked(reference, reference, one_in=100).encode(*given)
-    right, right_stops = reference.encode(*given)
-    assert np.array_equal(ids, right)
-    assert np.array_equal(stops, right_stops)
+    text, ends = sample_arrays([f"text {number} about the weather" for number in range(5000)])
+    right = pick(reference, text, ends, *reference.encode(text, ends), one_in=100)
+    assert 20 < len(right.texts) < 80
+    compare(right, reference)
+    engine = Wrong(reference, b"weather")
+    wrong = pick(engine, text, ends, *engine.encode(text, ends), one_in=100)
+    with pytest.raises(EngineMismatch, match=r"gigatoken differs .* 'text \d+ about the weather'"):
+        compare(wrong, reference)
+    with pytest.raises(EngineMismatch, match=r"4999 of 5000 ids"):
+        pick(reference, b"a" * 5000, np.arange(1, 5001), np.zeros(5000, np.uint32), np.arange(5000))
+
+
+def test_kept_tables_encode_as_those_that_were_made(tokenizer: Any, tmp_path: Path) -> None:
+    cache = word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
+    save_words(cache, tmp_path / "words/kept.npz")
+    kept = load_words(tmp_path / "words/kept.npz")
+    assert kept is not None
+    text, ends = sample_arrays([f"text {number} <eos>\n\nabout é  the weather" for number in range(50)])
+    mine, theirs = kept.encode(text, ends), cache.encode(text, ends)
+    assert [one.tolist() for one in mine] == [one.tolist() for one in theirs]
+
+
+@pytest.mark.parametrize("damage", [0, 1, 100, -1])
+def test_damaged_tables_count_as_none(tokenizer: Any, tmp_path: Path, damage: int) -> None:
+    path = tmp_path / "kept.npz"
+    save_words(word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str())), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:damage])
+    assert load_words(path) is None
+    path.write_bytes(whole[: len(whole) // 2] + b"x" + whole[len(whole) // 2 + 1 :])
+    assert load_words(path) is None, "a byte has changed"
+    assert load_words(tmp_path / "never.npz") is None
 
 
 def test_the_texts_that_are_checked_depend_on_their_content_alone() -> None:

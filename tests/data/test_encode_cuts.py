@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from gemfit.data.encode.cuts import find_cuts
+from gemfit.data.encode import reference_encoder
+from gemfit.data.encode.cuts import MARK, Cuts, find_cuts
 from gemfit.data.encode.encoder import Unsuited
 from gemfit.data.encode.gigatoken import gigatoken_encoder
+from gemfit.data.encode.merges import make_merges
+from gemfit.data.encode.space_runs import find_runs
 from gemfit.data.encode.splits import split_steps, splits_an_item
 from gemfit.data.encode.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
+from gemfit.data.encode.words import word_cache
 
 WORDS = (
     "ab",
@@ -109,12 +113,23 @@ def check_cuts(file: str, text: str) -> int:
     cuts = find_cuts(parse_tokenizer(file))
     whole = tokenizer.encode(text, add_special_tokens=False).ids
     data = text.encode()
-    places = [at for at in range(1, len(data)) if cuts[data[at - 1], data[at]]]
+    places = cut_places(data, cuts)
     for at in places:
         sides = (data[:at].decode(), data[at:].decode())
         ids = [tokenizer.encode(side, add_special_tokens=False).ids for side in sides]
         assert ids[0] + ids[1] == whole, sides
     return len(places)
+
+
+def cut_places(data: bytes, cuts: Cuts) -> list[int]:
+    """Where this text may be cut: see ``find_cuts`` for what a mark does."""
+    places, marked = [], False
+    for at in range(1, len(data)):
+        marked |= data[at - 1] == MARK
+        if cuts[int(marked), data[at - 1], data[at]]:
+            places.append(at)
+        marked &= not cuts[1, data[at - 1], data[at]]
+    return places
 
 
 @given(file=tokenizer_files(), text=text_strategy)
@@ -133,9 +148,78 @@ def test_items_and_added_tokens_are_never_cut(tokenizer: Any) -> None:
     inside = [*tokenizer.get_vocab(), *tokenizer.all_special_tokens]
     pairs = [pair for item in inside for pair in pairwise(item.replace("▁", " ").encode())]
     assert len(pairs) > 1000
-    assert not any(cuts[pair] for pair in pairs)
-    assert not cuts[128:].any()
+    assert not any(cuts[(1, *pair)] for pair in pairs)
     assert not cuts[:, 128:].any()
+    assert not cuts[:, :, 128:].any()
+
+
+def test_behind_a_mark_items_with_the_mark_count(tokenizer: Any) -> None:
+    added = [{**TOKEN, "content": "<x12>"}]
+    cuts = find_cuts(changed(tokenizer, added_tokens=added))
+    one_two = (ord("1"), ord("2"))
+    assert (cuts[(0, *one_two)], cuts[(1, *one_two)], cuts[1, MARK, ord("x")]) == (True, False, False)
+
+
+@given(file=tokenizer_files(), text=text_strategy)
+@settings(max_examples=300)
+def test_the_word_cache_gives_the_ids_of_the_reference_for_any_tokenizer_that_it_takes(
+    file: str, text: str
+) -> None:
+    parsed = parse_tokenizer(file)
+    try:
+        cache = word_cache(parsed, 64)
+    except Unsuited:
+        normalized = any(token["normalized"] for token in parsed.added_tokens)
+        steps = split_steps(parsed.fields["pre_tokenizer"])
+        assert normalized or splits_an_item(steps, parsed.vocabulary)
+        return
+    data, ends = text.encode(), np.array([len(text.encode())], np.int64)
+    right, _ = reference_encoder(Tokenizer.from_str(file)).encode(data, ends)
+    for _ in range(2):
+        assert cache.encode(data, ends)[0].tolist() == right.tolist()
+
+
+@given(file=tokenizer_files(), length=st.integers(2, 12), behind=st.sampled_from("abc<>,\n"))
+@settings(max_examples=200)
+def test_a_run_of_spaces_that_may_be_parted_has_the_tokens_of_itself(
+    file: str, length: int, behind: str
+) -> None:
+    if find_runs(parse_tokenizer(file))[length]:
+        tokenizer, run = Tokenizer.from_str(file), " " * length
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in (run, behind, run + behind)]
+        assert ids[0] + ids[1] == ids[2]
+
+
+@pytest.mark.parametrize(
+    ("merges", "parted"),
+    [
+        ([("▁", "▁"), ("▁", "a")], [True, False, True]),  # of three spaces one is left for the letter
+        ([("▁", "a"), ("▁", "▁")], [False, False, False]),  # the letter takes its space first
+        ([("▁", "▁"), ("▁▁", "▁"), ("▁", "a")], [True, True, True]),
+        ([("▁", "▁"), ("▁▁", "a")], [False, True, False]),
+        ([("a", "b")], [True, True, True]),
+    ],
+)
+def test_which_runs_of_two_to_four_spaces_are_parted(
+    tokenizer: Any, merges: list[tuple[str, str]], parted: list[bool]
+) -> None:
+    items = [*BYTES, "▁", "a", "b", *("".join(merge) for merge in merges)]
+    model = {**fields_of(tokenizer)["model"], "vocab": {item: at for at, item in enumerate(items)}}
+    found = find_runs(changed(tokenizer, model=model | {"merges": merges}))
+    assert found[2:5].tolist() == parted
+
+
+def test_a_merge_that_comes_twice_is_refused(tokenizer: Any) -> None:
+    model = fields_of(tokenizer)["model"]
+    model["merges"].append(model["merges"][0])
+    with pytest.raises(Unsuited, match="comes twice"):
+        make_merges(changed(tokenizer, model=model))
+
+
+def test_an_added_token_of_normalized_text_is_refused_by_the_word_cache(tokenizer: Any) -> None:
+    token = {**TOKEN, "normalized": True}
+    with pytest.raises(Unsuited, match="'<x>' is looked for in normalized text"):
+        word_cache(changed(tokenizer, added_tokens=[token]))
 
 
 @given(file=tokenizer_files(), text=text_strategy)

@@ -9,7 +9,7 @@ batch of rows. Disk: parts take 4 bytes a token and stay in the cache, the resul
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,17 @@ from gemfit.data.building.assemble import assemble
 from gemfit.data.building.known import digest_of
 from gemfit.data.building.make_parts import ALL, Made, Shard, make_parts
 from gemfit.data.building.parts import PartStore, note_shards, noted_shards, part_store, trim
-from gemfit.data.building.prepare import prepare_rendering, prepare_tokenizer, release, settle
+from gemfit.data.building.prepare import (
+    forget_words,
+    prepare_rendering,
+    prepare_tokenizer,
+    release,
+    settle,
+)
 from gemfit.data.building.progress import Progress, progress
 from gemfit.data.building.staging import explained, staging
 from gemfit.data.building.talks import Collector
+from gemfit.data.building.watch import Watch
 from gemfit.data.encode import Engine, EngineMismatch
 from gemfit.data.reading.inputs import check_unchanged
 from gemfit.data.rendering.prepared import Rendering
@@ -104,26 +111,27 @@ def _parts(
     job: PackJob, tokenizer: Any, store: PartStore, ways: Ways, say: Say, shard: Shard = ALL
 ) -> Collector:
     """Make the parts; once more by the reference, if the fast engine was caught at a difference."""
-    rendering = prepare_rendering(job, tokenizer, say, ways.engine)
+    rendering, watch = prepare_rendering(job, tokenizer, say, ways.engine)
     try:
-        made, collector = _with_progress(job, store, rendering, ways, shard)
+        made, collector = _with_progress(job, store, rendering, watch, ways, shard)
     except EngineMismatch as difference:
         if ways.engine != "auto":
             raise UserError(f"--engine {ways.engine}: {difference}; use --engine tokenizers") from None
         say(f"{difference}; the parts that {rendering.encoder.name} made are made again by tokenizers")
         store.drop(rendering.encoder.name)
-        rendering = prepare_rendering(job, tokenizer, say, "tokenizers")
-        made, collector = _with_progress(job, store, rendering, ways, shard)
+        forget_words(tokenizer)
+        rendering, _ = prepare_rendering(job, tokenizer, say, "tokenizers")
+        made, collector = _with_progress(job, store, rendering, None, ways, shard)
     if found := sum(one.state == "found" for one in made):
         say(f"{found:,} of {len(made):,} blocks were there")
     return collector
 
 
 def _with_progress(
-    job: PackJob, store: PartStore, rendering: Rendering, ways: Ways, shard: Shard
+    job: PackJob, store: PartStore, rendering: Rendering, watch: Watch | None, ways: Ways, shard: Shard
 ) -> tuple[list[Made], Collector]:
     settle()
-    with _progress(job, "reading", shard.count) as shown:
+    with _progress(job, "reading", shard.count) as shown, closing(watch) if watch else nullcontext():
         try:
             collector = Collector(store, job.data)
             take = collector.add if shard == ALL else lambda made: None
@@ -135,6 +143,7 @@ def _with_progress(
                 shard=shard,
                 at=shown.at,
                 take=take,
+                watch=watch,
             )
             return made, collector
         except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -21,9 +22,10 @@ from tokenizers import Tokenizer
 from gemfit.contract import digest_json
 from gemfit.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_digest
 from gemfit.packing import TOKENIZER_FILES, cache_folder, digest_file
+from gemfit.rundir import write_atomic
 
 _SPECIAL = ("bos", "eos", "pad", "unk")
-_NOTES, _BACKEND, _SAVED = "notes.json", "backend.json", "saved"
+_NOTES, _BACKEND, _SAVED, _CONTROL = "notes.json", "backend.json", "saved", "control.json"
 _FORMAT = 1
 
 
@@ -62,6 +64,20 @@ class KnownTokenizer:
     def apply_chat_template(self, *arguments: Any, **options: Any) -> Any:
         """As the library has it."""
         return self._whole.apply_chat_template(*arguments, **options)
+
+    def control_ids(self, text: str) -> list[int]:
+        """Ids of control text, special tokens recognised; kept, so that nothing large is loaded for them."""
+        try:
+            known: dict[str, list[int]] = json.loads((self.folder / _CONTROL).read_text("utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        if text not in known:
+            self.backend_tokenizer.no_truncation()
+            self.backend_tokenizer.no_padding()
+            known[text] = self.backend_tokenizer.encode(text, add_special_tokens=False).ids
+            with suppress(OSError):  # without room for it the backend is loaded again, no more
+                write_atomic(self.folder / _CONTROL, json.dumps(known))
+        return known[text]
 
     def forget(self) -> None:
         """Give the backend back; it is read again if somebody asks for it."""

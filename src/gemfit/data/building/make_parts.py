@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from gemfit.data.building.parts import PartNotes, PartStore
+from gemfit.data.building.watch import Watch
 from gemfit.data.building.workers import run_tasks
+from gemfit.data.encode.checked import Picked
 from gemfit.data.reading.blocks import Block, count_lines, lines_before
 from gemfit.data.reading.inputs import all_blocks, block_text, inputs_of
 from gemfit.data.reading.read import Rejection
@@ -67,21 +69,27 @@ def make_parts(
     shard: Shard = ALL,
     at: Callable[[int], None] = lambda done: None,
     take: Callable[[Made], None] = lambda made: None,
+    watch: Watch | None = None,
 ) -> list[Made]:
     """Make the parts of all blocks of ``shard``, in input order; without ``rendering`` only look for them.
 
     The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` is told
-    the bytes that are done, ``take`` each block in input order while others are being made.
+    the bytes that are done, ``take`` each block in input order while others are being made. ``watch`` is
+    offered a sample of each, and its ``EngineMismatch`` is raised.
     """
     task = _PartTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
     ordered = _InOrder(tokens_wanted(job) if shard == ALL else None, shard, take)
     done = 0
     blocks = (block for block in all_blocks(job) if shard.takes(block.number))
     wanted = takewhile(lambda _: not ordered.reached, blocks)
-    for block, result in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
-        ordered.add(result)
+    for block, (made, picked) in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
+        if watch is not None and picked is not None:
+            watch.offer(picked)
+        ordered.add(made)
         done += block.disk_bytes
         at(done)
+    if watch is not None:
+        watch.finish()
     return ordered.taken
 
 
@@ -130,27 +138,27 @@ class _PartTask:
     store: PartStore
     rendering: Rendering | None
 
-    def __call__(self, block: Block) -> Made:
+    def __call__(self, block: Block) -> tuple[Made, Picked | None]:
         text = block_text(block, self.paths[block.input])
         lines = count_lines(text)
         key = self.store.key(text) if lines else ""
         made = Made(number=block.number, input=block.input, key=key, lines=lines, state="found")
         if not key:
-            return made
+            return made, None
         if self.store.has(key):
             part = self.store.read(key)
             if part.notes.rejected and self.job.data.on_error == "fail":
                 raise self._refusal(block, *part.notes.rejected[0])
-            return replace(made, tokens=int(part.columns["tokens"].sum(dtype=np.int64)))
+            return replace(made, tokens=int(part.columns["tokens"].sum(dtype=np.int64))), None
         if self.rendering is None:
-            return replace(made, state="missing")
-        tokens = self._make(self.rendering, block, text, key)
-        return replace(made, state="made", tokens=tokens)
+            return replace(made, state="missing"), None
+        tokens, picked = self._make(self.rendering, block, text, key)
+        return replace(made, state="made", tokens=tokens), picked
 
     def describe(self, block: Block) -> str:
         return f"{self.paths[block.input]}, bytes {block.start:,} to {block.stop:,}"
 
-    def _make(self, rendering: Rendering, block: Block, text: bytes, key: str) -> int:
+    def _make(self, rendering: Rendering, block: Block, text: bytes, key: str) -> tuple[int, Picked | None]:
         rejected: list[tuple[int, str]] = []
 
         def reject(rejection: Rejection) -> None:
@@ -168,7 +176,7 @@ class _PartTask:
             engine=rendering.encoder.name,
         )
         self.store.write(key, replace(part, lines=part.lines - _SECOND_LINE + 1), notes)
-        return int(part.tokens.sum(dtype=np.int64))
+        return int(part.tokens.sum(dtype=np.int64)), counts.picked
 
     def _refusal(self, block: Block, line: int, reason: str) -> UserError:
         """The error that ends a build on its first bad line."""

@@ -5,11 +5,22 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from gemfit.data.building.known import KnownTokenizer, backend_json, known_tokenizer
-from gemfit.data.encode import Engine, choose_encoder
+import numpy as np
+
+from gemfit.contract import digest_json
+from gemfit.data.building.known import KnownTokenizer, backend_json, digest_of, known_tokenizer
+from gemfit.data.building.watch import Watch
+from gemfit.data.encode import Encoder, Engine, choose_encoder, reference_encoder
+from gemfit.data.encode.checked import Picked, pick
+from gemfit.data.encode.choose import spread
+from gemfit.data.encode.kept import FORMAT, load_words, save_words
+from gemfit.data.encode.words import WordCache
 from gemfit.data.packing.split import check_room
 from gemfit.data.reading.columns import Messages
 from gemfit.data.reading.conversation import Conversation
@@ -19,7 +30,7 @@ from gemfit.data.reading.read import LINE_LIMIT, Rejection, read_line
 from gemfit.data.rendering.prepared import Rendering, make_rendering
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.packing import PackJob
+from gemfit.packing import PackJob, cache_folder
 
 SAMPLE_LINES, SAMPLE_BYTES = 2_000, 2**20
 """How much of the input engines are compared on, at most."""
@@ -34,13 +45,49 @@ def prepare_tokenizer(job: PackJob) -> Any:
     return train_tokenizer(_texts(job), job.scratch_vocab_size)
 
 
-def prepare_rendering(job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto") -> Rendering:
-    """The rendering of the job, with the fastest encoder that is proved on the beginning of the input."""
-    encoder = choose_encoder(backend_json(tokenizer), sample_of(job), say, engine=engine, tokenizer=tokenizer)
-    rendering = make_rendering(tokenizer, job.data, encoder)
-    renderer = rendering.renderer
-    check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
-    return rendering
+def prepare_rendering(
+    job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto"
+) -> tuple[Rendering, Watch | None]:
+    """The rendering of the job with the fastest encoder that was proved, and who watches it.
+
+    The word cache is proved on the beginning of the input before its tables are kept. When they are there,
+    the watch begins with this proof, and goes on with what the encoder does.
+    """
+    path, sample = _words_path(tokenizer), sample_of(job)
+    known = load_words(path) if engine == "auto" else None
+    with ExitStack() as stack:
+        if known is None:
+            encoder = choose_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
+            if isinstance(encoder, WordCache):
+                save_words(encoder, path)
+            watch = None if encoder.name == "tokenizers" else Watch(lambda: reference_encoder(tokenizer))
+        else:
+            encoder, watch = known, Watch(lambda: reference_encoder(tokenizer))
+        if watch is not None:
+            stack.callback(watch.close)
+            watch.offer(_encoded(encoder, spread(sample)))
+        rendering = make_rendering(tokenizer, job.data, encoder)
+        renderer = rendering.renderer
+        check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
+        stack.pop_all()
+        return rendering, watch
+
+
+def _encoded(encoder: Encoder, texts: list[bytes]) -> Picked:
+    """All of these texts, to be compared."""
+    text, ends = b"".join(texts), np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return pick(encoder, text, ends, *encoder.encode(text, ends), one_in=1)
+
+
+def forget_words(tokenizer: Any) -> None:
+    """Remove tables that were not what they seemed."""
+    _words_path(tokenizer).unlink(missing_ok=True)
+
+
+def _words_path(tokenizer: Any) -> Path:
+    """Where the tables for this tokenizer are kept, if this version of the reference has proved them."""
+    key = {"format": FORMAT, "tokenizer": digest_of(tokenizer), "tokenizers": version("tokenizers")}
+    return cache_folder() / "words" / f"{digest_json(key)}.npz"
 
 
 def settle() -> None:

@@ -1,9 +1,8 @@
 """Choose the fastest engine that gives the reference's ids, proved on the data at hand.
 
-The first choice is a word cache before gigatoken. Without gigatoken the cache stands before the reference;
-where the cache is not proven to be exact, gigatoken works alone. The choice encodes a sample of the data
-and texts made to be hostile, twice, since a cache answers differently the second time; the reference does
-as well, which takes 0.1 s for Gemma. Any difference, and the reference does all the work.
+The first choice is the word cache; where it is not proven to be exact, gigatoken. The choice encodes a
+sample of the data and texts made to be hostile, twice, since a cache answers differently the second time; the
+reference does as well, which takes 0.1 s for Gemma. Any difference, and the reference does all the work.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from gemfit.data.encode.checked import Checked, check_ends, compare, take
+from gemfit.data.encode.checked import Picked, check_ends, compare, take
 from gemfit.data.encode.encoder import Encoder, Engine, EngineMismatch, Texts, Unsuited
 from gemfit.data.encode.gigatoken import gigatoken_encoder
 from gemfit.data.encode.hostile import hostile_texts
@@ -39,12 +38,12 @@ def choose_encoder(
     engine: Engine = "auto",
     tokenizer: Any = None,
 ) -> Encoder:
-    """The fastest encoder with the ids of ``tokenizers``, and under watch while it works.
+    """The fastest encoder with the ids of ``tokenizers``.
 
     ``tokenizer_json`` is that of the tokenizer in use (``to_str()``), which may differ from a file beside
     it; ``tokenizer`` is the same, where it is loaded. ``say`` gets one line whenever it is not the first
     choice. ``engine`` forces one: ``tokenizers``, plain, or ``gigatoken``, where ``UserError`` says that it
-    is missing, or that its ids differ. While it encodes, ``EngineMismatch`` is raised at a difference.
+    is missing, or that its ids differ.
     """
     if tokenizer is None:
         data = tokenizer_json if isinstance(tokenizer_json, bytes) else tokenizer_json.encode()
@@ -57,13 +56,13 @@ def choose_encoder(
     if candidate is reference:
         return reference
     try:
-        prove(candidate, reference, [*_spread(sample), *(text.encode() for text in hostile_texts(parsed))])
+        prove(candidate, reference, [*spread(sample), *(text.encode() for text in hostile_texts(parsed))])
     except EngineMismatch as difference:
         if engine == "gigatoken":
             raise UserError(f"engine gigatoken: {difference}; use engine: auto or tokenizers") from None
         say(f"tokenizers encodes, since {difference}")
         return reference
-    return Checked(candidate, reference)
+    return candidate
 
 
 def prove(candidate: Encoder, reference: Encoder, texts: Sequence[bytes]) -> None:
@@ -74,31 +73,30 @@ def prove(candidate: Encoder, reference: Encoder, texts: Sequence[bytes]) -> Non
     everything = np.arange(len(texts))
     for ids, id_ends in both:
         check_ends(candidate.name, ids, id_ends, len(texts))
-    compare(candidate.name, texts, take(*both[0], everything), reference)
+    compare(Picked(candidate.name, list(texts), take(*both[0], everything)), reference)
     if not all(np.array_equal(first, second) for first, second in zip(*both, strict=True)):
         raise EngineMismatch(f"{candidate.name} gives other ids the second time")
 
 
 def _candidate(parsed: TokenizerJson, reference: Encoder, engine: Engine, say: Say) -> Encoder:
-    behind = reference
     try:
-        behind = gigatoken_encoder(parsed)
+        if engine == "auto":
+            return word_cache(parsed)
+    except Unsuited as why:
+        uncached = str(why)
+    try:
+        chosen: Encoder = gigatoken_encoder(parsed)
     except Unsuited as why:
         if engine == "gigatoken":
             raise UserError(f"engine gigatoken: {why}; or use engine: auto or tokenizers") from None
-        missing = f"gigatoken cannot be used: {why}"
-    try:
-        chosen: Encoder = word_cache(parsed, behind)
-    except Unsuited as why:
-        chosen = behind
-        if chosen is not reference:
-            say(f"gigatoken encodes without a word cache, since {why}")
-    if behind is reference:
-        say(f"{chosen.name} encodes; {missing}")
+        say(f"tokenizers encodes, without a word cache, since {uncached}; gigatoken cannot be used: {why}")
+        return reference
+    if engine == "auto":
+        say(f"gigatoken encodes, without a word cache, since {uncached}")
     return chosen
 
 
-def _spread(sample: Texts) -> list[bytes]:
+def spread(sample: Texts) -> list[bytes]:
     """Texts from all over the sample, ``SAMPLE_BYTES`` or a little less in all."""
     every = max(1, -(-len(sample.text) // SAMPLE_BYTES))
     picked = np.arange(0, len(sample.ends), every)

@@ -17,6 +17,9 @@ every step below holds, and says otherwise why not.
    of a byte stands in no other item, so bytes are never merged.
 5. A merge joins two items to an item which is their texts joined. What spans the cut would have *ab* in
    it, and is no item. So no merge spans the cut, and merges on one side never look at the other.
+
+An item in which *ab* comes behind a ``<`` can stand there only if a ``<`` does: between the last cut and *b*.
+Where there is none, such items do not count. So numbers are cut, although Gemma has ``<unused12>``.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from gemfit.data.encode.splits import split_steps
 from gemfit.data.encode.tokenizer_json import TokenizerJson
 
 SPACE = "▁"
+MARK = ord("<")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _BETWEEN = "\N{DOUBLE DAGGER}"  # Between two items: any character that is not ASCII.
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -57,15 +61,23 @@ def check_provable(tokenizer: TokenizerJson) -> None:
 
 
 def find_cuts(tokenizer: TokenizerJson) -> Cuts:
-    """(256, 256): whether a text may be cut between two bytes; ``Unsuited`` where that is not proven."""
+    """(2, 256, 256): whether a text may be cut between two bytes, and whether even behind a ``<``.
+
+    ``Unsuited`` where that is not proven.
+    """
     check_provable(tokenizer)
     items = [*tokenizer.vocabulary, *(token["content"] for token in tokenizer.added_tokens)]
     joined = _BETWEEN.join(items).replace(SPACE, " ").encode()
     data = np.frombuffer(joined, np.uint8)
-    cuts = np.ones((256, 256), np.bool_)
-    cuts[data[:-1], data[1:]] = False
-    cuts[128:] = False
+    # Where the latest mark is, and the latest byte that is not ASCII: each item comes behind such a byte.
+    places = np.arange(len(data))
+    mark, other = (np.maximum.accumulate(np.where(at, places, -1)) for at in (data == MARK, data >= 128))
+    unmarked = mark[:-1] <= other[:-1]
+    cuts = np.ones((2, 256, 256), np.bool_)
+    cuts[0, data[:-1][unmarked], data[1:][unmarked]] = False
+    cuts[1, data[:-1], data[1:]] = False
     cuts[:, 128:] = False
+    cuts[:, :, 128:] = False
     return cuts
 
 

@@ -19,6 +19,7 @@ from typing import Protocol, Self
 import numpy as np
 import orjson
 
+from gemfit.data.encode.checked import Picked
 from gemfit.data.reading.columns import Messages
 from gemfit.data.reading.conversation import ROLES, Conversation
 from gemfit.data.reading.keys import plain_messages, plain_values, weightless
@@ -43,6 +44,8 @@ class Counts:
     rejected: int = 0
     personal: dict[str, int] = field(default_factory=dict)
     """Finds of personal data by kind."""
+    picked: Picked | None = None
+    """Some of its texts and their ids, for who watches the engine; None before it has encoded."""
 
     def __iadd__(self, other: Self) -> Self:
         self.lines += other.lines

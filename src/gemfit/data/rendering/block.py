@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.content.likeness import signatures
 from gemfit.data.content.personal import scan
+from gemfit.data.encode.checked import pick
 from gemfit.data.reading.columns import Messages, Part
 from gemfit.data.reading.lines import Counts, Reject, read_block
 from gemfit.data.rendering.compose import compose
@@ -33,6 +34,7 @@ def make_part(
         messages, counts.personal = scan(messages, rendering.personal)
     text, text_ends = trimmed(messages, rendering.renderer.grammar.trimmed)
     ids, ends = rendering.encoder.encode(text, text_ends)
+    counts.picked = pick(rendering.encoder, text, text_ends, ids, ends)
     composed = compose(ids, ends, messages, rendering.control)
     fitted = fit_rows(composed, messages, rendering)
     return Part(

@@ -122,6 +122,8 @@ def make_renderer(tokenizer: Any, format: str, eos: str = "token", loss_on: str 
 
 def encode_control(tokenizer: Any, text: str) -> Words:
     """Ids of control text: special tokens are recognised, none is added."""
+    if kept := getattr(tokenizer, "control_ids", None):  # one that was loaded before has them at hand
+        return np.array(kept(text), np.uint32)
     return _encode(tokenizer, [text], encode_special_tokens=False)[0]
 
 

@@ -1,0 +1,86 @@
+"""The process beside a build that compares samples with the reference."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gemfit.data.building.watch import Watch
+from gemfit.data.encode import Encoder, EngineMismatch, reference_encoder
+from gemfit.data.encode.checked import Picked
+from gemfit.errors import UserError
+
+
+@pytest.fixture
+def watch(tokenizer: Any) -> Iterator[Watch]:
+    with closing(Watch(lambda: reference_encoder(tokenizer))) as watch:
+        yield watch
+
+
+def picked(tokenizer: Any, *texts: str, more: int = 0) -> Picked:
+    """What an engine made of them, each id too high by ``more``."""
+    ids = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    return Picked(
+        "an engine", [text.encode() for text in texts], [np.array(one, np.uint32) + more for one in ids]
+    )
+
+
+def test_right_samples_pass(watch: Watch, tokenizer: Any) -> None:
+    for number in range(200):
+        watch.offer(picked(tokenizer, f"we feel {number}", "the night" * number))
+    watch.finish()
+
+
+def test_a_wrong_sample_is_told_by_the_end(watch: Watch, tokenizer: Any) -> None:
+    right, wrong = picked(tokenizer, "we feel the night"), picked(tokenizer, "the day", more=1)
+    watch._offered = [right, wrong, right]
+    with pytest.raises(EngineMismatch, match=r"an engine differs from tokenizers at token 0 .* 'the day'"):
+        watch.finish()
+
+
+def test_a_wrong_sample_is_told_while_others_are_offered(watch: Watch, tokenizer: Any) -> None:
+    def go_on(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            watch.offer(picked(tokenizer, "the night"))
+            time.sleep(0.01)
+
+    watch.offer(picked(tokenizer, "the day", more=1))
+    with pytest.raises(EngineMismatch):
+        go_on(30)
+
+
+def test_offering_never_waits_for_the_reference(tokenizer: Any) -> None:
+    def slow() -> Encoder:
+        time.sleep(60)
+        raise AssertionError("nobody waits so long")
+
+    started = time.monotonic()
+    with closing(Watch(slow)) as watch:
+        for _ in range(1000):
+            watch.offer(picked(tokenizer, "the night " * 100))
+    assert time.monotonic() - started < 30
+
+
+def test_a_reference_that_cannot_be_loaded_is_an_error(tokenizer: Any) -> None:
+    def missing() -> Encoder:
+        raise UserError("it is gone")
+
+    with closing(Watch(missing)) as watch, pytest.raises(UserError, match="it is gone"):
+        watch.finish()
+
+
+def test_a_process_that_is_killed_is_an_error(watch: Watch) -> None:
+    watch.finish()
+    os.kill(watch._process.pid or 0, signal.SIGKILL)
+    watch._process.join()
+    watch.offer(Picked("an engine", [b"a"], [np.zeros(1, np.uint32)]))
+    with pytest.raises(UserError, match=r"checks the engine ended with status -9 .*memory"):
+        watch.finish()
