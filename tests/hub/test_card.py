@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import EvalResult
 from ruamel.yaml import YAML
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.auditing import Audit, AuditedSubject, AuditFinding, AuditScore
 from gemfit.data.tokenizer import train_tokenizer
@@ -16,8 +17,9 @@ from gemfit.history import read_history
 from gemfit.hub.card import main, render, save, write_card
 from gemfit.hub.facts import gather
 from gemfit.manifest import PackManifest
-from gemfit.recipe import Recipe
+from gemfit.recipe import DataRecipe, Recipe
 from gemfit.rundir import RunDir
+from gemfit.train.chat_format import tokenizer_for_chat
 from hub.cards import ReadCard, read_card
 from hub.recorded import GPU, energy, evaluation_of, recorded_run
 
@@ -304,6 +306,24 @@ def test_the_input_format_is_what_the_tokenizer_writes(run: RunDir) -> None:
     expected = "<bos><|system|>Be ``` kind.<eos><|user|>I cannot sleep before my exams.<eos><|assistant|>"
     assert f"````text\n{expected}\n````" in card.section("How to use it")
     assert "3 of 4 conversations begin with a system message" in card.section("System message")
+
+
+def test_the_program_in_the_card_runs_as_it_stands(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    tokenizer = tokenizer_for_chat(
+        train_tokenizer(["I cannot sleep before my exams."] * 9, 300), DataRecipe()
+    )
+    tokenizer.save_pretrained(str(model))
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(tokenizer), **shape, **heads)).save_pretrained(model)
+    text = read_card(write_card(run, repo=str(model))).section("How to use it")
+    program = text.partition("```python\n")[2].partition("```")[0]
+    capsys.readouterr()
+    exec(program.replace("max_new_tokens=256", "max_new_tokens=2"), {})
+    assert capsys.readouterr().out.endswith("\n")
 
 
 def test_a_mistake_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
