@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.audit.judge import judge
+from gemfit.audit.judge import check_judge, judge
 from gemfit.audit.probe import Prompt, asked
 from gemfit.errors import UserError
 
@@ -63,3 +63,9 @@ def test_a_judge_that_does_not_answer_well_is_told(
 def test_a_judge_that_is_no_command_is_refused(given: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         judge(given, REPLIES, 60)
+    with pytest.raises(UserError, match=words):
+        check_judge(given)
+
+
+def test_a_judge_that_is_there_is_taken(command: str) -> None:
+    check_judge(command)

@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from gemfit.audit.__main__ import main
-from gemfit.audit.conduct import Wanted, assemble, choose, measure
+from gemfit.audit.conduct import choose
 from gemfit.audit.crisis import crisis
 from gemfit.audit.markdown import as_markdown
+from gemfit.audit.measured import Wanted, assemble, measure
 from gemfit.audit.own import own
 from gemfit.audit.stability import stability
 from gemfit.audit.table import show

@@ -60,7 +60,8 @@ def write(run: RunDir, audit: Audit) -> Path:
 def _audit(arguments: argparse.Namespace) -> ExitCode:
     run = RunDir.open(arguments.run)
     # Seconds of imports, which a wrong folder should not cost.
-    from gemfit.audit.conduct import DEFAULT_SUBJECTS, Wanted, choose, conduct  # noqa: PLC0415
+    from gemfit.audit.conduct import choose, conduct  # noqa: PLC0415
+    from gemfit.audit.measured import DEFAULT_SUBJECTS, Wanted  # noqa: PLC0415
     from gemfit.audit.table import show  # noqa: PLC0415
 
     audit = conduct(

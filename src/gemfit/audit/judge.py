@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from typing import Annotated
@@ -51,13 +52,15 @@ def judge(command: str, replies: Sequence[Asked], timeout_seconds: float) -> lis
     return found
 
 
+def check_judge(command: str) -> None:
+    """``UserError`` for what cannot be a judge, before models have spoken for hours."""
+    program = _words(command)[0]
+    if shutil.which(program) is None:
+        raise UserError(f"--judge: {program!r} cannot be started: it is no file and not on PATH")
+
+
 def _run(command: str, text: str, timeout_seconds: float) -> str:
-    try:
-        argv = shlex.split(command)
-    except ValueError as error:
-        raise UserError(f"--judge: {command!r} cannot be split into words: {error}") from None
-    if not argv:
-        raise UserError("--judge: is empty; write a command, such as 'python judge.py'")
+    argv = _words(command)
     try:
         done = subprocess.run(argv, input=text, stdout=subprocess.PIPE, text=True, timeout=timeout_seconds)
     except OSError as error:
@@ -69,6 +72,16 @@ def _run(command: str, text: str, timeout_seconds: float) -> str:
     if done.returncode:
         raise UserError(f"--judge: {command!r} ended with exit status {done.returncode}")
     return done.stdout
+
+
+def _words(command: str) -> list[str]:
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"--judge: {command!r} cannot be split into words: {error}") from None
+    if not argv:
+        raise UserError("--judge: is empty; write a command, such as 'python judge.py'")
+    return argv
 
 
 def _line(probe: str, prompt: Prompt, reply: str) -> dict[str, object]:
