@@ -67,9 +67,10 @@ def _system(run: Path | None) -> str:
         sys.stderr.write(f"no system message of the training is known: {error}\n")
         return ""
     if found.most_common is not None:
+        looked_at = f"{'the first ' if found.is_sample else ''}{found.conversations:,}"
         sys.stderr.write(
-            f"{found.count:,} of {found.conversations:,} training conversations begin with this system "
-            f"message, more than with any other; --system '' leaves it out\n"
+            f"{found.count:,} of {looked_at} training conversations begin with this system message, "
+            "more than with any other; --system '' leaves it out\n"
         )
     return found.most_common or ""
 

@@ -1,6 +1,7 @@
 """Which system message the conversations of a training begin with: counted, not assumed.
 
-Reads the first ``MOST_CONVERSATIONS`` lines of each file; lines without the word are not parsed.
+Reads at most some ``MOST_CONVERSATIONS`` lines, the first of every file; of most it sees only that the word
+is not in them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gemfit.packing import find_files
 from gemfit.recipe import DataRecipe
 
 MOST_CONVERSATIONS = 100_000
-"""Looked at, of each file."""
+"""Looked at, as many of each file."""
 ROLES = ("system", "developer")
 DOMINANT = 0.5
 """A message that this share of the conversations begins with is that of the training."""
@@ -33,6 +34,8 @@ class SystemPrompts:
 
     conversations: int
     """Looked at."""
+    is_sample: bool
+    """Whether there are more."""
     with_system: int
     """Those that begin with a system message."""
     distinct: int
@@ -48,19 +51,28 @@ class SystemPrompts:
 
 def system_prompts(data: DataRecipe) -> SystemPrompts:
     """Count the system messages of the data; a source that is gone, or on a hub, is a ``UserError``."""
-    counts, total = Counter[str](), 0
-    for source in data.mixture:
-        if source.source.startswith("hf:"):
-            raise UserError(f"{source.source}: is not read again, so its system messages are not known")
-        for path in find_files(source.source):
-            for line in islice(_lines(path), MOST_CONVERSATIONS):
-                if not line.strip():
-                    continue
-                total += 1
-                if (text := _system(line)) is not None:
-                    counts[text] += 1
+    counts, total, is_sample = Counter[str](), 0, False
+    files = [path for source in data.mixture for path in _files(source.source)]
+    share = max(1, MOST_CONVERSATIONS // max(1, len(files)))
+    for path in files:
+        lines = _lines(path)
+        for line in islice(lines, share):
+            if not line.strip():
+                continue
+            total += 1
+            if (text := _system(line)) is not None:
+                counts[text] += 1
+        is_sample |= next(lines, None) is not None
     text = max(counts, key=counts.__getitem__, default=None)  # of equals the one that came first
-    return SystemPrompts(total, counts.total(), len(counts), text, counts[text] if text is not None else 0)
+    return SystemPrompts(
+        total, is_sample, counts.total(), len(counts), text, counts[text] if text is not None else 0
+    )
+
+
+def _files(source: str) -> list[Path]:
+    if source.startswith("hf:"):
+        raise UserError(f"{source}: is not read again, so its system messages are not known")
+    return find_files(source)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -109,9 +109,10 @@ def _personal(pack: PackManifest, data: DataRecipe) -> str:
 def _system(system: SystemPrompts | str) -> str:
     if isinstance(system, str):
         return "Not counted: the data is not where it was, or is on a hub."
-    counted = f"{system.with_system:,} of {system.conversations:,} conversations begin with a system message"
+    looked_at = f"{'the first ' if system.is_sample else ''}{system.conversations:,} conversations"
     if system.most_common is None:
-        return f"None of {system.conversations:,} conversations begins with one."
+        return f"None of {looked_at} begins with one."
+    counted = f"{system.with_system:,} of {looked_at} begin with a system message"
     kind = "This one" if system.dominant else "There is no dominant one; the most frequent"
     return "\n\n".join(
         [
