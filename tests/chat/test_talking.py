@@ -172,6 +172,11 @@ def test_words_that_end_a_reply_are_not_shown(opened: Opened) -> None:
     assert "".join(parts).strip() == reply.text
 
 
+def test_a_reply_longer_than_the_context_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder), "--max-new-tokens", "200"]) == 2
+    assert "leaves no room" in capsys.readouterr().err
+
+
 def test_a_model_folder_has_no_checkpoints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "--checkpoint", "3"]) == 2
     assert "has no checkpoints" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
+from gemfit.errors import UserError
 from gemfit.evaluate.replies import prompt_ids
 from gemfit.evaluate.subject import Opened
 from gemfit.evaluation import Message
@@ -45,15 +46,18 @@ class Speaker:
     """A model, and what it has read of the conversation at hand."""
 
     def __init__(self, opened: Opened, manner: Manner) -> None:
+        context = int(opened.model.config.max_position_embeddings)
+        if manner.max_new_tokens >= context:
+            raise UserError(
+                f"--max-new-tokens {manner.max_new_tokens} leaves no room for a message: the model's context "
+                f"has {context:,} tokens"
+            )
         self.opened, self.manner = opened, manner
+        self.room = context - manner.max_new_tokens
+        """Tokens of a prompt that leave space for the longest reply."""
         self._cache: DynamicCache | None = None
         self._read: list[int] = []
         """The tokens that the cache holds."""
-
-    @property
-    def room(self) -> int:
-        """Tokens of a prompt that leave room for the longest reply."""
-        return int(self.opened.model.config.max_position_embeddings) - self.manner.max_new_tokens
 
     def length(self, messages: Sequence[Message]) -> int:
         """Tokens of ``messages`` as a prompt."""
