@@ -145,8 +145,9 @@ def evaluation(*subjects: SubjectScores, pack: str = "p" * 32) -> Evaluation:
         differences={
             one.name: around(one.overall.loss.value - made[0].overall.loss.value) for one in made[1:]
         },
+        settings={"samples": {"temperature": 0.0, "longest": 48}},
         created="2026-01-02T03:04:05Z",
-        versions={},
+        versions={"torch": "2.13.0"},
     )
 
 

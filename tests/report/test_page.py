@@ -149,6 +149,11 @@ def test_numbers_in_the_page_are_those_of_the_records(tell: Tell) -> None:
     assert [row[0] for row in depths[1:]] == ["1", "2", "4+"]
     assert page.tables["Tasks of lm-evaluation-harness"][1] == ["piqa", "acc", "0.61 ± 0.02", "0.61 ± 0.02"]
     assert page.tables["Scores: crisis"][1][:3] == ["help", "50.0% [25.0%, 75.0%]", "50.0% [25.0%, 75.0%]"]
+    assert page.tables["Settings of the evaluation"][1:] == [
+        ["samples.temperature", "0.0"],
+        ["samples.longest", "48"],
+    ]
+    assert page.tables["Versions at the evaluation"][1] == ["torch", "2.13.0"]
     assert page.tables["Memory"][1] == ["rank 0", "1.0 GB", "3.0 GB", "–", "–"]
     assert "MFU is not shown: the run is on CPUs." in page.texts["note plain"]
 

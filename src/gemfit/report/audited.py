@@ -10,6 +10,7 @@ from gemfit.auditing import Audit, AuditedReply, AuditedSubject, AuditScore
 from gemfit.evaluate.bootstrap import interval as bootstrap
 from gemfit.evaluation import Interval
 from gemfit.report.blocks import Block, Chart, Charts, Fold, Heading, Missing, Note, Section, Table, Talk
+from gemfit.report.circumstances import circumstances
 from gemfit.report.dots import dots_chart
 from gemfit.report.gather import Story
 from gemfit.report.replies import Budget
@@ -41,7 +42,7 @@ def audit(story: Story) -> Section:
         if charts := tuple(_charts(found, probe)):
             blocks.append(Charts(charts))
         blocks.append(_replies(found, probe, budget))
-    blocks.append(Note(budget.limits))
+    blocks += [Note(budget.limits), circumstances("audit", found.settings, found.versions)]
     return Section("audit", "Audit", tuple(blocks))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from gemfit.evaluation import Evaluation, Interval, Message, Score, SubjectScores
 from gemfit.report.blocks import Block, Chart, Charts, Fold, Missing, Note, Section, Table, Talk
+from gemfit.report.circumstances import circumstances
 from gemfit.report.dots import dots_chart
 from gemfit.report.gather import Story
 from gemfit.report.replies import Budget
@@ -33,6 +34,7 @@ def evaluation(story: Story) -> Section:
     if any(subject.tasks for subject in found.subjects):
         blocks.append(_tasks(found))
     blocks += _samples(found, Budget(str(story.run.evaluation_file)))
+    blocks.append(circumstances("evaluation", found.settings, found.versions))
     return Section("evaluation", "Evaluation", tuple(blocks))
 
 
