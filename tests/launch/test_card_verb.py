@@ -100,6 +100,17 @@ def test_serve_needs_a_server_and_says_how_to_get_one(
     assert "pip install 'transformers[serving]'" in result.stderr
 
 
+def test_serve_says_when_the_export_is_not_of_the_newest_checkpoint(
+    exported: Path, run: RunDir, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, scripts=("vllm",))
+    run.checkpoint(8).mkdir()
+    os.utime(exported / "config.json", (1, 1))
+    assert "newer than its export" in cli("serve", run.root).stderr
+    os.utime(run.checkpoint(8), (0, 0))
+    assert not cli("serve", run.root).stderr
+
+
 def test_serve_says_how_to_export_first(run: RunDir, cli: Cli) -> None:
     result = cli("serve", run.root)
     assert result.exit_code == 2

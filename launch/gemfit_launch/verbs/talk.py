@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from gemfit.rundir import RunDir
 from gemfit_launch.child import require_train_extra, run_module
 from gemfit_launch.options import RUN_FOLDER, json_option
 from gemfit_launch.servers import PORT, installed_server, serving
@@ -72,7 +73,16 @@ def serve(model: Path, host: str, port: int, execute: bool, as_json: bool) -> No
       gemfit serve runs/first
       gemfit serve runs/first --port 9000 --exec
     """
-    told = serving(model_folder(model), installed_server(), host=host, port=port)
+    folder = model_folder(model)
+    told = serving(folder, installed_server(), host=host, port=port)
+    if _is_outdated(folder, RunDir(model)):
+        click.echo(f"note: {model} has a checkpoint that is newer than its export", err=True)
     if execute:
         os.execv(told.argv[0], told.argv)
     click.echo(told.to_json() if as_json else shlex.join(told.argv), nl=not as_json)
+
+
+def _is_outdated(folder: Path, run: RunDir) -> bool:
+    """Whether the run has saved since ``folder`` was exported; a folder of no run never is."""
+    exported = (folder / "config.json").stat().st_mtime
+    return any(checkpoint.stat().st_mtime > exported for checkpoint in run.committed())
