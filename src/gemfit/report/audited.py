@@ -42,7 +42,7 @@ def audit(story: Story) -> Section:
         if charts := tuple(_charts(found, probe)):
             blocks.append(Charts(charts))
         blocks.append(_replies(found, probe, budget))
-    blocks += [Note(budget.limits), circumstances("audit", found.settings, found.versions)]
+    blocks += [Note(budget.limits), *circumstances("audit", found.settings, found.versions)]
     return Section("audit", "Audit", tuple(blocks))
 
 

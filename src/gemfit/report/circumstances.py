@@ -11,12 +11,15 @@ from gemfit.identity import flatten
 from gemfit.report.blocks import Fold, Table
 
 
-def circumstances(what: str, settings: Mapping[str, JsonValue], versions: Mapping[str, str]) -> Fold:
-    """Both as tables that a reader opens."""
+def circumstances(
+    what: str, settings: Mapping[str, JsonValue], versions: Mapping[str, str]
+) -> tuple[Fold, ...]:
+    """Both as tables that a reader opens; nothing where neither is known."""
     flat = flatten(dict(settings))
     rows = tuple((key, value if isinstance(value, str) else json.dumps(value)) for key, value in flat.items())
     tables = (
         Table(f"Settings of the {what}", ("setting", "value"), rows),
         Table(f"Versions at the {what}", ("package", "version"), tuple(versions.items())),
     )
-    return Fold(f"Settings and versions of the {what}", tuple(table for table in tables if table.rows))
+    known = tuple(table for table in tables if table.rows)
+    return (Fold(f"Settings and versions of the {what}", known),) if known else ()

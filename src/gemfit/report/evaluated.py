@@ -34,7 +34,7 @@ def evaluation(story: Story) -> Section:
     if any(subject.tasks for subject in found.subjects):
         blocks.append(_tasks(found))
     blocks += _samples(found, Budget(str(story.run.evaluation_file)))
-    blocks.append(circumstances("evaluation", found.settings, found.versions))
+    blocks += circumstances("evaluation", found.settings, found.versions)
     return Section("evaluation", "Evaluation", tuple(blocks))
 
 
