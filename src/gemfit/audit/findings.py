@@ -108,6 +108,7 @@ def _finding(
 ) -> AuditFinding:
     text = f"{figure.measure.name}: {shown(figure, value.value)}"
     text += f" ({shown(figure, value.low)} to {shown(figure, value.high)}) over {len(figure.values)} prompts"
+    text += f" and {len(figure.control)} held-out ones" if figure.control else ""
     if before is not None:
         text += f"; base model: {shown(before, _mean(before))}"
     return AuditFinding(probe=probe, severity=severity, text=text, prompts=culprits(figure))
