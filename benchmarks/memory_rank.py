@@ -74,7 +74,8 @@ class Weighing(PackedTrainer):
 
     def _see_bucket(self, bucket: Any) -> Any:
         buffer = bucket.buffer()
-        self.buckets[bucket.index()] = buffer.untyped_storage().nbytes()
+        storage = buffer.untyped_storage()
+        self.buckets[bucket.index()] = (storage.data_ptr(), storage.nbytes())
         work = torch.distributed.all_reduce(buffer, async_op=True).get_future()
         return work.then(lambda done: done.value()[0].div_(torch.distributed.get_world_size()))
 
@@ -87,8 +88,11 @@ class Weighing(PackedTrainer):
         """Raise the peaks to what is there now."""
         if self.state.global_step == 0:  # AdamW has no state before its first step
             return
-        now = {kind: weigh(tensors) for kind, tensors in self._tensors().items()}
-        now["buckets"] += sum(self.buckets.values())
+        tensors = self._tensors()
+        now = {kind: weigh(found) for kind, found in tensors.items()}
+        # What DDP's buckets and gradients share counts as gradients.
+        owned = {g.untyped_storage().data_ptr() for g in tensors["gradients"] if isinstance(g, torch.Tensor)}
+        now["buckets"] += sum(size for place, size in self.buckets.values() if place not in owned)
         for kind, size in now.items():
             if kind in kinds:
                 self.peaks[kind] = max(self.peaks[kind], size)

@@ -35,10 +35,10 @@ def load(name: str, *settings: str) -> tuple[Recipe, Architecture]:
     return recipe, architecture
 
 
-def fit_table(suffix: str) -> str:
+def fit_table(suffix: str, sizes: tuple[str, ...] = SIZES) -> str:
     """For each size and card: the fewest GPUs that do without offload, and what one GPU does with it."""
     lines = [f"| | {' | '.join(FIT_CARDS)} |", "|---|" + "---|" * len(FIT_CARDS)]
-    for size in SIZES:
+    for size in sizes:
         recipe, architecture = load(f"gemma3/{size}{suffix}")
         cells = [_fit_cell(candidates(recipe, architecture, CARDS[card], FIT_COUNTS)) for card in FIT_CARDS]
         lines.append(f"| {size}{suffix} | {' | '.join(cells)} |")
@@ -112,7 +112,12 @@ def _range(values: Range, form: str) -> str:
 def tables() -> dict[str, str]:
     """Text of every table, by the name of its mark."""
     scaling = "\n\n".join(f"**{size}**\n\n{scaling_table(size)}" for size in SIZES)
-    return {"fit": fit_table(""), "fit-lora": fit_table("-lora"), "scaling": scaling}
+    return {
+        "fit": fit_table(""),
+        "fit-lora": fit_table("-lora"),
+        "fit-qlora": fit_table("-qlora", SIZES[1:]),
+        "scaling": scaling,
+    }
 
 
 def fill(text: str) -> str:

@@ -98,7 +98,7 @@ def _kernels(plan: Plan) -> str:
 
 def _compile(plan: Plan) -> str:
     if plan.recipe.model.compile:
-        return "decoder layers, one by one; minutes before the first step"
+        return "decoder layers, one by one; minutes before the first step; memory is predicted as without"
     return "model.compile=true compiles the decoder layers"
 
 

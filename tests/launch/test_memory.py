@@ -52,7 +52,7 @@ def memory(strategy: Strategy, world_size: int = 1, **different: Any) -> Memory:
     return predict_memory(setting(strategy, world_size, **different), CheckpointRecipe())
 
 
-QLORA = {"lora": Lora(), "quantization": Quantization()}
+QLORA: dict[str, Any] = {"lora": Lora(), "quantization": Quantization()}
 
 
 @pytest.mark.parametrize("strategy", [Single(), *SHARDED, Fsdp(offload=True)])
@@ -68,6 +68,16 @@ def test_matrices_in_4_bits_take_an_eighth_of_float32_and_their_scales(strategy:
     parameters = kept.gpu.parameters + kept.host.parameters
     adapters = made.trained * (2 if isinstance(strategy, DeepSpeed) else 4) / shards
     assert parameters == pytest.approx(frozen + adapters, rel=1e-3)
+
+
+def test_fused_modules_keep_less_of_a_layer() -> None:
+    plain, fused = setting(Fsdp(), 8), setting(Fsdp(), 8, kernels="liger")
+    made = plain.architecture
+    norms = 6 * (
+        made.norms_per_layer * made.hidden_size + (made.num_heads + made.num_kv_heads) * made.head_dim
+    )
+    saved = norms + 2 * made.intermediate_size  # eight bytes of a norm become two, four of GeGLU three
+    assert layer_bytes(plain) - layer_bytes(fused) == plain.tokens * saved
 
 
 def test_scales_in_full_take_four_times_as_much() -> None:
@@ -87,10 +97,10 @@ def test_a_27b_on_one_gpu_needs_432_gb_for_its_states_alone() -> None:
     assert alone.largest.name == "moments"
 
 
-def test_ddp_keeps_twenty_bytes_a_parameter_and_one_gpu_sixteen() -> None:
+def test_ddp_keeps_sixteen_bytes_a_parameter_as_one_gpu_does() -> None:
     parameters = setting(Single()).trained
     assert place_states(setting(Single())).gpu.total == 16 * parameters
-    assert place_states(setting(Ddp(), 8)).gpu.total == 20 * parameters
+    assert place_states(setting(Ddp(), 8)).gpu.total == 16 * parameters
 
 
 def test_fsdp2_keeps_gradients_sharded_between_micro_steps_too() -> None:

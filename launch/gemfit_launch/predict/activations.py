@@ -1,7 +1,8 @@
 """Bytes that a rank needs while it computes: what the backward pass keeps, logits, gathers, the step itself.
 
-The tensors that autograd keeps for one layer are listed one by one, as `transformers` 5.23 makes them;
-benchmarks/memory_states.md holds their sum beside what autograd was seen to keep.
+The tensors that autograd keeps for one layer are listed one by one, as `transformers` 5.23 makes them, and
+as Liger's functions save them; benchmarks/memory_peaks.md holds their sum beside what was seen, without
+Liger. What `compile` keeps is the compiler's choice: it is counted as if layers were not compiled.
 """
 
 from __future__ import annotations
@@ -145,11 +146,18 @@ def _reduces_a_copy(setting: Setting) -> bool:
 
 
 def _norms(setting: Setting) -> float:
-    """Bytes a token: a norm keeps its input and its output in float32, and a factor."""
+    """Bytes a token: a norm keeps its input and its output in float32, and a factor.
+
+    Liger's keeps its input as it is, and the factor.
+    """
     architecture = setting.architecture
-    a_norm = 2 * FLOAT32 * architecture.hidden_size + FLOAT32
+    fused = setting.kernels == "liger"
+    of_stream, of_head = (
+        (stream_bytes(setting), setting.compute_bytes) if fused else (2 * FLOAT32, 2 * FLOAT32)
+    )
+    a_norm = of_stream * architecture.hidden_size + FLOAT32
     heads = architecture.num_heads + architecture.num_kv_heads
-    inner = heads * (2 * FLOAT32 * architecture.head_dim + FLOAT32) if architecture.qk_norm else 0
+    inner = heads * (of_head * architecture.head_dim + FLOAT32) if architecture.qk_norm else 0
     return architecture.norms_per_layer * a_norm + inner
 
 
@@ -173,7 +181,11 @@ def _attention(setting: Setting) -> float:
 
 
 def _feed_forward(setting: Setting) -> float:
-    """Bytes a token: inputs of gate and up, the gate before and after its function, up, and the product."""
+    """Bytes a token: inputs of gate and up, the gate before and after its function, up, and the product.
+
+    Liger's GeGLU keeps the gate only as it was before.
+    """
     architecture, compute = setting.architecture, setting.compute_bytes
     inputs = (2 if setting.autocast else 1) * compute * architecture.hidden_size
-    return inputs + 4 * compute * architecture.intermediate_size
+    kept = 3 if setting.kernels == "liger" else 4
+    return inputs + kept * compute * architecture.intermediate_size

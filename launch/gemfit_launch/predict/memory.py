@@ -131,6 +131,7 @@ def make_setting(
         seq_len=recipe.data.seq_len,
         checkpointing=model.activation_checkpointing,
         attention="sdpa" if model.attention == "auto" else model.attention,
+        kernels=model.kernels,
         read_whole=model.gguf_file is not None,
     )
 

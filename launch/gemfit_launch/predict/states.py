@@ -42,6 +42,7 @@ class Setting:
     seq_len: int
     checkpointing: bool
     attention: str
+    kernels: str = "none"
     read_whole: bool = False
     """Whether each rank has the whole model in float32 on the host while it is loaded."""
 
@@ -174,15 +175,12 @@ def place_states(setting: Setting) -> Placed:
 
 def _replicated(setting: Setting) -> Placed:
     trained = setting.trained
-    # torch's DDP copies gradients into buckets; accelerate leaves `gradient_as_bucket_view` off.
-    buckets = FLOAT32 * trained if isinstance(setting.strategy, Ddp) else 0
-    return Placed(
+    return Placed(  # DDP's gradients live in its buckets
         gpu=States(
             parameters=FLOAT32 * trained
             + setting.frozen_type_bytes * count(setting.frozen_shapes)
             + setting.scale_bytes,
             gradients=FLOAT32 * trained,
-            buckets=buckets,
             moments=MOMENTS * trained,
         )
     )

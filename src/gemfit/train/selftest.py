@@ -161,11 +161,15 @@ def _check_isolation(leak: dict[str, float], mode: str, trainer: PackedTrainer) 
 
 def probe(trainer: PackedTrainer) -> float:
     """Norm of a gradient of one row in training mode; see ``gradient_norm``."""
-    batch = to_device(
-        _batch(trainer, [_random_ids(trainer, n, seed=n) for n in LENGTHS]), trainer.args.device
-    )
+    batch = probe_batch(trainer)
     with _mode(trainer.model_wrapped, train=True):
         return gradient_norm(trainer, batch, int((batch["targets"] != IGNORED).sum()))
+
+
+def probe_batch(trainer: PackedTrainer) -> Tensors:
+    """One row of random tokens, equal on every rank, with its targets."""
+    row = _batch(trainer, [_random_ids(trainer, n, seed=n) for n in LENGTHS])
+    return to_device(row, trainer.args.device)
 
 
 def _loss_scale(trainer: PackedTrainer) -> float:

@@ -28,6 +28,7 @@ from gemfit.speed import batches_ahead
 from gemfit.train import selftest
 from gemfit.train.architecture import decoder_layers
 from gemfit.train.arguments import training_arguments
+from gemfit.train.buckets import settle, share_memory
 from gemfit.train.callbacks import BoundaryCallback, append_record
 from gemfit.train.checkpoint.background import Saver
 from gemfit.train.checkpoint.collective import on_every_rank
@@ -117,6 +118,8 @@ class PackedTrainer(Trainer):
         arguments = super()._build_accelerator_args(**kwargs)
         if self.plan.recipe.strategy.kind == "fsdp2":
             arguments["fsdp_plugin"] = fsdp_plugin(self.plan, decoder_layers(self.model))
+        if self.plan.recipe.strategy.kind == "ddp":
+            share_memory(arguments["kwargs_handlers"])
         return arguments
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -163,6 +166,8 @@ class PackedTrainer(Trainer):
         self.args.eval_on_start = manifest is None or self._missed_evaluation(manifest.step)
         selftest.check(self)
         reshard(self.model_wrapped)
+        if self.plan.recipe.strategy.kind == "ddp":
+            settle(self)
         return prepared
 
     def _missed_evaluation(self, step: int) -> bool:

@@ -175,7 +175,9 @@ def _place_scheduler(scheduler: Any, optimizer: Any, saved: dict[str, Any]) -> N
     """
     lambdas = getattr(scheduler, "scheduler", scheduler)  # accelerate may have wrapped it
     peaks = lambdas.base_lrs
-    lambdas.load_state_dict(saved | {"base_lrs": peaks})
+    # DeepSpeed drops a group of parameters that is empty, as one is under LoRA: what is kept by group is this
+    # engine's own, and the schedule's function has no state.
+    lambdas.load_state_dict(saved | {"base_lrs": peaks, "lr_lambdas": [None] * len(peaks)})
     rates = [peak * share(lambdas.last_epoch) for peak, share in zip(peaks, lambdas.lr_lambdas, strict=True)]
     lambdas._last_lr = rates
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
