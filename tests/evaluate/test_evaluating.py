@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from gemfit.data.store import open_pack
 from gemfit.data.tokenizer import pad_id
@@ -18,14 +23,14 @@ from gemfit.evaluate.evaluating import Settings, evaluate, make_exam
 from gemfit.evaluate.harness import task_scores
 from gemfit.evaluate.heldout import TurnSums
 from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
-from gemfit.evaluate.subject import find_subjects
+from gemfit.evaluate.subject import find_subjects, open_sharded, speaking
 from gemfit.evaluation import Evaluation
 from gemfit.rundir import RunDir
 from gemfit.train.heldout import measure
 from gemfit.train.packed import IGNORED
 from gemfit.train.schedule import HeldOutBatches
 from gemfit.train.stop import Stop
-from train.trained import Trained
+from train.trained import IDS, Trained
 
 QUICK = Settings(samples=2, max_new_tokens=3, resamples=200)
 CPU = torch.device("cpu")
@@ -106,17 +111,44 @@ def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_ranks_find_what_one_finds(run: RunDir, found: Evaluation, tmp_path: Path) -> None:
-    copied = RunDir(tmp_path / "run")
-    shutil.copytree(run.root, copied.root)
-    shutil.rmtree(copied.evaluation_file.parent)
+@pytest.mark.parametrize("strategy", ["single", "fsdp2"])
+def test_two_ranks_find_what_one_finds(strategy: str, run: RunDir, found: Evaluation, tmp_path: Path) -> None:
+    copied = copy(run, tmp_path)
+    plan = json.loads(copied.plan_file.read_text())
+    plan["recipe"]["strategy"] = {"kind": strategy}  # under fsdp2 the ranks share one copy of the model
+    copied.plan_file.write_text(json.dumps(plan))
     options = ["--nproc", "2", "--device", "cpu", "--samples", "2", "--max-new-tokens", "3"]
     assert main([str(copied.root), *options]) == ExitCode.DONE
-    alone = evaluate(run, find_subjects(run, ["base", "latest"]), Settings(samples=2, max_new_tokens=3), CPU)
     both = Evaluation.read(copied.evaluation_file)
     assert both.world_size == 2
-    assert both.subjects == alone.subjects
-    assert both.differences == alone.differences
+    for one, two in zip(found.subjects, both.subjects, strict=True):
+        assert two.overall.loss.value == one.overall.loss.value
+        assert two.roles.keys() == one.roles.keys()
+        assert two.samples == one.samples
+
+
+def test_a_model_in_shards_is_the_model(run: RunDir, trained: Trained, alone: None) -> None:
+    latest = open_sharded(run, find_subjects(run, ["latest"])[0], CPU)
+    assert {type(parameter) for parameter in latest.parameters()} == {DTensor}
+    with torch.no_grad():
+        logits = latest(input_ids=IDS, position_ids=torch.arange(IDS.shape[1])[None]).logits
+    assert torch.equal(logits, trained.logits)
+    spoken = speaking(run, latest)
+    assert isinstance(spoken.model, FSDPModule)
+    assert spoken.model.generate(input_ids=IDS, max_new_tokens=3).shape[1] <= IDS.shape[1] + 3
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def copy(run: RunDir, folder: Path) -> RunDir:
+    shutil.copytree(run.root, folder / "run", ignore=shutil.ignore_patterns("evaluation"))
+    return RunDir(folder / "run")
 
 
 def test_mistakes_are_told_without_a_traceback(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +175,35 @@ def test_metrics_of_the_harness_are_read_with_their_errors() -> None:
     ]
 
 
+TASK = """task: tiny_choice
+dataset_path: json
+dataset_kwargs: {data_files: DATA}
+output_type: multiple_choice
+test_split: train
+doc_to_text: "{{question}}"
+doc_to_choice: ["rain", "garden"]
+doc_to_target: 1
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_is_run_by_the_harness(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is optional, and not installed here")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data.jsonl").write_text(4 * (json.dumps({"question": "What grows?"}) + "\n"))
+    (tmp_path / "tiny_choice.yaml").write_text(TASK.replace("DATA", str(tmp_path / "data.jsonl")))
+    options = ["--subject", "latest", "--samples", "0", "--tasks", str(tmp_path / "tiny_choice.yaml")]
+    copied = copy(run, tmp_path)
+    assert main([str(copied.root), *options, "--limit", "3"]) == ExitCode.DONE
+    [score] = Evaluation.read(copied.evaluation_file).subjects[0].tasks
+    assert (score.task, score.metric) == ("tiny_choice", "acc")
+    assert 0 <= score.value <= 1
+
+
 def test_a_pack_without_held_out_tokens_is_refused(run: RunDir, tmp_path: Path) -> None:
     copied = RunDir(tmp_path / "run")
     shutil.copytree(run.root, copied.root, ignore=shutil.ignore_patterns("checkpoints"))
@@ -150,7 +211,7 @@ def test_a_pack_without_held_out_tokens_is_refused(run: RunDir, tmp_path: Path) 
     text["pack"]["folder"] = str(tmp_path / "nothing")
     copied.plan_file.write_text(json.dumps(text))
     with pytest.raises(UserError, match="nothing"):
-        make_exam(copied, QUICK)
+        make_exam(copied, QUICK, CPU)
 
 
 def test_turns_beyond_the_deepest_are_one_group_and_conversations_are_the_units() -> None:

@@ -31,8 +31,9 @@ from gemfit.evaluate.harness import run_tasks
 from gemfit.evaluate.heldout import TurnSums, measure
 from gemfit.evaluate.samples import Opening, Speech, answers, choose
 from gemfit.evaluate.scores import Resampling, by_document, depth_scores, role_scores, score
+from gemfit.evaluate.sharded import is_sharded
 from gemfit.evaluate.store import Measured, store
-from gemfit.evaluate.subject import Subject, open_packed, speaking
+from gemfit.evaluate.subject import Subject, open_packed, open_sharded, plan_here, speaking
 from gemfit.evaluate.turns import Stretch, stretches
 from gemfit.evaluation import Evaluation, Sample, SubjectScores
 from gemfit.plan import Plan
@@ -86,7 +87,11 @@ def evaluate(
 
     The first subject that is stored is the one that others are compared with.
     """
-    exam = make_exam(run, settings)
+    exam = make_exam(run, settings, device)
+    if settings.tasks and is_sharded(exam.plan):
+        raise UserError(
+            "--tasks: needs the whole model on one rank, and this strategy shards it; use --nproc 1"
+        )
     stored: Evaluation | None = None
     for subject in subjects:
         sums, scores = examine(run, subject, exam, settings, device)
@@ -97,9 +102,9 @@ def evaluate(
     return stored
 
 
-def make_exam(run: RunDir, settings: Settings) -> Exam:
+def make_exam(run: RunDir, settings: Settings, device: torch.device) -> Exam:
     """Rows, turns and openings; ``UserError`` where nothing is held out."""
-    plan, tokenizer = run.plan(), packed_tokenizer(run)
+    plan, tokenizer = plan_here(run, device), packed_tokenizer(run)
     folder = Path(plan.pack.folder)
     pack, evidence = open_pack(folder, settings.split), open_evidence(folder)
     if not pack.trained_tokens.sum():
@@ -114,15 +119,19 @@ def make_exam(run: RunDir, settings: Settings) -> Exam:
 def examine(
     run: RunDir, subject: Subject, exam: Exam, settings: Settings, device: torch.device
 ) -> tuple[TurnSums, SubjectScores]:
-    """All figures of one subject. Collective; tasks run on the first rank while the others wait."""
-    model = open_packed(run, subject, device)
+    """All figures of one subject, whole on each rank or spread over them as in training. Collective.
+
+    Tasks run on the first rank while the others wait.
+    """
+    together = is_sharded(exam.plan)
+    model = (open_sharded if together else open_packed)(run, subject, device)
     with _bar(subject.name, len(exam.rows), "rows") as bar:
         sums = measure(
             model, exam.plan, exam.pack, exam.rows, exam.turns, pad_id=exam.pad_id, progress=bar.update
         )
     opened = speaking(run, model)
     with _bar(subject.name, len(exam.openings), "samples") as bar:
-        said = answers(opened, exam.openings, settings.speech, bar.update)
+        said = answers(opened, exam.openings, settings.speech, bar.update, together=together)
     batch, drawn = exam.plan.batch.per_device, settings.resampling
     tasks = on_first_rank(
         lambda: run_tasks(opened, settings.tasks, limit=settings.limit, batch_size=batch, seed=settings.seed)

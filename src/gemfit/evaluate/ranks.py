@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -68,8 +69,9 @@ def as_rank(device: str) -> Iterator[torch.device]:
     if not is_rank():
         yield found
         return
-    # Only objects travel between the ranks, and they travel by gloo.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen == "cuda" else "gloo", **_bound(found))
+    backend = "cpu:gloo,cuda:nccl" if chosen == "cuda" else "gloo"
+    # The others wait for the first rank while it runs tasks.
+    dist.init_process_group(backend, timeout=timedelta(days=1), **_bound(found))
     try:
         yield found
     finally:

@@ -70,13 +70,21 @@ def opening_of(piece: DescribedPiece, marks: Marks, tokenizer: Any) -> Opening |
 
 
 def answers(
-    opened: Opened, openings: Sequence[Opening], settings: Speech, progress: Callable[[int], object]
+    opened: Opened,
+    openings: Sequence[Opening],
+    settings: Speech,
+    progress: Callable[[int], object],
+    *,
+    together: bool = False,
 ) -> list[str]:
-    """What the model says in each; the ranks take batches in turn, and all of them know all replies."""
+    """What the model says in each; the ranks take batches in turn, and all of them know all replies.
+
+    ``together``: the model is spread over the ranks, and all of them make all replies.
+    """
     size = settings.batch_size
     batches = [openings[start : start + size] for start in range(0, len(openings), size)]
     own: dict[int, list[str]] = {}
-    for number in range(rank(), len(batches), world_size()):
+    for number in range(len(batches)) if together else range(rank(), len(batches), world_size()):
         prompts = [opening.prompt for opening in batches[number]]
         own[number] = replies(opened, prompts, progress=progress, **asdict(settings))
     parts = on_every_rank(lambda: own)

@@ -6,8 +6,10 @@ read. On a GPU a model computes in the recipe's type, on a CPU in float32, which
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from gemfit.errors import UserError
+from gemfit.evaluate.sharded import shard
 from gemfit.manifest import CheckpointManifest
+from gemfit.plan import Plan
 from gemfit.recipe import ModelRecipe, Recipe
 from gemfit.rundir import RunDir
 from gemfit.train.architecture import text_architecture
@@ -25,9 +29,11 @@ from gemfit.train.checkpoint.retention import reading
 from gemfit.train.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 from gemfit.train.export import packed_tokenizer
 from gemfit.train.export_weights import merged_model, trained_weights
-from gemfit.train.model import load_model
+from gemfit.train.model import load_model, open_model
 from gemfit.train.packed import packed, unpacked
 from gemfit.train.placement import materialise, without_memory
+
+logger = logging.getLogger(__name__)
 
 BASE = "base"
 
@@ -82,7 +88,7 @@ def speaking(run: RunDir, model: Any) -> Opened:
 
 def open_packed(run: RunDir, subject: Subject, device: torch.device | str) -> Any:
     """The model of ``subject`` as ``Packed``, which measures packed rows: whole, in evaluation mode."""
-    trained, tokenizer = run.plan().recipe, packed_tokenizer(run)
+    trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
     recipe = _without_adapters(trained)
     if subject.step is not None:
         assert subject.folder is not None, "a step has a checkpoint"
@@ -91,11 +97,42 @@ def open_packed(run: RunDir, subject: Subject, device: torch.device | str) -> An
             read = merged_model if adapted else _of_checkpoint
             model = read(trained if adapted else recipe, tokenizer, subject.folder)
     elif subject.folder is not None:
-        own = ModelRecipe(id=str(subject.folder), attention=recipe.model.attention)
-        model = load_model(recipe.model_copy(update={"model": own}), tokenizer)
+        model = load_model(_of_folder(recipe, subject.folder), tokenizer)
     else:
         model = load_model(recipe, tokenizer)
     return _moved(model, torch.device(device), recipe.model.dtype)
+
+
+def open_sharded(run: RunDir, subject: Subject, device: torch.device) -> Any:
+    """The same spread over all ranks; for a full fine-tune. Collective."""
+    recipe, tokenizer = _without_adapters(plan_here(run, device).recipe), packed_tokenizer(run)
+    if subject.step is None:
+        named = recipe if subject.folder is None else _of_folder(recipe, subject.folder)
+        return shard(open_model(named, tokenizer), device, recipe.model.dtype)
+    assert subject.folder is not None, "a step has a checkpoint"
+    with reading(subject.folder):
+        return shard(open_model(recipe, tokenizer), device, recipe.model.dtype, subject.folder)
+
+
+def plan_here(run: RunDir, device: torch.device | str) -> Plan:
+    """The run's plan as it can be carried out on ``device``: FlashAttention needs a GPU."""
+    plan = run.plan()
+    attention = plan.recipe.model.attention
+    if torch.device(device).type != "cpu" or not attention.startswith("flash_attention"):
+        return plan
+    _say_once(f"attention is sdpa: {attention}, which the run was trained with, needs a GPU")
+    model = plan.recipe.model.model_copy(update={"attention": "sdpa"})
+    return plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
+
+
+@cache
+def _say_once(words: str) -> None:
+    logger.warning(words)
+
+
+def _of_folder(recipe: Recipe, folder: Path) -> Recipe:
+    model = ModelRecipe(id=str(folder), attention=recipe.model.attention, dtype=recipe.model.dtype)
+    return recipe.model_copy(update={"model": model})
 
 
 def _moved(model: Any, device: torch.device, dtype: str) -> Any:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
@@ -115,7 +116,10 @@ def unpacked(model: Any) -> Any:
 
     The subclass holds no state of its own, so the object itself changes class and no weight is copied.
     """
-    model.__class__ = next(cls for cls in type(model).__mro__ if cls.__module__.startswith("transformers."))
+    own = next(cls for cls in type(model).__mro__ if cls.__module__.startswith("transformers."))
+    # FSDP2 mixes a class of its own into that of a model, and goes on with its hooks.
+    sharded = isinstance(model, FSDPModule)
+    model.__class__ = type(f"FSDP{own.__name__}", (FSDPModule, own), {}) if sharded else own
     return model
 
 
