@@ -43,9 +43,11 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
     if verdict.outcome == "completed" and verdict.early_stop is not None:
         return Ending(ExitCode.DONE, _early(verdict, root))
     if verdict.outcome == "completed":
-        return Ending(ExitCode.DONE, f"completed {verdict.step} steps\nexport with: gemfit export {root}")
+        text = f"completed {verdict.step} steps{_not_pushed(run)}\nexport with: gemfit export {root}"
+        return Ending(ExitCode.DONE, text)
     if verdict.outcome == "stopped":
-        return Ending(ExitCode.STOPPED, f"stopped and saved at step {verdict.step}\nresume with: {resume}")
+        text = f"stopped and saved at step {verdict.step}{_not_pushed(run)}\nresume with: {resume}"
+        return Ending(ExitCode.STOPPED, text)
     if verdict.outcome == "fatal":
         lines = [f"error: {line}" for line in verdict.reason.splitlines()]
         return Ending(ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(outcome.attempt)}"]))
@@ -57,6 +59,14 @@ def _early(verdict: Verdict, root: str) -> str:
         f"completed at step {verdict.step}: {verdict.reason}\n"
         f"export the best with: gemfit export {root} --step best"
     )
+
+
+def _not_pushed(run: RunDir) -> str:
+    """A line about what waits for the Hub, where something does."""
+    if not run.spooled_steps:
+        return ""
+    steps = ", ".join(map(str, run.spooled_steps))
+    return f"\nnot pushed: step {steps}; send with: gemfit push --spooled {shlex.quote(str(run.root))}"
 
 
 def _failure(run: RunDir, outcome: Outcome, why: str, next_step: str) -> str:

@@ -1,6 +1,6 @@
 """The folder of a run: every path in it, and every change of its state.
 
-Nobody else joins paths, but for the records of Slurm jobs below it. State files are replaced
+Nobody else joins paths, but for the records of Slurm jobs and the spool below it. State files are replaced
 atomically, so a reader sees the old one or the new one.
 """
 
@@ -154,6 +154,12 @@ class RunDir:
     def spool(self) -> Path:
         """What is to be sent to the Hugging Face Hub."""
         return self.root / "hub"
+
+    @property
+    def spooled_steps(self) -> list[int]:
+        """Steps that are to be sent to the Hugging Face Hub, and were not yet."""
+        found = [*self.spool.glob("step-*"), *self.spool.glob("wanted/step-*.json")]
+        return sorted({int(path.stem.removeprefix("step-")) for path in found})
 
     @property
     def logs(self) -> Path:

@@ -183,7 +183,7 @@ def test_an_endpoint_that_stalls_is_given_up_after_one_quick_question(
     ready: RunDir, hub: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("gemfit.hub.client.PROBE_SECONDS", 0.1)
-    hub.faults.append(Fault("GET", "/api/models/gpt2", stall_seconds=30))
+    hub.faults.append(Fault("GET", f"/api/models/{REPO}$", stall_seconds=30))
     delivery = deliver_here(ready)
     assert delivery.reason == f"{hub.url} does not answer"
     assert delivery.waiting == [2]

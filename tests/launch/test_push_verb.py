@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from click.testing import Result
@@ -12,8 +13,11 @@ from huggingface_hub import constants
 
 from gemfit.errors import ExitCode
 from gemfit.plan import Plan
+from gemfit.records import Verdict
 from gemfit.rundir import RunDir
+from gemfit_launch.conclusion import conclude
 from gemfit_launch.hubtoken import token_file, token_source
+from gemfit_launch.local import Outcome
 from gemfit_launch.slurm.preflight import Finding
 from gemfit_launch.slurm.surroundings import _token
 
@@ -41,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nobody is logged in."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -118,3 +122,16 @@ def test_a_token_is_looked_for_where_huggingface_hub_looks(tmp_path: Path) -> No
     assert token_file({"HF_TOKEN_PATH": "/t", "HF_HOME": "/h"}) == Path("/t")
     assert Path(constants.HF_TOKEN_PATH).name == "token"
     assert token_source({"HF_TOKEN": " ", "HF_HOME": str(tmp_path)}) is None
+
+
+@pytest.mark.parametrize("end", ["completed", "stopped"])
+def test_the_last_words_say_what_was_not_pushed(
+    end: Literal["completed", "stopped"], run: RunDir, tmp_path: Path
+) -> None:
+    outcome = Outcome(attempt=1, returncode=0, verdict=Verdict(outcome=end, attempt=1, step=10))
+    assert "push" not in conclude(run, outcome).text
+    (run.spool / "wanted").mkdir(parents=True)
+    (run.spool / "wanted" / "step-00000010.json").touch()
+    (run.spool / "step-00000008").mkdir()
+    text = conclude(run, outcome).text
+    assert f"not pushed: step 8, 10; send with: gemfit push --spooled {run.root}" in text

@@ -51,10 +51,10 @@ class Hub:
     def endpoint(self) -> str:
         return str(self.api.endpoint)
 
-    def answers(self) -> bool:
-        """Whether anything at all comes back soon; one quick request."""
+    def answers(self, repo: str) -> bool:
+        """Whether anything at all comes back soon; one quick request, without the token."""
         try:
-            get_session().get(f"{self.endpoint}/api/models/gpt2", timeout=PROBE_SECONDS)
+            get_session().get(f"{self.endpoint}/api/models/{repo}", timeout=PROBE_SECONDS)
         except (httpx2.TransportError, ConnectionError):
             return False
         return True

@@ -74,7 +74,7 @@ def _send_staged(spool: Spool, delivery: Delivery, patience: Patience, probe: bo
     if is_offline_mode():
         raise Unreachable("HF_HUB_OFFLINE is set")
     hub = open_hub()
-    if probe and not hub.answers():
+    if probe and not hub.answers(waiting[0].push.repo):
         raise Unreachable(f"{hub.endpoint} does not answer")
     for staged in waiting:
         if spool.was_sent(staged, hub.endpoint):
