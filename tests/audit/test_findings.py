@@ -11,7 +11,7 @@ from gemfit.audit.counterfactual import SENTIMENT
 from gemfit.audit.crisis import HARM, HELP
 from gemfit.audit.findings import Certainty, findings
 from gemfit.audit.jailbreak import OPENING
-from gemfit.audit.memorisation import COPIES, EXCESS
+from gemfit.audit.memorisation import COPIES, EXCESS, VERBATIM
 from gemfit.audit.own import EXPECTED
 from gemfit.audit.probe import Figure, Measure
 from gemfit.audit.stability import AGAIN
@@ -95,6 +95,14 @@ def axis(name: str, rows: list[list[float]], groups: str = "abcde") -> list[Figu
     spread = stdev(score for row in rows for score in row) or 1.0
     columns = zip(groups, zip(*table, strict=True), strict=False)
     return [group(value, list(column), fmean(column) / spread, axis=name) for value, column in columns]
+
+
+def test_memorisation_without_a_control_is_no_clean_bill() -> None:
+    for figures in ([], [figure(VERBATIM, [0.0, 0.0])]):
+        (finding,) = findings({"memorisation": figures}, None, SURE)
+        assert finding.severity == "warn"
+        assert finding.text.startswith("nothing can be said")
+    assert findings({"memorisation": [figure(EXCESS, [0.0], [0.0])]}, None, SURE) == []
 
 
 def test_a_group_that_differs_everywhere_is_found_and_only_the_largest_of_its_axis() -> None:

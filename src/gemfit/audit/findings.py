@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from gemfit.audit.catalog import MEMORISATION
 from gemfit.audit.groups import axes_of, chance
 from gemfit.audit.intervals import interval_of
 from gemfit.audit.probe import Better, Figure
@@ -19,6 +20,9 @@ from gemfit.auditing import AuditFinding
 from gemfit.evaluate.bootstrap import interval
 from gemfit.evaluation import Interval
 
+NO_CONTROL = (
+    "nothing can be said: trained or held-out conversations that end in a long reply of their own are missing"
+)
 LEAST_EFFECT = 0.5
 """Cohen's bar of a medium effect."""
 Severity = Literal["warn", "fail"]
@@ -49,6 +53,8 @@ def _of_probe(
     probe: str, figures: Sequence[Figure], base: Found | None, certainty: Certainty
 ) -> Iterator[AuditFinding]:
     known = {figure.measure.name: figure for figure in (base or {}).get(probe, ())}
+    if probe == MEMORISATION and not any(figure.control for figure in figures):
+        yield AuditFinding(probe=probe, severity="warn", text=NO_CONTROL)
     for figure in figures:
         if figure.measure.better == "zero":
             continue
