@@ -2,7 +2,7 @@
 
 A block of a plain file is a fixed range of bytes, so nobody has to read the file to know its blocks; a
 line belongs to the block in which it starts. Compressed files and hub sources are streams, cut by
-whoever decompresses them. Memory: one block, and one line more.
+whoever decompresses them (see ``ahead``). Memory: one block, and one line more.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ class Block:
     """Bytes of the file on disk that it stands for, for the progress."""
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether the file is a stream, by its name."""
+    return path.name.endswith((".gz", ".zst"))
+
+
 def file_blocks(path: Path, size: int, input: int, number: int) -> Iterator[Block]:
     """The blocks of one file, numbered from ``number`` on. size: bytes on disk."""
-    if not path.name.endswith((".gz", ".zst")):
+    if not is_compressed(path):
         for index, start in enumerate(range(0, size, BLOCK_BYTES)):
             stop = min(start + BLOCK_BYTES, size)
             yield Block(number=number + index, input=input, start=start, stop=stop, disk_bytes=stop - start)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from gemfit.data.reading.blocks import Block, file_blocks, read_block
+from gemfit.data.reading.ahead import ahead
+from gemfit.data.reading.blocks import Block, file_blocks, is_compressed, read_block
 from gemfit.data.reading.hub import hub_blocks, hub_lines
 from gemfit.errors import UserError
 from gemfit.manifest import PackInput
@@ -34,13 +35,18 @@ def all_blocks(job: PackJob) -> Iterator[Block]:
     for index, one in enumerate(inputs_of(job)):
         source = job.sources[one.source]
         blocks = (
-            file_blocks(Path(one.path), one.bytes, index, number)
+            _of_file(Path(one.path), one.bytes, index, number)
             if source.hub is None
             else hub_blocks(source, index, number)
         )
         for block in blocks:
             yield block
             number = block.number + 1
+
+
+def _of_file(path: Path, size: int, input: int, number: int) -> Iterator[Block]:
+    blocks = file_blocks(path, size, input, number)
+    return ahead(blocks) if is_compressed(path) else blocks
 
 
 def block_text(block: Block, path: str) -> bytes:

@@ -1,0 +1,46 @@
+"""Streams are read ahead, in order, and no further than is held."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemfit.data.reading.ahead import ahead
+
+
+@given(items=st.lists(st.integers(), max_size=20), held=st.integers(1, 5))
+def test_reading_ahead_changes_neither_items_nor_order(items: list[int], held: int) -> None:
+    assert list(ahead(iter(items), held)) == items
+
+
+def test_the_next_items_are_made_while_one_is_being_used() -> None:
+    made, third = list[int](), threading.Event()
+
+    def stream() -> Iterator[int]:
+        for number in range(1, 10):
+            made.append(number)
+            if number == 3:
+                third.set()
+            yield number
+
+    items = ahead(stream(), held=2)
+    assert next(items) == 1
+    assert third.wait(10), "two are made beyond the one that is used"
+    items.close()  # type: ignore[attr-defined]
+    assert made == [1, 2, 3]
+
+
+def test_what_came_before_an_error_is_not_lost() -> None:
+    def stream() -> Iterator[str]:
+        yield "one"
+        yield "two"
+        raise OSError("broken")
+
+    items = ahead(stream())
+    assert [next(items), next(items)] == ["one", "two"]
+    with pytest.raises(OSError, match="broken"):
+        next(items)
