@@ -5,11 +5,12 @@
 The corpus is made of the texts of installed packages (``talk_corpus``). `ours` reads, checks, renders,
 labels, encodes, looks for near duplicates and personal data, splits, packs and writes rows with their
 origin, digests and a manifest; `plain` does so without looking for near duplicates and personal data.
-`ceiling` is the same encoder with the same self-check in as many processes: it reads and encodes, and
-throws the ids away. `trl` is ``load_dataset``, ``map(num_proc)``, ``trl.pack_dataset`` and ``save_to_disk``;
-it has neither labels nor checks. No part, and no cache of datasets, is there when a run begins; compiled code
-and what is known of the tokenizer are. Peak memory is the sum of PSS of all processes, sampled five times
-a second.
+`ceiling` is the same encoder, its start and its proof on the user's data included, in as many processes: it
+reads and encodes, and throws the ids away; `gigatoken` is the same with the fastest encoder that can be
+installed, and without a proof. `trl` is ``load_dataset``, ``map(num_proc)``, ``trl.pack_dataset`` and
+``save_to_disk``; it has neither labels nor checks. No part, and no cache of datasets, is there when a run
+begins; compiled code and what is known of the tokenizer are. Peak memory is the sum of PSS of all processes,
+sampled five times a second.
 
 TRL is no dependency of ours: `pip install --no-deps --target FOLDER trl` and name FOLDER by --peers.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -40,17 +42,21 @@ PLAIN: dict[str, Any] = {"near_duplicates": "ignore", "personal_data": "ignore"}
 CEILING = """
 import os, sys
 from pathlib import Path
-from gemfit.data.encode import choose_encoder
+from gemfit.data.encode.gigatoken import gigatoken_encoder
+from gemfit.data.encode.tokenizer_json import parse_tokenizer
 from gemfit.data.reading.inputs import all_blocks, block_text
 from gemfit.data.building.known import backend_json
 from gemfit.data.reading.lines import read_block
-from gemfit.data.building.prepare import Unchecked, prepare_tokenizer, sample_of, settle
+from gemfit.data.building.prepare import Unchecked, prepare_rendering, prepare_tokenizer, settle
 from gemfit.packing import PackJob
-job = PackJob.read(Path(sys.argv[1]))
-tokenizer = prepare_tokenizer(job)
-encoder = choose_encoder(backend_json(tokenizer), sample_of(job), print, tokenizer=tokenizer)
+job, workers, engine = PackJob.read(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
+tokenizer, watch = prepare_tokenizer(job), None
+if engine == "gigatoken":
+    encoder = gigatoken_encoder(parse_tokenizer(backend_json(tokenizer)))
+else:
+    rendering, watch = prepare_rendering(job, tokenizer, print)
+    encoder = rendering.encoder
 settle()
-workers = int(sys.argv[2])
 def work(number):
     tokens = 0
     for block in all_blocks(job):
@@ -65,7 +71,11 @@ for number in range(workers):
     if not child:
         work(number)
     children.append(child)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+status = max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+if watch:
+    watch.finish()
+    watch.close()
+sys.exit(status)
 """
 
 PEER = """
@@ -95,6 +105,8 @@ class Figures:
 
     seconds: float
     megabytes_per_second: float
+    cpu_seconds: float
+    """Of all its processes."""
     peak_mib: float
 
 
@@ -138,7 +150,7 @@ class Bench:
 
     def measure(self, argv: Sequence[str]) -> Figures:
         """Run a command to its end."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), child_seconds()
         process = subprocess.Popen(
             argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -152,7 +164,14 @@ class Bench:
         seconds = time.perf_counter() - started
         if process.returncode:
             raise SystemExit(printed.decode())
-        return Figures(round(seconds, 2), round(self.megabytes / seconds, 1), round(peak / 1024))
+        speed, cpu = self.megabytes / seconds, child_seconds() - before
+        return Figures(round(seconds, 2), round(speed, 1), round(cpu, 2), round(peak / 1024))
+
+
+def child_seconds() -> float:
+    """Processor time of all processes that were waited for, below and below these."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tree_pss_kib(pid: int) -> int:
@@ -190,7 +209,9 @@ def ways(bench: Bench) -> dict[str, Callable[[], Figures]]:
         name: lambda name=name, job=job: bench.pack(job, name, "--workers", workers)[1]  # type: ignore[misc]
         for name, job in jobs.items()
     }
-    found["ceiling"] = lambda: bench.measure([sys.executable, "-c", CEILING, str(jobs["ours"]), workers])
+    for name in ("ceiling", "gigatoken"):
+        argv = [sys.executable, "-c", CEILING, str(jobs["ours"]), workers, name]
+        found[name] = lambda argv=argv: bench.measure(argv)  # type: ignore[misc]
     if bench.arguments.peers:
 
         def peer() -> Figures:
@@ -249,6 +270,7 @@ def report(bench: Bench, arguments: argparse.Namespace) -> None:
     ratios = {
         "plain / ceiling": best["ceiling"].seconds / best["plain"].seconds,
         "ours / ceiling": best["ceiling"].seconds / best["ours"].seconds,
+        "ours / gigatoken": best["gigatoken"].seconds / best["ours"].seconds,
     }
     if "trl" in best:
         ratios["ours / trl"] = best["trl"].seconds / best["ours"].seconds
@@ -258,9 +280,10 @@ def report(bench: Bench, arguments: argparse.Namespace) -> None:
         print(json.dumps({**facts, "figures": each, "speed": ratios}, indent=2))
         return
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print("| way | s | MB/s | peak MiB |\n|---|---|---|---|")
+    print("| way | s | MB/s | CPU s | peak MiB |\n|---|---|---|---|---|")
     for name, one in best.items():
-        print(f"| {name} | {one.seconds} | {one.megabytes_per_second} | {one.peak_mib:.0f} |")
+        figures = (one.seconds, one.megabytes_per_second, one.cpu_seconds, one.peak_mib)
+        print(f"| {name} | " + " | ".join(map(str, figures)) + " |")
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f} times the speed")
 

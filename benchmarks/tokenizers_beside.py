@@ -26,11 +26,10 @@ import orjson
 from tokenizers import Tokenizer
 
 from gemfit.data.encode import Encoder, reference_encoder
-from gemfit.data.encode.checked import Checked
 from gemfit.data.encode.encoder import Ends, Ids
 from gemfit.data.encode.gigatoken import gigatoken_encoder
 from gemfit.data.encode.tokenizer_json import parse_tokenizer
-from gemfit.data.encode.words import word_cache
+from gemfit.data.encode.words import make_word_cache, word_cache
 
 MESSAGES = 4000
 """Sources are cut into texts of about this many characters, as answers with code have them."""
@@ -107,15 +106,14 @@ def measure(texts: Texts, arguments: argparse.Namespace) -> list[Speed]:
     """Every engine in turn, as often as there are rounds, so that a busy moment hits all of them."""
     file = (arguments.tokenizer / "tokenizer.json").read_bytes()
     parsed, reference = parse_tokenizer(file), reference_encoder(Tokenizer.from_buffer(file))
+    known = word_cache(parsed)
     makers: dict[str, Callable[[], Encoder]] = {
         "gigatoken": lambda: gigatoken_encoder(parsed),
-        "word cache + tokenizers": lambda: word_cache(parsed, reference),
-        "word cache + gigatoken": lambda: word_cache(parsed, gigatoken_encoder(parsed)),
-        "the same, checked": lambda: Checked(word_cache(parsed, gigatoken_encoder(parsed)), reference),
+        "word cache": lambda: make_word_cache(known.merges, known.cuts, known.runs),
     }
     head = texts.first(arguments.reference_megabytes)
     right = reference.encode(head.text, head.ends)
-    compiled = makers["the same, checked"]()
+    compiled = makers["word cache"]()
     compiled.encode(head.text, head.ends)  # Compiled code is loaded here, not in the first round.
     base: list[float] = []
     new: dict[str, list[float]] = {name: [] for name in makers}

@@ -33,7 +33,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """How it is called in a manifest: ``tokenizers``, ``word cache + gigatoken``, ..."""
+        """How it is called in a manifest: ``tokenizers``, ``word cache`` or ``gigatoken``."""
 
     def encode(self, text: bytes, ends: Ends) -> tuple[Ids, Ends]:
         """Ids (tokens,) of all texts, and where each text ends in them (texts,); see ``Texts``."""

@@ -14,7 +14,6 @@ Every trained token is trained in exactly one atom. An atom without any trained 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -56,7 +55,7 @@ def split(document: Document, seq_len: int, *, anywhere: bool = False) -> list[A
     if len(document.words) <= seq_len:
         return [Atom(document.words, document.words, linked=False, start=0)]
     atoms, linked = [], False
-    starts = {turn.start for turn in document.turns}
+    starts = set(document.starts)
     for words, body, start in _cuts(document, seq_len, max(8, seq_len // 8) if anywhere else None):
         if not count_trained(body):
             linked = False
@@ -78,12 +77,12 @@ def check_room(begin: Words, seq_len: int) -> None:
 def _cuts(document: Document, seq_len: int, size: int | None) -> Iterator[tuple[Words, Words, int]]:
     """Context and body, body, and its start; a body is of about ``size`` words if that is given."""
     words, position = document.words, 0
-    trained = np.append(np.flatnonzero(words & TRAINED), len(words))
+    trained = np.append(np.flatnonzero(words & TRAINED), len(words)) if size else None
     while position < len(words):
         before, inset, offset = _context(document, position, seq_len)
         room = seq_len - len(before) - len(inset)
         end = _end(document, position, room)
-        if size and end - position > size:
+        if trained is not None and size and end - position > size:
             end = _earlier(document, position, end, size, trained)
         body = words[position:end]
         yield np.concatenate([before, body[:offset], inset, body[offset:]]), body, position
@@ -94,15 +93,15 @@ def _end(document: Document, start: int, room: int) -> int:
     """Where the atom that begins at ``start`` ends, at most ``room`` words later."""
     turns, limit = document.turns, start + room
     # The first turn stays with the system message, so nothing is cut before it.
-    inside = range(max(1, _turns_until(turns, start)), _turns_until(turns, limit))
-    questions = [turns[i].start for i in inside if _begins(turns, i, "user")]
-    if questions:
-        return questions[0]
+    inside = range(max(1, document.turns_until(start)), document.turns_until(limit))
+    question = next((i for i in inside if _begins(turns, i, "user")), None)
+    if question is not None:
+        return turns[question].start
     if limit >= len(document.words):
         return len(document.words)
-    others = [turns[i].start for i in inside if not _begins(turns, i, "assistant")]
-    if others and others[-1] - start >= room // 2:
-        return others[-1]
+    other = next((i for i in reversed(inside) if not _begins(turns, i, "assistant")), None)
+    if other is not None and turns[other].start - start >= room // 2:
+        return turns[other].start
     return _not_in_a_header(document, start, limit)
 
 
@@ -120,7 +119,7 @@ def _earlier(document: Document, start: int, end: int, size: int, trained: NDArr
 
 def _not_in_a_header(document: Document, start: int, limit: int) -> int:
     """A cut right behind a header would leave the header without content: cut before it."""
-    turn = document.turns[_turns_until(document.turns, limit - 1) - 1]
+    turn = document.turns[document.turns_until(limit - 1) - 1]
     return turn.start if start < turn.start < limit <= turn.start + turn.header else limit
 
 
@@ -130,7 +129,7 @@ def _context(document: Document, position: int, seq_len: int) -> tuple[Words, Wo
         return _NONE, _NONE, 0
     repeatable = len(document.lead) + len(document.inset) <= seq_len // 4
     lead, inset = (document.lead, document.inset) if repeatable else (document.begin, _NONE)
-    index = _turns_until(document.turns, position) - 1
+    index = document.turns_until(position) - 1
     offset = 0
     if index < 0:  # inside a system message that fills a row
         before = _tail(document, position, 0, seq_len)
@@ -178,11 +177,6 @@ def _question(document: Document, index: int, inset: Words, room: int) -> Words:
 def _tail(document: Document, position: int, start: int, seq_len: int) -> Words:
     """The tokens just before a cut, so that the first token after it is predicted from its past."""
     return masked(document.words[max(start, position - max(1, seq_len // 8)) : position])
-
-
-def _turns_until(turns: tuple[Turn, ...], position: int) -> int:
-    """How many turns begin at ``position`` or before."""
-    return bisect_right(turns, position, key=lambda turn: turn.start)
 
 
 def _begins(turns: tuple[Turn, ...], index: int, role: str) -> bool:

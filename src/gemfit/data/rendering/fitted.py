@@ -88,10 +88,10 @@ def _document(composed: Composed, messages: Messages, rendering: Rendering, numb
         else:
             lead = masked(own)
         roles, turns = roles[1:], turns[1:]
-    places = zip(roles, turns.tolist(), strict=True)
+    headers = {role: len(renderer.control[header]) for role, header in grammar.headers.items()}
     return Document(
         words,
-        tuple(Turn(role, place, len(renderer.control[grammar.headers[role]])) for role, place in places),
+        tuple(map(Turn, roles, turns.tolist(), map(headers.__getitem__, roles))),
         renderer.control[grammar.begin],
         lead,
         inset,
