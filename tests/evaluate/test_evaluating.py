@@ -134,7 +134,7 @@ def test_a_model_in_shards_is_the_model(run: RunDir, trained: Trained, alone: No
         logits = latest(input_ids=IDS, position_ids=torch.arange(IDS.shape[1])[None]).logits
     assert torch.equal(logits, trained.logits)
     spoken = speaking(run, latest)
-    assert isinstance(spoken.model, FSDPModule)
+    assert FSDPModule in type(spoken.model).__mro__
     assert spoken.model.generate(input_ids=IDS, max_new_tokens=3).shape[1] <= IDS.shape[1] + 3
 
 

@@ -38,10 +38,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_export_goes_to_the_run_folder_unless_told_otherwise(run: RunDir, calls: Calls, cli: Cli) -> None:
     assert cli("export", run.root).exit_code == 1
     cli("export", run.root, "--step", 20, "--out", "there", "--json")
+    cli("export", run.root, "--step", "best")
     assert calls == [
         ("gemfit.train.export", [str(run.root), "--out", str(run.export)]),
         ("gemfit.train.export", [str(run.root), "--out", "there", "--step", "20", "--json"]),
+        ("gemfit.train.export", [str(run.root), "--out", str(run.export), "--step", "best"]),
     ]
+
+
+def test_a_step_that_is_neither_a_number_nor_the_best_is_refused(run: RunDir, calls: Calls, cli: Cli) -> None:
+    assert cli("export", run.root, "--step", "newest").exit_code == 2
+    assert calls == []
 
 
 def test_generate_takes_a_model_folder_or_an_exported_run(run: RunDir, calls: Calls, cli: Cli) -> None:

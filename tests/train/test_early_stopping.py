@@ -15,6 +15,7 @@ from gemfit.errors import UserError
 from gemfit.recipe import CheckpointRecipe, DataRecipe, EarlyStopping, EvaluationRecipe, ModelRecipe, Recipe
 from gemfit.records import EvalRecord
 from gemfit.train.callbacks import append_record
+from gemfit.train.checkpoint.store import best_valid
 from gemfit.train.early_stopping import EarlyStops, judge, recorded_losses
 from gemfit_launch.conclusion import conclude
 from gemfit_launch.replan import refuse_complete
@@ -108,6 +109,9 @@ def test_a_resumed_run_stops_at_the_step_that_an_uninterrupted_one_would_have(fr
     assert verdict.early_stop.best_step == 0
     assert attempts.run.checkpoint(3).is_dir()
     assert [record.step for record in attempts.evaluations] == [0, 1, 2, 3]
+
+    saved = {record.step: record.loss for record in attempts.evaluations if record.step}
+    assert best_valid(attempts.run)[1].step == min(saved, key=lambda step: saved[step])
 
     status = read_status(attempts.run)
     assert (status.state, status.step) == ("completed", 3)
