@@ -81,6 +81,7 @@ class _Pool(Generic[Task, Result]):
         source = enumerate(tasks)
         failed: tuple[int, BaseException] | None = None
         idle, busy = list(self._workers), dict[Any, _Worker[Task]]()
+        done: list[tuple[Task, Result]] = []
         while True:
             while idle and failed is None:
                 try:
@@ -94,6 +95,9 @@ class _Pool(Generic[Task, Result]):
                 worker.order, worker.task = order, task
                 self._send(worker, task)
                 busy[worker.connection] = worker
+            # Whoever takes the results may be at it for a while: by now everybody is at work again.
+            yield from done
+            done.clear()
             if failed is not None and all(worker.order > failed[0] for worker in busy.values()):
                 raise failed[1]
             if not busy:
@@ -103,7 +107,7 @@ class _Pool(Generic[Task, Result]):
                 error, result = self._receive(worker)
                 assert worker.task is not None, "it was busy"
                 if error is None:
-                    yield worker.task, result
+                    done.append((worker.task, result))
                 elif failed is None or worker.order < failed[0]:
                     failed = (worker.order, error)
                 idle.append(worker)
