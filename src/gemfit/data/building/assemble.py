@@ -24,6 +24,7 @@ from gemfit.data.building.accounts import (
 )
 from gemfit.data.building.known import digest_of
 from gemfit.data.building.plan_rows import SPLITS, plan_split
+from gemfit.data.building.prepare import give_back
 from gemfit.data.building.progress import progress
 from gemfit.data.building.rows import write_rows
 from gemfit.data.building.shards import Source, SplitPlan
@@ -52,6 +53,7 @@ def assemble(
     pieces = [piece_sums(talks, choice, sources, len(job.sources), plan) for plan in plans]
     flow = token_flow(talks, choice, sources, _names(job), pieces)
     source = Source(atoms=talks.atoms, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
+    give_back()
     with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
         shards, trained = write_rows(
             folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at

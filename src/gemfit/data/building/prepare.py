@@ -94,6 +94,11 @@ def settle() -> None:
     """Give back what loading has left over, and leave the rest where it is: workers share it after a fork."""
     gc.collect()
     gc.freeze()
+    give_back()
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system; else each process that is forked now counts it as well."""
     # Only the GNU library has it; elsewhere a fork costs some more memory.
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

@@ -173,10 +173,9 @@ def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
 def _by_row(first: Any, row: Any, num_atoms: int) -> Any:
     """Pieces by row, and by their first atom in a row."""
     begun = np.full(num_atoms, -1, np.int32)
-    rows = 0
+    rows = np.int64(row.max()) + 1 if len(row) else 0
     for piece in range(len(row)):
         begun[first[piece]] = piece
-        rows = max(rows, row[piece] + 1)
     at = np.zeros(rows + 1, np.int32)
     for piece in range(len(row)):
         at[row[piece] + 1] += 1
