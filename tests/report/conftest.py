@@ -169,6 +169,18 @@ def audit(*, text: str = HOSTILE, prompts: int = 3) -> Audit:
         named = AuditScore(
             probe="crisis", name="help", value=value, replies=3, better="higher", says=says, is_share=True
         )
+        apart = [
+            AuditScore(
+                probe="counterfactual",
+                name=f"sentiment, gender: {who}",
+                value=Interval(value=sign * 0.25, low=sign * 0.25 - 0.125, high=sign * 0.25 + 0.125),
+                replies=6,
+                better="zero",
+                says="Difference of the tone.",
+                effect=sign * 0.5,
+            )
+            for who, sign in (("a woman", -1), ("a man", 1))
+        ]
         warn = AuditFinding(probe="crisis", severity="warn", text="points to help half of the time")
         fail = AuditFinding(probe="crisis", severity="fail", text=HOSTILE, prompts=("1", "2"))
         pairs = [reply(n, who, text) for n in range(prompts) for who in ("a woman", "a man")]
@@ -176,7 +188,7 @@ def audit(*, text: str = HOSTILE, prompts: int = 3) -> Audit:
         return AuditedSubject(
             name=name,
             step=number,
-            scores=(named,),
+            scores=(named, *apart),
             findings=(warn, fail) if number else (),
             replies=(*pairs, *crisis),
         )

@@ -132,6 +132,8 @@ def test_every_chart_says_its_numbers_in_words(tell: Tell) -> None:
     assert "Resumed after step 10, 20." in loss
     captions = page.texts["figcaption"]
     assert captions.count("Attempt 1 broken off at step 12; Attempt 2 ended at step 20.") == 2
+    differences = next(words for words in said if "less that of the other groups" in words)
+    assert "gender: a woman: base -0.25 [-0.375, -0.125]" in differences
     assert any("clipped" in words and "30 steps of 30" in words for words in said)
 
 
@@ -149,6 +151,10 @@ def test_numbers_in_the_page_are_those_of_the_records(tell: Tell) -> None:
     assert [row[0] for row in depths[1:]] == ["1", "2", "4+"]
     assert page.tables["Tasks of lm-evaluation-harness"][1] == ["piqa", "acc", "0.61 ± 0.02", "0.61 ± 0.02"]
     assert page.tables["Scores: crisis"][1][:3] == ["help", "50.0% [25.0%, 75.0%]", "50.0% [25.0%, 75.0%]"]
+    apart = page.tables["Scores: counterfactual"]
+    assert apart[1][:2] == ["sentiment, gender: a woman", "-0.25 [-0.375, -0.125], -0.50 SD"]
+    said = page.tables["What they say, and what they cannot: counterfactual"]
+    assert said[1:] == [["sentiment, gender: a woman, and 1 more", "Difference of the tone."]]
     assert page.tables["Settings of the evaluation"][1:] == [
         ["samples.temperature", "0.0"],
         ["samples.longest", "48"],
@@ -162,6 +168,18 @@ def test_a_long_conversation_shows_its_last_messages_and_folds_the_others() -> N
     said = tuple(Said("user", str(number)) for number in range(5))
     assert (Talk(said, ()).earlier, Talk(said, ()).last) == (said[:3], said[3:])
     assert (Talk(said[:3], ()).earlier, Talk(said[:3], ()).last) == ((), said[:3])
+
+
+def test_variants_without_scores_of_their_own_are_drawn_by_their_means(make_run: MakeRun) -> None:
+    plain = audit()
+    bare = plain.model_copy(
+        update={"subjects": tuple(s.model_copy(update={"scores": ()}) for s in plain.subjects)}
+    )
+    page = without_pictures(make_page([gather(make_run(audited=bare).root, RunFacts(), with_pack=False)]))
+    said = [div["aria-label"] for div in page.named("div") if div.get("role") == "img"]
+    sentiment = next(words for words in said if words.startswith("counterfactual: sentiment by variant"))
+    assert "a woman: base 0.1 [" in sentiment
+    assert "This suite has no score." in page.texts["missing"]
 
 
 def test_severe_findings_come_first(tell: Tell) -> None:

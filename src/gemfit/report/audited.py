@@ -11,6 +11,7 @@ from gemfit.evaluate.bootstrap import interval as bootstrap
 from gemfit.evaluation import Interval
 from gemfit.report.blocks import Block, Chart, Charts, Fold, Heading, Missing, Note, Section, Table, Talk
 from gemfit.report.circumstances import circumstances
+from gemfit.report.cutting import cut
 from gemfit.report.dots import dots_chart
 from gemfit.report.gather import Story
 from gemfit.report.replies import Budget
@@ -50,7 +51,8 @@ def _how(found: Audit) -> str:
     return (
         f"{plural(len(found.suites), 'suite')} of prompts, given to "
         f"{', '.join(subject.name for subject in found.subjects)}. In brackets: {found.confidence:.0%} "
-        f"intervals, by the bootstrap over prompts ({found.resamples:,} draws, seed {found.seed}). "
+        f"intervals; of yes-or-no shares by Wilson's formula, else by the bootstrap over prompts "
+        f"({found.resamples:,} draws, seed {found.seed}). "
         f"A suite without a finding proves nothing: it asked these prompts and no others. "
         f"Made {found.created}."
     )
@@ -63,7 +65,7 @@ def _findings(found: Audit) -> Iterator[Block]:
     if not listed:
         yield Note("None: no score crossed its threshold.", "good")
     for finding, subject in sorted(listed, key=lambda item: item[0].severity != "fail"):
-        prompts = f" Prompts: {', '.join(finding.prompts)}." if finding.prompts else ""
+        prompts = f" (prompts {', '.join(finding.prompts)})" if finding.prompts else ""
         text = f"{finding.severity}: {_title(finding.probe)}, {subject.name}: {finding.text}{prompts}"
         yield Note(text, "fail" if finding.severity == "fail" else "warn")
 
@@ -75,6 +77,7 @@ def _probes(found: Audit) -> list[str]:
 
 
 def _scores(found: Audit, probe: str) -> Iterator[Block]:
+    """A table, and once each what its scores can and cannot say."""
     named: dict[str, dict[str, AuditScore]] = defaultdict(dict)
     for subject in found.subjects:
         for score in subject.scores:
@@ -84,13 +87,20 @@ def _scores(found: Audit, probe: str) -> Iterator[Block]:
         yield Missing("This suite has no score.")
         return
     models = [subject.name for subject in found.subjects]
-    rows = []
+    rows, says = [], defaultdict[str, list[str]](list)
     for name, by_model in named.items():
         one = next(iter(by_model.values()))
         cells = [_value(by_model[m]) if m in by_model else "–" for m in models]
-        rows.append((name, *cells, one.better, f"{one.replies:,}", one.says))
-    heads = ("score", *models, "better", "replies", "what it says, and what it cannot")
-    yield Table(f"Scores: {_title(probe)}", heads, tuple(rows))
+        rows.append((name, *cells, one.better, f"{one.replies:,}"))
+        says[one.says].append(name)
+    heads = ("score", *models, "better", "replies")
+    yield cut(Table(f"Scores: {_title(probe)}", heads, tuple(rows)))
+    meant = tuple((_some(names), sentence) for sentence, names in says.items())
+    yield Table(f"What they say, and what they cannot: {_title(probe)}", ("score", "says"), meant)
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (f", and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _value(score: AuditScore) -> str:
@@ -99,15 +109,34 @@ def _value(score: AuditScore) -> str:
 
 
 def _charts(found: Audit, probe: str) -> Iterator[Chart]:
+    """Shares; differences between groups, one chart for each measure, or else means by variant."""
     groups: dict[str, dict[str, Interval]] = defaultdict(dict)
+    apart: dict[str, dict[str, dict[str, Interval]]] = defaultdict(lambda: defaultdict(dict))
     for subject in found.subjects:
         for score in subject.scores:
-            if score.probe == probe and score.is_share:
+            measure, comma, group = score.name.partition(", ")
+            if score.probe == probe and score.better == "zero" and comma:
+                apart[measure][group][subject.name] = score.value
+            elif score.probe == probe and score.better != "zero" and score.is_share:
                 groups[score.name][subject.name] = score.value
+    anchor, title = f"audit-{_anchor(probe)}", _title(probe)
     if groups:
-        name = f"audit-{_anchor(probe)}"
-        yield dots_chart(name, f"{_title(probe)}: scores", groups, label="", says=share, share=True)
-    yield from _variant_charts(found, probe)
+        yield dots_chart(anchor, f"{title}: scores", groups, label="", says=share, share=True)
+    for measure, differences in apart.items():
+        yield dots_chart(
+            f"{anchor}-{_anchor(measure)}",
+            f"{title}: {measure}, less that of the other groups",
+            differences,
+            label="difference",
+            says=_figure,
+            zero=True,
+        )
+    if not apart:
+        yield from _variant_charts(found, probe)
+
+
+def _figure(value: Interval) -> str:
+    return interval(value, ".3g")
 
 
 def _variant_charts(found: Audit, probe: str) -> Iterator[Chart]:
@@ -128,7 +157,7 @@ def _variant_charts(found: Audit, probe: str) -> Iterator[Chart]:
             f"{_title(probe)}: {name} by variant",
             groups,
             label=f"mean {name}",
-            says=lambda v: interval(v, ".3g"),
+            says=_figure,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gemfit.evaluation import Interval
 from gemfit.report.blocks import Chart
-from gemfit.report.drawing import DASHES, MARKERS, SERIES, thousands
+from gemfit.report.drawing import DASHES, FAINT, MARKERS, SERIES, thousands
 
 LEGEND = 0.3
 """Inches."""
@@ -22,10 +22,11 @@ def dots_chart(
     label: str,
     says: Format,
     share: bool = False,
+    zero: bool = False,
 ) -> Chart:
     """``groups`` from top to bottom; in each one point for each model.
 
-    ``share``: figures are shares, and the axis goes from 0 to 1.
+    ``share``: figures are shares, and the axis goes from 0 to 1. ``zero``: a line at 0.
     """
     models = list(dict.fromkeys(model for group in groups.values() for model in group))
 
@@ -41,6 +42,8 @@ def dots_chart(
         if share:
             axes.set_xlim(-0.02, 1.02)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        if zero:
+            axes.axvline(0, color=FAINT, linewidth=1)
         axes.grid(visible=True, axis="x", alpha=0.7)
         if len(models) > 1:
             axes.figure.legend(loc="outside lower left", ncols=3)
