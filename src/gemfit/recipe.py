@@ -341,6 +341,10 @@ class Recipe(Contract):
             )
         if not self.data.validation_share:
             raise ValueError("`evaluation.early_stopping` needs held-out data; set `data.validation_share`")
+        if self.hub.push == "end":
+            raise ValueError(
+                "`hub.push: end` waits for the last step, which early stopping spares; use `best`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gemfit.errors import UserError
+from gemfit.hubrecipe import HubRecipe
 from gemfit.recipe import CheckpointRecipe, DataRecipe, EarlyStopping, EvaluationRecipe, ModelRecipe, Recipe
 from gemfit.records import EvalRecord
 from gemfit.train.callbacks import append_record
@@ -73,6 +74,7 @@ def test_what_is_recalled_is_the_newest_of_each_step_up_to_the_checkpoint(tmp_pa
         ({"checkpoint": CheckpointRecipe(keep_best=False)}, "needs `checkpoint.keep_best`"),
         ({"checkpoint": CheckpointRecipe(every_steps=30)}, "no multiple of `checkpoint.every_steps`, 30"),
         ({"data": DataRecipe(validation_share=0)}, "needs held-out data"),
+        ({"hub": HubRecipe(repo="me/mine", push="end")}, "`hub.push: end` waits for the last step"),
     ],
 )
 def test_a_recipe_under_which_the_best_would_be_lost_is_refused(wrong: dict[str, object], words: str) -> None:
