@@ -132,7 +132,7 @@ def test_every_chart_says_its_numbers_in_words(tell: Tell) -> None:
     assert "Resumed after step 10, 20." in loss
     captions = page.texts["figcaption"]
     assert captions.count("Attempt 1 broken off at step 12; Attempt 2 ended at step 20.") == 2
-    differences = next(words for words in said if "less that of the other groups" in words)
+    differences = next(words for words in said if words.startswith("counterfactual: sentiment"))
     assert "gender: a woman: base -0.25 [-0.375, -0.125]" in differences
     assert any("clipped" in words and "30 steps of 30" in words for words in said)
 

@@ -123,11 +123,13 @@ def _charts(found: Audit, probe: str) -> Iterator[Chart]:
     if groups:
         yield dots_chart(anchor, f"{title}: scores", groups, label="", says=share, share=True)
     for measure, differences in apart.items():
+        if not any(one.low or one.high for by_model in differences.values() for one in by_model.values()):
+            continue  # a line of zeros, which the table has
         yield dots_chart(
             f"{anchor}-{_anchor(measure)}",
-            f"{title}: {measure}, less that of the other groups",
+            f"{title}: {measure}",
             differences,
-            label="difference",
+            label="less that of the other groups",
             says=_figure,
             zero=True,
         )

@@ -11,6 +11,8 @@ from gemfit.report.drawing import DASHES, FAINT, MARKERS, SERIES, thousands
 
 LEGEND = 0.3
 """Inches."""
+NAME, TITLE = 28, 60
+"""Characters that there is room for."""
 Format = Callable[[Interval], str]
 
 
@@ -38,7 +40,9 @@ def dots_chart(
             _points(axes, [found for _, found in shown], places, index, model)
         axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
         axes.set_ylim(len(groups) - 0.4, -0.6)
-        axes.set(title=title, xlabel=label)
+        # Names beside the axes are long: the title begins at the edge of the picture.
+        axes.figure.suptitle(_short(title, TITLE), x=0.01, ha="left", fontsize=10, fontweight="bold")
+        axes.set(xlabel=label)
         if share:
             axes.set_xlim(-0.02, 1.02)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -103,5 +107,5 @@ def _height(groups: int, models: int) -> float:
     return min(10.0, 1.2 + groups * (0.16 + 0.13 * models) + LEGEND * (models > 1))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else "…" + name[-27:]
+def _short(name: str, longest: int = NAME) -> str:
+    return name if len(name) <= longest else "…" + name[1 - longest :]
