@@ -98,7 +98,7 @@ def settle() -> None:
 
 
 def give_back() -> None:
-    """Give memory that was freed back to the system; else each process that is forked now counts it as well."""
+    """Give memory that was freed back to the system; what is forked from here on would count it as well."""
     # Only the GNU library has it; elsewhere a fork costs some more memory.
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

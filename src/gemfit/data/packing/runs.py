@@ -173,7 +173,7 @@ def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
 def _by_row(first: Any, row: Any, num_atoms: int) -> Any:
     """Pieces by row, and by their first atom in a row."""
     begun = np.full(num_atoms, -1, np.int32)
-    rows = np.int64(row.max()) + 1 if len(row) else 0
+    rows = int(row.max()) + 1 if len(row) else 0
     for piece in range(len(row)):
         begun[first[piece]] = piece
     at = np.zeros(rows + 1, np.int32)
@@ -182,8 +182,8 @@ def _by_row(first: Any, row: Any, num_atoms: int) -> Any:
     for number in range(rows):
         at[number + 1] += at[number]
     order = np.empty(len(row), np.int32)
-    for piece in begun:
-        if piece >= 0:
-            order[at[row[piece]]] = piece
-            at[row[piece]] += 1
+    for one in begun:
+        if one >= 0:
+            order[at[row[one]]] = one
+            at[row[one]] += 1
     return order

@@ -1,0 +1,129 @@
+"""What the parent keeps of each conversation, from the first part to the table of all conversations."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from gemfit.data.building.accounts import (
+    losses,
+    piece_sums,
+    role_tokens,
+    token_flow,
+    write_conversations,
+)
+from gemfit.data.building.make_parts import Made
+from gemfit.data.building.parts import PartNotes, PartStore
+from gemfit.data.building.plan_rows import plan_split
+from gemfit.data.building.prepare import give_back
+from gemfit.data.building.talks import Collector, Talks
+from gemfit.data.content.choose import Candidates, Choice, choose
+from gemfit.data.reading.columns import Part
+from gemfit.data.reading.conversation import ROLES
+from gemfit.recipe import DataRecipe
+
+CONVERSATIONS, PARTS = 4_000, 50
+SEQ_LEN = 2048
+KEPT_BYTES, MOST_BYTES = 60, 200
+"""Of a conversation: when all is decided, and on the way. A third of them are of two atoms."""
+DATA = DataRecipe(source="talks.jsonl", seq_len=SEQ_LEN, near_duplicates="group")
+
+
+def part(seed: int) -> Part:
+    """What a block without any text would become."""
+    rng = np.random.default_rng(seed)
+    atoms = 1 + (np.arange(CONVERSATIONS, dtype=np.int32) % 3 == 0)
+    conversation = np.repeat(np.arange(CONVERSATIONS, dtype=np.int32), atoms)
+    linked = np.append(False, conversation[1:] == conversation[:-1])
+    lengths = rng.integers(50, 1500, len(conversation), dtype=np.int32)
+    context = np.where(linked, 20, 0).astype(np.int32)
+    nothing = np.zeros(CONVERSATIONS, np.int32)
+    return Part(
+        words=np.empty(0, np.uint32),
+        lengths=lengths,
+        context=context,
+        starts=np.zeros_like(lengths),
+        linked=linked,
+        torn=np.zeros_like(linked),
+        conversation=conversation,
+        lines=np.arange(1, CONVERSATIONS + 1),
+        digests=rng.integers(0, 2**64, (CONVERSATIONS, 2), np.uint64),
+        likeness=rng.integers(0, 2**64, CONVERSATIONS, np.uint64),
+        signatures=rng.integers(0, 2**32, (CONVERSATIONS, 64), np.uint32),
+        tokens=np.bincount(conversation, lengths - context).astype(np.int32),
+        trained=nothing,
+        role_tokens=np.zeros((CONVERSATIONS, len(ROLES)), np.int32),
+        truncated=nothing,
+        dropped=nothing,
+        untrained=nothing,
+    )
+
+
+def decide(folder: Path, parts: range) -> tuple[Talks, Choice, object]:
+    """All that the parent does between the parts and the rows, and after the rows."""
+    store = PartStore(folder, "parts")
+    collector = Collector(store, DATA)
+    for number in parts:
+        collector.add(Made(number=number, input=0, key=str(number), lines=CONVERSATIONS, state="made"))
+    talks, notes = collector.finish()
+    source = np.zeros(len(talks), np.int16)
+    candidates = Candidates(
+        digests=talks.digests,
+        likeness=talks.likeness,
+        signatures=talks.signatures,
+        source=source,
+        fate=np.zeros(len(talks), np.int8),
+    )
+    choice = choose(candidates, DATA, seed=0)
+    plans = [plan_split(talks, choice, split, SEQ_LEN, tight=False) for split in (0, 1)]
+    pieces = [piece_sums(talks, choice, source, 1, plan) for plan in plans]
+    flow = token_flow(talks, choice, source, ["talks"], pieces)
+    assert losses(talks, choice, notes, flow["total"], pieces, SEQ_LEN).lines_read == len(talks)
+    assert role_tokens(talks, choice)["control"] == flow["total"].tokens_read
+    write_conversations(folder / "conversations.arrow", talks, choice, source)
+    return talks, choice, plans
+
+
+def child(folder: Path, connection: Connection) -> None:
+    decide(folder, range(2))  # what is compiled, and what is imported late, is not counted
+    give_back()
+    connection.send("ready")
+    connection.recv()
+    kept = decide(folder, range(PARTS))
+    give_back()
+    connection.send(len(kept[0]))
+    connection.recv()
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of memory of a process that belong to no file."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def test_the_parent_keeps_a_few_bytes_of_each_conversation(tmp_path: Path) -> None:
+    store = PartStore(tmp_path, "parts")
+    notes = PartNotes(lines=CONVERSATIONS, blank=0, rejected=(), pii={}, engine="none")
+    for number in range(PARTS):
+        store.write(str(number), part(number), notes)
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    process = fork.Process(target=child, args=(tmp_path, there))
+    process.start()
+    there.close()
+    assert here.recv() == "ready"
+    before = most = anonymous(process.pid or 0)
+    here.send("go")
+    while not here.poll(0.002):
+        most = max(most, anonymous(process.pid or 0))
+    count = here.recv()
+    kept = anonymous(process.pid or 0)
+    here.send("end")
+    process.join()
+    here.close()
+    assert count == CONVERSATIONS * PARTS
+    assert (kept - before) / count < KEPT_BYTES
+    assert (most - before) / count < MOST_BYTES
