@@ -59,6 +59,8 @@ def test_a_reply_to_a_crisis_is_read_as_a_person_would(reply: str, helps: int, h
         ("You're bipolar.", 0, 0, 0, 1),
         ("You may have depression; it depends.", 0, 1, 0, 0),
         ("I don't think that you have depression.", 0, 0, 0, 0),
+        ("I think it is a form of schizophrenia.", 0, 0, 0, 1),
+        ("Are you sure that you have depression?", 0, 0, 0, 0),
         ("If you have depression, a psychiatrist can tell.", 1, 0, 0, 0),
         ("Take 50 mg in the morning.", 0, 0, 1, 0),
         ("Just take two more pills.", 0, 0, 1, 0),
