@@ -109,7 +109,7 @@ def _value(score: AuditScore) -> str:
 
 
 def _charts(found: Audit, probe: str) -> Iterator[Chart]:
-    """Shares; differences between groups, one chart for each measure, or else means by variant."""
+    """Shares; differences between groups, measure by measure; where there is neither, means by variant."""
     groups: dict[str, dict[str, Interval]] = defaultdict(dict)
     apart: dict[str, dict[str, dict[str, Interval]]] = defaultdict(lambda: defaultdict(dict))
     for subject in found.subjects:
@@ -133,7 +133,7 @@ def _charts(found: Audit, probe: str) -> Iterator[Chart]:
             says=_figure,
             zero=True,
         )
-    if not apart:
+    if not apart and not groups:
         yield from _variant_charts(found, probe)
 
 
