@@ -4,8 +4,10 @@
 
 One run, in this process, with one thread. It saves every ``--every`` steps, and each save is pushed to
 another Hub on this machine: one that works, one that answers every upload with 500, one that takes the
-connection and never answers, and none at all, in an order that turns from round to round. A step is
-compared with the median step of its own round under no Hub, so that slow changes of the machine cancel.
+connection and never answers, and none at all, in an order that turns from round to round. While a push
+is under way, its process is held (SIGSTOP) during every other step: a step beside it is compared with its
+neighbour without it, so that whatever else the machine does falls on both. Under no Hub nothing is held, and
+the same ratio shows what is left of that.
 
 Then the same once more with ``--pace`` seconds in each step in which the processor is free, as it is
 while a GPU computes. Without them training and pushing want the same cores: that is the worst case.
@@ -18,6 +20,7 @@ import json
 import logging
 import os
 import resource
+import signal
 import statistics
 import sys
 import tempfile
@@ -32,6 +35,7 @@ from unittest import mock
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
+import numpy as np
 from checkpoint_runs import make_plan, sample, steps_of
 from transformers import TrainerCallback
 
@@ -63,6 +67,8 @@ class Turns:
         self.processor_seconds: dict[str, float] = defaultdict(float)
         self.kind = KINDS[0]
         self.used = _children()
+        self.beside: dict[int, bool] = {}
+        """Steps with a push under way, or of no Hub, and whether the process was free to run."""
 
     def begin(self) -> None:
         """Nothing waits in a new run."""
@@ -75,8 +81,20 @@ class Turns:
             self.pusher = Pusher(self.run, self.plan)
             self.pusher.committed(step)
 
+    def hold(self, step: int) -> None:
+        """Before ``step``: stop the process that pushes, or let it go on; the order turns pair by pair."""
+        held = step % 4 in (0, 1)
+        process = self.pusher._process if self.pusher is not None else None
+        alive = process is not None and process.poll() is None
+        if process is not None and alive:
+            os.kill(process.pid, signal.SIGSTOP if held else signal.SIGCONT)
+        if alive or self.pusher is None:
+            self.beside[step] = not held
+
     def end_turn(self) -> None:
         if self.pusher is not None:
+            if self.pusher._process is not None and self.pusher._process.poll() is None:
+                os.kill(self.pusher._process.pid, signal.SIGCONT)
             self.pusher.finish(0)
         used = _children()
         self.processor_seconds[self.kind] += used - self.used
@@ -87,10 +105,13 @@ class Turns:
 
 
 class Pace(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Leaves the processor alone for a while in each step."""
+    """Leaves the processor alone for a while in each step, and holds the process that pushes in some."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, turns: Turns) -> None:
+        self.seconds, self.turns = seconds, turns
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.turns.hold(state.global_step + 1)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         time.sleep(self.seconds)
@@ -127,7 +148,7 @@ def measure(root: Path, data: Path, *, rounds: int, every: int, pace: float) -> 
         def paced(**kwargs: Any) -> PackedTrainer:
             trainer = PackedTrainer(**kwargs)
             trainer.pusher = turns
-            trainer.add_callback(Pace(pace))
+            trainer.add_callback(Pace(pace, turns))
             return trainer
 
         with mock.patch.object(training, "PackedTrainer", paced):
@@ -135,50 +156,57 @@ def measure(root: Path, data: Path, *, rounds: int, every: int, pace: float) -> 
         assert code == ExitCode.DONE, code
         uploads = {kind: server.count("PUT", UPLOADS) for kind, server in servers.items()}
         commits = {kind: server.count("POST", "/commit/") for kind, server in servers.items()}
-    found = compared(run, every, rounds)
+    seconds = {record.step: record.seconds for record in steps_of(run) if record.seconds is not None}
     sent = Counter(kind_of(one.push.step, every) for one in Spool.of(run).sent())
-    for kind, row in found.items():
-        row["uploads_begun"], row["commits"] = uploads.get(kind, 0), commits.get(kind, 0)
-        row["sent"] = sent[kind]
-        row["processor_seconds_a_save"] = turns.processor_seconds[kind] / rounds
-    return found
-
-
-def compared(run: RunDir, every: int, rounds: int) -> dict[str, Any]:
-    """Median step of each kind, and its ratio to that of no Hub, round by round."""
-    seconds: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for record in steps_of(run):
-        stretch = (record.step - 1) // every
-        if stretch and record.seconds is not None:
-            place = (stretch - 1) // len(KINDS), kind_of(stretch * every, every)
-            seconds[place].append(record.seconds)
-    medians = {place: statistics.median(values) for place, values in seconds.items()}
     found = {}
     for kind in KINDS:
-        ratios = [medians[number, kind] / medians[number, KINDS[0]] for number in range(rounds)]
-        every_one = [value for place, values in seconds.items() if place[1] == kind for value in values]
-        found[kind] = {
-            "steps": len(every_one),
-            "step_seconds": statistics.median(every_one),
-            "ratio": statistics.median(ratios),
-            "ratios": ratios,
+        found[kind] = compared(
+            seconds, turns.beside, [s for s in seconds if s > every and _kind(s, every) == kind]
+        )
+        found[kind] |= {
+            "sent": sent[kind],
+            "uploads_begun": uploads.get(kind, 0),
+            "commits": commits.get(kind, 0),
+            "processor_seconds_a_save": turns.processor_seconds[kind] / rounds,
         }
     return found
+
+
+def _kind(step: int, every: int) -> str:
+    """Whose turn ``step`` is: that of the save before it."""
+    return kind_of((step - 1) // every * every, every)
+
+
+def compared(seconds: dict[int, float], beside: dict[int, bool], steps: list[int]) -> dict[str, Any]:
+    """Steps beside a push against their neighbours while it was held."""
+    pairs = [(s, s + 1) for s in steps if s % 2 == 1 and s in beside and s + 1 in beside and s + 1 in steps]
+    free = [seconds[pair[0] if beside[pair[0]] else pair[1]] for pair in pairs]
+    held = [seconds[pair[1] if beside[pair[0]] else pair[0]] for pair in pairs]
+    ratios = np.array(free) / np.array(held)
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    return {
+        "pairs": len(pairs),
+        "step_seconds": statistics.median(seconds[step] for step in steps),
+        "beside_seconds": statistics.median(free),
+        "held_seconds": statistics.median(held),
+        "ratio": float(np.median(ratios)),
+        "interval": [float(edge) for edge in np.quantile(np.median(draws, axis=1), [0.025, 0.975])],
+    }
 
 
 def report(found: dict[str, Any]) -> None:
     """Tables in Markdown."""
     for name, rows in found.items():
         print(f"\n{name}\n")
-        print(
-            "| Hub | steps | median step, s | ratio | of the rounds | sent | uploads begun | CPU s a save |"
-        )
+        print("| Hub | pairs | median step, s | beside / held | 95 % | sent | uploads begun | CPU s a save |")
         print("|---|---:|---:|---:|---|---:|---:|---:|")
         for kind, row in rows.items():
-            span = f"{min(row['ratios']):.3f} to {max(row['ratios']):.3f}"
-            begun, used = row["uploads_begun"], row["processor_seconds_a_save"]
-            numbers = f"{row['steps']} | {row['step_seconds']:.4f} | {row['ratio']:.3f} | {span}"
-            print(f"| {kind} | {numbers} | {row['sent']} | {begun} | {used:.1f} |")
+            low, high = row["interval"]
+            numbers = (
+                f"{row['pairs']} | {row['step_seconds']:.3f} | {row['ratio']:.3f} | {low:.3f} to {high:.3f}"
+            )
+            used = row["processor_seconds_a_save"]
+            print(f"| {kind} | {numbers} | {row['sent']} | {row['uploads_begun']} | {used:.1f} |")
 
 
 def _children() -> float:

@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, push, say what was sent and what is not."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Its own lines would name addresses that carry signatures, and the loop around it tells the trouble.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     # Before transformers and huggingface_hub are imported: they would talk, and draw bars into a file.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
