@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 STRETCH = 2**16
 """Entries that are looked at at once where all of a column are: what is made of them stays small."""
-KEPT_BYTES = 2**20
+KEPT_BYTES = 2**23
 """Smaller columns are not worth the fault that brings their pages back."""
 pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
 """For compiled code: descriptor, address, bytes, offset; what it reads is no mapped page."""

@@ -94,9 +94,24 @@ class PartFiles:
         self.descriptors[:] = -1
 
 
-def gather(pieces: Pieces, atoms: NDArray[np.void], files: PartFiles, *, seq_len: int, pad: int) -> RowArrays:
-    """The rows that these pieces make. atoms: all of them, of type ``ATOM``."""
-    words = np.full((len(pieces.row_ends) - 1, seq_len), pad, np.uint32)  # pad has no flag: no label
+class Room(NamedTuple):
+    """Where rows are laid out, batch after batch: fresh pages for each would cost as much as the copy."""
+
+    words: NDArray[np.uint32]
+    """(rows, seq_len)"""
+    labels: NDArray[np.int32]
+    """(rows, seq_len)"""
+
+    @classmethod
+    def of(cls, rows: int, seq_len: int) -> Room:
+        """For this many rows at a time."""
+        return cls(np.empty((rows, seq_len), np.uint32), np.empty((rows, seq_len), np.int32))
+
+
+def gather(pieces: Pieces, atoms: NDArray[np.void], files: PartFiles, room: Room, *, pad: int) -> RowArrays:
+    """The rows that these pieces make, until ``room`` is used again. atoms: all of them, of type ``ATOM``."""
+    rows = len(pieces.row_ends) - 1
+    words, labels = room.words[:rows], room.labels[:rows]
     parts = atoms["part"][pieces.first]  # a piece is one conversation's, so all of it is in one part
     needed = np.unique(parts).tolist()
     for start in range(0, len(needed), files.most):
@@ -106,7 +121,9 @@ def gather(pieces: Pieces, atoms: NDArray[np.void], files: PartFiles, *, seq_len
         failed = _fill(words, *pieces, chosen, atoms.view(np.ndarray), files.descriptors)
         if failed >= 0:
             raise OSError(f"{files.paths[parts[failed]]}: could not be read to its end")
-    return RowArrays(words.view(np.int32), *_finish(words, pieces.row_ends, pieces.lengths))
+    return RowArrays(
+        words.view(np.int32), labels, *_finish(words, labels, pieces.row_ends, pieces.lengths, pad)
+    )
 
 
 @njit(cache=True)
@@ -133,22 +150,23 @@ def _fill(words, first, num_atoms, lengths, row_ends, chosen, atoms, descriptors
 
 
 @njit(cache=True)
-def _finish(words, row_ends, lengths):  # type: ignore[no-untyped-def]
-    """Labels, tokens and trained tokens of rows; ``words`` become ids in place."""
-    rows, seq_len = words.shape
-    labels = np.empty((rows, seq_len), np.int32)
+def _finish(words, labels, row_ends, lengths, pad):  # type: ignore[no-untyped-def]
+    """Tokens and trained tokens of rows; ``words`` become ids in place, ``labels`` are written."""
+    rows = len(words)
     tokens = np.zeros(rows, np.int32)
     trained = np.zeros(rows, np.int32)
     for row in range(rows):
         for piece in range(row_ends[row], row_ends[row + 1]):
             tokens[row] += lengths[piece]
         count = np.int32(0)
-        for column in range(seq_len):
+        for column in range(tokens[row]):
             word = words[row, column]
             ident = word & ~FLAG
             flagged = word != ident
             labels[row, column] = np.int32(ident) if flagged else np.int32(IGNORED)
             count += np.int32(flagged)
             words[row, column] = ident
+        words[row, tokens[row] :] = pad
+        labels[row, tokens[row] :] = IGNORED
         trained[row] = count
-    return labels, tokens, trained
+    return tokens, trained

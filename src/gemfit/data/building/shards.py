@@ -19,7 +19,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gemfit.data.building.gather import PartFiles, Pieces, RowArrays, gather
+from gemfit.data.building.gather import PartFiles, Pieces, Room, RowArrays, gather
 from gemfit.data.columnfile import let_go
 from gemfit.data.reading.columns import Ints
 from gemfit.data.store import BATCHES, COUNTS
@@ -106,7 +106,7 @@ def write_shard(
     """Gather the rows of one file and write them; ``at`` is told how many more rows are done."""
     batch_rows = max(1, BATCH_BYTES // (8 * source.seq_len))
     schema = row_schema(source.seq_len)
-    files = PartFiles.of(source.paths)
+    files, room = PartFiles.of(source.paths), Room.of(batch_rows, source.seq_len)
     edges: list[tuple[int, int]] = []
     counts: list[NDArray[np.int64]] = [np.empty((2, 0), np.int64)]
     path = folder / job.split / job.name
@@ -118,7 +118,7 @@ def write_shard(
                     # The schema goes out together with the first batch.
                     edges.append((start, sink.size or schema.serialize().size))
                     stop = min(start + batch_rows, job.stop)
-                    batch, rows = _batch(plan, start, stop, source, files, schema)
+                    batch, rows = _batch(plan, start, stop, source, files, room, schema)
                     writer.write_batch(batch)
                     counts.append(np.stack([rows.tokens, rows.trained]).astype(np.int64))
                     let_go(source.atoms)
@@ -183,14 +183,20 @@ def as_arrow(values: NDArray[Any]) -> pa.Array:
 
 
 def _batch(
-    plan: SplitPlan, start: int, stop: int, source: Source, files: PartFiles, schema: pa.Schema
+    plan: SplitPlan,
+    start: int,
+    stop: int,
+    source: Source,
+    files: PartFiles,
+    room: Room,
+    schema: pa.Schema,
 ) -> tuple[pa.RecordBatch, RowArrays]:
     ends = plan.row_ends[start : stop + 1]
     chosen = slice(int(ends[0]), int(ends[-1]))
     first, lengths = plan.first[chosen], plan.lengths[chosen]
     ends = ends - ends[0]
     pieces = Pieces(first, plan.num_atoms[chosen], lengths, ends)
-    rows = gather(pieces, source.atoms, files, seq_len=source.seq_len, pad=source.pad)
+    rows = gather(pieces, source.atoms, files, room, pad=source.pad)
     offsets = as_arrow(ends.astype(np.int32))
     begin = source.atoms[first]
     ragged = (lengths, plan.document[chosen].astype(np.int64), begin["start"], begin["context"])
