@@ -71,8 +71,7 @@ class BoundaryCallback(TrainerCallback):
         loss = summed / trainer.plan.batch.world_size
         rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {step} is {loss}; the last checkpoint is untouched")
+        check_finite(loss, f"the loss of step {step}")
         last = step >= state.max_steps
         ledger = LedgerRecord(attempt=trainer.attempt, step=step, rows=tuple(rows.tolist()))
         self._write(trainer.run.ledger_file, ledger)
@@ -86,6 +85,7 @@ class BoundaryCallback(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step, trainer = state.global_step, self.trainer
         found = trainer.measured[step]
+        check_finite(found.loss, f"the held-out loss at step {step}")
         self._write(
             trainer.run.metrics_file,
             EvalRecord(
@@ -140,6 +140,12 @@ class BoundaryCallback(TrainerCallback):
     def _write(self, path: Path, record: Contract) -> None:
         if rank() == 0:
             append_record(path, record)
+
+
+def check_finite(loss: float, what: str) -> None:
+    """``FloatingPointError`` for a loss that is no number: before a checkpoint is made of such weights."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"{what} is {loss}; the last checkpoint is untouched")
 
 
 def append_record(path: Path, record: Contract) -> None:
