@@ -1,15 +1,16 @@
 """Where a text may be cut without changing its tokens, and the proof that this holds.
 
-The claim: if characters *a* and *b* are ASCII and stand together, in this order, in no item of the
-vocabulary and in no added token, then the tokens of a text with *ab* in it are the tokens of what ends
-in *a*, followed by those of what begins with *b*. ``find_cuts`` grants it only to a tokenizer for which
-every step below holds, and says otherwise why not.
+The claim: if characters *a* and *b* stand together, in this order, in no item of the vocabulary and in no
+added token, then the tokens of a text with *ab* in it are the tokens of what ends in *a*, followed by those
+of what begins with *b*. ``find_cuts`` grants it only to a tokenizer for which every step below holds, and
+says otherwise why not. It goes by the last byte of *a* and the first of *b*: if these two are neighbours
+nowhere, neither are the characters.
 
 1. Added tokens are looked for first, the leftmost and among those the longest. None spans the cut, since
    none has *ab* in it, and none looks at its neighbours (``single_word``, ``lstrip``, ``rstrip``). So each
    side finds its own, special ones included, whether or not they are then passed over.
 2. The normalizer is none, or replaces each space by ``▁``: it works character by character. An item counts
-   with its ``▁`` read as spaces. ``▁`` in a text is not ASCII, and nothing is cut beside such a character.
+   twice, with its ``▁`` as they are and read as spaces. Between a space and a ``▁`` nothing is cut.
 3. The pre-tokenizer is none, or splits at one character or at runs of one: where it splits depends on
    that character alone, but for a run that the cut divides, and there it differs only at the cut.
 4. The model is BPE without dropout, affixes or whole words looked up before merging. A character is an item
@@ -38,7 +39,7 @@ from gemfit.data.encode.tokenizer_json import TokenizerJson
 SPACE = "▁"
 MARK = ord("<")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-_BETWEEN = "\N{DOUBLE DAGGER}"  # Between two items: any character that is not ASCII.
+_BETWEEN = "\0"  # Between two items; it parts, but does not allow a cut beside such a character.
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PLAIN_BPE: Mapping[str, tuple[Any, ...]] = {
     "type": ("BPE",),
@@ -67,17 +68,18 @@ def find_cuts(tokenizer: TokenizerJson) -> Cuts:
     """
     check_provable(tokenizer)
     items = [*tokenizer.vocabulary, *(token["content"] for token in tokenizer.added_tokens)]
-    joined = _BETWEEN.join(items).replace(SPACE, " ").encode()
-    data = np.frombuffer(joined, np.uint8)
-    # Where the latest mark is, and the latest byte that is not ASCII: each item comes behind such a byte.
+    joined = _BETWEEN.join(items)
+    data = np.frombuffer(_BETWEEN.join([joined, joined.replace(SPACE, " ")]).encode(), np.uint8)
+    # Where the latest mark is, and the end of the item before.
     places = np.arange(len(data))
-    mark, other = (np.maximum.accumulate(np.where(at, places, -1)) for at in (data == MARK, data >= 128))
-    unmarked = mark[:-1] <= other[:-1]
+    mark, end = (np.maximum.accumulate(np.where(data == byte, places, -1)) for byte in (MARK, 0))
+    unmarked = mark[:-1] <= end[:-1]
     cuts = np.ones((2, 256, 256), np.bool_)
     cuts[0, data[:-1][unmarked], data[1:][unmarked]] = False
     cuts[1, data[:-1], data[1:]] = False
-    cuts[:, 128:] = False
-    cuts[:, :, 128:] = False
+    cuts[:, :, 0x80:0xC0] = False  # inside a character
+    space = SPACE.encode()
+    cuts[:, ord(" "), space[0]] = cuts[:, space[-1], ord(" ")] = False
     return cuts
 
 

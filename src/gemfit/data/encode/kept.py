@@ -16,7 +16,7 @@ import numpy as np
 from gemfit.data.encode.merging import Merges
 from gemfit.data.encode.words import WordCache, make_word_cache
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of what the tables hold, or of how they are used."""
 _OTHERS = ("cuts", "runs")
 

@@ -148,8 +148,9 @@ def _touch_rows(table, long_from, eights, masks, runs, start, edges, count, word
         rows[made] = -1
         if size <= WORD_BYTES:
             mixed = (eights[start] & masks[size, 0]) * _MIX0
-            mixed ^= (eights[start + 8] & masks[size, 1]) * _MIX1
-            mixed ^= (eights[start + 16] & masks[size, 2]) * _MIX2
+            if size > 8:  # else both are nothing
+                mixed ^= (eights[start + 8] & masks[size, 1]) * _MIX1
+                mixed ^= (eights[start + 16] & masks[size, 2]) * _MIX2
             mixed = (mixed ^ (mixed >> _32)) * _MIX3
             row = np.int64((mixed ^ (mixed >> _32)) & last) * ROW
             seen ^= table[row]
@@ -165,15 +166,19 @@ def _touch_rows(table, long_from, eights, masks, runs, start, edges, count, word
 @njit(cache=True)
 def _row_from(table, long_from, eights, masks, row, start, size):  # type: ignore[no-untyped-def]
     """The row of this word, or the empty one where it would be entered; there always is an empty one."""
-    key0, key1 = eights[start] & masks[size, 0], eights[start + 8] & masks[size, 1]
-    key2 = eights[start + 16] & masks[size, 2]
+    key = eights[start] & masks[size, 0]
     while True:
         known = table[row]
         if known == _EMPTY or (
             known & _LOW == np.uint64(size)
-            and table[row + _KEY] == key0
-            and table[row + _KEY + 1] == key1
-            and table[row + _KEY + 2] == key2
+            and table[row + _KEY] == key
+            and (
+                size <= 8
+                or (
+                    table[row + _KEY + 1] == eights[start + 8] & masks[size, 1]
+                    and table[row + _KEY + 2] == eights[start + 16] & masks[size, 2]
+                )
+            )
         ):
             return row
         row += ROW
