@@ -63,11 +63,18 @@ def _groups(
         (
             group,
             f"{max(of(s)[group].tokens for s in subjects if group in of(s)):,}",
-            *(_with_half(of(s)[group].loss, 3) if group in of(s) else "-" for s in subjects),
+            *(_loss(of(s).get(group)) for s in subjects),
         )
         for group in groups
     ]
     return table(names, rows, numbers=names[1:])
+
+
+def _loss(score: Score | None) -> str:
+    """A single conversation has no interval."""
+    if score is None:
+        return "-"
+    return _with_half(score.loss, 3) if score.conversations > 1 else f"{score.loss.value:.3f}        "
 
 
 def _tasks(subjects: Iterable[SubjectScores]) -> object:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gemfit.hubrecipe import HubRecipe
 from gemfit.plan import Plan
-from gemfit.recipe import CheckpointRecipe, LengthRecipe, ModelRecipe
+from gemfit.recipe import CheckpointRecipe, EvaluationRecipe, LengthRecipe, ModelRecipe
 from gemfit_launch.accelerate import RUN_DIR
 from gemfit_launch.configs import accelerate_yaml, deepspeed_json
 from gemfit_launch.hubtoken import token_source
@@ -71,7 +71,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
         ("warm-up", f"{recipe.optim.warmup_steps:,} steps, {plan.steps.warmup_share:.0%} of the run"),
         ("learning rate", f"{recipe.optim.learning_rate:g}, {recipe.optim.schedule}"),
         ("checkpoints", _checkpoints(recipe.checkpoint)),
-        ("evaluation", f"every {recipe.evaluation.every_steps:,} steps"),
+        ("evaluation", _evaluation(recipe.evaluation)),
     ]
     rows += [("hub", _hub(recipe.hub))] if recipe.hub.push != "never" else []
     out.print(facts(name, rows))
@@ -106,6 +106,12 @@ def _batch(plan: Plan) -> str:
     ranks, micro = _count(batch.world_size, "rank"), _count(batch.accumulation, "micro-step")
     idle = f" = {batch.slots} slots, {batch.idle} idle" if batch.idle else ""
     return f"{batch.effective} rows: {batch.per_device} a rank x {ranks} x {micro}{idle}"
+
+
+def _evaluation(evaluation: EvaluationRecipe) -> str:
+    early = evaluation.early_stopping
+    ends = f"; the run ends after {early.patience:,} without a lower loss" if early else ""
+    return f"every {evaluation.every_steps:,} steps{ends}"
 
 
 def _checkpoints(checkpoint: CheckpointRecipe) -> str:

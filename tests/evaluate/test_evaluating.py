@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from gemfit.data.store import open_pack
 from gemfit.data.tokenizer import pad_id
 from gemfit.errors import ExitCode, UserError
+from gemfit.evaluate import heldout
 from gemfit.evaluate.__main__ import main
 from gemfit.evaluate.evaluating import Settings, evaluate, make_exam
 from gemfit.evaluate.harness import task_scores
@@ -111,11 +113,12 @@ def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("strategy", ["single", "fsdp2"])
-def test_two_ranks_find_what_one_finds(strategy: str, run: RunDir, found: Evaluation, tmp_path: Path) -> None:
+def test_two_ranks_that_share_one_model_find_what_one_finds(
+    run: RunDir, found: Evaluation, tmp_path: Path
+) -> None:
     copied = copy(run, tmp_path)
     plan = json.loads(copied.plan_file.read_text())
-    plan["recipe"]["strategy"] = {"kind": strategy}  # under fsdp2 the ranks share one copy of the model
+    plan["recipe"]["strategy"] = {"kind": "fsdp2"}
     copied.plan_file.write_text(json.dumps(plan))
     options = ["--nproc", "2", "--device", "cpu", "--samples", "2", "--max-new-tokens", "3"]
     assert main([str(copied.root), *options]) == ExitCode.DONE
@@ -125,6 +128,33 @@ def test_two_ranks_find_what_one_finds(strategy: str, run: RunDir, found: Evalua
         assert two.overall.loss.value == one.overall.loss.value
         assert two.roles.keys() == one.roles.keys()
         assert two.samples == one.samples
+
+
+def test_ranks_with_a_model_each_find_what_one_finds(
+    run: RunDir, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exam = make_exam(run, QUICK, CPU)
+
+    def sums() -> TurnSums:
+        model, pad = trained.model.eval(), exam.pad_id
+        return heldout.measure(
+            model, exam.plan, exam.pack, exam.rows, exam.turns, pad_id=pad, progress=lambda count: None
+        )
+
+    alone, parts = sums(), []
+
+    def gather(own: Callable[[], Any]) -> list[Any]:
+        parts.append(own())
+        return parts
+
+    monkeypatch.setattr(heldout, "world_size", lambda: 3)
+    monkeypatch.setattr(heldout, "on_every_rank", gather)
+    for number in range(3):
+        monkeypatch.setattr(heldout, "rank", lambda number=number: number)
+        together = sums()
+    assert all(parts), "a rank had nothing to do"
+    for name in TurnSums.__slots__:
+        assert np.array_equal(getattr(together, name), getattr(alone, name))
 
 
 def test_a_model_in_shards_is_the_model(run: RunDir, trained: Trained, alone: None) -> None:

@@ -127,6 +127,16 @@ def test_samples_are_short_and_harmless_unless_asked_for_in_full(run: RunDir, cl
     assert "\x1b" not in short + whole
 
 
+def test_a_group_of_one_conversation_shows_no_interval(run: RunDir, cli: Cli) -> None:
+    write(run)
+    base = EVALUATION.subjects[0]
+    lone = base.depths["8+"].model_copy(update={"conversations": 1})
+    subjects = (base.model_copy(update={"depths": {"8+": lone}}),)
+    run.evaluation_file.write_text(EVALUATION.model_copy(update={"subjects": subjects}).to_json())
+    line = next(line for line in cli("eval", run.root, "--show").output.splitlines() if line.startswith("8+"))
+    assert line.split() == ["8+", "77", "3.000"]
+
+
 def test_json_is_the_evaluation_itself(run: RunDir, cli: Cli) -> None:
     write(run)
     shown = cli("eval", run.root, "--show", "--json").output

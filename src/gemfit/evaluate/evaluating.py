@@ -6,6 +6,7 @@ was measured stays where a later one fails.
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.collective import on_first_rank, rank, world_size
 from gemfit.train.export import packed_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +115,11 @@ def make_exam(run: RunDir, settings: Settings, device: torch.device) -> Exam:
     marks = make_marks(tokenizer, evidence.manifest.format, evidence.manifest.eos)
     described = list(Describer(evidence, marks).rows(settings.split, range(len(pack))))
     openings = choose(described, marks, tokenizer, count=settings.samples, seed=settings.seed)
+    if len(openings) < settings.samples and rank() == 0:
+        logger.warning(
+            "%d of %d samples: no more conversations have a whole reply in a row of %d tokens",
+            *(len(openings), settings.samples, evidence.manifest.seq_len),
+        )
     rows = np.sort(epoch_order(settings.seed, 0, len(pack))[: settings.rows])
     return Exam(plan, pack, rows, stretches(described), openings, pad_id(tokenizer))
 

@@ -12,6 +12,7 @@ from gemfit.evaluate.bootstrap import interval
 from gemfit.evaluate.heldout import Floats, TurnSums
 from gemfit.evaluation import ConversationLosses, Interval, Score
 
+ROLES = ("system", "user", "assistant", "tool")
 DEEPEST = 8
 """Turns from this one on are one group."""
 HIGHEST_LOSS = 700.0
@@ -47,8 +48,9 @@ def score(sums: TurnSums, drawn: Resampling) -> Score:
 
 
 def role_scores(sums: TurnSums, drawn: Resampling) -> dict[str, Score]:
-    """By the role that speaks, in the order in which roles appear."""
-    roles = dict.fromkeys(sums.role[sums.turn > 0].tolist())
+    """By the role that speaks, in the order in which a conversation begins."""
+    there = set(sums.role[sums.turn > 0].tolist())
+    roles = [role for role in ROLES if role in there]
     return {role: score(sums.only((sums.role == role) & (sums.turn > 0)), drawn) for role in roles}
 
 
