@@ -107,8 +107,8 @@ def load_into_engine(engine: Any, module: torch.nn.Module, weights: BaseWeights,
                 _fill(module, name, weights, _pieces(engine, parameter))
 
     on_every_rank(fill)
-    if trained and is_deepspeed(engine):
-        zero.publish(engine, 0)
+    if is_deepspeed(engine):
+        zero.publish(engine, 0) if trained else zero.gather_again(engine)
 
 
 def _fill(module: torch.nn.Module, name: str, weights: BaseWeights, pieces: Iterable[Piece]) -> None:

@@ -67,6 +67,13 @@ def shape_of(parameter: Any) -> torch.Size:
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
+def gather_again(engine: Any) -> None:
+    """Let small parameters, which stage 3 keeps gathered, have what their shards now hold. Collective."""
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.checkpoint_event_prologue()
+        engine.optimizer.checkpoint_event_epilogue()
+
+
 def publish(engine: Any, step: int) -> None:
     """Carry filled-in fp32 masters over to the parameters that the forward pass uses. Collective."""
     zero = engine.optimizer
