@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gemfit.evaluate.replies import SeededSampling, prompt_ids, replies
 from gemfit.evaluate.subject import Opened, find_subjects, open_packed, open_subject
 from gemfit.evaluation import Message
 from gemfit.recipe import Lora
+from gemfit.rundir import RunDir
 from gemfit.train.export import export
 from gemfit.train.model import load_model
 from train.trained import IDS, Trained, train
@@ -85,12 +87,24 @@ def test_without_an_evaluated_checkpoint_none_is_the_best(trained: Trained) -> N
 
 
 def test_before_the_first_checkpoint_there_is_only_the_base(trained: Trained, tmp_path: Path) -> None:
-    run = type(trained.run)(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     shutil.copytree(trained.run.root, run.root)
     shutil.rmtree(run.checkpoints)
     run.checkpoints.mkdir()
     with pytest.raises(UserError, match=r"there is base$"):
         find_subjects(run, ["latest"])
+
+
+def test_flash_attention_gives_way_on_a_cpu_and_that_is_said(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = json.loads(trained.run.plan_file.read_text())
+    plan["recipe"]["model"]["attention"] = "flash_attention_2"
+    run = RunDir(tmp_path)
+    run.plan_file.write_text(json.dumps(plan))
+    model = open_packed(run, find_subjects(run, ["base"])[0], "cpu")
+    assert model.config._attn_implementation == "sdpa"
+    assert "attention is sdpa: flash_attention_2" in caplog.text
 
 
 def say(opened: Opened, talks: list[list[Message]], temperature: float, batch_size: int) -> list[str]:

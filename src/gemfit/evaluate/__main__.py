@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         return ExitCode.USER_ERROR
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:

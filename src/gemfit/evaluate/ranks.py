@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -51,6 +52,8 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
     )
     try:
         elastic_launch(config, sys.executable)("-P", "-m", "gemfit.evaluate", *argv)
+    except SignalException as signalled:
+        return 128 + signalled.sigval
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
         return status if status in {code.value for code in ExitCode} else ExitCode.FAILED
