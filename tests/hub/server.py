@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def _serve(self) -> None:
-        self.taken, self.answered = 0, 0
+        self.taken, self.recorded = 0, False
         split = urlsplit(self.path)
         self.where, self.query = unquote(split.path), parse_qs(split.query)
         fault = self.hub.take_fault(self.command, self.where)
@@ -176,8 +176,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._fail(fault)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        with self.hub.lock:
-            self.hub.requests.append(Request(self.command, self.where, self.taken, self.answered))
+        self._record(0)
+
+    def _record(self, status: int) -> None:
+        """Once for each request, and before its answer: who has that finds the request in the list."""
+        if not self.recorded:
+            self.recorded = True
+            with self.hub.lock:
+                self.hub.requests.append(Request(self.command, self.where, self.taken, status))
 
     def _silently(self, action: Callable[[], None]) -> None:
         kept, self._answer = self._answer, lambda *args, **kwargs: None  # type: ignore[method-assign]
@@ -213,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         length: int | None = None,
     ) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body if body is not None else {}).encode()
-        self.answered = status
+        self._record(status)
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

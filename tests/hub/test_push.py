@@ -14,7 +14,8 @@ import torch
 from gemfit.errors import ExitCode
 from gemfit.hub import client
 from gemfit.hub.push import main
-from gemfit.hub.spool import Spool
+from gemfit.hub.spool import Spool, wanted_push
+from gemfit.hubrecipe import HubRecipe
 from gemfit.rundir import RunDir
 from gemfit.train.export import export
 from hub.conftest import REPO, Made
@@ -267,3 +268,29 @@ def test_a_step_that_was_never_saved_is_told_with_those_that_were(
 ) -> None:
     assert push(made, "--step", "7") == ExitCode.USER_ERROR
     assert "steps saved: 2" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_keeps_no_other_from_being_sent(
+    made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.save(4)
+    spool, recipe = Spool.of(made.run), HubRecipe(repo=REPO, push="every_save", tag=True)
+    for step in (2, 4):
+        spool.want(wanted_push(recipe, step))
+    next(made.run.checkpoint(2).glob("*.distcp")).write_bytes(b"damaged")
+    assert send(made.run) == ExitCode.USER_ERROR
+    assert "is damaged" in capsys.readouterr().err
+    assert spool.waiting() == [2]
+    assert hub.repos[REPO].tags == {"step-4": hub.repos[REPO].branches["main"]}
+
+
+def test_the_tag_of_a_step_that_is_pushed_again_moves(made: Made, hub: HubServer) -> None:
+    spool, recipe = Spool.of(made.run), HubRecipe(repo=REPO, push="every_save", tag=True, branch="trial")
+    tagged = []
+    for step in (4, 4):
+        made.save(step)
+        spool.want(wanted_push(recipe, step))
+        assert send(made.run) == ExitCode.DONE
+        tagged.append(hub.repos[REPO].tags["step-4"])
+    assert tagged[0] != tagged[1] == hub.repos[REPO].branches["trial"]
+    assert hub.repos[REPO].commits[hub.repos[REPO].branches["main"]] == {}

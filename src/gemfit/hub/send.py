@@ -33,15 +33,14 @@ def deliver_spool(
 ) -> Delivery:
     """Stage what is wanted, call ``staged``, and send all that is ready.
 
-    ``probe`` gives up at once on an endpoint that does not answer soon. ``UserError`` where something
-    cannot be staged, and where there is no token.
+    ``probe`` gives up at once on an endpoint that does not answer soon. ``UserError`` without a token.
     """
     spool, delivery = Spool.of(run), Delivery()
     with spool.hold(patience_seconds=lock_seconds) as alone:
         if not alone:
             delivery.reason = "another process is pushing this run"
         else:
-            _stage_wanted(run, spool)
+            _stage_wanted(run, spool, delivery)
             staged()
             try:
                 _send_staged(spool, delivery, patience, probe)
@@ -51,7 +50,7 @@ def deliver_spool(
     return delivery
 
 
-def _stage_wanted(run: RunDir, spool: Spool) -> None:
+def _stage_wanted(run: RunDir, spool: Spool, delivery: Delivery) -> None:
     wanted = spool.wanted()
     for push in wanted:
         for older in spool.staged():
@@ -62,9 +61,12 @@ def _stage_wanted(run: RunDir, spool: Spool) -> None:
         if not run.checkpoint(push.step).is_dir():
             logger.warning("step %d: not sent, its checkpoint is gone", push.step)
             spool.drop(push.step)
-        else:
-            logger.info("step %d: staging", push.step)
+            continue
+        logger.info("step %d: staging", push.step)
+        try:
             stage(run, push)
+        except UserError as error:
+            delivery.refused.append(str(error))
 
 
 def _send_staged(spool: Spool, delivery: Delivery, patience: Patience, probe: bool) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemfit.contract import Contract
+from gemfit.errors import UserError
 from gemfit.hubrecipe import HubRecipe
 from gemfit.manifest import FileDigest
 from gemfit.rundir import RunDir, write_atomic
@@ -87,7 +88,7 @@ class Delivery:
     reason: str = ""
     """Why some are waiting."""
     refused: list[str] = field(default_factory=list)
-    """What the Hub will not take as it is; that waits as well."""
+    """What cannot be staged, and what the Hub will not take as it is; that waits as well."""
 
 
 def wanted_push(hub: HubRecipe, step: int) -> Push:
@@ -139,7 +140,8 @@ class Spool:
 
     def wanted(self) -> list[Push]:
         """Pushes whose folder is not ready, oldest step first."""
-        return [Push.read(path) for path in sorted(self._wish_file(0).parent.glob("step-*.json"))]
+        found = [_read(path) for path in sorted(self._wish_file(0).parent.glob("step-*.json"))]
+        return [push for push in found if push is not None]
 
     def staged(self) -> list[Staged]:
         """Pushes that are ready to be sent, oldest step first."""
@@ -195,6 +197,16 @@ class Spool:
 
     def _wish_file(self, step: int) -> Path:
         return self.root / "wanted" / f"step-{step:08d}.json"
+
+
+def _read(path: Path) -> Push | None:
+    """A wish; ``None`` where a newer one has replaced it a moment ago."""
+    try:
+        return Push.read(path)
+    except UserError:
+        if path.exists():
+            raise
+        return None
 
 
 def _locked(descriptor: int) -> bool:
