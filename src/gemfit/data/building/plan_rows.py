@@ -2,7 +2,8 @@
 
 Conversations are taken in the order of their digests, so the rows depend neither on the order of the
 input nor on who made the parts. Rows are put into an order drawn from their number alone, because best
-fit leaves them sorted by length. Cost: some 50 bytes a conversation, a second for five million.
+fit leaves them sorted by length. Memory of a million conversations of 1.6 million atoms: 120 MB on the way,
+and 25 MB in the end.
 """
 
 from __future__ import annotations
