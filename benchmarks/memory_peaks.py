@@ -18,16 +18,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from bitsandbytes.functional import quantize_4bit
+from peft import LoraConfig, inject_adapter_in_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from gemfit.recipe import Lora, Quantization
 from gemfit.strategy import DeepSpeed, Single
 from gemfit.train.packed import SLICE_TOKENS, packed
+from gemfit.train.quantized import quantize
 from gemfit_launch.predict.architecture import Architecture
 from gemfit_launch.predict.knownmodels import shipped_architectures
 from gemfit_launch.predict.memory import working_memory
@@ -96,11 +101,21 @@ class Case:
     dtype: str
     recompute: bool
     attention: str
+    what: str = "full"
+    """`full`, `lora` of rank 16, or `qlora`: the same over weights in 4 bits."""
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        size, rows, tokens, dtype, how, attention = text.split(":")
-        return cls(size, int(rows), int(tokens), dtype, how == "recompute", attention)
+        size, rows, tokens, dtype, how, *others = text.split(":")
+        return cls(size, int(rows), int(tokens), dtype, how == "recompute", *others)
+
+    @property
+    def lora(self) -> Lora | None:
+        return None if self.what == "full" else Lora()
+
+    @property
+    def quantization(self) -> Quantization | None:
+        return Quantization() if self.what == "qlora" else None
 
     @property
     def architecture(self) -> Architecture:
@@ -127,7 +142,8 @@ def predict(case: Case) -> int:
     strategy = DeepSpeed(stage=1) if case.dtype == "bfloat16" else Single()
     setting = Setting(
         architecture=case.architecture,
-        lora=None,
+        lora=case.lora,
+        quantization=case.quantization,
         dtype="float32" if case.dtype == "float32" else "bfloat16",
         strategy=strategy,
         world_size=1,
@@ -148,7 +164,7 @@ def measure(case: Case) -> tuple[int, int]:
     """(peak above the states, states) of the second of two steps."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(case)
-        optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=True)
         living = Living()
         for tensor in (*model.parameters(), *model.buffers()):
             living.count(tensor)
@@ -185,7 +201,29 @@ def fake_model(case: Case) -> Any:
     torch.set_default_dtype(torch.float32)
     if case.recompute:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    if case.lora is not None:
+        compute = torch.float32 if case.dtype == "float32" else torch.bfloat16
+        _attach(model, case, compute)
     return model
+
+
+def _attach(model: Any, case: Case, compute: torch.dtype) -> None:
+    """Adapters of every linear layer, as peft makes them, and the base in 4 bits."""
+    assert case.lora is not None
+    options = {"r": case.lora.rank, "lora_alpha": case.lora.alpha, "target_modules": list(case.lora.targets)}
+    torch.set_default_dtype(torch.bfloat16 if case.dtype == "bfloat16" else torch.float32)
+    # They are where they should be, and a fake layer cannot be moved.
+    with mock.patch.object(torch.nn.Module, "to", lambda module, *_, **__: module):
+        inject_adapter_in_model(LoraConfig(**options, task_type="CAUSAL_LM"), model)
+    torch.set_default_dtype(torch.float32)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    if case.quantization is not None:
+        # A fake tensor cannot become a Params4bit, which the layer drops at once anyway.
+        with mock.patch(
+            "bitsandbytes.nn.modules.Params4bit", lambda data, **_: torch.nn.Parameter(data, False)
+        ):
+            quantize(model, case.quantization, compute)
 
 
 def make_micro_step(case: Case, model: Any) -> Callable[[], None]:
@@ -228,6 +266,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
     options = parser.parse_args()
+    quantize_4bit(torch.ones(64), compress_statistics=True)  # its tables cannot be made of fake tensors
     results = []
     for name in options.cases:
         measured, states = measure(Case.parse(name))

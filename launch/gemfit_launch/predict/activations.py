@@ -7,7 +7,7 @@ Liger. What `compile` keeps is the compiler's choice: it is counted as if layers
 
 from __future__ import annotations
 
-from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single
+from gemfit.strategy import DeepSpeed, Fsdp
 from gemfit_launch.predict.states import FLOAT32, REDUCE_BUCKET_ELEMENTS, Setting
 
 SLICE_TOKENS = 1024
@@ -91,10 +91,10 @@ def embedding_gradient_bytes(setting: Setting) -> int:
 
 def weight_cache_bytes(setting: Setting) -> int:
     """Casts of the layers' matrices that autocast remembers until the forward pass is over."""
-    if setting.quantization is not None and isinstance(setting.strategy, Single | Ddp):
-        return setting.compute_bytes * setting.trained if setting.compute_bytes != FLOAT32 else 0
-    if not setting.autocast:
+    if not setting.casts_inputs:
         return 0
+    if setting.quantization is not None:  # only adapters are cast
+        return setting.compute_bytes * setting.trained
     architecture = setting.architecture
     all_layers = setting.compute_bytes * architecture.linear_parameters * architecture.num_layers
     if setting.lora is None or not setting.checkpointing:
@@ -146,15 +146,14 @@ def _reduces_a_copy(setting: Setting) -> bool:
 
 
 def _norms(setting: Setting) -> float:
-    """Bytes a token: a norm keeps its input and its output in float32, and a factor.
+    """Bytes a token: a norm keeps its input in float32 and a factor, and its output where it is trained.
 
     Liger's keeps its input as it is, and the factor.
     """
     architecture = setting.architecture
+    plain = 2 * FLOAT32 if setting.lora is None else FLOAT32
     fused = setting.kernels == "liger"
-    of_stream, of_head = (
-        (stream_bytes(setting), setting.compute_bytes) if fused else (2 * FLOAT32, 2 * FLOAT32)
-    )
+    of_stream, of_head = (stream_bytes(setting), setting.compute_bytes) if fused else (plain, plain)
     a_norm = of_stream * architecture.hidden_size + FLOAT32
     heads = architecture.num_heads + architecture.num_kv_heads
     inner = heads * (of_head * architecture.head_dim + FLOAT32) if architecture.qk_norm else 0
@@ -166,7 +165,10 @@ def _attention(setting: Setting) -> float:
     architecture, compute = setting.architecture, setting.compute_bytes
     query = architecture.num_heads * architecture.head_dim
     keys = architecture.num_kv_heads * architecture.head_dim
-    inputs = (3 if setting.autocast else 1) * compute * architecture.hidden_size
+    inputs = (3 if setting.casts_inputs else 1) * compute * architecture.hidden_size
+    if setting.lora is not None:  # what lies between its two matrices; and the output's adapter casts too
+        inputs += compute * setting.lora.rank * len(setting.lora.targets)
+        inputs += compute * query if setting.casts_inputs else 0
     if setting.attention.startswith("flash_attention"):  # keys and values as they are
         return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * architecture.num_heads
     repeated = query if architecture.num_kv_heads > 1 else keys
@@ -186,6 +188,6 @@ def _feed_forward(setting: Setting) -> float:
     Liger's GeGLU keeps the gate only as it was before.
     """
     architecture, compute = setting.architecture, setting.compute_bytes
-    inputs = (2 if setting.autocast else 1) * compute * architecture.hidden_size
+    inputs = (2 if setting.casts_inputs else 1) * compute * architecture.hidden_size
     kept = 3 if setting.kernels == "liger" else 4
     return inputs + kept * compute * architecture.intermediate_size

@@ -56,7 +56,12 @@ class Setting:
 
         Beside weights in 4 bits everything frozen is in the type of computing already.
         """
-        return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp) and not self.quantization
+        return self.casts_inputs and self.quantization is None
+
+    @property
+    def casts_inputs(self) -> bool:
+        """Whether each trained matrix casts what it is multiplied with, because it is float32 itself."""
+        return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp)
 
     @property
     def trained_shapes(self) -> Shapes:
