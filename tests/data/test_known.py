@@ -10,6 +10,7 @@ import pytest
 
 from gemfit.data.building import known
 from gemfit.data.building.known import KnownTokenizer, backend_json, digest_of, known_tokenizer
+from gemfit.data.rendering.render import encode_control
 from gemfit.data.tokenizer import load_tokenizer, tokenizer_digest
 
 
@@ -47,6 +48,25 @@ def test_templates_are_rendered_by_the_library(
     messages = [{"role": "user", "content": " Hello "}, {"role": "assistant", "content": "Hi"}]
     wanted = load_tokenizer(str(tokenizer_folder)).apply_chat_template(messages, tokenize=False)
     assert twice.apply_chat_template(messages, tokenize=False) == wanted
+
+
+def test_control_text_is_encoded_once_and_then_known(
+    twice: KnownTokenizer, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, texts = load_tokenizer(str(tokenizer_folder)), ["<bos>", "<|user|>", "<eos>\n", ""]
+    wanted = [encode_control(loaded, text).tolist() for text in texts]
+    assert [encode_control(twice, text).tolist() for text in texts] == wanted
+    twice.forget()
+    monkeypatch.setattr(known, "Tokenizer", None)  # so that it cannot be loaded again
+    assert [encode_control(twice, text).tolist() for text in texts] == wanted
+    with pytest.raises(AttributeError):
+        encode_control(twice, "another text")
+
+
+def test_what_is_known_of_control_text_may_be_damaged(twice: KnownTokenizer) -> None:
+    right = encode_control(twice, "<eos>\n").tolist()
+    (twice.folder / "control.json").write_text('{"<eos>')
+    assert encode_control(twice, "<eos>\n").tolist() == right
 
 
 def test_a_tokenizer_that_was_changed_is_another(tokenizer_folder: Path, tmp_path: Path) -> None:
