@@ -2,7 +2,7 @@
 
     python benchmarks/memory_peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
 
-A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION; DTYPE `autocast` is float32 parameters cast to
+A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:lora|qlora]; DTYPE `autocast` is float32 parameters cast to
 bfloat16 at each use, as strategies single and ddp have. The real model runs forward and backward twice and
 AdamW steps, on fake tensors: every storage is counted while it lives, and nothing is computed. It shows what
 the operations of torch allocate on a CPU; kernels of a GPU may need workspaces besides. Ten seconds each.
@@ -58,6 +58,13 @@ CASES = [
     "4b:1:2048:bfloat16:recompute:sdpa",
     "12b:2:2048:autocast:keep:sdpa",
     "27b:2:1024:bfloat16:keep:eager",
+    "1b:2:1024:autocast:recompute:sdpa:lora",
+    "1b:2:1024:autocast:keep:sdpa:lora",
+    "1b:2:1024:bfloat16:keep:sdpa:lora",
+    "1b:2:1024:autocast:recompute:sdpa:qlora",
+    "1b:2:1024:autocast:keep:sdpa:qlora",
+    "4b:1:1024:autocast:keep:sdpa:qlora",
+    "12b:2:1024:bfloat16:keep:sdpa:lora",
 ]
 
 
