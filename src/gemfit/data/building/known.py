@@ -55,7 +55,8 @@ class KnownTokenizer:
     @cached_property
     def backend_tokenizer(self) -> Tokenizer:
         """The Rust side: the ids are its."""
-        return Tokenizer.from_buffer(self.backend_json)
+        # Not by backend_json, which would stay: tens of megabytes.
+        return Tokenizer.from_buffer((self.folder / _BACKEND).read_bytes())
 
     @cached_property
     def _whole(self) -> Any:

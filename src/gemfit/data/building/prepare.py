@@ -60,9 +60,9 @@ def prepare_rendering(
             encoder = choose_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
             if isinstance(encoder, WordCache):
                 save_words(encoder, path)
-            watch = None if encoder.name == "tokenizers" else Watch(lambda: reference_encoder(tokenizer))
+            watch = None if encoder.name == "tokenizers" else Watch(lambda: _reference(tokenizer))
         else:
-            encoder, watch = known, Watch(lambda: reference_encoder(tokenizer))
+            encoder, watch = known, Watch(lambda: _reference(tokenizer))
         if watch is not None:
             stack.callback(watch.close)
             watch.offer(_encoded(encoder, spread(sample)))
@@ -71,6 +71,13 @@ def prepare_rendering(
         check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
         stack.pop_all()
         return rendering, watch
+
+
+def _reference(tokenizer: Any) -> Encoder:
+    """The reference, for a process that has nothing else in it."""
+    encoder = reference_encoder(tokenizer)
+    give_back()
+    return encoder
 
 
 def _encoded(encoder: Encoder, texts: list[bytes]) -> Picked:
