@@ -13,7 +13,7 @@ SETTINGS := pyproject.toml setup.py constraints.txt
 help:                 ## Show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo: $(VENV)/train   ## The main job on 2 ranks: plan, pack, train, stop, resume, export, generate
+demo: $(VENV)/train   ## The main job on 2 ranks: plan, pack, train, stop, resume, export, evaluate, report
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(VENV)/dev     ## All tests that this machine can run

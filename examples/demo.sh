@@ -35,4 +35,7 @@ show gemfit run --resume "$run"
 show gemfit status "$run" --plot .demo/loss.png
 show gemfit export "$run"
 show gemfit generate "$run" "I cannot sleep before my exams." --max-new-tokens 60
-printf '\nDone: the model is in %s/export, the curve in .demo/loss.png\n' "$run"
+show gemfit eval "$run" --samples 2 --max-new-tokens 40
+show gemfit card "$run"
+show gemfit report "$run"
+printf '\nDone: the model is in %s/export, its card in %s/card, a page about the run in %s/report\n' "$run" "$run" "$run"
