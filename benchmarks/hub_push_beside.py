@@ -1,6 +1,6 @@
 """What pushing beside the training costs its steps, with a Hub that works, fails or stalls.
 
-    python benchmarks/hub_push_beside.py [--rounds 3] [--every 60] [--pace 0.2] [--folder DIR] [--json]
+    python benchmarks/hub_push_beside.py [--rounds 2] [--every 40] [--pace 0.2] [--folder DIR] [--json]
 
 One run, in this process, with one thread. It saves every ``--every`` steps, and each save is pushed to
 another Hub on this machine: one that works, one that answers every upload with 500, one that takes the
@@ -216,8 +216,8 @@ def _children() -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--every", type=int, default=60, help="steps between saves")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--every", type=int, default=40, help="steps between saves")
     parser.add_argument("--pace", type=float, default=0.2, help="free seconds in each step of the second run")
     parser.add_argument("--folder", type=Path, help="where runs are written")
     parser.add_argument("--json", action="store_true")

@@ -201,3 +201,14 @@ def test_the_process_is_no_rank_and_sees_no_gpu_and_has_the_token_of_the_environ
     assert made["CUDA_VISIBLE_DEVICES"] == ""
     assert made["OMP_NUM_THREADS"] == "1"
     assert (made["HF_TOKEN"], made["HF_ENDPOINT"]) == ("hf_x", "y")
+
+
+def test_the_process_gives_way_as_a_session_and_not_only_within_it() -> None:
+    script = (
+        "import os, pathlib; from gemfit.hub.background import give_way; give_way();"
+        "group = pathlib.Path('/proc/self/autogroup');"
+        "print(os.nice(0), group.read_text().split()[-1] if group.exists() else 19)"
+    )
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, start_new_session=True)
+    assert done.stdout.split() == ["19", "19"]

@@ -25,7 +25,7 @@ LOCK_SECONDS = 60.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Stage, let go of the checkpoint, send."""
-    os.nice(NICE)  # before the seconds of imports
+    give_way()  # before the seconds of imports
     parser = argparse.ArgumentParser(prog="python -m gemfit.hub.background")
     parser.add_argument("run", type=Path)
     parser.add_argument("--hold", type=int, action="append", default=[], help="file descriptor of a lock")
@@ -52,6 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(__name__).error("%s", line)
     sys.stdout.write(json.dumps(as_json(run, delivery)) + "\n")
     return ExitCode.STOPPED if delivery.waiting else ExitCode.DONE
+
+
+def give_way(autogroup: Path = Path("/proc/self/autogroup")) -> None:
+    """Take the processor only where nobody else wants it."""
+    os.nice(NICE)
+    if autogroup.exists():
+        # The kernel shares processors among sessions first, and this process has one of its own: there its
+        # niceness counts for nothing, unless the session has it too (sched(7), "The autogroup feature").
+        autogroup.write_text(str(NICE))
 
 
 if __name__ == "__main__":
