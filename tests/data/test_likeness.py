@@ -176,6 +176,19 @@ def test_groups_do_not_depend_on_the_order_of_the_input(seed: int) -> None:
     assert plain.tolist() == other.tolist()
 
 
+def test_keys_that_are_gone_through_in_shares_give_the_same_groups() -> None:
+    rng = np.random.default_rng(3)
+    talks = [talk(rng, 20) for _ in range(1500)]
+    talks += [changed(rng, one, 1) for one in talks[:1000]]
+    values, order = stored(signed(talks)), in_order(2500)
+    whole = near_groups(values, order)
+    assert np.count_nonzero(np.bincount(whole) > 1) > 500
+    assert near_groups(values, order, at_once=1000).tolist() == whole.tolist()
+    same = rng.integers(0, 500, 2500, dtype=np.uint64) << np.uint64(32)
+    merged = merge_groups(whole, same)
+    assert merge_groups(whole, same, at_once=1000).tolist() == merged.tolist()
+
+
 @given(threshold=st.floats(0.5, 1), places=st.sampled_from([64, 128]))
 def test_a_pair_at_the_threshold_is_rarely_missed(threshold: float, places: int) -> None:
     width = band_width(places, threshold)

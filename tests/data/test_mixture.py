@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.test_likeness import changed, jaccard, signed, stored, talk
+from gemfit.data.content import choose as choosing
 from gemfit.data.content.choose import (
     NOWHERE,
     TRAIN,
@@ -121,6 +122,20 @@ def test_the_order_of_the_lines_changes_nothing(
     one, two = choose(found, data, seed=1), choose(other, data, seed=1)
     assert by_content(found, one) == by_content(other, two)
     assert sorted(one.fate.tolist()) == sorted(two.fate.tolist())
+
+
+@settings(deadline=None, max_examples=30)
+@given(given_input=inputs())
+def test_digests_that_are_sorted_in_lots_give_the_same_choice(
+    given_input: tuple[Candidates, DataRecipe],
+) -> None:
+    found, data = given_input
+    whole = choose(found, data, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "_SORTED_AT_ONCE", 8)
+        lots = choose(found, data, seed=1)
+    for name in ("fate", "copies", "split", "original", "order"):
+        assert getattr(lots, name).tolist() == getattr(whole, name).tolist()
 
 
 @settings(deadline=None)

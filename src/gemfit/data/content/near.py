@@ -27,7 +27,7 @@ RECALL = 0.98
 """Least chance that a pair exactly at the threshold becomes a candidate."""
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _HALF = np.uint64(32)
-_AT_ONCE = 2**22
+AT_ONCE = 2**22
 """Keys that a table holds at once; of more, one share after another is gone through."""
 
 Places = NDArray[np.int32]
@@ -77,7 +77,7 @@ class Signatures:
             column.close()
 
 
-def near_groups(signatures: Signatures, order: Places) -> Places:
+def near_groups(signatures: Signatures, order: Places, at_once: int = AT_ONCE) -> Places:
     """The group of each conversation in ``order``, named by the place in it of its first: (order,).
 
     Two whose estimated similarity is at least the threshold are in one group, and so are those between
@@ -87,7 +87,8 @@ def near_groups(signatures: Signatures, order: Places) -> Places:
     parents = np.arange(len(order), dtype=np.int32)
     for number in range(signatures.num_bands):
         keys = signatures.band(number, order)
-        _join(keys, order, signatures.values.descriptor, signatures.places, signatures.need, parents)
+        descriptor, places = signatures.values.descriptor, signatures.places
+        _join(keys, order, descriptor, places, signatures.need, parents, at_once)
     return np.asarray(_roots(parents))
 
 
@@ -106,10 +107,10 @@ def stand_ins(
     return stays
 
 
-def merge_groups(parents: Places, same: NDArray[np.uint64]) -> Places:
+def merge_groups(parents: Places, same: NDArray[np.uint64], at_once: int = AT_ONCE) -> Places:
     """The groups of ``parents``, those joined that hold an equal value of ``same``."""
     merged = parents.copy()
-    _join_equal(same, merged)
+    _join_equal(same, merged, at_once)
     return np.asarray(_roots(merged))
 
 
@@ -176,9 +177,9 @@ def _roots(parents: Any) -> Any:
 
 
 @njit(cache=True)
-def _table(count: int) -> Any:
+def _table(count: int, at_once: int) -> Any:
     """How many shares the keys are taken in, and an empty table with room for one of them."""
-    shares = count // _AT_ONCE + 1
+    shares = count // at_once + 1
     slots = 2
     while slots < 2 * (count // shares):
         slots *= 2
@@ -195,11 +196,11 @@ def _slot(table: Any, keys: Any, at: int) -> Any:
 
 
 @njit(cache=True)
-def _join(keys: Any, order: Any, descriptor: int, places: int, need: int, parents: Any) -> None:
+def _join(keys: Any, order: Any, descriptor: int, places: int, need: int, parents: Any, at_once: int) -> None:
     """Compare each with the latest before it that have an equal key, and unite what is alike."""
     before = np.empty(len(keys), np.int32)
     one, other = np.empty(places, np.uint32), np.empty(places, np.uint32)
-    shares, table = _table(len(keys))
+    shares, table = _table(len(keys), at_once)
     for share in range(shares):
         table[:] = -1
         for at in range(len(keys)):
@@ -271,8 +272,8 @@ def _alike(one: Any, other: Any, need: int) -> bool:
 
 
 @njit(cache=True)
-def _join_equal(values: Any, parents: Any) -> None:
-    shares, table = _table(len(values))
+def _join_equal(values: Any, parents: Any, at_once: int) -> None:
+    shares, table = _table(len(values), at_once)
     for share in range(shares):
         table[:] = -1
         for at in range(len(values)):
