@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.hub.background import give_way
 from gemfit.hub.beside import Pusher, environment
 from gemfit.hub.retry import Patience
 from gemfit.hub.send import deliver_spool
@@ -212,3 +213,12 @@ def test_the_process_gives_way_as_a_session_and_not_only_within_it() -> None:
     argv = [sys.executable, "-c", script]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, start_new_session=True)
     assert done.stdout.split() == ["19", "19"]
+
+
+def test_a_kernel_that_refuses_is_told_of_and_the_push_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.nice", lambda by: 19)
+    (tmp_path / "autogroup").mkdir()  # cannot be written to
+    give_way(tmp_path / "autogroup")
+    assert "stays as it is" in capsys.readouterr().err

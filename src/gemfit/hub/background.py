@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gemfit.hub.spool import Delivery, Spool
 from gemfit.rundir import RunDir
 
 NICE = 19
+TRIES = 20
 LOCK_SECONDS = 60.0
 
 
@@ -55,12 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def give_way(autogroup: Path = Path("/proc/self/autogroup")) -> None:
-    """Take the processor only where nobody else wants it."""
+    """Take the processor only where nobody else wants it; what the kernel refuses of that is said."""
     os.nice(NICE)
-    if autogroup.exists():
-        # The kernel shares processors among sessions first, and this process has one of its own: there its
-        # niceness counts for nothing, unless the session has it too (sched(7), "The autogroup feature").
-        autogroup.write_text(str(NICE))
+    if not autogroup.exists():
+        return
+    # The kernel shares processors among sessions first, and this process has one of its own: there its
+    # niceness counts for nothing, unless the session has it too (sched(7), "The autogroup feature").
+    for _ in range(TRIES):
+        try:
+            autogroup.write_text(str(NICE))
+            return
+        except BlockingIOError:  # one change in a tenth of a second, of all sessions together
+            time.sleep(0.1)
+        except OSError:
+            break
+    sys.stderr.write(f"{autogroup}: cannot be written, so the priority of this session stays as it is\n")
 
 
 if __name__ == "__main__":
