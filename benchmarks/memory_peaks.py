@@ -4,8 +4,9 @@
 
 A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:lora|qlora]; DTYPE `autocast` is float32
 parameters cast to bfloat16 at each use, as strategies single and ddp have. The real model runs forward and
-backward twice and AdamW steps, on fake tensors: every storage is counted while it lives, and nothing is computed. It shows what
-the operations of torch allocate on a CPU; kernels of a GPU may need workspaces besides. Ten seconds each.
+backward twice and AdamW steps, on fake tensors: every storage is counted while it lives, and nothing is
+computed. It shows what the operations of torch allocate on a CPU; kernels of a GPU may need workspaces
+besides. Ten seconds each.
 """
 
 from __future__ import annotations
