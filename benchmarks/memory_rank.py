@@ -90,9 +90,9 @@ class Weighing(PackedTrainer):
             return
         tensors = self._tensors()
         now = {kind: weigh(found) for kind, found in tensors.items()}
-        # What DDP's buckets and gradients share counts as gradients.
-        owned = {g.untyped_storage().data_ptr() for g in tensors["gradients"] if isinstance(g, torch.Tensor)}
-        now["buckets"] += sum(size for place, size in self.buckets.values() if place not in owned)
+        if self.buckets:  # of DDP; what they share with gradients counts as gradients
+            owned = {g.untyped_storage().data_ptr() for g in tensors["gradients"] if g is not None}
+            now["buckets"] += sum(size for place, size in self.buckets.values() if place not in owned)
         for kind, size in now.items():
             if kind in kinds:
                 self.peaks[kind] = max(self.peaks[kind], size)
