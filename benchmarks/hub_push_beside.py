@@ -84,17 +84,12 @@ class Turns:
     def hold(self, step: int) -> None:
         """Before ``step``: stop the process that pushes, or let it go on; the order turns pair by pair."""
         held = step % 4 in (0, 1)
-        process = self.pusher._process if self.pusher is not None else None
-        alive = process is not None and process.poll() is None
-        if process is not None and alive:
-            os.kill(process.pid, signal.SIGSTOP if held else signal.SIGCONT)
-        if alive or self.pusher is None:
+        if self.pusher is None or _signal(self.pusher, signal.SIGSTOP if held else signal.SIGCONT):
             self.beside[step] = not held
 
     def end_turn(self) -> None:
         if self.pusher is not None:
-            if self.pusher._process is not None and self.pusher._process.poll() is None:
-                os.kill(self.pusher._process.pid, signal.SIGCONT)
+            _signal(self.pusher, signal.SIGCONT)
             self.pusher.finish(0)
         used = _children()
         self.processor_seconds[self.kind] += used - self.used
@@ -102,6 +97,18 @@ class Turns:
 
     def finish(self, seconds: float) -> None:
         self.end_turn()
+
+
+def _signal(pusher: Pusher, number: int) -> bool:
+    """Send it to the process that pushes; whether there is one."""
+    process = pusher._process
+    if process is None or process.poll() is not None:
+        return False
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:  # it ended a moment ago
+        return False
+    return True
 
 
 class Pace(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
