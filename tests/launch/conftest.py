@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from gemfit.errors import ExitCode
 from gemfit.manifest import Losses, PackManifest, SplitCounts
 from gemfit.packing import PackJob, pack_folder
 from gemfit.plan import PackReference, Plan, Topology
 from gemfit.recipe import Recipe
+from gemfit.rundir import RunDir
 from gemfit_launch.cli import main
 from gemfit_launch.planning import make_plan
 from gemfit_launch.request import Request
 
 Cli = Callable[..., Result]
+Calls = list[tuple[str, list[str]]]
 
 
 @pytest.fixture
@@ -45,6 +48,31 @@ def plan(recipe: Recipe) -> Plan:
         rows=100,
         rows_are_packed=True,
     )
+
+
+@pytest.fixture
+def run(tmp_path: Path, plan: Plan) -> RunDir:
+    """A run that has not begun, in a folder whose name a shell would take amiss."""
+    return RunDir.create(tmp_path / "run; rm -rf ~", plan)
+
+
+@pytest.fixture
+def hand_over(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
+    """Record the modules that these verbs would have run; each ends as told, so that passing it on shows."""
+
+    def record_calls(*verbs: str, ends: ExitCode = ExitCode.FAILED) -> Calls:
+        made: Calls = []
+
+        def record(module: str, arguments: list[str]) -> ExitCode:
+            made.append((module, arguments))
+            return ends
+
+        for verb in verbs:
+            monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.run_module", record)
+            monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.require_train_extra", lambda verb: None)
+        return made
+
+    return record_calls
 
 
 @pytest.fixture

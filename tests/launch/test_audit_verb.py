@@ -9,7 +9,6 @@ import pytest
 from click.testing import Result
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 
 Cli = Callable[..., Result]
@@ -17,22 +16,8 @@ Calls = list[tuple[str, list[str]]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, plan: Plan) -> RunDir:
-    return RunDir.create(tmp_path / "run; rm -rf ~", plan)
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Modules that would have been run; each ends with exit code 1, so that passing it on shows."""
-    made: Calls = []
-
-    def record(module: str, arguments: list[str]) -> ExitCode:
-        made.append((module, arguments))
-        return ExitCode.FAILED
-
-    monkeypatch.setattr("gemfit_launch.verbs.audit.run_module", record)
-    monkeypatch.setattr("gemfit_launch.verbs.audit.require_train_extra", lambda verb: None)
-    return made
+def calls(hand_over: Callable[..., Calls]) -> Calls:
+    return hand_over("audit")
 
 
 @pytest.mark.parametrize(

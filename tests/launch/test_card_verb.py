@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from gemfit.errors import ExitCode
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit_launch import servers
 
@@ -20,23 +18,8 @@ Calls = list[tuple[str, list[str]]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, plan: Plan) -> RunDir:
-    return RunDir.create(tmp_path / "run", plan)
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Modules that would have been run; each ends with exit code 1, so that passing it on shows."""
-    made: Calls = []
-
-    def record(module: str, arguments: list[str]) -> ExitCode:
-        made.append((module, arguments))
-        return ExitCode.FAILED
-
-    for verb in ("card", "talk"):
-        monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.run_module", record)
-        monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.require_train_extra", lambda verb: None)
-    return made
+def calls(hand_over: Callable[..., Calls]) -> Calls:
+    return hand_over("card", "talk")
 
 
 @pytest.fixture

@@ -34,17 +34,8 @@ def run(tmp_path: Path, plan: Plan, pack: Path) -> RunDir:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Modules that would have been run; each ends with exit code 1, so that passing it on shows."""
-    made: Calls = []
-
-    def record(module: str, arguments: list[str]) -> ExitCode:
-        made.append((module, arguments))
-        return ExitCode.FAILED
-
-    monkeypatch.setattr("gemfit_launch.verbs.data.run_module", record)
-    monkeypatch.setattr("gemfit_launch.verbs.data.require_train_extra", lambda verb: None)
-    return made
+def calls(hand_over: Callable[..., Calls]) -> Calls:
+    return hand_over("data")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -27,21 +28,8 @@ PUSHES = ("--set", "hub.repo=me/kind", "--set", "hub.push=best")
 
 
 @pytest.fixture
-def run(tmp_path: Path, plan: Plan) -> RunDir:
-    return RunDir.create(tmp_path / "run", plan)
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    made: Calls = []
-
-    def record(module: str, arguments: list[str]) -> ExitCode:
-        made.append((module, arguments))
-        return ExitCode.STOPPED
-
-    monkeypatch.setattr("gemfit_launch.verbs.hub.run_module", record)
-    monkeypatch.setattr("gemfit_launch.verbs.hub.require_train_extra", lambda verb: None)
-    return made
+def calls(hand_over: Callable[..., Calls]) -> Calls:
+    return hand_over("hub", ends=ExitCode.STOPPED)
 
 
 @pytest.fixture(autouse=True)
@@ -134,4 +122,4 @@ def test_the_last_words_say_what_was_not_pushed(
     (run.spool / "wanted" / "step-00000010.json").touch()
     (run.spool / "step-00000008").mkdir()
     text = conclude(run, outcome).text
-    assert f"not pushed: step 8, 10; send with: gemfit push --spooled {run.root}" in text
+    assert f"not pushed: step 8, 10; send with: gemfit push --spooled {shlex.quote(str(run.root))}" in text

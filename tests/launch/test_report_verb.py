@@ -22,22 +22,8 @@ Calls = list[tuple[str, list[str]]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, plan: Plan) -> RunDir:
-    return RunDir.create(tmp_path / "run", plan)
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Modules that would have been run; each ends well."""
-    made: Calls = []
-
-    def record(module: str, arguments: list[str]) -> ExitCode:
-        made.append((module, arguments))
-        return ExitCode.DONE
-
-    monkeypatch.setattr("gemfit_launch.verbs.report.run_module", record)
-    monkeypatch.setattr("gemfit_launch.verbs.report.require_train_extra", lambda verb: None)
-    return made
+def calls(hand_over: Callable[..., Calls]) -> Calls:
+    return hand_over("report", ends=ExitCode.DONE)
 
 
 def on_gpus(run: RunDir) -> RunDir:
