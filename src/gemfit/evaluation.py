@@ -69,7 +69,7 @@ class SubjectScores(Contract):
 
 
 class ConversationLosses(Contract):
-    """``conversations.json``: what each held-out conversation gave, so that later subjects can be compared."""
+    """``conversations.json``: what each held-out conversation gave, for comparing with later subjects."""
 
     documents: tuple[int, ...]
     """Numbers of the conversations in the pack."""
