@@ -16,9 +16,9 @@ from gemfit.data.building.accounts import (
     write_conversations,
 )
 from gemfit.data.building.make_parts import Made
+from gemfit.data.building.memory import give_back
 from gemfit.data.building.parts import PartNotes, PartStore
 from gemfit.data.building.plan_rows import plan_split
-from gemfit.data.building.prepare import give_back
 from gemfit.data.building.talks import Collector, Talks
 from gemfit.data.content.choose import Candidates, Choice, choose
 from gemfit.data.reading.columns import Part

@@ -23,8 +23,8 @@ from gemfit.data.building.accounts import (
     write_rejected,
 )
 from gemfit.data.building.known import digest_of
+from gemfit.data.building.memory import give_back
 from gemfit.data.building.plan_rows import SPLITS, plan_split
-from gemfit.data.building.prepare import give_back
 from gemfit.data.building.progress import progress
 from gemfit.data.building.rows import write_rows
 from gemfit.data.building.shards import Source, SplitPlan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba.core import entrypoints
 
 from gemfit.contract import digest_json
 from gemfit.data.building.known import KnownTokenizer, backend_json, digest_of, known_tokenizer
+from gemfit.data.building.memory import give_back
 from gemfit.data.building.watch import Watch
 from gemfit.data.encode import Encoder, Engine, choose_encoder, reference_encoder
 from gemfit.data.encode.checked import Picked, pick
@@ -53,6 +54,7 @@ def prepare_rendering(
     The word cache is proved on the beginning of the input before its tables are kept. When they are there,
     the watch begins with this proof, and goes on with what the encoder does.
     """
+    _pass_over_extensions()
     path, sample = _words_path(tokenizer), sample_of(job)
     known = load_words(path) if engine == "auto" else None
     with ExitStack() as stack:
@@ -71,6 +73,12 @@ def prepare_rendering(
         check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
         stack.pop_all()
         return rendering, watch
+
+
+def _pass_over_extensions() -> None:
+    """Keep numba from importing what other packages add to it: of awkward that is a quarter of a second."""
+    # What it does once, with the first function that it loads; no public setting turns it off.
+    entrypoints._already_initialized = True
 
 
 def _reference(tokenizer: Any) -> Encoder:
@@ -102,13 +110,6 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     give_back()
-
-
-def give_back() -> None:
-    """Give memory that was freed back to the system; what is forked from here on would count it as well."""
-    # Only the GNU library has it; elsewhere a fork costs some more memory.
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def release(tokenizer: Any) -> None:
