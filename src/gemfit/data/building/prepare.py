@@ -116,8 +116,8 @@ def release(tokenizer: Any) -> None:
     """Give back what only rendering needs: the engines are larger than all that comes after them."""
     if isinstance(tokenizer, KnownTokenizer):
         tokenizer.forget()
-    gc.unfreeze()
-    settle()
+    # The encoder went with the last that named it: there are no cycles to look for.
+    give_back()
 
 
 def sample_of(job: PackJob) -> Messages:
