@@ -52,7 +52,7 @@ def _build(arguments: argparse.Namespace) -> None:
     job = PackJob.read(arguments.job)
     # Before transformers is imported: it would warn about missing frameworks and forks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # What is imported stays: to look for garbage in it, again and again, is a tenth of the time that it takes.
+    # What is imported stays: looking for garbage in it, again and again, takes a tenth of the time.
     gc.disable()
     # A broken job is refused without the wait for these.
     from gemfit.data.build import Ways, build_pack, build_shard, merge_pack  # noqa: PLC0415
