@@ -1,0 +1,57 @@
+"""What a build does not spend its time on: foreign packages, and fresh pages for every block."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from gemfit.data.building.memory import keep_freed
+
+BYTES = 48 * 2**20
+"""More than the library keeps by itself."""
+
+
+def test_the_first_compiled_function_imports_no_package_that_extends_numba() -> None:
+    code = """
+import sys
+import numpy as np
+from gemfit.data.building.prepare import _pass_over_extensions
+from gemfit.data.encode.sampling import pick_texts
+_pass_over_extensions()
+pick_texts(b"text", np.array([4]), 1)
+print("awkward" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"
+
+
+def test_a_worker_uses_freed_memory_again() -> None:
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    process = fork.Process(target=_faults, args=(there,))
+    process.start()
+    before, after = here.recv()
+    process.join()
+    assert after < before / 10
+
+
+def _faults(connection: Connection) -> None:
+    def count() -> int:
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            memory = np.empty(BYTES, np.uint8)
+            memory[::4096] = 1
+            del memory
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+
+    before = count()
+    keep_freed()
+    count()
+    connection.send((before, count()))
