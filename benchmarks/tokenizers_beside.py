@@ -109,7 +109,7 @@ def measure(texts: Texts, arguments: argparse.Namespace) -> list[Speed]:
     known = word_cache(parsed)
     makers: dict[str, Callable[[], Encoder]] = {
         "gigatoken": lambda: gigatoken_encoder(parsed),
-        "word cache": lambda: make_word_cache(known.merges, known.cuts, known.runs),
+        "word cache": lambda: make_word_cache(known.merges, known.cuts, known.together, known.runs),
     }
     head = texts.first(arguments.reference_megabytes)
     right = reference.encode(head.text, head.ends)

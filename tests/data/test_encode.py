@@ -31,10 +31,23 @@ PIECES = (
     *TEXTS,
     *SPECIAL,
     *("<unused0>", "[multimodal]", "<mask>", "<start_of_image>", "<un", "used1>", "_turn>", "<start"),
+    *(
+        "今日はいい天気ですね。",
+        "我们一起去看电影，",
+        "人間と機械の",
+        "的是不了",
+        "ไปกินข้าว",
+        "오늘은 날씨가",
+        "“",
+        "—",
+    ),
     *(" ", "  ", "\n", "\n\n", "\t", "\r\n", "▁", ">", "</", "e", "́", "the", "Feel", ".", "</td>", "#"),
 )
+unspaced = st.text(
+    st.characters(min_codepoint=0x2E80, max_codepoint=0x9FFF) | st.sampled_from("的一是不了のはをにが、。")
+)
 hostile = st.lists(
-    st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=10).map("".join), max_size=8
+    st.lists(st.sampled_from(PIECES) | st.text(max_size=12) | unspaced, max_size=10).map("".join), max_size=8
 )
 
 
@@ -167,7 +180,15 @@ def test_no_text_is_no_ids(plain_tokenizer: Any, name: str) -> None:
 
 def test_texts_of_many_segments_and_endless_words_are_encoded_alike(small_encoders: Encoders) -> None:
     long = "we feel the night today. " * (3 * SEGMENT // 25)
-    endless = ["night" * SEGMENT, "é" * SEGMENT, "ab\n" * SEGMENT, " " * 3 * SEGMENT, "<" + "12" * SEGMENT]
+    endless = [
+        "night" * SEGMENT,
+        "é" * SEGMENT,
+        "漢字" * SEGMENT,
+        "漢字を" * 3 + "day" * SEGMENT,
+        "ab\n" * SEGMENT,
+        " " * 3 * SEGMENT,
+        "<" + "12" * SEGMENT,
+    ]
     agree(small_encoders, ["", "day", long, "", "night" * 200, *endless, long[:1000], ""])
 
 

@@ -211,7 +211,9 @@ def test_kept_tables_encode_as_those_that_were_made(tokenizer: Any, tmp_path: Pa
     save_words(cache, tmp_path / "words/kept.npz")
     kept = load_words(tmp_path / "words/kept.npz")
     assert kept is not None
-    text, ends = sample_arrays([f"text {number} <eos>\n\nabout é  the weather" for number in range(50)])
+    text, ends = sample_arrays(
+        [f"text {number} <eos>\n\nabout é  the weather 漢字の話" for number in range(50)]
+    )
     mine, theirs = kept.encode(text, ends), cache.encode(text, ends)
     assert [one.tolist() for one in mine] == [one.tolist() for one in theirs]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gemfit.data.encode import reference_encoder
-from gemfit.data.encode.cuts import MARK, Cuts, find_cuts
+from gemfit.data.encode.cuts import MARK, Cuts, find_cuts, find_together
 from gemfit.data.encode.encoder import Unsuited
 from gemfit.data.encode.gigatoken import gigatoken_encoder
 from gemfit.data.encode.merges import make_merges
 from gemfit.data.encode.space_runs import find_runs
 from gemfit.data.encode.splits import split_steps, splits_an_item
+from gemfit.data.encode.together import Together, are_together
 from gemfit.data.encode.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
 from gemfit.data.encode.words import word_cache
 
@@ -39,10 +40,15 @@ WORDS = (
     "A,",
     ",b",
     "  ",
+    "漢<",
+    "a乀",
 )
-text_strategy = st.lists(st.sampled_from(WORDS) | st.text("abcéс漢 \n▁<>,", max_size=4), max_size=12).map(
-    "".join
-)
+ALIKE = "一乀亀什"
+"""The same first and last byte in UTF-8: one pair of them in an item, and by bytes none of them is cut."""
+text_strategy = st.lists(
+    st.sampled_from(WORDS) | st.text("abcéс漢字𠮷 \n▁<>,", max_size=4) | st.text(ALIKE, max_size=9),
+    max_size=12,
+).map("".join)
 
 
 def fields_of(tokenizer: Any) -> dict[str, Any]:
@@ -63,7 +69,7 @@ BEHAVIORS = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 @st.composite
 def models(draw: st.DrawFn) -> dict[str, Any]:
     """BPE with merges at random."""
-    items, merges = list("abc<>,\n▁éс"), []
+    items, merges = [*"abc<>,\n▁éс漢", *ALIKE[:3]], []
     for _ in range(draw(st.integers(0, 25))):
         pair = draw(st.sampled_from(items)), draw(st.sampled_from(items))
         if "".join(pair) not in items:
@@ -75,7 +81,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def added_tokens(draw: st.DrawFn) -> list[dict[str, Any]]:
-    contents = draw(st.lists(st.sampled_from(["<eos>", "<x", "x>", "a,", "b<", ">\n"]), unique=True))
+    contents = draw(st.lists(st.sampled_from(["<eos>", "<x", "x>", "a,", "b<", ">\n", "亀什"]), unique=True))
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
     kinds = st.fixed_dictionaries({"special": st.booleans(), "normalized": st.booleans()})
     return [
@@ -110,26 +116,33 @@ def check_cuts(file: str, text: str) -> int:
     """Assert that no cut changes the tokens; returns how many there are."""
     tokenizer = Tokenizer.from_str(file)
     tokenizer.encode_special_tokens = True
-    cuts = find_cuts(parse_tokenizer(file))
+    parsed = parse_tokenizer(file)
     whole = tokenizer.encode(text, add_special_tokens=False).ids
-    data = text.encode()
-    places = cut_places(data, cuts)
+    places = cut_places(text, find_cuts(parsed), find_together(parsed))
     for at in places:
-        sides = (data[:at].decode(), data[at:].decode())
+        sides = text[:at], text[at:]
         ids = [tokenizer.encode(side, add_special_tokens=False).ids for side in sides]
         assert ids[0] + ids[1] == whole, sides
     return len(places)
 
 
-def cut_places(data: bytes, cuts: Cuts) -> list[int]:
+def cut_places(text: str, cuts: Cuts, together: Together) -> list[int]:
     """Where this text may be cut: see ``find_cuts`` for what a mark does."""
     places, marked = [], False
-    for at in range(1, len(data)):
-        marked |= data[at - 1] == MARK
-        if cuts[int(marked), data[at - 1], data[at]]:
+    for at, pair in enumerate(pairwise(text), 1):
+        last, first = pair[0].encode()[-1], pair[1].encode()[0]
+        marked |= last == MARK
+        apart = not "".join(pair).isascii() and not stand_together(together, *pair)
+        if apart or cuts[int(marked), last, first]:
             places.append(at)
-        marked &= not cuts[1, data[at - 1], data[at]]
+        marked &= not (apart or cuts[1, last, first])
     return places
+
+
+def stand_together(together: Together, *characters: str) -> bool:
+    return bool(
+        are_together(together, *(np.uint64(int.from_bytes(one.encode(), "little")) for one in characters))
+    )
 
 
 @given(file=tokenizer_files(), text=text_strategy)
@@ -152,6 +165,30 @@ def test_items_and_added_tokens_are_never_cut(tokenizer: Any) -> None:
     assert not any(cuts[(1, *pair)] for pair in pairs)
     assert not cuts[:, :, 0x80:0xC0].any(), "a character is never cut"
     assert cuts[0, "é".encode()[-1], ord(" ")]
+
+
+def test_neighbours_in_items_and_added_tokens_stand_together(tokenizer: Any) -> None:
+    vocab = {**fields_of(tokenizer)["model"]["vocab"], "▁漢字": 998, "é\0": 999}
+    model = {**fields_of(tokenizer)["model"], "vocab": vocab}
+    found = find_together(changed(tokenizer, model=model, added_tokens=[{**TOKEN, "content": "字<𠮷a"}]))
+    inside = [*("▁漢", " 漢", "漢字", "é\0", "字<", "<𠮷", "𠮷a"), *(" ▁", "▁ ")]
+    assert all(stand_together(found, *pair) for pair in inside)
+    others = [*("字漢", "𠮷<", "漢\0", "字a", "é漢"), *map("".join, product(ALIKE, ALIKE))]
+    assert not any(stand_together(found, *pair) for pair in others)
+
+
+def test_a_sentence_without_spaces_is_cut_into_words(tokenizer: Any) -> None:
+    items = [*BYTES, "▁", *ALIKE, ALIKE[:2]]
+    model = {**fields_of(tokenizer)["model"], "vocab": {item: at for at, item in enumerate(items)}}
+    parsed = changed(tokenizer, model=model | {"merges": [tuple(ALIKE[:2])]}, added_tokens=[])
+    cache, text = word_cache(parsed, 64), (ALIKE * 50).encode()
+    assert cut_places(ALIKE, find_cuts(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == [], (
+        "by bytes it is not"
+    )
+    room = cache.room[0]
+    ids, _ = cache.encode(text, np.array([len(text)], np.int64))
+    assert ids.tolist() == [items.index(item) for item in (ALIKE[:2], ALIKE[2], ALIKE[3])] * 50
+    assert room - cache.room[0] == 3
 
 
 def test_behind_a_mark_items_with_the_mark_count(tokenizer: Any) -> None:

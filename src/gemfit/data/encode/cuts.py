@@ -4,7 +4,7 @@ The claim: if characters *a* and *b* stand together, in this order, in no item o
 added token, then the tokens of a text with *ab* in it are the tokens of what ends in *a*, followed by those
 of what begins with *b*. ``find_cuts`` grants it only to a tokenizer for which every step below holds, and
 says otherwise why not. It goes by the last byte of *a* and the first of *b*: if these two are neighbours
-nowhere, neither are the characters.
+nowhere, neither are the characters. ``find_together`` goes by the characters themselves.
 
 1. Added tokens are looked for first, the leftmost and among those the longest. None spans the cut, since
    none has *ab* in it, and none looks at its neighbours (``single_word``, ``lstrip``, ``rstrip``). So each
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.encode.encoder import Unsuited
 from gemfit.data.encode.splits import split_steps
+from gemfit.data.encode.together import Together, mark_together
 from gemfit.data.encode.tokenizer_json import TokenizerJson
 
 SPACE = "▁"
@@ -67,8 +68,7 @@ def find_cuts(tokenizer: TokenizerJson) -> Cuts:
     ``Unsuited`` where that is not proven.
     """
     check_provable(tokenizer)
-    items = [*tokenizer.vocabulary, *(token["content"] for token in tokenizer.added_tokens)]
-    joined = _BETWEEN.join(items)
+    joined = _BETWEEN.join(_items(tokenizer))
     data = np.frombuffer(_BETWEEN.join([joined, joined.replace(SPACE, " ")]).encode(), np.uint8)
     # Where the latest mark is, and the end of the item before.
     places = np.arange(len(data))
@@ -81,6 +81,21 @@ def find_cuts(tokenizer: TokenizerJson) -> Cuts:
     space = SPACE.encode()
     cuts[:, ord(" "), space[0]] = cuts[:, space[-1], ord(" ")] = False
     return cuts
+
+
+def find_together(tokenizer: TokenizerJson) -> Together:
+    """Which characters stand together, of all that are not both ASCII; between others texts may be cut.
+
+    ``Unsuited`` where that is not proven. Items behind a ``<`` count as all others do.
+    """
+    check_provable(tokenizer)
+    items = _items(tokenizer)
+    spaces = [item.replace(SPACE, " ") for item in items if SPACE in item]
+    return mark_together([*items, *spaces, f" {SPACE} "])
+
+
+def _items(tokenizer: TokenizerJson) -> list[str]:
+    return [*tokenizer.vocabulary, *(token["content"] for token in tokenizer.added_tokens)]
 
 
 def _check_added_tokens(tokenizer: TokenizerJson) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 from gemfit.data.encode.merging import Merges
 from gemfit.data.encode.words import WordCache, make_word_cache
 
-FORMAT = 2
+FORMAT = 3
 """Raised with every change of what the tables hold, or of how they are used."""
-_OTHERS = ("cuts", "runs")
+_OTHERS = ("cuts", "together", "runs")
 
 
 def save_words(cache: WordCache, path: Path) -> None:

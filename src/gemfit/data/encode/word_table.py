@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.encode.cuts import MARK
 from gemfit.data.encode.merging import merge_text
+from gemfit.data.encode.together import are_together, character, width_of
 
 # A row in words of 64 bits: 1 of what is known, 4 of ids, and the word.
 ROW = 8
@@ -30,6 +31,8 @@ PADDING = 24
 """Bytes that may be read behind the end of a text."""
 SEGMENT = 2048
 """Bytes that are cut into words at a time."""
+SPARSE = 6
+"""Where words have more bytes than this on average, characters are looked at as well as bytes."""
 _IDS = 1
 _KEY = 5
 
@@ -42,9 +45,10 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _HALF = np.uint64(0xFFFFFFFF)
 _0 = np.uint64(0)
 _1 = np.uint64(1)
-_8 = np.uint64(8)
+_2, _7, _8, _56 = np.uint64(2), np.uint64(7), np.uint64(8), np.uint64(56)
 _32 = np.uint64(32)
 _SPACE, _SPACES, _TWO, _ASCII = np.uint64(0x20), np.uint64(0x2020), np.uint64(0xFFFF), np.uint64(128)
+_TOPS, _ONES = np.uint64(0x8080808080808080), np.uint64(0x0101010101010101)
 # Odd numbers with well-mixed bits, the first from the golden ratio.
 _MIX0 = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -63,8 +67,9 @@ MASKS = _masks()
 
 @njit(cache=True)
 def encode_words(  # type: ignore[no-untyped-def]
-    text, eights, ends, cuts, runs, masks, table, long_from, room, full, edges, words, rows, ids, stops,
-    pairs, become, first_ranks, ascii, byte_ids, classes, trie, tokens, items, ranks, before, after, heap,
+    text, eights, ends, cuts, together, runs, masks, table, long_from, room, full, edges, words, rows,
+    ids, stops, pairs, become, first_ranks, ascii, byte_ids, classes, trie, tokens, items, ranks,
+    before, after, heap,
 ):  # fmt: skip
     """Cut texts into words and write the ids of all; returns how many.
 
@@ -82,7 +87,10 @@ def encode_words(  # type: ignore[no-untyped-def]
             table[:] = _0
             room[:] = full
         while position < end:
-            count = _find_edges(text, position, end, cuts, edges)
+            limit = min(end, position + SEGMENT)
+            count = _find_edges(text, position, limit, end, cuts, edges)
+            if count * SPARSE < limit - position and (count == 0 or _are_wide(eights, position, limit)):
+                count = _find_wide_edges(text, eights, position, limit, end, cuts, together, edges)
             count = _touch_rows(table, long_from, eights, masks, runs, position, edges, count, words, rows)
             for number in range(count):
                 start, position = position, words[number]
@@ -107,21 +115,55 @@ def encode_words(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _find_edges(text, start, end, cuts, edges):  # type: ignore[no-untyped-def]
-    """Ends of whole words from ``start`` on, at least one; how many."""
-    stop, count = min(end, start + SEGMENT), 0
-    before = np.int64(text[start])
+def _find_edges(text, start, stop, end, cuts, edges):  # type: ignore[no-untyped-def]
+    """Ends of the words that end before ``stop``, or there if the text does; how many."""
+    count, before = 0, np.int64(text[start])
     marked = np.int64(before == MARK)
-    place = start + 1
-    while place < stop or (count == 0 and place < end):
+    for place in range(start + 1, stop):
         byte = np.int64(text[place])
         # Written whether it is one or not: to ask would be guessed wrongly at every other word.
         edges[count] = place
         count += cuts[marked, before, byte]
         marked = np.int64(byte == MARK) | (marked & ~np.int64(cuts[1, before, byte]))
         before = byte
-        place += 1
-    if place == end:
+    if stop == end:
+        edges[count] = end
+        count += 1
+    return count
+
+
+@njit(cache=True)
+def _are_wide(eights, start, stop):  # type: ignore[no-untyped-def]
+    """Whether a byte in 16 or more begins a character of three bytes, as in scripts without spaces."""
+    count, place = _0, start
+    while place < stop:
+        begin = eights[place] & (eights[place] << _1) & (eights[place] << _2) & _TOPS
+        count += (begin >> _7) * _ONES >> _56
+        place += 8
+    return np.int64(count) * 16 >= stop - start
+
+
+@njit(cache=True)
+def _find_wide_edges(text, eights, start, stop, end, cuts, together, edges):  # type: ignore[no-untyped-def]
+    """The same by characters, of which more may be parted than of bytes; at least one, wherever it is."""
+    count, byte = 0, np.int64(text[start])
+    marked, width = np.int64(byte == MARK), width_of(byte)
+    left = character(eights[start], width)
+    place = start + width
+    while place < stop or (count == 0 and place < end):
+        before, byte = np.int64(text[place - 1]), np.int64(text[place])
+        edges[count] = place
+        apart = np.int64(cuts[1, before, byte])
+        width, right = 1, np.uint64(byte)
+        if before | byte >= 0x80:
+            width = width_of(byte)
+            right = character(eights[place], width)
+            apart |= 1 - are_together(together, left, right)
+        count += cuts[marked, before, byte] | apart
+        marked = np.int64(byte == MARK) | (marked & ~apart)
+        left = right
+        place += width
+    if place >= end:
         edges[count] = end
         count += 1
     return count

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.encode.cuts import Cuts, find_cuts
+from gemfit.data.encode.cuts import Cuts, find_cuts, find_together
 from gemfit.data.encode.encoder import Ends, Ids, Unsuited
 from gemfit.data.encode.merges import make_merges
 from gemfit.data.encode.merging import Merges, make_scratch
 from gemfit.data.encode.space_runs import find_runs
+from gemfit.data.encode.together import Together
 from gemfit.data.encode.tokenizer_json import TokenizerJson
 from gemfit.data.encode.word_table import LONG_ROW, MASKS, PADDING, ROW, SEGMENT, encode_words
 
@@ -32,6 +33,7 @@ class WordCache:
 
     merges: Merges = field(repr=False)
     cuts: Cuts = field(repr=False)
+    together: Together = field(repr=False)
     runs: NDArray[np.bool_] = field(repr=False)
     """See ``space_runs``."""
     table: NDArray[np.uint64] = field(repr=False)
@@ -48,8 +50,8 @@ class WordCache:
         edges, words, rows = (np.empty(2 * SEGMENT, np.int64) for _ in range(3))
         longest = int(np.diff(ends, prepend=0).max(initial=0))
         count = encode_words(
-            padded, eights, ends, self.cuts, self.runs, MASKS, self.table, self.long_from, self.room,
-            _room(len(self.table), self.long_from), edges, words, rows, ids, stops,
+            padded, eights, ends, self.cuts, self.together, self.runs, MASKS, self.table, self.long_from,
+            self.room, _room(len(self.table), self.long_from), edges, words, rows, ids, stops,
             *self.merges, *make_scratch(longest),
         )  # fmt: skip
         return ids[:count], stops
@@ -59,16 +61,17 @@ def word_cache(tokenizer: TokenizerJson, capacity: int = CAPACITY) -> WordCache:
     """An empty cache for a tokenizer; ``Unsuited`` where it is not proven to be exact."""
     if sys.byteorder != "little":
         raise Unsuited("this machine stores the high byte first")
-    return make_word_cache(make_merges(tokenizer), find_cuts(tokenizer), find_runs(tokenizer), capacity)
+    merges, cuts, together = make_merges(tokenizer), find_cuts(tokenizer), find_together(tokenizer)
+    return make_word_cache(merges, cuts, together, find_runs(tokenizer), capacity)
 
 
 def make_word_cache(
-    merges: Merges, cuts: Cuts, runs: NDArray[np.bool_], capacity: int = CAPACITY
+    merges: Merges, cuts: Cuts, together: Together, runs: NDArray[np.bool_], capacity: int = CAPACITY
 ) -> WordCache:
     """An empty cache on these tables."""
     long_from = capacity * ROW
     table = _empty_table(long_from + max(capacity // 8, 2) * LONG_ROW)
-    return WordCache(merges, cuts, runs, table, long_from, _room(len(table), long_from))
+    return WordCache(merges, cuts, together, runs, table, long_from, _room(len(table), long_from))
 
 
 def _empty_table(size: int) -> NDArray[np.uint64]:
