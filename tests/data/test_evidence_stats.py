@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,3 +115,20 @@ def test_a_picture_that_cannot_be_written_is_a_mistake(stats: Stats, tmp_path: P
     status, _, err = stats("--plot", str(tmp_path / "nowhere" / "pack.png"))
     assert status == 2
     assert "cannot be written" in err
+
+
+def test_a_caller_keeps_its_own_way_with_broken_pipes(stats: Stats) -> None:
+    before = signal.getsignal(signal.SIGPIPE)
+    stats()
+    assert signal.getsignal(signal.SIGPIPE) is before
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(made: Handmade, tmp_path: Path) -> None:
+    made.write(tmp_path / "pack")
+    program = [sys.executable, "-m", "gemfit.data.evidence", "stats", str(tmp_path / "pack")]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE

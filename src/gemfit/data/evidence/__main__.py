@@ -20,8 +20,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # Before transformers is imported: it would warn about missing frameworks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # A reader that has seen enough (head, less) is no mistake.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return _run(arguments)
     except UserError as error:
@@ -72,4 +70,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # A reader that has seen enough (head, less) is no mistake. A matter of this process alone.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
