@@ -2,7 +2,7 @@
 
     python examples/gemma-270m-chat/run.py
 
-Prepare, pack, answer, train, export, answer again. Everything lies in ``work/``. A second call goes on
+Prepare, pack, answer, train, export, answer again, evaluate, card, report. Everything lies in ``work/``. A second call goes on
 where the first one was stopped; remove ``work/run`` to train anew. Under an hour on two busy cores.
 """
 
@@ -31,8 +31,12 @@ def main() -> None:
     pack = json.loads(gemfit("pack", "recipe.yaml", "--json"))
     before = [answer(prepare.MODEL.relative_to(HERE), message) for message in MESSAGES]
     train()
-    gemfit("export", str(RUN))
+    if not (HERE / RUN / "export").exists():
+        gemfit("export", str(RUN))
     after = [answer(RUN, message) for message in MESSAGES]
+    gemfit("eval", str(RUN), "--nproc", "2", "--samples", "4", "--max-new-tokens", "48", capture=False)
+    gemfit("card", str(RUN), "--language", "en", capture=False)
+    gemfit("report", str(RUN), capture=False)
     REPORT.write_text(report(pack, read_metrics(), before, after), "utf-8")
     print("\n" + REPORT.read_text("utf-8"))
 
