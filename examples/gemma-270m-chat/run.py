@@ -2,8 +2,9 @@
 
     python examples/gemma-270m-chat/run.py
 
-Prepare, pack, answer, train, export, answer again, evaluate, card, report. Everything lies in ``work/``. A second call goes on
-where the first one was stopped; remove ``work/run`` to train anew. Under an hour on two busy cores.
+Prepare, pack, answer, train, export, answer again, evaluate, card, report. Everything lies in ``work/``.
+A second call goes on where the first one was stopped; remove ``work/run`` to train anew. Under an hour on
+two busy cores.
 """
 
 from __future__ import annotations
