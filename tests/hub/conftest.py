@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def staged(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def made(trained: Trained, tmp_path: Path) -> Made:
     shutil.copytree(trained.run.root, tmp_path / "run")
-    return Made(RunDir(tmp_path / "run"), trained.model)
+    return Made(RunDir(tmp_path / "run"), copy.deepcopy(trained.model))
 
 
 @pytest.fixture

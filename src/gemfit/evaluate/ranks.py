@@ -35,9 +35,6 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
             f"--nproc {count}: there are {torch.cuda.device_count()} GPUs; "
             "ask for as many, or use --device cpu"
         )
-    # Every rank would start as many threads as there are cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # Its report on a failed rank would bury what the rank itself has said.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
@@ -51,13 +48,28 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, sys.executable)("-P", "-m", "gemfit.evaluate", *argv)
+        with _threads_shared_by(count):
+            elastic_launch(config, sys.executable)("-P", "-m", "gemfit.evaluate", *argv)
     except SignalException as signalled:
         return 128 + signalled.sigval
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
         return status if status in {code.value for code in ExitCode} else ExitCode.FAILED
     return ExitCode.DONE
+
+
+@contextmanager
+def _threads_shared_by(count: int) -> Iterator[None]:
+    """Ranks that start inside share the cores, unless the user says otherwise."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    # Every rank would start as many threads as there are cores.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 @contextmanager
