@@ -41,7 +41,7 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
         how = f"the training processes ended with status {outcome.returncode} and left no verdict"
         return Ending(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
     if verdict.outcome == "completed" and verdict.early_stop is not None:
-        return Ending(ExitCode.DONE, _early(verdict, root))
+        return Ending(ExitCode.DONE, _early(run, verdict, root))
     if verdict.outcome == "completed":
         text = f"completed {verdict.step} steps{_not_pushed(run)}\nexport with: gemfit export {root}"
         return Ending(ExitCode.DONE, text)
@@ -54,9 +54,9 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
     return Ending(ExitCode.FAILED, _failure(run, outcome, verdict.reason, f"resume with: {resume}"))
 
 
-def _early(verdict: Verdict, root: str) -> str:
+def _early(run: RunDir, verdict: Verdict, root: str) -> str:
     return (
-        f"completed at step {verdict.step}: {verdict.reason}\n"
+        f"completed at step {verdict.step}: {verdict.reason}{_not_pushed(run)}\n"
         f"export the best with: gemfit export {root} --step best"
     )
 

@@ -290,7 +290,7 @@ class EarlyStopping(Contract):
     patience: PositiveInt
     """Evaluations in a row without an improvement after which the run ends."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """By how much the held-out loss has to fall below its lowest value to be an improvement, in nats."""
+    """By how much the held-out loss has to fall below that of the last improvement to be one, in nats."""
 
 
 class EvaluationRecipe(Contract):

@@ -195,7 +195,7 @@ class EarlyStop(Contract):
     """As `EarlyStopping` had it, like `min_delta`."""
     min_delta: float
     best_step: int
-    """When the loss fell last."""
+    """Of the last improvement; of losses that were lower by less than ``min_delta`` there may be some."""
     best_loss: float
 
 

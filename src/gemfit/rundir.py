@@ -283,7 +283,7 @@ class RunDir:
         """
         deadline = time.monotonic() + patience_seconds
         with self.lock_file.open("a") as stream:
-            while not _locked(stream.fileno()):
+            while not locked(stream.fileno()):
                 if time.monotonic() >= deadline:
                     raise UserError(
                         f"{self.root}: another process is training this run; "
@@ -293,7 +293,8 @@ class RunDir:
             yield stream.fileno()
 
 
-def _locked(descriptor: int) -> bool:
+def locked(descriptor: int) -> bool:
+    """Take the exclusive lock of an open file, unless another process has it; whether it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -88,7 +88,7 @@ def test_one_process_runs_at_a_time_and_the_newest_that_waits_replaces_older_one
     assert is_free(made.run, 4)
     assert not is_free(made.run, 6)
     assert pusher._process is first
-    assert Spool.of(made.run).waiting() == [6]
+    assert made.run.spooled_steps == [6]
     pusher.finish(0)
 
 
@@ -97,7 +97,7 @@ def test_where_each_push_is_tagged_none_is_skipped(made: Made) -> None:
     pusher = Scripted(made.run, plan_with(made.run, EVERY_SAVE.model_copy(update={"tag": True})))
     for step in (2, 4):
         pusher.committed(step)
-    assert Spool.of(made.run).waiting() == [2, 4]
+    assert made.run.spooled_steps == [2, 4]
     assert not is_free(made.run, 2)
     assert not is_free(made.run, 4)
     pusher.finish(0)
@@ -109,9 +109,9 @@ def test_only_the_last_step_is_pushed_at_the_end(made: Made) -> None:
     made.save(4)
     pusher = Scripted(made.run, longer)
     pusher.committed(2)
-    assert Spool.of(made.run).waiting() == []
+    assert made.run.spooled_steps == []
     pusher.committed(4)
-    assert Spool.of(made.run).waiting() == [4]
+    assert made.run.spooled_steps == [4]
     pusher.finish(0)
 
 
@@ -121,7 +121,7 @@ def test_only_a_checkpoint_of_lower_held_out_loss_is_pushed_as_best(made: Made) 
     for step, loss in ((4, 3.0), (6, 2.0), (8, 2.5), (10, None)):
         made.save(step, loss)
         pusher.committed(step)
-        wanted.append(Spool.of(made.run).waiting())
+        wanted.append(made.run.spooled_steps)
     assert wanted == [[4], [6], [6], [6]]
     pusher.finish(0)
 
@@ -170,7 +170,7 @@ def test_a_process_that_crashes_is_told_of_and_the_training_goes_on(
     pusher.finish(20)
     assert "ended with status 1" in caplog.text
     assert "push.log" in caplog.text
-    assert Spool.of(made.run).waiting() == [2]
+    assert made.run.spooled_steps == [2]
 
 
 def test_a_later_attempt_goes_on_with_what_an_earlier_one_left(ready: RunDir, hub: HubServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from gemfit.history import read_history
 from gemfit.hub.card import main, render, save, write_card
 from gemfit.hub.facts import gather
 from gemfit.manifest import PackManifest
-from gemfit.recipe import DataRecipe, Recipe
+from gemfit.recipe import DataRecipe, Lora, Quantization, Recipe
 from gemfit.rundir import RunDir
 from gemfit.train.chat_format import tokenizer_for_chat
 from hub.cards import ReadCard, read_card
@@ -89,6 +90,17 @@ def test_an_earlier_checkpoint_is_told_of_as_it_was_then(run: RunDir) -> None:
     [attempts, *_] = card.tables("Hardware, time and energy")
     assert [(row["attempt"], row["steps"], row["seconds"]) for row in attempts] == [("1", "1 to 6", "70")]
     assert "Changes between attempts" not in card.card.text
+
+
+def test_a_run_on_weights_in_4_bits_says_so(run: RunDir) -> None:
+    plan = run.plan()
+    model = plan.recipe.model.model_copy(update={"lora": Lora(), "quantization": Quantization(double=False)})
+    quantized = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
+    text = str(render(replace(gather(run), is_adapter=True, plan=quantized), None))
+    assert "| base weights | frozen; linear layers in 4 bits (nf4) |" in text
+    assert "float32 adapters" in text
+    assert "float32 master weights" not in text
+    assert "It was trained on weights in 4 bits" in text
 
 
 def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> None:

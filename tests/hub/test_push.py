@@ -73,7 +73,7 @@ def test_a_push_makes_a_private_repository_with_weights_and_card(
     assert commits(hub) == ["Step 2"]
     assert f"/{REPO}/commit/{repo.branches['main']}" in capsys.readouterr().out
     spool = Spool.of(made.run)
-    assert spool.waiting() == []
+    assert made.run.spooled_steps == []
     assert [(sent.push.step, sent.commit) for sent in spool.sent()] == [(2, repo.branches["main"])]
     assert TOKEN not in spool.sent_file.read_text()
 
@@ -143,7 +143,7 @@ def test_what_a_failing_server_does_not_take_waits_and_is_sent_later(
     later = f"gemfit push --spooled {ready.root}"
     assert later in capsys.readouterr().out
     assert hub.count("POST", "/api/repos/create") == 5
-    assert Spool.of(ready).waiting() == [2]
+    assert ready.spooled_steps == [2]
     hub.faults.clear()
     assert send(ready, "--json") == ExitCode.DONE
     told = json.loads(capsys.readouterr().out)
@@ -158,7 +158,7 @@ def test_a_server_that_stalls_is_given_up(
     monkeypatch.setattr(client, "SILENCE_SECONDS", 0.1)
     hub.faults.append(Fault("POST", "/api/repos/create", times=99, stall_seconds=30))
     assert send(ready, "--json") == ExitCode.STOPPED
-    assert Spool.of(ready).waiting() == [2]
+    assert ready.spooled_steps == [2]
 
 
 def test_a_wrong_token_is_told_with_endpoint_and_repository_and_not_tried_again(
@@ -181,7 +181,7 @@ def test_without_a_token_the_way_to_one_is_told(
     monkeypatch.delenv("HF_TOKEN")
     assert push(made) == ExitCode.USER_ERROR
     assert "hf auth login" in capsys.readouterr().err
-    assert Spool.of(made.run).waiting() == []
+    assert made.run.spooled_steps == []
 
 
 def test_a_place_where_the_token_may_not_write_leaves_nothing_in_the_spool(
@@ -189,7 +189,7 @@ def test_a_place_where_the_token_may_not_write_leaves_nothing_in_the_spool(
 ) -> None:
     assert main([str(made.run.root), "--repo", "others/kind"]) == ExitCode.USER_ERROR
     assert "write permission" in capsys.readouterr().err
-    assert Spool.of(made.run).waiting() == []
+    assert made.run.spooled_steps == []
     assert hub.count("POST", "/api/repos/create") == 1
 
 
@@ -280,7 +280,7 @@ def test_a_damaged_checkpoint_keeps_no_other_from_being_sent(
     next(made.run.checkpoint(2).glob("*.distcp")).write_bytes(b"damaged")
     assert send(made.run) == ExitCode.USER_ERROR
     assert "is damaged" in capsys.readouterr().err
-    assert spool.waiting() == [2]
+    assert made.run.spooled_steps == [2]
     assert hub.repos[REPO].tags == {"step-4": hub.repos[REPO].branches["main"]}
 
 

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from gemfit.errors import ExitCode
 from gemfit.plan import Plan
-from gemfit.records import Verdict
+from gemfit.records import EarlyStop, Verdict
 from gemfit.rundir import RunDir
 from gemfit_launch.conclusion import conclude
 from gemfit_launch.hubtoken import token_file, token_source
@@ -112,11 +112,15 @@ def test_a_token_is_looked_for_where_huggingface_hub_looks(tmp_path: Path) -> No
     assert token_source({"HF_TOKEN": " ", "HF_HOME": str(tmp_path)}) is None
 
 
-@pytest.mark.parametrize("end", ["completed", "stopped"])
+EARLY = EarlyStop(patience=2, min_delta=0.0, best_step=6, best_loss=2.0)
+
+
+@pytest.mark.parametrize(("end", "early"), [("completed", None), ("completed", EARLY), ("stopped", None)])
 def test_the_last_words_say_what_was_not_pushed(
-    end: Literal["completed", "stopped"], run: RunDir, tmp_path: Path
+    end: Literal["completed", "stopped"], early: EarlyStop | None, run: RunDir
 ) -> None:
-    outcome = Outcome(attempt=1, returncode=0, verdict=Verdict(outcome=end, attempt=1, step=10))
+    verdict = Verdict(outcome=end, attempt=1, step=10, early_stop=early)
+    outcome = Outcome(attempt=1, returncode=0, verdict=verdict)
     assert "push" not in conclude(run, outcome).text
     (run.spool / "wanted").mkdir(parents=True)
     (run.spool / "wanted" / "step-00000010.json").touch()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.hub.spool import Spool
 from hub.server import HubServer
 from train.conftest import Attempts
 
@@ -27,10 +26,10 @@ def test_a_run_that_is_stopped_spools_and_a_resumed_one_sends_and_trains_the_sam
         assert attempts.verdict is not None
         assert attempts.verdict.outcome == "stopped", attempts.log()
         assert f"gemfit push --spooled {attempts.run.root}" in attempts.log()
-        assert Spool.of(attempts.run).waiting() == [3]
+        assert attempts.run.spooled_steps == [3]
         outcome = attempts.train()
     assert outcome.returncode == 0, attempts.log(2)
-    assert Spool.of(attempts.run).waiting() == []
+    assert attempts.run.spooled_steps == []
     messages = list(hub.repos["user/kind"].messages.values())
     assert messages[-1] == "Step 6"
     assert "step 6: pushed to user/kind" in attempts.log(2)

@@ -56,7 +56,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
         return ExitCode.DONE
     plan = run.plan()
     if run.is_complete(plan):
-        say(f"already complete at step {plan.steps.total}")
+        say("the run is complete already")
         return ExitCode.DONE
     if reason := attempts.give_up(attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, run.attempt, reason)

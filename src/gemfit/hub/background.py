@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.hub.spool import Delivery, Spool
+from gemfit.hub.spool import Delivery
 from gemfit.rundir import RunDir
 
 NICE = 19
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         delivery = deliver_spool(run, Patience(), probe=True, lock_seconds=LOCK_SECONDS, staged=release)
     except UserError as error:
-        delivery = Delivery(waiting=Spool.of(run).waiting(), refused=[str(error)])
+        delivery = Delivery(waiting=run.spooled_steps, refused=[str(error)])
     for line in delivery.refused:
         logging.getLogger(__name__).error("%s", line)
     sys.stdout.write(json.dumps(as_json(run, delivery)) + "\n")

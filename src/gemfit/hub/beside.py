@@ -52,7 +52,7 @@ class Pusher:
 
     def begin(self) -> None:
         """Go on with what an earlier attempt has left in the spool."""
-        if self._hub.push != "never" and self._spool.waiting():
+        if self._hub.push != "never" and self._run.spooled_steps:
             self._start()
 
     def committed(self, step: int) -> None:
@@ -84,7 +84,7 @@ class Pusher:
             self._leaving = True
             self._terminate()
         self._thread.shutdown(wait=True, cancel_futures=True)
-        if waiting := self._spool.waiting():
+        if waiting := self._run.spooled_steps:
             steps = ", ".join(map(str, waiting))
             logger.warning("not pushed: step %s; later: gemfit push --spooled %s", steps, self._run.root)
 

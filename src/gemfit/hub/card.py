@@ -23,15 +23,22 @@ from gemfit.rundir import RunDir, write_atomic
 
 
 def write_card(
-    run: RunDir, *, step: int | None = None, repo: str | None = None, is_adapter: bool | None = None
+    run: RunDir,
+    *,
+    step: int | None = None,
+    repo: str | None = None,
+    is_adapter: bool | None = None,
+    out: Path | None = None,
 ) -> Path:
-    """Write the card of the checkpoint of ``step``, or of the newest, to ``run.card_file``; returns that.
+    """Write the card of the checkpoint of ``step``, or of the newest, to ``out``, which is returned.
 
+    ``out`` is ``run.card_file`` when left out.
     ``repo`` is where the model goes, ``is_adapter`` whether its LoRA goes there alone; both are the recipe's
     when left out. What was stated and noted for an earlier card is in it. ``UserError`` without such a
     checkpoint.
     """
-    return save(render(gather(run, step, repo=repo, is_adapter=is_adapter), _tokenizer(run)), run.card_file)
+    card = render(gather(run, step, repo=repo, is_adapter=is_adapter), _tokenizer(run))
+    return save(card, out or run.card_file)
 
 
 def render(facts: CardFacts, tokenizer: Any | None) -> ModelCard:

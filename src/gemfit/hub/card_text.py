@@ -8,14 +8,10 @@ from gemfit.hub.audit_text import audit_section
 from gemfit.hub.card_header import data_name
 from gemfit.hub.data_text import data_section
 from gemfit.hub.facts import CardFacts
-from gemfit.hub.markdown import facts, section, table
+from gemfit.hub.markdown import facts, section, spread, table
 from gemfit.hub.results import results_section
 from gemfit.hub.training_text import hardware_section, training_section
 from gemfit.hub.use_text import limits_section, reproduction_section, use_section
-from gemfit.records import StepRecord
-
-MOST_POINTS = 12
-"""Of the loss curve, as a table."""
 
 
 def body(told: CardFacts, tokenizer: Any | None) -> str:
@@ -65,7 +61,7 @@ def _origin(told: CardFacts) -> list[tuple[str, str]]:
 
 def _curve(told: CardFacts) -> str:
     steps = told.history.steps
-    rows = [(f"{r.step:,}", f"{r.loss:.4f}", f"{r.learning_rate:g}") for r in _spread(steps)]
+    rows = [(f"{r.step:,}", f"{r.loss:.4f}", f"{r.learning_rate:g}") for r in spread(steps)]
     return section(
         "Loss while training",
         table(
@@ -76,11 +72,3 @@ def _curve(told: CardFacts) -> str:
         f"{len(rows)} of {len(steps):,} recorded steps, in nats per trained token of one step. "
         "`gemfit report` draws all of them.",
     )
-
-
-def _spread(steps: tuple[StepRecord, ...]) -> list[StepRecord]:
-    """At most ``MOST_POINTS`` steps, evenly from the first to the last."""
-    if len(steps) <= MOST_POINTS:
-        return list(steps)
-    last = len(steps) - 1
-    return [steps[round(i * last / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+Row = TypeVar("Row")
+
+
+def spread(rows: Sequence[Row], most: int = 12) -> list[Row]:
+    """At most ``most`` of the rows: the first, the last, and others evenly between."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
 def section(title: str, *parts: str, level: int = 2) -> str:

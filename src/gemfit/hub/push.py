@@ -19,9 +19,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.hub.spool import Delivery, Push, Sent, Spool, wanted_push
 from gemfit.hubrecipe import HubRecipe, repo_id
 from gemfit.rundir import RunDir
-from gemfit.train.checkpoint.integrity import read_manifest
-from gemfit.train.checkpoint.retention import best_of
-from gemfit.train.checkpoint.store import newest_valid, valid_checkpoint
+from gemfit.train.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 
 LOCK_SECONDS = 30.0
 
@@ -63,8 +61,13 @@ def _one(run: RunDir, options: argparse.Namespace) -> Told:
     from huggingface_hub import constants  # noqa: PLC0415  (after the environment is set)
 
     push, spool = _push(run, options), Spool.of(run)
-    before = spool.sent_as(push, constants.ENDPOINT)
-    if before and not options.again and push.step not in spool.waiting():
+    before, waiting = spool.sent_as(push, constants.ENDPOINT), spool.waiting(push.step)
+    if waiting is not None and waiting != push:
+        raise UserError(
+            f"{run.root}: step {push.step} waits to be sent to {waiting.repo} ({waiting.message!r}) already; "
+            f"send it with --spooled, or remove {spool.folder(push.step)}"
+        )
+    if before and not options.again and waiting is None:
         line = f"step {push.step}: was sent to {push.repo} before ({before.url}); --again sends it once more"
         return as_json(run, Delivery(reason="sent before")), [line]
     _greet(push)
@@ -72,16 +75,17 @@ def _one(run: RunDir, options: argparse.Namespace) -> Told:
     try:
         told = _deliver(run)
     except UserError:
-        spool.drop(push.step)
+        if waiting is None:
+            spool.drop(push.step)
         raise
-    if told[0]["refused"] and push.step in told[0]["waiting"]:
+    if waiting is None and told[0]["refused"] and push.step in told[0]["waiting"]:
         spool.drop(push.step)
     return told
 
 
 def _spooled(run: RunDir) -> Told:
     """Send whatever waits."""
-    if not Spool.of(run).waiting():
+    if not run.spooled_steps:
         return as_json(run, Delivery()), [f"{run.root}: nothing waits"]
     return _deliver(run)
 
@@ -156,13 +160,7 @@ def find_step(run: RunDir, which: str) -> int:
         return newest[1].step
     if which != "best":
         raise UserError(f"--step {which}: is no step; give a number, latest or best")
-    found = [(folder, read_manifest(folder)) for folder in run.committed()]
-    known = [(folder, entry) for folder, entry in found if not isinstance(entry, str)]
-    if (best := best_of(known)) is None:
-        raise UserError(
-            f"{run.checkpoints}: no checkpoint has a held-out loss, so none is best; give its step"
-        )
-    return dict(known)[best].step
+    return best_valid(run)[1].step
 
 
 def _list(run: RunDir, push: Push, as_json: bool) -> int:

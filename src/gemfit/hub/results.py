@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gemfit.evaluation import Interval, Score, SubjectScores
 from gemfit.hub.facts import CardFacts
-from gemfit.hub.markdown import section, table
+from gemfit.hub.markdown import section, spread, table
 from gemfit.records import EvalRecord
 
 LOSS, PERPLEXITY, ACCURACY = "loss (nats per token)", "perplexity", "token accuracy"
@@ -58,7 +58,7 @@ def results_section(facts: CardFacts) -> str:
     where = "this checkpoint" if record.step == step else f"before the checkpoint of step {step:,}"
     rows = [
         ("trained for " + f"{entry.step:,} steps" if entry.step else "before training", *_plain(entry))
-        for entry in _few(facts.history.evaluations)
+        for entry in spread(facts.history.evaluations)
     ]
     return section(
         "Results",
@@ -99,6 +99,8 @@ def _other_steps(facts: CardFacts) -> str:
     if facts.evaluation is None:
         return ""
     names = ", ".join(subject.name for subject in facts.evaluation.subjects)
+    if facts.evaluation.pack != facts.plan.pack.fingerprint:
+        return f"An evaluation of {names} exists, on other data than that of this checkpoint."
     return f"An evaluation of {names} exists, which is not of this checkpoint (step {facts.step:,})."
 
 
@@ -118,13 +120,6 @@ def interval_text(value: Interval) -> str:
 
 def _stderr(value: float | None) -> str:
     return "not given" if value is None else f"{value:.4f}"
-
-
-def _few(records: tuple[EvalRecord, ...], most: int = 12) -> list[EvalRecord]:
-    """At most ``most`` of the records: the first, the last, and others evenly between."""
-    if len(records) <= most:
-        return list(records)
-    return [records[round(i * (len(records) - 1) / (most - 1))] for i in range(most)]
 
 
 def _metrics(

@@ -31,15 +31,13 @@ class Patience:
 
     attempts: int = 5
     first_seconds: float = 2.0
-    longest_seconds: float = 60.0
 
     def pause(self, failures: int, share: float) -> float:
         """Seconds before the next try: doubled with each of ``failures``, and cut by ``share`` of a half.
 
         Clients that failed together would otherwise come back together.
         """
-        whole = min(self.first_seconds * 2.0 ** (failures - 1), self.longest_seconds)
-        return whole * (1 - share / 2)
+        return self.first_seconds * 2.0 ** (failures - 1) * (1 - share / 2)
 
 
 def retried(

@@ -46,27 +46,26 @@ def deliver_spool(
                 _send_staged(spool, delivery, patience, probe)
             except Unreachable as reason:
                 delivery.reason = str(reason)
-    delivery.waiting = spool.waiting()
+    delivery.waiting = run.spooled_steps
     return delivery
 
 
 def _stage_wanted(run: RunDir, spool: Spool, delivery: Delivery) -> None:
-    wanted = spool.wanted()
-    for push in wanted:
-        for older in spool.staged():
-            if push.replaces(older.push) and older.push.step < push.step:
-                logger.info("step %d: not sent, step %d takes its place", older.push.step, push.step)
-                spool.drop(older.push.step)
-    for push in wanted:
+    for push in spool.wanted():
         if not run.checkpoint(push.step).is_dir():
-            logger.warning("step %d: not sent, its checkpoint is gone", push.step)
-            spool.drop(push.step)
+            logger.warning("step %d: not staged, its checkpoint is gone", push.step)
+            spool.fulfil(push.step)
             continue
         logger.info("step %d: staging", push.step)
         try:
             stage(run, push)
         except UserError as error:
             delivery.refused.append(str(error))
+            continue
+        for older in spool.staged():
+            if push.replaces(older.push) and older.push.step < push.step:
+                logger.info("step %d: not sent, step %d takes its place", older.push.step, push.step)
+                spool.drop(older.push.step)
 
 
 def _send_staged(spool: Spool, delivery: Delivery, patience: Patience, probe: bool) -> None:

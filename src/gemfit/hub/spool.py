@@ -6,21 +6,22 @@ that is sent and the manifest that proves it. Neither needs a network. No torch.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from gemfit.contract import Contract
 from gemfit.errors import UserError
 from gemfit.hubrecipe import HubRecipe
 from gemfit.manifest import FileDigest
-from gemfit.rundir import RunDir, write_atomic
+from gemfit.rundir import RunDir, locked, write_atomic
 
 POLL_SECONDS = 0.1
+Noted = TypeVar("Noted", bound=Contract)
 
 
 class Push(Contract):
@@ -140,18 +141,19 @@ class Spool:
 
     def wanted(self) -> list[Push]:
         """Pushes whose folder is not ready, oldest step first."""
-        found = [_read(path) for path in sorted(self._wish_file(0).parent.glob("step-*.json"))]
+        found = [_read(Push, path) for path in sorted(self._wish_file(0).parent.glob("step-*.json"))]
         return [push for push in found if push is not None]
 
     def staged(self) -> list[Staged]:
         """Pushes that are ready to be sent, oldest step first."""
         manifests = sorted(self.root.glob(f"step-*/{self.manifest_file(Path()).name}"))
-        return [Staged.read(path) for path in manifests]
+        found = [_read(Staged, path) for path in manifests]
+        return [staged for staged in found if staged is not None]
 
-    def waiting(self) -> list[int]:
-        """Steps that are not sent, ready or not."""
+    def waiting(self, step: int) -> Push | None:
+        """The push of ``step`` that is not sent, ready or not."""
         pushes = [*self.wanted(), *(staged.push for staged in self.staged())]
-        return sorted({push.step for push in pushes})
+        return next((push for push in pushes if push.step == step), None)
 
     def sent(self) -> tuple[Sent, ...]:
         return SentPushes.read(self.sent_file).pushes if self.sent_file.is_file() else ()
@@ -169,7 +171,7 @@ class Spool:
         return any((one.content, one.endpoint) == (staged.digest, endpoint) for one in self.sent())
 
     def fulfil(self, step: int) -> None:
-        """The folder of ``step`` is ready: its wish is no longer needed."""
+        """Forget the wish for ``step``: its folder is ready, or can no longer be made."""
         self._wish_file(step).unlink(missing_ok=True)
 
     def record(self, sent: Sent) -> None:
@@ -188,7 +190,7 @@ class Spool:
         self.root.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + patience_seconds
         with (self.root / "lock").open("a") as stream:
-            while not (free := _locked(stream.fileno())) and time.monotonic() < deadline:
+            while not (free := locked(stream.fileno())) and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
             if free:
                 for leftover in self.root.glob(".step-*"):
@@ -199,19 +201,11 @@ class Spool:
         return self.root / "wanted" / f"step-{step:08d}.json"
 
 
-def _read(path: Path) -> Push | None:
-    """A wish; ``None`` where a newer one has replaced it a moment ago."""
+def _read(kind: type[Noted], path: Path) -> Noted | None:
+    """What is noted at ``path``; ``None`` where another process has removed it a moment ago."""
     try:
-        return Push.read(path)
+        return kind.read(path)
     except UserError:
         if path.exists():
             raise
         return None
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

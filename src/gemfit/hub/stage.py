@@ -26,11 +26,11 @@ def stage(run: RunDir, push: Push) -> Staged:
     """
     spool = Spool.of(run)
     folder = spool.folder(push.step)
-    if folder.exists():
-        shutil.rmtree(folder)
     with staging(folder.absolute()) as partial:
         staged = Staged(push=push, files=tuple(write_files(run, push, spool.files(partial))))
         write_atomic(spool.manifest_file(partial), staged.to_json())
+        if folder.exists():  # only now is there something better
+            shutil.rmtree(folder)
     spool.fulfil(push.step)
     return staged
 
@@ -38,7 +38,5 @@ def stage(run: RunDir, push: Push) -> Staged:
 def write_files(run: RunDir, push: Push, out: Path) -> list[FileDigest]:
     """Everything that ``push`` sends, into ``out``, which must not exist; returns sizes and digests."""
     export(run, out, step=push.step, adapter=not push.merge_adapter, multimodal=push.multimodal)
-    shutil.copyfile(
-        write_card(run, step=push.step, repo=push.repo, is_adapter=not push.merge_adapter), out / CARD
-    )
+    write_card(run, step=push.step, repo=push.repo, is_adapter=not push.merge_adapter, out=out / CARD)
     return digest_files(out, sorted(path for path in out.rglob("*") if path.is_file()))

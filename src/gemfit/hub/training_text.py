@@ -67,7 +67,12 @@ def _hyperparameters(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "gradient norm clipped at", f"{optim.max_grad_norm:g}"
     yield "steps planned", f"{plan.steps.total:,}"
     yield "loss on", "every token" if recipe.data.loss_on == "all" else "tokens of the assistant"
-    yield "precision", f"{model.dtype} computation, float32 master weights"
+    if model.quantization is None:
+        yield "precision", f"{model.dtype} computation, float32 master weights"
+    else:
+        scales = ", with scales in 8 bits" if model.quantization.double else ""
+        yield "base weights", f"frozen; linear layers in 4 bits ({model.quantization.type}{scales})"
+        yield "precision", f"{model.dtype} computation, float32 adapters"
     yield "attention", f"{model.attention}; packed conversations do not see each other"
     yield "activation checkpointing", "yes" if model.activation_checkpointing else "no"
     yield "strategy", recipe.strategy.label

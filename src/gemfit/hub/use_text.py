@@ -48,6 +48,11 @@ def use_section(told: CardFacts, tokenizer: Any | None) -> str:
     with_peft = (
         "The adapter is loaded on top of its base model, which needs `peft`." if told.is_adapter else ""
     )
+    if told.is_adapter and told.plan.recipe.model.quantization is not None:
+        with_peft += (
+            " It was trained on weights in 4 bits: on others, such as those that this program loads, its "
+            "replies are not those that were measured."
+        )
     program = verbatim(LOADING.format(place=place, messages=listed), "python")
     return section("How to use it", with_peft, program, *written)
 

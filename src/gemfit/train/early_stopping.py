@@ -57,7 +57,7 @@ class EarlyStops:
 def judge(losses: Mapping[int, float], asked: EarlyStopping) -> EarlyStop | None:
     """Whether the newest ``patience`` losses are no improvement. ``losses``: by step.
 
-    An improvement is lower than the lowest before it by more than ``min_delta``; NaN is none.
+    An improvement is lower than the improvement before it by more than ``min_delta``; NaN is none.
     """
     best_step, best_loss, waited = 0, math.inf, 0
     for step in sorted(losses):

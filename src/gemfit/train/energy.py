@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from gemfit.records import EnergyRecord
 from gemfit.train.callbacks import append_record
 from gemfit.train.checkpoint.collective import on_every_rank, rank
+from gemfit.train.hardware import board
 
 if TYPE_CHECKING:
     from gemfit.train.trainer import PackedTrainer
@@ -119,9 +120,7 @@ def board_joules(device: torch.device) -> tuple[str, float | None]:
         return "", None
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     with suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        board = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        return uuid, float(pynvml.nvmlDeviceGetTotalEnergyConsumption(board)) / 1000
+        return uuid, float(pynvml.nvmlDeviceGetTotalEnergyConsumption(board(uuid))) / 1000
     return uuid, None
 
 

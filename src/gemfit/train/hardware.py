@@ -122,11 +122,15 @@ def _gpu(device: torch.device) -> tuple[Gpu, str]:
 def board_power_limit(uuid: str) -> float | None:
     """The power limit in force for the GPU with this UUID, in watts; ``None`` where NVML does not say."""
     with suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        # By UUID: NVML counts all boards of the machine, and torch those that are visible to it.
-        board = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(board)) / 1000
+        return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(board(uuid))) / 1000
     return None
+
+
+def board(uuid: str) -> Any:
+    """NVML's handle of the GPU with this UUID; ``NVMLError`` where there is no NVML, or no such GPU."""
+    pynvml.nvmlInit()
+    # By UUID: NVML counts all boards of the machine, and torch those that are visible to it.
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
 
 def _cpu_model() -> str:

@@ -55,13 +55,14 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     with trainer.saver:
         trainer.train()
     step = trainer.state.global_step
-    early = trainer.early.stop
-    completed = early is not None or step >= plan.steps.total
+    all_done = step >= plan.steps.total
+    early = None if all_done else trainer.early.stop
+    completed = all_done or early is not None
     verdict = Verdict(
         outcome="completed" if completed else "stopped",
         attempt=attempt,
         step=step,
-        reason=trainer.early.reason,
+        reason=trainer.early.reason if early else "",
         early_stop=early,
     )
     if rank() == 0:
