@@ -26,9 +26,9 @@ def read_facts(run: RunDir, card: Card | None) -> RunFacts:
         records = Tail(run.metrics_file).read()
     except (ValueError, KeyError, TypeError):
         return RunFacts()  # the report names the line that is no record
-    used = card or _card_of(records, plan)
+    used = _card_of(records, plan) or card
     forecast = make_forecast(plan, card=used)
-    memory = forecast.memory
+    memory = forecast.memory if _tells_of(plan, run, records) else None
     flops, why_not = _flops_per_token(plan)
     return RunFacts(
         state=read_statuses([run])[0].state,
@@ -40,6 +40,12 @@ def read_facts(run: RunDir, card: Card | None) -> RunFacts:
         host_bytes=sum(part.bytes for part in memory.host_rank) if memory else None,
         endings=tuple(_endings(run)),
     )
+
+
+def _tells_of(plan: Plan, run: RunDir, records: Sequence[Record]) -> bool:
+    """Whether the memory that was measured last is that of ``plan``, and not of one before a resume."""
+    measured = [record.attempt for record in records if isinstance(record, MemoryRecord)]
+    return not measured or run.attempt_record(measured[-1]).plan_digest in (plan.digest, "")
 
 
 def _no_mfu(plan: Plan, card: Card | None, why_not: str | None) -> str:

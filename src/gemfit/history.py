@@ -50,7 +50,11 @@ def read_history(metrics: Path) -> History:
     A file that is missing, holds no step or a line that is no record is a ``UserError``; the last line
     may be cut short by a crash.
     """
-    records = read_records(metrics)
+    return make_history(read_records(metrics), metrics)
+
+
+def make_history(records: Sequence[Record], metrics: Path) -> History:
+    """What the ``records`` of ``metrics`` tell; without a step a ``UserError``."""
     steps = [record for record in records if isinstance(record, StepRecord)]
     if not steps:
         raise UserError(f"{metrics}: holds no training step yet")

@@ -6,11 +6,12 @@ import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markupsafe import Markup
 
-from gemfit.report.blocks import Page, Said, Talk
+from gemfit.report.blocks import Chart, Page, Said, Talk
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import draw
 from gemfit.report.gather import Story, gather
@@ -97,6 +98,14 @@ def test_hostile_texts_are_shown_and_not_obeyed(tell: Tell) -> None:
     assert "49" not in "".join(page.texts["words"]), "no template is run"
     assert page.texts["words"].count(SHOWN) == 2 * (3 + 6 + 3), "each reply of each of two models"
     assert any(SHOWN in note for note in page.texts["note fail"])
+
+
+def test_names_in_a_chart_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    def draw_axes(axes: Any) -> None:
+        axes.set_title("a\u202eb #0072b2 <b>")
+
+    svg = draw(Chart("one", "one bar", draw_axes), tmp_path / "one.png")
+    assert "a⟨U+202E⟩b #0072b2 &lt;b&gt;" in svg
 
 
 def test_a_lone_surrogate_does_not_break_the_file(make_run: MakeRun, tmp_path: Path) -> None:
@@ -225,8 +234,8 @@ def test_the_page_stays_small_however_much_models_say(make_run: MakeRun) -> None
     assert "20 more prompts are in" in text
 
 
-def test_a_norm_that_is_no_number_does_not_stop_the_report(make_run: MakeRun, tmp_path: Path) -> None:
-    records = [step(1, 1), step(2, 1).model_copy(update={"grad_norm": float("inf")}), step(3, 1)]
+def test_a_step_without_a_norm_does_not_stop_the_report(make_run: MakeRun, tmp_path: Path) -> None:
+    records = [step(1, 1), step(2, 1).model_copy(update={"grad_norm": None}), step(3, 1)]
     story = gather(make_run(records=records).root, RunFacts(), with_pack=False)
     chart = next(chart for chart in training_charts(story) if chart.name == "gradient-norm")
     assert "2 steps of 3 clipped" in chart.says

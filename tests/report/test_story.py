@@ -140,6 +140,19 @@ def test_only_settings_that_differ_are_listed(make_run: MakeRun, story: Story) -
     assert differing([story, story]) == {}
 
 
+def test_where_a_pack_lies_and_how_a_recipe_is_described_are_no_settings(
+    make_run: MakeRun, story: Story
+) -> None:
+    plan = story.plan
+    moved = plan.model_copy(
+        update={
+            "recipe": plan.recipe.model_copy(update={"description": "of another person"}),
+            "pack": plan.pack.model_copy(update={"folder": "/elsewhere"}),
+        }
+    )
+    assert differing([story, gather(make_run("moved", of=moved).root, RunFacts(), with_pack=False)]) == {}
+
+
 def test_runs_with_one_name_are_told_apart(make_run: MakeRun, story: Story) -> None:
     other = gather(make_run().root, RunFacts(), with_pack=False)
     assert story.name == other.name

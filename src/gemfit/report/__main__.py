@@ -1,6 +1,6 @@
 """``python -m gemfit.report RUN [RUN …] --out DIR``: the first run as a page, compared with the others.
 
-Exit status 0; 2 with ``error: …`` on stderr for a mistake. Some three seconds of imports, and half a
+Exit status 0; 2 with ``error: …`` on stderr for a mistake. More than a second of imports, and half a
 second for each chart.
 """
 

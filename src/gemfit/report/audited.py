@@ -23,7 +23,6 @@ VARIANTS = 30
 """Variants from which on a chart is no help."""
 PROMPTS = 300
 """Prompts of a suite in the page."""
-DRAWS = 1000
 
 
 def audit(story: Story) -> Section:
@@ -167,7 +166,7 @@ def _mean(found: Audit, replies: Sequence[AuditedReply], variant: str, name: str
     values = [reply.scores[name] for reply in replies if reply.variant == variant and name in reply.scores]
     if not values:
         return None
-    return bootstrap(values, resamples=DRAWS, confidence=found.confidence, seed=found.seed)
+    return bootstrap(values, resamples=found.resamples, confidence=found.confidence, seed=found.seed)
 
 
 def _replies(found: Audit, probe: str, budget: Budget) -> Block:

@@ -49,12 +49,7 @@ def unique_names(stories: Sequence[Story]) -> list[str]:
 
 def differing(stories: Sequence[Story]) -> dict[str, list[str]]:
     """Every setting that is not the same in all runs: recipe, ranks, batch and data."""
-    flats = [
-        flatten(
-            story.plan.model_dump(mode="json", include={"recipe", "topology", "batch", "pack", "versions"})
-        )
-        for story in stories
-    ]
+    flats = [flatten(story.plan.model_dump(mode="json", include=SETTINGS)) for story in stories]
     keys = dict.fromkeys(key for flat in flats for key in flat)
     written = {key: [_written(flat.get(key)) for flat in flats] for key in keys}
     return {key: values for key, values in written.items() if len(set(values)) > 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,7 +110,7 @@ def _loss(step: StepRecord) -> float:
 
 def _gradients(story: Story) -> Chart:
     axis, bound = by_step(story), story.plan.recipe.optim.max_grad_norm
-    norms = [s.grad_norm for s in story.steps if s.grad_norm is not None and math.isfinite(s.grad_norm)]
+    norms = [s.grad_norm for s in story.steps if s.grad_norm is not None]
     above = sum(norm > bound for norm in norms)
 
     def draw(axes: Any) -> None:

@@ -20,6 +20,7 @@ from cycler import cycler
 from numpy.typing import NDArray
 from tsdownsample import MinMaxDownsampler
 
+from gemfit.data.evidence.visible import name_unseen
 from gemfit.errors import UserError
 from gemfit.report.blocks import Chart
 
@@ -93,7 +94,12 @@ def inlined(svg: str, name: str) -> str:
     svg = svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    return re.sub(r"#[0-9a-f]{6}\b", lambda found: VARIABLES.get(found[0], found[0]), svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: _in_colours_of_the_page(tag[0]), svg)
+    return name_unseen(svg)  # names of runs, roles and the like may hold anything
+
+
+def _in_colours_of_the_page(tag: str) -> str:
+    return re.sub(r"#[0-9a-f]{6}\b", lambda found: VARIABLES.get(found[0], found[0]), tag)
 
 
 def line(

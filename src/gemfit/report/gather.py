@@ -13,7 +13,7 @@ from gemfit.data.evidence.packfiles import open_evidence
 from gemfit.data.evidence.stats import Columns, collect, read_columns
 from gemfit.errors import UserError
 from gemfit.evaluation import ConversationLosses, Evaluation
-from gemfit.history import History, read_history, read_records
+from gemfit.history import History, make_history, read_records
 from gemfit.manifest import CheckpointManifest, missing_or_resized
 from gemfit.plan import Plan
 from gemfit.records import StepRecord, Verdict
@@ -78,7 +78,7 @@ class Story:
 def gather(root: Path, facts: RunFacts, *, with_pack: bool = True) -> Story:
     """Read the run; a run without a training step, or with a broken record, is a ``UserError``."""
     run = RunDir.open(root)
-    history, records = read_history(run.metrics_file), read_records(run.metrics_file)
+    records = read_records(run.metrics_file)
     state = facts.state or _state(run)
     pack, no_pack = _pack(run.plan()) if with_pack else (None, "")
     return Story(
@@ -86,7 +86,7 @@ def gather(root: Path, facts: RunFacts, *, with_pack: bool = True) -> Story:
         plan=run.plan(),
         state=state,
         verdict=run.verdict(),
-        history=history,
+        history=make_history(records, run.metrics_file),
         attempts=make_attempts(run, records, state=state, endings=facts.endings),
         checkpoints=_checkpoints(run.committed()),
         pack=pack,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemfit.report.blocks import Said
-from gemfit.report.words import size
 
 LONGEST = 4_000
 """Characters of one message."""
@@ -36,4 +35,4 @@ class Budget:
 
     @property
     def limits(self) -> str:
-        return f"Messages are shown up to {size(LONGEST)}, all of a section up to {size(TOGETHER)}."
+        return f"Messages are shown up to {LONGEST:,} characters, all of a section up to {TOGETHER:,}."
