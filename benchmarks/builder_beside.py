@@ -47,13 +47,20 @@ from gemfit.data.encode.tokenizer_json import parse_tokenizer
 from gemfit.data.reading.inputs import all_blocks, block_text
 from gemfit.data.building.known import backend_json
 from gemfit.data.reading.lines import read_block
-from gemfit.data.building.prepare import Unchecked, prepare_rendering, prepare_tokenizer, settle
+from gemfit.data.building.prepare import (
+    Unchecked,
+    pass_over_extensions,
+    prepare_rendering,
+    prepare_tokenizer,
+    settle,
+)
 from gemfit.packing import PackJob
 job, workers, engine = PackJob.read(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
 tokenizer, watch = prepare_tokenizer(job), None
 if engine == "gigatoken":
     encoder = gigatoken_encoder(parse_tokenizer(backend_json(tokenizer)))
 else:
+    pass_over_extensions()
     rendering, watch = prepare_rendering(job, tokenizer, print)
     encoder = rendering.encoder
 settle()

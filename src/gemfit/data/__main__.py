@@ -17,6 +17,8 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.manifest import PackManifest
 from gemfit.packing import PackJob
 
+ALONE = __name__ == "__main__"
+"""Whether this is a program: only then is collecting garbage, and numba, changed for the whole process."""
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -52,15 +54,19 @@ def _build(arguments: argparse.Namespace) -> None:
     job = PackJob.read(arguments.job)
     # Before transformers is imported: it would warn about missing frameworks and forks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # What is imported stays: looking for garbage in it, again and again, takes a tenth of the time.
-    gc.disable()
+    if ALONE:
+        # What is imported stays: looking for garbage in it, again and again, takes a tenth of the time.
+        gc.disable()
     # A broken job is refused without the wait for these.
     from gemfit.data.build import Ways, build_pack, build_shard, merge_pack  # noqa: PLC0415
     from gemfit.data.building.make_parts import Shard  # noqa: PLC0415
+    from gemfit.data.building.prepare import pass_over_extensions  # noqa: PLC0415
     from gemfit.data.building.workers import available_cores  # noqa: PLC0415
 
-    gc.freeze()
-    gc.enable()
+    if ALONE:
+        gc.freeze()
+        gc.enable()
+        pass_over_extensions()
     out = arguments.out.absolute()
     ways = Ways(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
     if arguments.shard:

@@ -85,9 +85,12 @@ def merge_pack(job: PackJob, out: Path, ways: Ways) -> PackManifest:
     missing = [one.number for one in made if one.state == "missing"]
     if missing:
         raise UserError(_to_run(missing, len(made), noted_shards(job)))
-    collector = Collector(store, job.data)
-    for one in made:
-        collector.add(one)
+    try:
+        collector = Collector(store, job.data)
+        for one in made:
+            collector.add(one)
+    except OSError as error:
+        raise explained(error, store.folder) from error
     return _joined(job, tokenizer, store, collector, out, ways)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from gemfit.data.building.parts import PartNotes, PartStore
 from gemfit.data.building.watch import Watch
 from gemfit.data.building.workers import run_tasks
+from gemfit.data.encode import EngineMismatch
 from gemfit.data.encode.checked import Picked
 from gemfit.data.reading.blocks import Block, count_lines, lines_before
 from gemfit.data.reading.inputs import all_blocks, block_text, inputs_of
@@ -82,15 +83,28 @@ def make_parts(
     done = 0
     blocks = (block for block in all_blocks(job) if shard.takes(block.number))
     wanted = takewhile(lambda _: not ordered.reached, blocks)
-    for block, (made, picked) in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
-        if watch is not None and picked is not None:
-            watch.offer(picked)
-        ordered.add(made)
-        done += block.disk_bytes
-        at(done)
-    if watch is not None:
-        watch.finish()
+    offered = None
+    try:
+        for block, (made, picked) in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
+            if watch is not None and picked is not None:
+                watch.offer(picked)
+                offered = watch
+            ordered.add(made)
+            done += block.disk_bytes
+            at(done)
+    except EngineMismatch:
+        raise
+    except BaseException:
+        _await(offered)
+        raise
+    _await(offered)
     return ordered.taken
+
+
+def _await(offered: Watch | None) -> None:
+    """Wait for the comparison: parts are there for later builds, which do not compare them again."""
+    if offered is not None:
+        offered.finish()
 
 
 def tokens_wanted(job: PackJob) -> int | None:

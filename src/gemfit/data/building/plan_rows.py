@@ -18,6 +18,7 @@ from gemfit.data.content.choose import Choice
 from gemfit.data.order import rows_at
 from gemfit.data.packing.runs import Atoms, fit_runs
 from gemfit.data.reading.columns import Ints
+from gemfit.errors import UserError
 
 _ORDER_SEED = 0x67656D
 SPLITS = ("train", "validation")
@@ -67,7 +68,11 @@ def _atoms_of(talks: Talks, choice: Choice, numbers: Ints) -> tuple[Ints, Atoms,
     begin[chosen == 0] = 0
     ends = np.cumsum((talks.atom_ends[chosen] - begin) * copies, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    assert total <= MOST_ATOMS, "rows are numbered by 32 bits"
+    if total > MOST_ATOMS:
+        raise UserError(
+            f"data: {total:,} pieces of conversations, each as often as its weight says, are more than "
+            f"{MOST_ATOMS:,}; lower `weight`, or make several packs"
+        )
     heads = np.concatenate([np.zeros(1, np.int32), ends.astype(np.int32)])[:-1]
     # Columns are read in the order that they have on disk, and written to where they are wanted.
     wanted = np.full(len(talks), -1, np.int32)

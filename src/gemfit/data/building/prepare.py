@@ -54,7 +54,6 @@ def prepare_rendering(
     The word cache is proved on the beginning of the input before its tables are kept. When they are there,
     the watch begins with this proof, and goes on with what the encoder does.
     """
-    _pass_over_extensions()
     path, sample = _words_path(tokenizer), sample_of(job)
     known = load_words(path) if engine == "auto" else None
     with ExitStack() as stack:
@@ -67,7 +66,8 @@ def prepare_rendering(
             encoder, watch = known, Watch(lambda: _reference(tokenizer))
         if watch is not None:
             stack.callback(watch.close)
-            watch.offer(_encoded(encoder, spread(sample)))
+            if known is not None:
+                watch.offer(_encoded(encoder, spread(sample)))
         rendering = make_rendering(tokenizer, job.data, encoder)
         renderer = rendering.renderer
         check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
@@ -75,9 +75,12 @@ def prepare_rendering(
         return rendering, watch
 
 
-def _pass_over_extensions() -> None:
-    """Keep numba from importing what other packages add to it: of awkward that is a quarter of a second."""
-    # What it does once, with the first function that it loads; no public setting turns it off.
+def pass_over_extensions() -> None:
+    """Keep numba from importing what other packages add to it: of awkward that is a quarter of a second.
+
+    It holds for the whole process, so it is for a program of its own.
+    """
+    # What numba does once, with the first function that it loads; no public setting turns it off.
     entrypoints._already_initialized = True
 
 

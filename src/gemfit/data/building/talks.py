@@ -179,7 +179,9 @@ class Collector:
         counts = np.bincount(columns["conversation"], minlength=len(columns["tokens"]))
         ends = len(self._atoms) + np.cumsum(counts)
         if len(ends) and ends[-1] > MOST_ATOMS:
-            raise UserError(f"data: more than {MOST_ATOMS:,} conversations; make several packs of them")
+            raise UserError(
+                f"data: more than {MOST_ATOMS:,} pieces of conversations; make several packs of them"
+            )
         self._atom_ends.append(ends)
         self._atoms.append(_atoms(part, len(self._paths)))
         if self._signatures.places:

@@ -68,8 +68,9 @@ class Ledger:
 
     def miscounted(self) -> Iterator[tuple[int, str]]:
         """Documents with a wrong number of trained tokens, and what is wrong."""
-        right = self.expected.trained.astype(np.int64) * self.expected.copies
-        fewest = right - self.expected.cut_off * self.expected.copies
+        copies = self.expected.copies.astype(np.int64)
+        right = self.expected.trained * copies
+        fewest = right - self.expected.cut_off * copies
         for document in np.flatnonzero((self.trained > right) | (self.trained < fewest)).tolist():
             trained = f"{self.trained[document]:,} of its tokens are trained in all rows"
             yield document, f"{trained}, expected {right[document]:,}"
