@@ -8,11 +8,12 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.chat.__main__ import main
 from gemfit.chat.conversation import Talk
@@ -182,3 +183,9 @@ def test_a_model_folder_has_no_checkpoints(folder: Path, capsys: pytest.CaptureF
     assert "has no checkpoints" in capsys.readouterr().err
     assert main([str(folder.parent)]) == 2
     assert "neither a model folder" in capsys.readouterr().err
+
+
+def test_the_context_of_a_multimodal_model_is_that_of_its_text_part() -> None:
+    config = Gemma3Config(text_config={"max_position_embeddings": 64})
+    opened = Opened(SimpleNamespace(config=config), None)
+    assert Speaker(opened, Manner(temperature=0, max_new_tokens=16)).room == 48

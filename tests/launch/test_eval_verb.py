@@ -150,5 +150,7 @@ def test_a_mistake_that_the_process_found_is_passed_on(run: RunDir, calls: objec
 def test_what_has_no_effect_or_is_not_there_is_refused(run: RunDir, calls: object, cli: Cli) -> None:
     limited = cli("eval", run.root, "--limit", 5)
     assert (limited.exit_code, "use --rows" in limited.stderr) == (2, True)
+    both = cli("eval", run.root, "--show", "--rows", 5, "--subject", "best", "--all")
+    assert (both.exit_code, "--subject, --rows has no effect" in both.stderr) == (2, True)
     unmeasured = cli("eval", run.root, "--show")
     assert (unmeasured.exit_code, "was not evaluated yet" in unmeasured.stderr) == (2, True)

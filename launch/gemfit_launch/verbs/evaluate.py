@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.evaluation import Evaluation
@@ -14,6 +15,8 @@ from gemfit_launch.evalview import show_evaluation
 from gemfit_launch.options import RUN_FOLDER, json_option
 
 COUNT = click.IntRange(min=1)
+SHOWING = {"run", "show", "whole", "as_json"}
+"""Parameters that say what is shown, and not what is measured."""
 
 
 @click.command("eval")
@@ -69,7 +72,9 @@ def eval_(
     run_dir = RunDir.open(run)
     if limit is not None and not tasks:
         raise UserError("--limit: has no effect without --tasks; for fewer held-out rows use --rows")
-    if not show:
+    if show:
+        _refuse_measuring_options()
+    else:
         require_train_extra("eval")
         options = {**values, "tasks": tasks, "rows": rows, "limit": limit}
         arguments = [part for name in subjects for part in ("--subject", name)]
@@ -79,6 +84,21 @@ def eval_(
         if code != ExitCode.DONE:
             raise click.exceptions.Exit(code)
     _print(run_dir, whole=whole, as_json=as_json)
+
+
+def _refuse_measuring_options() -> None:
+    """What would have an effect on a measurement has none on what is shown of an earlier one."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in SHOWING
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UserError(
+            f"--show measures nothing, so {', '.join(given)} has no effect; leave one of them out"
+        )
 
 
 def _print(run: RunDir, *, whole: bool, as_json: bool) -> None:

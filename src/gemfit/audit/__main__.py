@@ -78,6 +78,7 @@ def _audit(arguments: argparse.Namespace) -> ExitCode:
             batch_size=arguments.batch_size,
             seed=arguments.seed,
         ),
+        keep=lambda audit: write(run, audit),
     )
     readable = write(run, audit)
     if arguments.json:

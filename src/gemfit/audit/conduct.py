@@ -5,7 +5,8 @@ Cost: the replies. A suite of N prompts takes N replies of a model; see ``--limi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.crisis import crisis
 from gemfit.audit.jailbreak import jailbreak
 from gemfit.audit.judge import check_judge
-from gemfit.audit.measured import Wanted, assemble, measure
+from gemfit.audit.measured import Measured, Wanted, assemble, measure
 from gemfit.audit.medical import medical
 from gemfit.audit.memorisation import memorisation
 from gemfit.audit.own import own
@@ -26,7 +27,7 @@ from gemfit.audit.talks import Talks
 from gemfit.auditing import Audit
 from gemfit.data.building.progress import progress
 from gemfit.errors import UserError, did_you_mean
-from gemfit.evaluate.replies import replies
+from gemfit.evaluate.replies import prompt_ids, replies
 from gemfit.evaluate.subject import Opened, Subject, find_subjects, open_subject
 from gemfit.rundir import RunDir
 
@@ -42,8 +43,11 @@ SYSTEM_SAMPLE = 50
 """Conversations that are looked at for the system prompt of the data."""
 
 
-def conduct(run: RunDir, wanted: Wanted) -> Audit:
-    """Ask every model all prompts, and say what came of it; writes nothing."""
+def conduct(run: RunDir, wanted: Wanted, keep: Callable[[Audit], object]) -> Audit:
+    """Ask every model all prompts, and say what came of it.
+
+    ``keep`` gets what there is, without a judge, where the judge fails: the replies took hours.
+    """
     disable_progress_bar()
     if wanted.judge is not None:
         check_judge(wanted.judge)
@@ -52,13 +56,21 @@ def conduct(run: RunDir, wanted: Wanted) -> Audit:
     system = _system(talks, wanted)
     probes = make_probes(talks, system, wanted)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = []
+    settings, measured = {"system_prompt": system, "device": device}, list[Measured]()
     for subject in subjects:
         opened = open_subject(run, subject, device)
+        for probe in probes:  # what the template refuses is told before anything is asked
+            for prompt in probe.prompts:
+                prompt_ids(opened.tokenizer, prompt.messages)
         said = {probe.name: _ask(opened, subject, probe, wanted) for probe in probes}
         del opened  # before the next model is read
-        measured.append(measure(subject, probes, said, wanted))
-    return assemble(probes, measured, wanted, {"system_prompt": system, "device": device})
+        try:
+            measured.append(measure(subject, probes, said, wanted))
+        except UserError:
+            unjudged = replace(wanted, judge=None)
+            keep(assemble(probes, [*measured, measure(subject, probes, said, unjudged)], unjudged, settings))
+            raise
+    return assemble(probes, measured, wanted, settings)
 
 
 def choose(names: Sequence[str]) -> tuple[str, ...]:

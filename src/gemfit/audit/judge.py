@@ -42,7 +42,7 @@ def judge(command: str, replies: Sequence[Asked], timeout_seconds: float) -> lis
     """What ``command`` thinks of each reply; anything but one good line for each is a ``UserError``."""
     text = "".join(json.dumps(_line(*one), ensure_ascii=False) + "\n" for one in replies)
     answer = _run(command, text, timeout_seconds)
-    lines = answer.splitlines()
+    lines = answer.removesuffix("\n").split("\n") if answer else []  # a label may hold other breaks
     found = [_judgement(line, f"--judge: line {number}") for number, line in enumerate(lines, 1)]
     if len(found) != len(replies):
         raise UserError(
@@ -62,7 +62,9 @@ def check_judge(command: str) -> None:
 def _run(command: str, text: str, timeout_seconds: float) -> str:
     argv = _words(command)
     try:
-        done = subprocess.run(argv, input=text, stdout=subprocess.PIPE, text=True, timeout=timeout_seconds)
+        done = subprocess.run(
+            argv, input=text.encode(), stdout=subprocess.PIPE, timeout=timeout_seconds, check=False
+        )
     except OSError as error:
         raise UserError(f"--judge: {argv[0]!r} cannot be started: {error.strerror}") from None
     except subprocess.TimeoutExpired:
@@ -71,7 +73,10 @@ def _run(command: str, text: str, timeout_seconds: float) -> str:
         ) from None
     if done.returncode:
         raise UserError(f"--judge: {command!r} ended with exit status {done.returncode}")
-    return done.stdout
+    try:
+        return done.stdout.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--judge: {command!r} answered in something else than UTF-8: {error}") from None
 
 
 def _words(command: str) -> list[str]:

@@ -110,7 +110,7 @@ def _read(path: Path) -> Iterator[OwnPrompt]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         entry = _entry(line, f"{path}:{number}")

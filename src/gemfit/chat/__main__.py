@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
+    except KeyboardInterrupt:  # while the model is read; a reply is interrupted by itself
+        return 128 + signal.SIGINT
     return ExitCode.DONE
 
 

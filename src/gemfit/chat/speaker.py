@@ -46,7 +46,7 @@ class Speaker:
     """A model, and what it has read of the conversation at hand."""
 
     def __init__(self, opened: Opened, manner: Manner) -> None:
-        context = int(opened.model.config.max_position_embeddings)
+        context = int(opened.model.config.get_text_config(decoder=True).max_position_embeddings)
         if manner.max_new_tokens >= context:
             raise UserError(
                 f"--max-new-tokens {manner.max_new_tokens} leaves no room for a message: the model's context "

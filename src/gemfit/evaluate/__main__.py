@@ -49,7 +49,7 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
     from gemfit.train.checkpoint.collective import on_first_rank  # noqa: PLC0415
 
     run, tasks = RunDir.open(arguments.run), tuple(filter(None, (arguments.tasks or "").split(",")))
-    require_harness(tasks)
+    on_first_rank(lambda: require_harness(tasks))
     # One rank looks: another might find a checkpoint that was saved meanwhile.
     subjects = on_first_rank(lambda: find_subjects(run, arguments.subject or ["base", "latest"]))
     settings = Settings(

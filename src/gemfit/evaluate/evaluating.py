@@ -98,7 +98,8 @@ def evaluate(
     stored: Evaluation | None = None
     for subject in subjects:
         sums, scores = examine(run, subject, exam, settings, device)
-        measured = Measured(scores, *by_document(sums))
+        documents, losses, _, tokens = by_document(sums)
+        measured = Measured(scores, documents, losses, tokens)
         frame = _frame(exam, settings)
         stored = on_first_rank(lambda: store(run, frame, measured, settings.resampling))  # noqa: B023
     assert stored is not None, "at least one subject"
@@ -110,8 +111,11 @@ def make_exam(run: RunDir, settings: Settings, device: torch.device) -> Exam:
     plan, tokenizer = plan_here(run, device), packed_tokenizer(run)
     folder = Path(plan.pack.folder)
     pack, evidence = open_pack(folder, settings.split), open_evidence(folder)
+    rows = np.sort(epoch_order(settings.seed, 0, len(pack))[: settings.rows])
     if not pack.trained_tokens.sum():
         raise UserError(f"{folder}: {settings.split} has no trained token; see data.validation_share")
+    if not pack.trained_tokens[rows].sum():
+        raise UserError(f"--rows {settings.rows}: the rows that were drawn have no trained token; take more")
     marks = make_marks(tokenizer, evidence.manifest.format, evidence.manifest.eos)
     described = list(Describer(evidence, marks).rows(settings.split, range(len(pack))))
     openings = choose(described, marks, tokenizer, count=settings.samples, seed=settings.seed)
@@ -120,7 +124,6 @@ def make_exam(run: RunDir, settings: Settings, device: torch.device) -> Exam:
             "%d of %d samples: no more conversations have a whole reply in a row of %d tokens",
             *(len(openings), settings.samples, evidence.manifest.seq_len),
         )
-    rows = np.sort(epoch_order(settings.seed, 0, len(pack))[: settings.rows])
     return Exam(plan, pack, rows, stretches(described), openings, pad_id(tokenizer))
 
 

@@ -13,38 +13,36 @@ from gemfit.evaluation import TaskScore
 
 
 def require_harness(tasks: Sequence[str]) -> None:
-    """``UserError`` where ``tasks`` are asked for, and the package that has them is not there."""
-    if tasks and find_spec("lm_eval") is None:
+    """``UserError`` where the package that has ``tasks`` is not there, or has none of such a name."""
+    if not tasks:
+        return
+    if find_spec("lm_eval") is None:
         raise UserError(
             f"--tasks {','.join(tasks)}: needs lm-evaluation-harness, which is not installed: "
             "pip install lm-eval, or leave --tasks out"
+        )
+    if unknown := sorted({_task_name(task) for task in tasks} - set(_manager(tasks).all_tasks)):
+        raise UserError(
+            f"--tasks: lm-evaluation-harness has no task {', '.join(unknown)}; see `lm-eval ls tasks`"
         )
 
 
 def run_tasks(
     opened: Opened, tasks: Sequence[str], *, limit: int | None, batch_size: int, seed: int
 ) -> tuple[TaskScore, ...]:
-    """All metrics of ``tasks``: names that the harness knows, or YAML files of tasks.
+    """All metrics of ``tasks``: names that the harness knows (``require_harness``), or YAML files of tasks.
 
-    ``limit`` takes the first examples of each. A name that is unknown is a ``UserError``.
+    ``limit`` takes the first examples of each.
     """
     if not tasks:
         return ()
     from lm_eval import simple_evaluate  # noqa: PLC0415  (optional, and seconds of imports)
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415
 
-    files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
-    manager = TaskManager(include_path=[str(file.parent.resolve()) for file in files] or None)
-    names = [_task_name(task) for task in tasks]
-    if unknown := sorted(set(names) - set(manager.all_tasks)):
-        raise UserError(
-            f"--tasks: lm-evaluation-harness has no task {', '.join(unknown)}; see `lm-eval ls tasks`"
-        )
     found = simple_evaluate(
         model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=batch_size),
-        tasks=names,
-        task_manager=manager,
+        tasks=[_task_name(task) for task in tasks],
+        task_manager=_manager(tasks),
         limit=limit,
         bootstrap_iters=1000,
         random_seed=seed,
@@ -53,6 +51,13 @@ def run_tasks(
         fewshot_random_seed=seed,
     )
     return tuple(task_scores(found["results"]))
+
+
+def _manager(tasks: Sequence[str]) -> Any:
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415  (optional, and seconds of imports)
+
+    files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
+    return TaskManager(include_path=[str(file.parent.resolve()) for file in files] or None)
 
 
 def task_scores(results: dict[str, dict[str, Any]]) -> list[TaskScore]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.train.attention import prepare_attention
+
+LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Those that torch's launcher listens to, and goes on listening to when it is done."""
 
 
 def is_rank() -> bool:
@@ -35,8 +39,6 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
             f"--nproc {count}: there are {torch.cuda.device_count()} GPUs; "
             "ask for as many, or use --device cpu"
         )
-    # Its report on a failed rank would bury what the rank itself has said.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -48,7 +50,7 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
         monitor_interval=0.2,
     )
     try:
-        with _threads_shared_by(count):
+        with _threads_shared_by(count), _launching():
             elastic_launch(config, sys.executable)("-P", "-m", "gemfit.evaluate", *argv)
     except SignalException as signalled:
         return 128 + signalled.sigval
@@ -56,6 +58,22 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
         status = error.get_first_failure()[1].exitcode
         return status if status in {code.value for code in ExitCode} else ExitCode.FAILED
     return ExitCode.DONE
+
+
+@contextmanager
+def _launching() -> Iterator[None]:
+    """Afterwards signals and words are again what they were before torch's launcher."""
+    handlers = {number: signal.getsignal(number) for number in LAUNCHER_SIGNALS}
+    words = logging.getLogger("torch.distributed.elastic")
+    level = words.level
+    # Its report on a failed rank would bury what the rank itself has said.
+    words.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        words.setLevel(level)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ class Measured(NamedTuple):
     scores: SubjectScores
     documents: NDArray[np.int64]
     losses: Floats
-    hits: Floats
     tokens: Floats
 
 
