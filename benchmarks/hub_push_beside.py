@@ -46,7 +46,8 @@ from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit.train import main as training
 from gemfit.train.trainer import PackedTrainer
-from hub.server import Fault, HubServer
+from hub.repos import Fault
+from hub.server import HubServer
 
 FOR_EVER = 10**9
 KINDS = ("no hub", "works", "fails", "stalls")

@@ -20,7 +20,8 @@ from gemfit.plan import Plan
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint.retention import unread
 from hub.conftest import REPO, Made
-from hub.server import Fault, HubServer, wait_until
+from hub.repos import Fault
+from hub.server import HubServer, wait_until
 
 EVERY_SAVE = HubRecipe(repo=REPO, push="every_save")
 

@@ -19,7 +19,8 @@ from gemfit.hubrecipe import HubRecipe
 from gemfit.rundir import RunDir
 from gemfit.train.export import export
 from hub.conftest import REPO, Made
-from hub.server import LARGE_BYTES, TOKEN, Fault, HubServer
+from hub.repos import LARGE_BYTES, TOKEN, Fault
+from hub.server import HubServer
 from train.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings(
