@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemfit.data.encode import reference_encoder
-from gemfit.data.packing.split import split
+from gemfit.data.packing.fit import fit
 from gemfit.data.reading.columns import Messages, Part
 from gemfit.data.reading.conversation import ROLES, Conversation, Message, parse_conversation
 from gemfit.data.reading.lines import Columns, read_block, read_each
@@ -215,14 +215,15 @@ FORMATS = [("role_markers", "token"), ("role_markers", "literal"), ("chat_templa
 def test_compiled_rendering_is_the_renderers_bit_for_bit(
     tokenizer: Any, format: str, eos: str, loss_on: str, draw: st.DataObject
 ) -> None:
-    made = rendering(tokenizer, format=format, eos=eos, loss_on=loss_on, seq_len=64)
+    overlong = draw.draw(st.sampled_from(["split", "cut", "truncate", "drop"]))
+    made = rendering(tokenizer, format=format, eos=eos, loss_on=loss_on, seq_len=64, overlong=overlong)
     values = draw.draw(conversations(format == "chat_template"))
     part, counts = make_part(lines_of(values), 1, "f", made, None)
     documents = made.renderer.render([parse_conversation(value, "f:1") for value in values])
     assert counts.rejected == 0
     assert part.tokens.tolist() == [len(document.words) for document in documents]
     assert part.trained.tolist() == [document.trained_tokens for document in documents]
-    atoms = [(atom, n) for n, document in enumerate(documents) for atom in split(document, 64)]
+    atoms = [(atom, n) for n, document in enumerate(documents) for atom in fit(document, overlong, 64).atoms]
     words = [w for atom, _ in atoms for w in [*atom.words, *(atom.body if atom.linked else [])]]
     assert part.words.tolist() == words
     assert part.lengths.tolist() == [len(atom.words) for atom, _ in atoms]

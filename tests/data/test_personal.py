@@ -155,3 +155,12 @@ def test_every_address_lies_inside_a_candidate(text: str) -> None:
     spans = [(start, end) for kind, start, end in found.tolist() if kind == 0]
     for match in ADDRESS.finditer(data):
         assert any(start <= match.start() and match.end() <= end for start, end in spans)
+
+
+@pytest.mark.parametrize("mark", [b"ab@cd.ef", b"212-555-0123"])
+@pytest.mark.parametrize("byte", range(256))
+def test_bytes_of_all_kinds_around_it_hide_nothing(byte: int, mark: bytes) -> None:
+    for before in range(20):  # bytes are looked at eight at a time
+        data = bytes([byte]) * before + b" " + mark + b" " + bytes([byte]) * 9
+        found = find_candidates(data, np.array([len(data)])).tolist()
+        assert any(first <= before + 1 and before + 1 + len(mark) <= end for _, first, end in found)

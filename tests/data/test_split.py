@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.packing.split import split
+from gemfit.data.packing.fit import Atom, fit
 from gemfit.data.reading.conversation import Conversation, Message
 from gemfit.data.rendering.document import TRAINED, Document, Turn, Words, count_trained, token_ids
 from gemfit.data.rendering.render import make_renderer
 from gemfit.data.tokenizer import load_tokenizer
 
 BEGIN, SYSTEM, HEADER, END = 2, 50, {"user": 60, "assistant": 70}, 1
+
+
+def split(document: Document, seq_len: int, *, anywhere: bool = False) -> list[Atom]:
+    return fit(document, "cut" if anywhere else "split", seq_len).atoms
 
 
 @st.composite

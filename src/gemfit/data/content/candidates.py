@@ -1,4 +1,4 @@
-"""Where personal data might be in text: one compiled pass over the bytes, some hundred MB/s.
+"""Where personal data might be in text: one compiled pass over the bytes, some GB/s where there is none.
 
 It marks more than there is and never less than ``personal`` accepts. A candidate lies inside one
 content, so that nothing is found across two of them.
@@ -15,7 +15,13 @@ EMAIL, NUMBER, IBAN = 0, 1, 2
 """Kinds: around an `@`; digits grouped as in a phone or card number; two letters and two digits."""
 MOST_BYTES = 320
 """Of the longest e-mail address; of a number, 64 is more than enough."""
-_DIGIT, _LETTER, _MAILBOX, _AT, _PLUS = 1, 2, 4, 8, 16
+_DIGIT, _LETTER, _MAILBOX, _AT = 1, 2, 4, 8
+
+# The same byte eight times: the low seven bits, the highest, `@`, and what carries into the highest bit from
+# `0` on and from `:` on, which follows `9`.
+_LOW, _TOPS, _ATS, _FROM_0, _FROM_COLON = (
+    np.uint64(0x0101010101010101 * byte) for byte in (0x7F, 0x80, 0x40, 0x80 - 0x30, 0x80 - 0x3A)
+)
 
 
 def _classes() -> Any:
@@ -33,16 +39,18 @@ _CLASSES = _classes()
 
 def find_candidates(text: bytes, ends: Any) -> Any:
     """Candidates in the order of the text: (found, 3) with kind, first byte, end."""
-    return _find(np.frombuffer(text, np.uint8), ends, _CLASSES)
+    # eights[i]: the eight bytes from i on as one number.
+    eights = np.ndarray((max(0, len(text) - 7),), "<u8", buffer=text, strides=(1,))
+    return _find(np.frombuffer(text, np.uint8), eights, ends, _CLASSES)
 
 
 @njit(cache=True)
-def _find(text: Any, ends: Any, classes: Any) -> Any:
+def _find(text: Any, eights: Any, ends: Any, classes: Any) -> Any:
     found = np.empty((64, 3), np.int64)
     count = 0
     start = 0
     for end in ends:
-        at = _next(text, start, end, classes)
+        at = _next(text, eights, start, end, classes)
         while at < end:
             if classes[text[at]] == _AT:
                 what, first, stop = _around_at(text, start, end, at, classes)
@@ -54,17 +62,28 @@ def _find(text: Any, ends: Any, classes: Any) -> Any:
                     found = np.concatenate((found, np.empty_like(found)))
                 found[count] = what, first, stop
                 count += 1
-            at = _next(text, at, end, classes)
+            at = _next(text, eights, at, end, classes)
         start = end
     return found[:count]
 
 
 @njit(cache=True)
-def _next(text: Any, at: int, end: int, classes: Any) -> int:
+def _next(text: Any, eights: Any, at: int, end: int, classes: Any) -> int:
     """The next `@` or digit. Apart from all else, so that this loop is as tight as it can be."""
+    while at + 8 <= end and not _marked(eights[at]):
+        at += 8
     while at < end and not classes[text[at]] & (_DIGIT | _AT):
         at += 1
     return at
+
+
+@njit(cache=True)
+def _marked(eight: Any) -> Any:
+    """Not 0 where one of eight bytes is a digit or an `@`. Sums of seven bits do not reach the next byte."""
+    low = eight & _LOW
+    digit = (low + _FROM_0) & ~(low + _FROM_COLON)
+    other = (low ^ _ATS) + _LOW
+    return (digit | ~other) & ~eight & _TOPS
 
 
 @njit(cache=True)

@@ -3,66 +3,27 @@
 The parts are *atoms*; ``runs`` joins neighbours to pieces. An atom ends before a question (a user's
 turn after another role's). Where that is more than a row, it ends before any other turn that does
 not tear an answer from its question, if that leaves it at least half full; else inside a message.
-
-A piece in mid-conversation begins with masked context: BOS and the system message; if it begins
-inside an exchange also the question, or the end of it that fits; if it begins inside a message also
-that message's header and the tokens just before the cut. Context takes at most half a row; a system
-message longer than a quarter of a row is not repeated.
+``context`` says what a piece that begins with it repeats.
 
 Every trained token is trained in exactly one atom. An atom without any trained token is left out.
+Compiled; cost: some 100 ns an atom, and a look at each word until the next trained one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numba import njit
 
-from gemfit.data.rendering.document import TRAINED, Document, Turn, Words, count_trained, masked
+from gemfit.data.packing.context import MOST_STRETCHES, add_context
+from gemfit.data.packing.talk import ASSISTANT, USER, begins, next_trained, size, turns_until
+from gemfit.data.rendering.document import Words
 from gemfit.errors import UserError
 
-_NONE: Words = np.empty(0, np.uint32)
-
-
-class Atom(NamedTuple):
-    """A part of a conversation that fits into a row together with its context."""
-
-    words: Words
-    """As it stands where a piece begins: context, then the body."""
-    body: Words
-    """As it goes on in the piece of the atom before it."""
-    linked: bool
-    """True if that atom is its neighbour in the conversation."""
-    start: int
-    """Index in the conversation of the first word of the body."""
-    torn: bool = False
-    """True if the body begins inside a message."""
-
-    @property
-    def repeated(self) -> int:
-        """How many of the words are masked context."""
-        return len(self.words) - len(self.body)
-
-
-def split(document: Document, seq_len: int, *, anywhere: bool = False) -> list[Atom]:
-    """The atoms in order; the conversation itself where it fits.
-
-    With ``anywhere`` an atom also ends inside a message, after about an eighth of a row, so that rows
-    can be filled to the last token.
-    """
-    if len(document.words) <= seq_len:
-        return [Atom(document.words, document.words, linked=False, start=0)]
-    atoms, linked = [], False
-    starts = set(document.starts)
-    for words, body, start in _cuts(document, seq_len, max(8, seq_len // 8) if anywhere else None):
-        if not count_trained(body):
-            linked = False
-            continue
-        atoms.append(Atom(words, body, linked, start, start > 0 and start not in starts))
-        linked = True
-    return atoms
+LENGTH, CONTEXT, START, LINKED, TORN = range(5)
+"""Columns of atoms: words with context, words of context, first word of the body in the conversation,
+whether it can go on in the piece of the atom before it, whether the body begins inside a message."""
 
 
 def check_room(begin: Words, seq_len: int) -> None:
@@ -74,111 +35,98 @@ def check_room(begin: Words, seq_len: int) -> None:
         )
 
 
-def _cuts(document: Document, seq_len: int, size: int | None) -> Iterator[tuple[Words, Words, int]]:
-    """Context and body, body, and its start; a body is of about ``size`` words if that is given."""
-    words, position = document.words, 0
-    trained = np.append(np.flatnonzero(words & TRAINED), len(words)) if size else None
-    while position < len(words):
-        before, inset, offset = _context(document, position, seq_len)
-        room = seq_len - len(before) - len(inset)
-        end = _end(document, position, room)
-        if trained is not None and size and end - position > size:
-            end = _earlier(document, position, end, size, trained)
-        body = words[position:end]
-        yield np.concatenate([before, body[:offset], inset, body[offset:]]), body, position
-        position = end
+@njit(cache=True)
+def split(
+    words: Any, talk: Any, seq_len: Any, step: Any, stretches: Any, at: Any, atoms: Any, made: Any
+) -> Any:
+    """Write the atoms of a conversation from row ``made`` on, and their words from row ``at`` on.
+
+    An atom is written as it stands where a piece begins; if it is linked, then also its body alone. With
+    ``step`` an atom also ends inside a message, after about as many words (0: it does not). Returns both
+    arrays, which may have grown, and the rows after the last.
+    """
+    place, stop = talk.whole
+    learns, linked = place, np.int64(0)
+    while place < stop:
+        stretches, atoms = room_for(stretches, at + MOST_STRETCHES + 4), room_for(atoms, made + 1)
+        after, offset = add_context(talk, place, seq_len, stretches, at)
+        context = size(talk.inset) if offset else 0
+        for row in range(at, after):
+            context += stretches[row, 1] - stretches[row, 0]
+        learns = next_trained(words, max(learns, place), stop)
+        end = _end(talk, place, seq_len - context)
+        if step and end - place > step:
+            end = _earlier(talk, place, end, step, learns)
+        if learns < end:
+            at = _add_body(talk, place, end, offset, linked, stretches, after)
+            inside = place > talk.whole[0] and talk.turns[max(0, turns_until(talk, place) - 1)] != place
+            torn = np.int64(inside)
+            atoms[made] = context + end - place, context, place - talk.whole[0], linked, torn
+            made += 1
+        linked = np.int64(learns < end)
+        place = end
+    return stretches, at, atoms, made
 
 
-def _end(document: Document, start: int, room: int) -> int:
+@njit(cache=True)
+def room_for(rows: Any, count: Any) -> Any:
+    """The same rows with room for at least ``count`` of them."""
+    while len(rows) < count:
+        rows = np.concatenate((rows, np.empty_like(rows)))
+    return rows
+
+
+@njit(cache=True)
+def _add_body(talk: Any, place: Any, end: Any, offset: Any, linked: Any, stretches: Any, at: Any) -> Any:
+    """Write the body behind its context, and of a linked atom once more; the row after it."""
+    if offset:
+        middle = min(place + offset, end)
+        stretches[at] = place, middle, 0
+        stretches[at + 1] = talk.inset[0], talk.inset[1], 1
+        stretches[at + 2] = middle, end, 0
+        at += 3
+    else:
+        stretches[at] = place, end, 0
+        at += 1
+    if linked:
+        stretches[at] = place, end, 0
+        at += 1
+    return at
+
+
+@njit(cache=True)
+def _end(talk: Any, start: Any, room: Any) -> Any:
     """Where the atom that begins at ``start`` ends, at most ``room`` words later."""
-    turns, limit = document.turns, start + room
+    limit = start + room
     # The first turn stays with the system message, so nothing is cut before it.
-    inside = range(max(1, document.turns_until(start)), document.turns_until(limit))
-    question = next((i for i in inside if _begins(turns, i, "user")), None)
-    if question is not None:
-        return turns[question].start
-    if limit >= len(document.words):
-        return len(document.words)
-    other = next((i for i in reversed(inside) if not _begins(turns, i, "assistant")), None)
-    if other is not None and turns[other].start - start >= room // 2:
-        return turns[other].start
-    return _not_in_a_header(document, start, limit)
+    first, last = max(1, turns_until(talk, start)), turns_until(talk, limit)
+    for turn in range(first, last):
+        if begins(talk, turn, USER):
+            return talk.turns[turn]
+    if limit >= talk.whole[1]:
+        return talk.whole[1]
+    for turn in range(last - 1, first - 1, -1):
+        if not begins(talk, turn, ASSISTANT):
+            if talk.turns[turn] - start >= room // 2:
+                return talk.turns[turn]
+            break
+    return _not_in_a_header(talk, start, limit)
 
 
-def _earlier(document: Document, start: int, end: int, size: int, trained: NDArray[np.int64]) -> int:
-    """A place some ``size`` words behind the first trained one, if that is well before ``end``.
+@njit(cache=True)
+def _earlier(talk: Any, start: Any, end: Any, step: Any, learns: Any) -> Any:
+    """A place some ``step`` words behind the first trained one, if that is well before ``end``.
 
     A body without trained words would be left out, and the next could not be its neighbour.
     """
-    first = document.turns[0]
-    content = first.start + first.header + len(document.inset)
-    learns = int(trained[np.searchsorted(trained, start)])
-    limit = max(start, content, learns) + size
-    return end if limit + size // 2 >= end else _not_in_a_header(document, start, limit)
+    content = talk.turns[0] + talk.headers[0] + size(talk.inset)
+    limit = max(start, content, learns) + step
+    return end if limit + step // 2 >= end else _not_in_a_header(talk, start, limit)
 
 
-def _not_in_a_header(document: Document, start: int, limit: int) -> int:
+@njit(cache=True)
+def _not_in_a_header(talk: Any, start: Any, limit: Any) -> Any:
     """A cut right behind a header would leave the header without content: cut before it."""
-    turn = document.turns[document.turns_until(limit - 1) - 1]
-    return turn.start if start < turn.start < limit <= turn.start + turn.header else limit
-
-
-def _context(document: Document, position: int, seq_len: int) -> tuple[Words, Words, int]:
-    """Words in front of a piece, and words to insert after its first ``offset`` words."""
-    if position == 0:
-        return _NONE, _NONE, 0
-    repeatable = len(document.lead) + len(document.inset) <= seq_len // 4
-    lead, inset = (document.lead, document.inset) if repeatable else (document.begin, _NONE)
-    index = document.turns_until(position) - 1
-    offset = 0
-    if index < 0:  # inside a system message that fills a row
-        before = _tail(document, position, 0, seq_len)
-    elif document.turns[index].role == "user" and document.turns[index].start == position:
-        before, offset = lead, document.turns[index].header
-    else:
-        room = seq_len // 2 - len(lead)
-        before = np.concatenate([lead, *_exchange(document, index, position, inset, room)])
-        inset = _NONE
-    if not len(before):  # no BOS, no system message: something has to predict the first token
-        before = masked(document.words[position - 1 : position])
-    return before, inset if offset else _NONE, offset
-
-
-def _exchange(document: Document, index: int, position: int, inset: Words, room: int) -> list[Words]:
-    """What the piece needs of the exchange that it begins in; just the tail where all is too much."""
-    turn = document.turns[index]
-    tail = _tail(document, position, turn.start, 2 * room)
-    own = [tail]
-    if position > turn.start + turn.header:
-        header = masked(document.words[turn.start : turn.start + turn.header])
-        own = [header, inset if turn.role == "user" else _NONE, tail]
-    length = sum(map(len, own))
-    if length > room:
-        return [tail]
-    return own if turn.role == "user" else [_question(document, index, inset, room - length), *own]
-
-
-def _question(document: Document, index: int, inset: Words, room: int) -> Words:
-    """The user's turn that is being answered, or its end, with header and system text."""
-    turns = document.turns
-    asked = next((i for i in range(index - 1, -1, -1) if turns[i].role == "user"), None)
-    frame = [document.user_header, inset, document.user_end]
-    room -= sum(map(len, frame))
-    if asked is None or room <= 0:
-        return _NONE
-    start = turns[asked].start + turns[asked].header
-    if asked == 0:
-        start += len(document.inset)
-    stop = turns[asked + 1].start - len(document.user_end)
-    content = document.words[max(start, stop - room) : stop]
-    return np.concatenate([document.user_header, inset, masked(content), document.user_end])
-
-
-def _tail(document: Document, position: int, start: int, seq_len: int) -> Words:
-    """The tokens just before a cut, so that the first token after it is predicted from its past."""
-    return masked(document.words[max(start, position - max(1, seq_len // 8)) : position])
-
-
-def _begins(turns: tuple[Turn, ...], index: int, role: str) -> bool:
-    """True where ``role`` takes over from the other role."""
-    return turns[index].role == role and turns[index - 1].role != role
+    turn = turns_until(talk, limit - 1) - 1
+    begin, content = talk.turns[turn], talk.turns[turn] + talk.headers[turn]
+    return begin if start < begin < limit <= content else limit

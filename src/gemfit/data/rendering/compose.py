@@ -20,8 +20,8 @@ from gemfit.data.rendering.document import TRAINED, Words
 from gemfit.data.rendering.grammar import Grammar
 
 _SYSTEM, _ASSISTANT, _TOOL = ROLES.index("system"), ROLES.index("assistant"), ROLES.index("tool")
-_BEGIN, _BEFORE, _AFTER, _FINAL, _HEADERS = 0, 1, 2, 3, 4
-_ENDS = _HEADERS + len(ROLES)
+BEGIN, _BEFORE, _AFTER, _FINAL, HEADERS = 0, 1, 2, 3, 4
+ENDS = HEADERS + len(ROLES)
 
 
 class Composed(NamedTuple):
@@ -73,10 +73,10 @@ def compose(
     if messages.untrained is not None:
         untrained = untrained | messages.untrained
     sizes = np.diff(control.edges)
-    around = sizes[_HEADERS:_ENDS] + sizes[_ENDS:]
-    around[_SYSTEM] = sizes[_AFTER] + (0 if control.system_inside else sizes[_BEFORE] - sizes[_BEGIN])
+    around = sizes[HEADERS:ENDS] + sizes[ENDS:]
+    around[_SYSTEM] = sizes[_AFTER] + (0 if control.system_inside else sizes[_BEFORE] - sizes[BEGIN])
     total = len(ids) + int(around[messages.roles].sum())
-    total += len(messages.last) * int(sizes[_BEGIN] + sizes[_FINAL])
+    total += len(messages.last) * int(sizes[BEGIN] + sizes[_FINAL])
     return Composed(
         *_compose(
             ids,
@@ -109,10 +109,10 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
             turns[message] = at
             at = _content(words, at, ids, content_ends, message, flag)
             at = _control(words, at, control, edges, _AFTER, flag)
-            role_tokens[conversation, _SYSTEM] = at - start - (edges[_BEGIN + 1] - edges[_BEGIN])
+            role_tokens[conversation, _SYSTEM] = at - start - (edges[BEGIN + 1] - edges[BEGIN])
             message += 1
         else:
-            at = _control(words, at, control, edges, _BEGIN, train_all)
+            at = _control(words, at, control, edges, BEGIN, train_all)
             if roles[message] == _SYSTEM:
                 inset = message
                 message += 1
@@ -121,7 +121,7 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
             before = np.uint32(0) if untrained[message] else train_all
             flag = TRAINED if role == _ASSISTANT and not untrained[message] else before
             turns[message] = at
-            at = _control(words, at, control, edges, _HEADERS + role, before)
+            at = _control(words, at, control, edges, HEADERS + role, before)
             if inset >= 0:
                 system = np.uint32(0) if untrained[inset] else train_all
                 turns[inset] = at
@@ -131,7 +131,7 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
                 role_tokens[conversation, _SYSTEM] = inserted
                 inset = -1
             at = _content(words, at, ids, content_ends, message, flag)
-            at = _control(words, at, control, edges, _ENDS + role, flag)
+            at = _control(words, at, control, edges, ENDS + role, flag)
             role_tokens[conversation, role] += at - begin - inserted
             message += 1
             if message == last[conversation]:

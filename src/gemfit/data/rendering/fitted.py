@@ -1,22 +1,23 @@
-"""Rendered conversations to atoms that fit into rows.
+"""Rendered conversations to atoms that fit into rows, all of a block in one compiled call.
 
-Those that fit as they are cost nothing: their tokens are their atom. Each longer one becomes a
-``Document`` and is fitted alone.
+Those that fit as they are cost nothing: their tokens are their atom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from gemfit.data.packing.fit import Fitted, fit
+from gemfit.data.packing.fit import WAYS, fit_talk
+from gemfit.data.packing.split import CONTEXT, LENGTH, LINKED, START, TORN, room_for
+from gemfit.data.packing.talk import USER, Talk, joined
 from gemfit.data.reading.columns import Ints, Messages
 from gemfit.data.reading.conversation import ROLES
-from gemfit.data.rendering.compose import Composed
-from gemfit.data.rendering.document import Document, Turn, Words, masked
+from gemfit.data.rendering.compose import BEGIN, ENDS, HEADERS, Composed
+from gemfit.data.rendering.document import Words
 from gemfit.data.rendering.prepared import Rendering
 
 _SYSTEM = ROLES.index("system")
@@ -39,80 +40,85 @@ class FittedRows(NamedTuple):
 
 def fit_rows(composed: Composed, messages: Messages, rendering: Rendering) -> FittedRows:
     """One atom for each conversation that fits into a row, several or none for a longer one."""
-    tokens = composed.tokens
-    overlong = np.flatnonzero(tokens > rendering.seq_len)
-    fitted = [
-        fit(_document(composed, messages, rendering, number), rendering.overlong, rendering.seq_len)
-        for number in overlong.tolist()
-    ]
-    num_atoms = np.ones(len(tokens), np.int32)
-    num_atoms[overlong] = [len(found.atoms) for found in fitted]
-    conversation = np.repeat(np.arange(len(tokens), dtype=np.int32), num_atoms)
-    cut = np.repeat(tokens > rendering.seq_len, num_atoms)
-    atoms = [atom for found in fitted for atom in found.atoms]
-
-    def column(of_whole: Ints, of_cut: Sequence[int]) -> Ints:
-        values = of_whole[conversation]
-        values[cut] = of_cut
-        return values
-
-    zeros = np.zeros(len(tokens), np.int32)
+    control, way = rendering.control, WAYS.index(rendering.overlong)
+    stretches, atoms, counts, costs = _fit_all(
+        composed, messages.roles, messages.last, control.edges, control.system_inside, way, rendering.seq_len
+    )
+    words = composed.words
+    if (composed.tokens > rendering.seq_len).any():
+        words = joined(words, control.words, stretches)
     return FittedRows(
-        words=_stored(composed, overlong, fitted),
-        lengths=column(tokens, [len(atom.words) for atom in atoms]),
-        context=column(zeros, [atom.repeated for atom in atoms]),
-        starts=column(zeros, [atom.start for atom in atoms]),
-        linked=column(zeros, [atom.linked for atom in atoms]).astype(np.bool_),
-        torn=column(zeros, [atom.torn for atom in atoms]).astype(np.bool_),
-        conversation=conversation,
-        truncated=_accounts(zeros, overlong, [found.truncated for found in fitted]),
-        dropped=_accounts(zeros, overlong, [found.dropped for found in fitted]),
-        untrained=_accounts(zeros, overlong, [found.untrained for found in fitted]),
+        words=words,
+        lengths=atoms[:, LENGTH].copy(),
+        context=atoms[:, CONTEXT].copy(),
+        starts=atoms[:, START].copy(),
+        linked=atoms[:, LINKED].astype(np.bool_),
+        torn=atoms[:, TORN].astype(np.bool_),
+        conversation=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        truncated=costs[:, 0].copy(),
+        dropped=costs[:, 1].copy(),
+        untrained=costs[:, 2].copy(),
     )
 
 
-def _document(composed: Composed, messages: Messages, rendering: Rendering, number: int) -> Document:
-    """A conversation as ``Renderer.render`` gives it."""
-    renderer, grammar = rendering.renderer, rendering.renderer.grammar
-    first, last = int(messages.last[number - 1]) if number else 0, int(messages.last[number])
-    start, stop = int(composed.ends[number - 1]) if number else 0, int(composed.ends[number])
-    words, turns = composed.words[start:stop], composed.turns[first:last] - start
-    roles = [ROLES[role] for role in messages.roles[first:last].tolist()]
-    lead, inset = renderer.control[grammar.begin], words[:0]
-    if roles[0] == "system":
-        header = len(renderer.control[grammar.headers[roles[1]]])
-        own = words[: turns[1]]
-        if grammar.system_inside:
-            size = int(composed.role_tokens[number, _SYSTEM])
-            inset = masked(words[turns[1] + header : turns[1] + header + size])
+@njit(cache=True)
+def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, way: Any, seq_len: Any) -> Any:
+    """Stretches of words, atoms, their number for each conversation, and what fitting it cost: (…, 3)."""
+    counts, costs = np.empty(len(last), np.int32), np.zeros((len(last), 3), np.int32)
+    stretches, atoms = np.empty((64, 3), np.int64), np.empty((len(last) + 64, 5), np.int32)
+    at = made = start = 0
+    # The stretch that grows while conversations fit as they are.
+    stretches[0] = 0, 0, 0
+    for number in range(len(last)):
+        stop, before = composed.ends[number], made
+        if stop - start <= seq_len:
+            atoms = room_for(atoms, made + 1)
+            atoms[made] = stop - start, 0, 0, 0, 0
+            made += 1
+            stretches[at, 1] = stop
         else:
-            lead = masked(own)
-        roles, turns = roles[1:], turns[1:]
-    headers = {role: len(renderer.control[header]) for role, header in grammar.headers.items()}
-    return Document(
-        words,
-        tuple(map(Turn, roles, turns.tolist(), map(headers.__getitem__, roles))),
-        renderer.control[grammar.begin],
+            talk = _talk(composed, roles, last, edges, inside, number, start)
+            at += stretches[at, 0] < stretches[at, 1]
+            stretches, at, atoms, made, cost = fit_talk(
+                composed.words, talk, way, seq_len, stretches, at, atoms, made
+            )
+            costs[number] = cost
+            stretches = room_for(stretches, at + 1)
+            stretches[at] = stop, stop, 0
+        counts[number] = made - before
+        start = stop
+    return stretches[: at + 1], atoms[:made], counts, costs
+
+
+@njit(cache=True)
+def _talk(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number: Any, start: Any) -> Any:
+    """A conversation as ``Renderer.render`` gives it. edges: of ``Control``."""
+    first, behind = last[number - 1] if number else 0, len(composed.words)
+    lead, inset = _control(edges, BEGIN, behind), (start, start)
+    if roles[first] == _SYSTEM:
+        if inside:
+            inset = composed.turns[first], composed.turns[first] + composed.role_tokens[number, _SYSTEM]
+        else:
+            lead = start, composed.turns[first + 1]
+        first += 1
+    own = roles[first : last[number]]
+    headers = np.empty(len(own), np.int64)
+    for turn in range(len(own)):
+        headers[turn] = edges[HEADERS + own[turn] + 1] - edges[HEADERS + own[turn]]
+    return Talk(
+        (start, composed.ends[number]),
+        composed.turns[first : last[number]],
+        headers,
+        own,
+        _control(edges, BEGIN, behind),
         lead,
         inset,
-        user_header=renderer.control[grammar.headers["user"]],
-        user_end=renderer.control[grammar.ends["user"]],
+        _control(edges, HEADERS + USER, behind),
+        _control(edges, ENDS + USER, behind),
     )
 
 
-def _stored(composed: Composed, overlong: NDArray[np.int64], fitted: Sequence[Fitted]) -> Words:
-    """The words of all atoms in order; of a linked one also the body alone."""
-    pieces, at = [], 0
-    for number, found in zip(overlong.tolist(), fitted, strict=True):
-        pieces.append(composed.words[at : composed.ends[number - 1] if number else 0])
-        for atom in found.atoms:
-            pieces += [atom.words, atom.body] if atom.linked else [atom.words]
-        at = composed.ends[number]
-    return np.concatenate([*pieces, composed.words[at:]]) if pieces else composed.words
-
-
-def _accounts(zeros: Ints, overlong: NDArray[np.int64], tokens: Sequence[int]) -> Ints:
-    """(conversations,): what fitting the longer ones cost; nothing for the others."""
-    accounts = zeros.copy()
-    accounts[overlong] = tokens
-    return accounts
+@njit(cache=True)
+def _control(edges: Any, place: Any, behind: Any) -> Any:
+    """The stretch of a control text."""
+    return behind + edges[place], behind + edges[place + 1]
