@@ -17,7 +17,7 @@ demo: $(VENV)/train   ## The main job on 2 ranks: plan, pack, train, stop, resum
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(VENV)/dev     ## All tests that this machine can run
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/dev    ## Lint, format, types, import rules, shell scripts, checked-in schema
 	$(BIN)/ruff check .

@@ -41,9 +41,10 @@ def split(
 ) -> Any:
     """Write the atoms of a conversation from row ``made`` on, and their words from row ``at`` on.
 
-    An atom is written as it stands where a piece begins; if it is linked, then also its body alone. With
-    ``step`` an atom also ends inside a message, after about as many words (0: it does not). Returns both
-    arrays, which may have grown, and the rows after the last.
+    stretches: (rows, 3), see ``joined``. atoms: (rows, 5), see the columns above. The words of an atom are
+    written as it stands where a piece begins; of a linked one then also its body alone. With ``step`` an
+    atom also ends inside a message, after about as many words (0: it does not). Returns both tables, which
+    may have grown, and the rows after the last.
     """
     place, stop = talk.whole
     learns, linked = place, np.int64(0)

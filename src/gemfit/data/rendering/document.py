@@ -6,9 +6,7 @@ id, the highest bit the flag.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -49,15 +47,6 @@ class Document:
     @property
     def trained_tokens(self) -> int:
         return count_trained(self.words)
-
-    @cached_property
-    def starts(self) -> list[int]:
-        """Of the turns."""
-        return [turn.start for turn in self.turns]
-
-    def turns_until(self, position: int) -> int:
-        """How many turns begin at ``position`` or before."""
-        return bisect_right(self.starts, position)
 
 
 def count_trained(words: Words) -> int:
