@@ -1,7 +1,7 @@
 """One block of input to one part: read, check, encode, render, label, fit.
 
 A part depends on the bytes of its block, the tokenizer and the settings, on nothing else. Conversations
-that fit into a row stay arrays all the way; only longer ones become objects, one at a time.
+stay arrays all the way.
 """
 
 from __future__ import annotations
