@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where processes share the tests file by file: slow files first, so that none is left for the end."""
-    if config.pluginmanager.has_plugin("dsession") or hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):  # in one of several processes
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
 

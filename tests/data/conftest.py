@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gemfit.data.__main__ import main
+from gemfit.data.store import verify_pack
 from gemfit.data.tokenizer import train_tokenizer
 from gemfit.packing import make_pack_job
 from gemfit.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
@@ -34,6 +35,10 @@ WORDS = [
 ]
 Build = Callable[..., tuple[int, str]]
 WriteTalks = Callable[[Sequence[object]], Path]
+WriteJob = Callable[..., Path]
+Call = Callable[..., tuple[int, str]]
+BLOCK = 2**15
+"""Bytes of a block where a small input is to have many."""
 
 
 def sentence(rng: random.Random, words: int) -> str:
@@ -119,3 +124,41 @@ def build(
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[dict[str, Any]]:
+    return talks(1500, seed=3)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemfit.data.reading.blocks.BLOCK_BYTES", BLOCK)
+
+
+@pytest.fixture
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Pack a job into ``tmp_path/NAME``: exit status and what was printed."""
+
+    def run(job: Path, name: str, *options: str) -> tuple[int, str]:
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            status = main([str(job), "--out", str(tmp_path / name), *options])
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every byte of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(folder: Path) -> dict[str, str]:
+    """Digests of the files with rows."""
+    files = verify_pack(folder).files
+    return {file.path: file.xxh3 for file in files if file.path.endswith((".arrow", ".npy"))} | {
+        "conversations.arrow": ""  # in input order
+    }

@@ -28,9 +28,7 @@ from gemfit.data.store import open_pack, read_manifest, verify_pack
 from gemfit.data.tokenizer import load_tokenizer
 from gemfit.errors import UserError
 
-from .conftest import Build, WriteTalks, talks
-
-WriteJob = Callable[..., Path]
+from .conftest import Build, WriteJob, WriteTalks, talks
 
 
 def command(job: Path, out: Path) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +13,14 @@ from click.testing import CliRunner, Result
 
 from gemfit.errors import ExitCode
 from gemfit.manifest import Losses, PackManifest, SplitCounts
-from gemfit.packing import PackJob, pack_folder
+from gemfit.packing import PackJob, make_pack_job, pack_folder
 from gemfit.plan import PackReference, Plan, Topology
 from gemfit.recipe import Recipe
 from gemfit.rundir import RunDir
 from gemfit_launch.cli import main
 from gemfit_launch.planning import make_plan
 from gemfit_launch.request import Request
+from launch.fake_login import ASKED, FAKE, SITE, FakeSlurm
 
 Cli = Callable[..., Result]
 Calls = list[tuple[str, list[str]]]
@@ -130,3 +133,28 @@ def write_pack(job: PackJob, *, rows: int = 90) -> PackManifest:
 def packed() -> Callable[..., PackManifest]:
     """Pretend that the builder has run for a job."""
     return write_pack
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """A login node, with the working folder in a folder of the test."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for command in ("sbatch", "squeue", "scancel"):
+        path = folder / command
+        path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(FAKE), command])} "$@"\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("FAKE_SLURM", str(folder))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site.yaml").write_text(SITE)
+    return FakeSlurm(folder)
+
+
+@pytest.fixture
+def submitted(talks: Path, packed: Callable[..., PackManifest], cli: Cli, slurm: FakeSlurm) -> RunDir:
+    """A run on 2 nodes, packed before, that waits as job 100."""
+    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe()))
+    result = cli("submit", *ASKED, "--run", "runs/first")
+    assert result.exit_code == 0, result.output
+    return RunDir(Path("runs/first"))

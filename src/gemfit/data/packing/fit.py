@@ -49,7 +49,10 @@ class Fitted(NamedTuple):
 
 
 def fit(document: Document, overlong: str, seq_len: int) -> Fitted:
-    """Atoms of at most ``seq_len`` words; ``overlong`` (as in ``data``) says how, where it is longer."""
+    """Atoms of at most ``seq_len`` words; ``overlong`` (as in ``data``) says how, where it is longer.
+
+    One conversation alone, as objects to look at; a build fits those of a block at once (``fit_rows``).
+    """
     talk, control = as_talk(document)
     stretches, atoms = np.empty((64, 3), np.int64), np.empty((64, 5), np.int32)
     stretches, at, atoms, made, costs = fit_talk(

@@ -106,15 +106,15 @@ def _talk(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number:
     for turn in range(len(own)):
         headers[turn] = edges[HEADERS + own[turn] + 1] - edges[HEADERS + own[turn]]
     return Talk(
-        (start, composed.ends[number]),
-        composed.turns[first : last[number]],
-        headers,
-        own,
-        _control(edges, BEGIN, behind),
-        lead,
-        inset,
-        _control(edges, HEADERS + USER, behind),
-        _control(edges, ENDS + USER, behind),
+        whole=(start, composed.ends[number]),
+        turns=composed.turns[first : last[number]],
+        headers=headers,
+        roles=own,
+        begin=_control(edges, BEGIN, behind),
+        lead=lead,
+        inset=inset,
+        user_header=_control(edges, HEADERS + USER, behind),
+        user_end=_control(edges, ENDS + USER, behind),
     )
 
 

@@ -1,0 +1,163 @@
+"""Parts that a build finds: added to, missing, damaged, too many, or made by an engine that differs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gemfit.data.encode import EngineMismatch, reference_encoder
+from gemfit.data.encode.reference import Reference
+from gemfit.data.store import read_manifest
+
+from .conftest import BLOCK, Call, WriteJob, WriteTalks, content, rows, talks
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+def test_lines_that_are_added_cost_only_their_blocks(
+    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, call: Call, tmp_path: Path
+) -> None:
+    path = write_talks(lines)
+    blocks = -(-path.stat().st_size // BLOCK)
+    assert call(write_job(path, seq_len=128), "before")[0] == 0
+    with path.open("a") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in talks(20, seed=99))
+    grown = -(-path.stat().st_size // BLOCK)
+    status, printed = call(write_job(path, seq_len=128), "after")
+    assert status == 0
+    assert f"{blocks - 1} of {grown} blocks were there" in printed
+    # What decides only over whole conversations makes no part anew.
+    status, printed = call(write_job(path, seq_len=128, validation_share=0.3), "other")
+    assert status == 0
+    assert f"{grown} of {grown} blocks were there" in printed
+    assert "were there" not in call(write_job(path, seq_len=256), "longer")[1]
+
+
+def test_a_part_that_is_missing_at_the_merge_names_its_shard(
+    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, call: Call
+) -> None:
+    job = write_job(write_talks(lines))
+    status, printed = call(job, "pack", "--merge")
+    assert status == 2
+    assert "run `gemfit pack … --shard i/n` for i from 1 to n" in printed
+    assert call(job, "pack", "--shard", "1/3")[0] == 0
+    assert call(job, "pack", "--shard", "3/3")[0] == 0
+    status, printed = call(job, "pack", "--merge")
+    assert status == 2
+    assert "parts are not there; run again with --shard 2/3, then --merge" in printed
+
+
+def test_a_damaged_part_is_made_again(
+    lines: list[dict[str, Any]],
+    write_talks: WriteTalks,
+    write_job: WriteJob,
+    call: Call,
+    cache: Path,
+    tmp_path: Path,
+) -> None:
+    job = write_job(write_talks(lines), seq_len=128)
+    assert call(job, "first")[0] == 0
+    parts = sorted(cache.glob("parts/*/*.part"))
+    assert len(parts) > 5
+    whole = parts[0].read_bytes()
+    parts[0].write_bytes(whole[:-5] + b"?" + whole[-4:])
+    parts[1].write_bytes(parts[1].read_bytes()[:-64])
+    parts[2].write_bytes(b"")
+    status, printed = call(job, "again")
+    assert status == 0
+    assert f"{len(parts) - 3} of {len(parts)} blocks were there" in printed
+    assert content(tmp_path / "first") == content(tmp_path / "again")
+
+
+def test_the_cache_of_parts_has_a_bound(
+    lines: list[dict[str, Any]],
+    write_talks: WriteTalks,
+    write_job: WriteJob,
+    call: Call,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_talks(lines)
+    assert call(write_job(path, seq_len=128), "first")[0] == 0
+    old = set(cache.glob("parts/*/*.part"))
+    size = sum(part.stat().st_size for part in old)
+    for part in old:
+        os.utime(part, (1, 1))
+    monkeypatch.setenv("GEMFIT_PARTS_GIB", str(1.2 * size / 2**30))
+    assert call(write_job(path, seq_len=256), "second")[0] == 0
+    left = set(cache.glob("parts/*/*.part"))
+    assert len(left - old) == len(old)
+    assert 0 < len(left & old) < len(old)
+    monkeypatch.setenv("GEMFIT_PARTS_GIB", "0")
+    assert call(write_job(path, seq_len=256), "third")[0] == 0
+    assert not list(cache.glob("parts/*/*.part"))
+    monkeypatch.setenv("GEMFIT_PARTS_GIB", "much")
+    status, printed = call(write_job(path, seq_len=64), "fourth")
+    assert status == 2
+    assert "GEMFIT_PARTS_GIB is 'much'; write a number" in printed
+
+
+def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
+    lines: list[dict[str, Any]],
+    write_talks: WriteTalks,
+    write_job: WriteJob,
+    call: Call,
+    cache: Path,
+    tmp_path: Path,
+) -> None:
+    job = write_job(write_talks(lines), seq_len=128)
+    assert call(job, "right")[0] == 0
+    assert read_manifest(tmp_path / "right").engine == "word cache"
+    (kept,) = cache.glob("words/*.npz")
+    with np.load(kept) as file:
+        arrays = dict(file)
+    arrays["become"] ^= 1
+    np.savez(kept, **arrays)
+    for part in cache.glob("parts/*/*.part"):
+        part.unlink()
+    status, printed = call(job, "pack")
+    assert status == 0
+    assert "word cache differs from tokenizers at token " in printed
+    assert "the parts that word cache made are made again by tokenizers\n" in printed
+    assert read_manifest(tmp_path / "pack").engine == "tokenizers"
+    assert not kept.exists()
+    assert call(job, "again")[0] == 0
+    right, *others = (rows(tmp_path / name) for name in ("right", "pack", "again"))
+    assert all(other == right for other in others)
+
+
+def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
+    lines: list[dict[str, Any]],
+    write_talks: WriteTalks,
+    write_job: WriteJob,
+    call: Call,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = write_job(write_talks(lines), seq_len=128)
+    assert call(job, "right", "--engine", "tokenizers")[0] == 0
+    for part in cache.glob("parts/*/*.part"):
+        part.unlink()
+
+    class Wrong(Reference):
+        def encode(self, text: bytes, ends: Any) -> Any:
+            if b"Last words" in text:
+                raise EngineMismatch("fast engine differs on 'Last words'")
+            return super().encode(text, ends)
+
+    def chosen(tokenizer_json: Any, sample: Any, say: Any, *, engine: str, tokenizer: Any) -> Any:
+        reference = reference_encoder(tokenizer)
+        return reference if engine == "tokenizers" else Wrong(tokenizer.backend_tokenizer, "fast engine")
+
+    monkeypatch.setattr("gemfit.data.building.prepare.choose_encoder", chosen)
+    path = write_talks([*lines, {"messages": [{"role": "user", "content": "Last words"}]}])
+    status, printed = call(write_job(path, seq_len=128), "pack")
+    assert status == 0
+    assert "the parts that fast engine made are made again by tokenizers\n" in printed
+    assert read_manifest(tmp_path / "pack").engine == "tokenizers"

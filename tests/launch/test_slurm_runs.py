@@ -1,0 +1,200 @@
+"""Runs that are Slurm jobs: status, stop, cancel, resume, logs, towards a Slurm that fits into a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemfit.records import Verdict
+from gemfit.rundir import RunDir
+from gemfit_launch.slurm.jobfiles import JobFiles
+from launch.conftest import Cli
+from launch.fake_login import ASKED, FakeSlurm, status_of
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+
+@pytest.mark.parametrize(
+    ("reason", "start", "words"),
+    [
+        ("Priority", "N/A", "Priority: others come first"),
+        ("Resources", "2030-01-01T00:00:00", "expected to start 2030-01-01T00:00:00"),
+        ("PartitionNodeLimit", "N/A", "it never starts"),
+        ("DependencyNeverSatisfied", "N/A", "has failed, so it never starts"),
+        ("ReqNodeNotAvail, UnavailableNodes:n3", "N/A", "down or reserved"),
+        ("SomethingNew", "N/A", "SomethingNew"),
+    ],
+)
+def test_status_says_why_a_job_waits(
+    reason: str, start: str, words: str, submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "PENDING", reason, start=start)
+    assert words in status_of(cli, submitted)["waits_for"]
+    shown = cli("status", submitted.root).output
+    assert words.split(":")[0] in re.sub(r"\s+", " ", shown)
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("job", "verdict", "stop", "state"),
+    [
+        ("PENDING", None, None, "pending"),
+        ("RUNNING", None, None, "running"),
+        ("COMPLETING", None, None, "running"),
+        ("RUNNING", None, "stop", "stopping"),
+        ("RUNNING", None, "requeue", "running"),
+        ("SUSPENDED", None, None, "suspended"),
+        ("COMPLETED", "completed", None, "completed"),
+        ("COMPLETED", "stopped", None, "stopped"),
+        ("FAILED", "failed", None, "failed"),
+        ("CANCELLED", None, None, "cancelled"),
+        ("NODE_FAIL", None, None, "crashed"),
+        (None, "completed", None, "completed"),
+        (None, None, None, "crashed"),
+    ],
+)
+def test_the_state_of_a_run_is_the_jobs_and_after_its_end_the_verdicts(
+    job: str | None,
+    verdict: Any,
+    stop: str | None,
+    state: str,
+    submitted: RunDir,
+    cli: Cli,
+    slurm: FakeSlurm,
+) -> None:
+    submitted.begin_attempt()
+    if verdict is not None:
+        submitted.write_verdict(Verdict(outcome=verdict, attempt=1, step=3, reason="as it is"))
+    if stop is not None:
+        submitted.stop_file.write_text(f"{stop}\n")
+    if job is None:
+        slurm.forget_all()
+    else:
+        slurm.set_job(100, job)
+    assert status_of(cli, submitted)["state"] == state
+
+
+def test_another_job_with_the_same_id_is_not_the_runs(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    slurm.set_job(100, "RUNNING", name="of somebody else")
+    assert status_of(cli, submitted)["state"] == "new"
+    assert "has no job that waits or runs" in cli("cancel", submitted.root).output
+    assert slurm.calls("scancel") == []
+
+
+def test_a_pack_that_failed_is_why_the_run_failed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    submitted.write_verdict(Verdict(outcome="fatal", attempt=0, step=0, reason="talks.jsonl:3: is not JSON"))
+    slurm.set_job(100, "CANCELLED")
+    found = status_of(cli, submitted)
+    assert (found["state"], found["reason"]) == ("fatal", "talks.jsonl:3: is not JSON")
+
+
+def test_where_slurm_is_silent_the_state_is_unknown_and_its_words_are_shown(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.refuse("squeue", "slurm_load_jobs error: Unable to contact slurm controller\n")
+    found = status_of(cli, submitted)
+    assert found["state"] == "unknown"
+    assert "Unable to contact slurm controller" in found["waits_for"]
+
+
+def test_stop_cancels_a_job_that_waits_and_asks_one_that_runs(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "RUNNING")
+    assert "asked to save and end" in cli("stop", submitted.root).output
+    assert submitted.stop_file.read_text() == "stop\n"
+    assert slurm.calls("scancel") == []
+    slurm.set_job(100, "PENDING")
+    assert "was waiting, and is cancelled" in cli("stop", submitted.root).output
+    assert [call["arguments"] for call in slurm.calls("scancel")] == [["100"]]
+    assert "is not running" in cli("stop", submitted.root).output
+
+
+def test_cancel_ends_the_training_before_the_packing_it_waits_for(
+    talks: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    cli("submit", *ASKED, "--run", "runs/first")
+    assert cli("cancel", "runs/first").exit_code == 0
+    assert [call["arguments"] for call in slurm.calls("scancel")] == [["101"], ["100"]]
+    assert "has no job that waits or runs" in cli("cancel", "runs/first").output
+
+
+def test_a_run_that_is_queued_is_not_resumed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    result = cli("resume", submitted.root)
+    assert result.exit_code == 2
+    assert "job 100 is pending; end it first" in result.stderr
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def test_resume_on_other_nodes_changes_the_plan_and_the_script(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    submitted.begin_attempt()
+    submitted.request_stop()
+    slurm.set_job(100, "COMPLETED")
+    result = cli("resume", submitted.root, "--nodes", "4")
+    assert result.exit_code == 0, result.output
+    assert "nodes: was 2, is 4" in result.output
+    assert submitted.plan().topology.nodes == 4
+    assert '#SBATCH --nodes="4"' in JobFiles(submitted).script("train").read_text()
+    assert [made.job for made in JobFiles(submitted).submissions()] == [100, 101]
+    assert not submitted.stop_file.exists(), "else the new job would end at once"
+
+
+def test_resume_refuses_another_training_unless_it_is_allowed(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "FAILED")
+    change = ["--set", "optim.learning_rate=1e-5"]
+    refused = cli("resume", submitted.root, *change)
+    assert (refused.exit_code, "--allow-changed optim.learning_rate" in refused.stderr) == (2, True)
+    assert cli("resume", submitted.root, *change, "--allow-changed", "optim.learning_rate").exit_code == 0
+    made = JobFiles(submitted).newest()
+    assert made is not None
+    assert made.allowed_changes == ("optim.learning_rate",)
+
+
+def test_a_complete_run_is_not_resumed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    steps = submitted.plan().steps.total
+    submitted.write_verdict(Verdict(outcome="completed", attempt=1, step=steps))
+    slurm.forget_all()
+    assert "there is nothing to resume" in cli("resume", submitted.root).stderr
+
+
+def test_a_run_of_this_machine_needs_a_site_to_go_on_as_a_job(submitted: RunDir, cli: Cli) -> None:
+    plan = submitted.plan().model_copy(update={"site": None})
+    local = RunDir.create(Path("runs/local"), plan)
+    assert "give --site SITE" in cli("resume", local.root).stderr
+    assert "was never submitted to Slurm" in cli("cancel", local.root).stderr
+    assert cli("resume", local.root, "--site", "site.yaml").exit_code == 0
+    assert (JobFiles(local).submissions()[0].site, local.plan().topology.nodes) == ("site", 2)
+
+
+def test_logs_go_on_over_all_attempts(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    for attempt in (submitted.begin_attempt(), submitted.begin_attempt()):
+        submitted.log(attempt).write_text(f"a{attempt}\nb{attempt}\n")
+    slurm.set_job(100, "COMPLETED")
+    headlines = [f"==> attempt {number}: {submitted.log(number)} <==" for number in (1, 2)]
+    whole = [headlines[0], "a1", "b1", headlines[1], "a2", "b2"]
+    assert cli("logs", submitted.root).output.splitlines() == whole
+    assert cli("logs", submitted.root, "--follow").output.splitlines() == whole
+    assert cli("logs", submitted.root, "-n", 1).output.splitlines() == [
+        headlines[0],
+        "b1",
+        headlines[1],
+        "b2",
+    ]
+    assert cli("logs", submitted.root, "--attempt", 2).output.splitlines() == whole[3:]
+    assert "has had 2 attempts" in cli("logs", submitted.root, "--attempt", 3).stderr
+    (submitted.logs / "attempt-2.node-1.log").write_text("on the other machine\n")
+    other = cli("logs", submitted.root, "--attempt", 2, "--node", 1).output
+    assert other.splitlines()[1:] == ["on the other machine"]
+    assert "there is no such log" in cli("logs", submitted.root, "--node", 1).stderr
+
+
+def test_the_batch_shells_words_are_logs_too(submitted: RunDir, cli: Cli) -> None:
+    JobFiles(submitted).log("train", 100).write_text("attempt 1 of job 100\n")
+    assert "attempt 1 of job 100\n" in cli("logs", submitted.root, "--job").output
