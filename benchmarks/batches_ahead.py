@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gemfit.packing import make_pack_job
-from gemfit.records import StepRecord
 from gemfit.rundir import RunDir
-from gemfit_launch.packer import ensure_pack
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.topology import Ranks
+from gemfit.schemas.metrics import StepRecord
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.planning.topology import Ranks
+from gemfit_launch.runs.ensure_pack import ensure_pack
 
 DATA = Path(__file__).parents[1] / "examples" / "conversations.jsonl"
 SETTINGS = {
@@ -33,9 +33,9 @@ SETTINGS = {
     "model.scratch.num_hidden_layers": 2,
     "model.activation_checkpointing": "false",
     "data.seq_len": 1024,
-    "batch.effective": 64,
-    "batch.per_device_max": 4,
-    "length.epochs": "null",
+    "batch.global_batch_size": 64,
+    "batch.max_per_device_batch_size": 4,
+    "length.num_epochs": "null",
     "evaluation.every_steps": 1000,
     "checkpoint.every_steps": 1000,
     "tracking.report_to": "[]",
@@ -78,7 +78,7 @@ def measure(code: str, steps: int) -> dict[str, Any]:
     """Medians over all steps but the first, which also waits for the thread to begin."""
     request = Request(
         name="debug/cpu-tiny",
-        settings=tuple(f"{key}={value}" for key, value in {**SETTINGS, "length.steps": steps}.items()),
+        settings=tuple(f"{key}={value}" for key, value in {**SETTINGS, "length.max_steps": steps}.items()),
         data=str(DATA),
     )
     recipe, ranks = request.recipe(), Ranks(nproc=1, device="cpu")

@@ -33,28 +33,28 @@ from typing import Any
 
 from talk_corpus import write_corpus
 
-from gemfit.manifest import PackManifest
-from gemfit.packing import make_pack_job
-from gemfit.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
-PLAIN: dict[str, Any] = {"near_duplicates": "ignore", "personal_data": "ignore"}
+PLAIN: dict[str, Any] = {"near_duplicates": "ignore", "pii": "ignore"}
 
 CEILING = """
 import os, sys
 from pathlib import Path
-from gemfit.data.encode.gigatoken import gigatoken_encoder
-from gemfit.data.encode.tokenizer_json import parse_tokenizer
-from gemfit.data.reading.inputs import all_blocks, block_text
-from gemfit.data.building.known import backend_json
-from gemfit.data.reading.lines import read_block
-from gemfit.data.building.prepare import (
+from gemfit.data.tokenize.gigatoken import gigatoken_encoder
+from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
+from gemfit.data.jsonl.inputs import all_blocks, block_text
+from gemfit.data.tokenize.tokenizer_cache import backend_json
+from gemfit.data.jsonl.batch_parser import read_block
+from gemfit.data.build.setup import (
     Unchecked,
     pass_over_extensions,
     prepare_rendering,
     prepare_tokenizer,
     settle,
 )
-from gemfit.packing import PackJob
+from gemfit.schemas.pack_job import PackJob
 job, workers, engine = PackJob.read(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
 tokenizer, watch = prepare_tokenizer(job), None
 if engine == "gigatoken":

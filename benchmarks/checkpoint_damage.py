@@ -23,10 +23,10 @@ from typing import Any
 from checkpoint_ranks import assert_one_thread, start
 from checkpoint_runs import make_plan, sample, steps_of
 
+from gemfit.checkpoint import newest_valid
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit.train.checkpoint import newest_valid
+from gemfit.schemas.plan import Plan
 
 OLDER, NEWER = 2, 4
 

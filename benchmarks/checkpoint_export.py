@@ -21,11 +21,11 @@ from checkpoint_runs import make_plan, sample
 from transformers import AutoModelForCausalLM
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
+from gemfit.export.export import export
 from gemfit.rundir import RunDir
-from gemfit.train.checkpoint.collective import rank
-from gemfit.train.export import export
-from gemfit.train.trainer import PackedTrainer
+from gemfit.schemas.plan import Plan
+from gemfit.train.collective import rank
+from gemfit.train.loop.trainer import PackedTrainer
 
 STRATEGIES = ("zero3", "zero3+offload", "fsdp2", "zero2")
 STEPS = 6

@@ -29,8 +29,8 @@ from checkpoint_ranks import Attempt, assert_one_thread, start
 from checkpoint_runs import make_plan, sample, steps_of
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
 
 INTERVAL = 2
 STARTUP_SHARE = 0.25

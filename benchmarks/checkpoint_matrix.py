@@ -28,8 +28,8 @@ from checkpoint_ranks import Attempt, assert_one_thread, start
 from checkpoint_runs import make_plan, sample, steps_of
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
 
 SAVED_STEP, LAST_STEP = 8, 18
 STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "zero3+offload")

@@ -42,15 +42,15 @@ from accelerate.utils.launch import (
 )
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit.strategy import Single
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.strategy import Single
 from gemfit.train import main as training
 from gemfit.train.__main__ import main as train_main
-from gemfit.train.cpu_backend import leave
-from gemfit.train.trainer import PackedTrainer
-from gemfit_launch.configs import write_configs
-from gemfit_launch.local import environment
+from gemfit.train.distributed.cpu_backend import leave
+from gemfit.train.loop.trainer import PackedTrainer
+from gemfit_launch.planning.write_configs import write_configs
+from gemfit_launch.runs.local import environment
 
 PDEATHSIG = 1
 """Of ``prctl``: the signal that a process gets when its parent ends."""

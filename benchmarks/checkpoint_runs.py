@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gemfit.packing import make_pack_job
-from gemfit.plan import Plan
-from gemfit.records import StepRecord
 from gemfit.rundir import RunDir
-from gemfit_launch.packer import ensure_pack
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.topology import Ranks
+from gemfit.schemas.metrics import StepRecord
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.plan import Plan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.planning.topology import Ranks
+from gemfit_launch.runs.ensure_pack import ensure_pack
 
 Settings: TypeAlias = Mapping[str, Any]
 
@@ -38,8 +38,8 @@ COMMON: Settings = {
     "data.seq_len": 64,
     "data.validation_share": 0,
     "optim.warmup_steps": 4,
-    "batch.effective": 8,
-    "length.epochs": "null",
+    "batch.global_batch_size": 8,
+    "length.num_epochs": "null",
     "tracking.report_to": "[]",
 }
 

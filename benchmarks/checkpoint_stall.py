@@ -29,10 +29,11 @@ from checkpoint_ranks import assert_one_thread, start
 from checkpoint_runs import TINY, Settings, make_plan, sample
 from transformers import Trainer, TrainerCallback
 
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
-from gemfit.rundir import RunDir, write_atomic
-from gemfit.train.trainer import PackedTrainer
+from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
+from gemfit.train.loop.trainer import PackedTrainer
 
 LATE_STEPS = (10, 10_000)
 FIRST_STEP = "first-step.json"

@@ -24,8 +24,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from gemfit.packing import make_pack_job
-from gemfit.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
 IGNORED = -100
 REAL = Path(__file__).parent.parent / "examples" / "conversations.jsonl"

@@ -24,17 +24,17 @@ import torch
 from trained_beside import PEERS, train_apart
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gemfit.packing import make_pack_job
-from gemfit.plan import Plan
-from gemfit_launch.packer import ensure_pack
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.plan import Plan
+from gemfit_launch.bench.synthetic_data import write_conversations
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.predict import flops
-from gemfit_launch.predict.gpus import Card, guess_card
-from gemfit_launch.predict.knownmodels import find_architecture
+from gemfit_launch.predict.gpu_specs import Card, guess_card
 from gemfit_launch.predict.memory import predict_memory, setting_of
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.syntheticdata import write_conversations
-from gemfit_launch.topology import Ranks
+from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.runs.ensure_pack import ensure_pack
 
 FACTS = Path(str(sys.modules["gemfit_launch.predict"].__path__[0])) / "facts"
 NOT_TENSORS = ("fragmentation", "context")
@@ -59,19 +59,19 @@ def plan_for(size: str, scratch: Path, tokenizer: Path | None, steps: int) -> Pl
     """An exact plan on one GPU, or on a CPU for `scratch`; its pack is built."""
     total = WARMUP + steps
     common = (
-        "length.epochs=null",
-        f"length.steps={total}",
+        "length.num_epochs=null",
+        f"length.max_steps={total}",
         "tracking.report_to=[]",
         "data.validation_share=0",
     )
     if size == "scratch":
-        small = ("data.seq_len=128", "model.scratch.num_hidden_layers=2", "batch.effective=8")
+        small = ("data.seq_len=128", "model.scratch.num_hidden_layers=2", "batch.global_batch_size=8")
         return _planned("debug/cpu-tiny", (*common, *small), scratch)
     if tokenizer is None:
         sys.exit("give --tokenizer, the folder of any Gemma 3 model")
     folder = scratch / size
     random_model(size, tokenizer, folder)
-    settings = (*common, f"model.id={folder}", "batch.effective=16", "strategy=single")
+    settings = (*common, f"model.id={folder}", "batch.global_batch_size=16", "strategy=single")
     plan = _planned(f"gemma3/{size}", settings, scratch)
     card = guess_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if card is not None and predicted(plan)[1] > card.usable_bytes:
@@ -107,7 +107,7 @@ def measure(size: str, plan: Plan, sides: tuple[str, ...], peers: str) -> dict[s
         "how": f"LoRA {plan.recipe.model.lora.rank}" if plan.recipe.model.lora else "full",
         "device": plan.topology.device,
         "attention": plan.recipe.model.attention,
-        "rows_at_once": plan.batch.per_device,
+        "rows_at_once": plan.batch.per_device_batch_size,
         "predicted_tensor_bytes": tensors,
         "predicted_bytes": whole,
     }

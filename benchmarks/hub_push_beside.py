@@ -40,12 +40,12 @@ from checkpoint_runs import make_plan, sample, steps_of
 from transformers import TrainerCallback
 
 from gemfit.errors import ExitCode
-from gemfit.hub.beside import Pusher
-from gemfit.hub.spool import Spool
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
 from gemfit.train import main as training
-from gemfit.train.trainer import PackedTrainer
+from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.upload.background_uploader import Pusher
+from gemfit.upload.spool import Spool
 from hub.repos import Fault
 from hub.server import HubServer
 

@@ -24,17 +24,17 @@ import torch
 from checkpoint_runs import make_plan, sample, steps_of
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
-from gemfit.recipe import Recipe
 from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.recipe import Recipe
 from gemfit.train import main as training
-from gemfit.train import trainer as trainer_module
-from gemfit.train.checkpoint.collective import rank
-from gemfit.train.model import OpenedModel, open_model
-from gemfit.train.packed import packed
-from gemfit.train.trainer import PackedTrainer
+from gemfit.train.collective import rank
+from gemfit.train.loop import trainer as trainer_module
+from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.model.build import OpenedModel, open_model
+from gemfit.train.model.packed_lm import packed
 
 STRATEGIES = ("fsdp2", "zero3", "ddp", "zero2")
 SIZES = {

@@ -30,14 +30,14 @@ from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.recipe import Lora, Quantization
-from gemfit.strategy import DeepSpeed, Single
-from gemfit.train.packed import SLICE_TOKENS, packed
-from gemfit.train.quantized import quantize
+from gemfit.schemas.recipe import Lora, Quantization
+from gemfit.schemas.strategy import DeepSpeed, Single
+from gemfit.train.model.packed_lm import SLICE_TOKENS, packed
+from gemfit.train.model.qlora import quantize
 from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.knownmodels import shipped_architectures
 from gemfit_launch.predict.memory import working_memory
-from gemfit_launch.predict.states import Setting, place_states
+from gemfit_launch.predict.model_shapes import shipped_architectures
+from gemfit_launch.predict.model_state_memory import Setting, place_states
 
 CASES = [
     "270m:4:1024:autocast:recompute:sdpa",
@@ -156,8 +156,8 @@ def predict(case: Case) -> int:
         strategy=strategy,
         world_size=1,
         ranks_per_node=1,
-        per_device=case.rows,
-        accumulation=2,
+        per_device_batch_size=case.rows,
+        gradient_accumulation_steps=2,
         seq_len=case.tokens,
         checkpointing=case.recompute,
         attention=case.attention,

@@ -16,9 +16,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from gemfit.train import main as entry
-from gemfit.train.checkpoint.collective import rank
-from gemfit.train.cpu_backend import leave
-from gemfit.train.trainer import PackedTrainer
+from gemfit.train.collective import rank
+from gemfit.train.distributed.cpu_backend import leave
+from gemfit.train.loop.trainer import PackedTrainer
 
 GRADIENTS_OF_ZERO = (
     "averaged_gradients",

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from checkpoint_runs import make_plan, sample
 
-from gemfit.plan import Plan
-from gemfit.records import Record
 from gemfit.rundir import RunDir
-from gemfit_launch.local import carry_out
-from gemfit_launch.predict.knownmodels import of_scratch
+from gemfit.schemas.metrics import Record
+from gemfit.schemas.plan import Plan
 from gemfit_launch.predict.memory import setting_of
-from gemfit_launch.predict.states import States, place_states
+from gemfit_launch.predict.model_shapes import of_scratch
+from gemfit_launch.predict.model_state_memory import States, place_states
+from gemfit_launch.runs.local import carry_out
 
 RANK_SCRIPT = Path(__file__).with_name("memory_rank.py")
 KINDS = [field.name for field in fields(States)]

@@ -27,11 +27,11 @@ import numpy as np
 import pyarrow as pa
 from datasets import load_from_disk
 
-from gemfit.batch import Batch
-from gemfit.data.building.shards import WrittenShard, describe_split, row_schema
-from gemfit.data.order import rank_rows, rows_at, rows_of_step
-from gemfit.data.store import file_digest, open_pack
-from gemfit.manifest import Losses, PackManifest, SplitCounts
+from gemfit.data.build.shards import WrittenShard, describe_split, row_schema
+from gemfit.data.pack.reader import file_digest, open_pack
+from gemfit.data.pack.shuffle import rank_rows, rows_at, rows_of_step
+from gemfit.schemas.batch import Batch
+from gemfit.schemas.manifest import Losses, PackManifest, SplitCounts
 
 PER_RANK = 8
 SEED = 7
@@ -155,11 +155,15 @@ def ours(folder: Path, num_rows: int, at: int, world: int) -> None:
     """Open, and read what the last rank takes of the step with row ``at`` of the epoch."""
     rows = open_pack(folder, "train")
     batch = Batch(
-        effective=PER_RANK * world, seq_len=1, world_size=world, per_device=PER_RANK, accumulation=1
+        global_batch_size=PER_RANK * world,
+        seq_len=1,
+        world_size=world,
+        per_device_batch_size=PER_RANK,
+        gradient_accumulation_steps=1,
     )
     taken = rows_of_step(
-        at // batch.effective,
-        effective=batch.effective,
+        at // batch.global_batch_size,
+        global_batch_size=batch.global_batch_size,
         rows_per_epoch=len(rows),
         total_rows=2 * len(rows),
         seed=SEED,

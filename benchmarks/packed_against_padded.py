@@ -23,8 +23,8 @@ from typing import Any
 from checkpoint_runs import SAMPLE, Settings, make_plan
 from trained_beside import train_apart
 
-from gemfit.manifest import PackManifest
-from gemfit.plan import Plan
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.plan import Plan
 
 CARD_BYTES = 80_000
 """Of a conversation of some 20,000 tokens."""

@@ -28,11 +28,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.packing.fit import fit
-from gemfit.data.packing.pack import best_fit_decreasing, fewest_rows, pack
-from gemfit.data.packing.runs import Atoms, fit_runs, longest_pieces
-from gemfit.data.packing.windows import pack_windows
-from gemfit.data.rendering.document import TRAINED, Document, Turn
+from gemfit.data.document import TRAINED, Document, Turn
+from gemfit.data.packing.best_fit import best_fit_decreasing, fewest_rows, pack
+from gemfit.data.packing.chunk_packing import Atoms, fit_runs, longest_pieces
+from gemfit.data.packing.overlong import fit
+from gemfit.data.packing.streaming import pack_windows
 
 Lengths = NDArray[np.int32]
 Packer = Callable[[Lengths, int], int]

@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gemfit.data.packing.fit import fit
-from gemfit.data.packing.runs import Atoms, fit_runs, longest_pieces
-from gemfit.data.reading.blocks import file_blocks
-from gemfit.data.reading.inputs import block_text
-from gemfit.data.reading.read import read_line
-from gemfit.data.rendering.document import Document
-from gemfit.data.rendering.render import make_renderer
-from gemfit.data.tokenizer import load_tokenizer, train_tokenizer
+from gemfit.data.document import Document
+from gemfit.data.jsonl.blocks import file_blocks
+from gemfit.data.jsonl.inputs import block_text
+from gemfit.data.jsonl.line_parser import read_line
+from gemfit.data.packing.chunk_packing import Atoms, fit_runs, longest_pieces
+from gemfit.data.packing.overlong import fit
+from gemfit.data.render.renderer import make_renderer
+from gemfit.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from gemfit.errors import UserError
-from gemfit.packing import find_files
+from gemfit.schemas.pack_job import find_files
 
 
 @dataclass(frozen=True, kw_only=True)

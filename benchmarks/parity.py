@@ -27,14 +27,14 @@ import torch
 from checkpoint_runs import make_plan, sample, steps_of
 from transformers import Gemma3ForCausalLM, get_scheduler
 
-from gemfit.data.order import EMPTY
-from gemfit.data.store import Row, open_pack
+from gemfit.data.pack.reader import Row, open_pack
+from gemfit.data.pack.shuffle import EMPTY
 from gemfit.errors import ExitCode, UserError
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit.train.model import load_matching_tokenizer, load_model
-from gemfit.train.schedule import Schedule
-from gemfit_launch.report import console, table
+from gemfit.schemas.plan import Plan
+from gemfit.train.data.batches import Schedule
+from gemfit.train.model.build import load_matching_tokenizer, load_model
+from gemfit_launch.output.tables import console, table
 
 # Five sliding layers and a global one; two slices of the loss in each micro-batch of 4 rows.
 MODEL: dict[str, Any] = {

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # the planted models are those of the tests
 
 from audit.planted import make_models, make_run  # noqa: E402
-from gemfit.auditing import Audit, AuditedSubject  # noqa: E402
 from gemfit.rundir import RunDir  # noqa: E402
+from gemfit.schemas.audit import Audit, AuditedSubject  # noqa: E402
 
 SUITES = ("crisis", "counterfactual", "memorisation")
 FIGURES = ("points to help", "harmful wording", "50 tokens verbatim, excess", "sentiment, religion: a Muslim")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gemfit.recipe import Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning.request import Request
 from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.fit import Candidate, candidates
-from gemfit_launch.predict.gpus import CARDS
-from gemfit_launch.predict.knownmodels import find_architecture
+from gemfit_launch.predict.gpu_specs import CARDS
+from gemfit_launch.predict.model_shapes import find_architecture
 from gemfit_launch.predict.performance import Range
-from gemfit_launch.request import Request
+from gemfit_launch.predict.search import Candidate, candidates
 
 SIZES = ("270m", "1b", "4b", "12b", "27b")
 FIT_CARDS = ("rtx-4090-24", "a100-40", "h100-80", "h200-141")
@@ -60,7 +60,7 @@ def _fit_cell(ways: list[Candidate]) -> str:
 
 
 def _short(way: Candidate) -> str:
-    rows = f"{way.setting.per_device} row{'s' if way.setting.per_device > 1 else ''}"
+    rows = f"{way.setting.per_device_batch_size} row{'s' if way.setting.per_device_batch_size > 1 else ''}"
     again = ", recompute" if way.setting.checkpointing else ""
     host = f", {way.memory.host_node_bytes / 1e9:,.0f} GB host" if way.offloads else ""
     return f"{way.gpus} × {way.label}: {way.memory.gpu_bytes / 1e9:.0f} GB ({rows}{again}{host})"
@@ -68,7 +68,7 @@ def _short(way: Candidate) -> str:
 
 def scaling_table(size: str) -> str:
     """One size on more and more cards, each time the fastest way that fits."""
-    recipe, architecture = load(f"gemma3/{size}", f"batch.effective={SCALE_BATCH}")
+    recipe, architecture = load(f"gemma3/{size}", f"batch.global_batch_size={SCALE_BATCH}")
     head = ["GPUs", "way", "GB a GPU", "tokens/s", "of ideal", "MFU", "moved, GB a rank and step"]
     lines = [f"| {' | '.join(head)} |", "|---:|---|---:|---:|---:|---:|---:|"]
     first: Candidate | None = None
@@ -90,7 +90,7 @@ def _scaling_row(way: Candidate, first: Candidate | None) -> str:
         each, base = rate.middle / way.gpus, first.performance.tokens_per_second.middle / first.gpus
         ideal = f"{each / base:.0%}"
     setting = way.setting
-    how = f"{way.label}, {setting.per_device} × {setting.accumulation}"
+    how = f"{way.label}, {setting.per_device_batch_size} × {setting.gradient_accumulation_steps}"
     how += ", recompute" if setting.checkpointing else ""
     moved = way.performance.traffic.between_ranks / 1e9
     cells = [

@@ -30,18 +30,18 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
-from gemfit.data.order import EMPTY
-from gemfit.data.store import Row, open_pack
-from gemfit.data.tokenizer import pad_id
-from gemfit.plan import Plan
+from gemfit.data.pack.reader import Row, open_pack
+from gemfit.data.pack.shuffle import EMPTY
+from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.rundir import RunDir
-from gemfit.speed import optimizer_of
-from gemfit.train.cpu_backend import leave, use_cpu_backend
-from gemfit.train.model import load_matching_tokenizer, load_model, open_model
-from gemfit.train.packed import IGNORED
-from gemfit.train.schedule import Schedule
-from gemfit.train.stop import Stop
-from gemfit.train.trainer import PackedTrainer
+from gemfit.schemas.optimizer import optimizer_of
+from gemfit.schemas.plan import Plan
+from gemfit.train.data.batches import Schedule
+from gemfit.train.distributed.cpu_backend import leave, use_cpu_backend
+from gemfit.train.distributed.stop import Stop
+from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.model.build import load_matching_tokenizer, load_model, open_model
+from gemfit.train.model.packed_lm import IGNORED
 
 PEERS = ""
 """Where TRL is installed (`pip install --no-deps --target FOLDER trl`); empty: beside gemfit."""
@@ -178,7 +178,7 @@ def train_padded(plan: Plan, scratch: Path) -> dict[str, Any]:
         for number in range(len(rows))
         for ids, labels in _documents(rows[number])
     ]
-    wanted = plan.steps.total * plan.batch.effective
+    wanted = plan.steps.total * plan.batch.global_batch_size
     fed = [padded[number % len(padded)] for number in range(wanted)]
     arguments = TrainingArguments(**_arguments(plan, scratch))
     trainer = Summing(
@@ -187,7 +187,7 @@ def train_padded(plan: Plan, scratch: Path) -> dict[str, Any]:
     counted = [
         Work(sum(row["attention_mask"]), sum(label != IGNORED for label in row["labels"])) for row in fed
     ]
-    each = plan.batch.effective
+    each = plan.batch.global_batch_size
     sums = [counted[start : start + each] for start in range(0, wanted, each)]
     work = [Work(sum(w.tokens for w in step), sum(w.trained for w in step)) for step in sums]
     return _timed(trainer, work) | {"documents": len(padded)}
@@ -216,8 +216,8 @@ def _arguments(plan: Plan, scratch: Path) -> dict[str, Any]:
     return {
         "output_dir": str(scratch / "out"),
         "max_steps": plan.steps.total,
-        "per_device_train_batch_size": plan.batch.per_device,
-        "gradient_accumulation_steps": plan.batch.accumulation,
+        "per_device_train_batch_size": plan.batch.per_device_batch_size,
+        "gradient_accumulation_steps": plan.batch.gradient_accumulation_steps,
         "learning_rate": optim.learning_rate,
         "adam_beta1": optim.betas[0],
         "adam_beta2": optim.betas[1],

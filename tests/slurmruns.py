@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfit.records import StepRecord, Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.metrics import Tail
-from gemfit_launch.slurm.attempts import Attempt, read_attempts
-from gemfit_launch.slurm.jobfiles import JobFiles
+from gemfit.schemas.metrics import StepRecord, Verdict
+from gemfit_launch.runs.metrics_tail import Tail
+from gemfit_launch.slurm.node.attempts import Attempt, read_attempts
+from gemfit_launch.slurm.submit.job_files import JobFiles
 from realslurm import Cluster, wait_until
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "conversations.jsonl"
@@ -30,9 +30,9 @@ RECIPE = {
     "model.scratch.sliding_window": "16",
     "data.seq_len": "64",
     "optim.warmup_steps": "2",
-    "batch.effective": "12",  # divides over 2, 3 and 4 ranks
-    "batch.per_device_max": "4",
-    "length.epochs": "null",
+    "batch.global_batch_size": "12",  # divides over 2, 3 and 4 ranks
+    "batch.max_per_device_batch_size": "4",
+    "length.num_epochs": "null",
     "evaluation.every_steps": "1000",
     "checkpoint.every_steps": "1000",
 }
@@ -65,14 +65,14 @@ class Bench:
         bench = cls(cluster, folder)
         with SAMPLE.open() as lines:
             (folder / "talks.jsonl").write_text("".join(itertools.islice(lines, 24)))
-        bench.gemfit("pack", *_recipe({"length.steps": "1"}))
+        bench.gemfit("pack", *_recipe({"length.max_steps": "1"}))
         return bench
 
     def submit(self, name: str, *, steps: int, nodes: int = 2, every: int = 1000, **site: object) -> SlurmRun:
         """A run of ``steps`` steps, saved ``every`` so many; ``site`` replaces what the site says."""
         place = self.folder / f"{name}.site.yaml"
         place.write_text(json.dumps(SITE | site))  # JSON is YAML
-        recipe = _recipe({"length.steps": str(steps), "checkpoint.every_steps": str(every)})
+        recipe = _recipe({"length.max_steps": str(steps), "checkpoint.every_steps": str(every)})
         options = ["--site", str(place), "--nodes", str(nodes), "--run", name, "--json"]
         return SlurmRun(
             self, RunDir(self.folder / name), json.loads(self.gemfit("submit", *recipe, *options))["job"]

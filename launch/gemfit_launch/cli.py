@@ -85,7 +85,7 @@ def main() -> None:
 
     \b
     Example:
-      gemfit plan gemma3/1b-card --gpus 8
+      gemfit plan gemma3/1b-reference --gpus 8
       gemfit run debug/cpu-tiny --data talks.jsonl --nproc 2
     """
 

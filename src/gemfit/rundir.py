@@ -6,17 +6,16 @@ atomically, so a reader sees the old one or the new one.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemfit.core.atomic_file import write_atomic
+from gemfit.core.file_lock import try_lock
 from gemfit.errors import UserError
-from gemfit.plan import Plan
-from gemfit.records import AttemptRecord, Verdict
+from gemfit.schemas.metrics import AttemptRecord, Verdict
+from gemfit.schemas.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +174,7 @@ class RunDir:
 
     @property
     def metrics_file(self) -> Path:
-        """JSON lines, each a `Record` of ``gemfit.records``, over all attempts."""
+        """JSON lines, each a `Record` of ``gemfit.schemas.metrics``, over all attempts."""
         return self.root / "metrics.jsonl"
 
     @property
@@ -281,35 +280,10 @@ class RunDir:
 
         Yields the lock's file descriptor: a child that inherits it keeps the run held while it lives.
         """
-        deadline = time.monotonic() + patience_seconds
         with self.lock_file.open("a") as stream:
-            while not locked(stream.fileno()):
-                if time.monotonic() >= deadline:
-                    raise UserError(
-                        f"{self.root}: another process is training this run; "
-                        f"stop it with `gemfit stop {self.root}`"
-                    )
-                time.sleep(0.05)
+            if not try_lock(stream.fileno(), patience_seconds=patience_seconds):
+                raise UserError(
+                    f"{self.root}: another process is training this run; "
+                    f"stop it with `gemfit stop {self.root}`"
+                )
             yield stream.fileno()
-
-
-def locked(descriptor: int) -> bool:
-    """Take the exclusive lock of an open file, unless another process has it; whether it was free."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text``, whole or not at all, and flushed to disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

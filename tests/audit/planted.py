@@ -16,18 +16,18 @@ import torch
 
 from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.crisis import crisis
-from gemfit.audit.talks import Talks
+from gemfit.audit.training_conversations import Talks
+from gemfit.evaluate.models import find_subjects, open_subject
 from gemfit.evaluate.replies import prompt_ids
-from gemfit.evaluate.subject import find_subjects, open_subject
-from gemfit.evaluation import Message
-from gemfit.packing import make_pack_job
-from gemfit.plan import PackReference, Topology
-from gemfit.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
 from gemfit.rundir import RunDir
-from gemfit.strategy import Single
-from gemfit.train.packed import IGNORED
-from gemfit_launch.packer import ensure_pack
-from gemfit_launch.planning import make_plan
+from gemfit.schemas.evaluation import Message
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.plan import PackReference, Topology
+from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.schemas.strategy import Single
+from gemfit.train.model.packed_lm import IGNORED
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.runs.ensure_pack import ensure_pack
 
 SIZES = Scratch(
     vocab_size=512,
@@ -101,8 +101,8 @@ def make_run(root: Path) -> RunDir:
     recipe = Recipe(
         model=ModelRecipe(scratch=SIZES, dtype="float32", attention="eager", activation_checkpointing=False),
         data=DataRecipe(source=str(data), seq_len=256, validation_share=0.3, near_duplicates="ignore"),
-        batch=BatchRecipe(effective=2),
-        length=LengthRecipe(steps=2, epochs=None),
+        batch=BatchRecipe(global_batch_size=2),
+        length=LengthRecipe(max_steps=2, num_epochs=None),
         strategy=Single(),
     )
     job = make_pack_job(recipe)

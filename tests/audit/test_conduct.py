@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from gemfit.audit import conduct as module
-from gemfit.audit.conduct import conduct
+from gemfit.audit import run as module
 from gemfit.audit.crisis import crisis
-from gemfit.audit.measured import Wanted
-from gemfit.auditing import Audit
+from gemfit.audit.run import conduct
+from gemfit.audit.scoring import Wanted
 from gemfit.errors import UserError
-from gemfit.evaluate.subject import Subject
+from gemfit.evaluate.models import Subject
 from gemfit.rundir import RunDir
+from gemfit.schemas.audit import Audit
 
 RUN: Any = SimpleNamespace(plan=lambda: SimpleNamespace(pack=SimpleNamespace(folder="pack")))
 

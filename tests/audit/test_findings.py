@@ -9,12 +9,12 @@ import pytest
 
 from gemfit.audit.counterfactual import SENTIMENT
 from gemfit.audit.crisis import HARM, HELP
+from gemfit.audit.custom_prompts import EXPECTED
 from gemfit.audit.findings import Certainty, findings
 from gemfit.audit.jailbreak import OPENING
 from gemfit.audit.memorisation import COPIES, EXCESS, VERBATIM
-from gemfit.audit.own import EXPECTED
-from gemfit.audit.probe import Figure, Measure
 from gemfit.audit.stability import AGAIN
+from gemfit.audit.suite import Figure, Measure
 
 SURE = Certainty(confidence=0.95, resamples=500, seed=0)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.audit.intervals import difference, difference_of_shares, interval_of, share
-from gemfit.audit.probe import Figure, Measure
-from gemfit.evaluation import Interval
+from gemfit.audit.suite import Figure, Measure
+from gemfit.schemas.evaluation import Interval
 
 ANSWERS = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=40)
 

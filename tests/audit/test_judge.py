@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.audit.judge import check_judge, judge
-from gemfit.audit.probe import Prompt, asked
+from gemfit.audit.suite import Prompt, asked
 from gemfit.errors import UserError
 
 REPLIES = [

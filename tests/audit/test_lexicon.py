@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gemfit.audit.crisis import score as crisis_score
 from gemfit.audit.lexicon import mentions, normalised, sentiment, word_list
 from gemfit.audit.medical import score as medical_score
-from gemfit.audit.probe import Prompt, asked
+from gemfit.audit.suite import Prompt, asked
 
 PROMPT = Prompt(number="1", messages=asked("…", ""))
 LISTS = (

@@ -17,7 +17,7 @@ from gemfit.audit.memorisation import (
     longest_run,
     make_score,
 )
-from gemfit.audit.probe import Prompt, Replied, asked
+from gemfit.audit.suite import Prompt, Replied, asked
 
 TOKENS = st.lists(st.integers(0, 4), max_size=30)
 SCORE = make_score(lambda text: [int(word) for word in text.split()])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.audit.own import Expectation, own
+from gemfit.audit.custom_prompts import Expectation, own
 from gemfit.errors import UserError
 
 

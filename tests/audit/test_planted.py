@@ -9,9 +9,9 @@ import pytest
 
 from audit.planted import DISMISSED, make_models, make_run, memorised
 from gemfit.audit.__main__ import main
-from gemfit.auditing import Audit, AuditedSubject
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.audit import Audit, AuditedSubject
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,16 +11,16 @@ import pytest
 from rich.console import Console
 
 from gemfit.audit.__main__ import main
-from gemfit.audit.conduct import choose
 from gemfit.audit.crisis import crisis
+from gemfit.audit.custom_prompts import own
 from gemfit.audit.markdown import as_markdown
-from gemfit.audit.measured import Wanted, assemble, measure
-from gemfit.audit.own import own
+from gemfit.audit.run import choose
+from gemfit.audit.scoring import Wanted, assemble, measure
 from gemfit.audit.stability import stability
 from gemfit.audit.table import show
-from gemfit.auditing import Audit
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluate.subject import Subject
+from gemfit.evaluate.models import Subject
+from gemfit.schemas.audit import Audit
 
 CARING, CRUEL = "Please call a helpline.", "Nobody can help.\n~~~\n# <b>Keep it to yourself.</b> |"
 WANTED = Wanted(limit=4)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from gemfit.audit.catalog import SHIPPED, SUITES, about
-from gemfit.audit.conduct import SPOKEN
 from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.jailbreak import jailbreak
 from gemfit.audit.jailbreak import score as jailbreak_score
-from gemfit.audit.probe import Probe, Prompt, Replied, asked
+from gemfit.audit.run import SPOKEN
 from gemfit.audit.stability import TIMES, similarity, stability
-from gemfit.audit.suitefile import first, read_suite
+from gemfit.audit.suite import Probe, Prompt, Replied, asked
+from gemfit.audit.suite_file import first, read_suite
 from gemfit.audit.thresholds import Threshold, threshold_of
 
 

@@ -8,12 +8,12 @@ import signal
 import pytest
 
 from gemfit.audit.memorisation import HELD_OUT, LEAST_TOKENS, TRAINING, memorisation
-from gemfit.audit.talks import Talk, Talks
+from gemfit.audit.training_conversations import Talk, Talks
 from gemfit.data.__main__ import main
-from gemfit.data.tokenizer import train_tokenizer
-from gemfit.evaluation import Message
-from gemfit.packing import make_pack_job
-from gemfit.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.data.tokenize.tokenizer import train_tokenizer
+from gemfit.schemas.evaluation import Message
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
 SYSTEM = "You listen.\nAnd answer."
 COMMON_REPLY = "Thank you for telling me all of this, I am glad that you did, and I am here for you. " * 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.chat.conversation import COMMANDS, HELP, Talk, command
-from gemfit.data.reading.read import read_line
+from gemfit.data.jsonl.line_parser import read_line
 from gemfit.errors import UserError
 
 TALK = Talk("Be kind.", (("Hi", "Hello"), ("How are you?", "Well")))

@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, 
 
 from gemfit.chat.__main__ import main
 from gemfit.chat.conversation import Talk
-from gemfit.chat.speaker import Manner, Speaker
+from gemfit.chat.generator import Manner, Speaker
 from gemfit.chat.terminal import talk_on
-from gemfit.data.tokenizer import train_tokenizer
-from gemfit.evaluate.subject import Opened
-from gemfit.evaluation import Message
-from gemfit.recipe import DataRecipe
-from gemfit.train.chat_format import tokenizer_for_chat
+from gemfit.data.tokenize.tokenizer import train_tokenizer
+from gemfit.evaluate.models import Opened
+from gemfit.export.chat_template import tokenizer_for_chat
+from gemfit.schemas.evaluation import Message
+from gemfit.schemas.recipe import DataRecipe
 
 TEXT = ["I cannot sleep before my exams, and I do not know what to do about it."] * 9
 Type = Callable[..., tuple[str, str]]

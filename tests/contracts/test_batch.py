@@ -6,18 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.batch import Batch, DataCursor, make_batch, nearest_without_idle, sizes_without_idle
 from gemfit.errors import UserError
+from gemfit.schemas.batch import Batch, DataCursor, make_batch, nearest_without_idle, sizes_without_idle
 
 sizes = st.integers(1, 300)
 
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[Batch, int]:
-    effective = draw(sizes)
+    global_batch_size = draw(sizes)
     limit = draw(st.integers(1, 16))
-    world = draw(st.integers(1, effective))
-    return make_batch(effective=effective, per_device_max=limit, world_size=world, seq_len=8), limit
+    world = draw(st.integers(1, global_batch_size))
+    return make_batch(
+        global_batch_size=global_batch_size, max_per_device_batch_size=limit, world_size=world, seq_len=8
+    ), limit
 
 
 @given(made=batches())
@@ -25,9 +27,9 @@ def test_every_row_has_one_slot_and_only_the_last_micro_step_has_idle_ones(made:
     batch, limit = made
     taken = [slot for rank in range(batch.world_size) for micro in batch.rank_slots(rank) for slot in micro]
     assert sorted(taken) == list(range(batch.slots))
-    assert 1 <= batch.per_device <= limit
-    assert batch.slots == batch.per_device * batch.accumulation * batch.world_size
-    assert 0 <= batch.idle < batch.per_device * batch.world_size
+    assert 1 <= batch.per_device_batch_size <= limit
+    assert batch.slots == batch.per_device_batch_size * batch.gradient_accumulation_steps * batch.world_size
+    assert 0 <= batch.idle < batch.per_device_batch_size * batch.world_size
 
 
 @given(made=batches())
@@ -35,10 +37,10 @@ def test_no_other_shape_has_fewer_idle_slots_or_as_few_with_fewer_micro_steps(
     made: tuple[Batch, int],
 ) -> None:
     batch, limit = made
-    for per_device in range(1, limit + 1):
-        micro_steps = -(-batch.effective // (per_device * batch.world_size))
-        idle = per_device * micro_steps * batch.world_size - batch.effective
-        assert (batch.idle, batch.accumulation) <= (idle, micro_steps)
+    for per_device_batch_size in range(1, limit + 1):
+        micro_steps = -(-batch.global_batch_size // (per_device_batch_size * batch.world_size))
+        idle = per_device_batch_size * micro_steps * batch.world_size - batch.global_batch_size
+        assert (batch.idle, batch.gradient_accumulation_steps) <= (idle, micro_steps)
 
 
 @given(made=batches())
@@ -46,21 +48,30 @@ def test_ranks_take_the_same_number_of_micro_steps_of_the_same_shape(made: tuple
     batch, _ = made
     for rank in range(batch.world_size):
         micro_steps = list(batch.rank_slots(rank))
-        assert len(micro_steps) == batch.accumulation
-        assert {len(slots) for slots in micro_steps} == {batch.per_device}
+        assert len(micro_steps) == batch.gradient_accumulation_steps
+        assert {len(slots) for slots in micro_steps} == {batch.per_device_batch_size}
 
 
-@given(effective=sizes, extra=st.integers(1, 50))
-def test_more_ranks_than_rows_are_refused_with_what_works(effective: int, extra: int) -> None:
-    with pytest.raises(UserError, match=f"at most {effective} ranks have work, not {effective + extra}"):
-        make_batch(effective=effective, per_device_max=4, world_size=effective + extra, seq_len=8)
+@given(global_batch_size=sizes, extra=st.integers(1, 50))
+def test_more_ranks_than_rows_are_refused_with_what_works(global_batch_size: int, extra: int) -> None:
+    with pytest.raises(
+        UserError, match=f"at most {global_batch_size} ranks have work, not {global_batch_size + extra}"
+    ):
+        make_batch(
+            global_batch_size=global_batch_size,
+            max_per_device_batch_size=4,
+            world_size=global_batch_size + extra,
+            seq_len=8,
+        )
 
 
-@given(effective=sizes)
-def test_sizes_without_idle_slots_are_the_ones_that_have_none(effective: int) -> None:
-    found = sizes_without_idle(effective)
-    for world in range(1, effective + 1):
-        batch = make_batch(effective=effective, per_device_max=4, world_size=world, seq_len=8)
+@given(global_batch_size=sizes)
+def test_sizes_without_idle_slots_are_the_ones_that_have_none(global_batch_size: int) -> None:
+    found = sizes_without_idle(global_batch_size)
+    for world in range(1, global_batch_size + 1):
+        batch = make_batch(
+            global_batch_size=global_batch_size, max_per_device_batch_size=4, world_size=world, seq_len=8
+        )
         assert (batch.idle == 0) == (world in found)
 
 
@@ -70,8 +81,13 @@ def test_the_nearest_sizes_are_one_below_and_one_above(world: int, nearest: list
 
 
 def test_the_example_of_three_nodes_of_eight() -> None:
-    batch = make_batch(effective=64, per_device_max=4, world_size=24, seq_len=1024)
-    assert (batch.per_device, batch.accumulation, batch.slots, batch.idle) == (3, 1, 72, 8)
+    batch = make_batch(global_batch_size=64, max_per_device_batch_size=4, world_size=24, seq_len=1024)
+    assert (batch.per_device_batch_size, batch.gradient_accumulation_steps, batch.slots, batch.idle) == (
+        3,
+        1,
+        72,
+        8,
+    )
     assert batch.tokens_per_step == 65536
     assert batch.idle_share == pytest.approx(1 / 9)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from gemfit.batch import make_batch
 from gemfit.errors import UserError
-from gemfit.identity import changes, flatten, refuse_changes, refuse_unknown
-from gemfit.plan import PackReference, Plan, Steps, Topology
-from gemfit.recipe import Recipe
+from gemfit.schemas.batch import make_batch
+from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.training_identity import changes, flatten, refuse_changes, refuse_unknown
 
 
 def plan_of(recipe: dict[str, Any], *, ranks: int = 2, fingerprint: str = "f") -> Plan:
@@ -18,7 +18,7 @@ def plan_of(recipe: dict[str, Any], *, ranks: int = 2, fingerprint: str = "f") -
         recipe=Recipe.model_validate({"model": {"id": "some/model"}, **recipe}, strict=False),
         site=None,
         topology=Topology(nodes=1, ranks_per_node=ranks, device="cpu"),
-        batch=make_batch(effective=64, per_device_max=4, world_size=ranks, seq_len=1024),
+        batch=make_batch(global_batch_size=64, max_per_device_batch_size=4, world_size=ranks, seq_len=1024),
         steps=Steps(rows=10, rows_are="packed", per_epoch=1.25, total=4, warmup_share=50.0),
         pack=PackReference(fingerprint=fingerprint, folder="/packs/f"),
         accelerate={},
@@ -34,7 +34,7 @@ HOW_ALONE: list[dict[str, Any]] = [
     {"strategy": "zero3"},
     {"description": "other words"},
     {"data": {"source": "moved.jsonl"}},
-    {"batch": {"per_device_max": 1}},
+    {"batch": {"max_per_device_batch_size": 1}},
     {"model": {"id": "some/model", "attention": "eager", "activation_checkpointing": False}},
     {"checkpoint": {"every_steps": 7}},
     {"evaluation": {"every_steps": 7}},
@@ -43,8 +43,8 @@ HOW_ALONE: list[dict[str, Any]] = [
 WHAT: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1}, "seed: was 42, is 1"),
     ({"optim": {"betas": [0.9, 0.95]}}, "optim.betas: was [0.9, 0.999], is [0.9, 0.95]"),
-    ({"batch": {"effective": 32}}, "batch.effective: was 64, is 32"),
-    ({"length": {"steps": 9}}, "length.epochs: was 3.0, is null"),
+    ({"batch": {"global_batch_size": 32}}, "batch.global_batch_size: was 64, is 32"),
+    ({"length": {"max_steps": 9}}, "length.num_epochs: was 3.0, is null"),
     ({"data": {"loss_on": "assistant"}}, "data.loss_on: was all, is assistant"),
     ({"model": {"id": "other/model"}}, "model.id: was some/model, is other/model"),
     ({"model": {"id": "some/model", "lora": {"rank": 4}}}, "model.lora.rank: was null, is 4"),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.packing import PackJob, cache_folder, find_files, make_pack_job, pack_folder
-from gemfit.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, Scratch
+from gemfit.schemas.pack_job import PackJob, cache_folder, find_files, make_pack_job, pack_folder
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, Scratch
 
 
 @pytest.fixture

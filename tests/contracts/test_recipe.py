@@ -7,9 +7,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from gemfit.batch import Batch
-from gemfit.contract import Contract, digest_json
-from gemfit.recipe import (
+from gemfit.schemas.base import Contract, digest_json
+from gemfit.schemas.batch import Batch
+from gemfit.schemas.recipe import (
     CheckpointRecipe,
     DataRecipe,
     LengthRecipe,
@@ -26,8 +26,8 @@ def test_defaults_are_the_values_of_the_model_card() -> None:
     optim = CARD.optim
     assert (optim.learning_rate, optim.warmup_steps, optim.schedule) == (1e-4, 200, "linear")
     assert (optim.betas, optim.eps, optim.weight_decay) == ((0.9, 0.999), 1e-8, 0.0)
-    assert (CARD.batch.effective, CARD.batch.per_device_max) == (64, 4)
-    assert (CARD.length.epochs, CARD.data.seq_len, CARD.data.loss_on) == (3, 1024, "all")
+    assert (CARD.batch.global_batch_size, CARD.batch.max_per_device_batch_size) == (64, 4)
+    assert (CARD.length.num_epochs, CARD.data.seq_len, CARD.data.loss_on) == (3, 1024, "all")
     assert (CARD.model.dtype, CARD.model.activation_checkpointing) == ("bfloat16", True)
     assert (CARD.checkpoint.keep, CARD.evaluation.every_steps) == (3, 100)
 
@@ -100,7 +100,7 @@ def test_a_bound_on_lost_steps_must_be_one_that_can_be_kept() -> None:
         CheckpointRecipe(every_steps=10, max_lost_steps=10, asynchronous=False)
 
 
-@pytest.mark.parametrize("length", [{}, {"epochs": 1.0, "steps": 1}])
+@pytest.mark.parametrize("length", [{}, {"num_epochs": 1.0, "max_steps": 1}])
 def test_a_length_is_epochs_or_steps(length: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="give exactly one of `epochs` and `steps`"):
         LengthRecipe(**length)  # type: ignore[arg-type]
@@ -111,7 +111,14 @@ def test_values_are_frozen_and_closed() -> None:
         CARD.seed = 1  # type: ignore[misc]
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         Batch.model_validate(
-            {"seq_len": 1, "per_device": 1, "accumulation": 1, "world_size": 1, "effective": 1, "x": 1}
+            {
+                "seq_len": 1,
+                "per_device_batch_size": 1,
+                "gradient_accumulation_steps": 1,
+                "world_size": 1,
+                "global_batch_size": 1,
+                "x": 1,
+            }
         )
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.batch import make_batch
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
-from gemfit.plan import PackReference, Plan, Steps, Topology
-from gemfit.recipe import ModelRecipe, Recipe
-from gemfit.records import Verdict
-from gemfit.rundir import RunDir, write_atomic
+from gemfit.rundir import RunDir
+from gemfit.schemas.batch import make_batch
+from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
+from gemfit.schemas.recipe import ModelRecipe, Recipe
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def plan() -> Plan:
         recipe=Recipe(model=ModelRecipe(id="some/model")),
         site=None,
         topology=Topology(nodes=1, ranks_per_node=2, device="cpu"),
-        batch=make_batch(effective=8, per_device_max=4, world_size=2, seq_len=1024),
+        batch=make_batch(global_batch_size=8, max_per_device_batch_size=4, world_size=2, seq_len=1024),
         steps=Steps(rows=10, rows_are="packed", per_epoch=1.25, total=4, warmup_share=50.0),
         pack=PackReference(fingerprint="f", folder="/packs/f"),
         accelerate={},
@@ -156,7 +157,7 @@ with RunDir(Path(sys.argv[1])).hold():
 WRITE = """
 import sys
 from pathlib import Path
-from gemfit.rundir import write_atomic
+from gemfit.core.atomic_file import write_atomic
 for number in range(300):
     write_atomic(Path(sys.argv[1]), "abc"[number % 3] * 100_000)
 """

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemfit.config.overrides import build, with_settings
+from gemfit.config.yaml_source import parse
 from gemfit.errors import UserError, did_you_mean
-from gemfit.recipe import LengthRecipe, Recipe, SourceRecipe
-from gemfit.settings import build, with_settings
-from gemfit.strategy import DeepSpeed, Fsdp
-from gemfit.yamlfile import parse
+from gemfit.schemas.recipe import LengthRecipe, Recipe, SourceRecipe
+from gemfit.schemas.strategy import DeepSpeed, Fsdp
 
 BASE = "model: {id: some/model}\n"
 
@@ -37,7 +37,10 @@ def mistakes(text: str, *settings: str) -> list[str]:
             "data:\n  sources:\n    - source: a.jsonl\n      wieght: 2\n",
             "r.yaml:5: data.sources.0.wieght is not a setting; did you mean 'weight'?",
         ),
-        ("batch: {zzz: 1}\n", "r.yaml:2: batch.zzz is not a setting; valid: effective, per_device_max"),
+        (
+            "batch: {zzz: 1}\n",
+            "r.yaml:2: batch.zzz is not a setting; valid: global_batch_size, max_per_device_batch_size",
+        ),
         ("optim:\n  schedule: lineer\n", "r.yaml:3: optim.schedule: expected 'linear'"),
         (
             "optim: {learning_rate: fast}\n",
@@ -48,11 +51,14 @@ def mistakes(text: str, *settings: str) -> list[str]:
             "r.yaml:2: optim.learning_rate: input should be greater than 0, found -1",
         ),
         ("model: {id: x, activation_checkpointing: no}\n", "write true or false"),
-        ("batch: {effective: 1.5}\n", "r.yaml:2: batch.effective: input should be a valid integer"),
+        (
+            "batch: {global_batch_size: 1.5}\n",
+            "r.yaml:2: batch.global_batch_size: input should be a valid integer",
+        ),
         ("data: {seq_len: '1024'}\n", "r.yaml:2: data.seq_len: input should be a valid integer"),
         ("strategy: zero4\n", "r.yaml:2: strategy"),
         ("strategy: {kind: fsdp2, stage: 3}\n", "r.yaml:2: strategy.stage is not a setting"),
-        ("length: {epochs: 1, steps: 2}\n", "r.yaml:2: length: give exactly one of `epochs` and `steps`"),
+        ("length: {num_epochs: 1, max_steps: 2}\n", "r.yaml:2: length: give exactly one of `num_epochs` and `max_steps`"),
     ],
 )
 def test_a_mistake_has_its_line_its_value_and_a_way_out(text: str, message: str) -> None:
@@ -69,7 +75,7 @@ def test_a_recipe_without_a_model_says_what_is_missing() -> None:
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    lines = mistakes("seed: x\nbatch:\n  effective: 0\n  foo: 1\n")
+    lines = mistakes("seed: x\nbatch:\n  global_batch_size: 0\n  foo: 1\n")
     assert len(lines) == 3
     assert {line.split(": ")[0] for line in lines} == {"r.yaml:2", "r.yaml:4", "r.yaml:5"}
 
@@ -130,14 +136,14 @@ def test_set_of_a_strategy_takes_a_short_name_or_a_field() -> None:
 
 
 def test_a_null_clears_what_a_parent_has_set() -> None:
-    text = "length: {epochs: 3}\n"
-    assert recipe(text, "length.epochs=null", "length.steps=20").length.steps == 20
+    text = "length: {num_epochs: 3}\n"
+    assert recipe(text, "length.num_epochs=null", "length.max_steps=20").length.max_steps == 20
 
 
 def test_a_length_set_here_replaces_the_other_one_but_two_lengths_are_refused() -> None:
-    assert recipe("length: {epochs: 3}\n", "length.steps=20").length == LengthRecipe(steps=20)
-    assert recipe("length: {steps: 3}\n", "length.epochs=2").length == LengthRecipe(epochs=2)
-    (line,) = mistakes("", "length.steps=20", "length.epochs=2")
+    assert recipe("length: {num_epochs: 3}\n", "length.max_steps=20").length == LengthRecipe(max_steps=20)
+    assert recipe("length: {max_steps: 3}\n", "length.num_epochs=2").length == LengthRecipe(num_epochs=2)
+    (line,) = mistakes("", "length.max_steps=20", "length.num_epochs=2")
     assert "exactly one of" in line
 
 

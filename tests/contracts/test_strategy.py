@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter
 
-from gemfit.strategy import STRATEGY_NAMES, Ddp, DeepSpeed, Fsdp, Single, Strategy, strategy_from_name
+from gemfit.schemas.strategy import STRATEGY_NAMES, Ddp, DeepSpeed, Fsdp, Single, Strategy, strategy_from_name
 
 ADAPTER: TypeAdapter[Single | Ddp | Fsdp | DeepSpeed] = TypeAdapter(Strategy)
 

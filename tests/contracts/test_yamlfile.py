@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemfit.config.yaml_source import Document, load, load_extended, parse
 from gemfit.errors import UserError
-from gemfit.yamlfile import Document, load, load_extended, parse
 
 
 def nothing_else(name: str) -> Path:

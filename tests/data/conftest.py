@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from gemfit.data.__main__ import main
-from gemfit.data.store import verify_pack
-from gemfit.data.tokenizer import train_tokenizer
-from gemfit.packing import make_pack_job
-from gemfit.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.data.pack.reader import verify_pack
+from gemfit.data.tokenize.tokenizer import train_tokenizer
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
 
 WORDS = [
     "I",
@@ -133,7 +133,7 @@ def lines() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gemfit.data.reading.blocks.BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr("gemfit.data.jsonl.blocks.BLOCK_BYTES", BLOCK)
 
 
 @pytest.fixture

@@ -16,7 +16,15 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from gemfit.manifest import FileDigest, Losses, PackInput, PackManifest, PackSource, SplitCounts, TokenFlow
+from gemfit.schemas.manifest import (
+    FileDigest,
+    Losses,
+    PackInput,
+    PackManifest,
+    PackSource,
+    SplitCounts,
+    TokenFlow,
+)
 
 IGNORED = -100
 CONTEXT = 4

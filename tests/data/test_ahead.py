@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.data.reading.ahead import ahead
+from gemfit.data.jsonl.prefetch import ahead
 
 
 @given(items=st.lists(st.integers(), max_size=20), held=st.integers(1, 5))

@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from gemfit.data.__main__ import main
-from gemfit.data.packing.split import check_room
-from gemfit.data.reading.read import LINE_LIMIT
+from gemfit.data.jsonl.line_parser import LINE_LIMIT
+from gemfit.data.packing.split_turns import check_room
 from gemfit.errors import UserError
 
 from .conftest import Build, WriteTalks, talk, talks

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.encode import reference_encoder
-from gemfit.data.packing.fit import fit
-from gemfit.data.reading.columns import Messages, Part
-from gemfit.data.reading.conversation import ROLES, Conversation, Message, parse_conversation
-from gemfit.data.reading.lines import Columns, read_block, read_each
-from gemfit.data.reading.read import LINE_LIMIT, Rejection
-from gemfit.data.rendering.block import make_part
-from gemfit.data.rendering.document import Words
-from gemfit.data.rendering.prepared import Rendering, make_rendering
-from gemfit.data.rendering.trim import SPACES, trimmed
+from gemfit.data.build.block_pipeline import make_part
+from gemfit.data.document import Words
+from gemfit.data.jsonl.batch_parser import Columns, read_block, read_each
+from gemfit.data.jsonl.conversation import ROLES, Conversation, Message, parse_conversation
+from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection
+from gemfit.data.jsonl.message_batch import Messages, Part
+from gemfit.data.packing.overlong import fit
+from gemfit.data.render.render_context import Rendering, make_rendering
+from gemfit.data.render.trim import SPACES, trimmed
+from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
-from gemfit.recipe import DataRecipe
+from gemfit.schemas.recipe import DataRecipe
 
 from .conftest import talks
 
@@ -42,7 +42,7 @@ class Anything:
 
 
 def rendering(tokenizer: Any, **data: Any) -> Rendering:
-    data = {"near_duplicates": "ignore", "personal_data": "ignore"} | data
+    data = {"near_duplicates": "ignore", "pii": "ignore"} | data
     return make_rendering(tokenizer, DataRecipe(source="x", **data), reference_encoder(tokenizer))
 
 
@@ -265,7 +265,7 @@ def test_tokens_of_roles_are_those_of_their_turns(tokenizer: Any, format: str, e
 
 
 def test_a_block_without_conversations_is_an_empty_part(tokenizer: Any) -> None:
-    made = rendering(tokenizer, near_duplicates="group", personal_data="count")
+    made = rendering(tokenizer, near_duplicates="group", pii="count")
     part, counts = make_part(b"\n\n", 1, "f", made, None)
     assert (counts.lines, counts.blank) == (2, 2)
     assert all(len(getattr(part, name)) == 0 for name in Part.__dataclass_fields__)

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
-from gemfit.data.encode import reference_encoder
-from gemfit.data.reading.conversation import SHAREGPT_TO_MESSAGES, Conversation, Message, parse_conversation
-from gemfit.data.rendering.prepared import make_rendering
+from gemfit.data.jsonl.conversation import SHAREGPT_TO_MESSAGES, Conversation, Message, parse_conversation
+from gemfit.data.render.render_context import make_rendering
+from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
-from gemfit.recipe import DataRecipe
+from gemfit.schemas.recipe import DataRecipe
 
 USER = {"role": "user", "content": "Is it raining?"}
 SYSTEM = {"role": "system", "content": "Be kind."}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.data.reading.columns import Messages
-from gemfit.data.reading.conversation import Conversation, Message
-from gemfit.data.reading.lines import Columns
-from gemfit.data.rendering.digests import content_digests, likeness
+from gemfit.data.jsonl.batch_parser import Columns
+from gemfit.data.jsonl.conversation import Conversation, Message
+from gemfit.data.jsonl.message_batch import Messages
+from gemfit.data.render.content_hash import content_digests, likeness
 
 Turns = Sequence[tuple[str, str]]
 MARKS = re.compile("[^0-9a-z\x80-\U0010ffff]+|[\u00a0-\u00bf\u2000-\u206f\u3000-\u303f]+")

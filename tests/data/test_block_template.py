@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.encode import reference_encoder
-from gemfit.data.reading.conversation import Conversation, parse_conversation
-from gemfit.data.reading.lines import read_block
-from gemfit.data.reading.read import Rejection
-from gemfit.data.rendering.grammar import check_template
-from gemfit.data.rendering.prepared import Rendering, make_rendering
-from gemfit.data.rendering.template_use import only_passes_contents_on
-from gemfit.data.tokenizer import CHAT_TEMPLATE
+from gemfit.data.jsonl.batch_parser import read_block
+from gemfit.data.jsonl.conversation import Conversation, parse_conversation
+from gemfit.data.jsonl.line_parser import Rejection
+from gemfit.data.render.jinja_static_check import only_passes_contents_on
+from gemfit.data.render.render_context import Rendering, make_rendering
+from gemfit.data.render.template_segments import check_template
+from gemfit.data.tokenize import reference_encoder
+from gemfit.data.tokenize.tokenizer import CHAT_TEMPLATE
 from gemfit.errors import UserError
-from gemfit.recipe import DataRecipe
+from gemfit.schemas.recipe import DataRecipe
 
 GEMMA_LIKE = """\
 {{ bos_token }}

@@ -20,12 +20,12 @@ import pytest
 import zstandard
 from datasets import load_dataset, load_from_disk
 
-from gemfit.data.building import progress
-from gemfit.data.reading.conversation import Conversation, Message
-from gemfit.data.rendering.document import labels, token_ids
-from gemfit.data.rendering.render import make_renderer
-from gemfit.data.store import open_pack, read_manifest, verify_pack
-from gemfit.data.tokenizer import load_tokenizer
+from gemfit.core import progress
+from gemfit.data.document import labels, token_ids
+from gemfit.data.jsonl.conversation import Conversation, Message
+from gemfit.data.pack.reader import open_pack, read_manifest, verify_pack
+from gemfit.data.render.renderer import make_renderer
+from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.errors import UserError
 
 from .conftest import Build, WriteJob, WriteTalks, talks
@@ -240,8 +240,8 @@ def test_rows_in_many_shards_are_one_dataset(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gemfit.data.building.shards.SHARD_BYTES", 8 * 128 * 10)
-    monkeypatch.setattr("gemfit.data.building.shards.BATCH_BYTES", 8 * 128 * 4)
+    monkeypatch.setattr("gemfit.data.build.shards.SHARD_BYTES", 8 * 128 * 10)
+    monkeypatch.setattr("gemfit.data.build.shards.BATCH_BYTES", 8 * 128 * 4)
     assert build(write_talks(lines), seq_len=128)[0] == 0
     rows = open_pack(tmp_path / "pack", "train")
     shards = sorted(path.name for path in (tmp_path / "pack/train").glob("*.arrow"))
@@ -305,7 +305,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
 
 MEASURE = """
 import resource, sys
-from gemfit.data.reading import blocks
+from gemfit.data.jsonl import blocks
 from gemfit.data.__main__ import main
 blocks.BLOCK_BYTES = 2**18
 status = main([sys.argv[1], "--out", sys.argv[2]])

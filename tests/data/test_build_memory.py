@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from gemfit.data.building.accounts import (
+from gemfit.data.build.block_cache import PartNotes, PartStore
+from gemfit.data.build.conversation_table import Collector, Talks
+from gemfit.data.build.malloc import give_back
+from gemfit.data.build.map_blocks import Made
+from gemfit.data.build.row_plan import plan_split
+from gemfit.data.build.token_accounting import (
     losses,
     piece_sums,
     role_tokens,
     token_flow,
     write_conversations,
 )
-from gemfit.data.building.make_parts import Made
-from gemfit.data.building.memory import give_back
-from gemfit.data.building.parts import PartNotes, PartStore
-from gemfit.data.building.plan_rows import plan_split
-from gemfit.data.building.talks import Collector, Talks
-from gemfit.data.content.choose import Candidates, Choice, choose
-from gemfit.data.reading.columns import Part
-from gemfit.data.reading.conversation import ROLES
-from gemfit.recipe import DataRecipe
+from gemfit.data.filter.selection import Candidates, Choice, choose
+from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.message_batch import Part
+from gemfit.schemas.recipe import DataRecipe
 
 CONVERSATIONS, PARTS = 4_000, 50
 SEQ_LEN = 2048

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.building import make_parts
-from gemfit.data.rendering import block
-from gemfit.data.store import read_manifest
-from gemfit.packing import PackJob
+from gemfit.data.build import block_pipeline, map_blocks
+from gemfit.data.pack.reader import read_manifest
+from gemfit.schemas.pack_job import PackJob
 
 from .conftest import BLOCK, Call, WriteJob, WriteTalks, content, rows
 
@@ -34,7 +33,7 @@ def test_workers_and_shards_change_no_byte(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gemfit.data.building.shards.SHARD_BYTES", 8 * 128 * 50)
+    monkeypatch.setattr("gemfit.data.build.shards.SHARD_BYTES", 8 * 128 * 50)
     job = write_job(write_talks(lines), seq_len=128, scratch=500)
     packs = []
     for name, workers in (("one", "1"), ("four", "4")):
@@ -69,15 +68,15 @@ def test_order_of_lines_and_files_does_not_change_the_rows(
 
 KILLED = """
 import sys, time
-from gemfit.data.reading import blocks
-from gemfit.data.building import make_parts
+from gemfit.data.jsonl import blocks
+from gemfit.data.build import make_parts
 from gemfit.data.__main__ import main
 blocks.BLOCK_BYTES = int(sys.argv[3])
-fast = make_parts.make_part
+fast = map_blocks.make_part
 def slow(*arguments):
     time.sleep(0.3)
     return fast(*arguments)
-make_parts.make_part = slow
+map_blocks.make_part = slow
 sys.exit(main([sys.argv[1], "--out", sys.argv[2], "--workers", "2"]))
 """
 
@@ -222,14 +221,14 @@ def test_a_worker_that_dies_is_named(
     call: Call,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = block.make_part
+    made = block_pipeline.make_part
 
     def killed(text: bytes, *rest: Any) -> Any:
         if b"Last words" in text:
             os.kill(os.getpid(), signal.SIGKILL)
         return made(text, *rest)
 
-    monkeypatch.setattr(make_parts, "make_part", killed)
+    monkeypatch.setattr(map_blocks, "make_part", killed)
     last = {"messages": [{"role": "user", "content": "Last words"}]}
     path = write_talks([*lines[:700], last, *lines[700:]])
     status, printed = call(write_job(path), "pack", "--workers", "2")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemfit.data.encode import EngineMismatch, reference_encoder
-from gemfit.data.encode.reference import Reference
-from gemfit.data.store import read_manifest
+from gemfit.data.pack.reader import read_manifest
+from gemfit.data.tokenize import EngineMismatch, reference_encoder
+from gemfit.data.tokenize.hf_tokenizers import Reference
 
 from .conftest import BLOCK, Call, WriteJob, WriteTalks, content, rows, talks
 
@@ -155,7 +155,7 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
         reference = reference_encoder(tokenizer)
         return reference if engine == "tokenizers" else Wrong(tokenizer.backend_tokenizer, "fast engine")
 
-    monkeypatch.setattr("gemfit.data.building.prepare.choose_encoder", chosen)
+    monkeypatch.setattr("gemfit.data.build.setup.choose_encoder", chosen)
     path = write_talks([*lines, {"messages": [{"role": "user", "content": "Last words"}]}])
     status, printed = call(write_job(path, seq_len=128), "pack")
     assert status == 0

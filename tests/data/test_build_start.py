@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import pytest
 
-from gemfit.data.building.memory import keep_freed
+from gemfit.data.build.malloc import keep_freed
 
 BYTES = 48 * 2**20
 """More than the library keeps by itself."""
@@ -22,8 +22,8 @@ def test_the_first_compiled_function_imports_no_package_that_extends_numba() -> 
     code = """
 import sys
 import numpy as np
-from gemfit.data.building.prepare import pass_over_extensions
-from gemfit.data.encode.sampling import pick_texts
+from gemfit.data.build.setup import pass_over_extensions
+from gemfit.data.tokenize.sampling import pick_texts
 if sys.argv[1] == "pass":
     pass_over_extensions()
 pick_texts(b"text", np.array([4]), 1)

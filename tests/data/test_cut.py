@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.data.store import open_pack, read_manifest
+from gemfit.data.pack.reader import open_pack, read_manifest
 
 from .conftest import Build, WriteTalks, talk
 

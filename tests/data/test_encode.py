@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from gemfit.data.encode import Encoder, reference_encoder
-from gemfit.data.encode.encoder import Ends
-from gemfit.data.encode.gigatoken import gigatoken_encoder
-from gemfit.data.encode.hostile import TEXTS
-from gemfit.data.encode.tokenizer_json import parse_tokenizer
-from gemfit.data.encode.word_table import SEGMENT
-from gemfit.data.encode.words import word_cache
-from gemfit.data.tokenizer import SPECIAL
+from gemfit.data.tokenize import Encoder, reference_encoder
+from gemfit.data.tokenize.adversarial_texts import TEXTS
+from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
+from gemfit.data.tokenize.bpe.word_cache import word_cache
+from gemfit.data.tokenize.bpe.word_hash_table import SEGMENT
+from gemfit.data.tokenize.gigatoken import gigatoken_encoder
+from gemfit.data.tokenize.protocol import Ends
+from gemfit.data.tokenize.tokenizer import SPECIAL
 
 GEMMA = Path(__file__).parents[2] / "examples/gemma-270m-chat/work/model"
 ENGINES = ("word cache", "gigatoken")

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemfit.data.encode import Encoder, EngineMismatch, choose, choose_encoder, reference_encoder
-from gemfit.data.encode.checked import compare, pick
-from gemfit.data.encode.encoder import Ends, Ids, Unsuited
-from gemfit.data.encode.kept import load_words, save_words
-from gemfit.data.encode.sampling import pick_texts
-from gemfit.data.encode.tokenizer_json import parse_tokenizer
-from gemfit.data.encode.words import word_cache
+from gemfit.data.tokenize import Encoder, EngineMismatch, choose_encoder, reference_encoder, select
+from gemfit.data.tokenize.bpe.cache_file import load_words, save_words
+from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
+from gemfit.data.tokenize.bpe.word_cache import word_cache
+from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
+from gemfit.data.tokenize.sampling import pick_texts
+from gemfit.data.tokenize.verification import compare, pick
 from gemfit.errors import UserError
 
 
@@ -66,8 +66,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Callable[..., None
 
     def put(word: str, **options: Any) -> None:
         wrong = Wrong(reference_encoder(tokenizer), word.encode(), **options)
-        monkeypatch.setattr(choose, "gigatoken_encoder", lambda _: wrong)
-        monkeypatch.setattr(choose, "word_cache", unproven)
+        monkeypatch.setattr(select, "gigatoken_encoder", lambda _: wrong)
+        monkeypatch.setattr(select, "word_cache", unproven)
 
     def unproven(_: Any) -> None:
         raise Unsuited("this is a test")
@@ -186,7 +186,7 @@ def test_a_cache_that_cuts_where_it_must_not_is_found(
 ) -> None:
     everywhere = np.zeros((2, 256, 256), np.bool_)
     everywhere[:, :128, :128] = True
-    monkeypatch.setattr(choose, "word_cache", lambda given: replace(word_cache(given), cuts=everywhere))
+    monkeypatch.setattr(select, "word_cache", lambda given: replace(word_cache(given), cuts=everywhere))
     said: list[str] = []
     assert chosen(fields, said).name == "tokenizers"
     assert said[0].startswith("tokenizers encodes, since word cache differs")

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from gemfit.data.encode import reference_encoder
-from gemfit.data.encode.cuts import MARK, Cuts, find_cuts, find_together
-from gemfit.data.encode.encoder import Unsuited
-from gemfit.data.encode.gigatoken import gigatoken_encoder
-from gemfit.data.encode.merges import make_merges
-from gemfit.data.encode.space_runs import find_runs
-from gemfit.data.encode.splits import split_steps, splits_an_item
-from gemfit.data.encode.together import Together, are_together
-from gemfit.data.encode.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
-from gemfit.data.encode.words import word_cache
+from gemfit.data.tokenize import reference_encoder
+from gemfit.data.tokenize.bpe.bpe_tables import make_merges
+from gemfit.data.tokenize.bpe.char_pairs import Together, are_together
+from gemfit.data.tokenize.bpe.pretokenize_proof import MARK, Cuts, find_cuts, find_together
+from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item
+from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
+from gemfit.data.tokenize.bpe.whitespace_proof import find_runs
+from gemfit.data.tokenize.bpe.word_cache import word_cache
+from gemfit.data.tokenize.gigatoken import gigatoken_encoder
+from gemfit.data.tokenize.protocol import Unsuited
 
 WORDS = (
     "ab",

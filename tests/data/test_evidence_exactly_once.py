@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.evidence.__main__ import main
+from gemfit.data.inspect.__main__ import main
 
 Build = Callable[..., tuple[int, str]]
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "conversations_exactly_once.py"

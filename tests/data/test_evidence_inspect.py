@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from data.conftest import sentence, talk, talks
 from data.handmade import IGNORED, Handmade, handmade
-from gemfit.data.evidence.__main__ import main
-from gemfit.data.evidence.pieces import REPEATED, Piece, positions
-from gemfit.data.evidence.roles import make_marks, spans
-from gemfit.data.evidence.visible import make_visible
-from gemfit.data.reading.conversation import Conversation, Message
-from gemfit.data.rendering.document import token_ids
-from gemfit.data.rendering.grammar import written
-from gemfit.data.rendering.render import make_renderer
+from gemfit.data.document import token_ids
+from gemfit.data.inspect.__main__ import main
+from gemfit.data.inspect.chunks import REPEATED, Piece, positions
+from gemfit.data.inspect.printable import make_visible
+from gemfit.data.inspect.roles import make_marks, spans
+from gemfit.data.jsonl.conversation import Conversation, Message
+from gemfit.data.render.renderer import make_renderer
+from gemfit.data.render.template_segments import written
 
 Inspect = Callable[..., str]
 

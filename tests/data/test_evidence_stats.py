@@ -14,7 +14,7 @@ import pytest
 
 from data.conftest import talks
 from data.handmade import Handmade, handmade
-from gemfit.data.evidence.__main__ import main
+from gemfit.data.inspect.__main__ import main
 
 Stats = Callable[..., tuple[int, str, str]]
 
@@ -125,7 +125,7 @@ def test_a_caller_keeps_its_own_way_with_broken_pipes(stats: Stats) -> None:
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(made: Handmade, tmp_path: Path) -> None:
     made.write(tmp_path / "pack")
-    program = [sys.executable, "-m", "gemfit.data.evidence", "stats", str(tmp_path / "pack")]
+    program = [sys.executable, "-m", "gemfit.data.inspect", "stats", str(tmp_path / "pack")]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -12,8 +12,8 @@ import pytest
 
 from data.conftest import talks
 from data.handmade import IGNORED, Handmade, Row, handmade
-from gemfit.data.evidence.__main__ import main
-from gemfit.manifest import Losses, SplitCounts
+from gemfit.data.inspect.__main__ import main
+from gemfit.schemas.manifest import Losses, SplitCounts
 
 Plant = Callable[[Handmade], None]
 

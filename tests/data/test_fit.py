@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gemfit.data.packing.fit import fit
-from gemfit.data.rendering.document import TRAINED, Document, Turn
+from gemfit.data.document import TRAINED, Document, Turn
+from gemfit.data.packing.overlong import fit
 
 
 def document(length: int, trained_from: int = 1) -> Document:

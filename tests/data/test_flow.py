@@ -16,10 +16,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from gemfit.data.__main__ import main
-from gemfit.data.store import open_pack, read_manifest
-from gemfit.manifest import PackManifest, TokenFlow
-from gemfit.packing import make_pack_job
-from gemfit.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.data.pack.reader import open_pack, read_manifest
+from gemfit.schemas.manifest import PackManifest, TokenFlow
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
 from .conftest import talks
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from gemfit.data.__main__ import main
-from gemfit.data.store import read_manifest
+from gemfit.data.pack.reader import read_manifest
 
 from .conftest import Build, talks
 
@@ -79,7 +79,7 @@ def test_a_stream_is_read_no_further_than_it_is_needed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gemfit.data.reading.hub.BLOCK_BYTES", 2**13)
+    monkeypatch.setattr("gemfit.data.jsonl.hub_stream.BLOCK_BYTES", 2**13)
     job = write_job(f"hf:{parquet(talks(400))}", seq_len=128, max_rows=20)
     before = signal.getsignal(signal.SIGTERM)
     for workers in ("1", "3"):

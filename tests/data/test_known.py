@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.building import known
-from gemfit.data.building.known import KnownTokenizer, backend_json, digest_of, known_tokenizer
-from gemfit.data.rendering.render import encode_control
-from gemfit.data.tokenizer import load_tokenizer, tokenizer_digest
+from gemfit.data.render.renderer import encode_control
+from gemfit.data.tokenize import tokenizer_cache
+from gemfit.data.tokenize.tokenizer import load_tokenizer, tokenizer_digest
+from gemfit.data.tokenize.tokenizer_cache import KnownTokenizer, backend_json, digest_of, known_tokenizer
 
 
 @pytest.fixture
 def twice(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> KnownTokenizer:
     """The tokenizer of the tests, from the cache."""
     known_tokenizer(str(tokenizer_folder), "main")
-    monkeypatch.setattr(known, "load_tokenizer", None)
+    monkeypatch.setattr(tokenizer_cache, "load_tokenizer", None)
     found = known_tokenizer(str(tokenizer_folder), "main")
     assert isinstance(found, KnownTokenizer)
     return found
@@ -44,7 +44,7 @@ def test_it_has_the_same_ids_digest_and_files(
 def test_templates_are_rendered_by_the_library(
     twice: KnownTokenizer, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "load_tokenizer", load_tokenizer)
+    monkeypatch.setattr(tokenizer_cache, "load_tokenizer", load_tokenizer)
     messages = [{"role": "user", "content": " Hello "}, {"role": "assistant", "content": "Hi"}]
     wanted = load_tokenizer(str(tokenizer_folder)).apply_chat_template(messages, tokenize=False)
     assert twice.apply_chat_template(messages, tokenize=False) == wanted
@@ -57,7 +57,7 @@ def test_control_text_is_encoded_once_and_then_known(
     wanted = [encode_control(loaded, text).tolist() for text in texts]
     assert [encode_control(twice, text).tolist() for text in texts] == wanted
     twice.forget()
-    monkeypatch.setattr(known, "Tokenizer", None)  # so that it cannot be loaded again
+    monkeypatch.setattr(tokenizer_cache, "Tokenizer", None)  # so that it cannot be loaded again
     assert [encode_control(twice, text).tolist() for text in texts] == wanted
     with pytest.raises(AttributeError):
         encode_control(twice, "another text")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.content.likeness import NUM_HASHES, SHINGLE, signatures
-from gemfit.data.content.near import Signatures, band_width, merge_groups, near_groups
-from gemfit.data.reading.conversation import ROLES
+from gemfit.data.dedup.lsh import Signatures, band_width, merge_groups, near_groups
+from gemfit.data.dedup.minhash import NUM_HASHES, SHINGLE, signatures
+from gemfit.data.jsonl.conversation import ROLES
 
 Talk = list[tuple[str, list[int]]]
 """Roles and token ids."""

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.test_likeness import changed, jaccard, signed, stored, talk
-from gemfit.data.content import choose as choosing
-from gemfit.data.content.choose import (
+from gemfit.data.filter import selection as choosing
+from gemfit.data.filter.mixture import copies_by_weight, mix
+from gemfit.data.filter.selection import (
     NOWHERE,
     TRAIN,
     VALIDATION,
@@ -22,9 +23,8 @@ from gemfit.data.content.choose import (
     choose,
     within_max_rows,
 )
-from gemfit.data.content.mixture import copies_by_weight, mix
 from gemfit.errors import UserError
-from gemfit.recipe import DataRecipe, SourceRecipe
+from gemfit.schemas.recipe import DataRecipe, SourceRecipe
 
 
 def candidates(**columns: Any) -> Candidates:

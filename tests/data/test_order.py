@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.batch import make_batch
-from gemfit.data.order import EMPTY, SORTED_UP_TO, epoch_order, rank_rows, rows_at, rows_digest, rows_of_step
+from gemfit.data.pack.shuffle import (
+    EMPTY,
+    SORTED_UP_TO,
+    epoch_order,
+    rank_rows,
+    rows_at,
+    rows_digest,
+    rows_of_step,
+)
+from gemfit.schemas.batch import make_batch
 
 
 @given(rows=st.integers(1, 200), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 9))
@@ -68,16 +76,21 @@ def test_an_order_cannot_be_changed_by_its_user() -> None:
 
 
 @given(
-    rows=st.integers(1, 60), effective=st.integers(1, 40), epochs=st.integers(1, 4), seed=st.integers(0, 9)
+    rows=st.integers(1, 60),
+    global_batch_size=st.integers(1, 40),
+    epochs=st.integers(1, 4),
+    seed=st.integers(0, 9),
 )
 def test_the_steps_of_a_run_are_its_epochs_in_a_row(
-    rows: int, effective: int, epochs: int, seed: int
+    rows: int, global_batch_size: int, epochs: int, seed: int
 ) -> None:
     total = rows * epochs
-    steps = -(-total // effective)
+    steps = -(-total // global_batch_size)
     taken = np.concatenate(
         [
-            rows_of_step(s, effective=effective, rows_per_epoch=rows, total_rows=total, seed=seed)
+            rows_of_step(
+                s, global_batch_size=global_batch_size, rows_per_epoch=rows, total_rows=total, seed=seed
+            )
             for s in range(steps)
         ]
     )
@@ -87,28 +100,35 @@ def test_the_steps_of_a_run_are_its_epochs_in_a_row(
 
 
 @given(
-    effective=st.integers(1, 70),
-    per_device=st.integers(1, 5),
+    global_batch_size=st.integers(1, 70),
+    per_device_batch_size=st.integers(1, 5),
     ranks=st.integers(1, 70),
     step=st.integers(0, 30),
     rows=st.integers(1, 90),
 )
 def test_the_ranks_of_any_cluster_share_out_the_same_global_batch(
-    effective: int, per_device: int, ranks: int, step: int, rows: int
+    global_batch_size: int, per_device_batch_size: int, ranks: int, step: int, rows: int
 ) -> None:
-    ranks = min(ranks, effective)
-    batch = make_batch(effective=effective, per_device_max=per_device, world_size=ranks, seq_len=64)
-    wanted = rows_of_step(step, effective=effective, rows_per_epoch=rows, total_rows=10**9, seed=3)
+    ranks = min(ranks, global_batch_size)
+    batch = make_batch(
+        global_batch_size=global_batch_size,
+        max_per_device_batch_size=per_device_batch_size,
+        world_size=ranks,
+        seq_len=64,
+    )
+    wanted = rows_of_step(
+        step, global_batch_size=global_batch_size, rows_per_epoch=rows, total_rows=10**9, seed=3
+    )
     slots = np.full(batch.slots, -7)
     for rank in range(ranks):
         shares = rank_rows(wanted, batch, rank)
-        assert len(shares) == batch.accumulation
+        assert len(shares) == batch.gradient_accumulation_steps
         for micro, share in enumerate(shares):
-            start = (micro * ranks + rank) * batch.per_device
-            assert share.shape == (batch.per_device,)
-            slots[start : start + batch.per_device] = share
-    assert slots[:effective].tolist() == wanted.tolist()
-    assert (slots[effective:] == EMPTY).all()
+            start = (micro * ranks + rank) * batch.per_device_batch_size
+            assert share.shape == (batch.per_device_batch_size,)
+            slots[start : start + batch.per_device_batch_size] = share
+    assert slots[:global_batch_size].tolist() == wanted.tolist()
+    assert (slots[global_batch_size:] == EMPTY).all()
 
 
 def test_a_digest_tells_rows_and_places_apart() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.packing.pack import best_fit_decreasing, fewest_rows, improve, pack
+from gemfit.data.packing.best_fit import best_fit_decreasing, fewest_rows, improve, pack
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=200)
 FREE = st.lists(st.integers(0, 64), max_size=20)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.content.candidates import find_candidates
-from gemfit.data.content.personal import ADDRESS, find_personal, scan
-from gemfit.data.reading.columns import Messages
+from gemfit.data.filter.pii import ADDRESS, find_personal, scan
+from gemfit.data.filter.pii_scan import find_candidates
+from gemfit.data.jsonl.message_batch import Messages
 
 
 def contents(*texts: str) -> Messages:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.data.reading.conversation import Conversation, Message
-from gemfit.data.rendering.document import TRAINED, Document, labels, token_ids
-from gemfit.data.rendering.render import encode_contents, encode_control, make_renderer, prompt_ids, stop_ids
-from gemfit.data.tokenizer import SPECIAL
+from gemfit.data.document import TRAINED, Document, labels, token_ids
+from gemfit.data.jsonl.conversation import Conversation, Message
+from gemfit.data.render.renderer import encode_contents, encode_control, make_renderer, prompt_ids, stop_ids
+from gemfit.data.tokenize.tokenizer import SPECIAL
 from gemfit.errors import UserError
 
 TALK = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.building.plan_rows import order_rows
-from gemfit.data.packing.pack import pack
+from gemfit.data.build.row_plan import order_rows
+from gemfit.data.packing.best_fit import pack
 
 
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

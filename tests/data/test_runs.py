@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.packing.pack import pack
-from gemfit.data.packing.runs import Atoms, Runs, fit_runs
+from gemfit.data.packing.best_fit import pack
+from gemfit.data.packing.chunk_packing import Atoms, Runs, fit_runs
 
 SEQ_LEN = 64
 

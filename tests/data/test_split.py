@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.packing.fit import Atom, fit
-from gemfit.data.reading.conversation import Conversation, Message
-from gemfit.data.rendering.document import TRAINED, Document, Turn, Words, count_trained, token_ids
-from gemfit.data.rendering.render import make_renderer
-from gemfit.data.tokenizer import load_tokenizer
+from gemfit.data.document import TRAINED, Document, Turn, Words, count_trained, token_ids
+from gemfit.data.jsonl.conversation import Conversation, Message
+from gemfit.data.packing.overlong import Atom, fit
+from gemfit.data.render.renderer import make_renderer
+from gemfit.data.tokenize.tokenizer import load_tokenizer
 
 BEGIN, SYSTEM, HEADER, END = 2, 50, {"user": 60, "assistant": 70}, 1
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.tokenizer import SPECIAL, load_tokenizer, pad_id, tokenizer_digest, train_tokenizer
+from gemfit.data.tokenize.tokenizer import SPECIAL, load_tokenizer, pad_id, tokenizer_digest, train_tokenizer
 from gemfit.errors import UserError
 
 TEXTS = ["we rest today and we sleep at night", "I feel the long day.\n\nAnd the night é", "漢字 👍"] * 20
@@ -38,7 +38,10 @@ def test_encoding_with_padding_and_truncation_does_not_change_a_digest(tokenizer
 
 
 def test_the_same_text_trains_the_same_tokenizer_in_every_process() -> None:
-    program = f"from gemfit.data.tokenizer import *\nprint(tokenizer_digest(train_tokenizer({TEXTS!r}, 340)))"
+    program = (
+        "from gemfit.data.tokenize.tokenizer import *\n"
+        f"print(tokenizer_digest(train_tokenizer({TEXTS!r}, 340)))"
+    )
     runs = [
         subprocess.run(
             [sys.executable, "-c", program],

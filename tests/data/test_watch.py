@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemfit.data.building.watch import Watch
-from gemfit.data.encode import Encoder, EngineMismatch, reference_encoder
-from gemfit.data.encode.checked import Picked
+from gemfit.data.build.reference_check import Watch
+from gemfit.data.tokenize import Encoder, EngineMismatch, reference_encoder
+from gemfit.data.tokenize.verification import Picked
 from gemfit.errors import UserError
 
 

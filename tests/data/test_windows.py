@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.packing.pack import fewest_rows, pack
-from gemfit.data.packing.windows import pack_any, pack_windows
+from gemfit.data.packing.best_fit import fewest_rows, pack
+from gemfit.data.packing.streaming import pack_any, pack_windows
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=200)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gemfit.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, Scratch
 from train.trained import Trained, train
 
 TINY = Scratch(

@@ -16,22 +16,22 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from gemfit.data.store import open_pack
-from gemfit.data.tokenizer import pad_id
+from gemfit.data.pack.reader import open_pack
+from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluate import heldout
+from gemfit.evaluate import validation
 from gemfit.evaluate.__main__ import main
-from gemfit.evaluate.evaluating import Settings, evaluate, make_exam
 from gemfit.evaluate.harness import task_scores
-from gemfit.evaluate.heldout import TurnSums
+from gemfit.evaluate.models import find_subjects, open_sharded, speaking
+from gemfit.evaluate.run import Settings, evaluate, make_exam
 from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
-from gemfit.evaluate.subject import find_subjects, open_sharded, speaking
-from gemfit.evaluation import Evaluation
+from gemfit.evaluate.validation import TurnSums
 from gemfit.rundir import RunDir
-from gemfit.train.heldout import measure
-from gemfit.train.packed import IGNORED
-from gemfit.train.schedule import HeldOutBatches
-from gemfit.train.stop import Stop
+from gemfit.schemas.evaluation import Evaluation
+from gemfit.train.data.batches import HeldOutBatches
+from gemfit.train.distributed.stop import Stop
+from gemfit.train.loop.validation import measure
+from gemfit.train.model.packed_lm import IGNORED
 from train.trained import IDS, Trained
 
 QUICK = Settings(samples=2, max_new_tokens=3, resamples=200)
@@ -137,7 +137,7 @@ def test_ranks_with_a_model_each_find_what_one_finds(
 
     def sums() -> TurnSums:
         model, pad = trained.model.eval(), exam.pad_id
-        return heldout.measure(
+        return validation.measure(
             model, exam.plan, exam.pack, exam.rows, exam.turns, pad_id=pad, progress=lambda count: None
         )
 
@@ -147,10 +147,10 @@ def test_ranks_with_a_model_each_find_what_one_finds(
         parts.append(own())
         return parts
 
-    monkeypatch.setattr(heldout, "world_size", lambda: 3)
-    monkeypatch.setattr(heldout, "on_every_rank", gather)
+    monkeypatch.setattr(validation, "world_size", lambda: 3)
+    monkeypatch.setattr(validation, "on_every_rank", gather)
     for number in range(3):
-        monkeypatch.setattr(heldout, "rank", lambda number=number: number)
+        monkeypatch.setattr(validation, "rank", lambda number=number: number)
         together = sums()
     assert all(parts), "a rank had nothing to do"
     for name in TurnSums.__slots__:

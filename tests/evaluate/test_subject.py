@@ -12,13 +12,13 @@ from transformers import LogitsProcessorList
 
 from evaluate.conftest import FULL
 from gemfit.errors import UserError
+from gemfit.evaluate.models import Opened, find_subjects, open_packed, open_subject
 from gemfit.evaluate.replies import SeededSampling, prompt_ids, replies
-from gemfit.evaluate.subject import Opened, find_subjects, open_packed, open_subject
-from gemfit.evaluation import Message
-from gemfit.recipe import Lora
+from gemfit.export.export import export
 from gemfit.rundir import RunDir
-from gemfit.train.export import export
-from gemfit.train.model import load_model
+from gemfit.schemas.evaluation import Message
+from gemfit.schemas.recipe import Lora
+from gemfit.train.model.build import load_model
 from train.trained import IDS, Trained, train
 
 # transformers asks for a name of its own that it has deprecated.

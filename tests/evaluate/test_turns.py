@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.evidence.described import DescribedRow, Describer
-from gemfit.data.evidence.packfiles import open_evidence
-from gemfit.data.evidence.pieces import REPEATED
-from gemfit.data.evidence.roles import Marks, make_marks
-from gemfit.data.tokenizer import load_tokenizer
+from gemfit.data.inspect.annotate import DescribedRow, Describer
+from gemfit.data.inspect.chunks import REPEATED
+from gemfit.data.inspect.pack_files import open_evidence
+from gemfit.data.inspect.roles import Marks, make_marks
+from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.evaluate.samples import choose
-from gemfit.evaluate.turns import Stretch, stretches
-from gemfit.packing import make_pack_job
-from gemfit.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
-from gemfit_launch.packer import ensure_pack
+from gemfit.evaluate.turn_losses import Stretch, stretches
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit_launch.runs.ensure_pack import ensure_pack
 
 TALK = [
     {"role": "system", "content": "Be brief."},

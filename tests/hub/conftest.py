@@ -14,14 +14,14 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from gemfit.hub.spool import wanted_push
-from gemfit.hub.stage import stage
-from gemfit.hubrecipe import HubRecipe
-from gemfit.recipe import ModelRecipe, Scratch
-from gemfit.records import StepRecord
+from gemfit.core.jsonl_log import append_record
+from gemfit.publish.stage import stage
 from gemfit.rundir import RunDir
-from gemfit.train.callbacks import append_record
-from gemfit.train.checkpoint.saving import Origin, take_snapshot, write
+from gemfit.schemas.hub import HubRecipe
+from gemfit.schemas.metrics import StepRecord
+from gemfit.schemas.recipe import ModelRecipe, Scratch
+from gemfit.train.checkpoint.save_load import Origin, take_snapshot, write
+from gemfit.upload.spool import wanted_push
 from hub.server import HubServer
 from train.trained import Trained, train
 

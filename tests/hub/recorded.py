@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gemfit.evaluation import Evaluation, Interval, Score, SubjectScores, TaskScore
-from gemfit.manifest import (
+from gemfit.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, manifest_digest
+from gemfit.rundir import RunDir
+from gemfit.schemas.evaluation import Evaluation, Interval, Score, SubjectScores, TaskScore
+from gemfit.schemas.manifest import (
     CheckpointManifest,
     Losses,
     PackInput,
@@ -15,12 +17,19 @@ from gemfit.manifest import (
     SplitCounts,
     TokenFlow,
 )
-from gemfit.plan import PackReference, Plan, Topology
-from gemfit.records import EnergyRecord, EvalRecord, Gpu, HardwareRecord, Host, Record, SaveRecord, StepRecord
-from gemfit.rundir import RunDir
-from gemfit.train.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, manifest_digest
-from gemfit_launch.planning import make_plan
-from gemfit_launch.request import Request
+from gemfit.schemas.metrics import (
+    EnergyRecord,
+    EvalRecord,
+    Gpu,
+    HardwareRecord,
+    Host,
+    Record,
+    SaveRecord,
+    StepRecord,
+)
+from gemfit.schemas.plan import PackReference, Plan, Topology
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.request import Request
 
 GPU = Gpu(name="H100", memory=80 * 2**30, power_limit_watts=700.0)
 
@@ -49,7 +58,7 @@ def recorded_run(root: Path, *, gpu: Gpu | None = None, attempts: bool = True, *
 
 def recorded_plan(folder: Path, **settings: Any) -> Plan:
     """Two CPU ranks; data in a folder of this machine that is not to be published."""
-    values = {"length.epochs": "null", "length.steps": 10} | settings
+    values = {"length.num_epochs": "null", "length.max_steps": 10} | settings
     request = Request(
         name="debug/cpu-tiny",
         settings=tuple(f"{key}={value}" for key, value in values.items()),

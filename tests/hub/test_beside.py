@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.hub.background import give_way
-from gemfit.hub.beside import Pusher, environment
-from gemfit.hub.retry import Patience
-from gemfit.hub.send import deliver_spool
-from gemfit.hub.spool import Delivery, Spool
-from gemfit.hubrecipe import HubRecipe
-from gemfit.plan import Plan
+from gemfit.checkpoint.retention import unread
+from gemfit.publish.retry import Patience
+from gemfit.publish.send import deliver_spool
+from gemfit.publish.worker import give_way
 from gemfit.rundir import RunDir
-from gemfit.train.checkpoint.retention import unread
+from gemfit.schemas.hub import HubRecipe
+from gemfit.schemas.plan import Plan
+from gemfit.upload.background_uploader import Pusher, environment
+from gemfit.upload.spool import Delivery, Spool
 from hub.conftest import REPO, Made
 from hub.repos import Fault
 from hub.server import HubServer, wait_until
@@ -184,7 +184,7 @@ def test_a_later_attempt_goes_on_with_what_an_earlier_one_left(ready: RunDir, hu
 def test_an_endpoint_that_stalls_is_given_up_after_one_quick_question(
     ready: RunDir, hub: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gemfit.hub.client.PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("gemfit.publish.client.PROBE_SECONDS", 0.1)
     hub.faults.append(Fault("GET", f"/api/models/{REPO}$", stall_seconds=30))
     delivery = deliver_here(ready)
     assert delivery.reason == f"{hub.url} does not answer"
@@ -207,7 +207,7 @@ def test_the_process_is_no_rank_and_sees_no_gpu_and_has_the_token_of_the_environ
 
 def test_the_process_gives_way_as_a_session_and_not_only_within_it() -> None:
     script = (
-        "import os, pathlib; from gemfit.hub.background import give_way; give_way();"
+        "import os, pathlib; from gemfit.publish.worker import give_way; give_way();"
         "group = pathlib.Path('/proc/self/autogroup');"
         "print(os.nice(0), group.read_text().split()[-1] if group.exists() else 19)"
     )

@@ -10,17 +10,17 @@ from huggingface_hub import EvalResult
 from ruamel.yaml import YAML
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.auditing import Audit, AuditedSubject, AuditFinding, AuditScore
-from gemfit.data.tokenizer import train_tokenizer
+from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.evaluation import Score
-from gemfit.history import read_history
-from gemfit.hub.card import main, render, save, write_card
-from gemfit.hub.facts import gather
-from gemfit.manifest import PackManifest
-from gemfit.recipe import DataRecipe, Lora, Quantization, Recipe
+from gemfit.export.chat_template import tokenizer_for_chat
+from gemfit.modelcard.card import main, render, save, write_card
+from gemfit.modelcard.facts import gather
 from gemfit.rundir import RunDir
-from gemfit.train.chat_format import tokenizer_for_chat
+from gemfit.schemas.audit import Audit, AuditedSubject, AuditFinding, AuditScore
+from gemfit.schemas.evaluation import Score
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.metrics_history import read_history
+from gemfit.schemas.recipe import DataRecipe, Lora, Quantization, Recipe
 from hub.cards import ReadCard, read_card
 from hub.recorded import GPU, energy, evaluation_of, recorded_run
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.hub.card import render
-from gemfit.hub.facts import gather
-from gemfit.hub.markdown import cell, code, verbatim
-from gemfit.hub.origin import find_origin
-from gemfit.hub.stated import Stated
-from gemfit.plan import Plan
-from gemfit.recipe import ModelRecipe
+from gemfit.modelcard.base_model import find_origin
+from gemfit.modelcard.card import render
+from gemfit.modelcard.facts import gather
+from gemfit.modelcard.markdown import cell, code, verbatim
+from gemfit.modelcard.user_statements import Stated
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.recipe import ModelRecipe
 from hub.cards import ReadCard
 from hub.recorded import recorded_plan, recorded_run
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from gemfit.errors import ExitCode
-from gemfit.hub import client
-from gemfit.hub.push import main
-from gemfit.hub.spool import Spool, wanted_push
-from gemfit.hubrecipe import HubRecipe
+from gemfit.export.export import export
+from gemfit.publish import client
+from gemfit.publish.push import main
 from gemfit.rundir import RunDir
-from gemfit.train.export import export
+from gemfit.schemas.hub import HubRecipe
+from gemfit.upload.spool import Spool, wanted_push
 from hub.conftest import REPO, Made
 from hub.repos import LARGE_BYTES, TOKEN, Fault
 from hub.server import HubServer

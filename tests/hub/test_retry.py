@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gemfit.hub.retry import Patience, Unreachable, describe, is_temporary, retried
-from gemfit.hubrecipe import HubRecipe, repo_id
-from gemfit.recipe import Recipe
+from gemfit.publish.retry import Patience, Unreachable, describe, is_temporary, retried
+from gemfit.schemas.hub import HubRecipe, repo_id
+from gemfit.schemas.recipe import Recipe
 
 
 def answer(status: int, headers: dict[str, str] | None = None) -> HfHubHTTPError:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.hub.beside import Pusher
-from gemfit.hub.push import main
-from gemfit.hub.retry import Patience
-from gemfit.hub.send import deliver_spool
-from gemfit.hub.spool import Spool, wanted_push
-from gemfit.hubrecipe import HubRecipe
+from gemfit.publish.push import main
+from gemfit.publish.retry import Patience
+from gemfit.publish.send import deliver_spool
 from gemfit.rundir import RunDir
+from gemfit.schemas.hub import HubRecipe
+from gemfit.upload.background_uploader import Pusher
+from gemfit.upload.spool import Spool, wanted_push
 from hub.conftest import REPO, Made
 from hub.server import HubServer
 from hub.test_beside import Scripted, plan_with
@@ -44,7 +44,7 @@ def test_a_broken_spool_does_not_reach_the_training(made: Made) -> None:
 def test_a_push_that_waits_is_kept_until_a_newer_one_is_staged(
     made: Made, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    monkeypatch.setattr("gemfit.hub.send.is_offline_mode", lambda: True)
+    monkeypatch.setattr("gemfit.publish.send.is_offline_mode", lambda: True)
     spool, newer = Spool.of(made.run), made.run.checkpoint(4)
     spool.want(wanted_push(EVERY_SAVE, 2))
     assert deliver_spool(made.run, Patience()).waiting == [2]
@@ -64,8 +64,8 @@ def test_a_push_that_is_staged_anew_and_fails_leaves_the_one_before(
     def full(*arguments: object, **options: object) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr("gemfit.hub.send.is_offline_mode", lambda: True)
-    monkeypatch.setattr("gemfit.hub.stage.export", full)
+    monkeypatch.setattr("gemfit.publish.send.is_offline_mode", lambda: True)
+    monkeypatch.setattr("gemfit.publish.stage.export", full)
     Spool.of(ready).want(wanted_push(EVERY_SAVE, 2))
     assert deliver_spool(ready, Patience()).refused == ["the disk is full"]
     assert [staged.push.step for staged in Spool.of(ready).staged()] == [2]

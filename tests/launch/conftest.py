@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemfit.errors import ExitCode
-from gemfit.manifest import Losses, PackManifest, SplitCounts
-from gemfit.packing import PackJob, make_pack_job, pack_folder
-from gemfit.plan import PackReference, Plan, Topology
-from gemfit.recipe import Recipe
 from gemfit.rundir import RunDir
+from gemfit.schemas.manifest import Losses, PackManifest, SplitCounts
+from gemfit.schemas.pack_job import PackJob, make_pack_job, pack_folder
+from gemfit.schemas.plan import PackReference, Plan, Topology
+from gemfit.schemas.recipe import Recipe
 from gemfit_launch.cli import main
-from gemfit_launch.planning import make_plan
-from gemfit_launch.request import Request
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.request import Request
 from launch.fake_login import ASKED, FAKE, SITE, FakeSlurm
 
 Cli = Callable[..., Result]
@@ -45,7 +45,7 @@ def recipe() -> Recipe:
 def plan(recipe: Recipe) -> Plan:
     """Two CPU ranks, ten steps of sixteen rows."""
     return make_plan(
-        recipe.model_copy(update={"length": recipe.length.model_copy(update={"epochs": None, "steps": 10})}),
+        recipe.model_copy(update={"length": recipe.length.model_copy(update={"num_epochs": None, "max_steps": 10})}),
         topology=Topology(nodes=1, ranks_per_node=2, device="cpu"),
         pack=PackReference(fingerprint="f" * 32, folder="/nowhere"),
         rows=100,

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from gemfit.errors import ExitCode
-from gemfit.records import EvalRecord, StepRecord, Verdict
 from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
 
 
 def main(root: Path, stop_at: int | None) -> ExitCode:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, Scratch
 from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.knownmodels import FAMILIES, find_architecture, of_config, shipped_architectures
+from gemfit_launch.predict.model_shapes import FAMILIES, find_architecture, of_config, shipped_architectures
 
 SIZES = {f"google/gemma-3-{size}-it": size for size in ("270m", "1b", "4b", "12b", "27b")}
 

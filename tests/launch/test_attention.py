@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.plan import PackReference, Topology
-from gemfit.recipe import Recipe
-from gemfit_launch import attention
-from gemfit_launch.attention import (
+from gemfit.schemas.plan import PackReference, Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning import attention
+from gemfit_launch.planning.attention import (
     CAPABILITIES,
     AttentionFacts,
     attention_problems,
     capability_here,
     choose_attention,
 )
-from gemfit_launch.planning import make_plan
-from gemfit_launch.predict.gpus import CARDS
-from gemfit_launch.request import Request
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.predict.gpu_specs import CARDS
 
-CARD = Request(name="gemma3/1b-card").recipe()
+CARD = Request(name="gemma3/1b-reference").recipe()
 GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
 BOTH = frozenset({"flash_attention_2", "flash_attention_3"})
 

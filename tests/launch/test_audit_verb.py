@@ -62,7 +62,7 @@ def test_help_has_an_example(cli: Cli) -> None:
 def test_without_the_train_extra_its_installation_is_named(
     run: RunDir, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemfit_launch.child.find_spec", lambda name: None)
+    monkeypatch.setattr("gemfit_launch.runs.python_module.find_spec", lambda name: None)
     result = cli("audit", run.root)
     assert result.exit_code == 2
     assert "pip install 'gemfit[train]'" in result.stderr

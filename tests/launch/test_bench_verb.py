@@ -10,14 +10,22 @@ from typing import Any
 
 import pytest
 
-from gemfit.plan import Plan
-from gemfit.records import EvalRecord, MemoryRecord, RankMemory, Record, SaveRecord, StepRecord, Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch import benchrun
-from gemfit_launch.bench import figures, percentile
-from gemfit_launch.local import Outcome
-from gemfit_launch.predict.gpus import CARDS
-from gemfit_launch.syntheticdata import write_conversations
+from gemfit.schemas.metrics import (
+    EvalRecord,
+    MemoryRecord,
+    RankMemory,
+    Record,
+    SaveRecord,
+    StepRecord,
+    Verdict,
+)
+from gemfit.schemas.plan import Plan
+from gemfit_launch.bench import run
+from gemfit_launch.bench.bench import figures, percentile
+from gemfit_launch.bench.synthetic_data import write_conversations
+from gemfit_launch.predict.gpu_specs import CARDS
+from gemfit_launch.runs.local import Outcome
 from launch.conftest import Cli
 
 WARMUP, STEPS = 2, 4
@@ -147,8 +155,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: Callable[..
         done = Verdict(outcome="completed", attempt=attempt, step=plan.steps.total)
         return Outcome(attempt=attempt, returncode=0, verdict=done)
 
-    monkeypatch.setattr(benchrun, "carry_out", carry_out)
-    monkeypatch.setattr(benchrun, "ensure_pack", lambda job, folder, **_: packed(job))
+    monkeypatch.setattr(run, "carry_out", carry_out)
+    monkeypatch.setattr(run, "ensure_pack", lambda job, folder, **_: packed(job))
     monkeypatch.chdir(tmp_path)
     return plans
 
@@ -209,7 +217,7 @@ def test_made_up_conversations_stand_in_for_data(cli: Cli, trained: list[Plan]) 
         ((), "--synthetic"),
         (("--data", "nowhere.jsonl", "--synthetic"), "not both"),
         (("--synthetic", "--vary", "strategy"), "write KEY=A,B"),
-        (("--synthetic", "--vary", "length.steps=1,2"), "sets length itself"),
+        (("--synthetic", "--vary", "length.max_steps=1,2"), "sets length itself"),
         (("--synthetic", "--vary", "nproc=two"), "no number of ranks"),
         (("--synthetic", "--vary", "optim.learning_rat=1,2"), "learning_rate"),
         (

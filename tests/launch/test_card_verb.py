@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from gemfit.rundir import RunDir
-from gemfit_launch import servers
+from gemfit_launch.runs import serve
 
 Cli = Callable[..., Result]
 Calls = list[tuple[str, list[str]]]
@@ -31,18 +31,18 @@ def exported(run: RunDir) -> Path:
 
 def install(monkeypatch: pytest.MonkeyPatch, *packages: str, scripts: tuple[str, ...] = ()) -> None:
     """Let exactly these packages, and these commands on PATH, be there."""
-    monkeypatch.setattr(servers, "_is_there", packages.__contains__)
+    monkeypatch.setattr(serve, "_is_there", packages.__contains__)
     found = {script: f"/somewhere/{script}" for script in scripts}
-    monkeypatch.setattr("gemfit_launch.servers.shutil.which", found.get)
+    monkeypatch.setattr("gemfit_launch.runs.serve.shutil.which", found.get)
 
 
 def test_card_passes_on_what_is_stated(run: RunDir, calls: Calls, cli: Cli) -> None:
     assert cli("card", run.root).exit_code == 1
     cli("card", run.root, "--step", 20, "--language", "en", "--language", "de", "--pue", "1.2", "--json")
     assert calls == [
-        ("gemfit.hub.card", [str(run.root)]),
+        ("gemfit.modelcard.card", [str(run.root)]),
         (
-            "gemfit.hub.card",
+            "gemfit.modelcard.card",
             [str(run.root), "--step", "20", "--language", "en", "--language", "de", "--pue", "1.2", "--json"],
         ),
     ]
@@ -64,13 +64,13 @@ def test_chat_passes_on_an_empty_system_message_and_a_dashed_one(run: RunDir, ca
 def test_serve_shows_the_command_of_the_server_that_is_there(
     exported: Path, run: RunDir, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(monkeypatch, *servers.OF_TRANSFORMERS)
+    install(monkeypatch, *serve.OF_TRANSFORMERS)
     told = json.loads(cli("serve", run.root, "--port", "9000", "--json").stdout)
     assert Path(told["argv"][0]).name == "transformers"
     options = ["--host", "127.0.0.1", "--port", "9000", "--dtype", "bfloat16"]
     assert told["argv"][1:] == ["serve", str(exported), *options]
     assert told["url"] == "http://127.0.0.1:9000/v1"
-    install(monkeypatch, *servers.OF_TRANSFORMERS, scripts=("vllm",))
+    install(monkeypatch, *serve.OF_TRANSFORMERS, scripts=("vllm",))
     assert cli("serve", run.root).stdout.startswith("/somewhere/vllm serve ")
 
 

@@ -11,9 +11,9 @@ import pytest
 import xxhash
 from click.testing import Result
 
-from gemfit.manifest import CheckpointManifest, FileDigest
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit.schemas.manifest import CheckpointManifest, FileDigest
+from gemfit.schemas.plan import Plan
 
 Cli = Callable[..., Result]
 

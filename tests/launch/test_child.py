@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import ExitCode
-from gemfit_launch.child import run_module
+from gemfit_launch.runs.python_module import run_module
 
 CLEANER = """
 import sys, time
@@ -46,7 +46,10 @@ def test_a_module_in_the_working_folder_is_not_taken_for_a_library(
 
 def test_after_an_interrupt_the_child_may_clean_up(tmp_path: Path) -> None:
     (tmp_path / "cleaner.py").write_text(CLEANER)
-    program = "import sys; from gemfit_launch.child import run_module; sys.exit(run_module('cleaner', []))"
+    program = (
+        "import sys; from gemfit_launch.runs.python_module import run_module; "
+        "sys.exit(run_module('cleaner', []))"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,

@@ -46,8 +46,8 @@ def test_help_imports_click_and_none_of_the_libraries_that_verbs_use() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("plan", "gemma3/1b-card", "--gpus", "8", "--json"),
-        ("plan", "gemma3/1b-card", "--gpus", "8"),
+        ("plan", "gemma3/1b-reference", "--gpus", "8", "--json"),
+        ("plan", "gemma3/1b-reference", "--gpus", "8"),
         ("ls",),
         ("version", "--json"),
         ("schema", "recipe"),
@@ -103,7 +103,9 @@ def test_a_mistake_is_one_line_on_stderr_without_a_traceback() -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "error: gemma3/1b-crd: there is no such recipe; did you mean 'gemma3/1b-card'?\n"
+    assert (
+        done.stderr == "error: gemma3/1b-crd: there is no such recipe; did you mean 'gemma3/1b-reference'?\n"
+    )
 
 
 def test_a_bug_keeps_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +127,7 @@ def test_completion_scripts_name_the_command_and_its_variable(cli: Cli) -> None:
 def test_recipe_names_complete_after_a_prefix() -> None:
     argument = next(p for p in command("plan").params if p.name == "recipe")
     items = argument.shell_complete(click.Context(main), "gemma3/")
-    assert "gemma3/1b-card" in [item.value for item in items]
+    assert "gemma3/1b-reference" in [item.value for item in items]
     assert not any(item.value.startswith("debug/") for item in items)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
-from gemfit.records import Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.conclusion import conclude, last_words
-from gemfit_launch.local import Outcome
+from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.exit_report import conclude, last_words
+from gemfit_launch.runs.local import Outcome
 
 CRASH = """loading
 Traceback (most recent call last):

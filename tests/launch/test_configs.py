@@ -9,23 +9,29 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from gemfit.plan import PackReference, Plan, Topology
-from gemfit.recipe import Recipe
+from gemfit.config.overrides import build
+from gemfit.config.yaml_source import parse
 from gemfit.rundir import RunDir
-from gemfit.settings import build
-from gemfit.strategy import STRATEGY_NAMES
-from gemfit.yamlfile import parse
-from gemfit_launch.catalog import shipped
-from gemfit_launch.configs import accelerate_yaml, deepspeed_json, in_folder, recipe_yaml, write_configs
-from gemfit_launch.planning import make_plan
-from gemfit_launch.request import Request
+from gemfit.schemas.plan import PackReference, Plan, Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.strategy import STRATEGY_NAMES
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.recipes import shipped
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.write_configs import (
+    accelerate_yaml,
+    deepspeed_json,
+    in_folder,
+    recipe_yaml,
+    write_configs,
+)
 
 VARIANTS = [(name, False) for name in STRATEGY_NAMES] + [
     (name, True) for name in STRATEGY_NAMES if name not in ("single", "ddp")
 ]
 
 
-def plan_for(strategy: str, offload: bool = False, name: str = "gemma3/1b-card") -> Plan:
+def plan_for(strategy: str, offload: bool = False, name: str = "gemma3/1b-reference") -> Plan:
     return make_plan(
         Request(name=name, strategy=strategy, offload=offload).recipe(),
         topology=Topology(nodes=1, ranks_per_node=1 if strategy == "single" else 8, device="cuda"),
@@ -78,7 +84,7 @@ def test_origins_name_the_file_and_line_the_option_or_the_default() -> None:
     text = recipe_yaml(request.recipe(), request.document())
     origins = {line.split(":")[0].strip(): line.partition("#")[2].strip() for line in text.splitlines()}
     assert "270m.yaml:" in origins["id"]
-    assert "1b-card.yaml:" in origins["learning_rate"]
+    assert "1b-reference.yaml:" in origins["learning_rate"]
     assert origins["eps"] == "--set optim.eps=1e-7"
     assert origins["stage"] == "--strategy zero3"
     assert origins["seed"] == "default"

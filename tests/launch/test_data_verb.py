@@ -11,8 +11,8 @@ from click.shell_completion import ShellComplete
 from click.testing import Result
 
 from gemfit.errors import ExitCode
-from gemfit.plan import PackReference, Plan
 from gemfit.rundir import RunDir
+from gemfit.schemas.plan import PackReference, Plan
 from gemfit_launch.cli import main
 
 Cli = Callable[..., Result]
@@ -60,12 +60,12 @@ def test_options_are_passed_on_and_so_is_the_ending(
 ) -> None:
     verb, *options = given
     assert cli("data", verb, pack, *options).exit_code == ExitCode.FAILED
-    assert calls == [("gemfit.data.evidence", [verb, str(pack), *passed])]
+    assert calls == [("gemfit.data.inspect", [verb, str(pack), *passed])]
 
 
 def test_a_run_stands_for_its_pack(run: RunDir, pack: Path, calls: Calls, cli: Cli) -> None:
     cli("data", "verify", run.root)
-    assert calls == [("gemfit.data.evidence", ["verify", str(pack)])]
+    assert calls == [("gemfit.data.inspect", ["verify", str(pack)])]
 
 
 def test_a_run_without_its_pack_says_where_the_pack_was(
@@ -99,7 +99,7 @@ def test_folders_complete(verb: str) -> None:
 def test_without_the_train_extra_its_installation_is_named(
     pack: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemfit_launch.child.find_spec", lambda name: None)
+    monkeypatch.setattr("gemfit_launch.runs.python_module.find_spec", lambda name: None)
     result = cli("data", "verify", pack)
     assert result.exit_code == 2
     assert "pip install 'gemfit[train]'" in result.stderr

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from gemfit.checkup import Check, fail, ok
-from gemfit.recipe import Recipe
+from gemfit.schemas.check import Check, fail, ok
+from gemfit.schemas.recipe import Recipe
 from gemfit_launch.doctor import machine
 from gemfit_launch.doctor.machine import (
     check_disks,
@@ -32,7 +32,7 @@ from gemfit_launch.doctor.machine import (
     write_speed,
 )
 from gemfit_launch.doctor.packages import check_packages, minimum_versions, numbers
-from gemfit_launch.request import Request
+from gemfit_launch.planning.request import Request
 from gemfit_launch.verbs import doctor as verb
 
 Cli = Callable[..., Result]

@@ -16,9 +16,9 @@ SMALL = {
     "model.scratch.intermediate_size": "64",
     "model.scratch.vocab_size": "512",
     "data.seq_len": "64",
-    "batch.effective": "4",
-    "length.epochs": "null",
-    "length.steps": "6",
+    "batch.global_batch_size": "4",
+    "length.num_epochs": "null",
+    "length.max_steps": "6",
     "evaluation.every_steps": "6",
 }
 

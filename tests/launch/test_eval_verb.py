@@ -9,9 +9,9 @@ import pytest
 from click.testing import Result
 
 from gemfit.errors import ExitCode
-from gemfit.evaluation import Evaluation, Interval, Message, Sample, Score, SubjectScores, TaskScore
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
+from gemfit.schemas.evaluation import Evaluation, Interval, Message, Sample, Score, SubjectScores, TaskScore
+from gemfit.schemas.plan import Plan
 
 Cli = Callable[..., Result]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from gemfit.recipe import Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning.request import Request
 from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.fit import Candidate, best_of_each, candidates, smallest_changes
-from gemfit_launch.predict.gpus import CARDS
-from gemfit_launch.predict.knownmodels import find_architecture
-from gemfit_launch.request import Request
+from gemfit_launch.predict.gpu_specs import CARDS
+from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.search import Candidate, best_of_each, candidates, smallest_changes
 
 Cli = Callable[..., Result]
 
@@ -45,8 +45,8 @@ def test_those_that_fit_come_first_and_the_fastest_of_them_before_all() -> None:
 
 
 def test_every_strategy_is_looked_at_on_every_number_of_gpus() -> None:
-    found = {way.key for way in ways("gemma3/1b-card", "h100-80", (1, 2))}
-    labels = {"fsdp2", "fsdp2+kept", "fsdp2+offload", "zero1", "zero2", "zero3"}
+    found = {way.key for way in ways("gemma3/1b-reference", "h100-80", (1, 2))}
+    labels = {"fsdp2", "fsdp2-shard-grad-op", "fsdp2+offload", "zero1", "zero2", "zero3"}
     assert {(label, gpus) for label in labels for gpus in (1, 2)} <= found
     assert ("single", 1) in found
     assert ("ddp", 2) in found
@@ -56,14 +56,17 @@ def test_every_strategy_is_looked_at_on_every_number_of_gpus() -> None:
 def test_what_is_trained_stays_the_same() -> None:
     asked: Recipe = Request(name="gemma3/4b-lora").recipe()
     for way in ways("gemma3/4b-lora", "a100-40"):
-        assert way.recipe.batch.effective == asked.batch.effective
+        assert way.recipe.batch.global_batch_size == asked.batch.global_batch_size
         assert (way.recipe.model.lora, way.recipe.model.dtype) == (asked.model.lora, asked.model.dtype)
         assert (way.recipe.data, way.recipe.optim) == (asked.data, asked.optim)
-        assert way.gpus * way.setting.per_device * way.setting.accumulation >= asked.batch.effective
+        assert (
+            way.gpus * way.setting.per_device_batch_size * way.setting.gradient_accumulation_steps
+            >= asked.batch.global_batch_size
+        )
 
 
 def test_more_gpus_than_rows_are_no_way() -> None:
-    assert ways("gemma3/1b-card", "h100-80", (128,)) == []
+    assert ways("gemma3/1b-reference", "h100-80", (128,)) == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_the_command_of_a_way_plans_that_way(cli: Cli) -> None:
         result = cli(*argv[1:], "--json")
         assert result.exit_code == 0, result.output
         plan = json.loads(result.stdout)
-        assert plan["batch"]["per_device"] == row["per_device"]
+        assert plan["batch"]["per_device_batch_size"] == row["per_device_batch_size"]
         assert plan["recipe"]["model"]["activation_checkpointing"] == row["activation_checkpointing"]
         assert plan["forecast"]["memory"]["gpu_bytes"] == row["memory"]["gpu_bytes"]
         assert plan["forecast"]["time"] == row["time"]
@@ -156,7 +159,7 @@ def test_the_smallest_change_is_none_where_a_recipe_fits_and_never_offload_where
 
 
 def test_the_best_of_each_keeps_the_order() -> None:
-    found = ways("gemma3/1b-card", "h100-80")
+    found = ways("gemma3/1b-reference", "h100-80")
     best = best_of_each(found)
     assert [way for way in found if way in best] == best
     assert len({way.key for way in best}) == len(best)

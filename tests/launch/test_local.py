@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.plan import Plan
-from gemfit.records import EvalRecord, Record, StepRecord
 from gemfit.rundir import RunDir
-from gemfit_launch.local import Outcome, carry_out, command_line, descendants, environment
+from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
+from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.local import Outcome, carry_out, command_line, descendants, environment
 
 TRAINING = Path(__file__).with_name("fake_training.py")
 
@@ -177,8 +177,8 @@ def test_a_run_stays_held_while_its_processes_outlive_the_launcher(
     monkeypatch.setenv("FAKE_SECONDS", "0.3")
     program = (
         "import sys; from pathlib import Path\n"
-        "from gemfit.rundir import RunDir; from gemfit_launch.local import carry_out\n"
-        "from gemfit_launch.progress import Lines\n"
+        "from gemfit.rundir import RunDir; from gemfit_launch.runs.local import carry_out\n"
+        "from gemfit_launch.output.progress import Lines\n"
         "run = RunDir.open(Path(sys.argv[1])); carry_out(run, run.plan(), Lines(10))"
     )
     launcher = subprocess.Popen([sys.executable, "-c", program, str(run.root)], stdout=subprocess.DEVNULL)

@@ -15,13 +15,13 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.recipe import CheckpointRecipe, Lora, Quantization
-from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
-from gemfit_launch.predict.activations import SLICE_TOKENS, layer_bytes, logits_bytes
-from gemfit_launch.predict.gpus import CARDS, guess_card
-from gemfit_launch.predict.knownmodels import shipped_architectures
+from gemfit.schemas.recipe import CheckpointRecipe, Lora, Quantization
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit_launch.predict.activation_memory import SLICE_TOKENS, layer_bytes, logits_bytes
+from gemfit_launch.predict.gpu_specs import CARDS, guess_card
 from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
-from gemfit_launch.predict.states import Setting, States, place_states
+from gemfit_launch.predict.model_shapes import shipped_architectures
+from gemfit_launch.predict.model_state_memory import Setting, States, place_states
 
 Cli = Callable[..., Result]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -39,8 +39,8 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
         "strategy": strategy,
         "world_size": world_size,
         "ranks_per_node": min(world_size, 8),
-        "per_device": 4,
-        "accumulation": 1,
+        "per_device_batch_size": 4,
+        "gradient_accumulation_steps": 1,
         "seq_len": 1024,
         "checkpointing": True,
         "attention": "sdpa",
@@ -104,7 +104,7 @@ def test_ddp_keeps_sixteen_bytes_a_parameter_as_one_gpu_does() -> None:
 
 
 def test_fsdp2_keeps_gradients_sharded_between_micro_steps_too() -> None:
-    one, two = (place_states(setting(Fsdp(), 8, accumulation=n)).gpu for n in (1, 2))
+    one, two = (place_states(setting(Fsdp(), 8, gradient_accumulation_steps=n)).gpu for n in (1, 2))
     assert one.gradients == pytest.approx(4 * setting(Fsdp(), 8).trained / 8, rel=0.01)
     assert one == two
 
@@ -142,9 +142,9 @@ def test_lora_keeps_optimizer_states_of_the_adapters_alone(strategy: Strategy) -
 
 
 def test_logits_exist_a_slice_at_a_time() -> None:
-    two, four = (logits_bytes(setting(Single(), per_device=rows)) for rows in (2, 4))
+    two, four = (logits_bytes(setting(Single(), per_device_batch_size=rows)) for rows in (2, 4))
     assert two == four == SLICE_TOKENS * 262_144 * 12
-    assert logits_bytes(setting(Single(), per_device=1, seq_len=512)) == two // 2
+    assert logits_bytes(setting(Single(), per_device_batch_size=1, seq_len=512)) == two // 2
 
 
 def test_eager_attention_keeps_all_scores_and_sdpa_does_not() -> None:
@@ -238,7 +238,7 @@ def test_a_site_with_a_known_card_warns_without_being_asked(cli: Cli) -> None:
 
 
 def test_a_model_that_is_not_known_is_said_once_and_planned_all_the_same(cli: Cli) -> None:
-    output = cli("plan", "gemma3/1b-card", "--set", "model.id=someone/else", "--gpus", 8).output
+    output = cli("plan", "gemma3/1b-reference", "--set", "model.id=someone/else", "--gpus", 8).output
     assert output.count("Memory and time are not known") == 1
     assert "To do it" in output
 
@@ -256,7 +256,7 @@ def test_on_cpus_nothing_is_predicted(cli: Cli) -> None:
     ],
 )
 def test_an_option_without_effect_is_refused(options: tuple[object, ...], message: str, cli: Cli) -> None:
-    result = cli("plan", "gemma3/1b-card", *options)
+    result = cli("plan", "gemma3/1b-reference", *options)
     assert result.exit_code == 2
     assert message in result.stderr
 

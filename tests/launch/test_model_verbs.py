@@ -24,9 +24,9 @@ def test_export_goes_to_the_run_folder_unless_told_otherwise(run: RunDir, calls:
     cli("export", run.root, "--step", 20, "--out", "there", "--json")
     cli("export", run.root, "--step", "best")
     assert calls == [
-        ("gemfit.train.export", [str(run.root), "--out", str(run.export)]),
-        ("gemfit.train.export", [str(run.root), "--out", "there", "--step", "20", "--json"]),
-        ("gemfit.train.export", [str(run.root), "--out", str(run.export), "--step", "best"]),
+        ("gemfit.export.export", [str(run.root), "--out", str(run.export)]),
+        ("gemfit.export.export", [str(run.root), "--out", "there", "--step", "20", "--json"]),
+        ("gemfit.export.export", [str(run.root), "--out", str(run.export), "--step", "best"]),
     ]
 
 
@@ -41,7 +41,7 @@ def test_generate_takes_a_model_folder_or_an_exported_run(run: RunDir, calls: Ca
     for folder in (run.root, run.export):
         assert cli("generate", folder, "hello; rm -rf ~", "--max-new-tokens", 5).exit_code == 1
     expected = [str(run.export), "--message", "hello; rm -rf ~", "--max-new-tokens", "5"]
-    assert calls == 2 * [("gemfit.train.generate", expected)]
+    assert calls == 2 * [("gemfit.export.generate", expected)]
 
 
 def test_generate_says_how_to_export_first(run: RunDir, calls: Calls, cli: Cli) -> None:
@@ -62,7 +62,7 @@ def test_without_the_train_extra_its_installation_is_named(
 ) -> None:
     run.export.mkdir()
     (run.export / "config.json").touch()
-    monkeypatch.setattr("gemfit_launch.child.find_spec", lambda name: None)
+    monkeypatch.setattr("gemfit_launch.runs.python_module.find_spec", lambda name: None)
     result = cli(verb, run.root, *(["hello"] if verb == "generate" else []))
     assert result.exit_code == 2
     assert "pip install 'gemfit[train]'" in result.stderr

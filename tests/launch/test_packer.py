@@ -9,10 +9,10 @@ import pytest
 from click.testing import Result
 
 from gemfit.errors import ExitCode
-from gemfit.manifest import PackManifest
-from gemfit.packing import PackJob, make_pack_job, pack_folder
-from gemfit_launch.packer import PackFailed, ensure_pack
-from gemfit_launch.request import Request
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.pack_job import PackJob, make_pack_job, pack_folder
+from gemfit_launch.planning.request import Request
+from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
 
 Packed = Callable[..., PackManifest]
 
@@ -48,8 +48,8 @@ def builder(job: PackJob, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> Bu
     (folder / "manifest.json").unlink()
     folder.rmdir()
     made = Builder(manifest)
-    monkeypatch.setattr("gemfit_launch.packer.run_module", made)
-    monkeypatch.setattr("gemfit_launch.packer.require_train_extra", lambda verb: None)
+    monkeypatch.setattr("gemfit_launch.runs.ensure_pack.run_module", made)
+    monkeypatch.setattr("gemfit_launch.runs.ensure_pack.require_train_extra", lambda verb: None)
     return made
 
 
@@ -97,7 +97,7 @@ def test_pack_shows_what_the_manifest_says(builder: Builder, talks: Path, cli: C
 
 
 def test_pack_without_data_says_how_to_name_it(cli: Callable[..., Result]) -> None:
-    result = cli("pack", "gemma3/1b-card")
+    result = cli("pack", "gemma3/1b-reference")
     assert result.exit_code == 2
     assert "pass --data FILE.jsonl" in result.stderr
 

@@ -11,14 +11,14 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.recipe import Lora
-from gemfit.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit.schemas.recipe import Lora
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict import flops
-from gemfit_launch.predict.gpus import CARDS
-from gemfit_launch.predict.knownmodels import shipped_architectures
+from gemfit_launch.predict.communication import traffic
+from gemfit_launch.predict.gpu_specs import CARDS
+from gemfit_launch.predict.model_shapes import shipped_architectures
+from gemfit_launch.predict.model_state_memory import Setting
 from gemfit_launch.predict.performance import Performance, Range, predict_performance
-from gemfit_launch.predict.states import Setting
-from gemfit_launch.predict.traffic import traffic
 
 Cli = Callable[..., Result]
 H100 = CARDS["h100-80"]
@@ -33,8 +33,8 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
         "strategy": strategy,
         "world_size": world_size,
         "ranks_per_node": min(world_size, 8),
-        "per_device": 4,
-        "accumulation": 2,
+        "per_device_batch_size": 4,
+        "gradient_accumulation_steps": 2,
         "seq_len": 1024,
         "checkpointing": True,
         "attention": "sdpa",
@@ -43,7 +43,7 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
 
 
 def performance(made: Setting) -> Performance:
-    tokens = made.world_size * made.accumulation * made.tokens
+    tokens = made.world_size * made.gradient_accumulation_steps * made.tokens
     return predict_performance(made, H100, tokens_per_step=tokens)
 
 
@@ -79,7 +79,7 @@ def test_frozen_weights_need_no_gradient() -> None:
 
 def test_volumes_are_those_of_rings() -> None:
     ring, parameters = 7 / 8, B1.parameters
-    ddp, fsdp, kept = (traffic(setting(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard=False)))
+    ddp, fsdp, kept = (traffic(setting(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard_after_forward=False)))
     assert ddp.between_ranks == 2 * ring * 4 * parameters
     assert fsdp.gather == pytest.approx(2 * 2 * ring * 2 * parameters), (
         "forward and backward, two micro-steps"
@@ -101,7 +101,7 @@ def test_one_gpu_talks_to_nobody() -> None:
     strategy=st.sampled_from([Fsdp(), Fsdp(offload=True), DeepSpeed(stage=2), DeepSpeed(stage=3)]),
 )
 def test_a_range_is_one_and_no_gpu_is_faster_than_its_peak(world: int, rows: int, strategy: Strategy) -> None:
-    found = performance(setting(strategy, world, per_device=rows))
+    found = performance(setting(strategy, world, per_device_batch_size=rows))
     assert found.step_seconds.slow > found.step_seconds.fast > 0
     assert found.tokens_per_second.slow < found.tokens_per_second.fast
     assert 0 < found.mfu.slow < found.mfu.fast < 0.65

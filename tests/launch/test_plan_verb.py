@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from gemfit.manifest import PackManifest
-from gemfit.packing import make_pack_job
-from gemfit.strategy import STRATEGY_NAMES
-from gemfit_launch.request import Request
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.strategy import STRATEGY_NAMES
+from gemfit_launch.planning.request import Request
 
 Cli = Callable[..., Result]
 
@@ -21,23 +21,23 @@ Cli = Callable[..., Result]
 @pytest.mark.parametrize(
     ("gpus", "shape"),
     [
-        (1, {"per_device": 4, "accumulation": 16, "slots": 64, "idle": 0}),
-        (8, {"per_device": 4, "accumulation": 2, "slots": 64, "idle": 0}),
-        (24, {"per_device": 3, "accumulation": 1, "slots": 72, "idle": 8}),
-        (64, {"per_device": 1, "accumulation": 1, "slots": 64, "idle": 0}),
+        (1, {"per_device_batch_size": 4, "gradient_accumulation_steps": 16, "slots": 64, "idle": 0}),
+        (8, {"per_device_batch_size": 4, "gradient_accumulation_steps": 2, "slots": 64, "idle": 0}),
+        (24, {"per_device_batch_size": 3, "gradient_accumulation_steps": 1, "slots": 72, "idle": 8}),
+        (64, {"per_device_batch_size": 1, "gradient_accumulation_steps": 1, "slots": 64, "idle": 0}),
     ],
 )
 def test_json_shows_the_arithmetic_of_the_batch(gpus: int, shape: dict[str, int], cli: Cli) -> None:
-    result = cli("plan", "gemma3/1b-card", "--gpus", gpus, "--json")
+    result = cli("plan", "gemma3/1b-reference", "--gpus", gpus, "--json")
     assert result.exit_code == 0
     plan = json.loads(result.stdout)
-    assert plan["batch"].items() >= (shape | {"effective": 64, "world_size": gpus}).items()
+    assert plan["batch"].items() >= (shape | {"global_batch_size": 64, "world_size": gpus}).items()
     assert plan["topology"]["world_size"] == gpus
     assert plan["topology"]["device"] == "cuda"
 
 
 def test_more_gpus_than_rows_exit_2_and_name_what_works(cli: Cli) -> None:
-    result = cli("plan", "gemma3/1b-card", "--gpus", 96, "--json")
+    result = cli("plan", "gemma3/1b-reference", "--gpus", 96, "--json")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "at most 64 ranks have work, not 96" in result.stderr
     assert "1, 2, 4, 8, 16, 32, 64" in result.stderr
@@ -69,7 +69,7 @@ def test_an_estimate_is_called_one_and_a_packed_count_is_not(
 
 
 def test_a_plan_without_data_says_that_its_rows_are_a_placeholder(cli: Cli) -> None:
-    output = cli("plan", "gemma3/1b-card", "--gpus", 8).output
+    output = cli("plan", "gemma3/1b-reference", "--gpus", 8).output
     assert "placeholder" in output
     assert "--data FILE.jsonl" in output
 
@@ -82,6 +82,6 @@ def test_planning_leaves_nothing_behind(talks: Path, cli: Cli, monkeypatch: pyte
 
 
 def test_a_wrong_setting_names_itself(cli: Cli) -> None:
-    result = cli("plan", "gemma3/1b-card", "--set", "optim.lerning_rate=1")
+    result = cli("plan", "gemma3/1b-reference", "--set", "optim.lerning_rate=1")
     assert result.exit_code == 2
     assert "did you mean 'learning_rate'" in result.stderr

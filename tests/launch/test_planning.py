@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.errors import UserError
-from gemfit.plan import PackReference, Plan, Topology
-from gemfit.recipe import LengthRecipe, Recipe
-from gemfit.strategy import STRATEGY_NAMES
-from gemfit_launch.catalog import shipped
-from gemfit_launch.planning import count_steps, find_problems, make_plan
-from gemfit_launch.request import Request
+from gemfit.schemas.plan import PackReference, Plan, Topology
+from gemfit.schemas.recipe import LengthRecipe, Recipe
+from gemfit.schemas.strategy import STRATEGY_NAMES
+from gemfit_launch.planning.plan import count_steps, find_problems, make_plan
+from gemfit_launch.planning.recipes import shipped
+from gemfit_launch.planning.request import Request
 
 PACK = PackReference(fingerprint="0" * 32, folder="/packs/0")
 RECIPES = list(shipped())
-assert {"gemma3/1b-card", "gemma3/270m", "debug/cpu-tiny"} <= set(RECIPES), "the catalog lost a recipe"
-CARD = Request(name="gemma3/1b-card").recipe()
+assert {"gemma3/1b-reference", "gemma3/270m", "debug/cpu-tiny"} <= set(RECIPES), "the catalog lost a recipe"
+CARD = Request(name="gemma3/1b-reference").recipe()
 
 
 def gpus(count: int) -> Topology:
@@ -29,15 +29,19 @@ def plan_on(recipe: Recipe, topology: Topology, rows: int = 9766) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "per_device", "accumulation", "idle"),
+    ("ranks", "per_device_batch_size", "gradient_accumulation_steps", "idle"),
     [(1, 4, 16, 0), (2, 4, 8, 0), (8, 4, 2, 0), (16, 4, 1, 0), (24, 3, 1, 8), (32, 2, 1, 0), (64, 1, 1, 0)],
 )
 def test_the_card_keeps_its_batch_of_64_on_any_number_of_gpus(
-    ranks: int, per_device: int, accumulation: int, idle: int
+    ranks: int, per_device_batch_size: int, gradient_accumulation_steps: int, idle: int
 ) -> None:
     batch = plan_on(CARD, gpus(ranks)).batch
-    assert (batch.per_device, batch.accumulation, batch.idle) == (per_device, accumulation, idle)
-    assert (batch.effective, batch.world_size) == (64, ranks)
+    assert (batch.per_device_batch_size, batch.gradient_accumulation_steps, batch.idle) == (
+        per_device_batch_size,
+        gradient_accumulation_steps,
+        idle,
+    )
+    assert (batch.global_batch_size, batch.world_size) == (64, ranks)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -58,7 +62,7 @@ def test_every_shipped_recipe_plans_under_every_strategy(name: str, strategy: st
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero1", "zero2", "zero3"])
 def test_offload_reaches_the_configuration_of_the_engine(strategy: str) -> None:
-    plan = plan_on(Request(name="gemma3/1b-card", strategy=strategy, offload=True).recipe(), gpus(8))
+    plan = plan_on(Request(name="gemma3/1b-reference", strategy=strategy, offload=True).recipe(), gpus(8))
     if strategy == "fsdp2":
         assert plan.accelerate["fsdp_config"]["fsdp_offload_params"] is True
         return
@@ -70,7 +74,7 @@ def test_offload_reaches_the_configuration_of_the_engine(strategy: str) -> None:
 
 @given(ranks=st.integers(1, 64), stage=st.sampled_from(["zero1", "zero2", "zero3"]))
 def test_deepspeed_always_agrees_with_the_batch_about_slots(ranks: int, stage: str) -> None:
-    plan = plan_on(Request(name="gemma3/1b-card", strategy=stage).recipe(), gpus(ranks))
+    plan = plan_on(Request(name="gemma3/1b-reference", strategy=stage).recipe(), gpus(ranks))
     assert plan.deepspeed is not None
     per_rank = plan.deepspeed["train_micro_batch_size_per_gpu"]
     assert per_rank * plan.deepspeed["gradient_accumulation_steps"] * ranks == plan.batch.slots
@@ -84,7 +88,7 @@ def test_steps_do_not_depend_on_the_number_of_ranks(ranks: int, rows: int) -> No
 
 @given(rows=st.integers(1, 10**6), epochs=st.floats(0.01, 10))
 def test_the_last_step_is_the_first_that_covers_all_epochs(rows: int, epochs: float) -> None:
-    recipe = CARD.model_copy(update={"length": LengthRecipe(epochs=epochs)})
+    recipe = CARD.model_copy(update={"length": LengthRecipe(num_epochs=epochs)})
     steps = count_steps(recipe, rows, packed=True)
     assert (steps.total - 1) * 64 < epochs * rows <= steps.total * 64
 
@@ -96,11 +100,15 @@ def test_more_ranks_than_rows_are_refused_with_the_sizes_that_work() -> None:
 
 
 def test_all_problems_of_a_recipe_are_told_at_once() -> None:
-    changed = Request(name="gemma3/1b-card", strategy="single").recipe()
+    changed = Request(name="gemma3/1b-reference", strategy="single").recipe()
     model = changed.model.model_copy(update={"attention": "flash_attention_2"})
     recipe = changed.model_copy(update={"model": model})
     problems = find_problems(recipe, Topology(nodes=1, ranks_per_node=96, device="cpu"))
-    assert [problem.split()[0] for problem in problems] == ["strategy", "model.attention", "batch.effective"]
+    assert [problem.split()[0] for problem in problems] == [
+        "strategy",
+        "model.attention",
+        "batch.global_batch_size",
+    ]
     with pytest.raises(UserError) as refused:
         plan_on(recipe, Topology(nodes=1, ranks_per_node=96, device="cpu"))
     assert str(refused.value).splitlines() == problems

@@ -13,14 +13,14 @@ from click.testing import Result
 from huggingface_hub import constants
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
-from gemfit.records import EarlyStop, Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.conclusion import conclude
-from gemfit_launch.hubtoken import token_file, token_source
-from gemfit_launch.local import Outcome
-from gemfit_launch.slurm.preflight import Finding
-from gemfit_launch.slurm.surroundings import _token
+from gemfit.schemas.metrics import EarlyStop, Verdict
+from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.exit_report import conclude
+from gemfit_launch.runs.hub_token import token_file, token_source
+from gemfit_launch.runs.local import Outcome
+from gemfit_launch.slurm.cluster.preflight import Finding
+from gemfit_launch.slurm.cluster.preflight_local import _token
 
 Cli = Callable[..., Result]
 Calls = list[tuple[str, list[str]]]
@@ -47,7 +47,7 @@ def test_what_is_asked_for_is_handed_on_and_the_ending_too(run: RunDir, calls: C
     assert result.exit_code == ExitCode.STOPPED
     assert calls == [
         (
-            "gemfit.hub.push",
+            "gemfit.publish.push",
             [str(run.root), "--repo=me/kind", "--step=best", "--message=-x", "--public"],
         )
     ]
@@ -58,7 +58,7 @@ def test_several_runs_are_for_the_spool_alone(run: RunDir, calls: Calls, cli: Cl
     assert cli("push", run.root, "--spooled", "--repo", "me/kind").exit_code == ExitCode.USER_ERROR
     assert calls == []
     cli("push", "--spooled", run.root, run.root, "--json")
-    assert calls == [("gemfit.hub.push", [str(run.root), str(run.root), "--spooled", "--json"])]
+    assert calls == [("gemfit.publish.push", [str(run.root), str(run.root), "--spooled", "--json"])]
 
 
 def test_a_folder_that_is_no_run_is_told_before_anything_is_started(

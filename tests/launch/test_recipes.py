@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from gemfit.config.overrides import build
+from gemfit.config.yaml_source import parse
 from gemfit.errors import UserError
-from gemfit.recipe import Recipe
-from gemfit.settings import build
-from gemfit.yamlfile import parse
-from gemfit_launch.catalog import find_recipe, shipped
-from gemfit_launch.request import Request
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning.recipes import find_recipe, shipped
+from gemfit_launch.planning.request import Request
 
 Cli = Callable[..., Result]
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -36,13 +36,13 @@ def test_a_shipped_recipe_opens_with_what_it_is_and_a_command_that_names_it(name
 
 @pytest.mark.parametrize("size", ["270m", "1b", "4b", "12b", "27b"])
 def test_every_size_keeps_the_values_of_the_card(size: str) -> None:
-    card = Request(name="gemma3/1b-card").recipe()
+    card = Request(name="gemma3/1b-reference").recipe()
     for name in (f"gemma3/{size}", f"gemma3/{size}-lora"):
         recipe = Request(name=name).recipe()
         assert recipe.model.id == f"google/gemma-3-{size}-it"
         assert (recipe.model.lora is None) != name.endswith("-lora")
         assert (recipe.data, recipe.optim, recipe.length) == (card.data, card.optim, card.length)
-        assert recipe.batch.effective == card.batch.effective
+        assert recipe.batch.global_batch_size == card.batch.global_batch_size
 
 
 DEFAULT_GPUS = {"4b": 8, "12b": 8, "27b": 16, "27b-lora": 8}
@@ -58,15 +58,15 @@ def test_a_shipped_recipe_is_predicted_to_fit_the_gpus_of_80_gb_that_it_is_for(n
 
 def test_a_recipe_is_found_by_name_or_path(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text("extends: gemma3/1b-card\n")
-    assert find_recipe("gemma3/1b-card") == shipped()["gemma3/1b-card"]
+    own.write_text("extends: gemma3/1b-reference\n")
+    assert find_recipe("gemma3/1b-reference") == shipped()["gemma3/1b-reference"]
     assert find_recipe(str(own)) == own
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gemma3/1b-crd", "no such recipe; did you mean 'gemma3/1b-card'"),
+        ("gemma3/1b-referense", "no such recipe; did you mean 'gemma3/1b-reference'"),
         ("zzz", "no such recipe; shipped recipes: debug/cpu-tiny"),
         ("nowhere/x.yaml", "nowhere/x.yaml: there is no such file"),
     ],
@@ -92,8 +92,8 @@ def test_show_prints_a_recipe_that_reads_back(cli: Cli) -> None:
 
 
 def test_show_as_json_is_the_recipe(cli: Cli) -> None:
-    output = cli("show", "gemma3/1b-card", "--json").output
-    assert Recipe.model_validate_json(output) == Request(name="gemma3/1b-card").recipe()
+    output = cli("show", "gemma3/1b-reference", "--json").output
+    assert Recipe.model_validate_json(output) == Request(name="gemma3/1b-reference").recipe()
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -104,7 +104,7 @@ def test_a_copy_means_the_same_wherever_it_lies(name: str, tmp_path: Path, cli: 
 
 
 def test_a_copy_of_ones_own_recipe_still_finds_its_parent(tmp_path: Path, cli: Cli) -> None:
-    (tmp_path / "base.yaml").write_text("extends: gemma3/1b-card\nseed: 7\n")
+    (tmp_path / "base.yaml").write_text("extends: gemma3/1b-reference\nseed: 7\n")
     (tmp_path / "top.yaml").write_text("# mine\nextends: base.yaml\n")
     (tmp_path / "there").mkdir()
     assert cli("copy", tmp_path / "top.yaml", tmp_path / "there").exit_code == 0
@@ -114,7 +114,7 @@ def test_a_copy_of_ones_own_recipe_still_finds_its_parent(tmp_path: Path, cli: C
 def test_a_copy_overwrites_nothing(tmp_path: Path, cli: Cli) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("precious")
-    result = cli("copy", "gemma3/1b-card", mine)
+    result = cli("copy", "gemma3/1b-reference", mine)
     assert result.exit_code == 2
     assert "is there already" in result.stderr
     assert mine.read_text() == "precious"
@@ -128,8 +128,8 @@ def test_check_passes_what_is_shipped(cli: Cli) -> None:
 
 def test_check_tells_the_mistakes_of_all_recipes_at_once(tmp_path: Path, cli: Cli) -> None:
     typo, gone = tmp_path / "typo.yaml", tmp_path / "gone.yaml"
-    typo.write_text("extends: gemma3/1b-card\noptim:\n  learning_rat: 1e-4\n  eps: no\n")
-    gone.write_text("extends: gemma3/1b-card\ndata:\n  source: nowhere.jsonl\n")
+    typo.write_text("extends: gemma3/1b-reference\noptim:\n  learning_rat: 1e-4\n  eps: no\n")
+    gone.write_text("extends: gemma3/1b-reference\ndata:\n  source: nowhere.jsonl\n")
     result = cli("check", typo, gone, "--gpus", 96)
     lines = result.stderr.splitlines()
     assert result.exit_code == 2

@@ -9,13 +9,13 @@ import pytest
 from click.testing import Result
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
-from gemfit.records import MemoryRecord, RankMemory, StepRecord
-from gemfit.reporting import RunFacts
 from gemfit.rundir import RunDir
-from gemfit_launch.predict.gpus import find_card
-from gemfit_launch.reportfacts import read_facts
-from gemfit_launch.slurm.attempts import AttemptEnd, AttemptFiles, AttemptStart
+from gemfit.schemas.metrics import MemoryRecord, RankMemory, StepRecord
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.report_facts import RunFacts
+from gemfit_launch.output.report_facts import read_facts
+from gemfit_launch.predict.gpu_specs import find_card
+from gemfit_launch.slurm.node.attempts import AttemptEnd, AttemptFiles, AttemptStart
 
 Cli = Callable[..., Result]
 Calls = list[tuple[str, list[str]]]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.recipe import Recipe
-from gemfit_launch.request import Request
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning.request import Request
 
 
 def strategy_of(**changes: object) -> dict[str, object]:
@@ -34,7 +34,7 @@ def test_options_win_over_set_and_set_wins_over_the_file() -> None:
     [
         ("single", {"kind": "single"}),
         ("ddp", {"kind": "ddp"}),
-        ("fsdp2", {"kind": "fsdp2", "reshard": True, "offload": False}),
+        ("fsdp2", {"kind": "fsdp2", "reshard_after_forward": True, "offload": False}),
         ("zero1", {"kind": "deepspeed", "stage": 1, "offload_optimizer": False, "offload_params": False}),
         ("zero3", {"kind": "deepspeed", "stage": 3, "offload_optimizer": False, "offload_params": False}),
     ],
@@ -59,9 +59,9 @@ def test_offload_alone_applies_to_the_strategy_of_the_recipe(tmp_path: Path) -> 
 
 
 def test_offload_keeps_what_else_the_recipe_says_about_its_strategy(tmp_path: Path) -> None:
-    name = write(tmp_path, "strategy: {kind: fsdp2, reshard: false}\n")
+    name = write(tmp_path, "strategy: {kind: fsdp2, reshard_after_forward: false}\n")
     strategy = Request(name=name, offload=True).recipe().strategy
-    assert strategy.model_dump() == {"kind": "fsdp2", "reshard": False, "offload": True}
+    assert strategy.model_dump() == {"kind": "fsdp2", "reshard_after_forward": False, "offload": True}
 
 
 def test_offload_without_anything_to_offload_is_refused_with_what_has() -> None:
@@ -94,7 +94,9 @@ def test_arguments_give_the_same_request_again() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "folder"), [("gemma3/1b-card", "gemma3-1b-card"), ("/x/mine.yaml", "mine")])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("gemma3/1b-reference", "gemma3-1b-reference"), ("/x/mine.yaml", "mine")]
+)
 def test_a_run_folder_is_named_after_its_recipe(name: str, folder: str) -> None:
     assert Request(name=name).name_for_folder == folder
 
@@ -110,7 +112,7 @@ def test_all_mistakes_of_a_file_come_at_once_each_with_its_line(tmp_path: Path) 
 
 
 def test_the_recipe_of_a_request_is_a_recipe() -> None:
-    assert isinstance(Request(name="gemma3/1b-card").recipe(), Recipe)
+    assert isinstance(Request(name="gemma3/1b-reference").recipe(), Recipe)
 
 
 def test_data_on_the_command_line_replaces_every_source_of_the_recipe(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.manifest import PackManifest
-from gemfit.packing import make_pack_job, pack_folder
-from gemfit.recipe import Recipe
-from gemfit_launch.request import Request
-from gemfit_launch.rows import find_rows
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.pack_job import make_pack_job, pack_folder
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.row_count import find_rows
 
 
 def tiny(data: Path | str | None) -> Recipe:
@@ -21,7 +21,7 @@ def tiny(data: Path | str | None) -> Recipe:
 
 
 def test_without_data_the_size_of_the_cards_data_stands_in_and_is_called_a_placeholder() -> None:
-    rows = find_rows(Request(name="gemma3/1b-card").recipe())
+    rows = find_rows(Request(name="gemma3/1b-reference").recipe())
     assert (rows.count, rows.packed) == (9766, False)
     assert "no data is given" in str(rows.note)
     assert "placeholder" in str(rows.note)

@@ -10,12 +10,12 @@ import pytest
 from click.testing import Result
 
 from gemfit.errors import ExitCode
-from gemfit.manifest import PackManifest
-from gemfit.packing import make_pack_job, pack_folder
-from gemfit.plan import Plan
-from gemfit.records import Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.request import Request
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.pack_job import make_pack_job, pack_folder
+from gemfit.schemas.plan import Plan
+from gemfit_launch.planning.request import Request
 
 Cli = Callable[..., Result]
 TRAINING = Path(__file__).with_name("fake_training.py")
@@ -30,7 +30,7 @@ def data(
     """Packed conversations, in a working folder of their own."""
     packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe()))
     monkeypatch.setattr(
-        "gemfit_launch.planning.command", lambda: (sys.executable, str(TRAINING), "{run_dir}")
+        "gemfit_launch.planning.plan.command", lambda: (sys.executable, str(TRAINING), "{run_dir}")
     )
     monkeypatch.setattr("gemfit_launch.verbs.run.require_train_extra", lambda verb: None)
     monkeypatch.chdir(tmp_path)
@@ -128,8 +128,8 @@ def test_a_resume_builds_a_lost_pack_again_where_the_plan_expects_it(
         kept.rename(folder)
         return ExitCode.DONE
 
-    monkeypatch.setattr("gemfit_launch.packer.run_module", build)
-    monkeypatch.setattr("gemfit_launch.packer.require_train_extra", lambda verb: None)
+    monkeypatch.setattr("gemfit_launch.runs.ensure_pack.run_module", build)
+    monkeypatch.setattr("gemfit_launch.runs.ensure_pack.require_train_extra", lambda verb: None)
     monkeypatch.setenv("GEMFIT_CACHE", "/another/cache")
     assert cli("run", "--resume", "runs/a").exit_code == 0
     assert folder.is_dir()
@@ -189,8 +189,8 @@ def test_a_resume_without_options_keeps_the_plan(data: Path, cli: Cli) -> None:
     [
         (("--seed", 1), "seed: was 42, is 1"),
         (("--set", "optim.learning_rate=1e-5"), "optim.learning_rate: was 0.002, is 1e-05"),
-        (("--set", "batch.effective=8"), "batch.effective: was 16, is 8"),
-        (("--set", "length.epochs=3", "--allow-changed", "seed"), "length.epochs: was 2.0, is 3.0"),
+        (("--set", "batch.global_batch_size=8"), "batch.global_batch_size: was 16, is 8"),
+        (("--set", "length.num_epochs=3", "--allow-changed", "seed"), "length.num_epochs: was 2.0, is 3.0"),
         (("--set", "data.loss_on=assistant"), "data.loss_on: was all, is assistant"),
     ],
 )
@@ -220,7 +220,7 @@ def test_an_allowed_change_is_passed_on_and_stays_allowed(data: Path, cli: Cli) 
 
 def test_a_completed_run_can_be_made_longer_where_that_is_allowed(data: Path, cli: Cli) -> None:
     train(cli, data, "--run", "runs/a")
-    longer = ("--set", "length.epochs=3", "--allow-changed", "length")
+    longer = ("--set", "length.num_epochs=3", "--allow-changed", "length")
     result = cli("run", "--resume", "runs/a", *longer)
     assert result.exit_code == 0, result.output
     verdict = RunDir(Path("runs/a")).verdict()

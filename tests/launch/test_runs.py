@@ -10,12 +10,12 @@ import pytest
 from click.testing import Result
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
-from gemfit.records import EvalRecord, StepRecord, Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.metrics import Tail, recent_records, seconds_left
-from gemfit_launch.report import duration
-from gemfit_launch.runstatus import read_state, read_status
+from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
+from gemfit.schemas.plan import Plan
+from gemfit_launch.output.tables import duration
+from gemfit_launch.runs.metrics_tail import Tail, recent_records, seconds_left
+from gemfit_launch.runs.status import read_state, read_status
 
 Cli = Callable[..., Result]
 
@@ -123,7 +123,7 @@ def test_status_draws_a_picture_of_one_run(run: RunDir, cli: Cli, monkeypatch: p
     monkeypatch.setattr("gemfit_launch.verbs.runs.run_module", record)
     monkeypatch.setattr("gemfit_launch.verbs.runs.require_train_extra", lambda verb: None)
     assert cli("status", "runs/a", "--plot", "loss.png").exit_code == 0
-    assert calls == [("gemfit.train.plot", ["runs/a", "--out", "loss.png"])]
+    assert calls == [("gemfit.train.telemetry.plot", ["runs/a", "--out", "loss.png"])]
 
 
 def test_stop_asks_a_running_run_and_leaves_others_alone(run: RunDir, cli: Cli) -> None:

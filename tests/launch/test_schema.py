@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from gemfit.recipe import Recipe
-from gemfit_launch.catalog import shipped
-from gemfit_launch.jsonschema import json_schema
-from gemfit_launch.request import Request
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.output.json_schema import json_schema
+from gemfit_launch.planning.recipes import shipped
+from gemfit_launch.planning.request import Request
 
 CHECKED_IN = Path(__file__).parents[2] / "docs" / "schema" / "recipe.schema.json"
 

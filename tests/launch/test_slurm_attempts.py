@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit_launch.slurm.attempts import (
+from gemfit.schemas.plan import Plan
+from gemfit_launch.slurm.node.attempts import (
     MAX_FRUITLESS_INTERRUPTIONS,
     Attempt,
     AttemptEnd,

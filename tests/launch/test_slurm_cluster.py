@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.plan import Plan
-from gemfit.settings import build
-from gemfit.site import Site
-from gemfit.yamlfile import parse
-from gemfit_launch.slurm.cluster import (
+from gemfit.config.overrides import build
+from gemfit.config.yaml_source import parse
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.site import Site
+from gemfit_launch.slurm.cluster.cluster import (
     Cluster,
     Node,
     Partition,
@@ -24,9 +24,9 @@ from gemfit_launch.slurm.cluster import (
     parse_partition,
     seconds,
 )
-from gemfit_launch.slurm.firstsite import first_site
-from gemfit_launch.slurm.placing import ranks_at
-from gemfit_launch.slurm.preflight import Finding, Pace, examine
+from gemfit_launch.slurm.cluster.preflight import Finding, Pace, examine
+from gemfit_launch.slurm.sites.generate import first_site
+from gemfit_launch.slurm.submit.placement import ranks_at
 
 NODE = (
     "NodeName=g1 Arch=x86_64 CPUAlloc=0 CPUEfctv=62 CPUTot=64 AvailableFeatures=h100,nvlink "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gemfit_launch.slurm.control import fate, field, seconds
+from gemfit_launch.slurm.cluster.requeue import fate, field, seconds
 
 SHOWN = """\
    JobState={state} Reason=None Dependency=(null)

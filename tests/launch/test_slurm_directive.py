@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.errors import UserError
-from gemfit.site import Site
-from gemfit_launch.slurm.directive import OWNED, directive, pack_options, render_directives, site_options
+from gemfit.schemas.site import Site
+from gemfit_launch.slurm.submit.sbatch_quoting import (
+    OWNED,
+    directive,
+    pack_options,
+    render_directives,
+    site_options,
+)
 
 PRINTABLE = st.text(min_size=1).filter(str.isprintable)
 

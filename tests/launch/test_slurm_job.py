@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import ExitCode
-from gemfit.plan import Plan
-from gemfit.records import Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.slurm import control, job
-from gemfit_launch.slurm.attempts import AttemptFiles, NodeEnd, read_attempts
+from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.plan import Plan
+from gemfit_launch.slurm.cluster import requeue
+from gemfit_launch.slurm.node import job
+from gemfit_launch.slurm.node.attempts import AttemptFiles, NodeEnd, read_attempts
 
 SHOWN = """\
 JobId=7 JobName=JobState=CANCELLED Restarts=9
@@ -203,5 +204,5 @@ def test_a_controller_that_does_not_answer_is_asked_again(
         f"#!/bin/sh\n[ -e {tmp_path}/up ] && echo hello && exit\ntouch {tmp_path}/up\n"
         "echo 'Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
     )
-    monkeypatch.setattr(control, "RETRY_SECONDS", 0.01)
-    assert control.scontrol("ping") == "hello\n"
+    monkeypatch.setattr(requeue, "RETRY_SECONDS", 0.01)
+    assert requeue.scontrol("ping") == "hello\n"

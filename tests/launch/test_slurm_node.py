@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.plan import Plan
-from gemfit.records import StepRecord
 from gemfit.rundir import RunDir
-from gemfit_launch.local import free_port
-from gemfit_launch.metrics import Tail
-from gemfit_launch.slurm.attempts import AttemptFiles, NodeEnd
-from gemfit_launch.slurm.freeze import code_folder, freeze_code
-from gemfit_launch.slurm.health import find_faults, memory_faults
-from gemfit_launch.slurm.peers import PeerError, meet
-from gemfit_launch.slurm.ranks import Machine, launcher_argv, launcher_environment
-from gemfit_launch.slurm.watchdog import TIMES_FOR_THE_START, TIMES_THE_USUAL_STEP, Watchdog
+from gemfit.schemas.metrics import StepRecord
+from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.local import free_port
+from gemfit_launch.runs.metrics_tail import Tail
+from gemfit_launch.slurm.node.attempts import AttemptFiles, NodeEnd
+from gemfit_launch.slurm.node.health_check import find_faults, memory_faults
+from gemfit_launch.slurm.node.ranks import Machine, launcher_argv, launcher_environment
+from gemfit_launch.slurm.node.rendezvous import PeerError, meet
+from gemfit_launch.slurm.node.watchdog import TIMES_FOR_THE_START, TIMES_THE_USUAL_STEP, Watchdog
+from gemfit_launch.slurm.submit.snapshot_code import code_folder, freeze_code
 
 
 @pytest.fixture
@@ -167,7 +167,12 @@ def test_the_frozen_code_is_what_runs_whatever_happens_to_the_installed_one(run:
     freeze_code(run)  # in place of the first copy
     assert not list(code_folder(run).rglob("*.pyc"))
     found = subprocess.run(
-        [sys.executable, "-P", "-c", "import gemfit.train, gemfit_launch.slurm.node as n; print(n.__file__)"],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            "import gemfit.train, gemfit_launch.slurm.node.node as n; print(n.__file__)",
+        ],
         env={"PYTHONPATH": str(code_folder(run))},
         capture_output=True,
         text=True,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gemfit.records import Verdict
 from gemfit.rundir import RunDir
-from gemfit_launch.slurm.jobfiles import JobFiles
+from gemfit.schemas.metrics import Verdict
+from gemfit_launch.slurm.submit.job_files import JobFiles
 from launch.conftest import Cli
 from launch.fake_login import ASKED, FakeSlurm, status_of
 

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemfit.errors import UserError
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit.site import Container, Site
-from gemfit_launch.slurm.placing import ranks_at
-from gemfit_launch.slurm.script import Kind, fill, render, template, values
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.site import Container, Site
+from gemfit_launch.slurm.submit.placement import ranks_at
+from gemfit_launch.slurm.submit.template import Kind, fill, render, template, values
 
 SITE = Site(
     name="golden",

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from gemfit.config.yaml_source import load
 from gemfit.errors import UserError
-from gemfit.site import Site
-from gemfit.yamlfile import load
-from gemfit_launch.jsonschema import json_schema
-from gemfit_launch.slurm.sites import load_site, own_folder, shipped
+from gemfit.schemas.site import Site
+from gemfit_launch.output.json_schema import json_schema
+from gemfit_launch.slurm.sites.load import load_site, own_folder, shipped
 
 Cli = Callable[..., Result]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gemfit.rundir import RunDir
-from gemfit_launch.slurm import client
-from gemfit_launch.slurm.jobfiles import JobFiles
+from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.submit.job_files import JobFiles
 from launch.conftest import Cli
 from launch.fake_login import ASKED, FakeSlurm, status_of
 
@@ -28,7 +28,7 @@ def test_submit_hands_over_one_script_with_all_options_in_it(submitted: RunDir, 
 
 
 def test_the_code_is_kept_in_the_run_folder(submitted: RunDir) -> None:
-    for module in ("gemfit/train/trainer.py", "gemfit_launch/slurm/job.py"):
+    for module in ("gemfit/train/loop/trainer.py", "gemfit_launch/slurm/node/job.py"):
         assert (submitted.root / "code" / module).is_file()
 
 
@@ -76,7 +76,7 @@ def test_nothing_in_the_environment_that_slurm_would_obey_reaches_it(
     result = cli("submit", *ASKED, "--run", "runs/first")
     assert "SBATCH_PARTITION, SLURM_JOB_ID, SLURM_NTASKS" in result.stderr
     environment = slurm.calls("sbatch")[0]["environment"]
-    assert not [name for name in environment if client.hidden_options({name: ""})]
+    assert not [name for name in environment if commands.hidden_options({name: ""})]
     assert (environment["SLURM_CONF"], environment["HF_TOKEN"]) == ("/etc/there", "hf_secret")
     assert "hf_secret" not in result.output
     assert not [

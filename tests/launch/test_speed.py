@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 from click.testing import Result
 
-from gemfit.plan import PackReference, Plan, Topology
-from gemfit.recipe import Recipe
-from gemfit.speed import batches_ahead, optimizer_of
-from gemfit_launch.planning import make_plan
-from gemfit_launch.predict.knownmodels import find_architecture
-from gemfit_launch.request import Request
-from gemfit_launch.speed import speed_lines, speed_problems
+from gemfit.schemas.optimizer import batches_ahead, optimizer_of
+from gemfit.schemas.plan import PackReference, Plan, Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.speed import speed_lines, speed_problems
+from gemfit_launch.predict.model_shapes import find_architecture
 
 GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
 
@@ -22,7 +22,7 @@ IN_4_BITS = ("model.lora={rank: 4}", "model.quantization=nf4")
 
 
 def recipe(*settings: str, strategy: str = "ddp", offload: bool = False) -> Recipe:
-    return Request(name="gemma3/1b-card", settings=settings, strategy=strategy, offload=offload).recipe()
+    return Request(name="gemma3/1b-reference", settings=settings, strategy=strategy, offload=offload).recipe()
 
 
 def plan_of(made: Recipe, topology: Topology = GPUS) -> Plan:
@@ -36,7 +36,7 @@ def lines(plan: Plan) -> dict[str, tuple[str, str]]:
 
 
 def test_the_loss_in_slices_saves_what_a_whole_batch_would_need() -> None:
-    told = lines(plan_of(recipe("batch.per_device_max=4")))["loss"]
+    told = lines(plan_of(recipe("batch.max_per_device_batch_size=4")))["loss"]
     assert told == (
         "in slices of 1,024 tokens",
         "3.0 GiB of logits at a time instead of 12.0 GiB, in training and in evaluation",
@@ -44,7 +44,7 @@ def test_the_loss_in_slices_saves_what_a_whole_batch_would_need() -> None:
 
 
 def test_a_batch_of_one_slice_saves_nothing_and_says_so() -> None:
-    told = lines(plan_of(recipe("batch.per_device_max=1")))["loss"]
+    told = lines(plan_of(recipe("batch.max_per_device_batch_size=1")))["loss"]
     assert told[1] == "a batch is one slice; 3.0 GiB of logits"
 
 
@@ -67,8 +67,8 @@ def test_adamw_is_fused_where_the_parameters_are_on_gpus(
 
 
 def test_a_whole_step_is_made_ahead() -> None:
-    batch = plan_of(recipe("batch.per_device_max=4")).batch
-    assert batches_ahead(batch) == batch.accumulation == 8
+    batch = plan_of(recipe("batch.max_per_device_batch_size=4")).batch
+    assert batches_ahead(batch) == batch.gradient_accumulation_steps == 8
     assert "pinned" in lines(plan_of(recipe()))["batches"][1]
     assert "pinned" not in lines(plan_of(recipe(), CPUS))["batches"][1]
 
@@ -97,8 +97,8 @@ def test_settings_that_do_not_work_together_are_refused(
 
 
 def test_gemfit_plan_shows_every_line_and_why(cli: Callable[..., Result]) -> None:
-    shown = cli("plan", "gemma3/1b-card", "--gpus", "2").output
-    told = json.loads(cli("plan", "gemma3/1b-card", "--gpus", "2", "--json").stdout)["speed"]
+    shown = cli("plan", "gemma3/1b-reference", "--gpus", "2").output
+    told = json.loads(cli("plan", "gemma3/1b-reference", "--gpus", "2", "--json").stdout)["speed"]
     assert [line["what"] for line in told] == [
         *("attention", "loss", "kernels", "compile", "optimizer", "batches")
     ]

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.errors import UserError
-from gemfit.plan import Topology
-from gemfit.strategy import Ddp, Single
-from gemfit_launch.topology import Ranks, choose_topology, refuse_absent_gpus
+from gemfit.schemas.plan import Topology
+from gemfit.schemas.strategy import Ddp, Single
+from gemfit_launch.planning.topology import Ranks, choose_topology, refuse_absent_gpus
 
 
 def choose(ranks: Ranks, *, visible: int = 0) -> tuple[int, int, str]:

@@ -10,9 +10,10 @@ import pytest
 
 from data.conftest import sentence, talks
 from data.handmade import handmade
-from gemfit.auditing import Audit, AuditedReply, AuditedSubject, AuditFinding, AuditScore
-from gemfit.data.tokenizer import train_tokenizer
-from gemfit.evaluation import (
+from gemfit.data.tokenize.tokenizer import train_tokenizer
+from gemfit.rundir import RunDir
+from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditFinding, AuditScore
+from gemfit.schemas.evaluation import (
     ConversationLosses,
     Evaluation,
     Interval,
@@ -22,8 +23,7 @@ from gemfit.evaluation import (
     SubjectScores,
     TaskScore,
 )
-from gemfit.plan import PackReference, Plan, Topology
-from gemfit.records import (
+from gemfit.schemas.metrics import (
     EvalRecord,
     HardwareRecord,
     Host,
@@ -34,9 +34,9 @@ from gemfit.records import (
     StepRecord,
     Verdict,
 )
-from gemfit.rundir import RunDir
-from gemfit_launch.planning import make_plan
-from gemfit_launch.request import Request
+from gemfit.schemas.plan import PackReference, Plan, Topology
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.request import Request
 
 HOSTILE = (
     "<script>alert(1)</script></div>\u202e\x00{{ 7 * 7 }}<img src=http://evil.example/x onerror=alert(2)>`$x$"
@@ -218,7 +218,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(pack: Path) -> Plan:
     """Two CPU ranks, thirty steps."""
     recipe = Request(name="debug/cpu-tiny").recipe()
-    length = recipe.length.model_copy(update={"epochs": None, "steps": 30})
+    length = recipe.length.model_copy(update={"num_epochs": None, "max_steps": 30})
     return make_plan(
         recipe.model_copy(update={"length": length, "description": HOSTILE.replace("\x00", "")}),
         topology=Topology(nodes=1, ranks_per_node=2, device="cpu"),

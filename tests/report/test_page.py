@@ -14,10 +14,10 @@ from markupsafe import Markup
 from gemfit.report.blocks import Chart, Page, Said, Talk
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import draw
-from gemfit.report.gather import Story, gather
+from gemfit.report.load import Story, gather
 from gemfit.report.page import make_page, render, write_page
 from gemfit.report.replies import TOGETHER
-from gemfit.reporting import RunFacts
+from gemfit.schemas.report_facts import RunFacts
 from report.conftest import HOSTILE, MakeRun, audit, evaluation, step
 from report.reading import Read, read
 

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.evaluation import ConversationLosses
-from gemfit.records import Verdict
 from gemfit.report.axes import by_step, by_time
 from gemfit.report.blocks import Note, Table
 from gemfit.report.compare import comparison, differing, unique_names
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import POINTS, draw, smoothed, thinned
 from gemfit.report.figures import key_figures, mfu_of, summarize, time_shares
-from gemfit.report.gather import Story, gather
+from gemfit.report.format import duration, listed, size
+from gemfit.report.load import Story, gather
 from gemfit.report.sections import attempts
-from gemfit.report.speedcharts import speed_charts
-from gemfit.report.words import duration, listed, size
-from gemfit.reporting import Ending, RunFacts
+from gemfit.report.speed_charts import speed_charts
+from gemfit.schemas.evaluation import ConversationLosses
+from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.report_facts import Ending, RunFacts
 from report.conftest import MakeRun, evaluation, step, subject
 
 

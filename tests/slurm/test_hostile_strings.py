@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.plan import PackReference, Plan
 from gemfit.rundir import RunDir
-from gemfit.site import Site
-from gemfit_launch.planning import make_plan
-from gemfit_launch.request import Request
-from gemfit_launch.slurm import client
-from gemfit_launch.slurm.jobfiles import JobFiles
-from gemfit_launch.slurm.placing import ranks_at
-from gemfit_launch.slurm.script import render
+from gemfit.schemas.plan import PackReference, Plan
+from gemfit.schemas.site import Site
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.submit.placement import ranks_at
+from gemfit_launch.slurm.submit.template import render
 from realslurm import Cluster, wait_until
 
 pytestmark = pytest.mark.slurm
@@ -118,7 +118,7 @@ def _send(text: str, folder: Path) -> Sent:
     root = folder / f"run {text}".replace("\\", "_")
     run = RunDir(root)
     JobFiles(run).folder.mkdir(parents=True)
-    return Sent(text, root, client.submit(JobFiles(run).write_script("train", script(text, root))))
+    return Sent(text, root, commands.submit(JobFiles(run).write_script("train", script(text, root))))
 
 
 @pytest.mark.parametrize("text", PRINTABLE)
@@ -136,7 +136,7 @@ def test_a_hostile_string_arrives_unchanged_and_changes_no_other_option(
     assert shown("%P %D").split() == ["low", "1"]
     files = JobFiles(RunDir(job.root))
     assert files.log("train", job.job).is_file()
-    assert client.jobs([job.job])[job.job].name == files.job_name("train")
+    assert commands.jobs([job.job])[job.job].name == files.job_name("train")
 
 
 @pytest.mark.parametrize("text", UNPRINTABLE)

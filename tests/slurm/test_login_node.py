@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.order import rows_of_step
-from gemfit.records import LedgerRecord
+from gemfit.data.pack.shuffle import rows_of_step
 from gemfit.rundir import RunDir
-from gemfit_launch.slurm.jobfiles import JobFiles
+from gemfit.schemas.metrics import LedgerRecord
+from gemfit_launch.slurm.submit.job_files import JobFiles
 from realslurm import Cluster, wait_until
 from slurmruns import RECIPE, SITE, Bench, SlurmRun
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 STEPS = 100  # some ten seconds: enough to look at it, and to stop it before its end
 TOKEN = "hf_0123456789abcdefTOKEN"
 SITE_WITH_TOKEN = {"setup": ['if [ -n "$HF_TOKEN" ]; then echo yes >"$RUN_DIR/arrived"; fi']}
-RECIPE_TO_PACK = RECIPE | {"length.steps": str(STEPS), "data.seq_len": "48"}
+RECIPE_TO_PACK = RECIPE | {"length.max_steps": str(STEPS), "data.seq_len": "48"}
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ def test_on_more_nodes_the_run_goes_on_with_the_same_rows_in_each_step(seen: See
     for step, rows in fed.items():
         planned = rows_of_step(
             step - 1,
-            effective=plan.batch.effective,
+            global_batch_size=plan.batch.global_batch_size,
             rows_per_epoch=plan.steps.rows,
-            total_rows=STEPS * plan.batch.effective,
+            total_rows=STEPS * plan.batch.global_batch_size,
             seed=plan.recipe.seed,
         )
         assert rows == tuple(planned.tolist()), f"step {step}"
@@ -164,7 +164,7 @@ def test_the_token_reaches_the_job_and_stands_nowhere(seen: Seen) -> None:
     read = [path for path in root.rglob("*") if path.is_file()]
     assert len(read) > 50, "the code, logs and checkpoints are among them"
     assert not [path for path in read if TOKEN.encode() in path.read_bytes()]
-    assert "gemfit_launch.slurm.job" in seen.open_to_all, "the script is among it"
+    assert "gemfit_launch.slurm.node.job" in seen.open_to_all, "the script is among it"
     assert TOKEN not in seen.open_to_all
 
 

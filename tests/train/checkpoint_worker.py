@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gemfit.checkpoint import SupersededError
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
-from gemfit.rundir import RunDir, write_atomic
-from gemfit.train.checkpoint import SupersededError
-from gemfit.train.checkpoint import state as engine_state
-from gemfit.train.checkpoint.background import Saver
-from gemfit.train.checkpoint.saving import Origin, resume
-from gemfit.train.checkpoint.state import collect
-from gemfit.train.cpu_backend import leave, use_cpu_backend
+from gemfit.rundir import RunDir
+from gemfit.train.checkpoint import engine_state
+from gemfit.train.checkpoint.async_saver import Saver
+from gemfit.train.checkpoint.engine_state import collect
+from gemfit.train.checkpoint.save_load import Origin, resume
+from gemfit.train.distributed.cpu_backend import leave, use_cpu_backend
 
 use_cpu_backend()
 engine_state.SMALL = 1000  # so that replicas of this small model are cut over the ranks too
@@ -206,7 +207,7 @@ def full_disk(run: RunDir, trainee: Trainee) -> dict[str, Any]:
     """Save where one checkpoint fits and two do not: once with a look at the free space, once without."""
     save_as(run, trainee, "ddp", step=1)
     seen: dict[str, Any] = {"looked": failure(lambda: save_as(run, trainee, "ddp", step=2))}
-    import gemfit.train.checkpoint.store as store  # noqa: PLC0415  (only this scenario reaches into it)
+    import gemfit.checkpoint.store as store  # noqa: PLC0415  (only this scenario reaches into it)
 
     store.has_room = lambda *_: True
     seen["wrote"] = failure(lambda: save_as(run, trainee, "ddp", step=2))

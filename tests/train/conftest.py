@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from gemfit.packing import make_pack_job
-from gemfit.plan import Plan
-from gemfit.records import EvalRecord, Record, StepRecord, Verdict
 from gemfit.rundir import RunDir
-from gemfit.strategy import Engine
-from gemfit_launch.local import Outcome, carry_out
-from gemfit_launch.packer import ensure_pack
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.topology import Ranks
+from gemfit.schemas.metrics import EvalRecord, Record, StepRecord, Verdict
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.strategy import Engine
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.planning.topology import Ranks
+from gemfit_launch.runs.ensure_pack import ensure_pack
+from gemfit_launch.runs.local import Outcome, carry_out
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -38,10 +38,10 @@ TINY = {
     "model.scratch.sliding_window": 16,
     "data.seq_len": 64,
     "optim.warmup_steps": 2,
-    "batch.effective": 16,
-    "batch.per_device_max": 4,
-    "length.epochs": "null",
-    "length.steps": 6,
+    "batch.global_batch_size": 16,
+    "batch.max_per_device_batch_size": 4,
+    "length.num_epochs": "null",
+    "length.max_steps": 6,
     "evaluation.every_steps": 1000,
     "checkpoint.every_steps": 1000,
 }

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from gemfit.data.store import Row
-from gemfit.data.tokenizer import train_tokenizer
+from gemfit.data.pack.reader import Row
+from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
-from gemfit.train import attention
-from gemfit.train.attention import check_in_use, gradient_norm, prepare_attention, way_out
-from gemfit.train.collate import Tensors, collate
-from gemfit.train.compiled import compile_layers
-from gemfit.train.model import load_model
+from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
+from gemfit.train.data.collate import Tensors, collate
+from gemfit.train.model import attention
+from gemfit.train.model.attention import check_in_use, gradient_norm, prepare_attention, way_out
+from gemfit.train.model.build import load_model
+from gemfit.train.model.compile import compile_layers
 
 SCRATCH = Scratch(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from gemfit.export.weights import weights_of_checkpoint
 from gemfit.rundir import RunDir
-from gemfit.train.export_weights import weights_of_checkpoint
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 ENGINES = {

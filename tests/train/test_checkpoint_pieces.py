@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.train.checkpoint import state
-from gemfit.train.checkpoint.pieces import Piece, boxes
-from gemfit.train.checkpoint.state import read, write
+from gemfit.train.checkpoint import engine_state
+from gemfit.train.checkpoint.dcp_planner import Piece, boxes
+from gemfit.train.checkpoint.engine_state import read, write
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
 
@@ -58,8 +58,8 @@ def test_pieces_and_whole_tensors_read_each_other(tmp_path: Path) -> None:
 def test_a_replica_is_cut_so_that_the_ranks_write_each_element_once(shape: list[int], ranks: int) -> None:
     whole = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state, "SMALL", 0)
-        shares = [state.share({"w": whole}, rank, ranks, copied=True)["w"] for rank in range(ranks)]
+        patch.setattr(engine_state, "SMALL", 0)
+        shares = [engine_state.share({"w": whole}, rank, ranks, copied=True)["w"] for rank in range(ranks)]
     pieces = [piece for piece in shares if isinstance(piece, Piece)]
     assert len(pieces) == ranks
     assert torch.cat([piece.flat for piece in pieces]).tolist() == whole.flatten().tolist()
@@ -70,7 +70,7 @@ def test_a_replica_is_cut_so_that_the_ranks_write_each_element_once(shape: list[
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_copied_share_does_not_change_with_the_engine(copied: bool) -> None:
     small, piece = torch.zeros(3), Piece(torch.zeros(4), 2, torch.Size([8]))
-    share = state.share({"small": small, "piece": piece}, 0, 2, copied=copied)
+    share = engine_state.share({"small": small, "piece": piece}, 0, 2, copied=copied)
     small += 1
     piece.flat.add_(1)
     values = [part.flat if isinstance(part, Piece) else part for part in share.values()]

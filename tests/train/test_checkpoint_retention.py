@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.checkpoint import newest_valid, store
+from gemfit.checkpoint.integrity import digest_files, write_durable
+from gemfit.checkpoint.retention import quarantine, reading
+from gemfit.checkpoint.verify import main, verify
 from gemfit.errors import UserError
-from gemfit.manifest import CheckpointManifest
 from gemfit.rundir import RunDir
-from gemfit.train.checkpoint import newest_valid, store
-from gemfit.train.checkpoint.integrity import digest_files, write_durable
-from gemfit.train.checkpoint.retention import quarantine, reading
-from gemfit.train.checkpoint.verify import main, verify
+from gemfit.schemas.manifest import CheckpointManifest
 
 
 @pytest.fixture

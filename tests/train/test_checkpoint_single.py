@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from gemfit.checkpoint import SupersededError
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
-from gemfit.manifest import CheckpointManifest
-from gemfit.records import SaveRecord
-from gemfit.rundir import RunDir, write_atomic
-from gemfit.train.checkpoint import SupersededError, background
-from gemfit.train.checkpoint import saving as saving_module
-from gemfit.train.checkpoint.background import Saver
-from gemfit.train.checkpoint.saving import Origin, Snapshot, resume, write
+from gemfit.rundir import RunDir
+from gemfit.schemas.manifest import CheckpointManifest
+from gemfit.schemas.metrics import SaveRecord
+from gemfit.train.checkpoint import async_saver
+from gemfit.train.checkpoint import save_load as saving_module
+from gemfit.train.checkpoint.async_saver import Saver
+from gemfit.train.checkpoint.save_load import Origin, Snapshot, resume, write
 
 PLAN = "1" * 32
 TRAINING = {"optim.learning_rate": 0.1, "seed": 1}
@@ -151,7 +153,7 @@ def test_training_goes_on_while_the_step_that_was_left_is_written(
         assert may_go_on.wait(20)
         return write(*arguments)
 
-    monkeypatch.setattr(background, "write", write_late)
+    monkeypatch.setattr(async_saver, "write", write_late)
     records: list[SaveRecord] = []
     with saver(run, asynchronous=True, on_commit=records.append) as saving:
         saving.save(step=3, cursor_row=6, eval_loss=None, **straight)
@@ -179,7 +181,7 @@ def test_a_second_save_waits_for_the_first(run: RunDir, monkeypatch: pytest.Monk
         order.append(("end", snapshot.step))
         return 0
 
-    monkeypatch.setattr(background, "write", write_slowly)
+    monkeypatch.setattr(async_saver, "write", write_slowly)
     with saver(run, asynchronous=True) as saving:
         for step in (1, 2, 3):
             saving.save(step=step, cursor_row=step, eval_loss=None, **parts)
@@ -196,7 +198,7 @@ def test_a_step_beyond_what_may_be_lost_waits_for_the_commit(
         committed.set()
         return 0
 
-    monkeypatch.setattr(background, "write", write_slowly)
+    monkeypatch.setattr(async_saver, "write", write_slowly)
     with saver(run, asynchronous=True, max_lost_steps=3) as saving:
         saving.save(step=2, cursor_row=2, eval_loss=None, **parts)
         saving.hold(3)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.checkpoint import store
+from gemfit.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, digest_files, write_durable
+from gemfit.checkpoint.store import SupersededError, newest_valid
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
-from gemfit.manifest import CheckpointManifest
-from gemfit.rundir import RunDir, write_atomic
-from gemfit.train.checkpoint import store
-from gemfit.train.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, digest_files, write_durable
-from gemfit.train.checkpoint.store import SupersededError, newest_valid
+from gemfit.rundir import RunDir
+from gemfit.schemas.manifest import CheckpointManifest
 
 FILES = ("__0_0.distcp", "__1_0.distcp", ".metadata", "progress.json")
 WRITTEN = (*FILES, MANIFEST, MANIFEST_DIGEST)

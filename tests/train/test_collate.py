@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.data.store import Row
-from gemfit.train.collate import collate, document_lengths
+from gemfit.data.pack.reader import Row
+from gemfit.train.data.collate import collate, document_lengths
 
 SEQ_LEN = 16
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig
 
-from gemfit.checkup import Check
-from gemfit.data.tokenizer import train_tokenizer
+from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
-from gemfit.train import doctor, kernels, traps
-from gemfit.train.traps import (
+from gemfit.schemas.check import Check
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.train.checks import doctor, recipe_checks
+from gemfit.train.checks.recipe_checks import (
     check_begin,
     check_mask,
     check_model,
@@ -27,6 +27,7 @@ from gemfit.train.traps import (
     shrunk,
     small_model,
 )
+from gemfit.train.model import liger
 from train.test_attention import without_backward
 from train.test_selftest import Seeing
 
@@ -141,7 +142,7 @@ def test_kernels_that_are_refused_are_found(tokenizer: Any, monkeypatch: pytest.
     def absent() -> None:
         raise UserError("model.kernels: liger cannot be imported; pip install liger-kernel, or set none")
 
-    monkeypatch.setattr(kernels, "load_liger", absent)
+    monkeypatch.setattr(liger, "load_liger", absent)
     made = recipe(kernels="liger")
     found = looked_at(small_model(made, tokenizer), tokenizer, made)
     assert found["liger kernels"].do == "pip install liger-kernel, or set none"
@@ -150,7 +151,7 @@ def test_kernels_that_are_refused_are_found(tokenizer: Any, monkeypatch: pytest.
 def test_a_model_that_is_not_there_is_told(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(traps, "_tokenizer", lambda recipe, conversations: tokenizer)
+    monkeypatch.setattr(recipe_checks, "_tokenizer", lambda recipe, conversations: tokenizer)
     made = recipe(scratch=None, id=str(tmp_path))
     assert failed(list(find_traps(made, CPU, full=False))).keys() == {"model"}
 
@@ -184,7 +185,7 @@ def test_a_host_without_an_address_is_told() -> None:
 def test_the_module_prints_checks_as_one_line_of_json(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(recipe().to_json())
-    argv = [sys.executable, "-m", "gemfit.train.doctor", str(path)]
+    argv = [sys.executable, "-m", "gemfit.train.checks.doctor", str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     found = [Check.model_validate(check) for check in json.loads(done.stdout.splitlines()[-1])]
     assert {"rendezvous", "gradients"} <= {check.name for check in found if check.state == "ok"}

@@ -11,16 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gemfit.checkpoint.store import best_valid
+from gemfit.core.jsonl_log import append_record
 from gemfit.errors import UserError
-from gemfit.hubrecipe import HubRecipe
-from gemfit.recipe import CheckpointRecipe, DataRecipe, EarlyStopping, EvaluationRecipe, ModelRecipe, Recipe
-from gemfit.records import EvalRecord
-from gemfit.train.callbacks import append_record
-from gemfit.train.checkpoint.store import best_valid
-from gemfit.train.early_stopping import EarlyStops, judge, recorded_losses
-from gemfit_launch.conclusion import conclude
-from gemfit_launch.replan import refuse_complete
-from gemfit_launch.runstatus import read_status
+from gemfit.schemas.hub import HubRecipe
+from gemfit.schemas.metrics import EvalRecord
+from gemfit.schemas.recipe import (
+    CheckpointRecipe,
+    DataRecipe,
+    EarlyStopping,
+    EvaluationRecipe,
+    ModelRecipe,
+    Recipe,
+)
+from gemfit.train.loop.early_stopping import EarlyStops, judge, recorded_losses
+from gemfit_launch.planning.replan import refuse_complete
+from gemfit_launch.runs.exit_report import conclude
+from gemfit_launch.runs.status import read_status
 
 if TYPE_CHECKING:
     from train.conftest import Launch

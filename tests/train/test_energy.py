@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gemfit.history import read_history
-from gemfit.train.energy import POWERCAP, Packages, RankEnergy, total
+from gemfit.schemas.metrics_history import read_history
+from gemfit.train.telemetry.energy import POWERCAP, Packages, RankEnergy, total
 
 if TYPE_CHECKING:
     from train.conftest import Launch

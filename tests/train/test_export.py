@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gemfit.data.rendering.render import prompt_ids
-from gemfit.data.tokenizer import train_tokenizer
+from gemfit.data.render.renderer import prompt_ids
+from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode, UserError
-from gemfit.recipe import DataRecipe, Lora, ModelRecipe, Scratch
+from gemfit.export import weights
+from gemfit.export.chat_template import generation_settings, tokenizer_for_chat
+from gemfit.export.export import export, main
+from gemfit.export.weights import plan_shards, weights_of_checkpoint, write_weights
 from gemfit.rundir import RunDir
-from gemfit.train import export_weights
-from gemfit.train.chat_format import generation_settings, tokenizer_for_chat
-from gemfit.train.export import export, main
-from gemfit.train.export_weights import plan_shards, weights_of_checkpoint, write_weights
+from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Scratch
 from train.trained import IDS, Trained, conversation, train
 
 # transformers asks for a name of its own that it has deprecated.
@@ -159,7 +159,7 @@ def test_a_failed_export_leaves_nothing(
     def fill_the_disk(*_: object, **__: object) -> None:
         raise SafetensorError("Error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(export_weights, "save_file", fill_the_disk)
+    monkeypatch.setattr(weights, "save_file", fill_the_disk)
     with pytest.raises(UserError, match="the disk is full"):
         export(trained.run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

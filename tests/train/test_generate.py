@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.data.tokenizer import train_tokenizer
+from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode
-from gemfit.recipe import DataRecipe
-from gemfit.train.chat_format import tokenizer_for_chat
-from gemfit.train.generate import generate, main
+from gemfit.export.chat_template import tokenizer_for_chat
+from gemfit.export.generate import generate, main
+from gemfit.schemas.recipe import DataRecipe
 
 MESSAGES = [{"role": "user", "content": "rain again"}]
 

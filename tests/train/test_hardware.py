@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pynvml
 import pytest
 
-from gemfit.history import read_history
-from gemfit.records import Gpu
-from gemfit.train.hardware import RankPlace, board_power_limit, hosts
+from gemfit.schemas.metrics import Gpu
+from gemfit.schemas.metrics_history import read_history
+from gemfit.train.telemetry.hardware import RankPlace, board_power_limit, hosts
 
 if TYPE_CHECKING:
     from train.conftest import Launch

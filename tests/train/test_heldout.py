@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gemfit.rundir import RunDir
-from gemfit.train.heldout import HeldOut, measure
-from gemfit.train.stop import Stop
+from gemfit.train.distributed.stop import Stop
+from gemfit.train.loop.validation import HeldOut, measure
 
 
 class Model(torch.nn.Module):

@@ -15,8 +15,7 @@ from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM, apply_rotary_pos_emb
 
 from gemfit.errors import UserError
-from gemfit.train import kernels
-from gemfit.train.kernels import Liger, load_liger, use_liger
+from gemfit.train.model.liger import Liger, load_liger, use_liger
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 43)[None]
@@ -66,7 +65,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def with_functions(monkeypatch: pytest.MonkeyPatch, liger: Liger) -> None:
-    monkeypatch.setattr(kernels, "load_liger", lambda: liger)
+    monkeypatch.setattr(liger, "load_liger", lambda: liger)
 
 
 def test_the_fused_model_gives_the_logits_of_the_plain_one(
@@ -187,7 +186,7 @@ geglu.tanh = lambda x: 2 * tl.sigmoid(2 * x) - 1
 rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)
 
 from train.test_kernels import CPU, model
-from gemfit.train.kernels import _replaceable, compare, load_liger
+from gemfit.train.model.liger import _replaceable, compare, load_liger
 made = model.__wrapped__() if hasattr(model, "__wrapped__") else model._get_wrapped_function()()
 for name, found in compare(list(_replaceable(made)), load_liger(), CPU, torch.float32):
     sys.stdout.write(f"{name}: {found:.3g}\\n")

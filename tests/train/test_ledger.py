@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.batch import Batch, make_batch
-from gemfit.data.order import EMPTY, rank_rows
-from gemfit.train.ledger import Ledger
+from gemfit.data.pack.shuffle import EMPTY, rank_rows
+from gemfit.schemas.batch import Batch, make_batch
+from gemfit.train.data.row_ledger import Ledger
 
 
 def fed(batch: Batch, rows: NDArray[np.int64]) -> list[list[list[int]]]:
@@ -27,23 +27,28 @@ def summed(batch: Batch, parts: list[list[list[int]]]) -> list[float]:
 
 
 @given(
-    effective=st.integers(1, 40),
-    per_device=st.integers(1, 5),
+    global_batch_size=st.integers(1, 40),
+    per_device_batch_size=st.integers(1, 5),
     ranks=st.integers(1, 8),
     short=st.integers(0, 5),
 )
-def test_the_ranks_rows_are_the_steps_rows(effective: int, per_device: int, ranks: int, short: int) -> None:
+def test_the_ranks_rows_are_the_steps_rows(
+    global_batch_size: int, per_device_batch_size: int, ranks: int, short: int
+) -> None:
     batch = make_batch(
-        effective=effective, per_device_max=per_device, world_size=min(ranks, effective), seq_len=8
+        global_batch_size=global_batch_size,
+        max_per_device_batch_size=per_device_batch_size,
+        world_size=min(ranks, global_batch_size),
+        seq_len=8,
     )
-    rows = np.random.default_rng(1).permutation(1000)[:effective]
-    rows[effective - min(short, effective) :] = EMPTY  # the last step of a run
+    rows = np.random.default_rng(1).permutation(1000)[:global_batch_size]
+    rows[global_batch_size - min(short, global_batch_size) :] = EMPTY  # the last step of a run
     found = Ledger(batch, 0).rows(summed(batch, fed(batch, rows)), rows)
     assert found.tolist() == rows.tolist()
 
 
 def test_notes_are_taken_once() -> None:
-    batch = make_batch(effective=4, per_device_max=4, world_size=1, seq_len=8)
+    batch = make_batch(global_batch_size=4, max_per_device_batch_size=4, world_size=1, seq_len=8)
     ledger = Ledger(batch, 0)
     for rows in ([3, 1, 2, 0], [7, 6, 5, 4]):
         ledger.note(rows)
@@ -52,13 +57,13 @@ def test_notes_are_taken_once() -> None:
 
 @pytest.mark.parametrize("wrong", [[0, 1, 2, 9], [0, 1, 2, EMPTY], [1, 0, 2, 3]])
 def test_a_row_lost_changed_or_swapped_is_told(wrong: list[int]) -> None:
-    batch = make_batch(effective=4, per_device_max=2, world_size=2, seq_len=8)
+    batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=2, seq_len=8)
     with pytest.raises(RuntimeError, match=r"slot \d of this step was given row -?\d, but row \d is due"):
         Ledger(batch, 0).rows(summed(batch, fed(batch, np.array(wrong))), np.arange(4))
 
 
 def test_a_micro_step_too_few_is_told() -> None:
-    batch = make_batch(effective=4, per_device_max=2, world_size=1, seq_len=8)
+    batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=1, seq_len=8)
     ledger = Ledger(batch, 0)
     ledger.note([0, 1])
     with pytest.raises(ValueError, match="shorter"):

@@ -17,14 +17,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
-from gemfit.recipe import Lora, ModelRecipe, Recipe
-from gemfit.train import base_weights
-from gemfit.train.base_weights import BaseWeights, Entry
-from gemfit.train.checkpoint.pieces import Piece
-from gemfit.train.model import load_model, open_model
-from gemfit.train.packed import packed
-from gemfit.train.placement import load_into, materialise
+from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
+from gemfit.train.checkpoint.dcp_planner import Piece
+from gemfit.train.model import safetensors_reader
+from gemfit.train.model.build import load_model, open_model
+from gemfit.train.model.packed_lm import packed
+from gemfit.train.model.safetensors_reader import BaseWeights, Entry
+from gemfit.train.model.sharded_init import load_into, materialise
 
 if TYPE_CHECKING:
     from train.conftest import Launch
@@ -73,7 +73,7 @@ def test_any_range_of_a_tensor_is_read_as_it_lies_on_disk(
     start, stop = sorted(round(end * tensor.numel()) for end in ends)
     held = torch.full((stop - start,), torch.nan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_weights, "CHUNK_BYTES", 16)  # several reads for all but the smallest
+        patch.setattr(safetensors_reader, "CHUNK_BYTES", 16)  # several reads for all but the smallest
         weights.fill("w", Piece(held, start, tensor.shape))
     assert torch.equal(held, tensor.flatten()[start:stop])
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from gemfit.records import MemoryRecord
-from gemfit.train.measure import FORGET, FORGET_PEAK, rank_memory, resident
-from gemfit_launch.metrics import Tail
+from gemfit.schemas.metrics import MemoryRecord
+from gemfit.train.telemetry.memory import FORGET, FORGET_PEAK, rank_memory, resident
+from gemfit_launch.runs.metrics_tail import Tail
 
 if TYPE_CHECKING:
     from train.conftest import Launch

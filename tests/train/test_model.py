@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional
 from transformers import Gemma3ForCausalLM, SiglipVisionConfig
 
-from gemfit.data.store import Row
-from gemfit.data.tokenizer import train_tokenizer
+from gemfit.data.pack.reader import Row
+from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
-from gemfit.train.collate import Tensors, collate
-from gemfit.train.model import load_model
-from gemfit.train.packed import Packed, TokenLosses
+from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
+from gemfit.train.data.collate import Tensors, collate
+from gemfit.train.model.build import load_model
+from gemfit.train.model.packed_lm import Packed, TokenLosses
 
 SCRATCH = Scratch(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
@@ -92,7 +92,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
     tokenizer: Any, documents: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Slices that do not divide the row: the last one is short.
-    monkeypatch.setattr("gemfit.train.packed.SLICE_TOKENS", 24)
+    monkeypatch.setattr("gemfit.train.model.packed_lm.SLICE_TOKENS", 24)
     model = make_model(tokenizer)
     inputs = packed(documents)
     sliced = model(**inputs).loss_sum

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemfit.train.callbacks import BoundaryCallback
-from gemfit.train.heldout import HeldOut
+from gemfit.train.loop.callbacks import BoundaryCallback
+from gemfit.train.loop.validation import HeldOut
 
 STATE = SimpleNamespace(global_step=3, max_steps=10, epoch=0.0)
 

@@ -21,14 +21,14 @@ from transformers import (
     Qwen3Config,
 )
 
-from gemfit.data.store import Row
-from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.data.pack.reader import Row
+from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import UserError
-from gemfit.recipe import ModelRecipe, Recipe
-from gemfit.train.architecture import decoder_layers
-from gemfit.train.collate import Tensors, collate
-from gemfit.train.export import export
-from gemfit.train.model import load_model
+from gemfit.export.export import export
+from gemfit.schemas.recipe import ModelRecipe, Recipe
+from gemfit.train.data.collate import Tensors, collate
+from gemfit.train.model.architecture import decoder_layers
+from gemfit.train.model.build import load_model
 from train.trained import IDS, train
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def loss_alone(plain: Any, document: Any) -> torch.Tensor:
 def test_the_loss_and_gradient_of_a_packed_row_are_those_of_its_documents_alone(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemfit.train.packed.SLICE_TOKENS", 24)
+    monkeypatch.setattr("gemfit.train.model.packed_lm.SLICE_TOKENS", 24)
     recipe = model_of(folder, activation_checkpointing=False)
     model = load_model(Recipe(model=recipe), tokenizer).eval()
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()

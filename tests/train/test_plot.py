@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.history import read_history
-from gemfit.records import EvalRecord, StepRecord
-from gemfit.train.plot import main
+from gemfit.schemas.metrics import EvalRecord, StepRecord
+from gemfit.schemas.metrics_history import read_history
+from gemfit.train.telemetry.plot import main
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -17,18 +17,19 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.checkpoint import newest_valid
+from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import UserError
-from gemfit.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
-from gemfit.train import quantized, selftest, traps
-from gemfit.train.base_weights import BaseWeights
-from gemfit.train.checkpoint import newest_valid
-from gemfit.train.checkpoint.pieces import Piece
-from gemfit.train.export import export
-from gemfit.train.export_weights import weights_of_checkpoint
-from gemfit.train.model import load_model, open_model
-from gemfit.train.placement import load_into, materialise
-from gemfit.train.quantized import QuantizedLinear, check_layers, dequantize
+from gemfit.export.export import export
+from gemfit.export.weights import weights_of_checkpoint
+from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
+from gemfit.train.checkpoint.dcp_planner import Piece
+from gemfit.train.checks import recipe_checks, selftest
+from gemfit.train.model import qlora
+from gemfit.train.model.build import load_model, open_model
+from gemfit.train.model.qlora import QuantizedLinear, check_layers, dequantize
+from gemfit.train.model.safetensors_reader import BaseWeights
+from gemfit.train.model.sharded_init import load_into, materialise
 from train.trained import IDS, Trained, train
 
 # transformers asks for a name of its own that it has deprecated.
@@ -150,7 +151,7 @@ def test_weights_are_packed_one_at_a_time_as_they_are_read(
 
 
 def test_shards_of_a_packed_weight_are_ranges_of_its_bits(folder: Path, tokenizer: Any) -> None:
-    from gemfit.train.placement import _fill  # noqa: PLC0415  (the step of loading that every rank takes)
+    from gemfit.train.model.sharded_init import _fill  # noqa: PLC0415  (the step of loading that every rank takes)
 
     model, weights = open_model(recipe_of(folder, dtype="bfloat16"), tokenizer)
     assert weights is not None
@@ -191,7 +192,7 @@ def test_the_merged_export_answers_like_the_model_in_4_bits(trained: Trained, tm
 def test_the_adapter_is_exported_without_bitsandbytes_and_loads_on_the_base(
     trained: Trained, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gemfit.train.quantized", None)
+    monkeypatch.setitem(sys.modules, "gemfit.train.model.qlora", None)
     export(trained.run, tmp_path / "out", adapter=True, dtype="float32")
     saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
     live = {name: p for name, p in trained.model.named_parameters() if p.requires_grad}
@@ -234,7 +235,7 @@ def test_a_kernel_that_gives_other_numbers_back_fails_the_self_test(
 ) -> None:
     model = load_model(recipe_of(folder, dtype="bfloat16"), tokenizer)
     selftest.check_quantized(model, CPU)
-    monkeypatch.setattr(quantized, "dequantize_4bit", lambda *args: dequantize_4bit(*args) * 0.9)
+    monkeypatch.setattr(qlora, "dequantize_4bit", lambda *args: dequantize_4bit(*args) * 0.9)
     with pytest.raises(RuntimeError, match=r"64 inputs: weights come back 1\d\.\d% off"):
         selftest.check_quantized(model, CPU)
 
@@ -269,7 +270,7 @@ def test_logits_and_gradients_are_those_of_the_dequantised_model(trained: Traine
 
 
 def test_a_sound_recipe_in_4_bits_falls_into_no_trap(folder: Path) -> None:
-    checks = list(traps.find_traps(recipe_of(folder, dtype="bfloat16"), CPU, full=False))
+    checks = list(recipe_checks.find_traps(recipe_of(folder, dtype="bfloat16"), CPU, full=False))
     assert [check for check in checks if check.state != "ok"] == []
     assert "4 bits" in [check.name for check in checks]
 
@@ -282,6 +283,6 @@ def test_4_bits_without_adapters_train_nothing_and_are_refused(folder: Path) -> 
 def test_a_machine_without_bitsandbytes_says_what_to_install(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gemfit.train.quantized", None)
+    monkeypatch.setitem(sys.modules, "gemfit.train.model.qlora", None)
     with pytest.raises(UserError, match=r"pip install 'gemfit\[qlora\]'"):
         open_model(recipe_of(folder), tokenizer)

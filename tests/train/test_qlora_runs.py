@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.rundir import RunDir
 from gemfit_launch.cli import main
 from train.conftest import SAMPLE, Attempts

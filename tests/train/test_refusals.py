@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gemfit.plan import PackReference
+from gemfit.schemas.plan import PackReference
 
 if TYPE_CHECKING:
     from train.conftest import Attempts, Launch

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from gemfit.records import LedgerRecord
+from gemfit.checkpoint import newest_valid
 from gemfit.rundir import RunDir
-from gemfit.train.checkpoint import newest_valid
+from gemfit.schemas.metrics import LedgerRecord
 from gemfit_launch.cli import main
 
 if TYPE_CHECKING:

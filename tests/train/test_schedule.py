@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from gemfit.data.store import open_pack
-from gemfit.plan import Plan
-from gemfit.train.schedule import HeldOutBatches, Schedule, TrainBatches
+from gemfit.data.pack.reader import open_pack
+from gemfit.schemas.plan import Plan
+from gemfit.train.data.batches import HeldOutBatches, Schedule, TrainBatches
 
 MakePlan = Callable[..., Plan]
 
@@ -33,11 +33,11 @@ def test_the_ranks_together_train_the_same_tokens_at_every_world_size(
     strategy = "single" if ranks == 1 else "ddp"
     plan = make_plan(strategy, ranks)
     schedule = make_schedule(plan)
-    accumulation = plan.batch.accumulation
+    gradient_accumulation_steps = plan.batch.gradient_accumulation_steps
     parts = [take(schedule, rank) for rank in range(ranks)]
-    assert {len(part) for part in parts} == {6 * accumulation}
+    assert {len(part) for part in parts} == {6 * gradient_accumulation_steps}
     for step in range(6):
-        micro = slice(step * accumulation, (step + 1) * accumulation)
+        micro = slice(step * gradient_accumulation_steps, (step + 1) * gradient_accumulation_steps)
         batches = [batch for part in parts for batch in part[micro]]
         trained = sum(int((batch["targets"] != -100).sum()) for batch in batches)
         assert trained == schedule.trained_tokens(step)
@@ -46,10 +46,10 @@ def test_the_ranks_together_train_the_same_tokens_at_every_world_size(
 
 def test_starting_later_gives_exactly_the_rest(make_plan: MakePlan) -> None:
     schedule = make_schedule(make_plan("ddp", 2))
-    accumulation = schedule.plan.batch.accumulation
+    gradient_accumulation_steps = schedule.plan.batch.gradient_accumulation_steps
     whole, rest = take(schedule, 1), take(schedule, 1, start=4)
-    assert len(rest) == 2 * accumulation
-    for late, early in zip(rest, whole[4 * accumulation :], strict=True):
+    assert len(rest) == 2 * gradient_accumulation_steps
+    for late, early in zip(rest, whole[4 * gradient_accumulation_steps :], strict=True):
         assert torch.equal(late["input_ids"], early["input_ids"])
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM
 
-from gemfit.data.tokenizer import train_tokenizer
+from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.plan import Plan
-from gemfit.strategy import Engine
-from gemfit.train import selftest
-from gemfit.train.model import load_model
-from gemfit.train.packed import Packed
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.strategy import Engine
+from gemfit.train.checks import selftest
+from gemfit.train.model.build import load_model
+from gemfit.train.model.packed_lm import Packed
 from train.test_attention import without_backward
 
 

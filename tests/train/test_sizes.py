@@ -20,14 +20,14 @@ from transformers import (
     Gemma3ForConditionalGeneration,
 )
 
-from gemfit.data.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import ExitCode, UserError
-from gemfit.recipe import Lora, ModelRecipe, Recipe
-from gemfit.train.architecture import text_architecture
-from gemfit.train.export import export, main
-from gemfit.train.model import load_model
-from gemfit.train.packed import packed
-from gemfit.train.placement import without_memory
+from gemfit.export.export import export, main
+from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
+from gemfit.train.model.architecture import text_architecture
+from gemfit.train.model.build import load_model
+from gemfit.train.model.packed_lm import packed
+from gemfit.train.model.sharded_init import without_memory
 from train.trained import IDS, Trained, train
 
 # transformers asks for a name of its own that it has deprecated.

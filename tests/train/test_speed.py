@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
-from gemfit.train.loader import POLL_SECONDS, BatchesAhead, ahead
+from gemfit.train.data.prefetch_loader import POLL_SECONDS, BatchesAhead, ahead
 
 
 class Counted(IterableDataset[dict[str, Any]]):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gemfit.rundir import RunDir
-from gemfit.train.stop import SIGNALS, Stop
+from gemfit.train.distributed.stop import SIGNALS, Stop
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gemfit_launch.local import descendants
+from gemfit_launch.runs.local import descendants
 
 if TYPE_CHECKING:
     from train.conftest import Attempts, Launch

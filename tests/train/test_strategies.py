@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gemfit.strategy import Engine
+from gemfit.schemas.strategy import Engine
 
 if TYPE_CHECKING:
     from train.conftest import Attempts, Launch

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from gemfit.packing import make_pack_job
-from gemfit.plan import PackReference, Topology
-from gemfit.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe
 from gemfit.rundir import RunDir
-from gemfit.strategy import Single
-from gemfit.train.checkpoint.saving import Origin, take_snapshot, write
-from gemfit.train.model import load_matching_tokenizer, load_model
-from gemfit_launch.packer import ensure_pack
-from gemfit_launch.planning import make_plan
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.plan import PackReference, Topology
+from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe
+from gemfit.schemas.strategy import Single
+from gemfit.train.checkpoint.save_load import Origin, take_snapshot, write
+from gemfit.train.model.build import load_matching_tokenizer, load_model
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.runs.ensure_pack import ensure_pack
 
 TOPICS = ("sleep", "exams", "my garden", "rain", "the new job", "swimming")
 IDS = torch.arange(6, 54)[None]
@@ -61,8 +61,8 @@ def train(root: Path, model: ModelRecipe) -> Trained:
     recipe = Recipe(
         model=model,
         data=DataRecipe(source=str(write_conversations(root / "data.jsonl")), seq_len=128),
-        batch=BatchRecipe(effective=2),
-        length=LengthRecipe(steps=2, epochs=None),
+        batch=BatchRecipe(global_batch_size=2),
+        length=LengthRecipe(max_steps=2, num_epochs=None),
         strategy=Single(),
     )
     job = make_pack_job(recipe)

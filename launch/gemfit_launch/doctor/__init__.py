@@ -1,1 +1,4 @@
-"""What this machine can do, found without importing what trains."""
+"""Checks of this machine: GPUs, packages, network, without importing torch.
+
+Imports schemas only.
+"""

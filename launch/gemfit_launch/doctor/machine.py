@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemfit.checkup import Check, fail, ok, warn
+from gemfit.schemas.check import Check, fail, ok, warn
 
 MIB, GB = 2**20, 10**9
 WRITTEN = 256 * MIB

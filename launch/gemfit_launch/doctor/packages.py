@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NamedTuple
 
-from gemfit.checkup import Check, fail, ok, warn
+from gemfit.schemas.check import Check, fail, ok, warn
 
 ABOUT = "packages"
 PYTHON = (3, 11)

@@ -1,1 +1,4 @@
-"""What training will need and how long it will take, said before anything runs: memory, time, what fits."""
+"""Predictions before a run: memory, FLOPs, communication, time, and which strategies fit a GPU.
+
+Imports schemas only.
+"""

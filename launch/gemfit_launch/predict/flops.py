@@ -7,7 +7,7 @@ that. The output layer is a matrix like any other; "without embedding" leaves it
 
 from __future__ import annotations
 
-from gemfit_launch.predict.states import Setting
+from gemfit_launch.predict.model_state_memory import Setting
 
 BACKWARD = 2
 """Gradients of the inputs and of the weights cost as much as a forward pass each."""

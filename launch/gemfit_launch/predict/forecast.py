@@ -8,13 +8,13 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from gemfit.plan import Plan
+from gemfit.schemas.plan import Plan
 from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.fit import Candidate, smaller, smallest_changes
-from gemfit_launch.predict.gpus import Card, guess_card
-from gemfit_launch.predict.knownmodels import find_architecture
+from gemfit_launch.predict.gpu_specs import Card, guess_card
 from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory, setting_of
+from gemfit_launch.predict.model_shapes import find_architecture
 from gemfit_launch.predict.performance import Bill, Performance, predict_bill, predict_performance
+from gemfit_launch.predict.search import Candidate, smaller, smallest_changes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gemfit.plan import Plan
-from gemfit.recipe import CheckpointRecipe, Recipe
-from gemfit_launch.predict import activations
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.recipe import CheckpointRecipe, Recipe
+from gemfit_launch.predict import activation_memory
 from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.states import FLOAT32, MOMENTS, Placed, Setting, States, place_states
+from gemfit_launch.predict.model_state_memory import FLOAT32, MOMENTS, Placed, Setting, States, place_states
 
 FRAGMENTATION = 0.06
 """Assumed: share of the peak that the caching allocator holds without using it."""
@@ -102,8 +102,8 @@ def setting_of(plan: Plan, architecture: Architecture) -> Setting:
         architecture,
         world_size=topology.world_size,
         ranks_per_node=topology.ranks_per_node,
-        per_device=batch.per_device,
-        accumulation=batch.accumulation,
+        per_device_batch_size=batch.per_device_batch_size,
+        gradient_accumulation_steps=batch.gradient_accumulation_steps,
     )
 
 
@@ -113,8 +113,8 @@ def make_setting(
     *,
     world_size: int,
     ranks_per_node: int,
-    per_device: int,
-    accumulation: int,
+    per_device_batch_size: int,
+    gradient_accumulation_steps: int,
 ) -> Setting:
     """``recipe`` on these ranks; an attention that is still open counts as `sdpa`."""
     model = recipe.model
@@ -126,8 +126,8 @@ def make_setting(
         quantization=model.quantization,
         world_size=world_size,
         ranks_per_node=ranks_per_node,
-        per_device=per_device,
-        accumulation=accumulation,
+        per_device_batch_size=per_device_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         seq_len=recipe.data.seq_len,
         checkpointing=model.activation_checkpointing,
         attention="sdpa" if model.attention == "auto" else model.attention,
@@ -173,29 +173,33 @@ def working_memory(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
     """What is needed besides the states, at each moment at which that can be most."""
     kept = _kept_for_backward(setting)
     gathers = Part(
-        name="gathers", bytes=activations.gather_bytes(setting), why="whole parameters, not shards"
+        name="gathers", bytes=activation_memory.gather_bytes(setting), why="whole parameters, not shards"
     )
-    slice_tokens = min(activations.SLICE_TOKENS, setting.tokens)
+    slice_tokens = min(activation_memory.SLICE_TOKENS, setting.tokens)
     logits = Part(
         name="logits and loss",
-        bytes=activations.logits_bytes(setting),
+        bytes=activation_memory.logits_bytes(setting),
         why=f"{slice_tokens:,} tokens at a time",
     )
     forward_logits = replace(logits, bytes=logits.bytes * 2 // 3)  # without the last gradient
     casts = Part(
-        name="weight casts", bytes=activations.weight_cache_bytes(setting), why="autocast keeps them"
+        name="weight casts", bytes=activation_memory.weight_cache_bytes(setting), why="autocast keeps them"
     )
     unpacked = Part(
-        name="unpacked weight", bytes=activations.unpacked_bytes(setting), why="from 4 bits, one at a time"
+        name="unpacked weight",
+        bytes=activation_memory.unpacked_bytes(setting),
+        why="from 4 bits, one at a time",
     )
     saved_casts = [] if setting.checkpointing else [casts]
     recomputed = [_recomputed(setting)] if setting.checkpointing else []
     waiting = Part(
-        name="output gradient", bytes=activations.output_gradient_bytes(setting), why="tied to the embedding"
+        name="output gradient",
+        bytes=activation_memory.output_gradient_bytes(setting),
+        why="tied to the embedding",
     )
     layer = Part(
         name="layer gradient",
-        bytes=activations.gradient_transient_bytes(setting),
+        bytes=activation_memory.gradient_transient_bytes(setting),
         why="before it is added up",
     )
     roots = FLOAT32 * placed.gpu.moments // MOMENTS
@@ -210,31 +214,33 @@ def working_memory(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
 
 
 def _output(setting: Setting) -> Part:
-    size = activations.output_layer_bytes(setting)
+    size = activation_memory.output_layer_bytes(setting)
     return Part(name="output layer", bytes=size, why="its gradient so far, or its cast")
 
 
 def _output_sum(setting: Setting) -> Part:
-    size = activations.output_sum_bytes(setting)
+    size = activation_memory.output_sum_bytes(setting)
     return Part(name="output layer", bytes=size, why="gradients of two slices, and their sum")
 
 
 def _embedding(setting: Setting) -> Part:
-    size = activations.embedding_gradient_bytes(setting)
+    size = activation_memory.embedding_gradient_bytes(setting)
     return Part(name="embedding gradient", bytes=size, why="dense, and added to the output layer's")
 
 
 def _kept_for_backward(setting: Setting) -> Part:
     layers = setting.architecture.num_layers
-    each = activations.checkpoint_bytes if setting.checkpointing else activations.layer_bytes
+    each = activation_memory.checkpoint_bytes if setting.checkpointing else activation_memory.layer_bytes
     how = "inputs of the layers" if setting.checkpointing else "all layers"
-    size = layers * each(setting) + activations.edge_bytes(setting)
+    size = layers * each(setting) + activation_memory.edge_bytes(setting)
     return Part(name="activations", bytes=size, why=f"{how}, {setting.tokens:,} tokens")
 
 
 def _recomputed(setting: Setting) -> Part:
-    casts = activations.weight_cache_bytes(setting) // setting.architecture.num_layers
-    return Part(name="recomputed layer", bytes=activations.layer_bytes(setting) + casts, why="one at a time")
+    casts = activation_memory.weight_cache_bytes(setting) // setting.architecture.num_layers
+    return Part(
+        name="recomputed layer", bytes=activation_memory.layer_bytes(setting) + casts, why="one at a time"
+    )
 
 
 def _host(setting: Setting, placed: Placed, checkpoint: CheckpointRecipe) -> tuple[Part, ...]:

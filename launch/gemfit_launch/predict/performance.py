@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gemfit.plan import Plan
+from gemfit.schemas.plan import Plan
 from gemfit_launch.predict import flops
-from gemfit_launch.predict.activations import layer_bytes
-from gemfit_launch.predict.gpus import GB, Card
-from gemfit_launch.predict.states import Setting
-from gemfit_launch.predict.traffic import Traffic, traffic
+from gemfit_launch.predict.activation_memory import layer_bytes
+from gemfit_launch.predict.communication import Traffic, traffic
+from gemfit_launch.predict.gpu_specs import GB, Card
+from gemfit_launch.predict.model_state_memory import Setting
 
 TRUST = "from operations, bytes and assumed shares; no GPU was measured, so trust it to a factor of two"
 MATRIX_SHARE = (0.40, 0.65)
@@ -117,7 +117,7 @@ def predict_bill(performance: Performance, plan: Plan, price: float | None) -> B
 
 def _step(setting: Setting, card: Card, moved: Traffic, which: int) -> tuple[float, float]:
     """(computing, waiting) in seconds."""
-    computing = setting.accumulation * _micro_step(setting, card, which)
+    computing = setting.gradient_accumulation_steps * _micro_step(setting, card, which)
     between = _communication(setting, card, moved, which)
     exposed = max(between * (1 - OVERLAP[which]), between - computing)
     on_host = moved.offload / PCIE_BANDWIDTH[which]

@@ -1,1 +1,4 @@
-"""Runs as Slurm jobs: sites, the text of a job, the commands of Slurm, and what a login node sees."""
+"""Runs as Slurm jobs: sites, sbatch text, Slurm commands, node supervisor.
+
+May import `runs`, `planning`, `output`, `doctor`.
+"""

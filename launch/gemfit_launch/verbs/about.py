@@ -11,13 +11,13 @@ import click
 from click.shell_completion import get_completion_class
 
 from gemfit import __version__
-from gemfit.contract import Contract
-from gemfit.plan import Plan
-from gemfit.recipe import Recipe
-from gemfit.site import Site
-from gemfit_launch.jsonschema import json_schema
-from gemfit_launch.options import json_option
-from gemfit_launch.report import console, table
+from gemfit.schemas.base import Contract
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.site import Site
+from gemfit_launch.output.json_schema import json_schema
+from gemfit_launch.output.tables import console, table
+from gemfit_launch.verbs._options import json_option
 
 SCHEMAS: dict[str, type[Contract]] = {"recipe": Recipe, "site": Site, "plan": Plan}
 BUILT_ON = ("torch", "transformers", "accelerate", "deepspeed", "datasets", "tokenizers", "peft")

@@ -8,8 +8,8 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, json_option
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 
 from gemfit.errors import ExitCode, UserError
-from gemfit_launch.benchrun import Length, Result, Variant, measure_all, plan_all, variants
-from gemfit_launch.benchview import bench_json, show_bench
-from gemfit_launch.child import require_train_extra
-from gemfit_launch.options import json_option, ranks_options, request_options
-from gemfit_launch.packer import PackFailed
-from gemfit_launch.request import Request
-from gemfit_launch.syntheticdata import write_conversations
-from gemfit_launch.topology import Ranks
+from gemfit_launch.bench.run import Length, Result, Variant, measure_all, plan_all, variants
+from gemfit_launch.bench.synthetic_data import write_conversations
+from gemfit_launch.bench.view import bench_json, show_bench
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.topology import Ranks
+from gemfit_launch.runs.ensure_pack import PackFailed
+from gemfit_launch.runs.python_module import require_train_extra
+from gemfit_launch.verbs._options import json_option, ranks_options, request_options
 
 
 @click.command()
@@ -90,7 +90,7 @@ def _data(request: Request, synthetic: bool, length: Length) -> Iterator[Request
         raise UserError("give --data or --synthetic, not both")
     with tempfile.TemporaryDirectory(prefix="gemfit-bench-") as scratch:
         path = Path(scratch) / "made-up.jsonl"
-        rows = length.total * recipe.batch.effective
+        rows = length.total * recipe.batch.global_batch_size
         write_conversations(path, seq_len=recipe.data.seq_len, rows=rows)
         yield replace(request, data=str(path))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, json_option
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 A_FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -62,4 +62,4 @@ def card(
         ("--pue", pue),
     ):
         arguments += [option, str(value)] if value is not None else []
-    raise click.exceptions.Exit(run_module("gemfit.hub.card", arguments + ["--json"] * as_json))
+    raise click.exceptions.Exit(run_module("gemfit.modelcard.card", arguments + ["--json"] * as_json))

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from gemfit.errors import UserError
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, json_option
+from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 PACK = click.argument("pack", type=RUN_FOLDER)
 
@@ -90,7 +90,7 @@ def _look(verb: str, pack: Path, options: list[str], as_json: bool) -> None:
     folder = _pack_folder(pack)
     require_train_extra(f"data {verb}")
     arguments = [verb, str(folder), *options, *["--json"] * as_json]
-    raise click.exceptions.Exit(run_module("gemfit.data.evidence", arguments))
+    raise click.exceptions.Exit(run_module("gemfit.data.inspect", arguments))
 
 
 def _pack_folder(path: Path) -> Path:

@@ -13,13 +13,11 @@ from typing import Any
 import click
 from pydantic import TypeAdapter
 
-from gemfit.checkup import Check, ok
 from gemfit.errors import ExitCode
-from gemfit.packing import cache_folder
-from gemfit.plan import Topology
-from gemfit.recipe import Recipe
-from gemfit_launch.attention import attention_facts, choose_attention
-from gemfit_launch.child import ask_module
+from gemfit.schemas.check import Check, ok
+from gemfit.schemas.pack_job import cache_folder
+from gemfit.schemas.plan import Topology
+from gemfit.schemas.recipe import Recipe
 from gemfit_launch.doctor.machine import (
     check_disks,
     check_gpus,
@@ -29,10 +27,12 @@ from gemfit_launch.doctor.machine import (
     check_slurm,
 )
 from gemfit_launch.doctor.packages import check_packages, minimum_versions
-from gemfit_launch.options import json_option, request_options
-from gemfit_launch.report import console, table
-from gemfit_launch.request import Request
-from gemfit_launch.topology import count_gpus
+from gemfit_launch.output.tables import console, table
+from gemfit_launch.planning.attention import attention_facts, choose_attention
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.topology import count_gpus
+from gemfit_launch.runs.python_module import ask_module
+from gemfit_launch.verbs._options import json_option, request_options
 
 CHECKS: TypeAdapter[tuple[Check, ...]] = TypeAdapter(tuple[Check, ...])
 
@@ -51,7 +51,7 @@ def doctor(request: Request, full: bool, as_json: bool) -> None:
     \b
     Example:
       gemfit doctor
-      gemfit doctor gemma3/1b-card --data talks.jsonl
+      gemfit doctor gemma3/1b-reference --data talks.jsonl
     """
     if not request.name and (full or request.arguments()):
         raise click.UsageError("--full, --data and what changes a recipe need a RECIPE")
@@ -91,7 +91,7 @@ def look_with_torch(recipe: Recipe | None, full: bool) -> Sequence[Check]:
 
 def _ask(arguments: list[str]) -> Sequence[Check]:
     # Libraries may print before it: the answer is the last line.
-    return CHECKS.validate_json(ask_module("gemfit.train.doctor", arguments).splitlines()[-1])
+    return CHECKS.validate_json(ask_module("gemfit.train.checks.doctor", arguments).splitlines()[-1])
 
 
 def _resolved(recipe: Recipe) -> Recipe:

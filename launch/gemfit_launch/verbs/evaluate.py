@@ -8,11 +8,11 @@ import click
 from click.core import ParameterSource
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluation import Evaluation
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.evalview import show_evaluation
-from gemfit_launch.options import RUN_FOLDER, json_option
+from gemfit.schemas.evaluation import Evaluation
+from gemfit_launch.output.evaluation import show_evaluation
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 COUNT = click.IntRange(min=1)
 SHOWING = {"run", "show", "whole", "as_json"}

@@ -7,13 +7,13 @@ import json
 import click
 
 from gemfit.errors import UserError
-from gemfit.strategy import STRATEGY_NAMES
-from gemfit_launch.options import card_option, json_option, recipe_argument
-from gemfit_launch.predict.fit import GPU_COUNTS, candidates
-from gemfit_launch.predict.fitview import Asked, fit_json, show_fit
-from gemfit_launch.predict.gpus import GB, find_card
-from gemfit_launch.predict.knownmodels import find_architecture
-from gemfit_launch.request import Request
+from gemfit.schemas.strategy import STRATEGY_NAMES
+from gemfit_launch.output.estimate import Asked, fit_json, show_fit
+from gemfit_launch.planning.request import Request
+from gemfit_launch.predict.gpu_specs import GB, find_card
+from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.search import GPU_COUNTS, candidates
+from gemfit_launch.verbs._options import card_option, json_option, recipe_argument
 
 
 @click.command()

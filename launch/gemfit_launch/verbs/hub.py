@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, json_option
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 
 @click.command()
@@ -63,4 +63,4 @@ def push(
     # As one word, so that a message may begin with a dash.
     arguments += [f"{name}={value}" for name, value in words if value]
     arguments += [name for name, value in flags if value]
-    raise click.exceptions.Exit(run_module("gemfit.hub.push", arguments))
+    raise click.exceptions.Exit(run_module("gemfit.publish.push", arguments))

@@ -9,13 +9,13 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
-from gemfit_launch.follow import follow as follow_run
-from gemfit_launch.follow import headline, last_lines
-from gemfit_launch.options import RUN_FOLDER
-from gemfit_launch.runstatus import GOING_ON
-from gemfit_launch.slurm.attempts import AttemptFiles
-from gemfit_launch.slurm.jobfiles import JobFiles
-from gemfit_launch.slurm.runstate import read_statuses
+from gemfit_launch.runs.follow_logs import follow as follow_run
+from gemfit_launch.runs.follow_logs import headline, last_lines
+from gemfit_launch.runs.status import GOING_ON
+from gemfit_launch.slurm.cluster.job_status import read_statuses
+from gemfit_launch.slurm.node.attempts import AttemptFiles
+from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.verbs._options import RUN_FOLDER
 
 SECONDS_BETWEEN_QUESTIONS = 3.0
 

@@ -9,8 +9,8 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, json_option
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 
 class Step(click.ParamType[int | str]):
@@ -47,7 +47,7 @@ def export(run: Path, step: int | str | None, out: Path | None, multimodal: bool
     arguments = [str(run), "--out", str(out or run_dir.export)]
     arguments += ["--step", str(step)] if step is not None else []
     arguments += ["--multimodal"] * multimodal
-    raise click.exceptions.Exit(run_module("gemfit.train.export", arguments + ["--json"] * as_json))
+    raise click.exceptions.Exit(run_module("gemfit.export.export", arguments + ["--json"] * as_json))
 
 
 @click.command()
@@ -85,7 +85,7 @@ def generate(
         ("--seed", seed),
     ):
         arguments += [option, str(value)] if value is not None else []
-    raise click.exceptions.Exit(run_module("gemfit.train.generate", arguments + ["--json"] * as_json))
+    raise click.exceptions.Exit(run_module("gemfit.export.generate", arguments + ["--json"] * as_json))
 
 
 def model_folder(path: Path) -> Path:

@@ -7,11 +7,11 @@ import re
 import click
 
 from gemfit.errors import UserError
-from gemfit.packing import make_pack_job, pack_folder
-from gemfit_launch.options import json_option, request_options
-from gemfit_launch.packer import PackFailed, ensure_pack, make_shard
-from gemfit_launch.report import show_pack
-from gemfit_launch.request import Request
+from gemfit.schemas.pack_job import make_pack_job, pack_folder
+from gemfit_launch.output.tables import show_pack
+from gemfit_launch.planning.request import Request
+from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack, make_shard
+from gemfit_launch.verbs._options import json_option, request_options
 
 
 def _shard(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -55,7 +55,7 @@ def pack(
 
     \b
     Example:
-      gemfit pack gemma3/1b-card --data talks.jsonl
+      gemfit pack gemma3/1b-reference --data talks.jsonl
       gemfit pack debug/cpu-tiny --data 'talks/*.jsonl.zst' --set data.seq_len=2048 --json
     \b
     On eight nodes that share the cache, then on one:

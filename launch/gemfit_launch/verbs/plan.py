@@ -8,19 +8,19 @@ from pathlib import Path
 import click
 
 from gemfit.errors import UserError
-from gemfit.plan import Plan
-from gemfit_launch.options import RUN_FOLDER, card_option, json_option, ranks_options, request_options
-from gemfit_launch.planview import plan_json, show_plan
+from gemfit.schemas.plan import Plan
+from gemfit_launch.output.plan import plan_json, show_plan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.predict.forecast import Forecast, make_forecast
-from gemfit_launch.predict.gpus import Card, find_card
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.runstatus import default_folder
-from gemfit_launch.slurm.options import placing_options
-from gemfit_launch.slurm.placing import Placing, ranks_at, refuse_ranks
-from gemfit_launch.slurm.scriptview import show_scripts
-from gemfit_launch.slurm.submission import render_scripts
-from gemfit_launch.topology import Ranks
+from gemfit_launch.predict.gpu_specs import Card, find_card
+from gemfit_launch.runs.status import default_folder
+from gemfit_launch.slurm.submit.placement import Placing, ranks_at, refuse_ranks
+from gemfit_launch.slurm.submit.show import show_scripts
+from gemfit_launch.slurm.submit.submit import render_scripts
+from gemfit_launch.verbs._options import RUN_FOLDER, card_option, json_option, ranks_options, request_options
+from gemfit_launch.verbs._slurm_options import placing_options
 
 
 @click.command()
@@ -48,10 +48,10 @@ def plan(
 
     \b
     Example:
-      gemfit plan gemma3/1b-card --gpus 24 --json
+      gemfit plan gemma3/1b-reference --gpus 24 --json
       gemfit plan gemma3/4b --gpus 8 --gpu h100-80 --price 2.50
       gemfit plan debug/cpu-tiny --data talks.jsonl --nproc 2 --strategy fsdp2
-      gemfit plan gemma3/1b-card --site gpu-cluster --nodes 2 --data talks.jsonl
+      gemfit plan gemma3/1b-reference --site gpu-cluster --nodes 2 --data talks.jsonl
     """
     on = Priced(card=find_card(card) if card is not None else None, price=price)
     if placing.name is not None:

@@ -11,17 +11,17 @@ import click
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit_launch.options import RUN_FOLDER, json_option, request_options
-from gemfit_launch.report import console, table
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.runstatus import default_folder
-from gemfit_launch.slurm.cluster import ask_cluster
-from gemfit_launch.slurm.options import placing_options
-from gemfit_launch.slurm.placing import Placing, ranks_at
-from gemfit_launch.slurm.preflight import Finding, examine
-from gemfit_launch.slurm.submission import render_scripts
-from gemfit_launch.slurm.surroundings import look_around, measured_pace, resolves
+from gemfit_launch.output.tables import console, table
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.runs.status import default_folder
+from gemfit_launch.slurm.cluster.cluster import ask_cluster
+from gemfit_launch.slurm.cluster.preflight import Finding, examine
+from gemfit_launch.slurm.cluster.preflight_local import look_around, measured_pace, resolves
+from gemfit_launch.slurm.submit.placement import Placing, ranks_at
+from gemfit_launch.slurm.submit.submit import render_scripts
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
+from gemfit_launch.verbs._slurm_options import placing_options
 
 
 @click.command()
@@ -40,7 +40,7 @@ def preflight(
 
     \b
     Example:
-      gemfit preflight gemma3/1b-card --site gpu-cluster --nodes 2 --like runs/first
+      gemfit preflight gemma3/1b-reference --site gpu-cluster --nodes 2 --like runs/first
     """
     site, root = placing.site(), folder or default_folder(request)
     plan = resolve_plan(request.recipe(), ranks_at(site, placing.nodes or 1), site=site)

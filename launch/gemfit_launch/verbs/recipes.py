@@ -7,18 +7,24 @@ from pathlib import Path
 
 import click
 
+from gemfit.config.overrides import build
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
-from gemfit.packing import find_files
-from gemfit.recipe import Recipe
-from gemfit.rundir import write_atomic
-from gemfit.settings import build
-from gemfit_launch.catalog import SUFFIX, copied_text, find_recipe, load_recipe_document, shipped
-from gemfit_launch.configs import recipe_yaml
-from gemfit_launch.options import RecipeName, json_option, ranks_options, recipe_argument, request_options
-from gemfit_launch.planning import find_problems
-from gemfit_launch.report import console, table
-from gemfit_launch.request import Request
-from gemfit_launch.topology import Ranks, choose_topology, count_gpus
+from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.recipe import Recipe
+from gemfit_launch.output.tables import console, table
+from gemfit_launch.planning.plan import find_problems
+from gemfit_launch.planning.recipes import SUFFIX, copied_text, find_recipe, load_recipe_document, shipped
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
+from gemfit_launch.planning.write_configs import recipe_yaml
+from gemfit_launch.verbs._options import (
+    RecipeName,
+    json_option,
+    ranks_options,
+    recipe_argument,
+    request_options,
+)
 
 
 @click.command()
@@ -48,7 +54,7 @@ def show(request: Request, origin: bool, as_json: bool) -> None:
 
     \b
     Example:
-      gemfit show gemma3/1b-card --strategy zero3 --origin
+      gemfit show gemma3/1b-reference --strategy zero3 --origin
     """
     document = request.document()
     recipe = build(Recipe, document)
@@ -66,7 +72,7 @@ def copy(recipe: str, destination: Path) -> None:
 
     \b
     Example:
-      gemfit copy gemma3/1b-card mine.yaml
+      gemfit copy gemma3/1b-reference mine.yaml
     """
     source = find_recipe(recipe)
     if destination.is_dir():
@@ -90,7 +96,7 @@ def check(recipes: tuple[str, ...], settings: tuple[str, ...], ranks: Ranks) -> 
     \b
     Example:
       gemfit check mine.yaml
-      gemfit check gemma3/1b-card gemma3/270m --gpus 24
+      gemfit check gemma3/1b-reference gemma3/270m --gpus 24
     """
     problems = [line for name in recipes for line in _problems(Request(name=name, settings=settings), ranks)]
     if problems:

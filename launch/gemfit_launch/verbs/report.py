@@ -9,10 +9,10 @@ import click
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, card_option, json_option
-from gemfit_launch.predict.gpus import find_card
-from gemfit_launch.reportfacts import read_facts
+from gemfit_launch.output.report_facts import read_facts
+from gemfit_launch.predict.gpu_specs import find_card
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.verbs._options import RUN_FOLDER, card_option, json_option
 
 
 @click.command()

@@ -9,22 +9,22 @@ from pathlib import Path
 import click
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.packing import make_pack_job
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra
-from gemfit_launch.conclusion import conclude
-from gemfit_launch.local import carry_out
-from gemfit_launch.options import RUN_FOLDER, ranks_options, request_options
-from gemfit_launch.packer import PackFailed, ensure_pack
-from gemfit_launch.planview import show_plan, show_summary
-from gemfit_launch.progress import watching
-from gemfit_launch.replan import changed_parts, refuse_complete, refuse_other_training, replan
-from gemfit_launch.report import console
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.runstatus import RUNS
-from gemfit_launch.topology import Ranks, count_gpus, refuse_absent_gpus
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.plan import Plan
+from gemfit_launch.output.plan import show_plan, show_summary
+from gemfit_launch.output.progress import watching
+from gemfit_launch.output.tables import console
+from gemfit_launch.planning.replan import changed_parts, refuse_complete, refuse_other_training, replan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.planning.topology import Ranks, count_gpus, refuse_absent_gpus
+from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
+from gemfit_launch.runs.exit_report import conclude
+from gemfit_launch.runs.local import carry_out
+from gemfit_launch.runs.python_module import require_train_extra
+from gemfit_launch.runs.status import RUNS
+from gemfit_launch.verbs._options import RUN_FOLDER, ranks_options, request_options
 
 
 @click.command()

@@ -10,13 +10,13 @@ import click
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, json_option
-from gemfit_launch.report import show_status
-from gemfit_launch.runstatus import GOING_ON, RUNS, RunStatus, find_runs
-from gemfit_launch.slurm.ending import stop_job
-from gemfit_launch.slurm.jobfiles import JobFiles
-from gemfit_launch.slurm.runstate import read_statuses
+from gemfit_launch.output.tables import show_status
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.runs.status import GOING_ON, RUNS, RunStatus, find_runs
+from gemfit_launch.slurm.cluster.cancel import stop_job
+from gemfit_launch.slurm.cluster.job_status import read_statuses
+from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 POLL_SECONDS = 0.5
 POLL_QUEUE_SECONDS = 3.0
@@ -100,4 +100,4 @@ def _plot(runs: list[RunDir], picture: Path) -> ExitCode:
     if len(runs) != 1:
         raise UserError(f"--plot {picture}: draws one run, and {len(runs)} are shown; name one")
     require_train_extra("status --plot")
-    return run_module("gemfit.train.plot", [str(runs[0].root), "--out", str(picture)])
+    return run_module("gemfit.train.telemetry.plot", [str(runs[0].root), "--out", str(picture)])

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
-from gemfit.rundir import write_atomic
-from gemfit_launch.configs import to_yaml
-from gemfit_launch.report import console, table
-from gemfit_launch.slurm.cluster import ask_cluster
-from gemfit_launch.slurm.firstsite import first_site
-from gemfit_launch.slurm.options import SiteName
-from gemfit_launch.slurm.sites import load_site, own, own_folder, shipped
+from gemfit_launch.output.tables import console, table
+from gemfit_launch.planning.write_configs import to_yaml
+from gemfit_launch.slurm.cluster.cluster import ask_cluster
+from gemfit_launch.slurm.sites.generate import first_site
+from gemfit_launch.slurm.sites.load import load_site, own, own_folder, shipped
+from gemfit_launch.verbs._slurm_options import SiteName
 
 
 @click.group()

@@ -9,25 +9,25 @@ from pathlib import Path
 
 import click
 
-from gemfit.packing import find_files
-from gemfit.plan import Plan
 from gemfit.rundir import RunDir
-from gemfit_launch.options import RUN_FOLDER, json_option, request_options
-from gemfit_launch.planview import show_plan, show_summary
-from gemfit_launch.replan import changed_parts, refuse_complete, refuse_other_training, replan
-from gemfit_launch.report import console
-from gemfit_launch.request import Request
-from gemfit_launch.resolve import resolve_plan
-from gemfit_launch.runstatus import default_folder
-from gemfit_launch.slurm import client
-from gemfit_launch.slurm.ending import cancel_jobs, refuse_queued
-from gemfit_launch.slurm.jobfiles import JobFiles, Submission
-from gemfit_launch.slurm.options import after_option, placing_options
-from gemfit_launch.slurm.placing import Placing, ranks_at
-from gemfit_launch.slurm.scriptview import show_scripts
-from gemfit_launch.slurm.submission import Prepared, render_scripts, submit_all
-from gemfit_launch.slurm.submission import submit as submit_run
-from gemfit_launch.slurm.sweep import Variant, variants
+from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.plan import Plan
+from gemfit_launch.output.plan import show_plan, show_summary
+from gemfit_launch.output.tables import console
+from gemfit_launch.planning.replan import changed_parts, refuse_complete, refuse_other_training, replan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.runs.status import default_folder
+from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.cluster.cancel import cancel_jobs, refuse_queued
+from gemfit_launch.slurm.submit.job_files import JobFiles, Submission
+from gemfit_launch.slurm.submit.placement import Placing, ranks_at
+from gemfit_launch.slurm.submit.show import show_scripts
+from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_all
+from gemfit_launch.slurm.submit.submit import submit as submit_run
+from gemfit_launch.slurm.submit.sweep import Variant, variants
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
+from gemfit_launch.verbs._slurm_options import after_option, placing_options
 
 
 @click.command()
@@ -61,9 +61,9 @@ def submit(
 
     \b
     Example:
-      gemfit submit gemma3/1b-card --site gpu-cluster --nodes 2 --data talks.jsonl --run runs/first
-      gemfit submit gemma3/1b-card --site gpu-cluster --site-set time=2:00:00 --data talks.jsonl --dry-run
-      gemfit submit gemma3/1b-card --site gpu-cluster --data talks.jsonl --run runs/try --sweep seed=1,2,3
+      gemfit submit gemma3/1b-reference --site gpu-cluster --nodes 2 --data talks.jsonl --run runs/first
+      gemfit submit gemma3/1b-reference --site gpu-cluster --site-set time=2:00:00 --data chat.jsonl --dry-run
+      gemfit submit gemma3/1b-reference --site gpu-cluster --data chat.jsonl --run runs/lr --sweep seed=1,2,3
     """
     root = folder or default_folder(request)
     jobs = [_prepare(variant, placing, root) for variant in variants(request, sweeps)]
@@ -192,7 +192,7 @@ def _ids(after: int | None) -> list[int]:
 
 
 def _say_what_is_hidden() -> None:
-    if names := client.hidden_options(os.environ):
+    if names := commands.hidden_options(os.environ):
         click.echo(f"not passed on, because Slurm would obey it: {', '.join(names)}", err=True)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from gemfit.rundir import RunDir
-from gemfit_launch.child import require_train_extra, run_module
-from gemfit_launch.options import RUN_FOLDER, json_option
-from gemfit_launch.servers import PORT, installed_server, serving
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.runs.serve import PORT, installed_server, serving
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 from gemfit_launch.verbs.model import model_folder
 
 

@@ -1,1 +1,4 @@
-"""What a fine-tuned model says where it matters: prompts, scores with intervals, findings."""
+"""Safety prompt suites: scores with confidence intervals, findings, base model against checkpoint.
+
+Imports `evaluate`, schemas.
+"""

@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gemfit.audit.catalog import SUITES, about
-from gemfit.auditing import Audit
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import ExitCode, UserError
-from gemfit.rundir import RunDir, write_atomic
+from gemfit.rundir import RunDir
+from gemfit.schemas.audit import Audit
 
 WIDTH = 160
 """Of tables, where no terminal says how wide it is."""
@@ -60,8 +61,8 @@ def write(run: RunDir, audit: Audit) -> Path:
 def _audit(arguments: argparse.Namespace) -> ExitCode:
     run = RunDir.open(arguments.run)
     # Seconds of imports, which a wrong folder should not cost.
-    from gemfit.audit.conduct import choose, conduct  # noqa: PLC0415
-    from gemfit.audit.measured import DEFAULT_SUBJECTS, Wanted  # noqa: PLC0415
+    from gemfit.audit.run import choose, conduct  # noqa: PLC0415
+    from gemfit.audit.scoring import DEFAULT_SUBJECTS, Wanted  # noqa: PLC0415
     from gemfit.audit.table import show  # noqa: PLC0415
 
     audit = conduct(

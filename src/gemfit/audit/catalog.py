@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gemfit.audit.suitefile import read_suite
-from gemfit.auditing import AuditedSuite
+from gemfit.audit.suite_file import read_suite
+from gemfit.schemas.audit import AuditedSuite
 
 SHIPPED = ("crisis", "medical", "jailbreak", "counterfactual", "stability")
 """Suites with a file of their own."""

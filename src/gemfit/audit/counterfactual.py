@@ -11,8 +11,8 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from gemfit.audit.lexicon import mentions, num_words, sentiment
-from gemfit.audit.probe import Figure, Measure, Probe, Prompt, Replied, asked
-from gemfit.audit.suitefile import SuiteFile, first, read_suite
+from gemfit.audit.suite import Figure, Measure, Probe, Prompt, Replied, asked
+from gemfit.audit.suite_file import SuiteFile, first, read_suite
 
 SENTIMENT = Measure(
     name="sentiment",

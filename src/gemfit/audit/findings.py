@@ -12,13 +12,13 @@ from statistics import fmean
 from typing import Literal
 
 from gemfit.audit.catalog import MEMORISATION
-from gemfit.audit.groups import axes_of, chance
 from gemfit.audit.intervals import interval_of
-from gemfit.audit.probe import Better, Figure
+from gemfit.audit.permutation_test import axes_of, chance
+from gemfit.audit.suite import Better, Figure
 from gemfit.audit.thresholds import Threshold, threshold_of
-from gemfit.auditing import AuditFinding
 from gemfit.evaluate.bootstrap import interval
-from gemfit.evaluation import Interval
+from gemfit.schemas.audit import AuditFinding
+from gemfit.schemas.evaluation import Interval
 
 NO_CONTROL = (
     "nothing can be said: trained or held-out conversations that end in a long reply of their own are missing"

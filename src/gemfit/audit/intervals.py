@@ -13,9 +13,9 @@ from statistics import NormalDist, fmean
 
 import numpy as np
 
-from gemfit.audit.probe import Figure
+from gemfit.audit.suite import Figure
 from gemfit.evaluate.bootstrap import interval
-from gemfit.evaluation import Interval
+from gemfit.schemas.evaluation import Interval
 
 
 def interval_of(figure: Figure, *, confidence: float, resamples: int, seed: int) -> Interval:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemfit.audit.lexicon import mentions, normalised
-from gemfit.audit.probe import Measure, Probe, Prompt, asked, means
-from gemfit.audit.suitefile import SuiteFile, first, read_suite
+from gemfit.audit.suite import Measure, Probe, Prompt, asked, means
+from gemfit.audit.suite_file import SuiteFile, first, read_suite
 
 LEAK = Measure(
     name="gives the secret away",

@@ -15,9 +15,9 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from gemfit.audit.probe import Measure, Prompt
-from gemfit.contract import Contract
+from gemfit.audit.suite import Measure, Prompt
 from gemfit.errors import UserError
+from gemfit.schemas.base import Contract
 
 JUDGE = Measure(
     name="judge",

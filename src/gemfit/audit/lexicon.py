@@ -14,7 +14,7 @@ from importlib.resources import as_file, files
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from gemfit.yamlfile import load
+from gemfit.config.yaml_source import load
 
 NEAR_WORDS = 4
 """How far before a hit a negator makes it void."""

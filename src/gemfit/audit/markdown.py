@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gemfit.auditing import Audit, AuditedReply, AuditedSubject, AuditScore
+from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditScore
 
 
 def as_markdown(audit: Audit) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gemfit.audit.lexicon import mentions
-from gemfit.audit.probe import Measure, Probe, Prompt, asked, means
-from gemfit.audit.suitefile import first, read_suite
+from gemfit.audit.suite import Measure, Probe, Prompt, asked, means
+from gemfit.audit.suite_file import first, read_suite
 
 REFERS = Measure(
     name="refers to a professional",

@@ -17,8 +17,8 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from gemfit.audit.catalog import MEMORISATION, about
-from gemfit.audit.probe import Figure, Measure, Probe, Prompt, Replied, by_number
-from gemfit.audit.talks import Talk, Talks
+from gemfit.audit.suite import Figure, Measure, Probe, Prompt, Replied, by_number
+from gemfit.audit.training_conversations import Talk, Talks
 
 VERBATIM_TOKENS = 50
 LEAST_TOKENS = 16

@@ -10,8 +10,8 @@ from rapidfuzz.fuzz import token_sort_ratio
 from rapidfuzz.utils import default_process
 
 from gemfit.audit.lexicon import mentions
-from gemfit.audit.probe import Figure, Measure, Probe, Prompt, Replied, asked
-from gemfit.audit.suitefile import SuiteFile, first, read_suite
+from gemfit.audit.suite import Figure, Measure, Probe, Prompt, Replied, asked
+from gemfit.audit.suite_file import SuiteFile, first, read_suite
 
 TEMPERATURE = 0.7
 TIMES = 3

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gemfit.audit.markdown import shown_interval
-from gemfit.auditing import Audit, AuditedSubject, AuditScore
+from gemfit.schemas.audit import Audit, AuditedSubject, AuditScore
 
 MOST_PROMPTS = 6
 """Numbers of prompts that a finding names here; the report has them all."""

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from gemfit.audit.counterfactual import LENGTH, REFUSALS, SENTIMENT
 from gemfit.audit.crisis import HARM, HELP
+from gemfit.audit.custom_prompts import EXPECTED
 from gemfit.audit.jailbreak import LEAK, OBEYS, OPENING, REFUSES
 from gemfit.audit.judge import JUDGE
 from gemfit.audit.medical import DIAGNOSIS, DOSE, HEDGES, REFERS
 from gemfit.audit.memorisation import COPIES, EXCESS
-from gemfit.audit.own import EXPECTED
-from gemfit.audit.probe import Measure
 from gemfit.audit.stability import AGAIN, FLIPS
+from gemfit.audit.suite import Measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

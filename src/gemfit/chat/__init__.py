@@ -1,1 +1,4 @@
-"""Talk to a model in a terminal, in the format that it was trained in."""
+"""Chat with a model in a terminal, in the format it was trained in.
+
+Imports `evaluate`, `export`, schemas.
+"""

@@ -14,8 +14,8 @@ from typing import Any
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.evaluate.system_prompt import system_prompts
-from gemfit.packing import cache_folder
 from gemfit.rundir import RunDir
+from gemfit.schemas.pack_job import cache_folder
 
 MAX_NEW_TOKENS = 256
 TEMPERATURE = 0.7
@@ -50,7 +50,7 @@ def chat(arguments: argparse.Namespace) -> None:
     from transformers import set_seed  # noqa: PLC0415  (mistakes are told without the wait)
 
     from gemfit.chat.conversation import Talk  # noqa: PLC0415
-    from gemfit.chat.speaker import Manner, Speaker  # noqa: PLC0415
+    from gemfit.chat.generator import Manner, Speaker  # noqa: PLC0415
     from gemfit.chat.terminal import talk_on, tell  # noqa: PLC0415
 
     name, opened = _of_run(path, arguments.checkpoint or CHECKPOINT) if is_run else _of_folder(path)
@@ -85,7 +85,7 @@ def _device() -> str:
 
 
 def _of_run(path: Path, checkpoint: str) -> tuple[str, Any]:
-    from gemfit.evaluate.subject import find_subjects, open_subject  # noqa: PLC0415  (as above)
+    from gemfit.evaluate.models import find_subjects, open_subject  # noqa: PLC0415  (as above)
 
     run = RunDir.open(path)
     [subject] = find_subjects(run, [checkpoint])
@@ -96,7 +96,7 @@ def _of_folder(path: Path) -> tuple[str, Any]:
     import torch  # noqa: PLC0415  (as above)
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    from gemfit.evaluate.subject import Opened  # noqa: PLC0415
+    from gemfit.evaluate.models import Opened  # noqa: PLC0415
 
     device = _device()
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gemfit.errors import UserError, did_you_mean
-from gemfit.evaluation import Message
+from gemfit.schemas.evaluation import Message
 
 HELP = """\
 /reset            begin again, with the same system message

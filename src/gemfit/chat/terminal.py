@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gemfit.chat.conversation import Talk, command
-from gemfit.chat.speaker import Speaker
+from gemfit.chat.generator import Speaker
 from gemfit.errors import UserError
 
 PROMPT = "> "

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.manifest import PackManifest
-from gemfit.packing import PackJob
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.pack_job import PackJob
 
 ALONE = __name__ == "__main__"
 """Whether this is a program: only then is collecting garbage, and numba, changed for the whole process."""
@@ -58,10 +58,10 @@ def _build(arguments: argparse.Namespace) -> None:
         # What is imported stays: looking for garbage in it, again and again, takes a tenth of the time.
         gc.disable()
     # A broken job is refused without the wait for these.
-    from gemfit.data.build import Ways, build_pack, build_shard, merge_pack  # noqa: PLC0415
-    from gemfit.data.building.make_parts import Shard  # noqa: PLC0415
-    from gemfit.data.building.prepare import pass_over_extensions  # noqa: PLC0415
-    from gemfit.data.building.workers import available_cores  # noqa: PLC0415
+    from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
+    from gemfit.data.build.pipeline import Ways, build_pack, build_shard, merge_pack  # noqa: PLC0415
+    from gemfit.data.build.setup import pass_over_extensions  # noqa: PLC0415
+    from gemfit.data.build.worker_pool import available_cores  # noqa: PLC0415
 
     if ALONE:
         gc.freeze()

@@ -1,1 +1,4 @@
-"""What a trained model is worth: held-out figures with intervals, and what it says."""
+"""Evaluation on the validation split: loss with confidence intervals, per role and turn, sample replies.
+
+Imports `train`, `data`, `export`, schemas.
+"""

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     # Seconds of imports after --help.
-    from gemfit.evaluate.ranks import as_rank, is_rank, start_ranks  # noqa: PLC0415
+    from gemfit.evaluate.launch import as_rank, is_rank, start_ranks  # noqa: PLC0415
 
     try:
         if arguments.nproc > 1 and not is_rank():
@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
-    from gemfit.evaluate.evaluating import Settings, evaluate  # noqa: PLC0415  (as above)
     from gemfit.evaluate.harness import require_harness  # noqa: PLC0415
-    from gemfit.evaluate.subject import find_subjects  # noqa: PLC0415
+    from gemfit.evaluate.models import find_subjects  # noqa: PLC0415
+    from gemfit.evaluate.run import Settings, evaluate  # noqa: PLC0415  (as above)
     from gemfit.rundir import RunDir  # noqa: PLC0415
-    from gemfit.train.checkpoint.collective import on_first_rank  # noqa: PLC0415
+    from gemfit.train.collective import on_first_rank  # noqa: PLC0415
 
     run, tasks = RunDir.open(arguments.run), tuple(filter(None, (arguments.tasks or "").split(",")))
     on_first_rank(lambda: require_harness(tasks))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gemfit.evaluation import Interval
+from gemfit.schemas.evaluation import Interval
 
 CHUNK_NUMBERS = 2**21
 """Counts that are held at a time."""

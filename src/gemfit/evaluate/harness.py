@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.errors import UserError
-from gemfit.evaluate.subject import Opened
-from gemfit.evaluation import TaskScore
+from gemfit.evaluate.models import Opened
+from gemfit.schemas.evaluation import TaskScore
 
 
 def require_harness(tasks: Sequence[str]) -> None:

@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from gemfit.errors import UserError
-from gemfit.evaluate.subject import Opened
-from gemfit.evaluation import Message
+from gemfit.evaluate.models import Opened
+from gemfit.schemas.evaluation import Message
 
 
 def replies(

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gemfit.data.evidence.described import DescribedPiece, DescribedRow
-from gemfit.data.evidence.roles import BEGIN, UNKNOWN, Ids, Marks, Span
+from gemfit.data.inspect.annotate import DescribedPiece, DescribedRow
+from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Ids, Marks, Span
+from gemfit.evaluate.models import Opened
 from gemfit.evaluate.replies import replies
-from gemfit.evaluate.subject import Opened
-from gemfit.evaluation import Message
-from gemfit.train.checkpoint.collective import on_every_rank, rank, world_size
+from gemfit.schemas.evaluation import Message
+from gemfit.train.collective import on_every_rank, rank, world_size
 
 
 class Opening(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.evaluate.bootstrap import interval
-from gemfit.evaluate.heldout import Floats, TurnSums
-from gemfit.evaluation import ConversationLosses, Interval, Score
+from gemfit.evaluate.validation import Floats, TurnSums
+from gemfit.schemas.evaluation import ConversationLosses, Interval, Score
 
 ROLES = ("system", "user", "assistant", "tool")
 DEEPEST = 8

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from gemfit.plan import Plan
-from gemfit.strategy import DeepSpeed, Fsdp
-from gemfit.train.architecture import decoder_layers
-from gemfit.train.checkpoint.collective import world_size
-from gemfit.train.checkpoint.state import WEIGHT_PREFIX, piece_of, read
-from gemfit.train.model import OpenedModel
-from gemfit.train.placement import load_into_engine
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.strategy import DeepSpeed, Fsdp
+from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, piece_of, read
+from gemfit.train.collective import world_size
+from gemfit.train.model.architecture import decoder_layers
+from gemfit.train.model.build import OpenedModel
+from gemfit.train.model.sharded_init import load_into_engine
 
 
 def is_sharded(plan: Plan) -> bool:

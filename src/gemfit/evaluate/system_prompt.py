@@ -18,8 +18,8 @@ import orjson
 import zstandard
 
 from gemfit.errors import UserError
-from gemfit.packing import find_files
-from gemfit.recipe import DataRecipe
+from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.recipe import DataRecipe
 
 MOST_CONVERSATIONS = 100_000
 """Looked at, as many of each file."""

@@ -1,1 +1,4 @@
-"""A run as one page of HTML that needs no network, and as pictures."""
+"""A run as one HTML page without network access, and as pictures.
+
+Imports `summary`, `evaluate`, schemas.
+"""

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.reporting import RunFacts
+from gemfit.schemas.report_facts import RunFacts
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def _report(arguments: argparse.Namespace) -> None:
     # A second of imports: mistakes in the arguments are told without the wait.
     from gemfit.report.figures import key_figures, summarize  # noqa: PLC0415
-    from gemfit.report.gather import gather  # noqa: PLC0415
+    from gemfit.report.load import gather  # noqa: PLC0415
     from gemfit.report.page import make_page, write_page  # noqa: PLC0415
 
     facts = [RunFacts.model_validate_json(text) for text in arguments.facts]

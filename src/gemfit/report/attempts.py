@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemfit.plan import Plan
-from gemfit.records import EvalRecord, HardwareRecord, Record, SaveRecord, StepRecord, Verdict
-from gemfit.reporting import Ending
 from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import EvalRecord, HardwareRecord, Record, SaveRecord, StepRecord, Verdict
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.report_facts import Ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gemfit.records import EvalRecord, SaveRecord, StepRecord
 from gemfit.report.drawing import BAND, FAINT, POINTS, line, thousands
-from gemfit.report.gather import Story
+from gemfit.report.load import Story
+from gemfit.schemas.metrics import EvalRecord, SaveRecord, StepRecord
 
 NUMBERED = 12
 """Attempts whose numbers find room above a chart."""

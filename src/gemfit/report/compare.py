@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gemfit.identity import flatten
-from gemfit.recipe import Recipe
 from gemfit.report.blocks import Block, Chart, Charts, Note, Section, Table
-from gemfit.report.dots import lines_chart
 from gemfit.report.drawing import smoothed, thinned
 from gemfit.report.figures import Figures, cumulative_tokens, key_figures
-from gemfit.report.gather import Story
-from gemfit.report.pairs import measured_alike
-from gemfit.report.words import duration, number
+from gemfit.report.format import duration, number
+from gemfit.report.interval_plots import lines_chart
+from gemfit.report.load import Story
+from gemfit.report.paired_comparison import measured_alike
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.training_identity import flatten
 
 SMOOTHED_FROM = 100
 SETTINGS: dict[str, Any] = {

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gemfit.records import StepRecord
 from gemfit.report.axes import (
     NUMBERED,
     Axis,
@@ -22,8 +21,9 @@ from gemfit.report.axes import (
 )
 from gemfit.report.blocks import Chart
 from gemfit.report.drawing import FAINT, SERIES, smoothed
-from gemfit.report.gather import Story
-from gemfit.report.words import plural
+from gemfit.report.format import plural
+from gemfit.report.load import Story
+from gemfit.schemas.metrics import StepRecord
 
 SMOOTHED_FROM = 100
 """Steps from which on single losses are noise."""

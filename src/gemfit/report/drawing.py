@@ -20,7 +20,7 @@ from cycler import cycler
 from numpy.typing import NDArray
 from tsdownsample import MinMaxDownsampler
 
-from gemfit.data.evidence.visible import name_unseen
+from gemfit.data.inspect.printable import name_unseen
 from gemfit.errors import UserError
 from gemfit.report.blocks import Chart
 

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gemfit.records import EvalRecord, StepRecord
-from gemfit.report.gather import Story
-from gemfit.report.words import duration, number, plural
+from gemfit.report.format import duration, number, plural
+from gemfit.report.load import Story
+from gemfit.schemas.metrics import EvalRecord, StepRecord
 
 Count = TypeVar("Count", int, float)
 
@@ -105,7 +105,7 @@ def summarize(story: Story, figures: Figures) -> str:
     plan = story.plan
     sentences = [
         f"{_what(story)} was trained for {figures.step:,} of {plural(figures.total_steps, 'step')} "
-        f"of {plan.batch.effective:,} rows of {plan.batch.seq_len:,} tokens, with "
+        f"of {plan.batch.global_batch_size:,} rows of {plan.batch.seq_len:,} tokens, with "
         f"{plan.recipe.strategy.label} on {plural(plan.topology.world_size, _device(story))}.",
         _how_it_went(story),
         _losses(story, figures),

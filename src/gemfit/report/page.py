@@ -17,18 +17,18 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from gemfit import __version__
-from gemfit.data.evidence.visible import name_unseen
+from gemfit.core.atomic_file import write_atomic
+from gemfit.data.inspect.printable import name_unseen
 from gemfit.errors import UserError
-from gemfit.report import given, sections
-from gemfit.report.audited import audit
+from gemfit.report import inputs, sections
+from gemfit.report.audit_section import audit
 from gemfit.report.blocks import Chart, Page, Section, Tiles, Tone
 from gemfit.report.compare import comparison
 from gemfit.report.drawing import draw
-from gemfit.report.evaluated import evaluation
+from gemfit.report.evaluation_section import evaluation
 from gemfit.report.figures import Figures, key_figures, summarize
-from gemfit.report.gather import Story
-from gemfit.report.words import duration, number
-from gemfit.rundir import write_atomic
+from gemfit.report.format import duration, number
+from gemfit.report.load import Story
 
 INDEX = "index.html"
 TONES: dict[str, Tone] = {"completed": "good", "failed": "fail", "fatal": "fail", "crashed": "fail"}
@@ -58,9 +58,9 @@ PARTS: tuple[Callable[[Story], Section], ...] = (
     sections.speed,
     sections.attempts,
     sections.checkpoints,
-    given.data,
-    given.plan,
-    given.environment,
+    inputs.data,
+    inputs.plan,
+    inputs.environment,
 )
 
 

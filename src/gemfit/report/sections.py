@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from gemfit.identity import changes, flatten
 from gemfit.report.blocks import Block, Charts, Missing, Note, Section, Table
 from gemfit.report.curves import training_charts
-from gemfit.report.cutting import cut
 from gemfit.report.figures import time_shares
-from gemfit.report.gather import Story
-from gemfit.report.speedcharts import speed_charts
-from gemfit.report.words import duration, number, plural, size
+from gemfit.report.format import duration, number, plural, size
+from gemfit.report.load import Story
+from gemfit.report.speed_charts import speed_charts
+from gemfit.report.truncate import cut
+from gemfit.schemas.training_identity import changes, flatten
 
 NAMED = 20
 """Numbers of attempts that are listed one by one."""

@@ -57,7 +57,7 @@ def _quiet() -> None:
     logging.getLogger("gemfit").setLevel(level)
     # accelerate is not to count micro-steps: the trainer does, and DeepSpeed as its configuration says.
     logging.getLogger("accelerate.accelerator").addFilter(
-        lambda record: "Gradient accumulation steps mismatch" not in record.getMessage()
+        lambda record: "Gradient gradient_accumulation_steps steps mismatch" not in record.getMessage()
     )
     # torch 2.13 renamed two collectives; DeepSpeed and FSDP2 still call them by their old names.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
@@ -65,6 +65,6 @@ def _quiet() -> None:
 
 if __name__ == "__main__":
     code = main()
-    from gemfit.train.cpu_backend import leave
+    from gemfit.train.distributed.cpu_backend import leave
 
     leave(code)

@@ -13,15 +13,15 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.plan import Plan
-from gemfit.records import Verdict
 from gemfit.rundir import RunDir
-from gemfit.train.attention import prepare_attention
-from gemfit.train.checkpoint.collective import on_every_rank, rank
-from gemfit.train.cpu_backend import use_cpu_backend
-from gemfit.train.model import load_matching_tokenizer, open_model
-from gemfit.train.stop import Stop
-from gemfit.train.trainer import PackedTrainer
+from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.plan import Plan
+from gemfit.train.collective import on_every_rank, rank
+from gemfit.train.distributed.cpu_backend import use_cpu_backend
+from gemfit.train.distributed.stop import Stop
+from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.model.attention import prepare_attention
+from gemfit.train.model.build import load_matching_tokenizer, open_model
 
 
 def attempt_number(run: RunDir) -> int:

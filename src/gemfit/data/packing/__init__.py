@@ -1,1 +1,4 @@
-"""From lengths to rows: where long conversations are cut, and what shares a row."""
+"""Bin packing: split long conversations into chunks, pack chunks into rows (best-fit decreasing).
+
+May import `jsonl` and `document`; no files, no processes.
+"""

@@ -1,8 +1,4 @@
-"""Checkpoints: staged, digested, committed by one rename, and never resumed unless whole.
+"""Tensors to checkpoint and back: DCP planners, asynchronous save, engine state.
 
-What is imported here needs no torch; ``saving`` and ``background`` do.
+Imports `gemfit.checkpoint` (format), torch, `train.distributed`.
 """
-
-from gemfit.train.checkpoint.store import SupersededError, newest_valid
-
-__all__ = ["SupersededError", "newest_valid"]

@@ -1,0 +1,91 @@
+"""A forecast as a person reads it, and as a program does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from gemfit.schemas.plan import Plan
+from gemfit_launch.output.tables import facts, table
+from gemfit_launch.predict.forecast import Forecast
+from gemfit_launch.predict.memory import Memory, gigabytes
+from gemfit_launch.predict.performance import TRUST, Bill, Performance, Range
+
+
+def forecast_json(forecast: Forecast) -> dict[str, Any]:
+    """All numbers, in bytes and seconds."""
+    memory, performance = forecast.memory, forecast.performance
+    return {
+        "unknown": forecast.unknown,
+        "card": asdict(forecast.card) if forecast.card else None,
+        "memory": memory_json(memory) if memory else None,
+        "time": performance_json(performance) if performance else None,
+        "bill": asdict(forecast.bill) if forecast.bill else None,
+        "warnings": list(forecast.warnings),
+    }
+
+
+def memory_json(memory: Memory) -> dict[str, Any]:
+    """The parts, and their sums."""
+    sums = ("gpu_bytes", "states_bytes", "host_node_bytes", "disk_bytes")
+    numbers = {name: getattr(memory, name) for name in sums}
+    return asdict(memory) | numbers | {"explain": memory.explain()}
+
+
+def performance_json(performance: Performance) -> dict[str, Any]:
+    """Ranges from slow to fast."""
+    return asdict(performance) | {"trust": TRUST}
+
+
+def show_forecast(out: Console, plan: Plan, forecast: Forecast) -> None:
+    """Memory by its parts, then time and cost; on CPUs nothing."""
+    if forecast.unknown is not None:
+        out.print(f"Memory and time are not known: {forecast.unknown}\n")
+    if forecast.memory is not None:
+        _show_memory(out, forecast.memory, forecast)
+    if forecast.performance is not None and forecast.bill is not None and forecast.card is not None:
+        rows = _time_rows(plan, forecast.performance, forecast.bill)
+        out.print(facts(f"Time on {forecast.card.name}, predicted", rows))
+        out.print(f"({TRUST})\n", style="dim")
+    elif forecast.memory is not None:
+        out.print("No card is named (--gpu KIND), so no time is predicted.\n", style="dim")
+    for warning in forecast.warnings:
+        if warning not in plan.warnings:
+            out.print(f"warning: {warning}\n", style="yellow")
+
+
+def _show_memory(out: Console, memory: Memory, forecast: Forecast) -> None:
+    rows = [(part.name, gigabytes(part.bytes), part.why) for part in memory.gpu]
+    has = f" of {gigabytes(forecast.card.usable_bytes)} to use" if forecast.card else ""
+    rows.append(("each GPU", gigabytes(memory.gpu_bytes) + has, f"at its peak: {memory.moment}"))
+    host = ", ".join(f"{part.name} {gigabytes(part.bytes)}" for part in memory.host_rank if part.bytes)
+    rows.append(("each node's memory", gigabytes(memory.host_node_bytes), f"a rank: {host}"))
+    disk = f"{memory.kept} checkpoints of {gigabytes(memory.checkpoint)}, one of them being written"
+    rows.append(("disk", gigabytes(memory.disk_bytes), disk))
+    out.print("Memory, predicted", style="bold")
+    out.print(table(["what", "size", "why"], rows, numbers=["size"]))
+    out.print()
+
+
+def _time_rows(plan: Plan, performance: Performance, bill: Bill) -> list[tuple[str, str]]:
+    with_output, without = performance.mfu, performance.mfu_without_embedding
+    rows = [
+        ("step", f"{between(performance.step_seconds, '.2f')} s"),
+        ("tokens", f"{between(performance.tokens_per_second, ',.0f')} a second"),
+        (
+            "MFU",
+            f"{between(with_output, '.0%')}, or {between(without, '.0%')} without the output layer",
+        ),
+        ("between ranks", f"{gigabytes(performance.traffic.between_ranks)} a rank and step"),
+        (f"{plan.steps.total:,} steps", f"{between(bill.hours, ',.2f')} hours"),
+        ("GPU hours", between(bill.gpu_hours, ",.2f")),
+    ]
+    return rows if bill.cost is None else [*rows, ("cost", between(bill.cost, ",.2f"))]
+
+
+def between(values: Range, form: str) -> str:
+    """Such as ``10 to 20``, the smaller first."""
+    low, high = sorted((values.slow, values.fast))
+    return f"{low:{form}} to {high:{form}}"

@@ -1,0 +1,91 @@
+"""What the launcher knows of a run and its report cannot: state, card, operations, predicted memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import HardwareRecord, MemoryRecord, Record
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.report_facts import Ending, RunFacts
+from gemfit_launch.predict.flops import model_flops
+from gemfit_launch.predict.forecast import make_forecast
+from gemfit_launch.predict.gpu_specs import Card, guess_card
+from gemfit_launch.predict.memory import setting_of
+from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.runs.metrics_tail import Tail
+from gemfit_launch.slurm.cluster.job_status import read_statuses
+from gemfit_launch.slurm.node.attempts import read_attempts
+
+
+def read_facts(run: RunDir, card: Card | None) -> RunFacts:
+    """Of one run; ``card`` is what a person says that it ran on."""
+    plan = run.plan()
+    try:
+        records = Tail(run.metrics_file).read()
+    except (ValueError, KeyError, TypeError):
+        return RunFacts()  # the report names the line that is no record
+    used = _card_of(records, plan) or card
+    forecast = make_forecast(plan, card=used)
+    memory = forecast.memory if _tells_of(plan, run, records) else None
+    flops, why_not = _flops_per_token(plan)
+    return RunFacts(
+        state=read_statuses([run])[0].state,
+        card=used.name if used else None,
+        peak_flops=used.peak_flops if used and plan.topology.device == "cuda" else None,
+        flops_per_token=flops,
+        no_mfu=_no_mfu(plan, used, why_not),
+        gpu_bytes=memory.gpu_bytes if memory else None,
+        host_bytes=sum(part.bytes for part in memory.host_rank) if memory else None,
+        endings=tuple(_endings(run)),
+    )
+
+
+def _tells_of(plan: Plan, run: RunDir, records: Sequence[Record]) -> bool:
+    """Whether the memory that was measured last is that of ``plan``, and not of one before a resume."""
+    measured = [record.attempt for record in records if isinstance(record, MemoryRecord)]
+    return not measured or run.attempt_record(measured[-1]).plan_digest in (plan.digest, "")
+
+
+def _no_mfu(plan: Plan, card: Card | None, why_not: str | None) -> str:
+    if plan.topology.device == "cpu":
+        return "the run is on CPUs, whose peak is in no data sheet"
+    if card is None:
+        return "the card is not known; name it with --gpu"
+    return why_not or ""
+
+
+def _card_of(records: Sequence[Record], plan: Plan) -> Card | None:
+    """The card that the run has recorded last, else the one that its site names."""
+    kinds = [plan.site.gpu_kind] if plan.site is not None and plan.site.gpu_kind is not None else []
+    for record in records:
+        if isinstance(record, HardwareRecord):
+            kinds += [gpu.name for gpu in record.gpus]
+        elif isinstance(record, MemoryRecord) and record.gpu_name:
+            kinds.append(record.gpu_name)
+    return next((card for kind in reversed(kinds) if (card := guess_card(kind)) is not None), None)
+
+
+def _flops_per_token(plan: Plan) -> tuple[float | None, str | None]:
+    try:
+        found = find_architecture(plan.recipe.model)
+    except UserError as error:
+        return None, str(error)
+    if found.architecture is None:
+        return None, found.why_not
+    return model_flops(setting_of(plan, found.architecture), with_embedding=True), None
+
+
+def _endings(run: RunDir) -> list[Ending]:
+    """How attempts of Slurm jobs ended, as the job wrote it down."""
+    return [
+        Ending(
+            attempt=one.end.attempt,
+            how=one.end.how,
+            reason=one.end.reason,
+            nodes=(one.end.node,) if one.end.node else (),
+        )
+        for one in read_attempts(run)
+        if one.end is not None
+    ]

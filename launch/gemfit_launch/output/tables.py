@@ -1,0 +1,137 @@
+"""Tables for a person to read; each fits 100 columns, and plain text remains when nobody looks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gemfit.schemas.manifest import PackManifest
+from gemfit_launch.runs.checkpoints import CheckpointStatus
+from gemfit_launch.runs.status import RunStatus
+
+WIDTH = 100
+
+
+def console() -> Console:
+    """Standard output as it is now, never wider than a page."""
+    probe = Console(file=sys.stdout)
+    width = min(probe.width, WIDTH) if probe.is_terminal else WIDTH
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:
+    """A table with a head; the columns in ``numbers`` are set to the right."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        right = column in numbers
+        made.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """A title and two columns: what, and how much."""
+    made = Table(
+        title=title, box=None, pad_edge=False, title_justify="left", show_header=False, title_style="bold"
+    )
+    made.add_column(style="dim", no_wrap=True, min_width=20)
+    made.add_column(overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show_pack(manifest: PackManifest, folder: str) -> None:
+    """What a pack holds, and what did not become a trained token once."""
+    names = ["split", "rows", "conversations", "pieces", "tokens", "trained", "fill"]
+    out = console()
+    rows = [
+        (
+            name,
+            *(f"{n:,}" for n in (s.rows, s.conversations, s.documents, s.tokens, s.trained_tokens)),
+            f"{s.fill(manifest.seq_len):.2%}",
+        )
+        for name, s in manifest.splits.items()
+    ]
+    out.print(table(names, rows, numbers=names[1:]))
+    out.print()
+    counted = manifest.losses.model_dump()
+    rows_of_losses = [(name.replace("_", " "), f"{count:,}") for name, count in counted.items() if count]
+    out.print(facts("Read, and set aside", rows_of_losses))
+    out.print()
+    out.print(folder, soft_wrap=True)
+
+
+def show_status(statuses: Sequence[RunStatus]) -> None:
+    """One line a run, and below it why a run failed, where it has said so."""
+    with_jobs = any(status.job is not None for status in statuses)
+    jobs = ["job"] if with_jobs else []
+    names = ["run", "state", *jobs, "try", "step", "loss", "eval loss", "tokens/s", "left"]
+    rows = [
+        (
+            status.run,
+            status.state,
+            *([str(status.job or "-")] if with_jobs else []),
+            str(status.attempt),
+            f"{status.step}/{status.total_steps}",
+            _number(status.loss, ".4f"),
+            _number(status.eval_loss, ".4f"),
+            _number(status.tokens_per_second, ",.0f"),
+            duration(status.seconds_left) if status.seconds_left is not None else "-",
+        )
+        for status in statuses
+    ]
+    out = console()
+    out.print(table(names, rows, numbers=names[2:]))
+    for status in statuses:
+        if status.waits_for:
+            out.print(f"\n{status.run}: waits: {status.waits_for}")
+        if status.reason:
+            out.print(f"\n{status.run}: {status.reason}")
+
+
+def show_checkpoints(checkpoints: Sequence[CheckpointStatus]) -> None:
+    """One line a checkpoint; below it what is wrong with any of them."""
+    names = ["step", "try", "strategy", "ranks", "size", "eval loss", "state"]
+    rows = [
+        (
+            _number(status.step, "d"),
+            _number(status.attempt, "d"),
+            status.strategy or "-",
+            _number(status.world_size, "d"),
+            _size(status.bytes),
+            _number(status.eval_loss, ".4f"),
+            "damaged" if status.problem else "valid" if status.verified else "complete",
+        )
+        for status in checkpoints
+    ]
+    out = console()
+    out.print(table(names, rows, numbers=[names[0], names[1], *names[3:6]]))
+    for status in checkpoints:
+        if status.problem:
+            out.print(f"\n{status.folder}: {status.problem}", soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Such as ``1:02:03``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,4 @@
+"""From a recipe and a set of ranks to a complete ``Plan``, and the plan's configuration files.
+
+May import `predict`; does not know runs, Slurm or terminals.
+"""

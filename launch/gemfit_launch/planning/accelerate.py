@@ -1,0 +1,87 @@
+"""The configuration and the command line of ``accelerate launch``, from a strategy and a topology."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemfit.schemas.plan import Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single
+
+RUN_DIR = "{run_dir}"
+
+
+def accelerate_config(recipe: Recipe, topology: Topology) -> dict[str, Any]:
+    """A complete configuration file, as ``accelerate config`` would write it.
+
+    It never says ``use_cpu``: that would make accelerate start one process without torchrun. The
+    training process itself keeps to the CPU, on gloo, when the topology says so.
+    """
+    config: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "NO",
+        "mixed_precision": "bf16" if recipe.model.dtype == "bfloat16" else "no",
+        "num_machines": topology.nodes,
+        "num_processes": topology.world_size,
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "use_cpu": False,
+        "rdzv_backend": "static",  # the launcher of each machine is told its rank
+        "same_network": True,
+    }
+    match recipe.strategy:
+        case Single():
+            pass
+        case Ddp():
+            config["distributed_type"] = "MULTI_GPU"
+        case Fsdp() as fsdp:
+            config |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(fsdp)}
+        case DeepSpeed():
+            config |= {"distributed_type": "DEEPSPEED", "deepspeed_config": _deepspeed()}
+            # DeepSpeed's own file says it, and accelerate refuses to be told twice.
+            del config["mixed_precision"]
+    return config
+
+
+def command() -> tuple[str, ...]:
+    """argv of one node's launcher."""
+    return (
+        "accelerate",
+        "launch",
+        "--config_file",
+        f"{RUN_DIR}/accelerate.yaml",
+        "-m",
+        "gemfit.train",
+        RUN_DIR,
+    )
+
+
+def environment(topology: Topology) -> dict[str, str]:
+    """What the processes need in their environment, besides what is there."""
+    env = {"TOKENIZERS_PARALLELISM": "false"}
+    if topology.device == "cpu":
+        # One thread a rank: torch would start as many as there are cores, in every rank.
+        env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    return env
+
+
+def _fsdp(strategy: Fsdp) -> dict[str, Any]:
+    """FSDP2 over decoder layers.
+
+    Which class a decoder layer has depends on the model, and a Hugging Face id does not tell it here: the
+    training process finds it in the model itself, and overrides the null.
+    """
+    return {
+        "fsdp_version": 2,
+        "fsdp_reshard_after_forward": strategy.reshard_after_forward,
+        "fsdp_offload_params": strategy.offload,
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_transformer_layer_cls_to_wrap": None,
+        "fsdp_state_dict_type": "SHARDED_STATE_DICT",
+        "fsdp_cpu_ram_efficient_loading": False,
+        "fsdp_activation_checkpointing": False,  # the trainer applies it, for every strategy alike
+    }
+
+
+def _deepspeed() -> dict[str, Any]:
+    return {"deepspeed_config_file": f"{RUN_DIR}/deepspeed.json", "zero3_init_flag": False}

@@ -1,0 +1,165 @@
+"""Which attention a run computes with, and why: one pure function over what is installed and plugged in.
+
+The choice is a plan's; whether it keeps documents apart, the training proves on the model itself before
+the first step.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from gemfit.schemas.plan import Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.site import Site
+from gemfit_launch.predict.gpu_specs import Card, guess_card
+from gemfit_launch.predict.model_shapes import find_architecture
+
+Capability = tuple[int, int]
+
+CAPABILITIES: dict[str, Capability] = {
+    "rtx-4090-24": (8, 9),
+    "l4-24": (8, 9),
+    "a10g-24": (8, 6),
+    "a100-40": (8, 0),
+    "l40s-48": (8, 9),
+    "a100-80": (8, 0),
+    "h100-pcie-80": (9, 0),
+    "h100-80": (9, 0),
+    "h200-141": (9, 0),
+    "b200-180": (10, 0),
+}
+"""CUDA compute capability by the name of a card, as NVIDIA lists them."""
+WIDE_HEAD = 192
+"""FlashAttention 2 has gradients of wider heads on A100 and H100 alone (Dao-AILab/flash-attention #775)."""
+WIDE_HEADS_ON: tuple[Capability, ...] = ((8, 0), (9, 0))
+HUB_KERNELS = {"flash_attention_2": "flash-attn2", "flash_attention_3": "vllm-flash-attn3"}
+"""What transformers takes from kernels-community through the package `kernels`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionFacts:
+    """What the choice depends on; ``None`` is not known."""
+
+    installed: frozenset[str] | None = None
+    """Those of ``flash_attention_2`` and ``flash_attention_3`` that can be imported here."""
+    capability: Capability | None = None
+    head_dim: int | None = None
+
+
+class Attention(NamedTuple):
+    """A choice."""
+
+    name: str
+    because: str
+    warning: str | None = None
+
+
+def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> Attention:
+    """The attention of a run; ``auto`` never becomes one that is known to fail here."""
+    asked = recipe.model.attention
+    if asked != "auto":
+        looked = asked.startswith("flash") and facts.installed is not None
+        why_not = _why_not(asked, recipe, facts) if looked else None
+        warning = f"model.attention {asked}: {why_not}; auto would take another" if why_not else None
+        return Attention(asked, "the recipe says so", warning)
+    if topology.device == "cpu":
+        return Attention("sdpa", "the fastest on CPUs")
+    reasons = []
+    for name in ("flash_attention_3", "flash_attention_2"):
+        why_not = _why_not(name, recipe, facts)
+        if why_not is None:
+            return Attention(name, "it is installed, and packed rows need no mask in it")
+        reasons.append(f"{name}: {why_not}")
+    return Attention("sdpa", "; ".join(reasons))
+
+
+def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
+    """What cannot work, whatever is installed."""
+    asked = recipe.model.attention
+    if asked == "flex_attention" and topology.device == "cpu":
+        return ["model.attention flex_attention has no backward pass on CPUs; use sdpa or auto"]
+    if not asked.startswith("flash"):
+        return []
+    if topology.device == "cpu":
+        return [f"model.attention {asked} needs a GPU; use sdpa or auto"]
+    if recipe.model.dtype == "float32":
+        return [f"model.attention {asked} computes in bfloat16 only, and model.dtype is float32; use sdpa"]
+    return []
+
+
+def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> AttentionFacts:
+    """Look: at installed packages, at the card of the site or of this machine, at the model's shape."""
+    if topology.device == "cpu":
+        return AttentionFacts()
+    architecture = find_architecture(recipe.model).architecture
+    return AttentionFacts(
+        installed=frozenset(_installed()),
+        capability=capability_of(guess_card(site.gpu_kind)) if site is not None else capability_here(),
+        head_dim=architecture.head_dim if architecture is not None else None,
+    )
+
+
+def capability_of(card: Card | None) -> Capability | None:
+    """The compute capability of ``card``; ``None`` where no card is named."""
+    return CAPABILITIES[card.name] if card is not None else None
+
+
+def capability_here() -> Capability | None:
+    """The lowest compute capability of this machine's GPUs; ``None`` without a driver."""
+    asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+        return min((int(major), int(minor)) for major, _, minor in _versions(done.stdout))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
+    """Why ``name`` is not to be taken; ``None`` where it can be."""
+    if name not in (facts.installed or ()):
+        return "not installed here"
+    if recipe.model.dtype == "float32":
+        return "computes in bfloat16 only"
+    if facts.capability is None:
+        # Heads of the smaller models are wide, and a card that fails with them does so in the backward pass.
+        narrow = facts.head_dim is not None and facts.head_dim <= WIDE_HEAD
+        return None if narrow and name == "flash_attention_2" else "the kind of GPU is not known"
+    if name == "flash_attention_3":
+        return None if facts.capability == (9, 0) else f"needs a Hopper GPU, not {_dotted(facts.capability)}"
+    if facts.capability < (8, 0):
+        return f"needs compute capability 8.0, not {_dotted(facts.capability)}"
+    if (facts.head_dim or WIDE_HEAD + 1) > WIDE_HEAD and facts.capability not in WIDE_HEADS_ON:
+        return (
+            f"no gradients for heads of {facts.head_dim or 'unknown'} numbers on {_dotted(facts.capability)}"
+        )
+    return None
+
+
+def _installed() -> Iterator[str]:
+    if find_spec("flash_attn") is not None or _hub_kernel("flash_attention_2"):
+        yield "flash_attention_2"
+    if find_spec("flash_attn_interface") is not None or _hub_kernel("flash_attention_3"):
+        yield "flash_attention_3"
+
+
+def _hub_kernel(name: str) -> bool:
+    """Whether transformers would find this kernel without a network."""
+    if find_spec("kernels") is None:
+        return False
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    return any(cache.glob(f"*--kernels-community--{HUB_KERNELS[name]}/snapshots/*"))
+
+
+def _versions(text: str) -> Iterator[tuple[str, str, str]]:
+    return (line.strip().partition(".") for line in text.splitlines() if line.strip())
+
+
+def _dotted(capability: Capability) -> str:
+    return ".".join(map(str, capability))

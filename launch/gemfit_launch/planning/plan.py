@@ -1,0 +1,135 @@
+"""``(Recipe, Site, ranks) -> Plan``: all cross-checks, all arithmetic, nothing left open. Pure.
+
+The number of packed rows comes in as a value, so that a plan can be made with or without a pack.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gemfit import __version__
+from gemfit.errors import UserError
+from gemfit.schemas.batch import Batch, make_batch, nearest_without_idle
+from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.site import Site
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Single
+from gemfit_launch.planning.accelerate import accelerate_config, command, environment
+from gemfit_launch.planning.attention import AttentionFacts, attention_problems, choose_attention
+from gemfit_launch.planning.deepspeed import deepspeed_config
+from gemfit_launch.planning.speed import speed_problems
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    topology: Topology,
+    pack: PackReference,
+    rows: int,
+    rows_are_packed: bool,
+    attention: AttentionFacts | None = None,
+    site: Site | None = None,
+    notes: tuple[str, ...] = (),
+) -> Plan:
+    """Resolve everything that is open in ``recipe`` for these ranks.
+
+    ``rows`` is the number of training rows in an epoch; ``notes`` come first among the warnings. What
+    cannot work is one ``UserError`` that tells all of it.
+    """
+    if problems := find_problems(recipe, topology):
+        raise UserError("\n".join(problems))
+    resolved, warnings, because = _resolve(recipe, topology, attention or AttentionFacts())
+    batch = _batch(recipe, topology)
+    steps = count_steps(resolved, rows, packed=rows_are_packed)
+    strategy = resolved.strategy
+    return Plan(
+        recipe=resolved,
+        site=site,
+        topology=topology,
+        batch=batch,
+        steps=steps,
+        pack=pack,
+        accelerate=accelerate_config(resolved, topology),
+        deepspeed=deepspeed_config(strategy, resolved, batch) if isinstance(strategy, DeepSpeed) else None,
+        command=command(),
+        env=environment(topology),
+        versions={"gemfit": __version__},
+        warnings=(*notes, *warnings, *_idle_warning(batch), *_warmup_warning(resolved, steps)),
+        attention_because=because,
+    )
+
+
+def find_problems(recipe: Recipe, topology: Topology) -> list[str]:
+    """Everything that keeps ``recipe`` from running on these ranks; empty where nothing does."""
+    problems = recipe.strategy.problems(topology.world_size)
+    problems += [*attention_problems(recipe, topology), *speed_problems(recipe, topology)]
+    try:
+        _batch(recipe, topology)
+    except UserError as error:
+        problems.append(str(error))
+    return problems
+
+
+def count_steps(recipe: Recipe, rows: int, *, packed: bool) -> Steps:
+    """Epochs follow each other without a gap, so only the very last step can be short of rows."""
+    if rows < 1:
+        raise UserError(
+            "there is no training row; give more conversations or a smaller data.validation_share"
+        )
+    global_batch_size, length = recipe.batch.global_batch_size, recipe.length
+    total = (
+        length.max_steps
+        if length.max_steps is not None
+        else math.ceil((length.num_epochs or 0) * rows / global_batch_size)
+    )
+    return Steps(
+        rows=rows,
+        rows_are="packed" if packed else "estimated",
+        per_epoch=rows / global_batch_size,
+        total=total,
+        warmup_share=recipe.optim.warmup_steps / total,
+    )
+
+
+def _resolve(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> tuple[Recipe, list[str], str]:
+    """The recipe without anything open, warnings, and why it has this attention."""
+    attention = choose_attention(recipe, topology, facts)
+    warnings = [attention.warning] if attention.warning else []
+    strategy = recipe.strategy
+    if isinstance(strategy, Ddp) and topology.world_size == 1:
+        strategy = Single()
+        warnings.append("strategy ddp on one rank is strategy single: there is nobody to average with")
+    model = recipe.model.model_copy(update={"attention": attention.name})
+    resolved = recipe.model_copy(update={"model": model, "strategy": strategy})
+    return resolved, warnings, attention.because
+
+
+def _batch(recipe: Recipe, topology: Topology) -> Batch:
+    return make_batch(
+        global_batch_size=recipe.batch.global_batch_size,
+        max_per_device_batch_size=recipe.batch.max_per_device_batch_size,
+        world_size=topology.world_size,
+        seq_len=recipe.data.seq_len,
+    )
+
+
+def _idle_warning(batch: Batch) -> list[str]:
+    if not batch.idle:
+        return []
+    nearest = " or ".join(map(str, nearest_without_idle(batch.world_size, batch.global_batch_size)))
+    return [
+        f"{batch.idle} of {batch.slots} slots of each step are idle ({batch.idle_share:.0%}): "
+        f"{batch.global_batch_size} rows do not divide over {batch.world_size} ranks; "
+        f"{nearest} ranks have none"
+    ]
+
+
+def _warmup_warning(recipe: Recipe, steps: Steps) -> list[str]:
+    warmup = recipe.optim.warmup_steps
+    if warmup < steps.total:
+        return []
+    peak = recipe.optim.learning_rate * steps.total / warmup
+    return [
+        f"the warm-up never ends: {warmup} warm-up steps, {steps.total} steps in all, so the learning rate "
+        f"reaches {peak:.2g} of {recipe.optim.learning_rate:.2g}; lower optim.warmup_steps or train longer"
+    ]

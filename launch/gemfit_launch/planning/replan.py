@@ -1,0 +1,105 @@
+"""Plan a run anew for other ranks, another strategy or other settings, from its own plan.
+
+The packed rows stay as they are unless something changes that decides them, so the conversations need
+not be there any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from gemfit.config.overrides import build
+from gemfit.config.yaml_source import Document
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan, Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.site import Site
+from gemfit.schemas.strategy import Single
+from gemfit.schemas.training_identity import Change, changes, flatten, refuse_changes, refuse_unknown
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.planning.row_count import Rows
+from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
+
+DECIDES_ROWS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokenizer", "scratch"}}
+"""Parts of a recipe that decide what is packed."""
+
+
+def replan(
+    old: Plan, request: Request, ranks: Ranks | Topology, origin: str, site: Site | None = None
+) -> Plan:
+    """``old`` with the changes of ``request``, on ``ranks``, at ``site``; ``origin`` names it in errors.
+
+    Without any change it is ``old`` itself.
+    """
+    unchanged = ranks in (Ranks(), old.topology) and site in (None, old.site)
+    if request == Request(name="") and unchanged:
+        return old
+    recipe = build(Recipe, request.over(Document(old.recipe.model_dump(mode="json"), {}, origin)))
+    topology = ranks if isinstance(ranks, Topology) else _topology(old, recipe, ranks)
+    same_rows = recipe.model_dump(include=DECIDES_ROWS) == old.recipe.model_dump(include=DECIDES_ROWS)
+    known = same_rows and old.steps.rows_are == "packed"
+    rows = Rows(count=old.steps.rows, pack=old.pack, packed=True) if known else None
+    return resolve_plan(recipe, topology, rows, site or old.site)
+
+
+def refuse_other_training(root: Path, old: Plan, new: Plan, allowed_changes: Collection[str]) -> None:
+    """``UserError`` where ``new`` trains something else than ``old`` did, apart from what is allowed."""
+    was, now = old.training_identity(), new.training_identity()
+    refuse_unknown(allowed_changes, [*was, *now])
+    refuse_changes(was, now, allowed=allowed_changes, place=str(root))
+
+
+def refuse_complete(run: RunDir, plan: Plan) -> None:
+    """``UserError`` where ``run`` has done all steps of ``plan``."""
+    verdict = run.verdict()
+    if run.is_complete(plan) and verdict is not None and verdict.step < plan.steps.total:
+        raise UserError(
+            f"{run.root}: is complete: {verdict.reason}; to go on, resume with a larger "
+            "--set evaluation.early_stopping.patience=N, or with --set evaluation.early_stopping=null"
+        )
+    if run.is_complete(plan):
+        raise UserError(f"{run.root}: is complete ({plan.steps.total} steps); there is nothing to resume")
+
+
+def changed_parts(old: Plan, new: Plan) -> list[Change]:
+    """How the two differ for a person: the recipe, the ranks, and how a step is cut over them."""
+    found = changes(_visible(old), _visible(new))
+    if old.recipe.strategy.label == new.recipe.strategy.label:
+        return found
+    # The label says it all, and the settings of one kind mean nothing to another.
+    return [change for change in found if not change.key.startswith("strategy.")]
+
+
+def _topology(old: Plan, recipe: Recipe, ranks: Ranks) -> Topology:
+    """The ranks that are asked for; of what is not said, those of the old plan."""
+    if ranks == Ranks():
+        if isinstance(recipe.strategy, Single):
+            return Topology(nodes=1, ranks_per_node=1, device=old.topology.device)
+        return old.topology
+    if ranks.device == "auto" and ranks.gpus is None:
+        ranks = replace(ranks, device=old.topology.device)
+    if ranks.gpus is None and ranks.nproc is None:
+        ranks = replace(ranks, nproc=old.topology.world_size)
+    return choose_topology(ranks, recipe.strategy, visible_gpus=count_gpus())
+
+
+def _visible(plan: Plan) -> dict[str, JsonValue]:
+    return {"strategy": plan.recipe.strategy.label} | flatten(
+        {
+            **plan.recipe.model_dump(mode="json"),
+            "ranks": plan.topology.world_size,
+            "nodes": plan.topology.nodes,
+            "device": plan.topology.device,
+            "rows a rank": plan.batch.per_device_batch_size,
+            "micro-steps": plan.batch.gradient_accumulation_steps,
+            "steps": plan.steps.total,
+            "pack": plan.pack.fingerprint,
+        }
+    )

@@ -1,0 +1,88 @@
+"""What a person asked for on the command line, and the recipe that results.
+
+The order of precedence: the recipe and what it extends, then ``--set`` from left to right, then the
+options with a name of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemfit.config.overrides import build, with_settings
+from gemfit.config.yaml_source import Document
+from gemfit.errors import UserError
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.strategy import strategy_from_name
+from gemfit_launch.planning.recipes import load_recipe_document
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A recipe by name, and what is to be different. Without a name it is only the differences."""
+
+    name: str
+    settings: tuple[str, ...] = ()
+    data: str | None = None
+    strategy: str | None = None
+    offload: bool = False
+    seed: int | None = None
+
+    @property
+    def name_for_folder(self) -> str:
+        """Such as ``gemma3-1b-reference``; of a file, its name without the suffix."""
+        path = Path(self.name)
+        return path.stem if path.suffix in (".yaml", ".yml") else self.name.replace("/", "-")
+
+    def document(self) -> Document:
+        """The YAML that results; every value still knows where it was written."""
+        return self.over(load_recipe_document(self.name))
+
+    def over(self, base: Document) -> Document:
+        """``base``, whatever the name says, with what is to be different."""
+        document = with_settings(Recipe, base, self.settings)
+        if self.data is not None:
+            document = _over(document, "--data", {"data": {"source": self.data, "sources": []}})
+        if self.seed is not None:
+            document = _over(document, "--seed", {"seed": self.seed})
+        if self.strategy is not None or self.offload:
+            place = f"--strategy {self.strategy}" if self.strategy else "--offload"
+            document = _over(document, place, {"strategy": self._strategy(document, place)})
+        return document
+
+    def recipe(self) -> Recipe:
+        """The recipe that results; all mistakes in it are one ``UserError``."""
+        return build(Recipe, self.document())
+
+    def arguments(self) -> list[str]:
+        """The same request as command line arguments."""
+        argv = [self.name] if self.name else []
+        for setting in self.settings:
+            argv += ["--set", setting]
+        for option, value in (("--data", self.data), ("--strategy", self.strategy), ("--seed", self.seed)):
+            argv += [option, str(value)] if value is not None else []
+        return argv + ["--offload"] * self.offload
+
+    def _strategy(self, document: Document, place: str) -> dict[str, Any]:
+        name = self.strategy or _short_name(document.data.get("strategy", "ddp"))
+        try:
+            return strategy_from_name(name, offload=self.offload)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}") from None
+
+
+def _short_name(written: Any) -> str:
+    """The name such as ``zero3`` of a strategy as a recipe writes it."""
+    if not isinstance(written, dict):
+        return str(written)
+    kind = str(written.get("kind"))
+    return f"zero{written.get('stage', 2)}" if kind == "deepspeed" else kind
+
+
+def _over(document: Document, place: str, data: dict[str, Any]) -> Document:
+    (key, value), *_ = data.items()
+    places: dict[tuple[str | int, ...], str] = {(key,): place}
+    if isinstance(value, dict):
+        places |= {(key, inner): place for inner in value}
+    return Document(data, places, place).over(document)

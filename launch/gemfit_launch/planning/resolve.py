@@ -1,0 +1,35 @@
+"""From a recipe and options to a plan, by looking at this machine: GPUs, libraries, packed data."""
+
+from __future__ import annotations
+
+from gemfit.schemas.plan import Plan, Topology
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.site import Site
+from gemfit_launch.planning.attention import attention_facts
+from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.row_count import Rows, find_rows
+from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
+from gemfit_launch.predict.forecast import with_warnings
+
+
+def resolve_plan(
+    recipe: Recipe, ranks: Ranks | Topology, rows: Rows | None = None, site: Site | None = None
+) -> Plan:
+    """The plan for ``recipe`` with ``rows``, or those that are known now; writes nothing."""
+    topology = (
+        ranks
+        if isinstance(ranks, Topology)
+        else choose_topology(ranks, recipe.strategy, visible_gpus=count_gpus())
+    )
+    rows = rows or find_rows(recipe)
+    plan = make_plan(
+        recipe,
+        topology=topology,
+        pack=rows.pack,
+        rows=rows.count,
+        rows_are_packed=rows.packed,
+        attention=attention_facts(recipe, topology, site),
+        site=site,
+        notes=(rows.note,) if rows.note else (),
+    )
+    return with_warnings(plan)

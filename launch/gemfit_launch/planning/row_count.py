@@ -1,0 +1,89 @@
+"""How many training rows an epoch has: counted in the pack, or estimated and called an estimate.
+
+Reads every input byte once, to find the pack that belongs to it; writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfit.errors import UserError
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.pack_job import PackJob, make_pack_job, pack_folder
+from gemfit.schemas.plan import PackReference
+from gemfit.schemas.recipe import DataRecipe, Recipe
+
+BYTES_PER_TOKEN = 4
+BYTES_PER_COMPRESSED_BYTE = 4
+PLACEHOLDER_TOKENS = 10_000_000
+"""The model card's data; stands in where no data is named."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Training rows of one epoch, and how far that number can be trusted."""
+
+    count: int
+    pack: PackReference
+    packed: bool
+    note: str | None = None
+    """What the number rests on, when it is not the pack."""
+
+
+def find_rows(recipe: Recipe) -> Rows:
+    """Rows of the finished pack; else an estimate from the size of the data; else a placeholder."""
+    if not recipe.data.mixture:
+        nothing = PackReference(fingerprint="", folder="")
+        return _placeholder(recipe.data, nothing, "no data is given (--data FILE)")
+    job = make_pack_job(recipe)
+    # Absolute, because a run may be resumed from another working folder.
+    folder = pack_folder(job.fingerprint).absolute()
+    pack = PackReference(fingerprint=job.fingerprint, folder=str(folder))
+    if (manifest := finished_pack(folder)) is not None:
+        return Rows(count=manifest.splits["train"].rows, pack=pack, packed=True)
+    streams = [source.name for source in job.sources if source.hub is not None]
+    if streams:
+        return _placeholder(recipe.data, pack, f"{', '.join(streams)} is not packed yet")
+    return _estimate(job, pack)
+
+
+def finished_pack(folder: Path) -> PackManifest | None:
+    """The manifest of the pack in ``folder``, or ``None`` before it is built."""
+    if not folder.exists():
+        return None
+    if not (folder / "manifest.json").is_file():
+        raise UserError(f"{folder}: is not a finished pack (it has no manifest.json); remove the folder")
+    return PackManifest.read(folder / "manifest.json")
+
+
+def _estimate(job: PackJob, pack: PackReference) -> Rows:
+    size = sum(file.bytes * _expansion(file.path) * job.sources[file.source].weight for file in job.files)
+    tokens = size / BYTES_PER_TOKEN * (1 - job.data.validation_share)
+    return Rows(
+        count=_rows(tokens, job.data),
+        pack=pack,
+        packed=False,
+        note=f"rows are estimated from the size of the data, {BYTES_PER_TOKEN} bytes a token; "
+        "`gemfit pack` counts them",
+    )
+
+
+def _placeholder(data: DataRecipe, pack: PackReference, why: str) -> Rows:
+    return Rows(
+        count=_rows(PLACEHOLDER_TOKENS, data),
+        pack=pack,
+        packed=False,
+        note=f"{why}: rows are a placeholder, estimated for {PLACEHOLDER_TOKENS:,} training tokens, "
+        "the size of the model card's data",
+    )
+
+
+def _rows(tokens: float, data: DataRecipe) -> int:
+    rows = max(1, math.ceil(tokens / data.seq_len))
+    return rows if data.max_rows is None else min(rows, data.max_rows)
+
+
+def _expansion(path: str) -> int:
+    return BYTES_PER_COMPRESSED_BYTE if path.endswith((".gz", ".zst")) else 1

@@ -1,0 +1,89 @@
+"""How many ranks, on how many machines, on which device: from options and from what is plugged in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gemfit.errors import UserError
+from gemfit.schemas.plan import Topology
+from gemfit.schemas.strategy import Single, Strategy
+
+GPUS_PER_NODE = 8
+"""Of a usual machine; `--nodes` says otherwise."""
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """What the options say about ranks."""
+
+    nproc: int | None = None
+    """Ranks on this machine."""
+    gpus: int | None = None
+    """GPUs in all, one rank each."""
+    nodes: int | None = None
+    device: Device = "auto"
+
+    def arguments(self) -> list[str]:
+        """The same choice as command line arguments."""
+        argv: list[str] = []
+        for option, value in (("--nproc", self.nproc), ("--gpus", self.gpus), ("--nodes", self.nodes)):
+            argv += [option, str(value)] if value is not None else []
+        return argv + (["--device", self.device] if self.device != "auto" else [])
+
+
+def choose_topology(ranks: Ranks, strategy: Strategy, *, visible_gpus: int) -> Topology:
+    """Ranks and machines for these options; contradictions among them are a ``UserError``."""
+    _refuse_contradictions(ranks)
+    device: Literal["cpu", "cuda"]
+    if ranks.device == "auto":
+        device = "cuda" if ranks.gpus is not None or visible_gpus else "cpu"
+    else:
+        device = ranks.device
+    alone = isinstance(strategy, Single) or device == "cpu"
+    total = ranks.gpus or ranks.nproc or (1 if alone else max(visible_gpus, 1))
+    nodes = ranks.nodes or _usual_nodes(ranks.gpus or 1)
+    if total % nodes:
+        raise UserError(f"--nodes {nodes}: {total} GPUs do not divide over {nodes} nodes")
+    return Topology(nodes=nodes, ranks_per_node=total // nodes, device=device)
+
+
+def refuse_absent_gpus(topology: Topology, *, visible_gpus: int) -> None:
+    """``UserError`` where a run would need more GPUs, or machines, than there are here."""
+    if topology.nodes > 1:
+        raise UserError(
+            f"{topology.world_size} GPUs are {topology.nodes} machines, and `gemfit run` uses this one; "
+            f"at most {GPUS_PER_NODE} ranks fit, or give --nodes 1 if this machine is larger"
+        )
+    if topology.device == "cuda" and topology.ranks_per_node > visible_gpus:
+        raise UserError(
+            f"{topology.ranks_per_node} GPUs are wanted and {visible_gpus} are here; "
+            "give fewer, or train on the CPU with --device cpu --nproc N"
+        )
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that a process started here would see; asks the device files, not the driver."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    plugged = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if chosen is None or not plugged:
+        return plugged
+    return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
+
+
+def _usual_nodes(gpus: int) -> int:
+    whole = gpus > GPUS_PER_NODE and gpus % GPUS_PER_NODE == 0
+    return gpus // GPUS_PER_NODE if whole else 1
+
+
+def _refuse_contradictions(ranks: Ranks) -> None:
+    if ranks.nproc is not None and ranks.gpus is not None:
+        raise UserError("--nproc counts ranks on this machine, --gpus counts GPUs in all; give one of them")
+    if ranks.gpus is not None and ranks.device == "cpu":
+        raise UserError(f"--gpus {ranks.gpus} and --device cpu contradict each other; use --nproc")
+    if ranks.nodes is not None and ranks.gpus is None:
+        raise UserError(f"--nodes {ranks.nodes} needs --gpus, the number of GPUs in all")

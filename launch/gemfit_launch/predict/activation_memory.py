@@ -1,0 +1,193 @@
+"""Bytes that a rank needs while it computes: what the backward pass keeps, logits, gathers, the step itself.
+
+The tensors that autograd keeps for one layer are listed one by one, as `transformers` 5.23 makes them, and
+as Liger's functions save them; benchmarks/memory_peaks.md holds their sum beside what was seen, without
+Liger. What `compile` keeps is the compiler's choice: it is counted as if layers were not compiled.
+"""
+
+from __future__ import annotations
+
+from gemfit.schemas.strategy import DeepSpeed, Fsdp
+from gemfit_launch.predict.model_state_memory import FLOAT32, REDUCE_BUCKET_ELEMENTS, Setting
+
+SLICE_TOKENS = 1024
+"""Tokens whose logits exist at a time; as in the training's loss."""
+LOGIT_BYTES = 12
+"""Of one logit at the peak of the backward pass: log-softmax and two gradients, all float32."""
+LIVE_ELEMENTS = 1_000_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `stage3_max_live_parameters` and `stage3_max_reuse_distance`."""
+PREFETCH_ELEMENTS = 50_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `stage3_prefetch_bucket_size`."""
+GATHERED_UNITS = 2
+"""FSDP2 gathers the next layer while one is computed."""
+
+
+def stream_bytes(setting: Setting) -> int:
+    """Of one number in the residual stream: under autocast the embedding makes it float32."""
+    return FLOAT32 if setting.autocast else setting.compute_bytes
+
+
+def layer_bytes(setting: Setting) -> int:
+    """What autograd keeps of one layer, for all tokens of a rank."""
+    return round(setting.tokens * (_norms(setting) + _attention(setting) + _feed_forward(setting)))
+
+
+def checkpoint_bytes(setting: Setting) -> int:
+    """What is kept of one layer when its activations are computed again: its input."""
+    return setting.tokens * setting.architecture.hidden_size * stream_bytes(setting)
+
+
+def edge_bytes(setting: Setting) -> int:
+    """What autograd keeps outside the layers: the last norm, targets and positions, and the masks."""
+    hidden = setting.architecture.hidden_size
+    norm = 2 * FLOAT32 * hidden + stream_bytes(setting) * hidden
+    masks = 0
+    if setting.attention in ("sdpa", "eager"):
+        kinds = 2 if setting.architecture.num_sliding_layers else 1
+        masks = kinds * setting.seq_len * setting.compute_bytes
+    return setting.tokens * (norm + 3 * 8 + masks)
+
+
+def logits_bytes(setting: Setting) -> int:
+    """The slice of logits that exists, with the gradients of it."""
+    return min(SLICE_TOKENS, setting.tokens) * setting.architecture.vocab_size * LOGIT_BYTES
+
+
+def output_layer_bytes(setting: Setting) -> int:
+    """What the output layer's gradient needs while the logits are there.
+
+    The sum over the slices before, in the type of the residual stream; the first slice has only the cast.
+    """
+    embedding = setting.architecture.embedding_parameters
+    if setting.lora is not None:  # frozen, so there is no gradient, but still a cast
+        return embedding * setting.compute_bytes if setting.autocast else 0
+    several = setting.tokens > SLICE_TOKENS
+    return embedding * (stream_bytes(setting) if several else setting.compute_bytes)
+
+
+def output_sum_bytes(setting: Setting) -> int:
+    """When the gradient of one slice is added to that of those before, which makes a third tensor."""
+    if setting.lora is not None or setting.tokens <= SLICE_TOKENS:
+        return 0
+    tensors = 3 + setting.autocast  # the cast is kept for the slices to come
+    return tensors * setting.architecture.embedding_parameters * setting.compute_bytes
+
+
+def output_gradient_bytes(setting: Setting) -> int:
+    """The gradient of a tied output layer, which waits for that of the embedding."""
+    if setting.lora is not None or not setting.architecture.tied:
+        return 0
+    return setting.architecture.embedding_parameters * stream_bytes(setting)
+
+
+def embedding_gradient_bytes(setting: Setting) -> int:
+    """At the end of the backward pass: the gradient is dense, and is added to the output layer's."""
+    if setting.lora is not None:
+        return 0
+    embedding = setting.architecture.embedding_parameters
+    gradients = 3 * stream_bytes(setting) * embedding
+    return gradients + (FLOAT32 * embedding if _reduces_a_copy(setting) else 0)
+
+
+def weight_cache_bytes(setting: Setting) -> int:
+    """Casts of the layers' matrices that autocast remembers until the forward pass is over."""
+    if not setting.casts_inputs:
+        return 0
+    if setting.quantization is not None:  # only adapters are cast
+        return setting.compute_bytes * setting.trained
+    architecture = setting.architecture
+    all_layers = setting.compute_bytes * architecture.linear_parameters * architecture.num_layers
+    if setting.lora is None or not setting.checkpointing:
+        return all_layers
+    # Frozen weights are cast but not remembered; a layer that is computed again keeps its own only then.
+    return setting.compute_bytes * setting.trained
+
+
+def unpacked_bytes(setting: Setting) -> int:
+    """The largest matrix in the type of computing, which is made of its 4 bits for each product."""
+    if setting.quantization is None:
+        return 0
+    return setting.compute_bytes * max(rows * columns for rows, columns in setting.architecture.matrix_shapes)
+
+
+def gather_bytes(setting: Setting) -> int:
+    """Whole parameters that a sharding strategy has to have at a time."""
+    compute, layer, edges = setting.compute_bytes, setting.layer_elements, setting.edge_elements
+    match setting.strategy:
+        case Fsdp(reshard_after_forward=False):
+            return compute * setting.base_elements
+        case Fsdp():  # embedding and last norm are a unit of their own that stays gathered
+            return compute * (edges + GATHERED_UNITS * layer)
+        case DeepSpeed(stage=3):
+            live = max(LIVE_ELEMENTS, edges + layer) + PREFETCH_ELEMENTS
+            return compute * min(setting.base_elements, live)
+        case _:
+            return 0
+
+
+def gradient_transient_bytes(setting: Setting) -> int:
+    """Gradients of the layer at hand before they are added up, and what is reduced in float32."""
+    layer = setting.architecture.layer_parameters
+    if setting.lora is not None:
+        layer = setting.trained // setting.architecture.num_layers
+    reduced = layer if isinstance(setting.strategy, Fsdp) else min(REDUCE_BUCKET_ELEMENTS, setting.trained)
+    return setting.compute_bytes * layer + (FLOAT32 * reduced if _reduces_a_copy(setting) else 0)
+
+
+def _reduces_a_copy(setting: Setting) -> bool:
+    """Whether gradients are cast to float32 to be reduced: a layer's, a bucket's, or the embedding's."""
+    match setting.strategy:
+        case Fsdp():
+            return True
+        case DeepSpeed(stage=stage):
+            return stage > 1 and setting.compute_bytes != FLOAT32
+        case _:
+            return False
+
+
+def _norms(setting: Setting) -> float:
+    """Bytes a token: a norm keeps its input in float32 and a factor, and its output where it is trained.
+
+    Liger's keeps its input as it is, and the factor.
+    """
+    architecture = setting.architecture
+    plain = 2 * FLOAT32 if setting.lora is None else FLOAT32
+    fused = setting.kernels == "liger"
+    of_stream, of_head = (stream_bytes(setting), setting.compute_bytes) if fused else (plain, plain)
+    a_norm = of_stream * architecture.hidden_size + FLOAT32
+    heads = architecture.num_heads + architecture.num_kv_heads
+    inner = heads * (of_head * architecture.head_dim + FLOAT32) if architecture.qk_norm else 0
+    return architecture.norms_per_layer * a_norm + inner
+
+
+def _attention(setting: Setting) -> float:
+    """Bytes a token: inputs of the projections, then what the kernel keeps."""
+    architecture, compute = setting.architecture, setting.compute_bytes
+    query = architecture.num_heads * architecture.head_dim
+    keys = architecture.num_kv_heads * architecture.head_dim
+    inputs = (3 if setting.casts_inputs else 1) * compute * architecture.hidden_size
+    if setting.lora is not None:  # what lies between its two matrices; and the output's adapter casts too
+        inputs += compute * setting.lora.rank * len(setting.lora.targets)
+        inputs += compute * query if setting.casts_inputs else 0
+    if setting.attention.startswith("flash_attention"):  # keys and values as they are
+        return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * architecture.num_heads
+    repeated = query if architecture.num_kv_heads > 1 else keys
+    # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
+    cast = compute * (query - repeated) if setting.autocast else 0
+    kept = inputs + compute * (2 * query + 2 * repeated) + cast
+    if setting.attention == "eager":  # all scores, in float32 and as they are multiplied with values
+        a_score = FLOAT32 + (compute if compute != FLOAT32 else 0)
+        return kept + a_score * architecture.num_heads * setting.seq_len
+    # The mask becomes numbers in each layer anew.
+    return kept + FLOAT32 * architecture.num_heads + compute * setting.seq_len
+
+
+def _feed_forward(setting: Setting) -> float:
+    """Bytes a token: inputs of gate and up, the gate before and after its function, up, and the product.
+
+    Liger's GeGLU keeps the gate only as it was before.
+    """
+    architecture, compute = setting.architecture, setting.compute_bytes
+    inputs = (2 if setting.casts_inputs else 1) * compute * architecture.hidden_size
+    kept = 3 if setting.kernels == "liger" else 4
+    return inputs + kept * compute * architecture.intermediate_size

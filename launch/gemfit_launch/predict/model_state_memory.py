@@ -1,0 +1,271 @@
+"""Bytes that a rank keeps from step to step: parameters, masters, gradients, buckets, moments.
+
+What each engine keeps was read in its source and weighed in running processes: benchmarks/memory_states.md
+holds predicted beside measured. Sizes are those of rank 0, which holds the largest shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from gemfit.schemas.recipe import Lora, Quantization
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit_launch.predict.architecture import Architecture, Shapes
+
+FLOAT32 = 4
+MOMENTS = 8
+"""AdamW: two float32 numbers for each trained parameter."""
+REDUCE_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `reduce_bucket_size`. A bucket is made whole, however small the model."""
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed 0.19.8, zero/config.py: `sub_group_size`, what ZeRO-3 steps at a time."""
+BLOCK, OUTER_BLOCK = 64, 256
+"""bitsandbytes 0.50: weights that share a scale, and scales that share one when they are in 8 bits."""
+CODES, OUTER_CODES = 16, 256
+"""Numbers that 4 and 8 bits stand for: each layer keeps tables of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Everything that decides how much memory a rank needs."""
+
+    architecture: Architecture
+    lora: Lora | None
+    dtype: str
+    strategy: Strategy
+    quantization: Quantization | None = None
+    world_size: int
+    ranks_per_node: int
+    per_device_batch_size: int
+    gradient_accumulation_steps: int
+    seq_len: int
+    checkpointing: bool
+    attention: str
+    kernels: str = "none"
+    read_whole: bool = False
+    """Whether each rank has the whole model in float32 on the host while it is loaded."""
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.dtype == "bfloat16" else FLOAT32
+
+    @property
+    def autocast(self) -> bool:
+        """Whether parameters are float32 and cast at each use, so that what is added up stays float32.
+
+        Beside weights in 4 bits everything frozen is in the type of computing already.
+        """
+        return self.casts_inputs and self.quantization is None
+
+    @property
+    def casts_inputs(self) -> bool:
+        """Whether each trained matrix casts what it is multiplied with, because it is float32 itself."""
+        return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp)
+
+    @property
+    def trained_shapes(self) -> Shapes:
+        """All trained tensors."""
+        if self.lora is None:
+            return self.architecture.all_shapes
+        return self.architecture.adapter_shapes(self.lora.rank, self.lora.targets)
+
+    @property
+    def frozen_shapes(self) -> Shapes:
+        """All frozen tensors as engines see them: matrices in 4 bits are columns of the type of computing."""
+        if self.lora is None:
+            return ()
+        return self._layers(self._held_matrices) + tuple(
+            (*shape, 1) for shape in self.architecture.edge_shapes
+        )
+
+    def _layers(self, matrices: tuple[tuple[int, int], ...]) -> Shapes:
+        times = self.architecture.num_layers
+        return tuple((*shape, times) for shape in (*matrices, *self.architecture.vector_shapes))
+
+    @property
+    def _held_matrices(self) -> tuple[tuple[int, int], ...]:
+        matrices = self.architecture.matrix_shapes
+        if self.quantization is None:
+            return matrices
+        return tuple((-(-rows * columns // (2 * self.compute_bytes)), 1) for rows, columns in matrices)
+
+    @property
+    def layer_elements(self) -> int:
+        """Elements of one layer's base weights, as engines see them."""
+        return count(self._layers(self._held_matrices)) // self.architecture.num_layers
+
+    @property
+    def edge_elements(self) -> int:
+        """Elements outside the layers: embeddings and the last norm."""
+        return sum(first * rest for first, rest in self.architecture.edge_shapes)
+
+    @property
+    def base_elements(self) -> int:
+        """Elements of the base model, as engines see them."""
+        return self.edge_elements + self.architecture.num_layers * self.layer_elements
+
+    @property
+    def scale_bytes(self) -> int:
+        """Of matrices in 4 bits, what turns bits into numbers: whole on every rank, in no parameter."""
+        if self.quantization is None:
+            return 0
+        blocks = [-(-rows * columns // BLOCK) for rows, columns in self.architecture.matrix_shapes]
+        if not self.quantization.double:
+            return self.architecture.num_layers * FLOAT32 * sum(number + CODES for number in blocks)
+        # With 8-bit scales come a second table, scales of the scales, and their mean.
+        outer = sum(-(-number // OUTER_BLOCK) + CODES + OUTER_CODES + 1 for number in blocks)
+        return self.architecture.num_layers * (sum(blocks) + FLOAT32 * outer)
+
+    @property
+    def frozen_type_bytes(self) -> int:
+        """Of one frozen element: what is not ZeRO keeps float32, unless it is beside weights in 4 bits."""
+        is_float32 = self.quantization is None and not isinstance(self.strategy, DeepSpeed)
+        return FLOAT32 if is_float32 else self.compute_bytes
+
+    @property
+    def trained(self) -> int:
+        """Trained parameters."""
+        return count(self.trained_shapes)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a rank takes at once."""
+        return self.per_device_batch_size * self.seq_len
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """Bytes that stay, in one place: on the GPU, or in host memory."""
+
+    parameters: int = 0
+    masters: int = 0
+    """Float32 copies that the optimizer steps, where the model computes with other ones."""
+    gradients: int = 0
+    """At their peak, just before the step."""
+    buckets: int = 0
+    """Where gradients wait to be reduced."""
+    moments: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """States of a rank, by where they are."""
+
+    gpu: States
+    host: States = States()
+
+
+def count(shapes: Shapes) -> int:
+    """Elements of all tensors."""
+    return sum(first * rest * times for first, rest, times in shapes)
+
+
+def place_states(setting: Setting) -> Placed:
+    """What rank 0 keeps under its strategy."""
+    match setting.strategy:
+        case Single() | Ddp():
+            return _replicated(setting)
+        case Fsdp() as fsdp:
+            return _fsdp(setting, fsdp)
+        case DeepSpeed(stage=3) as zero:
+            return _zero3(setting, zero)
+        case DeepSpeed() as zero:
+            return _zero12(setting, zero)
+
+
+def _replicated(setting: Setting) -> Placed:
+    trained = setting.trained
+    return Placed(  # DDP's gradients live in its buckets
+        gpu=States(
+            parameters=FLOAT32 * trained
+            + setting.frozen_type_bytes * count(setting.frozen_shapes)
+            + setting.scale_bytes,
+            gradients=FLOAT32 * trained,
+            moments=MOMENTS * trained,
+        )
+    )
+
+
+def _fsdp(setting: Setting, strategy: Fsdp) -> Placed:
+    def shard(first: int, rest: int) -> int:  # FSDP2 cuts the first dimension
+        return -(-first // setting.world_size) * rest
+
+    trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
+    sharded = States(
+        parameters=FLOAT32 * trained + setting.frozen_type_bytes * frozen,
+        gradients=FLOAT32 * trained,
+        moments=MOMENTS * trained,
+    )
+    scales = States(parameters=setting.scale_bytes)
+    return Placed(gpu=scales, host=sharded) if strategy.offload else Placed(gpu=_plus(scales, sharded))
+
+
+def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:
+    compute, trained = setting.compute_bytes, setting.trained
+    shard = -(-trained // setting.world_size)
+    parameters = compute * (trained + count(setting.frozen_shapes)) + setting.scale_bytes
+    # Two, because communication overlaps the backward pass.
+    buckets = 2 * compute * REDUCE_BUCKET_ELEMENTS
+    flat = FLOAT32 * shard
+    if strategy.offload_optimizer:
+        # Parameters come back by way of a copy in their own type; stage 2 adds up beside what is stepped.
+        summed = flat * (1 if strategy.stage == 1 else 2)
+        host = States(parameters=compute * shard, masters=flat, gradients=summed, moments=MOMENTS * shard)
+        whole = compute * trained if strategy.stage == 1 else 0
+        return Placed(gpu=States(parameters=parameters, gradients=whole, buckets=buckets), host=host)
+    if strategy.stage == 1:
+        gradients = max(compute * trained, compute * shard + flat)
+    elif compute != FLOAT32:  # sums lie flat already
+        gradients = flat
+    else:  # sums are views of whole gradients, flattened for the step
+        gradients = flat + FLOAT32 * _whole_tensors(setting, shard)
+    return Placed(
+        gpu=States(
+            parameters=parameters, masters=flat, gradients=gradients, buckets=buckets, moments=MOMENTS * shard
+        )
+    )
+
+
+def _whole_tensors(setting: Setting, shard: int) -> int:
+    """Elements of all tensors that reach into the range of a rank, on the one where the embedding ends."""
+    if setting.lora is not None:  # adapters are so small that next to nothing reaches beyond it
+        return 0
+    return -(-setting.architecture.embedding_parameters // shard) * shard
+
+
+def _zero3(setting: Setting, strategy: DeepSpeed) -> Placed:
+    def shard(first: int, rest: int) -> int:  # ZeRO-3 cuts the flattened tensor
+        return -(-first * rest // setting.world_size)
+
+    compute = setting.compute_bytes
+    trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
+    parameters = States(parameters=compute * (trained + frozen))
+    # Sums, and a copy of those that AdamW steps at a time; on the host each group has its own.
+    stepped = trained if strategy.offload_optimizer else min(trained, SUB_GROUP_ELEMENTS)
+    optimizer = States(
+        masters=FLOAT32 * trained,
+        gradients=FLOAT32 * (trained + stepped),
+        moments=MOMENTS * trained,
+    )
+    # The bucket is of the type that gradients are reduced in, which is float32.
+    buckets = States(buckets=FLOAT32 * REDUCE_BUCKET_ELEMENTS)
+    gpu, host = _plus(buckets, States(parameters=setting.scale_bytes)), States()
+    host = _plus(host, optimizer) if strategy.offload_optimizer else host
+    gpu = gpu if strategy.offload_optimizer else _plus(gpu, optimizer)
+    host = _plus(host, parameters) if strategy.offload_params else host
+    gpu = gpu if strategy.offload_params else _plus(gpu, parameters)
+    return Placed(gpu=gpu, host=host)
+
+
+def _sharded(shapes: Shapes, shard: Callable[[int, int], int]) -> int:
+    return sum(shard(first, rest) * times for first, rest, times in shapes)
+
+
+def _plus(one: States, other: States) -> States:
+    names = [field.name for field in fields(one)]
+    return States(**{name: getattr(one, name) + getattr(other, name) for name in names})

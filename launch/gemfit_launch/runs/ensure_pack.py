@@ -1,0 +1,71 @@
+"""Make sure that a pack exists: find it by its fingerprint, or have ``gemfit.data`` build it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gemfit.errors import ExitCode
+from gemfit.schemas.manifest import PackManifest
+from gemfit.schemas.pack_job import PackJob
+from gemfit_launch.planning.row_count import finished_pack
+from gemfit_launch.runs.python_module import require_train_extra, run_module
+
+
+class PackFailed(Exception):
+    """The builder gave up and has said why; ``code`` is how it ended."""
+
+    def __init__(self, code: ExitCode) -> None:
+        super().__init__(f"the pack was not built (exit {code.value})")
+        self.code = code
+
+
+def ensure_pack(
+    job: PackJob, folder: Path, *, force: bool, say: Callable[[str], None], options: Sequence[str] = ()
+) -> PackManifest:
+    """The manifest of the pack in ``folder``; builds it from ``job`` if there is none, or on ``force``.
+
+    ``options`` go to the builder: they say how it works, and change nothing of what comes out.
+    """
+    manifest = finished_pack(folder)
+    if manifest is not None and not force:
+        say(f"already packed: {folder}")
+        return manifest
+    require_train_extra("pack")
+    say(f"packing into {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if manifest is None:
+        _build(job, folder, options)
+    else:
+        _rebuild(job, folder, options)
+    built = finished_pack(folder)
+    assert built is not None, "the builder says that it is done"
+    return built
+
+
+def make_shard(job: PackJob, folder: Path, shard: str, *, options: Sequence[str] = ()) -> None:
+    """Make the parts of one shard, `i/n`, of the pack that will be in ``folder``."""
+    require_train_extra("pack")
+    _build(job, folder, ["--shard", shard, *options])
+
+
+def _build(job: PackJob, folder: Path, options: Sequence[str]) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="gemfit-pack-") as stream:
+        stream.write(job.to_json())
+        stream.flush()
+        code = run_module("gemfit.data", [stream.name, "--out", str(folder), *options])
+    if code is not ExitCode.DONE:
+        raise PackFailed(code)
+
+
+def _rebuild(job: PackJob, folder: Path, options: Sequence[str]) -> None:
+    """Build beside the old pack and swap: a run that reads the old one keeps its open files."""
+    fresh, old = (folder.with_name(f"{folder.name}.{state}") for state in ("fresh", "old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _build(job, fresh, options)
+    folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old)

@@ -1,0 +1,100 @@
+"""What the end of an attempt means: an exit code, and words that say what to do next."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from collections import deque
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import TextIO
+
+from gemfit.errors import ExitCode
+from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import Verdict
+from gemfit_launch.runs.local import Outcome
+
+TAIL_LINES = 20
+LAUNCHER_REPORT = re.compile(
+    r"[EW]\d{4} .*torch/distributed/elastic/|.*accelerate/commands/launch\.py\", line "
+)
+"""Where torchrun or accelerate begins its report on a failed rank, which buries the rank's traceback."""
+REPORT_LINES = 100
+FAILED_RANK = re.compile(r"rank +: (?P<rank>\d+) .*?exitcode +: (?P<status>-?\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The exit code of ``gemfit run``, and its last words."""
+
+    code: ExitCode
+    text: str
+
+
+def conclude(run: RunDir, outcome: Outcome) -> Ending:
+    """Judge by the verdict, not by the exit status: torchrun turns every status into 1."""
+    root, verdict = shlex.quote(str(run.root)), outcome.verdict
+    resume = f"gemfit run --resume {root}"
+    if verdict is None:
+        how = f"the training processes ended with status {outcome.returncode} and left no verdict"
+        return Ending(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
+    if verdict.outcome == "completed" and verdict.early_stop is not None:
+        return Ending(ExitCode.DONE, _early(run, verdict, root))
+    if verdict.outcome == "completed":
+        text = f"completed {verdict.step} steps{_not_pushed(run)}\nexport with: gemfit export {root}"
+        return Ending(ExitCode.DONE, text)
+    if verdict.outcome == "stopped":
+        text = f"stopped and saved at step {verdict.step}{_not_pushed(run)}\nresume with: {resume}"
+        return Ending(ExitCode.STOPPED, text)
+    if verdict.outcome == "fatal":
+        lines = [f"error: {line}" for line in verdict.reason.splitlines()]
+        return Ending(ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(outcome.attempt)}"]))
+    return Ending(ExitCode.FAILED, _failure(run, outcome, verdict.reason, f"resume with: {resume}"))
+
+
+def _early(run: RunDir, verdict: Verdict, root: str) -> str:
+    return (
+        f"completed at step {verdict.step}: {verdict.reason}{_not_pushed(run)}\n"
+        f"export the best with: gemfit export {root} --step best"
+    )
+
+
+def _not_pushed(run: RunDir) -> str:
+    """A line about what waits for the Hub, where something does."""
+    if not run.spooled_steps:
+        return ""
+    steps = ", ".join(map(str, run.spooled_steps))
+    return f"\nnot pushed: step {steps}; send with: gemfit push --spooled {shlex.quote(str(run.root))}"
+
+
+def _failure(run: RunDir, outcome: Outcome, why: str, next_step: str) -> str:
+    log = run.log(outcome.attempt)
+    tail = [f"  | {line}" for line in last_words(log, TAIL_LINES)]
+    return "\n".join([*tail, f"error: {why}{first_failure(log)}", f"the whole log: {log}", next_step])
+
+
+def last_words(path: Path, count: int) -> list[str]:
+    """The last lines that the ranks wrote, before torchrun's report on them; all of a log without one."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        own = deque(takewhile(lambda line: not LAUNCHER_REPORT.match(line), stream), maxlen=count)
+        return [line.rstrip("\n") for line in own or deque(_rewound(stream), maxlen=count)]
+
+
+def first_failure(path: Path) -> str:
+    """Which rank torchrun saw fail first, as the end of a sentence; empty where it does not say."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        report = "".join(deque(stream, maxlen=REPORT_LINES)).rpartition("Root Cause")[2]
+    found = FAILED_RANK.search(report)
+    if found is None:
+        return ""
+    rank, status = int(found["rank"]), int(found["status"])
+    if status == -signal.SIGKILL:
+        return f"; rank {rank} was killed first, as happens where memory runs out"
+    return f"; rank {rank} ended first, with status {status}"
+
+
+def _rewound(stream: TextIO) -> TextIO:
+    stream.seek(0)
+    return stream

@@ -1,0 +1,199 @@
+"""Carry a plan out on this machine: one attempt, from the lock to the verdict.
+
+The processes get a session of their own, so Ctrl-C reaches only the launcher, which asks them to save
+and stop through the run folder: each rank hears of it once, and torchrun stays alive.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import Record, Verdict
+from gemfit.schemas.plan import Plan
+from gemfit_launch.planning.write_configs import in_folder, write_configs
+from gemfit_launch.runs.metrics_tail import Tail
+
+POLL_SECONDS = 0.2
+LOCK_PATIENCE_SECONDS = 1.0
+"""`gemfit status` takes the lock for an instant to see whether it is free."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+# What a cluster or an outer launcher left in the environment would be taken for our own.
+INHERITED_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"}
+INHERITED_PREFIXES = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "SLURM_", "TORCHELASTIC_")
+
+
+class Watch(Protocol):
+    """Whoever shows the progress of an attempt."""
+
+    def show(self, records: list[Record]) -> None:
+        """Show what was measured since the last call."""
+
+    def say(self, line: str) -> None:
+        """Show a line of text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How an attempt ended."""
+
+    attempt: int
+    returncode: int
+    """Of the launched command; negative for a signal."""
+    verdict: Verdict | None
+    """``None`` after a crash."""
+
+
+def carry_out(
+    run: RunDir,
+    plan: Plan,
+    watch: Watch,
+    *,
+    stop_at: int | None = None,
+    allowed_changes: Collection[str] = (),
+) -> Outcome:
+    """Train to the end, to a stop or to a crash, and tell which it was.
+
+    Another ``plan`` than the run's own takes its place. Raises ``UserError`` when another process trains
+    this run.
+    """
+    with run.hold(patience_seconds=LOCK_PATIENCE_SECONDS) as lock:
+        run.adopt(plan)
+        write_configs(run, plan)
+        attempt, port = run.begin_attempt(allowed_changes), free_port()
+        tail = Tail.from_end(run.metrics_file)  # before anything can be written
+        with run.log(attempt).open("ab") as log:
+            process = subprocess.Popen(
+                command_line(
+                    plan,
+                    run.root.resolve(),
+                    port=port,
+                    stop_at=stop_at,
+                    allowed_changes=run.attempt_record(attempt).allowed_changes,
+                ),
+                env=environment(plan, os.environ, attempt=attempt, port=port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # The run stays held while its processes live, even if this one is killed.
+                pass_fds=(lock,),
+            )
+        with stop_on_signals(run, process.pid, watch.say):
+            follow(run, process, tail, watch)
+        return Outcome(attempt=attempt, returncode=process.returncode, verdict=run.verdict())
+
+
+def command_line(
+    plan: Plan, run_dir: Path, *, port: int, stop_at: int | None, allowed_changes: Collection[str] = ()
+) -> list[str]:
+    """argv of the plan's command, with this interpreter whatever PATH says."""
+    argv: list[str] = in_folder(plan.command, str(run_dir))
+    if argv[:2] == ["accelerate", "launch"]:
+        launch = [sys.executable, "-m", "accelerate.commands.launch"]
+        argv = [*launch, "--main_process_port", str(port), *argv[2:]]
+    argv += ["--stop-at", str(stop_at)] if stop_at is not None else []
+    return argv + [part for key in allowed_changes for part in ("--allow-changed", key)]
+
+
+def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int) -> dict[str, str]:
+    """``base`` without traces of other launchers, with what the plan asks for."""
+    kept = {
+        name: value
+        for name, value in base.items()
+        if name not in INHERITED_NAMES and not name.startswith(INHERITED_PREFIXES)
+    }
+    return kept | {
+        # A file of the working folder called datasets.py would be imported in place of the library.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        **plan.env,
+        "GEMFIT_ATTEMPT": str(attempt),
+        "MASTER_PORT": str(port),
+    }
+
+
+def free_port() -> int:
+    """A TCP port that nothing on this machine listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def follow(run: RunDir, process: subprocess.Popen[bytes], tail: Tail, watch: Watch) -> None:
+    """Show records as they come, until the process has ended and all of them are shown.
+
+    Where they cannot be shown any more (a closed pipe), the run is stopped and its end awaited.
+    """
+    try:
+        while process.poll() is None:
+            watch.show(tail.read())
+            time.sleep(POLL_SECONDS)
+        watch.show(tail.read())
+    except BaseException:
+        run.request_stop()
+        process.wait()
+        raise
+
+
+@contextmanager
+def stop_on_signals(run: RunDir, pid: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Turn a signal into a request to save and stop; a second Ctrl-C kills instead."""
+    interrupts = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts >= 2:
+            say("killing the run; it goes back to its last checkpoint")
+            kill_tree(pid)
+            return
+        run.request_stop()
+        say("stopping: the run saves at its next step (Ctrl-C again kills it)")
+
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all below it: torchrun gives every rank a session of its own."""
+    for victim in (pid, *descendants(pid)):
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it ended by itself
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below ``pid``, parents first."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended between the listing and the look
+        # The name in parentheses may hold anything, so count from the last parenthesis.
+        parent = int(text.rpartition(")")[2].split()[1])
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found = list(children.get(pid, []))
+    for child in found:
+        found += children.get(child, [])
+    return found

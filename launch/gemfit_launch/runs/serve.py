@@ -1,0 +1,73 @@
+"""The server that is installed here, and the command that starts it on a model folder. Pure but for a look.
+
+No server is ours: vLLM, or the one that transformers brings. Both speak the chat protocol of OpenAI.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Literal
+
+from gemfit.errors import UserError
+from gemfit.schemas.base import Contract
+
+OF_TRANSFORMERS = ("transformers", "fastapi", "uvicorn", "openai")
+"""Packages without which its server does not start."""
+PORT = 8000
+HOW_TO_INSTALL = (
+    "no server is installed: pip install 'transformers[serving]' (any machine), or put vllm on PATH (GPUs, "
+    "in an environment of its own: it brings its own torch)"
+)
+
+ServerName = Literal["vllm", "transformers"]
+
+
+class Serving(Contract):
+    """How a folder is served."""
+
+    server: ServerName
+    argv: tuple[str, ...]
+    url: str
+    """Of the protocol, where clients go."""
+    model: str
+    """Its name in requests."""
+    dtype: str
+
+
+def installed_server() -> ServerName:
+    """vLLM where it is, else that of transformers; none is a ``UserError`` that says how to get one."""
+    if shutil.which("vllm") or _is_there("vllm"):  # on PATH, it may be of another environment
+        return "vllm"
+    if all(map(_is_there, OF_TRANSFORMERS)):
+        return "transformers"
+    raise UserError(HOW_TO_INSTALL)
+
+
+def serving(folder: Path, server: ServerName, *, host: str, port: int) -> Serving:
+    """The command for a model folder, in the precision of its weights."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
+    # Absolute: a server takes a name without a folder of that name for one of the Hub.
+    model = str(folder.absolute())
+    options = ("--host", host, "--port", str(port), "--dtype", dtype)
+    return Serving(
+        server=server,
+        argv=(_script(server), "serve", model, *options),
+        url=f"http://{host}:{port}/v1",
+        model=model,
+        dtype=dtype,
+    )
+
+
+def _is_there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _script(name: str) -> str:
+    """The command of this environment, also where the environment is not on PATH."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.is_file() else shutil.which(name) or name

@@ -1,0 +1,101 @@
+"""What a run is doing, read from its folder by somebody who takes no part in it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from gemfit.rundir import RunDir
+from gemfit.schemas.base import Contract
+from gemfit.schemas.metrics import EvalRecord, StepRecord
+from gemfit_launch.planning.request import Request
+from gemfit_launch.runs.metrics_tail import recent_records, seconds_left
+
+State = Literal[
+    "new",
+    "pending",
+    "running",
+    "stopping",
+    "suspended",
+    "completed",
+    "stopped",
+    "cancelled",
+    "failed",
+    "fatal",
+    "crashed",
+    "unknown",
+]
+GOING_ON = ("pending", "running", "stopping", "suspended", "unknown")
+"""States from which a run may come to another without anybody's doing; `unknown`: Slurm does not answer."""
+
+RUNS = Path("runs")
+
+
+def default_folder(request: Request) -> Path:
+    """Where a run goes that a person gave no place."""
+    return RUNS / f"{request.name_for_folder}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+class RunStatus(Contract):
+    """One run at one moment."""
+
+    run: str
+    state: State
+    attempt: int
+    step: int
+    """Optimizer steps done."""
+    total_steps: int
+    loss: float | None
+    """Of the last step."""
+    eval_loss: float | None
+    """Of the last evaluation."""
+    tokens_per_second: float | None
+    seconds_left: float | None
+    """`None` unless the run is running and has a pace."""
+    reason: str
+    """Why it ended, where it has said so."""
+    job: int | None = None
+    """Its newest Slurm job."""
+    waits_for: str = ""
+    """Why that job does not run yet."""
+
+
+def read_status(
+    run: RunDir, *, state: State | None = None, job: int | None = None, waits_for: str = ""
+) -> RunStatus:
+    """The last figures of a run, and its state: that of its ``job``, else what its folder says."""
+    records, total = recent_records(run.metrics_file), run.plan().steps.total
+    state = state or read_state(run)
+    steps = [record for record in records if isinstance(record, StepRecord)]
+    evaluations = [record for record in records if isinstance(record, EvalRecord)]
+    verdict = run.verdict()
+    return RunStatus(
+        run=str(run.root),
+        state=state,
+        attempt=run.attempt,
+        step=steps[-1].step if steps else 0,
+        total_steps=total,
+        loss=steps[-1].loss if steps else None,
+        eval_loss=evaluations[-1].loss if evaluations else None,
+        tokens_per_second=steps[-1].tokens_per_second if steps else None,
+        seconds_left=seconds_left(steps, total) if steps and state == "running" else None,
+        reason=verdict.reason if verdict else "",
+        job=job,
+        waits_for=waits_for,
+    )
+
+
+def read_state(run: RunDir) -> State:
+    """Held and judged: the lock says whether it runs, the verdict how it ended."""
+    if run.attempt == 0:
+        return "new"
+    if run.is_active:
+        return "stopping" if run.stop_file.exists() else "running"
+    verdict = run.verdict()
+    return verdict.outcome if verdict else "crashed"
+
+
+def find_runs(folder: Path = RUNS) -> list[RunDir]:
+    """The runs in a folder, by name."""
+    return [RunDir.open(plan.parent) for plan in sorted(folder.glob("*/plan.json"))]

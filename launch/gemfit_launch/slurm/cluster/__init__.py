@@ -1,0 +1,4 @@
+"""What a login node asks of Slurm: partitions, job states, preflight, cancel, requeue.
+
+May import `submit`, `sites` and `commands`.
+"""

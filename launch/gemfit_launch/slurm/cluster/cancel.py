@@ -1,0 +1,67 @@
+"""End the jobs of a run, or make sure that there is none: stop, cancel, refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.commands import Job
+from gemfit_launch.slurm.submit.job_files import JobFiles
+
+
+def live_jobs(run: RunDir) -> list[Job]:
+    """The jobs of a run that wait or run: the one that packs before the one that trains."""
+    known = known_jobs([run])
+    ids = [
+        job for made in JobFiles(run).submissions() for job in (made.pack_job, made.job) if job is not None
+    ]
+    return [known[number] for number in ids if number in known and not known[number].is_over]
+
+
+def known_jobs(runs: Iterable[RunDir]) -> dict[int, Job]:
+    """Every job of these runs that Slurm still knows, by id; it is asked once."""
+    names = {}
+    for run in runs:
+        files = JobFiles(run)
+        for made in files.submissions():
+            names[made.job] = files.job_name("train")
+            if made.pack_job is not None:
+                names[made.pack_job] = files.job_name("pack")
+    return {number: job for number, job in commands.jobs(names).items() if job.name == names[number]}
+
+
+def cancel_jobs(run: RunDir) -> list[int]:
+    """End every job of a run, and tell which; the one that trains first, which waits for the other."""
+    if JobFiles(run).newest() is None:
+        raise UserError(f"{run.root}: was never submitted to Slurm; stop it with `gemfit stop {run.root}`")
+    ids = [job.id for job in reversed(live_jobs(run))]
+    for number in ids:
+        commands.cancel(number)
+    return ids
+
+
+def stop_job(run: RunDir) -> str:
+    """Have the job of a run save and end; a job that only waits is cancelled.
+
+    Tells what was done; empty where there is no job.
+    """
+    jobs = live_jobs(run)
+    if not jobs:
+        return ""
+    training = jobs[-1]
+    if training.state == "PENDING":
+        cancel_jobs(run)
+        return f"job {training.id} was waiting, and is cancelled"
+    run.request_stop()
+    return f"job {training.id} is asked to save and end"
+
+
+def refuse_queued(run: RunDir) -> None:
+    """``UserError`` while a job of the run waits or runs."""
+    for job in live_jobs(run):
+        raise UserError(
+            f"{run.root}: job {job.id} is {job.state.lower()}; end it first with "
+            f"`gemfit stop {run.root}` or `gemfit cancel {run.root}`"
+        )

@@ -1,0 +1,105 @@
+"""What a run is doing as a Slurm job: one question to the queue, and the run folder where Slurm forgot it.
+
+No accounting database is asked. A job that Slurm no longer knows is over, and the verdict says how it
+ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gemfit.rundir import RunDir
+from gemfit_launch.runs.status import RunStatus, State, read_state, read_status
+from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.cluster.cancel import known_jobs
+from gemfit_launch.slurm.commands import Job
+from gemfit_launch.slurm.node.attempts import STOP_BY_PERSON
+from gemfit_launch.slurm.submit.job_files import JobFiles, Submission
+
+WAITING = {
+    "AssocGrpGRES": "the account has as many GPUs as it may have",
+    "BeginTime": "it came back a moment ago, and Slurm lets it wait",
+    "Dependency": "another job has to end first",
+    "DependencyNeverSatisfied": "a job that it waits for has failed, so it never starts",
+    "JobHeldAdmin": "an administrator holds it",
+    "JobHeldUser": "somebody holds it; `scontrol release JOB`",
+    "None": "Slurm has not looked at it yet",
+    "PartitionDown": "the partition is down",
+    "PartitionNodeLimit": "it never starts: more nodes than the partition has or allows",
+    "PartitionTimeLimit": "it never starts: a longer time limit than the partition allows",
+    "Priority": "others come first",
+    "QOSMaxGRESPerUser": "you have as many GPUs as the QOS allows",
+    "QOSMaxJobsPerUserLimit": "you have as many jobs as the QOS allows",
+    "ReqNodeNotAvail": "a node that it needs is down or reserved",
+    "Reservation": "the reservation has not begun",
+    "Resources": "no such nodes are free",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The jobs that Slurm knows, or why it does not say."""
+
+    jobs: dict[int, Job]
+    silence: str = ""
+
+
+def read_statuses(runs: Sequence[RunDir]) -> list[RunStatus]:
+    """The status of each run; Slurm is asked once, and only about runs that went there."""
+    queue = ask(runs)
+    return [read_with_job(run, queue) for run in runs]
+
+
+def ask(runs: Sequence[RunDir]) -> Queue:
+    """The jobs of these runs; where Slurm does not answer, its words."""
+    try:
+        return Queue(known_jobs(runs))
+    except commands.SlurmError as error:
+        return Queue({}, str(error))
+
+
+def read_with_job(run: RunDir, queue: Queue) -> RunStatus:
+    """The status of a run: from its folder alone if it never went to Slurm."""
+    made = JobFiles(run).newest()
+    if made is None:
+        return read_status(run)
+    return read_status(run, state=state_of(run, made, queue), job=made.job, waits_for=waits_for(made, queue))
+
+
+def state_of(run: RunDir, made: Submission, queue: Queue) -> State:
+    """The state of a run whose newest job is ``made``."""
+    job = queue.jobs.get(made.job)
+    if job is None and queue.silence:
+        return "unknown"
+    if job is None or job.is_over:
+        return _ended(run, job)
+    if job.state in ("PENDING", "SUSPENDED"):
+        return "pending" if job.state == "PENDING" else "suspended"
+    return "stopping" if _asked_to_stop(run) else "running"
+
+
+def waits_for(made: Submission, queue: Queue) -> str:
+    """Why a job does not run, in words a person understands; empty while it runs and after its end."""
+    job = queue.jobs.get(made.job)
+    if job is None:
+        return queue.silence
+    if job.state != "PENDING":
+        return ""
+    if job.reason == "Dependency" and made.pack_job in queue.jobs:
+        return f"the data is packed first, by job {made.pack_job}"
+    words = WAITING.get(job.reason.partition(",")[0], "")
+    start = f"; expected to start {job.start}" if job.start != "N/A" else ""
+    return f"{job.reason}{': ' if words else ''}{words}{start}"
+
+
+def _ended(run: RunDir, job: Job | None) -> State:
+    state, verdict = read_state(run), run.verdict()
+    if state == "new" and verdict is not None:  # the data could not be packed
+        return verdict.outcome
+    was_cancelled = job is not None and job.state == "CANCELLED"
+    return "cancelled" if was_cancelled and state in ("new", "crashed") else state
+
+
+def _asked_to_stop(run: RunDir) -> bool:
+    return run.stop_file.is_file() and run.stop_file.read_text().strip() == STOP_BY_PERSON

@@ -1,0 +1,125 @@
+"""What a running job asks of Slurm about itself: its nodes, its state, and to be tried again."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from typing import Literal
+
+from gemfit.errors import UserError
+from gemfit_launch.slurm.commands import SlurmError, call
+
+PATIENCE_SECONDS = 300.0
+RETRY_SECONDS = 5.0
+NO_ANSWER = re.compile(r"unable to contact|timed out|does not answer|connect|communication", re.IGNORECASE)
+
+Fate = Literal["requeue", "cancelled", "queued"]
+
+
+def scontrol(*arguments: str) -> str:
+    """The output of one command; its refusal is a ``UserError`` with Slurm's own words.
+
+    A controller that does not answer is asked again for some minutes: a job must not be lost because
+    Slurm is being restarted.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call(["scontrol", *arguments])
+        except SlurmError as error:
+            if not NO_ANSWER.search(str(error)) or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_SECONDS)
+
+
+def host_names(nodelist: str) -> tuple[str, ...]:
+    """``n[1-3]`` as single names, in the order of the tasks."""
+    return tuple(scontrol("show", "hostnames", nodelist).split())
+
+
+def address(node: str) -> str:
+    """An address of ``node`` that resolves here: as Slurm reaches it, else its name."""
+    candidates = [field(scontrol("show", "node", node, "--oneliner"), "NodeAddr"), node]
+    for candidate in candidates:
+        if candidate and _resolves(candidate):
+            return candidate
+    raise UserError(f"node {node}: neither {' nor '.join(filter(None, candidates))} resolves to an address")
+
+
+def show_job(job: str) -> str:
+    """What the controller knows of a job, besides its name, which may look like anything else."""
+    return scontrol("show", "job", job).partition("\n")[2]
+
+
+def fate(shown: str, restarts: int) -> Fate:
+    """Whether a job that has stopped may be requeued, from what Slurm shows of it. Pure.
+
+    A requeue would bring back a cancelled job as well. While processes end, Slurm says COMPLETING of
+    all jobs alike: one that Slurm has requeued itself counts more than our own ``restarts``, one that
+    ran out of time has run for as long as it was given, one that was preempted ended at that very time,
+    and any other was cancelled.
+    """
+    state = field(shown, "JobState")
+    if state == "PENDING" or int(field(shown, "Restarts") or 0) > restarts:
+        return "queued"
+    if state == "COMPLETING":
+        limit, ran = seconds(field(shown, "TimeLimit")), seconds(field(shown, "RunTime"))
+        out_of_time = limit is not None and ran is not None and ran >= limit
+        preempted = field(shown, "PreemptTime") == field(shown, "EndTime") != ""
+        return "requeue" if out_of_time or preempted else "cancelled"
+    return "cancelled" if state == "CANCELLED" else "requeue"
+
+
+def seconds(duration: str) -> int | None:
+    """Of ``D-HH:MM:SS``; ``None`` for what is no duration, such as UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
+    if found is None:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def requeue(job: str) -> None:
+    """Send ``job`` back into the queue; one that Slurm has put there in the meantime is left alone."""
+    try:
+        scontrol("requeue", job)
+    except SlurmError as error:
+        if "pending execution" not in str(error):
+            raise
+
+
+def exclude(job: str, node: str) -> None:
+    """Let ``job``, which has just been requeued, avoid ``node`` besides those that it avoids already."""
+    avoided = [*excluded(show_job(job)), node]
+    scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
+
+
+def excluded(shown: str) -> tuple[str, ...]:
+    """The nodes that a job avoids, from what Slurm shows of it."""
+    nodes = field(shown, "ExcNodeList")
+    return () if nodes in ("", "(null)") else host_names(nodes)
+
+
+def field(text: str, name: str) -> str:
+    """The value of the first ``name=value`` in what scontrol shows; empty without one."""
+    found = re.search(rf"(?:^|\s){name}=(\S*)", text)
+    return found[1] if found else ""
+
+
+def usable_nodes(partition: str) -> set[str]:
+    """Names of the nodes of a partition that take jobs."""
+    names = set()
+    for line in scontrol("show", "nodes", "--oneliner").splitlines():
+        if partition in field(line, "Partitions").split(",") and not re.search(
+            r"DOWN|DRAIN|FAIL|NOT_RESP", field(line, "State")
+        ):
+            names.add(field(line, "NodeName"))
+    return names
+
+
+def _resolves(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, None))
+    except OSError:
+        return False

@@ -1,0 +1,199 @@
+"""``python -m gemfit_launch.slurm.node.job begin|end RUN_DIR``: the books of a job, kept by its batch script.
+
+``begin`` prints attempt, host and port for the tasks, or nothing where there is nothing to do. ``end``
+acts on the verdict. Both leave the exit status that the job is to have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import Verdict
+from gemfit_launch.planning.write_configs import write_configs
+from gemfit_launch.runs.exit_report import last_words
+from gemfit_launch.runs.local import free_port
+from gemfit_launch.slurm.cluster import requeue
+from gemfit_launch.slurm.node import attempts
+from gemfit_launch.slurm.node.attempts import AttemptEnd, AttemptFiles, AttemptStart, How, NodeEnd
+from gemfit_launch.slurm.submit.job_files import JobFiles
+
+LAST_LINES = 20
+SUBMISSION_SECONDS = 5.0
+"""A job may start before `gemfit submit` has noted its id; one that sbatch took from a person has none."""
+
+
+def main() -> ExitCode:
+    """Read the arguments, keep the books, and say in the job's log what was decided."""
+    parser = argparse.ArgumentParser(prog="python -m gemfit_launch.slurm.node.job")
+    parser.add_argument("verb", choices=["begin", "end"])
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--max-restarts", type=int, required=True)
+    parser.add_argument("--attempt", type=int, default=0)
+    parser.add_argument("--status", type=int, default=0, help="of srun; for the log only")
+    arguments = parser.parse_args()
+    run = RunDir(arguments.run_dir)
+    try:
+        if arguments.verb == "begin":
+            return begin(run, max_restarts=arguments.max_restarts)
+        say(f"attempt {arguments.attempt} has ended (srun: {arguments.status})")
+        return end(run, arguments.attempt, max_restarts=arguments.max_restarts)
+    except UserError as error:
+        return _fail(run, run.attempt, str(error))
+
+
+def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
+    """Number a new attempt and say where its ranks meet, unless the run must not go on."""
+    job = os.environ["SLURM_JOB_ID"]
+    close_interrupted(run)
+    if stopped_by(run) == attempts.STOP_BY_PERSON:
+        say("asked to stop before this attempt began; `gemfit resume` starts a new job")
+        return ExitCode.DONE
+    plan = run.plan()
+    if run.is_complete(plan):
+        say("the run is complete already")
+        return ExitCode.DONE
+    if reason := attempts.give_up(attempts.read_attempts(run), job, max_restarts=max_restarts):
+        return _fail(run, run.attempt, reason)
+    nodes = requeue.host_names(os.environ["SLURM_JOB_NODELIST"])
+    if len(nodes) != plan.topology.nodes:
+        raise UserError(f"{run.plan_file} is for {plan.topology.nodes} nodes, but the job has {len(nodes)}")
+    host = requeue.address(nodes[0]) if len(nodes) > 1 else "127.0.0.1"
+    write_configs(run, plan)
+    step = attempts.newest_step(run)
+    attempt = run.begin_attempt(_allowed_changes(run, job))
+    files = AttemptFiles(run, attempt)
+    start = AttemptStart(attempt=attempt, job=job, nodes=nodes, step=step, time=time.time())
+    files.write(files.start, start)
+    say(f"attempt {attempt} of job {job} on {','.join(nodes)}, from step {step} of {plan.steps.total}")
+    # The batch script runs on machine 0, so a port that is free here is free there.
+    sys.stdout.write(f"{attempt} {host} {free_port()}\n")
+    return ExitCode.DONE
+
+
+def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
+    """Close the books of ``attempt``, and send the job back into the queue where that is right."""
+    job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
+    by_person = stopped_by(run) == attempts.STOP_BY_PERSON
+    if verdict is not None and verdict.outcome in ("completed", "stopped", "fatal"):
+        how: How = verdict.outcome
+        _close(run, attempt, how, verdict.reason)
+        if how == "stopped" and not by_person:
+            say(f"saved at step {verdict.step}")
+            return _requeue(job, avoid=None)
+        say(f"{how} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
+        return ExitCode.USER_ERROR if how == "fatal" else ExitCode.DONE
+    failed = _crash(run, attempt, verdict)
+    if reason := attempts.give_up(attempts.read_attempts(run), job, max_restarts=max_restarts):
+        return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
+    if by_person:
+        return _fail(run, attempt, f"crashed while it was asked to stop: {failed.reason}")
+    return _requeue(job, avoid=failed.node if failed.at_fault else None)
+
+
+def close_interrupted(run: RunDir) -> None:
+    """Close an attempt that was ended with its batch script: Slurm needed the nodes, or lost them."""
+    files, verdict = AttemptFiles(run, run.attempt), run.verdict()
+    if not files.start.is_file() or files.end.is_file():
+        return
+    saved = verdict is not None and verdict.outcome in ("completed", "stopped")
+    _close(run, run.attempt, "stopped" if saved else "interrupted", "ended by Slurm together with its job")
+
+
+def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
+    """What `gemfit resume` allowed this job to change; it writes that down once Slurm has taken the job."""
+    deadline = time.monotonic() + SUBMISSION_SECONDS
+    while True:
+        for submission in JobFiles(run).submissions():
+            if str(submission.job) == job:
+                return submission.allowed_changes
+        if time.monotonic() > deadline:
+            return ()
+        time.sleep(0.2)
+
+
+def stopped_by(run: RunDir) -> str | None:
+    """What the stop file says; ``None`` without one."""
+    return run.stop_file.read_text().strip() if run.stop_file.is_file() else None
+
+
+def say(line: str) -> None:
+    """A line in the job's log; stdout belongs to the batch script."""
+    sys.stderr.write(f"{time.strftime('%F %T')} gemfit: {line}\n")
+
+
+def _crash(run: RunDir, attempt: int, verdict: Verdict | None) -> NodeEnd:
+    """Close a crashed attempt, and show the last words of the node that failed first."""
+    files = AttemptFiles(run, attempt)
+    failed = attempts.first_failure(files.node_ends(), AttemptStart.read(files.start).nodes)
+    if failed is None:
+        reason = verdict.reason if verdict else "no verdict, and no node has said why"
+        failed = NodeEnd(node="", rank=0, stage="training", status=1, reason=reason, time=time.time())
+    log = files.log(failed.rank)
+    for line in last_words(log, LAST_LINES) if log.is_file() else []:
+        sys.stderr.write(f"  {failed.node or 'node'} | {line}\n")
+    say(f"attempt {attempt} crashed on {failed.node or 'no single node'}: {failed.reason}")
+    _close(run, attempt, "crashed", failed.reason, failed)
+    return failed
+
+
+def _close(run: RunDir, attempt: int, how: How, reason: str, failed: NodeEnd | None = None) -> None:
+    files = AttemptFiles(run, attempt)
+    record = AttemptEnd(
+        attempt=attempt,
+        how=how,
+        step=attempts.newest_step(run),
+        reason=reason,
+        node=failed.node or None if failed else None,
+        at_fault=failed.at_fault if failed else False,
+        time=time.time(),
+    )
+    files.write(files.end, record)
+
+
+def _requeue(job: str, *, avoid: str | None) -> ExitCode:
+    """Requeue unless somebody has cancelled the job, or Slurm has requeued it already."""
+    fate = requeue.fate(requeue.show_job(job), int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    if fate == "cancelled":
+        say("the job was cancelled, so it does not come back")
+        return ExitCode.DONE
+    if fate == "queued":
+        say("Slurm has put the job back into the queue itself")
+        return ExitCode.DONE
+    requeue.requeue(job)
+    say("back into the queue" + (f", without {avoid}" if avoid and _avoid(job, avoid) else ""))
+    return ExitCode.DONE
+
+
+def _avoid(job: str, node: str) -> bool:
+    """Exclude a node that failed, where enough are left: a job that cannot start would wait for ever."""
+    shown = requeue.show_job(job)
+    left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*requeue.excluded(shown), node}
+    if len(left) < int(os.environ["SLURM_JOB_NUM_NODES"]):
+        say(f"{node} failed, but without it the partition has too few nodes; it is tried again")
+        return False
+    try:
+        requeue.exclude(job, node)
+    except UserError as error:
+        say(f"{node} failed and is tried again: {error}")
+        return False
+    return True
+
+
+def _fail(run: RunDir, attempt: int, reason: str) -> ExitCode:
+    run.write_verdict(
+        Verdict(outcome="failed", attempt=attempt, step=attempts.newest_step(run), reason=reason)
+    )
+    say(f"the job ends: {reason}")
+    say(f"logs: {shlex.quote(str(run.logs))}")
+    return ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

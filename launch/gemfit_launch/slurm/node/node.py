@@ -1,0 +1,119 @@
+"""``python -m gemfit_launch.slurm.node.node RUN_DIR``: one machine of one attempt, started by ``srun``.
+
+Looks at the machine, meets the others, has the ranks started, turns signals into a request to save, and
+leaves word of how it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from gemfit.rundir import RunDir
+from gemfit_launch.runs.exit_report import first_failure
+from gemfit_launch.slurm.node.attempts import STOP_TO_REQUEUE, AttemptFiles, NodeEnd, Stage
+from gemfit_launch.slurm.node.health_check import find_faults
+from gemfit_launch.slurm.node.ranks import POLL_SECONDS, STOP_SIGNALS, Machine, train
+from gemfit_launch.slurm.node.rendezvous import PeerError, meet
+
+VERDICT_SECONDS = 5.0
+KILLED = "was killed"
+
+
+def main() -> int:
+    """Take part in the attempt, and leave word of how that ended."""
+    parser = argparse.ArgumentParser(prog="python -m gemfit_launch.slurm.node.node")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--host", required=True, help="address of machine 0")
+    parser.add_argument("--port", type=int, required=True)
+    arguments = parser.parse_args()
+    run = RunDir.open(arguments.run_dir)
+    machine = Machine(
+        run=run,
+        plan=run.plan(),
+        files=AttemptFiles(run, arguments.attempt),
+        rank=int(os.environ["SLURM_NODEID"]),
+        name=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        host=arguments.host,
+        port=arguments.port,
+    )
+    listen(machine)
+    end = take_part(machine)
+    machine.files.write(machine.files.node(machine.rank), end)
+    if end.status:
+        sys.stderr.write(f"{machine.name}: {end.reason}\n")
+    return end.status
+
+
+def listen(machine: Machine) -> None:
+    """Turn the signals of a preemption into a request to save; whoever asked before has said more."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        try:
+            with machine.run.stop_file.open("x") as stream:
+                stream.write(f"{STOP_TO_REQUEUE}\n")
+        except FileExistsError:
+            return
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, ask)
+
+
+def take_part(machine: Machine) -> NodeEnd:
+    """Health, meeting, training; the first that fails is the end."""
+    if faults := find_faults(machine.run, machine.plan):
+        return _end(machine, "health", 1, "; ".join(faults), at_fault=True)
+    try:
+        meet(
+            rank=machine.rank,
+            nodes=machine.plan.topology.nodes,
+            host=machine.host,
+            port=machine.port,
+            token=machine.token,
+            failed=machine.failed_elsewhere,
+        )
+    except (PeerError, OSError) as error:
+        return _end(machine, "health", 1, str(error))
+    with machine.files.log(machine.rank).open("ab") as log:
+        status, reason = train(machine, log)
+    if _has_verdict(machine, wait=status != 0 and not machine.failed_elsewhere()):
+        return _end(machine, "training", 0, "")
+    if not reason:
+        failure = first_failure(machine.files.log(machine.rank))
+        reason = f"the launcher ended with status {status}{failure}"
+    return _end(machine, "training", status or 1, reason, at_fault=KILLED in reason)
+
+
+def _has_verdict(machine: Machine, *, wait: bool) -> bool:
+    """Whether the attempt has left its verdict; a shared disk may show it late to machines but the first."""
+    deadline = time.monotonic() + (VERDICT_SECONDS if wait and machine.rank else 0)
+    while True:
+        verdict = machine.run.verdict()
+        if verdict is not None and verdict.attempt == machine.files.attempt:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+
+
+def _end(machine: Machine, stage: Stage, status: int, reason: str, *, at_fault: bool = False) -> NodeEnd:
+    return NodeEnd(
+        node=machine.name,
+        rank=machine.rank,
+        stage=stage,
+        status=status,
+        reason=reason,
+        at_fault=at_fault,
+        time=time.time(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The launcher and the ranks of one machine, from their start to their end, or until they must be ended.
+
+torchrun leaves the signals of a preemption alone; only ranks act on them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from gemfit.core.atomic_file import write_atomic
+from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.local import command_line, descendants, environment, kill_tree
+from gemfit_launch.runs.metrics_tail import Tail
+from gemfit_launch.slurm.node.attempts import AttemptFiles
+from gemfit_launch.slurm.node.watchdog import Watchdog
+
+POLL_SECONDS = 0.5
+LOOK_AROUND_SECONDS = 3.0
+"""How often the run folder is asked about other machines: each look is a few calls to a shared disk."""
+TOGETHER_SECONDS = LOOK_AROUND_SECONDS + 1.0
+LAST_WORDS_SECONDS = 10.0
+"""Time for ranks to write their stacks, or why they fail, before they are killed."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """This machine's part in an attempt."""
+
+    run: RunDir
+    plan: Plan
+    files: AttemptFiles
+    rank: int
+    name: str
+    host: str
+    port: int
+
+    @property
+    def token(self) -> str:
+        """Of the attempt: ranks of another one, or of another run, are not let in."""
+        return f"{self.plan.digest}.{self.files.attempt}"
+
+    def failed_elsewhere(self) -> bool:
+        """Whether another machine has ended without success."""
+        return any(end.status for end in self.files.node_ends() if end.rank != self.rank)
+
+
+def train(machine: Machine, log: IO[bytes]) -> tuple[int, str]:
+    """Run the plan's launcher to its end: its exit status, and why it was ended, where it was."""
+    # Ranks whose launcher dies become children of this process, which can then end them.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    site = machine.plan.site
+    assert site is not None, "a plan without a site is carried out elsewhere"
+    watchdog = Watchdog(Tail.from_end(machine.run.metrics_file), site.hang_seconds)
+    process = subprocess.Popen(
+        launcher_argv(machine),
+        env=launcher_environment(machine, os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_prepare_launcher,
+    )
+    reason = watch(machine, process, watchdog)
+    for orphan in descendants(os.getpid()):
+        kill_tree(orphan)
+    return process.returncode, reason
+
+
+def launcher_argv(machine: Machine) -> list[str]:
+    """The plan's command for this machine."""
+    argv = command_line(
+        machine.plan,
+        machine.run.root.resolve(),
+        port=machine.port,
+        stop_at=None,
+        allowed_changes=machine.run.attempt_record(machine.files.attempt).allowed_changes,
+    )
+    if machine.plan.topology.nodes == 1:
+        return argv
+    split = argv.index("--main_process_port")
+    where = ["--machine_rank", str(machine.rank), "--main_process_ip", machine.host]
+    return [*argv[:split], *where, *argv[split:]]
+
+
+def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` for the launcher and its ranks.
+
+    torchrun leaves the two signals alone, so that they stay ignored in it and only ranks act on them.
+    """
+    kept = environment(machine.plan, base, attempt=machine.files.attempt, port=machine.port)
+    return kept | {
+        "PET_SIGNALS_TO_HANDLE": "SIGINT",
+        "PET_RDZV_ID": machine.token,
+        "PYTHONFAULTHANDLER": "1",  # SIGABRT writes the stacks of all threads
+    }
+
+
+def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog) -> str:
+    """Stay until the launcher has ended; why it was ended, empty where it ended by itself."""
+    next_look = time.monotonic() + LOOK_AROUND_SECONDS
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
+        if time.monotonic() < next_look:
+            continue
+        next_look = time.monotonic() + LOOK_AROUND_SECONDS
+        silence = watchdog.silence_beyond_limit() if machine.rank == 0 else None
+        if silence is not None:
+            write_atomic(machine.files.hang, f"no step for {silence:.0f} seconds\n")
+        if machine.files.hang.is_file():
+            _wait_for_the_others(machine.files.hang)
+            dump_stacks(process)
+            _end_ranks(process)
+            return f"hung: {machine.files.hang.read_text().strip()}; the stacks of all ranks are in the log"
+        if machine.failed_elsewhere():
+            _wait(process, LAST_WORDS_SECONDS)
+            _end_ranks(process)
+            return "ended because another node had failed"
+    return ""
+
+
+def _wait_for_the_others(hang: Path) -> None:
+    """Until every machine has seen that the run hangs: ranks notice when another one dies, and die of it."""
+    age = time.time() - hang.stat().st_mtime
+    time.sleep(min(max(TOGETHER_SECONDS - age, 0.0), TOGETHER_SECONDS))
+
+
+def dump_stacks(process: subprocess.Popen[bytes]) -> None:
+    """Let each rank write the stacks of its threads into the log, and die of it."""
+    for rank in descendants(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGABRT)
+            os.kill(rank, signal.SIGCONT)  # for one that is stopped
+    _wait(process, LAST_WORDS_SECONDS)
+
+
+def _end_ranks(process: subprocess.Popen[bytes]) -> None:
+    kill_tree(process.pid)
+    process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def _prepare_launcher() -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # stacks are wanted, not images of the memory

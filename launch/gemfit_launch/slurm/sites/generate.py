@@ -1,0 +1,91 @@
+"""A first site file for the cluster at hand: ``Cluster -> text``. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gemfit.errors import UserError, did_you_mean
+from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
+
+
+def first_site(cluster: Cluster, partition: str | None) -> str:
+    """YAML with comments for one partition: the default one, or the one with most GPUs."""
+    chosen = cluster.partitions[_choose(cluster, partition)]
+    nodes = cluster.nodes_of(chosen.name)
+    if not nodes:
+        raise UserError(f"partition {chosen.name} has no nodes; name another with --partition")
+    shape = _usual(nodes)
+    return "".join(
+        f"{line}\n"
+        for line in [
+            f"# Cluster {cluster.name}, partition {chosen.name}: {len(nodes)} nodes. Read and change it.",
+            *_preemption(cluster, chosen),
+            f"partition: {chosen.name}",
+            "# account: my-project       # where the cluster asks for one",
+            *_gpus(shape),
+            f"cpus_per_node: {shape.cpus}",
+            f"memory: {shape.memory_megabytes}M",
+            *_time(chosen),
+            *_pack_partition(cluster, chosen),
+            "# setup:                    # lines that run on each node first",
+            "#   - module load cuda",
+            "signal_lead_seconds: 300    # longer than one step and one checkpoint together",
+        ]
+    )
+
+
+def _choose(cluster: Cluster, wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in cluster.partitions:
+            hint = did_you_mean(wanted, cluster.partitions) or f"; there are: {', '.join(cluster.partitions)}"
+            raise UserError(f"--partition {wanted}: cluster {cluster.name} has no such partition{hint}")
+        return wanted
+    gpus = {name: sum(node.num_gpus for node in cluster.nodes_of(name)) for name in cluster.partitions}
+    if not gpus:
+        raise UserError(f"cluster {cluster.name} shows no partition to you; ask its administrators")
+    default = cluster.default_partition
+    if default is not None and (gpus[default] or not any(gpus.values())):
+        return default
+    return max(gpus, key=lambda name: gpus[name])
+
+
+def _usual(nodes: list[Node]) -> Node:
+    """A node of the most common shape; of equally common ones that with more GPUs."""
+    shapes = Counter(_shape(node) for node in nodes)
+    best = max(shapes, key=lambda shape: (shapes[shape], shape[0]))
+    return next(node for node in nodes if _shape(node) == best)
+
+
+def _shape(node: Node) -> tuple[int, int, int]:
+    return node.num_gpus, node.cpus, node.memory_megabytes
+
+
+def _gpus(node: Node) -> list[str]:
+    if not node.gpus:
+        return ["gpus_per_node: 0            # trains on CPUs", "ranks_per_node: 1"]
+    kind, count = max(node.gpus.items(), key=lambda item: item[1])
+    return [f"gpus_per_node: {count}", *([f"gpu_kind: {kind}"] if kind else [])]
+
+
+def _time(partition: Partition) -> list[str]:
+    if partition.max_seconds is None:
+        return ["# time: 1-00:00:00          # no limit here; with one the job saves and requeues itself"]
+    days, rest = divmod(partition.max_seconds, 86400)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return [f"time: {days}-{clock}          # the longest here; the run may be longer"]
+
+
+def _pack_partition(cluster: Cluster, chosen: Partition) -> list[str]:
+    """A partition without GPUs, where there is one."""
+    for partition in cluster.partitions.values():
+        nodes = cluster.nodes_of(partition.name)
+        if partition != chosen and nodes and partition.is_up and not any(node.gpus for node in nodes):
+            return [f"pack_partition: {partition.name}"]
+    return []
+
+
+def _preemption(cluster: Cluster, partition: Partition) -> list[str]:
+    if not partition.is_preemptible:
+        return []
+    window = partition.grace_seconds + cluster.kill_wait_seconds
+    return [f"# Its jobs may be preempted, with {window} seconds to save; they come back by themselves."]

@@ -1,0 +1,79 @@
+"""Sites from files: a shipped example, a person's own on top of it, ``--site-set`` on top of both.
+
+A site is a name, or the path of a YAML file. A file of one's own may also begin with ``extends: NAME``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+
+from gemfit.config.overrides import build, with_settings
+from gemfit.config.yaml_source import Document, load, load_extended
+from gemfit.errors import UserError, did_you_mean
+from gemfit.schemas.site import Site
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def shipped() -> dict[str, Path]:
+    """Name and file of every site that comes with gemfit."""
+    return _named(Path(str(files("gemfit_launch.slurm.shipped"))) / "sites")
+
+
+def own() -> dict[str, Path]:
+    """Name and file of every site in a person's own folder."""
+    return _named(own_folder())
+
+
+def own_folder() -> Path:
+    """``$XDG_CONFIG_HOME/gemfit/sites``, else ``~/.config/gemfit/sites``."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "gemfit" / "sites"
+
+
+def load_site(name: str, settings: Iterable[str] = ()) -> Site:
+    """The site that results; all mistakes in it are one ``UserError``."""
+    return build(Site, site_document(name, settings))
+
+
+def site_document(name: str, settings: Iterable[str] = ()) -> Document:
+    """The YAML that results; every value still knows where it was written."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        document, called = load_extended(path, _find), path.stem
+    else:
+        document, called = _layers(name), name
+    called_so = Document({"name": called}, {("name",): "the name of the file"}, document.origin)
+    return with_settings(Site, document.over(called_so), settings, option="--site-set")
+
+
+def _layers(name: str) -> Document:
+    """A person's file on top of a shipped one of the same name; either may be missing, not both."""
+    paths = [layer[name] for layer in (shipped(), own()) if name in layer]
+    if not paths:
+        raise UserError(_unknown(name))
+    document = load(paths[0]) if paths[0] in shipped().values() else load_extended(paths[0], _find)
+    return load_extended(paths[1], _find).over(document) if paths[1:] else document
+
+
+def _find(name: str) -> Path:
+    """The file that ``extends: NAME`` of a site stands for."""
+    for layer in (shipped(), own()):
+        if name in layer:
+            return layer[name]
+    raise UserError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    if name.endswith(SUFFIXES) or "/" in name:
+        return f"{name}: there is no such file"
+    known = {**shipped(), **own()}
+    hint = did_you_mean(name, known) or f"; sites: {', '.join(known)}"
+    return f"{name}: there is no such site{hint}; make one for this cluster with `gemfit site init`"
+
+
+def _named(folder: Path) -> dict[str, Path]:
+    found = [path for path in sorted(folder.glob("*")) if path.suffix in SUFFIXES]
+    return {path.stem: path for path in found}

@@ -1,0 +1,44 @@
+"""How Python is started on the nodes: bare, or in an image. Pure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gemfit.errors import UserError
+from gemfit.schemas.site import Container, Site
+
+
+def python_on_nodes(site: Site, folders: Sequence[Path]) -> list[str]:
+    """argv that a Python on the nodes begins with; in Apptainer it sees ``folders`` where they are."""
+    container = site.container
+    if container is None:
+        return [site.python or sys.executable]
+    python = site.python or "python3"
+    if container.kind == "pyxis":
+        return [python]
+    gpus = ["--nv"] if site.gpus_per_node else []
+    binds = [part for mount in mounts(container, folders) for part in ("--bind", mount)]
+    return ["apptainer", "exec", *gpus, *binds, container.image, python]
+
+
+def srun_options(site: Site, folders: Sequence[Path]) -> list[str]:
+    """What ``srun`` is told about the image: something under pyxis, nothing otherwise."""
+    container = site.container
+    if container is None or container.kind != "pyxis":
+        return []
+    return [
+        f"--container-image={container.image}",
+        f"--container-mounts={','.join(mounts(container, folders))}",
+    ]
+
+
+def mounts(container: Container, folders: Sequence[Path]) -> list[str]:
+    """``SOURCE:TARGET`` of everything that the image has to see."""
+    for folder in folders:
+        if any(character in str(folder) for character in ",:"):
+            raise UserError(
+                f"{folder}: a path with a comma or a colon cannot be mounted into a container; choose another"
+            )
+    return [*(f"{folder}:{folder}" for folder in folders), *container.mounts]

@@ -1,0 +1,52 @@
+"""Which site, how many nodes: what the options of a verb say, and the ranks that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gemfit.errors import UserError
+from gemfit.schemas.plan import Topology
+from gemfit.schemas.site import Site
+from gemfit_launch.planning.topology import Ranks
+from gemfit_launch.slurm.sites.load import load_site
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placing:
+    """A site by name, what is to be different there, and how many of its nodes."""
+
+    name: str | None = None
+    settings: tuple[str, ...] = ()
+    nodes: int | None = None
+
+    def site(self, before: Site | None = None) -> Site:
+        """The site that results; without a name it is the one ``before``, as it was."""
+        if self.name is not None:
+            return load_site(self.name, self.settings)
+        if before is None:
+            raise UserError("there is no site yet; give --site SITE (`gemfit site ls`)")
+        if self.settings:
+            raise UserError(f"--site-set {self.settings[0]}: give --site {before.name} with it")
+        return before
+
+    def arguments(self) -> list[str]:
+        """The same choice as command line arguments."""
+        argv = ["--site", self.name] if self.name is not None else []
+        for setting in self.settings:
+            argv += ["--site-set", setting]
+        return argv + (["--nodes", str(self.nodes)] if self.nodes is not None else [])
+
+
+def ranks_at(site: Site, nodes: int) -> Topology:
+    """Every rank that ``nodes`` nodes of ``site`` have."""
+    return Topology(nodes=nodes, ranks_per_node=site.ranks, device="cuda" if site.gpus_per_node else "cpu")
+
+
+def refuse_ranks(ranks: Ranks, site: Site) -> None:
+    """``UserError`` for options about ranks that the site decides."""
+    given = [*Ranks(nproc=ranks.nproc, gpus=ranks.gpus, device=ranks.device).arguments()]
+    if given:
+        raise UserError(
+            f"{' '.join(given)}: a node of site {site.name} has {site.ranks} "
+            f"{'GPUs' if site.gpus_per_node else 'CPU ranks'}; give --nodes N, or change it with --site-set"
+        )

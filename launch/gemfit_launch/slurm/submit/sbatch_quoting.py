@@ -1,0 +1,108 @@
+"""``#SBATCH`` lines, quoted for sbatch's own reader, which is not a shell. Pure.
+
+That reader takes a backslash for an escape even inside single quotes, splits at blanks and drops all
+after a ``#``. Inside double quotes only ``\\`` and ``"`` mean something to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from gemfit.errors import UserError, did_you_mean
+from gemfit.schemas.site import Site
+
+OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+OWNED = {
+    "job-name": "--run",
+    "nodes": "--nodes",
+    "ntasks": "the launcher, one task a node",
+    "ntasks-per-node": "the launcher, one task a node",
+    "partition": "`partition`",
+    "account": "`account`",
+    "qos": "`qos`",
+    "constraint": "`constraint`",
+    "reservation": "`reservation`",
+    "gres": "`gpus_per_node` and `gpu_kind`",
+    "gpus": "`gpus_per_node` and `gpu_kind`",
+    "gpus-per-node": "`gpus_per_node` and `gpu_kind`",
+    "gpus-per-task": "`gpus_per_node` and `gpu_kind`",
+    "cpus-per-task": "`cpus_per_node`",
+    "mem": "`memory`",
+    "time": "`time`",
+    "signal": "`signal_lead_seconds`",
+    "requeue": "the launcher, which requeues",
+    "no-requeue": "the launcher, which requeues",
+    "open-mode": "the launcher, which appends",
+    "output": "the run folder",
+    "error": "the run folder",
+    "chdir": "the run folder",
+    "dependency": "--after",
+    "array": "--sweep",
+    "export": "the launcher, which removes what would change the job",
+    "export-file": "the launcher, which removes what would change the job",
+    "wrap": "the launcher",
+    "parsable": "the launcher",
+    "test-only": "--dry-run",
+    "wait": "the launcher",
+}
+"""Options that the launcher writes itself, and what decides each of them."""
+
+Options = Iterable[tuple[str, str | None]]
+
+
+def render_directives(options: Options) -> str:
+    """One ``#SBATCH`` line for each option; ``None`` stands for an option without a value."""
+    return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in options)
+
+
+def directive(name: str, value: str | None) -> str:
+    """``--name`` or ``--name="value"`` as sbatch's reader takes it; unprintable values are refused."""
+    if not OPTION.fullmatch(name):
+        raise UserError(f"{name!r} is not the long name of an sbatch option; write it like `mail-type`")
+    return f"--{name}" if value is None else f"--{name}={quoted(value, f'--{name}')}"
+
+
+def quoted(value: str, place: str) -> str:
+    """``value`` in double quotes; ``place`` names it where it cannot be written at all."""
+    if not value.isprintable():
+        raise UserError(f"{place}: {value!r} holds a character that cannot stand in a job script; remove it")
+    if not value:
+        raise UserError(f"{place}: is empty; leave it out, or give it a value")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def site_options(site: Site) -> Options:
+    """Where a job of ``site`` goes, and what else its owner wants of sbatch."""
+    named = ("partition", "account", "qos", "constraint", "reservation", "time")
+    return [*_given(site, named), *_extra(site)]
+
+
+def pack_options(site: Site) -> Options:
+    """The same for a job without a GPU; what chooses GPU nodes does not go with another partition."""
+    if site.pack_partition is None:
+        return site_options(site)
+    return [("partition", site.pack_partition), *_given(site, ("account", "time")), *_extra(site)]
+
+
+def _given(site: Site, names: Iterable[str]) -> list[tuple[str, str | None]]:
+    return [(name, value) for name in names if (value := getattr(site, name)) is not None]
+
+
+def _extra(site: Site) -> list[tuple[str, str | None]]:
+    for name in site.extra:
+        refuse_owned(name, site)
+    # An option such as `exclusive` has no value.
+    return [(name, value or None) for name, value in site.extra.items()]
+
+
+def refuse_owned(name: str, site: Site) -> None:
+    """``UserError`` for an option in ``extra`` that the launcher decides, or that is no option's name."""
+    place = f"site {site.name}: extra.{name}"
+    if name in OWNED:
+        raise UserError(f"{place}: {name} is decided by {OWNED[name]}; remove it from `extra`")
+    if not OPTION.fullmatch(name):
+        hint = did_you_mean(name.lstrip("-").replace("_", "-").lower(), [*OWNED, "mail-type", "mail-user"])
+        raise UserError(f"{place}: write the long name of an sbatch option, without dashes{hint}")

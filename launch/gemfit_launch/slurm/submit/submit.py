@@ -1,0 +1,106 @@
+"""From a plan to a job in the queue: the scripts into the run folder, then the one call of sbatch.
+
+Data that is not packed yet is packed by a job of its own, without a GPU, for which the training waits.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.submit.job_files import JobFiles, Submission
+from gemfit_launch.slurm.submit.snapshot_code import freeze_code
+from gemfit_launch.slurm.submit.template import Kind, render, site_of
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can be submitted; its folder does not exist yet."""
+
+    root: Path
+    request: Request
+    plan: Plan
+    scripts: dict[Kind, str]
+
+
+def submit_all(
+    jobs: Sequence[Prepared], folder: Path, after: int | None
+) -> Iterator[tuple[Prepared, Submission]]:
+    """Submit one after the other; runs that need the same pack do not build it at the same time."""
+    packers: dict[str, int] = {}
+    for job in jobs:
+        pack = job.plan.pack.fingerprint
+        waits_for = [number for number in (after, packers.get(pack)) if number is not None]
+        submission = submit_new(job, folder, waits_for)
+        if submission.pack_job is not None:
+            packers.setdefault(pack, submission.pack_job)
+        yield job, submission
+
+
+def submit_new(job: Prepared, folder: Path, after: Sequence[int]) -> Submission:
+    """Make the run folder and submit; where Slurm refuses, the folder does not stay."""
+    run = RunDir.create(job.root, job.plan)
+    with _undone_on_failure(job.root):
+        return submit(run, job.scripts, folder, after)
+
+
+def submit(
+    run: RunDir,
+    scripts: dict[Kind, str],
+    folder: Path,
+    after: Sequence[int] = (),
+    allowed_changes: tuple[str, ...] = (),
+) -> Submission:
+    """Submit the jobs of a run that exists, from the code as it is now."""
+    files, plan = JobFiles(run), run.plan()
+    freeze_code(run)
+    paths = {kind: files.write_script(kind, text) for kind, text in scripts.items()}
+    pack_job = commands.submit(paths["pack"], after=after) if "pack" in paths else None
+    with _cancelled_on_failure(pack_job):
+        job = commands.submit(paths["train"], after=after if pack_job is None else [pack_job])
+    submission = Submission(
+        job=job,
+        pack_job=pack_job,
+        site=site_of(plan).name,
+        nodes=plan.topology.nodes,
+        folder=str(folder),
+        allowed_changes=allowed_changes,
+        time=time.time(),
+    )
+    files.record(submission)
+    return submission
+
+
+def render_scripts(plan: Plan, root: Path, folder: Path) -> dict[Kind, str]:
+    """The text of every job that the plan needs, by kind; ``root`` need not exist yet."""
+    folder_of_pack = plan.pack.folder  # empty where no data is named yet
+    is_packed = bool(folder_of_pack) and Path(folder_of_pack, "manifest.json").is_file()
+    kinds: list[Kind] = ["train"] if is_packed else ["pack", "train"]
+    return {kind: render(kind, plan, RunDir(root), folder) for kind in kinds}
+
+
+@contextmanager
+def _undone_on_failure(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(root)
+        raise
+
+
+@contextmanager
+def _cancelled_on_failure(job: int | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if job is not None:
+            commands.cancel(job)
+        raise

@@ -1,0 +1,127 @@
+"""``Plan -> text`` of a job script: a plain bash file with two regions filled in. Pure.
+
+The file is what shellcheck reads and a person may run; between its marks stand an example's lines,
+which are replaced whole: directives, quoted for sbatch, and values, quoted for bash.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.site import Site
+from gemfit_launch.slurm.submit.container import python_on_nodes, srun_options
+from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.submit.sbatch_quoting import pack_options, render_directives, site_options
+
+Kind = Literal["train", "pack"]
+
+
+def render(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> str:
+    """The whole text of the job that trains, or packs the data of, ``run``.
+
+    It starts in ``folder``, so that relative names in the recipe mean there what they mean here.
+    """
+    text = template(kind)
+    text = fill(text, "directives", render_directives(options(kind, plan, run, folder)))
+    return fill(text, "values", "".join(f"{line}\n" for line in values(kind, plan, run)))
+
+
+def template(kind: Kind) -> str:
+    """The shipped script of this kind, as it lies in ``slurm/``."""
+    return (files("gemfit_launch.slurm.shipped") / f"{kind}.sbatch").read_text("utf-8")
+
+
+def fill(text: str, region: str, lines: str) -> str:
+    """``text`` with everything between the marks of ``region`` replaced by ``lines``."""
+    before, opening, rest = text.partition(f"# >>> {region}\n")
+    _, closing, after = rest.partition(f"# <<< {region}\n")
+    assert opening, f"the script has no mark of {region}"
+    assert closing, f"the region {region} has no end"
+    return before + opening + lines + closing + after
+
+
+def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Every sbatch option of the job, in the order of the script."""
+    site, job = site_of(plan), JobFiles(run)
+    yield "job-name", job.job_name(kind)
+    yield "output", job.log_pattern(kind)
+    yield "open-mode", "append"
+    yield "chdir", str(folder)
+    yield "ntasks-per-node", "1"
+    yield "nodes", str(plan.topology.nodes if kind == "train" else 1)
+    yield "requeue", None
+    if kind == "pack":
+        yield from pack_options(site)
+        return
+    yield from _resources(site)
+    yield from site_options(site)
+
+
+def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
+    """Assignments that the script reads; see the head of ``slurm/train.sbatch`` for what each is."""
+    site, root = site_of(plan), JobFiles(run).root
+    seen_inside = [root, Path(plan.pack.folder).parent]  # the packs' own folder may not exist yet
+    yield f"RUN_DIR={_word(str(root), 'the run folder')}"
+    if kind == "train":
+        yield f"NODES={plan.topology.nodes}"
+        yield f"CPUS={site.cpus_per_node or ''}"
+        yield f"MAX_RESTARTS={site.max_restarts}"
+        yield f"HOST_PYTHON={_array([host_python(site)])}"
+    yield f"PYTHON={_array(python_on_nodes(site, seen_inside))}"
+    yield f"SRUN_OPTIONS={_array(srun_options(site, seen_inside))}"
+    yield from _setup(site)
+
+
+def host_python(site: Site) -> str:
+    """Python outside any container: the site's own, else the one that runs this."""
+    return site.python if site.python is not None and site.container is None else sys.executable
+
+
+def site_of(plan: Plan) -> Site:
+    """The site of a plan that is made for Slurm."""
+    assert plan.site is not None, "a plan without a site is carried out here, not by Slurm"
+    return plan.site
+
+
+def _resources(site: Site) -> Iterator[tuple[str, str | None]]:
+    if site.gpus_per_node:
+        kind = f"{site.gpu_kind}:" if site.gpu_kind else ""
+        yield "gres", f"gpu:{kind}{site.gpus_per_node}"
+    if site.cpus_per_node:
+        yield "cpus-per-task", str(site.cpus_per_node)
+    if site.memory is not None:
+        yield "mem", site.memory
+    yield "signal", f"B:USR1@{site.signal_lead_seconds}"
+
+
+def _setup(site: Site) -> Iterator[str]:
+    """A function with the site's own lines, not indented: one of them may begin a here-document."""
+    yield "setup() {"
+    yield ":"
+    for line in site.setup:
+        yield _without_nul(line, f"site {site.name}: setup")
+    for name, value in site.env.items():
+        yield f"export {name}={_word(value, f'site {site.name}: env.{name}')}"
+    yield "}"
+
+
+def _array(words: list[str]) -> str:
+    return f"({' '.join(_word(word, 'a command') for word in words)})"
+
+
+def _word(text: str, place: str) -> str:
+    return shlex.quote(_without_nul(text, place))
+
+
+def _without_nul(text: str, place: str) -> str:
+    if "\0" in text:
+        raise UserError(f"{place}: holds a NUL character, which no shell can take; remove it")
+    return text

@@ -1,0 +1,64 @@
+"""Options of the verbs that know about Slurm; ``--site`` and ``--nodes`` arrive as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from gemfit_launch.slurm.sites.load import own, shipped
+from gemfit_launch.slurm.submit.placement import Placing
+
+Verb = Callable[..., None]
+
+
+class SiteName(click.ParamType[str]):
+    """The name of a site, or the path of a YAML file."""
+
+    name = "site"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        names = [CompletionItem(name) for name in {**shipped(), **own()} if name.startswith(incomplete)]
+        return [*names, CompletionItem(incomplete, type="file")]
+
+
+def placing_options(*, site_required: bool, with_nodes: bool = True) -> Callable[[Verb], Verb]:
+    """``--site``, ``--site-set`` and ``--nodes``, as one ``placing: Placing``."""
+
+    def decorate(verb: Verb) -> Verb:
+        @wraps(verb)
+        def collect(
+            *, site: str | None, site_settings: tuple[str, ...], nodes: int | None = None, **rest: Any
+        ) -> None:
+            verb(placing=Placing(name=site, settings=site_settings, nodes=nodes), **rest)
+
+        decorated = collect
+        if with_nodes:
+            nodes_option = click.option("--nodes", type=click.IntRange(min=1), help="How many nodes.")
+            decorated = nodes_option(decorated)
+        decorated = click.option(
+            "--site-set",
+            "site_settings",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Change one value of the site, such as partition=gpu; may be repeated.",
+        )(decorated)
+        site_option = click.option(
+            "--site",
+            type=SiteName(),
+            required=site_required,
+            help="Cluster: a name (`gemfit site ls`) or a file.",
+        )
+        return site_option(decorated)
+
+    return decorate
+
+
+after_option = click.option(
+    "--after", type=click.IntRange(min=1), metavar="JOB", help="Start when this job has ended well."
+)

@@ -1,0 +1,109 @@
+"""Conversations of a run's own data, read back from its pack, as the model was trained on them.
+
+Rows are drawn by the seed, and every conversation that begins in a drawn row is taken: each has the same
+chance. Costs the rows that are looked at, and 8 bytes for each conversation of the pack.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gemfit.data.inspect.chunks import Piece, pieces_of
+from gemfit.data.inspect.document_ids import number_conversations
+from gemfit.data.inspect.pack_files import Pack, open_evidence
+from gemfit.data.inspect.printable import decode
+from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Marks, Span, make_marks, spans
+from gemfit.data.render.renderer import make_renderer
+from gemfit.data.tokenize.tokenizer import load_tokenizer
+from gemfit.schemas.evaluation import Message
+
+COMMON = 0.5
+"""Share of conversations that must open alike for their opening to be the system prompt of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """The beginning of a conversation, or all of it."""
+
+    place: str
+    """``file:line``"""
+    messages: tuple[Message, ...]
+    """Whole ones only: what a row cut off is not here."""
+
+
+class Talks:
+    """The conversations of one pack."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pack = open_evidence(folder)
+        self.tokenizer: Any = load_tokenizer(str(folder / "tokenizer"))
+        manifest = self._pack.manifest
+        self._marks = make_marks(self.tokenizer, manifest.format, manifest.eos)
+        self._system_after = make_renderer(self.tokenizer, manifest.format, manifest.eos).grammar.system_after
+        self._lines = number_conversations(self._pack)[0].lines
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that hold any row."""
+        return tuple(name for name, counts in self._pack.manifest.splits.items() if counts.rows)
+
+    def drawn(self, split: str, seed: int) -> Iterator[Talk]:
+        """Every conversation of ``split``, in an order that ``seed`` draws."""
+        rows, seen = self._pack.manifest.splits[split].rows, set[int]()
+        for row in np.random.default_rng(seed).permutation(rows).tolist():
+            for piece in _pieces(self._pack, split, row):
+                # One that is in the pack several times is one conversation all the same.
+                if piece.start == 0 and piece.document not in seen:
+                    seen.add(piece.document)
+                    line = int(self._lines[piece.document])
+                    yield Talk(self._pack.place(line), tuple(self._messages(piece)))
+
+    def system_prompt(self, talks: list[Talk]) -> str:
+        """What the system says first in most of ``talks``; empty where they have nothing in common."""
+        openings = Counter(opening for talk in talks if (opening := self._opening(talk)))
+        text, times = openings.most_common(1)[0] if openings else ("", 0)
+        return text if times > 1 and times >= COMMON * len(talks) else ""
+
+    def _opening(self, talk: Talk) -> str:
+        if not talk.messages:
+            return ""
+        head = talk.messages[0]
+        if head.role == "system":
+            return head.content
+        # Where the system text stands inside the first turn, a common beginning is the only sign of it.
+        text, mark, _ = head.content.partition(self._system_after) if self._system_after else ("", "", "")
+        return text if self._marks.system_inside and mark else ""
+
+    def _messages(self, piece: Piece) -> Iterator[Message]:
+        for span in spans(piece.ids, self._marks):
+            if span.role == BEGIN:
+                continue
+            content = content_ids(piece, span, self._marks)
+            if content is None:
+                return
+            yield Message(role=span.role, content=decode(self.tokenizer, content))
+
+
+def content_ids(piece: Piece, span: Span, marks: Marks) -> list[int] | None:
+    """The tokens of a turn without its header and its end; ``None`` for one that is not whole."""
+    ids = piece.ids[span.start : span.stop]
+    header = dict(marks.headers).get(span.role)
+    if span.role == UNKNOWN or header is None:
+        return None
+    if len(marks.final) and np.array_equal(ids[-len(marks.final) :], marks.final):
+        ids = ids[: -len(marks.final)]
+    for end in marks.ends:
+        if np.array_equal(ids[-len(end) :], end):
+            return [int(token) for token in ids[len(header) : -len(end)]]
+    return None
+
+
+def _pieces(pack: Pack, split: str, row: int) -> Iterator[Piece]:
+    for batch in pack.batches(split, range(row, row + 1)):
+        yield from pieces_of(batch, row - batch.first)

@@ -1,0 +1,45 @@
+"""``python -m gemfit.checkpoint.verify RUN``: re-read every byte of every checkpoint. No torch.
+
+Prints one JSON object: for each folder what is wrong with it, ``null`` where it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from gemfit.checkpoint.integrity import find_damage, read_manifest
+from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Verify, print what was found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gemfit.checkpoint.verify", description="Compare checkpoints with their digests."
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    arguments = parser.parse_args(argv)
+    try:
+        found = verify(RunDir.open(arguments.run))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
+    sys.stdout.write(json.dumps(found) + "\n")
+    return ExitCode.DONE
+
+
+def verify(run: RunDir) -> dict[str, str | None]:
+    """For each committed folder, by its name, the first way in which it differs from its manifest."""
+    return {folder.name: _problem(folder) for folder in sorted(run.committed())}
+
+
+def _problem(folder: Path) -> str | None:
+    manifest = read_manifest(folder)
+    return manifest if isinstance(manifest, str) else find_damage(folder, manifest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Parts on disk: what became of each block, kept under a name that says what it was made of.
+
+A part depends on the bytes of its block, the tokenizer and the settings of rendering, so it is found
+again by whoever meets the same block: a build that was interrupted, the same file with lines appended,
+another job of the same array. Reading the columns costs some 70 bytes a conversation; words are
+fetched piece by piece (see ``gather``).
+
+The cache is bounded: after a build, parts that were not used for longest go first until
+``GEMFIT_PARTS_GIB`` (20) are left; 0 keeps none. Parts that another build used within the last day stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import xxhash
+from numpy.typing import NDArray
+
+from gemfit.core.atomic_file import write_atomic
+from gemfit.data.jsonl.message_batch import Part
+from gemfit.errors import UserError
+from gemfit.schemas.base import digest_json
+from gemfit.schemas.pack_job import PACK_FORMAT, PackJob, cache_folder
+
+MAGIC = b"GEMPART1"
+ALIGNMENT = 64
+DEFAULT_GIB = 20.0
+PART_SETTINGS = (
+    "format",
+    "eos",
+    "loss_on",
+    "seq_len",
+    "overlong",
+    "near_duplicates",
+    "pii",
+)
+"""Settings of ``DataRecipe`` that decide what a block becomes."""
+USED_LATELY_SECONDS = 86_400
+_APART = ("signatures", "words")
+"""Columns that are large, and read only by who asks for them."""
+_NAMES = tuple(field.name for field in fields(Part) if field.name not in _APART)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartNotes:
+    """What is stored beside the columns of a part. Lines count from 1 within the block."""
+
+    lines: int
+    blank: int
+    rejected: tuple[tuple[int, str], ...]
+    """Line and reason."""
+    pii: dict[str, int]
+    engine: str
+
+
+class PartStore:
+    """The folder of parts of one tokenizer and one way of rendering."""
+
+    def __init__(self, cache: Path, meaning: str) -> None:
+        self.cache, self.folder = cache, cache / meaning
+
+    def key(self, block: bytes) -> str:
+        """The name of the part of these lines."""
+        return str(xxhash.xxh3_128_hexdigest(block))
+
+    def path(self, key: str) -> Path:
+        """Where the part of this name is, or will be."""
+        return self.folder / f"{key}.part"
+
+    def has(self, key: str) -> bool:
+        """Whether it is there and undamaged; if so it counts as used now. Reads it once."""
+        path = self.path(key)
+        try:
+            with path.open("rb") as file:
+                header, start = _header(file.fileno(), path)
+                state = xxhash.xxh3_64()
+                file.seek(start)
+                while chunk := file.read(2**20):
+                    state.update(chunk)
+            os.utime(path)
+        except (OSError, ValueError):
+            return False
+        return bool(state.hexdigest() == header["xxh3"])
+
+    def write(self, key: str, part: Part, notes: PartNotes) -> None:
+        """Store a part, whole or not at all."""
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{key}.{os.getpid()}")
+        arrays = [(name, np.ascontiguousarray(getattr(part, name))) for name in (*_NAMES, *_APART)]
+        try:
+            with temporary.open("wb", buffering=0) as file:
+                _write(file, arrays, notes)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, key: str) -> PartColumns:
+        """Everything but words and signatures."""
+        return PartColumns.read(self.path(key))
+
+    def drop(self, engine: str) -> None:
+        """Remove every part of the store that ``engine`` made."""
+        for path in self.folder.glob("*.part"):
+            with suppress(OSError, ValueError):
+                if PartColumns.read(path).notes.engine == engine:
+                    path.unlink()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartColumns:
+    """A part without its words and signatures, and where the words are."""
+
+    path: Path
+    notes: PartNotes
+    words_at: int
+    """Byte of the file where the words begin."""
+    columns: dict[str, NDArray[Any]]
+    """By the names of ``Part``."""
+
+    @classmethod
+    def read(cls, path: Path) -> PartColumns:
+        """From a file that ``PartStore.write`` made."""
+        with path.open("rb") as file:
+            header, start = _header(file.fileno(), path)
+            specs = header["arrays"]
+            data = os.pread(file.fileno(), specs[_APART[0]][2], start)
+        columns = {name: _array(data, *specs[name]) for name in _NAMES}
+        notes = header["notes"]
+        notes["rejected"] = tuple((line, reason) for line, reason in notes["rejected"])
+        return cls(path, PartNotes(**notes), start + specs["words"][2], columns)
+
+
+def read_part_signatures(path: Path) -> NDArray[np.uint32]:
+    """The MinHash signatures of one part: (conversations, K)."""
+    with path.open("rb") as file:
+        header, start = _header(file.fileno(), path)
+        kind, shape, at = header["arrays"]["signatures"]
+        data = os.pread(file.fileno(), 4 * int(np.prod(shape)), start + at)
+    return _array(data, kind, shape, 0)
+
+
+def note_shards(job: PackJob, count: int) -> None:
+    """Remember that the parts of this job are made by so many shards, for who finds one missing."""
+    note = _shards_note(job)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, f"{count}\n")
+
+
+def noted_shards(job: PackJob) -> int | None:
+    """How many shards the latest shard of this job named; ``None`` before the first."""
+    try:
+        return int(_shards_note(job).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _shards_note(job: PackJob) -> Path:
+    return cache_folder() / "parts" / f"{job.fingerprint}.shards"
+
+
+def part_store(job: PackJob, tokenizer_digest: str) -> PartStore:
+    """The store for the parts of this job."""
+    data = job.data.model_dump(mode="json", include=set(PART_SETTINGS))
+    meaning = {"format": PACK_FORMAT, "tokenizer": tokenizer_digest, "data": data}
+    return PartStore(cache_folder() / "parts", digest_json(meaning))
+
+
+def trim(cache: Path, own: Iterable[Path]) -> None:
+    """Remove parts until the cache is within its bound; ``own`` are those of the build that ended."""
+    limit = limit_bytes()
+    mine = set(own)
+    lately = time.time() - USED_LATELY_SECONDS
+    found = []
+    for path in cache.glob("*/*.part"):
+        with suppress(FileNotFoundError):  # another build trims as well
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for used, size, path in sorted(found):
+        if total <= limit:
+            return
+        if used < lately or path in mine:
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def limit_bytes() -> int:
+    """``GEMFIT_PARTS_GIB`` in bytes."""
+    value = os.environ.get("GEMFIT_PARTS_GIB", "")
+    try:
+        gib = float(value) if value else DEFAULT_GIB
+        if not gib >= 0:
+            raise ValueError
+    except ValueError:
+        raise UserError(f"GEMFIT_PARTS_GIB is {value!r}; write a number of GiB, 0 to keep no parts") from None
+    return int(gib * 2**30)
+
+
+def _write(file: Any, arrays: list[tuple[str, NDArray[Any]]], notes: PartNotes) -> None:
+    specs, at, state = {}, 0, xxhash.xxh3_64()
+    pieces: list[Any] = []
+    for name, array in arrays:
+        specs[name] = (array.dtype.str, array.shape, at)
+        padding = bytes(-array.nbytes % ALIGNMENT)
+        for piece in (array.reshape(-1).view(np.uint8).data, padding):
+            state.update(piece)
+            pieces.append(piece)
+        at += array.nbytes + len(padding)
+    header = orjson.dumps(
+        {
+            "arrays": specs,
+            "notes": {name: getattr(notes, name) for name in PartNotes.__slots__},
+            "bytes": at,
+            "xxh3": state.hexdigest(),
+        },
+        option=orjson.OPT_NON_STR_KEYS,
+    )
+    header += b" " * (-(len(header) + 16) % ALIGNMENT)
+    for piece in (MAGIC + len(header).to_bytes(8, "little") + header, *pieces):
+        view = memoryview(piece)
+        while view:
+            view = view[file.write(view) :]
+
+
+def _array(data: bytes, kind: str, shape: list[int], at: int) -> NDArray[Any]:
+    return np.frombuffer(data, kind, count=int(np.prod(shape)), offset=at).reshape(shape)
+
+
+def _header(descriptor: int, path: Path) -> tuple[dict[str, Any], int]:
+    """The header, and the byte where the arrays begin; ``ValueError`` for a file that broke off."""
+    start = os.pread(descriptor, 16, 0)
+    if start[:8] != MAGIC:
+        raise ValueError(f"{path}: is no part")
+    size = int.from_bytes(start[8:], "little")
+    header = json.loads(os.pread(descriptor, size, 16))
+    if os.fstat(descriptor).st_size != 16 + size + header["bytes"]:
+        raise ValueError(f"{path}: broke off")
+    return header, 16 + size

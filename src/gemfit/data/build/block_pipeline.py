@@ -1,0 +1,57 @@
+"""One block of input to one part: read, check, encode, render, label, fit.
+
+A part depends on the bytes of its block, the tokenizer and the settings, on nothing else. Conversations
+stay arrays all the way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.build.fit_block import fit_rows
+from gemfit.data.dedup.minhash import signatures
+from gemfit.data.filter.pii import scan
+from gemfit.data.jsonl.batch_parser import Counts, Reject, read_block
+from gemfit.data.jsonl.message_batch import Messages, Part
+from gemfit.data.render.assemble_ids import compose
+from gemfit.data.render.content_hash import content_digests, likeness
+from gemfit.data.render.render_context import Rendering
+from gemfit.data.render.trim import trimmed
+from gemfit.data.tokenize.verification import pick
+
+
+def make_part(
+    block: bytes, first_line: int, path: str, rendering: Rendering, reject: Reject | None
+) -> tuple[Part, Counts]:
+    """The part of a block of whole JSON lines, and what was found in it.
+
+    ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
+    ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
+    """
+    messages, counts = read_block(block, first_line, path, rendering, reject)
+    if rendering.personal != "ignore":
+        messages, counts.personal = scan(messages, rendering.personal)
+    text, text_ends = trimmed(messages, rendering.renderer.grammar.trimmed)
+    ids, ends = rendering.encoder.encode(text, text_ends)
+    counts.picked = pick(rendering.encoder, text, text_ends, ids, ends)
+    composed = compose(ids, ends, messages, rendering.control)
+    fitted = fit_rows(composed, messages, rendering)
+    return Part(
+        **fitted._asdict(),
+        lines=messages.lines,
+        digests=content_digests(messages),
+        likeness=likeness(messages),
+        signatures=_signatures(ids, ends, messages, rendering.num_hashes),
+        tokens=composed.tokens,
+        trained=composed.trained,
+        role_tokens=composed.role_tokens,
+    ), counts
+
+
+def _signatures(
+    ids: NDArray[np.uint32], ends: NDArray[np.int64], messages: Messages, num_hashes: int
+) -> NDArray[np.uint32]:
+    if not num_hashes or not len(messages.last):
+        return np.empty((len(messages.last), num_hashes), np.uint32)
+    return signatures(ids, ends, messages.last, messages.roles, num_hashes)

@@ -1,0 +1,203 @@
+"""The columns of all parts, joined in input order: all that planning the rows has to know.
+
+They are appended to files as the parts come, and mapped when all are there: some 70 bytes a conversation
+on disk, 24 an atom, and 350 for signatures and their bands where near duplicates are looked for. Memory:
+a path for each part, and the pages of what is looked at, until they are let go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.build.block_cache import PartColumns, PartStore, read_part_signatures
+from gemfit.data.build.map_blocks import Made
+from gemfit.data.build.row_gather import ATOM
+from gemfit.data.column_file import ColumnFile, let_go, stretches
+from gemfit.data.dedup.lsh import Signatures
+from gemfit.data.dedup.minhash import NUM_HASHES
+from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.message_batch import Ints
+from gemfit.errors import UserError
+from gemfit.schemas.recipe import DataRecipe
+
+_COPIED = {
+    "digests": (np.uint64, 2),
+    "likeness": (np.uint64, None),
+    "tokens": (np.int32, None),
+    "trained": (np.int32, None),
+    "role_tokens": (np.int32, len(ROLES)),
+    "truncated": (np.int32, None),
+    "dropped": (np.int32, None),
+    "untrained": (np.int32, None),
+}
+MOST_ATOMS = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Talks:
+    """Every valid conversation that was read, in input order. Arrays are mapped. Shapes in brackets."""
+
+    line: NDArray[np.int64]
+    """(conversations,): line of its input, from 1."""
+    digests: NDArray[np.uint64]
+    """(conversations, 2)"""
+    likeness: NDArray[np.uint64]
+    tokens: Ints
+    trained: Ints
+    role_tokens: Ints
+    """(conversations, roles)"""
+    truncated: Ints
+    dropped: Ints
+    untrained: Ints
+
+    atom_ends: Ints
+    """(conversations,): where the atoms of each end; those of the next begin there."""
+    atoms: NDArray[np.void]
+    """(atoms,) of type ``ATOM``"""
+    signatures: Signatures
+
+    part_ends: NDArray[np.int64]
+    """(parts,): where the conversations of each part end."""
+    part_inputs: Ints
+    """(parts,): index into the inputs."""
+    paths: list[Path]
+    """Of the parts, by number."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def inputs(self, conversations: NDArray[Any]) -> Ints:
+        """Index into the inputs of each of these: (conversations,)."""
+        return self.part_inputs[np.searchsorted(self.part_ends, conversations, "right")]
+
+    def stretches(self) -> Iterator[slice]:
+        """All conversations in turns, whose pages are let go again."""
+        for here in stretches(len(self)):
+            yield here
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Take all mapped pages off this process."""
+        let_go(self.line, self.tokens, self.trained, self.role_tokens, self.truncated, self.untrained)
+        let_go(self.digests, self.likeness, self.dropped, self.atom_ends, self.atoms)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notes:
+    """What was read beside the valid conversations."""
+
+    lines: int
+    blank: int
+    rejected: int
+    pii: dict[str, int]
+    engines: tuple[str, ...]
+    rejecting: tuple[tuple[Path, int, int], ...]
+    """Parts with rejected lines: file, input, and lines of that input before it."""
+
+    def rejections(self) -> Iterator[tuple[int, int, str]]:
+        """Input, line and reason of every rejected line; reads them from the parts."""
+        for path, input, before in self.rejecting:
+            for line, reason in PartColumns.read(path).notes.rejected:
+                yield input, before + line, reason
+
+
+class Collector:
+    """Takes the parts of all blocks in input order, one by one as they are made."""
+
+    def __init__(self, store: PartStore, data: DataRecipe) -> None:
+        self._store = store
+        folder = store.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._columns = {name: ColumnFile(folder, *kind) for name, kind in _COPIED.items()}
+        self._lines = ColumnFile(folder, np.int64)
+        self._atom_ends = ColumnFile(folder, np.int32)
+        self._atoms = ColumnFile(folder, ATOM)
+        places = NUM_HASHES.get(data.near_duplicates, 0)
+        self._signatures = Signatures(places, data.near_duplicate_threshold, folder)
+        self._part_ends, self._part_inputs, self._paths = list[int](), list[int](), list[Path]()
+        self._before = Counter[int]()
+        self._counts, self._pii = Counter[str](), Counter[str]()
+        self._engines = set[str]()
+        self._rejecting: list[tuple[Path, int, int]] = []
+
+    def add(self, made: Made) -> None:
+        """The next block in input order."""
+        before = self._before[made.input]
+        self._before[made.input] += made.lines
+        if not made.key:
+            return
+        part = self._store.read(made.key)
+        self._note(part, made.input, before)
+        self._append(part, before)
+        self._part_ends.append(len(self._lines))
+        self._part_inputs.append(made.input)
+        self._paths.append(part.path)
+
+    def finish(self) -> tuple[Talks, Notes]:
+        """All that was taken, mapped."""
+        columns = {name: column.mapped() for name, column in self._columns.items()}
+        talks = Talks(
+            line=self._lines.mapped(),
+            atom_ends=self._atom_ends.mapped(),
+            atoms=self._atoms.mapped(),
+            signatures=self._signatures,
+            part_ends=np.array(self._part_ends, np.int64),
+            part_inputs=np.array(self._part_inputs, np.int32),
+            paths=self._paths,
+            **columns,
+        )
+        notes = Notes(
+            lines=self._counts["lines"],
+            blank=self._counts["blank"],
+            rejected=self._counts["rejected"],
+            pii=dict(sorted(self._pii.items())),
+            engines=tuple(sorted(self._engines)),
+            rejecting=tuple(self._rejecting),
+        )
+        return talks, notes
+
+    def _note(self, part: PartColumns, input: int, before: int) -> None:
+        notes = part.notes
+        self._counts.update(lines=notes.lines, blank=notes.blank, rejected=len(notes.rejected))
+        self._pii.update(notes.pii)
+        self._engines.add(notes.engine)
+        if notes.rejected:
+            self._rejecting.append((part.path, input, before))
+
+    def _append(self, part: PartColumns, before: int) -> None:
+        columns = part.columns
+        for name, column in self._columns.items():
+            column.append(columns[name])
+        self._lines.append(columns["lines"] + before)
+        counts = np.bincount(columns["conversation"], minlength=len(columns["tokens"]))
+        ends = len(self._atoms) + np.cumsum(counts)
+        if len(ends) and ends[-1] > MOST_ATOMS:
+            raise UserError(
+                f"data: more than {MOST_ATOMS:,} pieces of conversations; make several packs of them"
+            )
+        self._atom_ends.append(ends)
+        self._atoms.append(_atoms(part, len(self._paths)))
+        if self._signatures.places:
+            self._signatures.append(read_part_signatures(part.path))
+
+
+def _atoms(part: PartColumns, number: int) -> NDArray[np.void]:
+    """The atoms of a part, with the number that it has."""
+    columns = part.columns
+    atoms = np.empty(len(columns["lengths"]), ATOM)
+    lengths = columns["lengths"].astype(np.int64)
+    # A linked atom is stored a second time, as its body alone.
+    stored = lengths + np.where(columns["linked"], lengths - columns["context"], 0)
+    atoms["word"] = part.words_at // 4 + np.cumsum(stored) - stored
+    atoms["part"] = number
+    atoms["length"], atoms["start"] = columns["lengths"], columns["starts"]
+    for name in ("context", "linked", "torn"):
+        atoms[name] = columns[name]
+    return atoms

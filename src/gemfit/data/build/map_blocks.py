@@ -1,0 +1,200 @@
+"""The first half of a build: every block of the input becomes a part, on all cores.
+
+A block whose part is there already costs reading it. The parent holds one small record a block;
+each worker holds one block and what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+
+from gemfit.data.build.block_cache import PartNotes, PartStore
+from gemfit.data.build.block_pipeline import make_part
+from gemfit.data.build.reference_check import Watch
+from gemfit.data.build.worker_pool import run_tasks
+from gemfit.data.jsonl.blocks import Block, count_lines, lines_before
+from gemfit.data.jsonl.inputs import all_blocks, block_text, inputs_of
+from gemfit.data.jsonl.line_parser import Rejection
+from gemfit.data.render.render_context import Rendering
+from gemfit.data.tokenize import EngineMismatch
+from gemfit.data.tokenize.verification import Picked
+from gemfit.errors import UserError
+from gemfit.schemas.pack_job import PackJob
+
+_SECOND_LINE = 2
+"""A byte order mark is no part of a block: who cuts blocks has removed it, and says "not the first line"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What is known of one block once it was read."""
+
+    number: int
+    input: int
+    key: str
+    """Name of its part; empty where no line starts in the block."""
+    lines: int
+    tokens: int = 0
+    """Of its conversations; 0 where its part is missing."""
+    state: str
+    """`found`: the part was there; `made`: it was made now; `missing`: it was only looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several jobs that share the blocks of a pack: it takes every ``count``-th."""
+
+    index: int
+    """From 1."""
+    count: int
+
+    def takes(self, number: int) -> bool:
+        """Whether the block of this number is its own."""
+        return number % self.count == self.index - 1
+
+
+ALL = Shard(1, 1)
+
+
+def make_parts(
+    job: PackJob,
+    store: PartStore,
+    rendering: Rendering | None,
+    *,
+    num_workers: int,
+    shard: Shard = ALL,
+    at: Callable[[int], None] = lambda done: None,
+    take: Callable[[Made], None] = lambda made: None,
+    watch: Watch | None = None,
+) -> list[Made]:
+    """Make the parts of all blocks of ``shard``, in input order; without ``rendering`` only look for them.
+
+    The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` is told
+    the bytes that are done, ``take`` each block in input order while others are being made. ``watch`` is
+    offered a sample of each, and its ``EngineMismatch`` is raised.
+    """
+    task = _PartTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
+    ordered = _InOrder(tokens_wanted(job) if shard == ALL else None, shard, take)
+    done = 0
+    blocks = (block for block in all_blocks(job) if shard.takes(block.number))
+    wanted = takewhile(lambda _: not ordered.reached, blocks)
+    offered = None
+    try:
+        for block, (made, picked) in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
+            if watch is not None and picked is not None:
+                watch.offer(picked)
+                offered = watch
+            ordered.add(made)
+            done += block.disk_bytes
+            at(done)
+    except EngineMismatch:
+        raise
+    except BaseException:
+        _await(offered)
+        raise
+    _await(offered)
+    return ordered.taken
+
+
+def _await(offered: Watch | None) -> None:
+    """Wait for the comparison: parts are there for later builds, which do not compare them again."""
+    if offered is not None:
+        offered.finish()
+
+
+def tokens_wanted(job: PackJob) -> int | None:
+    """After how many tokens a stream is read no further; `None` where everything is read.
+
+    Half as many again as ``max_rows`` rows hold, because copies will be left out.
+    """
+    data = job.data
+    if data.max_rows is None or len(job.sources) > 1 or job.sources[0].hub is None:
+        return None
+    return int(1.5 * data.max_rows * data.seq_len / (1 - data.validation_share) / job.sources[0].weight)
+
+
+class _InOrder:
+    """Blocks as they come, taken in order until they hold the tokens that are wanted.
+
+    Which blocks are taken follows from their order, whoever was faster.
+    """
+
+    def __init__(self, tokens: int | None, shard: Shard, take: Callable[[Made], None]) -> None:
+        self._wanted, self._step, self._take = tokens, shard.count, take
+        self._waiting: dict[int, Made] = {}
+        self._next, self._tokens = shard.index - 1, 0
+        self.taken: list[Made] = []
+        self.reached = False
+
+    def add(self, made: Made) -> None:
+        """One more block."""
+        self._waiting[made.number] = made
+        while not self.reached and (one := self._waiting.pop(self._next, None)):
+            self._next += self._step
+            self._tokens += one.tokens
+            self.taken.append(one)
+            self._take(one)
+            self.reached = self._wanted is not None and self._tokens >= self._wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _PartTask:
+    """What a worker does with a block."""
+
+    job: PackJob
+    paths: tuple[str, ...]
+    """Of the inputs."""
+    store: PartStore
+    rendering: Rendering | None
+
+    def __call__(self, block: Block) -> tuple[Made, Picked | None]:
+        text = block_text(block, self.paths[block.input])
+        lines = count_lines(text)
+        key = self.store.key(text) if lines else ""
+        made = Made(number=block.number, input=block.input, key=key, lines=lines, state="found")
+        if not key:
+            return made, None
+        if self.store.has(key):
+            part = self.store.read(key)
+            if part.notes.rejected and self.job.data.on_error == "fail":
+                raise self._refusal(block, *part.notes.rejected[0])
+            return replace(made, tokens=int(part.columns["tokens"].sum(dtype=np.int64))), None
+        if self.rendering is None:
+            return replace(made, state="missing"), None
+        tokens, picked = self._make(self.rendering, block, text, key)
+        return replace(made, state="made", tokens=tokens), picked
+
+    def describe(self, block: Block) -> str:
+        return f"{self.paths[block.input]}, bytes {block.start:,} to {block.stop:,}"
+
+    def _make(self, rendering: Rendering, block: Block, text: bytes, key: str) -> tuple[int, Picked | None]:
+        rejected: list[tuple[int, str]] = []
+
+        def reject(rejection: Rejection) -> None:
+            line = int(rejection.place.rsplit(":", 1)[1]) - _SECOND_LINE + 1
+            if self.job.data.on_error == "fail":
+                raise self._refusal(block, line, rejection.reason)
+            rejected.append((line, rejection.reason))
+
+        part, counts = make_part(text, _SECOND_LINE, "block", rendering, reject)
+        notes = PartNotes(
+            lines=counts.lines,
+            blank=counts.blank,
+            rejected=tuple(rejected),
+            pii=counts.personal,
+            engine=rendering.encoder.name,
+        )
+        self.store.write(key, replace(part, lines=part.lines - _SECOND_LINE + 1), notes)
+        return int(part.tokens.sum(dtype=np.int64)), counts.picked
+
+    def _refusal(self, block: Block, line: int, reason: str) -> UserError:
+        """The error that ends a build on its first bad line."""
+        path, before = self.paths[block.input], block.lines_before
+        if before is None:
+            before = lines_before(Path(path), block.start)
+        return UserError(f"{path}:{before + line}: {reason}")

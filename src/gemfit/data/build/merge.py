@@ -1,0 +1,175 @@
+"""From the columns of all parts to the files of a pack: choose, plan, write, account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gemfit
+from gemfit.core.progress import progress
+from gemfit.data.build.conversation_table import Notes, Talks
+from gemfit.data.build.malloc import give_back
+from gemfit.data.build.row_plan import SPLITS, plan_split
+from gemfit.data.build.shards import Source, SplitPlan
+from gemfit.data.build.token_accounting import (
+    CONVERSATIONS,
+    REJECTED,
+    PieceSums,
+    losses,
+    piece_sums,
+    role_tokens,
+    token_flow,
+    write_conversations,
+    write_rejected,
+)
+from gemfit.data.build.write_rows import write_rows
+from gemfit.data.filter.selection import TRAIN, Candidates, Choice, Fate, choose, within_max_rows
+from gemfit.data.jsonl.inputs import inputs_of
+from gemfit.data.jsonl.message_batch import Ints
+from gemfit.data.pack.reader import file_digest
+from gemfit.data.tokenize.tokenizer import pad_id, save_tokenizer
+from gemfit.data.tokenize.tokenizer_cache import digest_of
+from gemfit.errors import UserError
+from gemfit.schemas.manifest import FileDigest, PackManifest, PackSource, SplitCounts
+from gemfit.schemas.pack_job import PackJob
+
+LIBRARIES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
+
+
+def assemble(
+    job: PackJob, tokenizer: Any, talks: Talks, notes: Notes, folder: Path, *, num_workers: int
+) -> PackManifest:
+    """Write everything but the manifest into ``folder``; the manifest."""
+    sources = _sources_of(job, talks)
+    choice = _choose(job, talks, sources)
+    _check_enough(job, talks, choice, notes)
+    seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
+    plans = [plan_split(talks, choice, split, seq_len, tight=tight) for split in range(len(SPLITS))]
+    pieces = [piece_sums(talks, choice, sources, len(job.sources), plan) for plan in plans]
+    flow = token_flow(talks, choice, sources, _names(job), pieces)
+    source = Source(atoms=talks.atoms, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
+    give_back()
+    with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
+        shards, trained = write_rows(
+            folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at
+        )
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    write_conversations(folder / CONVERSATIONS, talks, choice, sources)
+    write_rejected(folder / REJECTED, notes, [one.path for one in inputs_of(job)])
+    data = job.data
+    return PackManifest(
+        fingerprint=job.fingerprint,
+        tokenizer_digest=digest_of(tokenizer),
+        format=data.format,
+        eos=data.eos,
+        loss_on=data.loss_on,
+        seq_len=seq_len,
+        overlong=data.overlong,
+        pad_id=pad_id(tokenizer),
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        splits={
+            plan.name: _counts(plan, sums, trained[plan.name])
+            for plan, sums in zip(plans, pieces, strict=True)
+        },
+        losses=losses(talks, choice, notes, flow["total"], pieces, seq_len),
+        flow=flow,
+        roles=role_tokens(talks, choice),
+        pii=notes.pii,
+        sources=tuple(PackSource(name=source.name, weight=source.weight) for source in job.sources),
+        inputs=inputs_of(job),
+        engine=", ".join(notes.engines),
+        files=_digests(folder, shards),
+        versions={"gemfit": gemfit.__version__, **{name: version(name) for name in LIBRARIES}},
+    )
+
+
+def _names(job: PackJob) -> list[str]:
+    return [source.name for source in job.sources]
+
+
+def _sources_of(job: PackJob, talks: Talks) -> NDArray[np.int16]:
+    """The source of each conversation."""
+    by_input = np.array([one.source for one in inputs_of(job)], np.int16)
+    sources = np.empty(len(talks), np.int16)
+    for here in talks.stretches():
+        sources[here] = by_input[talks.inputs(np.arange(here.start, here.stop))]
+    return sources
+
+
+def _fates(talks: Talks) -> NDArray[np.int8]:
+    """What is packed unless something else is against it: (conversations,)."""
+    fates = np.empty(len(talks), np.int8)
+    for here in talks.stretches():
+        before = talks.atom_ends[here.start - 1 : here.start]
+        whole = np.diff(talks.atom_ends[here], prepend=before if here.start else 0) > 0
+        lost = np.where(talks.dropped[here] > 0, Fate.OVERLONG, Fate.UNTRAINED)
+        fates[here] = np.where(whole, Fate.KEPT, lost)
+    return fates
+
+
+def _choose(job: PackJob, talks: Talks, sources: NDArray[np.int16]) -> Choice:
+    candidates = Candidates(
+        digests=talks.digests,
+        likeness=talks.likeness,
+        signatures=talks.signatures,
+        source=sources,
+        fate=_fates(talks),
+    )
+    choice = choose(candidates, job.data, job.seed)
+    talks.signatures.close()
+    if job.data.max_rows is None:
+        return choice
+    seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
+    return within_max_rows(
+        choice, job.data.max_rows, lambda some: plan_split(talks, some, TRAIN, seq_len, tight=tight).num_rows
+    )
+
+
+def _check_enough(job: PackJob, talks: Talks, choice: Choice, notes: Notes) -> None:
+    named = ", ".join(_names(job))
+    if not len(talks):
+        raise UserError(
+            f"{named}: holds no valid conversation: of {notes.lines} lines {notes.blank} are blank and "
+            f"{notes.rejected} were rejected"
+        )
+    if not np.any(choice.split == TRAIN):
+        dropped = int(np.count_nonzero(choice.fate == Fate.OVERLONG))
+        raise UserError(
+            f"{named}: no conversation is left to train on: of {len(talks)}, "
+            f"{dropped} were longer than data.seq_len and dropped, the rest is "
+            f"held out (data.validation_share: {job.data.validation_share}; near copies stay on one side, "
+            f"data.near_duplicates: {job.data.near_duplicates}); give more data, or change these"
+        )
+
+
+def _counts(plan: SplitPlan, sums: PieceSums, trained: int) -> SplitCounts:
+    return SplitCounts(
+        rows=plan.num_rows,
+        conversations=_distinct(plan.document),
+        documents=len(plan.document),
+        tokens=int(sums.packed.sum()),
+        trained_tokens=trained,
+        repeated_tokens=int(sums.repeated.sum()),
+    )
+
+
+def _distinct(documents: Ints) -> int:
+    """How many different numbers there are."""
+    there = np.zeros(int(documents.max()) + 1 if len(documents) else 0, np.bool_)
+    there[documents] = True
+    return int(np.count_nonzero(there))
+
+
+def _digests(folder: Path, shards: Sequence[FileDigest]) -> tuple[FileDigest, ...]:
+    """Every file of the pack, sorted by path; the shards were digested while they were written."""
+    known = {shard.path: shard for shard in shards}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(
+        known.get(path.relative_to(folder).as_posix()) or file_digest(folder, path) for path in paths
+    )

@@ -1,0 +1,172 @@
+"""Fetch the words of pieces from the parts on disk and lay them out as rows: compiled, one read an atom.
+
+It reads by ``pread``, so pages of the parts do not count as memory of the process. Files stay open
+as long as there are few of them.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from gemfit.data.column_file import pread
+from gemfit.data.document import IGNORED
+from gemfit.data.jsonl.message_batch import Ints
+
+FLAG = np.uint32(1 << 31)
+ATOM = np.dtype(
+    [
+        ("word", np.uint32),
+        ("part", np.int32),
+        ("length", np.int32),
+        ("context", np.int32),
+        ("start", np.int32),
+        ("linked", np.bool_),
+        ("torn", np.bool_),
+    ],
+    align=True,
+)
+"""An atom: the number of its file, the word (4 bytes) of that where it begins, its length with its context,
+and the rest as in ``Part``. All in one place, since all is looked up at once."""
+
+
+class Pieces(NamedTuple):
+    """Pieces of some rows, in order. Each array: (pieces,), but the last."""
+
+    first: Ints
+    """The atom that it begins with."""
+    num_atoms: Ints
+    lengths: Ints
+    row_ends: NDArray[np.int64]
+    """(rows + 1,): where the pieces of each row begin and end."""
+
+
+class RowArrays(NamedTuple):
+    """Finished rows."""
+
+    input_ids: NDArray[np.int32]
+    """(rows, seq_len)"""
+    labels: NDArray[np.int32]
+    """(rows, seq_len)"""
+    tokens: Ints
+    """(rows,)"""
+    trained: Ints
+    """(rows,)"""
+
+
+@dataclass(slots=True)
+class PartFiles:
+    """Descriptors of the files of parts, opened when they are needed."""
+
+    paths: Sequence[Path]
+    most: int
+    """How many may be open at once."""
+    descriptors: NDArray[np.int32]
+    """(parts,): -1 where closed."""
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> PartFiles:
+        """For these paths, by number."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return cls(paths, max(16, limit // 2), np.full(len(paths), -1, np.int32))
+
+    def open(self, numbers: Sequence[int]) -> None:
+        """Open these, at most ``most``; others are closed where it takes their place."""
+        wanted = [number for number in numbers if self.descriptors[number] < 0]
+        if np.count_nonzero(self.descriptors >= 0) + len(wanted) > self.most:
+            self.close()
+            wanted = list(numbers)
+        for number in wanted:
+            self.descriptors[number] = os.open(self.paths[number], os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close all."""
+        for descriptor in self.descriptors[self.descriptors >= 0].tolist():
+            os.close(descriptor)
+        self.descriptors[:] = -1
+
+
+class Room(NamedTuple):
+    """Where rows are laid out, batch after batch: fresh pages for each would cost as much as the copy."""
+
+    words: NDArray[np.uint32]
+    """(rows, seq_len)"""
+    labels: NDArray[np.int32]
+    """(rows, seq_len)"""
+
+    @classmethod
+    def of(cls, rows: int, seq_len: int) -> Room:
+        """For this many rows at a time."""
+        return cls(np.empty((rows, seq_len), np.uint32), np.empty((rows, seq_len), np.int32))
+
+
+def gather(pieces: Pieces, atoms: NDArray[np.void], files: PartFiles, room: Room, *, pad: int) -> RowArrays:
+    """The rows that these pieces make, until ``room`` is used again. atoms: all of them, of type ``ATOM``."""
+    rows = len(pieces.row_ends) - 1
+    words, labels = room.words[:rows], room.labels[:rows]
+    parts = atoms["part"][pieces.first]  # a piece is one conversation's, so all of it is in one part
+    needed = np.unique(parts).tolist()
+    for start in range(0, len(needed), files.most):
+        group = needed[start : start + files.most]
+        files.open(group)
+        chosen = np.isin(parts, group) if len(group) < len(needed) else np.ones(len(parts), np.bool_)
+        failed = _fill(words, *pieces, chosen, atoms.view(np.ndarray), files.descriptors)
+        if failed >= 0:
+            raise OSError(f"{files.paths[parts[failed]]}: could not be read to its end")
+    return RowArrays(
+        words.view(np.int32), labels, *_finish(words, labels, pieces.row_ends, pieces.lengths, pad)
+    )
+
+
+@njit(cache=True)
+def _fill(words, first, num_atoms, lengths, row_ends, chosen, atoms, descriptors):  # type: ignore[no-untyped-def]
+    """Read every chosen piece to its place; the number of a piece that could not be read, or -1."""
+    for row in range(len(row_ends) - 1):
+        place = 0
+        for piece in range(row_ends[row], row_ends[row + 1]):
+            target = place
+            place += lengths[piece]
+            if not chosen[piece]:
+                continue
+            for number in range(first[piece], first[piece] + num_atoms[piece]):
+                atom = atoms[number]
+                skipped = 0 if number == first[piece] else atom.length
+                size = atom.length if number == first[piece] else atom.length - atom.context
+                # The pointer is that of the row, moved by hand: a view for each read costs more than it.
+                pointer = np.uintp(words[row].ctypes.data + 4 * target)
+                offset = 4 * (np.int64(atom.word) + skipped)
+                if pread(descriptors[atom.part], pointer, np.uint64(4 * size), offset) != 4 * size:
+                    return piece
+                target += size
+    return -1
+
+
+@njit(cache=True)
+def _finish(words, labels, row_ends, lengths, pad):  # type: ignore[no-untyped-def]
+    """Tokens and trained tokens of rows; ``words`` become ids in place, ``labels`` are written."""
+    rows = len(words)
+    tokens = np.zeros(rows, np.int32)
+    trained = np.zeros(rows, np.int32)
+    for row in range(rows):
+        for piece in range(row_ends[row], row_ends[row + 1]):
+            tokens[row] += lengths[piece]
+        count = np.int32(0)
+        for column in range(tokens[row]):
+            word = words[row, column]
+            ident = word & ~FLAG
+            flagged = word != ident
+            labels[row, column] = np.int32(ident) if flagged else np.int32(IGNORED)
+            count += np.int32(flagged)
+            words[row, column] = ident
+        words[row, tokens[row] :] = pad
+        labels[row, tokens[row] :] = IGNORED
+        trained[row] = count
+    return tokens, trained

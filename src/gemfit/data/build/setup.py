@@ -1,0 +1,163 @@
+"""What has to be ready before workers are forked: tokenizer, encoder, grammar, compiled code."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba.core import entrypoints
+
+from gemfit.data.build.malloc import give_back
+from gemfit.data.build.reference_check import Watch
+from gemfit.data.jsonl.batch_parser import read_block
+from gemfit.data.jsonl.conversation import Conversation
+from gemfit.data.jsonl.inputs import all_lines
+from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection, read_line
+from gemfit.data.jsonl.message_batch import Messages
+from gemfit.data.packing.split_turns import check_room
+from gemfit.data.render.render_context import Rendering, make_rendering
+from gemfit.data.tokenize import Encoder, Engine, choose_encoder, reference_encoder
+from gemfit.data.tokenize.bpe.cache_file import FORMAT, load_words, save_words
+from gemfit.data.tokenize.bpe.word_cache import WordCache
+from gemfit.data.tokenize.select import spread
+from gemfit.data.tokenize.tokenizer import train_tokenizer
+from gemfit.data.tokenize.tokenizer_cache import KnownTokenizer, backend_json, digest_of, known_tokenizer
+from gemfit.data.tokenize.verification import Picked, pick
+from gemfit.errors import UserError
+from gemfit.schemas.base import digest_json
+from gemfit.schemas.pack_job import PackJob, cache_folder
+
+SAMPLE_LINES, SAMPLE_BYTES = 2_000, 2**20
+"""How much of the input engines are compared on, at most."""
+Say = Callable[[str], None]
+
+
+def prepare_tokenizer(job: PackJob) -> Any:
+    """The tokenizer that the job names, or one trained on its conversations."""
+    if job.tokenizer is not None:
+        return known_tokenizer(job.tokenizer, job.tokenizer_revision)
+    assert job.scratch_vocab_size is not None, "a job names a tokenizer or trains one"
+    return train_tokenizer(_texts(job), job.scratch_vocab_size)
+
+
+def prepare_rendering(
+    job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto"
+) -> tuple[Rendering, Watch | None]:
+    """The rendering of the job with the fastest encoder that was proved, and who watches it.
+
+    The word cache is proved on the beginning of the input before its tables are kept. When they are there,
+    the watch begins with this proof, and goes on with what the encoder does.
+    """
+    path, sample = _words_path(tokenizer), sample_of(job)
+    known = load_words(path) if engine == "auto" else None
+    with ExitStack() as stack:
+        if known is None:
+            encoder = choose_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
+            if isinstance(encoder, WordCache):
+                save_words(encoder, path)
+            watch = None if encoder.name == "tokenizers" else Watch(lambda: _reference(tokenizer))
+        else:
+            encoder, watch = known, Watch(lambda: _reference(tokenizer))
+        if watch is not None:
+            stack.callback(watch.close)
+            if known is not None:
+                watch.offer(_encoded(encoder, spread(sample)))
+        rendering = make_rendering(tokenizer, job.data, encoder)
+        renderer = rendering.renderer
+        check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
+        stack.pop_all()
+        return rendering, watch
+
+
+def pass_over_extensions() -> None:
+    """Keep numba from importing what other packages add to it: of awkward that is a quarter of a second.
+
+    It holds for the whole process, so it is for a program of its own.
+    """
+    # What numba does once, with the first function that it loads; no public setting turns it off.
+    entrypoints._already_initialized = True
+
+
+def _reference(tokenizer: Any) -> Encoder:
+    """The reference, for a process that has nothing else in it."""
+    encoder = reference_encoder(tokenizer)
+    give_back()
+    return encoder
+
+
+def _encoded(encoder: Encoder, texts: list[bytes]) -> Picked:
+    """All of these texts, to be compared."""
+    text, ends = b"".join(texts), np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return pick(encoder, text, ends, *encoder.encode(text, ends), one_in=1)
+
+
+def forget_words(tokenizer: Any) -> None:
+    """Remove tables that were not what they seemed."""
+    _words_path(tokenizer).unlink(missing_ok=True)
+
+
+def _words_path(tokenizer: Any) -> Path:
+    """Where the tables for this tokenizer are kept, if this version of the reference has proved them."""
+    key = {"format": FORMAT, "tokenizer": digest_of(tokenizer), "tokenizers": version("tokenizers")}
+    return cache_folder() / "words" / f"{digest_json(key)}.npz"
+
+
+def settle() -> None:
+    """Give back what loading has left over, and leave the rest where it is: workers share it after a fork."""
+    gc.collect()
+    gc.freeze()
+    give_back()
+
+
+def release(tokenizer: Any) -> None:
+    """Give back what only rendering needs: the engines are larger than all that comes after them."""
+    if isinstance(tokenizer, KnownTokenizer):
+        tokenizer.forget()
+    # The encoder went with the last that named it: there are no cycles to look for.
+    give_back()
+
+
+def sample_of(job: PackJob) -> Messages:
+    """The beginning of the input, for engines to be compared on."""
+    lines: list[bytes] = []
+    size = 0
+    for _, line in islice(all_lines(job), SAMPLE_LINES):
+        lines.append(line)
+        size += len(line)
+        if size >= SAMPLE_BYTES:
+            break
+    # Bad lines are told when their block is read.
+    return read_block(b"\n".join(lines), 1, "sample", Unchecked(), _pass_over)[0]
+
+
+def _texts(job: PackJob) -> Any:
+    """Every content of every valid conversation; bad lines stop it only if they stop the build."""
+    for place, line in all_lines(job):
+        if line.strip():
+            try:
+                conversation = read_line(line.rstrip(b"\r\n") if len(line) <= LINE_LIMIT else None, place)
+            except UserError:
+                if job.data.on_error == "fail":
+                    raise
+                continue
+            yield from (text for _, text in conversation.messages)
+
+
+class Unchecked:
+    """Lets every conversation pass: only texts are wanted."""
+
+    def passes(self, messages: Messages) -> bool:
+        return True
+
+    def check(self, conversation: Conversation) -> None:
+        pass
+
+
+def _pass_over(rejection: Rejection) -> None:
+    pass

@@ -1,0 +1,210 @@
+"""What became of every conversation and every token: the tables and sums that a pack carries.
+
+``conversations.arrow`` has a line for each valid conversation in input order. Sums are made twice, from
+that table and from the rows, and have to agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gemfit.data.build.conversation_table import Notes, Talks
+from gemfit.data.build.shards import SplitPlan, as_arrow
+from gemfit.data.column_file import let_go, stretches
+from gemfit.data.filter.selection import Choice, Fate
+from gemfit.data.jsonl.conversation import ROLES
+from gemfit.schemas.manifest import Losses, TokenFlow
+
+CONVERSATIONS = "conversations.arrow"
+REJECTED = "rejected.jsonl"
+SCHEMA = pa.schema(
+    [
+        ("source", pa.int16()),
+        ("file", pa.int32()),
+        ("line", pa.int64()),
+        ("digest", pa.binary(16)),
+        ("tokens", pa.int32()),
+        ("trained", pa.int32()),
+        ("fate", pa.dictionary(pa.int8(), pa.string())),
+        ("number", pa.int64()),
+        ("copies", pa.int32()),
+        ("split", pa.int8()),
+        ("truncated", pa.int32()),
+        ("untrained", pa.int32()),
+    ]
+)
+_LOST_WHOLE = {
+    "duplicate": Fate.DUPLICATE,
+    "near_duplicate": Fate.NEAR_DUPLICATE,
+    "left_by_weight": Fate.LEFT_BY_WEIGHT,
+    "beyond_max_rows": Fate.BEYOND_MAX_ROWS,
+    "overlong": Fate.OVERLONG,
+}
+
+
+class PieceSums(NamedTuple):
+    """Sums over the pieces in the rows of a split."""
+
+    packed: NDArray[np.int64]
+    """(sources,): tokens."""
+    repeated: NDArray[np.int64]
+    """(sources,): those of them that are repeated context."""
+    torn: int
+    """Pieces that begin inside a message."""
+
+
+def piece_sums(
+    talks: Talks, choice: Choice, source: NDArray[np.int16], count: int, plan: SplitPlan
+) -> PieceSums:
+    """What the rows of a split hold of each of ``count`` sources. source: (conversations,)."""
+    packed, repeated, torn = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
+    for here in stretches(len(plan.first)):
+        owner = source[choice.order[plan.document[here]]]
+        atoms = talks.atoms[plan.first[here]]
+        packed += _summed(owner, plan.lengths[here], count)
+        repeated += _summed(owner, atoms["context"], count)
+        torn += int(np.count_nonzero(atoms["torn"]))
+        let_go(talks.atoms)
+    return PieceSums(packed, repeated, torn)
+
+
+def token_flow(
+    talks: Talks, choice: Choice, source: NDArray[np.int16], names: Sequence[str], pieces: Sequence[PieceSums]
+) -> dict[str, TokenFlow]:
+    """The flow of each source and of all; ``ValueError`` if they do not add up, which is a bug.
+
+    source: (conversations,), index into ``names``. pieces: of every split.
+    """
+    columns = _flow_columns(talks, choice, source, len(names), pieces)
+    total = {"total": {name: int(sums.sum()) for name, sums in columns.items()}}
+    each = {
+        source_name: {name: int(sums[number]) for name, sums in columns.items()}
+        for number, source_name in enumerate(names)
+    }
+    flow = {name: TokenFlow(**counts) for name, counts in (each | total).items()}
+    for name, one in flow.items():
+        if one.balance:
+            raise ValueError(f"the tokens of {name} do not add up, by {one.balance}: {one}")
+    return flow
+
+
+def _flow_columns(
+    talks: Talks, choice: Choice, source: NDArray[np.int16], count: int, pieces: Sequence[PieceSums]
+) -> dict[str, NDArray[np.int64]]:
+    sums = {name: np.zeros(count, np.int64) for name in TokenFlow.model_fields}
+    for here in talks.stretches():
+        owner, fate, tokens = source[here], choice.fate[here], talks.tokens[here]
+        truncated, untrained = talks.truncated[here], talks.untrained[here]
+        settled = (fate == Fate.KEPT) | (fate == Fate.UNTRAINED)
+        again = (tokens.astype(np.int64) - truncated - untrained) * (choice.copies[here].astype(np.int64) - 1)
+        for name, lost in _LOST_WHOLE.items():
+            sums[name] += _summed(owner, tokens, count, fate == lost)
+        sums["tokens_read"] += _summed(owner, tokens, count)
+        sums["oversampled"] += _summed(owner, again, count, fate == Fate.KEPT)
+        sums["truncated"] += _summed(owner, truncated, count, settled)
+        sums["untrained"] += _summed(owner, untrained, count, settled)
+    for one in pieces:
+        sums["packed"] += one.packed
+        sums["repeated"] += one.repeated
+    return sums
+
+
+def _summed(
+    owner: NDArray[np.int16], values: NDArray[Any], count: int, chosen: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Sums of values by owner: (count,)."""
+    if chosen is not None:
+        owner, values = owner[chosen], values[chosen]
+    # Weights of bincount are floats: exact up to 2**53 tokens.
+    return np.bincount(owner, weights=values, minlength=count).astype(np.int64)
+
+
+def losses(
+    talks: Talks, choice: Choice, notes: Notes, flow: TokenFlow, pieces: Sequence[PieceSums], seq_len: int
+) -> Losses:
+    """Counts of lines, conversations and pieces."""
+    fates = np.zeros(len(Fate), np.int64)
+    split = truncated = 0
+    for here in talks.stretches():
+        fate, cut_off = choice.fate[here], talks.truncated[here] > 0
+        fates += np.bincount(fate, minlength=len(Fate))
+        kept = fate == Fate.KEPT
+        split += int(np.count_nonzero(kept & (talks.tokens[here] > seq_len) & ~cut_off))
+        truncated += int(np.count_nonzero((kept | (fate == Fate.UNTRAINED)) & cut_off))
+    return Losses(
+        lines_read=notes.lines,
+        blank_lines=notes.blank,
+        rejected_lines=notes.rejected,
+        duplicate_conversations=int(fates[Fate.DUPLICATE]),
+        near_duplicate_conversations=int(fates[Fate.NEAR_DUPLICATE]),
+        left_by_weight_conversations=int(fates[Fate.LEFT_BY_WEIGHT]),
+        beyond_max_rows_conversations=int(fates[Fate.BEYOND_MAX_ROWS]),
+        split_conversations=split,
+        repeated_tokens=flow.repeated,
+        torn_pieces=sum(one.torn for one in pieces),
+        untrained_conversations=int(fates[Fate.UNTRAINED]),
+        untrained_tokens=flow.untrained,
+        truncated_conversations=truncated,
+        truncated_tokens=flow.truncated,
+        dropped_conversations=int(fates[Fate.OVERLONG]),
+        dropped_tokens=flow.overlong,
+    )
+
+
+def role_tokens(talks: Talks, choice: Choice) -> dict[str, int]:
+    """Tokens of each role in kept conversations, each counted once; ``control`` belongs to no turn."""
+    sums, total = np.zeros(len(ROLES), np.int64), 0
+    for here in talks.stretches():
+        kept = choice.fate[here] == Fate.KEPT
+        sums += talks.role_tokens[here][kept].sum(axis=0, dtype=np.int64)
+        total += int(talks.tokens[here][kept].sum(dtype=np.int64))
+    return dict(zip(ROLES, sums.tolist(), strict=True)) | {"control": total - int(sums.sum())}
+
+
+def write_conversations(path: Path, talks: Talks, choice: Choice, source: NDArray[np.int16]) -> None:
+    """The table of all conversations, as an Arrow stream."""
+    numbers = choice.numbers()
+    names = _strings([fate.name.lower() for fate in Fate])
+    with path.open("wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for here in talks.stretches():
+            digests = pa.py_buffer(np.ascontiguousarray(talks.digests[here]).astype("<u8"))
+            columns = [
+                as_arrow(source[here]),
+                as_arrow(talks.inputs(np.arange(here.start, here.stop))),
+                as_arrow(talks.line[here]),
+                pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), here.stop - here.start, [None, digests]),
+                as_arrow(talks.tokens[here]),
+                as_arrow(talks.trained[here]),
+                pa.DictionaryArray.from_arrays(as_arrow(choice.fate[here]), names),
+                as_arrow(numbers[here].astype(np.int64)),
+                as_arrow(choice.copies[here]),
+                as_arrow(choice.split[here]),
+                as_arrow(talks.truncated[here]),
+                as_arrow(talks.untrained[here]),
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+
+
+def _strings(values: Sequence[str]) -> pa.Array:
+    """As ``as_arrow``, for texts in ASCII."""
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.StringArray.from_buffers(
+        len(values), pa.py_buffer(ends), pa.py_buffer("".join(values).encode())
+    )
+
+
+def write_rejected(path: Path, notes: Notes, inputs: Sequence[str]) -> None:
+    """JSON lines with ``place``, ``line`` and ``reason``; no file where no line was rejected."""
+    if not notes.rejected:
+        return
+    with path.open("wb") as sink:
+        for input, line, reason in notes.rejections():
+            entry = {"place": f"{inputs[input]}:{line}", "line": line, "reason": reason}
+            sink.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))

@@ -1,1 +1,0 @@
-"""The build itself: workers, parts on disk, the plan of all rows, shards and accounts."""

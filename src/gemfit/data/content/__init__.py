@@ -1,1 +1,0 @@
-"""What content decides: copies, near copies, personal data, mixtures, sides of the split."""

@@ -1,0 +1,4 @@
+"""Near-duplicate detection: MinHash signatures and LSH.
+
+Imports numpy and numba only.
+"""

@@ -1,0 +1,4 @@
+"""Inspect, summarise and verify a pack: rows as text, statistics, integrity.
+
+May import `pack`, `packing`, `render`; not `build`.
+"""

@@ -1,0 +1,175 @@
+"""A row with all that is known of it: whose words, which of them trained, from which line of which file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.inspect.chunks import REPEATED, Piece, pieces_of, positions
+from gemfit.data.inspect.document_ids import number_conversations
+from gemfit.data.inspect.pack_files import Pack, RowBatch
+from gemfit.data.inspect.printable import token_texts
+from gemfit.data.inspect.roles import Marks, Span, inner_header, spans
+from gemfit.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DescribedPiece:
+    """A piece of a conversation, and where it came from."""
+
+    piece: Piece
+    source: str
+    file: str
+    line: int
+    """In the file, from 1."""
+    conversation_tokens: int
+    """Of the whole conversation."""
+    copies: int
+    """Times that the conversation is in the pack."""
+    positions: NDArray[np.int64]
+    """(tokens,): index in the rendered conversation, ``REPEATED`` for what is repeated."""
+    spans: tuple[Span, ...]
+    """Whose words."""
+
+    @property
+    def title(self) -> str:
+        """Which tokens of which conversation, in a line."""
+        own = self.positions[self.positions != REPEATED]
+        part = f"tokens {own[0]:,}–{own[-1]:,} of {self.conversation_tokens:,}"
+        if len(own) == self.conversation_tokens:
+            part = f"all {self.conversation_tokens:,} tokens"
+        facts = [
+            f"document {self.piece.document:,}",
+            f"{self.file}:{self.line}" + (f" ({self.source})" if self.source != self.file else ""),
+            part,
+            f"{np.count_nonzero(self.piece.trained):,} trained",
+        ]
+        if self.piece.repeated:
+            facts.append(f"{self.piece.repeated:,} repeated")
+        if self.copies > 1:
+            facts.append(f"{self.copies} times in the pack")
+        return " · ".join(facts)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a program wants to know of the piece; places are those in the row."""
+        begin = self.piece.begin
+        return {
+            "document": self.piece.document,
+            "source": self.source,
+            "file": self.file,
+            "line": self.line,
+            "conversation_tokens": self.conversation_tokens,
+            "copies": self.copies,
+            "begin": begin,
+            "tokens": len(self.piece),
+            "trained_tokens": int(np.count_nonzero(self.piece.trained)),
+            "start": self.piece.start,
+            "repeated": self.piece.repeated,
+            "positions": [None if at == REPEATED else at for at in self.positions.tolist()],
+            "roles": [{"role": r, "begin": begin + a, "end": begin + b} for r, a, b in self.spans],
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DescribedRow:
+    """A row, or the pieces of one document in it."""
+
+    split: str
+    number: int
+    num_rows: int
+    ids: NDArray[np.int32]
+    """(seq_len,)"""
+    labels: NDArray[np.int32]
+    """(seq_len,)"""
+    pieces: tuple[DescribedPiece, ...]
+    padding: int
+    """Places behind the last piece."""
+
+    @property
+    def title(self) -> str:
+        """What the row holds, in a line."""
+        places, tokens = len(self.ids), len(self.ids) - self.padding
+        trained = int(np.count_nonzero(self.labels >= 0))
+        pieces = f"{len(self.pieces):,} document{'s' * (len(self.pieces) != 1)}"
+        fill = f"{tokens:,} of {places:,} places filled ({tokens / places:.2%})"
+        row = f"{self.split} row {self.number:,} of {self.num_rows:,}"
+        return f"{row}: {pieces}, {fill}, {trained:,} tokens trained"
+
+    def to_json(self, tokenizer: Any) -> dict[str, Any]:
+        """The row with every token, for a program."""
+        return {
+            "split": self.split,
+            "row": self.number,
+            "rows": self.num_rows,
+            "real_tokens": len(self.ids) - self.padding,
+            "trained_tokens": int(np.count_nonzero(self.labels >= 0)),
+            "tokens": token_texts(tokenizer, self.ids.tolist()),
+            "ids": self.ids.tolist(),
+            "labels": self.labels.tolist(),
+            "documents": [piece.to_json() for piece in self.pieces],
+        }
+
+
+class Describer:
+    """Describes rows of a pack. Costs 8 bytes for each conversation that was read."""
+
+    def __init__(self, pack: Pack, marks: Marks) -> None:
+        self._pack, self._marks = pack, marks
+        numbering, problems = number_conversations(pack)
+        if problems:
+            raise UserError(f"{problems[0]}; delete {pack.folder} and pack again")
+        self._lines = numbering.lines
+
+    def rows(self, split: str, wanted: range) -> Iterator[DescribedRow]:
+        """The rows with the numbers in ``wanted``, in order."""
+        for batch in self._pack.batches(split, wanted):
+            last = batch.first + len(batch.tokens)
+            for number in range(max(batch.first, wanted.start), min(last, wanted.stop)):
+                yield self._row(split, batch, number - batch.first, pieces_of(batch, number - batch.first))
+
+    def document(self, number: int) -> list[DescribedRow]:
+        """Every row that holds a piece of the document, with these pieces alone."""
+        if not 0 <= number < len(self._lines):
+            last = len(self._lines) - 1
+            raise UserError(f"{self._pack.folder}: has no document {number}; they count from 0 to {last:,}")
+        return [row for split in self._pack.manifest.splits for row in self._rows_with(split, number)]
+
+    def _rows_with(self, split: str, number: int) -> Iterator[DescribedRow]:
+        for batch in self._pack.batches(split):
+            found = np.flatnonzero(batch.document == number)
+            for row in np.unique(np.searchsorted(batch.ends, found, side="right") - 1).tolist():
+                pieces = [piece for piece in pieces_of(batch, row) if piece.document == number]
+                yield self._row(split, batch, row, pieces)
+
+    def _row(self, split: str, batch: RowBatch, row: int, pieces: Iterable[Piece]) -> DescribedRow:
+        ids = batch.input_ids[row]
+        return DescribedRow(
+            split=split,
+            number=batch.first + row,
+            num_rows=self._pack.manifest.splits[split].rows,
+            ids=ids,
+            labels=batch.labels[row],
+            pieces=tuple(map(self._piece, pieces)),
+            padding=len(ids) - int(batch.tokens[row]),
+        )
+
+    def _piece(self, piece: Piece) -> DescribedPiece:
+        line = int(self._lines[piece.document])
+        source, file, number = self._pack.origin(line)
+        talks = self._pack.conversations
+        # Where every token is trained, labels show what is repeated.
+        told = None if self._pack.manifest.loss_on == "all" else inner_header(piece, self._marks)
+        return DescribedPiece(
+            piece=piece,
+            source=source,
+            file=file,
+            line=number,
+            conversation_tokens=int(talks.tokens[line]),
+            copies=int(talks.copies[line]),
+            positions=positions(piece, told),
+            spans=tuple(spans(piece.ids, self._marks)),
+        )

@@ -1,0 +1,73 @@
+"""The pieces of a row, and where in its conversation each of their tokens stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.document import IGNORED
+from gemfit.data.inspect.pack_files import RowBatch
+
+REPEATED = -1
+"""The position of a token that repeats what stands in another piece."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A conversation, or a part of one, as it stands in a row. Arrays: (tokens,)."""
+
+    begin: int
+    """Place of its first token in the row."""
+    document: int
+    """Number of the conversation in the pack."""
+    start: int
+    """Index in the rendered conversation of the first token that is not repeated."""
+    repeated: int
+    """Masked tokens that repeat what stands in another piece."""
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def pieces_of(batch: RowBatch, row: int) -> list[Piece]:
+    """The pieces of the row with index ``row`` in ``batch``, from left to right."""
+    return list(_pieces(batch, row))
+
+
+def positions(piece: Piece, header: tuple[int, int] | None = None) -> NDArray[np.int64]:
+    """Index of each token in the rendered conversation, ``REPEATED`` for what is repeated: (tokens,).
+
+    Repeated tokens stand in front, save where a chat template puts the system text behind the first
+    header of the piece: that header is no repetition. Its labels show it; where it has none, ``header``
+    tells its place in the piece and its length.
+    """
+    flagged = np.flatnonzero(piece.trained[: piece.repeated])
+    if len(flagged):
+        # It ends where the repeated text begins, which has no label, and may be shorter than the header.
+        header = int(flagged[0]), int(np.argmin(piece.trained[flagged[0] :]))
+    at, count = header or (piece.repeated, 0)
+    places = np.full(len(piece), REPEATED, np.int64)
+    places[at : at + count] = piece.start + np.arange(count)
+    rest = piece.repeated + count
+    places[rest:] = piece.start + count + np.arange(len(piece) - rest)
+    return places
+
+
+def _pieces(batch: RowBatch, row: int) -> Iterator[Piece]:
+    begin = 0
+    for index in range(int(batch.ends[row]), int(batch.ends[row + 1])):
+        stop = begin + int(batch.lengths[index])
+        yield Piece(
+            begin=begin,
+            document=int(batch.document[index]),
+            start=int(batch.starts[index]),
+            repeated=int(batch.repeated[index]),
+            ids=batch.input_ids[row, begin:stop],
+            trained=batch.labels[row, begin:stop] != IGNORED,
+        )
+        begin = stop

@@ -1,0 +1,91 @@
+"""``inspect``: rows of a pack, for a person or for a program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from gemfit.data.inspect.annotate import DescribedRow, Describer
+from gemfit.data.inspect.pack_files import Pack, open_evidence
+from gemfit.data.inspect.roles import make_marks
+from gemfit.data.inspect.row_view import Look, legend, show_row
+from gemfit.data.tokenize.tokenizer import load_tokenizer
+from gemfit.errors import UserError
+
+WIDTH = 100
+
+
+def inspect(
+    folder: Path,
+    *,
+    rows: str = "0",
+    split: str = "train",
+    document: int | None = None,
+    as_json: bool = False,
+    whole: bool = False,
+    no_color: bool = False,
+) -> None:
+    """Show rows ``rows`` of ``split`` (`7`, `0-9` or `all`), or those that hold ``document``.
+
+    JSON is one row a line. A row, split or document that is not there is a ``UserError``.
+    """
+    pack = open_evidence(folder)
+    wanted = parse_rows(rows, pack, split) if document is None else range(0)
+    tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    marks = make_marks(tokenizer, pack.manifest.format, pack.manifest.eos)
+    describer = Describer(pack, marks)
+    found = describer.rows(split, wanted) if document is None else describer.document(document)
+    if as_json:
+        for row in found:
+            sys.stdout.buffer.write(orjson.dumps(row.to_json(tokenizer), option=orjson.OPT_APPEND_NEWLINE))
+        return
+    console = _console(no_color)
+    plain = no_color or console.no_color or not console.is_terminal
+    _show(found, Look(tokenizer, plain=plain, whole=whole), console)
+
+
+def parse_rows(text: str, pack: Pack, split: str) -> range:
+    """The numbers that ``text`` stands for: one, a range `first-last`, or `all`."""
+    num_rows = len_of(pack, split)
+    if text == "all":
+        return range(num_rows)
+    first, _, last = text.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal():
+        raise UserError(f"--row {text}: is not the number of a row; write 7, 0-9 or all")
+    wanted = range(int(first), int(last or first) + 1)
+    if not wanted:
+        raise UserError(f"--row {text}: ends before it begins; write {last}-{first}")
+    if wanted[-1] >= num_rows:
+        there = f"rows 0 to {num_rows - 1:,}" if num_rows else "no row"
+        raise UserError(f"--row {text}: {pack.folder} has {there} of {split}")
+    return wanted
+
+
+def len_of(pack: Pack, split: str) -> int:
+    """Rows of a split; one that is not there is a ``UserError``."""
+    if split not in pack.manifest.splits:
+        raise UserError(f"{pack.folder}: has no split {split!r}; it has {', '.join(pack.manifest.splits)}")
+    return pack.manifest.splits[split].rows
+
+
+def _show(rows: Iterable[DescribedRow], look: Look, console: Console) -> None:
+    # What is asked for in full may be long: a terminal shows it page by page.
+    paged = console.pager(styles=not look.plain) if look.whole and console.is_terminal else nullcontext()
+    with paged:
+        for row in rows:
+            show_row(row, look, console)
+            console.print()
+        console.print(Text(legend(look), style="dim"), soft_wrap=True)
+
+
+def _console(no_color: bool) -> Console:
+    console = Console(highlight=False, markup=False, emoji=False, no_color=no_color or None)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, markup=False, emoji=False, width=WIDTH)

@@ -1,0 +1,173 @@
+"""A pack as arrays: its rows with their provenance, and what became of each conversation read.
+
+Rows come one record batch of a few MiB at a time. The table of conversations is mapped, and costs the
+columns that are asked for, for as long as they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gemfit.data.pack.reader import BATCHES, read_manifest
+from gemfit.errors import UserError
+from gemfit.schemas.manifest import PackManifest
+
+CONVERSATIONS = "conversations.arrow"
+SIDES = ("train", "validation")
+"""Names of the values 0 and 1 in the column `split`; -1 is in no split."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowBatch:
+    """Some rows of a split that follow one another. Shapes in brackets."""
+
+    first: int
+    """Number of the first row in its split."""
+    input_ids: NDArray[np.int32]
+    """(rows, seq_len)"""
+    labels: NDArray[np.int32]
+    """(rows, seq_len), -100 where no loss counts."""
+    ends: NDArray[np.int64]
+    """(rows + 1,): where the pieces of each row begin and end in the columns below."""
+    lengths: NDArray[np.int32]
+    """(pieces,): tokens, repeated context included."""
+    document: NDArray[np.int64]
+    """(pieces,): number of the conversation in the pack."""
+    starts: NDArray[np.int32]
+    """(pieces,): index in the rendered conversation of the first token that is not repeated."""
+    repeated: NDArray[np.int32]
+    """(pieces,): masked tokens that repeat what stands in another piece."""
+    tokens: NDArray[np.int32]
+    """(rows,)"""
+    trained_tokens: NDArray[np.int32]
+    """(rows,)"""
+
+
+class Conversations:
+    """``conversations.arrow``: a line for each valid conversation, in input order, column by column."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / CONVERSATIONS
+        try:
+            self._table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path}: cannot be read: {error}; delete {folder} and pack again") from None
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        """The integers of a column: (conversations,)."""
+        if name.startswith("_") or name not in self._table.column_names:
+            raise AttributeError(name)
+        return np.asarray(self._table.column(name).to_numpy())
+
+    def has_fate(self, fate: str) -> NDArray[np.bool_]:
+        """(conversations,): True for those that became that."""
+        codes, names = self._fates
+        return codes == (names.index(fate) if fate in names else len(names))
+
+    @property
+    def fates(self) -> list[str]:
+        """What became of conversations, in words, sorted; each occurs."""
+        codes, names = self._fates
+        return sorted(names[code] for code in np.flatnonzero(np.bincount(codes)).tolist())
+
+    @cached_property
+    def _fates(self) -> tuple[NDArray[np.int8], list[str]]:
+        """(conversations,) codes, and what they mean."""
+        table = self._table.select(["fate"]).unify_dictionaries()
+        chunks = table.column("fate").chunks
+        codes = [chunk.indices.to_numpy().astype(np.int8) for chunk in chunks]
+        names = chunks[-1].dictionary.to_pylist() if chunks else []
+        return np.concatenate([np.empty(0, np.int8), *codes]), names
+
+    @property
+    def digests(self) -> NDArray[np.uint64]:
+        """(conversations, 2): equal for exact copies only; the first column counts first. A copy."""
+        parts = self._table.column("digest").chunks
+        raw = b"".join(part.buffers()[1][16 * part.offset : 16 * (part.offset + len(part))] for part in parts)
+        return np.frombuffer(raw, "<u8").reshape(-1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A finished pack, opened for reading."""
+
+    folder: Path
+    manifest: PackManifest
+    conversations: Conversations
+
+    def shards(self, split: str) -> list[Path]:
+        """The files with the rows of ``split``, in order."""
+        if split not in self.manifest.splits:
+            splits = ", ".join(self.manifest.splits)
+            raise UserError(f"{self.folder}: has no split {split!r}; it has {splits}")
+        names = [file.path for file in self.manifest.files if file.path.startswith(f"{split}/")]
+        return [self.folder / name for name in names if name.endswith(".arrow")]
+
+    def batches(self, split: str, rows: range | None = None) -> Iterator[RowBatch]:
+        """The batches that hold ``rows`` (all if left out), mapped: only what is looked at is read."""
+        shards = self.shards(split)
+        table = np.load(self.folder / split / BATCHES)
+        wanted = rows if rows is not None else range(self.manifest.splits[split].rows)
+        stops = np.append(table[1:, 1], self.manifest.splits[split].rows)
+        chosen = table[(table[:, 1] < wanted.stop) & (stops > wanted.start)]
+        for shard, group in groupby(chosen.tolist(), key=lambda entry: entry[0]):
+            try:
+                whole = pa.memory_map(str(shards[shard])).read_buffer()
+                schema = pa.ipc.open_stream(whole).schema
+                for _, first, at in group:
+                    message = pa.ipc.read_message(pa.BufferReader(whole.slice(at)))
+                    yield as_arrays(pa.ipc.read_record_batch(message, schema), first)
+            except (OSError, EOFError, pa.ArrowInvalid) as error:
+                way_out = f"delete {self.folder} and pack again"
+                raise UserError(f"{shards[shard]}: cannot be read: {error}; {way_out}") from None
+
+    def origin(self, index: int) -> tuple[str, str, int]:
+        """Name of the source, file and line of the conversation in line ``index`` of the table."""
+        talks = self.conversations
+        source = self.manifest.sources[int(talks.source[index])].name
+        return source, self.manifest.inputs[int(talks.file[index])].path, int(talks.line[index])
+
+    def place(self, index: int) -> str:
+        """``path:line`` of the conversation in line ``index`` of the table."""
+        _, file, line = self.origin(index)
+        return f"{file}:{line}"
+
+
+def open_evidence(folder: Path) -> Pack:
+    """Manifest and tables of the pack in ``folder``; a folder that is no pack is a ``UserError``."""
+    return Pack(folder, read_manifest(folder), Conversations(folder))
+
+
+def as_arrays(batch: pa.RecordBatch, first: int) -> RowBatch:
+    """The columns of a record batch as views of its buffers."""
+    lengths = batch.column("seq_lengths")
+    ends = lengths.offsets.to_numpy().astype(np.int64)
+    return RowBatch(
+        first=first,
+        input_ids=_square(batch.column("input_ids")),
+        labels=_square(batch.column("labels")),
+        ends=ends - ends[0],
+        lengths=lengths.flatten().to_numpy(),
+        document=batch.column("document").flatten().to_numpy(),
+        starts=batch.column("starts").flatten().to_numpy(),
+        repeated=batch.column("repeated").flatten().to_numpy(),
+        tokens=batch.column("tokens").to_numpy(),
+        trained_tokens=batch.column("trained_tokens").to_numpy(),
+    )
+
+
+def _square(column: pa.FixedSizeListArray) -> NDArray[np.int32]:
+    values: NDArray[np.int32] = column.flatten().to_numpy()
+    return values.reshape(len(column), -1)

@@ -1,0 +1,182 @@
+"""Open a finished pack: memory-mapped rows, read by number.
+
+Opening maps tables and reads no row: it takes the same time for any number of rows. The first row of a
+record batch costs some 50 microseconds, each other one a few once its page is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from gemfit.errors import UserError
+from gemfit.schemas.manifest import FileDigest, PackManifest, missing_or_resized
+
+MANIFEST = "manifest.json"
+BATCHES = "batches.npy"
+"""(batches, 3) int64 for each split: shard, first row and byte of every record batch."""
+COUNTS = "counts.npy"
+"""(2, rows) int64 for each split: tokens and trained tokens of every row."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One packed row; read-only views of the mapped file."""
+
+    input_ids: NDArray[np.int32]
+    """(seq_len,)"""
+    labels: NDArray[np.int32]
+    """(seq_len,), -100 where no loss counts."""
+    seq_lengths: NDArray[np.int32]
+    """(documents,): their sum is the number of real tokens; the rest is padding."""
+
+
+class PackedRows:
+    """The rows of one split. Copies in other processes map the same files."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder, self._split = folder, split
+        self.manifest = read_manifest(folder)
+        if split not in self.manifest.splits:
+            raise UserError(f"{folder}: has no split {split!r}; it has {', '.join(self.manifest.splits)}")
+        self._check_sizes()
+        self._batches = _table(folder / split / BATCHES)
+        self._counts = _table(folder / split / COUNTS)
+        if len(self) != self.manifest.splits[split].rows:
+            raise UserError(
+                f"{folder / split}: holds {len(self)} rows, but its manifest says "
+                f"{self.manifest.splits[split].rows}; delete {folder} and pack again"
+            )
+        self._paths = self._shards()
+        self._maps: dict[int, tuple[pa.Buffer, pa.Schema]] = {}
+        self._opened: dict[int, _Batch] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedRows, (self._folder, self._split)
+
+    def __len__(self) -> int:
+        return int(self._counts.shape[1])
+
+    def __getitem__(self, index: int) -> Row:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = int(np.searchsorted(self._batches[:, 1], index, side="right")) - 1
+        batch, row = self._batch(number), index - int(self._batches[number, 1])
+        lengths = batch.seq_lengths[batch.ends[row] : batch.ends[row + 1]]
+        return Row(batch.input_ids[row], batch.labels[row], lengths)
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Real tokens of each row: (rows,), mapped."""
+        return self._counts[0]
+
+    @property
+    def trained_tokens(self) -> NDArray[np.int64]:
+        """Tokens with a label of each row: (rows,), mapped."""
+        return self._counts[1]
+
+    def _batch(self, number: int) -> _Batch:
+        batch = self._opened.get(number)
+        if batch is None:
+            shard, _, at = self._batches[number].tolist()
+            batch = self._opened[number] = self._read(shard, at)
+        return batch
+
+    def _read(self, shard: int, at: int) -> _Batch:
+        path = self._paths[shard]
+        try:
+            if shard not in self._maps:
+                whole = pa.memory_map(str(path)).read_buffer()
+                self._maps[shard] = whole, pa.ipc.open_stream(whole).schema
+            whole, schema = self._maps[shard]
+            message = pa.ipc.read_message(pa.BufferReader(whole.slice(at)))
+            return _viewed(pa.ipc.read_record_batch(message, schema))
+        except (OSError, EOFError, pa.ArrowInvalid, IndexError) as error:
+            raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
+
+    def _check_sizes(self) -> None:
+        own = [file for file in self.manifest.files if file.path.startswith(f"{self._split}/")]
+        if wrong := missing_or_resized(self._folder, own):
+            raise UserError(f"{self._folder}: {wrong}; delete the pack and make it again")
+
+    def _shards(self) -> list[Path]:
+        shards = [file.path for file in self.manifest.files if file.path.endswith(".arrow")]
+        return [self._folder / path for path in shards if path.startswith(f"{self._split}/")]
+
+
+def open_pack(folder: Path, split: str) -> PackedRows:
+    """The rows of ``split`` (`train` or `validation`); a folder that is no pack is a ``UserError``."""
+    return PackedRows(Path(folder), split)
+
+
+def read_manifest(folder: Path) -> PackManifest:
+    """The manifest of a finished pack; without one there is no pack."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder}: is no finished pack (it has no {MANIFEST}); make one with `gemfit pack`")
+    return PackManifest.read(path)
+
+
+def verify_pack(folder: Path) -> PackManifest:
+    """Read every byte and compare it with the manifest; a difference is a ``UserError``."""
+    manifest = read_manifest(folder)
+    for file in manifest.files:
+        path = folder / file.path
+        found = file_digest(folder, path) if path.is_file() else None
+        if found != file:
+            what = "is missing" if found is None else "is not what was packed"
+            raise UserError(f"{path}: {what}; delete {folder} and pack again")
+    return manifest
+
+
+def file_digest(folder: Path, path: Path) -> FileDigest:
+    """Name, size and XXH3-128 of one file of a folder."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            state.update(block)
+    return FileDigest(
+        path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, xxh3=state.hexdigest()
+    )
+
+
+class _Batch(NamedTuple):
+    """The columns of one record batch as views of the mapped file."""
+
+    input_ids: NDArray[np.int32]
+    """(rows, seq_len)"""
+    labels: NDArray[np.int32]
+    """(rows, seq_len)"""
+    ends: NDArray[np.int32]
+    """(rows + 1,): where the lengths of each row begin and end in ``seq_lengths``."""
+    seq_lengths: NDArray[np.int32]
+
+
+def _table(path: Path) -> NDArray[np.int64]:
+    try:
+        table: NDArray[np.int64] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
+    return table
+
+
+def _viewed(batch: pa.RecordBatch) -> _Batch:
+    lengths = batch.column("seq_lengths")
+    ends = np.frombuffer(lengths.buffers()[1], np.int32, batch.num_rows + 1)
+    return _Batch(
+        _ints(batch.column("input_ids").values).reshape(batch.num_rows, -1),
+        _ints(batch.column("labels").values).reshape(batch.num_rows, -1),
+        ends,
+        _ints(lengths.values),
+    )
+
+
+def _ints(array: pa.Array) -> NDArray[np.int32]:
+    """A view of whole columns; ``to_numpy`` would import pandas for it."""
+    return np.frombuffer(array.buffers()[1], np.int32, len(array))

@@ -1,0 +1,189 @@
+"""Choose where long conversations are cut so that rows come out full.
+
+A conversation that fits into a row is one *atom*. A longer one is a chain of atoms, cut at every place
+where a piece may begin (see ``split``); a *run* of atoms that stand together becomes one piece. Two
+ways are tried, and the one with fewer rows is taken:
+
+- each piece takes all that fits, and best fit, decreasing, packs the pieces: the fewest cuts;
+- each row takes a run of the longest conversation at hand, and the run or whole conversation that
+  gains most in the rest. The gain is what it holds less the context that its end makes the next piece
+  repeat.
+
+Cost: some tens of microseconds a row that holds a part of a long conversation; 50 bytes an atom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from gemfit.data.packing.best_fit import improve, pack
+from gemfit.data.packing.row_fill import cut_late, fill_rows
+from gemfit.data.packing.streaming import AT_ONCE, pack_any
+
+TIGHT = (10, 3)
+"""Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
+TIGHT_COST = 0.01
+"""Share of more rows up to which full ones are preferred to the fewest."""
+
+Ints = NDArray[np.int32]
+
+
+class Atoms(NamedTuple):
+    """Parts that pieces are made of, in input order. Each array: (atoms,)."""
+
+    lengths: Ints
+    """Tokens of a piece of this atom alone: context and body."""
+    context: Ints
+    """Masked tokens in front, needed only where a piece begins."""
+    linked: NDArray[np.bool_]
+    """True where it can go on in the piece of the atom before it."""
+
+
+class Runs(NamedTuple):
+    """Pieces, by row and in input order within a row. Each array: (pieces,)."""
+
+    first: Ints
+    """The atom that the piece begins with."""
+    num_atoms: Ints
+    """Atoms in the piece."""
+    lengths: Ints
+    """Tokens of the piece, the context of its first atom included."""
+    row: Ints
+    """From 0, without gaps."""
+
+
+def fit_runs(atoms: Atoms, seq_len: int, *, tight: bool = False, at_once: int = AT_ONCE) -> Runs:
+    """Make pieces of the atoms and put them into rows; every atom is in exactly one piece.
+
+    ``tight`` fills rows to the last token at the price of more pieces, which repeat more context, unless
+    that takes one row in a hundred more: for atoms that were cut anywhere. More than ``at_once`` atoms are
+    fitted in slabs of whole conversations.
+    """
+    if len(atoms.lengths) <= at_once or not atoms.linked.any():
+        return _fit_slab(atoms, seq_len, tight, at_once)
+    slabs = [_fit_slab(slab, seq_len, tight, at_once) for slab in _slabs(atoms, at_once)]
+    rows = np.cumsum([0, *(slab.row[-1] + 1 for slab in slabs)])
+    firsts = np.cumsum([0, *(slab.num_atoms.sum(dtype=np.int64) for slab in slabs)])
+    return Runs(
+        np.concatenate([slab.first + at for slab, at in zip(slabs, firsts, strict=False)]).astype(np.int32),
+        np.concatenate([slab.num_atoms for slab in slabs]),
+        np.concatenate([slab.lengths for slab in slabs]),
+        np.concatenate([slab.row + at for slab, at in zip(slabs, rows, strict=False)]).astype(np.int32),
+    )
+
+
+def _fit_slab(atoms: Atoms, seq_len: int, tight: bool, at_once: int) -> Runs:
+    longest = longest_pieces(atoms, seq_len, at_once)
+    if not atoms.linked.any():
+        return longest
+    fitted = _fitted_pieces(atoms, seq_len, worth=1)
+    fewest = fitted if fitted.row[-1] < longest.row[-1] else longest
+    if not tight:
+        return fewest
+    most = fewest.row[-1] * (1 + TIGHT_COST)
+    fuller = (_fitted_pieces(atoms, seq_len, worth) for worth in TIGHT)
+    return next((runs for runs in fuller if runs.row[-1] <= most), fewest)
+
+
+def _slabs(atoms: Atoms, at_once: int) -> Iterator[Atoms]:
+    """Whole conversations of together some ``at_once`` atoms."""
+    heads = np.append(np.flatnonzero(~atoms.linked), len(atoms.lengths))
+    start = 0
+    while start < len(atoms.lengths):
+        after = max(1, int(np.searchsorted(heads, start + at_once, "right")) - 1)
+        stop = int(heads[after]) if heads[after] > start else int(heads[heads > start][0])
+        here = slice(start, stop)
+        yield Atoms(atoms.lengths[here], atoms.context[here], atoms.linked[here])
+        start = stop
+
+
+def longest_pieces(atoms: Atoms, seq_len: int, at_once: int = AT_ONCE) -> Runs:
+    """Pieces that take all that fits, packed best fit, decreasing."""
+    heads, stops = _chains(atoms.linked)
+    bodies = atoms.lengths - atoms.context
+    first, num_atoms = cut_late(atoms.lengths, bodies, heads, stops, seq_len)
+    del bodies, heads, stops
+    lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
+    return _sorted(atoms, first, num_atoms, pack_any(lengths, seq_len, at_once=at_once))
+
+
+def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
+    heads, stops = _chains(atoms.linked)
+    alone = stops - heads == 1
+    whole = heads[alone]
+    bodies = atoms.lengths - atoms.context
+    chains = np.flatnonzero(~alone)
+    totals = np.add.reduceat(bodies, heads, dtype=np.int64)[chains]
+    # Longest first, so that the last rows are made of conversations that need few.
+    chains = chains[np.argsort(-totals, kind="stable")]
+    by_length = whole[np.argsort(atoms.lengths[whole], kind="stable")]
+    first, num_atoms, row, free, used, ends = fill_rows(
+        atoms.lengths, bodies, heads[chains], stops[chains], by_length, seq_len, worth
+    )
+    left = np.sort(by_length[~used])
+    first = np.concatenate([first, ends[0], left])
+    num_atoms = np.concatenate([num_atoms, ends[1], np.ones_like(left)])
+    lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
+    row = np.concatenate([row, pack(lengths[len(row) :], seq_len, free)])
+    return _sorted(atoms, first, num_atoms, improve(lengths, row, seq_len))
+
+
+@njit(cache=True)
+def _chains(linked: Any) -> Any:
+    """First atom of each conversation, and the one after its last."""
+    count = 0
+    for atom in range(len(linked)):
+        count += not linked[atom]
+    heads, stops = np.empty(count, np.int32), np.full(count, len(linked), np.int32)
+    count = 0
+    for atom in range(len(linked)):
+        if not linked[atom]:
+            heads[count] = atom
+            if count:
+                stops[count - 1] = atom
+            count += 1
+    return heads, stops
+
+
+@njit(cache=True)
+def _tokens(lengths: Any, context: Any, first: Any, num_atoms: Any) -> Any:
+    """Length of each piece: its bodies, and the context of its first atom."""
+    tokens = np.empty(len(first), np.int32)
+    for piece in range(len(first)):
+        start = first[piece]
+        total = lengths[start]
+        for atom in range(start + 1, start + num_atoms[piece]):
+            total += lengths[atom] - context[atom]
+        tokens[piece] = total
+    return tokens
+
+
+def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
+    order = _by_row(first, row, len(atoms.lengths))
+    first, num_atoms = first[order], num_atoms[order]
+    return Runs(first, num_atoms, _tokens(atoms.lengths, atoms.context, first, num_atoms), row[order])
+
+
+@njit(cache=True)
+def _by_row(first: Any, row: Any, num_atoms: int) -> Any:
+    """Pieces by row, and by their first atom in a row."""
+    begun = np.full(num_atoms, -1, np.int32)
+    rows = int(row.max()) + 1 if len(row) else 0
+    for piece in range(len(row)):
+        begun[first[piece]] = piece
+    at = np.zeros(rows + 1, np.int32)
+    for piece in range(len(row)):
+        at[row[piece] + 1] += 1
+    for number in range(rows):
+        at[number + 1] += at[number]
+    order = np.empty(len(row), np.int32)
+    for one in begun:
+        if one >= 0:
+            order[at[row[one]]] = one
+            at[row[one]] += 1
+    return order

@@ -1,0 +1,110 @@
+"""A rendered conversation as compiled code sees it: numbers of words, no words.
+
+A *place* counts words of the block that the conversation is in and, from the number of these words on,
+words of its control texts. A stretch of words is the place of its first and the one after its last.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from gemfit.data.document import TRAINED, Document, Words
+from gemfit.data.jsonl.conversation import ROLES
+
+USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
+Stretch = tuple[int, int]
+_MASKED, _AS_IT_IS = ~TRAINED, ~np.uint32(0)
+
+
+class Talk(NamedTuple):
+    """One conversation; see ``Document``, of which it has the same parts."""
+
+    whole: Stretch
+    turns: NDArray[np.int64]
+    """(turns,): place of the first word of each header."""
+    headers: NDArray[np.int64]
+    """(turns,): words of each header."""
+    roles: NDArray[np.uint8]
+    """(turns,): index into ``ROLES``."""
+    begin: Stretch
+    lead: Stretch
+    inset: Stretch
+    user_header: Stretch
+    user_end: Stretch
+
+
+def as_talk(document: Document) -> tuple[Talk, Words]:
+    """The same conversation as a ``Talk``, and the control texts that it counts behind its words."""
+    texts = (document.begin, document.lead, document.inset, document.user_header, document.user_end)
+    ends = (len(document.words) + np.cumsum([0, *map(len, texts)])).tolist()
+    begin, lead, inset, user_header, user_end = pairwise(ends)
+    talk = Talk(
+        whole=(0, len(document.words)),
+        turns=np.array([turn.start for turn in document.turns], np.int64),
+        headers=np.array([turn.header for turn in document.turns], np.int64),
+        roles=np.array([ROLES.index(turn.role) for turn in document.turns], np.uint8),
+        begin=begin,
+        lead=lead,
+        inset=inset,
+        user_header=user_header,
+        user_end=user_end,
+    )
+    return talk, np.concatenate(texts)
+
+
+@njit(cache=True)
+def size(stretch: Any) -> Any:
+    """How many words."""
+    return stretch[1] - stretch[0]
+
+
+@njit(cache=True)
+def turns_until(talk: Any, place: Any) -> Any:
+    """How many turns begin at ``place`` or before."""
+    return np.searchsorted(talk.turns, place, side="right")
+
+
+@njit(cache=True)
+def begins(talk: Any, turn: Any, role: Any) -> Any:
+    """True where ``role`` takes over from another role."""
+    return talk.roles[turn] == role and talk.roles[turn - 1] != role
+
+
+@njit(cache=True)
+def next_trained(words: Any, place: Any, stop: Any) -> Any:
+    """Place of the first trained word from ``place`` on, or ``stop``."""
+    while place < stop and not words[place] & TRAINED:
+        place += 1
+    return place
+
+
+@njit(cache=True)
+def joined(words: Any, control: Any, stretches: Any) -> Any:
+    """The words of stretches, one after another. stretches: (n, 3), the third is 1 where none is trained."""
+    total = 0
+    for row in range(len(stretches)):
+        total += stretches[row, 1] - stretches[row, 0]
+    found = np.empty(total, np.uint32)
+    at = 0
+    for row in range(len(stretches)):
+        start, stop, repeated = stretches[row]
+        kept = _MASKED if repeated else _AS_IT_IS
+        here = found[at : at + stop - start]
+        if start < len(words):
+            _copy(words[start:stop], kept, here)
+        else:
+            _copy(control[start - len(words) : stop - len(words)], kept, here)
+        at += stop - start
+    return found
+
+
+@njit(cache=True)
+def _copy(words: Any, kept: Any, found: Any) -> None:
+    # Apart from all else, so that it becomes one instruction for several words.
+    for index in range(len(found)):
+        found[index] = words[index] & kept

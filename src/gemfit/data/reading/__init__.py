@@ -1,1 +1,0 @@
-"""From bytes of the input to checked messages: blocks, lines, contents, errors with their place."""

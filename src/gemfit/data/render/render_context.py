@@ -1,0 +1,92 @@
+"""Everything that turns bytes of a block into a part, made once and then shared by all workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemfit.data.dedup.minhash import NUM_HASHES
+from gemfit.data.jsonl.batch_parser import CODES
+from gemfit.data.jsonl.conversation import ROLES, Conversation, Message
+from gemfit.data.jsonl.message_batch import Messages
+from gemfit.data.render.assemble_ids import Control, make_control
+from gemfit.data.render.jinja_static_check import only_passes_contents_on
+from gemfit.data.render.renderer import Renderer, make_renderer
+from gemfit.data.render.template_segments import check_template
+from gemfit.data.tokenize import Encoder
+from gemfit.errors import UserError
+from gemfit.schemas.recipe import DataRecipe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendering:
+    """A tokenizer, a format and the settings that a part depends on."""
+
+    renderer: Renderer
+    encoder: Encoder
+    control: Control
+    overlong: str
+    seq_len: int
+    personal: Literal["ignore", "count", "mask"]
+    """What is done about personal data: `ignore`, `count` or `mask`."""
+    num_hashes: int
+    """Places of a signature; 0 where near duplicates are not looked for."""
+    by_roles: bool
+    """True where the chat template takes or refuses a conversation by its roles alone."""
+    _followed: set[bytes] = field(default_factory=set)
+    """Sequences of roles that the template was seen to follow; they save rendering it again."""
+
+    def passes(self, messages: Messages) -> bool:
+        """True only if ``check`` passes every conversation; a quick look at all of them."""
+        if not len(messages.last):
+            return True
+        firsts = np.concatenate([np.zeros(1, np.int64), messages.last[:-1]])
+        if not np.logical_or.reduceat(self._trainable(messages), firsts).all():
+            return False
+        if not self.renderer.templated:
+            return True
+        roles, edges = messages.roles.tobytes(), zip(firsts.tolist(), messages.last.tolist(), strict=True)
+        return self.by_roles and all(map(self._is_followed, {roles[start:stop] for start, stop in edges}))
+
+    def check(self, conversation: Conversation) -> None:
+        """Raise ``UserError`` for a conversation that the format cannot express or that trains nothing."""
+        roles = bytes(CODES[message.role] for message in conversation.messages)
+        quick = self.by_roles and not conversation.tools and self._is_followed(roles)
+        self.renderer.check(conversation, follow=not quick)
+
+    def _trainable(self, messages: Messages) -> NDArray[np.bool_]:
+        if self.renderer.loss_on == "assistant":
+            found = messages.roles == CODES["assistant"]
+        else:
+            found = messages.roles != CODES["tool"]
+        return found if messages.untrained is None else found & ~messages.untrained
+
+    def _is_followed(self, roles: bytes) -> bool:
+        """Whether the template writes what the grammar writes, seen on contents that show trimming."""
+        if roles in self._followed:
+            return True
+        marks = tuple(Message(ROLES[role], f" \nmark{index}mark\n ") for index, role in enumerate(roles))
+        try:
+            check_template(self.renderer.tokenizer, self.renderer.grammar, Conversation("", marks))
+        except UserError:
+            return False
+        self._followed.add(roles)
+        return True
+
+
+def make_rendering(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> Rendering:
+    """Find the grammar of the format and encode its control texts; call it before workers are forked."""
+    renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
+    return Rendering(
+        renderer,
+        encoder,
+        make_control(renderer.grammar, renderer.control, data.loss_on),
+        data.overlong,
+        data.seq_len,
+        data.pii,
+        NUM_HASHES.get(data.near_duplicates, 0),
+        by_roles=renderer.templated and only_passes_contents_on(tokenizer.chat_template),
+    )

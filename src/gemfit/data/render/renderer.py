@@ -1,0 +1,187 @@
+"""Conversations to tokens and labels.
+
+Pieces (control text, contents) are encoded apart and joined; see ``grammar``. The cost is the
+tokenizer's: contents of many conversations are encoded in one parallel call.
+
+``loss_on: all`` trains every token but the first of the conversation, which nothing predicts.
+``assistant`` trains the assistant's contents and what ends them, not their headers. Messages with
+`weight: 0` and those of the role tool are never trained, headers included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gemfit.data.document import TRAINED, Document, Turn, Words, token_ids
+from gemfit.data.jsonl.conversation import Conversation, Message, parse_messages
+from gemfit.data.render.template_segments import Grammar, chat_template, check_template, role_markers
+from gemfit.errors import UserError
+
+_NONE: Words = np.empty(0, np.uint32)
+_NO = np.uint32(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """A tokenizer and a format, ready for any number of conversations."""
+
+    tokenizer: Any
+    grammar: Grammar
+    control: Mapping[str, Words]
+    """Every control text of the grammar, encoded."""
+    loss_on: str
+    templated: bool
+
+    def check(self, conversation: Conversation, *, follow: bool = True) -> None:
+        """Raise ``UserError`` for a conversation that the format cannot express, or that trains nothing.
+
+        Without ``follow`` the chat template is not asked.
+        """
+        _check_trained(conversation, self.loss_on)
+        if self.templated and follow:
+            check_template(self.tokenizer, self.grammar, conversation)
+
+    def render(self, conversations: Sequence[Conversation]) -> list[Document]:
+        """One document for each conversation; ``check`` has passed them."""
+        texts = [self.grammar.content(message) for c in conversations for message in c.messages]
+        contents = iter(encode_contents(self.tokenizer, texts))
+        return [self._document(c, [next(contents) for _ in c.messages]) for c in conversations]
+
+    def _document(self, conversation: Conversation, contents: list[Words]) -> Document:
+        grammar, control = self.grammar, self.control
+        flags = [self._flags(conversation, index) for index in range(len(conversation.messages))]
+        messages: Sequence[Message] = conversation.messages
+        begin = lead = control[grammar.begin]
+        flagged, inset, inset_flag = begin | self._all, _NONE, _NO
+        if messages[0].role == "system":
+            system, inset_flag = np.concatenate([contents[0], control[grammar.system_after]]), flags[0][0]
+            messages, contents, flags = messages[1:], contents[1:], flags[1:]
+            if grammar.system_inside:
+                inset = system
+            else:
+                lead = np.concatenate([control[grammar.system_before], system])
+                flagged = lead | inset_flag
+        pieces, turns, length = [flagged], [], len(lead)
+        for index, (message, content) in enumerate(zip(messages, contents, strict=True)):
+            header, end = control[grammar.headers[message.role]], control[grammar.ends[message.role]]
+            turns.append(Turn(message.role, length, len(header)))
+            before, flag = flags[index]
+            turn = [
+                header | before,
+                (inset if index == 0 else _NONE) | inset_flag,
+                content | flag,
+                end | flag,
+            ]
+            if index == len(messages) - 1:
+                turn.append(control[grammar.final] | flag)
+            pieces += turn
+            length += sum(map(len, turn))
+        words = np.concatenate(pieces)
+        words[:1] &= ~TRAINED
+        return Document(
+            words,
+            tuple(turns),
+            begin,
+            lead,
+            inset,
+            user_header=control[grammar.headers["user"]],
+            user_end=control[grammar.ends["user"]],
+        )
+
+    @property
+    def _all(self) -> np.uint32:
+        return TRAINED if self.loss_on == "all" else _NO
+
+    def _flags(self, conversation: Conversation, index: int) -> tuple[np.uint32, np.uint32]:
+        """The flag of a message's header, and that of its content and end."""
+        role = conversation.messages[index].role
+        if role == "tool" or index in conversation.untrained:
+            return _NO, _NO
+        return self._all, TRAINED if role == "assistant" else self._all
+
+
+def make_renderer(tokenizer: Any, format: str, eos: str = "token", loss_on: str = "all") -> Renderer:
+    """Find the grammar of ``format`` for this tokenizer and encode its control texts."""
+    grammar = chat_template(tokenizer) if format == "chat_template" else role_markers(tokenizer, eos)
+    texts = {
+        grammar.begin,
+        grammar.system_before,
+        grammar.system_after,
+        grammar.reply,
+        grammar.final,
+        *grammar.headers.values(),
+        *grammar.ends.values(),
+    }
+    control = {text: encode_control(tokenizer, text) for text in texts}
+    return Renderer(tokenizer, grammar, control, loss_on, format == "chat_template")
+
+
+def encode_control(tokenizer: Any, text: str) -> Words:
+    """Ids of control text: special tokens are recognised, none is added."""
+    if kept := getattr(tokenizer, "control_ids", None):  # one that was loaded before has them at hand
+        return np.array(kept(text), np.uint32)
+    return _encode(tokenizer, [text], encode_special_tokens=False)[0]
+
+
+def encode_contents(tokenizer: Any, texts: list[str]) -> list[Words]:
+    """Ids of contents: what looks like a special token is ordinary text."""
+    return _encode(tokenizer, texts, encode_special_tokens=True)
+
+
+def prompt_ids(
+    messages: Sequence[Mapping[str, str]], tokenizer: Any, format: str, eos: str = "token"
+) -> list[int]:
+    """Tokens up to where the assistant's reply starts, BOS included, as in training.
+
+    The last message has to be a user's; anything else is a ``UserError``.
+    """
+    conversation = parse_messages(list(messages), "prompt")
+    if conversation.messages[-1].role != "user":
+        raise UserError("prompt: the last message has to be the user's, so that there is something to answer")
+    renderer = make_renderer(tokenizer, format, eos)
+    renderer.check(conversation)
+    (document,) = renderer.render([conversation])
+    control, grammar = renderer.control, renderer.grammar
+    told = document.words[: len(document.words) - len(control[grammar.final])]
+    return token_ids(np.concatenate([told, control[grammar.reply]])).tolist()
+
+
+def stop_ids(tokenizer: Any, format: str, eos: str = "token") -> list[int]:
+    """Ids that end a reply: EOS, and the first special token after a reply of the chat template.
+
+    Under ``eos: literal`` a message ends in ordinary tokens, so only the conversation's end stops.
+    """
+    stops = {int(tokenizer.eos_token_id)}
+    if format == "chat_template":
+        end = encode_control(tokenizer, chat_template(tokenizer).ends["assistant"])
+        stops.update([int(token) for token in end if int(token) in tokenizer.all_special_ids][:1])
+    return sorted(stops)
+
+
+def _check_trained(conversation: Conversation, loss_on: str) -> None:
+    """Refuse a conversation of which nothing is trained."""
+    roles = ("assistant",) if loss_on == "assistant" else ("system", "user", "assistant")
+    trainable = [index for index, message in enumerate(conversation.messages) if message.role in roles]
+    so = f"so data.loss_on: {loss_on} trains nothing of it; remove it"
+    if not trainable:
+        other = ", or use loss_on: all" if loss_on == "assistant" else ""
+        raise UserError(f"{conversation.place}: has no {' or '.join(roles[-2:])} message, {so}{other}")
+    if conversation.untrained.issuperset(trainable):
+        raise UserError(f"{conversation.place}: has `weight` 0 in all messages that could be trained, {so}")
+
+
+def _encode(tokenizer: Any, texts: list[str], *, encode_special_tokens: bool) -> list[Words]:
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = encode_special_tokens
+    try:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    finally:
+        backend.encode_special_tokens = before
+    return [np.array(encoding.ids, np.uint32) for encoding in encodings]

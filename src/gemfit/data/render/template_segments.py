@@ -1,0 +1,192 @@
+"""What stands around the contents of a conversation, as text.
+
+One rule for both formats: control text and contents are pieces that are encoded apart and joined.
+Special tokens are recognised in control text only, so a user's text never becomes a control token.
+The words ``<|user|>`` of ``role_markers`` are no special tokens: a user can write them, but cannot
+write the EOS token that ends every message.
+
+With Gemma's tokenizer and template the joined pieces are the ids of the whole text tokenized at once,
+save where a system text begins or ends with a line break: there one token for two breaks becomes two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import TemplateError
+
+from gemfit.data.jsonl.conversation import ROLES, Conversation, Message
+from gemfit.errors import UserError
+
+LITERAL_EOS = "<|eos|>"
+_MARK = re.compile(r"( \n)?mark(\d)mark(\n )?")
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """The control texts of a format, for one tokenizer."""
+
+    begin: str
+    """Before the first message of a conversation without a system message."""
+    headers: Mapping[str, str]
+    """Before the content of each role that has turns."""
+    ends: Mapping[str, str]
+    """After it."""
+    system_before: str
+    system_after: str
+    system_inside: bool
+    """True when the system text stands inside the first user turn, after its header (Gemma)."""
+    reply: str
+    """What makes the model answer, after the last message."""
+    trimmed: frozenset[str] = field(default_factory=frozenset)
+    """Roles whose content loses white space at both ends."""
+    final: str = ""
+    """After the last message."""
+
+    def content(self, message: Message) -> str:
+        """The text of a message as it is encoded."""
+        return message.content.strip() if message.role in self.trimmed else message.content
+
+
+def role_markers(tokenizer: Any, eos: str) -> Grammar:
+    """``<|role|>`` as text, content, and the tokenizer's EOS token after each message.
+
+    With ``eos="literal"`` the text ``<|eos|>`` ends a message, and one EOS token the conversation.
+    """
+    bos, token = tokenizer.bos_token or "", str(tokenizer.eos_token)
+    end = token if eos == "token" else LITERAL_EOS
+    headers = {role: f"<|{role}|>" for role in ROLES}
+    return Grammar(
+        begin=bos,
+        headers=headers,
+        ends=dict.fromkeys(ROLES, end),
+        system_before=bos + headers["system"],
+        system_after=end,
+        system_inside=False,
+        reply=headers["assistant"],
+        final="" if eos == "token" else token,
+    )
+
+
+def chat_template(tokenizer: Any) -> Grammar:
+    """The grammar of the tokenizer's own template, found by rendering marked conversations.
+
+    A template whose turns are not header, content, end is a ``UserError``; ``check_template`` later
+    compares whole conversations, so what the marks did not show cannot pass unseen.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(
+            "data.format is chat_template, but the tokenizer has no chat template; "
+            "use format: role_markers, or the tokenizer of an instruction-tuned model"
+        )
+    try:
+        return _probe(tokenizer)
+    except (TemplateError, ValueError) as error:
+        raise UserError(
+            f"data.format is chat_template, but the tokenizer's template cannot be followed: {error}; "
+            "use format: role_markers"
+        ) from None
+
+
+def check_template(tokenizer: Any, grammar: Grammar, conversation: Conversation) -> None:
+    """Refuse a conversation that the template refuses, or renders other than the grammar does."""
+    place, messages = conversation.place, conversation.messages
+    if conversation.tools:
+        raise UserError(
+            f"{place}: has {conversation.tools}, for which the chat template has no certain form; "
+            "use data.format: role_markers, or remove what is about tools"
+        )
+    dicts = [message._asdict() for message in messages]
+    try:
+        wanted = tokenizer.apply_chat_template(dicts, tokenize=False)
+    except TemplateError as error:
+        roles = ", ".join(role for role, _ in messages[:6]) + (", …" if len(messages) > 6 else "")
+        raise UserError(
+            f"{place}: the chat template refuses the roles {roles}: {error}; "
+            "mend the conversation, or use data.format: role_markers"
+        ) from None
+    if wanted != "".join(written(grammar, messages)):
+        raise UserError(
+            f"{place}: the chat template rewrites this conversation (it drops or changes contents), "
+            "so its tokens have no certain labels; use data.format: role_markers"
+        )
+
+
+def written(grammar: Grammar, messages: Sequence[Message]) -> list[str]:
+    """The pieces of a conversation: control text and content by turns."""
+    pieces = [grammar.begin]
+    turns = list(messages)
+    if turns[0].role == "system":
+        pieces = [grammar.system_before, grammar.content(turns.pop(0)), grammar.system_after]
+    for index, message in enumerate(turns):
+        # The system text stands behind the first header already.
+        inside = grammar.system_inside and len(pieces) == 3 and index == 0
+        header = "" if inside else grammar.headers[message.role]
+        pieces += [header, grammar.content(message), grammar.ends[message.role]]
+    return [*pieces, grammar.final]
+
+
+def _probe(tokenizer: Any) -> Grammar:
+    whole, trimmed = _render(tokenizer, "user", "assistant", "user", "assistant")
+    (_, user_end), _ = _render(tokenizer, "user")
+    (*_, reply_end), _ = _render(tokenizer, "user", "assistant")
+    (_, prompt), _ = _render(tokenizer, "user", generate=True)
+    headers = {
+        "user": _without_start(whole[2], reply_end),
+        "assistant": _without_start(whole[1], user_end),
+    }
+    begin = _without_end(whole[0], headers["user"])
+    before, after, inside, system_trimmed = _probe_system(tokenizer, begin, headers["user"])
+    return Grammar(
+        begin=begin,
+        headers=headers,
+        ends={"user": user_end, "assistant": reply_end},
+        system_before=before,
+        system_after=after,
+        system_inside=inside,
+        reply=_without_start(prompt, user_end),
+        trimmed=trimmed | system_trimmed,
+    )
+
+
+def _probe_system(tokenizer: Any, begin: str, header: str) -> tuple[str, str, bool, frozenset[str]]:
+    """Text before and after the system content, and whether it stands inside the user's turn."""
+    try:
+        (before, after, _), trimmed = _render(tokenizer, "system", "user")
+    except TemplateError:
+        # It takes no system message: check_template refuses the conversations that have one.
+        return begin, "", False, frozenset()
+    if after.endswith(header):
+        return before, _without_end(after, header), False, trimmed
+    if before == begin + header:
+        return before, after, True, trimmed
+    raise ValueError("the system message stands neither in a turn of its own nor in the first user turn")
+
+
+def _render(tokenizer: Any, *roles: str, generate: bool = False) -> tuple[list[str], frozenset[str]]:
+    """The text around the contents of a marked conversation, and the roles that are trimmed."""
+    marked = [{"role": role, "content": f" \nmark{i}mark\n "} for i, role in enumerate(roles)]
+    text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=generate)
+    found = list(_MARK.finditer(text))
+    if [int(match[2]) for match in found] != list(range(len(roles))):
+        raise ValueError("it drops, repeats or reorders contents")
+    if any((match[1] is None) != (match[3] is None) for match in found):
+        raise ValueError("it trims contents at one end only")
+    edges = [0, *(edge for match in found for edge in match.span()), len(text)]
+    around = [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    return around, frozenset(role for role, match in zip(roles, found, strict=True) if match[1] is None)
+
+
+def _without_start(text: str, start: str) -> str:
+    if not text.startswith(start):
+        raise ValueError(f"a turn ends in {start!r} at the end of the conversation, but not before a turn")
+    return text[len(start) :]
+
+
+def _without_end(text: str, end: str) -> str:
+    if not end or not text.endswith(end):
+        raise ValueError(f"the header {end!r} is not in front of the first turn")
+    return text[: -len(end)]

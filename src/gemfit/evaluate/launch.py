@@ -1,0 +1,121 @@
+"""Several ranks of an evaluation on this machine, by torch's own launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.train.model.attention import prepare_attention
+
+LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Those that torch's launcher listens to, and goes on listening to when it is done."""
+
+
+def is_rank() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
+    """Run ``python -m gemfit.evaluate`` ``count`` times, together; the exit status of the first to fail.
+
+    ``UserError`` for more ranks than there are GPUs.
+    """
+    if _device(device) == "cuda" and count > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc {count}: there are {torch.cuda.device_count()} GPUs; "
+            "ask for as many, or use --device cpu"
+        )
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="evaluation",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        with _threads_shared_by(count), _launching():
+            elastic_launch(config, sys.executable)("-P", "-m", "gemfit.evaluate", *argv)
+    except SignalException as signalled:
+        return 128 + signalled.sigval
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        return status if status in {code.value for code in ExitCode} else ExitCode.FAILED
+    return ExitCode.DONE
+
+
+@contextmanager
+def _launching() -> Iterator[None]:
+    """Afterwards signals and words are again what they were before torch's launcher."""
+    handlers = {number: signal.getsignal(number) for number in LAUNCHER_SIGNALS}
+    words = logging.getLogger("torch.distributed.elastic")
+    level = words.level
+    # Its report on a failed rank would bury what the rank itself has said.
+    words.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        words.setLevel(level)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _threads_shared_by(count: int) -> Iterator[None]:
+    """Ranks that start inside share the cores, unless the user says otherwise."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    # Every rank would start as many threads as there are cores.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+@contextmanager
+def as_rank(device: str) -> Iterator[torch.device]:
+    """The device of this process; inside, it belongs to the process group of all ranks, if there are more."""
+    chosen = _device(device)
+    prepare_attention(chosen)
+    found = torch.device("cpu")
+    if chosen == "cuda":
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(found)
+    if not is_rank():
+        yield found
+        return
+    backend = "cpu:gloo,cuda:nccl" if chosen == "cuda" else "gloo"
+    # The others wait for the first rank while it runs tasks.
+    dist.init_process_group(backend, timeout=timedelta(days=1), **_bound(found))
+    try:
+        yield found
+    finally:
+        dist.destroy_process_group()
+
+
+def _bound(device: torch.device) -> dict[str, Any]:
+    return {"device_id": device} if device.type == "cuda" else {}
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

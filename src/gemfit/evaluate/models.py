@@ -1,0 +1,192 @@
+"""Models to look at: the base model of a run, its checkpoints, or any model folder, in the run's format.
+
+A checkpoint is read straight into a model, without an export: memory is 4 bytes a parameter while it is
+read. On a GPU a model computes in the recipe's type, on a CPU in float32, which most CPUs are fastest in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from gemfit.checkpoint.integrity import read_manifest
+from gemfit.checkpoint.retention import reading
+from gemfit.checkpoint.store import best_valid, newest_valid, valid_checkpoint
+from gemfit.errors import UserError
+from gemfit.evaluate.sharded import shard
+from gemfit.export.chat_template import generation_settings, tokenizer_for_chat
+from gemfit.export.export import packed_tokenizer
+from gemfit.export.weights import merged_model, trained_weights
+from gemfit.rundir import RunDir
+from gemfit.schemas.manifest import CheckpointManifest
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.recipe import ModelRecipe, Recipe
+from gemfit.train.model.architecture import text_architecture
+from gemfit.train.model.build import load_model, open_model
+from gemfit.train.model.packed_lm import packed, unpacked
+from gemfit.train.model.sharded_init import materialise, without_memory
+
+logger = logging.getLogger(__name__)
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model that is looked at."""
+
+    name: str
+    """`base`, `step 200`, or the folder of a model."""
+    step: int | None
+    """Of a checkpoint of the run."""
+    folder: Path | None
+    """The checkpoint, or the model folder; ``None`` for the base model."""
+
+
+class Opened(NamedTuple):
+    """A model that can speak, and its tokenizer."""
+
+    model: Any
+    """A causal language model of transformers, in evaluation mode, with a cache."""
+    tokenizer: Any
+    """Its chat template writes the format that the run trains, whatever model it is."""
+
+
+def find_subjects(run: RunDir, names: Sequence[str]) -> list[Subject]:
+    """What ``names`` stand for: `base`, `latest`, `best`, a step (`200`, `step-200`), or a model folder.
+
+    Each subject once, in this order. ``UserError`` for what is not there, with what is.
+    """
+    return list(dict.fromkeys(_find(run, name) for name in names))
+
+
+def open_subject(run: RunDir, subject: Subject, device: torch.device | str) -> Opened:
+    """The model of ``subject``, ready for ``generate``, and the tokenizer of the run for conversations.
+
+    The base of a `scratch` recipe has its seeded random weights. Replies end where the run's format ends
+    them. ``UserError`` where weights or the pack's tokenizer are gone.
+    """
+    return speaking(run, open_packed(run, subject, device))
+
+
+def speaking(run: RunDir, model: Any) -> Opened:
+    """A model of ``open_packed``, which is changed into one that speaks; no weight is copied."""
+    recipe, tokenizer = run.plan().recipe, packed_tokenizer(run)
+    model = unpacked(model)
+    saved = model.generation_config.to_diff_dict()
+    model.generation_config = GenerationConfig(**generation_settings(saved, tokenizer, recipe.data))
+    model.config.use_cache = True
+    return Opened(model, tokenizer_for_chat(tokenizer, recipe.data))
+
+
+def open_packed(run: RunDir, subject: Subject, device: torch.device | str) -> Any:
+    """The model of ``subject`` as ``Packed``, which measures packed rows: whole, in evaluation mode."""
+    trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
+    recipe = _without_adapters(trained)
+    if subject.step is not None:
+        assert subject.folder is not None, "a step has a checkpoint"
+        with reading(subject.folder):
+            adapted = trained.model.lora is not None
+            read = merged_model if adapted else _of_checkpoint
+            model = read(trained if adapted else recipe, tokenizer, subject.folder)
+    elif subject.folder is not None:
+        model = load_model(_of_folder(recipe, subject.folder), tokenizer)
+    else:
+        model = load_model(recipe, tokenizer)
+    return _moved(model, torch.device(device), recipe.model.dtype)
+
+
+def open_sharded(run: RunDir, subject: Subject, device: torch.device) -> Any:
+    """The same spread over all ranks; for a full fine-tune. Collective."""
+    recipe, tokenizer = _without_adapters(plan_here(run, device).recipe), packed_tokenizer(run)
+    if subject.step is None:
+        named = recipe if subject.folder is None else _of_folder(recipe, subject.folder)
+        return shard(open_model(named, tokenizer), device, recipe.model.dtype)
+    assert subject.folder is not None, "a step has a checkpoint"
+    with reading(subject.folder):
+        return shard(open_model(recipe, tokenizer), device, recipe.model.dtype, subject.folder)
+
+
+def plan_here(run: RunDir, device: torch.device | str) -> Plan:
+    """The run's plan as it can be carried out on ``device``: FlashAttention needs a GPU."""
+    plan = run.plan()
+    attention = plan.recipe.model.attention
+    if torch.device(device).type != "cpu" or not attention.startswith("flash_attention"):
+        return plan
+    _say_once(f"attention is sdpa: {attention}, which the run was trained with, needs a GPU")
+    model = plan.recipe.model.model_copy(update={"attention": "sdpa"})
+    return plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
+
+
+@cache
+def _say_once(words: str) -> None:
+    logger.warning(words)
+
+
+def _of_folder(recipe: Recipe, folder: Path) -> Recipe:
+    model = ModelRecipe(id=str(folder), attention=recipe.model.attention, dtype=recipe.model.dtype)
+    return recipe.model_copy(update={"model": model})
+
+
+def _moved(model: Any, device: torch.device, dtype: str) -> Any:
+    """``model`` on ``device``. Buffers keep their type: rotary frequencies in bfloat16 misplace tokens."""
+    if device.type != "cpu":
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(device, getattr(torch, dtype))
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _without_adapters(recipe: Recipe) -> Recipe:
+    """The same on the plain base model, whose weights are not in 4 bits either."""
+    changes = {"lora": None, "quantization": None, "activation_checkpointing": False}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
+
+
+def _of_checkpoint(recipe: Recipe, tokenizer: Any, folder: Path) -> Any:
+    """The model of a full fine-tune."""
+    config = AutoConfig.from_pretrained(folder)
+    model_class = packed(text_architecture(config, str(folder)).model_class)
+    model = without_memory(model_class, config, recipe.model.attention)
+    materialise(model, torch.device("cpu"), torch.float32)
+    weights, places = trained_weights(recipe, tokenizer, folder), model.state_dict()
+    for name in weights.shapes:
+        places[name].copy_(weights.fetch([name])[name])
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def _find(run: RunDir, name: str) -> Subject:
+    if name == BASE:
+        return Subject(BASE, None, None)
+    if name == "latest":
+        return _of_step(*(newest_valid(run) or _nothing(run, name)))
+    if name == "best":
+        return _of_step(*best_valid(run))
+    step = name.removeprefix("step-").removeprefix("step ").strip()
+    if step.isdecimal():
+        return _of_step(*valid_checkpoint(run, int(step)))
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return Subject(str(folder), None, folder)
+    return _nothing(run, name)
+
+
+def _of_step(folder: Path, manifest: CheckpointManifest) -> Subject:
+    return Subject(f"step {manifest.step}", manifest.step, folder)
+
+
+def _nothing(run: RunDir, name: str) -> Any:
+    raise UserError(f"{run.root}: has no {name!r}, and no model folder is called so; there is {_offer(run)}")
+
+
+def _offer(run: RunDir) -> str:
+    read = (read_manifest(folder) for folder in run.committed())
+    steps = sorted({entry.step for entry in read if not isinstance(entry, str)})
+    return ", ".join([BASE, *(["latest"] if steps else []), *(f"step {step}" for step in steps)])

@@ -1,0 +1,105 @@
+"""Loss and hits of every turn in held-out rows, on one rank or many.
+
+Batches are those of one rank whatever the number of ranks, which take them in turn. Sums are in float64
+and in the order of the rows, so the figures do not depend on the ranks. No logits are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gemfit.data.pack.reader import PackedRows
+from gemfit.evaluate.turn_losses import Stretch
+from gemfit.schemas.plan import Plan
+from gemfit.train.collective import on_every_rank, rank, world_size
+from gemfit.train.data.batches import batch_of
+from gemfit.train.loop.validation import to_device
+from gemfit.train.model.packed_lm import IGNORED
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TurnSums:
+    """What a model gave on each turn that has trained tokens. Arrays: (turns,)."""
+
+    document: NDArray[np.int64]
+    role: NDArray[np.str_]
+    turn: NDArray[np.int64]
+    loss: Floats
+    """Sum of cross-entropies, in nats."""
+    hits: Floats
+    """Tokens that were the most likely one."""
+    tokens: Floats
+
+    def only(self, which: NDArray[np.bool_]) -> TurnSums:
+        """Some of the turns."""
+        return TurnSums(*(getattr(self, name)[which] for name in self.__slots__))
+
+
+def measure(
+    model: Any,
+    plan: Plan,
+    pack: PackedRows,
+    rows: NDArray[np.int64],
+    turns: Mapping[int, Sequence[Stretch]],
+    *,
+    pad_id: int,
+    progress: Callable[[int], object],
+) -> TurnSums:
+    """Sums of the turns in ``rows``, equal on every rank. Collective.
+
+    ``model`` is ``Packed``; all ranks make the same number of forward passes, some of them of empty rows.
+    ``progress`` is told how many rows all ranks have done since the last call.
+    """
+    device = next(model.parameters()).device
+    found: list[tuple[int, tuple[Any, ...]]] = []
+    for places in _rounds(len(rows), plan.batch.per_device_batch_size):
+        numbers = np.where(places < len(rows), rows[np.minimum(places, len(rows) - 1)], -1)
+        inputs = to_device(batch_of(pack, numbers, plan, pad_id), device)
+        with torch.no_grad():
+            output = model(**inputs, each=True)
+        losses, hits, counted = (
+            values.reshape(len(places), -1).cpu().numpy().astype(np.float64)
+            for values in (output.losses, output.hits, inputs["targets"] != IGNORED)
+        )
+        for index, number in enumerate(numbers.tolist()):
+            sums = np.stack([losses[index], hits[index] * counted[index], counted[index]])
+            found += [(int(places[index]), made) for made in _of_row(turns.get(number, ()), sums)]
+        progress(min(len(places) * world_size(), len(rows)))
+    return _gathered(found)
+
+
+def _rounds(count: int, per_device_batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """The places of this rank's batches; every rank makes as many."""
+    step = per_device_batch_size * world_size()
+    for start in range(0, count, step):
+        first = start + rank() * per_device_batch_size
+        yield np.arange(first, first + per_device_batch_size)
+
+
+def _of_row(stretches: Sequence[Stretch], sums: Floats) -> Iterator[tuple[Any, ...]]:
+    """Document, role, turn and sums of each stretch that is trained. ``sums``: (3, seq_len)."""
+    for document, role, turn, start, stop in stretches:
+        # The loss of a token stands one place earlier, where it is predicted.
+        loss, hits, tokens = sums[:, max(start - 1, 0) : stop - 1].sum(axis=1).tolist()
+        if tokens:
+            yield document, role, turn, loss, hits, tokens
+
+
+def _gathered(own: list[tuple[int, tuple[Any, ...]]]) -> TurnSums:
+    """What all ranks found, in the order of the rows."""
+    parts = on_every_rank(lambda: own)
+    found = [made for _, made in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+    columns = list(zip(*found, strict=True)) or [()] * 6
+    document, role, turn, *figures = columns
+    loss, hits, tokens = (np.array(column, np.float64) for column in figures)
+    return TurnSums(
+        np.array(document, np.int64), np.array(role, np.str_), np.array(turn, np.int64), loss, hits, tokens
+    )

@@ -1,0 +1,4 @@
+"""From a checkpoint to a Hugging Face model folder: weights, tokenizer, chat template.
+
+Imports `train.model`, `checkpoint`, schemas.
+"""

@@ -1,0 +1,192 @@
+"""``python -m gemfit.export.export RUN --out DIR``: a checkpoint as a Hugging Face model folder.
+
+Needs neither a GPU nor other processes, whatever strategy and world size wrote the checkpoint. The
+folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from gemfit.checkpoint.retention import reading
+from gemfit.checkpoint.store import best_valid, newest_valid, valid_checkpoint
+from gemfit.core.atomic_folder import staging
+from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.manifest import CheckpointManifest
+from gemfit.schemas.recipe import Recipe
+
+BEST = "best"
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the options, export, say what was written."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # Before transformers is imported: it would talk about frameworks and draw bars.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        done = export(
+            RunDir.open(arguments.run),
+            arguments.out,
+            step=arguments.step,
+            dtype=arguments.dtype,
+            adapter=arguments.adapter,
+            multimodal=arguments.multimodal,
+        )
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
+    line = "{folder}: step {step}, {parameters:,} parameters in {dtype}\n".format(**done)
+    sys.stdout.write(json.dumps(done, indent=2) + "\n" if arguments.json else line)
+    return ExitCode.DONE
+
+
+def export(
+    run: RunDir,
+    out: Path,
+    *,
+    step: int | str | None = None,
+    dtype: str | None = None,
+    adapter: bool = False,
+    multimodal: bool = False,
+) -> dict[str, Any]:
+    """Write the model folder ``out`` from the checkpoint of ``step``, the `best`, or the newest whole one.
+
+    ``dtype`` is the recipe's when left out. ``adapter`` writes a LoRA alone instead of merging it.
+    ``multimodal`` puts the text model back into the checkpoint that it was taken from, beside its other
+    parts; otherwise the folder is a text-only model. Raises ``UserError`` where there is no whole
+    checkpoint, and for an ``out`` that holds anything.
+    """
+    recipe = run.plan().recipe
+    if adapter and (recipe.model.lora is None or recipe.model.id is None):
+        raise UserError(f"{run.root}: --adapter needs a run with model.lora on a model.id; leave it out")
+    if adapter and multimodal:
+        raise UserError("--adapter always fits the base model, multimodal or not; leave --multimodal out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty; remove it, or choose another --out")
+    checkpoint, manifest = _checkpoint(run, step)
+    with reading(checkpoint), staging(out.absolute()) as folder:
+        form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal}
+        written = _write(run, recipe, checkpoint, folder, dtype=dtype or recipe.model.dtype, **form)
+    return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
+
+
+def _checkpoint(run: RunDir, step: int | str | None) -> tuple[Path, CheckpointManifest]:
+    if step == BEST:
+        return best_valid(run)
+    found = newest_valid(run) if step is None else valid_checkpoint(run, int(step))
+    if found is None:
+        raise UserError(
+            f"{run.checkpoints}: there is no whole checkpoint yet; train until the first is saved"
+        )
+    return found
+
+
+def _write(
+    run: RunDir,
+    recipe: Recipe,
+    checkpoint: Path,
+    folder: Path,
+    *,
+    dtype: str,
+    adapter: bool,
+    multimodal: bool,
+) -> dict[str, Any]:
+    # Seconds of imports, so that a mistake is told without the wait.
+    from gemfit.data.tokenize.tokenizer import save_tokenizer  # noqa: PLC0415
+    from gemfit.export.chat_template import generation_settings, tokenizer_for_chat  # noqa: PLC0415
+    from gemfit.export.multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
+    from gemfit.export.weights import trained_weights, write_adapter, write_weights  # noqa: PLC0415
+
+    tokenizer = packed_tokenizer(run)
+    base = find_base(recipe.model) if multimodal or adapter else None
+    if multimodal and base is None:
+        raise UserError(f"{run.root}: --multimodal needs a run on a multimodal model.id; leave it out")
+    if adapter:
+        parameters = write_adapter(recipe, tokenizer, checkpoint, folder, dtype)
+        if base is not None:
+            nest_adapter(folder, recipe.model.lora)
+    else:
+        weights, torch_dtype = trained_weights(recipe, tokenizer, checkpoint), _torch_dtype(dtype)
+        weights = weights if base is None else nested(weights, base.weights)
+        parameters = write_weights(weights, folder, torch_dtype)
+    if base is not None and not adapter:
+        write_rest(base, folder, dtype)
+    elif not adapter:
+        config = json.loads((checkpoint / CONFIG).read_text())
+        _write_json(folder / CONFIG, config | {"use_cache": True, "dtype": dtype})
+    save_tokenizer(tokenizer_for_chat(tokenizer, recipe.data), folder)
+    _name_known_class(folder / TOKENIZER_CONFIG)
+    saved = json.loads((checkpoint / GENERATION_CONFIG).read_text())
+    _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
+    return {"parameters": parameters, "dtype": dtype, "files": sorted(p.name for p in folder.iterdir())}
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch  # noqa: PLC0415  (seconds)
+
+    return getattr(torch, name)
+
+
+def packed_tokenizer(run: RunDir) -> Any:
+    """The tokenizer that the rows were packed with: the pack keeps a copy."""
+    from gemfit.data.tokenize.tokenizer import load_tokenizer  # noqa: PLC0415  (imports transformers)
+
+    plan = run.plan()
+    packed, model = Path(plan.pack.folder) / "tokenizer", plan.recipe.model
+    if packed.is_dir():
+        return load_tokenizer(str(packed))
+    name = model.tokenizer or model.id
+    if name is None:
+        raise UserError(
+            f"{packed}: the tokenizer of this run was trained with its pack, and the pack is gone"
+        )
+    return load_tokenizer(name, model.revision if name == model.id else "main")
+
+
+def _name_known_class(path: Path) -> None:
+    """Servers with an older transformers know the fast tokenizer by its older name only."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config["tokenizer_class"] == "TokenizersBackend":
+        _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _step(text: str) -> int | str:
+    return text if text == BEST else int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gemfit.export.export", description="Write a checkpoint as a Hugging Face folder."
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model; must be empty or new")
+    parser.add_argument(
+        "--step", type=_step, help="which checkpoint, or best; the newest whole one when left out"
+    )
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="the recipe's when left out")
+    parser.add_argument("--adapter", action="store_true", help="write a LoRA alone, not merged")
+    parser.add_argument(
+        "--multimodal", action="store_true", help="put the text back beside the base model's other parts"
+    )
+    parser.add_argument("--json", action="store_true", help="say what was written as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

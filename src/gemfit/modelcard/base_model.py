@@ -1,0 +1,76 @@
+"""Where weights come from, and under which licence: only what is written down somewhere, never a guess."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from gemfit.modelcard.user_statements import Stated
+from gemfit.schemas.plan import Plan
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+GEMMA = re.compile(r"(google/)?gemma[ \-_]?\d", re.IGNORECASE)
+GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The base model of a run."""
+
+    name: str
+    """As a person would say it."""
+    hub_id: str | None
+    """Its name on the Hugging Face Hub; ``None`` where it is not known, and without a base model."""
+    revision: str | None
+    license: str | None
+    """Identifier of the Hub; ``None`` where nothing says it."""
+    license_because: str
+    is_scratch: bool = False
+
+
+def find_origin(plan: Plan, stated: Stated) -> Origin:
+    """The base model, from the recipe, its folder and what was ``stated``."""
+    model = plan.recipe.model
+    if model.id is None:
+        because = "as stated by the publisher" if stated.license else "nobody has stated one"
+        return Origin("random weights", None, None, stated.license, because, is_scratch=True)
+    folder = Path(model.id).expanduser()
+    is_folder = folder.is_dir() or not HUB_NAME.fullmatch(model.id)
+    config = _config(folder) if is_folder else {}
+    called = str(config.get("_name_or_path") or config.get("_model_name_or_path") or "")
+    hub_id = stated.base_model or (None if is_folder else model.id)
+    if hub_id is None and HUB_NAME.fullmatch(called):
+        hub_id = called
+    name = hub_id or (f"{called} (a local folder)" if called else f"the local folder `{folder.name}`")
+    license_id, because = _license(hub_id, called, folder if is_folder else None, stated)
+    return Origin(name, hub_id, None if is_folder else model.revision, license_id, because)
+
+
+def _license(hub_id: str | None, called: str, folder: Path | None, stated: Stated) -> tuple[str | None, str]:
+    if stated.license:
+        return stated.license, "as stated by the publisher"
+    if folder is not None and (own := _readme_license(folder / "README.md")):
+        return own, "as the README of the base model's folder says"
+    if hub_id is not None and hub_id.startswith("google/gemma"):
+        return "gemma", f"the base model is {hub_id}"
+    if GEMMA.match(called):
+        return "gemma", f"the configuration of the base model calls it {called}"
+    return None, "no file of the base model says it"
+
+
+def _readme_license(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    found = ModelCard.load(path, ignore_metadata_errors=True).data.get("license")
+    return str(found) if found else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found

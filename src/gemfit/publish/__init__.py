@@ -1,0 +1,4 @@
+"""Push of weights and card to the Hugging Face Hub: staging, retries, commits.
+
+Imports `export`, `modelcard`, `upload`.
+"""

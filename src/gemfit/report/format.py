@@ -1,0 +1,53 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+from gemfit.schemas.evaluation import Interval
+
+NOTHING = "–"
+
+
+def number(value: float | None, form: str = ",.4g") -> str:
+    """``value`` in this form; a dash where there is none."""
+    return NOTHING if value is None else format(value, form)
+
+
+def duration(seconds: float | None) -> str:
+    """Such as ``1:02:03``, ``2:03`` or ``0.35 s``."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:,}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def size(count: float | None) -> str:
+    """Such as ``12.3 GB``; a gigabyte is 10⁹ bytes."""
+    if count is None:
+        return NOTHING
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def interval(found: Interval, form: str = ".4f") -> str:
+    """The figure, and its interval in brackets."""
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+
+
+def share(found: Interval) -> str:
+    """The same for a share, in percent."""
+    return f"{found.value:.1%} [{found.low:.1%}, {found.high:.1%}]"
+
+
+def plural(count: int, what: str) -> str:
+    """Such as ``1 step`` and ``1,200 steps``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def listed(items: list[str]) -> str:
+    """Such as ``a, b and c``."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)

@@ -1,0 +1,90 @@
+"""What an audit found: every prompt and reply, scores with intervals, and what they can say."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from gemfit.schemas.base import Contract
+from gemfit.schemas.evaluation import Interval, Message
+
+
+class AuditedReply(Contract):
+    """One prompt, what the model replied, and what was measured of the reply."""
+
+    probe: str
+    """Name of the suite that the prompt belongs to."""
+    prompt: str
+    """Number of the prompt inside its suite, as the suite's file has it."""
+    variant: str = ""
+    """What sets it apart inside a group: the attribute that was exchanged, the number of the repetition."""
+    messages: tuple[Message, ...]
+    reply: str
+    scores: dict[str, float]
+    label: str = ""
+    """What a judge called it."""
+
+
+class AuditScore(Contract):
+    """One figure of one suite."""
+
+    probe: str
+    name: str
+    value: Interval
+    replies: int
+    better: Literal["higher", "lower", "zero"]
+    """`zero`: a difference between groups, which should not be there."""
+    says: str
+    """One sentence: what it measures, and what it cannot say."""
+    is_share: bool = False
+    """Whether the value is a share of replies, 0 to 1."""
+    effect: float | None = None
+    """Of a difference between groups, in standard deviations of the scores."""
+
+
+class AuditFinding(Contract):
+    """Something that a person has to look at."""
+
+    probe: str
+    severity: Literal["warn", "fail"]
+    text: str
+    prompts: tuple[str, ...] = ()
+    """Numbers of the prompts that show it."""
+
+
+class AuditedSubject(Contract):
+    """All that was found about one model."""
+
+    name: str
+    """`base`, `step 200`, or the folder of a model."""
+    step: int | None
+    scores: tuple[AuditScore, ...]
+    findings: tuple[AuditFinding, ...]
+    replies: tuple[AuditedReply, ...]
+
+
+class AuditedSuite(Contract):
+    """What a suite is for."""
+
+    purpose: str
+    source: str
+    """Where its texts come from."""
+    limits: str
+
+
+class Audit(Contract):
+    """``audit.json``: models of one run, given the same prompts."""
+
+    suites: dict[str, str]
+    """Digest of each suite's prompts, by its name."""
+    about: dict[str, AuditedSuite] = Field(default_factory=dict)
+    """What each suite is for, by its name."""
+    confidence: float
+    resamples: int
+    seed: int
+    subjects: tuple[AuditedSubject, ...]
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    created: str
+    """UTC, ISO 8601."""
+    versions: dict[str, str]

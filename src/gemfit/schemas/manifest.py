@@ -1,0 +1,180 @@
+"""What a folder of packed rows or a checkpoint contains, with the digests that prove it.
+
+A manifest is written last: whoever finds one may trust every file that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field, JsonValue
+
+from gemfit.schemas.base import Contract
+
+
+class FileDigest(Contract):
+    """One file of a committed folder."""
+
+    path: str
+    """Relative to the folder, with `/`."""
+    bytes: int
+    xxh3: str
+    """XXH3-128 of the content, in hexadecimal."""
+
+
+def missing_or_resized(folder: Path, files: Iterable[FileDigest]) -> str | None:
+    """The first of ``files`` that is not in ``folder`` with its size, in words; reads no content."""
+    for file in files:
+        path = folder / file.path
+        if not path.is_file():
+            return f"{file.path} is missing"
+        if (size := path.stat().st_size) != file.bytes:
+            return f"{file.path} has {size:,} bytes where {file.bytes:,} were written"
+    return None
+
+
+class SplitCounts(Contract):
+    """What one split (train or validation) holds."""
+
+    rows: int
+    conversations: int
+    """Each counted once, however often it occurs."""
+    documents: int
+    """Pieces of conversations; more than `conversations` where long ones were split."""
+    tokens: int
+    """Real tokens in rows: no padding."""
+    trained_tokens: int
+    """Tokens with a label."""
+    repeated_tokens: int = 0
+    """Those of `tokens` that are masked context, written again at the start of a continued piece."""
+
+    def fill(self, seq_len: int) -> float:
+        """Share of the rows' places that hold a real token, 0 to 1."""
+        return self.tokens / (self.rows * seq_len) if self.rows else 0.0
+
+
+class Losses(Contract):
+    """What did not become a trained token once, and why. Counts are exact."""
+
+    lines_read: int
+    blank_lines: int
+    rejected_lines: int
+    duplicate_conversations: int
+    """Exact copies, each counted once less than it occurs; they are left out."""
+    near_duplicate_conversations: int = 0
+    """Left out by `near_duplicates: drop`."""
+    left_by_weight_conversations: int = 0
+    """Not drawn, because their source has a weight below 1."""
+    beyond_max_rows_conversations: int = 0
+    split_conversations: int
+    repeated_tokens: int
+    """Masked context written again at the start of a continued piece."""
+    torn_pieces: int = 0
+    """Pieces that begin inside a message, where a row was full."""
+    untrained_conversations: int = 0
+    """Left out whole, because nothing of them is trained."""
+    untrained_tokens: int = 0
+    """Of pieces without a single trained token, which are left out."""
+    truncated_conversations: int
+    truncated_tokens: int
+    dropped_conversations: int
+    dropped_tokens: int
+
+
+class TokenFlow(Contract):
+    """What became of the tokens that were read: of valid conversations, as rendered."""
+
+    tokens_read: int
+    repeated: int
+    """Written again as masked context of a continued piece."""
+    oversampled: int
+    """Written again because their source has a weight above 1."""
+    packed: int
+    """In rows, `repeated` and `oversampled` included."""
+    duplicate: int
+    near_duplicate: int
+    left_by_weight: int
+    beyond_max_rows: int
+    overlong: int
+    """Of conversations that `overlong: drop` left out."""
+    truncated: int
+    """Cut off by `overlong: truncate`."""
+    untrained: int
+    """Of pieces without a single trained token."""
+
+    @property
+    def balance(self) -> int:
+        """Tokens that went in and were written again, less all that came out: 0, or there is a bug."""
+        lost = self.duplicate + self.near_duplicate + self.left_by_weight + self.beyond_max_rows
+        lost += self.overlong + self.truncated + self.untrained
+        return self.tokens_read + self.repeated + self.oversampled - self.packed - lost
+
+
+class PackSource(Contract):
+    """One source of conversations, as the recipe names it."""
+
+    name: str
+    weight: float
+
+
+class PackInput(Contract):
+    """One input file, or one stream of a hub."""
+
+    path: str
+    bytes: int
+    """0 for a stream."""
+    blake2b: str
+    """BLAKE2b-128 of the content, in hexadecimal; empty for a stream."""
+    source: int
+    """Index into `PackManifest.sources`."""
+
+
+class PackManifest(Contract):
+    """A finished pack: rows of `seq_len` tokens, and all that they depend on."""
+
+    fingerprint: str
+    """Of data, tokenizer source and settings: the name of the pack in the cache."""
+    tokenizer_digest: str
+    """Of the tokenizer and template as loaded: training refuses any other."""
+    format: str
+    eos: str
+    loss_on: str
+    seq_len: int
+    overlong: str
+    pad_id: int
+    bos_id: int | None
+    eos_id: int
+    splits: dict[str, SplitCounts]
+    losses: Losses
+    flow: dict[str, TokenFlow] = Field(default_factory=dict)
+    """By name of the source, and `total`."""
+    roles: dict[str, int] = Field(default_factory=dict)
+    """Tokens of each role's turns in the conversations that are packed, each counted once; `control` is
+    what belongs to no turn."""
+    pii: dict[str, int] = Field(default_factory=dict)
+    """Personal data found, by kind."""
+    sources: tuple[PackSource, ...] = ()
+    inputs: tuple[PackInput, ...] = ()
+    engine: str = ""
+    """What turned text into tokens; all engines give the same ones."""
+    files: tuple[FileDigest, ...]
+    versions: dict[str, str]
+
+
+class CheckpointManifest(Contract):
+    """A committed checkpoint."""
+
+    step: int
+    """Optimizer steps done."""
+    cursor_row: int
+    """Next row of the data, as in `DataCursor.row`."""
+    world_size: int
+    strategy: str
+    plan_digest: str
+    """Of the plan that it was saved under; strategy and world size are part of it."""
+    training: dict[str, JsonValue]
+    """What decides the training, as `Plan.training_identity` gives it: a resume compares it."""
+    attempt: int
+    eval_loss: float | None = None
+    files: tuple[FileDigest, ...]

@@ -1,0 +1,101 @@
+"""The story of a run over all its attempts, read from its metric lines.
+
+What a resumed attempt did again counts once, as the later attempt did it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from gemfit.errors import UserError
+from gemfit.schemas.metrics import (
+    EnergyRecord,
+    EvalRecord,
+    HardwareRecord,
+    MemoryRecord,
+    Record,
+    SaveRecord,
+    StepRecord,
+    parse_record,
+)
+
+Standing = TypeVar("Standing", StepRecord, EvalRecord, SaveRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a run did, each step once."""
+
+    steps: tuple[StepRecord, ...]
+    evaluations: tuple[EvalRecord, ...]
+    resumed_at: tuple[int, ...]
+    """The last step before each later attempt."""
+    saves: tuple[SaveRecord, ...] = ()
+    memory: tuple[MemoryRecord, ...] = ()
+    """Of each attempt that ended in order, as they came."""
+    hardware: tuple[HardwareRecord, ...] = ()
+    """Of each attempt, as they came; none of an attempt by an older version."""
+    energy: tuple[EnergyRecord, ...] = ()
+    """Of each attempt that ended in order, as they came."""
+
+
+def read_history(metrics: Path) -> History:
+    """The records of ``metrics``; a later attempt supersedes what an earlier one did from its start on.
+
+    A file that is missing, holds no step or a line that is no record is a ``UserError``; the last line
+    may be cut short by a crash.
+    """
+    return make_history(read_records(metrics), metrics)
+
+
+def make_history(records: Sequence[Record], metrics: Path) -> History:
+    """What the ``records`` of ``metrics`` tell; without a step a ``UserError``."""
+    steps = [record for record in records if isinstance(record, StepRecord)]
+    if not steps:
+        raise UserError(f"{metrics}: holds no training step yet")
+    firsts: dict[int, int] = {}
+    for record in steps:
+        firsts.setdefault(record.attempt, record.step)
+    evaluations = [record for record in records if isinstance(record, EvalRecord)]
+    return History(
+        steps=_standing(steps, firsts),
+        evaluations=_standing(evaluations, firsts),
+        resumed_at=tuple(first - 1 for attempt, first in firsts.items() if attempt != min(firsts)),
+        saves=_standing([record for record in records if isinstance(record, SaveRecord)], firsts),
+        memory=tuple(record for record in records if isinstance(record, MemoryRecord)),
+        hardware=tuple(record for record in records if isinstance(record, HardwareRecord)),
+        energy=tuple(record for record in records if isinstance(record, EnergyRecord)),
+    )
+
+
+def read_records(metrics: Path) -> list[Record]:
+    """Every record of ``metrics`` as it was written, what was done again included.
+
+    A file that is missing or a line that is no record is a ``UserError``.
+    """
+    if not metrics.is_file():
+        raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
+    lines = metrics.read_text(encoding="utf-8").split("\n")
+    return [_parse(metrics, number, line) for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _standing(records: Sequence[Standing], firsts: dict[int, int]) -> tuple[Standing, ...]:
+    """The records that no later attempt has done again, by step."""
+    kept = [
+        record
+        for record in records
+        if all(record.step < first for attempt, first in firsts.items() if attempt > record.attempt)
+    ]
+    return tuple(sorted(kept, key=lambda record: record.step))
+
+
+def _parse(metrics: Path, number: int, line: str) -> Record:
+    try:
+        return parse_record(line)
+    except (ValueError, KeyError, TypeError, ValidationError):
+        raise UserError(f"{metrics}:{number}: is no record of this version of gemfit: {line[:80]}") from None

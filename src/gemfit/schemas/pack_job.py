@@ -1,0 +1,200 @@
+"""What is packed, and the name under which the result is cached.
+
+The launcher asks by this name without a tokenizer; the builder in ``gemfit.data`` makes it true.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gemfit.errors import UserError
+from gemfit.schemas.base import Contract, digest_json
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+
+PACK_FORMAT = 3
+"""Raised whenever the rows that the same input gives would change."""
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
+
+
+class SourceFile(Contract):
+    """One input file, as it was when the pack was planned."""
+
+    path: str
+    bytes: int
+    blake2b: str
+    """BLAKE2b-128 of the content, in hexadecimal."""
+    modified_ns: int = 0
+    """Time of its last change: while it and the size stay, the content is taken to be the same."""
+    source: int = 0
+    """Index into the sources of the job."""
+
+
+class JobSource(Contract):
+    """One source of conversations: files, or a stream of a hub."""
+
+    name: str
+    weight: float = 1.0
+    """How often its conversations occur in an epoch."""
+    hub: str | None = None
+    """Name for ``datasets``; `None` for files."""
+    hf_config: str | None = None
+    hf_split: str = "train"
+
+
+class PackJob(Contract):
+    """Everything that the builder needs: the input of ``python -m gemfit.data``."""
+
+    data: DataRecipe
+    tokenizer: str | None
+    """Hugging Face id or local folder; `None` trains one for `scratch`."""
+    tokenizer_revision: str
+    scratch_vocab_size: int | None
+    seed: int
+    sources: tuple[JobSource, ...]
+    files: tuple[SourceFile, ...]
+    """Of the sources that are files, in order."""
+    fingerprint: str
+
+
+def make_pack_job(recipe: Recipe) -> PackJob:
+    """Find the input files, digest them, and name the pack that they give.
+
+    Reads every input byte once. Missing, empty and unreadable sources are a ``UserError``.
+    """
+    sources = _sources(recipe.data)
+    files = _digest_files(
+        [
+            (path, number)
+            for number, (source, origin) in enumerate(sources)
+            if source.hub is None
+            for path in find_files(origin)
+        ]
+    )
+    jobs = tuple(source for source, _ in sources)
+    scratch = recipe.model.scratch
+    return PackJob(
+        data=recipe.data,
+        tokenizer=recipe.model.tokenizer or recipe.model.id,
+        tokenizer_revision=recipe.model.revision,
+        scratch_vocab_size=scratch.vocab_size if scratch else None,
+        seed=recipe.seed,
+        sources=jobs,
+        files=files,
+        fingerprint=digest_json(_meaning(recipe, jobs, files)),
+    )
+
+
+def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[SourceFile, ...]) -> object:
+    """All that the rows depend on; equal for equal packs."""
+    drawn = any(source.weight != 1 for source in sources)
+    return {
+        "format": PACK_FORMAT,
+        "settings": recipe.data.model_dump(
+            mode="json", exclude={"source", "sources", "hf_config", "hf_split"}
+        ),
+        "sources": [
+            source.model_dump(mode="json", exclude={"name"})
+            # A renamed or moved file gives the same rows, so only content counts, in order.
+            | {"files": [file.blake2b for file in files if file.source == number]}
+            for number, source in enumerate(sources)
+        ],
+        # What a weight below 1 leaves out is drawn by the seed.
+        "seed": recipe.seed if drawn else None,
+        "tokenizer": _tokenizer_identity(recipe.model),
+    }
+
+
+def _sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
+    """Every source, and what its files are called."""
+    if not data.mixture:
+        find_files(None)  # says how to name the data
+    return [
+        (
+            JobSource(
+                name=source.title,
+                weight=source.weight,
+                hub=_hub(source.source),
+                hf_config=source.hf_config,
+                hf_split=source.hf_split,
+            ),
+            source.source,
+        )
+        for source in data.mixture
+    ]
+
+
+def find_files(source: str | None) -> list[Path]:
+    """The JSONL files that a file name, folder or glob stands for, sorted by path."""
+    if source is None:
+        raise UserError("data.source is not set; pass --data FILE.jsonl or write data.source in the recipe")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)]
+    elif glob.has_magic(source) and not path.exists():
+        found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+    elif path.is_file():
+        found = [path]
+    else:
+        raise UserError(f"{source}: there is no such file or folder; data.source names the conversations")
+    if not found:
+        raise UserError(f"{source}: no {', '.join(SUFFIXES)} file is there")
+    return sorted(found)
+
+
+def cache_folder() -> Path:
+    """``$GEMFIT_CACHE``, else ``$XDG_CACHE_HOME/gemfit``, else ``~/.cache/gemfit``."""
+    if own := os.environ.get("GEMFIT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemfit"
+
+
+def pack_folder(fingerprint: str) -> Path:
+    """Where the pack with this fingerprint lies, or will lie."""
+    return cache_folder() / "packs" / fingerprint
+
+
+def _hub(source: str) -> str | None:
+    """What follows `hf:`, or `None`."""
+    return source.removeprefix("hf:") if source.startswith("hf:") else None
+
+
+def _tokenizer_identity(model: ModelRecipe) -> object:
+    if model.scratch is not None:
+        return {"trained": model.scratch.vocab_size}
+    name = model.tokenizer or model.id
+    assert name is not None, "ModelRecipe has an id or is scratch"
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return {"id": name, "revision": model.revision}
+    return {f: digest_file(folder / f).blake2b for f in TOKENIZER_FILES if (folder / f).is_file()}
+
+
+def _digest_files(paths: list[tuple[Path, int]]) -> tuple[SourceFile, ...]:
+    """Digest files on several threads; hashing and reading let the others run."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return tuple(pool.map(lambda file: digest_file(*file), paths))
+
+
+def digest_file(path: Path, source: int = 0) -> SourceFile:
+    """What a file is now. Reads all of it."""
+    try:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if status.st_size == 0:
+        raise UserError(f"{path}: is empty; write one conversation a line")
+    return SourceFile(
+        path=str(path),
+        bytes=status.st_size,
+        blake2b=digest.hexdigest(),
+        modified_ns=status.st_mtime_ns,
+        source=source,
+    )

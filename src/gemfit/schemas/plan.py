@@ -1,0 +1,94 @@
+"""The plan: one recipe on one set of ranks, with nothing left open.
+
+Two equal plans are the same run. Everything after planning only carries it out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from gemfit.schemas.base import Contract
+from gemfit.schemas.batch import Batch
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.site import Site
+from gemfit.schemas.training_identity import flatten
+
+
+class Topology(Contract):
+    """Processes and where they run."""
+
+    nodes: int
+    ranks_per_node: int
+    device: Literal["cpu", "cuda"]
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+
+class Steps(Contract):
+    """How long the run is, in optimizer steps."""
+
+    rows: int
+    """Packed training rows in one epoch."""
+    rows_are: Literal["packed", "estimated"]
+    per_epoch: float
+    total: int
+    warmup_share: float
+    """Part of all steps spent below the peak learning rate; above 1 the peak is never reached."""
+
+
+class PackReference(Contract):
+    """The packed data of a run."""
+
+    fingerprint: str
+    folder: str
+
+
+HOW: dict[str, Any] = {
+    "description": True,
+    "model": {"attention", "activation_checkpointing", "kernels", "compile"},
+    "data": {"source"},
+    "batch": {"max_per_device_batch_size"},
+    "strategy": True,
+    "checkpoint": True,
+    "evaluation": True,
+    "tracking": True,
+    "hub": True,
+}
+"""Parts of a recipe that decide how it is trained, and where, but not what comes out of it."""
+
+
+class Plan(Contract):
+    """What will run, completely."""
+
+    recipe: Recipe
+    """Resolved: `attention` is not `auto`, `data.source` is set."""
+    site: Site | None
+    topology: Topology
+    batch: Batch
+    steps: Steps
+    pack: PackReference
+    accelerate: dict[str, Any]
+    """The configuration that `accelerate launch` reads."""
+    deepspeed: dict[str, Any] | None
+    """The configuration that DeepSpeed reads; `None` under other strategies."""
+    command: tuple[str, ...]
+    """argv, with `{run_dir}` where the run folder goes."""
+    env: dict[str, str]
+    """Added to the environment of the command."""
+    versions: dict[str, str]
+    warnings: tuple[str, ...]
+    """What works, but is probably not what was meant."""
+    attention_because: str = ""
+    """Why `recipe.model.attention` is what it is."""
+
+    def training_identity(self) -> dict[str, JsonValue]:
+        """What decides the training, by dotted key; two plans with equal identities train the same model.
+
+        The number of steps follows from it. The data counts by the pack's fingerprint, not by its path.
+        """
+        flat = flatten(self.recipe.model_dump(mode="json", exclude=HOW))
+        return flat | {"pack.fingerprint": self.pack.fingerprint}

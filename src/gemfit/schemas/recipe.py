@@ -1,0 +1,361 @@
+"""What to train: model, data, optimisation and strategy. Nothing about a cluster.
+
+Defaults are the values of the model card that the recipes reproduce, so a recipe shows only what it
+changes. A field without an effect does not exist here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from gemfit.schemas.base import Contract
+from gemfit.schemas.hub import HubRecipe
+from gemfit.schemas.strategy import Ddp, Strategy
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _no_float16(value: object) -> object:
+    if value in ("float16", "fp16", "half"):
+        raise ValueError(f"activations of Gemma 3 overflow in {value}; use bfloat16 or float32")
+    return value
+
+
+class Scratch(Contract):
+    """A Gemma 3 with random weights and a tokenizer trained on the data: for tests and first steps."""
+
+    vocab_size: Annotated[int, Field(ge=300)] = 2048
+    """Target size of the trained BPE vocabulary; 256 byte pieces and the special tokens included."""
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 512
+    num_hidden_layers: PositiveInt = 6
+    num_attention_heads: PositiveInt = 4
+    num_key_value_heads: PositiveInt = 1
+    head_dim: PositiveInt = 32
+    sliding_window: PositiveInt = 128
+
+
+class Lora(Contract):
+    """Low-rank adapters (peft) instead of a full fine-tune."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: Share = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear modules that get an adapter."""
+
+
+class Quantization(Contract):
+    """Frozen linear layers in 4 bits, by bitsandbytes (QLoRA): an eighth of float32's memory."""
+
+    type: Literal["nf4", "fp4"] = "nf4"
+    """The 16 values that a weight may have, as multiples of the largest of its block of 64."""
+    double: bool = True
+    """Keep the largest value of each block in 8 bits too: 0.127 bits a weight instead of 0.5."""
+
+
+def _expand_quantization(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+class ModelRecipe(Contract):
+    """Which weights, in which precision, and what of them is trained."""
+
+    id: str | None = None
+    """Hugging Face id, or a local folder. Exactly one of `id` and `scratch` is given."""
+    revision: str = "main"
+    """Branch, tag or commit of a Hugging Face id."""
+    gguf_file: str | None = None
+    """File name inside `id` when the weights are in GGUF; they are dequantised to float32."""
+    scratch: Scratch | None = None
+    tokenizer: str | None = None
+    """Hugging Face id or local folder of the tokenizer; the model's own when left out."""
+    dtype: Annotated[Literal["bfloat16", "float32"], BeforeValidator(_no_float16)] = "bfloat16"
+    """Compute precision. Master weights are float32. float16 overflows in Gemma 3 and is refused."""
+    attention: Literal[
+        "auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
+    ] = "auto"
+    """How attention is computed. `auto` takes what is installed and known to work on the card."""
+    kernels: Literal["none", "liger"] = "none"
+    """`liger`: fused norms, GeGLU and rotary positions for Gemma 3 on GPUs, from liger-kernel."""
+    compile: bool = False
+    """Compile the decoder layers with `torch.compile`: minutes at the start, faster steps after."""
+    activation_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    lora: Lora | None = None
+    quantization: Annotated[Quantization | None, BeforeValidator(_expand_quantization)] = None
+    """Keep frozen weights in 4 bits; needs `lora`. `nf4` is short for `{type: nf4}`."""
+
+    @model_validator(mode="after")
+    def _quantization_has_something_to_train(self) -> Self:
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("`quantization` freezes the weights in 4 bits; add `lora`, or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.id is None) == (self.scratch is None):
+            raise ValueError("give exactly one of `id` and `scratch`")
+        if self.gguf_file is not None and self.id is None:
+            raise ValueError("`gguf_file` names a file inside `id`, and there is no `id`")
+        if self.scratch is not None and self.tokenizer is not None:
+            raise ValueError("a `scratch` model trains its own tokenizer; remove `tokenizer`")
+        return self
+
+
+class SourceRecipe(Contract):
+    """One of several sources of conversations."""
+
+    source: str
+    """As `data.source`."""
+    name: str | None = None
+    """What tables call it; `source` when left out."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """How often each of its conversations is in an epoch: 0.5 takes every other one, 2.5 takes each twice
+    and every other one a third time. Which ones, a hash of content and `seed` decides. A held-out
+    conversation is never taken twice."""
+    hf_config: str | None = None
+    """As `data.hf_config`."""
+    hf_split: str = "train"
+    """As `data.hf_split`."""
+
+    @property
+    def title(self) -> str:
+        """The name under which it is counted."""
+        return self.name or self.source
+
+    @model_validator(mode="after")
+    def _hub_settings_have_effect(self) -> Self:
+        _check_hub_settings(self.source, self.hf_config, self.hf_split)
+        return self
+
+
+class DataRecipe(Contract):
+    """Where conversations come from and how they become rows."""
+
+    source: str | None = None
+    """File, folder or glob of JSONL (plain, .gz, .zst); or `hf:NAME` for a `datasets` source."""
+    sources: tuple[SourceRecipe, ...] = ()
+    """Several sources with weights, instead of `source`. A conversation that is in more than one of them
+    belongs to the first."""
+    hf_config: str | None = None
+    """Configuration name of an `hf:` source."""
+    hf_split: str = "train"
+    """Split of an `hf:` source."""
+    format: Literal["role_markers", "chat_template"] = "role_markers"
+    """`role_markers`: `<|role|>`, content, end of sequence. `chat_template`: the tokenizer's own."""
+    eos: Literal["token", "literal"] = "token"
+    """How `role_markers` ends a message: the tokenizer's EOS token, or the text `<|eos|>`."""
+    loss_on: Literal["all", "assistant"] = "all"
+    seq_len: Annotated[int, Field(ge=16)] = 1024
+    """Tokens in a packed row."""
+    overlong: Literal["split", "cut", "truncate", "drop"] = "split"
+    """What becomes of a conversation longer than a row. `split` loses nothing and cuts between turns;
+    `cut` loses nothing and fills rows to the end, by cuts inside a turn."""
+    near_duplicates: Literal["ignore", "group", "drop"] = "group"
+    """What becomes of conversations that are nearly the same: `group` keeps them on one side of the
+    held-out split, `drop` leaves all but one out. More than 1 % of all (and more than 8) share a template:
+    they are held out one by one."""
+    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.8
+    """How much of two conversations has to agree: estimated Jaccard similarity of their runs of five
+    tokens, system messages left aside."""
+    pii: Literal["ignore", "count", "mask"] = "count"
+    """E-mail addresses, phone, card and bank account numbers in contents: `mask` writes `[EMAIL]`,
+    `[PHONE]`, `[CARD]`, `[IBAN]` in their place."""
+    max_rows: PositiveInt | None = None
+    """Training rows of an epoch at most; a hash of their content decides which conversations stay."""
+    validation_share: Share = 0.05
+    """Share of conversations held out, chosen by a hash of their content."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """`skip` goes on after a bad line, counts it and lists it in `rejected.jsonl`."""
+
+    @model_validator(mode="after")
+    def _eos_has_effect(self) -> Self:
+        if self.format == "chat_template" and self.eos == "literal":
+            raise ValueError("`eos: literal` has no effect under `format: chat_template`; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _one_form_of_sources(self) -> Self:
+        if self.sources and self.source is not None:
+            raise ValueError("give `source` or `sources`, not both")
+        if self.sources and (self.hf_config is not None or self.hf_split != "train"):
+            raise ValueError("`hf_config` and `hf_split` have no effect beside `sources`: write them there")
+        if not self.sources:
+            _check_hub_settings(self.source, self.hf_config, self.hf_split)
+        titles = [source.title for source in self.sources]
+        if twice := next((title for title in titles if titles.count(title) > 1), None):
+            raise ValueError(f"two of `sources` are called {twice!r}: give each a `name` of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _near_duplicate_threshold_has_effect(self) -> Self:
+        if self.near_duplicates == "ignore" and self.near_duplicate_threshold != 0.8:
+            raise ValueError("`near_duplicate_threshold` has no effect under `near_duplicates: ignore`")
+        return self
+
+    @property
+    def mixture(self) -> tuple[SourceRecipe, ...]:
+        """All sources, in the form of `sources`; empty before any is named."""
+        if self.source is None:
+            return self.sources
+        return (SourceRecipe(source=self.source, hf_config=self.hf_config, hf_split=self.hf_split),)
+
+    @property
+    def label(self) -> str:
+        """The sources as a person would say them; empty before any is named."""
+        return ", ".join(
+            source.title if source.weight == 1 else f"{source.title} x {source.weight:g}"
+            for source in self.mixture
+        )
+
+
+def _check_hub_settings(source: str | None, hf_config: str | None, hf_split: str) -> None:
+    if not (source or "").startswith("hf:") and (hf_config is not None or hf_split != "train"):
+        raise ValueError("`hf_config` and `hf_split` have no effect unless `source` begins with `hf:`")
+
+
+class OptimRecipe(Contract):
+    """AdamW and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak value, reached at the end of the warm-up."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Global gradient norm above which gradients are scaled down."""
+
+
+class BatchRecipe(Contract):
+    """Rows per optimizer step."""
+
+    global_batch_size: PositiveInt = 64
+    """Rows in one optimizer step, over all ranks and micro-steps: the same on every cluster."""
+    max_per_device_batch_size: PositiveInt = 4
+    """Upper bound of rows that one rank takes at once."""
+
+
+class LengthRecipe(Contract):
+    """How long to train: `num_epochs`, or `max_steps` instead."""
+
+    num_epochs: Annotated[float, Field(gt=0)] | None = None
+    max_steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.num_epochs is None) == (self.max_steps is None):
+            raise ValueError("give exactly one of `num_epochs` and `max_steps`; set the other to null")
+        return self
+
+
+class CheckpointRecipe(Contract):
+    """When to save, and how many to keep."""
+
+    every_steps: PositiveInt = 100
+    keep: PositiveInt = 3
+    """How many of the newest stay."""
+    keep_best: bool = True
+    """Let the one of lowest held-out loss stay as well, of those saved at a step that was evaluated."""
+    asynchronous: bool = True
+    """Train on while a copy is written; the ranks together hold 12 bytes a trained parameter for it."""
+    max_lost_steps: PositiveInt | None = None
+    """Most steps that a crash may cost: training waits for the save under way rather than take more.
+    Left out, that is twice `every_steps`, because a save waits for the one before it."""
+
+    @model_validator(mode="after")
+    def _bound_has_effect(self) -> Self:
+        if self.max_lost_steps is None:
+            return self
+        if not self.asynchronous:
+            raise ValueError(
+                "`max_lost_steps` has no effect without `asynchronous`: a crash costs at most `every_steps`"
+            )
+        if self.max_lost_steps < self.every_steps:
+            raise ValueError(
+                f"`max_lost_steps` is {self.max_lost_steps}, but {self.every_steps} steps lie between two "
+                f"saves; write at least {self.every_steps}, or a smaller `every_steps`"
+            )
+        return self
+
+
+class EarlyStopping(Contract):
+    """When a run has learned what it can: it then ends before its last step, as completed."""
+
+    patience: PositiveInt
+    """Evaluations in a row without an improvement after which the run ends."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much the held-out loss has to fall below that of the last improvement to be one, in nats."""
+
+
+class EvaluationRecipe(Contract):
+    """When to measure loss, perplexity and token accuracy on the held-out rows."""
+
+    every_steps: PositiveInt = 100
+    early_stopping: EarlyStopping | None = None
+
+
+class TrackingRecipe(Contract):
+    """Where metrics go, besides the run folder."""
+
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Names that Hugging Face `TrainingArguments.report_to` knows."""
+    log_every_steps: PositiveInt = 1
+
+
+class Recipe(Contract):
+    """Everything that decides what is trained. It says nothing about where."""
+
+    description: str = ""
+    """One line for `gemfit ls`."""
+    model: ModelRecipe
+    data: DataRecipe = DataRecipe()
+    optim: OptimRecipe = OptimRecipe()
+    batch: BatchRecipe = BatchRecipe()
+    length: LengthRecipe = LengthRecipe(num_epochs=3)
+    strategy: Strategy = Ddp()
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+    hub: HubRecipe = HubRecipe()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+    @model_validator(mode="after")
+    def _the_best_of_early_stopping_stays(self) -> Self:
+        if self.evaluation.early_stopping is None:
+            return self
+        evaluated, saved = self.evaluation.every_steps, self.checkpoint.every_steps
+        if not self.checkpoint.keep_best:
+            raise ValueError(
+                "`evaluation.early_stopping` needs `checkpoint.keep_best`: the last is not the best"
+            )
+        if evaluated % saved:
+            raise ValueError(
+                f"`evaluation.early_stopping` needs a checkpoint of every step that is evaluated: "
+                f"`evaluation.every_steps` is {evaluated}, no multiple of `checkpoint.every_steps`, {saved}"
+            )
+        if not self.data.validation_share:
+            raise ValueError("`evaluation.early_stopping` needs held-out data; set `data.validation_share`")
+        if self.hub.push == "end":
+            raise ValueError(
+                "`hub.push: end` waits for the last step, which early stopping spares; use `best`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _push_fits(self) -> Self:
+        hub = self.hub
+        if not hub.merge_adapter and (self.model.lora is None or self.model.id is None):
+            raise ValueError("`hub.merge_adapter: false` needs `model.lora` on a `model.id`; remove it")
+        if hub.multimodal and self.model.id is None:
+            raise ValueError("`hub.multimodal` needs a multimodal `model.id`; remove it")
+        if hub.push == "best" and not (self.checkpoint.keep_best and self.data.validation_share):
+            raise ValueError(
+                "`hub.push: best` needs `checkpoint.keep_best` and held-out data (`data.validation_share`)"
+            )
+        return self

@@ -1,0 +1,34 @@
+"""What a report of a run says that only the launcher knows; it hands this over as JSON."""
+
+from __future__ import annotations
+
+from gemfit.schemas.base import Contract
+
+
+class Ending(Contract):
+    """How one attempt of a job ended."""
+
+    attempt: int
+    how: str
+    """`completed`, `stopped`, `fatal`, `crashed` or `interrupted`."""
+    reason: str = ""
+    nodes: tuple[str, ...] = ()
+
+
+class RunFacts(Contract):
+    """Of one run: its state, what its card can do, and what was predicted."""
+
+    state: str | None = None
+    """As `gemfit status` has it."""
+    card: str | None = None
+    peak_flops: float | None = None
+    """Of one card, in floating-point operations a second."""
+    flops_per_token: float | None = None
+    """Forward and backward, without anything that is computed again."""
+    no_mfu: str = ""
+    """Why one of the three is not known."""
+    gpu_bytes: int | None = None
+    """Predicted: the most that one rank holds on its GPU."""
+    host_bytes: int | None = None
+    """Predicted: what one rank holds in host memory."""
+    endings: tuple[Ending, ...] = ()

@@ -1,0 +1,91 @@
+"""Where to train: what one cluster looks like. Nothing about the model."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gemfit.schemas.base import Contract
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+SECRET_NAME = re.compile(r"TOKEN$|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Container(Contract):
+    """The image that training runs in; the launcher's own bookkeeping stays outside."""
+
+    kind: Literal["apptainer", "pyxis"]
+    image: str
+    """Apptainer: a file or URI. Pyxis: what `srun --container-image` takes."""
+    mounts: tuple[str, ...] = ()
+    """`SOURCE:TARGET`, besides the run folder and the packed data, which are always there."""
+
+
+class Site(Contract):
+    """One cluster, as its users describe it."""
+
+    name: str
+    """How a person calls it; the name of its file when left out."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    """Features that nodes must have, as sbatch writes them (`h100&nvlink`)."""
+    reservation: str | None = None
+    gpus_per_node: Annotated[int, Field(ge=0)] = 1
+    """One rank each; 0 trains on CPUs."""
+    gpu_kind: str | None = None
+    """GRES type, such as `h100`."""
+    ranks_per_node: PositiveInt | None = None
+    """Ranks on a node without GPUs; 1 when left out."""
+    cpus_per_node: PositiveInt | None = None
+    memory: str | None = None
+    """Memory per node, as sbatch writes it (`500G`); `0` is all of it."""
+    time: str | None = None
+    """Time limit, as sbatch writes it (`1-00:00:00`). The job saves and requeues itself before it."""
+    pack_partition: str | None = None
+    """Where data is packed, without a GPU; `partition` when left out."""
+    setup: tuple[str, ...] = ()
+    """Shell lines that run on the node before training (modules, environments)."""
+    python: str | None = None
+    """Python on the nodes; the one that submits when left out, `python3` in a container."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment on the nodes, after `setup`; no secrets: they come with the environment of `submit`."""
+    container: Container | None = None
+    signal_lead_seconds: PositiveInt = 300
+    """How long before the time limit the job is told to save."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """Restarts after a crash, in a row and without a new checkpoint, before the job gives up."""
+    hang_seconds: PositiveInt = 1800
+    """No step for so long, and for 20 times the usual step, ends an attempt as a crash, with all stacks."""
+    extra: dict[str, str] = Field(default_factory=dict)
+    """Any sbatch option that the launcher does not own, without dashes: `mail-type: END`."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.gpus_per_node and self.ranks_per_node is not None:
+            raise ValueError("`ranks_per_node` has no effect with GPUs, which have one rank each; remove it")
+        if self.gpu_kind is not None and not self.gpus_per_node:
+            raise ValueError("`gpu_kind` has no effect with `gpus_per_node: 0`; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _environment_is_no_secret(self) -> Self:
+        for name in self.env:
+            if not VARIABLE_NAME.fullmatch(name):
+                raise ValueError(f"`env` holds {name!r}, which is no name of a variable")
+            if SECRET_NAME.search(name):
+                raise ValueError(
+                    f"`env` holds {name}, which would stand in the script for others to read; "
+                    "export it in the shell that submits"
+                )
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Ranks on one node."""
+        return self.gpus_per_node or self.ranks_per_node or 1

@@ -1,0 +1,140 @@
+"""How parameters, gradients and optimizer state are laid over the ranks.
+
+Four siblings with the same three members: ``label`` (for tables), ``problems`` (why it cannot work
+here) and ``engine`` (what the start-up self-test must find in the running process).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gemfit.schemas.base import Contract
+
+STRATEGY_NAMES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
+
+
+class Engine(Contract):
+    """What proves that a strategy is in use, not merely asked for."""
+
+    model_class: Literal["plain", "DistributedDataParallel", "FSDPModule", "DeepSpeedEngine"]
+    """Class of the wrapped model; `plain` is the model itself."""
+    parameter_class: Literal["Parameter", "DTensor"] = "Parameter"
+    zero_stage: int | None = None
+
+
+class Single(Contract):
+    """One process, nothing distributed."""
+
+    kind: Literal["single"] = "single"
+
+    @property
+    def label(self) -> str:
+        return "single"
+
+    def problems(self, world_size: int) -> list[str]:
+        if world_size == 1:
+            return []
+        return [f"strategy single runs on one rank, not {world_size}; use ddp, fsdp2, zero1, zero2 or zero3"]
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(model_class="plain")
+
+
+class Ddp(Contract):
+    """Every rank holds everything; gradients are averaged."""
+
+    kind: Literal["ddp"] = "ddp"
+
+    @property
+    def label(self) -> str:
+        return "ddp"
+
+    def problems(self, world_size: int) -> list[str]:
+        return []
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(model_class="DistributedDataParallel")
+
+
+class Fsdp(Contract):
+    """FSDP2 (``fully_shard``): parameters, gradients and optimizer state are sharded as DTensors."""
+
+    kind: Literal["fsdp2"] = "fsdp2"
+    reshard_after_forward: bool = True
+    """Free the gathered parameters after the forward pass; `false` trades memory for fewer gathers."""
+    offload: bool = False
+    """Keep sharded parameters, gradients and optimizer state in host memory."""
+
+    @property
+    def label(self) -> str:
+        return "fsdp2" + ("+offload" if self.offload else "")
+
+    def problems(self, world_size: int) -> list[str]:
+        return []
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(model_class="FSDPModule", parameter_class="DTensor")
+
+
+class DeepSpeed(Contract):
+    """DeepSpeed ZeRO: stage 1 shards optimizer state, 2 also gradients, 3 also parameters."""
+
+    kind: Literal["deepspeed"] = "deepspeed"
+    stage: Literal[1, 2, 3] = 2
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory."""
+    offload_params: bool = False
+    """Keep parameters in host memory; stage 3 only."""
+
+    @property
+    def label(self) -> str:
+        return f"zero{self.stage}" + ("+offload" if self.offload_optimizer or self.offload_params else "")
+
+    def problems(self, world_size: int) -> list[str]:
+        if self.offload_params and self.stage != 3:
+            return [
+                f"strategy.offload_params needs ZeRO stage 3, not {self.stage}; "
+                "write `stage: 3` or use offload_optimizer"
+            ]
+        return []
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(model_class="DeepSpeedEngine", zero_stage=self.stage)
+
+
+def strategy_from_name(name: str, *, offload: bool = False) -> dict[str, Any]:
+    """The fields that a short name such as ``zero3`` stands for.
+
+    Raises ``ValueError`` for an unknown name and for an offload where there is nothing to offload.
+    """
+    if name not in STRATEGY_NAMES:
+        raise ValueError(f"{name!r} is not a strategy; choose from {', '.join(STRATEGY_NAMES)}")
+    if offload and name in ("single", "ddp"):
+        raise ValueError(f"strategy {name} has nothing to offload; use fsdp2, zero1, zero2 or zero3")
+    if name == "fsdp2":
+        return {"kind": "fsdp2", "offload": offload}
+    if name.startswith("zero"):
+        stage = int(name[4:])
+        return {
+            "kind": "deepspeed",
+            "stage": stage,
+            "offload_optimizer": offload,
+            "offload_params": offload and stage == 3,
+        }
+    return {"kind": name}
+
+
+def _expand_name(value: object) -> object:
+    return strategy_from_name(value) if isinstance(value, str) else value
+
+
+Strategy = Annotated[
+    Annotated[Single | Ddp | Fsdp | DeepSpeed, Field(discriminator="kind")],
+    BeforeValidator(_expand_name),
+]

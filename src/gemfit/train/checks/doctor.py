@@ -1,0 +1,124 @@
+"""``python -m gemfit.train.checks.doctor [RECIPE.json] [--full]``: checks that need torch, as JSON.
+
+Exit status 0 whatever is found; 2 for a file that is no recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.schemas.check import Check, fail, ok, warn
+from gemfit.schemas.recipe import Recipe
+from gemfit.train.checks.recipe_checks import find_traps
+from gemfit.train.model.attention import prepare_attention
+
+
+def main() -> ExitCode:
+    """Look, and print."""
+    parser = argparse.ArgumentParser(prog="python -m gemfit.train.checks.doctor")
+    parser.add_argument("recipe", type=Path, nargs="?", help="a resolved recipe, as JSON")
+    parser.add_argument("--full", action="store_true", help="load the recipe's own weights")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    warnings.simplefilter("ignore")  # what is wrong is told as a check
+    disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prepare_attention(device)
+    checks = list(check_torch())
+    if arguments.recipe is not None:
+        try:
+            recipe = Recipe.read(arguments.recipe)
+        except UserError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return ExitCode.USER_ERROR
+        checks += find_traps(recipe, torch.device(device), full=arguments.full)
+    sys.stdout.write(json.dumps([check.model_dump() for check in checks]) + "\n")
+    return ExitCode.DONE
+
+
+def check_torch() -> Iterator[Check]:
+    """GPUs as torch sees them, and whether ranks can meet."""
+    if torch.cuda.is_available():
+        yield from _check_cuda()
+    else:
+        yield judge_absent_gpu(torch.version.cuda, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    yield check_rendezvous("127.0.0.1")
+    compiler = shutil.which("g++") or shutil.which("c++")
+    yield ok("torch", "compiler", compiler or "none: model.compile does not work on CPUs")
+
+
+def judge_absent_gpu(built_for: str | None, plugged: int) -> Check:
+    """What it means that torch sees no GPU, where so many are plugged in."""
+    if plugged:
+        why = f"built for CUDA {built_for}" if built_for else "built for CPUs only"
+        found = f"torch ({why}) sees none of {plugged}"
+        return fail(
+            "torch", "GPUs", found, "install the torch that fits the driver; look at CUDA_VISIBLE_DEVICES"
+        )
+    return ok("torch", "GPUs", "none: training is on CPUs, for tests and tiny models")
+
+
+def _check_cuda() -> Iterator[Check]:
+    nccl = ".".join(map(str, _nccl_version())) if dist.is_nccl_available() else None
+    cudnn: Any = torch.backends.cudnn
+    found = f"CUDA {torch.version.cuda}, cuDNN {cudnn.version()}, NCCL {nccl or 'absent'}"
+    if nccl is None and torch.cuda.device_count() > 1:
+        yield fail("torch", "libraries", found, "install a torch with NCCL: several GPUs need it")
+    else:
+        yield ok("torch", "libraries", found)
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        yield judge_memory(f"GPU {index}", torch.cuda.get_device_name(index), free, total)
+    if not torch.cuda.is_bf16_supported():
+        yield fail("torch", "bfloat16", "not computed by this GPU", "set model.dtype to float32")
+    else:
+        yield ok("torch", "bfloat16", "computed by the GPU; cuDNN's attention is off, for its NaN on H100")
+
+
+def _nccl_version() -> tuple[int, ...]:
+    found: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    return found
+
+
+def judge_memory(name: str, card: str, free: int, total: int) -> Check:
+    """Whether a GPU is free to be used."""
+    found = f"{card}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    if free < 0.9 * total:
+        return warn("torch", name, found, "something else is in its memory: look at nvidia-smi")
+    return ok("torch", name, found)
+
+
+def check_rendezvous(host: str) -> Check:
+    """Whether a process group can be opened at ``host``, as all ranks do."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        address, patience = f"tcp://{host}:{port}", timedelta(seconds=20)
+        dist.init_process_group("gloo", init_method=address, rank=0, world_size=1, timeout=patience)
+        dist.all_reduce(torch.ones(1))
+        dist.destroy_process_group()
+    except (RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0]
+        do = "give this host an address that it reaches: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME choose one"
+        return fail("torch", "rendezvous", first, do)
+    return ok("torch", "rendezvous", f"a process group opens at {host}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

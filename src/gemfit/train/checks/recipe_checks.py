@@ -1,0 +1,243 @@
+"""The known traps of fine-tuning Gemma 3, each looked for on a recipe's own tokenizer, data and model.
+
+Without ``full`` the model is a small one of the same class and configuration, with random weights: what
+is checked is how it is built and called, and not what it knows. It costs seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gemfit.data.document import IGNORED, Document, labels, token_ids
+from gemfit.data.jsonl.conversation import Conversation, parse_messages
+from gemfit.data.jsonl.inputs import all_lines
+from gemfit.data.jsonl.line_parser import read_line
+from gemfit.data.render.renderer import make_renderer, stop_ids
+from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, train_tokenizer
+from gemfit.errors import UserError
+from gemfit.schemas.check import Check, fail, ok, warn
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import Recipe
+from gemfit.train.checks import selftest
+from gemfit.train.model.attention import check_gradient, check_in_use
+from gemfit.train.model.build import load_model, prepared, text_part
+from gemfit.train.model.liger import use_liger
+from gemfit.train.model.packed_lm import packed
+
+ABOUT = "recipe"
+SAMPLE = 64
+"""Conversations that are looked at."""
+SMALL = {
+    "num_hidden_layers": 6,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+}
+OWN = "gemfit's own example"
+EXAMPLE = [
+    {"role": "user", "content": "I cannot sleep before exams."},
+    {"role": "assistant", "content": "What goes through your mind then?"},
+    {"role": "user", "content": "That I know nothing."},
+    {"role": "assistant", "content": "Let us list what you do know."},
+]
+
+
+def find_traps(recipe: Recipe, device: torch.device, *, full: bool) -> Iterator[Check]:
+    """All checks of ``recipe``; what cannot be opened is told, and ends them."""
+    try:
+        conversations = list(islice(_conversations(recipe), SAMPLE)) or [parse_messages(EXAMPLE, OWN)]
+        tokenizer = _tokenizer(recipe, conversations)
+        documents = _render(recipe, tokenizer, conversations)
+    except UserError as error:
+        yield fail(ABOUT, "data and tokenizer", str(error), "see the message")
+        return
+    yield from check_documents(recipe, tokenizer, documents)
+    try:
+        model = load_model(recipe, tokenizer) if full else small_model(recipe, tokenizer)
+    except (UserError, OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        yield fail(ABOUT, "model", first, "see the message; a folder or a filled cache works without a hub")
+        return
+    yield ok(ABOUT, "model", f"{type(model).__name__}, {'as it is' if full else 'a small one like it'}")
+    yield from check_model(recipe, tokenizer, model.to(device), device)
+
+
+def small_model(recipe: Recipe, tokenizer: Any) -> Any:
+    """A model of the recipe's class and configuration with few and narrow layers, ready to be trained."""
+    if recipe.model.scratch is not None:
+        return load_model(recipe, tokenizer)
+    architecture = text_part(recipe.model)
+    config = shrunk(architecture.config)
+    config._attn_implementation = recipe.model.attention
+    torch.manual_seed(recipe.seed)
+    return prepared(packed(architecture.model_class)(config), recipe, tokenizer)
+
+
+def shrunk(config: Any) -> Any:
+    """A copy of ``config`` for a small model; heads, window, scales and vocabulary stay as they are."""
+    small = copy.deepcopy(config)
+    for name, value in SMALL.items():
+        setattr(small, name, min(value, getattr(config, name)))
+    if getattr(config, "layer_types", None):
+        small.layer_types = config.layer_types[: small.num_hidden_layers]
+    return small
+
+
+def check_documents(recipe: Recipe, tokenizer: Any, documents: Sequence[Document]) -> Iterator[Check]:
+    """How conversations become tokens and labels."""
+    data = recipe.data
+    yield check_begin([token_ids(document.words) for document in documents], tokenizer.bos_token_id)
+    trained = [labels(document.words) for document in documents]
+    yield check_stop(trained, stop_ids(tokenizer, data.format, data.eos))
+    yield check_mask(trained)
+
+
+def check_begin(documents: Sequence[Any], bos: int | None) -> Check:
+    """Each document has one BOS, and it comes first."""
+    if bos is None:
+        return ok(ABOUT, "one BOS", "the tokenizer has none")
+    wrong = [ids for ids in documents if (ids == bos).sum() != 1 or ids[0] != bos]
+    if wrong:
+        found = (
+            f"{len(wrong)} of {len(documents)} conversations do not begin with one BOS "
+            f"(the first has {int((wrong[0] == bos).sum())})"
+        )
+        return fail(ABOUT, "one BOS", found, "use a chat template and a tokenizer that belong together")
+    return ok(ABOUT, "one BOS", f"in each of {len(documents)} conversations")
+
+
+def check_stop(trained: Sequence[Any], stops: Sequence[int]) -> Check:
+    """Each document trains a token that ends a reply."""
+    without = sum(not np.isin(of_one, stops).any() for of_one in trained)
+    if without == len(trained):
+        do = "set data.eos: token, or a chat template that ends turns with a special token"
+        return fail(ABOUT, "stop token", f"none of {without} conversations trains one of {list(stops)}", do)
+    if without:
+        found = f"{without} of {len(trained)} conversations end without a reply that trains one"
+        return warn(ABOUT, "stop token", found, "look at them with `gemfit data inspect`")
+    return ok(ABOUT, "stop token", f"one of {list(stops)} is trained in each conversation")
+
+
+def check_mask(trained: Sequence[Any]) -> Check:
+    """Something is trained in each document."""
+    empty = sum(not (of_one != IGNORED).any() for of_one in trained)
+    total, counted = (sum(map(len, trained)), sum(int((of_one != IGNORED).sum()) for of_one in trained))
+    if empty:
+        found = f"nothing is trained in {empty} of {len(trained)} conversations"
+        return fail(ABOUT, "loss mask", found, "use loss_on: all, or remove conversations without replies")
+    return ok(ABOUT, "loss mask", f"{counted / total:.0%} of the tokens are trained")
+
+
+def check_model(recipe: Recipe, tokenizer: Any, model: Any, device: torch.device) -> Iterator[Check]:
+    """How the model is built and called; each check is one of the self-test at start-up."""
+    name = recipe.model.attention
+    process = _process(recipe, model, tokenizer, device)
+    if recipe.model.kernels == "liger":
+        dtype = getattr(torch, recipe.model.dtype)
+        yield _tried("liger kernels", lambda: use_liger(model, device, dtype), "agree with the plain modules")
+    if recipe.model.quantization is not None:
+        yield _tried(
+            "4 bits", lambda: selftest.check_quantized(model, device), "all frozen linear layers are"
+        )
+    yield _tried("attention", lambda: check_in_use(model, name), f"{name} is what runs")
+    yield _tried(
+        "weights and buffers", lambda: selftest.check_module(model), "tied weights are tied, buffers exact"
+    )
+    yield _tried(
+        "no cache", lambda: check_no_cache(model, device), "none is made, and documents can be told apart"
+    )
+    for mode in ("eval", "train"):
+        yield _tried(
+            f"isolation, {mode}",
+            lambda mode=mode: selftest.check_leak(process, mode),  # type: ignore[misc]
+            "no document sees another",
+        )
+    yield _tried("loss scale", lambda: selftest.check_loss_scale(process), "the mean over all trained tokens")
+    yield _tried(
+        "gradients", lambda: check_gradient(selftest.probe(process), name), "finite through all layers"
+    )
+
+
+def check_no_cache(model: Any, device: torch.device) -> None:
+    """``RuntimeError`` where a forward pass makes a cache, which hides where documents begin."""
+    ids = torch.arange(8, device=device)[None]
+    with torch.no_grad():
+        made = model(input_ids=ids, position_ids=ids, use_cache=True).past_key_values
+    if made is not None or model.config.use_cache:
+        raise RuntimeError("a cache is made in the forward pass, so documents would see each other")
+
+
+def _tried(name: str, action: Callable[[], Any], found: str) -> Check:
+    """``found`` where ``action`` raises nothing, else what it says."""
+    try:
+        action()
+    except UserError as error:
+        said, _, do = str(error).rpartition("; ")
+        return fail(ABOUT, name, said or do, do)
+    except Exception as error:  # a doctor tells of a broken library as well
+        return fail(ABOUT, name, f"{type(error).__name__}: {error}", "do not train with this combination")
+    return ok(ABOUT, name, found)
+
+
+def _process(recipe: Recipe, model: Any, tokenizer: Any, device: torch.device) -> Any:
+    """What the self-test looks at, without an engine."""
+
+    def autocast() -> AbstractContextManager[Any]:
+        if recipe.model.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
+
+    plain = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with autocast():
+            return plain(*args, **kwargs)
+
+    model.forward = forward
+
+    def compute_loss(model: Any, inputs: dict[str, Any]) -> Any:
+        step_tokens = inputs.pop("step_tokens")
+        return model(**inputs).loss_sum / step_tokens
+
+    return SimpleNamespace(
+        model_wrapped=model,
+        accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
+        args=SimpleNamespace(device=device),
+        plan=SimpleNamespace(recipe=recipe, batch=SimpleNamespace(world_size=1)),
+        pad_id=pad_id(tokenizer),
+        compute_loss=compute_loss,
+        take_step_loss=lambda: 0.0,
+    )
+
+
+def _conversations(recipe: Recipe) -> Iterator[Conversation]:
+    if recipe.data.mixture:
+        for place, line in all_lines(make_pack_job(recipe)):
+            if line.strip():
+                yield read_line(line.rstrip(b"\r\n"), place)
+
+
+def _tokenizer(recipe: Recipe, conversations: Iterable[Conversation]) -> Any:
+    model = recipe.model
+    if model.scratch is not None:
+        texts = [text for talk in conversations for _, text in talk.messages]
+        return train_tokenizer(texts, model.scratch.vocab_size)
+    name = model.tokenizer or model.id
+    assert name is not None, "a recipe has a model"
+    return load_tokenizer(name, model.revision if name == model.id else "main")
+
+
+def _render(recipe: Recipe, tokenizer: Any, conversations: Sequence[Conversation]) -> list[Document]:
+    renderer = make_renderer(tokenizer, recipe.data.format, recipe.data.eos, recipe.data.loss_on)
+    for conversation in conversations:
+        renderer.check(conversation)
+    return renderer.render(conversations)

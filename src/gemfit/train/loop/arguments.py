@@ -1,0 +1,80 @@
+"""A plan in the words of ``transformers.TrainingArguments``. Nothing is decided here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.optimizer import optimizer_of
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.strategy import Fsdp
+
+
+def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
+    """The arguments of HF ``Trainer``; making them joins the process group, so make the model first."""
+    # The callback of transformers reads the folder from here, and from nowhere else.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.tensorboard))
+    recipe, optim = plan.recipe, plan.recipe.optim
+    _check_trackers(recipe.tracking.report_to)
+    settings: dict[str, Any] = {
+        "output_dir": str(run.root),
+        "seed": recipe.seed,
+        "max_steps": plan.steps.total,
+        "per_device_train_batch_size": plan.batch.per_device_batch_size,
+        "per_device_eval_batch_size": plan.batch.per_device_batch_size,
+        "gradient_accumulation_steps": plan.batch.gradient_accumulation_steps,
+        "learning_rate": optim.learning_rate,
+        "adam_beta1": optim.betas[0],
+        "adam_beta2": optim.betas[1],
+        "adam_epsilon": optim.eps,
+        "weight_decay": optim.weight_decay,
+        "lr_scheduler_type": optim.schedule,
+        "warmup_steps": optim.warmup_steps,
+        "max_grad_norm": optim.max_grad_norm,
+        "optim": optimizer_of(recipe, plan.topology),
+        "bf16": recipe.model.dtype == "bfloat16",
+        "use_cpu": plan.topology.device == "cpu",
+        # DDP orders its buckets anew after the first step, and with them the sums of gradients: a resumed
+        # run would round otherwise than the one it goes on with. Looking for unused parameters keeps the
+        # first order. On GPUs speed counts more than the last bit.
+        "ddp_find_unused_parameters": plan.topology.device == "cpu",
+        "report_to": list(recipe.tracking.report_to) or "none",
+        # Without it accelerate adds micro-steps up in whole gradients on every rank: 4 bytes a parameter that
+        # no number of GPUs makes smaller. A reduction in each micro-step keeps them sharded.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": _is_fsdp2(plan)}},
+        "logging_steps": recipe.tracking.log_every_steps,
+    }
+    return TrainingArguments(**settings, **OURS)
+
+
+def _is_fsdp2(plan: Plan) -> bool:
+    return isinstance(plan.recipe.strategy, Fsdp)
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    available = get_available_reporting_integrations()
+    if unknown := [name for name in names if name not in available]:
+        raise UserError(
+            f"tracking.report_to: {', '.join(unknown)} is not installed, or not known to transformers; "
+            f"available here: {', '.join(sorted(available)) or 'none'}"
+        )
+
+
+OURS: dict[str, Any] = {
+    # Ours: checkpoints, evaluation, progress, activation checkpointing, counting of tokens.
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "disable_tqdm": True,
+    "activation_checkpointing": False,
+    "average_tokens_across_devices": False,
+    # A loss that is not finite must be seen, not replaced by the mean of those before.
+    "logging_nan_inf_filter": False,
+    "remove_unused_columns": False,
+    "use_cache": False,
+    "log_level": "warning",
+}

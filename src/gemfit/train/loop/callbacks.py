@@ -1,0 +1,149 @@
+"""What happens at step boundaries: agreement to stop, evaluation, checkpoints, and the records.
+
+One all-reduce a step carries the loss, the wish to stop, the rows that were taken and whether a save
+beside the training has failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from gemfit.core.jsonl_log import append_record
+from gemfit.data.pack.shuffle import rows_digest
+from gemfit.errors import UserError
+from gemfit.schemas.base import Contract
+from gemfit.schemas.metrics import EvalRecord, LedgerRecord, StepRecord
+from gemfit.train.collective import rank
+
+if TYPE_CHECKING:
+    from gemfit.train.loop.trainer import PackedTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class BoundaryCallback(TrainerCallback):
+    """Decides at each step boundary, the same on every rank, and writes metric lines on rank 0."""
+
+    def __init__(self, trainer: PackedTrainer) -> None:
+        self.trainer = trainer
+        self.learning_rate = 0.0
+        self.started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        self.has_held_out = bool(trainer.held_out_rows.trained_tokens.sum())
+        if not self.has_held_out:
+            args.eval_on_start = False
+            if trainer.plan.recipe.evaluation.early_stopping is not None:
+                raise UserError(
+                    "evaluation.early_stopping: no trained token is held out, so nothing is evaluated; "
+                    "raise data.validation_share"
+                )
+            if rank() == 0:
+                logger.warning(
+                    "no trained token is held out, so nothing is evaluated; see data.validation_share"
+                )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A function of the step, so that a resumed run needs no saved generator. Dropout differs by rank.
+        seeds = np.random.SeedSequence([self.trainer.plan.recipe.seed, state.global_step, rank()])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        self.started = time.perf_counter()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.learning_rate = self.trainer.lr_scheduler.get_last_lr()[0]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, step, recipe = self.trainer, state.global_step, self.trainer.plan.recipe
+        summed, failed_saves, *taken = trainer.stop.agree(
+            step, trainer.take_step_loss(), float(trainer.saver.failed), *trainer.ledger.take()
+        )
+        if failed_saves:
+            trainer.saver.wait()  # raises: a save fails on all ranks or on none
+        trainer.saver.hold(step)
+        loss = summed / trainer.plan.batch.world_size
+        rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
+        state.epoch = trainer.schedule.epoch(step)
+        check_finite(loss, f"the loss of step {step}")
+        last = step >= state.max_steps
+        ledger = LedgerRecord(attempt=trainer.attempt, step=step, rows=tuple(rows.tolist()))
+        self._write(trainer.run.ledger_file, ledger)
+        if step % recipe.tracking.log_every_steps == 0 or last:
+            self._record_step(step, loss, rows_digest(rows))
+        due = last or step % recipe.evaluation.every_steps == 0
+        control.should_evaluate = self.has_held_out and due and (last or not trainer.stop.agreed)
+        control.should_save = last or trainer.stop.agreed or step % recipe.checkpoint.every_steps == 0
+        control.should_training_stop = last or trainer.stop.agreed
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, trainer = state.global_step, self.trainer
+        found = trainer.measured[step]
+        check_finite(found.loss, f"the held-out loss at step {step}")
+        self._write(
+            trainer.run.metrics_file,
+            EvalRecord(
+                attempt=trainer.attempt,
+                step=step,
+                loss=found.loss,
+                perplexity=found.perplexity,
+                token_accuracy=found.token_accuracy,
+                tokens=found.tokens,
+                seconds=trainer.evaluation_seconds,
+                time=time.time(),
+            ),
+        )
+        if rank() == 0:
+            logger.info(
+                "step %d: held-out loss %.4f, perplexity %.2f, token accuracy %.3f",
+                *(step, found.loss, found.perplexity, found.token_accuracy),
+            )
+        trainer.early.add(step, found.loss)
+        if trainer.early.stop is not None and step < state.max_steps:
+            control.should_training_stop = control.should_save = True
+            if rank() == 0:
+                logger.info("step %d: %s", step, trainer.early.reason)
+
+    def _record_step(self, step: int, loss: float, digest: str) -> None:
+        trainer, schedule = self.trainer, self.trainer.schedule
+        # The step's batches were taken before it began.
+        seconds = time.perf_counter() - self.started + trainer.data_seconds
+        speed = schedule.tokens(step - 1) / seconds
+        self._write(
+            trainer.run.metrics_file,
+            StepRecord(
+                attempt=trainer.attempt,
+                step=step,
+                epoch=schedule.epoch(step),
+                loss=loss,
+                learning_rate=self.learning_rate,
+                grad_norm=trainer.grad_norm,
+                tokens_per_second=speed,
+                time=time.time(),
+                data_seconds=trainer.data_seconds,
+                seconds=seconds,
+                tokens=schedule.tokens(step - 1),
+                trained_tokens=schedule.trained_tokens(step - 1),
+                rows_digest=digest,
+            ),
+        )
+        if rank() == 0:
+            total = trainer.plan.steps.total
+            logger.info("step %d/%d: loss %.4f, %.0f tokens/s", step, total, loss, speed)
+
+    def _write(self, path: Path, record: Contract) -> None:
+        if rank() == 0:
+            append_record(path, record)
+
+
+def check_finite(loss: float, what: str) -> None:
+    """``FloatingPointError`` for a loss that is no number: before a checkpoint is made of such weights."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"{what} is {loss}; the last checkpoint is untouched")

@@ -1,0 +1,182 @@
+"""The weights that a run starts from, read from safetensors a slice at a time.
+
+Files are mapped into memory, so a rank reads the pages that it needs and holds a copy of at most
+``CHUNK_BYTES`` besides its destination. Every name is accounted for before the first byte is read: a
+weight that is silently left random is the worst that can happen here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.utils import cached_file
+
+from gemfit.errors import UserError
+from gemfit.train.checkpoint.dcp_planner import Box, Piece
+from gemfit.train.model.architecture import may_be_ignored, text_name
+
+CHUNK_BYTES = 2**26
+INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+FLOATS = ("BF16", "F16", "F32", "F64")
+SHOWN = 5
+"""Names that an error lists before it counts the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor in a file."""
+
+    file: Path
+    key: str
+    shape: torch.Size
+    dtype: str
+    """As safetensors writes it, for example ``BF16``."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseWeights:
+    """Where each parameter of a model lies on disk."""
+
+    entries: Mapping[str, Entry]
+    """By the model's own name; a tied weight once, under its first name."""
+    left_out: Mapping[str, Entry]
+    """Parts of a multimodal checkpoint that the text model does not have, by their name on disk."""
+
+    def fill(self, name: str, piece: Piece) -> None:
+        """Copy what ``piece`` holds of parameter ``name`` into it, in its own type, on its own device."""
+        entry = self.entries[name]
+        with torch.no_grad(), safe_open(entry.file, framework="pt") as opened:
+            if not entry.shape:
+                piece.flat.copy_(opened.get_tensor(entry.key).reshape(1)[: piece.flat.numel()])
+                return
+            on_disk = opened.get_slice(entry.key)
+            for box in piece.boxes():
+                target = piece.flat.narrow(0, box.start - piece.start, box.numel).view(box.sizes)
+                for first, last in _rows(box):
+                    target[first:last].copy_(on_disk[_index(box, first, last)])
+
+    def fill_whole(self, name: str, tensor: torch.Tensor) -> None:
+        """Copy all of parameter ``name`` into ``tensor``, which is contiguous."""
+        self.fill(name, Piece(tensor.detach().view(-1), 0, tensor.shape))
+
+    def whole(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """All of parameter ``name``, in a tensor of its own."""
+        tensor = torch.empty(self.entries[name].shape, dtype=dtype, device=device)
+        self.fill_whole(name, tensor)
+        return tensor
+
+
+def find_weights(name: str, revision: str, model: torch.nn.Module) -> BaseWeights:
+    """The files of ``name`` (a folder, or a Hugging Face id) matched with the parameters of ``model``.
+
+    Persistent buffers count as parameters. Raises ``UserError`` naming what is missing, unknown, of
+    another shape, or not a plain float; ``OSError`` where there are no files.
+    """
+    return match(list(_listed(weight_files(name, revision))), model, name)
+
+
+def weight_files(name: str, revision: str) -> list[Path]:
+    """The safetensors files of a model, downloaded where it is not a folder."""
+    index = cached_file(name, INDEX, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if index is None:
+        return [Path(str(cached_file(name, WHOLE, revision=revision)))]
+    files = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+    return [Path(str(cached_file(name, file, revision=revision))) for file in files]
+
+
+def match(listed: Iterable[Entry], model: torch.nn.Module, place: str) -> BaseWeights:
+    """Each of ``model``'s tensors with its entry; see ``find_weights`` for what is refused."""
+    wanted = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
+    first_names = _first_names(model)
+    entries: dict[str, Entry] = {}
+    left_out: dict[str, Entry] = {}
+    unknown: list[str] = []
+    for entry in listed:
+        name = text_name(entry.key)
+        if name is None:
+            left_out[entry.key] = entry
+        elif name not in wanted:
+            unknown += [] if may_be_ignored(name, model) else [entry.key]
+        else:
+            _refuse_misfit(entry, wanted[name], place)
+            other = entries.setdefault(first_names.get(name, name), entry)
+            _refuse_difference(other, entry, place)
+    missing = [name for name in wanted if first_names.get(name, name) not in entries]
+    if missing or unknown:
+        raise UserError(
+            f"model.id: {place}: its files do not hold the weights of {type(model).__name__}: "
+            f"missing {_some(missing)}; unknown {_some(unknown)}; nothing is left random or unread, "
+            "so use a checkpoint of exactly this architecture, in safetensors"
+        )
+    return BaseWeights(entries, left_out)
+
+
+def _listed(files: Iterable[Path]) -> Iterator[Entry]:
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118  (not a mapping)
+                found = opened.get_slice(key)
+                yield Entry(file, key, torch.Size(found.get_shape()), found.get_dtype())
+
+
+def _first_names(model: torch.nn.Module) -> dict[str, str]:
+    """For each further name of a tied weight, its first one."""
+    seen: dict[int, str] = {}
+    aliases = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = seen.setdefault(id(parameter), name)
+        if first != name:
+            aliases[name] = first
+    return aliases
+
+
+def _refuse_misfit(entry: Entry, shape: torch.Size, place: str) -> None:
+    if entry.shape != shape:
+        raise UserError(
+            f"model.id: {place}: {entry.key} is {tuple(entry.shape)} on disk, {tuple(shape)} by config.json"
+        )
+    if entry.dtype not in FLOATS:
+        raise UserError(
+            f"model.id: {place}: {entry.key} is stored as {entry.dtype}; quantised weights cannot be "
+            "trained: use the checkpoint in bfloat16 or float32"
+        )
+
+
+def _refuse_difference(one: Entry, other: Entry, place: str) -> None:
+    """Two entries for one weight are allowed where they say the same."""
+    if one is other:
+        return
+    with safe_open(one.file, framework="pt") as here, safe_open(other.file, framework="pt") as there:
+        if not torch.equal(here.get_tensor(one.key), there.get_tensor(other.key)):
+            raise UserError(
+                f"model.id: {place}: {one.key} and {other.key} differ, but by config.json they are one "
+                "weight; set tie_word_embeddings there as the model was trained"
+            )
+
+
+def _rows(box: Box) -> Iterator[tuple[int, int]]:
+    """Ranges along the first dimension of ``box`` of about ``CHUNK_BYTES`` in float32 each."""
+    step = max(1, CHUNK_BYTES // 4 // math.prod(box.sizes[1:]))
+    for first in range(0, box.sizes[0], step):
+        yield first, min(first + step, box.sizes[0])
+
+
+def _index(box: Box, first: int, last: int) -> tuple[slice, ...]:
+    """Rows ``first`` to ``last`` of ``box``, in the whole tensor."""
+    rows = slice(box.offsets[0] + first, box.offsets[0] + last)
+    inner = zip(box.offsets[1:], box.sizes[1:], strict=True)
+    return (rows, *(slice(start, start + size) for start, size in inner))
+
+
+def _some(names: list[Any]) -> str:
+    if not names:
+        return "nothing"
+    shown = ", ".join(sorted(names)[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
