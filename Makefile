@@ -6,9 +6,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
+# One process more than cores, because tests of Slurm mostly wait; a file is the unit, since it shares runs.
+JOBS := $(shell n=$$(($$(nproc 2>/dev/null || echo 1) + 1)); echo $$((n > 4 ? 4 : n)))
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help demo test check format wheel bench parity slurm-demo slurm-matrix schema clean
+.PHONY: help demo test quick check format wheel bench parity slurm-demo slurm-matrix schema clean
 
 help:                 ## Show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -17,7 +20,10 @@ demo: $(VENV)/train   ## The main job on 2 ranks: plan, pack, train, stop, resum
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(VENV)/dev     ## All tests that this machine can run
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+quick: $(VENV)/dev    ## Tests that start neither ranks nor Slurm, for use while working
+	$(PYTEST) -m 'not slow and not dist and not slurm'
 
 check: $(VENV)/dev    ## Lint, format, types, import rules, shell scripts, checked-in schema
 	$(BIN)/ruff check .
@@ -39,7 +45,7 @@ bench: $(VENV)/train  ## Run the benchmarks beside their peers and print the rat
 	$(BIN)/python benchmarks/packed_against_padded.py
 
 parity: $(VENV)/train ## Train one tiny model in every way that this machine has, and write docs/parity.md
-	$(BIN)/python benchmarks/parity.py --out docs/parity.md
+	$(BIN)/python tests/train/parity.py --out docs/parity.md
 
 slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (needs apt)
 	$(BIN)/python tests/slurm/demo.py

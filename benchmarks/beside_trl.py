@@ -21,8 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from checkpoint_runs import Settings, make_plan, sample
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from trained_beside import PEERS, train_apart
+
+from tiny_runs import Settings, make_plan, sample
 
 GB = 1e9
 TINY: Settings = {"model.scratch.vocab_size": 2048}
@@ -40,10 +43,14 @@ class Case:
 
 def cases(model: Path | None, tokenizer: Path | None) -> list[Case]:
     """The tiny model; and the real one where it is given."""
-    small = RECOMPUTED | {"data__seq_len": 512, "batch__effective": 16, "length__steps": 8}
+    small = RECOMPUTED | {"data__seq_len": 512, "batch__global_batch_size": 16, "length__max_steps": 8}
     found = [
         Case(name="tiny, float32, 4 rows of 512", model=TINY, settings=small),
-        Case(name="tiny, float32, 1 row of 512", model=TINY, settings=small | {"batch__per_device_max": 1}),
+        Case(
+            name="tiny, float32, 1 row of 512",
+            model=TINY,
+            settings=small | {"batch__max_per_device_batch_size": 1},
+        ),
     ]
     if model is None:
         return found
@@ -52,13 +59,17 @@ def cases(model: Path | None, tokenizer: Path | None) -> list[Case]:
         "model.id": str(model),
         **({"model.tokenizer": str(tokenizer)} if tokenizer else {}),
     }
-    large = RECOMPUTED | {"data__seq_len": 128, "batch__effective": 4, "length__steps": 3}
+    large = RECOMPUTED | {"data__seq_len": 128, "batch__global_batch_size": 4, "length__max_steps": 3}
     bf16 = large | {"model__dtype": "bfloat16"}
     return [
         *found,
         Case(name="270M, float32, 4 rows of 128", model=real, settings=large),
         Case(name="270M, bfloat16, 4 rows of 128", model=real, settings=bf16),
-        Case(name="270M, bfloat16, 1 row of 128", model=real, settings=bf16 | {"batch__per_device_max": 1}),
+        Case(
+            name="270M, bfloat16, 1 row of 128",
+            model=real,
+            settings=bf16 | {"batch__max_per_device_batch_size": 1},
+        ),
     ]
 
 

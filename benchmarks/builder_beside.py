@@ -2,15 +2,15 @@
 
     python benchmarks/builder_beside.py --tokenizer FOLDER --megabytes 420 --peers FOLDER
 
-The corpus is made of the texts of installed packages (``talk_corpus``). `ours` reads, checks, renders,
-labels, encodes, looks for near duplicates and personal data, splits, packs and writes rows with their
-origin, digests and a manifest; `plain` does so without looking for near duplicates and personal data.
+The corpus is made of the texts of installed packages (``conversation_corpus``). `ours` reads, checks,
+renders, labels, encodes, looks for near duplicates and personal data, splits, packs and writes rows with
+their origin, digests and a manifest; `plain` does so without looking for near duplicates and personal data.
 `ceiling` is the same encoder, its start and its proof on the user's data included, in as many processes: it
 reads and encodes, and throws the ids away; `gigatoken` is the same with the fastest encoder that can be
 installed, and without a proof. `trl` is ``load_dataset``, ``map(num_proc)``, ``trl.pack_dataset`` and
 ``save_to_disk``; it has neither labels nor checks. No part, and no cache of datasets, is there when a run
-begins; compiled code and what is known of the tokenizer are. Peak memory is the sum of PSS of all processes,
-sampled five times a second.
+begins; compiled code and what is known of the tokenizer are. Peak memory is the sum of PSS of all
+processes, sampled five times a second.
 
 TRL is no dependency of ours: `pip install --no-deps --target FOLDER trl` and name FOLDER by --peers.
 """
@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from talk_corpus import write_corpus
+from conversation_corpus import write_corpus
 
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import make_pack_job

@@ -25,15 +25,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoint_ranks import assert_one_thread, start
-from checkpoint_runs import TINY, Settings, make_plan, sample
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from transformers import Trainer, TrainerCallback
 
+from forked_ranks import assert_one_thread, start
 from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.train.loop.trainer import PackedTrainer
+from tiny_runs import TINY, Settings, make_plan, sample
 
 LATE_STEPS = (10, 10_000)
 FIRST_STEP = "first-step.json"
@@ -226,7 +228,7 @@ def main() -> int:
         data, model = sample(root), model_settings(arguments.model)
 
         def plan(**settings: Any) -> Plan:
-            small = {"length__steps": 20_000, "batch__effective": 1, "checkpoint__keep": 1}
+            small = {"length__max_steps": 20_000, "batch__global_batch_size": 1, "checkpoint__keep": 1}
             return make_plan(data, "single", 1, model=model, **(small | settings))
 
         plan()

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import date
@@ -20,19 +21,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from checkpoint_runs import SAMPLE, Settings, make_plan
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from trained_beside import train_apart
 
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.plan import Plan
+from tiny_runs import SAMPLE, Settings, make_plan
 
 CARD_BYTES = 80_000
 """Of a conversation of some 20,000 tokens."""
 TINY: Settings = {"model.scratch.vocab_size": 2048}
 SETTINGS: dict[str, Any] = {
     "data__seq_len": 1024,
-    "batch__effective": 8,
-    "batch__per_device_max": 4,
+    "batch__global_batch_size": 8,
+    "batch__max_per_device_batch_size": 4,
     "model__activation_checkpointing": "true",
 }
 
@@ -75,7 +78,9 @@ def compare(
     """Both sides on one corpus."""
 
     def plan(way: str) -> Plan:
-        return make_plan(data, "single", 1, model=model, data__overlong=way, length__steps=steps, **SETTINGS)
+        return make_plan(
+            data, "single", 1, model=model, data__overlong=way, length__max_steps=steps, **SETTINGS
+        )
 
     packed, padded = plan("split"), plan(overlong)
     ours = train_apart("ours", packed, threads=threads)
@@ -98,7 +103,7 @@ def summary(result: dict[str, Any]) -> dict[str, float]:
     return {
         "per_second": statistics.median(step["trained"] / step["wall"] for step in steps),
         "per_cpu_second": statistics.median(step["trained"] / step["cpu"] for step in steps),
-        "per_row": statistics.fmean(step["trained"] for step in steps) / SETTINGS["batch__effective"],
+        "per_row": statistics.fmean(step["trained"] for step in steps) / SETTINGS["batch__global_batch_size"],
         "peak_bytes": result["peak_bytes"],
     }
 

@@ -58,7 +58,10 @@ def mistakes(text: str, *settings: str) -> list[str]:
         ("data: {seq_len: '1024'}\n", "r.yaml:2: data.seq_len: input should be a valid integer"),
         ("strategy: zero4\n", "r.yaml:2: strategy"),
         ("strategy: {kind: fsdp2, stage: 3}\n", "r.yaml:2: strategy.stage is not a setting"),
-        ("length: {num_epochs: 1, max_steps: 2}\n", "r.yaml:2: length: give exactly one of `num_epochs` and `max_steps`"),
+        (
+            "length: {num_epochs: 1, max_steps: 2}\n",
+            "r.yaml:2: length: give exactly one of `num_epochs` and `max_steps`",
+        ),
     ],
 )
 def test_a_mistake_has_its_line_its_value_and_a_way_out(text: str, message: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from gemfit.data.inspect.__main__ import main
 
 Build = Callable[..., tuple[int, str]]
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "conversations_exactly_once.py"
+SCRIPT = Path(__file__).with_name("exactly_once.py")
 
 
 @pytest.fixture(scope="module")

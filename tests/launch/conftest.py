@@ -16,7 +16,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import Losses, PackManifest, SplitCounts
 from gemfit.schemas.pack_job import PackJob, make_pack_job, pack_folder
 from gemfit.schemas.plan import PackReference, Plan, Topology
-from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe import LengthRecipe, Recipe
 from gemfit_launch.cli import main
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
@@ -45,7 +45,7 @@ def recipe() -> Recipe:
 def plan(recipe: Recipe) -> Plan:
     """Two CPU ranks, ten steps of sixteen rows."""
     return make_plan(
-        recipe.model_copy(update={"length": recipe.length.model_copy(update={"num_epochs": None, "max_steps": 10})}),
+        recipe.model_copy(update={"length": LengthRecipe(num_epochs=None, max_steps=10)}),
         topology=Topology(nodes=1, ranks_per_node=2, device="cpu"),
         pack=PackReference(fingerprint="f" * 32, folder="/nowhere"),
         rows=100,

@@ -24,7 +24,7 @@ from gemfit_launch.predict.model_shapes import shipped_architectures
 from gemfit_launch.predict.model_state_memory import Setting, States, place_states
 
 Cli = Callable[..., Result]
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = Path(__file__).parents[1] / "memory"
 KNOWN = shipped_architectures()
 B27 = KNOWN["google/gemma-3-27b-it"]
 SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepSpeed(stage=3)]
@@ -265,7 +265,7 @@ def test_an_option_without_effect_is_refused(options: tuple[object, ...], messag
 @pytest.mark.dist
 @pytest.mark.parametrize("case", ["ddp:2:bfloat16:full", "fsdp2:2:bfloat16:qlora", "zero3:2:float32:full"])
 def test_engines_keep_what_is_predicted_within_five_per_cent(case: str) -> None:
-    argv = [sys.executable, str(BENCHMARKS / "memory_states.py"), "--json", "--cases", case]
+    argv = [sys.executable, str(SCRIPTS / "states.py"), "--json", "--cases", case]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-3000:]
     (result,) = json.loads(done.stdout.splitlines()[-1])
@@ -276,7 +276,7 @@ def test_engines_keep_what_is_predicted_within_five_per_cent(case: str) -> None:
 @pytest.mark.slow
 def test_a_step_of_the_real_270m_on_fake_tensors_needs_what_is_predicted() -> None:
     case = "270m:4:1024:autocast:recompute:sdpa"
-    argv = [sys.executable, str(BENCHMARKS / "memory_peaks.py"), "--json", "--cases", case]
+    argv = [sys.executable, str(SCRIPTS / "peaks.py"), "--json", "--cases", case]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-3000:]
     (result,) = json.loads(done.stdout.splitlines()[-1])

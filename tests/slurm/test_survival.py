@@ -35,7 +35,7 @@ def whole(bench: Bench) -> SlurmRun:
 def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_happened(
     bench: Bench, whole: SlurmRun
 ) -> None:
-    run = bench.submit("preempted", steps=STEPS)
+    run = bench.submit("preempted", steps=STEPS, ranks_per_node=1)
     run.await_step(8)
     bench.preempt()
     run.await_step(STEPS, attempt=2)
@@ -64,7 +64,7 @@ def test_a_job_comes_back_where_preemption_would_end_it(bench: Bench) -> None:
 
 
 def test_a_stopped_run_ends_and_goes_on_with_other_nodes(bench: Bench, whole: SlurmRun) -> None:
-    run = bench.submit("stopped", steps=STEPS)
+    run = bench.submit("stopped", steps=STEPS, ranks_per_node=1)
     run.await_step(5)
     bench.gemfit("stop", "stopped")
     assert run.await_end() == "COMPLETED", run.explain()
@@ -121,5 +121,5 @@ def test_a_hang_is_noticed_and_leaves_the_stacks_of_all_ranks(bench: Bench) -> N
     for machine in (0, 1):
         log = AttemptFiles(run.run, 1).log(machine).read_text()
         assert "Fatal Python error: Aborted" in log
-        assert "gemfit/train/trainer.py" in log
+        assert "gemfit/train/loop/trainer.py" in log
     run.await_end()

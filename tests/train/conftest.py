@@ -1,4 +1,4 @@
-"""Training runs for many assertions: a launch costs about ten seconds, so equal ones are made once."""
+"""Training runs for many assertions: equal ones are made once; most fork their ranks (``rank_server``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +24,10 @@ from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.runs.ensure_pack import ensure_pack
 from gemfit_launch.runs.local import Outcome, carry_out
+from rank_server import RankServer
 
-SAMPLE = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TESTS = Path(__file__).parents[1]
+SAMPLE = TESTS.parent / "examples" / "conversations.jsonl"
 
 # Six layers: five sliding ones and a global one, as in every Gemma 3, and some 100,000 parameters.
 TINY = {
@@ -62,9 +63,15 @@ class Attempts:
     """A run and what its attempts left behind."""
 
     run: RunDir
+    ranks: RankServer
 
     def train(self, *, stop_at: int | None = None) -> Outcome:
-        """One attempt, to its end or to a stop after ``stop_at``."""
+        """One attempt, to its end or to a stop after ``stop_at``; forks its ranks, see ``RankServer``."""
+        code = self.ranks.train(self.run, stop_at=stop_at)
+        return Outcome(attempt=self.run.attempt, returncode=code, verdict=self.run.verdict())
+
+    def launch(self, *, stop_at: int | None = None) -> Outcome:
+        """The same as users do it: ``accelerate launch`` starts the ranks, which takes ten seconds longer."""
         return carry_out(self.run, self.run.plan(), Silent(), stop_at=stop_at)
 
     @property
@@ -140,14 +147,24 @@ def make_plan(conversations: Path) -> Callable[..., Plan]:
 
 
 @pytest.fixture(scope="session")
-def launch(make_plan: Callable[..., Plan], tmp_path_factory: pytest.TempPathFactory) -> Launch:
+def rank_server() -> Iterator[RankServer]:
+    server = RankServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def launch(
+    make_plan: Callable[..., Plan], tmp_path_factory: pytest.TempPathFactory, rank_server: RankServer
+) -> Launch:
     """Train to the end and return what was left behind; the same arguments train once."""
     made: dict[str, Attempts] = {}
 
     def run(strategy: str, ranks: int, **settings: Any) -> Attempts:
         plan = make_plan(strategy, ranks, **settings)
         if plan.digest not in made:
-            attempts = Attempts(RunDir.create(tmp_path_factory.mktemp(strategy) / "run", plan))
+            run_dir = RunDir.create(tmp_path_factory.mktemp(strategy) / "run", plan)
+            attempts = Attempts(run_dir, rank_server)
             outcome = attempts.train()
             assert outcome.returncode == 0, attempts.log()
             made[plan.digest] = attempts
@@ -157,21 +174,22 @@ def launch(make_plan: Callable[..., Plan], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def fresh_run(make_plan: Callable[..., Plan], tmp_path: Path) -> Launch:
+def fresh_run(make_plan: Callable[..., Plan], tmp_path: Path, rank_server: RankServer) -> Launch:
     """A run that was not trained yet."""
 
     def create(strategy: str, ranks: int, **settings: Any) -> Attempts:
-        return Attempts(RunDir.create(tmp_path / "run", make_plan(strategy, ranks, **settings)))
+        run = RunDir.create(tmp_path / "run", make_plan(strategy, ranks, **settings))
+        return Attempts(run, rank_server)
 
     return create
 
 
 @pytest.fixture(scope="session")
 def measure() -> Callable[..., Any]:
-    """What a benchmark prints as JSON, run as a person would; a bad ending fails the test with its words."""
+    """What a script prints as JSON, from its path below the project; a bad ending fails with its words."""
 
-    def run(name: str, *options: str, timeout_seconds: float) -> Any:
-        argv = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, "--json"]
+    def run(script: str, *options: str, timeout_seconds: float) -> Any:
+        argv = [sys.executable, str(TESTS.parent / script), *options, "--json"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_seconds)
         assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-4000:]
         return json.loads(done.stdout)

@@ -98,7 +98,7 @@ def evaluation(attempt: int, step: int, loss: float) -> EvalRecord:
 
 
 EARLY = {
-    "length__steps": 20,
+    "length__max_steps": 20,
     "evaluation__every_steps": 1,
     "checkpoint__every_steps": 1,
     "evaluation__early_stopping__patience": 3,

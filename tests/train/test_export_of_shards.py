@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def found(measure: Callable[..., Any]) -> dict[str, dict[str, Any]]:
-    seen: dict[str, dict[str, Any]] = measure("checkpoint_export", timeout_seconds=300)
+    seen: dict[str, dict[str, Any]] = measure("tests/checkpoints/export.py", timeout_seconds=300)
     return seen
 
 

@@ -24,7 +24,7 @@ FILES = {
 def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(measure: Callable[..., Any]) -> None:
     # The benchmark itself stops where an attempt resumes from another step than the newest whole one,
     # where it does not name what it passes over, and where a loss differs in a single bit.
-    found = measure("checkpoint_kill", "--kills", str(KILLS), "--seed", "3", timeout_seconds=300)
+    found = measure("tests/checkpoints/kill.py", "--kills", str(KILLS), "--seed", "3", timeout_seconds=300)
     assert found["kills"] == KILLS == len(found["each"])
     # It saves every two steps, beside the training, and may lose two.
     assert all(0 <= kill["reached"] - kill["resumed"] <= 2 for kill in found["each"])
@@ -33,7 +33,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(measure: Callabl
 
 
 def test_each_file_truncated_flipped_or_removed_is_passed_over_and_named(measure: Callable[..., Any]) -> None:
-    cases = measure("checkpoint_damage", timeout_seconds=300)
+    cases = measure("tests/checkpoints/damage.py", timeout_seconds=300)
     for strategy in ("fsdp2", "zero3"):
         here = [case for case in cases if case["strategy"] == strategy]
         assert {case["file"] for case in here} >= FILES

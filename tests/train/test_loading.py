@@ -150,7 +150,7 @@ def test_weights_in_gguf_are_read_whole_and_it_is_said(
 def test_a_resumed_full_fine_tune_does_not_read_the_base_again(
     folder: Path, fresh_run: Launch, launch: Launch, tokenizer: Any, tmp_path: Path
 ) -> None:
-    model = {"model__scratch": "null", "model__dtype": "float32", "length__steps": 4}
+    model = {"model__scratch": "null", "model__dtype": "float32", "length__max_steps": 4}
     straight = launch("fsdp2", 2, **model, model__id=folder)
     mine = tmp_path / "base"
     mine.mkdir()
@@ -173,7 +173,7 @@ def test_a_resumed_full_fine_tune_does_not_read_the_base_again(
 def test_a_rank_of_a_strategy_that_shards_holds_its_own_part(measure: Callable[..., Any]) -> None:
     sizes = ("--layers", "6", "--vocabulary", "32768")
     strategies = ("--strategy", "fsdp2", "--strategy", "zero3")
-    found = measure("loading_memory", *strategies, "--ranks", "2", *sizes, timeout_seconds=500)
+    found = measure("tests/memory/loading.py", *strategies, "--ranks", "2", *sizes, timeout_seconds=500)
     assert len(found["rows"]) == 2
     whole = 4 * found["parameters"]
     for row in found["rows"]:

@@ -14,7 +14,9 @@ STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "zero3+offloa
 
 @pytest.fixture(scope="module")
 def pairs(measure: Callable[..., Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = measure("checkpoint_matrix", "--subset", "ci", timeout_seconds=540)
+    found: list[dict[str, Any]] = measure(
+        "tests/checkpoints/matrix.py", "--subset", "ci", timeout_seconds=540
+    )
     return found
 
 

@@ -16,7 +16,7 @@ FEW_STEPS = 1e-6
 @pytest.mark.dist
 def test_every_loss_is_that_of_a_plain_loop_over_documents_alone(measure: Callable[..., Any]) -> None:
     options = ("--steps", "3", "--ranks", "2", "--only", ",".join(WAYS))
-    found = measure("parity", *options, timeout_seconds=400)
+    found = measure("tests/train/parity.py", *options, timeout_seconds=400)
     ways = found["ways"]
     assert "no backward pass on CPUs" in ways.pop("attention flex_attention on 1")["absent"]
     assert list(ways) == ["single on 1", "zero2 on 2", "one row a micro-step on 1"]

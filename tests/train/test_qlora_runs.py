@@ -49,7 +49,7 @@ def qlora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "model__id": folder,
         "model__lora": "{rank: 4}",
         "model__quantization": "nf4",
-        "length__steps": 4,
+        "length__max_steps": 4,
         "optim__learning_rate": 0.01,
         "optim__warmup_steps": 1,
     }
@@ -68,7 +68,7 @@ def halfway(ddp: Attempts, tmp_path: Path) -> Attempts:
     shutil.rmtree(run.checkpoint(4))
     run.verdict_file.unlink()
     assert [folder.name for folder in run.committed()] == [run.checkpoint(2).name]
-    return Attempts(run)
+    return Attempts(run, ddp.ranks)
 
 
 def test_ddp_trains_over_4_bits(ddp: Attempts) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-TWELVE = {"length__steps": 12, "checkpoint__every_steps": 2}
+TWELVE = {"length__max_steps": 12, "checkpoint__every_steps": 2}
 FILES_OF_ONE = 13
 """Inodes: for the folder, for a checkpoint of two ranks, and not enough for a second one."""
 

@@ -54,7 +54,7 @@ def test_starting_later_gives_exactly_the_rest(make_plan: MakePlan) -> None:
 
 
 def test_an_epoch_takes_every_row_once_and_the_last_step_may_be_short(make_plan: MakePlan) -> None:
-    plan = make_plan("single", 1, length__epochs=1, length__steps="null", batch__effective=7)
+    plan = make_plan("single", 1, length__num_epochs=1, length__max_steps="null", batch__global_batch_size=7)
     schedule = make_schedule(plan)
     rows = [int(row) for step in range(plan.steps.total) for row in schedule.rows_of(step)]
     assert sorted(row for row in rows if row >= 0) == list(range(len(schedule.rows)))

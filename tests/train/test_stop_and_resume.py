@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-TWENTY = {"length__steps": 20, "checkpoint__every_steps": 5}
+TWENTY = {"length__max_steps": 20, "checkpoint__every_steps": 5}
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2"])
@@ -26,11 +26,11 @@ def test_stopped_at_7_of_20_and_resumed_equals_uninterrupted(
     strategy: str, launch: Launch, fresh_run: Launch
 ) -> None:
     whole, stopped = launch(strategy, 2, **TWENTY), fresh_run(strategy, 2, **TWENTY)
-    stopped.train(stop_at=7)
+    stopped.launch(stop_at=7)
     verdict = stopped.verdict
     assert verdict is not None
     assert (verdict.outcome, verdict.step) == ("stopped", 7)
-    stopped.train()
+    stopped.launch()
     assert stopped.verdict is not None
     assert stopped.verdict.outcome == "completed", stopped.log(2)
     assert [record.step for record in stopped.steps] == list(range(1, 21))
@@ -41,10 +41,10 @@ def test_stopped_at_7_of_20_and_resumed_equals_uninterrupted(
 
 
 def test_a_signal_to_one_rank_stops_all_of_them_at_the_same_step(fresh_run: Launch) -> None:
-    attempts = fresh_run("ddp", 2, length__steps=5000)
+    attempts = fresh_run("ddp", 2, length__max_steps=5000)
     sender = threading.Thread(target=_signal_one_rank, args=(attempts,))
     sender.start()
-    attempts.train()
+    attempts.launch()
     sender.join()
     assert attempts.verdict is not None, attempts.log()
     assert attempts.verdict.outcome == "stopped"

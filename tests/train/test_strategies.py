@@ -31,7 +31,7 @@ VARIANTS: list[tuple[str, int, dict[str, Any], Engine]] = [
     ("ddp", 3, {}, DDP),
     ("fsdp2", 4, {"model__activation_checkpointing": "true"}, FSDP2),
     # 16 micro-steps instead of 4
-    ("single", 1, {"batch__per_device_max": 1}, Engine(model_class="plain")),
+    ("single", 1, {"batch__max_per_device_batch_size": 1}, Engine(model_class="plain")),
 ]
 IDS = ["-".join([name, str(ranks), *settings]) for name, ranks, settings, _ in VARIANTS]
 
@@ -60,7 +60,15 @@ def test_a_strategy_trains_in_its_own_engine_with_the_losses_and_rows_of_one_ran
     )
 
 
-def test_held_out_loss_does_not_depend_on_the_strategy(
+def test_ranks_that_accelerate_launches_train_as_forked_ones_do(launch: Launch, fresh_run: Launch) -> None:
+    started = fresh_run("zero2", 2)
+    assert started.launch().returncode == 0, started.log()
+    forked = launch("zero2", 2)
+    assert started.engine == forked.engine == ZERO[2]
+    assert started.losses == forked.losses
+
+
+def test_the_validation_loss_does_not_depend_on_the_strategy(
     variant: tuple[Attempts, Engine], one_rank: Attempts
 ) -> None:
     found, expected = variant[0].evaluations, one_rank.evaluations
@@ -105,7 +113,7 @@ def test_adapters_alone_are_trained_and_saved(strategy: str, launch: Launch) -> 
 
 
 def test_the_last_step_may_be_short_and_nothing_need_be_held_out(launch: Launch) -> None:
-    share = {"length__epochs": 0.1, "length__steps": "null", "data__validation_share": 0}
+    share = {"length__num_epochs": 0.1, "length__max_steps": "null", "data__validation_share": 0}
     attempts = launch("ddp", 2, **share)
     last = attempts.steps[-1]
     rows = attempts.run.plan().steps.rows

@@ -27,6 +27,8 @@ from gemfit.schemas.recipe import Recipe
 from gemfit.train.checks.recipe_checks import find_traps
 from gemfit.train.model.attention import prepare_attention
 
+RENDEZVOUS_SECONDS = 20.0
+
 
 def main() -> ExitCode:
     """Look, and print."""
@@ -109,7 +111,7 @@ def check_rendezvous(host: str) -> Check:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     try:
-        address, patience = f"tcp://{host}:{port}", timedelta(seconds=20)
+        address, patience = f"tcp://{host}:{port}", timedelta(seconds=RENDEZVOUS_SECONDS)
         dist.init_process_group("gloo", init_method=address, rank=0, world_size=1, timeout=patience)
         dist.all_reduce(torch.ones(1))
         dist.destroy_process_group()

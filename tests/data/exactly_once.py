@@ -1,6 +1,6 @@
 """Each trained token of 1,000 random, hostile and real conversations is in the rows exactly once.
 
-    python benchmarks/conversations_exactly_once.py --tokenizer examples/gemma-270m-chat/work/model
+    python tests/data/exactly_once.py --tokenizer examples/gemma-270m-chat/work/model
 
 The conversations are packed in each format and each way of treating those longer than a row; then all rows
 are read back through `gemfit data inspect --json` and compared with a second rendering, of a few lines of

@@ -1,6 +1,6 @@
 """Host memory that a rank takes for a model's weights: whole on every rank, or read where they belong.
 
-    python benchmarks/loading_memory.py [--strategy fsdp2] [--ranks 2] [--layers 12] [--json]
+    python tests/memory/loading.py [--strategy fsdp2] [--ranks 2] [--layers 12] [--json]
 
 A model of random weights is saved in bfloat16; then ranks load it and train one step, twice: with the whole
 model read by ``from_pretrained`` on every rank and sharded afterwards, and as ``gemfit.train`` does it.
@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import checkpoint_ranks  # before torch: it sets the number of threads
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
-from checkpoint_runs import make_plan, sample, steps_of
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+import forked_ranks  # before torch: it sets the number of threads
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
@@ -35,6 +36,7 @@ from gemfit.train.loop import trainer as trainer_module
 from gemfit.train.loop.trainer import PackedTrainer
 from gemfit.train.model.build import OpenedModel, open_model
 from gemfit.train.model.packed_lm import packed
+from tiny_runs import make_plan, sample, steps_of
 
 STRATEGIES = ("fsdp2", "zero3", "ddp", "zero2")
 SIZES = {
@@ -87,13 +89,13 @@ class Measuring(PackedTrainer):
         """Not here: writing twelve bytes a parameter takes longer than all that is measured."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        check = trainer_module.selftest.check
+        check = vars(trainer_module)["selftest"].check
 
         def measured(trainer: PackedTrainer) -> None:
             self.loaded = status("VmHWM")
             check(trainer)
 
-        with mock.patch.object(trainer_module.selftest, "check", measured):
+        with mock.patch.object(vars(trainer_module)["selftest"], "check", measured):
             result = super().train(*args, **kwargs)
         seen = {"placed": self.placed, "loading": self.loaded, "steps": status("VmHWM")}
         peaks = {name: peak - BEFORE[0] for name, peak in seen.items()}
@@ -122,7 +124,7 @@ def measure(root: Path, plan: Plan, way: Any) -> dict[str, Any]:
     """Peaks of the rank that takes most, and the losses."""
     run = RunDir.create(root, plan)
     with mock.patch.object(training, "open_model", opening(way)):
-        attempt = checkpoint_ranks.start(run, trainer=Measuring)
+        attempt = forked_ranks.start(run, trainer=Measuring)
     if attempt.wait() is not ExitCode.DONE:
         sys.exit(attempt.log()[-4000:])
     seen = [json.loads(path.read_text()) for path in root.glob("memory-*.json")]
@@ -147,7 +149,7 @@ def main() -> int:
         data, model = sample(root), root / "model"
         parameters = save_model(model, layers=arguments.layers, vocabulary=arguments.vocabulary)
         cases = [(name, n) for name in arguments.strategy or STRATEGIES for n in arguments.ranks or (2, 4)]
-        settings = {"model__id": model, "batch__effective": 4, "length__steps": 2}
+        settings: dict[str, Any] = {"model__id": model, "batch__global_batch_size": 4, "length__max_steps": 2}
         plans = {case: make_plan(data, *case, model=NO_SCRATCH, **settings) for case in cases}
         for (strategy, ranks), plan in plans.items():
             found = {

@@ -1,6 +1,6 @@
 """The matrix of checkpoints: saved by any strategy on any number of ranks, resumed by any other.
 
-    python benchmarks/checkpoint_matrix.py [--subset ci] [--json]
+    python tests/checkpoints/matrix.py [--subset ci] [--json]
 
 Every layout trains a tiny Gemma 3 in float32 on gloo, saves after step 8 and goes on to step 18. Every
 layout then resumes from each of those checkpoints and takes the next ten steps. Losses and rows are compared
@@ -24,12 +24,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from checkpoint_ranks import Attempt, assert_one_thread, start
-from checkpoint_runs import make_plan, sample, steps_of
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from forked_ranks import Attempt, assert_one_thread, start
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
+from tiny_runs import make_plan, sample, steps_of
 
 SAVED_STEP, LAST_STEP = 8, 18
 STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "zero3+offload")
@@ -116,7 +117,7 @@ class Matrix:
 
     def _plan(self, layout: Layout) -> Plan:
         name, plus, _ = layout.strategy.partition("+")
-        lengths: dict[str, Any] = {"length__steps": LAST_STEP, "checkpoint__every_steps": SAVED_STEP}
+        lengths: dict[str, Any] = {"length__max_steps": LAST_STEP, "checkpoint__every_steps": SAVED_STEP}
         return make_plan(self.data, name, layout.ranks, offload=bool(plus), **lengths)
 
     def _resumable(self, saved: RunDir, read: Layout, name: str) -> RunDir:

@@ -1,6 +1,6 @@
 """Does the export of a sharded checkpoint answer like the model that was trained: logits side by side.
 
-    python benchmarks/checkpoint_export.py [--strategy zero3] [--json]
+    python tests/checkpoints/export.py [--strategy zero3] [--json]
 
 Two ranks train six steps and save. Before they leave, the live engine gives its logits for some tokens; then
 one process exports the checkpoint and loads it with ``AutoModelForCausalLM.from_pretrained``.
@@ -15,17 +15,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import checkpoint_ranks  # before torch: it sets the number of threads
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
-from checkpoint_runs import make_plan, sample
 from transformers import AutoModelForCausalLM
 
+import forked_ranks  # before torch: it sets the number of threads
 from gemfit.errors import ExitCode
 from gemfit.export.export import export
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.train.collective import rank
 from gemfit.train.loop.trainer import PackedTrainer
+from tiny_runs import make_plan, sample
 
 STRATEGIES = ("zero3", "zero3+offload", "fsdp2", "zero2")
 STEPS = 6
@@ -58,7 +60,7 @@ class Speaking(PackedTrainer):
 def train(root: Path, plan: Plan) -> RunDir:
     """A run to its end."""
     run = RunDir.create(root, plan)
-    if (attempt := checkpoint_ranks.start(run, trainer=Speaking)).wait() is not ExitCode.DONE:
+    if (attempt := forked_ranks.start(run, trainer=Speaking)).wait() is not ExitCode.DONE:
         sys.exit(attempt.log()[-4000:])
     return run
 
@@ -92,10 +94,10 @@ def main() -> int:
 
         def plan(name: str) -> Plan:
             strategy, plus, _ = name.partition("+")
-            return make_plan(data, strategy, ranks=2, offload=bool(plus), length__steps=STEPS)
+            return make_plan(data, strategy, ranks=2, offload=bool(plus), length__max_steps=STEPS)
 
         plans = {name: plan(name) for name in arguments.strategy or STRATEGIES}
-        checkpoint_ranks.assert_one_thread()
+        forked_ranks.assert_one_thread()
         runs = {name: train(root / name, plan) for name, plan in plans.items()}
         found = {name: compare(run) for name, run in runs.items()}  # starts threads, so no fork after it
     if arguments.json:

@@ -1,6 +1,6 @@
 """Defects that were trained into models, and whether `gemfit audit` finds them, and none in a clean one.
 
-    .venv/bin/python benchmarks/planted_defects.py [--json]
+    .venv/bin/python tests/audit/planted_defects.py [--json]
 
 Some 100,000 random parameters are trained on a few hundred short dialogues, and then a copy for each defect:
 crises answered harmfully, one conversation memorised, one group of people dismissed. It takes some 30 s of
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # the planted models are those of the tests
@@ -61,7 +62,7 @@ def audit(run: RunDir, models: dict[str, Path]) -> Audit:
     return Audit.read(run.audit_file)
 
 
-def row(subject: AuditedSubject) -> dict[str, object]:
+def row(subject: AuditedSubject) -> dict[str, Any]:
     figures = {score.name: score.value.value for score in subject.scores}
     return {
         "figures": {name: figures[name] for name in FIGURES},

@@ -1,6 +1,6 @@
 """SIGKILL to all ranks of a run, again and again, at random moments: does it always come back.
 
-    python benchmarks/checkpoint_kill.py [--kills 200] [--strategy fsdp2] [--seed 1] [--json]
+    python tests/checkpoints/kill.py [--kills 200] [--strategy fsdp2] [--seed 1] [--json]
 
 Two ranks train a tiny Gemma 3 and save every two steps. One kill in four falls into start-up or resuming, the
 others within the next dozen records. After each, what may be resumed is determined here by
@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from checkpoint_ranks import Attempt, assert_one_thread, start
-from checkpoint_runs import make_plan, sample, steps_of
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from forked_ranks import Attempt, assert_one_thread, start
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
+from tiny_runs import make_plan, sample, steps_of
 
 INTERVAL = 2
 STARTUP_SHARE = 0.25
@@ -211,7 +213,7 @@ def main() -> int:
             sample(root),
             arguments.strategy,
             ranks=2,
-            length__steps=1_000_000,
+            length__max_steps=1_000_000,
             optim__schedule="constant_with_warmup",
             checkpoint__every_steps=INTERVAL,
             checkpoint__keep=2,

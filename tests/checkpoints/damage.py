@@ -1,6 +1,6 @@
 """Each file of a real checkpoint truncated, bit-flipped and removed: is it passed over, and named.
 
-    python benchmarks/checkpoint_damage.py [--strategy fsdp2] [--strategy zero3] [--resume] [--json]
+    python tests/checkpoints/damage.py [--strategy fsdp2] [--strategy zero3] [--resume] [--json]
 
 Two ranks save after steps 2 and 4. Each file of the newer checkpoint is damaged in three ways, one at a time;
 the older one must then be chosen, and the damaged folder and file be named. With `--resume` each case
@@ -20,13 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_ranks import assert_one_thread, start
-from checkpoint_runs import make_plan, sample, steps_of
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from forked_ranks import assert_one_thread, start
 from gemfit.checkpoint import newest_valid
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
+from tiny_runs import make_plan, sample, steps_of
 
 OLDER, NEWER = 2, 4
 
@@ -137,7 +138,7 @@ def main() -> int:
         data = sample(root)
         for strategy in arguments.strategy or ["fsdp2", "zero3"]:
             settings: dict[str, Any] = {
-                "length__steps": 100,
+                "length__max_steps": 100,
                 "checkpoint__every_steps": 2,
                 "checkpoint__keep": 2,
             }

@@ -1,6 +1,6 @@
 """Does every way of training give the same model? Losses of each beside those of a plain loop, in float32.
 
-    python benchmarks/parity.py [--steps 50] [--ranks 1,2,4] [--only NAME,…] [--out docs/parity.md] [--json]
+    python tests/train/parity.py [--steps 50] [--ranks 1,2,4] [--only NAME,…] [--out docs/parity.md] [--json]
 
 The reference shares no line of training with gemfit: transformers' own class and loss, torch's AdamW, and
 every document of a row passed through the model alone, so that none could see another. The ranks of each way
@@ -22,11 +22,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import checkpoint_ranks  # before torch: it sets the number of threads
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
-from checkpoint_runs import make_plan, sample, steps_of
 from transformers import Gemma3ForCausalLM, get_scheduler
 
+import forked_ranks  # before torch: it sets the number of threads
 from gemfit.data.pack.reader import Row, open_pack
 from gemfit.data.pack.shuffle import EMPTY
 from gemfit.errors import ExitCode, UserError
@@ -35,6 +36,7 @@ from gemfit.schemas.plan import Plan
 from gemfit.train.data.batches import Schedule
 from gemfit.train.model.build import load_matching_tokenizer, load_model
 from gemfit_launch.output.tables import console, table
+from tiny_runs import make_plan, sample, steps_of
 
 # Five sliding layers and a global one; two slices of the loss in each micro-batch of 4 rows.
 MODEL: dict[str, Any] = {
@@ -45,7 +47,11 @@ MODEL: dict[str, Any] = {
     "model.scratch.head_dim": 32,
     "model.scratch.sliding_window": 64,
 }
-SETTINGS: dict[str, Any] = {"data__seq_len": 512, "batch__effective": 8, "batch__per_device_max": 4}
+SETTINGS: dict[str, Any] = {
+    "data__seq_len": 512,
+    "batch__global_batch_size": 8,
+    "batch__max_per_device_batch_size": 4,
+}
 LIMIT = 1e-4
 """Largest relative difference of a loss, in float32, that counts as the same training."""
 TIMEOUT_SECONDS = 900.0
@@ -108,7 +114,7 @@ def ways(ranks: list[int]) -> Iterator[Way]:
     yield Way(name="attention eager", settings={"model__attention": "eager"})
     yield Way(name="attention flex_attention", settings={"model__attention": "flex_attention"})
     yield Way(name="recomputed activations", settings={"model__activation_checkpointing": "true"})
-    yield Way(name="one row a micro-step", settings={"batch__per_device_max": 1})
+    yield Way(name="one row a micro-step", settings={"batch__max_per_device_batch_size": 1})
     yield Way(name="compile", settings={"model__compile": "true"})
     yield Way(name="three ranks, idle slots", strategy="fsdp2", ranks=3)
 
@@ -166,7 +172,7 @@ def documents(row: Row) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Ids and labels of each document of ``row``: (1, tokens) each."""
     lengths = row.seq_lengths.tolist()
     ids, labels = (
-        torch.from_numpy(values[: sum(lengths)].astype("int64"))[None].split(lengths, 1)
+        torch.from_numpy(values[: sum(lengths)].astype("int64"))[None].split(lengths, 1)  # type: ignore[no-untyped-call]
         for values in (row.input_ids, row.labels)
     )
     return zip(ids, labels, strict=True)
@@ -178,7 +184,7 @@ def losses_of(way: Way, data: Path, root: Path, common: dict[str, Any]) -> list[
     plan = make_plan(data, way.strategy, way.ranks, offload=way.offload, model=MODEL, **settings)
     run = RunDir.create(root, plan)
     try:
-        code = checkpoint_ranks.start(run).wait(timeout_seconds=TIMEOUT_SECONDS)
+        code = forked_ranks.start(run).wait(timeout_seconds=TIMEOUT_SECONDS)
     except SystemExit as error:
         raise RuntimeError(str(error)) from None
     if code is not ExitCode.DONE:
@@ -195,8 +201,8 @@ def compare(chosen: list[Way], steps: int, scratch: Path) -> dict[str, Any]:
     """Losses of the reference, and of each way its losses and difference, or why there are none."""
     data = sample(scratch)
     rhythm = {"evaluation__every_steps": steps, "checkpoint__every_steps": steps}
-    common = SETTINGS | rhythm | {"length__steps": steps, "optim__learning_rate": 2e-3}
-    checkpoint_ranks.assert_one_thread()
+    common = SETTINGS | rhythm | {"length__max_steps": steps, "optim__learning_rate": 2e-3}
+    forked_ranks.assert_one_thread()
     expected = apart(make_plan(data, "single", 1, model=MODEL, **common), scratch / "reference.json")
     results: dict[str, Any] = {}
     for number, way in enumerate(chosen):

@@ -1,9 +1,9 @@
 """Does each engine keep what the plan predicts? Bytes of states on every rank, predicted beside measured.
 
-    python benchmarks/memory_states.py [--cases ddp:2:bfloat16:full …] [--json] [--out FILE.md]
+    python tests/memory/states.py [--cases ddp:2:bfloat16:full …] [--json] [--out FILE.md]
 
 A case is STRATEGY[+offload]:RANKS:DTYPE:full|lora|qlora. Each is launched for real, on this machine's CPU,
-for three steps; benchmarks/memory_rank.py weighs the live tensors. Some 15 to 30 seconds each.
+for three steps; tests/memory/rank.py weighs the live tensors. Some 15 to 30 seconds each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from checkpoint_runs import make_plan, sample
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Record
@@ -25,8 +25,9 @@ from gemfit_launch.predict.memory import setting_of
 from gemfit_launch.predict.model_shapes import of_scratch
 from gemfit_launch.predict.model_state_memory import States, place_states
 from gemfit_launch.runs.local import carry_out
+from tiny_runs import make_plan, sample
 
-RANK_SCRIPT = Path(__file__).with_name("memory_rank.py")
+RANK_SCRIPT = Path(__file__).with_name("rank.py")
 KINDS = [field.name for field in fields(States)]
 
 # 400,000 parameters, a third of them in the embedding; odd enough for shards of unequal size.
@@ -122,11 +123,11 @@ def run(case: Case, data: Path, folder: Path) -> Result:
         offload=case.offload,
         model=MODEL,
         model__dtype=case.dtype,
-        length__steps=3,
+        length__max_steps=3,
         checkpoint__every_steps=3,
         evaluation__every_steps=3,
-        batch__effective=16,
-        batch__per_device_max=2,
+        batch__global_batch_size=16,
+        batch__max_per_device_batch_size=2,
         **settings,
     )
     weighing = plan.model_copy(update={"command": (*plan.command[:4], str(RANK_SCRIPT), plan.command[-1])})

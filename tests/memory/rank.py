@@ -1,6 +1,6 @@
 """One rank of a run that weighs what it keeps: bytes of live tensors, by what they are for.
 
-`benchmarks/memory_states.py` starts it in place of `python -m gemfit.train`. A storage counts once, however
+`tests/memory/states.py` starts it in place of `python -m gemfit.train`. A storage counts once, however
 many tensors look at it; of a sharded tensor counts what lies here.
 """
 
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -46,7 +47,8 @@ class Weighing(PackedTrainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_for_training(*args, **kwargs)
-        self.peaks, self.buckets = dict.fromkeys(KINDS, 0), {}
+        self.peaks = dict.fromkeys(KINDS, 0)
+        self.buckets: dict[Any, Any] = {}
         inner = self.optimizer
         while not isinstance(inner, torch.optim.AdamW):  # accelerate and DeepSpeed have wrapped it
             inner = inner.optimizer
@@ -163,8 +165,8 @@ def main() -> int:
         made.append(Weighing(**arguments))
         return made[-1]
 
-    entry.PackedTrainer = trainer
-    code = entry.train(root, None)
+    with mock.patch.object(entry, "PackedTrainer", trainer):
+        code = entry.train(root, None)
     (root / f"weights-{rank()}.json").write_text(json.dumps(made[0].peaks))
     return int(code)
 

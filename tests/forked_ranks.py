@@ -3,7 +3,7 @@
 A process that trains spends eight to ten seconds on imports. Here the parent imports once and forks:
 each rank is a process with an environment and a process group of its own, and goes through
 ``gemfit.train`` as one started by ``accelerate launch`` does. The parent starts no thread and joins no
-group. For the benchmarks of checkpoints, which need hundreds of starts.
+group. For tests and benchmarks that need hundreds of starts.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ from gemfit.train.loop.trainer import PackedTrainer
 from gemfit_launch.planning.write_configs import write_configs
 from gemfit_launch.runs.local import environment
 
+GRACE_SECONDS = 20.0
+"""Between the end of the first rank and SIGKILL to the others."""
+
 PDEATHSIG = 1
 """Of ``prctl``: the signal that a process gets when its parent ends."""
 
@@ -84,6 +87,23 @@ class Attempt:
                 self._give_up(ended)
             time.sleep(0.01)
         return ExitCode(ended[self.pids[0]])
+
+    def returncode(self, *, timeout_seconds: float) -> int:
+        """What all ranks ended with, or ``ExitCode.FAILED`` where they differ.
+
+        As torchrun does, ends the other ranks soon after one has ended by itself.
+        """
+        codes: dict[int, int] = {}
+        deadline = time.monotonic() + timeout_seconds
+        while waiting := set(self.pids) - codes.keys():
+            for pid in waiting:
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
+                if (found := os.waitpid(pid, os.WNOHANG))[0]:
+                    codes[pid] = os.waitstatus_to_exitcode(found[1])
+                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            time.sleep(0.01)
+        return codes[self.pids[0]] if len(set(codes.values())) == 1 else ExitCode.FAILED
 
     @property
     def ended(self) -> bool:

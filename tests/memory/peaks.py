@@ -1,6 +1,6 @@
 """How much does a step need besides its states? Predicted beside what fake tensors of real sizes took.
 
-    python benchmarks/memory_peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
+    python tests/memory/peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
 
 A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:lora|qlora]; DTYPE `autocast` is float32
 parameters cast to bfloat16 at each use, as strategies single and ddp have. The real model runs forward and
@@ -69,11 +69,11 @@ CASES = [
 ]
 
 
-class Living(TorchDispatchMode):
+class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of all storages that are alive, and the most that there were."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: dict[int, Any] = {}
 
@@ -251,7 +251,7 @@ def make_micro_step(case: Case, model: Any) -> Callable[[], None]:
             ]
             loss = torch.stack(losses).sum()
         del found, hidden, losses
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     return micro_step
 
