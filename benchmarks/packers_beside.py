@@ -10,7 +10,7 @@ as they are shipped: in blocks of 1,000. TRL moves tokens as well as choosing ro
 one byte, which is in its favour. A peer that is not installed is left out, and that is said. All times
 are CPU time of the process, so that other work on the machine counts less.
 
-Then (b) with its turns: what `overlong: split` and `cut` make of it; and windows of bounded memory on (c).
+Then (b) with its turns: what `overlong: split` and `cut` make of it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.document import TRAINED, Document, Turn
-from gemfit.data.packing.best_fit import best_fit_decreasing, fewest_rows, pack
+from gemfit.data.packing.best_fit import fewest_rows, pack
 from gemfit.data.packing.chunk_packing import Atoms, fit_runs, longest_pieces
 from gemfit.data.packing.overlong import fit
-from gemfit.data.packing.streaming import pack_windows
 
 Lengths = NDArray[np.int32]
 Packer = Callable[[Lengths, int], int]
@@ -86,7 +85,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.peers:
         sys.path.append(str(arguments.peers.resolve()))
-    packers = {"best fit alone": best_fit_alone, "gemfit": ours, **dict(peers())}
+    packers = {"gemfit": ours, **dict(peers())}
     outcomes = [
         outcome
         for count in arguments.lengths
@@ -96,8 +95,7 @@ def main() -> int:
     ]
     documents = list(conversations(arguments.conversations))
     long = [cut(documents, how, seq_len) for seq_len in arguments.seq_len for how in HOW]
-    windows = [window(arguments.lengths[0], pool) for pool in (64, 512, 4096)]
-    report(outcomes, long, windows, as_json=arguments.json)
+    report(outcomes, long, as_json=arguments.json)
     return 0
 
 
@@ -161,10 +159,6 @@ PREPARED: dict[str, float] = {}
 
 def ours(lengths: Lengths, seq_len: int) -> int:
     return int(pack(lengths, seq_len).max()) + 1
-
-
-def best_fit_alone(lengths: Lengths, seq_len: int) -> int:
-    return int(best_fit_decreasing(lengths, seq_len).max()) + 1
 
 
 def peers() -> Iterator[tuple[str, Packer]]:
@@ -267,24 +261,12 @@ def cut(documents: list[Document], how: str, seq_len: int) -> Long:
     )
 
 
-def window(count: int, pool_rows: int) -> dict[str, float]:
-    """Excess of windows with a pool of some rows, on (c) at 2,048, in chunks of 1,000 lengths."""
-    lengths = distributions(count, 2048)["c"]
-    chunks = (lengths[at : at + BLOCK] for at in range(0, len(lengths), BLOCK))
-    start = time.process_time()
-    rows = sum(int(found.rows[-1]) + 1 for found in pack_windows(chunks, 2048, pool_rows))
-    seconds = time.process_time() - start
-    return {"pool_rows": pool_rows, "excess": rows / fewest_rows(lengths, 2048) - 1, "seconds": seconds}
-
-
-def report(
-    outcomes: list[Outcome], long: list[Long], windows: list[dict[str, float]], *, as_json: bool
-) -> None:
+def report(outcomes: list[Outcome], long: list[Long], *, as_json: bool) -> None:
     """Print everything, as tables or as JSON."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if as_json:
         tables = {"packers": [asdict(o) for o in outcomes], "long": [asdict(one) for one in long]}
-        print(json.dumps(tables | {"windows": windows, "peak_gib": peak}, indent=2))
+        print(json.dumps(tables | {"peak_gib": peak}, indent=2))
         return
     print("| lengths | row | packer | rows | above the bound | fill % | ms | M/s | time beside ours |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -301,9 +283,6 @@ def report(
             f"| {one.overlong} | {one.seq_len:,} | {one.rows:,} | {one.fill:.2%} | {one.net:.2%} | "
             f"{one.torn_pieces:,} | {one.cut_seconds:.2f} | {one.pack_seconds:.2f} |"
         )
-    print("\n| windows on (c) at 2,048: pool of rows | above the bound | ms |\n|---|---|---|")
-    for found in windows:
-        print(f"| {found['pool_rows']:,} | {found['excess']:.3%} | {1000 * found['seconds']:,.0f} |")
     print(f"\npeak memory of the process: {peak:.1f} GiB")
 
 

@@ -152,7 +152,7 @@ def test_masking_keeps_every_other_byte_and_leaves_nothing_to_find(texts: list[s
 def test_every_address_lies_inside_a_candidate(text: str) -> None:
     data = text.encode()
     found = find_candidates(data, np.array([len(data)]))
-    spans = [(start, end) for kind, start, end in found.tolist() if kind == 0]
+    spans = [(start, end) for kind, start, end in found if kind == 0]
     for match in ADDRESS.finditer(data):
         assert any(start <= match.start() and match.end() <= end for start, end in spans)
 
@@ -162,5 +162,5 @@ def test_every_address_lies_inside_a_candidate(text: str) -> None:
 def test_bytes_of_all_kinds_around_it_hide_nothing(byte: int, mark: bytes) -> None:
     for before in range(20):  # bytes are looked at eight at a time
         data = bytes([byte]) * before + b" " + mark + b" " + bytes([byte]) * 9
-        found = find_candidates(data, np.array([len(data)])).tolist()
+        found = find_candidates(data, np.array([len(data)]))
         assert any(first <= before + 1 and before + 1 + len(mark) <= end for _, first, end in found)

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.document import Words
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
 from gemfit.data.packing.overlong import WAYS, fit_talk
 from gemfit.data.packing.split_turns import CONTEXT, LENGTH, LINKED, START, TORN, room_for
-from gemfit.data.packing.turn_spans import USER, Talk, joined
+from gemfit.data.packing.turn_spans import USER, Talk, joined, put_atom, put_span
 from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, Composed
 from gemfit.data.render.render_context import Rendering
 
@@ -61,19 +61,19 @@ def fit_rows(composed: Composed, messages: Messages, rendering: Rendering) -> Fi
     )
 
 
-@njit(cache=True)
+@njit
 def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, way: Any, seq_len: Any) -> Any:
     """Stretches of words, atoms, their number for each conversation, and what fitting it cost: (…, 3)."""
     counts, costs = np.empty(len(last), np.int32), np.zeros((len(last), 3), np.int32)
     stretches, atoms = np.empty((64, 3), np.int64), np.empty((len(last) + 64, 5), np.int32)
     at = made = start = 0
     # The stretch that grows while conversations fit as they are.
-    stretches[0] = 0, 0, 0
+    put_span(stretches, 0, 0, 0, 0)
     for number in range(len(last)):
         stop, before = composed.ends[number], made
         if stop - start <= seq_len:
             atoms = room_for(atoms, made + 1)
-            atoms[made] = stop - start, 0, 0, 0, 0
+            put_atom(atoms, made, stop - start, 0, 0, 0, 0)
             made += 1
             stretches[at, 1] = stop
         else:
@@ -82,15 +82,15 @@ def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, way:
             stretches, at, atoms, made, cost = fit_talk(
                 composed.words, talk, way, seq_len, stretches, at, atoms, made
             )
-            costs[number] = cost
+            costs[number, 0], costs[number, 1], costs[number, 2] = cost
             stretches = room_for(stretches, at + 1)
-            stretches[at] = stop, stop, 0
+            put_span(stretches, at, stop, stop, 0)
         counts[number] = made - before
         start = stop
     return stretches[: at + 1], atoms[:made], counts, costs
 
 
-@njit(cache=True)
+@njit
 def _talk(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number: Any, start: Any) -> Any:
     """A conversation as ``Renderer.render`` gives it. edges: of ``Control``."""
     first, behind = last[number - 1] if number else 0, len(composed.words)
@@ -118,7 +118,7 @@ def _talk(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number:
     )
 
 
-@njit(cache=True)
+@njit
 def _control(edges: Any, place: Any, behind: Any) -> Any:
     """The stretch of a control text."""
     return behind + edges[place], behind + edges[place + 1]

@@ -18,6 +18,7 @@ from gemfit.core.atomic_file import write_atomic
 from gemfit.core.atomic_folder import explained, staging
 from gemfit.core.progress import Progress, progress
 from gemfit.data.build.block_cache import PartStore, note_shards, noted_shards, part_store, trim
+from gemfit.data.build.compile_kernels import compiling
 from gemfit.data.build.conversation_table import Collector
 from gemfit.data.build.map_blocks import ALL, Made, Shard, make_parts
 from gemfit.data.build.merge import assemble
@@ -57,10 +58,12 @@ def build_pack(job: PackJob, out: Path, ways: Ways, say: Say) -> PackManifest:
     if out.exists() and any(out.iterdir()):
         return _existing(job, out)
     check_unchanged(job.files)
-    tokenizer = prepare_tokenizer(job)
-    store = part_store(job, digest_of(tokenizer))
-    collector = _parts(job, tokenizer, store, ways, say)
-    release(tokenizer)
+    with compiling(say) as wait_for_kernels:
+        tokenizer = prepare_tokenizer(job)
+        store = part_store(job, digest_of(tokenizer))
+        collector = _parts(job, tokenizer, store, ways, say)
+        release(tokenizer)
+        wait_for_kernels()
     return _joined(job, tokenizer, store, collector, out, ways)
 
 

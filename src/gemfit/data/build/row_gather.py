@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from gemfit.data.column_file import pread
+from gemfit.data.compiled import njit
 from gemfit.data.document import IGNORED
 from gemfit.data.jsonl.message_batch import Ints
 
@@ -126,7 +126,7 @@ def gather(pieces: Pieces, atoms: NDArray[np.void], files: PartFiles, room: Room
     )
 
 
-@njit(cache=True)
+@njit
 def _fill(words, first, num_atoms, lengths, row_ends, chosen, atoms, descriptors):  # type: ignore[no-untyped-def]
     """Read every chosen piece to its place; the number of a piece that could not be read, or -1."""
     for row in range(len(row_ends) - 1):
@@ -149,7 +149,7 @@ def _fill(words, first, num_atoms, lengths, row_ends, chosen, atoms, descriptors
     return -1
 
 
-@njit(cache=True)
+@njit
 def _finish(words, labels, row_ends, lengths, pad):  # type: ignore[no-untyped-def]
     """Tokens and trained tokens of rows; ``words`` become ids in place, ``labels`` are written."""
     rows = len(words)

@@ -9,11 +9,11 @@ and 25 MB in the end.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from gemfit.data.build.conversation_table import MOST_ATOMS, Talks
 from gemfit.data.build.shards import SplitPlan
 from gemfit.data.column_file import stretches
+from gemfit.data.compiled import njit
 from gemfit.data.filter.selection import Choice
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.shuffle import rows_at
@@ -87,7 +87,7 @@ def _atoms_of(talks: Talks, choice: Choice, numbers: Ints) -> tuple[Ints, Atoms,
     return found, atoms, heads
 
 
-@njit(cache=True)
+@njit
 def _scatter(atoms, start, ends, wanted, copies, found, lengths, context, linked):  # type: ignore[no-untyped-def]
     """Write the atoms of some conversations from their places on; ``start`` is the number of the first."""
     number = start
@@ -108,7 +108,7 @@ def _scatter(atoms, start, ends, wanted, copies, found, lengths, context, linked
                 at += 1
 
 
-@njit(cache=True)
+@njit
 def _permuted(row, order):  # type: ignore[no-untyped-def]
     """Pieces in the final order of their rows, and where those of each end: (rows + 1,).
 

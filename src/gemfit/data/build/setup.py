@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba.core import entrypoints
 
 from gemfit.data.build.malloc import give_back
 from gemfit.data.build.reference_check import Watch
@@ -35,6 +34,8 @@ from gemfit.schemas.pack_job import PackJob, cache_folder
 
 SAMPLE_LINES, SAMPLE_BYTES = 2_000, 2**20
 """How much of the input engines are compared on, at most."""
+WORTH_COMPILING_BYTES = 32 * 2**20
+"""Compiling the BPE takes as long as ``tokenizers`` takes for so much text on two cores."""
 Say = Callable[[str], None]
 
 
@@ -55,6 +56,8 @@ def prepare_rendering(
     the watch begins with this proof, and goes on with what the encoder does.
     """
     path, sample = _words_path(tokenizer), sample_of(job)
+    if engine == "auto" and is_small(job) and not path.exists():
+        engine = "tokenizers"
     known = load_words(path) if engine == "auto" else None
     with ExitStack() as stack:
         if known is None:
@@ -75,13 +78,10 @@ def prepare_rendering(
         return rendering, watch
 
 
-def pass_over_extensions() -> None:
-    """Keep numba from importing what other packages add to it: of awkward that is a quarter of a second.
-
-    It holds for the whole process, so it is for a program of its own.
-    """
-    # What numba does once, with the first function that it loads; no public setting turns it off.
-    entrypoints._already_initialized = True
+def is_small(job: PackJob) -> bool:
+    """Whether compiling the BPE would take longer than encoding the input with ``tokenizers``."""
+    streamed = any(source.hub is not None for source in job.sources)
+    return not streamed and sum(file.bytes for file in job.files) < WORTH_COMPILING_BYTES
 
 
 def _reference(tokenizer: Any) -> Encoder:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from gemfit.data.column_file import ColumnFile, let_go, pread, stretches
+from gemfit.data.compiled import njit
 
 PROBES = 8
 """Most earlier members of a bucket that a conversation is compared with. Of near copies the nearest is
@@ -114,7 +114,7 @@ def merge_groups(parents: Places, same: NDArray[np.uint64], at_once: int = AT_ON
     return np.asarray(_roots(merged))
 
 
-@njit(cache=True)
+@njit
 def group_sizes(groups: Any) -> Any:
     """How many are in the group of each: (order,)."""
     counts = np.zeros(len(groups), np.int32)
@@ -139,7 +139,7 @@ def _need(threshold: float, places: int) -> int:
     return int(np.ceil(threshold * places - 1e-9))
 
 
-@njit(cache=True)
+@njit
 def _band_keys(signatures: Any, start: int, stop: int) -> Any:
     keys = np.empty(len(signatures), np.uint64)
     for at in range(len(signatures)):
@@ -151,7 +151,7 @@ def _band_keys(signatures: Any, start: int, stop: int) -> Any:
     return keys
 
 
-@njit(cache=True)
+@njit
 def _root(parents: Any, index: int) -> int:
     while parents[index] != index:
         parents[index] = parents[parents[index]]
@@ -159,7 +159,7 @@ def _root(parents: Any, index: int) -> int:
     return index
 
 
-@njit(cache=True)
+@njit
 def _unite(parents: Any, one: int, other: int) -> None:
     first, second = _root(parents, one), _root(parents, other)
     # The smaller index is the root, so that a group is named by its first member.
@@ -169,14 +169,14 @@ def _unite(parents: Any, one: int, other: int) -> None:
         parents[first] = second
 
 
-@njit(cache=True)
+@njit
 def _roots(parents: Any) -> Any:
     for index in range(len(parents)):
         parents[index] = _root(parents, index)
     return parents
 
 
-@njit(cache=True)
+@njit
 def _table(count: int, at_once: int) -> Any:
     """How many shares the keys are taken in, and an empty table with room for one of them."""
     shares = count // at_once + 1
@@ -186,7 +186,7 @@ def _table(count: int, at_once: int) -> Any:
     return shares, np.full(slots, -1, np.int32)
 
 
-@njit(cache=True)
+@njit
 def _slot(table: Any, keys: Any, at: int) -> Any:
     """Where the table has, or would have, the latest with the key of ``at``."""
     slot = np.int64(keys[at] % np.uint64(len(table)))
@@ -195,7 +195,7 @@ def _slot(table: Any, keys: Any, at: int) -> Any:
     return slot
 
 
-@njit(cache=True)
+@njit
 def _join(keys: Any, order: Any, descriptor: int, places: int, need: int, parents: Any, at_once: int) -> None:
     """Compare each with the latest before it that have an equal key, and unite what is alike."""
     before = np.empty(len(keys), np.int32)
@@ -223,7 +223,7 @@ def _join(keys: Any, order: Any, descriptor: int, places: int, need: int, parent
                 earlier = before[earlier]
 
 
-@njit(cache=True)
+@njit
 def _thin(
     ranked: Any,
     groups: Any,
@@ -254,7 +254,7 @@ def _thin(
             count += 1
 
 
-@njit(cache=True)
+@njit
 def _read(descriptor: int, index: int, into: Any) -> None:
     """The signature of one conversation."""
     size = 4 * len(into)
@@ -263,7 +263,7 @@ def _read(descriptor: int, index: int, into: Any) -> None:
         raise OSError("a signature could not be read back from the cache's disk")
 
 
-@njit(cache=True)
+@njit
 def _alike(one: Any, other: Any, need: int) -> bool:
     equal = 0
     for place in range(len(one)):
@@ -271,7 +271,7 @@ def _alike(one: Any, other: Any, need: int) -> bool:
     return equal >= need
 
 
-@njit(cache=True)
+@njit
 def _join_equal(values: Any, parents: Any, at_once: int) -> None:
     shares, table = _table(len(values), at_once)
     for share in range(shares):

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import rensa
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.jsonl.conversation import ROLES
 
 NUM_HASHES = {"group": 64, "drop": 128}
@@ -48,7 +48,7 @@ def signatures(
     return np.array(matrix.to_rows(), np.uint32).reshape(len(last), num_hashes)
 
 
-@njit(cache=True)
+@njit
 def _shingles(ids: Any, ends: Any, last: Any, roles: Any) -> Any:
     """Hashes of all runs, and where those of each conversation begin and end."""
     hashes = np.empty(len(ids), np.uint64)
@@ -65,7 +65,7 @@ def _shingles(ids: Any, ends: Any, last: Any, roles: Any) -> Any:
     return hashes[:made], edges
 
 
-@njit(cache=True)
+@njit
 def _runs(ids: Any, hashes: Any, made: int) -> int:
     """Hash each run of ``SHINGLE`` ids, or all of a shorter message; returns how many are made now."""
     leaving = np.uint64(1)

@@ -73,11 +73,11 @@ def find_personal(messages: Messages) -> Iterator[Find]:
     """Everything that is found, in the order of the text and without overlaps."""
     candidates = find_candidates(messages.text, messages.ends)
     # The content of each candidate; empty contents end where they begin and hold none.
-    content = np.searchsorted(messages.ends, candidates[:, 1], side="right")
+    content = np.searchsorted(messages.ends, [start for _, start, _ in candidates], side="right")
     low = np.concatenate([np.zeros(1, np.int64), messages.ends])[content]
     bounds = zip(low.tolist(), messages.ends[content].tolist(), strict=True)
     done = 0
-    for (kind, start, end), (low_end, high_end) in zip(candidates.tolist(), bounds, strict=True):
+    for (kind, start, end), (low_end, high_end) in zip(candidates, bounds, strict=True):
         for find in _CHECKS[kind](messages.text, start, end, low_end, high_end):
             if find.start >= done:
                 done = find.end

@@ -1,167 +1,161 @@
-"""Where personal data might be in text: one compiled pass over the bytes, some 1.1 GB/s.
+"""PII scan, first pass: byte ranges that may hold an e-mail address, a number or an IBAN, by numpy.
 
-It marks more than there is and never less than ``personal`` accepts. A candidate lies inside one
-content, so that nothing is found across two of them.
+It marks more than there is and never less than ``pii`` accepts. A candidate lies inside one content, so that
+nothing is found across two of them. Runs of digits are looked at all at once: some 2 ms per MB of text.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
 
 EMAIL, NUMBER, IBAN = 0, 1, 2
 """Kinds: around an `@`; digits grouped as in a phone or card number; two letters and two digits."""
-MOST_BYTES = 320
-"""Of the longest e-mail address; of a number, 64 is more than enough."""
-_DIGIT, _LETTER, _MAILBOX, _AT = 1, 2, 4, 8
+MOST_EMAIL_BYTES, MOST_NUMBER_BYTES, MOST_IBAN_BYTES = 320, 64, 48
+LEAST_DIGITS, LEAST_IBAN_REST = 8, 13
 
-# The same byte eight times: the low seven bits, the highest, `@`, and what carries into the highest bit from
-# `0` on and from `:` on, which follows `9`.
-_LOW, _TOPS, _ATS, _FROM_0, _FROM_COLON = (
-    np.uint64(0x0101010101010101 * byte) for byte in (0x7F, 0x80, 0x40, 0x80 - 0x30, 0x80 - 0x3A)
-)
+Candidate = tuple[int, int, int]
+"""Kind, first byte, end."""
+Places = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_MAILBOX_BEFORE = re.compile(rb"[A-Za-z0-9_.%+-]*\Z")
+_MAILBOX = re.compile(rb"[A-Za-z0-9_.%+-]*")
+_IBAN_REST = re.compile(rb"[A-Za-z0-9_ ]{%d,%d}" % (LEAST_IBAN_REST, MOST_IBAN_BYTES))
 
 
-def _classes() -> Any:
-    table = np.zeros(256, np.uint8)
-    table[list(b"0123456789")] = _DIGIT | _MAILBOX
-    table[list(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")] = _LETTER | _MAILBOX
-    table[ord("_")] = _LETTER | _MAILBOX
-    table[list(b".%+-")] = _MAILBOX
-    table[ord("@")] = _AT
+def _table(members: bytes) -> Mask:
+    table = np.zeros(256, np.bool_)
+    table[list(members)] = True
     return table
 
 
-_CLASSES = _classes()
+_CAPITALS = bytes(range(65, 91))
+_LETTER = _table(_CAPITALS + _CAPITALS.lower() + b"_")
+_CAPITAL = _table(_CAPITALS)
+_WORD = _table(_CAPITALS + _CAPITALS.lower() + b"_0123456789")
+_SEPARATOR, _BRACKET = _table(b" .-()"), _table(b"()")
 
 
-def find_candidates(text: bytes, ends: Any) -> Any:
-    """Candidates in the order of the text: (found, 3) with kind, first byte, end."""
-    # eights[i]: the eight bytes from i on as one number.
-    eights = np.ndarray((max(0, len(text) - 7),), "<u8", buffer=text, strides=(1,))
-    return _find(np.frombuffer(text, np.uint8), eights, ends, _CLASSES)
+class Runs(NamedTuple):
+    """Runs of digits in contents. Each array: (runs,)."""
+
+    starts: Places
+    stops: Places
+    low: Places
+    """Where the content of the run begins."""
+    high: Places
+    """Where it ends."""
 
 
-@njit(cache=True)
-def _find(text: Any, eights: Any, ends: Any, classes: Any) -> Any:
-    found = np.empty((64, 3), np.int64)
-    count = 0
-    start = 0
-    for end in ends:
-        at = _next(text, eights, start, end, classes)
-        while at < end:
-            if classes[text[at]] == _AT:
-                what, first, stop = _around_at(text, start, end, at, classes)
-                at += 1
-            else:
-                what, first, stop, at = _around_digits(text, start, end, at, classes)
-            if what >= 0:
-                if count == len(found):
-                    found = np.concatenate((found, np.empty_like(found)))
-                found[count] = what, first, stop
-                count += 1
-            at = _next(text, eights, at, end, classes)
-        start = end
-    return found[:count]
+def find_candidates(text: bytes, ends: Places) -> list[Candidate]:
+    """Candidates in the order of the text. ends: (contents,), where each content ends in ``text``."""
+    data = np.frombuffer(text, np.uint8)
+    runs = _runs(data, ends)
+    lettered = (runs.starts > runs.low) & _LETTER[data[runs.starts - 1]]
+    found = [
+        *_emails(text, data, ends),
+        *_numbers(data, runs, lettered),
+        *_ibans(text, data, runs, lettered),
+    ]
+    return [candidate for _, candidate in sorted(found)]
 
 
-@njit(cache=True)
-def _next(text: Any, eights: Any, at: int, end: int, classes: Any) -> int:
-    """The next `@` or digit. Apart from all else, so that this loop is as tight as it can be."""
-    while at + 8 <= end and not _marked(eights[at]):
-        at += 8
-    while at < end and not classes[text[at]] & (_DIGIT | _AT):
-        at += 1
-    return at
+def _runs(data: NDArray[np.uint8], ends: Places) -> Runs:
+    digit = (data - np.uint8(48)) < 10
+    after_digit, before_digit = np.zeros_like(digit), np.zeros_like(digit)
+    after_digit[1:], before_digit[:-1] = digit[:-1], digit[1:]
+    inner = ends[(ends > 0) & (ends < len(data))]
+    after_digit[inner] = before_digit[inner - 1] = False
+    starts = np.flatnonzero(digit & ~after_digit)
+    stops = np.flatnonzero(digit & ~before_digit) + 1
+    content = np.searchsorted(ends, starts, "right")
+    return Runs(starts, stops, np.concatenate([np.zeros(1, np.int64), ends])[content], ends[content])
 
 
-@njit(cache=True)
-def _marked(eight: Any) -> Any:
-    """Not 0 where one of eight bytes is a digit or an `@`. Sums of seven bits do not reach the next byte."""
-    low = eight & _LOW
-    digit = (low + _FROM_0) & ~(low + _FROM_COLON)
-    other = (low ^ _ATS) + _LOW
-    return (digit | ~other) & ~eight & _TOPS
+def _emails(text: bytes, data: NDArray[np.uint8], ends: Places) -> Iterator[tuple[int, Candidate]]:
+    for at in np.flatnonzero(data == ord("@")).tolist():
+        content = int(np.searchsorted(ends, at, "right"))
+        low, high = int(ends[content - 1]) if content else 0, int(ends[content])
+        before = _MAILBOX_BEFORE.search(text[max(low, at - MOST_EMAIL_BYTES) : at])
+        after = _MAILBOX.match(text, at + 1, min(high, at + MOST_EMAIL_BYTES))
+        assert before is not None, "it matches nothing, too"
+        assert after is not None, "it matches nothing, too"
+        first, stop = at - len(before[0]), after.end()
+        if first < at and b"." in text[at + 2 : max(at + 2, stop - 2)]:
+            yield at, (EMAIL, first, stop)
 
 
-@njit(cache=True)
-def _around_at(text: Any, start: int, end: int, at: int, classes: Any) -> Any:
-    first, stop = at, at + 1
-    while first > start and at - first < MOST_BYTES and classes[text[first - 1]] & _MAILBOX:
-        first -= 1
-    while stop < end and stop - at < MOST_BYTES and classes[text[stop]] & _MAILBOX:
-        stop += 1
-    dotted = False
-    for place in range(at + 2, stop - 2):
-        dotted |= text[place] == 46
-    if first == at or not dotted:
-        return -1, 0, 0
-    return EMAIL, first, stop
+def _numbers(data: NDArray[np.uint8], runs: Runs, lettered: Mask) -> Iterator[tuple[int, Candidate]]:
+    """Chains of runs with separators between them, where the runs' lengths are those of a number."""
+    if not len(runs.starts):
+        return
+    lengths = runs.stops - runs.starts
+    linked = _linked(data, runs, lettered)
+    before = np.where(runs.starts > runs.low, data[runs.starts - 1], ord(" "))
+    one, two = (
+        np.concatenate([np.zeros(back, np.int64), lengths[:-back]])[: len(lengths)] for back in (1, 2)
+    )
+    third = linked & np.concatenate([np.zeros(1, np.bool_), linked[:-1]])
+    phone = (two == 3) & (one == 3) & (lengths == 4)
+    card = (two == 4) & ((one == 4) | (one == 6)) & (lengths >= 4)
+    shaped = (lengths >= 14) | third & (phone | card) | ~linked & (before == ord("+"))
+    heads, tails = _chains(linked)
+    likely = (np.add.reduceat(lengths, heads) >= LEAST_DIGITS) & np.logical_or.reduceat(shaped, heads)
+    likely &= ~lettered[heads]
+    for head, tail in zip(heads[likely].tolist(), tails[likely].tolist(), strict=True):
+        yield int(runs.starts[head]), (NUMBER, _first_byte(data, runs, head), int(runs.stops[tail]))
 
 
-@njit(cache=True)
-def _around_digits(text: Any, start: int, end: int, at: int, classes: Any) -> Any:
-    """Kind, bounds, and where to go on; the lengths of the last three groups tell what it may be."""
-    before = text[at - 1] if at > start else np.uint8(32)
-    first = at
-    if classes[before] & _LETTER:
-        return _after_letters(text, start, end, at, classes)
-    plus = before == 43
-    if before == 40 or plus:
-        first -= 1
-    third, second, latest = 0, 0, 0
-    grouped = plus
-    digits = 0
-    place = at
-    while True:
-        length = 0
-        while place < end and classes[text[place]] & _DIGIT:
-            place += 1
-            length += 1
-        third, second, latest = second, latest, length
-        digits += length
-        grouped |= length >= 14 or (third == 3 and second == 3 and latest == 4)
-        grouped |= third == 4 and (second == 4 or second == 6) and latest >= 4
-        gap = _after_gap(text, place, end)
-        if gap == place or gap >= end or not classes[text[gap]] & _DIGIT or gap - first > 64:
-            break
-        place = gap
-    if digits < 8 or not grouped:
-        return -1, 0, 0, place
-    return NUMBER, first, place, place
+def _linked(data: NDArray[np.uint8], runs: Runs, lettered: Mask) -> Mask:
+    """Which runs go on with the number of the run before: by a space, hyphen or dot, or around brackets."""
+    linked = np.zeros(len(runs.starts), np.bool_)
+    gap, first = runs.starts[1:] - runs.stops[:-1], data[runs.stops[:-1].clip(max=len(data) - 1)]
+    second = data[runs.starts[1:] - 1]
+    two = (gap == 2) & _SEPARATOR[second] & (_BRACKET[first] | (second == ord("(")))
+    linked[1:] = _SEPARATOR[first] & ((gap == 1) | two) & (runs.low[1:] == runs.low[:-1]) & ~lettered[:-1]
+    _cut_long_chains(data, runs, linked)
+    return linked
 
 
-@njit(cache=True)
-def _after_letters(text: Any, start: int, end: int, at: int, classes: Any) -> Any:
-    """Two capitals and two digits at the start of a word begin an IBAN; other such digits are skipped."""
-    digits_end = at
-    while digits_end < end and classes[text[digits_end]] & _DIGIT:
-        digits_end += 1
-    capitals = at - start >= 2 and 65 <= text[at - 1] <= 90 and 65 <= text[at - 2] <= 90
-    word = at - start == 2 or not classes[text[at - 3]] & (_LETTER | _DIGIT) if capitals else False
-    if not word or digits_end - at < 2:
-        return -1, 0, 0, digits_end
-    stop = at
-    while stop < end and stop - at < 48 and (classes[text[stop]] & (_DIGIT | _LETTER) or text[stop] == 32):
-        stop += 1
-    if stop - at < 13:
-        return -1, 0, 0, digits_end
-    return IBAN, at - 2, stop, digits_end
+def _chains(linked: Mask) -> tuple[Places, Places]:
+    """The first and the last run of each chain."""
+    heads = np.flatnonzero(~linked)
+    return heads, np.append(heads[1:], len(linked)) - 1
 
 
-@njit(cache=True)
-def _after_gap(text: Any, at: int, end: int) -> int:
-    """Groups stand apart by a space, hyphen or dot, or a bracket and one of these around an area code."""
-    if at < end and _parts_groups(text[at]):
-        bracket = text[at] == 40 or text[at] == 41
-        at += 1
-        if at < end and _parts_groups(text[at]) and (bracket or text[at] == 40):
-            at += 1
-    return at
+def _cut_long_chains(data: NDArray[np.uint8], runs: Runs, linked: Mask) -> None:
+    """A chain, such as a row of a table, goes on for ``MOST_NUMBER_BYTES``; what comes then is another."""
+    heads, tails = _chains(linked)
+    long = runs.stops[tails] - runs.starts[heads] > MOST_NUMBER_BYTES
+    for head, tail in zip(heads[long].tolist(), tails[long].tolist(), strict=True):
+        first = _first_byte(data, runs, head)
+        for run in range(head + 1, tail + 1):
+            if runs.starts[run] - first > MOST_NUMBER_BYTES:
+                linked[run] = False
+                first = _first_byte(data, runs, run)
 
 
-@njit(cache=True)
-def _parts_groups(byte: int) -> bool:
-    return byte == 32 or byte == 45 or byte == 46 or byte == 40 or byte == 41
+def _first_byte(data: NDArray[np.uint8], runs: Runs, head: int) -> int:
+    """Where a number begins: at its first digit, or at the bracket or plus sign in front of that."""
+    first = int(runs.starts[head])
+    return first - (first > runs.low[head] and data[first - 1] in b"(+")
+
+
+def _ibans(
+    text: bytes, data: NDArray[np.uint8], runs: Runs, lettered: Mask
+) -> Iterator[tuple[int, Candidate]]:
+    """Two capitals at the start of a word, two digits, and as many letters and digits as an IBAN has."""
+    room = runs.starts - runs.low
+    # Bytes before the first are not looked at where ``room`` says so; 0 stands in for them.
+    last, last_but_one, before = (data[np.maximum(runs.starts - back, 0)] for back in (1, 2, 3))
+    capitals = (room >= 2) & _CAPITAL[last] & _CAPITAL[last_but_one]
+    word = (room == 2) | ~_WORD[before]
+    for index in np.flatnonzero(lettered & capitals & word & (runs.stops - runs.starts >= 2)).tolist():
+        at = int(runs.starts[index])
+        if rest := _IBAN_REST.match(text, at, int(runs.high[index])):
+            yield at, (IBAN, at - 2, rest.end())

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.inspect.pack_files import RowBatch
 
 Counts = NDArray[np.int64]
@@ -101,7 +101,7 @@ def _add(sums: Counts | Ints, index: Counts, values: Counts | Ints) -> None:
     np.add.at(sums, index, values)
 
 
-@njit(cache=True)
+@njit
 def _sweep(document, starts, stops, tokens, left_out, copies, whole):  # type: ignore[no-untyped-def]
     """Walk along each document from one end of a piece to the next."""
     zero = np.int64(0)

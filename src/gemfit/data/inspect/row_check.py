@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.document import IGNORED
 from gemfit.data.inspect.pack_files import RowBatch
 
@@ -80,7 +80,7 @@ def check_rows(batch: RowBatch, rules: Rules, faults: RowFaults) -> NDArray[np.i
     return trained
 
 
-@njit(cache=True)
+@njit
 def _check(  # type: ignore[no-untyped-def]
     ids, labels, ends, lengths, document, starts, repeated, tokens, trained_tokens,
     first, pad_id, all_trained, conversation, counts, rows, places,
@@ -124,7 +124,7 @@ def _check(  # type: ignore[no-untyped-def]
     return trained
 
 
-@njit(cache=True)
+@njit
 def _note(counts, rows, places, fault, row, place):  # type: ignore[no-untyped-def]
     if counts[fault] == 0:
         rows[fault] = row

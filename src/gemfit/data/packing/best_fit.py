@@ -1,26 +1,19 @@
-"""Put documents into rows of ``seq_len`` tokens: exact best fit, decreasing, then rows filled exactly.
+"""Bin packing of documents into rows of ``seq_len`` tokens: best-fit decreasing.
 
 A bitmap of the free lengths that occur finds the tightest row at once, so a million documents take
-some 20 ms. Where that needs more rows than the tokens alone would, rows are closed by exact sums of
-lengths as well (``exact``), and the way with fewer rows is taken. Documents are never cut here, and
-equal lengths keep their order: the result depends on the lengths alone.
+some 20 ms. Documents are never cut here, and equal lengths keep their order: the result depends on the
+lengths alone.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.packing.bitset import add, at_least, empty_set, remove
-from gemfit.data.packing.exact_fill import refill
 
 Ints = NDArray[np.int32]
-
-SHARES = (0.1, 0.3, 1.0)
-"""Documents that are moved in the first, second and last attempt to come closer to the bound."""
-NEAR = 15_000
-"""An excess of one row in so many ends these attempts."""
 
 
 def pack(lengths: Ints, seq_len: int, free: Ints | None = None) -> Ints:
@@ -36,33 +29,7 @@ def pack(lengths: Ints, seq_len: int, free: Ints | None = None) -> Ints:
     lengths = np.ascontiguousarray(lengths, np.int32)
     started = np.empty(0, np.int32) if free is None else np.ascontiguousarray(free, np.int32)
     order, counts = _descending(lengths, seq_len)
-    fitted, num_fitted = _best_fit(order, counts, seq_len, started)
-    return _closer(lengths, order, fitted, int(num_fitted), seq_len, started)
-
-
-def improve(lengths: Ints, rows: Ints, seq_len: int) -> Ints:
-    """The same or fewer rows of documents that have rows already: (documents,), from 0 without gaps."""
-    order, _ = _descending(lengths, seq_len)
-    return _closer(lengths, order, rows, int(rows.max()) + 1, seq_len, np.empty(0, np.int32))
-
-
-def _closer(lengths: Ints, order: Ints, rows: Ints, num_rows: int, seq_len: int, started: Ints) -> Ints:
-    """Closer to the bound, where moving documents of rows with gaps brings that about."""
-    bound = fewest_rows(lengths, seq_len, started)
-    best, fewest = rows, num_rows
-    for share in SHARES:
-        if fewest <= bound + bound // NEAR:
-            break
-        others, num_others = refill(lengths, order, rows, num_rows, seq_len, started, share)
-        if num_others < fewest:
-            best, fewest = others, num_others
-    return np.asarray(best)
-
-
-def best_fit_decreasing(lengths: Ints, seq_len: int) -> Ints:
-    """The row of each document by best fit alone, in the order in which rows were opened: (documents,)."""
-    order, counts = _descending(lengths, seq_len)
-    return np.asarray(_best_fit(order, counts, seq_len, np.empty(0, np.int32))[0])
+    return np.asarray(_best_fit(order, counts, seq_len, started))
 
 
 def fewest_rows(lengths: Ints, seq_len: int, free: Ints | None = None) -> int:
@@ -72,7 +39,7 @@ def fewest_rows(lengths: Ints, seq_len: int, free: Ints | None = None) -> int:
     return len(started) + max(0, -(-rest // seq_len))
 
 
-@njit(cache=True)
+@njit
 def _descending(lengths, seq_len):  # type: ignore[no-untyped-def]
     """Documents, longest first and equal ones in order, and how many there are of each length."""
     counts = np.zeros(seq_len + 1, np.int32)
@@ -91,7 +58,7 @@ def _descending(lengths, seq_len):  # type: ignore[no-untyped-def]
     return order, counts
 
 
-@njit(cache=True)
+@njit
 def _best_fit(order, counts, seq_len, started):  # type: ignore[no-untyped-def]
     rows = np.empty(len(order), np.int32)
     # newest[f]: the row with f free places that got there last, or -1; below[r]: the one before it.
@@ -123,4 +90,4 @@ def _best_fit(order, counts, seq_len, started):  # type: ignore[no-untyped-def]
             below[row] = newest[free]
             newest[free] = row
             add(words, used, free)
-    return rows, num_rows
+    return rows

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from gemfit.data.compiled import njit
 
 
 @intrinsic
@@ -24,41 +26,26 @@ def _lowest(_context: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@intrinsic
-def _leading(_context: Any, word: Any) -> Any:
-    """Number of zeros above the highest set bit of a word that is not 0."""
-
-    def generate(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
-
-
-@njit(cache=True)
+@njit
 def empty_set(limit):  # type: ignore[no-untyped-def]
     """A set of numbers from 0 to ``limit``: its words, and one bit for each word that is not 0."""
     return np.zeros((limit >> 6) + 1, np.uint64), np.zeros((limit >> 12) + 1, np.uint64)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def add(words, used, number):  # type: ignore[no-untyped-def]
     words[number >> 6] |= np.uint64(1) << np.uint64(number & 63)
     used[number >> 12] |= np.uint64(1) << np.uint64((number >> 6) & 63)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def remove(words, used, number):  # type: ignore[no-untyped-def]
     words[number >> 6] &= ~(np.uint64(1) << np.uint64(number & 63))
     if not words[number >> 6]:
         used[number >> 12] &= ~(np.uint64(1) << np.uint64((number >> 6) & 63))
 
 
-@njit(cache=True, inline="always")
-def has(words, number):  # type: ignore[no-untyped-def]
-    return (words[number >> 6] >> np.uint64(number & 63)) & np.uint64(1) != 0
-
-
-@njit(cache=True)
+@njit
 def at_least(words, used, number):  # type: ignore[no-untyped-def]
     """The smallest member that is not below ``number``, or -1."""
     place = np.int64(number) >> 6
@@ -79,26 +66,3 @@ def at_least(words, used, number):  # type: ignore[no-untyped-def]
         rest = used[group]
     place = (group << 6) + np.int64(_lowest(rest))
     return (place << 6) + np.int64(_lowest(words[place]))
-
-
-@njit(cache=True)
-def at_most(words, used, number):  # type: ignore[no-untyped-def]
-    """The largest member that is not above ``number``, or -1."""
-    if number < 0:
-        return np.int64(-1)
-    place = np.int64(number) >> 6
-    rest = words[place] << np.uint64(63 - (number & 63))
-    if rest:
-        return np.int64(number) - np.int64(_leading(rest))
-    if place == 0:
-        return np.int64(-1)
-    place -= 1
-    group = place >> 6
-    rest = used[group] << np.uint64(63 - (place & 63)) >> np.uint64(63 - (place & 63))
-    while not rest:
-        group -= 1
-        if group < 0:
-            return np.int64(-1)
-        rest = used[group]
-    place = (group << 6) + 63 - np.int64(_leading(rest))
-    return (place << 6) + 63 - np.int64(_leading(words[place]))

@@ -14,16 +14,14 @@ Cost: some tens of microseconds a row that holds a part of a long conversation; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from gemfit.data.packing.best_fit import improve, pack
+from gemfit.data.compiled import njit
+from gemfit.data.packing.best_fit import pack
 from gemfit.data.packing.row_fill import cut_late, fill_rows
-from gemfit.data.packing.streaming import AT_ONCE, pack_any
 
 TIGHT = (10, 3)
 """Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
@@ -57,28 +55,13 @@ class Runs(NamedTuple):
     """From 0, without gaps."""
 
 
-def fit_runs(atoms: Atoms, seq_len: int, *, tight: bool = False, at_once: int = AT_ONCE) -> Runs:
+def fit_runs(atoms: Atoms, seq_len: int, *, tight: bool = False) -> Runs:
     """Make pieces of the atoms and put them into rows; every atom is in exactly one piece.
 
     ``tight`` fills rows to the last token at the price of more pieces, which repeat more context, unless
-    that takes one row in a hundred more: for atoms that were cut anywhere. More than ``at_once`` atoms are
-    fitted in slabs of whole conversations.
+    that takes one row in a hundred more: for atoms that were cut anywhere.
     """
-    if len(atoms.lengths) <= at_once or not atoms.linked.any():
-        return _fit_slab(atoms, seq_len, tight, at_once)
-    slabs = [_fit_slab(slab, seq_len, tight, at_once) for slab in _slabs(atoms, at_once)]
-    rows = np.cumsum([0, *(slab.row[-1] + 1 for slab in slabs)])
-    firsts = np.cumsum([0, *(slab.num_atoms.sum(dtype=np.int64) for slab in slabs)])
-    return Runs(
-        np.concatenate([slab.first + at for slab, at in zip(slabs, firsts, strict=False)]).astype(np.int32),
-        np.concatenate([slab.num_atoms for slab in slabs]),
-        np.concatenate([slab.lengths for slab in slabs]),
-        np.concatenate([slab.row + at for slab, at in zip(slabs, rows, strict=False)]).astype(np.int32),
-    )
-
-
-def _fit_slab(atoms: Atoms, seq_len: int, tight: bool, at_once: int) -> Runs:
-    longest = longest_pieces(atoms, seq_len, at_once)
+    longest = longest_pieces(atoms, seq_len)
     if not atoms.linked.any():
         return longest
     fitted = _fitted_pieces(atoms, seq_len, worth=1)
@@ -90,26 +73,14 @@ def _fit_slab(atoms: Atoms, seq_len: int, tight: bool, at_once: int) -> Runs:
     return next((runs for runs in fuller if runs.row[-1] <= most), fewest)
 
 
-def _slabs(atoms: Atoms, at_once: int) -> Iterator[Atoms]:
-    """Whole conversations of together some ``at_once`` atoms."""
-    heads = np.append(np.flatnonzero(~atoms.linked), len(atoms.lengths))
-    start = 0
-    while start < len(atoms.lengths):
-        after = max(1, int(np.searchsorted(heads, start + at_once, "right")) - 1)
-        stop = int(heads[after]) if heads[after] > start else int(heads[heads > start][0])
-        here = slice(start, stop)
-        yield Atoms(atoms.lengths[here], atoms.context[here], atoms.linked[here])
-        start = stop
-
-
-def longest_pieces(atoms: Atoms, seq_len: int, at_once: int = AT_ONCE) -> Runs:
+def longest_pieces(atoms: Atoms, seq_len: int) -> Runs:
     """Pieces that take all that fits, packed best fit, decreasing."""
     heads, stops = _chains(atoms.linked)
     bodies = atoms.lengths - atoms.context
     first, num_atoms = cut_late(atoms.lengths, bodies, heads, stops, seq_len)
     del bodies, heads, stops
     lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
-    return _sorted(atoms, first, num_atoms, pack_any(lengths, seq_len, at_once=at_once))
+    return _sorted(atoms, first, num_atoms, pack(lengths, seq_len))
 
 
 def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
@@ -130,10 +101,10 @@ def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
     num_atoms = np.concatenate([num_atoms, ends[1], np.ones_like(left)])
     lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
     row = np.concatenate([row, pack(lengths[len(row) :], seq_len, free)])
-    return _sorted(atoms, first, num_atoms, improve(lengths, row, seq_len))
+    return _sorted(atoms, first, num_atoms, row)
 
 
-@njit(cache=True)
+@njit
 def _chains(linked: Any) -> Any:
     """First atom of each conversation, and the one after its last."""
     count = 0
@@ -150,7 +121,7 @@ def _chains(linked: Any) -> Any:
     return heads, stops
 
 
-@njit(cache=True)
+@njit
 def _tokens(lengths: Any, context: Any, first: Any, num_atoms: Any) -> Any:
     """Length of each piece: its bodies, and the context of its first atom."""
     tokens = np.empty(len(first), np.int32)
@@ -169,7 +140,7 @@ def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
     return Runs(first, num_atoms, _tokens(atoms.lengths, atoms.context, first, num_atoms), row[order])
 
 
-@njit(cache=True)
+@njit
 def _by_row(first: Any, row: Any, num_atoms: int) -> Any:
     """Pieces by row, and by their first atom in a row."""
     begun = np.full(num_atoms, -1, np.int32)

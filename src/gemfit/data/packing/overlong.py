@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from gemfit.data.compiled import njit
 from gemfit.data.document import Document, Words
 from gemfit.data.packing.split_turns import CONTEXT, LENGTH, room_for, split
-from gemfit.data.packing.turn_spans import as_talk, joined, next_trained
+from gemfit.data.packing.turn_spans import as_talk, joined, next_trained, put_atom, put_span
 
 WAYS = ("drop", "truncate", "split", "cut")
 """What ``data.overlong`` may be."""
@@ -71,7 +71,7 @@ def _atoms(document: Document, stored: Words, rows: list[list[int]]) -> list[Ato
     return found
 
 
-@njit(cache=True)
+@njit
 def fit_talk(
     words: Any, talk: Any, way: Any, seq_len: Any, stretches: Any, at: Any, atoms: Any, made: Any
 ) -> Any:
@@ -95,6 +95,6 @@ def fit_talk(
     if kept < tokens and next_trained(words, start, start + kept) == start + kept:
         return stretches, at, atoms, made, (tokens, 0, 0)  # the question alone fills the row
     stretches, atoms = room_for(stretches, at + 1), room_for(atoms, made + 1)
-    stretches[at] = start, start + kept, 0
-    atoms[made] = kept, 0, 0, 0, 0
+    put_span(stretches, at, start, start + kept, 0)
+    put_atom(atoms, made, kept, 0, 0, 0, 0)
     return stretches, at + 1, atoms, made + 1, (tokens - kept, 0, 0)

@@ -8,7 +8,8 @@ part of a long conversation, because every chain of the window is looked at for 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from gemfit.data.compiled import njit
 
 WINDOW = 128
 """Long conversations among which the best filling is looked for."""
@@ -18,7 +19,7 @@ ENOUGH = 32
 """Ends of conversations, of half a row at most, that pack well without being cut."""
 
 
-@njit(cache=True)
+@njit
 def cut_late(lengths, bodies, heads, stops, seq_len):  # type: ignore[no-untyped-def]
     """Pieces that each take all the atoms that fit."""
     first = np.empty(len(lengths), np.int32)
@@ -34,7 +35,7 @@ def cut_late(lengths, bodies, heads, stops, seq_len):  # type: ignore[no-untyped
     return first[:num_runs], num_atoms[:num_runs]
 
 
-@njit(cache=True)
+@njit
 def fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ignore[no-untyped-def]
     """Rows out of chains, and of whole conversations (sorted by length) where they fill a rest best."""
     first = np.empty(len(lengths), np.int32)
@@ -98,7 +99,7 @@ def fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ig
     return first[:num_runs], count[:num_runs], row[:num_runs], free[:num_rows], used, ends
 
 
-@njit(cache=True)
+@njit
 def _longest_first(window, rest):  # type: ignore[no-untyped-def]
     """Put the chain with most left to the front, so that all of a window end at about one time."""
     longest = 0
@@ -108,7 +109,7 @@ def _longest_first(window, rest):  # type: ignore[no-untyped-def]
     window[0], window[longest] = window[longest], window[0]
 
 
-@njit(cache=True)
+@njit
 def _stock(lengths, seq_len):  # type: ignore[no-untyped-def]
     """For each length: where its conversations begin, how many there are, the next one that occurs."""
     left = np.zeros(seq_len + 1, np.int32)
@@ -122,7 +123,7 @@ def _stock(lengths, seq_len):  # type: ignore[no-untyped-def]
     return begin, left, down
 
 
-@njit(cache=True)
+@njit
 def _first_run(lengths, bodies, at, stops, window, down, seq_len, worth):  # type: ignore[no-untyped-def]
     """How many atoms of the first chain a new row takes, so that with one filling it gains most."""
     chain = window[0]
@@ -138,7 +139,7 @@ def _first_run(lengths, bodies, at, stops, window, down, seq_len, worth):  # typ
     return best
 
 
-@njit(cache=True)
+@njit
 def _filling(lengths, bodies, at, stops, window, down, room, worth):  # type: ignore[no-untyped-def]
     """What gains most in ``room``: chain, atoms (0: a whole conversation), tokens (0: nothing), gain.
 
@@ -165,13 +166,13 @@ def _filling(lengths, bodies, at, stops, window, down, room, worth):  # type: ig
     return best_chain, best_atoms, best_size, best_gain
 
 
-@njit(cache=True)
+@njit
 def _owed(lengths, bodies, position, stop):  # type: ignore[no-untyped-def]
     """Context that has to be repeated because a piece ends before ``position``."""
     return lengths[position] - bodies[position] if position < stop else 0
 
 
-@njit(cache=True)
+@njit
 def _occurring(down, length):  # type: ignore[no-untyped-def]
     """The longest whole conversation of at most ``length`` tokens, or 0; shortens the way for later."""
     while down[length] != length:
@@ -180,7 +181,7 @@ def _occurring(down, length):  # type: ignore[no-untyped-def]
     return length
 
 
-@njit(cache=True)
+@njit
 def _longest(lengths, bodies, position, stop, room):  # type: ignore[no-untyped-def]
     """How many atoms from ``position`` on fit into ``room``."""
     total, end = lengths[position], position + 1
@@ -190,7 +191,7 @@ def _longest(lengths, bodies, position, stop, room):  # type: ignore[no-untyped-
     return end - position
 
 
-@njit(cache=True)
+@njit
 def _length(lengths, bodies, position, num_atoms):  # type: ignore[no-untyped-def]
     """Tokens of a piece of ``num_atoms`` atoms."""
     return lengths[position] + bodies[position + 1 : position + num_atoms].sum()

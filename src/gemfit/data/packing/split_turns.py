@@ -14,11 +14,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from gemfit.data.compiled import njit
 from gemfit.data.document import Words
 from gemfit.data.packing.continuation_context import MOST_STRETCHES, add_context
-from gemfit.data.packing.turn_spans import ASSISTANT, USER, begins, next_trained, size, turns_until
+from gemfit.data.packing.turn_spans import (
+    ASSISTANT,
+    USER,
+    begins,
+    next_trained,
+    put_atom,
+    put_span,
+    size,
+    turns_until,
+)
 from gemfit.errors import UserError
 
 LENGTH, CONTEXT, START, LINKED, TORN = range(5)
@@ -35,7 +44,7 @@ def check_room(begin: Words, seq_len: int) -> None:
         )
 
 
-@njit(cache=True)
+@njit
 def split(
     words: Any, talk: Any, seq_len: Any, step: Any, stretches: Any, at: Any, atoms: Any, made: Any
 ) -> Any:
@@ -62,40 +71,44 @@ def split(
             at = _add_body(talk, place, end, offset, linked, stretches, after)
             inside = place > talk.whole[0] and talk.turns[max(0, turns_until(talk, place) - 1)] != place
             torn = np.int64(inside)
-            atoms[made] = context + end - place, context, place - talk.whole[0], linked, torn
+            put_atom(atoms, made, context + end - place, context, place - talk.whole[0], linked, torn)
             made += 1
         linked = np.int64(learns < end)
         place = end
     return stretches, at, atoms, made
 
 
-@njit(cache=True)
+@njit
 def room_for(rows: Any, count: Any) -> Any:
     """The same rows with room for at least ``count`` of them."""
-    while len(rows) < count:
-        rows = np.concatenate((rows, np.empty_like(rows)))
-    return rows
+    if len(rows) >= count:
+        return rows
+    grown = np.empty((max(2 * len(rows), count), rows.shape[1]), rows.dtype)
+    for row in range(len(rows)):
+        for column in range(rows.shape[1]):
+            grown[row, column] = rows[row, column]
+    return grown
 
 
-@njit(cache=True)
+@njit
 def _add_body(talk: Any, place: Any, end: Any, offset: Any, linked: Any, stretches: Any, at: Any) -> Any:
     """Write the body behind its context, and of a linked atom once more; the row after it."""
     if offset:
         middle = min(place + offset, end)
-        stretches[at] = place, middle, 0
-        stretches[at + 1] = talk.inset[0], talk.inset[1], 1
-        stretches[at + 2] = middle, end, 0
+        put_span(stretches, at, place, middle, 0)
+        put_span(stretches, at + 1, talk.inset[0], talk.inset[1], 1)
+        put_span(stretches, at + 2, middle, end, 0)
         at += 3
     else:
-        stretches[at] = place, end, 0
+        put_span(stretches, at, place, end, 0)
         at += 1
     if linked:
-        stretches[at] = place, end, 0
+        put_span(stretches, at, place, end, 0)
         at += 1
     return at
 
 
-@njit(cache=True)
+@njit
 def _end(talk: Any, start: Any, room: Any) -> Any:
     """Where the atom that begins at ``start`` ends, at most ``room`` words later."""
     limit = start + room
@@ -114,7 +127,7 @@ def _end(talk: Any, start: Any, room: Any) -> Any:
     return _not_in_a_header(talk, start, limit)
 
 
-@njit(cache=True)
+@njit
 def _earlier(talk: Any, start: Any, end: Any, step: Any, learns: Any) -> Any:
     """A place some ``step`` words behind the first trained one, if that is well before ``end``.
 
@@ -125,7 +138,7 @@ def _earlier(talk: Any, start: Any, end: Any, step: Any, learns: Any) -> Any:
     return end if limit + step // 2 >= end else _not_in_a_header(talk, start, limit)
 
 
-@njit(cache=True)
+@njit
 def _not_in_a_header(talk: Any, start: Any, limit: Any) -> Any:
     """A cut right behind a header would leave the header without content: cut before it."""
     turn = turns_until(talk, limit - 1) - 1

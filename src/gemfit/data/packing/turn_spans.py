@@ -10,9 +10,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.document import TRAINED, Document, Words
 from gemfit.data.jsonl.conversation import ROLES
 
@@ -57,25 +57,54 @@ def as_talk(document: Document) -> tuple[Talk, Words]:
     return talk, np.concatenate(texts)
 
 
-@njit(cache=True)
+# An assignment of a tuple to a row would be compiled with all that numpy says about shapes that do not fit.
+
+
+@njit
+def put_span(spans: Any, at: Any, start: Any, stop: Any, masked: Any) -> None:
+    """Write one row of spans: (rows, 3)."""
+    spans[at, 0], spans[at, 1], spans[at, 2] = start, stop, masked
+
+
+@njit
+def put_atom(atoms: Any, at: Any, length: Any, context: Any, start: Any, linked: Any, torn: Any) -> None:
+    """Write one row of atoms: (rows, 5), see ``split_turns``."""
+    atoms[at, 0], atoms[at, 1], atoms[at, 2], atoms[at, 3], atoms[at, 4] = (
+        length,
+        context,
+        start,
+        linked,
+        torn,
+    )
+
+
+@njit
 def size(stretch: Any) -> Any:
     """How many words."""
     return stretch[1] - stretch[0]
 
 
-@njit(cache=True)
+@njit
 def turns_until(talk: Any, place: Any) -> Any:
     """How many turns begin at ``place`` or before."""
-    return np.searchsorted(talk.turns, place, side="right")
+    # By hand: numpy's search is compiled for complex numbers and what not as well, which takes a second.
+    low, high = 0, len(talk.turns)
+    while low < high:
+        middle = (low + high) // 2
+        if talk.turns[middle] <= place:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
-@njit(cache=True)
+@njit
 def begins(talk: Any, turn: Any, role: Any) -> Any:
     """True where ``role`` takes over from another role."""
     return talk.roles[turn] == role and talk.roles[turn - 1] != role
 
 
-@njit(cache=True)
+@njit
 def next_trained(words: Any, place: Any, stop: Any) -> Any:
     """Place of the first trained word from ``place`` on, or ``stop``."""
     while place < stop and not words[place] & TRAINED:
@@ -83,7 +112,7 @@ def next_trained(words: Any, place: Any, stop: Any) -> Any:
     return place
 
 
-@njit(cache=True)
+@njit
 def joined(words: Any, control: Any, stretches: Any) -> Any:
     """The words of stretches, one after another. stretches: (n, 3), the third is 1 where none is trained."""
     total = 0
@@ -92,8 +121,8 @@ def joined(words: Any, control: Any, stretches: Any) -> Any:
     found = np.empty(total, np.uint32)
     at = 0
     for row in range(len(stretches)):
-        start, stop, repeated = stretches[row]
-        kept = _MASKED if repeated else _AS_IT_IS
+        start, stop = stretches[row, 0], stretches[row, 1]
+        kept = _MASKED if stretches[row, 2] else _AS_IT_IS
         here = found[at : at + stop - start]
         if start < len(words):
             _copy(words[start:stop], kept, here)
@@ -103,7 +132,7 @@ def joined(words: Any, control: Any, stretches: Any) -> Any:
     return found
 
 
-@njit(cache=True)
+@njit
 def _copy(words: Any, kept: Any, found: Any) -> None:
     # Apart from all else, so that it becomes one instruction for several words.
     for index in range(len(found)):

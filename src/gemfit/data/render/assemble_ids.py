@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.document import TRAINED, Words
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
@@ -93,7 +93,7 @@ def compose(
     )
 
 
-@njit(cache=True)
+@njit
 def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, train_all, total):  # type: ignore[no-untyped-def]
     words = np.empty(total, np.uint32)
     ends, turns = np.empty(len(last), np.int64), np.empty(len(roles), np.int64)
@@ -142,7 +142,7 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
     return words[:at], ends, trained, role_tokens, turns
 
 
-@njit(cache=True)
+@njit
 def _control(words, at, control, edges, place, flag):  # type: ignore[no-untyped-def]
     """Write a control text at ``at``; where it ends."""
     first, count = edges[place], edges[place + 1] - edges[place]
@@ -151,7 +151,7 @@ def _control(words, at, control, edges, place, flag):  # type: ignore[no-untyped
     return at + count
 
 
-@njit(cache=True)
+@njit
 def _content(words, at, ids, content_ends, message, flag):  # type: ignore[no-untyped-def]
     """Write the content of a message at ``at``; where it ends."""
     first = content_ends[message - 1] if message else 0
@@ -161,7 +161,7 @@ def _content(words, at, ids, content_ends, message, flag):  # type: ignore[no-un
     return at + count
 
 
-@njit(cache=True)
+@njit
 def _count(words, start, stop):  # type: ignore[no-untyped-def]
     """How many of the words are trained."""
     count = np.int64(0)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Messages
 
@@ -44,7 +44,7 @@ def trimmed(messages: Messages, roles: AbstractSet[str]) -> tuple[bytes, NDArray
     return b"".join([view[start:stop] for start, stop in kept]), ends
 
 
-@njit(cache=True)
+@njit
 def _inner(text, ends, cut, one, two, three):  # type: ignore[no-untyped-def]
     """Where each content begins and ends without its white space."""
     starts, stops = np.empty(len(ends), np.int64), np.empty(len(ends), np.int64)
@@ -65,7 +65,7 @@ def _inner(text, ends, cut, one, two, three):  # type: ignore[no-untyped-def]
     return starts, stops
 
 
-@njit(cache=True)
+@njit
 def _space(text, start, stop, at_end, one, two, three):  # type: ignore[no-untyped-def]
     """Bytes of the white space at one end, or 0."""
     value = np.int64(0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gemfit.data.compiled import njit
 from gemfit.data.tokenize.protocol import Ends
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -20,7 +20,7 @@ def pick_texts(text: bytes, ends: Ends, one_in: int) -> NDArray[np.int64]:
     return np.flatnonzero(_hash_texts(data, eights, ends) % np.uint64(one_in) == 0)
 
 
-@njit(cache=True)
+@njit
 def _hash_texts(data: NDArray[np.uint8], eights: NDArray[np.uint64], ends: Ends) -> NDArray[np.uint64]:
     hashes = np.empty(ends.shape[0], np.uint64)
     position = 0

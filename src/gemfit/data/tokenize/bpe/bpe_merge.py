@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from gemfit.data.compiled import njit
 
 ITEM_BITS, RANK_BITS = 22, 20
 """An entry of the hash table is one number: two items, and the rank of their pair."""
@@ -74,7 +75,7 @@ def make_scratch(size: int) -> Scratch:
     return Scratch(items[0], items[1], links[0], links[1], np.empty(3 * size + 1, np.uint64))
 
 
-@njit(cache=True)
+@njit
 def fill_pairs(lefts, rights, pairs):  # type: ignore[no-untyped-def]
     """Enter pairs into the empty table, each with its place as rank; False if one comes twice."""
     last = np.uint64(len(pairs) - 1)
@@ -90,7 +91,7 @@ def fill_pairs(lefts, rights, pairs):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@njit
 def fill_first(pairs, items, first):  # type: ignore[no-untyped-def]
     """Look up all pairs of these items. first: (items, items)."""
     for left in range(len(items)):
@@ -98,7 +99,7 @@ def fill_first(pairs, items, first):  # type: ignore[no-untyped-def]
             first[left, right] = look_up(pairs, items[left], items[right])
 
 
-@njit(cache=True)
+@njit
 def look_up(pairs, left, right):  # type: ignore[no-untyped-def]
     """The rank of a pair."""
     last = np.uint64(len(pairs) - 1)
@@ -111,13 +112,13 @@ def look_up(pairs, left, right):  # type: ignore[no-untyped-def]
     return np.uint32(pairs[at] & _RANKS)
 
 
-@njit(cache=True)
+@njit
 def _slot(key, last):  # type: ignore[no-untyped-def]
     mixed = key * _FACTOR
     return (mixed ^ (mixed >> _32)) & last
 
 
-@njit(cache=True)
+@njit
 def merge_text(  # type: ignore[no-untyped-def]
     text, start, stop, ids, at,
     pairs, become, first_ranks, ascii, byte_ids, classes, trie, tokens, items, ranks, before, after, heap,
@@ -142,7 +143,7 @@ def merge_text(  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True)
+@njit
 def _added_token(text, start, stop, classes, trie, tokens):  # type: ignore[no-untyped-def]
     """The longest added token that begins at ``start``, and its end."""
     found, end = NOTHING, start
@@ -157,7 +158,7 @@ def _added_token(text, start, stop, classes, trie, tokens):  # type: ignore[no-u
     return found, end
 
 
-@njit(cache=True)
+@njit
 def _scan(count, pairs, become, items, ranks, ids, at):  # type: ignore[no-untyped-def]
     """Join the pair of the lowest rank until there is none; write what is left."""
     while True:
@@ -180,7 +181,7 @@ def _scan(count, pairs, become, items, ranks, ids, at):  # type: ignore[no-untyp
     return at + count
 
 
-@njit(cache=True)
+@njit
 def _merge(count, pairs, become, items, ranks, before, after, heap, ids, at):  # type: ignore[no-untyped-def]
     """The same with a heap, which is slower for a word and much faster for a page."""
     size = 0
@@ -215,7 +216,7 @@ def _merge(count, pairs, become, items, ranks, before, after, heap, ids, at):  #
     return at
 
 
-@njit(cache=True)
+@njit
 def _items(text, start, stop, pairs, become, first_ranks, ascii, byte_ids, items, ranks):  # type: ignore[no-untyped-def]
     """The items that a text begins with, one a character or one a byte, and their ranks; how many."""
     count, place, plain = 0, start, False
@@ -251,13 +252,13 @@ def _items(text, start, stop, pairs, become, first_ranks, ascii, byte_ids, items
     return count
 
 
-@njit(cache=True)
+@njit
 def _width(first, most):  # type: ignore[no-untyped-def]
     """Bytes of the character that begins with this one."""
     return min(most, 1 if first < 0xC0 else (2 if first < 0xE0 else (3 if first < 0xF0 else 4)))
 
 
-@njit(cache=True)
+@njit
 def _code(text, place, width):  # type: ignore[no-untyped-def]
     code = np.int64(text[place])
     if width > 1:
@@ -267,7 +268,7 @@ def _code(text, place, width):  # type: ignore[no-untyped-def]
     return code
 
 
-@njit(cache=True)
+@njit
 def _push(heap, size, key):  # type: ignore[no-untyped-def]
     """One more key; the new size."""
     at = size
@@ -278,7 +279,7 @@ def _push(heap, size, key):  # type: ignore[no-untyped-def]
     return size + 1
 
 
-@njit(cache=True)
+@njit
 def _pop(heap, size):  # type: ignore[no-untyped-def]
     """The least key, taken out, and the new size."""
     least, size = heap[0], size - 1

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from gemfit.data.compiled import njit
 
 BITS = 20
 """The bitmap has 2 to the power of this many bits."""
@@ -40,33 +41,33 @@ def mark_together(items: Iterable[str]) -> Together:
     return bits
 
 
-@njit(cache=True)
+@njit
 def width_of(byte):  # type: ignore[no-untyped-def]
     """Bytes of the character that begins with this one."""
     return 1 + np.int64(byte >= 0xC0) + np.int64(byte >= 0xE0) + np.int64(byte >= 0xF0)
 
 
-@njit(cache=True)
+@njit
 def character(eight, width):  # type: ignore[no-untyped-def]
     """The first of these 8 bytes, which has so many."""
     return eight & (_ALL >> np.uint64(64 - 8 * width))
 
 
-@njit(cache=True)
+@njit
 def bit_of(left, right):  # type: ignore[no-untyped-def]
     """Where the bit of two characters is."""
     mixed = (left << _32 | right) * _FACTOR
     return ((mixed ^ (mixed >> _32)) * _FACTOR) >> _SHIFT
 
 
-@njit(cache=True)
+@njit
 def are_together(bits, left, right):  # type: ignore[no-untyped-def]
     """1 where an item may have these neighbours, 0 where none has."""
     bit = bit_of(left, right)
     return np.int64(bits[bit >> _6] >> (bit & _BIT) & _1)
 
 
-@njit(cache=True)
+@njit
 def _mark(eights, ends, bits):  # type: ignore[no-untyped-def]
     place = 0
     for end in ends:

@@ -1,0 +1,99 @@
+"""``njit`` with its cache in ``$GEMFIT_CACHE/numba``, found by what the code is and not by where it lies.
+
+numba caches machine code beside the source or in the home folder, by path and time of the file: a job with a
+frozen copy of the code, a container with a read-only site-packages and a fresh home would compile again each
+time, which takes half a minute. Here the folder is named by a digest of all kernels, of Python and of numba;
+numba itself distinguishes processors inside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import config
+
+from gemfit.schemas.pack_job import cache_folder
+
+SOURCES = Path(__file__).parent
+LOCATOR = f"{__name__}.CacheLocator"
+
+
+def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """``numba.njit(cache=True)``, with the folder of ``compiled_folder`` for its cache."""
+    if function is None:
+        return functools.partial(njit, **options)
+    before, config.CACHE_LOCATOR_CLASSES = config.CACHE_LOCATOR_CLASSES, LOCATOR
+    try:
+        return numba.njit(cache=True, **options)(function)
+    finally:
+        config.CACHE_LOCATOR_CLASSES = before
+
+
+@functools.cache
+def compiled_folder() -> Path:
+    """Where compiled code is kept: below ``$NUMBA_CACHE_DIR``, if set, else in ``$GEMFIT_CACHE/numba``.
+
+    A temporary folder where neither can be written; that is said once.
+    """
+    root = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder() / "numba"
+    folder = root / _kernels_digest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        sys.stderr.write(
+            f"{folder}: cannot be written ({error.strerror}), so kernels are compiled for this build "
+            "alone; set GEMFIT_CACHE to a folder that can\n"
+        )
+        return Path(tempfile.mkdtemp(prefix="gemfit-numba-"))
+    return folder
+
+
+def is_compiled() -> bool:
+    """Whether an earlier build has left compiled code."""
+    return any(compiled_folder().glob("*.nbi"))
+
+
+def _kernels_digest() -> str:
+    """Of every module with a kernel: a kernel contains those that it calls, from whatever module."""
+    digest = hashlib.blake2b(digest_size=12)
+    digest.update(f"{sys.version_info[:3]} {numba.__version__}".encode())
+    for path in sorted(SOURCES.rglob("*.py"), key=lambda path: path.relative_to(SOURCES).as_posix()):
+        source = path.read_bytes()
+        if b"@njit" in source:
+            digest.update(path.relative_to(SOURCES).as_posix().encode() + source)
+    return digest.hexdigest()
+
+
+class CacheLocator:
+    """What numba asks where the cache of one function is (``NUMBA_CACHE_LOCATOR_CLASSES``)."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        # Two modules of one file name may have kernels of one name.
+        name = f"{function.__module__}.{function.__qualname__}"
+        self._disambiguator = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], source_file: str) -> CacheLocator:
+        return cls(function)
+
+    def ensure_cache_path(self) -> None:
+        compiled_folder()
+
+    def get_cache_path(self) -> str:
+        return os.fspath(compiled_folder())
+
+    def get_source_stamp(self) -> str:
+        """The folder's name has the digest of the source."""
+        return "1"
+
+    def get_disambiguator(self) -> str:
+        return self._disambiguator

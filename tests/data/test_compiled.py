@@ -1,0 +1,140 @@
+"""Compiled code is found by what it is: never beside the source, never compiled twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gemfit.data.build import compile_kernels
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "src"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job of a few conversations, one of them longer than a row."""
+    data = tmp_path / "data.jsonl"
+    turns = [{"role": ("user", "assistant")[n % 2], "content": f"word {n} of a long talk"} for n in range(40)]
+    conversations = [turns, *(turns[:2] for _ in range(12))]
+    data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in conversations))
+    recipe = Recipe(
+        model=ModelRecipe(scratch=Scratch(vocab_size=300)), data=DataRecipe(source=str(data), seq_len=64)
+    )
+    path = tmp_path / "job.json"
+    path.write_text(make_pack_job(recipe).to_json())
+    return path
+
+
+def environment(cache: Path, code: Path) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    return inherited | {"GEMFIT_CACHE": str(cache), "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def build(job: Path, out: Path, cache: Path, code: Path) -> str:
+    argv = [sys.executable, "-m", "gemfit.data", str(job), "--out", str(out), "--workers", "1"]
+    done = subprocess.run(argv, env=environment(cache, code), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def compiled(cache: Path) -> set[Path]:
+    return {path for path in (cache / "numba").rglob("*") if path.suffix in (".nbi", ".nbc")}
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_code_elsewhere_compiles_nothing_again(job: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    said = build(job, tmp_path / "first", cache, SOURCES)
+    assert said.count("compiling kernels") == 1
+    before = compiled(cache)
+    assert len(before) > 20
+    frozen = tmp_path / "frozen"
+    shutil.copytree(SOURCES / "gemfit", frozen / "gemfit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.rmtree(cache / "parts")  # so that the blocks are made again
+    said = build(job, tmp_path / "second", cache, frozen)
+    assert "compiling" not in said
+    assert compiled(cache) == before
+    assert not list(frozen.rglob("*.nb*"))
+
+
+@pytest.mark.slow
+def test_planning_on_made_up_data_compiles_all_that_planning_needs(job: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from gemfit.data.build.compile_kernels import plan_and_gather\n"
+        "plan_and_gather(Path(sys.argv[1]))"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "made up")]
+    subprocess.run(argv, env=environment(cache, SOURCES), check=True, timeout=300)
+    planned = compiled(cache)
+    build(job, tmp_path / "out", cache, SOURCES)
+    late = {path.name for path in compiled(cache) - planned}
+    packages = ("best_fit", "chunk_packing", "row_fill", "lsh", "row_plan", "row_gather", "bitset")
+    assert planned
+    assert [name for name in late if name.startswith(packages)] == []
+
+
+@pytest.mark.slow
+def test_a_small_input_is_encoded_without_compiling_the_bpe(job: Path, tmp_path: Path) -> None:
+    build(job, tmp_path / "out", tmp_path / "cache", SOURCES)
+    bpe = {path.stem for path in (SOURCES / "gemfit/data/tokenize/bpe").glob("*.py")} - {"__init__"}
+    assert {path.name.partition(".")[0] for path in compiled(tmp_path / "cache")} & bpe == set()
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_kernels_are_compiled_leaves_no_process_and_no_traceback(
+    job: Path, tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-m", "gemfit.data", str(job), "--out", str(tmp_path / "out")]
+    env = environment(tmp_path / "cache", SOURCES)
+    with subprocess.Popen(
+        argv, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        while "compiling" not in process.stderr.readline():
+            assert process.poll() is None
+        time.sleep(3)
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "Traceback" not in rest
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_where_nothing_can_be_written_kernels_are_compiled_for_the_build_alone(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    code = "from gemfit.data.compiled import compiled_folder; print(compiled_folder(), compiled_folder())"
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, env=environment(blocked, SOURCES), capture_output=True, text=True, check=True)
+    first, second = done.stdout.split()
+    assert first == second
+    assert Path(first).is_dir()
+    assert done.stderr.count("set GEMFIT_CACHE") == 1
+    Path(first).rmdir()
+
+
+def test_the_marker_of_another_processor_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(compile_kernels, "compiled_folder", lambda: tmp_path)
+    monkeypatch.setattr(compile_kernels, "_compile", lambda marker: marker.touch())
+    said: list[str] = []
+    for cpu in ("old", "old", "new"):
+        monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda name=cpu: name)
+        with compile_kernels.compiling(said.append) as wait:
+            wait()
+    assert len(said) == 2
