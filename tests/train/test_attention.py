@@ -16,7 +16,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
 from gemfit.train.data.collate import Tensors, collate
 from gemfit.train.model import attention
-from gemfit.train.model.attention import check_in_use, gradient_norm, prepare_attention, way_out
+from gemfit.train.model.attention import advice, check_in_use, gradient_norm, prepare_attention
 from gemfit.train.model.build import load_model
 from gemfit.train.model.compile import compile_layers
 
@@ -130,7 +130,7 @@ def test_cudnn_attention_is_off_on_gpus_only(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("name", "other"), [("sdpa", "eager"), ("flex_attention", "sdpa")])
 def test_the_way_out_is_another_attention(name: str, other: str) -> None:
-    assert way_out(name) == f"set model.attention to {other}"
+    assert advice(name) == f"set model.attention to {other}"
 
 
 class NoNumber(torch.autograd.Function):
