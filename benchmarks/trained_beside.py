@@ -44,7 +44,7 @@ from gemfit.train.loop.arguments import optimization_settings
 from gemfit.train.loop.trainer import PackedTrainer
 from gemfit.train.main import CALLBACKS
 from gemfit.train.model.build import load_matching_tokenizer, load_model, open_model
-from gemfit.train.protocol import TrainerHooks
+from gemfit.train.trainer_view import TrainerHooks
 
 PEERS = ""
 """Where TRL is installed (`pip install --no-deps --target FOLDER trl`); empty: beside gemfit."""

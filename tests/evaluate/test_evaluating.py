@@ -31,7 +31,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import Evaluation
 from gemfit.train.data.batches import ValidationBatches
 from gemfit.train.distributed.stop import Stop
-from gemfit.train.loop.validation import evaluate_rows
+from gemfit.train.loop.validation_loop import evaluate_rows
 from train.trained import IDS, Trained
 
 QUICK = Settings(samples=2, max_new_tokens=3, resamples=200)

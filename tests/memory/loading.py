@@ -36,7 +36,7 @@ from gemfit.train.collective import rank
 from gemfit.train.loop.trainer import PackedTrainer
 from gemfit.train.model.build import OpenedModel, open_model
 from gemfit.train.model.packed_lm import packed_class
-from gemfit.train.protocol import TrainerView
+from gemfit.train.trainer_view import TrainerView
 from tiny_runs import make_plan, sample, steps_of
 
 STRATEGIES = ("fsdp2", "zero3", "ddp", "zero2")

@@ -11,7 +11,7 @@ import pytest
 from gemfit.checkpoint import newest_valid, store
 from gemfit.checkpoint.integrity import digest_files
 from gemfit.checkpoint.retention import quarantine, reading
-from gemfit.checkpoint.verify import main, verify
+from gemfit.checkpoint.verify_digests import main, verify
 from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir

@@ -134,7 +134,7 @@ def test_another_attention_than_asked_for_is_found(tokenizer: Any) -> None:
 def test_a_loss_of_another_scale_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(recipe(), tokenizer)
     plain = type(model)._chunk_loss
-    monkeypatch.setattr(type(model), "_measure_slice", lambda self, h, t: (2 * plain(self, h, t), t.sum()))
+    monkeypatch.setattr(type(model), "_chunk_sums", lambda self, h, t: (2 * plain(self, h, t), t.sum()))
     assert "loss scale" in looked_at(model, tokenizer)
 
 

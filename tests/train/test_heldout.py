@@ -11,7 +11,7 @@ import torch
 
 from gemfit.rundir import RunDir
 from gemfit.train.distributed.stop import Stop
-from gemfit.train.loop.validation import ValidationResult, evaluate_rows
+from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
 
 
 class Model(torch.nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gemfit.schemas.metrics import MemoryRecord
-from gemfit.train.telemetry.memory import CLEAR_REFS, RESET_PEAK, rank_memory, resident
+from gemfit.train.telemetry.peak_memory import CLEAR_REFS, RESET_PEAK, rank_memory, resident
 from gemfit_launch.runs.metrics_tail import Tail
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gemfit.train.loop.callbacks import BoundaryCallback
-from gemfit.train.loop.validation import ValidationResult
+from gemfit.train.loop.validation_loop import ValidationResult
 
 STATE = SimpleNamespace(global_step=3, max_steps=10, epoch=0.0)
 

@@ -27,8 +27,8 @@ from gemfit.errors import UserError
 from gemfit.export.export import export
 from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.train.data.collate import Tensors, collate
-from gemfit.train.model.architecture import decoder_layers
 from gemfit.train.model.build import load_model
+from gemfit.train.model.text_architecture import decoder_layers
 from train.trained import IDS, train
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.export.export import export, main
 from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
 from gemfit.train.distributed.meta_init import init_on_meta
-from gemfit.train.model.architecture import text_architecture
 from gemfit.train.model.build import load_model
 from gemfit.train.model.packed_lm import packed_class
+from gemfit.train.model.text_architecture import text_architecture
 from train.trained import IDS, Trained, train
 
 # transformers asks for a name of its own that it has deprecated.

@@ -29,9 +29,9 @@ from gemfit.schemas.manifest import CheckpointManifest
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
-from gemfit.train.model.architecture import text_architecture
 from gemfit.train.model.build import load_model, open_model
 from gemfit.train.model.packed_lm import packed_class, unpacked_model
+from gemfit.train.model.text_architecture import text_architecture
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
 from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, local_shard, read
 from gemfit.train.collective import world_size
-from gemfit.train.model.architecture import decoder_layers
 from gemfit.train.model.build import OpenedModel
 from gemfit.train.model.sharded_init import load_into_engine
+from gemfit.train.model.text_architecture import decoder_layers
 
 
 def is_sharded(plan: Plan) -> bool:

@@ -5,11 +5,11 @@ Layers, top to bottom; a module imports only from layers below its own::
 
     __main__
     main                            wires callbacks, self-test and uploader into the trainer
-    loop | checks | telemetry       independent of each other; they meet in `protocol`
+    loop | checks | telemetry       independent of each other; they meet in `trainer_view`
     model
     checkpoint
     data | distributed
-    collective | protocol
+    collective | trainer_view
 """
 
 import logging

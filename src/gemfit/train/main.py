@@ -22,12 +22,12 @@ from gemfit.train.distributed.cpu_backend import use_cpu_backend
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.callbacks import BoundaryCallback
 from gemfit.train.loop.trainer import PackedTrainer
-from gemfit.train.model.attention import prepare_attention
+from gemfit.train.model.attention_checks import prepare_attention
 from gemfit.train.model.build import load_matching_tokenizer, open_model
-from gemfit.train.protocol import TrainerHooks
 from gemfit.train.telemetry.energy import EnergyCallback
 from gemfit.train.telemetry.hardware import HardwareCallback
-from gemfit.train.telemetry.memory import PeakMemoryCallback
+from gemfit.train.telemetry.peak_memory import PeakMemoryCallback
+from gemfit.train.trainer_view import TrainerHooks
 from gemfit.upload.background_uploader import Pusher
 
 CALLBACKS = (BoundaryCallback, PeakMemoryCallback, HardwareCallback, EnergyCallback)

@@ -25,7 +25,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.check import Check, fail, ok, warn
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checks.recipe_checks import check_recipe
-from gemfit.train.model.attention import prepare_attention
+from gemfit.train.model.attention_checks import prepare_attention
 
 RENDEZVOUS_SECONDS = 20.0
 

@@ -27,7 +27,7 @@ from gemfit.schemas.check import Check, fail, ok, warn
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checks import selftest
-from gemfit.train.model.attention import check_gradient, check_in_use
+from gemfit.train.model.attention_checks import check_gradient, check_in_use
 from gemfit.train.model.build import base_architecture, load_model, prepare_for_training
 from gemfit.train.model.liger import use_liger
 from gemfit.train.model.packed_lm import packed_class

@@ -29,9 +29,9 @@ from gemfit.train.collective import on_every_rank, rank
 from gemfit.train.data.collate import to_device
 from gemfit.train.data.probe_rows import LENGTHS, probe_batch, random_ids, row_of
 from gemfit.train.distributed.meta_init import init_on_meta
-from gemfit.train.model.attention import check_gradient, check_in_use, check_isolation, gradient_norm
+from gemfit.train.model.attention_checks import check_gradient, check_in_use, check_isolation, gradient_norm
 from gemfit.train.model.sharded_init import base_name
-from gemfit.train.protocol import TrainerView
+from gemfit.train.trainer_view import TrainerView
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
 from gemfit.train.data.collate import Tensors, collate, to_device
-from gemfit.train.protocol import TrainerView
+from gemfit.train.trainer_view import TrainerView
 
 LENGTHS = (37, 23)
 """Of the two documents of a row; ``PADDING`` tokens follow."""

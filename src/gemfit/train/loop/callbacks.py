@@ -28,8 +28,8 @@ from gemfit.train.data.batches import RowSchedule
 from gemfit.train.data.row_ledger import RowLedger
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
-from gemfit.train.loop.validation import ValidationResult
-from gemfit.train.protocol import TrainerView
+from gemfit.train.loop.validation_loop import ValidationResult
+from gemfit.train.trainer_view import TrainerView
 
 logger = logging.getLogger(__name__)
 

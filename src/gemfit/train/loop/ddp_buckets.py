@@ -15,7 +15,7 @@ from typing import Any
 from accelerate.utils import DistributedDataParallelKwargs
 
 from gemfit.train.data.probe_rows import probe_batch
-from gemfit.train.protocol import TrainerView
+from gemfit.train.trainer_view import TrainerView
 
 PASSES = 2
 

@@ -45,13 +45,13 @@ from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.arguments import training_arguments
 from gemfit.train.loop.ddp_buckets import allocate_gradients, use_bucket_views
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
-from gemfit.train.loop.validation import ValidationResult, evaluate_rows
-from gemfit.train.model.architecture import decoder_layers
+from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
 from gemfit.train.model.build import OpenedModel
 from gemfit.train.model.compile import compile_layers
 from gemfit.train.model.liger import use_liger
 from gemfit.train.model.sharded_init import load_into_engine
-from gemfit.train.protocol import TrainerHooks
+from gemfit.train.model.text_architecture import decoder_layers
+from gemfit.train.trainer_view import TrainerHooks
 
 
 class PackedTrainer(Trainer):

@@ -21,11 +21,11 @@ from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta, meta_as_cpu
-from gemfit.train.model.architecture import TextArchitecture, text_architecture
-from gemfit.train.model.attention import unavailable
+from gemfit.train.model.attention_checks import unavailable
 from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.safetensors_reader import BaseWeights, find_weights
 from gemfit.train.model.sharded_init import load_buffers, load_into
+from gemfit.train.model.text_architecture import TextArchitecture, text_architecture
 
 logger = logging.getLogger(__name__)
 

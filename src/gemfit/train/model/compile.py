@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gemfit.train.model.architecture import decoder_layers
+from gemfit.train.model.text_architecture import decoder_layers
 
 VARIANTS = 64
 """Layer kinds, modes and shapes that may be compiled; far more than there are."""

@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 from gemfit.errors import UserError
 from gemfit.train.checkpoint.dcp_planner import FlatShard, TensorBox
-from gemfit.train.model.architecture import may_be_ignored, text_name
+from gemfit.train.model.text_architecture import may_be_ignored, text_name
 
 CHUNK_BYTES = 2**26
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"

@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 from gemfit.core.jsonl_log import append_record
 from gemfit.schemas.metrics import EnergyRecord
 from gemfit.train.collective import on_every_rank, rank
-from gemfit.train.protocol import TrainerView
 from gemfit.train.telemetry.hardware import board
+from gemfit.train.trainer_view import TrainerView
 
 POWERCAP = Path("/sys/class/powercap")
 COUNTER, RANGE = "energy_uj", "max_energy_range_uj"

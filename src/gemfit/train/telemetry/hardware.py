@@ -22,7 +22,7 @@ from gemfit import __version__
 from gemfit.core.jsonl_log import append_record
 from gemfit.schemas.metrics import Gpu, HardwareRecord, Host
 from gemfit.train.collective import on_every_rank, rank
-from gemfit.train.protocol import TrainerView
+from gemfit.train.trainer_view import TrainerView
 
 CPUINFO = Path("/proc/cpuinfo")
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed")

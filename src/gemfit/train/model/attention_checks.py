@@ -15,7 +15,7 @@ from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBA
 
 from gemfit.errors import UserError
 from gemfit.train.data.collate import Tensors
-from gemfit.train.protocol import TrainerView
+from gemfit.train.trainer_view import TrainerView
 
 PACKAGES = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3"}
 

@@ -1,4 +1,4 @@
-"""``python -m gemfit.checkpoint.verify RUN``: re-read every byte of every checkpoint. No torch.
+"""``python -m gemfit.checkpoint.verify_digests RUN``: re-read every byte of every checkpoint. No torch.
 
 Prints one JSON object: for each folder the damage found, ``null`` where it is intact.
 """
@@ -18,7 +18,8 @@ from gemfit.rundir import RunDir
 def main(argv: list[str] | None = None) -> int:
     """Verify, and print the result as JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m gemfit.checkpoint.verify", description="Compare checkpoints with their digests."
+        prog="python -m gemfit.checkpoint.verify_digests",
+        description="Compare checkpoints with their digests.",
     )
     parser.add_argument("run", type=Path, help="run folder")
     arguments = parser.parse_args(argv)

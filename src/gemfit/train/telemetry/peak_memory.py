@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from gemfit.core.jsonl_log import append_record
 from gemfit.schemas.metrics import MemoryRecord, RankMemory
 from gemfit.train.collective import on_every_rank, rank
-from gemfit.train.protocol import TrainerView
+from gemfit.train.trainer_view import TrainerView
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
