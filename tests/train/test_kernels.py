@@ -65,7 +65,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def with_functions(monkeypatch: pytest.MonkeyPatch, liger: Liger) -> None:
-    monkeypatch.setattr(liger, "load_liger", lambda: liger)
+    monkeypatch.setattr("gemfit.train.model.liger.load_liger", lambda: liger)
 
 
 def test_the_fused_model_gives_the_logits_of_the_plain_one(
@@ -152,7 +152,7 @@ def test_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
     )
-    with pytest.raises(UserError, match="known to be right for Gemma 3, and this is LlamaForCausalLM"):
+    with pytest.raises(UserError, match="supported for Gemma 3 only, and this is LlamaForCausalLM"):
         use_liger(LlamaForCausalLM(config), CPU, torch.float32)
 
 

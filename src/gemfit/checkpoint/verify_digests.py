@@ -1,4 +1,4 @@
-"""``python -m gemfit.checkpoint.verify_digests RUN``: re-read every byte of every checkpoint. No torch.
+"""``python -m gemfit.checkpoint.verify_digests RUN``: re-read every byte of all checkpoints. No torch.
 
 Prints one JSON object: for each folder the damage found, ``null`` where it is intact.
 """
