@@ -27,5 +27,5 @@ def optimizer_of(recipe: Recipe, topology: Topology) -> str:
 
 
 def prefetch_depth(batch: Batch) -> int:
-    """Micro-batches that are made before the model asks for them: those of one optimizer step, or two."""
+    """Batches that each rank prefetches: those of one optimizer step, at least two."""
     return max(2, batch.gradient_accumulation_steps)
