@@ -30,18 +30,21 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
+from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row, open_pack
 from gemfit.data.pack.shuffle import EMPTY
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.rundir import RunDir
-from gemfit.schemas.optimizer import optimizer_of
 from gemfit.schemas.plan import Plan
-from gemfit.train.data.batches import Schedule
+from gemfit.train.checks import selftest
+from gemfit.train.data.batches import RowSchedule
 from gemfit.train.distributed.cpu_backend import leave, use_cpu_backend
 from gemfit.train.distributed.stop import Stop
+from gemfit.train.loop.arguments import optimization_settings
 from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.main import CALLBACKS
 from gemfit.train.model.build import load_matching_tokenizer, load_model, open_model
-from gemfit.train.model.packed_lm import IGNORED
+from gemfit.train.trainer_view import TrainerHooks
 
 PEERS = ""
 """Where TRL is installed (`pip install --no-deps --target FOLDER trl`); empty: beside gemfit."""
@@ -132,7 +135,8 @@ def train_ours(plan: Plan, scratch: Path) -> dict[str, Any]:
     run = RunDir.create(scratch / "run", plan)
     tokenizer = load_matching_tokenizer(plan)
     stop, opened = Stop(run, None, device), open_model(plan.recipe, tokenizer)
-    trainer = Ours(run=run, plan=plan, attempt=1, opened=opened, tokenizer=tokenizer, stop=stop)
+    hooks = TrainerHooks(callbacks=CALLBACKS, self_test=selftest.check)
+    trainer = Ours(run=run, plan=plan, attempt=1, opened=opened, tokenizer=tokenizer, stop=stop, hooks=hooks)
     clock = Clock(trainer.args.device)
     trainer.add_callback(clock)
     with trainer.saver:
@@ -150,7 +154,7 @@ def train_trl(plan: Plan, scratch: Path) -> dict[str, Any]:
         """TRL's trainer, with its losses kept."""
 
     tokenizer = load_matching_tokenizer(plan)
-    schedule = Schedule(plan, open_pack(Path(plan.pack.folder), "train"))
+    schedule = RowSchedule(plan, open_pack(Path(plan.pack.folder), "train"))
     order = [int(row) for step in range(plan.steps.total) for row in schedule.rows_of(step) if row != EMPTY]
     arguments = SFTConfig(
         packing=True,  # its collator then makes position ids of `seq_lengths`, and no mask
@@ -211,27 +215,11 @@ def train_apart(who: str, plan: Plan, *, threads: int | None = None, peers: str 
 
 
 def _arguments(plan: Plan, scratch: Path) -> dict[str, Any]:
-    """The plan in the words of ``TrainingArguments``, for trainers that are not ours."""
-    recipe, optim = plan.recipe, plan.recipe.optim
-    return {
+    """``TrainingArguments`` for trainers other than gemfit's: the same optimization."""
+    return optimization_settings(plan) | {
         "output_dir": str(scratch / "out"),
-        "max_steps": plan.steps.total,
-        "per_device_train_batch_size": plan.batch.per_device_batch_size,
-        "gradient_accumulation_steps": plan.batch.gradient_accumulation_steps,
-        "learning_rate": optim.learning_rate,
-        "adam_beta1": optim.betas[0],
-        "adam_beta2": optim.betas[1],
-        "adam_epsilon": optim.eps,
-        "weight_decay": optim.weight_decay,
-        "lr_scheduler_type": optim.schedule,
-        "warmup_steps": optim.warmup_steps,
-        "max_grad_norm": optim.max_grad_norm,
-        "optim": optimizer_of(recipe, plan.topology),
-        "bf16": recipe.model.dtype == "bfloat16",
-        "use_cpu": plan.topology.device == "cpu",
-        "gradient_checkpointing": recipe.model.activation_checkpointing,
+        "gradient_checkpointing": plan.recipe.model.activation_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "seed": recipe.seed,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -257,7 +245,7 @@ def _timed(trainer: Summing, work: list[Work]) -> dict[str, Any]:
     return clock.result(work, trainer.sums[:-1])
 
 
-def _work(schedule: Schedule) -> Iterator[Work]:
+def _work(schedule: RowSchedule) -> Iterator[Work]:
     for step in range(schedule.plan.steps.total):
         yield Work(schedule.tokens(step), schedule.trained_tokens(step))
 

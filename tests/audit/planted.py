@@ -17,6 +17,7 @@ import torch
 from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.crisis import crisis
 from gemfit.audit.training_conversations import Talks
+from gemfit.data.document import IGNORED
 from gemfit.evaluate.models import find_subjects, open_subject
 from gemfit.evaluate.replies import prompt_ids
 from gemfit.rundir import RunDir
@@ -25,7 +26,6 @@ from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import PackReference, Topology
 from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
 from gemfit.schemas.strategy import Single
-from gemfit.train.model.packed_lm import IGNORED
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.runs.ensure_pack import ensure_pack
 

@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import open_pack
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.errors import ExitCode, UserError
@@ -28,10 +29,9 @@ from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
 from gemfit.evaluate.validation import TurnSums
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import Evaluation
-from gemfit.train.data.batches import HeldOutBatches
+from gemfit.train.data.batches import ValidationBatches
 from gemfit.train.distributed.stop import Stop
-from gemfit.train.loop.validation import measure
-from gemfit.train.model.packed_lm import IGNORED
+from gemfit.train.loop.validation_loop import evaluate_rows
 from train.trained import IDS, Trained
 
 QUICK = Settings(samples=2, max_new_tokens=3, resamples=200)
@@ -54,8 +54,8 @@ def found(run: RunDir) -> Evaluation:
 def test_the_loss_is_the_one_that_training_measures(trained: Trained, found: Evaluation) -> None:
     plan = trained.run.plan()
     rows = open_pack(Path(plan.pack.folder), "validation")
-    batches = HeldOutBatches(plan, rows, 0, pad_id(trained.tokenizer))
-    whole = measure(trained.model, batches, stop=Stop(trained.run, None, CPU), step=2, device=CPU)
+    batches = ValidationBatches(plan, rows, 0, pad_id(trained.tokenizer))
+    whole = evaluate_rows(trained.model, batches, stop=Stop(trained.run, None, CPU), step=2, device=CPU)
     assert whole is not None
     overall = found.subjects[1].overall
     assert overall.loss.value == pytest.approx(whole.loss, rel=1e-6)
@@ -273,7 +273,7 @@ def test_what_each_token_adds_makes_up_the_sums(trained: Trained) -> None:
     targets = torch.where(ids % 3 == 0, IGNORED, ids)
     inputs = {"input_ids": ids, "position_ids": torch.arange(32).expand(2, -1), "targets": targets}
     with torch.no_grad():
-        sums, each = trained.model.eval()(**inputs), trained.model(**inputs, each=True)
+        sums, each = trained.model.eval()(**inputs), trained.model(**inputs, per_token=True)
     assert each.losses.shape == each.hits.shape == (2, 32)
     assert float(each.losses.sum()) == pytest.approx(float(sums.loss_sum), rel=1e-6)
     assert int(each.hits.sum()) == int(sums.correct)

@@ -20,7 +20,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.recipe import ModelRecipe, Scratch
-from gemfit.train.checkpoint.save_load import Origin, take_snapshot, write
+from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
 from gemfit.upload.spool import wanted_push
 from hub.server import HubServer
 from train.trained import Trained, train
@@ -42,25 +42,22 @@ class Made:
         with torch.no_grad():
             next(self.model.parameters()).add_(1e-3)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
-        snapshot = take_snapshot(
-            step=step,
-            cursor_row=2 * step,
-            eval_loss=eval_loss,
+        training = TrainingState(
             model=self.model,
             optimizer=optimizer,
             scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer),
             accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
-            copied=False,
         )
+        snapshot = take_snapshot(training, step=step, cursor_row=2 * step, eval_loss=eval_loss, copied=False)
         plan = self.run.plan()
-        origin = Origin(
+        context = SaveContext(
             attempt=1,
             strategy="single",
             plan_digest=plan.digest,
             training=plan.training_identity(),
             keep=keep,
         )
-        write(self.run, origin, snapshot)
+        write(self.run, context, snapshot)
 
 
 @pytest.fixture(scope="session")

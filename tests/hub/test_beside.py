@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.checkpoint.retention import unread
+from gemfit.checkpoint.retention import locked_if_unread
 from gemfit.publish.retry import Patience
 from gemfit.publish.send import deliver_spool
 from gemfit.publish.worker import give_way
@@ -42,7 +42,7 @@ class Scripted(Pusher):
 
 
 def is_free(run: RunDir, step: int) -> bool:
-    with unread(run.checkpoint(step)) as free:
+    with locked_if_unread(run.checkpoint(step)) as free:
         return free
 
 

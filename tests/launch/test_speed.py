@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from click.testing import Result
 
-from gemfit.schemas.optimizer import batches_ahead, optimizer_of
+from gemfit.schemas.optimizer import optimizer_of, prefetch_depth
 from gemfit.schemas.plan import PackReference, Plan, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.planning.plan import make_plan
@@ -68,7 +68,7 @@ def test_adamw_is_fused_where_the_parameters_are_on_gpus(
 
 def test_a_whole_step_is_made_ahead() -> None:
     batch = plan_of(recipe("batch.max_per_device_batch_size=4")).batch
-    assert batches_ahead(batch) == batch.gradient_accumulation_steps == 8
+    assert prefetch_depth(batch) == batch.gradient_accumulation_steps == 8
     assert "pinned" in lines(plan_of(recipe()))["batches"][1]
     assert "pinned" not in lines(plan_of(recipe(), CPUS))["batches"][1]
 

@@ -15,6 +15,7 @@ import ctypes
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,10 +33,10 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit.train import main as training
 from gemfit.train.collective import rank
-from gemfit.train.loop import trainer as trainer_module
 from gemfit.train.loop.trainer import PackedTrainer
 from gemfit.train.model.build import OpenedModel, open_model
-from gemfit.train.model.packed_lm import packed
+from gemfit.train.model.packed_lm import packed_class
+from gemfit.train.trainer_view import TrainerView
 from tiny_runs import make_plan, sample, steps_of
 
 STRATEGIES = ("fsdp2", "zero3", "ddp", "zero2")
@@ -73,7 +74,7 @@ def whole(recipe: Recipe, tokenizer: Any) -> OpenedModel:
     """The model whole and in float32, as every rank would hold it before it is sharded."""
     torch.manual_seed(recipe.seed)
     options = {"dtype": torch.float32, "attn_implementation": recipe.model.attention}
-    model = packed(Gemma3ForCausalLM).from_pretrained(recipe.model.id, **options)
+    model = packed_class(Gemma3ForCausalLM).from_pretrained(recipe.model.id, **options)
     model.config.use_cache = False
     return OpenedModel(model, None)
 
@@ -89,14 +90,14 @@ class Measuring(PackedTrainer):
         """Not here: writing twelve bytes a parameter takes longer than all that is measured."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        check = vars(trainer_module)["selftest"].check
+        check = self.hooks.self_test
 
-        def measured(trainer: PackedTrainer) -> None:
+        def measured(trainer: TrainerView) -> None:
             self.loaded = status("VmHWM")
             check(trainer)
 
-        with mock.patch.object(vars(trainer_module)["selftest"], "check", measured):
-            result = super().train(*args, **kwargs)
+        self.hooks = replace(self.hooks, self_test=measured)
+        result = super().train(*args, **kwargs)
         seen = {"placed": self.placed, "loading": self.loaded, "steps": status("VmHWM")}
         peaks = {name: peak - BEFORE[0] for name, peak in seen.items()}
         (self.run.root / f"memory-{rank()}.json").write_text(json.dumps(peaks))

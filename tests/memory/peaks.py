@@ -32,7 +32,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.schemas.recipe import Lora, Quantization
 from gemfit.schemas.strategy import DeepSpeed, Single
-from gemfit.train.model.packed_lm import SLICE_TOKENS, packed
+from gemfit.train.model.packed_lm import CHUNK_TOKENS, packed_class
 from gemfit.train.model.qlora import quantize
 from gemfit_launch.predict.architecture import Architecture
 from gemfit_launch.predict.memory import working_memory
@@ -205,7 +205,7 @@ def fake_model(case: Case) -> Any:
         attn_implementation=case.attention,
     )
     torch.set_default_dtype(torch.bfloat16 if case.dtype == "bfloat16" else torch.float32)
-    model = packed(Gemma3ForCausalLM)(config).train()
+    model = packed_class(Gemma3ForCausalLM)(config).train()
     torch.set_default_dtype(torch.float32)
     if case.recompute:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -238,7 +238,7 @@ def make_micro_step(case: Case, model: Any) -> Callable[[], None]:
     """Forward and backward pass of the trainer's loss; its choice of trained places needs real values."""
     ids = torch.zeros(case.rows, case.tokens, dtype=torch.long)
     positions = torch.arange(case.tokens).repeat(case.rows, 1)
-    slices = -(-ids.numel() // SLICE_TOKENS)
+    slices = -(-ids.numel() // CHUNK_TOKENS)
 
     def micro_step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "autocast"):
@@ -246,7 +246,7 @@ def make_micro_step(case: Case, model: Any) -> Callable[[], None]:
             hidden = found.last_hidden_state.flatten(0, 1).tensor_split(slices)
             targets = ids.flatten().tensor_split(slices)
             losses = [
-                checkpoint(model._loss_of_slice, h, t, use_reentrant=False)
+                checkpoint(model._chunk_loss, h, t, use_reentrant=False)
                 for h, t in zip(hidden, targets, strict=True)
             ]
             loss = torch.stack(losses).sum()

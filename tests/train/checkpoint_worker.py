@@ -23,7 +23,7 @@ from gemfit.rundir import RunDir
 from gemfit.train.checkpoint import engine_state
 from gemfit.train.checkpoint.async_saver import Saver
 from gemfit.train.checkpoint.engine_state import collect
-from gemfit.train.checkpoint.save_load import Origin, resume
+from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, resume
 from gemfit.train.distributed.cpu_backend import leave, use_cpu_backend
 
 use_cpu_backend()
@@ -46,6 +46,10 @@ class Trainee(NamedTuple):
     optimizer: Any
     scheduler: Any
     accelerator: Any
+
+
+def state_of(trainee: Trainee) -> TrainingState:
+    return TrainingState(**trainee._asdict())
 
 
 def tiny_model(seed: int) -> Gemma3ForCausalLM:
@@ -129,12 +133,12 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def saver(run: RunDir, kind: str, *, asynchronous: bool = False) -> Saver:
-    origin = Origin(attempt=1, strategy=kind, plan_digest="1" * 32, training=TRAINING, keep=2)
-    return Saver(run, origin, asynchronous=asynchronous)
+    context = SaveContext(attempt=1, strategy=kind, plan_digest="1" * 32, training=TRAINING, keep=2)
+    return Saver(run, context, asynchronous=asynchronous)
 
 
 def save_as(run: RunDir, trainee: Trainee, kind: str, step: int) -> None:
-    saver(run, kind).save(step=step, cursor_row=4 * step, eval_loss=None, **trainee._asdict())
+    saver(run, kind).save(state_of(trainee), step=step, cursor_row=4 * step, eval_loss=None)
 
 
 def new_run(root: Path) -> RunDir:
@@ -150,11 +154,11 @@ def round_trip(work: Path, kind: str, bf16: bool) -> dict[str, Any]:
     train(straight, range(3))
     saved = snapshot(straight)
     with saver(run, kind, asynchronous=True) as saving:  # it writes while the training goes on
-        saving.save(step=3, cursor_row=12, eval_loss=None, **straight._asdict())
+        saving.save(state_of(straight), step=3, cursor_row=12, eval_loss=None)
         losses = train(straight, range(3, 6))
     resumed = prepare(kind, seed=2, bf16=bf16)
     before = snapshot(resumed)
-    manifest = resume(run, **resumed._asdict(), training=TRAINING)
+    manifest = resume(run, state_of(resumed), identity=TRAINING)
     loaded = snapshot(resumed)
     return {
         "engine": type(straight.model).__name__,
@@ -173,7 +177,7 @@ def round_trip(work: Path, kind: str, bf16: bool) -> dict[str, Any]:
 def losses_under(work: Path, saved_by: str, kind: str) -> list[float]:
     """Losses of steps 4 to 6 when ``kind`` resumes what ``saved_by`` has saved."""
     trainee = prepare(kind, seed=3, bf16=False)
-    resume(RunDir(work / saved_by), **trainee._asdict(), training=TRAINING)
+    resume(RunDir(work / saved_by), state_of(trainee), identity=TRAINING)
     return train(trainee, range(3, 6))
 
 
@@ -190,10 +194,10 @@ def refusals(work: Path, disk: Path | None) -> dict[str, Any]:
     """Failures that begin on rank 0 or in one rank's writes, as every rank sees them."""
     trainee = prepare("ddp", seed=1, bf16=False)
     run = new_run(work / "refusals")
-    other_plan = {**trainee._asdict(), "training": {"seed": 2}}
-    seen: dict[str, Any] = {"empty": resume(run, **other_plan)}
+    state, other = state_of(trainee), {"seed": 2}
+    seen: dict[str, Any] = {"empty": resume(run, state, identity=other)}
     save_as(run, trainee, "ddp", step=1)
-    seen["plan"] = failure(lambda: resume(run, **other_plan))
+    seen["plan"] = failure(lambda: resume(run, state, identity=other))
     if RANK == 0:
         write_atomic(run.attempt_file, "2\n")
     torch.distributed.barrier()
@@ -212,7 +216,7 @@ def full_disk(run: RunDir, trainee: Trainee) -> dict[str, Any]:
     store.has_room = lambda *_: True
     seen["wrote"] = failure(lambda: save_as(run, trainee, "ddp", step=2))
     seen["left"] = sorted(path.name for path in run.checkpoints.iterdir())
-    resumed = resume(run, **trainee._asdict(), training=TRAINING)
+    resumed = resume(run, state_of(trainee), identity=TRAINING)
     seen["resumed_step"] = resumed.step if resumed else None
     return seen
 

@@ -33,7 +33,7 @@ from gemfit.data.pack.shuffle import EMPTY
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit.train.data.batches import Schedule
+from gemfit.train.data.batches import RowSchedule
 from gemfit.train.model.build import load_matching_tokenizer, load_model
 from gemfit_launch.output.tables import console, table
 from tiny_runs import make_plan, sample, steps_of
@@ -136,7 +136,7 @@ def reference(plan: Plan) -> list[float]:
         weight_decay=optim.weight_decay,
     )
     rate = get_scheduler(optim.schedule, optimizer, optim.warmup_steps, plan.steps.total)
-    schedule, losses = Schedule(plan, open_pack(Path(plan.pack.folder), "train")), []
+    schedule, losses = RowSchedule(plan, open_pack(Path(plan.pack.folder), "train")), []
     for step in range(plan.steps.total):
         tokens, loss = schedule.trained_tokens(step), 0.0
         for row in schedule.rows_of(step):

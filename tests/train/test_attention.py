@@ -15,8 +15,13 @@ from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
 from gemfit.train.data.collate import Tensors, collate
-from gemfit.train.model import attention
-from gemfit.train.model.attention import check_in_use, gradient_norm, prepare_attention, way_out
+from gemfit.train.model.attention_checks import (
+    advice,
+    check_gradient,
+    check_in_use,
+    gradient_norm,
+    prepare_attention,
+)
 from gemfit.train.model.build import load_model
 from gemfit.train.model.compile import compile_layers
 
@@ -130,7 +135,7 @@ def test_cudnn_attention_is_off_on_gpus_only(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("name", "other"), [("sdpa", "eager"), ("flex_attention", "sdpa")])
 def test_the_way_out_is_another_attention(name: str, other: str) -> None:
-    assert way_out(name) == f"set model.attention to {other}"
+    assert advice(name) == f"set model.attention to {other}"
 
 
 class NoNumber(torch.autograd.Function):
@@ -173,7 +178,7 @@ def test_the_probe_sees_all_layers_and_leaves_no_gradient(
     model = make_model(tokenizer, **settings).train()
     hooks = len(model.get_input_embeddings()._forward_hooks)
     norm = gradient_norm(process_of(model), packed(documents()), sum(LENGTHS) - 2)
-    attention.check_gradient(norm, "sdpa")
+    check_gradient(norm, "sdpa")
     assert norm > 0
     assert all(parameter.grad is None for parameter in model.parameters())
     assert len(model.get_input_embeddings()._forward_hooks) == hooks
@@ -183,7 +188,7 @@ def test_the_probe_sees_all_layers_and_leaves_no_gradient(
             broken = gradient_norm(process_of(model), packed(documents()), sum(LENGTHS) - 2)
             hook.remove()
             with pytest.raises(UserError, match="gradients are not finite"):
-                attention.check_gradient(broken, "sdpa")
+                check_gradient(broken, "sdpa")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.train.checkpoint import engine_state
-from gemfit.train.checkpoint.dcp_planner import Piece, boxes
+from gemfit.train.checkpoint.dcp_planner import FlatShard, boxes
 from gemfit.train.checkpoint.engine_state import read, write
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
@@ -47,9 +47,9 @@ def test_a_range_of_a_matrix_is_at_most_three_boxes(case: tuple[tuple[int, ...],
 def test_pieces_and_whole_tensors_read_each_other(tmp_path: Path) -> None:
     shape = torch.Size((7, 5))
     values = torch.randn(35)
-    write({"first": Piece(values, 0, shape), "other": values.view(shape)}, tmp_path)
+    write({"first": FlatShard(values, 0, shape), "other": values.view(shape)}, tmp_path)
     whole, part = torch.zeros(shape), torch.zeros(18)
-    read({"first": whole, "other": Piece(part, 9, shape)}, tmp_path)
+    read({"first": whole, "other": FlatShard(part, 9, shape)}, tmp_path)
     assert torch.equal(whole.flatten(), values)
     assert torch.equal(part, values[9:27])
 
@@ -59,8 +59,10 @@ def test_a_replica_is_cut_so_that_the_ranks_write_each_element_once(shape: list[
     whole = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_state, "SMALL", 0)
-        shares = [engine_state.share({"w": whole}, rank, ranks, copied=True)["w"] for rank in range(ranks)]
-    pieces = [piece for piece in shares if isinstance(piece, Piece)]
+        shares = [
+            engine_state.rank_share({"w": whole}, rank, ranks, copied=True)["w"] for rank in range(ranks)
+        ]
+    pieces = [piece for piece in shares if isinstance(piece, FlatShard)]
     assert len(pieces) == ranks
     assert torch.cat([piece.flat for piece in pieces]).tolist() == whole.flatten().tolist()
     assert [piece.start for piece in pieces] == [int(p.flat[0]) if len(p.flat) else p.start for p in pieces]
@@ -69,9 +71,9 @@ def test_a_replica_is_cut_so_that_the_ranks_write_each_element_once(shape: list[
 
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_copied_share_does_not_change_with_the_engine(copied: bool) -> None:
-    small, piece = torch.zeros(3), Piece(torch.zeros(4), 2, torch.Size([8]))
-    share = engine_state.share({"small": small, "piece": piece}, 0, 2, copied=copied)
+    small, piece = torch.zeros(3), FlatShard(torch.zeros(4), 2, torch.Size([8]))
+    share = engine_state.rank_share({"small": small, "piece": piece}, 0, 2, copied=copied)
     small += 1
     piece.flat.add_(1)
-    values = [part.flat if isinstance(part, Piece) else part for part in share.values()]
+    values = [part.flat if isinstance(part, FlatShard) else part for part in share.values()]
     assert [bool(value.any()) for value in values] == [not copied, not copied]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gemfit.checkpoint import newest_valid, store
-from gemfit.checkpoint.integrity import digest_files, write_durable
+from gemfit.checkpoint.integrity import digest_files
 from gemfit.checkpoint.retention import quarantine, reading
-from gemfit.checkpoint.verify import main, verify
+from gemfit.checkpoint.verify_digests import main, verify
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest
@@ -34,7 +35,7 @@ def write(
     keep_best: bool = True,
 ) -> Path:
     staging = store.begin(run, step, attempt, bytes_needed=1)
-    write_durable(staging / "weights", f"step {step}, attempt {attempt}".encode())
+    write_atomic(staging / "weights", f"step {step}, attempt {attempt}".encode())
     manifest = CheckpointManifest(
         step=step,
         cursor_row=step,

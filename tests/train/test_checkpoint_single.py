@@ -21,7 +21,7 @@ from gemfit.schemas.metrics import SaveRecord
 from gemfit.train.checkpoint import async_saver
 from gemfit.train.checkpoint import save_load as saving_module
 from gemfit.train.checkpoint.async_saver import Saver
-from gemfit.train.checkpoint.save_load import Origin, Snapshot, resume, write
+from gemfit.train.checkpoint.save_load import SaveContext, Snapshot, TrainingState, resume, write
 
 PLAN = "1" * 32
 TRAINING = {"optim.learning_rate": 0.1, "seed": 1}
@@ -51,12 +51,12 @@ def train(parts: dict[str, Any], steps: int) -> list[float]:
 
 
 def saver(run: RunDir, *, asynchronous: bool = False, **options: Any) -> Saver:
-    origin = Origin(attempt=1, strategy="single", plan_digest=PLAN, training=TRAINING, keep=3)
-    return Saver(run, origin, asynchronous=asynchronous, **options)
+    context = SaveContext(attempt=1, strategy="single", plan_digest=PLAN, training=TRAINING, keep=3)
+    return Saver(run, context, asynchronous=asynchronous, **options)
 
 
 def save_step(run: RunDir, parts: dict[str, Any], step: int) -> None:
-    saver(run).save(step=step, cursor_row=2 * step, eval_loss=1.5, **parts)
+    saver(run).save(TrainingState(**parts), step=step, cursor_row=2 * step, eval_loss=1.5)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_resumed_process_goes_on_bit_for_bit(run: RunDir) -> None:
     resumed["model"][0].bias.data = straight["model"][0].bias.data.clone()
     train(straight, 3)
     save_step(run, straight, 3)
-    manifest = resume(run, **resumed, training=TRAINING)
+    manifest = resume(run, TrainingState(**resumed), identity=TRAINING)
     assert manifest is not None
     assert (manifest.step, manifest.cursor_row, manifest.eval_loss) == (3, 6, 1.5)
     assert train(resumed, 4) == train(straight, 4)
@@ -90,7 +90,7 @@ def test_a_checkpoint_before_the_first_step_resumes(run: RunDir) -> None:
     straight, resumed = trainee(1), trainee(2)
     resumed["model"][0].bias.data = straight["model"][0].bias.data.clone()
     save_step(run, straight, 0)
-    resume(run, **resumed, training=TRAINING)
+    resume(run, TrainingState(**resumed), identity=TRAINING)
     assert train(resumed, 2) == train(straight, 2)
 
 
@@ -98,10 +98,10 @@ def test_a_failed_write_leaves_no_trace(run: RunDir, monkeypatch: pytest.MonkeyP
     parts = trainee(1)
     save_step(run, parts, 1)
 
-    def fail(staging: Path, notes: dict[str, bytes]) -> None:
+    def fail(staging: Path, files: dict[str, bytes]) -> None:
         raise RuntimeError("the write failed")
 
-    monkeypatch.setattr(saving_module, "_write_notes", fail)
+    monkeypatch.setattr(saving_module, "_write_side_files", fail)
     with pytest.raises(RuntimeError, match="the write failed"):
         save_step(run, parts, 2)
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000001"]
@@ -111,7 +111,7 @@ def test_a_resume_puts_damaged_checkpoints_aside(run: RunDir) -> None:
     save_step(run, trainee(1), 1)
     save_step(run, trainee(1), 2)
     (run.checkpoint(2) / "progress.json").unlink()
-    manifest = resume(run, **trainee(1), training=TRAINING)
+    manifest = resume(run, TrainingState(**trainee(1)), identity=TRAINING)
     assert manifest is not None
     assert manifest.step == 1
     assert [path.name for path in run.committed()] == ["step-00000001"]
@@ -121,7 +121,7 @@ def test_a_resume_puts_damaged_checkpoints_aside(run: RunDir) -> None:
 def test_another_training_is_refused_with_the_difference_and_a_way_out(run: RunDir) -> None:
     save_step(run, trainee(1), 1)
     with pytest.raises(UserError) as caught:
-        resume(run, **trainee(1), training=TRAINING | {"seed": 2})
+        resume(run, TrainingState(**trainee(1)), identity=TRAINING | {"seed": 2})
     assert "step-00000001: this would change what is trained:\n  seed: was 1, is 2\n" in str(caught.value)
     assert "--allow-changed seed" in str(caught.value)
 
@@ -134,7 +134,7 @@ def test_an_allowed_change_of_the_learning_rate_takes_effect_at_once(run: RunDir
         changed["optimizer"], lambda step: 1 / (1 + step)
     )
     other = TRAINING | {"optim.learning_rate": 0.5}
-    assert resume(run, **changed, training=other, allowed_changes=["optim"]) is not None
+    assert resume(run, TrainingState(**changed), identity=other, allowed_changes=["optim"]) is not None
     assert changed["optimizer"].param_groups[0]["lr"] == 0.5
     train(changed, 1)
     assert changed["optimizer"].param_groups[0]["lr"] == 0.25
@@ -156,13 +156,13 @@ def test_training_goes_on_while_the_step_that_was_left_is_written(
     monkeypatch.setattr(async_saver, "write", write_late)
     records: list[SaveRecord] = []
     with saver(run, asynchronous=True, on_commit=records.append) as saving:
-        saving.save(step=3, cursor_row=6, eval_loss=None, **straight)
+        saving.save(TrainingState(**straight), step=3, cursor_row=6, eval_loss=None)
         assert began.wait(20)
         losses = train(straight, 4)
         assert run.committed() == []
         may_go_on.set()
     assert run.checkpoint(3).is_dir(), "nobody leaves before the commit"
-    resume(run, **resumed, training=TRAINING)
+    resume(run, TrainingState(**resumed), identity=TRAINING)
     assert train(resumed, 4) == losses
     [record] = records
     assert record.step == 3
@@ -175,7 +175,7 @@ def test_training_goes_on_while_the_step_that_was_left_is_written(
 def test_a_second_save_waits_for_the_first(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, order = trainee(1), []
 
-    def write_slowly(run: RunDir, origin: Origin, snapshot: Snapshot, group: Any) -> int:
+    def write_slowly(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any) -> int:
         order.append(("begin", snapshot.step))
         time.sleep(0.3)
         order.append(("end", snapshot.step))
@@ -184,7 +184,7 @@ def test_a_second_save_waits_for_the_first(run: RunDir, monkeypatch: pytest.Monk
     monkeypatch.setattr(async_saver, "write", write_slowly)
     with saver(run, asynchronous=True) as saving:
         for step in (1, 2, 3):
-            saving.save(step=step, cursor_row=step, eval_loss=None, **parts)
+            saving.save(TrainingState(**parts), step=step, cursor_row=step, eval_loss=None)
     assert order == [(what, step) for step in (1, 2, 3) for what in ("begin", "end")]
 
 
@@ -193,17 +193,17 @@ def test_a_step_beyond_what_may_be_lost_waits_for_the_commit(
 ) -> None:
     parts, committed = trainee(1), threading.Event()
 
-    def write_slowly(run: RunDir, origin: Origin, snapshot: Snapshot, group: Any) -> int:
+    def write_slowly(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any) -> int:
         time.sleep(0.3)
         committed.set()
         return 0
 
     monkeypatch.setattr(async_saver, "write", write_slowly)
     with saver(run, asynchronous=True, max_lost_steps=3) as saving:
-        saving.save(step=2, cursor_row=2, eval_loss=None, **parts)
-        saving.hold(3)
+        saving.save(TrainingState(**parts), step=2, cursor_row=2, eval_loss=None)
+        saving.bound_lost_steps(3)
         assert not committed.is_set(), "three steps may be lost"
-        saving.hold(4)
+        saving.bound_lost_steps(4)
         assert committed.is_set()
         assert saving.safe_step == 2
 
@@ -211,10 +211,10 @@ def test_a_step_beyond_what_may_be_lost_waits_for_the_commit(
 def test_a_save_that_fails_beside_the_training_is_noticed_and_raised_once(run: RunDir) -> None:
     parts = trainee(1)
     with saver(run, asynchronous=True) as saving:
-        saving.save(step=1, cursor_row=2, eval_loss=None, **parts)
+        saving.save(TrainingState(**parts), step=1, cursor_row=2, eval_loss=None)
         saving.wait()
         write_atomic(run.attempt_file, "2\n")
-        saving.save(step=2, cursor_row=4, eval_loss=None, **parts)
+        saving.save(TrainingState(**parts), step=2, cursor_row=4, eval_loss=None)
         deadline = time.monotonic() + 20
         while not saving.failed and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -228,7 +228,7 @@ def test_a_save_that_fails_beside_the_training_is_noticed_and_raised_once(run: R
 def test_a_save_that_fails_at_the_very_end_is_raised(run: RunDir) -> None:
     write_atomic(run.attempt_file, "2\n")
     with pytest.raises(SupersededError), saver(run, asynchronous=True) as saving:
-        saving.save(step=1, cursor_row=2, eval_loss=None, **trainee(1))
+        saving.save(TrainingState(**trainee(1)), step=1, cursor_row=2, eval_loss=None)
 
 
 def test_a_failure_of_the_training_lets_the_save_under_way_end_and_stays_the_one_raised(
@@ -238,7 +238,7 @@ def test_a_failure_of_the_training_lets_the_save_under_way_end_and_stays_the_one
 
     def save_and_fail(step: int) -> None:
         with saver(run, asynchronous=True) as saving:
-            saving.save(step=step, cursor_row=2 * step, eval_loss=None, **parts)
+            saving.save(TrainingState(**parts), step=step, cursor_row=2 * step, eval_loss=None)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.checkpoint import store
-from gemfit.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, digest_files, write_durable
+from gemfit.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, digest_files
 from gemfit.checkpoint.store import SupersededError, newest_valid
 from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunDir:
 def stage(run: RunDir, step: int, attempt: int) -> tuple[Path, CheckpointManifest]:
     staging = store.begin(run, step, attempt, bytes_needed=1)
     for name in FILES:
-        write_durable(staging / name, f"{name} of step {step}, attempt {attempt}".encode() * 9)
+        write_atomic(staging / name, f"{name} of step {step}, attempt {attempt}".encode() * 9)
     return staging, CheckpointManifest(
         step=step,
         cursor_row=8 * step,
@@ -104,9 +104,9 @@ def test_a_half_written_checkpoint_is_never_resumed(
     def crash_before_the_manifest(path: Path, content: bytes) -> None:
         if path.name == MANIFEST:
             raise KeyboardInterrupt
-        write_durable(path, content)
+        write_atomic(path, content)
 
-    monkeypatch.setattr(store, "write_durable", crash_before_the_manifest)
+    monkeypatch.setattr(store, "write_atomic", crash_before_the_manifest)
     with pytest.raises(KeyboardInterrupt):
         store.commit(run, staging, manifest, keep=3)
     assert newest(run) == 10

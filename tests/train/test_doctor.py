@@ -22,8 +22,8 @@ from gemfit.train.checks.recipe_checks import (
     check_begin,
     check_mask,
     check_model,
+    check_recipe,
     check_stop,
-    find_traps,
     shrunk,
     small_model,
 )
@@ -58,7 +58,7 @@ def looked_at(model: Any, tokenizer: Any, made: Recipe | None = None) -> dict[st
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_sound_recipe_falls_into_no_trap(dtype: str) -> None:
-    checks = list(find_traps(recipe(dtype=dtype), CPU, full=False))
+    checks = list(check_recipe(recipe(dtype=dtype), CPU, full=False))
     assert failed(checks) == {}
     assert [check.name for check in checks] == [
         *("one BOS", "stop token", "loss mask", "model", "attention", "weights and buffers", "no cache"),
@@ -70,7 +70,7 @@ def test_the_data_of_the_recipe_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "talks.jsonl"
     path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": []}) + "\n")
     made = recipe().model_copy(update={"data": DataRecipe(source=str(path))})
-    (check,) = find_traps(made, CPU, full=False)
+    (check,) = check_recipe(made, CPU, full=False)
     assert (check.state, check.name) == ("fail", "data and tokenizer")
     assert f"{path}:2" in check.found
 
@@ -133,8 +133,8 @@ def test_another_attention_than_asked_for_is_found(tokenizer: Any) -> None:
 
 def test_a_loss_of_another_scale_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(recipe(), tokenizer)
-    plain = type(model)._loss_of_slice
-    monkeypatch.setattr(type(model), "_measure_slice", lambda self, h, t: (2 * plain(self, h, t), t.sum()))
+    plain = type(model)._chunk_loss
+    monkeypatch.setattr(type(model), "_chunk_sums", lambda self, h, t: (2 * plain(self, h, t), t.sum()))
     assert "loss scale" in looked_at(model, tokenizer)
 
 
@@ -153,7 +153,7 @@ def test_a_model_that_is_not_there_is_told(
 ) -> None:
     monkeypatch.setattr(recipe_checks, "_tokenizer", lambda recipe, conversations: tokenizer)
     made = recipe(scratch=None, id=str(tmp_path))
-    assert failed(list(find_traps(made, CPU, full=False))).keys() == {"model"}
+    assert failed(list(check_recipe(made, CPU, full=False))).keys() == {"model"}
 
 
 def test_a_small_model_keeps_what_its_traps_depend_on() -> None:

@@ -24,7 +24,7 @@ from gemfit.schemas.recipe import (
     ModelRecipe,
     Recipe,
 )
-from gemfit.train.loop.early_stopping import EarlyStops, judge, recorded_losses
+from gemfit.train.loop.early_stopping import EarlyStoppingMonitor, judge, recorded_losses
 from gemfit_launch.planning.replan import refuse_complete
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.status import read_status
@@ -58,7 +58,7 @@ def test_a_loss_that_is_no_number_is_no_improvement() -> None:
 def test_a_resumed_run_decides_as_one_that_was_never_interrupted(
     losses: list[float], patience: int, cut: int
 ) -> None:
-    whole, resumed = (EarlyStops(EarlyStopping(patience=patience)) for _ in range(2))
+    whole, resumed = (EarlyStoppingMonitor(EarlyStopping(patience=patience)) for _ in range(2))
     resumed._losses = dict(enumerate(losses[:cut]))  # as it was recalled
     for step, loss in enumerate(losses):
         whole.add(step, loss)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gemfit.schemas.metrics_history import read_history
-from gemfit.train.telemetry.energy import POWERCAP, Packages, RankEnergy, total
+from gemfit.train.telemetry.energy import POWERCAP, RankEnergy, RaplCounters, total
 
 if TYPE_CHECKING:
     from train.conftest import Launch
@@ -27,7 +27,7 @@ def test_processors_are_added_up_and_a_counter_that_began_again_too(tmp_path: Pa
     first = counter(tmp_path, 0, "package-0", 990_000_000)
     second = counter(tmp_path, 1, "package-1", 5_000_000)
     counter(tmp_path, 2, "psys", 0)
-    packages = Packages(tmp_path)
+    packages = RaplCounters(tmp_path)
     counter(tmp_path, 2, "psys", 70_000_000)  # it holds the others
     first.write_text("20000000")
     second.write_text("7000000")
@@ -39,13 +39,13 @@ def test_processors_are_added_up_and_a_counter_that_began_again_too(tmp_path: Pa
 
 def test_a_counter_that_cannot_be_read_counts_nothing_from_then_on(tmp_path: Path) -> None:
     path = counter(tmp_path, 0, "package-0", 1)
-    packages = Packages(tmp_path)
+    packages = RaplCounters(tmp_path)
     path.unlink()
     packages.add()
     counter(tmp_path, 0, "package-0", 5)
     packages.add()
     assert packages.joules is None
-    without = Packages(tmp_path / "nothing")
+    without = RaplCounters(tmp_path / "nothing")
     without.add()
     assert without.joules is None
 
@@ -61,7 +61,7 @@ def test_hosts_count_once_and_one_that_is_not_known_makes_the_sum_unknown() -> N
 @pytest.mark.slow
 def test_an_attempt_tells_its_energy_or_that_nothing_counts_it(launch: Launch) -> None:
     [record] = read_history(launch("ddp", 2).run.metrics_file).energy
-    readable = Packages(POWERCAP)
+    readable = RaplCounters(POWERCAP)
     readable.add()
     assert (record.cpu_joules is None) == (readable.joules is None)
     assert (record.attempt, record.step, record.gpu_joules) == (1, 6, None)

@@ -10,15 +10,15 @@ import pytest
 
 from gemfit.schemas.metrics import Gpu
 from gemfit.schemas.metrics_history import read_history
-from gemfit.train.telemetry.hardware import RankPlace, board_power_limit, hosts
+from gemfit.train.telemetry.hardware import RankHardware, board_power_limit, hosts
 
 if TYPE_CHECKING:
     from train.conftest import Launch
 
 
-def place(host: str, gpu_id: str = "") -> RankPlace:
+def place(host: str, gpu_id: str = "") -> RankHardware:
     gpu = Gpu(name="H100", memory=80, power_limit_watts=700.0) if gpu_id else None
-    return RankPlace(host=host, cpu="EPYC", cores=8, memory=64, gpu=gpu, gpu_id=gpu_id)
+    return RankHardware(host=host, cpu="EPYC", cores=8, memory=64, gpu=gpu, gpu_id=gpu_id)
 
 
 def test_ranks_are_counted_by_machine_and_boards_once() -> None:

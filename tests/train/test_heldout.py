@@ -11,7 +11,7 @@ import torch
 
 from gemfit.rundir import RunDir
 from gemfit.train.distributed.stop import Stop
-from gemfit.train.loop.validation import HeldOut, measure
+from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
 
 
 class Model(torch.nn.Module):
@@ -26,13 +26,13 @@ def batch(trained: int) -> dict[str, Any]:
     return {"targets": torch.tensor([[1] * trained + [-100] * (8 - trained)])}
 
 
-def run(batches: list[dict[str, Any]], stop: Stop) -> HeldOut | None:
-    return measure(Model(), batches, stop=stop, step=5, device=torch.device("cpu"))
+def run(batches: list[dict[str, Any]], stop: Stop) -> ValidationResult | None:
+    return evaluate_rows(Model(), batches, stop=stop, step=5, device=torch.device("cpu"))
 
 
 def test_means_are_over_trained_tokens_and_empty_rows_add_nothing(tmp_path: Any) -> None:
     found = run([batch(8), batch(2), batch(0)], Stop(RunDir(tmp_path), None, torch.device("cpu")))
-    assert found == HeldOut(loss=2.0, token_accuracy=0.5, tokens=10)
+    assert found == ValidationResult(loss=2.0, token_accuracy=0.5, tokens=10)
     assert found.perplexity == pytest.approx(math.exp(2))
 
 
@@ -41,4 +41,4 @@ def test_a_stop_ends_an_evaluation_without_a_result(tmp_path: Any) -> None:
 
 
 def test_the_perplexity_of_a_hopeless_model_is_a_number() -> None:
-    assert math.isfinite(HeldOut(loss=1e6, token_accuracy=0, tokens=1).perplexity)
+    assert math.isfinite(ValidationResult(loss=1e6, token_accuracy=0, tokens=1).perplexity)

@@ -65,7 +65,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def with_functions(monkeypatch: pytest.MonkeyPatch, liger: Liger) -> None:
-    monkeypatch.setattr(liger, "load_liger", lambda: liger)
+    monkeypatch.setattr("gemfit.train.model.liger.load_liger", lambda: liger)
 
 
 def test_the_fused_model_gives_the_logits_of_the_plain_one(
@@ -105,11 +105,11 @@ def test_other_models_of_the_process_stay_plain(model: Any, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("broken", "name"),
     [
-        (Liger(lambda x, w, e, o, *r: norm(x, w, e, 0.0), geglu, rotate), "norm of 16 numbers"),
-        (Liger(norm, lambda gate, up: torch.relu(gate) * up, rotate), "GeGLU of 64 numbers"),
+        (Liger(lambda x, w, e, o, *r: norm(x, w, e, 0.0), geglu, rotate), "norm of width 16"),
+        (Liger(norm, lambda gate, up: torch.relu(gate) * up, rotate), "GeGLU of width 64"),
         (
             Liger(norm, geglu, lambda q, k, cos, sin: rotate(q, k, cos, -sin)),
-            "rotary positions of 16 numbers",
+            "rotary positions of width 16",
         ),
     ],
     ids=["norm", "geglu", "rotary"],
@@ -137,13 +137,13 @@ def test_a_wrong_gradient_is_found_where_the_output_is_right(
 
     wrong: Any = Wrong.apply
     with_functions(monkeypatch, Liger(norm, lambda gate, up: geglu(wrong(gate), up), rotate))
-    with pytest.raises(UserError, match=r"liger's GeGLU of 64 numbers differs from the plain one by 0\.0\d"):
+    with pytest.raises(UserError, match=r"liger's GeGLU of width 64 differs from the plain one by 0\.0\d"):
         use_liger(model, CPU, torch.float32)
 
 
 def test_a_module_that_gives_no_number_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with_functions(monkeypatch, Liger(norm, lambda gate, up: gate * up * torch.nan, rotate))
-    with pytest.raises(UserError, match="GeGLU of 64 numbers differs from the plain one by nan"):
+    with pytest.raises(UserError, match="GeGLU of width 64 differs from the plain one by nan"):
         use_liger(model, CPU, torch.float32)
 
 
@@ -152,7 +152,7 @@ def test_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
     )
-    with pytest.raises(UserError, match="known to be right for Gemma 3, and this is LlamaForCausalLM"):
+    with pytest.raises(UserError, match="supported for Gemma 3 only, and this is LlamaForCausalLM"):
         use_liger(LlamaForCausalLM(config), CPU, torch.float32)
 
 
@@ -205,8 +205,8 @@ def test_ligers_own_kernels_agree_with_the_plain_modules_when_they_are_interpret
     )
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
-        "rotary positions of 16 numbers",
-        "norm of 16 numbers",
-        "GeGLU of 64 numbers",
-        "norm of 32 numbers",
+        "rotary positions of width 16",
+        "norm of width 16",
+        "GeGLU of width 64",
+        "norm of width 32",
     ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.pack.shuffle import EMPTY, rank_rows
 from gemfit.schemas.batch import Batch, make_batch
-from gemfit.train.data.row_ledger import Ledger
+from gemfit.train.data.row_ledger import RowLedger
 
 
 def fed(batch: Batch, rows: NDArray[np.int64]) -> list[list[list[int]]]:
@@ -19,10 +19,10 @@ def fed(batch: Batch, rows: NDArray[np.int64]) -> list[list[list[int]]]:
 
 
 def summed(batch: Batch, parts: list[list[list[int]]]) -> list[float]:
-    ledgers = [Ledger(batch, rank) for rank in range(batch.world_size)]
+    ledgers = [RowLedger(batch, rank) for rank in range(batch.world_size)]
     for ledger, micro_steps in zip(ledgers, parts, strict=True):
         for rows in micro_steps:
-            ledger.note(rows)
+            ledger.add(rows)
     return np.sum([ledger.take() for ledger in ledgers], axis=0).tolist()  # type: ignore[no-any-return]
 
 
@@ -43,28 +43,28 @@ def test_the_ranks_rows_are_the_steps_rows(
     )
     rows = np.random.default_rng(1).permutation(1000)[:global_batch_size]
     rows[global_batch_size - min(short, global_batch_size) :] = EMPTY  # the last step of a run
-    found = Ledger(batch, 0).rows(summed(batch, fed(batch, rows)), rows)
+    found = RowLedger(batch, 0).rows(summed(batch, fed(batch, rows)), rows)
     assert found.tolist() == rows.tolist()
 
 
 def test_notes_are_taken_once() -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=4, world_size=1, seq_len=8)
-    ledger = Ledger(batch, 0)
+    ledger = RowLedger(batch, 0)
     for rows in ([3, 1, 2, 0], [7, 6, 5, 4]):
-        ledger.note(rows)
+        ledger.add(rows)
         assert ledger.rows(ledger.take(), np.array(rows)).tolist() == rows
 
 
 @pytest.mark.parametrize("wrong", [[0, 1, 2, 9], [0, 1, 2, EMPTY], [1, 0, 2, 3]])
 def test_a_row_lost_changed_or_swapped_is_told(wrong: list[int]) -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=2, seq_len=8)
-    with pytest.raises(RuntimeError, match=r"slot \d of this step was given row -?\d, but row \d is due"):
-        Ledger(batch, 0).rows(summed(batch, fed(batch, np.array(wrong))), np.arange(4))
+    with pytest.raises(RuntimeError, match=r"slot \d of this step was trained on row -?\d, not on row \d"):
+        RowLedger(batch, 0).rows(summed(batch, fed(batch, np.array(wrong))), np.arange(4))
 
 
 def test_a_micro_step_too_few_is_told() -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=1, seq_len=8)
-    ledger = Ledger(batch, 0)
-    ledger.note([0, 1])
+    ledger = RowLedger(batch, 0)
+    ledger.add([0, 1])
     with pytest.raises(ValueError, match="shorter"):
         ledger.take()

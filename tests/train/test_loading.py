@@ -19,12 +19,13 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
-from gemfit.train.checkpoint.dcp_planner import Piece
+from gemfit.train.checkpoint.dcp_planner import FlatShard
+from gemfit.train.distributed.meta_init import allocate_parameters
 from gemfit.train.model import safetensors_reader
 from gemfit.train.model.build import load_model, open_model
-from gemfit.train.model.packed_lm import packed
-from gemfit.train.model.safetensors_reader import BaseWeights, Entry
-from gemfit.train.model.sharded_init import load_into, materialise
+from gemfit.train.model.packed_lm import packed_class
+from gemfit.train.model.safetensors_reader import BaseWeights, TensorEntry
+from gemfit.train.model.sharded_init import load_into
 
 if TYPE_CHECKING:
     from train.conftest import Launch
@@ -69,12 +70,12 @@ def test_any_range_of_a_tensor_is_read_as_it_lies_on_disk(
     tensor = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
     file = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_file({"w": tensor.to(torch.bfloat16)}, file)
-    weights = BaseWeights({"w": Entry(file, "w", tensor.shape, "BF16")}, {})
+    weights = BaseWeights({"w": TensorEntry(file, "w", tensor.shape, "BF16")}, {})
     start, stop = sorted(round(end * tensor.numel()) for end in ends)
     held = torch.full((stop - start,), torch.nan)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safetensors_reader, "CHUNK_BYTES", 16)  # several reads for all but the smallest
-        weights.fill("w", Piece(held, start, tensor.shape))
+        weights.fill("w", FlatShard(held, start, tensor.shape))
     assert torch.equal(held, tensor.flatten()[start:stop])
 
 
@@ -83,7 +84,7 @@ def test_an_opened_model_holds_no_weights_until_they_are_read(folder: Path, toke
     assert weights is not None
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(buffer.is_meta for buffer in model.buffers())
-    materialise(model, torch.device("cpu"), torch.float32)
+    allocate_parameters(model, torch.device("cpu"), torch.float32)
     assert all(parameter.isnan().all() for parameter in model.parameters()), "nothing passes for a weight"
     assert model.lm_head.weight is model.model.embed_tokens.weight
     load_into(model, weights)
@@ -97,7 +98,7 @@ def test_adapters_begin_as_they_would_beside_a_whole_model(folder: Path, tokeniz
     lora = Lora(rank=4)
     found = dict(load_model(recipe_of(folder, lora=lora), tokenizer).named_parameters())
     torch.manual_seed(7)
-    whole = packed(Gemma3ForCausalLM).from_pretrained(folder)
+    whole = packed_class(Gemma3ForCausalLM).from_pretrained(folder)
     config = LoraConfig(r=4, lora_alpha=32, target_modules=list(lora.targets), task_type="CAUSAL_LM")
     expected = dict(get_peft_model(whole, config).named_parameters())
     assert found.keys() == expected.keys()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gemfit.schemas.metrics import MemoryRecord
-from gemfit.train.telemetry.memory import FORGET, FORGET_PEAK, rank_memory, resident
+from gemfit.train.telemetry.peak_memory import CLEAR_REFS, RESET_PEAK, rank_memory, resident
 from gemfit_launch.runs.metrics_tail import Tail
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MEBI = 2**20
 def test_the_peak_is_that_since_the_training_began() -> None:
     with mmap.mmap(-1, 200 * MEBI) as before:
         before.write(bytes(200 * MEBI))
-    FORGET.write_text(FORGET_PEAK)
+    CLEAR_REFS.write_text(RESET_PEAK)
     held = resident()
     with mmap.mmap(-1, 50 * MEBI) as while_training:
         while_training.write(bytes(50 * MEBI))  # twice: once as bytes

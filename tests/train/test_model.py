@@ -16,7 +16,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
 from gemfit.train.data.collate import Tensors, collate
 from gemfit.train.model.build import load_model
-from gemfit.train.model.packed_lm import Packed, TokenLosses
+from gemfit.train.model.packed_lm import PackedCausalLM, TokenLosses
 
 SCRATCH = Scratch(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
@@ -92,7 +92,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
     tokenizer: Any, documents: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Slices that do not divide the row: the last one is short.
-    monkeypatch.setattr("gemfit.train.model.packed_lm.SLICE_TOKENS", 24)
+    monkeypatch.setattr("gemfit.train.model.packed_lm.CHUNK_TOKENS", 24)
     model = make_model(tokenizer)
     inputs = packed(documents)
     sliced = model(**inputs).loss_sum
@@ -170,7 +170,7 @@ def test_a_saved_model_is_loaded_in_float32_with_the_attention_asked_for(
     original.save_pretrained(tmp_path)
     recipe = Recipe(model=ModelRecipe(id=str(tmp_path), attention="eager", activation_checkpointing=False))
     loaded = load_model(recipe, tokenizer).eval()
-    assert Packed in type(loaded).__mro__
+    assert PackedCausalLM in type(loaded).__mro__
     assert (loaded.dtype, loaded.config._attn_implementation) == (torch.float32, "eager")
     assert loaded.config.architectures == ["Gemma3ForCausalLM"]
     torch.testing.assert_close(logits_of(loaded, documents), logits_of(original, documents))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gemfit.train.loop.callbacks import BoundaryCallback
-from gemfit.train.loop.validation import HeldOut
+from gemfit.train.loop.validation_loop import ValidationResult
 
 STATE = SimpleNamespace(global_step=3, max_steps=10, epoch=0.0)
 
@@ -28,9 +28,9 @@ def boundary(run: Path, **parts: Any) -> BoundaryCallback:
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_held_out_loss_that_is_no_number_is_not_recorded(tmp_path: Path, loss: float) -> None:
-    found = HeldOut(loss=loss, token_accuracy=0.0, tokens=8)
-    callback = boundary(tmp_path, measured={3: found}, attempt=1, evaluation_seconds=0.1)
-    with pytest.raises(FloatingPointError, match=f"held-out loss at step 3 is {loss}.*untouched"):
+    found = ValidationResult(loss=loss, token_accuracy=0.0, tokens=8)
+    callback = boundary(tmp_path, validation_results={3: found}, attempt=1, evaluation_seconds=0.1)
+    with pytest.raises(FloatingPointError, match=f"validation loss at step 3 is {loss}.*unchanged"):
         callback.on_evaluate(None, STATE, SimpleNamespace())
     assert not any(tmp_path.iterdir())
 
@@ -40,7 +40,7 @@ def test_a_training_loss_that_is_no_number_asks_for_no_checkpoint(tmp_path: Path
     callback = boundary(
         tmp_path,
         stop=SimpleNamespace(agree=lambda *_: (float("nan"), 0.0, 1.0)),
-        saver=SimpleNamespace(failed=False, hold=lambda step: None),
+        saver=SimpleNamespace(failed=False, bound_lost_steps=lambda step: None),
         ledger=SimpleNamespace(take=lambda: (1.0,), rows=lambda taken, rows: np.array([0])),
         schedule=SimpleNamespace(rows_of=lambda step: np.array([0]), epoch=lambda step: 0.1),
         take_step_loss=lambda: float("nan"),

@@ -27,8 +27,8 @@ from gemfit.errors import UserError
 from gemfit.export.export import export
 from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.train.data.collate import Tensors, collate
-from gemfit.train.model.architecture import decoder_layers
 from gemfit.train.model.build import load_model
+from gemfit.train.model.text_architecture import decoder_layers
 from train.trained import IDS, train
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def loss_alone(plain: Any, document: Any) -> torch.Tensor:
 def test_the_loss_and_gradient_of_a_packed_row_are_those_of_its_documents_alone(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemfit.train.model.packed_lm.SLICE_TOKENS", 24)
+    monkeypatch.setattr("gemfit.train.model.packed_lm.CHUNK_TOKENS", 24)
     recipe = model_of(folder, activation_checkpointing=False)
     model = load_model(Recipe(model=recipe), tokenizer).eval()
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()

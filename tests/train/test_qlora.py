@@ -23,13 +23,14 @@ from gemfit.errors import UserError
 from gemfit.export.export import export
 from gemfit.export.weights import weights_of_checkpoint
 from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
-from gemfit.train.checkpoint.dcp_planner import Piece
+from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.checks import recipe_checks, selftest
+from gemfit.train.distributed.meta_init import allocate_parameters
 from gemfit.train.model import qlora
 from gemfit.train.model.build import load_model, open_model
 from gemfit.train.model.qlora import QuantizedLinear, check_layers, dequantize
 from gemfit.train.model.safetensors_reader import BaseWeights
-from gemfit.train.model.sharded_init import load_into, materialise
+from gemfit.train.model.sharded_init import load_into
 from train.trained import IDS, Trained, train
 
 # transformers asks for a name of its own that it has deprecated.
@@ -142,7 +143,7 @@ def test_weights_are_packed_one_at_a_time_as_they_are_read(
     model, weights = open_model(recipe_of(folder), tokenizer)
     assert weights is not None
     assert all(p.is_meta for name, p in model.named_parameters() if "lora_" not in name)
-    materialise(model, CPU, torch.float32)
+    allocate_parameters(model, CPU, torch.float32)
     with pytest.raises(RuntimeError, match="before its weight was read"):
         logits_of(model)
     load_into(model, weights)
@@ -160,7 +161,7 @@ def test_shards_of_a_packed_weight_are_ranges_of_its_bits(folder: Path, tokenize
     bits = whole.get_parameter(name).detach().view(-1).view(torch.int16)
     start, stop = 101, 777  # not where a block of 64 begins
     held = torch.zeros(stop - start, dtype=torch.bfloat16)
-    _fill(model, name, weights, [Piece(held, start, model.get_parameter(name).shape)])
+    _fill(model, name, weights, [FlatShard(held, start, model.get_parameter(name).shape)])
     assert torch.equal(held.view(torch.int16), bits[start:stop])
 
 
@@ -243,7 +244,7 @@ def test_a_kernel_that_gives_other_numbers_back_fails_the_self_test(
 def test_rows_that_blocks_would_cross_are_refused(tokenizer: Any) -> None:
     scratch = Scratch(vocab_size=300, hidden_size=48, num_attention_heads=2, head_dim=32)
     model = ModelRecipe(scratch=scratch, lora=Lora(), quantization=Quantization(), attention="sdpa")
-    with pytest.raises(UserError, match="48 inputs, no multiple of 64"):
+    with pytest.raises(UserError, match="48 inputs, not a multiple of 64"):
         open_model(Recipe(model=model), tokenizer)
 
 
@@ -270,7 +271,7 @@ def test_logits_and_gradients_are_those_of_the_dequantised_model(trained: Traine
 
 
 def test_a_sound_recipe_in_4_bits_falls_into_no_trap(folder: Path) -> None:
-    checks = list(recipe_checks.find_traps(recipe_of(folder, dtype="bfloat16"), CPU, full=False))
+    checks = list(recipe_checks.check_recipe(recipe_of(folder, dtype="bfloat16"), CPU, full=False))
     assert [check for check in checks if check.state != "ok"] == []
     assert "4 bits" in [check.name for check in checks]
 

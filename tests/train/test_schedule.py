@@ -11,16 +11,16 @@ import torch
 
 from gemfit.data.pack.reader import open_pack
 from gemfit.schemas.plan import Plan
-from gemfit.train.data.batches import HeldOutBatches, Schedule, TrainBatches
+from gemfit.train.data.batches import RowSchedule, TrainBatches, ValidationBatches
 
 MakePlan = Callable[..., Plan]
 
 
-def make_schedule(plan: Plan) -> Schedule:
-    return Schedule(plan, open_pack(Path(plan.pack.folder), "train"))
+def make_schedule(plan: Plan) -> RowSchedule:
+    return RowSchedule(plan, open_pack(Path(plan.pack.folder), "train"))
 
 
-def take(schedule: Schedule, rank: int, start: int = 0) -> list[dict[str, Any]]:
+def take(schedule: RowSchedule, rank: int, start: int = 0) -> list[dict[str, Any]]:
     batches = TrainBatches(schedule, rank, pad_id=0)
     batches.start_step = start
     return list(batches)
@@ -70,7 +70,7 @@ def test_every_held_out_row_is_measured_once_in_equally_many_batches(ranks: int,
     plan = make_plan("single" if ranks == 1 else "ddp", ranks)
     rows = open_pack(Path(plan.pack.folder), "validation")
     assert len(rows) > 1
-    parts = [list(HeldOutBatches(plan, rows, rank, pad_id=0)) for rank in range(ranks)]
+    parts = [list(ValidationBatches(plan, rows, rank, pad_id=0)) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1
     trained = sum(int((batch["targets"] != -100).sum()) for part in parts for batch in part)
     assert trained == int(rows.trained_tokens.sum())

@@ -16,12 +16,13 @@ from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.strategy import Engine
 from gemfit.train.checks import selftest
+from gemfit.train.data.probe_rows import random_ids
 from gemfit.train.model.build import load_model
-from gemfit.train.model.packed_lm import Packed
+from gemfit.train.model.packed_lm import PackedCausalLM
 from train.test_attention import without_backward
 
 
-class Seeing(Packed, Gemma3ForCausalLM):  # type: ignore[misc]  # transformers is untyped
+class Seeing(PackedCausalLM, Gemma3ForCausalLM):  # type: ignore[misc]  # transformers is untyped
     """Documents see each other: an attention mask of ones hides where they begin."""
 
     def forward(
@@ -131,5 +132,5 @@ def test_the_engine_of_a_plain_model_is_called_plain(process: Any) -> None:
 
 
 def test_random_ids_are_equal_in_every_process(process: Any) -> None:
-    first, again = (selftest._random_ids(process, 5) for _ in range(2))
+    first, again = (random_ids(process, 5) for _ in range(2))
     assert np.array_equal(first, again)

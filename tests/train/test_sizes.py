@@ -24,10 +24,10 @@ from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import ExitCode, UserError
 from gemfit.export.export import export, main
 from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
-from gemfit.train.model.architecture import text_architecture
+from gemfit.train.distributed.meta_init import init_on_meta
 from gemfit.train.model.build import load_model
-from gemfit.train.model.packed_lm import packed
-from gemfit.train.model.sharded_init import without_memory
+from gemfit.train.model.packed_lm import packed_class
+from gemfit.train.model.text_architecture import text_architecture
 from train.trained import IDS, Trained, train
 
 # transformers asks for a name of its own that it has deprecated.
@@ -141,7 +141,7 @@ def test_the_largest_size_is_built_at_no_cost() -> None:
     heads = {"num_attention_heads": 32, "num_key_value_heads": 16, "query_pre_attn_scalar": 168}
     found = text_architecture(Gemma3Config(text_config=text | heads), "27b")
     assert found.is_multimodal
-    model = without_memory(packed(found.model_class), found.config, "sdpa")
+    model = init_on_meta(packed_class(found.model_class), found.config, "sdpa")
     assert sum(parameter.numel() for parameter in model.parameters()) == 27_009_346_304
     assert all(parameter.is_meta for parameter in model.parameters())
     assert float(model.model.embed_tokens.embed_scale) == pytest.approx(5376**0.5)

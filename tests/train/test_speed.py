@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
-from gemfit.train.data.prefetch_loader import POLL_SECONDS, BatchesAhead, ahead
+from gemfit.train.data.prefetch_loader import POLL_SECONDS, PrefetchLoader, prefetch
 
 
 class Counted(IterableDataset[dict[str, Any]]):
@@ -42,14 +42,14 @@ def wait_for(condition: Any) -> None:
 
 
 def test_batches_come_in_the_order_of_the_dataset() -> None:
-    batches = list(BatchesAhead(Counted(50), depth=3, pin=False))
+    batches = list(PrefetchLoader(Counted(50), depth=3, pin=False))
     assert [batch["rows"] for batch in batches] == [[number] for number in range(50)]
     assert [int(batch["input_ids"]) for batch in batches] == list(range(50))
 
 
 def test_no_more_is_made_than_the_depth_allows() -> None:
     source = Counted(100)
-    iterator = iter(BatchesAhead(source, depth=4, pin=False))
+    iterator = iter(PrefetchLoader(source, depth=4, pin=False))
     next(iterator)
     wait_for(lambda: source.made >= 6)
     time.sleep(3 * POLL_SECONDS)
@@ -62,7 +62,7 @@ def test_a_loader_draws_the_same_random_number_as_a_plain_one() -> None:
     list(torch.utils.data.DataLoader(Counted(3), batch_size=None))
     expected = torch.get_rng_state()
     torch.manual_seed(1)
-    list(BatchesAhead(Counted(3), depth=2, pin=False))
+    list(PrefetchLoader(Counted(3), depth=2, pin=False))
     assert torch.equal(torch.get_rng_state(), expected)
 
 
@@ -71,7 +71,7 @@ def test_an_error_is_raised_where_its_batch_would_have_been() -> None:
         yield 1
         raise ValueError("a row that cannot be read")
 
-    taken = ahead(source(), 4, same)
+    taken = prefetch(source(), 4, same)
     assert next(taken) == 1
     with pytest.raises(ValueError, match="a row that cannot be read"):
         next(taken)
@@ -79,7 +79,7 @@ def test_an_error_is_raised_where_its_batch_would_have_been() -> None:
 
 def test_the_thread_ends_when_nobody_takes_any_more() -> None:
     before = threads()
-    iterator = ahead(iter(range(10**6)), 2, same)
+    iterator = prefetch(iter(range(10**6)), 2, same)
     next(iterator)
     assert len(threads()) == len(before) + 1
     iterator.close()  # type: ignore[attr-defined]  # a generator

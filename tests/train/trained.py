@@ -15,7 +15,7 @@ from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import PackReference, Topology
 from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe
 from gemfit.schemas.strategy import Single
-from gemfit.train.checkpoint.save_load import Origin, take_snapshot, write
+from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
 from gemfit.train.model.build import load_matching_tokenizer, load_model
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.runs.ensure_pack import ensure_pack
@@ -90,21 +90,14 @@ def save_after_two_steps(run: RunDir, model: Any) -> None:
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-    origin = Origin(
+    context = SaveContext(
         attempt=run.begin_attempt(),
         strategy="single",
         plan_digest=run.plan().digest,
         training=run.plan().training_identity(),
         keep=1,
     )
-    snapshot = take_snapshot(
-        step=2,
-        cursor_row=4,
-        eval_loss=None,
-        model=model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
-        copied=False,
-    )
-    write(run, origin, snapshot)
+    accelerator = SimpleNamespace(unwrap_model=lambda wrapped: wrapped)
+    training = TrainingState(model=model, optimizer=optimizer, scheduler=scheduler, accelerator=accelerator)
+    snapshot = take_snapshot(training, step=2, cursor_row=4, eval_loss=None, copied=False)
+    write(run, context, snapshot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gemfit.schemas.optimizer import OPTIMIZERS, batches_ahead, optimizer_of
+from gemfit.schemas.optimizer import OPTIMIZERS, optimizer_of, prefetch_depth
 from gemfit.schemas.plan import Plan, Topology
 from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
@@ -47,7 +47,7 @@ def speed_lines(plan: Plan, architecture: Architecture | None) -> list[SpeedLine
     """All settings of speed of ``plan``; the loss's saving is known where the vocabulary is."""
     model = plan.recipe.model
     optimizer = optimizer_of(plan.recipe, plan.topology)
-    ahead = batches_ahead(plan.batch)
+    ahead = prefetch_depth(plan.batch)
     pinned = ", pinned, copied while the GPU computes" if plan.topology.device == "cuda" else ""
     return [
         SpeedLine("attention", model.attention, plan.attention_because),

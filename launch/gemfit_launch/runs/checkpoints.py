@@ -1,6 +1,6 @@
 """The checkpoints of a run, read from its folder by somebody who takes no part in it.
 
-By itself it looks at names and sizes; digests are for ``gemfit.checkpoint.verify`` to compare.
+By itself it looks at names and sizes; digests are for ``gemfit.checkpoint.verify_digests`` to compare.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
     verified = None
     if verify:
         require_train_extra("checkpoints --verify")
-        verified = json.loads(ask_module("gemfit.checkpoint.verify", [str(run)]))
+        verified = json.loads(ask_module("gemfit.checkpoint.verify_digests", [str(run)]))
     found = read_checkpoints(run_dir, verified)
     if as_json:
         click.echo(json.dumps([status.model_dump(mode="json") for status in found], indent=2))

@@ -1,7 +1,8 @@
-"""Which checkpoints stay, which go, and which are put aside. No torch.
+"""Checkpoint retention: reader locks, removal of old checkpoints, quarantine of damaged ones. No torch.
 
-A reader holds a shared lock on the manifest; what is read is neither retired nor replaced. A folder is
-renamed before it is removed, so that a removal cut short leaves no half of a checkpoint behind.
+A reader holds a shared lock on the manifest; a checkpoint that is being read is neither retired nor
+replaced. A folder is renamed before it is removed, so that an interrupted removal leaves no partial
+checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gemfit.checkpoint.integrity import MANIFEST, write_durable
+from gemfit.checkpoint.integrity import MANIFEST
+from gemfit.core.atomic_file import write_atomic
 from gemfit.core.file_lock import lock_shared, try_lock
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
@@ -25,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def reading(folder: Path) -> Iterator[int]:
-    """Keep a checkpoint where it is while the caller reads it; one that is gone is a ``UserError``.
+    """Hold a shared lock on a checkpoint while the caller reads it; a retired one is a ``UserError``.
 
-    Yields the lock's file descriptor: a child that inherits it keeps the checkpoint while it lives.
+    Yields the lock's file descriptor: a child process that inherits it holds the lock until it exits.
     """
     gone = UserError(f"{folder}: was retired a moment ago; choose another step, or try again")
     try:
@@ -36,18 +38,18 @@ def reading(folder: Path) -> Iterator[int]:
         raise gone from None
     with stream:
         lock_shared(stream.fileno())
-        if not (folder / MANIFEST).exists():  # it went between the two lines above
+        if not (folder / MANIFEST).exists():  # retired between the two lines above
             raise gone
         yield stream.fileno()
 
 
 @contextmanager
-def unread(folder: Path, *, patience_seconds: float = 0.0) -> Iterator[bool]:
-    """Whether nobody reads ``folder``; if so, nobody begins to while the caller is inside."""
+def locked_if_unread(folder: Path, *, patience_seconds: float = 0.0) -> Iterator[bool]:
+    """Yield whether ``folder`` has no reader; if so, it is locked against new readers inside."""
     try:
         stream = (folder / MANIFEST).open("r+b")  # for writing: NFS gives no exclusive lock otherwise
     except FileNotFoundError:
-        yield True  # without its manifest nobody takes it for a checkpoint
+        yield True  # without its manifest it is not a checkpoint, and has no readers
         return
     with stream:
         free = try_lock(stream.fileno(), patience_seconds=patience_seconds)
@@ -58,7 +60,7 @@ def unread(folder: Path, *, patience_seconds: float = 0.0) -> Iterator[bool]:
 def retire(
     run: RunDir, checkpoints: list[tuple[Path, CheckpointManifest]], *, keep: int, keep_best: bool
 ) -> None:
-    """Remove all of ``checkpoints``, newest first, but the first ``keep`` and the one of lowest loss."""
+    """Remove all but the first ``keep`` of ``checkpoints`` (newest first) and, if asked, the best one."""
     stay = {folder for folder, _ in checkpoints[:keep]}
     if keep_best and (best := best_of(checkpoints)):
         stay.add(best)
@@ -68,18 +70,18 @@ def retire(
 
 
 def best_of(checkpoints: list[tuple[Path, CheckpointManifest]]) -> Path | None:
-    """The checkpoint of lowest held-out loss, the newest of equals; ``None`` where none was measured."""
-    measured = [
+    """The checkpoint of lowest validation loss, the newest of equals; ``None`` where none was evaluated."""
+    evaluated = [
         (manifest.eval_loss, folder)
         for folder, manifest in checkpoints
         if manifest.eval_loss is not None and math.isfinite(manifest.eval_loss)
     ]
-    return min(measured, key=lambda pair: pair[0])[1] if measured else None
+    return min(evaluated, key=lambda pair: pair[0])[1] if evaluated else None
 
 
 def remove(run: RunDir, folder: Path) -> None:
-    """Remove a checkpoint, unless somebody reads it: then a later save tries again."""
-    with unread(folder) as free:
+    """Remove a checkpoint unless it has a reader; then a later save tries again."""
+    with locked_if_unread(folder) as free:
         if not free:
             logger.info("%s stays: it is being read", folder)
             return
@@ -89,14 +91,14 @@ def remove(run: RunDir, folder: Path) -> None:
 
 
 def remove_leftovers(run: RunDir) -> None:
-    """Clear what attempts that were cut short have left half-written or half-removed."""
+    """Remove incomplete staging folders and removals that earlier attempts did not finish."""
     for pattern in (".staging-*", ".retired-*"):
         for leftover in run.checkpoints.glob(pattern):
             shutil.rmtree(leftover)
 
 
 def quarantine(run: RunDir, folder: Path, reason: str) -> None:
-    """Put a damaged checkpoint aside, with the reason beside its files, and say so in the log."""
+    """Move a damaged checkpoint to ``quarantine/``, with ``reason.txt`` and a line in the log."""
     run.quarantine.mkdir(exist_ok=True)
     target = run.quarantine / folder.name
     for number in range(2, 1000):
@@ -104,6 +106,6 @@ def quarantine(run: RunDir, folder: Path, reason: str) -> None:
             break
         target = run.quarantine / f"{folder.name}.{number}"
     folder.rename(target)
-    with suppress(OSError):  # a full disk keeps nobody from resuming, and the log has the reason too
-        write_durable(target / "reason.txt", f"{reason}\n".encode())
-    logger.warning("%s passed over and moved to %s: %s", folder, target, reason)
+    with suppress(OSError):  # a full disk must not prevent a resume, and the log has the reason too
+        write_atomic(target / "reason.txt", f"{reason}\n".encode())
+    logger.warning("%s skipped and moved to %s: %s", folder, target, reason)

@@ -1,4 +1,4 @@
-"""The folders of checkpoints: staged, committed by a rename, found again. No torch.
+"""Checkpoint store: folders are staged, committed by a rename, and found again. No torch.
 
 A committed folder holds ``manifest.json`` and, for the manifest itself, ``manifest.xxh3``. Committing
 costs one read of what was written (for digests); verifying costs one read of what is resumed.
@@ -17,9 +17,9 @@ from gemfit.checkpoint.integrity import (
     flush_folder,
     manifest_digest,
     read_manifest,
-    write_durable,
 )
-from gemfit.checkpoint.retention import best_of, remove, remove_leftovers, retire, unread
+from gemfit.checkpoint.retention import best_of, locked_if_unread, remove, remove_leftovers, retire
+from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest
@@ -27,21 +27,21 @@ from gemfit.schemas.manifest import CheckpointManifest
 logger = logging.getLogger(__name__)
 
 READER_PATIENCE_SECONDS = 600.0
-"""How long a commit waits for somebody who reads the older checkpoint of the same step."""
+"""How long a commit waits for a reader of the older checkpoint of the same step."""
 
 Found = tuple[Path, CheckpointManifest]
 
 
 class SupersededError(RuntimeError):
-    """A newer attempt owns the run: this process must not write into it any more."""
+    """A newer attempt owns the run: this process must not write to it."""
 
 
 def begin(run: RunDir, step: int, attempt: int, *, bytes_needed: int) -> Path:
-    """Make an empty staging folder, after clearing what earlier attempts left half-written.
+    """Make an empty staging folder, after removing incomplete folders of earlier attempts.
 
     Raises ``SupersededError`` when a newer attempt has begun, ``UserError`` when the disk is too full.
     """
-    refuse_superseded(run, attempt)
+    check_not_superseded(run, attempt)
     remove_leftovers(run)
     _discard_replaced(run)
     if not has_room(run, bytes_needed):
@@ -52,9 +52,9 @@ def begin(run: RunDir, step: int, attempt: int, *, bytes_needed: int) -> Path:
 
 
 def discard(run: RunDir, staging: Path, *, bytes_needed: int) -> bool:
-    """Remove a failed ``staging``; tells whether the disk was too small for what it should have held.
+    """Remove a failed ``staging`` folder; returns whether the disk was too small for the checkpoint.
 
-    Writers do not always say so: torch's reports some failed writes without their cause.
+    The writer's error does not always say so: torch reports some failed writes without their cause.
     """
     written = sum(path.stat().st_size for path in staging.glob("*"))
     ran_out = shutil.disk_usage(run.checkpoints).free + written < bytes_needed
@@ -67,7 +67,7 @@ def has_room(run: RunDir, bytes_needed: int) -> bool:
     return shutil.disk_usage(run.checkpoints).free >= bytes_needed
 
 
-def refuse_superseded(run: RunDir, attempt: int) -> None:
+def check_not_superseded(run: RunDir, attempt: int) -> None:
     """Raise ``SupersededError`` when the run is at a newer attempt than ``attempt``."""
     if run.attempt > attempt:
         raise SupersededError(
@@ -76,7 +76,7 @@ def refuse_superseded(run: RunDir, attempt: int) -> None:
 
 
 def full_disk(run: RunDir, bytes_needed: int) -> UserError:
-    """What to tell when a checkpoint does not fit."""
+    """The error for a checkpoint that does not fit."""
     free = shutil.disk_usage(run.checkpoints).free
     but = " (a quota, or the number of files, must be used up)" if free >= bytes_needed else ""
     return UserError(
@@ -89,22 +89,22 @@ def full_disk(run: RunDir, bytes_needed: int) -> UserError:
 def commit(
     run: RunDir, staging: Path, manifest: CheckpointManifest, *, keep: int, keep_best: bool = False
 ) -> Path:
-    """Turn ``staging`` into the checkpoint of its step, then retire all but the ``keep`` newest.
+    """Rename ``staging`` to the checkpoint of its step, then retire all but the ``keep`` newest.
 
     Every file that the manifest names must be written and flushed. A crash at any point leaves the
     checkpoints that were there before, or the new one as well. ``keep_best`` spares the one of lowest
-    held-out loss too. The new one was written a moment ago, so a valid one always remains.
+    validation loss too. The new one was written a moment ago, so a valid one always remains.
     """
     text = manifest.to_json().encode()
-    write_durable(staging / MANIFEST_DIGEST, manifest_digest(text))
+    write_atomic(staging / MANIFEST_DIGEST, manifest_digest(text))
     # The manifest goes last: a reader that finds it may trust every other file in the folder.
-    write_durable(staging / MANIFEST, text)
+    write_atomic(staging / MANIFEST, text)
     flush_folder(staging)
-    refuse_superseded(run, manifest.attempt)
+    check_not_superseded(run, manifest.attempt)
     target = run.checkpoint(manifest.step)
     if target.exists():
-        # Kept under a name that readers look at too, until the new one is in place.
-        with unread(target, patience_seconds=READER_PATIENCE_SECONDS):
+        # It stays under a name that a resume looks at too, until the new one is in place.
+        with locked_if_unread(target, patience_seconds=READER_PATIENCE_SECONDS):
             target.rename(run.replaced(manifest.step))
     staging.rename(target)
     flush_folder(run.checkpoints)
@@ -114,24 +114,24 @@ def commit(
 
 
 def newest_valid(run: RunDir) -> Found | None:
-    """The checkpoint written last whose every byte is as it was; warns why others are passed over."""
-    found, passed_over = survey(run)
-    for folder, reason in passed_over:
-        logger.warning("%s passed over: %s", folder, reason)
+    """The newest checkpoint without damage; warns of each one that is skipped, and why."""
+    found, damaged = survey(run)
+    for folder, reason in damaged:
+        logger.warning("%s skipped: %s", folder, reason)
     return found
 
 
 def survey(run: RunDir) -> tuple[Found | None, list[tuple[Path, str]]]:
-    """The newest whole checkpoint, and each folder that had to be passed over to find it, with why."""
+    """The newest valid checkpoint, and each damaged folder that is newer, with the reason."""
     for folder in run.checkpoints.glob(".staging-*"):
-        logger.warning("%s passed over: half-written, its save did not end", folder)
-    checkpoints, passed_over = _newest_first(run)
+        logger.warning("%s skipped: half-written, its save did not end", folder)
+    checkpoints, damaged = _newest_first(run)
     for folder, manifest in checkpoints:
         damage = find_damage(folder, manifest)
         if damage is None:
-            return (folder, manifest), passed_over
-        passed_over.append((folder, damage))
-    return None, passed_over
+            return (folder, manifest), damaged
+        damaged.append((folder, damage))
+    return None, damaged
 
 
 def valid_checkpoint(run: RunDir, step: int) -> Found:
@@ -148,29 +148,29 @@ def valid_checkpoint(run: RunDir, step: int) -> Found:
 
 
 def best_valid(run: RunDir) -> Found:
-    """The checkpoint of lowest held-out loss; one that is damaged, or the lack of one, is a ``UserError``."""
+    """The checkpoint of lowest validation loss; a damaged one, or none, is a ``UserError``."""
     checkpoints = _newest_first(run)[0]
     best = best_of(checkpoints)
     if best is None:
         steps = _listed([manifest.step for _, manifest in checkpoints])
         raise UserError(
-            f"{run.checkpoints}: no checkpoint was saved at a step that was evaluated, so none is the best; "
+            f"{run.checkpoints}: no checkpoint was saved at an evaluated step, so there is no best one; "
             f"steps saved: {steps}"
         )
     return valid_checkpoint(run, next(manifest.step for folder, manifest in checkpoints if folder == best))
 
 
 def _newest_first(run: RunDir) -> tuple[list[Found], list[tuple[Path, str]]]:
-    """Committed folders by the time they were written, and those whose manifest cannot be trusted."""
+    """Committed checkpoints, newest first, and folders whose manifest cannot be trusted, with the reason."""
     found = [(folder, read_manifest(folder)) for folder in run.committed()]
     checkpoints = [(folder, entry) for folder, entry in found if not isinstance(entry, str)]
-    # Attempt before step: a later attempt that went back supersedes what an earlier one left ahead of it.
+    # Attempt before step: a later attempt that resumed further back supersedes newer steps of an earlier one.
     checkpoints.sort(key=lambda pair: (pair[1].attempt, pair[1].step), reverse=True)
     return checkpoints, [(folder, entry) for folder, entry in found if isinstance(entry, str)]
 
 
 def _discard_replaced(run: RunDir) -> None:
-    """Remove what a checkpoint of the same step has replaced."""
+    """Remove older checkpoints that one of the same step has replaced."""
     for step in {manifest.step for _, manifest in _newest_first(run)[0]}:
         if run.replaced(step).exists() and run.checkpoint(step).exists():
             remove(run, run.replaced(step))

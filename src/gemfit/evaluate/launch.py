@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.train.model.attention import prepare_attention
+from gemfit.train.model.attention_checks import prepare_attention
 
 LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Those that torch's launcher listens to, and goes on listening to when it is done."""

@@ -28,10 +28,10 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe, Recipe
-from gemfit.train.model.architecture import text_architecture
+from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
 from gemfit.train.model.build import load_model, open_model
-from gemfit.train.model.packed_lm import packed, unpacked
-from gemfit.train.model.sharded_init import materialise, without_memory
+from gemfit.train.model.packed_lm import packed_class, unpacked_model
+from gemfit.train.model.text_architecture import text_architecture
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def open_subject(run: RunDir, subject: Subject, device: torch.device | str) -> O
 def speaking(run: RunDir, model: Any) -> Opened:
     """A model of ``open_packed``, which is changed into one that speaks; no weight is copied."""
     recipe, tokenizer = run.plan().recipe, packed_tokenizer(run)
-    model = unpacked(model)
+    model = unpacked_model(model)
     saved = model.generation_config.to_diff_dict()
     model.generation_config = GenerationConfig(**generation_settings(saved, tokenizer, recipe.data))
     model.config.use_cache = True
@@ -152,9 +152,9 @@ def _without_adapters(recipe: Recipe) -> Recipe:
 def _of_checkpoint(recipe: Recipe, tokenizer: Any, folder: Path) -> Any:
     """The model of a full fine-tune."""
     config = AutoConfig.from_pretrained(folder)
-    model_class = packed(text_architecture(config, str(folder)).model_class)
-    model = without_memory(model_class, config, recipe.model.attention)
-    materialise(model, torch.device("cpu"), torch.float32)
+    model_class = packed_class(text_architecture(config, str(folder)).model_class)
+    model = init_on_meta(model_class, config, recipe.model.attention)
+    allocate_parameters(model, torch.device("cpu"), torch.float32)
     weights, places = trained_weights(recipe, tokenizer, folder), model.state_dict()
     for name in weights.shapes:
         places[name].copy_(weights.fetch([name])[name])

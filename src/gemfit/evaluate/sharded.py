@@ -13,11 +13,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
-from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, piece_of, read
+from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, local_shard, read
 from gemfit.train.collective import world_size
-from gemfit.train.model.architecture import decoder_layers
 from gemfit.train.model.build import OpenedModel
 from gemfit.train.model.sharded_init import load_into_engine
+from gemfit.train.model.text_architecture import decoder_layers
 
 
 def is_sharded(plan: Plan) -> bool:
@@ -42,7 +42,7 @@ def shard(opened: OpenedModel, device: torch.device, dtype: str, checkpoint: Any
     fully_shard(model, mp_policy=policy)
     model._apply(lambda t: torch.full_like(t, torch.nan, device=device) if t.is_meta else t.to(device))
     if checkpoint is not None:
-        read({WEIGHT_PREFIX + name: piece_of(p) for name, p in model.named_parameters()}, checkpoint)
+        read({WEIGHT_PREFIX + name: local_shard(p) for name, p in model.named_parameters()}, checkpoint)
     elif base is not None:
         load_into_engine(model, model, base, trained=True)
     return model.eval()

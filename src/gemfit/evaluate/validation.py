@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import PackedRows
 from gemfit.evaluate.turn_losses import Stretch
 from gemfit.schemas.plan import Plan
 from gemfit.train.collective import on_every_rank, rank, world_size
 from gemfit.train.data.batches import batch_of
-from gemfit.train.loop.validation import to_device
-from gemfit.train.model.packed_lm import IGNORED
+from gemfit.train.data.collate import to_device
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def measure(
         numbers = np.where(places < len(rows), rows[np.minimum(places, len(rows) - 1)], -1)
         inputs = to_device(batch_of(pack, numbers, plan, pad_id), device)
         with torch.no_grad():
-            output = model(**inputs, each=True)
+            output = model(**inputs, per_token=True)
         losses, hits, counted = (
             values.reshape(len(places), -1).cpu().numpy().astype(np.float64)
             for values in (output.losses, output.hits, inputs["targets"] != IGNORED)

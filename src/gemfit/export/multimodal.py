@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from gemfit.export.weights import Weights, together
 from gemfit.schemas.recipe import Lora, ModelRecipe
-from gemfit.train.model.build import open_base, text_part
+from gemfit.train.model.build import base_architecture, open_base
 from gemfit.train.model.safetensors_reader import BaseWeights
 
 CONFIG = "config.json"
@@ -46,7 +46,7 @@ class MultimodalBase(NamedTuple):
 
 def find_base(recipe: ModelRecipe) -> MultimodalBase | None:
     """The base model of ``recipe`` where it is multimodal, else ``None``."""
-    if recipe.id is None or recipe.gguf_file is not None or not text_part(recipe).is_multimodal:
+    if recipe.id is None or recipe.gguf_file is not None or not base_architecture(recipe).is_multimodal:
         return None
     opened = open_base(recipe)
     assert opened.weights is not None

@@ -103,9 +103,9 @@ def _read_adapters(model: Any, checkpoint: Path) -> None:
 
 def _persistent_buffers(recipe: Recipe, checkpoint: Path) -> Weights:
     """What the model holds beside its parameters, as some do: it is not trained, so it is the base's."""
-    from gemfit.train.model.build import held_buffers, open_base  # noqa: PLC0415  (imports peft)
+    from gemfit.train.model.build import open_base, persistent_buffers  # noqa: PLC0415  (imports peft)
 
-    if recipe.model.id is None or recipe.model.gguf_file is not None or not held_buffers(checkpoint):
+    if recipe.model.id is None or recipe.model.gguf_file is not None or not persistent_buffers(checkpoint):
         return Weights({}, lambda names: {})
     model = open_base(recipe.model).model
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}

@@ -26,6 +26,6 @@ def optimizer_of(recipe: Recipe, topology: Topology) -> str:
     return "adamw_torch" if topology.device == "cpu" or on_host else "adamw_torch_fused"
 
 
-def batches_ahead(batch: Batch) -> int:
-    """Micro-batches that are made before the model asks for them: those of one optimizer step, or two."""
+def prefetch_depth(batch: Batch) -> int:
+    """Batches that each rank prefetches: those of one optimizer step, at least two."""
     return max(2, batch.gradient_accumulation_steps)

@@ -1,4 +1,16 @@
-"""What runs on the nodes: the process that ``accelerate launch`` starts once a rank."""
+"""One training rank: the process that ``accelerate launch`` starts, from run folder to verdict.
+
+Imports `gemfit.data`, `gemfit.checkpoint`, `gemfit.upload` and what is below them; never `gemfit_launch`.
+Layers, top to bottom; a module imports only from layers below its own::
+
+    __main__
+    main                            wires callbacks, self-test and uploader into the trainer
+    loop | checks | telemetry       independent of each other; they meet in `trainer_view`
+    model
+    checkpoint
+    data | distributed
+    collective | trainer_view
+"""
 
 import logging
 

@@ -1,7 +1,7 @@
 """``python -m gemfit.train RUN_DIR [options]``: one rank of a run, under ``accelerate launch``.
 
 Exit status 0 when the plan is done, 75 when stopped and resumable, 2 with ``error: …`` on stderr for
-what a person can mend. A bug keeps its traceback and leaves no verdict.
+an error of the user. A bug keeps its traceback and leaves no verdict.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gemfit.errors import ExitCode, UserError
 
 
 def main() -> ExitCode:
-    """Read the arguments, train, and turn the ending into an exit status."""
+    """Parse the arguments, train, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m gemfit.train", description="Train one rank of a run.")
     parser.add_argument("run_dir", type=Path, help="folder with plan.json")
     parser.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop after this step")
@@ -27,7 +27,7 @@ def main() -> ExitCode:
         action="append",
         default=[],
         metavar="KEY",
-        help="resume although this part of what is trained has changed",
+        help="resume although this key of the training identity has changed",
     )
     arguments = parser.parse_args()
     _quiet()
@@ -51,15 +51,15 @@ def _rank() -> int:
 
 
 def _quiet() -> None:
-    """Our own lines, and warnings of libraries; known noise is named here."""
+    """Show gemfit's own log lines and warnings of libraries; filter the noise named here."""
     level = logging.INFO if _rank() == 0 else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format=f"[rank {_rank()}] %(message)s", stream=sys.stdout)
     logging.getLogger("gemfit").setLevel(level)
-    # accelerate is not to count micro-steps: the trainer does, and DeepSpeed as its configuration says.
+    # The trainer counts gradient accumulation steps itself, and DeepSpeed by its own configuration.
     logging.getLogger("accelerate.accelerator").addFilter(
-        lambda record: "Gradient gradient_accumulation_steps steps mismatch" not in record.getMessage()
+        lambda record: "Gradient accumulation steps mismatch" not in record.getMessage()
     )
-    # torch 2.13 renamed two collectives; DeepSpeed and FSDP2 still call them by their old names.
+    # torch 2.13 renamed two collectives; DeepSpeed and FSDP2 still call the old names.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
 
 

@@ -1,8 +1,8 @@
-"""Do something on one rank or on all, so that all of them go on, or all of them fail.
+"""Collective calls that propagate errors: a function runs on one rank or all; all go on, or all raise.
 
 A rank that raises alone leaves the others waiting in the next collective until a timeout. Here the
 outcome travels to every rank first: one small object per call. Without a process group it is a call.
-A thread beside the training passes a ``group`` of its own, which holds all ranks.
+A background thread passes a ``group`` of its own, which holds all ranks.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def on_first_rank(action: Callable[[], T], group: Any = None) -> T:
         box: list[Any] = [_sendable(outcome)]
         dist.broadcast_object_list(box, src=0, group=group)
         outcome = outcome if rank() == 0 else box[0]
-    return _settle(outcome)
+    return _unwrap(outcome)
 
 
 def on_every_rank(action: Callable[[], T], group: Any = None) -> list[T]:
     """Run ``action`` everywhere; every rank returns all values in order, or raises the first failure."""
     outcome = _attempt(action)
     if not dist.is_initialized():
-        return [_settle(outcome)]
+        return [_unwrap(outcome)]
     outcomes: list[Any] = [None] * world_size()
     dist.all_gather_object(outcomes, _sendable(outcome), group=group)
-    _settle(outcome)  # a rank that failed itself raises its own error, with its traceback
-    return [_settle(other) for other in outcomes]
+    _unwrap(outcome)  # a rank that failed itself raises its own error, with its traceback
+    return [_unwrap(other) for other in outcomes]
 
 
 def _attempt(action: Callable[[], T]) -> _Outcome[T]:
@@ -61,7 +61,7 @@ def _attempt(action: Callable[[], T]) -> _Outcome[T]:
         return _Outcome(error=error)
 
 
-def _settle(outcome: _Outcome[T]) -> T:
+def _unwrap(outcome: _Outcome[T]) -> T:
     if outcome.error is not None:
         raise outcome.error
     return outcome.value  # type: ignore[return-value]  # None only where T allows it

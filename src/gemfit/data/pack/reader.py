@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
+from gemfit.core.file_digest import file_xxh3
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import FileDigest, PackManifest, missing_or_resized
 
@@ -137,12 +137,8 @@ def verify_pack(folder: Path) -> PackManifest:
 
 def file_digest(folder: Path, path: Path) -> FileDigest:
     """Name, size and XXH3-128 of one file of a folder."""
-    state = xxhash.xxh3_128()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            state.update(block)
     return FileDigest(
-        path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, xxh3=state.hexdigest()
+        path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, xxh3=file_xxh3(path)
     )
 
 

@@ -1,4 +1,4 @@
 """Tensors to checkpoint and back: DCP planners, asynchronous save, engine state.
 
-Imports `gemfit.checkpoint` (format), torch, `train.distributed`.
+Imports `gemfit.checkpoint` (format), torch, `train.collective`; `train.model` loads base weights with it.
 """

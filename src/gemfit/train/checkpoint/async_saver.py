@@ -1,8 +1,8 @@
-"""Save beside the training: a step waits for a copy to host memory, and a thread writes the copy.
+"""Asynchronous checkpoint saves: a step waits for a copy to host memory, and a thread writes the copy.
 
-It costs host memory for this rank's share of parameters and moments (12 bytes a trained parameter, over
-the ranks) while a save is under way. The threads of all ranks talk over a gloo group of their own, so
-their messages cannot mix with those of the training. One save is under way at a time.
+It costs host memory for this rank's share of parameters and moments (12 bytes per trained parameter, over
+the ranks) while a save is under way. The threads of all ranks communicate over a gloo group of their own,
+so their messages cannot mix with those of the training. One save is under way at a time.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch.distributed as dist
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import SaveRecord
-from gemfit.train.checkpoint.save_load import Origin, Snapshot, take_snapshot, write
+from gemfit.train.checkpoint.save_load import SaveContext, Snapshot, TrainingState, take_snapshot, write
 from gemfit.train.collective import rank
 
 logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """Saves the checkpoints of one attempt. Inside ``with`` nobody leaves before the last commit."""
+    """Saves the checkpoints of one attempt. Leaving ``with`` waits for the last commit."""
 
     def __init__(
         self,
         run: RunDir,
-        origin: Origin,
+        context: SaveContext,
         *,
         asynchronous: bool,
         max_lost_steps: int | None = None,
@@ -38,48 +38,51 @@ class Saver:
     ) -> None:
         """Collective. ``on_commit`` is called on rank 0, from the thread that has written.
 
-        ``max_lost_steps`` is what ``hold`` keeps to; `None`: no bound but that of one save at a time.
+        ``max_lost_steps`` is the bound of ``bound_lost_steps``; `None`: none but that of one save at a time.
         """
-        self._run, self._origin, self._asynchronous = run, origin, asynchronous
+        self._run, self._context, self._asynchronous = run, context, asynchronous
         self._max_lost_steps = max_lost_steps
         self.safe_step = 0
-        """The newest step that a crash cannot take back; set by whoever resumes."""
+        """The newest step that a crash cannot lose; a resume sets it."""
         self._on_commit = on_commit
         # In order of creation on every rank, and never one that the training uses.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._underway: Future[None] | None = None
 
-    def save(self, **engine_and_step: Any) -> None:
-        """Take a snapshot, as ``take_snapshot``, and have it written; waits for an earlier save first.
+    def save(self, training: TrainingState, *, step: int, cursor_row: int, eval_loss: float | None) -> None:
+        """Snapshot ``training`` after ``step`` and write it; waits for an earlier save first.
 
-        Collective. What went wrong with the earlier save is raised, on every rank.
+        ``cursor_row`` is the next row of the data, ``eval_loss`` the validation loss at ``step`` if there is
+        one. Collective. An error of the earlier save is raised, on every rank.
         """
         began = time.perf_counter()
         self.wait()
-        snapshot = take_snapshot(**engine_and_step, copied=self._asynchronous)
+        snapshot = take_snapshot(
+            training, step=step, cursor_row=cursor_row, eval_loss=eval_loss, copied=self._asynchronous
+        )
         if self._asynchronous:
             stall = time.perf_counter() - began
             self._underway = self._thread.submit(self._write, snapshot, began, stall)
         else:
             self._write(snapshot, began, None)
 
-    def hold(self, step: int) -> None:
-        """Wait for the save under way if losing all up to ``step`` would break the bound.
+    def bound_lost_steps(self, step: int) -> None:
+        """Wait for the save under way if a crash at ``step`` would lose more than ``max_lost_steps``.
 
-        Every rank calls it at the same step; what went wrong with the save is raised on each.
+        Every rank calls it at the same step; an error of the save is raised on each.
         """
         if self._max_lost_steps is not None and step - self.safe_step > self._max_lost_steps:
             self.wait()
 
     @property
     def failed(self) -> bool:
-        """Whether the save under way has come to a bad end here; the other ranks will find the same."""
+        """Whether the save under way has failed on this rank; it then fails on the others too."""
         underway = self._underway
         return underway is not None and underway.done() and underway.exception() is not None
 
     def wait(self) -> None:
-        """Return when the save under way is committed, or raise what went wrong, on every rank."""
+        """Return when the save under way is committed, or raise its error, on every rank."""
         underway, self._underway = self._underway, None
         if underway is not None:
             underway.result()
@@ -93,18 +96,18 @@ class Saver:
         if error is None:
             self.wait()
             return
-        # The training has failed: its error is the one to raise, but what was copied is still saved.
+        # The training has failed: its error is the one to raise, but the snapshot is still saved.
         underway, self._underway = self._underway, None
         if underway is not None and (lost := underway.exception()) is not None:
             logger.error("the checkpoint under way was not saved: %s", lost)
 
     def _write(self, snapshot: Snapshot, began: float, stall_seconds: float | None) -> None:
         began_writing = time.perf_counter()
-        size = write(self._run, self._origin, snapshot, self._group)
+        size = write(self._run, self._context, snapshot, self._group)
         ended = time.perf_counter()
         self.safe_step = snapshot.step
         record = SaveRecord(
-            attempt=self._origin.attempt,
+            attempt=self._context.attempt,
             step=snapshot.step,
             stall_seconds=ended - began if stall_seconds is None else stall_seconds,
             write_seconds=ended - began_writing,

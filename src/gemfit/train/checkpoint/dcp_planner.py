@@ -1,8 +1,8 @@
-"""A range of a flattened parameter as a set of boxes of its real shape.
+"""DCP planners for flat shards: a range of a flattened parameter as boxes of its real shape.
 
-ZeRO cuts flattened parameters anywhere; torch.distributed.checkpoint knows boxes (offsets and sizes).
-A range of a matrix is at most three of them, so each rank writes and reads exactly what it holds, with
-no communication, in a format that every other layout can read.
+ZeRO cuts flattened parameters anywhere; torch.distributed.checkpoint (DCP) stores boxes (offsets and
+sizes). A range of a matrix is at most three boxes, so each rank writes and reads exactly what it holds,
+with no communication, in a format that every other layout can read.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """A block of a tensor, contiguous in memory."""
+class TensorBox:
+    """A rectangular block of a tensor, contiguous in memory."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -37,12 +37,12 @@ class Box:
         return math.prod(self.sizes)
 
 
-def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
+def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[TensorBox]:
     """Cover the flat range ``[start, stop)`` of a tensor of ``shape``, in order and without overlap."""
     if start >= stop:
         return
     if len(shape) <= 1:
-        yield Box((start,) if shape else (), (stop - start,) if shape else (), start)
+        yield TensorBox((start,) if shape else (), (stop - start,) if shape else (), start)
         return
     inner = math.prod(shape[1:])
     first, last = -(-start // inner), stop // inner
@@ -52,19 +52,19 @@ def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
     yield from _row_boxes(shape, first - 1, start - (first - 1) * inner, inner) if start % inner else ()
     if first < last:
         zeros = (0,) * (len(shape) - 1)
-        yield Box((first, *zeros), (last - first, *shape[1:]), first * inner)
+        yield TensorBox((first, *zeros), (last - first, *shape[1:]), first * inner)
     yield from _row_boxes(shape, last, 0, stop % inner)
 
 
-def _row_boxes(shape: tuple[int, ...], row: int, start: int, stop: int) -> Iterator[Box]:
+def _row_boxes(shape: tuple[int, ...], row: int, start: int, stop: int) -> Iterator[TensorBox]:
     inner = math.prod(shape[1:])
     for box in boxes(shape[1:], start, stop):
-        yield Box((row, *box.offsets), (1, *box.sizes), row * inner + box.start)
+        yield TensorBox((row, *box.offsets), (1, *box.sizes), row * inner + box.start)
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What one rank holds of a tensor: ``flat`` are its elements from ``start`` on."""
+class FlatShard:
+    """A contiguous flat range of a tensor, as one rank holds it: ``flat`` begins at element ``start``."""
 
     flat: torch.Tensor
     start: int
@@ -74,7 +74,7 @@ class Piece:
         """Shape of the whole tensor, as torch.distributed.checkpoint asks for it."""
         return self.shape
 
-    def boxes(self) -> Iterator[Box]:
+    def boxes(self) -> Iterator[TensorBox]:
         return boxes(tuple(self.shape), self.start, self.start + self.flat.numel())
 
     def view(self, index: MetadataIndex) -> torch.Tensor:
@@ -82,7 +82,7 @@ class Piece:
         box = next(box for box in self.boxes() if box.offsets == tuple(index.offset or ()))
         return self.flat.narrow(0, box.start - self.start, box.numel).view(box.sizes)
 
-    def __create_write_items__(self, fqn: str, piece: object) -> list[WriteItem]:
+    def __create_write_items__(self, fqn: str, shard: object) -> list[WriteItem]:
         properties = TensorProperties.create_from_tensor(self.flat)
         return [
             WriteItem(
@@ -97,25 +97,25 @@ class Piece:
         return [ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes)) for box in self.boxes()]
 
 
-class PieceSavePlanner(DefaultSavePlanner):
-    """The default planner, which also finds the boxes of a ``Piece``."""
+class ShardSavePlanner(DefaultSavePlanner):
+    """The default planner, extended to the boxes of a ``FlatShard``."""
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         found = self.state_dict[index.fqn]
-        return found.view(index) if isinstance(found, Piece) else super().lookup_object(index)
+        return found.view(index) if isinstance(found, FlatShard) else super().lookup_object(index)
 
 
-class PieceLoadPlanner(DefaultLoadPlanner):
-    """The default planner, which also fills the boxes of a ``Piece``."""
+class ShardLoadPlanner(DefaultLoadPlanner):
+    """The default planner, which also fills the boxes of a ``FlatShard``."""
 
     def set_up_planner(
         self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
     ) -> None:
-        # The default would rebuild the dictionary, and drops every value of a type that it does not know.
+        # The default would rebuild the dictionary, and drop every value of an unfamiliar type.
         self.state_dict = self.original_state_dict = state_dict
         self.metadata = metadata
         self.is_coordinator = is_coordinator
 
     def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
         found = self.state_dict[index.fqn]
-        return found.view(index) if isinstance(found, Piece) else super().lookup_tensor(index)
+        return found.view(index) if isinstance(found, FlatShard) else super().lookup_tensor(index)

@@ -2,7 +2,7 @@
 
 One format for all strategies: ``model.NAME``, ``exp_avg.NAME`` and ``exp_avg_sq.NAME`` are fp32 tensors
 of the parameter's own shape, ``step.NAME`` is a scalar. Each rank reads what it holds and writes its
-share of it; replicas are cut evenly over the ranks. It costs 12 bytes a trained parameter on disk.
+share of it; replicas are split evenly over the ranks. It costs 12 bytes per trained parameter on disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from gemfit.train.checkpoint import deepspeed_zero
-from gemfit.train.checkpoint.dcp_planner import Piece, PieceLoadPlanner, PieceSavePlanner
+from gemfit.train.checkpoint.dcp_planner import FlatShard, ShardLoadPlanner, ShardSavePlanner
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT_PREFIX = "model."
@@ -34,15 +34,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 BYTES_PER_ENTRY = 4096
 """Room for the header around each tensor on disk."""
 SMALL = 2**16
-"""Elements below which a replica is not worth cutting."""
+"""Elements below which a replica is not split over the ranks."""
 
-State: TypeAlias = dict[str, torch.Tensor | Piece]
+State: TypeAlias = dict[str, torch.Tensor | FlatShard]
 
 
 def collect(model: Any, optimizer: Any, accelerator: Any) -> State:
-    """Views of everything that this rank trains; filling them fills the engine. Not collective.
+    """Views of the trained state on this rank; filling them fills the engine. Not collective.
 
-    ``model`` is the prepared one (a ``DeepSpeedEngine`` under ZeRO). Frozen parameters are left out.
+    ``model`` is as the engine wraps it (a ``DeepSpeedEngine`` under ZeRO). Frozen parameters are left out.
     """
     named = _trained_parameters(accelerator.unwrap_model(model))
     if is_deepspeed(model):
@@ -50,22 +50,22 @@ def collect(model: Any, optimizer: Any, accelerator: Any) -> State:
     return dict(_plain_entries(optimizer, named))
 
 
-def share(state: State, rank: int, world_size: int, *, copied: bool) -> State:
-    """What ``rank`` writes of ``state``, in host memory; the shares of all ranks make up the whole.
+def rank_share(state: State, rank: int, world_size: int, *, copied: bool) -> State:
+    """The share of ``state`` that ``rank`` writes, in host memory; all shares together are the whole state.
 
-    ``copied`` makes it independent of the engine; otherwise tensors that are in host memory stay views.
+    ``copied`` makes it independent of the engine; otherwise tensors already in host memory stay views.
     """
-    parts = {name: _part(value, rank, world_size) for name, value in state.items()}
-    return {name: _in_host_memory(part, copied) for name, part in parts.items()}
+    shares = {name: _value_share(value, rank, world_size) for name, value in state.items()}
+    return {name: _in_host_memory(value, copied) for name, value in shares.items()}
 
 
 def write(state: State, folder: Path, group: Any = None) -> None:
     """Save ``state`` into ``folder``, each file flushed. Collective; raises on every rank or on none."""
-    with _one_process_is_meant():
+    with _allow_single_process():
         save(
             state,
             storage_writer=FileSystemWriter(folder),
-            planner=PieceSavePlanner(flatten_state_dict=False),
+            planner=ShardSavePlanner(flatten_state_dict=False),
             process_group=group,
         )
 
@@ -75,15 +75,15 @@ def read(state: State, folder: Path) -> None:
 
     Raises where a name or a shape of ``state`` is not what was saved.
     """
-    with _one_process_is_meant():
+    with _allow_single_process():
         load(
-            state, storage_reader=FileSystemReader(folder), planner=PieceLoadPlanner(flatten_state_dict=False)
+            state, storage_reader=FileSystemReader(folder), planner=ShardLoadPlanner(flatten_state_dict=False)
         )
 
 
-def local_bytes(share: State, *, first_rank: bool) -> int:
-    """What this rank adds to the checkpoint; small replicas count on the first rank only."""
-    return sum(_local_bytes(value) for value in share.values() if first_rank or isinstance(value, Piece))
+def local_bytes(shares: State, *, first_rank: bool) -> int:
+    """Bytes that this rank adds to the checkpoint; small replicas count on the first rank only."""
+    return sum(_local_bytes(value) for value in shares.values() if first_rank or isinstance(value, FlatShard))
 
 
 def is_deepspeed(model: object) -> bool:
@@ -92,19 +92,19 @@ def is_deepspeed(model: object) -> bool:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether a failed write is due to a full disk or quota on some rank."""
+    """Whether a write failed because of a full disk or quota on some rank."""
     causes = (
         [failure for failure, _ in error.failures.values()]
         if isinstance(error, CheckpointException)
         else [error]
     )
-    return any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes)
+    return any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes)
 
 
 def _trained_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            # Activation checkpointing may wrap layers; the name of a weight must not depend on it.
+            # Activation checkpointing may wrap layers; the name of a weight must not depend on that.
             yield name.replace("_checkpoint_wrapped_module.", ""), parameter
 
 
@@ -122,11 +122,12 @@ def _plain_entries(
 
 def _zero_entries(
     engine: Any, named: Iterator[tuple[str, torch.nn.Parameter]]
-) -> Iterator[tuple[str, torch.Tensor | Piece]]:
+) -> Iterator[tuple[str, torch.Tensor | FlatShard]]:
     inner = engine.optimizer.optimizer
-    # Every group of a ZeRO engine is stepped together, so any options tell where `step` lives.
+    # ZeRO steps all groups together, so the options of any group tell on which device `step` is.
     moments = {
-        id(flat): _adam_state(inner, flat, inner.param_groups[0]) for flat in deepspeed_zero.groups(engine)
+        id(flat): _adam_state(inner, flat, inner.param_groups[0])
+        for flat in deepspeed_zero.fp32_groups(engine)
     }
     for name, parameter in named:
         fragment = deepspeed_zero.fragment_of(engine, parameter)
@@ -140,7 +141,7 @@ def _zero_entries(
 
 
 def _adam_state(optimizer: Any, parameter: torch.Tensor, options: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """AdamW's state of ``parameter``, made as AdamW would make it when no step was taken yet."""
+    """AdamW's state of ``parameter``; before the first step it is created as AdamW would."""
     state: dict[str, torch.Tensor] = optimizer.state[parameter]
     if not state:
         on_device = options.get("fused") or options.get("capturable")
@@ -150,40 +151,40 @@ def _adam_state(optimizer: Any, parameter: torch.Tensor, options: dict[str, Any]
     return state
 
 
-def _part(value: torch.Tensor | Piece, rank: int, world_size: int) -> torch.Tensor | Piece:
+def _value_share(value: torch.Tensor | FlatShard, rank: int, world_size: int) -> torch.Tensor | FlatShard:
     if isinstance(value, DTensor):
-        return piece_of(value)
-    if isinstance(value, Piece) or value.numel() < SMALL:
-        # The planner lets one of the ranks that hold a small replica write it.
+        return local_shard(value)
+    if isinstance(value, FlatShard) or value.numel() < SMALL:
+        # The planner lets one of the ranks write a small replica.
         return value
     start, stop = (value.numel() * edge // world_size for edge in (rank, rank + 1))
-    return Piece(value.detach().reshape(-1)[start:stop], start, value.shape)
+    return FlatShard(value.detach().reshape(-1)[start:stop], start, value.shape)
 
 
-def piece_of(value: DTensor) -> Piece:
-    """The local part of a parameter that FSDP2 has cut along its first dimension."""
+def local_shard(value: DTensor) -> FlatShard:
+    """The local shard of a parameter that FSDP2 shards along its first dimension."""
     assert all(placement.is_shard(0) or placement.is_replicate() for placement in value.placements)
     _, offsets = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
     inner = math.prod(value.shape[1:])
     local: torch.Tensor = value.to_local()
-    return Piece(local.detach().reshape(-1), offsets[0] * inner, value.shape)
+    return FlatShard(local.detach().reshape(-1), offsets[0] * inner, value.shape)
 
 
-def _in_host_memory(value: torch.Tensor | Piece, copied: bool) -> torch.Tensor | Piece:
-    if isinstance(value, Piece):
+def _in_host_memory(value: torch.Tensor | FlatShard, copied: bool) -> torch.Tensor | FlatShard:
+    if isinstance(value, FlatShard):
         return replace(value, flat=value.flat.detach().to("cpu", copy=copied))
     return value.detach().to("cpu", copy=copied)
 
 
-def _local_bytes(value: torch.Tensor | Piece) -> int:
-    local = value.flat if isinstance(value, Piece) else value
+def _local_bytes(value: torch.Tensor | FlatShard) -> int:
+    local = value.flat if isinstance(value, FlatShard) else value
     return local.numel() * local.element_size() + BYTES_PER_ENTRY
 
 
 @contextmanager
-def _one_process_is_meant() -> Iterator[None]:
-    """Without a process group torch says that it takes this for a single process, which it is."""
-    if dist.is_initialized():  # filters of warnings belong to all threads: they are left alone here
+def _allow_single_process() -> Iterator[None]:
+    """Silence torch's warning that without a process group it assumes a single process."""
+    if dist.is_initialized():  # warning filters are shared by all threads, so they stay unchanged here
         yield
         return
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Checks before and during training: start-up self-test, common recipe mistakes, doctor.
+"""Checks before training: start-up self-test, common recipe mistakes, doctor.
 
-May import `model`, `data`, `distributed` of `gemfit.train`; not `loop`.
+May import `model`, `data`, `distributed`, `trainer_view` of `gemfit.train`; neither `loop` nor `telemetry`.
 """

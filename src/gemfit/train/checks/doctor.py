@@ -1,6 +1,6 @@
 """``python -m gemfit.train.checks.doctor [RECIPE.json] [--full]``: checks that need torch, as JSON.
 
-Exit status 0 whatever is found; 2 for a file that is no recipe.
+Exit status 0 whatever is found; 2 for a file that is not a valid recipe.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from transformers.utils.logging import disable_progress_bar
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.check import Check, fail, ok, warn
 from gemfit.schemas.recipe import Recipe
-from gemfit.train.checks.recipe_checks import find_traps
-from gemfit.train.model.attention import prepare_attention
+from gemfit.train.checks.recipe_checks import check_recipe
+from gemfit.train.model.attention_checks import prepare_attention
 
 RENDEZVOUS_SECONDS = 20.0
 
 
 def main() -> ExitCode:
-    """Look, and print."""
+    """Run the checks and print them as JSON."""
     parser = argparse.ArgumentParser(prog="python -m gemfit.train.checks.doctor")
     parser.add_argument("recipe", type=Path, nargs="?", help="a resolved recipe, as JSON")
     parser.add_argument("--full", action="store_true", help="load the recipe's own weights")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    warnings.simplefilter("ignore")  # what is wrong is told as a check
+    warnings.simplefilter("ignore")  # problems are reported as checks
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prepare_attention(device)
@@ -48,13 +48,13 @@ def main() -> ExitCode:
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             return ExitCode.USER_ERROR
-        checks += find_traps(recipe, torch.device(device), full=arguments.full)
+        checks += check_recipe(recipe, torch.device(device), full=arguments.full)
     sys.stdout.write(json.dumps([check.model_dump() for check in checks]) + "\n")
     return ExitCode.DONE
 
 
 def check_torch() -> Iterator[Check]:
-    """GPUs as torch sees them, and whether ranks can meet."""
+    """GPUs as torch sees them, rendezvous, and the compiler."""
     if torch.cuda.is_available():
         yield from _check_cuda()
     else:
@@ -65,7 +65,7 @@ def check_torch() -> Iterator[Check]:
 
 
 def judge_absent_gpu(built_for: str | None, plugged: int) -> Check:
-    """What it means that torch sees no GPU, where so many are plugged in."""
+    """The check for a torch without GPUs on a machine with ``plugged`` of them."""
     if plugged:
         why = f"built for CUDA {built_for}" if built_for else "built for CPUs only"
         found = f"torch ({why}) sees none of {plugged}"
@@ -87,9 +87,9 @@ def _check_cuda() -> Iterator[Check]:
         free, total = torch.cuda.mem_get_info(index)
         yield judge_memory(f"GPU {index}", torch.cuda.get_device_name(index), free, total)
     if not torch.cuda.is_bf16_supported():
-        yield fail("torch", "bfloat16", "not computed by this GPU", "set model.dtype to float32")
+        yield fail("torch", "bfloat16", "not supported by this GPU", "set model.dtype to float32")
     else:
-        yield ok("torch", "bfloat16", "computed by the GPU; cuDNN's attention is off, for its NaN on H100")
+        yield ok("torch", "bfloat16", "supported by the GPU; cuDNN attention is off (NaN on H100)")
 
 
 def _nccl_version() -> tuple[int, ...]:
@@ -97,11 +97,11 @@ def _nccl_version() -> tuple[int, ...]:
     return found
 
 
-def judge_memory(name: str, card: str, free: int, total: int) -> Check:
-    """Whether a GPU is free to be used."""
-    found = f"{card}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+def judge_memory(name: str, gpu_name: str, free: int, total: int) -> Check:
+    """Whether the memory of a GPU is free."""
+    found = f"{gpu_name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if free < 0.9 * total:
-        return warn("torch", name, found, "something else is in its memory: look at nvidia-smi")
+        return warn("torch", name, found, "other processes use its memory: look at nvidia-smi")
     return ok("torch", name, found)
 
 

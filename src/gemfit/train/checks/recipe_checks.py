@@ -1,7 +1,7 @@
-"""The known traps of fine-tuning Gemma 3, each looked for on a recipe's own tokenizer, data and model.
+"""Checks for common Gemma 3 fine-tuning mistakes, on a recipe's own tokenizer, data and model.
 
-Without ``full`` the model is a small one of the same class and configuration, with random weights: what
-is checked is how it is built and called, and not what it knows. It costs seconds.
+Without ``full`` the model is a small one of the same class and configuration, with random weights: the
+checks are about how it is built and called, not about its weights. It costs seconds.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gemfit.schemas.check import Check, fail, ok, warn
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checks import selftest
-from gemfit.train.model.attention import check_gradient, check_in_use
-from gemfit.train.model.build import load_model, prepared, text_part
+from gemfit.train.model.attention_checks import check_gradient, check_in_use
+from gemfit.train.model.build import base_architecture, load_model, prepare_for_training
 from gemfit.train.model.liger import use_liger
-from gemfit.train.model.packed_lm import packed
+from gemfit.train.model.packed_lm import packed_class
 
 ABOUT = "recipe"
 SAMPLE = 64
-"""Conversations that are looked at."""
+"""Conversations that are checked."""
 SMALL = {
     "num_hidden_layers": 6,
     "hidden_size": 64,
@@ -51,8 +51,8 @@ EXAMPLE = [
 ]
 
 
-def find_traps(recipe: Recipe, device: torch.device, *, full: bool) -> Iterator[Check]:
-    """All checks of ``recipe``; what cannot be opened is told, and ends them."""
+def check_recipe(recipe: Recipe, device: torch.device, *, full: bool) -> Iterator[Check]:
+    """All checks of ``recipe``; data or a model that cannot be opened is a failed check, and the last one."""
     try:
         conversations = list(islice(_conversations(recipe), SAMPLE)) or [parse_messages(EXAMPLE, OWN)]
         tokenizer = _tokenizer(recipe, conversations)
@@ -72,18 +72,18 @@ def find_traps(recipe: Recipe, device: torch.device, *, full: bool) -> Iterator[
 
 
 def small_model(recipe: Recipe, tokenizer: Any) -> Any:
-    """A model of the recipe's class and configuration with few and narrow layers, ready to be trained."""
+    """A model of the recipe's class and configuration with few and narrow layers, prepared for training."""
     if recipe.model.scratch is not None:
         return load_model(recipe, tokenizer)
-    architecture = text_part(recipe.model)
+    architecture = base_architecture(recipe.model)
     config = shrunk(architecture.config)
     config._attn_implementation = recipe.model.attention
     torch.manual_seed(recipe.seed)
-    return prepared(packed(architecture.model_class)(config), recipe, tokenizer)
+    return prepare_for_training(packed_class(architecture.model_class)(config), recipe, tokenizer)
 
 
 def shrunk(config: Any) -> Any:
-    """A copy of ``config`` for a small model; heads, window, scales and vocabulary stay as they are."""
+    """A copy of ``config`` for a small model; heads, window, scales and vocabulary are unchanged."""
     small = copy.deepcopy(config)
     for name, value in SMALL.items():
         setattr(small, name, min(value, getattr(config, name)))
@@ -93,7 +93,7 @@ def shrunk(config: Any) -> Any:
 
 
 def check_documents(recipe: Recipe, tokenizer: Any, documents: Sequence[Document]) -> Iterator[Check]:
-    """How conversations become tokens and labels."""
+    """Checks of tokens and labels."""
     data = recipe.data
     yield check_begin([token_ids(document.words) for document in documents], tokenizer.bos_token_id)
     trained = [labels(document.words) for document in documents]
@@ -102,7 +102,7 @@ def check_documents(recipe: Recipe, tokenizer: Any, documents: Sequence[Document
 
 
 def check_begin(documents: Sequence[Any], bos: int | None) -> Check:
-    """Each document has one BOS, and it comes first."""
+    """Whether each document begins with its only BOS."""
     if bos is None:
         return ok(ABOUT, "one BOS", "the tokenizer has none")
     wrong = [ids for ids in documents if (ids == bos).sum() != 1 or ids[0] != bos]
@@ -116,7 +116,7 @@ def check_begin(documents: Sequence[Any], bos: int | None) -> Check:
 
 
 def check_stop(trained: Sequence[Any], stops: Sequence[int]) -> Check:
-    """Each document trains a token that ends a reply."""
+    """Whether each document trains a token that ends a reply."""
     without = sum(not np.isin(of_one, stops).any() for of_one in trained)
     if without == len(trained):
         do = "set data.eos: token, or a chat template that ends turns with a special token"
@@ -128,7 +128,7 @@ def check_stop(trained: Sequence[Any], stops: Sequence[int]) -> Check:
 
 
 def check_mask(trained: Sequence[Any]) -> Check:
-    """Something is trained in each document."""
+    """Whether each document has trained tokens."""
     empty = sum(not (of_one != IGNORED).any() for of_one in trained)
     total, counted = (sum(map(len, trained)), sum(int((of_one != IGNORED).sum()) for of_one in trained))
     if empty:
@@ -138,58 +138,58 @@ def check_mask(trained: Sequence[Any]) -> Check:
 
 
 def check_model(recipe: Recipe, tokenizer: Any, model: Any, device: torch.device) -> Iterator[Check]:
-    """How the model is built and called; each check is one of the self-test at start-up."""
+    """Checks of how the model is built and called, those of the start-up self-test."""
     name = recipe.model.attention
-    process = _process(recipe, model, tokenizer, device)
+    trainer = _trainer_view(recipe, model, tokenizer, device)
     if recipe.model.kernels == "liger":
         dtype = getattr(torch, recipe.model.dtype)
-        yield _tried("liger kernels", lambda: use_liger(model, device, dtype), "agree with the plain modules")
+        yield _run("liger kernels", lambda: use_liger(model, device, dtype), "agree with the plain modules")
     if recipe.model.quantization is not None:
-        yield _tried(
-            "4 bits", lambda: selftest.check_quantized(model, device), "all frozen linear layers are"
-        )
-    yield _tried("attention", lambda: check_in_use(model, name), f"{name} is what runs")
-    yield _tried(
+        yield _run("4 bits", lambda: selftest.check_quantized(model, device), "all frozen linear layers are")
+    yield _run("attention", lambda: check_in_use(model, name), f"{name} is what runs")
+    yield _run(
         "weights and buffers", lambda: selftest.check_module(model), "tied weights are tied, buffers exact"
     )
-    yield _tried(
-        "no cache", lambda: check_no_cache(model, device), "none is made, and documents can be told apart"
+    yield _run(
+        "no cache", lambda: check_no_cache(model, device), "none is created, so document boundaries hold"
     )
     for mode in ("eval", "train"):
-        yield _tried(
+        yield _run(
             f"isolation, {mode}",
-            lambda mode=mode: selftest.check_leak(process, mode),  # type: ignore[misc]
+            lambda mode=mode: selftest.check_isolated(trainer, mode),  # type: ignore[misc]
             "no document sees another",
         )
-    yield _tried("loss scale", lambda: selftest.check_loss_scale(process), "the mean over all trained tokens")
-    yield _tried(
-        "gradients", lambda: check_gradient(selftest.probe(process), name), "finite through all layers"
+    yield _run("loss scale", lambda: selftest.check_loss_scale(trainer), "the mean over all trained tokens")
+    yield _run(
+        "gradients",
+        lambda: check_gradient(selftest.probe_gradient(trainer), name),
+        "finite through all layers",
     )
 
 
 def check_no_cache(model: Any, device: torch.device) -> None:
-    """``RuntimeError`` where a forward pass makes a cache, which hides where documents begin."""
+    """``RuntimeError`` where a forward pass creates a KV cache, which hides document boundaries."""
     ids = torch.arange(8, device=device)[None]
     with torch.no_grad():
         made = model(input_ids=ids, position_ids=ids, use_cache=True).past_key_values
     if made is not None or model.config.use_cache:
-        raise RuntimeError("a cache is made in the forward pass, so documents would see each other")
+        raise RuntimeError("the forward pass creates a KV cache, so documents would attend to each other")
 
 
-def _tried(name: str, action: Callable[[], Any], found: str) -> Check:
-    """``found`` where ``action`` raises nothing, else what it says."""
+def _run(name: str, action: Callable[[], Any], found: str) -> Check:
+    """A passed check with ``found``, or a failed one with the error that ``action`` raises."""
     try:
         action()
     except UserError as error:
         said, _, do = str(error).rpartition("; ")
         return fail(ABOUT, name, said or do, do)
-    except Exception as error:  # a doctor tells of a broken library as well
+    except Exception as error:  # an error of a library is a failed check too
         return fail(ABOUT, name, f"{type(error).__name__}: {error}", "do not train with this combination")
     return ok(ABOUT, name, found)
 
 
-def _process(recipe: Recipe, model: Any, tokenizer: Any, device: torch.device) -> Any:
-    """What the self-test looks at, without an engine."""
+def _trainer_view(recipe: Recipe, model: Any, tokenizer: Any, device: torch.device) -> Any:
+    """A ``TrainerView`` of the plain model, without an engine."""
 
     def autocast() -> AbstractContextManager[Any]:
         if recipe.model.dtype == "float32":
@@ -229,7 +229,7 @@ def _conversations(recipe: Recipe) -> Iterator[Conversation]:
 def _tokenizer(recipe: Recipe, conversations: Iterable[Conversation]) -> Any:
     model = recipe.model
     if model.scratch is not None:
-        texts = [text for talk in conversations for _, text in talk.messages]
+        texts = [text for conversation in conversations for _, text in conversation.messages]
         return train_tokenizer(texts, model.scratch.vocab_size)
     name = model.tokenizer or model.id
     assert name is not None, "a recipe has a model"

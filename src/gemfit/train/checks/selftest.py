@@ -1,10 +1,10 @@
-"""The self-test at start-up: what runs is what was planned.
+"""Start-up self-test: the prepared engine is the planned one and computes correctly.
 
-Checked on the wrapped model itself, before the first step: the engine in use, that documents of a row
-do not see each other, that the loss is the mean over trained tokens, that tied weights are tied, that
-positions are exact, buffers sound, and gradients finite in every layer. It costs some forward passes of
-``LENGTHS`` tokens and one backward pass, and touches neither weights nor random generators. All ranks do
-the same passes, since FSDP2 and ZeRO-3 gather in each.
+Checked on the wrapped model itself, before the first step: the engine in use, no cross-document attention,
+the loss is the mean over trained tokens, tied weights are tied, buffers have the right values, and gradients
+are finite in every layer. It costs some forward passes of ``LENGTHS`` tokens and one backward pass, and
+changes neither weights nor random generators. All ranks do the same passes, since FSDP2 and ZeRO-3 gather
+in each.
 """
 
 from __future__ import annotations
@@ -16,42 +16,38 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from gemfit.data.pack.reader import Row
+from gemfit.data.document import IGNORED
 from gemfit.schemas.strategy import Engine
 from gemfit.train.collective import on_every_rank, rank
-from gemfit.train.data.collate import Tensors, collate
-from gemfit.train.loop.validation import to_device
-from gemfit.train.model.attention import check_gradient, check_in_use, check_isolation, gradient_norm
-from gemfit.train.model.packed_lm import IGNORED
-from gemfit.train.model.sharded_init import base_name, without_memory
-
-if TYPE_CHECKING:
-    from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.data.collate import to_device
+from gemfit.train.data.probe_rows import LENGTHS, probe_batch, random_ids, row_of
+from gemfit.train.distributed.meta_init import init_on_meta
+from gemfit.train.model.attention_checks import check_gradient, check_in_use, check_isolation, gradient_norm
+from gemfit.train.model.sharded_init import base_name
+from gemfit.train.trainer_view import TrainerView
 
 logger = logging.getLogger(__name__)
 
-LENGTHS = (37, 23)
-"""Of the two documents of the test row; four places of padding follow."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
 """Largest difference of logits, as a share of the largest logit: kernels differ with the length."""
 
 
-def check(trainer: PackedTrainer) -> None:
+def check(trainer: TrainerView) -> None:
     """Raise ``RuntimeError`` with what was found and what was expected. Collective.
 
-    What is wrong with the attention is a ``UserError``: another one can be chosen.
+    A failed attention check is a ``UserError``: another backend can be chosen.
     """
     recipe = trainer.plan.recipe
     found = engine_in_use(trainer.model_wrapped, trainer.accelerator.unwrap_model(trainer.model_wrapped))
     facts: dict[str, Any] = {"engine": found.model_dump()}
-    # Each rank fails or none does: a rank that raises alone would leave the others in a forward pass.
+    # All ranks fail or none: a rank that raises alone would leave the others in a forward pass.
     on_every_rank(lambda: _check_engine(found, recipe.strategy.engine))
     module, attention = trainer.accelerator.unwrap_model(trainer.model_wrapped), recipe.model.attention
     on_every_rank(lambda: check_module(module))
@@ -59,16 +55,16 @@ def check(trainer: PackedTrainer) -> None:
     if recipe.model.quantization is not None:
         facts["layers_in_4_bits"] = on_every_rank(lambda: check_quantized(module, trainer.args.device))[0]
     for mode in ("eval", "train"):
-        facts[f"isolation_{mode}"] = check_leak(trainer, mode)
+        facts[f"isolation_{mode}"] = check_isolated(trainer, mode)
     facts["loss_scale"] = check_loss_scale(trainer)
-    facts["gradient_norm"] = norm = probe(trainer)
+    facts["gradient_norm"] = norm = probe_gradient(trainer)
     on_every_rank(lambda: check_gradient(norm, attention))
     if rank() == 0:
         logger.info("selftest %s", json.dumps(facts))
 
 
 def engine_in_use(wrapped: Any, module: torch.nn.Module) -> Engine:
-    """What ``wrapped`` really is, in the words of a strategy."""
+    """The engine that ``wrapped`` is, in the terms of a strategy."""
     names = {cls.__name__ for cls in type(wrapped).__mro__}
     kinds = ("DistributedDataParallel", "FSDPModule", "DeepSpeedEngine")
     parameters = {type(parameter).__name__ for parameter in module.parameters()}
@@ -87,7 +83,7 @@ def _check_engine(found: Engine, expected: Engine) -> None:
 
 
 def check_module(module: Any) -> None:
-    """``RuntimeError`` where tied weights are not tied, or a buffer is not what the model makes it."""
+    """``RuntimeError`` where tied weights are not tied, or a buffer has a wrong value or dtype."""
     embedding, output = module.get_input_embeddings().weight, module.get_output_embeddings().weight
     if module.config.tie_word_embeddings and embedding is not output:
         raise RuntimeError(
@@ -100,55 +96,55 @@ def check_module(module: Any) -> None:
 
 
 def _check_buffers(model: Any) -> None:
-    """Buffers that no file holds have the values that a new model computes for itself."""
+    """Buffers that are not saved must equal those of a new model."""
     config = copy.deepcopy(model.config)
-    fresh = dict(without_memory(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "eager").named_buffers())
+    fresh = dict(init_on_meta(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, "eager").named_buffers())
     saved = model.state_dict().keys()
     for name, buffer in model.named_buffers():
         if name not in saved and not torch.equal(buffer.cpu(), fresh[str(base_name(name))]):
-            raise RuntimeError(f"self-test: buffer {name} is not what {type(config).__name__} makes it")
+            raise RuntimeError(f"self-test: buffer {name} is not what {type(config).__name__} computes")
 
 
 def check_quantized(module: Any, device: torch.device) -> int:
-    """How many layers are in 4 bits; ``RuntimeError`` where a frozen one is not, or a kernel is wrong."""
+    """Number of 4-bit layers; ``RuntimeError`` where a frozen one is not, or a kernel is wrong."""
     from gemfit.train.model.qlora import check_layers  # noqa: PLC0415  (imports bitsandbytes)
 
     return check_layers(module, device)
 
 
-def check_leak(trainer: PackedTrainer, mode: str) -> dict[str, float]:
-    """How far documents are apart in ``mode`` (`eval`, `train`), which is within what is allowed."""
+def check_isolated(trainer: TrainerView, mode: str) -> dict[str, float]:
+    """Differences of logits by neighbouring documents in ``mode`` (`eval`, `train`), within the limits."""
     with torch.no_grad():
-        difference = _leak(trainer, train=mode == "train")
+        difference = _isolation(trainer, train=mode == "train")
     on_every_rank(partial(_check_isolation, difference, mode, trainer))
     return difference
 
 
-def check_loss_scale(trainer: PackedTrainer) -> float:
-    """The loss of a step over the mean over its trained tokens, which is 1 as far as can be told."""
+def check_loss_scale(trainer: TrainerView) -> float:
+    """The loss of a step divided by the mean over its trained tokens: 1 within the tolerance."""
     with torch.no_grad():
         scale = _loss_scale(trainer)
     on_every_rank(lambda: _check_loss_scale(scale, trainer))
     return scale
 
 
-def _leak(trainer: PackedTrainer, *, train: bool) -> dict[str, float]:
-    """Share of the largest logit by which a document changes in company, and with other company."""
-    ids = _random_ids(trainer, sum(LENGTHS))
+def _isolation(trainer: TrainerView, *, train: bool) -> dict[str, float]:
+    """Change of a document's logits by a neighbour, and by another one, as a share of the largest logit."""
+    ids = random_ids(trainer, sum(LENGTHS))
     first, second = np.split(ids, [LENGTHS[0]])
-    other = _random_ids(trainer, LENGTHS[0], seed=2)
+    other = random_ids(trainer, LENGTHS[0], seed=2)
     with _mode(trainer.model_wrapped, train=train):
         together = _logits(trainer, [first, second])
         alone = torch.cat([_logits(trainer, [document]) for document in (first, second)])
-        beside_other = _logits(trainer, [other, second])
+        with_other = _logits(trainer, [other, second])
     scale = alone.abs().max()
     return {
         "against_alone": float((together - alone).abs().max() / scale),
-        "against_other_company": float((together - beside_other)[LENGTHS[0] :].abs().max() / scale),
+        "against_other_company": float((together - with_other)[LENGTHS[0] :].abs().max() / scale),
     }
 
 
-def _check_isolation(leak: dict[str, float], mode: str, trainer: PackedTrainer) -> None:
+def _check_isolation(leak: dict[str, float], mode: str, trainer: TrainerView) -> None:
     recipe = trainer.plan.recipe.model
     if not all(math.isfinite(difference) for difference in leak.values()):
         raise RuntimeError(
@@ -159,22 +155,16 @@ def _check_isolation(leak: dict[str, float], mode: str, trainer: PackedTrainer) 
     check_isolation(leak, limits, mode, recipe.attention)
 
 
-def probe(trainer: PackedTrainer) -> float:
-    """Norm of a gradient of one row in training mode; see ``gradient_norm``."""
+def probe_gradient(trainer: TrainerView) -> float:
+    """Gradient norm of one row in training mode; see ``gradient_norm``."""
     batch = probe_batch(trainer)
     with _mode(trainer.model_wrapped, train=True):
         return gradient_norm(trainer, batch, int((batch["targets"] != IGNORED).sum()))
 
 
-def probe_batch(trainer: PackedTrainer) -> Tensors:
-    """One row of random tokens, equal on every rank, with its targets."""
-    row = _batch(trainer, [_random_ids(trainer, n, seed=n) for n in LENGTHS])
-    return to_device(row, trainer.args.device)
-
-
-def _loss_scale(trainer: PackedTrainer) -> float:
-    """Loss of a step cut into two uneven micro-batches, over the plain mean of all its tokens."""
-    halves = [_batch(trainer, [_random_ids(trainer, n, seed=n)]) for n in LENGTHS]
+def _loss_scale(trainer: TrainerView) -> float:
+    """Loss of a step of two uneven accumulation steps, divided by the plain mean over its tokens."""
+    halves = [row_of(trainer, [random_ids(trainer, n, seed=n)]) for n in LENGTHS]
     model, device = trainer.model_wrapped, trainer.args.device
     counts = [int((half["targets"] != IGNORED).sum()) for half in halves]
     reference = 0.0
@@ -194,41 +184,25 @@ def _loss_scale(trainer: PackedTrainer) -> float:
     return float(sum(losses)) / trainer.plan.batch.world_size / (reference / sum(counts))
 
 
-def _check_loss_scale(scale: float, trainer: PackedTrainer) -> None:
-    # In bfloat16 two passes over the same tokens may be cut into other kernels.
+def _check_loss_scale(scale: float, trainer: TrainerView) -> None:
+    # In bfloat16 two passes over the same tokens may use different kernels.
     if not abs(scale - 1) <= TOLERANCE[trainer.plan.recipe.model.dtype]:
         raise RuntimeError(
             f"self-test: the loss of a step is {scale:.6f} times the mean over its trained tokens, not 1"
         )
 
 
-def _logits(trainer: PackedTrainer, documents: list[Any]) -> torch.Tensor:
-    """Of one row of ``documents``, without its padding: (tokens, vocabulary), float32."""
-    inputs = to_device(_batch(trainer, documents), trainer.args.device)
+def _logits(trainer: TrainerView, documents: list[Any]) -> torch.Tensor:
+    """Logits of one row of ``documents``, without its padding: (tokens, vocabulary), float32."""
+    inputs = to_device(row_of(trainer, documents), trainer.args.device)
     inputs.pop("targets")
     logits: torch.Tensor = trainer.model_wrapped(**inputs).logits
     return logits.float().flatten(0, 1)[: sum(map(len, documents))]
 
 
-def _batch(trainer: PackedTrainer, documents: list[Any]) -> Tensors:
-    seq_len = sum(LENGTHS) + 4
-    ids, labels = np.full(seq_len, trainer.pad_id, np.int32), np.full(seq_len, IGNORED, np.int32)
-    packed = np.concatenate(documents).astype(np.int32)
-    ids[: len(packed)], labels[1 : len(packed)] = packed, packed[1:]
-    row = Row(ids, labels, np.array([len(document) for document in documents], np.int32))
-    flatten = trainer.plan.recipe.model.attention.startswith("flash_attention")
-    return collate([row], seq_len=seq_len, pad_id=trainer.pad_id, flatten=flatten)
-
-
-def _random_ids(trainer: PackedTrainer, count: int, seed: int = 1) -> Any:
-    """Equal on every rank, and drawn from a generator of its own."""
-    vocabulary = trainer.accelerator.unwrap_model(trainer.model_wrapped).config.vocab_size
-    return np.random.default_rng(seed).integers(0, vocabulary, count)
-
-
 @contextmanager
 def _mode(model: torch.nn.Module, *, train: bool) -> Iterator[None]:
-    """The model in this mode, dropout aside, and afterwards as every module was."""
+    """Set the model to train or eval mode inside, always without dropout; restore every module after."""
     before = [(module, module.training) for module in model.modules()]
     model.train(train)
     for module in model.modules():

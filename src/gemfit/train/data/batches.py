@@ -1,6 +1,6 @@
-"""Which rows each optimizer step takes, and how many tokens they train: known to every rank at once.
+"""Row schedule and batches: which packed rows each optimizer step takes, as a function of the plan.
 
-Starting at step k costs no more than starting at step 0, and no rank asks another.
+Every rank computes it without communication; starting at step k costs no more than starting at step 0.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gemfit.schemas.plan import Plan
 from gemfit.train.data.collate import Tensors, collate
 
 
-class Schedule:
-    """The rows of every optimizer step of a plan."""
+class RowSchedule:
+    """The rows of every optimizer step of a plan, and their token counts."""
 
     def __init__(self, plan: Plan, rows: PackedRows) -> None:
         self.plan, self.rows = plan, rows
@@ -49,7 +49,7 @@ class Schedule:
         return int(self.rows.trained_tokens[_real(self.rows_of(step))].sum())
 
     def cursor(self, steps_done: int) -> int:
-        """Next row of the endless stream after ``steps_done`` steps."""
+        """Next row of the stream over all epochs after ``steps_done`` steps."""
         return min(steps_done * self.plan.batch.global_batch_size, self.total_rows)
 
     def epoch(self, steps_done: int) -> float:
@@ -58,9 +58,9 @@ class Schedule:
 
 
 class TrainBatches(IterableDataset[Tensors]):
-    """The micro-batches of one rank, in order, from ``start_step`` on."""
+    """The training batches of one rank, one per gradient accumulation step, from ``start_step`` on."""
 
-    def __init__(self, schedule: Schedule, rank: int, pad_id: int) -> None:
+    def __init__(self, schedule: RowSchedule, rank: int, pad_id: int) -> None:
         self.schedule, self.rank, self.pad_id = schedule, rank, pad_id
         self.start_step = 0
 
@@ -73,7 +73,7 @@ class TrainBatches(IterableDataset[Tensors]):
                 yield batch | {"step_tokens": step_tokens, "rows": rows.tolist()}
 
 
-class HeldOutBatches(IterableDataset[Tensors]):
+class ValidationBatches(IterableDataset[Tensors]):
     """The validation rows of one rank; every rank takes the same number of batches."""
 
     def __init__(self, plan: Plan, rows: PackedRows, rank: int, pad_id: int) -> None:
@@ -91,7 +91,7 @@ class HeldOutBatches(IterableDataset[Tensors]):
 
 
 def batch_of(pack: PackedRows, rows: NDArray[np.int64], plan: Plan, pad_id: int) -> Tensors:
-    """Tensors of these pack rows."""
+    """Tensors of these pack rows; ``EMPTY`` is a row without trained tokens."""
     found: list[Row | None] = [None if row == EMPTY else pack[int(row)] for row in rows]
     flatten = plan.recipe.model.attention.startswith("flash_attention")
     return collate(found, seq_len=plan.batch.seq_len, pad_id=pad_id, flatten=flatten)

@@ -1,8 +1,8 @@
-"""Packed rows become tensors in which no document can see another.
+"""Collate packed rows with per-document position ids (no cross-document attention).
 
 Isolation rests on ``position_ids`` that restart with every document and on the absence of an attention
-mask. The padding at the end of a row is a document of its own. FlashAttention does not look at
-positions of several rows at once, so there the rows are flattened and the boundaries are said.
+mask. The padding at the end of a row is a document of its own. FlashAttention does not derive boundaries
+from the positions of several rows, so there the rows are flattened and ``cu_seq_lens`` are passed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
-from gemfit.train.model.packed_lm import IGNORED
 
 Tensors: TypeAlias = dict[str, Any]
 """Tensors by argument name; FlashAttention's longest lengths are integers."""
 
 
 def collate(rows: Sequence[Row | None], *, seq_len: int, pad_id: int, flatten: bool) -> Tensors:
-    """The arguments of a ``Packed`` model for ``rows``; ``None`` is an empty row of zero weight.
+    """The arguments of a ``PackedCausalLM`` for ``rows``; ``None`` is an empty row of zero weight.
 
     ``input_ids``, ``position_ids``, ``targets``: (rows, seq_len), or (1, rows * seq_len) when
     ``flatten``; then ``cu_seq_lens_q`` and its siblings hold the boundaries.
@@ -30,11 +30,11 @@ def collate(rows: Sequence[Row | None], *, seq_len: int, pad_id: int, flatten: b
     ids = np.full((len(rows), seq_len), pad_id, np.int64)
     targets = np.full((len(rows), seq_len), IGNORED, np.int64)
     lengths = [document_lengths(row, seq_len) for row in rows]
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if row is not None:
-            ids[place] = row.input_ids
-            # The token at a place is predicted one place earlier; a row's first label is never trained.
-            targets[place, :-1] = row.labels[1:]
+            ids[index] = row.input_ids
+            # A token is predicted at the position before it, so a row's first label is never trained.
+            targets[index, :-1] = row.labels[1:]
     positions = np.stack([_positions(of_row) for of_row in lengths])
     if not flatten:
         return _tensors(ids, positions, targets)
@@ -49,8 +49,16 @@ def document_lengths(row: Row | None, seq_len: int) -> NDArray[np.int64]:
     return np.array([*lengths, tail] if tail else lengths, np.int64)
 
 
+def to_device(batch: Tensors, device: torch.device) -> Tensors:
+    """``batch`` with its tensors on ``device``; from pinned memory they are copied asynchronously."""
+    return {
+        key: v.to(device, non_blocking=v.is_pinned()) if isinstance(v, torch.Tensor) else v
+        for key, v in batch.items()
+    }
+
+
 def _positions(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0, 1, 2, … for each document, one after the other."""
+    """Position ids: 0, 1, 2, … for each document, concatenated."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
 

@@ -1,8 +1,8 @@
-"""Micro-batches made ahead of the model, by one thread a rank, in the order in which they are asked for.
+"""Prefetch batches in one thread per rank, in order, into pinned memory on GPUs.
 
-The thread makes at most ``depth`` batches that nobody has taken yet, so what it costs is their memory. It
-draws no random number and asks no other rank. On GPUs it puts tensors into pinned memory, from which they
-are copied while the GPU computes.
+The thread holds at most ``depth`` batches that are not taken yet, so the cost is their memory. It draws
+no random number and communicates with no other rank. From pinned memory batches are copied while the GPU
+computes.
 """
 
 from __future__ import annotations
@@ -20,57 +20,57 @@ from gemfit.train.data.collate import Tensors
 T = TypeVar("T")
 
 POLL_SECONDS = 0.1
-"""How often a thread that waits looks whether it is still wanted."""
+"""How often a waiting thread checks whether it has been cancelled."""
 
 
 class _End(NamedTuple):
-    """Nothing follows; with the error that it ended by, if any."""
+    """End of the stream, with the error that ended it, if any."""
 
     error: BaseException | None
 
 
-class BatchesAhead(DataLoader[Tensors]):
-    """A loader of ready-made batches that are waiting when they are asked for."""
+class PrefetchLoader(DataLoader[Tensors]):
+    """A ``DataLoader`` of whole batches, prefetched by a thread."""
 
     def __init__(self, batches: IterableDataset[Tensors], *, depth: int, pin: bool) -> None:
         super().__init__(batches, batch_size=None)
-        self._depth, self._prepare = depth, pinned if pin else _as_it_is
+        self._depth, self._prepare = depth, pinned if pin else _unchanged
 
     def __iter__(self) -> Any:
         # Made here and not in the thread: a loader takes its seed from this thread's generator.
-        return ahead(super().__iter__(), self._depth, self._prepare)
+        return prefetch(super().__iter__(), self._depth, self._prepare)
 
 
-def ahead(source: Iterable[T], depth: int, prepare: Callable[[T], T]) -> Iterator[T]:
-    """The items of ``source``, each through ``prepare``, up to ``depth`` of them ahead of the caller.
+def prefetch(source: Iterable[T], depth: int, prepare: Callable[[T], T]) -> Iterator[T]:
+    """Items of ``source``, each through ``prepare``, up to ``depth`` of them ahead of the consumer.
 
-    An error in ``source`` is raised where its item would have been. Closing the iterator, or letting go of
-    it, ends the thread.
+    An error in ``source`` is raised where its item would have been. Closing or dropping the iterator ends
+    the thread.
     """
     queue: Queue[T | _End] = Queue(depth)
-    unwanted = threading.Event()
+    cancelled = threading.Event()
 
     def make() -> None:
         end = _End(None)
         try:
             for item in source:
-                if not _put(queue, prepare(item), unwanted):
+                if not _put(queue, prepare(item), cancelled):
                     return
         except BaseException as error:
             end = _End(error)
-        _put(queue, end, unwanted)
+        _put(queue, end, cancelled)
 
     thread = threading.Thread(target=make, name="batches", daemon=True)
     thread.start()
-    return _taken(queue, unwanted, thread)
+    return _consume(queue, cancelled, thread)
 
 
 def pinned(batch: Tensors) -> Tensors:
-    """The same batch in memory from which a GPU can copy by itself."""
+    """The same batch in pinned (page-locked) host memory."""
     return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
-def _taken(queue: Queue[T | _End], unwanted: threading.Event, thread: threading.Thread) -> Iterator[T]:
+def _consume(queue: Queue[T | _End], cancelled: threading.Event, thread: threading.Thread) -> Iterator[T]:
     try:
         while True:
             item = _get(queue, thread)
@@ -80,12 +80,12 @@ def _taken(queue: Queue[T | _End], unwanted: threading.Event, thread: threading.
                 return
             yield item
     finally:
-        unwanted.set()
+        cancelled.set()
 
 
-def _put(queue: Queue[Any], item: Any, unwanted: threading.Event) -> bool:
-    """Whether ``item`` found room before nobody wanted any more."""
-    while not unwanted.is_set():
+def _put(queue: Queue[Any], item: Any, cancelled: threading.Event) -> bool:
+    """Whether ``item`` was put into the queue before the consumer closed it."""
+    while not cancelled.is_set():
         try:
             queue.put(item, timeout=POLL_SECONDS)
         except Full:
@@ -100,8 +100,8 @@ def _get(queue: Queue[Any], thread: threading.Thread) -> Any:
             return queue.get(timeout=POLL_SECONDS)
         except Empty:
             if not thread.is_alive() and queue.empty():
-                raise RuntimeError("the thread that makes batches has died without a word") from None
+                raise RuntimeError("the prefetch thread died without raising an error") from None
 
 
-def _as_it_is(batch: Tensors) -> Tensors:
+def _unchanged(batch: Tensors) -> Tensors:
     return batch

@@ -1,7 +1,7 @@
-"""The rows that each optimizer step really took, as they were fed to the ranks.
+"""Row ledger: which rows each optimizer step was trained on, as they were fed to the ranks.
 
-What the model of a rank is given is noted where its loss is computed, laid into the slots of the whole
-step, and summed over the ranks along with the loss: no message of its own, 8 bytes a row.
+Each rank records the rows whose loss it computes, in the slots of the whole step; they are summed over the
+ranks together with the loss: no communication of its own, 8 bytes per row.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from gemfit.data.pack.shuffle import EMPTY
 from gemfit.schemas.batch import Batch
 
 
-class Ledger:
-    """Notes of one rank, from step to step."""
+class RowLedger:
+    """The rows fed to one rank since the last step."""
 
     def __init__(self, batch: Batch, rank: int) -> None:
         self._batch, self._rank = batch, rank
         self._fed: list[Sequence[int]] = []
 
-    def note(self, rows: Sequence[int]) -> None:
-        """The model is given these rows: (per_device_batch_size,), idle ones ``EMPTY``."""
+    def add(self, rows: Sequence[int]) -> None:
+        """Record rows fed to the model: (per_device_batch_size,), ``EMPTY`` where a slot is idle."""
         self._fed.append(rows)
 
     def take(self) -> list[float]:
-        """This rank's notes since the last call, to be summed over the ranks: (slots,).
+        """The rows of this rank since the last call, to be summed over the ranks: (slots,).
 
-        A slot holds its row less ``EMPTY``, so an idle one and one of another rank add nothing.
+        A slot holds its row minus ``EMPTY``, so idle slots and those of other ranks add zero.
         """
         slots = np.zeros(self._batch.slots)
         for slot, rows in zip(self._batch.rank_slots(self._rank), self._fed, strict=True):
@@ -38,9 +38,9 @@ class Ledger:
         return slots.tolist()
 
     def rows(self, summed: Sequence[float], expected: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of the whole step: (global_batch_size,), from what all ranks have taken.
+        """The rows of the whole step: (global_batch_size,), from the sums over all ranks.
 
-        Raises ``RuntimeError`` where they are not ``expected``: a row was lost, or given twice.
+        Raises ``RuntimeError`` where they are not ``expected``: a row was lost or repeated.
         """
         found = np.asarray(summed, np.int64) + EMPTY
         wanted = np.full(self._batch.slots, EMPTY)
@@ -48,6 +48,6 @@ class Ledger:
         if not np.array_equal(found, wanted):
             slot = int(np.flatnonzero(found != wanted)[0])
             raise RuntimeError(
-                f"slot {slot} of this step was given row {found[slot]}, but row {wanted[slot]} is due"
+                f"slot {slot} of this step was trained on row {found[slot]}, not on row {wanted[slot]}"
             )
         return found[: self._batch.global_batch_size]

@@ -1,4 +1,4 @@
-"""Process groups and engines: CPU backend, FSDP2 and DeepSpeed set-up, agreed stop.
+"""Process groups and engines: CPU backend, meta-device init, FSDP2 and DeepSpeed set-up, agreed stop.
 
-Imports torch, accelerate, schemas.
+Imports torch, accelerate, schemas, `rundir` and `train.collective`.
 """

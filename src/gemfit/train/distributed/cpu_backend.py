@@ -1,8 +1,8 @@
-"""Real FSDP2 and DeepSpeed without a GPU, on gloo.
+"""CPU backend: real FSDP2 and DeepSpeed without a GPU, on gloo.
 
-accelerate promotes only GPU processes to FSDP and DeepSpeed; on CPUs it trains with plain DDP and
-says nothing. Both engines do run on CPUs, so for ``topology.device == "cpu"`` the promotion is
-completed here. It costs nothing at run time and is never applied to a GPU.
+accelerate promotes only GPU processes to FSDP and DeepSpeed; on CPUs it silently trains with plain DDP.
+Both engines do run on CPUs, so for ``topology.device == "cpu"`` the promotion is completed here. It
+costs nothing at run time and is never applied to a GPU.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def _set_distributed_type(state: Any, kind: Any) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with ``code``: destroy the process group, flush, and go.
+    """Exit this process with ``code``: destroy the process group, flush, and exit.
 
-    After a failure the group is left as it is: its end would wait for ranks that still wait for this
-    one. Threads of gloo and DeepSpeed outlive the interpreter's shutdown and, now and then, abort the
-    process (SIGABRT) after a good run; ``os._exit`` ends them first.
+    After a failure the group is not destroyed: that would wait for ranks that still wait for this one.
+    Threads of gloo and DeepSpeed outlive the interpreter's shutdown and sometimes abort the process (SIGABRT)
+    after a successful run; ``os._exit`` ends them first.
     """
     if code != ExitCode.FAILED and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What the engines need besides accelerate's configuration."""
+"""Set-up of FSDP2 and DeepSpeed engines beyond accelerate's configuration."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
-from gemfit.train.model.sharded_init import materialise, partition, sharded_from_meta
+from gemfit.train.distributed.meta_init import allocate_parameters, fsdp2_from_meta, zero3_from_meta
 
 
-def place(model: torch.nn.Module, plan: Plan, device: torch.device) -> None:
-    """Allocate the parameters of a strategy that shards none, before ``Trainer`` moves the model."""
+def allocate_unsharded(model: torch.nn.Module, plan: Plan, device: torch.device) -> None:
+    """Allocate all parameters where the strategy does not shard them, before ``Trainer`` moves the model."""
     strategy = plan.recipe.strategy
     if isinstance(strategy, Fsdp) or is_zero3(plan):
         return
-    # DeepSpeed casts the model and keeps fp32 masters of its own; elsewhere the parameters are these.
+    # DeepSpeed casts the model and holds separate fp32 masters; elsewhere the parameters are the masters.
     is_cast = isinstance(strategy, DeepSpeed) and plan.recipe.model.dtype == "bfloat16"
-    materialise(model, device, torch.bfloat16 if is_cast else torch.float32)
+    allocate_parameters(model, device, torch.bfloat16 if is_cast else torch.float32)
 
 
 @contextmanager
-def sharded(model: torch.nn.Module, plan: Plan, device: torch.device) -> Iterator[None]:
-    """Let an engine that shards parameters be prepared inside, without the whole model in memory."""
+def sharded_init(model: torch.nn.Module, plan: Plan, device: torch.device) -> Iterator[None]:
+    """Prepare an engine that shards parameters inside, without the whole model in memory."""
     strategy = plan.recipe.strategy
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     if on_meta and isinstance(strategy, Fsdp):
-        with sharded_from_meta(model, torch.device("cpu") if strategy.offload else device):
+        with fsdp2_from_meta(model, torch.device("cpu") if strategy.offload else device):
             yield
         return
     if on_meta and is_zero3(plan):
         assert plan.deepspeed is not None
-        partition(model, plan.deepspeed, getattr(torch, plan.recipe.model.dtype))
+        zero3_from_meta(model, plan.deepspeed, getattr(torch, plan.recipe.model.dtype))
     yield
 
 
 def is_zero3(plan: Plan) -> bool:
-    """Whether DeepSpeed shards parameters too."""
+    """Whether DeepSpeed shards the parameters."""
     strategy = plan.recipe.strategy
     return isinstance(strategy, DeepSpeed) and strategy.stage == 3
 
 
 def fsdp_plugin(plan: Plan, layers: list[str]) -> Any:
-    """accelerate's FSDP plugin as its configuration says, with gradients reduced in float32.
+    """accelerate's FSDP plugin as configured, with gradients reduced in float32.
 
-    ``layers`` are the classes of the model's decoder layers, which its configuration leaves open.
+    ``layers`` are the class names of the model's decoder layers, the units of sharding.
 
-    accelerate would reduce in the compute type: bfloat16 sums over many ranks lose what a small
+    accelerate would reduce in the compute dtype: bfloat16 sums over many ranks lose what a small
     learning rate adds.
     """
     strategy = plan.recipe.strategy
@@ -62,17 +62,17 @@ def fsdp_plugin(plan: Plan, layers: list[str]) -> Any:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=None
         )
     if strategy.offload:
-        # Pinned memory is a means of copying to a GPU; without one there is none to be had.
+        # Memory can be pinned only where there is a GPU.
         plugin.cpu_offload = CPUOffloadPolicy(pin_memory=plan.topology.device == "cuda")
     return plugin
 
 
 @contextmanager
 def restored_buffers(model: torch.nn.Module) -> Iterator[None]:
-    """Give buffers their type back after an engine has been prepared inside.
+    """Restore the dtype of buffers after an engine has been prepared inside.
 
-    DeepSpeed casts the whole module, and rotary frequencies in bfloat16 misplace tokens after a few
-    hundred positions.
+    DeepSpeed casts the whole module, and rotary frequencies in bfloat16 give wrong positions after a few
+    hundred tokens.
     """
     owners = [
         (module, name, buffer.detach().clone())
@@ -88,10 +88,10 @@ def restored_buffers(model: torch.nn.Module) -> Iterator[None]:
 
 
 def reshard(model: torch.nn.Module) -> None:
-    """Shard again what FSDP2 has gathered; other engines are left alone.
+    """Reshard parameters that FSDP2 has gathered; no effect on other engines.
 
-    After a forward pass without a backward one the root's parameters stay gathered, and are then not
-    those that the optimizer and the checkpoint know.
+    After a forward pass without a backward pass the root's parameters stay gathered, and are then not
+    those of the optimizer and the checkpoint.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -1,4 +1,4 @@
-"""A stop that all ranks agree on.
+"""Cooperative stop (preemption): all ranks agree to stop after the same step.
 
 A signal, the stop file or ``--stop-at`` only sets a flag on some rank. At each step boundary the flags
 are summed over all ranks, so that every rank saves the same step and leaves.
@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
 class Stop:
-    """Requests to stop, heard by any rank."""
+    """Stop requests of any rank (signal, stop file, ``--stop-at``), and the agreement on them."""
 
     def __init__(self, run: RunDir, stop_at: int | None, device: torch.device) -> None:
         self._run, self._stop_at, self._device = run, stop_at, device
@@ -31,12 +31,12 @@ class Stop:
         """True on every rank once they have agreed, never on some."""
 
     def listen(self) -> None:
-        """Take ``SIGUSR1`` and ``SIGTERM`` as requests, in this process, from now on."""
+        """Handle ``SIGUSR1`` and ``SIGTERM`` as stop requests, in this process, from now on."""
         for number in SIGNALS:
-            signal.signal(number, self._hear)
+            signal.signal(number, self._on_signal)
 
     def agree(self, step: int, *values: float) -> list[float]:
-        """Settle whether to stop after ``step``; returns ``values`` summed over all ranks.
+        """Agree whether to stop after ``step``; returns ``values`` summed over all ranks.
 
         Collective: one all-reduce of a few numbers.
         """
@@ -55,10 +55,10 @@ class Stop:
             return f"received {signal.Signals(self._signal).name}"
         if self._stop_at is not None and step >= self._stop_at:
             return f"--stop-at {self._stop_at}"
-        # One rank looks: 1,000 ranks asking a shared file system at every step would slow it down.
+        # Only one rank looks: 1,000 ranks polling a shared file system at every step would slow it down.
         if rank() == 0 and self._run.stop_file.exists():
             return f"{self._run.stop_file} is there"
         return None
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number

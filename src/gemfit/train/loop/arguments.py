@@ -1,4 +1,4 @@
-"""A plan in the words of ``transformers.TrainingArguments``. Nothing is decided here."""
+"""Map a plan to ``transformers.TrainingArguments``; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,30 @@ from gemfit.schemas.strategy import Fsdp
 
 
 def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
-    """The arguments of HF ``Trainer``; making them joins the process group, so make the model first."""
-    # The callback of transformers reads the folder from here, and from nowhere else.
+    """The arguments of HF ``Trainer``; creating them joins the process group, so open the model first."""
+    # The TensorBoard callback of transformers reads the folder only from here.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.tensorboard))
-    recipe, optim = plan.recipe, plan.recipe.optim
+    recipe = plan.recipe
     _check_trackers(recipe.tracking.report_to)
-    settings: dict[str, Any] = {
+    settings: dict[str, Any] = optimization_settings(plan) | {
         "output_dir": str(run.root),
+        # DDP reorders its buckets after the first step, and with them the sums of gradients: a resumed run
+        # would round differently from an uninterrupted one. Looking for unused parameters keeps the first
+        # order. On GPUs speed counts more than the last bit.
+        "ddp_find_unused_parameters": plan.topology.device == "cpu",
+        "report_to": list(recipe.tracking.report_to) or "none",
+        # Without it accelerate accumulates whole gradients on every rank: 4 bytes per parameter that no
+        # number of GPUs makes smaller. A reduction in each gradient accumulation step keeps them sharded.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": _is_fsdp2(plan)}},
+        "logging_steps": recipe.tracking.log_every_steps,
+    }
+    return TrainingArguments(**settings, **FIXED)
+
+
+def optimization_settings(plan: Plan) -> dict[str, Any]:
+    """The arguments that decide what is computed: seed, batch, learning rate, AdamW and dtype."""
+    recipe, optim = plan.recipe, plan.recipe.optim
+    return {
         "seed": recipe.seed,
         "max_steps": plan.steps.total,
         "per_device_train_batch_size": plan.batch.per_device_batch_size,
@@ -39,17 +56,7 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
         "optim": optimizer_of(recipe, plan.topology),
         "bf16": recipe.model.dtype == "bfloat16",
         "use_cpu": plan.topology.device == "cpu",
-        # DDP orders its buckets anew after the first step, and with them the sums of gradients: a resumed
-        # run would round otherwise than the one it goes on with. Looking for unused parameters keeps the
-        # first order. On GPUs speed counts more than the last bit.
-        "ddp_find_unused_parameters": plan.topology.device == "cpu",
-        "report_to": list(recipe.tracking.report_to) or "none",
-        # Without it accelerate adds micro-steps up in whole gradients on every rank: 4 bytes a parameter that
-        # no number of GPUs makes smaller. A reduction in each micro-step keeps them sharded.
-        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": _is_fsdp2(plan)}},
-        "logging_steps": recipe.tracking.log_every_steps,
     }
-    return TrainingArguments(**settings, **OURS)
 
 
 def _is_fsdp2(plan: Plan) -> bool:
@@ -60,19 +67,19 @@ def _check_trackers(names: tuple[str, ...]) -> None:
     available = get_available_reporting_integrations()
     if unknown := [name for name in names if name not in available]:
         raise UserError(
-            f"tracking.report_to: {', '.join(unknown)} is not installed, or not known to transformers; "
+            f"tracking.report_to: {', '.join(unknown)} is not installed, or not supported by transformers; "
             f"available here: {', '.join(sorted(available)) or 'none'}"
         )
 
 
-OURS: dict[str, Any] = {
-    # Ours: checkpoints, evaluation, progress, activation checkpointing, counting of tokens.
+FIXED: dict[str, Any] = {
+    # gemfit's own: checkpoints, evaluation, progress, activation checkpointing, counting of tokens.
     "save_strategy": "no",
     "eval_strategy": "no",
     "disable_tqdm": True,
     "activation_checkpointing": False,
     "average_tokens_across_devices": False,
-    # A loss that is not finite must be seen, not replaced by the mean of those before.
+    # A loss that is not finite must be reported, not replaced by the mean of earlier ones.
     "logging_nan_inf_filter": False,
     "remove_unused_columns": False,
     "use_cache": False,

@@ -1,7 +1,7 @@
-"""What happens at step boundaries: agreement to stop, evaluation, checkpoints, and the records.
+"""Callback at step boundaries: agreed stop, validation, checkpoints, and metrics records.
 
-One all-reduce a step carries the loss, the wish to stop, the rows that were taken and whether a save
-beside the training has failed.
+One all-reduce per step carries the loss, the stop requests, the rows that were taken and whether an
+asynchronous save has failed.
 """
 
 from __future__ import annotations
@@ -10,50 +10,72 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from gemfit.core.jsonl_log import append_record
+from gemfit.data.pack.reader import PackedRows
 from gemfit.data.pack.shuffle import rows_digest
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract
 from gemfit.schemas.metrics import EvalRecord, LedgerRecord, StepRecord
+from gemfit.train.checkpoint.async_saver import Saver
 from gemfit.train.collective import rank
-
-if TYPE_CHECKING:
-    from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.data.batches import RowSchedule
+from gemfit.train.data.row_ledger import RowLedger
+from gemfit.train.distributed.stop import Stop
+from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
+from gemfit.train.loop.validation_loop import ValidationResult
+from gemfit.train.trainer_view import TrainerView
 
 logger = logging.getLogger(__name__)
 
 
-class BoundaryCallback(TrainerCallback):
-    """Decides at each step boundary, the same on every rank, and writes metric lines on rank 0."""
+class StepView(TrainerView, Protocol):
+    """What this callback reads of the trainer: the state of the loop."""
 
-    def __init__(self, trainer: PackedTrainer) -> None:
+    stop: Stop
+    saver: Saver
+    schedule: RowSchedule
+    ledger: RowLedger
+    early_stopping: EarlyStoppingMonitor
+    validation_rows: PackedRows
+    validation_results: dict[int, ValidationResult]
+    evaluation_seconds: float
+    data_seconds: float
+    grad_norm: float | None
+    lr_scheduler: Any
+
+
+class BoundaryCallback(TrainerCallback):
+    """Decides at each step boundary, the same on every rank, and writes metrics records on rank 0."""
+
+    def __init__(self, trainer: StepView) -> None:
         self.trainer = trainer
         self.learning_rate = 0.0
         self.started = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
-        self.has_held_out = bool(trainer.held_out_rows.trained_tokens.sum())
-        if not self.has_held_out:
+        self.has_validation = bool(trainer.validation_rows.trained_tokens.sum())
+        if not self.has_validation:
             args.eval_on_start = False
             if trainer.plan.recipe.evaluation.early_stopping is not None:
                 raise UserError(
-                    "evaluation.early_stopping: no trained token is held out, so nothing is evaluated; "
+                    "evaluation.early_stopping: the validation split has no trained token; "
                     "raise data.validation_share"
                 )
             if rank() == 0:
                 logger.warning(
-                    "no trained token is held out, so nothing is evaluated; see data.validation_share"
+                    "the validation split has no trained token, so nothing is evaluated; "
+                    "see data.validation_share"
                 )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A function of the step, so that a resumed run needs no saved generator. Dropout differs by rank.
+        # A function of the step, so that a resumed run needs no saved random state. Dropout differs by rank.
         seeds = np.random.SeedSequence([self.trainer.plan.recipe.seed, state.global_step, rank()])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.started = time.perf_counter()
@@ -68,7 +90,7 @@ class BoundaryCallback(TrainerCallback):
         )
         if failed_saves:
             trainer.saver.wait()  # raises: a save fails on all ranks or on none
-        trainer.saver.hold(step)
+        trainer.saver.bound_lost_steps(step)
         loss = summed / trainer.plan.batch.world_size
         rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)
@@ -79,14 +101,14 @@ class BoundaryCallback(TrainerCallback):
         if step % recipe.tracking.log_every_steps == 0 or last:
             self._record_step(step, loss, rows_digest(rows))
         due = last or step % recipe.evaluation.every_steps == 0
-        control.should_evaluate = self.has_held_out and due and (last or not trainer.stop.agreed)
+        control.should_evaluate = self.has_validation and due and (last or not trainer.stop.agreed)
         control.should_save = last or trainer.stop.agreed or step % recipe.checkpoint.every_steps == 0
         control.should_training_stop = last or trainer.stop.agreed
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step, trainer = state.global_step, self.trainer
-        found = trainer.measured[step]
-        check_finite(found.loss, f"the held-out loss at step {step}")
+        found = trainer.validation_results[step]
+        check_finite(found.loss, f"the validation loss at step {step}")
         self._write(
             trainer.run.metrics_file,
             EvalRecord(
@@ -102,18 +124,18 @@ class BoundaryCallback(TrainerCallback):
         )
         if rank() == 0:
             logger.info(
-                "step %d: held-out loss %.4f, perplexity %.2f, token accuracy %.3f",
+                "step %d: validation loss %.4f, perplexity %.2f, token accuracy %.3f",
                 *(step, found.loss, found.perplexity, found.token_accuracy),
             )
-        trainer.early.add(step, found.loss)
-        if trainer.early.stop is not None and step < state.max_steps:
+        trainer.early_stopping.add(step, found.loss)
+        if trainer.early_stopping.stop is not None and step < state.max_steps:
             control.should_training_stop = control.should_save = True
             if rank() == 0:
-                logger.info("step %d: %s", step, trainer.early.reason)
+                logger.info("step %d: %s", step, trainer.early_stopping.reason)
 
     def _record_step(self, step: int, loss: float, digest: str) -> None:
         trainer, schedule = self.trainer, self.trainer.schedule
-        # The step's batches were taken before it began.
+        # The step's batches were fetched before it began.
         seconds = time.perf_counter() - self.started + trainer.data_seconds
         speed = schedule.tokens(step - 1) / seconds
         self._write(
@@ -144,6 +166,6 @@ class BoundaryCallback(TrainerCallback):
 
 
 def check_finite(loss: float, what: str) -> None:
-    """``FloatingPointError`` for a loss that is no number: before a checkpoint is made of such weights."""
+    """``FloatingPointError`` for a loss that is not finite, before a checkpoint of such weights is saved."""
     if not math.isfinite(loss):
-        raise FloatingPointError(f"{what} is {loss}; the last checkpoint is untouched")
+        raise FloatingPointError(f"{what} is {loss}; the last checkpoint is unchanged")

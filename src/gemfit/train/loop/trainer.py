@@ -1,14 +1,15 @@
-"""HF ``Trainer`` with our data order, loss normalisation, evaluation and checkpoints.
+"""HF ``Trainer`` with gemfit's data order, loss normalization, validation and checkpoints.
 
-Its loop, its engines and its callbacks are kept. The loss of a micro-batch is the sum over its trained
-tokens, divided by the trained tokens of the whole optimizer step, times the number of ranks, because
-every engine averages gradients over ranks: the gradient is that of the mean over all trained tokens,
-whatever the accumulation and the world size.
+Its loop, its engines and its callbacks are used. The loss of a batch is the sum over its labelled tokens,
+divided by the labelled tokens of the whole optimizer step, times the number of ranks, because every engine
+averages gradients over ranks: the gradient is that of the mean over all labelled tokens, whatever the
+gradient accumulation and the world size.
+
+Callbacks, self-test and uploads come in as ``TrainerHooks``: this module imports none of them.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -22,42 +23,46 @@ from gemfit.core.jsonl_log import append_record
 from gemfit.data.pack.reader import PackedRows, open_pack
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.rundir import RunDir
+from gemfit.schemas.manifest import CheckpointManifest
 from gemfit.schemas.metrics import SaveRecord
-from gemfit.schemas.optimizer import batches_ahead
+from gemfit.schemas.optimizer import prefetch_depth
 from gemfit.schemas.plan import Plan
 from gemfit.train.checkpoint.async_saver import Saver
-from gemfit.train.checkpoint.save_load import Origin, resume
-from gemfit.train.checks import selftest
+from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, resume
 from gemfit.train.collective import on_every_rank
-from gemfit.train.data.batches import HeldOutBatches, Schedule, TrainBatches
-from gemfit.train.data.prefetch_loader import BatchesAhead
-from gemfit.train.data.row_ledger import Ledger
-from gemfit.train.distributed.engine import fsdp_plugin, place, reshard, restored_buffers, sharded
+from gemfit.train.data.batches import RowSchedule, TrainBatches, ValidationBatches
+from gemfit.train.data.collate import to_device
+from gemfit.train.data.prefetch_loader import PrefetchLoader
+from gemfit.train.data.row_ledger import RowLedger
+from gemfit.train.distributed.engine import (
+    allocate_unsharded,
+    fsdp_plugin,
+    reshard,
+    restored_buffers,
+    sharded_init,
+)
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.arguments import training_arguments
-from gemfit.train.loop.callbacks import BoundaryCallback
-from gemfit.train.loop.ddp_buckets import settle, share_memory
-from gemfit.train.loop.early_stopping import EarlyStops
-from gemfit.train.loop.validation import HeldOut, measure, to_device
-from gemfit.train.model.architecture import decoder_layers
+from gemfit.train.loop.ddp_buckets import allocate_gradients, use_bucket_views
+from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
+from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
 from gemfit.train.model.build import OpenedModel
 from gemfit.train.model.compile import compile_layers
 from gemfit.train.model.liger import use_liger
 from gemfit.train.model.sharded_init import load_into_engine
-from gemfit.train.telemetry.energy import EnergyCallback
-from gemfit.train.telemetry.hardware import HardwareCallback
-from gemfit.train.telemetry.memory import PeakMemory
-from gemfit.upload.background_uploader import Pusher
-
-logger = logging.getLogger(__name__)
+from gemfit.train.model.text_architecture import decoder_layers
+from gemfit.train.trainer_view import TrainerHooks
 
 
 class PackedTrainer(Trainer):
-    """Carries out one attempt of a plan."""
+    """Trains one attempt of a plan."""
 
-    # Trainer would divide by the number of micro-steps; our loss is already a share of the whole step's.
+    # Trainer would divide by the gradient accumulation steps; the loss is already a share of the step's.
     loss_is_scaled_for_ga = True
     control: Any
+    args: Any
+    accelerator: Any
+    model_wrapped: Any
 
     def __init__(
         self,
@@ -68,47 +73,46 @@ class PackedTrainer(Trainer):
         opened: OpenedModel,
         tokenizer: Any,
         stop: Stop,
+        hooks: TrainerHooks,
         allowed_changes: Collection[str] = (),
     ) -> None:
         self.run, self.plan, self.attempt, self.allowed_changes = run, plan, attempt, allowed_changes
+        self.hooks, self.stop = hooks, stop
         rows = open_pack(Path(plan.pack.folder), "train")
         self.training_identity = plan.training_identity() | {
             "pack.tokenizer_digest": rows.manifest.tokenizer_digest
         }
-        self.held_out_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
-        self.schedule, self.pad_id = Schedule(plan, rows), pad_id(tokenizer)
+        self.validation_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
+        self.schedule, self.pad_id = RowSchedule(plan, rows), pad_id(tokenizer)
         arguments = training_arguments(plan, run)
-        self.stop, self.ledger = stop, Ledger(plan.batch, arguments.process_index)
+        self.ledger = RowLedger(plan.batch, arguments.process_index)
         self.step_loss = torch.zeros((), device=arguments.device)
         self.grad_norm: float | None = None
         self.data_seconds = 0.0
-        """How long this rank waited for the batches of the step at hand."""
+        """How long this rank waited for the batches of the current step."""
         self.evaluation_seconds = 0.0
-        """How long the last evaluation took."""
-        self.measured: dict[int, HeldOut] = {}
-        """The newest evaluation, by the step after which it was made."""
-        self.early = EarlyStops(plan.recipe.evaluation.early_stopping)
+        """How long the last validation took."""
+        self.validation_results: dict[int, ValidationResult] = {}
+        """The newest validation, by the step after which it was made."""
+        self.early_stopping = EarlyStoppingMonitor(plan.recipe.evaluation.early_stopping)
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
         self.base_weights = opened.weights
-        self._speed_up(opened.model, arguments.device)
-        place(opened.model, plan, arguments.device)
+        self._optimize_layers(opened.model, arguments.device)
+        allocate_unsharded(opened.model, plan, arguments.device)
         super().__init__(model=opened.model, args=arguments, train_dataset=batches)
-        self.pusher = Pusher(run, plan)
         self.saver = Saver(
             run,
-            self._origin(),
+            self._save_context(),
             asynchronous=plan.recipe.checkpoint.asynchronous,
             max_lost_steps=plan.recipe.checkpoint.max_lost_steps,
             on_commit=self._committed,
         )
         self.remove_callback(PrinterCallback)
-        self.add_callback(BoundaryCallback(self))
-        self.add_callback(PeakMemory(self))
-        self.add_callback(HardwareCallback(self))
-        self.add_callback(EnergyCallback(self))
+        for make_callback in hooks.callbacks:
+            self.add_callback(make_callback(self))
 
-    def _speed_up(self, model: Any, device: torch.device) -> None:
-        """What the recipe wants of kernels and compilation, before any engine has seen the model."""
+    def _optimize_layers(self, model: Any, device: torch.device) -> None:
+        """Apply the recipe's kernels and compilation, before an engine wraps the model."""
         recipe = self.plan.recipe.model
         if recipe.kernels == "liger":
             on_every_rank(lambda: use_liger(model, device, getattr(torch, recipe.dtype)))
@@ -116,24 +120,24 @@ class PackedTrainer(Trainer):
             compile_layers(model)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
-        arguments = super()._build_accelerator_args(**kwargs)
+        arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)
         if self.plan.recipe.strategy.kind == "fsdp2":
             arguments["fsdp_plugin"] = fsdp_plugin(self.plan, decoder_layers(self.model))
         if self.plan.recipe.strategy.kind == "ddp":
-            share_memory(arguments["kwargs_handlers"])
+            use_bucket_views(arguments["kwargs_handlers"])
         return arguments
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """This rank's own micro-batches: accelerate must not shard them a second time."""
+        """This rank's own batches: accelerate must not shard them a second time."""
         on_gpu = self.plan.topology.device == "cuda"
-        return BatchesAhead(self.train_dataset, depth=batches_ahead(self.plan.batch), pin=on_gpu)
+        return PrefetchLoader(self.train_dataset, depth=prefetch_depth(self.plan.batch), pin=on_gpu)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """The micro-batches of the next step, and how long they were waited for."""
+        """The batches of the next step; records how long the rank waited for them."""
         started = time.perf_counter()
-        taken = super().get_batch_samples(epoch_iterator, num_batches, device)
+        samples = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.data_seconds = time.perf_counter() - started
-        return taken
+        return samples
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return to_device(inputs, self.args.device)
@@ -141,43 +145,42 @@ class PackedTrainer(Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
     ) -> Any:
-        with restored_buffers(self.model), sharded(self.model, self.plan, self.args.device):
+        with restored_buffers(self.model), sharded_init(self.model, self.plan, self.args.device):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         manifest = resume(
             self.run,
-            model=self.model_wrapped,
-            optimizer=self.optimizer,
-            scheduler=self.lr_scheduler,
-            accelerator=self.accelerator,
-            training=self.training_identity,
+            self._training_state(),
+            identity=self.training_identity,
             allowed_changes=self.allowed_changes,
         )
-        if self.base_weights is not None:
-            # A checkpoint holds what is trained; what is frozen is read again.
-            load_into_engine(
-                self.model_wrapped,
-                self.accelerator.unwrap_model(self.model_wrapped),
-                self.base_weights,
-                trained=manifest is None,
-            )
+        self._load_base_weights(trained=manifest is None)
         if manifest is not None:
-            self.state.global_step = self.train_dataset.start_step = manifest.step
-            self.saver.safe_step = manifest.step
-            self.early.recall(self.run.metrics_file, manifest.step)
+            self._continue_from(manifest)
         self.args.eval_on_start = manifest is None or self._missed_evaluation(manifest.step)
-        selftest.check(self)
+        self.hooks.self_test(self)
         reshard(self.model_wrapped)
         if self.plan.recipe.strategy.kind == "ddp":
-            settle(self)
+            allocate_gradients(self)
         return prepared
 
+    def _load_base_weights(self, *, trained: bool) -> None:
+        """Read frozen weights, which no checkpoint holds, and the ``trained`` ones of a new run."""
+        if self.base_weights is not None:
+            module = self.accelerator.unwrap_model(self.model_wrapped)
+            load_into_engine(self.model_wrapped, module, self.base_weights, trained=trained)
+
+    def _continue_from(self, manifest: CheckpointManifest) -> None:
+        self.state.global_step = self.train_dataset.start_step = manifest.step
+        self.saver.safe_step = manifest.step
+        self.early_stopping.load(self.run.metrics_file, manifest.step)
+
     def _missed_evaluation(self, step: int) -> bool:
-        """Whether early stopping waits for the figure of ``step``, where a stop came before it."""
-        return step % self.plan.recipe.evaluation.every_steps == 0 and self.early.lacks(step)
+        """Whether early stopping needs the loss of ``step``, where a stop came before its evaluation."""
+        return step % self.plan.recipe.evaluation.every_steps == 0 and self.early_stopping.lacks(step)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         resumed_at_the_end = self.state.global_step >= self.state.max_steps
-        if resumed_at_the_end or self.early.stop is not None:
+        if resumed_at_the_end or self.early_stopping.stop is not None:
             self.control.should_training_stop = True
         if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
@@ -185,24 +188,24 @@ class PackedTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """This micro-batch's part of the step's loss, times the number of ranks: ()."""
+        """This batch's share of the step's loss, times the number of ranks: ()."""
         step_tokens = inputs.pop("step_tokens")
-        if (rows := inputs.pop("rows", None)) is not None:  # the self-test makes its own
-            self.ledger.note(rows)
+        if (rows := inputs.pop("rows", None)) is not None:  # rows of the self-test have no number
+            self.ledger.add(rows)
         output = model(**inputs)
-        # A step without a single trained token has a loss of zero, not of 0 / 0.
+        # A step without a single labelled token has a loss of zero, not of 0 / 0.
         loss = output.loss_sum * (self.plan.batch.world_size / max(step_tokens, 1))
         self.step_loss += loss.detach()
         return (loss, output) if return_outputs else loss
 
     def take_step_loss(self) -> float:
-        """This rank's part of the loss since the last call, times the number of ranks."""
+        """This rank's share of the loss since the last call, times the number of ranks."""
         loss = float(self.step_loss)
         self.step_loss.zero_()
         return loss
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: Trainer would walk over all parameters for every micro-batch."""
+        """Not counted: Trainer would iterate over all parameters for every batch."""
         return 0
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -212,14 +215,14 @@ class PackedTrainer(Trainer):
         return self.grad_norm
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure the held-out rows with the weights after ``state.global_step`` steps. Collective."""
+        """Evaluate the validation rows with the weights after ``state.global_step`` steps. Collective."""
         step, started = self.state.global_step, time.perf_counter()
-        batches = HeldOutBatches(self.plan, self.held_out_rows, self.args.process_index, self.pad_id)
-        found = measure(self.model_wrapped, batches, stop=self.stop, step=step, device=self.args.device)
+        batches = ValidationBatches(self.plan, self.validation_rows, self.args.process_index, self.pad_id)
+        found = evaluate_rows(self.model_wrapped, batches, stop=self.stop, step=step, device=self.args.device)
         reshard(self.model_wrapped)
         if found is None:
             return {}
-        self.measured = {step: found}
+        self.validation_results = {step: found}
         self.evaluation_seconds = time.perf_counter() - started
         metrics = {
             "eval_loss": found.loss,
@@ -232,23 +235,29 @@ class PackedTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
+        validation = self.validation_results.get(step)
         self.saver.save(
+            self._training_state(),
             step=step,
             cursor_row=self.schedule.cursor(step),
-            eval_loss=self.measured[step].loss if step in self.measured else None,
+            eval_loss=None if validation is None else validation.loss,
+        )
+
+    def _committed(self, record: SaveRecord) -> None:
+        append_record(self.run.metrics_file, record)
+        self.hooks.on_commit(record.step)
+
+    def _training_state(self) -> TrainingState:
+        return TrainingState(
             model=self.model_wrapped,
             optimizer=self.optimizer,
             scheduler=self.lr_scheduler,
             accelerator=self.accelerator,
         )
 
-    def _committed(self, record: SaveRecord) -> None:
-        append_record(self.run.metrics_file, record)
-        self.pusher.committed(record.step)
-
-    def _origin(self) -> Origin:
+    def _save_context(self) -> SaveContext:
         checkpoint = self.plan.recipe.checkpoint
-        return Origin(
+        return SaveContext(
             attempt=self.attempt,
             strategy=self.plan.recipe.strategy.label,
             plan_digest=self.plan.digest,

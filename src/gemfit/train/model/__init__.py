@@ -1,4 +1,4 @@
 """The model: build, shard, attention, LoRA and QLoRA, chunked loss on packed rows.
 
-Imports torch, transformers, schemas.
+Imports transformers, `gemfit.data`, schemas, and `checkpoint`, `data`, `distributed` of `gemfit.train`.
 """

@@ -1,8 +1,7 @@
-"""The model and the tokenizer that a plan names.
+"""Build the model of a recipe on the meta device, with adapters, and load its tokenizer.
 
 Weights are loaded in float32, the precision of the master weights; the engine casts for computing.
-Opening a model costs its buffers and adapters; its weights are read once it is known which rank holds
-which of them.
+Opening a model costs its buffers and adapters; its weights are read once the engine has sharded it.
 """
 
 from __future__ import annotations
@@ -21,46 +20,41 @@ from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, tokenizer_dig
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
-from gemfit.train.model.architecture import Architecture, text_architecture
-from gemfit.train.model.attention import not_there
-from gemfit.train.model.packed_lm import packed
+from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta, meta_as_cpu
+from gemfit.train.model.attention_checks import unavailable
+from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.safetensors_reader import BaseWeights, find_weights
-from gemfit.train.model.sharded_init import (
-    load_buffers,
-    load_into,
-    materialise,
-    on_cpu_by_name,
-    without_memory,
-)
+from gemfit.train.model.sharded_init import load_buffers, load_into
+from gemfit.train.model.text_architecture import TextArchitecture, text_architecture
 
 logger = logging.getLogger(__name__)
 
 
 class OpenedModel(NamedTuple):
-    """A model, and where its weights are while it has none."""
+    """A model on the meta device, and the files with its weights."""
 
     model: Any
-    """A ``Packed`` causal language model, or a ``PeftModel`` around it."""
+    """A ``PackedCausalLM``, or a ``PeftModel`` around it."""
     weights: BaseWeights | None
-    """What is to be loaded into the parameters on the meta device; ``None`` where there are none."""
+    """The base weights to load; ``None`` where the parameters have their values already."""
 
 
 def open_model(recipe: Recipe, tokenizer: Any) -> OpenedModel:
-    """The model of ``recipe`` before its weights are read; its adapters, if any, are there.
+    """The model of ``recipe`` with its adapters, before the base weights are read.
 
-    Equal on every rank. Raises ``UserError`` for weights that are not there, or not all of a text model.
+    Equal on every rank. Raises ``UserError`` for weights that are missing or not those of a text model.
     """
     torch.manual_seed(recipe.seed)
     model, weights = (
         _from_scratch(recipe.model, tokenizer) if recipe.model.scratch else open_base(recipe.model)
     )
-    return OpenedModel(prepared(model, recipe, tokenizer), weights)
+    return OpenedModel(prepare_for_training(model, recipe, tokenizer), weights)
 
 
-def prepared(model: Any, recipe: Recipe, tokenizer: Any) -> Any:
-    """A base ``model`` as ``recipe`` trains it: without a cache, recomputed, with adapters."""
+def prepare_for_training(model: Any, recipe: Recipe, tokenizer: Any) -> Any:
+    """Apply ``recipe`` to a base ``model``: no KV cache, activation checkpointing, adapters, quantization."""
     _check_vocabulary(model, tokenizer)
-    model.config.architectures = [_known_class(model)]  # what a reader of the saved configuration can load
+    model.config.architectures = [_transformers_class(model)]  # the class that loads the saved configuration
     model.config.use_cache = False
     if recipe.model.activation_checkpointing:
         # Reentrant checkpointing loses gradients under LoRA, where the inputs need none.
@@ -73,10 +67,10 @@ def prepared(model: Any, recipe: Recipe, tokenizer: Any) -> Any:
 
 
 def load_model(recipe: Recipe, tokenizer: Any) -> Any:
-    """The model of ``recipe`` whole, in float32 on the CPU: 4 bytes a parameter."""
+    """The model of ``recipe`` whole, in float32 on the CPU: 4 bytes per parameter."""
     model, weights = open_model(recipe, tokenizer)
     if weights is not None:
-        materialise(model, torch.device("cpu"), torch.float32)
+        allocate_parameters(model, torch.device("cpu"), torch.float32)
         load_into(model, weights)
     return model
 
@@ -85,11 +79,11 @@ def open_base(recipe: ModelRecipe) -> OpenedModel:
     """The text model that ``model.id`` names, without adapters; see ``open_model``."""
     name, _ = _source(recipe)
     try:
-        architecture = text_part(recipe)
+        architecture = base_architecture(recipe)
         if recipe.gguf_file is not None:
             return OpenedModel(_from_gguf(recipe, architecture), None)
         architecture.config.name_or_path = name
-        model = _without_memory(architecture, recipe.attention)
+        model = _init_on_meta(architecture, recipe.attention)
         weights = find_weights(name, recipe.revision, model)
         load_buffers(model, weights)
         model.generation_config = _generation_config(name, recipe.revision) or model.generation_config
@@ -102,22 +96,22 @@ def open_base(recipe: ModelRecipe) -> OpenedModel:
     return OpenedModel(model, weights)
 
 
-def text_part(recipe: ModelRecipe) -> Architecture:
+def base_architecture(recipe: ModelRecipe) -> TextArchitecture:
     """The text model inside the base model's configuration; ``UserError`` where there is none."""
     name, source = _source(recipe)
     return text_architecture(AutoConfig.from_pretrained(name, **source), name)
 
 
-def held_buffers(folder: Path) -> list[str]:
-    """Buffers that a saved model of the configuration in ``folder`` holds beside its parameters."""
+def persistent_buffers(folder: Path) -> list[str]:
+    """Names of the buffers that a saved model of the configuration in ``folder`` has."""
     config = AutoConfig.from_pretrained(folder)
-    model = without_memory(text_architecture(config, str(folder)).model_class, config, "eager")
+    model = init_on_meta(text_architecture(config, str(folder)).model_class, config, "eager")
     buffers = dict(model.named_buffers())
     return [name for name in model.state_dict() if name in buffers]
 
 
 def scratch_config(scratch: Scratch, tokenizer: Any) -> Any:
-    """The configuration of a Gemma 3 with random weights, for this tokenizer."""
+    """The configuration of a Gemma 3 trained from scratch, for this tokenizer."""
     return Gemma3TextConfig(
         vocab_size=len(tokenizer),
         hidden_size=scratch.hidden_size,
@@ -135,7 +129,7 @@ def scratch_config(scratch: Scratch, tokenizer: Any) -> Any:
 
 
 def load_matching_tokenizer(plan: Plan) -> Any:
-    """The tokenizer of the model; ``UserError`` unless the pack was made with the very same."""
+    """The tokenizer of the model; ``UserError`` unless the pack was made with the same tokenizer."""
     folder, recipe = Path(plan.pack.folder), plan.recipe.model
     name = recipe.tokenizer or recipe.id
     revision = recipe.revision if name == recipe.id else "main"
@@ -155,20 +149,20 @@ def _from_scratch(recipe: ModelRecipe, tokenizer: Any) -> OpenedModel:
     config = scratch_config(recipe.scratch, tokenizer)
     config._attn_implementation = recipe.attention
     try:
-        return OpenedModel(packed(Gemma3ForCausalLM)(config), None)
+        return OpenedModel(packed_class(Gemma3ForCausalLM)(config), None)
     except (ImportError, ValueError) as error:
-        raise not_there(recipe.attention, error) from None
+        raise unavailable(recipe.attention, error) from None
 
 
-def _without_memory(architecture: Architecture, attention: str) -> Any:
+def _init_on_meta(architecture: TextArchitecture, attention: str) -> Any:
     try:
-        return without_memory(packed(architecture.model_class), architecture.config, attention)
+        return init_on_meta(packed_class(architecture.model_class), architecture.config, attention)
     except (ImportError, ValueError) as error:
-        raise not_there(attention, error) from None
+        raise unavailable(attention, error) from None
 
 
 def _source(recipe: ModelRecipe) -> tuple[str, dict[str, Any]]:
-    """Name and options under which transformers finds the base model."""
+    """Name and options with which transformers loads the base model."""
     assert recipe.id is not None, "ModelRecipe has an id or is scratch"
     folder = Path(recipe.id).expanduser()
     source: dict[str, Any] = {"revision": recipe.revision}
@@ -177,31 +171,31 @@ def _source(recipe: ModelRecipe) -> tuple[str, dict[str, Any]]:
     return (str(folder) if folder.is_dir() else recipe.id), source
 
 
-def _from_gguf(recipe: ModelRecipe, architecture: Architecture) -> Any:
-    logger.info("%s is in GGUF: every rank reads it whole, 4 bytes a parameter of host memory", recipe.id)
+def _from_gguf(recipe: ModelRecipe, architecture: TextArchitecture) -> Any:
+    logger.info("%s is in GGUF: every rank reads it whole, 4 bytes of host memory per parameter", recipe.id)
     name, source = _source(recipe)
-    model = packed(architecture.model_class).from_pretrained(
+    model = packed_class(architecture.model_class).from_pretrained(
         name, **source, dtype=torch.float32, attn_implementation=recipe.attention
     )
-    _forget_quantization(model)
+    _clear_quantization(model)
     return model
 
 
 def _generation_config(name: str, revision: str) -> Any:
-    """How the base model generates; ``None`` where it says nothing."""
+    """The generation configuration of the base model, if it has one."""
     try:
         return GenerationConfig.from_pretrained(name, revision=revision)
     except OSError:
         return None
 
 
-def _known_class(model: Any) -> str:
-    """Name of transformers' own class under the ``Packed`` one."""
+def _transformers_class(model: Any) -> str:
+    """Name of transformers' own class that the ``PackedCausalLM`` extends."""
     return next(cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("transformers."))
 
 
-def _forget_quantization(model: Any) -> None:
-    """The weights are plain float32 now, but saving would refuse them as quantised."""
+def _clear_quantization(model: Any) -> None:
+    """The weights are plain float32 now, but saving would refuse them as quantized."""
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.is_quantized = False
@@ -244,7 +238,7 @@ def _with_adapters(model: Any, lora: Lora) -> Any:
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
-        # peft asks transformers by a name that transformers is about to drop.
+        # peft uses a name that transformers has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        with on_cpu_by_name(model):
+        with meta_as_cpu(model):
             return get_peft_model(model, config)

@@ -1,7 +1,7 @@
-"""Decoder layers compiled one by one, each for the shapes that it sees.
+"""torch.compile of decoder layers, one by one (regional compilation).
 
-Only ``forward`` is compiled, inside of the hooks with which engines gather parameters, so sharding stays as
-it is. Layers of one kind share their code. It costs minutes before the first step.
+Only ``forward`` is compiled, inside the hooks with which engines gather parameters, so sharding is
+unaffected. Layers of one kind share their code. It costs minutes before the first step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gemfit.train.model.architecture import decoder_layers
+from gemfit.train.model.text_architecture import decoder_layers
 
 VARIANTS = 64
 """Layer kinds, modes and shapes that may be compiled; far more than there are."""
@@ -18,7 +18,7 @@ VARIANTS = 64
 
 def compile_layers(model: torch.nn.Module) -> None:
     """Compile each decoder layer of ``model`` at its first call."""
-    # torch would go on without compiling, and say so in a warning only.
+    # By default torch would only warn and continue without compiling.
     torch._dynamo.config.recompile_limit = VARIANTS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     names = decoder_layers(model)

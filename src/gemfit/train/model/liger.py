@@ -1,9 +1,9 @@
-"""Liger's fused modules in place of a Gemma 3's plain ones, each compared with the plain one first.
+"""Liger kernels: fused modules replace those of a Gemma 3 after a comparison with the plain ones.
 
-Norms, GeGLU and rotary positions are replaced on the instance: transformers' classes stay as they are, and
-so do parameters and their names. Liger's loss is not used, because the training's own loss makes no logits
-of a whole batch either, and does so in evaluation too. A comparison costs one small forward and backward
-pass for each kind of module.
+Norms, GeGLU and rotary positions are replaced on the instance: transformers' classes, parameters and
+their names are unchanged. Liger's loss is not used, because the chunked cross-entropy of the training does
+not hold the logits of a whole batch either, in evaluation too. A comparison costs one small forward and
+backward pass for each kind of module.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 Tensors = tuple[torch.Tensor, ...]
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
-"""Largest difference to the plain module, as a share of its largest number; forward and backward alike."""
+"""Largest difference to the plain module, as a share of its largest value, forward and backward."""
 ROTARY = "apply_rotary_pos_emb"
 ROWS, POSITIONS, NARROW = 2, 48, 64
-"""Shape of what is compared; a GeGLU is compared behind ``NARROW`` inputs, at its full inner width."""
+"""Shape of the test inputs; a GeGLU is compared with ``NARROW`` inputs, at its full inner width."""
 
 
 @dataclass(frozen=True, slots=True)
 class Liger:
-    """What is taken from the package."""
+    """The functions used of the package."""
 
     norm: Callable[..., torch.Tensor]
     geglu: Callable[..., torch.Tensor]
@@ -49,14 +49,14 @@ class Liger:
 def use_liger(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Let ``model`` compute with Liger's modules, in ``dtype`` on ``device``.
 
-    Raises ``UserError`` where the package is not there, the model is no Gemma 3, or a module does not give
+    Raises ``UserError`` where the package is missing, the model is not a Gemma 3, or a module does not give
     the plain one's outputs and gradients.
     """
     liger = load_liger()
     replaced = list(_replaceable(model))
     if not replaced:
         raise UserError(
-            f"model.kernels: liger is known to be right for Gemma 3, and this is {type(model).__name__}; "
+            f"model.kernels: liger is supported for Gemma 3 only, and this is {type(model).__name__}; "
             "set model.kernels to none"
         )
     differences = dict(compare(replaced, liger, device, dtype))
@@ -83,15 +83,15 @@ def load_liger() -> Liger:
 def compare(
     modules: list[Any], liger: Liger, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, float]]:
-    """For each kind of module its name and largest difference; ``UserError`` where one is too large."""
+    """Name and largest difference of each kind of module; ``UserError`` where it is too large."""
     kinds = {_kind(module): module for module in modules}
     for name, module in kinds.items():
         plain, fused, inputs = _pair(module, liger, device, dtype)
         difference = _difference(plain, fused, inputs)
-        if not difference <= TOLERANCE[dtype]:  # also where it is not a number
+        if not difference <= TOLERANCE[dtype]:  # also where it is NaN
             raise UserError(
                 f"model.kernels: liger's {name} differs from the plain one by {difference:.2g} of the "
-                f"largest number, at most {TOLERANCE[dtype]:.2g} is expected; set model.kernels to none"
+                f"largest value, at most {TOLERANCE[dtype]:.2g} is expected; set model.kernels to none"
             )
         yield name, difference
 
@@ -108,17 +108,17 @@ def _replaceable(model: torch.nn.Module) -> Iterator[Any]:
 
 
 def _kind(module: Any) -> str:
-    """Modules of one kind compute the same but for their weights."""
+    """Modules of one kind differ in their weights only."""
     match module:
         case Gemma3RMSNorm():
-            return f"norm of {module.weight.numel()} numbers"
+            return f"norm of width {module.weight.numel()}"
         case Gemma3MLP():
-            return f"GeGLU of {module.intermediate_size} numbers"
-    return f"rotary positions of {module.head_dim} numbers"
+            return f"GeGLU of width {module.intermediate_size}"
+    return f"rotary positions of width {module.head_dim}"
 
 
 def _forward_of(module: Any, liger: Liger) -> Callable[..., Any]:
-    """What ``forward`` of ``module`` becomes, as a function of the module and its arguments."""
+    """The new ``forward`` of ``module``, as a function of the module and its arguments."""
 
     def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
         return liger.norm(x, self.weight, self.eps, 1.0, "gemma", False, None)
@@ -132,11 +132,11 @@ def _forward_of(module: Any, liger: Liger) -> Callable[..., Any]:
             return norm
         case Gemma3MLP():
             return geglu
-    return _calling(type(module).forward, ROTARY, liger.rotate)
+    return _with_global(type(module).forward, ROTARY, liger.rotate)
 
 
-def _calling(function: Any, name: str, other: Callable[..., Any]) -> Callable[..., Any]:
-    """A copy of ``function`` in which the global ``name`` is ``other``; its module stays as it is."""
+def _with_global(function: Any, name: str, other: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of ``function`` in which the global ``name`` is ``other``; its module is unchanged."""
     if name not in function.__code__.co_names:
         raise RuntimeError(f"{function.__qualname__} does not call {name} in this version of transformers")
     changed = FunctionType(
@@ -153,7 +153,7 @@ def _calling(function: Any, name: str, other: Callable[..., Any]) -> Callable[..
 def _pair(
     module: Any, liger: Liger, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[..., Any], Callable[..., Any], Tensors]:
-    """The plain computation, the fused one, and tensors to compare them on, weights included."""
+    """The plain function, the fused one, and tensors to compare them on, weights included."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
@@ -176,12 +176,12 @@ def _pair(
 
 
 def _rotate_copies(liger: Liger, q: torch.Tensor, k: torch.Tensor, **turns: torch.Tensor) -> Tensors:
-    # The kernel writes over what it is given: in the model those are results that nothing else needs.
+    # The kernel works in place: in the model its inputs are not used again.
     return liger.rotate(q.clone(), k.clone(), **turns)
 
 
 def _fresh(module: Any) -> Any:
-    """A module of the same kind with memory of its own, no larger than the comparison needs."""
+    """A new module of the same kind, no larger than the comparison needs."""
     if isinstance(module, Gemma3RMSNorm):
         return Gemma3RMSNorm(module.weight.numel(), module.eps)
     config = copy.copy(module.config)
@@ -190,12 +190,12 @@ def _fresh(module: Any) -> Any:
 
 
 def _difference(plain: Callable[..., Any], fused: Callable[..., Any], tensors: Tensors) -> float:
-    """The largest difference of outputs and gradients, as a share of the largest number of the plain ones."""
+    """The largest difference of outputs and gradients, as a share of the largest plain value."""
     first, *_ = tensors
     arguments = tensors if first.dim() == 4 else (first,)  # of a module, the others are its weights
     pairs = zip(_passes(plain, arguments, tensors), _passes(fused, arguments, tensors), strict=True)
     found = [(one - other).abs().max() / one.abs().max() for one, other in pairs]
-    return float(torch.stack(found).max())  # not a number where one of them is none
+    return float(torch.stack(found).max())  # NaN where one of them is NaN
 
 
 def _passes(function: Callable[..., Any], arguments: Tensors, tensors: Tensors) -> Iterator[torch.Tensor]:

@@ -1,10 +1,10 @@
-"""QLoRA: the frozen linear layers of a model in 4 bits, by bitsandbytes, as any engine can place them.
+"""QLoRA: 4-bit frozen linear layers (bitsandbytes) that every engine can shard.
 
-A packed weight is an ordinary frozen parameter of the type that the model computes in: engines move, shard
-and gather its bits and never look at them. What turns bits into numbers (the largest value of each block) is
-held by the layer, whole on every rank: 0.127 bits a weight, or 0.5. A weight is packed as it is read, one at
-a time, so the model is never in memory in more than 4 bits. Embeddings, output layer and norms stay as they
-are, in the type of computing.
+A quantized weight is an ordinary frozen parameter of the compute dtype: engines move, shard and gather its
+bits and never interpret them. The scales (the largest value of each block) are held by the layer, whole on
+every rank: 0.127 bits per weight with double quantization, else 0.5. A weight is quantized as it is read,
+one at a time, so the model is never in memory in more than 4 bits. Embeddings, output layer and norms are
+not quantized; they have the compute dtype.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from bitsandbytes.nn import Linear4bit
 
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import Quantization
-from gemfit.train.model.sharded_init import replace_parameters
+from gemfit.train.distributed.meta_init import replace_parameters
 
 BLOCK = 64
-"""Weights with one scale; bitsandbytes' default, and the only one that is used here."""
+"""Weights that share a scale; bitsandbytes' default, and the only block size used here."""
 ROUNDING = {"nf4": 0.10, "fp4": 0.14}
-"""Of normally distributed weights: norm of the error over their norm; 0.092 and 0.122 where it is right."""
+"""Largest relative error (norm) for normally distributed weights; correct kernels give 0.092 and 0.122."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Largest difference of a product, as a share of its largest number."""
+"""Largest difference of a product, as a share of its largest value."""
 
 
 class QuantizedLinear(Linear4bit):
-    """bitsandbytes' linear layer over a plain parameter of bits, which may have no memory yet."""
+    """bitsandbytes' linear layer over a plain parameter of bits, which may be on the meta device."""
 
     quant_state: QuantState | None
 
     def __init__(self, plain: torch.nn.Linear, settings: Quantization, dtype: torch.dtype) -> None:
-        """In place of ``plain``; packs its weight unless that is on the meta device."""
+        """Replaces ``plain``; quantizes its weight unless that is on the meta device."""
         super().__init__(
             plain.in_features,
             plain.out_features,
@@ -47,28 +47,28 @@ class QuantizedLinear(Linear4bit):
         )
         self.settings, self.bias = settings, plain.bias
         if plain.weight.is_meta:
-            packed = torch.empty(packed_shape(plain.weight, dtype), dtype=dtype, device="meta")
+            bits = torch.empty(packed_shape(plain.weight, dtype), dtype=dtype, device="meta")
         else:
-            packed = self.pack(plain.weight.detach())
-        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+            bits = self.quantize(plain.weight.detach())
+        self.weight = torch.nn.Parameter(bits, requires_grad=False)
         self.train(plain.training)
 
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """The bits of a whole ``weight`` of (outputs, inputs), whose scales this layer keeps from now on."""
-        packed, self.quant_state = quantize_4bit(
+    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        """The bits of a whole ``weight`` (outputs, inputs); its scales are stored in this layer."""
+        bits, self.quant_state = quantize_4bit(
             weight.to(self.compute_dtype),
             compress_statistics=self.settings.double,
             quant_type=self.settings.type,
             quant_storage=self.compute_dtype,
         )
-        return packed
+        return bits
 
     def dequantized(self) -> torch.Tensor:
-        """What this layer multiplies with: (outputs, inputs), in the type of computing."""
+        """The weight that this layer computes with: (outputs, inputs), in the compute dtype."""
         return dequantize_4bit(self.weight, self._state_on(self.weight.device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, inputs) to (…, outputs), in the type of computing, as a plain layer under autocast."""
+        """(…, inputs) to (…, outputs), in the compute dtype, as a plain layer under autocast."""
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
         state = self._state_on(x.device)
         return bitsandbytes.matmul_4bit(x.to(self.compute_dtype), self.weight, quant_state=state, bias=bias)
@@ -76,25 +76,25 @@ class QuantizedLinear(Linear4bit):
     def _state_on(self, device: torch.device) -> QuantState:
         if self.quant_state is None:
             raise RuntimeError("a 4-bit layer is used before its weight was read")
-        self.quant_state.to(device)  # at the first call; later ones find it there
+        self.quant_state.to(device)  # no copy after the first call
         return self.quant_state
 
 
 def packed_shape(weight: torch.Tensor, dtype: torch.dtype) -> tuple[int, int]:
-    """Of the bits of ``weight`` in elements of ``dtype``."""
+    """Shape of the 4-bit ``weight`` stored in elements of ``dtype``."""
     return -(-weight.numel() // (2 * dtype.itemsize)), 1
 
 
 def quantize(model: Any, settings: Quantization, dtype: torch.dtype) -> None:
-    """Put all linear layers that hold frozen weights into 4 bits; what else is frozen becomes ``dtype``.
+    """Quantize all linear layers with frozen weights to 4 bits; other frozen parameters become ``dtype``.
 
     ``model`` has its adapters. Call it once, before any engine has seen the model.
     """
     for parent, name, plain in _frozen_linears(model):
         if plain.in_features % BLOCK:
-            # bitsandbytes 0.50 on CPUs gives such weights back wrong.
+            # bitsandbytes 0.50 on CPUs dequantizes such weights wrongly.
             raise UserError(
-                f"model.quantization: {name} has {plain.in_features} inputs, no multiple of {BLOCK}: "
+                f"model.quantization: {name} has {plain.in_features} inputs, not a multiple of {BLOCK}: "
                 "the blocks that share a scale would cross its rows; set model.quantization to null"
             )
         setattr(parent, name, QuantizedLinear(plain, settings, dtype))
@@ -108,7 +108,7 @@ def quantize(model: Any, settings: Quantization, dtype: torch.dtype) -> None:
 
 
 def dequantize(model: Any) -> None:
-    """Plain float32 layers of the very values that the 4-bit ones compute with: 4 bytes a weight."""
+    """Replace 4-bit layers by plain float32 layers of the same values: 4 bytes per weight."""
     for module in list(model.modules()):
         for name, layer in list(module.named_children()):
             if isinstance(layer, QuantizedLinear):
@@ -117,9 +117,9 @@ def dequantize(model: Any) -> None:
 
 
 def check_layers(model: torch.nn.Module, device: torch.device) -> int:
-    """How many layers are in 4 bits, and that the kernels for ``device`` compute with them.
+    """Number of 4-bit layers, after a check of the kernels for ``device``.
 
-    ``RuntimeError`` where a frozen layer is not in 4 bits, or numbers do not come back from them.
+    ``RuntimeError`` where a frozen layer is not in 4 bits, or its values are not restored correctly.
     """
     found = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     left = [name for _, name, _ in _frozen_linears(model)]
@@ -131,21 +131,21 @@ def check_layers(model: torch.nn.Module, device: torch.device) -> int:
 
 
 def check_kernels(like: QuantizedLinear, device: torch.device) -> None:
-    """``RuntimeError`` unless a layer as wide as ``like`` rounds and multiplies as 4 bits should."""
+    """``RuntimeError`` unless a layer as wide as ``like`` dequantizes and multiplies within tolerance."""
     generator, dtype = torch.Generator().manual_seed(0), like.compute_dtype
     plain = torch.nn.Linear(like.in_features, BLOCK, bias=False)
     plain.weight.data.normal_(generator=generator)
     x = torch.randn(3, like.in_features, generator=generator).to(device, dtype)
     layer = QuantizedLinear(plain.to(device), like.settings, dtype)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        numbers, product = layer.dequantized(), layer(x)
-        lost = float((numbers - plain.weight).norm() / plain.weight.norm())
-        expected = torch.nn.functional.linear(x, numbers)
-        off = float((product - expected).abs().max() / expected.abs().max())
-    if not (lost < ROUNDING[like.settings.type] and off < TOLERANCE[dtype]):
+        restored, product = layer.dequantized(), layer(x)
+        rounding = float((restored - plain.weight).norm() / plain.weight.norm())
+        expected = torch.nn.functional.linear(x, restored)
+        error = float((product - expected).abs().max() / expected.abs().max())
+    if not (rounding < ROUNDING[like.settings.type] and error < TOLERANCE[dtype]):
         raise RuntimeError(
             f"bitsandbytes {bitsandbytes.__version__} on {device.type}, {like.in_features} inputs: weights "
-            f"come back {lost:.1%} off, products {off:.1%}; set model.quantization to null"
+            f"come back {rounding:.1%} off, products {error:.1%}; set model.quantization to null"
         )
 
 
@@ -157,7 +157,7 @@ def _plain(layer: QuantizedLinear) -> torch.nn.Linear:
 
 
 def _frozen_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Linear]]:
-    """(parent, name in it, layer) of those that are neither adapters, nor the output layer, nor packed."""
+    """(parent, name in it, layer) of frozen linear layers, except the output layer and 4-bit ones."""
     output = model.get_output_embeddings()
     return [
         (parent, name, layer)

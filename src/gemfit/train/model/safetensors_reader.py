@@ -1,8 +1,8 @@
-"""The weights that a run starts from, read from safetensors a slice at a time.
+"""Read base weights from safetensors, only the slices that a rank needs.
 
 Files are mapped into memory, so a rank reads the pages that it needs and holds a copy of at most
-``CHUNK_BYTES`` besides its destination. Every name is accounted for before the first byte is read: a
-weight that is silently left random is the worst that can happen here.
+``CHUNK_BYTES`` besides its destination. Every name is matched before the first byte is read: no weight is
+silently left random.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from safetensors import safe_open
 from transformers.utils import cached_file
 
 from gemfit.errors import UserError
-from gemfit.train.checkpoint.dcp_planner import Box, Piece
-from gemfit.train.model.architecture import may_be_ignored, text_name
+from gemfit.train.checkpoint.dcp_planner import FlatShard, TensorBox
+from gemfit.train.model.text_architecture import may_be_ignored, text_name
 
 CHUNK_BYTES = 2**26
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
@@ -30,8 +30,8 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A tensor in a file."""
+class TensorEntry:
+    """A tensor in a safetensors file."""
 
     file: Path
     key: str
@@ -42,32 +42,32 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class BaseWeights:
-    """Where each parameter of a model lies on disk."""
+    """Where each parameter of a model is on disk."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     """By the model's own name; a tied weight once, under its first name."""
-    left_out: Mapping[str, Entry]
-    """Parts of a multimodal checkpoint that the text model does not have, by their name on disk."""
+    left_out: Mapping[str, TensorEntry]
+    """Tensors of a multimodal checkpoint that the text model does not have, by their name on disk."""
 
-    def fill(self, name: str, piece: Piece) -> None:
-        """Copy what ``piece`` holds of parameter ``name`` into it, in its own type, on its own device."""
+    def fill(self, name: str, shard: FlatShard) -> None:
+        """Fill ``shard`` of parameter ``name``, in the dtype and on the device of the shard."""
         entry = self.entries[name]
         with torch.no_grad(), safe_open(entry.file, framework="pt") as opened:
             if not entry.shape:
-                piece.flat.copy_(opened.get_tensor(entry.key).reshape(1)[: piece.flat.numel()])
+                shard.flat.copy_(opened.get_tensor(entry.key).reshape(1)[: shard.flat.numel()])
                 return
             on_disk = opened.get_slice(entry.key)
-            for box in piece.boxes():
-                target = piece.flat.narrow(0, box.start - piece.start, box.numel).view(box.sizes)
+            for box in shard.boxes():
+                target = shard.flat.narrow(0, box.start - shard.start, box.numel).view(box.sizes)
                 for first, last in _rows(box):
                     target[first:last].copy_(on_disk[_index(box, first, last)])
 
     def fill_whole(self, name: str, tensor: torch.Tensor) -> None:
         """Copy all of parameter ``name`` into ``tensor``, which is contiguous."""
-        self.fill(name, Piece(tensor.detach().view(-1), 0, tensor.shape))
+        self.fill(name, FlatShard(tensor.detach().view(-1), 0, tensor.shape))
 
     def whole(self, name: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """All of parameter ``name``, in a tensor of its own."""
+        """All of parameter ``name``, in a new tensor."""
         tensor = torch.empty(self.entries[name].shape, dtype=dtype, device=device)
         self.fill_whole(name, tensor)
         return tensor
@@ -76,14 +76,14 @@ class BaseWeights:
 def find_weights(name: str, revision: str, model: torch.nn.Module) -> BaseWeights:
     """The files of ``name`` (a folder, or a Hugging Face id) matched with the parameters of ``model``.
 
-    Persistent buffers count as parameters. Raises ``UserError`` naming what is missing, unknown, of
+    Persistent buffers count as parameters. Raises ``UserError`` naming what is missing, unexpected, of
     another shape, or not a plain float; ``OSError`` where there are no files.
     """
     return match(list(_listed(weight_files(name, revision))), model, name)
 
 
 def weight_files(name: str, revision: str) -> list[Path]:
-    """The safetensors files of a model, downloaded where it is not a folder."""
+    """The safetensors files of a model, downloaded unless it is a local folder."""
     index = cached_file(name, INDEX, revision=revision, _raise_exceptions_for_missing_entries=False)
     if index is None:
         return [Path(str(cached_file(name, WHOLE, revision=revision)))]
@@ -91,12 +91,12 @@ def weight_files(name: str, revision: str) -> list[Path]:
     return [Path(str(cached_file(name, file, revision=revision))) for file in files]
 
 
-def match(listed: Iterable[Entry], model: torch.nn.Module, place: str) -> BaseWeights:
-    """Each of ``model``'s tensors with its entry; see ``find_weights`` for what is refused."""
+def match(listed: Iterable[TensorEntry], model: torch.nn.Module, place: str) -> BaseWeights:
+    """Match each of ``model``'s tensors with an entry; errors as in ``find_weights``."""
     wanted = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
     first_names = _first_names(model)
-    entries: dict[str, Entry] = {}
-    left_out: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
+    left_out: dict[str, TensorEntry] = {}
     unknown: list[str] = []
     for entry in listed:
         name = text_name(entry.key)
@@ -105,9 +105,9 @@ def match(listed: Iterable[Entry], model: torch.nn.Module, place: str) -> BaseWe
         elif name not in wanted:
             unknown += [] if may_be_ignored(name, model) else [entry.key]
         else:
-            _refuse_misfit(entry, wanted[name], place)
+            _check_shape_and_type(entry, wanted[name], place)
             other = entries.setdefault(first_names.get(name, name), entry)
-            _refuse_difference(other, entry, place)
+            _check_equal(other, entry, place)
     missing = [name for name in wanted if first_names.get(name, name) not in entries]
     if missing or unknown:
         raise UserError(
@@ -118,16 +118,16 @@ def match(listed: Iterable[Entry], model: torch.nn.Module, place: str) -> BaseWe
     return BaseWeights(entries, left_out)
 
 
-def _listed(files: Iterable[Path]) -> Iterator[Entry]:
+def _listed(files: Iterable[Path]) -> Iterator[TensorEntry]:
     for file in files:
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118  (not a mapping)
                 found = opened.get_slice(key)
-                yield Entry(file, key, torch.Size(found.get_shape()), found.get_dtype())
+                yield TensorEntry(file, key, torch.Size(found.get_shape()), found.get_dtype())
 
 
 def _first_names(model: torch.nn.Module) -> dict[str, str]:
-    """For each further name of a tied weight, its first one."""
+    """For each alias of a tied weight, its first name."""
     seen: dict[int, str] = {}
     aliases = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -137,20 +137,20 @@ def _first_names(model: torch.nn.Module) -> dict[str, str]:
     return aliases
 
 
-def _refuse_misfit(entry: Entry, shape: torch.Size, place: str) -> None:
+def _check_shape_and_type(entry: TensorEntry, shape: torch.Size, place: str) -> None:
     if entry.shape != shape:
         raise UserError(
             f"model.id: {place}: {entry.key} is {tuple(entry.shape)} on disk, {tuple(shape)} by config.json"
         )
     if entry.dtype not in FLOATS:
         raise UserError(
-            f"model.id: {place}: {entry.key} is stored as {entry.dtype}; quantised weights cannot be "
+            f"model.id: {place}: {entry.key} is stored as {entry.dtype}; quantized weights cannot be "
             "trained: use the checkpoint in bfloat16 or float32"
         )
 
 
-def _refuse_difference(one: Entry, other: Entry, place: str) -> None:
-    """Two entries for one weight are allowed where they say the same."""
+def _check_equal(one: TensorEntry, other: TensorEntry, place: str) -> None:
+    """Two entries for one weight are allowed where they are equal."""
     if one is other:
         return
     with safe_open(one.file, framework="pt") as here, safe_open(other.file, framework="pt") as there:
@@ -161,14 +161,14 @@ def _refuse_difference(one: Entry, other: Entry, place: str) -> None:
             )
 
 
-def _rows(box: Box) -> Iterator[tuple[int, int]]:
+def _rows(box: TensorBox) -> Iterator[tuple[int, int]]:
     """Ranges along the first dimension of ``box`` of about ``CHUNK_BYTES`` in float32 each."""
     step = max(1, CHUNK_BYTES // 4 // math.prod(box.sizes[1:]))
     for first in range(0, box.sizes[0], step):
         yield first, min(first + step, box.sizes[0])
 
 
-def _index(box: Box, first: int, last: int) -> tuple[slice, ...]:
+def _index(box: TensorBox, first: int, last: int) -> tuple[slice, ...]:
     """Rows ``first`` to ``last`` of ``box``, in the whole tensor."""
     rows = slice(box.offsets[0] + first, box.offsets[0] + last)
     inner = zip(box.offsets[1:], box.sizes[1:], strict=True)

@@ -1,4 +1,4 @@
 """Measurements of a run: energy, GPU counters, peak memory, loss plot.
 
-Sees the trainer only through `TrainerView`.
+Imports schemas, `core`, `train.collective` and `train.trainer_view`, and so sees no other part of training.
 """

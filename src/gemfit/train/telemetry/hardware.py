@@ -1,6 +1,6 @@
-"""What an attempt runs on: machines, processors, GPUs and versions, gathered once over the ranks.
+"""Hardware record of an attempt: hosts, CPUs, GPUs and library versions, gathered over the ranks.
 
-Costs one small exchange between ranks at the start of the training.
+Costs one small collective at the start of the training.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pynvml
 import torch
@@ -22,19 +22,17 @@ from gemfit import __version__
 from gemfit.core.jsonl_log import append_record
 from gemfit.schemas.metrics import Gpu, HardwareRecord, Host
 from gemfit.train.collective import on_every_rank, rank
-
-if TYPE_CHECKING:
-    from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.trainer_view import TrainerView
 
 CPUINFO = Path("/proc/cpuinfo")
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed")
 
 
-class RankPlace(NamedTuple):
-    """Where one rank runs."""
+class RankHardware(NamedTuple):
+    """Host and GPU of one rank."""
 
     host: str
-    """Name of the machine, which tells machines apart and is not recorded."""
+    """Name of the machine; it identifies hosts and is not recorded."""
     cpu: str
     cores: int
     memory: int
@@ -45,27 +43,27 @@ class RankPlace(NamedTuple):
 class HardwareCallback(TrainerCallback):
     """Writes a ``HardwareRecord`` when training begins."""
 
-    def __init__(self, trainer: PackedTrainer) -> None:
+    def __init__(self, trainer: TrainerView) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        places = on_every_rank(lambda: rank_place(args.device))
+        ranks = on_every_rank(lambda: rank_hardware(args.device))
         if rank() != 0:
             return
         record = HardwareRecord(
             attempt=self.trainer.attempt,
             step=state.global_step,
-            hosts=hosts(places),
+            hosts=hosts(ranks),
             versions=versions(args.device),
             time=time.time(),
         )
         append_record(self.trainer.run.metrics_file, record)
 
 
-def rank_place(device: torch.device) -> RankPlace:
-    """The machine and the GPU of this process."""
+def rank_hardware(device: torch.device) -> RankHardware:
+    """Host and GPU of this process."""
     gpu, gpu_id = _gpu(device) if device.type == "cuda" else (None, "")
-    return RankPlace(
+    return RankHardware(
         host=platform.node(),
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
@@ -75,25 +73,25 @@ def rank_place(device: torch.device) -> RankPlace:
     )
 
 
-def hosts(places: Iterable[RankPlace]) -> tuple[Host, ...]:
+def hosts(ranks: Iterable[RankHardware]) -> tuple[Host, ...]:
     """The machines of all ranks, in the order of their first rank; a GPU that ranks share counts once."""
-    by_host: dict[str, list[RankPlace]] = {}
-    for place in places:
-        by_host.setdefault(place.host, []).append(place)
+    by_host: dict[str, list[RankHardware]] = {}
+    for one in ranks:
+        by_host.setdefault(one.host, []).append(one)
     return tuple(
         Host(
             ranks=len(group),
             cpu=group[0].cpu,
             cores=group[0].cores,
             memory=group[0].memory,
-            gpus=tuple({place.gpu_id: place.gpu for place in group if place.gpu is not None}.values()),
+            gpus=tuple({one.gpu_id: one.gpu for one in group if one.gpu is not None}.values()),
         )
         for group in by_host.values()
     )
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Of gemfit, Python and the libraries that are there; of CUDA and its driver on a GPU."""
+    """Versions of gemfit, Python and installed libraries; of CUDA and its driver on a GPU."""
     found = {"gemfit": __version__, "python": platform.python_version()}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -127,9 +125,9 @@ def board_power_limit(uuid: str) -> float | None:
 
 
 def board(uuid: str) -> Any:
-    """NVML's handle of the GPU with this UUID; ``NVMLError`` where there is no NVML, or no such GPU."""
+    """NVML handle of the GPU with this UUID; ``NVMLError`` without NVML or such a GPU."""
     pynvml.nvmlInit()
-    # By UUID: NVML counts all boards of the machine, and torch those that are visible to it.
+    # By UUID: NVML numbers all GPUs of the machine, torch only the visible ones.
     return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
 

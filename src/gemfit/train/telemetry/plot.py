@@ -1,6 +1,6 @@
 """``python -m gemfit.train.telemetry.plot RUN --out PNG``: plot loss and learning rate over all attempts.
 
-What a resumed attempt did again is drawn once, as the later attempt did it. The cost is matplotlib's.
+Steps that a resumed attempt repeated are drawn once, as the later attempt recorded them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gemfit.schemas.metrics_history import History, read_history
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options, draw, say where."""
+    """Parse the options, draw, print the path."""
     parser = argparse.ArgumentParser(
         prog="python -m gemfit.train.telemetry.plot", description="Draw the losses of a run."
     )
@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw(history: History, out: Path, *, title: str) -> None:
-    """Write the picture: losses on top, the learning rate below, resumes as dotted lines."""
-    import matplotlib as mpl  # noqa: PLC0415  (a second of imports: mistakes are told without the wait)
+    """Write the plot: losses on top, the learning rate below, resumes as dotted lines."""
+    import matplotlib as mpl  # noqa: PLC0415  (a second of imports, which errors should not wait for)
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
@@ -64,7 +64,7 @@ def _draw_losses(axes: Any, history: History) -> None:
     axes.plot([r.step for r in history.steps], [r.loss for r in history.steps], label="training")
     if history.evaluations:
         steps, values = [r.step for r in history.evaluations], [r.loss for r in history.evaluations]
-        axes.plot(steps, values, marker="o", label="held-out")
+        axes.plot(steps, values, marker="o", label="validation")
     if history.resumed_at:
         axes.plot([], [], color="black", linestyle=":", linewidth=1, label="resumed")
     axes.set(ylabel="loss (nats per token)")

@@ -1,6 +1,6 @@
-"""``python -m gemfit.checkpoint.verify RUN``: re-read every byte of every checkpoint. No torch.
+"""``python -m gemfit.checkpoint.verify_digests RUN``: re-read every byte of all checkpoints. No torch.
 
-Prints one JSON object: for each folder what is wrong with it, ``null`` where it is whole.
+Prints one JSON object: for each folder the damage found, ``null`` where it is intact.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from gemfit.rundir import RunDir
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Verify, print what was found."""
+    """Verify, and print the result as JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m gemfit.checkpoint.verify", description="Compare checkpoints with their digests."
+        prog="python -m gemfit.checkpoint.verify_digests",
+        description="Compare checkpoints with their digests.",
     )
     parser.add_argument("run", type=Path, help="run folder")
     arguments = parser.parse_args(argv)
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def verify(run: RunDir) -> dict[str, str | None]:
-    """For each committed folder, by its name, the first way in which it differs from its manifest."""
+    """For each committed folder, by its name, the first difference from its manifest."""
     return {folder.name: _problem(folder) for folder in sorted(run.committed())}
 
 

@@ -1,7 +1,7 @@
-"""Loss, perplexity and token accuracy on the held-out rows.
+"""Validation loop: loss, perplexity and token accuracy on the rows of the validation split.
 
 Every rank takes the same number of batches, some of them empty. No logits are kept: the cost in memory
-is that of one slice of tokens.
+is that of one chunk of tokens.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
-from gemfit.train.data.collate import Tensors
+from gemfit.data.document import IGNORED
+from gemfit.train.data.collate import Tensors, to_device
 from gemfit.train.distributed.stop import Stop
-from gemfit.train.model.packed_lm import IGNORED
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What the held-out rows gave."""
+class ValidationResult:
+    """Metrics over the labelled tokens of the validation split."""
 
     loss: float
-    """Mean cross-entropy over all trained tokens, in nats."""
+    """Mean cross-entropy, in nats."""
     token_accuracy: float
-    """Share of trained tokens that were the most likely one, 0 to 1."""
+    """Share of tokens whose argmax is the target, 0 to 1."""
     tokens: int
 
     @property
@@ -34,9 +34,9 @@ class HeldOut:
         return math.exp(min(self.loss, 700.0))
 
 
-def measure(
+def evaluate_rows(
     model: Any, batches: Iterable[Tensors], *, stop: Stop, step: int, device: torch.device
-) -> HeldOut | None:
+) -> ValidationResult | None:
     """Evaluate the wrapped ``model``; ``None`` when the ranks agreed to stop meanwhile. Collective."""
     loss, correct, tokens = 0.0, 0.0, 0.0
     model.eval()
@@ -51,12 +51,4 @@ def measure(
             )
             if stop.agreed:
                 return None
-    return HeldOut(loss=loss / tokens, token_accuracy=correct / tokens, tokens=round(tokens))
-
-
-def to_device(batch: Tensors, device: torch.device) -> dict[str, Any]:
-    """``batch`` with its tensors on ``device``; from pinned memory they are copied while it computes."""
-    return {
-        key: v.to(device, non_blocking=v.is_pinned()) if isinstance(v, torch.Tensor) else v
-        for key, v in batch.items()
-    }
+    return ValidationResult(loss=loss / tokens, token_accuracy=correct / tokens, tokens=round(tokens))

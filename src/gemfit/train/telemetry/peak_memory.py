@@ -1,6 +1,6 @@
-"""The most memory that the ranks of an attempt hold, from their first step on.
+"""Peak memory of each rank (host and GPU), from the first step of an attempt on.
 
-Costs two reads of a file in /proc and one small exchange between ranks at the end of the training.
+Costs two reads of a file in /proc and one small collective at the end of the training.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
@@ -16,25 +16,23 @@ from transformers import TrainerCallback
 from gemfit.core.jsonl_log import append_record
 from gemfit.schemas.metrics import MemoryRecord, RankMemory
 from gemfit.train.collective import on_every_rank, rank
+from gemfit.train.trainer_view import TrainerView
 
-if TYPE_CHECKING:
-    from gemfit.train.loop.trainer import PackedTrainer
-
-STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-FORGET_PEAK = "5"
-"""Sets the kernel's peak of this process back to what it holds now."""
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+"""Resets the kernel's peak of this process to its present use."""
 
 
-class PeakMemory(TrainerCallback):
+class PeakMemoryCallback(TrainerCallback):
     """Writes a ``MemoryRecord`` when training ends, also where it is stopped."""
 
-    def __init__(self, trainer: PackedTrainer) -> None:
+    def __init__(self, trainer: TrainerView) -> None:
         self.trainer = trainer
         self.held = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        with suppress(OSError):  # where it is forbidden, the peak is that of the process's whole life
-            FORGET.write_text(FORGET_PEAK)
+        with suppress(OSError):  # without permission the peak is that of the process's whole life
+            CLEAR_REFS.write_text(RESET_PEAK)
         self.held = resident()
         if args.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(args.device)
@@ -54,7 +52,7 @@ class PeakMemory(TrainerCallback):
 
 
 def rank_memory(device: torch.device, held: int) -> RankMemory:
-    """Peaks of this process; ``held`` is what it held before."""
+    """Peaks of this process; ``held`` is its resident memory before training."""
     if device.type != "cuda":
         return RankMemory(held=held, host=resident("VmHWM"))
     return RankMemory(
@@ -66,6 +64,6 @@ def rank_memory(device: torch.device, held: int) -> RankMemory:
 
 
 def resident(name: str = "VmRSS") -> int:
-    """A line of this process's status in bytes: what it holds, or ``VmHWM``, the most that it has held."""
+    """A value of /proc/self/status in bytes: ``VmRSS`` (resident memory) or ``VmHWM`` (its peak)."""
     found = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(found.split()[1]) * 1024
