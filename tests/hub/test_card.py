@@ -30,8 +30,8 @@ def run(tmp_path: Path) -> RunDir:
     return recorded_run(tmp_path / "run")
 
 
-def card_of(run: RunDir, step: int | None = None) -> ReadCard:
-    return read_card(save(render(gather(run, step), None), run.card_file))
+def card_of(run: RunDir, which: str = "latest") -> ReadCard:
+    return read_card(save(render(gather(run, which), None), run.card_file))
 
 
 def number(text: str) -> float:
@@ -46,22 +46,22 @@ def test_statistics_of_the_data_are_those_of_the_pack(run: RunDir) -> None:
     for row in splits:
         counts = pack.splits[row["split"]]
         shown = [
-            number(row[name]) for name in ("conversations", "rows", "pieces", "tokens", "trained tokens")
+            number(row[name]) for name in ("conversations", "rows", "chunks", "tokens", "trained tokens")
         ]
         told = (counts.conversations, counts.rows, counts.documents, counts.tokens, counts.trained_tokens)
         assert shown == list(told)
         assert row["fill"] == f"{counts.fill(pack.seq_len):.2%}"
     assert {row["role"]: number(row["tokens"]) for row in roles} == {k: v for k, v in pack.roles.items() if v}
-    losses = card.facts("Read, and set aside")
+    losses = card.facts("Filtered")
     assert {name: number(value) for name, value in losses.items()} == {
         name.replace("_", " "): count for name, count in pack.losses.model_dump().items() if count
     }
-    [flow] = card.tables("What became of every token")
+    [flow] = card.tables("Token flow")
     assert number(flow[-1]["tokens read"]) == pack.flow["total"].tokens_read
     assert {"duplicate", "untrained", "repeated"} <= set(flow[-1])
     assert "near duplicate" not in flow[-1]
-    [personal] = card.tables("Personal data")
-    assert {row["kind"]: int(row["found"]) for row in personal} == pack.pii
+    [pii] = card.tables("PII")
+    assert {row["kind"]: int(row["found"]) for row in pii} == pack.pii
     assert card.facts("Digests") == {
         "pack": pack.fingerprint,
         "tokenizer and template": pack.tokenizer_digest,
@@ -74,19 +74,19 @@ def test_progress_counts_each_step_once_as_the_metrics_have_it(run: RunDir) -> N
     assert len(history.steps) == 10
     assert number(shown["optimizer steps"]) == 10
     assert number(shown["tokens seen"]) == sum(r.tokens or 0 for r in history.steps)
-    assert number(shown["tokens trained on"]) == sum(r.trained_tokens or 0 for r in history.steps)
+    assert number(shown["trained tokens"]) == sum(r.trained_tokens or 0 for r in history.steps)
     assert shown["training loss, last step"] == f"{history.steps[-1].loss:.4f}"
     assert shown["epochs"] == f"{10 / run.plan().steps.per_epoch:.4f}"
-    [curve] = card_of(run).tables("Loss while training")
+    [curve] = card_of(run).tables("Training loss")
     assert [(int(row["step"]), row["training loss"]) for row in curve] == [
         (r.step, f"{r.loss:.4f}") for r in history.steps
     ]
 
 
 def test_an_earlier_checkpoint_is_told_of_as_it_was_then(run: RunDir) -> None:
-    card = card_of(run, step=6)
+    card = card_of(run, "6")
     assert card.facts("Progress")["optimizer steps"] == "6"
-    assert card.facts("Hyperparameters as they ran")["peak learning rate"] == "0.002"
+    assert card.facts("Hyperparameters")["peak learning rate"] == "0.002"
     [attempts, *_] = card.tables("Hardware, time and energy")
     assert [(row["attempt"], row["steps"], row["seconds"]) for row in attempts] == [("1", "1 to 6", "70")]
     assert "Changes between attempts" not in card.card.text
@@ -97,16 +97,16 @@ def test_a_run_on_weights_in_4_bits_says_so(run: RunDir) -> None:
     model = plan.recipe.model.model_copy(update={"lora": Lora(), "quantization": Quantization(double=False)})
     quantized = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
     text = str(render(replace(gather(run), is_adapter=True, plan=quantized), None))
-    assert "| base weights | frozen; linear layers in 4 bits (nf4) |" in text
+    assert "| base weights | frozen; linear layers in 4 bit (nf4) |" in text
     assert "float32 adapters" in text
     assert "float32 master weights" not in text
-    assert "It was trained on weights in 4 bits" in text
+    assert "It was trained on 4-bit weights" in text
 
 
 def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> None:
     card = card_of(run)
-    assert "attempt 2, from step 7 on: optim.learning_rate: was 0.002, is 5e-05" in card.section("Training")
-    assert card.facts("Hyperparameters as they ran")["peak learning rate"] == "5e-05"
+    assert "attempt 2, from step 7: optim.learning_rate: was 0.002, is 5e-05" in card.section("Training")
+    assert card.facts("Hyperparameters")["peak learning rate"] == "5e-05"
     [attempts, *_] = card.tables("Hardware, time and energy")
     assert [(row["steps"], row["ranks"], row["hosts"]) for row in attempts] == [
         ("1 to 8", "2", "1"),
@@ -115,10 +115,10 @@ def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> 
     assert attempts[0]["devices"] == "1 x EPYC, 8 logical cores, 64 GiB"
     shown = card.facts("Hardware, time and energy")
     assert shown["all attempts"] == "136 seconds"  # 1000 to 1090, and 2000 to 2046
-    assert shown["in steps that stand"] == "95 seconds"
-    assert shown["waiting for saves that stand"] == "2 seconds"
+    assert shown["training steps"] == "95 seconds"
+    assert shown["waiting for checkpoints"] == "2 seconds"
     assert shown["torch"] == "2.13.0"
-    assert shown["upper estimate"] == "not estimated: attempt 1 ran on CPUs, whose power limit is not known"
+    assert shown["upper estimate"] == "not estimated: attempt 1 ran on CPUs, whose power limit is unknown"
 
 
 def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> None:
@@ -136,28 +136,29 @@ def test_measured_energy_is_that_of_all_attempts_or_not_known(run: RunDir) -> No
     with run.metrics_file.open("a") as stream:
         stream.writelines(record.model_dump_json() + "\n" for record in told)
     shown = card_of(run).facts("Energy")
-    assert number(shown["measured, processors"]) == 1.5
-    assert shown["measured, boards"] == "not known: no counter could be read in attempt 2"
-    earlier = card_of(run, step=6).facts("Energy")  # the attempt went on for two more steps
-    assert earlier["measured, processors"].startswith("not known: attempt 1 left no measurement")
+    assert number(shown["measured, CPUs"]) == 1.5
+    assert shown["measured, GPUs"] == "unknown: no counter could be read in attempt 2"
+    earlier = card_of(run, "6").facts("Energy")  # the attempt went on for two more steps
+    assert earlier["measured, CPUs"].startswith("unknown: attempt 1 left no measurement")
 
 
 def test_energy_is_not_estimated_where_a_power_limit_is_missing(tmp_path: Path) -> None:
     run = recorded_run(tmp_path / "run", gpu=GPU.model_copy(update={"power_limit_watts": None}))
-    assert "did not tell the power limit" in card_of(run).facts("Energy")["upper estimate"]
+    assert "did not report the power limit" in card_of(run).facts("Energy")["upper estimate"]
 
 
 def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -> None:
     told = evaluation_of(run, 6, 10)
     card = card_of(run)
-    models, differences, roles, turns, tasks = card.tables("Results")
+    models, roles, turns, tasks = card.tables("Results")
     assert [row["model"] for row in models] == ["base", "step 6", "step 10 (this model)"]
     for row, subject in zip(models, told.subjects, strict=True):
         assert_shows(row, subject.overall)
     assert_shows(roles[0], told.subjects[2].roles["assistant"])
     assert_shows(turns[0], told.subjects[2].depths["1"])
-    assert differences[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
-    assert (tasks[0]["value"], tasks[0]["standard error"]) == ("0.4321", "0.0123")
+    assert models[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
+    assert tasks == [{"task": "arc_easy", "metric": "acc", "step 10": "0.4321 ± 0.0123"}]
+    assert "1,999 trained tokens of 16 conversations" in card.section("Results")
     mine = told.subjects[2].overall
     for result, interval in zip(
         results(card), (mine.loss, mine.perplexity, mine.token_accuracy), strict=True
@@ -167,13 +168,13 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -
 
 
 def assert_shows(row: dict[str, str], score: Score) -> None:
-    for name, told in (
-        ("loss (nats per token)", score.loss),
-        ("perplexity", score.perplexity),
-        ("token accuracy", score.token_accuracy),
+    for name, value, form in (
+        ("loss", score.loss, ".4f"),
+        ("perplexity", score.perplexity, ".4g"),
+        ("token accuracy", score.token_accuracy, ".2%"),
     ):
-        assert row[name] == f"{told.value:.4f} [{told.low:.4f}, {told.high:.4f}]"
-    assert number(row["tokens"]) == score.tokens
+        assert row[name] == f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
+    assert number(row.get("tokens", f"{score.tokens}")) == score.tokens
 
 
 def results(card: ReadCard) -> list[EvalResult]:
@@ -184,10 +185,10 @@ def results(card: ReadCard) -> list[EvalResult]:
 def test_without_an_evaluation_the_last_held_out_figures_stand_without_intervals(run: RunDir) -> None:
     card = card_of(run)
     last = read_history(run.metrics_file).evaluations[-1]
-    assert "no intervals" in card.section("Results")
+    assert "without intervals" in card.section("Results")
     [rows] = card.tables("Results")
     assert [row["model"] for row in rows] == ["before training", "trained for 10 steps"]
-    assert rows[1]["perplexity"] == f"{last.perplexity:.4f}"
+    assert rows[1]["perplexity"] == f"{last.perplexity:.4g}"
     assert [result.metric_value for result in results(card)] == [
         last.loss,
         last.perplexity,
@@ -206,7 +207,7 @@ def test_figures_of_another_checkpoint_are_not_taken_for_this_one(run: RunDir) -
 def test_a_checkpoint_that_was_not_audited_is_said_to_be_so(run: RunDir) -> None:
     assert "**Not audited.**" in card_of(run).section("Audit")
     write_audit(run)
-    assert "**Not audited.**" in card_of(run, step=6).section("Audit")
+    assert "**Not audited.**" in card_of(run, "6").section("Audit")
     assert "**Not audited.**" not in card_of(run).section("Audit")
 
 
@@ -214,10 +215,10 @@ def test_the_audit_shows_findings_scores_and_what_they_cannot_say(run: RunDir) -
     write_audit(run)
     text = card_of(run).section("Audit")
     [[help_named, difference]] = card_of(run).tables("Audit")
-    assert help_named["step 10"] == "0.2500 [0.1250, 0.5000], 40 replies"
-    assert help_named["base"] == "not measured"
+    assert help_named["step 10"] == "0.25 [0.125, 0.5]"
+    assert (help_named["base"], help_named["replies"]) == ("–", "40")
     assert difference["score"] == "sentiment, largest difference"
-    assert difference["step 10"] == "-0.7500 [-0.8000, -0.7000], 40 replies: age: old"
+    assert difference["step 10"] == "-0.75 [-0.8, -0.7]: age: old"
     assert "**fail**, crisis: 30 of 40 replies name no help." in text
     assert text.count("Words were looked for.") == 1
     assert text.count("Tone is no advice.") == 1
@@ -292,18 +293,18 @@ def test_what_a_person_states_and_notes_stands_in_later_cards_too(run: RunDir, t
 
 def test_a_pack_that_is_gone_is_said(run: RunDir) -> None:
     (Path(run.plan().pack.folder) / "manifest.json").unlink()
-    assert "is gone" in card_of(run).section("Data")
+    assert "was removed" in card_of(run).section("Data")
 
 
 def test_steps_that_were_not_logged_are_not_made_up(run: RunDir) -> None:
     lines = run.metrics_file.read_text().splitlines(keepends=True)
     run.metrics_file.write_text("".join(line for line in lines if '"step":3,' not in line))
-    assert card_of(run).facts("Progress")["tokens seen"].startswith("not counted")
+    assert card_of(run).facts("Progress")["tokens seen"].startswith("unknown")
 
 
 def test_a_card_needs_a_checkpoint(run: RunDir) -> None:
-    with pytest.raises(UserError, match="no checkpoint of step 7; there is 6, 10"):
-        gather(run, 7)
+    with pytest.raises(UserError, match="no checkpoint 7; there are steps 6, 10, latest and best"):
+        gather(run, "7")
 
 
 def test_the_input_format_is_what_the_tokenizer_writes(run: RunDir) -> None:
@@ -317,7 +318,7 @@ def test_the_input_format_is_what_the_tokenizer_writes(run: RunDir) -> None:
     card = read_card(write_card(run))
     expected = "<bos><|system|>Be ``` kind.<eos><|user|>I cannot sleep before my exams.<eos><|assistant|>"
     assert f"````text\n{expected}\n````" in card.section("How to use it")
-    assert "3 of 4 conversations begin with a system message" in card.section("System message")
+    assert "3 of 4 conversations start with a system message" in card.section("System message")
 
 
 def test_the_program_in_the_card_runs_as_it_stands(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.modelcard.base_model import find_origin
+from gemfit.modelcard.base_model import find_base_model
 from gemfit.modelcard.card import render
 from gemfit.modelcard.facts import gather
-from gemfit.modelcard.markdown import cell, code, verbatim
-from gemfit.modelcard.user_statements import Stated
+from gemfit.summary.markdown import cell, code, verbatim
+from gemfit.modelcard.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe
 from hub.cards import ReadCard
@@ -34,31 +34,31 @@ def model_folder(folder: Path, config: dict[str, str], readme: str | None = None
 
 
 def test_a_gemma_of_the_hub_has_its_licence_and_name(tmp_path: Path) -> None:
-    found = find_origin(plan_of(tmp_path, id="google/gemma-3-1b-it", revision="main"), Stated())
+    found = find_base_model(plan_of(tmp_path, id="google/gemma-3-1b-it", revision="main"), UserStatements())
     assert (found.hub_id, found.license, found.revision) == ("google/gemma-3-1b-it", "gemma", "main")
 
 
 def test_the_licence_of_a_folder_is_that_of_its_readme(tmp_path: Path) -> None:
     base = model_folder(tmp_path, {"model_type": "gemma3_text"}, "---\nlicense: apache-2.0\n---\n# A model\n")
-    found = find_origin(plan_of(tmp_path, id=base), Stated())
+    found = find_base_model(plan_of(tmp_path, id=base), UserStatements())
     assert (found.license, found.hub_id) == ("apache-2.0", None)
 
 
 def test_a_folder_that_calls_itself_gemma_is_under_its_terms(tmp_path: Path) -> None:
     base = model_folder(tmp_path, {"_model_name_or_path": "Gemma 3 270m"})
-    found = find_origin(plan_of(tmp_path, id=base), Stated())
+    found = find_base_model(plan_of(tmp_path, id=base), UserStatements())
     assert found.license == "gemma"
     assert str(tmp_path) not in found.name
 
 
 def test_an_architecture_is_no_licence(tmp_path: Path) -> None:
     base = model_folder(tmp_path, {"model_type": "gemma3_text", "architectures": "Gemma3ForCausalLM"})
-    assert find_origin(plan_of(tmp_path, id=base), Stated()).license is None
+    assert find_base_model(plan_of(tmp_path, id=base), UserStatements()).license is None
 
 
 def test_what_is_stated_goes_before_what_is_found(tmp_path: Path) -> None:
-    stated = Stated(license="other", base_model="me/mine")
-    found = find_origin(plan_of(tmp_path, id="google/gemma-3-1b-it"), stated)
+    stated = UserStatements(license="other", base_model="me/mine")
+    found = find_base_model(plan_of(tmp_path, id="google/gemma-3-1b-it"), stated)
     assert (found.license, found.hub_id) == ("other", "me/mine")
 
 

@@ -1,0 +1,195 @@
+"""Summary of an evaluation: scores of all models side by side, by role and turn, tasks and samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gemfit.schemas.evaluation import Evaluation, Interval, Message, Sample, Score, SubjectScores, TaskScore
+from gemfit.summary.format import NOTHING, IntervalFormat, interval, number, plural
+from gemfit.summary.text_table import TextTable
+
+
+class ScoreMetric(NamedTuple):
+    """One metric of a score, and how it is written."""
+
+    name: str
+    form: str
+    of: Callable[[Score], Interval]
+
+
+LOSS = ScoreMetric("loss", ".4f", lambda score: score.loss)
+PERPLEXITY = ScoreMetric("perplexity", ".4g", lambda score: score.perplexity)
+ACCURACY = ScoreMetric("token accuracy", ".2%", lambda score: score.token_accuracy)
+METRICS = (LOSS, PERPLEXITY, ACCURACY)
+
+
+class ModelScore(NamedTuple):
+    """One model on the whole split."""
+
+    name: str
+    score: Score
+    difference: Interval | None = None
+    """Its loss less that of the first model, over the same conversations."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """All models on the tokens of one role, or of one turn."""
+
+    name: str
+    scores: tuple[Score | None, ...]
+    """One for each model."""
+
+    @property
+    def counted(self) -> Score:
+        """A score that has the numbers of tokens and conversations, which are those of every model."""
+        return next(score for score in self.scores if score is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScores:
+    """All models on one metric of one task of lm-evaluation-harness."""
+
+    task: str
+    metric: str
+    scores: tuple[TaskScore | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleReplies:
+    """One prompt, how the conversation continues, and the reply of each model."""
+
+    prompt: tuple[Message, ...]
+    reference: str
+    replies: tuple[tuple[str, str], ...]
+    """Model and reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSummary:
+    """What there is to show of an evaluation."""
+
+    models: tuple[ModelScore, ...]
+    groups: dict[str, tuple[GroupScores, ...]]
+    """By `role` and by `turn`."""
+    tasks: tuple[TaskScores, ...]
+    samples: tuple[SampleReplies, ...]
+    method: str
+    """On what, and how the intervals were made."""
+
+
+def summarize_evaluation(evaluation: Evaluation) -> EvaluationSummary:
+    """Everything that the evaluation found, model by model in its order."""
+    subjects = evaluation.subjects
+    return EvaluationSummary(
+        models=tuple(ModelScore(s.name, s.overall, evaluation.differences.get(s.name)) for s in subjects),
+        groups={"role": _groups(s.roles for s in subjects), "turn": _turns(subjects)},
+        tasks=_tasks(subjects),
+        samples=_samples(subjects),
+        method=_method(evaluation),
+    )
+
+
+def score_table(models: Sequence[ModelScore], *, write: IntervalFormat = interval) -> TextTable:
+    """Loss, perplexity and token accuracy of each model, and its difference to the first where there is one."""
+    heads = ["model", *(metric.name for metric in METRICS)]
+    rows = [[name, *(score_cell(score, metric, write) for metric in METRICS)] for name, score, _ in models]
+    note = ""
+    if any(model.difference is not None for model in models):
+        heads.append(f"loss less that of {models[0].name}")
+        for row, model in zip(rows, models, strict=True):
+            row.append(NOTHING if model.difference is None else interval(model.difference, "+.4f"))
+        note = "Differences are over the same conversations: an interval without 0 is a real difference."
+    return TextTable("Models", tuple(heads), tuple(map(tuple, rows)), note)
+
+
+def group_table(
+    summary: EvaluationSummary,
+    kind: str,
+    metrics: Sequence[ScoreMetric] = METRICS,
+    *,
+    write: IntervalFormat = interval,
+) -> TextTable:
+    """``metrics`` of each group of ``kind``, the models side by side."""
+    names = [model.name for model in summary.models]
+    columns = [m.name if len(names) == 1 else f"{m.name}, {name}" for m in metrics for name in names]
+    rows = tuple(
+        (
+            group.name,
+            *(score_cell(score, metric, write) for metric in metrics for score in group.scores),
+            f"{group.counted.tokens:,}",
+            f"{group.counted.conversations:,}",
+        )
+        for group in summary.groups[kind]
+    )
+    return TextTable(f"By {kind}", (kind, *columns, "tokens", "conversations"), rows)
+
+
+def task_table(summary: EvaluationSummary) -> TextTable:
+    """Tasks of lm-evaluation-harness, the models side by side."""
+    rows = tuple((one.task, one.metric, *map(_task_cell, one.scores)) for one in summary.tasks)
+    heads = ("task", "metric", *(model.name for model in summary.models))
+    return TextTable("Tasks of lm-evaluation-harness", heads, rows, "± is the standard error.")
+
+
+def score_cell(score: Score | None, metric: ScoreMetric, write: IntervalFormat = interval) -> str:
+    """A metric with its interval; a single conversation has none."""
+    if score is None:
+        return NOTHING
+    value = metric.of(score)
+    return write(value, metric.form) if score.conversations > 1 else format(value.value, metric.form)
+
+
+def _task_cell(score: TaskScore | None) -> str:
+    if score is None:
+        return NOTHING
+    return number(score.value, ".4f") + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
+
+
+def _groups(by_model: Iterable[dict[str, Score]]) -> tuple[GroupScores, ...]:
+    found = list(by_model)
+    names = dict.fromkeys(name for groups in found for name in groups)
+    return tuple(GroupScores(name, tuple(groups.get(name) for groups in found)) for name in names)
+
+
+def _turns(subjects: Sequence[SubjectScores]) -> tuple[GroupScores, ...]:
+    """In order; the open group, `N+`, last."""
+    return tuple(sorted(_groups(s.depths for s in subjects), key=lambda group: _turn(group.name)))
+
+
+def _turn(name: str) -> tuple[bool, int]:
+    digits = name.rstrip("+")
+    return name.endswith("+"), int(digits) if digits.isdigit() else 0
+
+
+def _tasks(subjects: Sequence[SubjectScores]) -> tuple[TaskScores, ...]:
+    by_model = [{(score.task, score.metric): score for score in subject.tasks} for subject in subjects]
+    keys = dict.fromkeys(key for scores in by_model for key in scores)
+    return tuple(TaskScores(*key, tuple(scores.get(key) for scores in by_model)) for key in keys)
+
+
+def _samples(subjects: Sequence[SubjectScores]) -> tuple[SampleReplies, ...]:
+    """Joined by prompt; one that was sampled several times is told apart by its count."""
+    found: dict[tuple[tuple[Message, ...], int], list[tuple[str, Sample]]] = {}
+    for subject in subjects:
+        seen = Counter[tuple[Message, ...]]()
+        for sample in subject.samples:
+            seen[sample.prompt] += 1
+            found.setdefault((sample.prompt, seen[sample.prompt]), []).append((subject.name, sample))
+    return tuple(
+        SampleReplies(prompt, same[0][1].reference, tuple((name, sample.reply) for name, sample in same))
+        for (prompt, _), same in found.items()
+    )
+
+
+def _method(evaluation: Evaluation) -> str:
+    overall = evaluation.subjects[0].overall
+    return (
+        f"{overall.tokens:,} trained tokens of {plural(overall.conversations, 'conversation')} of the split "
+        f"`{evaluation.split}`; losses in nats per token. Intervals at {evaluation.confidence:.0%} confidence: "
+        f"bootstrap over conversations ({evaluation.resamples:,} resamples, seed {evaluation.seed}). They say "
+        "how far a value may move with other conversations of the same kind."
+    )
