@@ -51,7 +51,9 @@ def find_base_model(plan: Plan, user: UserStatements) -> BaseModelSource:
     return BaseModelSource(name, hub_id, None if is_folder else model.revision, license_id, because)
 
 
-def _license(hub_id: str | None, called: str, folder: Path | None, user: UserStatements) -> tuple[str | None, str]:
+def _license(
+    hub_id: str | None, called: str, folder: Path | None, user: UserStatements
+) -> tuple[str | None, str]:
     if user.license:
         return user.license, "as stated by the publisher"
     if folder is not None and (own := _readme_license(folder / "README.md")):

@@ -8,10 +8,10 @@ from gemfit.modelcard.audit_section import audit_section
 from gemfit.modelcard.data_section import data_section
 from gemfit.modelcard.facts import CardFacts
 from gemfit.modelcard.header import data_name
-from gemfit.summary.markdown import key_values, section, spread, table
 from gemfit.modelcard.results_section import results_section
 from gemfit.modelcard.training_section import hardware_section, training_section
 from gemfit.modelcard.usage_section import limits_section, reproduction_section, use_section
+from gemfit.summary.markdown import key_values, section, spread, table
 
 
 def body(facts: CardFacts, tokenizer: Any | None) -> str:

@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     for line in missing_statements(facts):
         sys.stderr.write(f"note: {line}\n")
     result = {"card": str(path), "step": facts.step, **_metadata(card)}
-    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n" if arguments.json else f"{path}\n")
+    sys.stdout.write(
+        json.dumps(result, indent=2, ensure_ascii=False) + "\n" if arguments.json else f"{path}\n"
+    )
     return ExitCode.DONE
 
 
@@ -81,9 +83,7 @@ def missing_statements(facts: CardFacts) -> list[str]:
     if base.license is None:
         found.append(f"the licence is unknown ({base.license_because}); state it with --license ID")
     if base.hub_id is None and not base.is_scratch:
-        found.append(
-            "the base model's name on the Hub is unknown; state it with --base-model NAMESPACE/NAME"
-        )
+        found.append("the base model's name on the Hub is unknown; state it with --base-model NAMESPACE/NAME")
     return found
 
 

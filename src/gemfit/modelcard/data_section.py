@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from gemfit.evaluate.system_prompt import SystemPrompts
 from gemfit.modelcard.facts import CardFacts
 from gemfit.modelcard.header import hub_datasets, short_source
-from gemfit.summary.markdown import code, key_values, section, table, verbatim
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.recipe import DataRecipe
+from gemfit.summary.markdown import code, key_values, section, table, verbatim
 
 
 def data_section(facts: CardFacts) -> str:
@@ -58,7 +58,7 @@ def _validation(data: DataRecipe) -> str:
     near = {
         "group": "near-duplicates are in the same split",
         "drop": "near-duplicates were dropped",
-        "ignore": "near-duplicates were not searched, so a validation conversation may have one in the training split",
+        "ignore": "near-duplicates were not searched, so the training split may have some",
     }[data.near_duplicates]
     return (
         f"{data.validation_share:.2%} of the conversations, selected by a hash of their content, so that a "

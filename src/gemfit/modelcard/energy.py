@@ -24,7 +24,9 @@ class EnergyEstimate:
     pue: float
 
 
-def measured_energy(attempts: Sequence[AttemptSummary], counter: Literal["cpu_joules", "gpu_joules"]) -> float | str:
+def measured_energy(
+    attempts: Sequence[AttemptSummary], counter: Literal["cpu_joules", "gpu_joules"]
+) -> float | str:
     """Kilowatt-hours over all attempts by the counters of CPUs or GPUs, or why they are unknown."""
     joules = 0.0
     for attempt in attempts:

@@ -24,7 +24,6 @@ from gemfit.schemas.metrics_history import History, make_history, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.summary.attempts import AttemptSummary, plan_of_attempt, summarize_attempts
 
-
 LATEST, BEST = "latest", "best"
 
 
@@ -102,7 +101,9 @@ def find_checkpoint(run: RunDir, which: str) -> CheckpointManifest:
     if which == BEST:
         best = best_of([(run.checkpoint(step), manifests[step]) for step in sorted(manifests, reverse=True)])
         if best is None:
-            raise UserError(f"{run.checkpoints}: no checkpoint has a validation loss; use --checkpoint latest")
+            raise UserError(
+                f"{run.checkpoints}: no checkpoint has a validation loss; use --checkpoint latest"
+            )
         return next(manifest for step, manifest in manifests.items() if run.checkpoint(step) == best)
     step = which.removeprefix("step-")
     if not step.isdigit() or int(step) not in manifests:

@@ -53,7 +53,9 @@ def results_section(facts: CardFacts) -> str:
     if record is None:
         text = "Not evaluated: nothing was measured on a validation split."
         return section("Results", _other_checkpoints(facts), text)
-    where = "this checkpoint" if record.step == facts.step else f"before the checkpoint of step {facts.step:,}"
+    where = (
+        "this checkpoint" if record.step == facts.step else f"before the checkpoint of step {facts.step:,}"
+    )
     rows = [
         (
             f"trained for {entry.step:,} steps" if entry.step else "before training",
@@ -68,7 +70,7 @@ def results_section(facts: CardFacts) -> str:
         "Results",
         _other_checkpoints(facts),
         f"Measured during training on {record.tokens:,} tokens of the validation split, last at step "
-        f"{record.step:,}, {where}; losses in nats per token, without intervals. `gemfit eval` computes them.",
+        f"{record.step:,}, {where}; losses in nats per token, without intervals. `gemfit eval` adds them.",
         table(("model", *names), rows, numbers=names),
     )
 

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from gemfit.modelcard.energy import PUE, UTILISATION, EnergyEstimate, estimate_energy, measured_energy
 from gemfit.modelcard.facts import CardFacts
-from gemfit.summary.markdown import bullets, key_values, section, table
 from gemfit.schemas.metrics import Gpu, HardwareRecord
 from gemfit.schemas.optimizer import OPTIMIZERS, optimizer_of
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.training_identity import Flat, changes, flatten
 from gemfit.summary.attempts import AttemptSummary
+from gemfit.summary.markdown import bullets, key_values, section, table
 
 NOT_LOGGED = "unknown: `tracking.log_every_steps` left steps out of the metrics"
 

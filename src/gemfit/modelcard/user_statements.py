@@ -1,4 +1,4 @@
-"""Licence, base model, language and power data that the user states; kept for later model cards of the run."""
+"""Licence, base model, language and power data that the user states; stored for later model cards."""
 
 from __future__ import annotations
 

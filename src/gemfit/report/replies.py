@@ -1,10 +1,10 @@
-"""How much of what models say goes into a page."""
+"""Length limits for messages of models in a page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gemfit.report.blocks import Said
+from gemfit.report.blocks import Turn
 
 LONGEST = 4_000
 """Characters of one message."""
@@ -13,25 +13,25 @@ TOGETHER = 3_000_000
 
 
 @dataclass(slots=True)
-class Budget:
-    """Cuts messages that are too long, and all of them once a page holds enough; ``file`` has them whole."""
+class TextBudget:
+    """Truncates long messages, and all of them once the section is full; ``file`` has the whole texts."""
 
     file: str
     left: int = TOGETHER
 
-    def said(self, who: str, text: str, note: str = "") -> Said:
-        """The message as the page shows it, and what is missing of it."""
+    def turn(self, speaker: str, text: str, note: str = "") -> Turn:
+        """The message as the page shows it; its note counts the characters that are left out."""
         shown = text[: min(LONGEST, max(0, self.left))]
         self.left -= len(shown)
         if len(shown) == len(text):
-            return Said(who, text, note)
-        cut = f"cut: {len(text) - len(shown):,} more characters are in {self.file}"
-        return Said(who, shown, f"{note} · {cut}" if note else cut)
+            return Turn(speaker, text, note)
+        truncated = f"truncated: {len(text) - len(shown):,} more characters are in {self.file}"
+        return Turn(speaker, shown, f"{note} · {truncated}" if note else truncated)
 
     @property
-    def told(self) -> str:
-        """For paper, where nothing unfolds."""
-        return f"Folded on paper; whole in {self.file}, or unfold before printing."
+    def print_note(self) -> str:
+        """Shown on paper, where nothing unfolds."""
+        return f"Folded in print; see {self.file}, or unfold before printing."
 
     @property
     def limits(self) -> str:

@@ -1,4 +1,4 @@
-"""Under which settings and versions something was measured."""
+"""Settings and versions of an evaluation or an audit."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from gemfit.report.blocks import Fold, Table
+from gemfit.report.blocks import Fold
 from gemfit.schemas.training_identity import flatten
+from gemfit.summary.text_table import TextTable
 
 
-def circumstances(
+def settings_fold(
     what: str, settings: Mapping[str, JsonValue], versions: Mapping[str, str]
 ) -> tuple[Fold, ...]:
-    """Both as tables that a reader opens; nothing where neither is known."""
+    """Both as folded tables; nothing where neither is recorded."""
     flat = flatten(dict(settings))
     rows = tuple((key, value if isinstance(value, str) else json.dumps(value)) for key, value in flat.items())
     tables = (
-        Table(f"Settings of the {what}", ("setting", "value"), rows),
-        Table(f"Versions at the {what}", ("package", "version"), tuple(versions.items())),
+        TextTable(f"Settings of the {what}", ("setting", "value"), rows),
+        TextTable(f"Versions of the {what}", ("package", "version"), tuple(versions.items())),
     )
-    known = tuple(table for table in tables if table.rows)
-    return (Fold(f"Settings and versions of the {what}", known),) if known else ()
+    recorded = tuple(table for table in tables if table.rows)
+    return (Fold(f"Settings and versions of the {what}", recorded),) if recorded else ()

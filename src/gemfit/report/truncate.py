@@ -1,20 +1,23 @@
-"""Long tables are folded, and cut."""
+"""Long tables are folded and truncated."""
 
 from __future__ import annotations
 
-from gemfit.report.blocks import Block, Fold, Table
+from dataclasses import replace
+
+from gemfit.report.blocks import Block, Fold
+from gemfit.summary.text_table import TextTable
 
 SHORT = 25
 """Rows that are shown unfolded."""
 ROWS = 200
-"""Rows of a table at most; the rest is counted."""
+"""Most rows of a table."""
 
 
-def cut(table: Table) -> Block:
-    """A long table is folded, and a very long one shows its first rows."""
+def fold_long(table: TextTable) -> Block:
+    """A long table is folded; a very long one shows its first rows and counts the others."""
     if len(table.rows) <= SHORT:
         return table
     left = len(table.rows) - ROWS
     note = f"{left:,} more rows are not shown. {table.note}".strip() if left > 0 else table.note
-    shown = Table(table.title, table.heads, table.rows[:ROWS], note)
+    shown = replace(table, rows=table.rows[:ROWS], note=note)
     return Fold(f"{table.title}: {len(table.rows):,} rows", (shown,), printed="Unfold it before printing.")

@@ -16,15 +16,15 @@ class Ending(Contract):
 
 
 class RunFacts(Contract):
-    """Of one run: its state, what its card can do, and what was predicted."""
+    """State, peak FLOPs of the GPU, and predicted memory of one run."""
 
     state: str | None = None
     """As `gemfit status` has it."""
-    card: str | None = None
+    gpu: str | None = None
     peak_flops: float | None = None
-    """Of one card, in floating-point operations a second."""
+    """Of one GPU, in FLOPs per second."""
     flops_per_token: float | None = None
-    """Forward and backward, without anything that is computed again."""
+    """Forward and backward, without recomputed activations."""
     no_mfu: str = ""
     """Why one of the three is not known."""
     gpu_bytes: int | None = None

@@ -1,4 +1,4 @@
-"""Values to show of an evaluation, an audit and a run's attempts; model card, report and terminal render them.
+"""Summaries of an evaluation, an audit and a run's attempts, for model card, report and terminal.
 
 Imports `rundir`, schemas.
 """

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gemfit.rundir import RunDir
-from gemfit.schemas.metrics import EnergyRecord, EvalRecord, HardwareRecord, Record, SaveRecord, StepRecord, Verdict
+from gemfit.schemas.metrics import (
+    EnergyRecord,
+    EvalRecord,
+    HardwareRecord,
+    Record,
+    SaveRecord,
+    StepRecord,
+    Verdict,
+)
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import Ending
 

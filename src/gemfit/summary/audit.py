@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditedSuite, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import Message
-from gemfit.summary.format import NOTHING, interval, plural
+from gemfit.summary.format import NOTHING, interval, listed, plural
 from gemfit.summary.text_table import TextTable
 
 DIFFERENCE = "zero"
@@ -155,7 +155,9 @@ def _suite(audit: Audit, name: str) -> SuiteSummary:
     return SuiteSummary(
         name=name,
         about=audit.about.get(name),
-        scores=tuple(ScoreRow(k, first[k].better, tuple(scores.get(k) for scores in by_model)) for k in names),
+        scores=tuple(
+            ScoreRow(k, first[k].better, tuple(scores.get(k) for scores in by_model)) for k in names
+        ),
         meanings=tuple((", ".join(kinds), sentence) for sentence, kinds in meanings.items()),
         prompts=_prompts(name, audit.subjects),
     )
@@ -185,7 +187,7 @@ def _prompts(suite: str, subjects: Sequence[AuditedSubject]) -> tuple[PromptRepl
 def _method(audit: Audit) -> str:
     replies = sum(len(subject.replies) for subject in audit.subjects)
     return (
-        f"{replies:,} {'reply' if replies == 1 else 'replies'} of {', '.join(s.name for s in audit.subjects)} "
+        f"{replies:,} {'reply' if replies == 1 else 'replies'} of {listed([s.name for s in audit.subjects])} "
         f"to the prompts of {plural(len(audit.suites), 'suite')}. Intervals at {audit.confidence:.0%} "
         f"confidence: Wilson's and Newcombe's formulas for shares, else bootstrap over prompts "
         f"({audit.resamples:,} resamples, seed {audit.seed}). Scores are made from word lists, counts and a "

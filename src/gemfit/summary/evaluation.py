@@ -94,7 +94,7 @@ def summarize_evaluation(evaluation: Evaluation) -> EvaluationSummary:
 
 
 def score_table(models: Sequence[ModelScore], *, write: IntervalFormat = interval) -> TextTable:
-    """Loss, perplexity and token accuracy of each model, and its difference to the first where there is one."""
+    """Loss, perplexity and token accuracy of each model, and its difference to the first."""
     heads = ["model", *(metric.name for metric in METRICS)]
     rows = [[name, *(score_cell(score, metric, write) for metric in METRICS)] for name, score, _ in models]
     note = ""
@@ -189,7 +189,7 @@ def _method(evaluation: Evaluation) -> str:
     overall = evaluation.subjects[0].overall
     return (
         f"{overall.tokens:,} trained tokens of {plural(overall.conversations, 'conversation')} of the split "
-        f"`{evaluation.split}`; losses in nats per token. Intervals at {evaluation.confidence:.0%} confidence: "
-        f"bootstrap over conversations ({evaluation.resamples:,} resamples, seed {evaluation.seed}). They say "
-        "how far a value may move with other conversations of the same kind."
+        f"`{evaluation.split}`; losses in nats per token. Intervals at {evaluation.confidence:.0%} "
+        f"confidence: bootstrap over conversations ({evaluation.resamples:,} resamples, seed "
+        f"{evaluation.seed}); with conversations of another kind, values may lie outside."
     )
