@@ -10,10 +10,10 @@ import pytest
 from gemfit.modelcard.base_model import find_base_model
 from gemfit.modelcard.card import render
 from gemfit.modelcard.facts import gather
-from gemfit.summary.markdown import cell, code, verbatim
 from gemfit.modelcard.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe
+from gemfit.summary.markdown import cell, code, verbatim
 from hub.cards import ReadCard
 from hub.recorded import recorded_plan, recorded_run
 

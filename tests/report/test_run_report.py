@@ -72,7 +72,7 @@ def test_attempts_have_an_outcome_and_the_steps_that_were_repeated(report: RunRe
     assert (third.outcome, third.last_step) == ("completed", 30)
 
 
-def test_an_outcome_that_a_job_recorded_takes_precedence_over_what_the_metrics_show(make_run: MakeRun) -> None:
+def test_an_outcome_that_a_job_recorded_takes_precedence_over_the_metrics(make_run: MakeRun) -> None:
     ending = Ending(attempt=1, how="interrupted", reason="preempted", nodes=("n7",))
     report = load_run(make_run().root, RunFacts(endings=(ending,)), with_pack=False)
     first = report.attempts[0]

@@ -12,7 +12,6 @@ from gemfit.summary.evaluation import (
     group_table,
     score_table,
     summarize_evaluation,
-    task_table,
 )
 from gemfit.summary.format import plus_minus
 from gemfit.summary.text_table import TextTable
@@ -39,13 +38,13 @@ def show_evaluation(evaluation: Evaluation, *, whole: bool = False) -> None:
 def _tables(summary: EvaluationSummary) -> list[TextTable]:
     made = [score_table(summary.models, write=plus_minus)]
     made += [group_table(summary, kind, [LOSS], write=plus_minus) for kind in summary.groups]
-    return [*made, task_table(summary)] if summary.tasks else made
+    return [*made, summary.tasks] if summary.tasks else made
 
 
 def _sample(sample: SampleReplies, title: str, whole: bool) -> Text:
     """The last message, how the conversation continues, and the reply of each model."""
     turns = [(message.role, message.content) for message in sample.prompt[0 if whole else -1 :]]
-    turns += [("data", sample.reference), *sample.replies]
+    turns += [("reference", sample.reference), *sample.replies]
     text = Text(f"{title}\n", style="bold")
     for speaker, content in turns:
         text.append(f"{speaker}: ", "dim not bold")

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gemfit.schemas.manifest import PackManifest
 from gemfit.summary.format import duration, number, size
+from gemfit.summary.pack import filtered, split_table
 from gemfit_launch.runs.checkpoints import CheckpointStatus
 from gemfit_launch.runs.status import RunStatus
 
@@ -48,22 +49,11 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def show_pack(manifest: PackManifest, folder: str) -> None:
-    """What a pack holds, and what did not become a trained token once."""
-    names = ["split", "rows", "conversations", "pieces", "tokens", "trained", "fill"]
-    out = console()
-    rows = [
-        (
-            name,
-            *(f"{n:,}" for n in (s.rows, s.conversations, s.documents, s.tokens, s.trained_tokens)),
-            f"{s.fill(manifest.seq_len):.2%}",
-        )
-        for name, s in manifest.splits.items()
-    ]
-    out.print(table(names, rows, numbers=names[1:]))
+    """Counts of a pack, and what was filtered."""
+    out, splits = console(), split_table(manifest)
+    out.print(table(splits.heads, splits.rows, numbers=splits.numeric_heads))
     out.print()
-    counted = manifest.losses.model_dump()
-    rows_of_losses = [(name.replace("_", " "), f"{count:,}") for name, count in counted.items() if count]
-    out.print(facts("Read, and set aside", rows_of_losses))
+    out.print(facts("Filtered", filtered(manifest)))
     out.print()
     out.print(folder, soft_wrap=True)
 

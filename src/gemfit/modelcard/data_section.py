@@ -9,7 +9,8 @@ from gemfit.modelcard.facts import CardFacts
 from gemfit.modelcard.header import hub_datasets, short_source
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.recipe import DataRecipe
-from gemfit.summary.markdown import code, key_values, section, table, verbatim
+from gemfit.summary.markdown import code, key_values, render, section, table, verbatim
+from gemfit.summary.pack import filtered, split_table
 
 
 def data_section(facts: CardFacts) -> str:
@@ -20,10 +21,11 @@ def data_section(facts: CardFacts) -> str:
     return section(
         "Data",
         _availability(facts),
-        _splits(pack),
+        render(split_table(pack)),
+        _roles(pack),
         section("Validation split", _validation(data), level=3),
         section("Token flow", _flow(pack), level=3),
-        section("Filtered", key_values(_losses(pack)), level=3),
+        section("Filtered", key_values(filtered(pack)), level=3),
         section("PII", _pii(pack, data), level=3),
         section("System message", _system(facts.system), level=3),
         section("Digests", key_values(_digests(pack)), level=3),
@@ -36,20 +38,9 @@ def _availability(facts: CardFacts) -> str:
     return "The conversations are not published with the model."
 
 
-def _splits(pack: PackManifest) -> str:
-    head = ("split", "conversations", "rows", "chunks", "tokens", "trained tokens", "fill")
-    rows = [
-        (
-            name,
-            *(f"{n:,}" for n in (s.conversations, s.rows, s.documents, s.tokens, s.trained_tokens)),
-            f"{s.fill(pack.seq_len):.2%}",
-        )
-        for name, s in pack.splits.items()
-    ]
-    roles = [(role, f"{tokens:,}") for role, tokens in pack.roles.items() if tokens]
-    parts = [table(head, rows, numbers=head[1:])]
-    parts += [table(("role", "tokens"), roles, numbers=("tokens",))] if roles else []
-    return "\n\n".join(parts)
+def _roles(pack: PackManifest) -> str:
+    rows = [(role, f"{tokens:,}") for role, tokens in pack.roles.items() if tokens]
+    return table(("role", "tokens"), rows, numbers=("tokens",)) if rows else ""
 
 
 def _validation(data: DataRecipe) -> str:
@@ -78,13 +69,6 @@ def _flow(pack: PackManifest) -> str:
         for source, flow in pack.flow.items()
     ]
     return table(("source", *names), rows, numbers=names)
-
-
-def _losses(pack: PackManifest) -> Iterable[tuple[str, str]]:
-    counted: dict[str, int] = pack.losses.model_dump()
-    for name, count in counted.items():
-        if count or name == "lines_read":
-            yield name.replace("_", " "), f"{count:,}"
 
 
 def _pii(pack: PackManifest, data: DataRecipe) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gemfit.modelcard.facts import CardFacts
 from gemfit.schemas.evaluation import Evaluation, Interval, SubjectScores
 from gemfit.schemas.metrics import EvalRecord
-from gemfit.summary.evaluation import METRICS, group_table, score_table, summarize_evaluation, task_table
+from gemfit.summary.evaluation import METRICS, group_table, score_table, summarize_evaluation
 from gemfit.summary.markdown import render, section, spread, table
 
 
@@ -89,7 +89,7 @@ def _with_intervals(evaluation: Evaluation, scores: SubjectScores) -> Iterator[s
     own = summarize_evaluation(evaluation.model_copy(update={"subjects": (scores,)}))
     yield from (render(group_table(own, kind)) for kind, groups in own.groups.items() if groups)
     if own.tasks:
-        yield render(task_table(own))
+        yield render(own.tasks)
 
 
 def _other_checkpoints(facts: CardFacts) -> str:

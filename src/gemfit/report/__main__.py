@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -54,15 +55,8 @@ def _report(arguments: argparse.Namespace) -> None:
         "pngs": [str(path) for path in written[1:]],
         "state": runs[0].state,
         "summary": summarize(runs[0], figures),
-        "step": figures.step,
-        "total_steps": figures.total_steps,
-        "loss": figures.loss,
+        **asdict(figures),
         "best": figures.best.model_dump(mode="json") if figures.best else None,
-        "tokens": figures.tokens,
-        "trained_tokens": figures.trained_tokens,
-        "tokens_per_second": figures.tokens_per_second,
-        "mfu": figures.mfu,
-        "wall_seconds": figures.wall_seconds,
     }
     sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 

@@ -6,14 +6,11 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 
-from gemfit.evaluate.bootstrap import interval as bootstrap
 from gemfit.report.blocks import Block, Chart, Charts, ChatBlock, Fold, Heading, Missing, Note, Section
 from gemfit.report.interval_plots import interval_chart
 from gemfit.report.load import RunReport
-from gemfit.report.replies import TextBudget
 from gemfit.report.settings import settings_fold
-from gemfit.report.truncate import fold_long
-from gemfit.schemas.audit import Audit
+from gemfit.report.truncate import TextBudget, fold_long
 from gemfit.schemas.evaluation import Interval
 from gemfit.summary.audit import (
     DIFFERENCE,
@@ -27,10 +24,6 @@ from gemfit.summary.audit import (
 from gemfit.summary.format import interval, plural
 from gemfit.summary.text_table import TextTable
 
-VARIANT_CHARTS = 3
-"""Scores of a suite that are plotted by variant."""
-VARIANTS = 30
-"""Most variants of a readable chart."""
 PROMPTS = 300
 """Most prompts of a suite in the page."""
 Groups = dict[str, dict[str, Interval]]
@@ -46,7 +39,7 @@ def audit(run: RunReport) -> Section:
     summary, budget = summarize_audit(found), TextBudget(str(run.folder.audit_file))
     blocks: list[Block] = [Note(f"{summary.method} Made {found.created}."), *_findings(summary)]
     for suite in summary.suites:
-        blocks += _suite(found, summary, suite, budget)
+        blocks += _suite(summary, suite, budget)
     blocks += [Note(budget.limits), *settings_fold("audit", found.settings, found.versions)]
     return Section("audit", "Audit", tuple(blocks))
 
@@ -59,7 +52,7 @@ def _findings(summary: AuditSummary) -> Iterator[Block]:
         yield Note(f"{one.finding.severity}: {one.model}: {one.text()}", one.finding.severity)
 
 
-def _suite(found: Audit, summary: AuditSummary, suite: SuiteSummary, budget: TextBudget) -> Iterator[Block]:
+def _suite(summary: AuditSummary, suite: SuiteSummary, budget: TextBudget) -> Iterator[Block]:
     yield Heading(suite.name)
     if (about := suite.about) is not None:
         yield Note(f"{about.purpose} Texts: {about.source} Limits: {about.limits}")
@@ -68,13 +61,13 @@ def _suite(found: Audit, summary: AuditSummary, suite: SuiteSummary, budget: Tex
         yield TextTable(f"Meaning of the scores: {suite.name}", ("score", "meaning"), suite.meanings)
     else:
         yield Missing("This suite has no score.")
-    if charts := tuple(_charts(found, summary, suite)):
+    if charts := tuple(_charts(summary, suite)):
         yield Charts(charts)
     yield _replies(suite, budget)
 
 
-def _charts(found: Audit, summary: AuditSummary, suite: SuiteSummary) -> Iterator[Chart]:
-    """Shares; differences between groups; without either, means by variant."""
+def _charts(summary: AuditSummary, suite: SuiteSummary) -> Iterator[Chart]:
+    """Shares, and differences between groups."""
     shares: Groups = {}
     differences: dict[str, Groups] = defaultdict(dict)
     for row in suite.scores:
@@ -96,8 +89,6 @@ def _charts(found: Audit, summary: AuditSummary, suite: SuiteSummary) -> Iterato
                 write=_plain,
                 zero=True,
             )
-    if not differences and not shares:
-        yield from _variant_charts(found, suite)
 
 
 def _intervals(summary: AuditSummary, row: ScoreRow) -> dict[str, Interval]:
@@ -111,37 +102,6 @@ def _share(value: Interval) -> str:
 
 def _plain(value: Interval) -> str:
     return interval(value, ".3g")
-
-
-def _variant_charts(found: Audit, suite: SuiteSummary) -> Iterator[Chart]:
-    """Mean of each score for each variant, over the prompts that have it."""
-    variants = list(dict.fromkeys(asked.variant for asked in suite.prompts if asked.variant))
-    are_repetitions = all(variant.isdigit() for variant in variants)
-    if not 2 <= len(variants) <= VARIANTS or are_repetitions:
-        return
-    names = dict.fromkeys(
-        name for asked in suite.prompts for _, reply in asked.replies for name in reply.scores
-    )
-    for name in list(names)[:VARIANT_CHARTS]:
-        yield interval_chart(
-            f"audit-{_anchor(suite.name)}-{_anchor(name)}",
-            f"{suite.name}: {name} by variant",
-            {variant: _means(found, suite, variant, name) for variant in variants},
-            label=f"mean {name}",
-            write=_plain,
-        )
-
-
-def _means(found: Audit, suite: SuiteSummary, variant: str, name: str) -> dict[str, Interval]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for asked in suite.prompts:
-        for model, reply in asked.replies:
-            if asked.variant == variant and name in reply.scores:
-                values[model].append(reply.scores[name])
-    return {
-        model: bootstrap(own, resamples=found.resamples, confidence=found.confidence, seed=found.seed)
-        for model, own in values.items()
-    }
 
 
 def _replies(suite: SuiteSummary, budget: TextBudget) -> Block:

@@ -30,13 +30,6 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
-    """Key figures: name and value."""
-
-    items: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Chart:
     """A picture that ``draw`` puts on axes; ``alt`` is its text alternative, with the numbers."""
 
@@ -106,7 +99,7 @@ class Heading:
     text: str
 
 
-Block = Note | Missing | TextTable | Tiles | Charts | Code | ChatBlock | Fold | Heading
+Block = Note | Missing | TextTable | Charts | Code | ChatBlock | Fold | Heading
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +120,8 @@ class Page:
     state: str
     tone: Tone
     summary: str
-    tiles: Tiles
+    tiles: tuple[tuple[str, str], ...]
+    """Key figures: name and value."""
     sections: tuple[Section, ...]
     made: str
     """Date and version."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from gemfit.report.blocks import Block, Chart, Charts, ChatBlock, Fold, Missing, Note, Section
 from gemfit.report.interval_plots import interval_chart
 from gemfit.report.load import RunReport
-from gemfit.report.replies import TextBudget
 from gemfit.report.settings import settings_fold
+from gemfit.report.truncate import TextBudget
 from gemfit.schemas.evaluation import Evaluation
 from gemfit.summary.evaluation import (
     ACCURACY,
@@ -19,7 +19,6 @@ from gemfit.summary.evaluation import (
     group_table,
     score_table,
     summarize_evaluation,
-    task_table,
 )
 from gemfit.summary.format import interval, plural
 
@@ -41,7 +40,7 @@ def evaluation(run: RunReport) -> Section:
         for kind, groups in summary.groups.items()
         if len(groups) > 1
     ]
-    blocks += [task_table(summary)] if summary.tasks else []
+    blocks += [summary.tasks] if summary.tasks else []
     blocks += _samples(summary, TextBudget(str(run.folder.evaluation_file)))
     blocks += settings_fold("evaluation", found.settings, found.versions)
     return Section("evaluation", "Evaluation", tuple(blocks))

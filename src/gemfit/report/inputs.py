@@ -11,7 +11,8 @@ from gemfit.data.inspect.stats_view import grids
 from gemfit.report.blocks import Block, Chart, Charts, Code, Heading, Missing, Note, Section
 from gemfit.report.load import PackView, RunReport
 from gemfit.report.truncate import fold_long
-from gemfit.summary.format import listed, plural, size
+from gemfit.summary.format import listed, size
+from gemfit.summary.plan import hyperparameters
 from gemfit.summary.text_table import TextTable
 
 
@@ -28,29 +29,20 @@ def data(run: RunReport) -> Section:
 
 def plan(run: RunReport) -> Section:
     """The complete plan."""
-    made, batch = run.plan, run.plan.batch
-    facts = (
+    made = run.plan
+    overview = (
         ("model", made.recipe.model.id or "random weights"),
-        ("strategy", f"{made.recipe.strategy.label} on {plural(made.topology.world_size, 'rank')}"),
+        *hyperparameters(made),
+        ("attention selected because", made.attention_because or "the recipe says so"),
         ("nodes", f"{made.topology.nodes} x {made.topology.ranks_per_node} {made.topology.device}"),
-        (
-            "batch",
-            f"{batch.global_batch_size} rows: "
-            f"{batch.per_device_batch_size} per rank x {batch.world_size} ranks "
-            f"x {batch.gradient_accumulation_steps} gradient accumulation steps",
-        ),
-        ("row", f"{batch.seq_len:,} tokens"),
-        ("steps", f"{made.steps.total:,}, {made.steps.per_epoch:,.1f} per epoch"),
-        ("warm-up", f"{made.recipe.optim.warmup_steps:,} steps, {made.steps.warmup_share:.0%} of the run"),
-        ("attention", f"{made.recipe.model.attention}: {made.attention_because or 'as the recipe says'}"),
-        ("digest", made.digest),
-        ("pack", made.pack.fingerprint),
+        ("plan digest", made.digest),
+        ("pack fingerprint", made.pack.fingerprint),
     )
     recipe = run.folder.recipe_file
     text = (
         recipe.read_text() if recipe.is_file() else json.dumps(made.recipe.model_dump(mode="json"), indent=2)
     )
-    blocks: list[Block] = [TextTable("Overview", ("setting", "value"), facts)]
+    blocks: list[Block] = [TextTable("Overview", ("setting", "value"), overview)]
     blocks += [Note(warning, "warn") for warning in made.warnings]
     command = shlex.join(part.replace("{run_dir}", str(run.folder.root)) for part in made.command)
     blocks += [Heading("Resolved recipe"), Code(text), Heading("Command"), Code(command)]

@@ -22,7 +22,7 @@ from gemfit.data.inspect.printable import name_unseen
 from gemfit.errors import UserError
 from gemfit.report import inputs, sections
 from gemfit.report.audit_section import audit
-from gemfit.report.blocks import Chart, Page, Section, Tiles, Tone
+from gemfit.report.blocks import Chart, Page, Section, Tone
 from gemfit.report.compare import comparison
 from gemfit.report.drawing import COLOR_RULES, draw
 from gemfit.report.evaluation_section import evaluation
@@ -122,7 +122,7 @@ def _unused(name: str, written: Sequence[Path]) -> str:
     return name if name not in taken else _unused(f"{name}-{len(written)}", written)
 
 
-def _tiles(figures: KeyFigures) -> Tiles:
+def _tiles(figures: KeyFigures) -> tuple[tuple[str, str], ...]:
     best = figures.best
     items = [
         ("steps", f"{figures.step:,} / {figures.total_steps:,}"),
@@ -135,4 +135,4 @@ def _tiles(figures: KeyFigures) -> Tiles:
     ]
     if figures.mfu is not None:
         items.append(("MFU", f"{figures.mfu:.1%}"))
-    return Tiles(tuple(items))
+    return tuple(items)

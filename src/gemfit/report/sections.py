@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from itertools import pairwise
 
 from gemfit.report.blocks import Block, Charts, Missing, Note, Section
 from gemfit.report.curves import training_charts
@@ -11,8 +12,9 @@ from gemfit.report.figures import time_shares
 from gemfit.report.load import RunReport
 from gemfit.report.speed_charts import speed_charts
 from gemfit.report.truncate import fold_long
-from gemfit.schemas.training_identity import changes, flatten
-from gemfit.summary.format import duration, number, plural, size
+from gemfit.summary.attempts import attempt_table
+from gemfit.summary.format import NOTHING, duration, number, plural, size
+from gemfit.summary.plan import plan_changes
 from gemfit.summary.text_table import TextTable
 
 NAMED = 20
@@ -38,22 +40,15 @@ def speed(run: RunReport) -> Section:
 
 def attempts(run: RunReport) -> Section:
     """Time, plan and outcome of each attempt."""
-    heads = ("attempt", "began (UTC)", "took", "steps", "strategy", "ranks", "outcome", "reason", "repeated")
-    rows = tuple(
-        (
-            str(one.number),
-            _moment(one.begin),
-            duration(one.seconds),
-            f"{one.first_step:,} to {one.last_step:,}" if one.steps else "none",
-            one.plan.recipe.strategy.label,
-            str(one.plan.topology.world_size),
-            one.outcome,
-            " on ".join([one.reason or "–", ", ".join(one.nodes)]) if one.nodes else one.reason or "–",
-            f"{len(one.repeated):,}",
-        )
+    table = attempt_table(run.attempts)
+    outcomes = (
+        (one.outcome, " on ".join(filter(None, [one.reason, ", ".join(one.nodes)])) or NOTHING)
         for one in run.attempts
     )
-    blocks: list[Block] = [fold_long(TextTable("Attempts", heads, rows))]
+    repeated = (f"{len(one.repeated):,}" for one in run.attempts)
+    rows = tuple((*row, *end, n) for row, end, n in zip(table.rows, outcomes, repeated, strict=True))
+    heads = (*table.heads, "outcome", "reason", "repeated")
+    blocks: list[Block] = [fold_long(replace(table, heads=heads, rows=rows))]
     unrecorded = sorted(set(range(1, run.folder.attempt + 1)) - {one.number for one in run.attempts})
     if unrecorded:
         why = f" The last one: {run.state}" + (f", {reason}." if (reason := _reason(run)) else ".")
@@ -134,13 +129,9 @@ def _memory(run: RunReport) -> Block:
 
 def _changed(run: RunReport) -> Iterator[str]:
     """Differences between the plan of an attempt and the one before."""
-    for before, after in zip(run.attempts, run.attempts[1:], strict=False):
-        before_plan, after_plan = (
-            flatten(one.plan.model_dump(mode="json", include={"recipe", "topology", "batch"}))
-            for one in (before, after)
-        )
-        if found := changes(before_plan, after_plan):
-            yield f"Attempt {after.number}: {'; '.join(map(str, found))}."
+    for before, after in pairwise(run.attempts):
+        if before.plan != after.plan:
+            yield f"Attempt {after.number}: {plan_changes(before.plan, after.plan)}."
 
 
 def _reason(run: RunReport) -> str:
@@ -149,7 +140,3 @@ def _reason(run: RunReport) -> str:
 
 def _numbers(found: list[int]) -> str:
     return ", ".join(map(str, found[:NAMED])) + ("…" if len(found) > NAMED else "")
-
-
-def _moment(time: float) -> str:
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import (
     EnergyRecord,
     EvalRecord,
+    Gpu,
     HardwareRecord,
     Record,
     SaveRecord,
@@ -19,6 +22,8 @@ from gemfit.schemas.metrics import (
 )
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import Ending
+from gemfit.summary.format import duration
+from gemfit.summary.text_table import TextTable
 
 Kind = TypeVar("Kind", bound=Record)
 
@@ -92,6 +97,37 @@ def summarize_attempts(
             )
         )
     return tuple(reversed(made))
+
+
+def attempt_table(attempts: Sequence[AttemptSummary]) -> TextTable:
+    """When each attempt trained, which steps, how and on what."""
+    rows = tuple(
+        (
+            str(one.number),
+            datetime.fromtimestamp(one.begin, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            duration(one.seconds),
+            f"{one.first_step:,} to {one.last_step:,}" if one.steps else "none",
+            one.plan.recipe.strategy.label,
+            str(one.hardware.ranks if one.hardware else one.plan.topology.world_size),
+            devices(one.hardware) if one.hardware else f"not recorded ({one.plan.topology.device})",
+        )
+        for one in attempts
+    )
+    heads = ("attempt", "began (UTC)", "took", "steps", "strategy", "ranks", "devices")
+    return TextTable("Attempts", heads, rows)
+
+
+def devices(hardware: HardwareRecord) -> str:
+    """GPUs of each kind, else CPUs."""
+    names = [_gpu(gpu) for gpu in hardware.gpus] or [
+        f"{host.cpu}, {host.cores} logical cores, {host.memory / 2**30:.0f} GiB" for host in hardware.hosts
+    ]
+    return "; ".join(f"{count} x {name}" for name, count in Counter(names).items())
+
+
+def _gpu(gpu: Gpu) -> str:
+    limit = "" if gpu.power_limit_watts is None else f", {gpu.power_limit_watts:.0f} W"
+    return f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB{limit}"
 
 
 def plan_of_attempt(run: RunDir, number: int) -> Plan:

@@ -50,15 +50,6 @@ class GroupScores:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskScores:
-    """All models on one metric of one task of lm-evaluation-harness."""
-
-    task: str
-    metric: str
-    scores: tuple[TaskScore | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class SampleReplies:
     """One prompt, how the conversation continues, and the reply of each model."""
 
@@ -75,7 +66,8 @@ class EvaluationSummary:
     models: tuple[ModelScore, ...]
     groups: dict[str, tuple[GroupScores, ...]]
     """By `role` and by `turn`."""
-    tasks: tuple[TaskScores, ...]
+    tasks: TextTable | None
+    """Tasks of lm-evaluation-harness, if any."""
     samples: tuple[SampleReplies, ...]
     method: str
     """On what, and how the intervals were made."""
@@ -128,13 +120,6 @@ def group_table(
     return TextTable(f"By {kind}", (kind, *columns, "tokens", "conversations"), rows)
 
 
-def task_table(summary: EvaluationSummary) -> TextTable:
-    """Tasks of lm-evaluation-harness, the models side by side."""
-    rows = tuple((one.task, one.metric, *map(_task_cell, one.scores)) for one in summary.tasks)
-    heads = ("task", "metric", *(model.name for model in summary.models))
-    return TextTable("Tasks of lm-evaluation-harness", heads, rows, "± is the standard error.")
-
-
 def score_cell(score: Score | None, metric: ScoreMetric, write: IntervalFormat = interval) -> str:
     """A metric with its interval; a single conversation has none."""
     if score is None:
@@ -165,10 +150,13 @@ def _turn(name: str) -> tuple[bool, int]:
     return name.endswith("+"), int(digits) if digits.isdigit() else 0
 
 
-def _tasks(subjects: Sequence[SubjectScores]) -> tuple[TaskScores, ...]:
+def _tasks(subjects: Sequence[SubjectScores]) -> TextTable | None:
     by_model = [{(score.task, score.metric): score for score in subject.tasks} for subject in subjects]
     keys = dict.fromkeys(key for scores in by_model for key in scores)
-    return tuple(TaskScores(*key, tuple(scores.get(key) for scores in by_model)) for key in keys)
+    rows = tuple((*key, *(_task_cell(scores.get(key)) for scores in by_model)) for key in keys)
+    heads = ("task", "metric", *(subject.name for subject in subjects))
+    note = "± is the standard error."
+    return TextTable("Tasks of lm-evaluation-harness", heads, rows, note) if rows else None
 
 
 def _samples(subjects: Sequence[SubjectScores]) -> tuple[SampleReplies, ...]:
