@@ -1,4 +1,4 @@
-"""A model card says what the run's files say, figure by figure, and says what they do not."""
+"""Numbers in a model card equal those in the files of the run; what is missing is marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.metrics_history import read_history
 from gemfit.schemas.recipe import DataRecipe, Lora, Quantization, Recipe
 from hub.cards import ReadCard, read_card
-from hub.recorded import GPU, energy, evaluation_of, recorded_run
+from hub.recorded import GPU, energy, evaluation_of, recorded_run, write_checkpoint
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_statistics_of_the_data_are_those_of_the_pack(run: RunDir) -> None:
         shown = [
             number(row[name]) for name in ("conversations", "rows", "chunks", "tokens", "trained tokens")
         ]
-        told = (counts.conversations, counts.rows, counts.documents, counts.tokens, counts.trained_tokens)
-        assert shown == list(told)
+        expected = (counts.conversations, counts.rows, counts.documents, counts.tokens, counts.trained_tokens)
+        assert shown == list(expected)
         assert row["fill"] == f"{counts.fill(pack.seq_len):.2%}"
     assert {row["role"]: number(row["tokens"]) for row in roles} == {k: v for k, v in pack.roles.items() if v}
     losses = card.facts("Filtered")
@@ -83,7 +83,7 @@ def test_progress_counts_each_step_once_as_the_metrics_have_it(run: RunDir) -> N
     ]
 
 
-def test_an_earlier_checkpoint_is_told_of_as_it_was_then(run: RunDir) -> None:
+def test_the_card_of_an_earlier_checkpoint_shows_the_training_up_to_it(run: RunDir) -> None:
     card = card_of(run, "6")
     assert card.facts("Progress")["optimizer steps"] == "6"
     assert card.facts("Hyperparameters")["peak learning rate"] == "0.002"
@@ -92,7 +92,7 @@ def test_an_earlier_checkpoint_is_told_of_as_it_was_then(run: RunDir) -> None:
     assert "Changes between attempts" not in card.card.text
 
 
-def test_a_run_on_weights_in_4_bits_says_so(run: RunDir) -> None:
+def test_training_on_4_bit_weights_is_stated(run: RunDir) -> None:
     plan = run.plan()
     model = plan.recipe.model.model_copy(update={"lora": Lora(), "quantization": Quantization(double=False)})
     quantized = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
@@ -103,7 +103,7 @@ def test_a_run_on_weights_in_4_bits_says_so(run: RunDir) -> None:
     assert "It was trained on 4-bit weights" in text
 
 
-def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> None:
+def test_attempts_show_hardware_time_and_changes_of_the_plan(run: RunDir) -> None:
     card = card_of(run)
     assert "attempt 2, from step 7: optim.learning_rate: was 0.002, is 5e-05" in card.section("Training")
     assert card.facts("Hyperparameters")["peak learning rate"] == "5e-05"
@@ -118,7 +118,7 @@ def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> 
     assert shown["upper estimate"] == "not estimated: attempt 1 ran on CPUs, whose power limit is unknown"
 
 
-def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> None:
+def test_energy_is_gpus_times_power_limit_times_time_times_pue(tmp_path: Path) -> None:
     run = recorded_run(tmp_path / "run", gpu=GPU)
     assert main([str(run.root), "--grid-intensity", "350", "--pue", "1.25"]) == 0
     shown = read_card(run.card_file).facts("Energy")
@@ -128,10 +128,10 @@ def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> No
     assert "stated" in shown["PUE"]
 
 
-def test_measured_energy_is_that_of_all_attempts_or_not_known(run: RunDir) -> None:
-    told = [energy(1, 8, cpu=3.6e6), energy(2, 10, cpu=1.8e6, gpu=None)]
+def test_measured_energy_is_that_of_all_attempts_or_unknown(run: RunDir) -> None:
+    records = [energy(1, 8, cpu=3.6e6), energy(2, 10, cpu=1.8e6, gpu=None)]
     with run.metrics_file.open("a") as stream:
-        stream.writelines(record.model_dump_json() + "\n" for record in told)
+        stream.writelines(record.model_dump_json() + "\n" for record in records)
     shown = card_of(run).facts("Energy")
     assert number(shown["measured, CPUs"]) == 1.5
     assert shown["measured, GPUs"] == "unknown: no counter could be read in attempt 2"
@@ -145,18 +145,18 @@ def test_energy_is_not_estimated_where_a_power_limit_is_missing(tmp_path: Path) 
 
 
 def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -> None:
-    told = evaluation_of(run, 6, 10)
+    expected = evaluation_of(run, 6, 10)
     card = card_of(run)
     models, roles, turns, tasks = card.tables("Results")
     assert [row["model"] for row in models] == ["base", "step 6", "step 10 (this model)"]
-    for row, subject in zip(models, told.subjects, strict=True):
+    for row, subject in zip(models, expected.subjects, strict=True):
         assert_shows(row, subject.overall)
-    assert_shows(roles[0], told.subjects[2].roles["assistant"])
-    assert_shows(turns[0], told.subjects[2].depths["1"])
+    assert_shows(roles[0], expected.subjects[2].roles["assistant"])
+    assert_shows(turns[0], expected.subjects[2].depths["1"])
     assert models[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
     assert tasks == [{"task": "arc_easy", "metric": "acc", "step 10": "0.4321 ± 0.0123"}]
     assert "1,999 trained tokens of 16 conversations" in card.section("Results")
-    mine = told.subjects[2].overall
+    mine = expected.subjects[2].overall
     for result, interval in zip(
         results(card), (mine.loss, mine.perplexity, mine.token_accuracy), strict=True
     ):
@@ -179,7 +179,7 @@ def results(card: ReadCard) -> list[EvalResult]:
     return found
 
 
-def test_without_an_evaluation_the_last_held_out_figures_stand_without_intervals(run: RunDir) -> None:
+def test_without_an_evaluation_the_last_validation_is_shown_without_intervals(run: RunDir) -> None:
     card = card_of(run)
     last = read_history(run.metrics_file).evaluations[-1]
     assert "without intervals" in card.section("Results")
@@ -194,21 +194,21 @@ def test_without_an_evaluation_the_last_held_out_figures_stand_without_intervals
     assert all(result.metric_args is None for result in results(card))
 
 
-def test_figures_of_another_checkpoint_are_not_taken_for_this_one(run: RunDir) -> None:
+def test_an_evaluation_of_another_checkpoint_is_not_used(run: RunDir) -> None:
     evaluation_of(run, 6)
     card = card_of(run)
     assert "not of this checkpoint (step 10)" in card.section("Results")
     assert results(card)[0].metric_value == read_history(run.metrics_file).evaluations[-1].loss
 
 
-def test_a_checkpoint_that_was_not_audited_is_said_to_be_so(run: RunDir) -> None:
+def test_a_checkpoint_that_was_not_audited_is_marked(run: RunDir) -> None:
     assert "**Not audited.**" in card_of(run).section("Audit")
     write_audit(run)
     assert "**Not audited.**" in card_of(run, "6").section("Audit")
     assert "**Not audited.**" not in card_of(run).section("Audit")
 
 
-def test_the_audit_shows_findings_scores_and_what_they_cannot_say(run: RunDir) -> None:
+def test_the_audit_shows_findings_scores_and_their_limits(run: RunDir) -> None:
     write_audit(run)
     text = card_of(run).section("Audit")
     [[help_named, difference]] = card_of(run).tables("Audit")
@@ -277,23 +277,23 @@ def test_nothing_of_this_machine_is_published(run: RunDir) -> None:
     assert str(run.root.parent) not in str(card_of(run).card)
 
 
-def test_what_a_person_states_and_notes_stands_in_later_cards_too(run: RunDir, tmp_path: Path) -> None:
+def test_statements_and_notes_are_stored_for_later_cards(run: RunDir, tmp_path: Path) -> None:
     notes = tmp_path / "mine.md"
     notes.write_text("Made for **one** clinic.\n")
-    given = ["--notes", str(notes), "--license", "mit", "--language", "en", "--language", "de"]
-    assert main([str(run.root), *given]) == 0
+    options = ["--notes", str(notes), "--license", "mit", "--language", "en", "--language", "de"]
+    assert main([str(run.root), *options]) == 0
     assert main([str(run.root), "--grid-intensity", "12"]) == 0
     card = read_card(run.card_file)
     assert "Made for **one** clinic." in card.section("Notes of the publisher")
     assert (card.header["license"], card.header["language"]) == ("mit", ["en", "de"])
 
 
-def test_a_pack_that_is_gone_is_said(run: RunDir) -> None:
+def test_a_removed_pack_is_stated(run: RunDir) -> None:
     (Path(run.plan().pack.folder) / "manifest.json").unlink()
     assert "was removed" in card_of(run).section("Data")
 
 
-def test_steps_that_were_not_logged_are_not_made_up(run: RunDir) -> None:
+def test_token_counts_are_unknown_if_steps_were_not_logged(run: RunDir) -> None:
     lines = run.metrics_file.read_text().splitlines(keepends=True)
     run.metrics_file.write_text("".join(line for line in lines if '"step":3,' not in line))
     assert card_of(run).facts("Progress")["tokens seen"].startswith("unknown")
@@ -336,6 +336,15 @@ def test_the_program_in_the_card_runs_as_it_stands(
     assert capsys.readouterr().out.endswith("\n")
 
 
-def test_a_mistake_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_has_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(run: RunDir) -> None:
+    with pytest.raises(UserError, match="no checkpoint has a validation loss"):
+        gather(run, "best")
+    for step, loss in ((6, 3.0), (10, 3.5)):
+        write_checkpoint(run, step, attempt=1, eval_loss=loss)
+    assert (gather(run, "best").step, gather(run).step, gather(run, "step-10").step) == (6, 10, 10)
+    assert main([str(run.root), "--checkpoint", "best"]) == 0

@@ -21,7 +21,6 @@ from gemfit.report.speed_charts import speed_charts
 from gemfit.schemas.evaluation import ConversationLosses
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.report_facts import Ending, RunFacts
-from gemfit.summary.format import duration, listed, size
 from gemfit.summary.text_table import TextTable
 from report.conftest import MakeRun, evaluation, step, subject
 
@@ -183,16 +182,3 @@ def test_a_long_run_of_many_attempts_gives_a_small_picture(make_run: MakeRun, tm
     assert len(report.attempts) == 31
     svg = draw(training_charts(report)[0], tmp_path / "loss.png")
     assert len(svg) < 150_000
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "–"), (0.25, "0.25 s"), (59.96, "60.0 s"), (61, "1:01"), (36_061, "10:01:01")],
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_sizes_and_lists() -> None:
-    assert [size(n) for n in (None, 12, 1500, 3.2e9, 2e12)] == ["–", "12 B", "1.5 kB", "3.2 GB", "2.0 TB"]
-    assert [listed(items) for items in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
