@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from markupsafe import Markup
 
-from gemfit.report.blocks import Chart, ChatBlock, Page, Turn
+from gemfit.report.blocks import Chart, ChatBlock, ChatTurn, Page
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import draw
 from gemfit.report.load import RunReport, load_run
@@ -176,7 +176,7 @@ def test_numbers_in_the_page_are_those_of_the_records(load: Load) -> None:
 
 
 def test_a_long_conversation_shows_its_last_messages_and_folds_the_others() -> None:
-    said = tuple(Turn("user", str(number)) for number in range(5))
+    said = tuple(ChatTurn("user", str(number)) for number in range(5))
     assert (ChatBlock(said, ()).earlier, ChatBlock(said, ()).last) == (said[:3], said[3:])
     assert (ChatBlock(said[:3], ()).earlier, ChatBlock(said[:3], ()).last) == ((), said[:3])
 

@@ -67,7 +67,7 @@ def _sum(counts: list[int | None], complete: bool) -> str:
 
 def _changes(attempts: Sequence[AttemptSummary]) -> Iterable[str]:
     for before, after in pairwise(attempts):
-        changed = plan_changes(before.plan, after.plan)
+        changed = plan_changes(before.plan, after.plan) or "no change"
         yield f"attempt {after.number}, from step {after.first_step:,}: {changed}"
 
 

@@ -57,7 +57,7 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ChatTurn:
     """One message of a conversation: a prompt, a reference or a reply."""
 
     speaker: str
@@ -69,16 +69,16 @@ class Turn:
 class ChatBlock:
     """The messages of a prompt, then replies side by side."""
 
-    messages: tuple[Turn, ...]
-    replies: tuple[Turn, ...]
+    messages: tuple[ChatTurn, ...]
+    replies: tuple[ChatTurn, ...]
 
     @property
-    def earlier(self) -> tuple[Turn, ...]:
+    def earlier(self) -> tuple[ChatTurn, ...]:
         """Folded messages of a long conversation: all but the last ones."""
         return self.messages[:-LAST] if len(self.messages) > LAST + 1 else ()
 
     @property
-    def last(self) -> tuple[Turn, ...]:
+    def last(self) -> tuple[ChatTurn, ...]:
         return self.messages[len(self.earlier) :]
 
 

@@ -130,8 +130,8 @@ def _memory(run: RunReport) -> Block:
 def _changed(run: RunReport) -> Iterator[str]:
     """Differences between the plan of an attempt and the one before."""
     for before, after in pairwise(run.attempts):
-        if before.plan != after.plan:
-            yield f"Attempt {after.number}: {plan_changes(before.plan, after.plan)}."
+        if changed := plan_changes(before.plan, after.plan):
+            yield f"Attempt {after.number}: {changed}."
 
 
 def _reason(run: RunReport) -> str:

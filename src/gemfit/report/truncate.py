@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gemfit.report.blocks import Block, Fold, Turn
+from gemfit.report.blocks import Block, ChatTurn, Fold
 from gemfit.summary.text_table import TextTable
 
 SHORT = 25
@@ -34,14 +34,14 @@ class TextBudget:
     file: str
     left: int = TOGETHER
 
-    def turn(self, speaker: str, text: str, note: str = "") -> Turn:
+    def turn(self, speaker: str, text: str, note: str = "") -> ChatTurn:
         """The message as the page shows it; its note counts the characters that are left out."""
         shown = text[: min(LONGEST, max(0, self.left))]
         self.left -= len(shown)
         if len(shown) == len(text):
-            return Turn(speaker, text, note)
+            return ChatTurn(speaker, text, note)
         truncated = f"truncated: {len(text) - len(shown):,} more characters are in {self.file}"
-        return Turn(speaker, shown, f"{note} · {truncated}" if note else truncated)
+        return ChatTurn(speaker, shown, f"{note} · {truncated}" if note else truncated)
 
     @property
     def print_note(self) -> str:

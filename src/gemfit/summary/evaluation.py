@@ -160,7 +160,7 @@ def _tasks(subjects: Sequence[SubjectScores]) -> TextTable | None:
 
 
 def _samples(subjects: Sequence[SubjectScores]) -> tuple[SampleReplies, ...]:
-    """Joined by prompt; one that was sampled several times is told apart by its count."""
+    """Joined by prompt and its occurrence: a prompt may be sampled several times."""
     found: dict[tuple[tuple[Message, ...], int], list[tuple[str, Sample]]] = {}
     for subject in subjects:
         seen = Counter[tuple[Message, ...]]()

@@ -45,8 +45,8 @@ def hyperparameters(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def plan_changes(before: Plan, after: Plan) -> str:
-    """Differences between the plans of two attempts; the place of the data is none."""
-    return "; ".join(map(str, changes(_comparable(before), _comparable(after)))) or "no change"
+    """Settings that differ between the plans of two attempts; where the data is does not count."""
+    return "; ".join(map(str, changes(_comparable(before), _comparable(after))))
 
 
 def _comparable(plan: Plan) -> Flat:

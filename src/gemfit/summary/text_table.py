@@ -1,4 +1,4 @@
-"""A table of text cells, which HTML, Markdown and the terminal render alike."""
+"""A table of text cells, for HTML, Markdown and the terminal."""
 
 from __future__ import annotations
 
