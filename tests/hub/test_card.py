@@ -148,14 +148,21 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -
     expected = evaluation_of(run, 6, 10)
     card = card_of(run)
     models, roles, turns, tasks = card.tables("Results")
-    assert [row["model"] for row in models] == ["base", "step 6", "step 10 (this model)"]
+    assert [row["model"] for row in models] == ["base", "step 6", "step 10"]
     for row, subject in zip(models, expected.subjects, strict=True):
         assert_shows(row, subject.overall)
-    assert_shows(roles[0], expected.subjects[2].roles["assistant"])
-    assert_shows(turns[0], expected.subjects[2].depths["1"])
+    assert_shows(roles[0], expected.subjects[2].roles["assistant"], ", step 10")
+    assert_shows(turns[0], expected.subjects[2].depths["1"], ", step 10")
     assert models[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
-    assert tasks == [{"task": "arc_easy", "metric": "acc", "step 10": "0.4321 ± 0.0123"}]
-    assert "1,999 trained tokens of 16 conversations" in card.section("Results")
+    assert tasks == [
+        {
+            "task": "arc_easy",
+            "metric": "acc",
+            "base": "–",
+            **dict.fromkeys(["step 6", "step 10"], "0.4321 ± 0.0123"),
+        }
+    ]
+    assert "This model is `step 10`. 1,999 trained tokens of 16 conversations" in card.section("Results")
     mine = expected.subjects[2].overall
     for result, interval in zip(
         results(card), (mine.loss, mine.perplexity, mine.token_accuracy), strict=True
@@ -164,13 +171,15 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -
         assert result.metric_args == {"low": interval.low, "high": interval.high, "confidence": 0.95}
 
 
-def assert_shows(row: dict[str, str], score: Score) -> None:
+def assert_shows(row: dict[str, str], score: Score, model: str = "") -> None:
     for name, value, form in (
         ("loss", score.loss, ".4f"),
         ("perplexity", score.perplexity, ".4g"),
         ("token accuracy", score.token_accuracy, ".2%"),
     ):
-        assert row[name] == f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
+        if model and name == "perplexity":
+            continue  # of the whole split only
+        assert row[name + model] == f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
     assert number(row.get("tokens", f"{score.tokens}")) == score.tokens
 
 

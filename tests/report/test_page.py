@@ -14,9 +14,9 @@ from markupsafe import Markup
 from gemfit.report.blocks import Chart, ChatBlock, ChatTurn, Page
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import draw
+from gemfit.report.folds import TOGETHER
 from gemfit.report.load import RunReport, load_run
 from gemfit.report.page import make_page, render, write_page
-from gemfit.report.truncate import TOGETHER
 from gemfit.schemas.report_facts import RunFacts
 from report.conftest import HOSTILE, MakeRun, audit, evaluation, step
 from report.reading import Read, read
@@ -219,7 +219,7 @@ def test_what_is_missing_comes_with_the_command_that_makes_it(make_run: MakeRun)
         "There was no validation",
         "There is no checkpoint yet",
         "No memory is recorded",
-        "The machines are not recorded",
+        "not recorded (cpu)",
     ):
         assert sentence in text
 

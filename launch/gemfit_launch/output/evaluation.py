@@ -7,14 +7,12 @@ from rich.text import Text
 from gemfit.schemas.evaluation import Evaluation
 from gemfit.summary.evaluation import (
     LOSS,
-    EvaluationSummary,
     SampleReplies,
-    group_table,
+    group_tables,
     score_table,
     summarize_evaluation,
 )
 from gemfit.summary.format import plus_minus
-from gemfit.summary.text_table import TextTable
 from gemfit_launch.output.tables import console, table
 
 SAMPLES = 3
@@ -26,19 +24,14 @@ SHORT = 280
 def show_evaluation(evaluation: Evaluation, *, whole: bool = False) -> None:
     """Models, roles, turns, tasks and samples; ``whole`` shows every sample in full."""
     out, summary = console(), summarize_evaluation(evaluation)
-    for made in _tables(summary):
+    tables = [score_table(summary.models, plus_minus), *group_tables(summary, [LOSS], plus_minus)]
+    for made in [*tables, summary.tasks] if summary.tasks else tables:
         out.print(table(made.heads, made.rows, numbers=made.numeric_heads))
         out.print()
     shown = summary.samples if whole else summary.samples[:SAMPLES]
     for number, sample in enumerate(shown, start=1):
         out.print(_sample(sample, f"sample {number} of {len(summary.samples)}", whole))
     out.print(f"{summary.method} ± is half the width of an interval.")
-
-
-def _tables(summary: EvaluationSummary) -> list[TextTable]:
-    made = [score_table(summary.models, write=plus_minus)]
-    made += [group_table(summary, kind, [LOSS], write=plus_minus) for kind in summary.groups]
-    return [*made, summary.tasks] if summary.tasks else made
 
 
 def _sample(sample: SampleReplies, title: str, whole: bool) -> Text:

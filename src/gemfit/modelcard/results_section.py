@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gemfit.modelcard.facts import CardFacts
 from gemfit.schemas.evaluation import Evaluation, Interval, SubjectScores
 from gemfit.schemas.metrics import EvalRecord
-from gemfit.summary.evaluation import METRICS, group_table, score_table, summarize_evaluation
+from gemfit.summary.evaluation import ACCURACY, LOSS, METRICS, group_tables, score_table, summarize_evaluation
 from gemfit.summary.markdown import render, section, spread, table
 
 
@@ -77,19 +77,9 @@ def results_section(facts: CardFacts) -> str:
 
 def _with_intervals(evaluation: Evaluation, scores: SubjectScores) -> Iterator[str]:
     summary = summarize_evaluation(evaluation)
-    yield summary.method
-    yield render(
-        score_table(
-            [
-                model._replace(name=f"{model.name} (this model)") if model.name == scores.name else model
-                for model in summary.models
-            ]
-        )
-    )
-    own = summarize_evaluation(evaluation.model_copy(update={"subjects": (scores,)}))
-    yield from (render(group_table(own, kind)) for kind, groups in own.groups.items() if groups)
-    if own.tasks:
-        yield render(own.tasks)
+    yield f"This model is `{scores.name}`. {summary.method}"
+    tables = [score_table(summary.models), *group_tables(summary, [LOSS, ACCURACY]), summary.tasks]
+    yield from (render(table) for table in tables if table is not None)
 
 
 def _other_checkpoints(facts: CardFacts) -> str:

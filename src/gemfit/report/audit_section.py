@@ -7,21 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from gemfit.report.blocks import Block, Chart, Charts, ChatBlock, Fold, Heading, Missing, Note, Section
+from gemfit.report.folds import TextBudget, fold_long, settings_fold
 from gemfit.report.interval_plots import interval_chart
 from gemfit.report.load import RunReport
-from gemfit.report.settings import settings_fold
-from gemfit.report.truncate import TextBudget, fold_long
 from gemfit.schemas.evaluation import Interval
 from gemfit.summary.audit import (
     DIFFERENCE,
     AuditSummary,
     PromptReplies,
-    ScoreRow,
     SuiteSummary,
     suite_table,
     summarize_audit,
 )
-from gemfit.summary.format import interval, plural
+from gemfit.summary.format import plural
 from gemfit.summary.text_table import TextTable
 
 PROMPTS = 300
@@ -61,47 +59,31 @@ def _suite(summary: AuditSummary, suite: SuiteSummary, budget: TextBudget) -> It
         yield TextTable(f"Meaning of the scores: {suite.name}", ("score", "meaning"), suite.meanings)
     else:
         yield Missing("This suite has no score.")
-    if charts := tuple(_charts(summary, suite)):
+    if charts := tuple(_charts(suite)):
         yield Charts(charts)
     yield _replies(suite, budget)
 
 
-def _charts(summary: AuditSummary, suite: SuiteSummary) -> Iterator[Chart]:
+def _charts(suite: SuiteSummary) -> Iterator[Chart]:
     """Shares, and differences between groups."""
     shares: Groups = {}
     differences: dict[str, Groups] = defaultdict(dict)
-    for row in suite.scores:
-        measure, _, group = row.name.partition(", ")
-        if row.better == DIFFERENCE and group:
-            differences[measure][group] = _intervals(summary, row)
-        elif row.better != DIFFERENCE and any(score and score.is_share for score in row.scores):
-            shares[row.name] = _intervals(summary, row)
+    for name, by_model in suite.scores.items():
+        one = next(iter(by_model.values()))
+        values = {model: score.value for model, score in by_model.items()}
+        measure, _, group = name.partition(", ")
+        if one.better == DIFFERENCE and group:
+            differences[measure][group] = values
+        elif one.is_share:
+            shares[name] = values
     anchor = f"audit-{_anchor(suite.name)}"
     if shares:
-        yield interval_chart(anchor, f"{suite.name}: scores", shares, label="", write=_share, share=True)
+        yield interval_chart(anchor, f"{suite.name}: scores", shares, form=".1%", share=True)
     for measure, groups in differences.items():
-        if any(one.low or one.high for by_model in groups.values() for one in by_model.values()):
-            yield interval_chart(
-                f"{anchor}-{_anchor(measure)}",
-                f"{suite.name}: {measure}",
-                groups,
-                label="less that of the other groups",
-                write=_plain,
-                zero=True,
-            )
-
-
-def _intervals(summary: AuditSummary, row: ScoreRow) -> dict[str, Interval]:
-    pairs = zip(summary.models, row.scores, strict=True)
-    return {model: score.value for model, score in pairs if score is not None}
-
-
-def _share(value: Interval) -> str:
-    return interval(value, ".1%")
-
-
-def _plain(value: Interval) -> str:
-    return interval(value, ".3g")
+        if any(one.low or one.high for values in groups.values() for one in values.values()):
+            name, title = f"{anchor}-{_anchor(measure)}", f"{suite.name}: {measure}"
+            label = "less that of the other groups"
+            yield interval_chart(name, title, groups, label=label, form=".3g", zero=True)
 
 
 def _replies(suite: SuiteSummary, budget: TextBudget) -> Block:

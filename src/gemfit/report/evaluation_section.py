@@ -6,21 +6,20 @@ import shlex
 from collections.abc import Iterator
 
 from gemfit.report.blocks import Block, Chart, Charts, ChatBlock, Fold, Missing, Note, Section
+from gemfit.report.folds import TextBudget, settings_fold
 from gemfit.report.interval_plots import interval_chart
 from gemfit.report.load import RunReport
-from gemfit.report.settings import settings_fold
-from gemfit.report.truncate import TextBudget
 from gemfit.schemas.evaluation import Evaluation
 from gemfit.summary.evaluation import (
     ACCURACY,
     LOSS,
     EvaluationSummary,
     SampleReplies,
-    group_table,
+    group_tables,
     score_table,
     summarize_evaluation,
 )
-from gemfit.summary.format import interval, plural
+from gemfit.summary.format import plural
 
 OPEN_SAMPLES = 2
 """Samples that are shown unfolded."""
@@ -35,11 +34,7 @@ def evaluation(run: RunReport) -> Section:
     summary = summarize_evaluation(found)
     blocks: list[Block] = [Note(_method(found, summary)), score_table(summary.models)]
     blocks.append(Charts(tuple(_charts(summary))))
-    blocks += [
-        group_table(summary, kind, [LOSS, ACCURACY])
-        for kind, groups in summary.groups.items()
-        if len(groups) > 1
-    ]
+    blocks += group_tables(summary, [LOSS, ACCURACY])
     blocks += [summary.tasks] if summary.tasks else []
     blocks += _samples(summary, TextBudget(str(run.folder.evaluation_file)))
     blocks += settings_fold("evaluation", found.settings, found.versions)
@@ -53,18 +48,14 @@ def _method(found: Evaluation, summary: EvaluationSummary) -> str:
 
 def _charts(summary: EvaluationSummary) -> Iterator[Chart]:
     overall = {model.name: {"loss": model.score.loss} for model in summary.models}
-    yield interval_chart("eval-loss", "validation loss", overall, label="nats per token", write=interval)
-    names = [model.name for model in summary.models]
+    yield interval_chart("eval-loss", "validation loss", overall, label="nats per token", form=".4f")
     for kind, groups in summary.groups.items():
         losses = {
-            group.name: {
-                name: score.loss for name, score in zip(names, group.scores, strict=True) if score is not None
-            }
-            for group in groups
+            group: {model: score.loss for model, score in scores.items()} for group, scores in groups.items()
         }
         if len(groups) > 1:
             title = f"validation loss by {kind}"
-            yield interval_chart(f"eval-{kind}", title, losses, label="nats per token", write=interval)
+            yield interval_chart(f"eval-{kind}", title, losses, label="nats per token", form=".4f")
 
 
 def _samples(summary: EvaluationSummary, budget: TextBudget) -> Iterator[Block]:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from gemfit.data.inspect.plots import draw_fill, draw_lengths, draw_parts, packed_by_source
 from gemfit.data.inspect.stats_view import grids
 from gemfit.report.blocks import Block, Chart, Charts, Code, Heading, Missing, Note, Section
+from gemfit.report.folds import fold_long
 from gemfit.report.load import PackView, RunReport
-from gemfit.report.truncate import fold_long
-from gemfit.summary.format import listed, size
 from gemfit.summary.plan import hyperparameters
 from gemfit.summary.text_table import TextTable
 
@@ -50,30 +49,11 @@ def plan(run: RunReport) -> Section:
 
 
 def environment(run: RunReport) -> Section:
-    """Machines and versions."""
-    blocks: list[Block] = []
-    if records := run.history.hardware:
-        rows = [
-            (
-                str(record.attempt),
-                host.cpu,
-                str(host.cores),
-                size(host.memory),
-                str(host.ranks),
-                listed(sorted({f"{gpu.name} ({size(gpu.memory)})" for gpu in host.gpus})) or "none",
-                str(len(host.gpus)),
-            )
-            for record in records
-            for host in record.hosts
-        ]
-        heads = ("attempt", "CPU", "cores", "memory", "ranks", "GPU", "GPUs")
-        blocks.append(fold_long(TextTable("Machines", heads, tuple(rows))))
-    else:
-        blocks.append(Missing("The machines are not recorded: the run was trained by an older version."))
-    blocks.append(_versions(run))
+    """Versions and environment variables; machines are in the table of attempts."""
+    blocks: list[Block] = [_versions(run)]
     if run.plan.env:
         blocks.append(TextTable("Environment", ("variable", "value"), tuple(run.plan.env.items())))
-    return Section("environment", "Machines and versions", tuple(blocks))
+    return Section("environment", "Versions", tuple(blocks))
 
 
 def _data_charts(pack: PackView) -> Iterator[Chart]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemfit.report.blocks import Chart
 from gemfit.report.drawing import DASHES, FAINT, MARKERS, SERIES, thousands
 from gemfit.schemas.evaluation import Interval
+from gemfit.summary.format import interval
 
 LEGEND = 0.3
 """Inches."""
 NAME, TITLE = 28, 60
 """Most characters."""
-Format = Callable[[Interval], str]
 
 
 def interval_chart(
@@ -21,12 +21,12 @@ def interval_chart(
     title: str,
     groups: Mapping[str, Mapping[str, Interval]],
     *,
-    label: str,
-    write: Format,
+    form: str,
+    label: str = "",
     share: bool = False,
     zero: bool = False,
 ) -> Chart:
-    """``groups`` from top to bottom, in each one point per model.
+    """``groups`` from top to bottom, in each one point per model; ``form`` is the format of a number.
 
     ``share``: the axis goes from 0 to 1, in percent. ``zero``: a line at 0.
     """
@@ -53,7 +53,7 @@ def interval_chart(
             axes.figure.legend(loc="outside lower left", ncols=3)
 
     values = "; ".join(
-        f"{group}: " + ", ".join(f"{model} {write(found)}" for model, found in figures.items())
+        f"{group}: " + ", ".join(f"{model} {interval(found, form)}" for model, found in figures.items())
         for group, figures in groups.items()
     )
     return Chart(name, f"{title}: {values}.", draw, height=_height(len(groups), len(models)))

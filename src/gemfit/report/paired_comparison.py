@@ -28,7 +28,7 @@ def shared_evaluations(names: Sequence[str], runs: Sequence[RunReport]) -> list[
         blocks.append(TextTable(title, table.heads, table.rows, "Losses in nats per token."))
         losses = {model.name: {"loss": model.score.loss} for model in models}
         name, title = f"compare-eval-{index}", f"loss on {split}"
-        blocks.append(Charts((interval_chart(name, title, losses, label="nats per token", write=interval),)))
+        blocks.append(Charts((interval_chart(name, title, losses, label="nats per token", form=".4f"),)))
     if (paired := _paired(names, runs)) is not None:
         blocks.append(paired)
     if len(splits) > 1:

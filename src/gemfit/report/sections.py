@@ -8,10 +8,9 @@ from itertools import pairwise
 
 from gemfit.report.blocks import Block, Charts, Missing, Note, Section
 from gemfit.report.curves import training_charts
-from gemfit.report.figures import time_shares
+from gemfit.report.folds import fold_long
 from gemfit.report.load import RunReport
 from gemfit.report.speed_charts import speed_charts
-from gemfit.report.truncate import fold_long
 from gemfit.summary.attempts import attempt_table
 from gemfit.summary.format import NOTHING, duration, number, plural, size
 from gemfit.summary.plan import plan_changes
@@ -28,7 +27,7 @@ def training(run: RunReport) -> Section:
 
 def speed(run: RunReport) -> Section:
     """Tokens/s, MFU, breakdown of the wall time, memory."""
-    blocks: list[Block] = [Charts(speed_charts(run)), _times(run)]
+    blocks: list[Block] = [Charts(speed_charts(run))]
     if run.facts.no_mfu:
         blocks.append(Note(f"MFU is not shown: {run.facts.no_mfu}."))
     if run.history.memory:
@@ -96,16 +95,6 @@ def _validation(run: RunReport) -> Block:
     )
     heads = ("step", "loss", "perplexity", "token accuracy", "tokens", "took")
     return fold_long(TextTable("Validation during training", heads, rows))
-
-
-def _times(run: RunReport) -> TextTable:
-    parts = time_shares(run)
-    whole = sum(parts.values()) or 1.0
-    rows = tuple((name, duration(seconds), f"{seconds / whole:.2%}") for name, seconds in parts.items())
-    note = "Starting and pauses have no record: loading, compiling, waiting in a queue."
-    return TextTable(
-        "Wall time", ("part", "time", "share"), (*rows, ("all", duration(whole), "100.00%")), note
-    )
 
 
 def _memory(run: RunReport) -> Block:

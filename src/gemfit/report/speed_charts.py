@@ -87,7 +87,8 @@ def _wall_time(run: RunReport) -> Chart:
     shares = ", ".join(
         f"{name} {seconds / whole:.1%} ({duration(seconds)})" for name, seconds in parts.items()
     )
-    return Chart("wall-time", f"breakdown of {duration(whole)} of wall time: {shares}.", draw)
+    caption = "Starting and pauses: loading, compiling, waiting in a queue."
+    return Chart("wall-time", f"breakdown of {duration(whole)} of wall time: {shares}.", draw, caption)
 
 
 def _memory(run: RunReport, record: MemoryRecord) -> Chart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,11 @@ from gemfit.summary.text_table import TextTable
 
 DIFFERENCE = "zero"
 """``better`` of a difference between groups of people."""
+LARGEST = ", largest difference"
+
+
+Scores = dict[str, dict[str, AuditScore]]
+"""By name of the score and name of the model."""
 
 
 class ModelFinding(NamedTuple):
@@ -27,34 +32,6 @@ class ModelFinding(NamedTuple):
         more = len(self.finding.prompts) - len(prompts)
         where = f" (prompts {', '.join(prompts)}{f' and {more} more' if more else ''})" if prompts else ""
         return f"{self.finding.probe}: {self.finding.text}{where}"
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One score of a suite, for every model."""
-
-    name: str
-    better: str
-    scores: tuple[AuditScore | None, ...]
-    is_largest: bool = False
-    """Whether it stands for the differences of all groups, each model with its largest."""
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The score of each model with its interval."""
-        return tuple(
-            NOTHING
-            if score is None
-            else f"{score_text(score)}: {group_of(score)}"
-            if self.is_largest
-            else score_text(score)
-            for score in self.scores
-        )
-
-    @property
-    def replies(self) -> str:
-        """Number of replies that the score was made from."""
-        return f"{max(score.replies for score in self.scores if score is not None):,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +51,10 @@ class SuiteSummary:
 
     name: str
     about: AuditedSuite | None
-    scores: tuple[ScoreRow, ...]
+    scores: Scores
     meanings: tuple[tuple[str, str], ...]
     """What is measured, and the sentence on what it can and cannot say."""
     prompts: tuple[PromptReplies, ...]
-
-    @property
-    def short_scores(self) -> tuple[ScoreRow, ...]:
-        """Scores with one row for all differences of a kind: the largest of each model."""
-        plain = [row for row in self.scores if row.better != DIFFERENCE]
-        apart = [row for row in self.scores if row.better == DIFFERENCE]
-        kinds = dict.fromkeys(kind_of(row.name, row.better) for row in apart)
-        return (*plain, *(_largest(kind, apart) for kind in kinds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,18 +84,38 @@ def summarize_audit(audit: Audit) -> AuditSummary:
 
 def suite_table(summary: AuditSummary, suite: SuiteSummary) -> TextTable:
     """Every score of a suite, the models side by side."""
-    rows = tuple((row.name, *row.cells, row.better, row.replies) for row in suite.scores)
-    return TextTable(f"Scores: {suite.name}", ("score", *summary.models, "better", "replies"), rows)
+    heads = ("score", *summary.models, "better", "replies")
+    return TextTable(f"Scores: {suite.name}", heads, tuple(_rows(summary.models, suite.scores)))
 
 
 def overview_table(summary: AuditSummary) -> TextTable:
     """Scores of all suites; of differences between groups only the largest of each kind."""
     rows = tuple(
-        (suite.name, row.name, *row.cells, row.better, row.replies)
-        for suite in summary.suites
-        for row in suite.short_scores
+        (suite.name, *row) for suite in summary.suites for row in _rows(summary.models, largest(suite.scores))
     )
     return TextTable("Scores", ("suite", "score", *summary.models, "better", "replies"), rows)
+
+
+def largest(scores: Scores) -> Scores:
+    """The scores, with the largest of the differences of each kind in place of all."""
+    made: Scores = {}
+    for name, by_model in scores.items():
+        for model, score in by_model.items():
+            kind = kind_of(score)
+            own = made.setdefault(name if kind == name else f"{kind}{LARGEST}", {})
+            if model not in own or abs(score.value.value) > abs(own[model].value.value):
+                own[model] = score
+    return made
+
+
+def _rows(models: Sequence[str], scores: Scores) -> Iterator[tuple[str, ...]]:
+    for name, by_model in scores.items():
+        first = next(iter(by_model.values()))
+        cells = [score_text(by_model[model]) if model in by_model else NOTHING for model in models]
+        if name.endswith(LARGEST):
+            groups = [by_model[m].name.partition(", ")[2] if m in by_model else "" for m in models]
+            cells = [f"{cell}: {group}" if group else cell for cell, group in zip(cells, groups, strict=True)]
+        yield (name, *cells, first.better, f"{first.replies:,}")
 
 
 def score_text(score: AuditScore) -> str:
@@ -135,41 +124,26 @@ def score_text(score: AuditScore) -> str:
     return interval(score.value, form) + ("" if score.effect is None else f", {score.effect:+.2f} SD")
 
 
-def kind_of(name: str, better: str) -> str:
-    """What a score measures, without the group that it is measured of."""
-    return name.partition(", ")[0] if better == DIFFERENCE else name
-
-
-def group_of(score: AuditScore) -> str:
-    """The group of people that a difference is about."""
-    return score.name.partition(", ")[2]
+def kind_of(score: AuditScore) -> str:
+    """What a score measures, without the group of people that a difference is about."""
+    return score.name.partition(", ")[0] if score.better == DIFFERENCE else score.name
 
 
 def _suite(audit: Audit, name: str) -> SuiteSummary:
-    by_model = [{s.name: s for s in subject.scores if s.probe == name} for subject in audit.subjects]
-    first = {key: score for scores in reversed(by_model) for key, score in scores.items()}
-    names = dict.fromkeys(key for scores in by_model for key in scores)
+    scores: Scores = {}
     meanings: dict[str, dict[str, None]] = {}
-    for key in names:
-        meanings.setdefault(first[key].says, {})[kind_of(key, first[key].better)] = None
+    for subject in audit.subjects:
+        for score in subject.scores:
+            if score.probe == name:
+                scores.setdefault(score.name, {})[subject.name] = score
+                meanings.setdefault(score.says, {})[kind_of(score)] = None
     return SuiteSummary(
         name=name,
         about=audit.about.get(name),
-        scores=tuple(
-            ScoreRow(k, first[k].better, tuple(scores.get(k) for scores in by_model)) for k in names
-        ),
+        scores=scores,
         meanings=tuple((", ".join(kinds), sentence) for sentence, kinds in meanings.items()),
         prompts=_prompts(name, audit.subjects),
     )
-
-
-def _largest(kind: str, rows: Sequence[ScoreRow]) -> ScoreRow:
-    own = [row.scores for row in rows if kind_of(row.name, row.better) == kind]
-    largest = tuple(
-        max((score for score in scores if score is not None), key=lambda s: abs(s.value.value), default=None)
-        for scores in zip(*own, strict=True)
-    )
-    return ScoreRow(f"{kind}, largest difference", DIFFERENCE, largest, is_largest=True)
 
 
 def _prompts(suite: str, subjects: Sequence[AuditedSubject]) -> tuple[PromptReplies, ...]:

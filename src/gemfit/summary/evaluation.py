@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from gemfit.schemas.evaluation import Evaluation, Interval, Message, Sample, Score, SubjectScores, TaskScore
 from gemfit.summary.format import NOTHING, IntervalFormat, interval, number, plural
 from gemfit.summary.text_table import TextTable
+
+Groups = dict[str, dict[str, Score]]
+"""Score of each model, by group."""
 
 
 class ScoreMetric(NamedTuple):
@@ -36,20 +39,6 @@ class ModelScore(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class GroupScores:
-    """All models on the tokens of one role, or of one turn."""
-
-    name: str
-    scores: tuple[Score | None, ...]
-    """One for each model."""
-
-    @property
-    def counted(self) -> Score:
-        """A score that has the numbers of tokens and conversations, which are those of every model."""
-        return next(score for score in self.scores if score is not None)
-
-
-@dataclass(frozen=True, slots=True)
 class SampleReplies:
     """One prompt, how the conversation continues, and the reply of each model."""
 
@@ -64,7 +53,7 @@ class EvaluationSummary:
     """What there is to show of an evaluation."""
 
     models: tuple[ModelScore, ...]
-    groups: dict[str, tuple[GroupScores, ...]]
+    groups: dict[str, Groups]
     """By `role` and by `turn`."""
     tasks: TextTable | None
     """Tasks of lm-evaluation-harness, if any."""
@@ -78,14 +67,17 @@ def summarize_evaluation(evaluation: Evaluation) -> EvaluationSummary:
     subjects = evaluation.subjects
     return EvaluationSummary(
         models=tuple(ModelScore(s.name, s.overall, evaluation.differences.get(s.name)) for s in subjects),
-        groups={"role": _groups(s.roles for s in subjects), "turn": _turns(subjects)},
+        groups={
+            "role": _groups(subjects, lambda subject: subject.roles),
+            "turn": _groups(subjects, lambda subject: subject.depths),
+        },
         tasks=_tasks(subjects),
         samples=_samples(subjects),
         method=_method(evaluation),
     )
 
 
-def score_table(models: Sequence[ModelScore], *, write: IntervalFormat = interval) -> TextTable:
+def score_table(models: Sequence[ModelScore], write: IntervalFormat = interval) -> TextTable:
     """Loss, perplexity and token accuracy of each model, and its difference to the first."""
     heads = ["model", *(metric.name for metric in METRICS)]
     rows = [[name, *(score_cell(score, metric, write) for metric in METRICS)] for name, score, _ in models]
@@ -98,29 +90,25 @@ def score_table(models: Sequence[ModelScore], *, write: IntervalFormat = interva
     return TextTable("Models", tuple(heads), tuple(map(tuple, rows)), note)
 
 
-def group_table(
-    summary: EvaluationSummary,
-    kind: str,
-    metrics: Sequence[ScoreMetric] = METRICS,
-    *,
-    write: IntervalFormat = interval,
-) -> TextTable:
-    """``metrics`` of each group of ``kind``, the models side by side."""
+def group_tables(
+    summary: EvaluationSummary, metrics: Sequence[ScoreMetric], write: IntervalFormat = interval
+) -> list[TextTable]:
+    """``metrics`` by role and by turn, the models side by side; none where nothing is grouped."""
     names = [model.name for model in summary.models]
-    columns = [m.name if len(names) == 1 else f"{m.name}, {name}" for m in metrics for name in names]
-    rows = tuple(
-        (
-            group.name,
-            *(score_cell(score, metric, write) for metric in metrics for score in group.scores),
-            f"{group.counted.tokens:,}",
-            f"{group.counted.conversations:,}",
-        )
-        for group in summary.groups[kind]
-    )
-    return TextTable(f"By {kind}", (kind, *columns, "tokens", "conversations"), rows)
+    columns = [f"{metric.name}, {name}" for metric in metrics for name in names]
+    made = []
+    for kind, groups in summary.groups.items():
+        rows = []
+        for group, scores in groups.items():
+            cells = [score_cell(scores.get(name), metric, write) for metric in metrics for name in names]
+            counted = next(iter(scores.values()))  # the tokens are those of every model
+            rows.append((group, *cells, f"{counted.tokens:,}", f"{counted.conversations:,}"))
+        if rows:
+            made.append(TextTable(f"By {kind}", (kind, *columns, "tokens", "conversations"), tuple(rows)))
+    return made
 
 
-def score_cell(score: Score | None, metric: ScoreMetric, write: IntervalFormat = interval) -> str:
+def score_cell(score: Score | None, metric: ScoreMetric, write: IntervalFormat) -> str:
     """A metric with its interval; a single conversation has none."""
     if score is None:
         return NOTHING
@@ -134,15 +122,13 @@ def _task_cell(score: TaskScore | None) -> str:
     return number(score.value, ".4f") + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
 
 
-def _groups(by_model: Iterable[dict[str, Score]]) -> tuple[GroupScores, ...]:
-    found = list(by_model)
-    names = dict.fromkeys(name for groups in found for name in groups)
-    return tuple(GroupScores(name, tuple(groups.get(name) for groups in found)) for name in names)
-
-
-def _turns(subjects: Sequence[SubjectScores]) -> tuple[GroupScores, ...]:
-    """In order; the open group, `N+`, last."""
-    return tuple(sorted(_groups(s.depths for s in subjects), key=lambda group: _turn(group.name)))
+def _groups(subjects: Sequence[SubjectScores], of: Callable[[SubjectScores], dict[str, Score]]) -> Groups:
+    """The open group of turns, `N+`, is last."""
+    names = dict.fromkeys(name for subject in subjects for name in of(subject))
+    return {
+        name: {subject.name: of(subject)[name] for subject in subjects if name in of(subject)}
+        for name in sorted(names, key=_turn)
+    }
 
 
 def _turn(name: str) -> tuple[bool, int]:

@@ -1,10 +1,15 @@
-"""Limits on tables and messages in a page: long ones are folded or truncated."""
+"""Folded blocks: long tables, settings; and limits on messages."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from pydantic import JsonValue
+
 from gemfit.report.blocks import Block, ChatTurn, Fold
+from gemfit.schemas.training_identity import flatten
 from gemfit.summary.text_table import TextTable
 
 SHORT = 25
@@ -25,6 +30,20 @@ def fold_long(table: TextTable) -> Block:
     note = f"{left:,} more rows are not shown. {table.note}".strip() if left > 0 else table.note
     shown = replace(table, rows=table.rows[:ROWS], note=note)
     return Fold(f"{table.title}: {len(table.rows):,} rows", (shown,), printed="Unfold it before printing.")
+
+
+def settings_fold(
+    what: str, settings: Mapping[str, JsonValue], versions: Mapping[str, str]
+) -> tuple[Fold, ...]:
+    """Both as folded tables; nothing where neither is recorded."""
+    flat = flatten(dict(settings))
+    rows = tuple((key, value if isinstance(value, str) else json.dumps(value)) for key, value in flat.items())
+    tables = (
+        TextTable(f"Settings of the {what}", ("setting", "value"), rows),
+        TextTable(f"Versions of the {what}", ("package", "version"), tuple(versions.items())),
+    )
+    recorded = tuple(table for table in tables if table.rows)
+    return (Fold(f"Settings and versions of the {what}", recorded),) if recorded else ()
 
 
 @dataclass(slots=True)
