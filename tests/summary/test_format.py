@@ -30,14 +30,15 @@ def test_an_interval_has_its_bounds_or_half_its_width() -> None:
 
 
 def test_a_column_is_numeric_if_every_cell_is_a_number_or_missing() -> None:
-    rows = (("a", "1", "–", "x"), ("b", "–", "–", "-2"))
+    rows = (("a", "1 [0, 2]", "–", "x"), ("b", "–", "–", "-2"), ("c", "1.5 kB", "–", "8 x H100, 80 GiB"))
     table = TextTable("t", ("name", "one", "none", "mixed"), rows, note="n")
     assert table.is_numeric == (False, True, False, False)
     assert table.numeric_heads == ["one"]
     assert render(table).splitlines()[1:] == [
         "| --- | ---: | --- | --- |",
-        "| a | 1 | – | x |",
+        "| a | 1 [0, 2] | – | x |",
         "| b | – | – | -2 |",
+        "| c | 1.5 kB | – | 8 x H100, 80 GiB |",
         "",
         "n",
     ]

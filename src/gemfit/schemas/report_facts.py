@@ -1,4 +1,4 @@
-"""What a report of a run says that only the launcher knows; it hands this over as JSON."""
+"""Facts of a run that only the launcher has; passed to the report as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunFacts(Contract):
     flops_per_token: float | None = None
     """Forward and backward, without recomputed activations."""
     no_mfu: str = ""
-    """Why one of the three is not known."""
+    """Why one of the three is unknown."""
     gpu_bytes: int | None = None
     """Predicted: the most that one rank holds on its GPU."""
     host_bytes: int | None = None

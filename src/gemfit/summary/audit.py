@@ -14,8 +14,6 @@ from gemfit.summary.text_table import TextTable
 DIFFERENCE = "zero"
 """``better`` of a difference between groups of people."""
 LARGEST = ", largest difference"
-
-
 Scores = dict[str, dict[str, AuditScore]]
 """By name of the score and name of the model."""
 
@@ -120,8 +118,9 @@ def _rows(models: Sequence[str], scores: Scores) -> Iterator[tuple[str, ...]]:
 
 def score_text(score: AuditScore) -> str:
     """Value and interval: a share in percent, a difference with its sign and effect size."""
-    form = ".1%" if score.is_share else "+.3g" if score.better == DIFFERENCE else ".3g"
-    return interval(score.value, form) + ("" if score.effect is None else f", {score.effect:+.2f} SD")
+    sign = "+" if score.better == DIFFERENCE else ""
+    form = ".1%" if score.is_share else ".3g"
+    return interval(score.value, sign + form) + ("" if score.effect is None else f", {score.effect:+.2f} SD")
 
 
 def kind_of(score: AuditScore) -> str:

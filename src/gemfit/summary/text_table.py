@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from gemfit.summary.format import NOTHING
 
 Cells = tuple[str, ...]
+WORD = re.compile("[A-Za-z]{3}")
+"""Units have fewer letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +38,4 @@ class TextTable:
 
 
 def _is_number(text: str) -> bool:
-    return text[:1] in "+-−0123456789" and text[:1] != "" and text[-1:] not in "-−"
+    return text[:1] in set("+-−0123456789") and text[-1] not in "-−" and WORD.search(text) is None
