@@ -1,4 +1,4 @@
-"""Read a card back as a reader would: its sections, and the tables in them."""
+"""Parse a model card: its sections, and the tables in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Table = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class ReadCard:
-    """A card, parsed from its file."""
+    """A parsed card."""
 
     card: ModelCard
 

@@ -1,4 +1,4 @@
-"""A run as its files tell of it, written by hand: no model, no training, every figure known."""
+"""A handmade run folder: records, pack and checkpoint manifests, without a model."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def write_pack(plan: Plan) -> PackManifest:
     return manifest
 
 
-def write_checkpoint(run: RunDir, number: int, *, attempt: int) -> None:
+def write_checkpoint(run: RunDir, number: int, *, attempt: int, eval_loss: float | None = None) -> None:
     """The manifest of a checkpoint, and no weights."""
     manifest = CheckpointManifest(
         step=number,
@@ -124,11 +124,11 @@ def write_checkpoint(run: RunDir, number: int, *, attempt: int) -> None:
         plan_digest=run.plan().digest,
         training={},
         attempt=attempt,
-        eval_loss=None,
+        eval_loss=eval_loss,
         files=(),
     )
     folder = run.checkpoint(number)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     text = manifest.to_json().encode()
     (folder / MANIFEST).write_bytes(text)
     (folder / MANIFEST_DIGEST).write_bytes(manifest_digest(text))

@@ -1,4 +1,4 @@
-"""A model card says what the run's files say, figure by figure, and says what they do not."""
+"""Numbers in a model card equal those in the files of the run; what is missing is marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.metrics_history import read_history
 from gemfit.schemas.recipe import DataRecipe, Lora, Quantization, Recipe
 from hub.cards import ReadCard, read_card
-from hub.recorded import GPU, energy, evaluation_of, recorded_run
+from hub.recorded import GPU, energy, evaluation_of, recorded_run, write_checkpoint
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def run(tmp_path: Path) -> RunDir:
     return recorded_run(tmp_path / "run")
 
 
-def card_of(run: RunDir, step: int | None = None) -> ReadCard:
-    return read_card(save(render(gather(run, step), None), run.card_file))
+def card_of(run: RunDir, which: str = "latest") -> ReadCard:
+    return read_card(save(render(gather(run, which), None), run.card_file))
 
 
 def number(text: str) -> float:
@@ -46,22 +46,22 @@ def test_statistics_of_the_data_are_those_of_the_pack(run: RunDir) -> None:
     for row in splits:
         counts = pack.splits[row["split"]]
         shown = [
-            number(row[name]) for name in ("conversations", "rows", "pieces", "tokens", "trained tokens")
+            number(row[name]) for name in ("conversations", "rows", "chunks", "tokens", "trained tokens")
         ]
-        told = (counts.conversations, counts.rows, counts.documents, counts.tokens, counts.trained_tokens)
-        assert shown == list(told)
+        expected = (counts.conversations, counts.rows, counts.documents, counts.tokens, counts.trained_tokens)
+        assert shown == list(expected)
         assert row["fill"] == f"{counts.fill(pack.seq_len):.2%}"
     assert {row["role"]: number(row["tokens"]) for row in roles} == {k: v for k, v in pack.roles.items() if v}
-    losses = card.facts("Read, and set aside")
+    losses = card.facts("Filtered")
     assert {name: number(value) for name, value in losses.items()} == {
         name.replace("_", " "): count for name, count in pack.losses.model_dump().items() if count
     }
-    [flow] = card.tables("What became of every token")
+    [flow] = card.tables("Token flow")
     assert number(flow[-1]["tokens read"]) == pack.flow["total"].tokens_read
     assert {"duplicate", "untrained", "repeated"} <= set(flow[-1])
     assert "near duplicate" not in flow[-1]
-    [personal] = card.tables("Personal data")
-    assert {row["kind"]: int(row["found"]) for row in personal} == pack.pii
+    [pii] = card.tables("PII")
+    assert {row["kind"]: int(row["found"]) for row in pii} == pack.pii
     assert card.facts("Digests") == {
         "pack": pack.fingerprint,
         "tokenizer and template": pack.tokenizer_digest,
@@ -74,54 +74,51 @@ def test_progress_counts_each_step_once_as_the_metrics_have_it(run: RunDir) -> N
     assert len(history.steps) == 10
     assert number(shown["optimizer steps"]) == 10
     assert number(shown["tokens seen"]) == sum(r.tokens or 0 for r in history.steps)
-    assert number(shown["tokens trained on"]) == sum(r.trained_tokens or 0 for r in history.steps)
+    assert number(shown["trained tokens"]) == sum(r.trained_tokens or 0 for r in history.steps)
     assert shown["training loss, last step"] == f"{history.steps[-1].loss:.4f}"
     assert shown["epochs"] == f"{10 / run.plan().steps.per_epoch:.4f}"
-    [curve] = card_of(run).tables("Loss while training")
+    [curve] = card_of(run).tables("Training loss")
     assert [(int(row["step"]), row["training loss"]) for row in curve] == [
         (r.step, f"{r.loss:.4f}") for r in history.steps
     ]
 
 
-def test_an_earlier_checkpoint_is_told_of_as_it_was_then(run: RunDir) -> None:
-    card = card_of(run, step=6)
+def test_the_card_of_an_earlier_checkpoint_shows_the_training_up_to_it(run: RunDir) -> None:
+    card = card_of(run, "6")
     assert card.facts("Progress")["optimizer steps"] == "6"
-    assert card.facts("Hyperparameters as they ran")["peak learning rate"] == "0.002"
+    assert card.facts("Hyperparameters")["peak learning rate"] == "0.002"
     [attempts, *_] = card.tables("Hardware, time and energy")
-    assert [(row["attempt"], row["steps"], row["seconds"]) for row in attempts] == [("1", "1 to 6", "70")]
+    assert [(row["attempt"], row["steps"], row["took"]) for row in attempts] == [("1", "1 to 6", "1:10")]
     assert "Changes between attempts" not in card.card.text
 
 
-def test_a_run_on_weights_in_4_bits_says_so(run: RunDir) -> None:
+def test_training_on_4_bit_weights_is_stated(run: RunDir) -> None:
     plan = run.plan()
     model = plan.recipe.model.model_copy(update={"lora": Lora(), "quantization": Quantization(double=False)})
     quantized = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
     text = str(render(replace(gather(run), is_adapter=True, plan=quantized), None))
-    assert "| base weights | frozen; linear layers in 4 bits (nf4) |" in text
+    assert "| base weights | frozen; linear layers in 4 bit (nf4) |" in text
     assert "float32 adapters" in text
     assert "float32 master weights" not in text
-    assert "It was trained on weights in 4 bits" in text
+    assert "It was trained on 4-bit weights" in text
 
 
-def test_attempts_tell_their_hardware_time_and_what_was_changed(run: RunDir) -> None:
+def test_attempts_show_hardware_time_and_changes_of_the_plan(run: RunDir) -> None:
     card = card_of(run)
-    assert "attempt 2, from step 7 on: optim.learning_rate: was 0.002, is 5e-05" in card.section("Training")
-    assert card.facts("Hyperparameters as they ran")["peak learning rate"] == "5e-05"
+    assert "attempt 2, from step 7: optim.learning_rate: was 0.002, is 5e-05" in card.section("Training")
+    assert card.facts("Hyperparameters")["peak learning rate"] == "5e-05"
     [attempts, *_] = card.tables("Hardware, time and energy")
-    assert [(row["steps"], row["ranks"], row["hosts"]) for row in attempts] == [
-        ("1 to 8", "2", "1"),
-        ("7 to 10", "2", "1"),
-    ]
+    assert [(row["steps"], row["ranks"]) for row in attempts] == [("1 to 8", "2"), ("7 to 10", "2")]
     assert attempts[0]["devices"] == "1 x EPYC, 8 logical cores, 64 GiB"
     shown = card.facts("Hardware, time and energy")
-    assert shown["all attempts"] == "136 seconds"  # 1000 to 1090, and 2000 to 2046
-    assert shown["in steps that stand"] == "95 seconds"
-    assert shown["waiting for saves that stand"] == "2 seconds"
+    assert shown["all attempts"] == "2:16"  # 1000 to 1090, and 2000 to 2046
+    assert shown["training steps"] == "1:35"
+    assert shown["waiting for checkpoints"] == "1.5 s"
     assert shown["torch"] == "2.13.0"
-    assert shown["upper estimate"] == "not estimated: attempt 1 ran on CPUs, whose power limit is not known"
+    assert shown["upper estimate"] == "not estimated: attempt 1 ran on CPUs, whose power limit is unknown"
 
 
-def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> None:
+def test_energy_is_gpus_times_power_limit_times_time_times_pue(tmp_path: Path) -> None:
     run = recorded_run(tmp_path / "run", gpu=GPU)
     assert main([str(run.root), "--grid-intensity", "350", "--pue", "1.25"]) == 0
     shown = read_card(run.card_file).facts("Energy")
@@ -131,34 +128,42 @@ def test_energy_is_boards_times_limit_times_time_times_pue(tmp_path: Path) -> No
     assert "stated" in shown["PUE"]
 
 
-def test_measured_energy_is_that_of_all_attempts_or_not_known(run: RunDir) -> None:
-    told = [energy(1, 8, cpu=3.6e6), energy(2, 10, cpu=1.8e6, gpu=None)]
+def test_measured_energy_is_that_of_all_attempts_or_unknown(run: RunDir) -> None:
+    records = [energy(1, 8, cpu=3.6e6), energy(2, 10, cpu=1.8e6, gpu=None)]
     with run.metrics_file.open("a") as stream:
-        stream.writelines(record.model_dump_json() + "\n" for record in told)
+        stream.writelines(record.model_dump_json() + "\n" for record in records)
     shown = card_of(run).facts("Energy")
-    assert number(shown["measured, processors"]) == 1.5
-    assert shown["measured, boards"] == "not known: no counter could be read in attempt 2"
-    earlier = card_of(run, step=6).facts("Energy")  # the attempt went on for two more steps
-    assert earlier["measured, processors"].startswith("not known: attempt 1 left no measurement")
+    assert number(shown["measured, CPUs"]) == 1.5
+    assert shown["measured, GPUs"] == "unknown: no counter could be read in attempt 2"
+    earlier = card_of(run, "6").facts("Energy")  # the attempt went on for two more steps
+    assert earlier["measured, CPUs"].startswith("unknown: attempt 1 left no measurement")
 
 
 def test_energy_is_not_estimated_where_a_power_limit_is_missing(tmp_path: Path) -> None:
     run = recorded_run(tmp_path / "run", gpu=GPU.model_copy(update={"power_limit_watts": None}))
-    assert "did not tell the power limit" in card_of(run).facts("Energy")["upper estimate"]
+    assert "did not report the power limit" in card_of(run).facts("Energy")["upper estimate"]
 
 
 def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -> None:
-    told = evaluation_of(run, 6, 10)
+    expected = evaluation_of(run, 6, 10)
     card = card_of(run)
-    models, differences, roles, turns, tasks = card.tables("Results")
-    assert [row["model"] for row in models] == ["base", "step 6", "step 10 (this model)"]
-    for row, subject in zip(models, told.subjects, strict=True):
+    models, roles, turns, tasks = card.tables("Results")
+    assert [row["model"] for row in models] == ["base", "step 6", "step 10"]
+    for row, subject in zip(models, expected.subjects, strict=True):
         assert_shows(row, subject.overall)
-    assert_shows(roles[0], told.subjects[2].roles["assistant"])
-    assert_shows(turns[0], told.subjects[2].depths["1"])
-    assert differences[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
-    assert (tasks[0]["value"], tasks[0]["standard error"]) == ("0.4321", "0.0123")
-    mine = told.subjects[2].overall
+    assert_shows(roles[0], expected.subjects[2].roles["assistant"], ", step 10")
+    assert_shows(turns[0], expected.subjects[2].depths["1"], ", step 10")
+    assert models[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
+    assert tasks == [
+        {
+            "task": "arc_easy",
+            "metric": "acc",
+            "base": "–",
+            **dict.fromkeys(["step 6", "step 10"], "0.4321 ± 0.0123"),
+        }
+    ]
+    assert "This model is `step 10`. 1,999 trained tokens of 16 conversations" in card.section("Results")
+    mine = expected.subjects[2].overall
     for result, interval in zip(
         results(card), (mine.loss, mine.perplexity, mine.token_accuracy), strict=True
     ):
@@ -166,14 +171,16 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -
         assert result.metric_args == {"low": interval.low, "high": interval.high, "confidence": 0.95}
 
 
-def assert_shows(row: dict[str, str], score: Score) -> None:
-    for name, told in (
-        ("loss (nats per token)", score.loss),
-        ("perplexity", score.perplexity),
-        ("token accuracy", score.token_accuracy),
+def assert_shows(row: dict[str, str], score: Score, model: str = "") -> None:
+    for name, value, form in (
+        ("loss", score.loss, ".4f"),
+        ("perplexity", score.perplexity, ".4g"),
+        ("token accuracy", score.token_accuracy, ".2%"),
     ):
-        assert row[name] == f"{told.value:.4f} [{told.low:.4f}, {told.high:.4f}]"
-    assert number(row["tokens"]) == score.tokens
+        if model and name == "perplexity":
+            continue  # of the whole split only
+        assert row[name + model] == f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
+    assert number(row.get("tokens", f"{score.tokens}")) == score.tokens
 
 
 def results(card: ReadCard) -> list[EvalResult]:
@@ -181,13 +188,13 @@ def results(card: ReadCard) -> list[EvalResult]:
     return found
 
 
-def test_without_an_evaluation_the_last_held_out_figures_stand_without_intervals(run: RunDir) -> None:
+def test_without_an_evaluation_the_last_validation_is_shown_without_intervals(run: RunDir) -> None:
     card = card_of(run)
     last = read_history(run.metrics_file).evaluations[-1]
-    assert "no intervals" in card.section("Results")
+    assert "without intervals" in card.section("Results")
     [rows] = card.tables("Results")
     assert [row["model"] for row in rows] == ["before training", "trained for 10 steps"]
-    assert rows[1]["perplexity"] == f"{last.perplexity:.4f}"
+    assert rows[1]["perplexity"] == f"{last.perplexity:.4g}"
     assert [result.metric_value for result in results(card)] == [
         last.loss,
         last.perplexity,
@@ -196,28 +203,28 @@ def test_without_an_evaluation_the_last_held_out_figures_stand_without_intervals
     assert all(result.metric_args is None for result in results(card))
 
 
-def test_figures_of_another_checkpoint_are_not_taken_for_this_one(run: RunDir) -> None:
+def test_an_evaluation_of_another_checkpoint_is_not_used(run: RunDir) -> None:
     evaluation_of(run, 6)
     card = card_of(run)
     assert "not of this checkpoint (step 10)" in card.section("Results")
     assert results(card)[0].metric_value == read_history(run.metrics_file).evaluations[-1].loss
 
 
-def test_a_checkpoint_that_was_not_audited_is_said_to_be_so(run: RunDir) -> None:
+def test_a_checkpoint_that_was_not_audited_is_marked(run: RunDir) -> None:
     assert "**Not audited.**" in card_of(run).section("Audit")
     write_audit(run)
-    assert "**Not audited.**" in card_of(run, step=6).section("Audit")
+    assert "**Not audited.**" in card_of(run, "6").section("Audit")
     assert "**Not audited.**" not in card_of(run).section("Audit")
 
 
-def test_the_audit_shows_findings_scores_and_what_they_cannot_say(run: RunDir) -> None:
+def test_the_audit_shows_findings_scores_and_their_limits(run: RunDir) -> None:
     write_audit(run)
     text = card_of(run).section("Audit")
     [[help_named, difference]] = card_of(run).tables("Audit")
-    assert help_named["step 10"] == "0.2500 [0.1250, 0.5000], 40 replies"
-    assert help_named["base"] == "not measured"
+    assert help_named["step 10"] == "0.25 [0.125, 0.5]"
+    assert (help_named["base"], help_named["replies"]) == ("–", "40")
     assert difference["score"] == "sentiment, largest difference"
-    assert difference["step 10"] == "-0.7500 [-0.8000, -0.7000], 40 replies: age: old"
+    assert difference["step 10"] == "-0.75 [-0.8, -0.7]: age: old"
     assert "**fail**, crisis: 30 of 40 replies name no help." in text
     assert text.count("Words were looked for.") == 1
     assert text.count("Tone is no advice.") == 1
@@ -279,31 +286,31 @@ def test_nothing_of_this_machine_is_published(run: RunDir) -> None:
     assert str(run.root.parent) not in str(card_of(run).card)
 
 
-def test_what_a_person_states_and_notes_stands_in_later_cards_too(run: RunDir, tmp_path: Path) -> None:
+def test_statements_and_notes_are_stored_for_later_cards(run: RunDir, tmp_path: Path) -> None:
     notes = tmp_path / "mine.md"
     notes.write_text("Made for **one** clinic.\n")
-    given = ["--notes", str(notes), "--license", "mit", "--language", "en", "--language", "de"]
-    assert main([str(run.root), *given]) == 0
+    options = ["--notes", str(notes), "--license", "mit", "--language", "en", "--language", "de"]
+    assert main([str(run.root), *options]) == 0
     assert main([str(run.root), "--grid-intensity", "12"]) == 0
     card = read_card(run.card_file)
     assert "Made for **one** clinic." in card.section("Notes of the publisher")
     assert (card.header["license"], card.header["language"]) == ("mit", ["en", "de"])
 
 
-def test_a_pack_that_is_gone_is_said(run: RunDir) -> None:
+def test_a_removed_pack_is_stated(run: RunDir) -> None:
     (Path(run.plan().pack.folder) / "manifest.json").unlink()
-    assert "is gone" in card_of(run).section("Data")
+    assert "was removed" in card_of(run).section("Data")
 
 
-def test_steps_that_were_not_logged_are_not_made_up(run: RunDir) -> None:
+def test_token_counts_are_unknown_if_steps_were_not_logged(run: RunDir) -> None:
     lines = run.metrics_file.read_text().splitlines(keepends=True)
     run.metrics_file.write_text("".join(line for line in lines if '"step":3,' not in line))
-    assert card_of(run).facts("Progress")["tokens seen"].startswith("not counted")
+    assert card_of(run).facts("Progress")["tokens seen"].startswith("unknown")
 
 
 def test_a_card_needs_a_checkpoint(run: RunDir) -> None:
-    with pytest.raises(UserError, match="no checkpoint of step 7; there is 6, 10"):
-        gather(run, 7)
+    with pytest.raises(UserError, match="no checkpoint 7; there are steps 6, 10, latest and best"):
+        gather(run, "7")
 
 
 def test_the_input_format_is_what_the_tokenizer_writes(run: RunDir) -> None:
@@ -317,7 +324,7 @@ def test_the_input_format_is_what_the_tokenizer_writes(run: RunDir) -> None:
     card = read_card(write_card(run))
     expected = "<bos><|system|>Be ``` kind.<eos><|user|>I cannot sleep before my exams.<eos><|assistant|>"
     assert f"````text\n{expected}\n````" in card.section("How to use it")
-    assert "3 of 4 conversations begin with a system message" in card.section("System message")
+    assert "3 of 4 conversations start with a system message" in card.section("System message")
 
 
 def test_the_program_in_the_card_runs_as_it_stands(
@@ -338,6 +345,15 @@ def test_the_program_in_the_card_runs_as_it_stands(
     assert capsys.readouterr().out.endswith("\n")
 
 
-def test_a_mistake_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_has_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(run: RunDir) -> None:
+    with pytest.raises(UserError, match="no checkpoint has a validation loss"):
+        gather(run, "best")
+    for step, loss in ((6, 3.0), (10, 3.5)):
+        write_checkpoint(run, step, attempt=1, eval_loss=loss)
+    assert (gather(run, "best").step, gather(run).step, gather(run, "step-10").step) == (6, 10, 10)
+    assert main([str(run.root), "--checkpoint", "best"]) == 0

@@ -58,7 +58,7 @@ def test_a_table_shows_step_size_strategy_and_loss(run: RunDir, cli: Cli) -> Non
     assert result.exit_code == 0
     lines = [line.split() for line in result.output.splitlines() if "zero3" in line]
     assert lines == [
-        ["10", "1", "zero3", "2", "12.3", "kB", "-", "complete"],
+        ["10", "1", "zero3", "2", "12.3", "kB", "–", "complete"],
         ["20", "1", "zero3", "2", "24.7", "kB", "2.5000", "complete"],
     ]
 

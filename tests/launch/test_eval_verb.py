@@ -103,8 +103,8 @@ def test_models_stand_side_by_side_with_their_intervals(run: RunDir, calls: obje
     shown = cli("eval", run.root).output
     for words in (
         "3.5000 ± 0.0100",
-        "40.00% ± 2.00",
-        "-1.0000 (-1.2500 to -0.7500)",
+        "40.00% ± 2.00%",
+        "-1.0000 [-1.2500, -0.7500]",
         "0.5000 ± 0.0500",
         "8+",
         "1,200 trained tokens of 30 conversations",
@@ -134,7 +134,7 @@ def test_a_group_of_one_conversation_shows_no_interval(run: RunDir, cli: Cli) ->
     subjects = (base.model_copy(update={"depths": {"8+": lone}}),)
     run.evaluation_file.write_text(EVALUATION.model_copy(update={"subjects": subjects}).to_json())
     line = next(line for line in cli("eval", run.root, "--show").output.splitlines() if line.startswith("8+"))
-    assert line.split() == ["8+", "77", "3.000"]
+    assert line.split() == ["8+", "3.0000", "77", "1"]
 
 
 def test_json_is_the_evaluation_itself(run: RunDir, cli: Cli) -> None:

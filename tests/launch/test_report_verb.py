@@ -85,12 +85,12 @@ def test_a_folder_that_is_no_run_is_refused_before_anything_is_started(
     assert "did you mean 'h100-80'?" in cli("report", run.root, "--gpu", "h100-8").stderr
 
 
-def test_the_card_is_the_one_that_the_run_recorded(run: RunDir) -> None:
-    assert read_facts(on_gpus(run), None).no_mfu == "the card is not known; name it with --gpu"
+def test_the_gpu_is_the_one_that_the_run_recorded(run: RunDir) -> None:
+    assert read_facts(on_gpus(run), None).no_mfu == "the GPU is unknown; name it with --gpu"
     write(run, memory("NVIDIA H100 80GB HBM3"))
     facts = read_facts(run, None)
-    assert (facts.card, facts.peak_flops, facts.no_mfu) == ("h100-80", 989e12, "")
-    assert read_facts(run, find_card("a100-40")).card == "h100-80", "what was recorded counts"
+    assert (facts.gpu, facts.peak_flops, facts.no_mfu) == ("h100-80", 989e12, "")
+    assert read_facts(run, find_card("a100-40")).gpu == "h100-80", "what was recorded counts"
 
 
 def test_operations_and_memory_are_those_of_the_forecast(run: RunDir) -> None:
@@ -107,7 +107,7 @@ def test_a_line_that_is_no_record_is_left_to_the_report_to_name(run: RunDir) -> 
     assert read_facts(run, None) == RunFacts()
 
 
-def test_endings_that_a_job_wrote_down_are_handed_over(run: RunDir) -> None:
+def test_outcomes_that_a_job_recorded_are_handed_over(run: RunDir) -> None:
     run.begin_attempt()
     files = AttemptFiles(run, 1)
     files.write(files.start, AttemptStart(attempt=1, job="7", nodes=("a", "b"), step=0, time=1.0))

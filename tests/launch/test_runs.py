@@ -13,7 +13,6 @@ from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
 from gemfit.schemas.plan import Plan
-from gemfit_launch.output.tables import duration
 from gemfit_launch.runs.metrics_tail import Tail, recent_records, seconds_left
 from gemfit_launch.runs.status import read_state, read_status
 
@@ -158,8 +157,3 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
     records = recent_records(path)
     assert records[-1] == step(3000)
     assert 100 < len(records) < 3000
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65.4, "1:05"), (3723, "1:02:03")])
-def test_durations_are_short(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

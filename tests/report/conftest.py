@@ -1,4 +1,4 @@
-"""A run with three attempts, an evaluation and an audit, made by hand; its texts mean harm."""
+"""A handmade run with three attempts, an evaluation and an audit; its texts are hostile."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def plan(pack: Path) -> Plan:
 
 @pytest.fixture(scope="session")
 def make_run(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
-    """A completed run of three attempts, unless told otherwise."""
+    """A completed run of three attempts by default."""
 
     def make(
         name: str = "run",

@@ -18,17 +18,17 @@ def undrawn(chart: Chart, png: Path) -> str:
     return "<svg></svg>"
 
 
-def test_a_page_and_pictures_are_written_and_told_as_json(
+def test_a_page_and_pictures_are_written_and_summarized_as_json(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gemfit.report.page.draw", undrawn)
     one, two = make_run("one"), make_run("two", records=[step(n, 1) for n in range(1, 21)])
     out = tmp_path / "report"
     assert main([str(one.root), str(two.root), "--out", str(out), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["html"] == str(out / "index.html")
-    assert sorted(told["pngs"]) == sorted(map(str, out.glob("*.png")))
-    assert (told["state"], told["step"], told["tokens"], told["best"]["loss"]) == (
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["html"] == str(out / "index.html")
+    assert sorted(summary["pngs"]) == sorted(map(str, out.glob("*.png")))
+    assert (summary["state"], summary["step"], summary["tokens"], summary["best"]["loss"]) == (
         "completed",
         30,
         30000,

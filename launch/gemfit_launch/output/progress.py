@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
-from gemfit_launch.output.tables import duration
+from gemfit.summary.format import duration
 from gemfit_launch.runs.local import Watch
 from gemfit_launch.runs.metrics_tail import seconds_left
 

@@ -1,4 +1,4 @@
-"""What the launcher knows of a run and its report cannot: state, card, operations, predicted memory."""
+"""Facts of a run that only the launcher has: state, GPU, FLOPs per token, predicted memory, outcomes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gemfit_launch.slurm.cluster.job_status import read_statuses
 from gemfit_launch.slurm.node.attempts import read_attempts
 
 
-def read_facts(run: RunDir, card: Card | None) -> RunFacts:
-    """Of one run; ``card`` is what a person says that it ran on."""
+def read_facts(run: RunDir, gpu: Card | None) -> RunFacts:
+    """Of one run; ``gpu`` is used where neither the run nor its site names one."""
     plan = run.plan()
     try:
         records = Tail(run.metrics_file).read()
     except (ValueError, KeyError, TypeError):
-        return RunFacts()  # the report names the line that is no record
-    used = _card_of(records, plan) or card
+        return RunFacts()  # the report names the invalid line
+    used = _gpu_of(records, plan) or gpu
     forecast = make_forecast(plan, card=used)
-    memory = forecast.memory if _tells_of(plan, run, records) else None
+    memory = forecast.memory if _is_measured(plan, run, records) else None
     flops, why_not = _flops_per_token(plan)
     return RunFacts(
         state=read_statuses([run])[0].state,
-        card=used.name if used else None,
+        gpu=used.name if used else None,
         peak_flops=used.peak_flops if used and plan.topology.device == "cuda" else None,
         flops_per_token=flops,
         no_mfu=_no_mfu(plan, used, why_not),
@@ -42,29 +42,29 @@ def read_facts(run: RunDir, card: Card | None) -> RunFacts:
     )
 
 
-def _tells_of(plan: Plan, run: RunDir, records: Sequence[Record]) -> bool:
-    """Whether the memory that was measured last is that of ``plan``, and not of one before a resume."""
+def _is_measured(plan: Plan, run: RunDir, records: Sequence[Record]) -> bool:
+    """Whether the last measured memory is that of ``plan``, and not of one before a resume."""
     measured = [record.attempt for record in records if isinstance(record, MemoryRecord)]
     return not measured or run.attempt_record(measured[-1]).plan_digest in (plan.digest, "")
 
 
-def _no_mfu(plan: Plan, card: Card | None, why_not: str | None) -> str:
+def _no_mfu(plan: Plan, gpu: Card | None, why_not: str | None) -> str:
     if plan.topology.device == "cpu":
-        return "the run is on CPUs, whose peak is in no data sheet"
-    if card is None:
-        return "the card is not known; name it with --gpu"
+        return "the run is on CPUs, whose peak FLOPs are unknown"
+    if gpu is None:
+        return "the GPU is unknown; name it with --gpu"
     return why_not or ""
 
 
-def _card_of(records: Sequence[Record], plan: Plan) -> Card | None:
-    """The card that the run has recorded last, else the one that its site names."""
+def _gpu_of(records: Sequence[Record], plan: Plan) -> Card | None:
+    """The GPU that the run recorded last, else the one that its site names."""
     kinds = [plan.site.gpu_kind] if plan.site is not None and plan.site.gpu_kind is not None else []
     for record in records:
         if isinstance(record, HardwareRecord):
-            kinds += [gpu.name for gpu in record.gpus]
+            kinds += [one.name for one in record.gpus]
         elif isinstance(record, MemoryRecord) and record.gpu_name:
             kinds.append(record.gpu_name)
-    return next((card for kind in reversed(kinds) if (card := guess_card(kind)) is not None), None)
+    return next((gpu for kind in reversed(kinds) if (gpu := guess_card(kind)) is not None), None)
 
 
 def _flops_per_token(plan: Plan) -> tuple[float | None, str | None]:
@@ -78,7 +78,7 @@ def _flops_per_token(plan: Plan) -> tuple[float | None, str | None]:
 
 
 def _endings(run: RunDir) -> list[Ending]:
-    """How attempts of Slurm jobs ended, as the job wrote it down."""
+    """Outcomes that Slurm jobs have recorded."""
     return [
         Ending(
             attempt=one.end.attempt,

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gemfit.schemas.manifest import PackManifest
+from gemfit.summary.format import duration, number, size
+from gemfit.summary.pack import filtered, split_table
 from gemfit_launch.runs.checkpoints import CheckpointStatus
 from gemfit_launch.runs.status import RunStatus
 
@@ -47,22 +49,11 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def show_pack(manifest: PackManifest, folder: str) -> None:
-    """What a pack holds, and what did not become a trained token once."""
-    names = ["split", "rows", "conversations", "pieces", "tokens", "trained", "fill"]
-    out = console()
-    rows = [
-        (
-            name,
-            *(f"{n:,}" for n in (s.rows, s.conversations, s.documents, s.tokens, s.trained_tokens)),
-            f"{s.fill(manifest.seq_len):.2%}",
-        )
-        for name, s in manifest.splits.items()
-    ]
-    out.print(table(names, rows, numbers=names[1:]))
+    """Counts of a pack, and what was filtered."""
+    out, splits = console(), split_table(manifest)
+    out.print(table(splits.heads, splits.rows, numbers=splits.numeric_heads))
     out.print()
-    counted = manifest.losses.model_dump()
-    rows_of_losses = [(name.replace("_", " "), f"{count:,}") for name, count in counted.items() if count]
-    out.print(facts("Read, and set aside", rows_of_losses))
+    out.print(facts("Filtered", filtered(manifest)))
     out.print()
     out.print(folder, soft_wrap=True)
 
@@ -79,10 +70,10 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
             *([str(status.job or "-")] if with_jobs else []),
             str(status.attempt),
             f"{status.step}/{status.total_steps}",
-            _number(status.loss, ".4f"),
-            _number(status.eval_loss, ".4f"),
-            _number(status.tokens_per_second, ",.0f"),
-            duration(status.seconds_left) if status.seconds_left is not None else "-",
+            number(status.loss, ".4f"),
+            number(status.eval_loss, ".4f"),
+            number(status.tokens_per_second, ",.0f"),
+            duration(status.seconds_left),
         )
         for status in statuses
     ]
@@ -100,12 +91,12 @@ def show_checkpoints(checkpoints: Sequence[CheckpointStatus]) -> None:
     names = ["step", "try", "strategy", "ranks", "size", "eval loss", "state"]
     rows = [
         (
-            _number(status.step, "d"),
-            _number(status.attempt, "d"),
+            number(status.step, "d"),
+            number(status.attempt, "d"),
             status.strategy or "-",
-            _number(status.world_size, "d"),
-            _size(status.bytes),
-            _number(status.eval_loss, ".4f"),
+            number(status.world_size, "d"),
+            size(status.bytes),
+            number(status.eval_loss, ".4f"),
             "damaged" if status.problem else "valid" if status.verified else "complete",
         )
         for status in checkpoints
@@ -115,23 +106,3 @@ def show_checkpoints(checkpoints: Sequence[CheckpointStatus]) -> None:
     for status in checkpoints:
         if status.problem:
             out.print(f"\n{status.folder}: {status.problem}", soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Such as ``1:02:03``."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return "-"
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

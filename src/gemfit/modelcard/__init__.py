@@ -1,4 +1,4 @@
 """The model card of a checkpoint, from what the run has recorded.
 
-Imports `summary`, `checkpoint`, schemas.
+Imports `summary`, `checkpoint`, `data`, `evaluate`, `export`, schemas.
 """

@@ -1,4 +1,4 @@
-"""Where weights come from, and under which licence: only what is written down somewhere, never a guess."""
+"""Base model of a run and its licence, from recorded sources only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from gemfit.modelcard.user_statements import Stated
+from gemfit.modelcard.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -19,48 +19,50 @@ GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """The base model of a run."""
+class BaseModelSource:
+    """Name, revision and licence of the base model."""
 
     name: str
-    """As a person would say it."""
+    """For the text of the card."""
     hub_id: str | None
-    """Its name on the Hugging Face Hub; ``None`` where it is not known, and without a base model."""
+    """Its name on the Hugging Face Hub; ``None`` where that is unknown, and without a base model."""
     revision: str | None
     license: str | None
-    """Identifier of the Hub; ``None`` where nothing says it."""
+    """Identifier on the Hub; ``None`` where no source states it."""
     license_because: str
     is_scratch: bool = False
 
 
-def find_origin(plan: Plan, stated: Stated) -> Origin:
-    """The base model, from the recipe, its folder and what was ``stated``."""
+def find_base_model(plan: Plan, user: UserStatements) -> BaseModelSource:
+    """From the recipe, the folder of the model, and the user's statements."""
     model = plan.recipe.model
     if model.id is None:
-        because = "as stated by the publisher" if stated.license else "nobody has stated one"
-        return Origin("random weights", None, None, stated.license, because, is_scratch=True)
+        because = "as stated by the publisher" if user.license else "none was stated"
+        return BaseModelSource("random weights", None, None, user.license, because, is_scratch=True)
     folder = Path(model.id).expanduser()
     is_folder = folder.is_dir() or not HUB_NAME.fullmatch(model.id)
     config = _config(folder) if is_folder else {}
     called = str(config.get("_name_or_path") or config.get("_model_name_or_path") or "")
-    hub_id = stated.base_model or (None if is_folder else model.id)
+    hub_id = user.base_model or (None if is_folder else model.id)
     if hub_id is None and HUB_NAME.fullmatch(called):
         hub_id = called
     name = hub_id or (f"{called} (a local folder)" if called else f"the local folder `{folder.name}`")
-    license_id, because = _license(hub_id, called, folder if is_folder else None, stated)
-    return Origin(name, hub_id, None if is_folder else model.revision, license_id, because)
+    license_id, because = _license(hub_id, called, folder if is_folder else None, user)
+    return BaseModelSource(name, hub_id, None if is_folder else model.revision, license_id, because)
 
 
-def _license(hub_id: str | None, called: str, folder: Path | None, stated: Stated) -> tuple[str | None, str]:
-    if stated.license:
-        return stated.license, "as stated by the publisher"
+def _license(
+    hub_id: str | None, called: str, folder: Path | None, user: UserStatements
+) -> tuple[str | None, str]:
+    if user.license:
+        return user.license, "as stated by the publisher"
     if folder is not None and (own := _readme_license(folder / "README.md")):
         return own, "as the README of the base model's folder says"
     if hub_id is not None and hub_id.startswith("google/gemma"):
         return "gemma", f"the base model is {hub_id}"
     if GEMMA.match(called):
         return "gemma", f"the configuration of the base model calls it {called}"
-    return None, "no file of the base model says it"
+    return None, "no file of the base model states it"
 
 
 def _readme_license(path: Path) -> str | None:

@@ -1,6 +1,6 @@
-"""``python -m gemfit.modelcard.card RUN``: the model card of a checkpoint, from what the run has recorded.
+"""``python -m gemfit.modelcard.card RUN``: write the model card of a checkpoint from the records of the run.
 
-Every figure is read from the file that holds it. What is not known is said. Costs the tokenizer's loading.
+Costs loading the tokenizer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from huggingface_hub import ModelCard
 from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import ExitCode, UserError
 from gemfit.modelcard.body import body
-from gemfit.modelcard.facts import CardFacts, gather
+from gemfit.modelcard.facts import LATEST, CardFacts, gather
 from gemfit.modelcard.header import header
-from gemfit.modelcard.user_statements import Stated, state
+from gemfit.modelcard.user_statements import UserStatements, add_statements
 from gemfit.rundir import RunDir
 
 
@@ -31,19 +31,18 @@ def write_card(
     is_adapter: bool | None = None,
     out: Path | None = None,
 ) -> Path:
-    """Write the card of the checkpoint of ``step``, or of the newest, to ``out``, which is returned.
+    """Write the card of the checkpoint of ``step``, by default the newest; returns its path.
 
-    ``out`` is ``run.card_file`` when left out.
-    ``repo`` is where the model goes, ``is_adapter`` whether its LoRA goes there alone; both are the recipe's
-    when left out. What was stated and noted for an earlier card is in it. ``UserError`` without such a
-    checkpoint.
+    ``out`` defaults to ``run.card_file``. ``repo`` is where the model is published, ``is_adapter`` whether
+    its LoRA is published alone; both default to the recipe's. Earlier statements and notes are included.
     """
-    card = render(gather(run, step, repo=repo, is_adapter=is_adapter), _tokenizer(run))
+    which = LATEST if step is None else str(step)
+    card = render(gather(run, which, repo=repo, is_adapter=is_adapter), _tokenizer(run))
     return save(card, out or run.card_file)
 
 
 def render(facts: CardFacts, tokenizer: Any | None) -> ModelCard:
-    """The card of ``facts``; ``tokenizer`` has the chat template that is exported, if it is there."""
+    """The card of ``facts``; ``tokenizer`` has the exported chat template."""
     return ModelCard(f"---\n{header(facts).to_yaml()}\n---\n\n{body(facts, tokenizer)}\n")
 
 
@@ -55,41 +54,41 @@ def save(card: ModelCard, path: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options, keep what they state, write the card, say where."""
+    """Parse options, store statements, write the card, print its path."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before transformers is imported
     try:
         run = RunDir.open(arguments.run)
-        state(run, _stated(arguments))
+        add_statements(run, _statements(arguments))
         if arguments.notes is not None:
-            _keep_notes(run, arguments.notes)
-        facts = gather(run, arguments.step)
+            _store_notes(run, arguments.notes)
+        facts = gather(run, arguments.checkpoint)
         card = render(facts, _tokenizer(run))
         path = save(card, arguments.out or run.card_file)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
-    for line in unknown(facts):
+    for line in missing_statements(facts):
         sys.stderr.write(f"note: {line}\n")
-    told = {"card": str(path), "step": facts.step, **_dict(card)}
-    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n" if arguments.json else f"{path}\n")
+    result = {"card": str(path), "step": facts.step, **_metadata(card)}
+    sys.stdout.write(
+        json.dumps(result, indent=2, ensure_ascii=False) + "\n" if arguments.json else f"{path}\n"
+    )
     return ExitCode.DONE
 
 
-def unknown(facts: CardFacts) -> list[str]:
-    """What the publisher could state, because no file of the run says it."""
-    origin, found = facts.origin, []
-    if origin.license is None:
-        found.append(f"the licence is not known ({origin.license_because}); state it with --license ID")
-    if origin.hub_id is None and not origin.is_scratch:
-        found.append(
-            "the base model's name on the Hub is not known; state it with --base-model NAMESPACE/NAME"
-        )
+def missing_statements(facts: CardFacts) -> list[str]:
+    """Facts that no file of the run has, and the options that state them."""
+    base, found = facts.base_model, []
+    if base.license is None:
+        found.append(f"the licence is unknown ({base.license_because}); state it with --license ID")
+    if base.hub_id is None and not base.is_scratch:
+        found.append("the base model's name on the Hub is unknown; state it with --base-model NAMESPACE/NAME")
     return found
 
 
 def _tokenizer(run: RunDir) -> Any | None:
-    """The run's, with the chat template that is exported; ``None`` where it is gone."""
+    """The run's, with the exported chat template; ``None`` where it was removed."""
     from gemfit.export.chat_template import tokenizer_for_chat  # noqa: PLC0415  (seconds of imports)
     from gemfit.export.export import packed_tokenizer  # noqa: PLC0415
 
@@ -99,13 +98,13 @@ def _tokenizer(run: RunDir) -> Any | None:
         return None
 
 
-def _dict(card: ModelCard) -> dict[str, Any]:
+def _metadata(card: ModelCard) -> dict[str, Any]:
     found: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     return found
 
 
-def _stated(arguments: argparse.Namespace) -> Stated:
-    return Stated(
+def _statements(arguments: argparse.Namespace) -> UserStatements:
+    return UserStatements(
         license=arguments.license,
         base_model=arguments.base_model,
         language=tuple(arguments.language),
@@ -114,11 +113,11 @@ def _stated(arguments: argparse.Namespace) -> Stated:
     )
 
 
-def _keep_notes(run: RunDir, path: Path) -> None:
+def _store_notes(run: RunDir, path: Path) -> None:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as the notes of a card: {error}") from None
+        raise UserError(f"{path}: cannot be read as notes of a model card: {error}") from None
     run.card_notes.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(run.card_notes, text)
 
@@ -128,15 +127,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m gemfit.modelcard.card", description="Write the model card of a checkpoint."
     )
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--step", type=int, help="which checkpoint; the newest when left out")
-    parser.add_argument("--out", type=Path, help="file; RUN/card/README.md when left out")
-    parser.add_argument("--notes", type=Path, help="Markdown to put in; kept for later cards")
-    parser.add_argument("--license", help="identifier on the Hugging Face Hub; kept, as all that follow")
+    parser.add_argument("--checkpoint", default=LATEST, help="a step, latest or best")
+    parser.add_argument("--out", type=Path, help="file (default: RUN/card/README.md)")
+    parser.add_argument("--notes", type=Path, help="Markdown to include; stored for later cards")
+    parser.add_argument("--license", help="identifier on the Hugging Face Hub; stored, as all options below")
     parser.add_argument("--base-model", help="name on the Hugging Face Hub of a base model in a folder")
     parser.add_argument("--language", action="append", default=[], help="ISO 639 code; may be repeated")
     parser.add_argument("--grid-intensity", type=float, help="grams of CO2 equivalent per kilowatt-hour")
     parser.add_argument("--pue", type=float, help="power usage effectiveness of the data centre")
-    parser.add_argument("--json", action="store_true", help="the card's header as JSON, and where it is")
+    parser.add_argument("--json", action="store_true", help="print the metadata and the path as JSON")
     return parser
 
 

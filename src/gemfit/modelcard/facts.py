@@ -1,44 +1,47 @@
-"""All that a card is written from, each figure from the one file that holds it.
+"""Everything that a model card is written from, read from the files of the run.
 
 Reads the metrics, the manifests, and the first conversations of the data; loads the run's tokenizer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.checkpoint import integrity
+from gemfit.checkpoint.retention import best_of
 from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
 from gemfit.evaluate.system_prompt import SystemPrompts, system_prompts
-from gemfit.modelcard.attempts import Attempt, plan_of_attempt, read_attempts
-from gemfit.modelcard.base_model import Origin, find_origin
-from gemfit.modelcard.user_statements import Stated, read_stated
+from gemfit.modelcard.base_model import BaseModelSource, find_base_model
+from gemfit.modelcard.user_statements import UserStatements, read_statements
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
 from gemfit.schemas.evaluation import Evaluation
 from gemfit.schemas.manifest import CheckpointManifest, PackManifest
 from gemfit.schemas.metrics import Verdict
-from gemfit.schemas.metrics_history import History, read_history
+from gemfit.schemas.metrics_history import History, make_history, read_records
 from gemfit.schemas.plan import Plan
+from gemfit.summary.attempts import AttemptSummary, plan_of_attempt, summarize_attempts
+
+LATEST, BEST = "latest", "best"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """What is known of one checkpoint of a run."""
+    """One checkpoint of a run, and the records up to it."""
 
     name: str
     step: int
     plan: Plan
-    """Under which the checkpoint was saved."""
+    """That of the attempt that saved the checkpoint."""
     checkpoint: CheckpointManifest
     history: History
     """Up to the checkpoint."""
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptSummary, ...]
     pack: PackManifest | None
-    """``None`` where the pack is gone."""
-    origin: Origin
+    """``None`` where the pack was removed."""
+    base_model: BaseModelSource
     evaluation: Evaluation | None
     audit: Audit | None
     system: SystemPrompts | str
@@ -46,22 +49,23 @@ class CardFacts:
     verdict: Verdict | None
     """Of the last attempt, where it ended with this checkpoint."""
     notes: str
-    stated: Stated
+    user: UserStatements
     repo: str | None
-    """Where the model is published, if that is known."""
+    """Where the model is published; ``None`` where that is unknown."""
     is_adapter: bool
     """Whether a LoRA is published alone."""
 
 
 def gather(
-    run: RunDir, step: int | None = None, *, repo: str | None = None, is_adapter: bool | None = None
+    run: RunDir, which: str = LATEST, *, repo: str | None = None, is_adapter: bool | None = None
 ) -> CardFacts:
-    """The facts of the checkpoint of ``step``, or of the newest; ``UserError`` without a checkpoint.
+    """The facts of the checkpoint ``which``: a step, `latest` or `best`; ``UserError`` if there is none.
 
-    ``repo`` and ``is_adapter`` are as the recipe has them unless given.
+    ``repo`` and ``is_adapter`` default to those of the recipe.
     """
-    checkpoint = find_checkpoint(run, step)
-    plan, stated = plan_of_attempt(run, checkpoint.attempt), read_stated(run)
+    checkpoint = find_checkpoint(run, which)
+    plan, user = plan_of_attempt(run, checkpoint.attempt), read_statements(run)
+    records = [record for record in read_records(run.metrics_file) if record.step <= checkpoint.step]
     folder, evaluation, audit = Path(plan.pack.folder), run.evaluation_file, run.audit_file
     repo, verdict = repo or plan.recipe.hub.repo, run.verdict()
     if is_adapter is None:
@@ -71,42 +75,43 @@ def gather(
         step=checkpoint.step,
         plan=plan,
         checkpoint=checkpoint,
-        history=until(read_history(run.metrics_file), checkpoint.step),
-        attempts=read_attempts(run, checkpoint.step),
+        history=make_history(records, run.metrics_file),
+        attempts=tuple(one for one in summarize_attempts(run, records) if one.steps),
         pack=read_manifest(folder) if (folder / "manifest.json").is_file() else None,
-        origin=find_origin(plan, stated),
+        base_model=find_base_model(plan, user),
         evaluation=Evaluation.read(evaluation) if evaluation.is_file() else None,
         audit=Audit.read(audit) if audit.is_file() else None,
         system=_system(plan),
         notes=run.card_notes.read_text(encoding="utf-8").strip() if run.card_notes.is_file() else "",
         verdict=verdict if verdict and verdict.step == checkpoint.step else None,
-        stated=stated,
+        user=user,
         repo=repo,
         is_adapter=is_adapter,
     )
 
 
-def find_checkpoint(run: RunDir, step: int | None) -> CheckpointManifest:
-    """The manifest of the checkpoint of ``step``, or of the newest. Weights are not read."""
+def find_checkpoint(run: RunDir, which: str) -> CheckpointManifest:
+    """The manifest of a step (`200`, `step-200`), `latest` or `best`. Weights are not read."""
     found = [integrity.read_manifest(folder) for folder in run.committed()]
     manifests = {manifest.step: manifest for manifest in found if not isinstance(manifest, str)}
     if not manifests:
         raise UserError(f"{run.checkpoints}: there is no checkpoint yet; train until the first is saved")
-    if step is not None and step not in manifests:
+    if which == LATEST:
+        return manifests[max(manifests)]
+    if which == BEST:
+        best = best_of([(run.checkpoint(step), manifests[step]) for step in sorted(manifests, reverse=True)])
+        if best is None:
+            raise UserError(
+                f"{run.checkpoints}: no checkpoint has a validation loss; use --checkpoint latest"
+            )
+        return next(manifest for step, manifest in manifests.items() if run.checkpoint(step) == best)
+    step = which.removeprefix("step-")
+    if not step.isdigit() or int(step) not in manifests:
         steps = ", ".join(map(str, sorted(manifests)))
-        raise UserError(f"{run.checkpoints}: there is no checkpoint of step {step}; there is {steps}")
-    return manifests[max(manifests) if step is None else step]
-
-
-def until(history: History, step: int) -> History:
-    """What ``history`` tells of the training up to ``step``."""
-    return replace(
-        history,
-        steps=tuple(record for record in history.steps if record.step <= step),
-        evaluations=tuple(record for record in history.evaluations if record.step <= step),
-        resumed_at=tuple(resumed for resumed in history.resumed_at if resumed < step),
-        saves=tuple(record for record in history.saves if record.step <= step),
-    )
+        raise UserError(
+            f"{run.checkpoints}: there is no checkpoint {which}; there are steps {steps}, {LATEST} and {BEST}"
+        )
+    return manifests[int(step)]
 
 
 def _system(plan: Plan) -> SystemPrompts | str:

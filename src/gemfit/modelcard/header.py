@@ -1,4 +1,4 @@
-"""The header of a card, which the Hugging Face Hub reads: base model, licence, data, results."""
+"""YAML metadata of a model card for the Hugging Face Hub: base model, licence, data, results."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gemfit.modelcard.facts import CardFacts
-from gemfit.modelcard.results_section import Measured, measured
-from gemfit.schemas.evaluation import Interval
+from gemfit.modelcard.results_section import HubMetric, hub_metrics
 
 DATASET = re.compile(r"[\w.-]+(/[\w.-]+)?")
 UNKNOWN_LICENSE = "unknown"
 
 
 def header(facts: CardFacts) -> ModelCardData:
-    """What is known; a licence that nobody has stated is `unknown`."""
-    origin, recipe = facts.origin, facts.plan.recipe
+    """Everything that is recorded; a licence that was not stated is `unknown`."""
+    base, recipe = facts.base_model, facts.plan.recipe
     relation: dict[str, Any] = {}
-    if origin.hub_id is not None:
+    if base.hub_id is not None:
         relation["base_model_relation"] = "adapter" if facts.is_adapter else "finetune"
     tags = ["gemfit", *(["lora"] if recipe.model.lora else []), "conversational"]
     results = _results(facts)
     return ModelCardData(
-        base_model=origin.hub_id,
+        base_model=base.hub_id,
         datasets=hub_datasets(facts) or None,
         eval_results=results or None,
-        language=list(facts.stated.language) or None,
+        language=list(facts.user.language) or None,
         library_name="peft" if facts.is_adapter else "transformers",
-        license=origin.license or UNKNOWN_LICENSE,
+        license=base.license or UNKNOWN_LICENSE,
         model_name=facts.name if results else None,
         pipeline_tag="text-generation",
         tags=tags,
@@ -46,22 +45,19 @@ def hub_datasets(facts: CardFacts) -> list[str]:
 
 
 def _results(facts: CardFacts) -> list[EvalResult]:
-    found = measured(facts)
-    if found is None:
-        return []
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=next(iter(hub_datasets(facts)), "conversations"),
-            dataset_name=f"held-out conversations of {data_name(facts)}",
+            dataset_name=f"validation split of {data_name(facts)}",
             dataset_split="validation",
             dataset_revision=facts.plan.pack.fingerprint,
-            metric_type=kind,
-            metric_name=name,
-            metric_value=interval.value,
-            metric_args=_interval(found, interval),
+            metric_type=metric.kind,
+            metric_name=metric.name,
+            metric_value=metric.value.value,
+            metric_args=_interval(metric),
         )
-        for kind, name, interval in found.metrics
+        for metric in hub_metrics(facts)
     ]
 
 
@@ -77,7 +73,7 @@ def short_source(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
 
-def _interval(found: Measured, interval: Interval) -> dict[str, float] | None:
-    if found.confidence is None:
+def _interval(metric: HubMetric) -> dict[str, float] | None:
+    if metric.confidence is None:
         return None
-    return {"low": interval.low, "high": interval.high, "confidence": found.confidence}
+    return {"low": metric.value.low, "high": metric.value.high, "confidence": metric.confidence}

@@ -1,4 +1,4 @@
-"""How the model is used, with the exact input format; limits; and how to make it again."""
+"""Usage in a model card: code, exact input format, intended use and limits, reproduction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from gemfit.evaluate.system_prompt import SystemPrompts
 from gemfit.modelcard.base_model import GEMMA_TERMS
 from gemfit.modelcard.facts import CardFacts
-from gemfit.modelcard.markdown import bullets, facts, section, verbatim
+from gemfit.summary.markdown import bullets, key_values, section, verbatim
 
 QUESTION = "I cannot sleep before my exams."
 PLACE = "<this repository, or the folder of the model>"
@@ -30,45 +30,45 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 """
 
 
-def use_section(told: CardFacts, tokenizer: Any | None) -> str:
-    """Code that runs, and what the model is given by it; ``tokenizer`` has the exported chat template."""
-    system = told.system.most_common if isinstance(told.system, SystemPrompts) else None
+def use_section(facts: CardFacts, tokenizer: Any | None) -> str:
+    """Runnable code and the exact input text; ``tokenizer`` has the exported chat template."""
+    system = facts.system.most_common if isinstance(facts.system, SystemPrompts) else None
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": QUESTION})
     listed = "[\n" + "".join(f"    {message!r},\n" for message in messages) + "]"
-    place = told.repo or PLACE
+    place = facts.repo or PLACE
     written = (
         [
-            "The chat template writes them as exactly this text, which ends where the reply begins:",
+            "The chat template renders them as exactly this text, which ends where the reply begins:",
             verbatim(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)),
         ]
         if tokenizer is not None
-        else ["The tokenizer of the run is gone, so no example of its text can be shown here."]
+        else ["The tokenizer of the run was removed, so the rendered text cannot be shown here."]
     )
     with_peft = (
-        "The adapter is loaded on top of its base model, which needs `peft`." if told.is_adapter else ""
+        "The adapter is loaded on top of its base model, which needs `peft`." if facts.is_adapter else ""
     )
-    if told.is_adapter and told.plan.recipe.model.quantization is not None:
+    if facts.is_adapter and facts.plan.recipe.model.quantization is not None:
         with_peft += (
-            " It was trained on weights in 4 bits: on others, such as those that this program loads, its "
-            "replies are not those that were measured."
+            " It was trained on 4-bit weights: on other weights, such as those that this program loads, its "
+            "replies differ from those that were measured."
         )
     program = verbatim(LOADING.format(place=place, messages=listed), "python")
     return section("How to use it", with_peft, program, *written)
 
 
-def limits_section(told: CardFacts) -> str:
-    """What the model is meant for, and what is known not to hold."""
-    data = told.plan.recipe.data
+def limits_section(facts: CardFacts) -> str:
+    """What the model is for, and its limits."""
+    data = facts.plan.recipe.data
     lines = [
-        "It continues conversations like those that it was trained on; nothing else was measured.",
-        "It is no professional and replaces none: not for a diagnosis, a treatment or help in a crisis.",
+        "It continues conversations like its training conversations; nothing else was measured.",
+        "It does not replace a professional: not for a diagnosis, a treatment or help in a crisis.",
         "It states falsehoods fluently, and has the biases of its base model and of its data.",
         f"Rows had {data.seq_len:,} tokens: longer conversations than that were not seen in training.",
     ]
     if data.pii != "mask":
-        lines.append("It may repeat passages of its training conversations, personal data included.")
-    if told.origin.license == "gemma":
+        lines.append("It may repeat passages of its training conversations, PII included.")
+    if facts.base_model.license == "gemma":
         lines.append(
             "Gemma is provided under and subject to the Gemma Terms of Use found at "
             f"{GEMMA_TERMS}, and so is a model derived from it; its prohibited uses are prohibited here too."
@@ -76,21 +76,21 @@ def limits_section(told: CardFacts) -> str:
     return section("Intended use and limits", bullets(lines))
 
 
-def reproduction_section(told: CardFacts) -> str:
-    """The recipe, the plan's digest and the version: what the same training needs."""
-    plan = told.plan
+def reproduction_section(facts: CardFacts) -> str:
+    """Recipe, plan digest and versions."""
+    plan = facts.plan
     rows = [
         ("gemfit", plan.versions.get("gemfit", "not recorded")),
-        ("plan digest", told.checkpoint.plan_digest),
+        ("plan digest", facts.checkpoint.plan_digest),
         ("pack fingerprint", plan.pack.fingerprint),
-        ("checkpoint", f"step {told.checkpoint.step:,}, attempt {told.checkpoint.attempt}"),
+        ("checkpoint", f"step {facts.checkpoint.step:,}, attempt {facts.checkpoint.attempt}"),
     ]
     recipe: dict[str, Any] = _without_folders(plan.recipe.model_dump(mode="json", exclude_none=True))
     return section(
         "Reproduction",
-        facts(rows),
+        key_values(rows),
         "`gemfit run recipe.yaml` with this recipe and the same data trains the same rows in the same order, "
-        "on any number of ranks. Absolute paths are shortened to their last part.",
+        "on any number of ranks. Absolute paths are shortened to their last component.",
         verbatim(_yaml(recipe), "yaml"),
     )
 
@@ -102,7 +102,7 @@ def _yaml(value: dict[str, Any]) -> str:
 
 
 def _without_folders(value: Any) -> Any:
-    """``value`` with absolute paths as their last part: a card is for others."""
+    """``value`` with absolute paths shortened to their last component: a card is public."""
     if isinstance(value, dict):
         return {key: _without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a person states for a card, because no file of a run says it. Kept with the card, for the next one."""
+"""Licence, base model, language and power data that the user states; stored for later model cards."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.base import Contract
 
 
-class Stated(Contract):
-    """Statements for a card; ``None`` and empty: nothing was stated."""
+class UserStatements(Contract):
+    """What no file of the run says; ``None`` and empty: not stated."""
 
     license: str | None = None
     """Identifier of the Hugging Face Hub, such as `gemma` or `apache-2.0`."""
@@ -26,16 +26,16 @@ class Stated(Contract):
     """Power usage effectiveness of the data centre: all its energy over that of its computers."""
 
 
-def read_stated(run: RunDir) -> Stated:
-    """What was stated before; nothing, if nothing was."""
+def read_statements(run: RunDir) -> UserStatements:
+    """What was stated for an earlier card."""
     path = run.card_statements
-    return Stated.read(path) if path.is_file() else Stated()
+    return UserStatements.read(path) if path.is_file() else UserStatements()
 
 
-def state(run: RunDir, new: Stated) -> Stated:
-    """Keep what ``new`` states, and what was stated before about everything else."""
-    told = read_stated(run).model_copy(update=new.model_dump(exclude_defaults=True))
-    if told != Stated():
+def add_statements(run: RunDir, new: UserStatements) -> UserStatements:
+    """Store what ``new`` states; earlier statements about everything else remain."""
+    merged = read_statements(run).model_copy(update=new.model_dump(exclude_defaults=True))
+    if merged != UserStatements():
         run.card_statements.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.card_statements, told.to_json())
-    return told
+        write_atomic(run.card_statements, merged.to_json())
+    return merged

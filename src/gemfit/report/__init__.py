@@ -1,4 +1,4 @@
 """A run as one HTML page without network access, and as pictures.
 
-Imports `summary`, `evaluate`, schemas.
+Imports `summary`, `data`, `evaluate`, schemas.
 """

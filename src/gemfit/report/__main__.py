@@ -1,7 +1,7 @@
-"""``python -m gemfit.report RUN [RUN …] --out DIR``: the first run as a page, compared with the others.
+"""``python -m gemfit.report RUN [RUN …] --out DIR``: HTML report of the first run, compared with the others.
 
-Exit status 0; 2 with ``error: …`` on stderr for a mistake. More than a second of imports, and half a
-second for each chart.
+Exit status 0; 2 with ``error: …`` on stderr for a user error. More than a second of imports, and half a
+second per chart.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from gemfit.schemas.report_facts import RunFacts
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the runs, write the page, say where."""
+    """Read the runs, write the page, print its path."""
     arguments = _parser().parse_args(argv)
     # Before transformers is imported: it would warn about missing frameworks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -32,46 +33,43 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    # A second of imports: mistakes in the arguments are told without the wait.
+    # A second of imports, which wrong arguments should not cost.
     from gemfit.report.figures import key_figures, summarize  # noqa: PLC0415
-    from gemfit.report.load import gather  # noqa: PLC0415
+    from gemfit.report.load import load_run  # noqa: PLC0415
     from gemfit.report.page import make_page, write_page  # noqa: PLC0415
 
     facts = [RunFacts.model_validate_json(text) for text in arguments.facts]
     facts += [RunFacts()] * (len(arguments.runs) - len(facts))
-    stories = [
-        gather(run, fact, with_pack=index == 0)
+    runs = [
+        load_run(run, fact, with_pack=index == 0)
         for index, (run, fact) in enumerate(zip(arguments.runs, facts, strict=True))
     ]
     with tqdm(desc="charts", unit=" charts", disable=None, leave=False) as bar:
-        written = write_page(make_page(stories), arguments.out, lambda _: bar.update())
+        written = write_page(make_page(runs), arguments.out, lambda _: bar.update())
     if not arguments.json:
         sys.stdout.write(f"{written[0]}\n")
         return
-    figures = key_figures(stories[0])
-    told = {
+    figures = key_figures(runs[0])
+    summary = {
         "html": str(written[0]),
         "pngs": [str(path) for path in written[1:]],
-        "state": stories[0].state,
-        "summary": summarize(stories[0], figures),
-        "step": figures.step,
-        "total_steps": figures.total_steps,
-        "loss": figures.loss,
+        "state": runs[0].state,
+        "summary": summarize(runs[0], figures),
+        **asdict(figures),
         "best": figures.best.model_dump(mode="json") if figures.best else None,
-        "tokens": figures.tokens,
-        "trained_tokens": figures.trained_tokens,
-        "tokens_per_second": figures.tokens_per_second,
-        "mfu": figures.mfu,
-        "wall_seconds": figures.wall_seconds,
     }
-    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gemfit.report", description="Report of a run.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the run, and runs to compare")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--facts", action="append", default=[], metavar="JSON", help="of each run, in order")
+    parser = argparse.ArgumentParser(
+        prog="python -m gemfit.report", description="Write a run as an HTML page."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the run, then runs to compare")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the page and the pictures")
+    parser.add_argument(
+        "--facts", action="append", default=[], metavar="JSON", help="`RunFacts` of each run, in order"
+    )
     parser.add_argument("--json", action="store_true", help="print the key figures as JSON")
     return parser
 

@@ -1,4 +1,4 @@
-"""What charts of a run have in common: steps or wall time along, and attempts that are told apart."""
+"""Axes of training charts: optimizer steps or wall time, with attempts shaded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from gemfit.report.drawing import BAND, FAINT, POINTS, line, thousands
-from gemfit.report.load import Story
+from gemfit.report.load import RunReport
 from gemfit.schemas.metrics import EvalRecord, SaveRecord, StepRecord
 
 NUMBERED = 12
-"""Attempts whose numbers find room above a chart."""
+"""Most attempts whose numbers fit above a chart."""
 LEAST_POINTS = 20
-"""Of an attempt."""
+"""Least points of an attempt."""
 FEW_POWERS = 1000.0
-"""Highest over lowest end of a logarithmic axis up to which it has numbers between powers of ten."""
+"""Range of a logarithmic axis up to which ticks between powers of ten are labelled."""
 UNITS = ((3 * 86400, 86400, "days"), (3 * 3600, 3600, "hours"), (300, 60, "minutes"), (0, 1, "seconds"))
 Dated = StepRecord | EvalRecord | SaveRecord
 Values = Callable[[StepRecord], float | None]
@@ -27,30 +27,30 @@ Values = Callable[[StepRecord], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What lies along a chart: steps, or wall time."""
+    """The x axis of a chart: steps, or wall time."""
 
     label: str
     at: Callable[[Dated], float]
     starts: tuple[tuple[int, float, float], ...]
-    """Number, first and last place of each attempt."""
+    """Number, first and last x of each attempt."""
 
 
-def by_step(story: Story) -> Axis:
-    """Along the optimizer steps that count; an attempt begins behind the last step that it took over."""
+def by_step(run: RunReport) -> Axis:
+    """Optimizer steps; an attempt begins after the step that it resumed from."""
     starts = []
-    for attempt in story.attempts:
-        own = [step.step for step in story.steps if step.attempt == attempt.number]
+    for attempt in run.attempts:
+        own = [step.step for step in run.steps if step.attempt == attempt.number]
         if own:
             starts.append((attempt.number, float(own[0] - 1), float(own[-1])))
     return Axis("optimizer step", lambda record: float(record.step), tuple(starts))
 
 
-def by_time(story: Story) -> Axis:
-    """Along wall time since the first record."""
-    begin = story.attempts[0].begin
-    whole = story.attempts[-1].end - begin
+def by_time(run: RunReport) -> Axis:
+    """Wall time since the first record."""
+    begin = run.attempts[0].begin
+    whole = run.attempts[-1].end - begin
     scale, unit = next((scale, unit) for least, scale, unit in UNITS if whole >= least)
-    starts = tuple((a.number, (a.begin - begin) / scale, (a.end - begin) / scale) for a in story.attempts)
+    starts = tuple((a.number, (a.begin - begin) / scale, (a.end - begin) / scale) for a in run.attempts)
     return Axis(f"wall time ({unit})", lambda record: (record.time - begin) / scale, starts)
 
 
@@ -71,7 +71,7 @@ def shade_attempts(axes: Any, axis: Axis) -> None:
 def draw_attempts(
     axes: Any, axis: Axis, steps: Sequence[StepRecord], of: Values, *, label: str | None = None, **style: Any
 ) -> None:
-    """One line for each attempt, so that none crosses a pause; together they have some ``POINTS`` points."""
+    """One line per attempt, so that none crosses a pause; together they have about ``POINTS`` points."""
     for index, (_, group) in enumerate(groupby(steps, key=lambda step: step.attempt)):
         own = list(group)
         points = max(LEAST_POINTS, POINTS * len(own) // len(steps))
@@ -80,7 +80,7 @@ def draw_attempts(
 
 
 def make_logarithmic(axes: Any) -> None:
-    """Labels are plain numbers, at every power of ten and, where there are few of them, between."""
+    """A logarithmic y axis with plain numbers as labels."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -89,15 +89,17 @@ def make_logarithmic(axes: Any) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
-def draw_dots(axes: Any, points: Sequence[tuple[float, float]], color: str, marker: str, label: str) -> None:
-    """Single events, where there are any."""
+def draw_points(
+    axes: Any, points: Sequence[tuple[float, float]], color: str, marker: str, label: str
+) -> None:
+    """Markers of single events."""
     if points:
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=color, marker=marker, markersize=5, linestyle="none", label=label)
 
 
 def finish(axes: Any) -> None:
-    """A grid, and whole numbers where steps are counted."""
+    """Add a grid, and integer ticks for steps."""
     axes.grid(visible=True, alpha=0.7)
     axes.set_axisbelow(True)
     if axes.get_xlabel() == "optimizer step":
@@ -106,7 +108,7 @@ def finish(axes: Any) -> None:
 
 
 def from_to(values: Sequence[float | None], form: str) -> str:
-    """First, last and extremes, in words."""
+    """First, last and extreme values as text."""
     found = [value for value in values if value is not None and math.isfinite(value)]
     if not found:
         return "no finite number"

@@ -1,4 +1,4 @@
-"""Several runs side by side: curves, what was set otherwise, and what came of it."""
+"""Comparison of several runs: curves, results, and settings that differ."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from gemfit.report.blocks import Block, Chart, Charts, Note, Section, Table
+from gemfit.report.blocks import Block, Chart, Charts, Note, Section
 from gemfit.report.drawing import smoothed, thinned
-from gemfit.report.figures import Figures, cumulative_tokens, key_figures
-from gemfit.report.format import duration, number
+from gemfit.report.figures import KeyFigures, cumulative_tokens, key_figures
 from gemfit.report.interval_plots import lines_chart
-from gemfit.report.load import Story
-from gemfit.report.paired_comparison import measured_alike
+from gemfit.report.load import RunReport
+from gemfit.report.paired_comparison import shared_evaluations
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.training_identity import flatten
+from gemfit.summary.format import duration, number
+from gemfit.summary.text_table import TextTable
 
 SMOOTHED_FROM = 100
 SETTINGS: dict[str, Any] = {
@@ -26,50 +27,50 @@ SETTINGS: dict[str, Any] = {
     "pack": {"fingerprint"},
     "versions": True,
 }
-"""Parts of a plan that runs are compared by."""
+"""Parts of a plan that are compared."""
 Points = list[tuple[float, float]]
 
 
-def comparison(stories: Sequence[Story]) -> Section:
-    """The first of ``stories`` is the one that the page is about."""
-    names = unique_names(stories)
-    blocks: list[Block] = [Charts(tuple(_charts(names, stories))), _results(names, stories)]
-    blocks += [_settings(names, stories), *measured_alike(names, stories)]
+def comparison(runs: Sequence[RunReport]) -> Section:
+    """The first of ``runs`` is the subject of the page."""
+    names = unique_names(runs)
+    blocks: list[Block] = [Charts(tuple(_charts(names, runs))), _results(names, runs)]
+    blocks += [_settings(names, runs), *shared_evaluations(names, runs)]
     return Section("comparison", "Compared runs", tuple(blocks))
 
 
-def unique_names(stories: Sequence[Story]) -> list[str]:
-    """The folders' names; where two are called alike, their whole paths."""
-    names = [story.name for story in stories]
+def unique_names(runs: Sequence[RunReport]) -> list[str]:
+    """Names of the folders; whole paths where names are equal."""
+    names = [run.name for run in runs]
     return [
-        name if names.count(name) == 1 else str(story.run.root)
-        for name, story in zip(names, stories, strict=True)
+        name if names.count(name) == 1 else str(run.folder.root)
+        for name, run in zip(names, runs, strict=True)
     ]
 
 
-def differing(stories: Sequence[Story]) -> dict[str, list[str]]:
-    """Every setting that is not the same in all runs: recipe, ranks, batch and data."""
-    flats = [flatten(story.plan.model_dump(mode="json", include=SETTINGS)) for story in stories]
+def differing(runs: Sequence[RunReport]) -> dict[str, list[str]]:
+    """Every setting that differs between runs: recipe, ranks, batch and data."""
+    flats = [flatten(run.plan.model_dump(mode="json", include=SETTINGS)) for run in runs]
     keys = dict.fromkeys(key for flat in flats for key in flat)
     written = {key: [_written(flat.get(key)) for flat in flats] for key in keys}
     return {key: values for key, values in written.items() if len(set(values)) > 1}
 
 
-def _charts(names: Sequence[str], stories: Sequence[Story]) -> list[Chart]:
-    losses = {name: _smooth(_by_step(story)) for name, story in zip(names, stories, strict=True)}
+def _charts(names: Sequence[str], runs: Sequence[RunReport]) -> list[Chart]:
+    losses = {name: _smooth(_by_step(run)) for name, run in zip(names, runs, strict=True)}
     made = [_lines("compare-loss", "training loss by step", losses, "optimizer step")]
     held = {
-        name: [(float(e.step), e.loss) for e in story.history.evaluations]
-        for name, story in zip(names, stories, strict=True)
-        if story.history.evaluations
+        name: [(float(e.step), e.loss) for e in run.history.evaluations]
+        for name, run in zip(names, runs, strict=True)
+        if run.history.evaluations
     }
     if held:
-        made.append(_lines("compare-heldout", "held-out loss by step", held, "optimizer step"))
-    sums = [cumulative_tokens(story.steps) for story in stories]
+        made.append(_lines("compare-validation", "validation loss by step", held, "optimizer step"))
+    sums = [cumulative_tokens(run.steps) for run in runs]
     if all(one is not None for one in sums):
         tokens = {
-            name: _smooth([(float(t), s.loss) for t, s in zip(total or [], story.steps, strict=True)])
-            for name, story, total in zip(names, stories, sums, strict=True)
+            name: _smooth([(float(t), s.loss) for t, s in zip(total or [], run.steps, strict=True)])
+            for name, run, total in zip(names, runs, sums, strict=True)
         }
         made.append(_lines("compare-loss-tokens", "training loss by tokens", tokens, "tokens"))
     return made
@@ -79,44 +80,44 @@ def _lines(name: str, title: str, curves: dict[str, Points], xlabel: str) -> Cha
     return lines_chart(name, title, curves, xlabel=xlabel, ylabel="nats per token")
 
 
-def _by_step(story: Story) -> Points:
-    return [(float(step.step), step.loss) for step in story.steps]
+def _by_step(run: RunReport) -> Points:
+    return [(float(step.step), step.loss) for step in run.steps]
 
 
 def _smooth(points: Points) -> Points:
-    """A mean over 2 % of a long run, thinned."""
+    """Thinned; a long run is smoothed over 2 % of its steps."""
     x, y = np.array(points, np.float64).T
     if len(points) >= SMOOTHED_FROM:
         y = smoothed(y, len(points) // 50)
     return [(float(a), float(b)) for a, b in zip(*thinned(x, y), strict=True)]
 
 
-def _results(names: Sequence[str], stories: Sequence[Story]) -> Table:
-    found = [key_figures(story) for story in stories]
+def _results(names: Sequence[str], runs: Sequence[RunReport]) -> TextTable:
+    found = [key_figures(run) for run in runs]
     rows = (
-        ("state", *(story.state for story in stories)),
+        ("state", *(run.state for run in runs)),
         ("steps", *(f"{f.step:,} of {f.total_steps:,}" for f in found)),
-        ("best held-out loss", *(_best(f) for f in found)),
+        ("best validation loss", *(_best(f) for f in found)),
         ("last training loss", *(number(f.loss, ".4f") for f in found)),
         ("tokens", *(number(f.tokens, ",d") for f in found)),
         ("trained tokens", *(number(f.trained_tokens, ",d") for f in found)),
-        ("tokens a second", *(number(f.tokens_per_second, ",.0f") for f in found)),
+        ("tokens/s", *(number(f.tokens_per_second, ",.0f") for f in found)),
         ("MFU", *(number(f.mfu, ".1%") for f in found)),
         ("wall time", *(duration(f.wall_seconds) for f in found)),
-        ("attempts", *(str(len(story.attempts)) for story in stories)),
+        ("attempts", *(str(len(run.attempts)) for run in runs)),
     )
-    return Table("Results", ("figure", *names), rows)
+    return TextTable("Results", ("figure", *names), rows)
 
 
-def _best(figures: Figures) -> str:
+def _best(figures: KeyFigures) -> str:
     return f"{figures.best.loss:.4f} at step {figures.best.step:,}" if figures.best else "–"
 
 
-def _settings(names: Sequence[str], stories: Sequence[Story]) -> Block:
-    rows = tuple((key, *values) for key, values in differing(stories).items())
+def _settings(names: Sequence[str], runs: Sequence[RunReport]) -> Block:
+    rows = tuple((key, *values) for key, values in differing(runs).items())
     if not rows:
         return Note("All settings of these runs are the same.")
-    return Table("Settings that differ", ("setting", *names), rows, "All others are the same.")
+    return TextTable("Settings that differ", ("setting", *names), rows, "All others are the same.")
 
 
 def _written(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Key figures of a run, each from its records by a formula that its docstring names."""
+"""Key figures of a run: loss, tokens/s, MFU, and shares of the wall time."""
 
 from __future__ import annotations
 
@@ -6,87 +6,87 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gemfit.report.format import duration, number, plural
-from gemfit.report.load import Story
+from gemfit.report.load import RunReport
 from gemfit.schemas.metrics import EvalRecord, StepRecord
+from gemfit.summary.format import duration, number, plural
 
 Count = TypeVar("Count", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """Of all attempts; steps that were done again count once, as the later attempt did them."""
+class KeyFigures:
+    """Over all attempts; a repeated step counts once, as the later attempt trained it."""
 
     step: int
     total_steps: int
     loss: float
     """Of the last step, in nats per token."""
     best: EvalRecord | None
-    """The evaluation on held-out rows with the lowest loss."""
+    """The validation with the lowest loss."""
     tokens: int | None
     """Real tokens of all steps; `None` where the records do not have them."""
     trained_tokens: int | None
     wall_seconds: float
     """From the first record to the last one, pauses between attempts included."""
     step_seconds: float | None
-    """Of all steps together."""
+    """Sum over all steps."""
     tokens_per_second: float | None
-    """`tokens` over `step_seconds`: evaluations, saves and pauses are not in it."""
+    """`tokens` over `step_seconds`: without validation, checkpoints and pauses."""
     mfu: float | None
-    """Tokens a second times operations a token, over the peak of all cards; mean weighed by time."""
+    """Model FLOPs utilisation, mean weighted by time."""
 
 
-def key_figures(story: Story) -> Figures:
-    """The figures of the head of a report."""
-    steps = story.steps
+def key_figures(run: RunReport) -> KeyFigures:
+    """The figures at the top of a report."""
+    steps = run.steps
     tokens = _sum([step.tokens for step in steps])
     seconds = _sum([step.seconds for step in steps])
-    finite = [e for e in story.history.evaluations if math.isfinite(e.loss)]
-    used = [(m, s.seconds) for s, m in zip(steps, mfu_of(story), strict=True) if m is not None and s.seconds]
-    return Figures(
+    finite = [e for e in run.history.evaluations if math.isfinite(e.loss)]
+    used = [(m, s.seconds) for s, m in zip(steps, mfu_of(run), strict=True) if m is not None and s.seconds]
+    return KeyFigures(
         step=steps[-1].step,
-        total_steps=story.plan.steps.total,
+        total_steps=run.plan.steps.total,
         loss=steps[-1].loss,
         best=min(finite, key=lambda e: e.loss, default=None),
         tokens=tokens,
         trained_tokens=_sum([step.trained_tokens for step in steps]),
-        wall_seconds=story.attempts[-1].end - story.attempts[0].begin,
+        wall_seconds=run.attempts[-1].end - run.attempts[0].begin,
         step_seconds=seconds,
         tokens_per_second=tokens / seconds if tokens is not None and seconds else None,
         mfu=sum(m * s for m, s in used) / sum(s for _, s in used) if used else None,
     )
 
 
-def mfu_of(story: Story) -> list[float | None]:
-    """Model FLOPs utilisation of each step: tokens/s x operations a token / (peak of a card x ranks).
+def mfu_of(run: RunReport) -> list[float | None]:
+    """Model FLOPs utilisation (MFU) of each step: tokens/s x FLOPs per token / (peak of a GPU x ranks).
 
-    Convention of "PaLM" (Chowdhery et al. 2022, appendix B): nothing that is computed again counts.
+    Convention of "PaLM" (Chowdhery et al. 2022, appendix B): recomputed activations do not count.
     """
-    facts = story.facts
+    facts = run.facts
     if facts.peak_flops is None or facts.flops_per_token is None:
-        return [None] * len(story.steps)
-    ranks = {attempt.number: attempt.plan.topology.world_size for attempt in story.attempts}
+        return [None] * len(run.steps)
+    ranks = {attempt.number: attempt.plan.topology.world_size for attempt in run.attempts}
     return [
         step.tokens_per_second * facts.flops_per_token / (facts.peak_flops * ranks[step.attempt])
-        for step in story.steps
+        for step in run.steps
     ]
 
 
-def time_shares(story: Story) -> dict[str, float]:
-    """Where the wall time went, in seconds: the parts sum to it.
+def time_shares(run: RunReport) -> dict[str, float]:
+    """Breakdown of the wall time in seconds; the parts sum to it.
 
-    The rest is what no record tells of: starting, compiling, pauses between attempts.
+    The remainder has no record: starting, compiling, pauses between attempts.
     """
-    history, steps = story.history, story.steps
+    history, steps = run.history, run.steps
     waited = sum(step.data_seconds or 0.0 for step in steps)
     parts = {
         "computing": sum(step.seconds or 0.0 for step in steps) - waited,
         "waiting for data": waited,
-        "steps done again": sum(step.seconds or 0.0 for step in story.redone),
-        "held-out evaluation": sum(record.seconds or 0.0 for record in history.evaluations),
+        "repeated steps": sum(step.seconds or 0.0 for step in run.repeated),
+        "validation": sum(record.seconds or 0.0 for record in history.evaluations),
         "waiting for checkpoints": sum(record.stall_seconds for record in history.saves),
     }
-    wall = story.attempts[-1].end - story.attempts[0].begin
+    wall = run.attempts[-1].end - run.attempts[0].begin
     return parts | {"starting and pauses": max(0.0, wall - sum(parts.values()))}
 
 
@@ -100,51 +100,51 @@ def cumulative_tokens(steps: tuple[StepRecord, ...]) -> list[int] | None:
     return sums
 
 
-def summarize(story: Story, figures: Figures) -> str:
+def summarize(run: RunReport, figures: KeyFigures) -> str:
     """The run in a paragraph."""
-    plan = story.plan
+    plan = run.plan
     sentences = [
-        f"{_what(story)} was trained for {figures.step:,} of {plural(figures.total_steps, 'step')} "
+        f"{_what(run)} was trained for {figures.step:,} of {plural(figures.total_steps, 'step')} "
         f"of {plan.batch.global_batch_size:,} rows of {plan.batch.seq_len:,} tokens, with "
-        f"{plan.recipe.strategy.label} on {plural(plan.topology.world_size, _device(story))}.",
-        _how_it_went(story),
-        _losses(story, figures),
+        f"{plan.recipe.strategy.label} on {plural(plan.topology.world_size, _device(run))}.",
+        _how_it_went(run),
+        _losses(run, figures),
     ]
     if figures.tokens is not None and figures.tokens_per_second is not None:
         sentences.append(
-            f"It took {figures.tokens:,} tokens at {figures.tokens_per_second:,.0f} tokens a second, "
+            f"It trained on {figures.tokens:,} tokens at {figures.tokens_per_second:,.0f} tokens/s, "
             f"in {duration(figures.wall_seconds)} of wall time."
         )
     return " ".join(sentences)
 
 
-def _what(story: Story) -> str:
-    model = story.plan.recipe.model
+def _what(run: RunReport) -> str:
+    model = run.plan.recipe.model
     base = model.id or "A Gemma 3 with random weights"
     return f"LoRA of rank {model.lora.rank} on {base}" if model.lora else base
 
 
-def _device(story: Story) -> str:
-    return "CPU rank" if story.plan.topology.device == "cpu" else "GPU"
+def _device(run: RunReport) -> str:
+    return "CPU rank" if run.plan.topology.device == "cpu" else "GPU"
 
 
-def _how_it_went(story: Story) -> str:
-    attempts = plural(len(story.attempts), "attempt")
-    redone = plural(len(story.redone), "step")
-    again = f", and {redone} of them had to be done again" if story.redone else ""
-    reason = f": {story.verdict.reason}" if story.verdict and story.verdict.reason else ""
-    return f"The run is {story.state} after {attempts}{again}{reason}."
+def _how_it_went(run: RunReport) -> str:
+    attempts = plural(len(run.attempts), "attempt")
+    repeated = plural(len(run.repeated), "step")
+    again = f"; {repeated} had to be repeated" if run.repeated else ""
+    reason = f": {run.verdict.reason}" if run.verdict and run.verdict.reason else ""
+    return f"The run is {run.state} after {attempts}{again}{reason}."
 
 
-def _losses(story: Story, figures: Figures) -> str:
-    evaluations = story.history.evaluations
+def _losses(run: RunReport, figures: KeyFigures) -> str:
+    evaluations = run.history.evaluations
     if not evaluations or figures.best is None:
-        return f"Its last training loss is {number(figures.loss, '.4f')}; nothing was held out or measured."
+        return f"Its last training loss is {number(figures.loss, '.4f')}; there was no validation."
     first, best = evaluations[0], figures.best
     if best.step == first.step:
-        return f"The held-out loss is {best.loss:.4f} at step {best.step:,}, and was never lower."
+        return f"The validation loss was lowest at step {best.step:,}: {best.loss:.4f}."
     return (
-        f"The held-out loss went from {first.loss:.4f} at step {first.step:,} "
+        f"The validation loss went from {first.loss:.4f} at step {first.step:,} "
         f"to {best.loss:.4f} at step {best.step:,} (perplexity {best.perplexity:.4g})."
     )
 

@@ -1,34 +1,34 @@
-"""Charts of figures with intervals: a point and a bar for each model, group by group."""
+"""Interval plots: a point and an error bar per model and group; and line charts of several runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemfit.report.blocks import Chart
 from gemfit.report.drawing import DASHES, FAINT, MARKERS, SERIES, thousands
 from gemfit.schemas.evaluation import Interval
+from gemfit.summary.format import interval
 
 LEGEND = 0.3
 """Inches."""
 NAME, TITLE = 28, 60
-"""Characters that there is room for."""
-Format = Callable[[Interval], str]
+"""Most characters."""
 
 
-def dots_chart(
+def interval_chart(
     name: str,
     title: str,
     groups: Mapping[str, Mapping[str, Interval]],
     *,
-    label: str,
-    says: Format,
+    form: str,
+    label: str = "",
     share: bool = False,
     zero: bool = False,
 ) -> Chart:
-    """``groups`` from top to bottom; in each one point for each model.
+    """``groups`` from top to bottom, in each one point per model; ``form`` is the format of a number.
 
-    ``share``: figures are shares, and the axis goes from 0 to 1. ``zero``: a line at 0.
+    ``share``: the axis goes from 0 to 1, in percent. ``zero``: a line at 0.
     """
     models = list(dict.fromkeys(model for group in groups.values() for model in group))
 
@@ -40,7 +40,7 @@ def dots_chart(
             _points(axes, [found for _, found in shown], places, index, model)
         axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
         axes.set_ylim(len(groups) - 0.4, -0.6)
-        # Names beside the axes are long: the title begins at the edge of the picture.
+        # Names of groups are long: the title begins at the edge of the picture.
         axes.figure.suptitle(_short(title, TITLE), x=0.01, ha="left", fontsize=10, fontweight="bold")
         axes.set(xlabel=label)
         if share:
@@ -52,21 +52,21 @@ def dots_chart(
         if len(models) > 1:
             axes.figure.legend(loc="outside lower left", ncols=3)
 
-    said = "; ".join(
-        f"{group}: " + ", ".join(f"{model} {says(found)}" for model, found in figures.items())
+    values = "; ".join(
+        f"{group}: " + ", ".join(f"{model} {interval(found, form)}" for model, found in figures.items())
         for group, figures in groups.items()
     )
-    return Chart(name, f"{title}: {said}.", draw, height=_height(len(groups), len(models)))
+    return Chart(name, f"{title}: {values}.", draw, height=_height(len(groups), len(models)))
 
 
 def lines_chart(
     name: str, title: str, curves: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str
 ) -> Chart:
-    """Several runs or models over one axis: (x, y) points of each."""
+    """One line per run or model, given as (x, y) points."""
 
     def draw(axes: Any) -> None:
         for index, (who, points) in enumerate(curves.items()):
-            # Beyond six, colours come again with other dashes.
+            # Beyond six, colours repeat with other dashes.
             dash = DASHES[(index + index // len(SERIES)) % len(DASHES)]
             style = {"color": SERIES[index % len(SERIES)], "linestyle": dash}
             marker = {"marker": MARKERS[index % len(MARKERS)], "markersize": 4} if len(points) < 30 else {}
@@ -78,14 +78,14 @@ def lines_chart(
         axes.grid(visible=True, alpha=0.7)
         axes.legend(loc="upper right")
 
-    said = "; ".join(
+    values = "; ".join(
         f"{who} from {points[0][1]:.4f} to {points[-1][1]:.4f}" for who, points in curves.items()
     )
-    return Chart(name, f"{title}: {said}.", draw)
+    return Chart(name, f"{title}: {values}.", draw)
 
 
 def _points(axes: Any, found: list[Interval], places: list[float], index: int, model: str) -> None:
-    # A rounded figure may lie outside its interval by a hair; a bar of negative length is an error.
+    # A rounded value may lie just outside its interval; matplotlib rejects bars of negative length.
     spans = [
         [max(0.0, one.value - one.low) for one in found],
         [max(0.0, one.high - one.value) for one in found],

@@ -1,4 +1,4 @@
-"""Everything that a report tells of a run, read once from its folder."""
+"""Everything that a report shows of a run, read once from its folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from gemfit.data.inspect.pack_files import open_evidence
 from gemfit.data.inspect.stats import Columns, collect, read_columns
 from gemfit.errors import UserError
-from gemfit.report.attempts import Attempt, make_attempts
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
 from gemfit.schemas.base import Contract
@@ -20,13 +19,14 @@ from gemfit.schemas.metrics import StepRecord, Verdict
 from gemfit.schemas.metrics_history import History, make_history, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import RunFacts
+from gemfit.summary.attempts import AttemptSummary, summarize_attempts
 
 Model = TypeVar("Model", bound=Contract)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A committed checkpoint, as names and sizes show it."""
+class ListedCheckpoint:
+    """A committed checkpoint, checked by names and sizes of its files."""
 
     folder: str
     manifest: CheckpointManifest | None
@@ -35,59 +35,59 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackView:
-    """The figures of a pack, and what they are made of."""
+    """Statistics of a pack, and the columns that they are computed from."""
 
     figures: dict[str, Any]
     columns: Columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Story:
-    """A run, and all that was found out about it."""
+class RunReport:
+    """A run with its records, pack statistics, evaluation and audit."""
 
-    run: RunDir
+    folder: RunDir
     plan: Plan
     state: str
     verdict: Verdict | None
     history: History
-    attempts: tuple[Attempt, ...]
-    checkpoints: tuple[Checkpoint, ...]
+    attempts: tuple[AttemptSummary, ...]
+    checkpoints: tuple[ListedCheckpoint, ...]
     pack: PackView | None
     no_pack: str
-    """Why there are no figures of its data."""
+    """Why there are no statistics of its data."""
     evaluation: Evaluation | None
     losses: ConversationLosses | None
-    """Of the evaluation, conversation by conversation."""
+    """Of the evaluation, by conversation."""
     audit: Audit | None
     facts: RunFacts
 
     @property
     def name(self) -> str:
-        return self.run.root.resolve().name
+        return self.folder.root.resolve().name
 
     @property
     def steps(self) -> tuple[StepRecord, ...]:
         return self.history.steps
 
     @property
-    def redone(self) -> tuple[StepRecord, ...]:
-        """Steps that a later attempt did again."""
-        return tuple(step for attempt in self.attempts for step in attempt.redone)
+    def repeated(self) -> tuple[StepRecord, ...]:
+        """Steps that a later attempt trained again."""
+        return tuple(step for attempt in self.attempts for step in attempt.repeated)
 
 
-def gather(root: Path, facts: RunFacts, *, with_pack: bool = True) -> Story:
+def load_run(root: Path, facts: RunFacts, *, with_pack: bool = True) -> RunReport:
     """Read the run; a run without a training step, or with a broken record, is a ``UserError``."""
     run = RunDir.open(root)
     records = read_records(run.metrics_file)
     state = facts.state or _state(run)
     pack, no_pack = _pack(run.plan()) if with_pack else (None, "")
-    return Story(
-        run=run,
+    return RunReport(
+        folder=run,
         plan=run.plan(),
         state=state,
         verdict=run.verdict(),
         history=make_history(records, run.metrics_file),
-        attempts=make_attempts(run, records, state=state, endings=facts.endings),
+        attempts=summarize_attempts(run, records, state=state, endings=facts.endings),
         checkpoints=_checkpoints(run.committed()),
         pack=pack,
         no_pack=no_pack,
@@ -110,7 +110,7 @@ def _state(run: RunDir) -> str:
 
 
 def _pack(plan: Plan) -> tuple[PackView | None, str]:
-    """A pack that is gone or unsound leaves the report without its figures, and says so."""
+    """Statistics of the pack, or why a missing or damaged one has none."""
     try:
         pack = open_evidence(Path(plan.pack.folder))
         columns = read_columns(pack)
@@ -119,14 +119,14 @@ def _pack(plan: Plan) -> tuple[PackView | None, str]:
         return None, str(error)
 
 
-def _checkpoints(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
+def _checkpoints(folders: Sequence[Path]) -> tuple[ListedCheckpoint, ...]:
     found = [_checkpoint(folder) for folder in folders]
     return tuple(sorted(found, key=lambda one: (one.manifest.step if one.manifest else -1, one.folder)))
 
 
-def _checkpoint(folder: Path) -> Checkpoint:
+def _checkpoint(folder: Path) -> ListedCheckpoint:
     try:
         manifest = CheckpointManifest.read(folder / "manifest.json")
     except UserError as error:
-        return Checkpoint(folder.name, None, str(error))
-    return Checkpoint(folder.name, manifest, missing_or_resized(folder, manifest.files))
+        return ListedCheckpoint(folder.name, None, str(error))
+    return ListedCheckpoint(folder.name, manifest, missing_or_resized(folder, manifest.files))

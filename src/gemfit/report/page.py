@@ -1,7 +1,7 @@
 """The page: sections in order, charts drawn, everything escaped, one file.
 
-Only the SVG of ``drawing`` is put in as it is; every other text goes through Jinja's escaping, and control
-and direction signs in it are shown by their numbers. The page forbids itself scripts and the network.
+Only the SVG of ``drawing`` is inserted as markup; every other text is escaped by Jinja, and its control and
+direction characters are shown by number. The content security policy forbids scripts and the network.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from gemfit.data.inspect.printable import name_unseen
 from gemfit.errors import UserError
 from gemfit.report import inputs, sections
 from gemfit.report.audit_section import audit
-from gemfit.report.blocks import Chart, Page, Section, Tiles, Tone
+from gemfit.report.blocks import Chart, Page, Section, Tone
 from gemfit.report.compare import comparison
-from gemfit.report.drawing import draw
+from gemfit.report.drawing import COLOR_RULES, draw
 from gemfit.report.evaluation_section import evaluation
-from gemfit.report.figures import Figures, key_figures, summarize
-from gemfit.report.format import duration, number
-from gemfit.report.load import Story
+from gemfit.report.figures import KeyFigures, key_figures, summarize
+from gemfit.report.load import RunReport
+from gemfit.summary.format import duration, number
 
 INDEX = "index.html"
 TONES: dict[str, Tone] = {"completed": "good", "failed": "fail", "fatal": "fail", "crashed": "fail"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def make_page(stories: Sequence[Story]) -> Page:
-    """The report of the first run, beside the others if there are any. Draws nothing yet."""
-    story, figures = stories[0], key_figures(stories[0])
-    compared = [comparison(stories)] if len(stories) > 1 else []
+def make_page(runs: Sequence[RunReport]) -> Page:
+    """The report of the first run, compared with the others if there are any. Draws nothing yet."""
+    run, figures = runs[0], key_figures(runs[0])
+    compared = [comparison(runs)] if len(runs) > 1 else []
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, gemfit {__version__}"
     return Page(
-        title=story.name,
-        state=story.state,
-        tone=TONES.get(story.state, "plain"),
-        summary=summarize(story, figures),
+        title=run.name,
+        state=run.state,
+        tone=TONES.get(run.state, "plain"),
+        summary=summarize(run, figures),
         tiles=_tiles(figures),
-        sections=(*compared, *(make(story) for make in PARTS)),
+        sections=(*compared, *(make(run) for make in PARTS)),
         made=made,
     )
 
 
-PARTS: tuple[Callable[[Story], Section], ...] = (
+PARTS: tuple[Callable[[RunReport], Section], ...] = (
     sections.training,
     evaluation,
     audit,
@@ -67,7 +67,7 @@ PARTS: tuple[Callable[[Story], Section], ...] = (
 def write_page(page: Page, folder: Path, progress: Callable[[str], object]) -> list[Path]:
     """The files that were written: the page, and a PNG for each of its charts.
 
-    ``progress`` is told the name of each chart when it is drawn.
+    Calls ``progress(name)`` after each chart.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,20 +97,21 @@ def render(page: Page, picture: Callable[[Chart], Markup]) -> str:
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.finalize = _shown
     jinja.filters["marked"] = _marked
+    jinja.filters["kind"] = lambda block: type(block).__name__
     template = jinja.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
-    style = Markup((here / "style.css").read_text(encoding="utf-8"))
+    style = Markup((here / "style.css").read_text(encoding="utf-8") + COLOR_RULES)
     return template.render(page=page, style=style, picture=partial(picture))
 
 
 def _shown(value: object) -> object:
-    """Text without signs that a browser would obey or refuse; what is HTML already stays."""
+    """Text with control characters shown by number; markup is unchanged."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return _SURROGATE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", name_unseen(value))
 
 
 def _marked(text: str) -> Markup:
-    """A sentence: what is between two backticks is code."""
+    """A sentence; text between two backticks is code."""
     parts = text.split("`") if text.count("`") % 2 == 0 else [text]
     forms = ("{}", "<code>{}</code>")
     return Markup("").join(Markup(forms[i % 2]).format(_shown(part)) for i, part in enumerate(parts))
@@ -121,17 +122,17 @@ def _unused(name: str, written: Sequence[Path]) -> str:
     return name if name not in taken else _unused(f"{name}-{len(written)}", written)
 
 
-def _tiles(figures: Figures) -> Tiles:
+def _tiles(figures: KeyFigures) -> tuple[tuple[str, str], ...]:
     best = figures.best
     items = [
         ("steps", f"{figures.step:,} / {figures.total_steps:,}"),
-        ("best held-out loss", f"{best.loss:.4f}" if best else "–"),
-        ("perplexity there", f"{best.perplexity:.4g}" if best else "–"),
+        ("best validation loss", f"{best.loss:.4f}" if best else "–"),
+        ("its perplexity", f"{best.perplexity:.4g}" if best else "–"),
         ("last training loss", number(figures.loss, ".4f")),
         ("tokens", number(figures.tokens, ",d")),
-        ("tokens a second", number(figures.tokens_per_second, ",.0f")),
+        ("tokens/s", number(figures.tokens_per_second, ",.0f")),
         ("wall time", duration(figures.wall_seconds)),
     ]
     if figures.mfu is not None:
         items.append(("MFU", f"{figures.mfu:.1%}"))
-    return Tiles(tuple(items))
+    return tuple(items)

@@ -1,4 +1,4 @@
-"""What a report of a run says that only the launcher knows; it hands this over as JSON."""
+"""Facts of a run that only the launcher has; passed to the report as JSON."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Ending(Contract):
 
 
 class RunFacts(Contract):
-    """Of one run: its state, what its card can do, and what was predicted."""
+    """State, peak FLOPs of the GPU, and predicted memory of one run."""
 
     state: str | None = None
     """As `gemfit status` has it."""
-    card: str | None = None
+    gpu: str | None = None
     peak_flops: float | None = None
-    """Of one card, in floating-point operations a second."""
+    """Of one GPU, in FLOPs per second."""
     flops_per_token: float | None = None
-    """Forward and backward, without anything that is computed again."""
+    """Forward and backward, without recomputed activations."""
     no_mfu: str = ""
-    """Why one of the three is not known."""
+    """Why one of the three is unknown."""
     gpu_bytes: int | None = None
     """Predicted: the most that one rank holds on its GPU."""
     host_bytes: int | None = None

@@ -1,10 +1,12 @@
-"""Pieces of Markdown: tables, facts and text that is shown as it is."""
+"""Markdown: sections, tables, lists, and verbatim blocks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
+
+from gemfit.summary.text_table import TextTable
 
 Row = TypeVar("Row")
 
@@ -17,7 +19,7 @@ def spread(rows: Sequence[Row], most: int = 12) -> list[Row]:
 
 
 def section(title: str, *parts: str, level: int = 2) -> str:
-    """A heading and what stands below it; empty parts are left out."""
+    """A heading and the parts below it; empty parts are left out."""
     return "\n\n".join(["#" * level + " " + title, *(part for part in parts if part)])
 
 
@@ -27,13 +29,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequen
     return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in [head, rule, *rows])
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Two columns: what, and how much."""
+def render(made: TextTable) -> str:
+    """The table without its title, and its note below."""
+    return "\n\n".join([table(made.heads, made.rows, numbers=made.numeric_heads), *filter(None, [made.note])])
+
+
+def key_values(rows: Iterable[tuple[str, str]]) -> str:
+    """Two columns: name and value."""
     return table(("what", "value"), rows)
 
 
 def cell(text: str) -> str:
-    """``text`` for a cell: on one line, and without the mark that ends a cell."""
+    """``text`` for a cell: on one line, pipes escaped."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -43,15 +50,15 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def verbatim(text: str, language: str = "text") -> str:
-    """A block that shows ``text`` as it is, whatever marks it holds."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    """A fenced block, with a fence longer than any in ``text``."""
+    longest = max((len(ticks) for ticks in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip(chr(10))}\n{fence}"
 
 
 def code(text: str) -> str:
-    """``text`` inside a line, as code."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    """``text`` as inline code."""
+    longest = max((len(ticks) for ticks in re.findall(r"`+", text)), default=0)
     mark = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{mark}{pad}{text}{pad}{mark}"

@@ -1,4 +1,4 @@
-"""Base model and licence are what a file says, or unknown."""
+"""Base model and licence come from recorded sources, or are unknown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.modelcard.base_model import find_origin
+from gemfit.modelcard.base_model import find_base_model
 from gemfit.modelcard.card import render
 from gemfit.modelcard.facts import gather
-from gemfit.modelcard.markdown import cell, code, verbatim
-from gemfit.modelcard.user_statements import Stated
+from gemfit.modelcard.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe
 from hub.cards import ReadCard
@@ -33,39 +32,39 @@ def model_folder(folder: Path, config: dict[str, str], readme: str | None = None
     return str(base)
 
 
-def test_a_gemma_of_the_hub_has_its_licence_and_name(tmp_path: Path) -> None:
-    found = find_origin(plan_of(tmp_path, id="google/gemma-3-1b-it", revision="main"), Stated())
+def test_a_gemma_from_the_hub_has_its_licence_and_name(tmp_path: Path) -> None:
+    found = find_base_model(plan_of(tmp_path, id="google/gemma-3-1b-it", revision="main"), UserStatements())
     assert (found.hub_id, found.license, found.revision) == ("google/gemma-3-1b-it", "gemma", "main")
 
 
 def test_the_licence_of_a_folder_is_that_of_its_readme(tmp_path: Path) -> None:
     base = model_folder(tmp_path, {"model_type": "gemma3_text"}, "---\nlicense: apache-2.0\n---\n# A model\n")
-    found = find_origin(plan_of(tmp_path, id=base), Stated())
+    found = find_base_model(plan_of(tmp_path, id=base), UserStatements())
     assert (found.license, found.hub_id) == ("apache-2.0", None)
 
 
 def test_a_folder_that_calls_itself_gemma_is_under_its_terms(tmp_path: Path) -> None:
     base = model_folder(tmp_path, {"_model_name_or_path": "Gemma 3 270m"})
-    found = find_origin(plan_of(tmp_path, id=base), Stated())
+    found = find_base_model(plan_of(tmp_path, id=base), UserStatements())
     assert found.license == "gemma"
     assert str(tmp_path) not in found.name
 
 
-def test_an_architecture_is_no_licence(tmp_path: Path) -> None:
+def test_an_architecture_does_not_imply_a_licence(tmp_path: Path) -> None:
     base = model_folder(tmp_path, {"model_type": "gemma3_text", "architectures": "Gemma3ForCausalLM"})
-    assert find_origin(plan_of(tmp_path, id=base), Stated()).license is None
+    assert find_base_model(plan_of(tmp_path, id=base), UserStatements()).license is None
 
 
-def test_what_is_stated_goes_before_what_is_found(tmp_path: Path) -> None:
-    stated = Stated(license="other", base_model="me/mine")
-    found = find_origin(plan_of(tmp_path, id="google/gemma-3-1b-it"), stated)
+def test_statements_of_the_user_take_precedence(tmp_path: Path) -> None:
+    stated = UserStatements(license="other", base_model="me/mine")
+    found = find_base_model(plan_of(tmp_path, id="google/gemma-3-1b-it"), stated)
     assert (found.license, found.hub_id) == ("other", "me/mine")
 
 
 @pytest.mark.parametrize(
     ("merged", "relation", "library"), [(True, "finetune", "transformers"), (False, "adapter", "peft")]
 )
-def test_the_header_tells_an_adapter_from_a_whole_model(
+def test_the_header_distinguishes_an_adapter_from_a_whole_model(
     tmp_path: Path, merged: bool, relation: str, library: str
 ) -> None:
     run = recorded_run(tmp_path / "run", attempts=False)
@@ -78,9 +77,3 @@ def test_the_header_tells_an_adapter_from_a_whole_model(
     assert (header["base_model_relation"], header["library_name"]) == (relation, library)
     assert header["base_model"] == "google/gemma-3-1b-it"
     assert header["model-index"][0]["name"] == "me/mine"
-
-
-def test_texts_cannot_break_out_of_where_they_stand() -> None:
-    assert cell("a | b\nc") == "a \\| b c"
-    assert verbatim("```\nx", "text") == "````text\n```\nx\n````"
-    assert code("a`b") == "``a`b``"

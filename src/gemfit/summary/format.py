@@ -1,14 +1,18 @@
-"""Numbers as a person reads them."""
+"""Formatting of numbers, sizes, durations and intervals."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from gemfit.schemas.evaluation import Interval
 
 NOTHING = "–"
+IntervalFormat = Callable[[Interval, str], str]
+"""Writes an interval; its second argument is the format of one number."""
 
 
 def number(value: float | None, form: str = ",.4g") -> str:
-    """``value`` in this form; a dash where there is none."""
+    """``value`` in this form; a dash for ``None``."""
     return NOTHING if value is None else format(value, form)
 
 
@@ -34,13 +38,13 @@ def size(count: float | None) -> str:
 
 
 def interval(found: Interval, form: str = ".4f") -> str:
-    """The figure, and its interval in brackets."""
+    """Such as ``3.1416 [3.1000, 3.2000]``."""
     return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
 
 
-def share(found: Interval) -> str:
-    """The same for a share, in percent."""
-    return f"{found.value:.1%} [{found.low:.1%}, {found.high:.1%}]"
+def plus_minus(found: Interval, form: str = ".4f") -> str:
+    """Such as ``3.1416 ± 0.0500``: half the width of the interval."""
+    return f"{found.value:{form}} ± {(found.high - found.low) / 2:{form}}"
 
 
 def plural(count: int, what: str) -> str:
