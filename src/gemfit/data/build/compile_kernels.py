@@ -110,7 +110,7 @@ def _block() -> Part:
         "signatures": np.full((CONVERSATIONS, NUM_HASHES["group"]), 1, np.uint32),
         "role_tokens": np.zeros((CONVERSATIONS, len(ROLES)), np.int32),
     }
-    rest = {
+    columns |= {
         field.name: np.zeros(CONVERSATIONS, np.int32) for field in fields(Part) if field.name not in columns
     }
-    return Part(**columns, **rest)
+    return Part(**columns)
