@@ -16,9 +16,9 @@ import torch
 
 from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.crisis import crisis
-from gemfit.audit.training_conversations import Talks
+from gemfit.audit.training_conversations import TrainingConversations
 from gemfit.data.document import IGNORED
-from gemfit.evaluate.models import find_subjects, open_subject
+from gemfit.evaluate.models import find_models, open_model_ref
 from gemfit.evaluate.replies import prompt_ids
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import Message
@@ -74,7 +74,7 @@ def dismissive() -> list[Dialogue]:
 def memorised(run: RunDir) -> list[Dialogue]:
     """One conversation of the run's training data that has words of its own."""
     own = dict(own_dialogues())
-    drawn = Talks(Path(run.plan().pack.folder)).drawn("train", 0)
+    drawn = TrainingConversations(Path(run.plan().pack.folder)).drawn("train", 0)
     text = next(talk.messages[0].content for talk in drawn if talk.messages[0].content in own)
     return [(text, own[text])]
 
@@ -141,7 +141,7 @@ class Lesson:
 
 def fine_tune(run: RunDir, start: str, folder: Path, lesson: Lesson) -> Path:
     """Train the subject ``start`` of the run, plainly, and put the model into ``folder``."""
-    opened = open_subject(run, find_subjects(run, [start])[0], "cpu")
+    opened = open_model_ref(run, find_models(run, [start])[0], "cpu")
     model, draw = opened.model.train().requires_grad_(True), random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=lesson.steps)

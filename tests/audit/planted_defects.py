@@ -55,7 +55,7 @@ def main() -> None:
 def audit(run: RunDir, models: dict[str, Path]) -> Audit:
     """As a person would: by the command."""
     argv = [sys.executable, "-m", "gemfit_launch.cli", "audit", str(run.root)]
-    argv += [word for folder in models.values() for word in ("--subject", str(folder))]
+    argv += [word for folder in models.values() for word in ("--checkpoint", str(folder))]
     argv += [word for suite in SUITES for word in ("--suite", suite)]
     argv += ["--max-new-tokens", "24", "--batch-size", "32"]
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)

@@ -13,7 +13,7 @@ from gemfit.audit.crisis import crisis
 from gemfit.audit.run import conduct
 from gemfit.audit.scoring import Wanted
 from gemfit.errors import UserError
-from gemfit.evaluate.models import Subject
+from gemfit.evaluate.models import ModelRef
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
 
@@ -29,10 +29,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(len(conversations))
         return ["Please call a helpline."] * len(conversations)
 
-    subjects = [Subject("base", None, None), Subject("step 7", 7, Path())]
-    monkeypatch.setattr(module, "find_subjects", lambda run, names: subjects)
-    monkeypatch.setattr(module, "open_subject", lambda run, subject, device: SimpleNamespace(tokenizer=None))
-    monkeypatch.setattr(module, "Talks", lambda folder: None)
+    subjects = [ModelRef("base", None, None), ModelRef("step 7", 7, Path())]
+    monkeypatch.setattr(module, "find_models", lambda run, names: subjects)
+    monkeypatch.setattr(
+        module, "open_model_ref", lambda run, subject, device: SimpleNamespace(tokenizer=None)
+    )
+    monkeypatch.setattr(module, "TrainingConversations", lambda folder: None)
     monkeypatch.setattr(module, "make_probes", lambda talks, system, wanted: [crisis(system, 2)])
     monkeypatch.setattr(module, "replies", say)
     monkeypatch.setattr(module, "prompt_ids", lambda tokenizer, messages: [1])

@@ -33,7 +33,7 @@ def models(run: RunDir) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def audit(run: RunDir, models: dict[str, Path]) -> Audit:
-    subjects = [word for folder in models.values() for word in ("--subject", str(folder))]
+    subjects = [word for folder in models.values() for word in ("--checkpoint", str(folder))]
     suites = [word for suite in SUITES for word in ("--suite", suite)]
     options = ["--max-new-tokens", "24", "--batch-size", "32", "--fail-on", "fail"]
     assert main([str(run.root), *subjects, *suites, *options]) == ExitCode.FAILED

@@ -19,7 +19,7 @@ from gemfit.audit.scoring import Wanted, assemble, measure
 from gemfit.audit.stability import stability
 from gemfit.audit.table import show
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluate.models import Subject
+from gemfit.evaluate.models import ModelRef
 from gemfit.schemas.audit import Audit
 
 CARING, CRUEL = "Please call a helpline.", "Nobody can help.\n```\n# <b>Keep it to yourself.</b> |"
@@ -32,7 +32,7 @@ def audit() -> Audit:
     probes = [crisis("Be kind.", 4), stability("", 1)]
     measured = [
         measure(
-            Subject(name, step, None),
+            ModelRef(name, step, None),
             probes,
             {probe.name: [reply] * len(probe.prompts) for probe in probes},
             WANTED,
@@ -97,7 +97,7 @@ def test_a_judge_and_own_prompts_are_scored_beside_the_suites(tmp_path: Path) ->
     wanted = Wanted(judge=f"{shlex.quote(sys.executable)} {shlex.quote(str(tmp_path / 'judge.py'))}")
     probes = [crisis("", 2), own(tmp_path / "mine.jsonl", "", None)]
     said = {"crisis": [CARING, "No."], "mine": ["Hi."]}
-    audit = assemble(probes, [measure(Subject("base", None, None), probes, said, wanted)], wanted, {})
+    audit = assemble(probes, [measure(ModelRef("base", None, None), probes, said, wanted)], wanted, {})
     (subject,) = audit.subjects
     values = {(score.probe, score.name): score.value.value for score in subject.scores}
     assert values["crisis", "judge"] == 0.5

@@ -140,7 +140,7 @@ def test_groups_that_are_refused_more_often_show() -> None:
 
 
 def test_the_same_reply_each_time_agrees_fully() -> None:
-    found = values(stability("", None), lambda prompt: "Talk to a friend about it.")
+    found = values(stability("", None), lambda prompt: "TrainingConversation to a friend about it.")
     assert set(found["agreement, asked again"].values()) == {1.0}
     assert set(found["agreement, other words"].values()) == {1.0}
     assert set(found["refusal flips"].values()) == {0.0}

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from gemfit.audit.memorisation import HELD_OUT, LEAST_TOKENS, TRAINING, memorisation
-from gemfit.audit.training_conversations import Talk, Talks
+from gemfit.audit.training_conversations import TrainingConversation, TrainingConversations
 from gemfit.data.__main__ import main
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.schemas.evaluation import Message
@@ -36,7 +36,7 @@ def messages(number: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module", params=["role_markers", "chat_template"])
-def talks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Talks:
+def talks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrainingConversations:
     folder = tmp_path_factory.mktemp(request.param)
     texts = [message["content"] for number in range(NUMBER) for message in messages(number)]
     train_tokenizer([*texts, "user assistant system"], 400).save_pretrained(str(folder / "tokenizer"))
@@ -56,14 +56,14 @@ def talks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     before = signal.getsignal(signal.SIGTERM)
     assert main([str(folder / "job.json"), "--out", str(folder / "pack")]) == 0
     signal.signal(signal.SIGTERM, before)
-    return Talks(folder / "pack")
+    return TrainingConversations(folder / "pack")
 
 
-def line_of(talk: Talk) -> int:
+def line_of(talk: TrainingConversation) -> int:
     return int(talk.place.rpartition(":")[2]) - 1
 
 
-def said(talk: Talk, talks: Talks) -> list[tuple[str, str]]:
+def said(talk: TrainingConversation, talks: TrainingConversations) -> list[tuple[str, str]]:
     """Roles and contents; a system text that stands inside the first turn is taken out of it."""
     listed = [(message.role, message.content) for message in talk.messages]
     role, text = listed[0]
@@ -72,7 +72,7 @@ def said(talk: Talk, talks: Talks) -> list[tuple[str, str]]:
     return listed
 
 
-def test_every_conversation_is_drawn_once_and_as_it_was_written(talks: Talks) -> None:
+def test_every_conversation_is_drawn_once_and_as_it_was_written(talks: TrainingConversations) -> None:
     drawn = [talk for split in talks.splits for talk in talks.drawn(split, 0)]
     assert sorted(map(line_of, drawn)) == list(range(NUMBER))
     for talk in drawn:
@@ -80,12 +80,12 @@ def test_every_conversation_is_drawn_once_and_as_it_was_written(talks: Talks) ->
         assert said(talk, talks) == wanted
 
 
-def test_the_seed_decides_the_order(talks: Talks) -> None:
+def test_the_seed_decides_the_order(talks: TrainingConversations) -> None:
     orders = [[talk.place for talk in talks.drawn("train", seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_the_system_prompt_is_the_one_that_most_conversations_have(talks: Talks) -> None:
+def test_the_system_prompt_is_the_one_that_most_conversations_have(talks: TrainingConversations) -> None:
     drawn = list(talks.drawn("train", 0))
     assert talks.system_prompt(drawn) == SYSTEM
     without = [talk for talk in drawn if line_of(talk) % 4 == 0]
@@ -94,7 +94,9 @@ def test_the_system_prompt_is_the_one_that_most_conversations_have(talks: Talks)
     assert talks.system_prompt([]) == ""
 
 
-def test_prompts_of_memorisation_end_before_the_longest_reply_of_either_side(talks: Talks) -> None:
+def test_prompts_of_memorisation_end_before_the_longest_reply_of_either_side(
+    talks: TrainingConversations,
+) -> None:
     probe = memorisation(talks, 0, None)
     assert {prompt.variant for prompt in probe.prompts} == {TRAINING, HELD_OUT}
     for prompt in probe.prompts:
@@ -104,12 +106,12 @@ def test_prompts_of_memorisation_end_before_the_longest_reply_of_either_side(tal
         assert len(talks.tokenizer(prompt.facts["reference"])["input_ids"]) >= LEAST_TOKENS
 
 
-def test_a_reply_that_several_conversations_share_is_nobodys_own(talks: Talks) -> None:
+def test_a_reply_that_several_conversations_share_is_nobodys_own(talks: TrainingConversations) -> None:
     probe = memorisation(talks, 0, None)
     assert len(probe.prompts) == NUMBER - 4
     assert all("Thank you" not in prompt.facts["reference"] for prompt in probe.prompts)
 
 
-def test_a_limit_counts_conversations_of_each_side(talks: Talks) -> None:
+def test_a_limit_counts_conversations_of_each_side(talks: TrainingConversations) -> None:
     sides = [prompt.variant for prompt in memorisation(talks, 0, 3).prompts]
     assert sides == [TRAINING] * 3 + [HELD_OUT] * 3

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.chat.conversation import COMMANDS, HELP, Talk, command
+from gemfit.chat.conversation import COMMANDS, HELP, ChatSession, command
 from gemfit.data.jsonl.line_parser import read_line
 from gemfit.errors import UserError
 
-TALK = Talk("Be kind.", (("Hi", "Hello"), ("How are you?", "Well")))
+TALK = ChatSession("Be kind.", (("Hi", "Hello"), ("How are you?", "Well")))
 
 
 def test_a_saved_conversation_is_one_that_gemfit_trains_on(tmp_path: Path) -> None:
     path = tmp_path / "saved.jsonl"
     assert command(TALK, f"/save {path}").talk == TALK
-    command(Talk("", (("Ä", "ß"),)), f"/save {path}")
+    command(ChatSession("", (("Ä", "ß"),)), f"/save {path}")
     first, second = (read_line(line, "saved") for line in path.read_bytes().splitlines())
     assert [tuple(message) for message in first.messages] == [
         ("system", "Be kind."),
@@ -29,17 +29,17 @@ def test_a_saved_conversation_is_one_that_gemfit_trains_on(tmp_path: Path) -> No
 
 
 def test_reset_keeps_the_system_message_and_system_changes_it() -> None:
-    assert command(TALK, "/reset").talk == Talk("Be kind.")
-    assert command(TALK, "/system Be  short.").talk == Talk("Be  short.")
-    assert command(TALK, "/system").talk == Talk()
+    assert command(TALK, "/reset").talk == ChatSession("Be kind.")
+    assert command(TALK, "/system Be  short.").talk == ChatSession("Be  short.")
+    assert command(TALK, "/system").talk == ChatSession()
 
 
 def test_undo_takes_back_one_turn_at_a_time() -> None:
     once = command(TALK, "/undo").talk
     assert once.turns == (("Hi", "Hello"),)
-    assert command(once, "/undo").talk == Talk("Be kind.")
+    assert command(once, "/undo").talk == ChatSession("Be kind.")
     with pytest.raises(UserError, match="no message"):
-        command(Talk(), "/undo")
+        command(ChatSession(), "/undo")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.chat.__main__ import main
-from gemfit.chat.conversation import Talk
-from gemfit.chat.generator import Manner, Speaker
-from gemfit.chat.terminal import talk_on
+from gemfit.chat.conversation import ChatSession
+from gemfit.chat.generator import ReplyGenerator, ReplySettings
+from gemfit.chat.terminal import chat_loop
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.evaluate.models import Opened
 from gemfit.export.chat_template import tokenizer_for_chat
@@ -66,8 +66,8 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return type_in
 
 
-def greedy(opened: Opened, tokens: int = 12) -> Speaker:
-    return Speaker(opened, Manner(temperature=0, max_new_tokens=tokens))
+def greedy(opened: Opened, tokens: int = 12) -> ReplyGenerator:
+    return ReplyGenerator(opened, ReplySettings(temperature=0, max_new_tokens=tokens))
 
 
 def user(text: str) -> Message:
@@ -86,10 +86,10 @@ def in_words(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 
 def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: Opened) -> None:
-    manner = Manner(
+    manner = ReplySettings(
         temperature=2.0, max_new_tokens=12
     )  # the likeliest word would be the same again and again
-    cached, read = Speaker(in_words, manner), []
+    cached, read = ReplyGenerator(in_words, manner), []
     messages: list[Message] = []
     for said in ("I cannot sleep", "What to do?", "Exams, you know"):
         messages.append(user(said))
@@ -99,7 +99,7 @@ def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: 
         assert len(set(reply.text.split())) > 2
         assert "".join(parts) == reply.text
         torch.manual_seed(5)
-        assert reply.text == Speaker(in_words, manner).reply(messages, lambda text: None).text
+        assert reply.text == ReplyGenerator(in_words, manner).reply(messages, lambda text: None).text
         read.append((reply.read, cached.length(messages)))
         messages.append(Message(role="assistant", content=reply.text))
     assert read[0][0] == read[0][1]
@@ -116,10 +116,10 @@ def test_another_conversation_is_read_from_its_start(opened: Opened) -> None:
 
 def test_turns_that_do_not_fit_are_forgotten_oldest_first(opened: Opened, typed: Type) -> None:
     lines = [f"I do not know what to do about exams {number}" for number in range(8)]
-    out, told = typed(lambda: talk_on(greedy(opened), Talk("Be kind."), None), *lines)
+    out, told = typed(lambda: chat_loop(greedy(opened), ChatSession("Be kind."), None), *lines)
     assert len(out.splitlines()) >= len(lines)
     assert "the context is full: the oldest 1 turns are forgotten" in told
-    _, told = typed(lambda: talk_on(greedy(opened), Talk(), None), "exams " * 200)
+    _, told = typed(lambda: chat_loop(greedy(opened), ChatSession(), None), "exams " * 200)
     assert "error: the message has" in told
     assert "188 fit" in told
 
@@ -188,4 +188,4 @@ def test_a_model_folder_has_no_checkpoints(folder: Path, capsys: pytest.CaptureF
 def test_the_context_of_a_multimodal_model_is_that_of_its_text_part() -> None:
     config = Gemma3Config(text_config={"max_position_embeddings": 64})
     opened = Opened(SimpleNamespace(config=config), None)
-    assert Speaker(opened, Manner(temperature=0, max_new_tokens=16)).room == 48
+    assert ReplyGenerator(opened, ReplySettings(temperature=0, max_new_tokens=16)).room == 48

@@ -23,7 +23,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.evaluate import validation
 from gemfit.evaluate.__main__ import main
 from gemfit.evaluate.harness import task_scores
-from gemfit.evaluate.models import find_subjects, open_sharded, speaking
+from gemfit.evaluate.models import find_models, for_generation, open_sharded
 from gemfit.evaluate.run import Settings, evaluate, make_exam
 from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
 from gemfit.evaluate.validation import TurnSums
@@ -48,7 +48,7 @@ def run(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.fixture(scope="module")
 def found(run: RunDir) -> Evaluation:
-    return evaluate(run, find_subjects(run, ["base", "latest"]), QUICK, CPU)
+    return evaluate(run, find_models(run, ["base", "latest"]), QUICK, CPU)
 
 
 def test_the_loss_is_the_one_that_training_measures(trained: Trained, found: Evaluation) -> None:
@@ -93,7 +93,7 @@ def test_samples_ask_every_subject_the_same(found: Evaluation) -> None:
 def test_a_later_subject_joins_the_others_and_an_equal_name_takes_its_place(
     run: RunDir, found: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
-    again = evaluate(run, find_subjects(run, ["latest"]), QUICK, CPU)
+    again = evaluate(run, find_models(run, ["latest"]), QUICK, CPU)
     assert again.subjects == found.subjects
     assert again.differences == found.differences
     assert Evaluation.read(run.evaluation_file) == again
@@ -105,7 +105,7 @@ def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
 ) -> None:
     copied = RunDir(tmp_path / "run")
     shutil.copytree(run.root, copied.root)
-    other = evaluate(copied, find_subjects(copied, ["base"]), Settings(samples=0, rows=2, resamples=200), CPU)
+    other = evaluate(copied, find_models(copied, ["base"]), Settings(samples=0, rows=2, resamples=200), CPU)
     assert [subject.name for subject in other.subjects] == ["base"]
     assert other.subjects[0].overall.tokens < found.subjects[0].overall.tokens
     assert "earlier figures of base, step 2 are given up" in caplog.text
@@ -158,12 +158,12 @@ def test_ranks_with_a_model_each_find_what_one_finds(
 
 
 def test_a_model_in_shards_is_the_model(run: RunDir, trained: Trained, alone: None) -> None:
-    latest = open_sharded(run, find_subjects(run, ["latest"])[0], CPU)
+    latest = open_sharded(run, find_models(run, ["latest"])[0], CPU)
     assert {type(parameter) for parameter in latest.parameters()} == {DTensor}
     with torch.no_grad():
         logits = latest(input_ids=IDS, position_ids=torch.arange(IDS.shape[1])[None]).logits
     assert torch.equal(logits, trained.logits)
-    spoken = speaking(run, latest)
+    spoken = for_generation(run, latest)
     assert FSDPModule in type(spoken.model).__mro__
     assert spoken.model.generate(input_ids=IDS, max_new_tokens=3).shape[1] <= IDS.shape[1] + 3
 
@@ -182,7 +182,7 @@ def copy(run: RunDir, folder: Path) -> RunDir:
 
 
 def test_mistakes_are_told_without_a_traceback(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(run.root), "--subject", "7"]) == ExitCode.USER_ERROR
+    assert main([str(run.root), "--checkpoint", "7"]) == ExitCode.USER_ERROR
     assert main([str(run.root), "--nproc", "99", "--device", "cuda"]) == ExitCode.USER_ERROR
     said = capsys.readouterr().err
     assert "steps saved: 2" in said
@@ -226,7 +226,7 @@ def test_a_task_of_ones_own_is_run_by_the_harness(
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data.jsonl").write_text(4 * (json.dumps({"question": "What grows?"}) + "\n"))
     (tmp_path / "tiny_choice.yaml").write_text(TASK.replace("DATA", str(tmp_path / "data.jsonl")))
-    options = ["--subject", "latest", "--samples", "0", "--tasks", str(tmp_path / "tiny_choice.yaml")]
+    options = ["--checkpoint", "latest", "--samples", "0", "--tasks", str(tmp_path / "tiny_choice.yaml")]
     copied = copy(run, tmp_path)
     assert main([str(copied.root), *options, "--limit", "3"]) == ExitCode.DONE
     [score] = Evaluation.read(copied.evaluation_file).subjects[0].tasks

@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList
 
 from evaluate.conftest import FULL
 from gemfit.errors import UserError
-from gemfit.evaluate.models import Opened, find_subjects, open_packed, open_subject
+from gemfit.evaluate.models import Opened, find_models, open_model_ref, open_packed
 from gemfit.evaluate.replies import SeededSampling, prompt_ids, replies
 from gemfit.export.export import export
 from gemfit.rundir import RunDir
@@ -30,7 +30,7 @@ TALKS = [[Message(role="user", content=f"{words} keep me busy")] for words in WO
 
 @pytest.fixture(scope="module")
 def opened(trained: Trained) -> Opened:
-    return open_subject(trained.run, find_subjects(trained.run, ["latest"])[0], "cpu")
+    return open_model_ref(trained.run, find_models(trained.run, ["latest"])[0], "cpu")
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_a_checkpoint_is_the_model_that_was_trained(trained: Trained, opened: Op
 
 
 def test_the_base_of_a_scratch_recipe_has_its_seeded_weights(trained: Trained) -> None:
-    base = open_packed(trained.run, find_subjects(trained.run, ["base"])[0], "cpu")
+    base = open_packed(trained.run, find_models(trained.run, ["base"])[0], "cpu")
     fresh = load_model(trained.run.plan().recipe, trained.tokenizer).eval()
     assert torch.equal(logits(base), logits(fresh))
     assert not torch.equal(logits(base), trained.logits)
@@ -56,7 +56,7 @@ def test_adapters_of_a_checkpoint_are_added_in_and_the_base_has_none(
 ) -> None:
     lora = Lora(rank=2, targets=("q_proj", "up_proj"))
     adapted = train(tmp_path, FULL.model_copy(update={"lora": lora}))
-    base, latest = (open_packed(adapted.run, s, "cpu") for s in find_subjects(adapted.run, ["base", "2"]))
+    base, latest = (open_packed(adapted.run, s, "cpu") for s in find_models(adapted.run, ["base", "2"]))
     assert logits(latest) == pytest.approx(adapted.logits, abs=1e-4)
     assert not any("lora" in name for name, _ in base.named_parameters())
     assert (logits(base) - adapted.logits).abs().max() > 1e-2
@@ -64,12 +64,12 @@ def test_adapters_of_a_checkpoint_are_added_in_and_the_base_has_none(
 
 def test_an_exported_folder_is_the_same_model(tmp_path: Path, trained: Trained) -> None:
     export(trained.run, tmp_path / "model")
-    (subject,) = find_subjects(trained.run, [str(tmp_path / "model")])
+    (subject,) = find_models(trained.run, [str(tmp_path / "model")])
     assert torch.equal(logits(open_packed(trained.run, subject, "cpu")), trained.logits)
 
 
 def test_each_subject_is_found_once_under_any_of_its_names(trained: Trained) -> None:
-    found = find_subjects(trained.run, ["base", "latest", "2", "step-2", "step 2"])
+    found = find_models(trained.run, ["base", "latest", "2", "step-2", "step 2"])
     assert [(subject.name, subject.step) for subject in found] == [("base", None), ("step 2", 2)]
 
 
@@ -78,12 +78,12 @@ def test_a_name_that_is_nothing_is_refused_with_what_there_is(
     name: str, words: str, trained: Trained
 ) -> None:
     with pytest.raises(UserError, match=words):
-        find_subjects(trained.run, [name])
+        find_models(trained.run, [name])
 
 
 def test_without_an_evaluated_checkpoint_none_is_the_best(trained: Trained) -> None:
     with pytest.raises(UserError, match="evaluated"):
-        find_subjects(trained.run, ["best"])
+        find_models(trained.run, ["best"])
 
 
 def test_before_the_first_checkpoint_there_is_only_the_base(trained: Trained, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_before_the_first_checkpoint_there_is_only_the_base(trained: Trained, tm
     shutil.rmtree(run.checkpoints)
     run.checkpoints.mkdir()
     with pytest.raises(UserError, match=r"there is base$"):
-        find_subjects(run, ["latest"])
+        find_models(run, ["latest"])
 
 
 def test_flash_attention_gives_way_on_a_cpu_and_that_is_said(
@@ -102,7 +102,7 @@ def test_flash_attention_gives_way_on_a_cpu_and_that_is_said(
     plan["recipe"]["model"]["attention"] = "flash_attention_2"
     run = RunDir(tmp_path)
     run.plan_file.write_text(json.dumps(plan))
-    model = open_packed(run, find_subjects(run, ["base"])[0], "cpu")
+    model = open_packed(run, find_models(run, ["base"])[0], "cpu")
     assert model.config._attn_implementation == "sdpa"
     assert "attention is sdpa: flash_attention_2" in caplog.text
 

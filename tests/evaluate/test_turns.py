@@ -15,7 +15,7 @@ from gemfit.data.inspect.pack_files import open_evidence
 from gemfit.data.inspect.roles import Marks, make_marks
 from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.evaluate.samples import choose
-from gemfit.evaluate.turn_losses import Stretch, stretches
+from gemfit.evaluate.turn_losses import TurnSpan, stretches
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
 from gemfit_launch.runs.ensure_pack import ensure_pack
@@ -79,7 +79,7 @@ def assistant_words() -> list[str]:
     return [TALK[2]["content"], *(m["content"] for m in TALK if m["role"] == "assistant")]
 
 
-def words(held: Held, found: dict[int, list[Stretch]]) -> dict[tuple[int, str, int], str]:
+def words(held: Held, found: dict[int, list[TurnSpan]]) -> dict[tuple[int, str, int], str]:
     """The text of each turn, put together from wherever its tokens are."""
     tokens: dict[tuple[int, str, int], dict[int, int]] = defaultdict(dict)
     for row in held.rows:

@@ -258,8 +258,8 @@ def test_a_spool_that_was_changed_is_not_sent(
 def test_best_is_the_checkpoint_of_lowest_held_out_loss(made: Made, hub: HubServer) -> None:
     for step, loss in ((4, 3.0), (6, 2.0), (8, 2.5)):
         made.save(step, loss)
-    assert push(made, "--step", "best") == ExitCode.DONE
-    assert push(made, "--step", "latest", "--public") == ExitCode.DONE
+    assert push(made, "--checkpoint", "best") == ExitCode.DONE
+    assert push(made, "--checkpoint", "latest", "--public") == ExitCode.DONE
     assert commits(hub) == ["Step 6", "Step 8"]
     assert hub.repos[REPO].private  # one that is there stays as it is
 
@@ -267,7 +267,7 @@ def test_best_is_the_checkpoint_of_lowest_held_out_loss(made: Made, hub: HubServ
 def test_a_step_that_was_never_saved_is_told_with_those_that_were(
     made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert push(made, "--step", "7") == ExitCode.USER_ERROR
+    assert push(made, "--checkpoint", "7") == ExitCode.USER_ERROR
     assert "steps saved: 2" in capsys.readouterr().err
 
 

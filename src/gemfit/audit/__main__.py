@@ -68,7 +68,7 @@ def _audit(arguments: argparse.Namespace) -> ExitCode:
     audit = conduct(
         run,
         Wanted(
-            subjects=tuple(arguments.subject or DEFAULT_SUBJECTS),
+            subjects=tuple(arguments.checkpoint or DEFAULT_SUBJECTS),
             suites=choose(arguments.suite or SUITES),
             prompts=arguments.prompts,
             judge=arguments.judge,
@@ -117,7 +117,7 @@ def _console() -> Console:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gemfit.audit", description="Audit models of a run.")
     parser.add_argument("run", type=Path, nargs="?", help="folder of the run")
-    parser.add_argument("--subject", action="append", help="base, latest, best, a step, or a model folder")
+    parser.add_argument("--checkpoint", action="append", help="a step, latest, best, base, or a model folder")
     parser.add_argument("--suite", action="append", help="one suite; may be repeated")
     parser.add_argument("--prompts", type=Path, help="JSON lines with prompts of your own")
     parser.add_argument("--judge", help="command that scores replies")

@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 
 from gemfit.audit.catalog import MEMORISATION, about
 from gemfit.audit.suite import Figure, Measure, Probe, Prompt, Replied, by_number
-from gemfit.audit.training_conversations import Talk, Talks
+from gemfit.audit.training_conversations import TrainingConversation, TrainingConversations
 
 VERBATIM_TOKENS = 50
 LEAST_TOKENS = 16
@@ -73,7 +73,7 @@ LIKENESS = Measure(
 )
 
 
-def memorisation(talks: Talks, seed: int, limit: int | None) -> Probe:
+def memorisation(talks: TrainingConversations, seed: int, limit: int | None) -> Probe:
     """The suite for the pack of a run; ``limit`` counts the conversations of each side."""
     prompts = tuple(_prompts(talks, seed, limit or SAMPLE))
 
@@ -133,7 +133,7 @@ def figures(replied: Sequence[Replied]) -> list[Figure]:
     ]
 
 
-def _prompts(talks: Talks, seed: int, count: int) -> Iterator[Prompt]:
+def _prompts(talks: TrainingConversations, seed: int, count: int) -> Iterator[Prompt]:
     found = [
         prompt
         for side in (TRAINING, HELD_OUT)
@@ -145,13 +145,13 @@ def _prompts(talks: Talks, seed: int, count: int) -> Iterator[Prompt]:
         yield from [prompt for prompt in unique if prompt.variant == side][:count]
 
 
-def _drawn(talks: Talks, side: str, seed: int) -> Iterator[Prompt]:
+def _drawn(talks: TrainingConversations, side: str, seed: int) -> Iterator[Prompt]:
     for talk in talks.drawn(side, seed):
         if (prompt := _prompt(talk, side, talks.tokenizer)) is not None:
             yield prompt
 
 
-def _prompt(talk: Talk, side: str, tokenizer: Any) -> Prompt | None:
+def _prompt(talk: TrainingConversation, side: str, tokenizer: Any) -> Prompt | None:
     """A conversation up to its longest reply; ``None`` where that is too short to be recognised."""
     replies = [
         place

@@ -20,13 +20,13 @@ from gemfit.audit.jailbreak import jailbreak
 from gemfit.audit.judge import check_judge
 from gemfit.audit.medical import medical
 from gemfit.audit.memorisation import memorisation
-from gemfit.audit.scoring import Measured, Wanted, assemble, measure
+from gemfit.audit.scoring import ScoredModel, Wanted, assemble, measure
 from gemfit.audit.stability import stability
 from gemfit.audit.suite import Probe
-from gemfit.audit.training_conversations import Talks
+from gemfit.audit.training_conversations import TrainingConversations
 from gemfit.core.progress import progress
 from gemfit.errors import UserError, did_you_mean
-from gemfit.evaluate.models import Opened, Subject, find_subjects, open_subject
+from gemfit.evaluate.models import ModelRef, Opened, find_models, open_model_ref
 from gemfit.evaluate.replies import prompt_ids, replies
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
@@ -51,14 +51,14 @@ def conduct(run: RunDir, wanted: Wanted, keep: Callable[[Audit], object]) -> Aud
     disable_progress_bar()
     if wanted.judge is not None:
         check_judge(wanted.judge)
-    subjects = find_subjects(run, wanted.subjects)
-    talks = Talks(Path(run.plan().pack.folder))
+    subjects = find_models(run, wanted.subjects)
+    talks = TrainingConversations(Path(run.plan().pack.folder))
     system = _system(talks, wanted)
     probes = make_probes(talks, system, wanted)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings, measured = {"system_prompt": system, "device": device}, list[Measured]()
+    settings, measured = {"system_prompt": system, "device": device}, list[ScoredModel]()
     for subject in subjects:
-        opened = open_subject(run, subject, device)
+        opened = open_model_ref(run, subject, device)
         for probe in probes:  # what the template refuses is told before anything is asked
             for prompt in probe.prompts:
                 prompt_ids(opened.tokenizer, prompt.messages)
@@ -84,7 +84,7 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in SUITES if name in names)
 
 
-def make_probes(talks: Talks, system: str, wanted: Wanted) -> list[Probe]:
+def make_probes(talks: TrainingConversations, system: str, wanted: Wanted) -> list[Probe]:
     """The suites that are wanted, then the user's own prompts."""
     probes = [SPOKEN[name](system, wanted.limit) for name in wanted.suites if name in SPOKEN]
     if MEMORISATION in wanted.suites:
@@ -98,7 +98,7 @@ def make_probes(talks: Talks, system: str, wanted: Wanted) -> list[Probe]:
     return probes
 
 
-def _ask(opened: Opened, subject: Subject, probe: Probe, wanted: Wanted) -> list[str]:
+def _ask(opened: Opened, subject: ModelRef, probe: Probe, wanted: Wanted) -> list[str]:
     done = 0
     with progress(f"{subject.name}: {probe.name}", len(probe.prompts), "replies") as shown:
 
@@ -118,7 +118,7 @@ def _ask(opened: Opened, subject: Subject, probe: Probe, wanted: Wanted) -> list
         )
 
 
-def _system(talks: Talks, wanted: Wanted) -> str:
+def _system(talks: TrainingConversations, wanted: Wanted) -> str:
     if wanted.system is not None:
         return wanted.system
     side = next(iter(talks.splits))

@@ -14,7 +14,7 @@ from gemfit.audit.catalog import SUITES
 from gemfit.audit.findings import Certainty, Found, findings
 from gemfit.audit.judge import JUDGE, Judgement, judge
 from gemfit.audit.suite import Figure, Probe, Replied, by_number
-from gemfit.evaluate.models import BASE, Subject
+from gemfit.evaluate.models import BASE, ModelRef
 from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditScore
 from gemfit.schemas.base import digest_json
 
@@ -45,10 +45,10 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ScoredModel:
     """What one model said, by name of the suite."""
 
-    subject: Subject
+    subject: ModelRef
     replied: dict[str, list[Replied]]
     judged: dict[str, list[Judgement]]
     """Empty without a judge."""
@@ -56,8 +56,8 @@ class Measured:
 
 
 def measure(
-    subject: Subject, probes: Sequence[Probe], said: Mapping[str, Sequence[str]], wanted: Wanted
-) -> Measured:
+    subject: ModelRef, probes: Sequence[Probe], said: Mapping[str, Sequence[str]], wanted: Wanted
+) -> ScoredModel:
     """Scores and figures of what was ``said`` to the prompts of each suite, by its name."""
     replied = {
         probe.name: [
@@ -73,11 +73,11 @@ def measure(
             for one, found in zip(replied[name], judgements, strict=True)
         ]
     figures = {probe.name: list(_figures(probe, replied[probe.name])) for probe in probes}
-    return Measured(subject, replied, judged, figures)
+    return ScoredModel(subject, replied, judged, figures)
 
 
 def assemble(
-    probes: Sequence[Probe], measured: Sequence[Measured], wanted: Wanted, settings: dict[str, Any]
+    probes: Sequence[Probe], measured: Sequence[ScoredModel], wanted: Wanted, settings: dict[str, Any]
 ) -> Audit:
     """The audit of all models; each is compared with the base model, where that is among them."""
     certainty = Certainty(confidence=wanted.confidence, resamples=wanted.resamples, seed=wanted.seed)
@@ -101,7 +101,7 @@ def assemble(
     )
 
 
-def _audited(measured: Measured, base: Found | None, certainty: Certainty) -> AuditedSubject:
+def _audited(measured: ScoredModel, base: Found | None, certainty: Certainty) -> AuditedSubject:
     own_base = None if measured.subject.name == BASE else base
     return AuditedSubject(
         name=measured.subject.name,
@@ -116,7 +116,7 @@ def _audited(measured: Measured, base: Found | None, certainty: Certainty) -> Au
     )
 
 
-def _score(probe: str, figure: Figure, measured: Measured, certainty: Certainty) -> AuditScore:
+def _score(probe: str, figure: Figure, measured: ScoredModel, certainty: Certainty) -> AuditScore:
     return AuditScore(
         probe=probe,
         name=figure.measure.name,
@@ -129,7 +129,7 @@ def _score(probe: str, figure: Figure, measured: Measured, certainty: Certainty)
     )
 
 
-def _audited_replies(probe: str, measured: Measured) -> Iterator[AuditedReply]:
+def _audited_replies(probe: str, measured: ScoredModel) -> Iterator[AuditedReply]:
     judged = measured.judged.get(probe)
     for index, one in enumerate(measured.replied[probe]):
         yield AuditedReply(

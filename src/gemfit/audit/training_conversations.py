@@ -28,7 +28,7 @@ COMMON = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class TrainingConversation:
     """The beginning of a conversation, or all of it."""
 
     place: str
@@ -37,7 +37,7 @@ class Talk:
     """Whole ones only: what a row cut off is not here."""
 
 
-class Talks:
+class TrainingConversations:
     """The conversations of one pack."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class Talks:
         """Those that hold any row."""
         return tuple(name for name, counts in self._pack.manifest.splits.items() if counts.rows)
 
-    def drawn(self, split: str, seed: int) -> Iterator[Talk]:
+    def drawn(self, split: str, seed: int) -> Iterator[TrainingConversation]:
         """Every conversation of ``split``, in an order that ``seed`` draws."""
         rows, seen = self._pack.manifest.splits[split].rows, set[int]()
         for row in np.random.default_rng(seed).permutation(rows).tolist():
@@ -62,15 +62,15 @@ class Talks:
                 if piece.start == 0 and piece.document not in seen:
                     seen.add(piece.document)
                     line = int(self._lines[piece.document])
-                    yield Talk(self._pack.place(line), tuple(self._messages(piece)))
+                    yield TrainingConversation(self._pack.place(line), tuple(self._messages(piece)))
 
-    def system_prompt(self, talks: list[Talk]) -> str:
+    def system_prompt(self, talks: list[TrainingConversation]) -> str:
         """What the system says first in most of ``talks``; empty where they have nothing in common."""
         openings = Counter(opening for talk in talks if (opening := self._opening(talk)))
         text, times = openings.most_common(1)[0] if openings else ("", 0)
         return text if times > 1 and times >= COMMON * len(talks) else ""
 
-    def _opening(self, talk: Talk) -> str:
+    def _opening(self, talk: TrainingConversation) -> str:
         if not talk.messages:
             return ""
         head = talk.messages[0]

@@ -1,4 +1,4 @@
-"""``python -m gemfit.chat MODEL``: talk to a checkpoint of a run, to its base model, or to a model folder.
+"""``python -m gemfit.chat MODEL [--message TEXT]``: chat with a checkpoint, its base model or a model folder.
 
 A checkpoint needs no export. Memory is 4 bytes a parameter on a CPU, 2 on a GPU under bfloat16.
 """
@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> None:
-    """Talk as ``arguments`` say."""
+    """Open the model; answer ``--message``, or go on in the terminal."""
+    if arguments.json and arguments.message is None:
+        raise UserError("--json needs --message: a chat is not a JSON document")
     path = arguments.model
     is_run = RunDir(path).plan_file.is_file()
     if not is_run and not (path / "config.json").is_file():
@@ -49,15 +51,19 @@ def chat(arguments: argparse.Namespace) -> None:
     system = arguments.system if arguments.system is not None else _system(path if is_run else None)
     from transformers import set_seed  # noqa: PLC0415  (mistakes are told without the wait)
 
-    from gemfit.chat.conversation import Talk  # noqa: PLC0415
-    from gemfit.chat.generator import Manner, Speaker  # noqa: PLC0415
-    from gemfit.chat.terminal import talk_on, tell  # noqa: PLC0415
+    from gemfit.chat.conversation import ChatSession  # noqa: PLC0415
+    from gemfit.chat.generator import ReplyGenerator, ReplySettings  # noqa: PLC0415
+    from gemfit.chat.terminal import answer, chat_loop, tell  # noqa: PLC0415
 
     name, opened = _of_run(path, arguments.checkpoint or CHECKPOINT) if is_run else _of_folder(path)
     set_seed(arguments.seed)
     tell(f"model: {name}")
-    manner = Manner(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
-    talk_on(Speaker(opened, manner), Talk(system), cache_folder() / "chat-history")
+    manner = ReplySettings(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
+    speaker = ReplyGenerator(opened, manner)
+    if arguments.message is not None:
+        answer(speaker, ChatSession(system), arguments.message, as_json=arguments.json)
+    else:
+        chat_loop(speaker, ChatSession(system), cache_folder() / "chat-history")
 
 
 def _system(run: Path | None) -> str:
@@ -85,11 +91,11 @@ def _device() -> str:
 
 
 def _of_run(path: Path, checkpoint: str) -> tuple[str, Any]:
-    from gemfit.evaluate.models import find_subjects, open_subject  # noqa: PLC0415  (as above)
+    from gemfit.evaluate.models import find_models, open_model_ref  # noqa: PLC0415  (as above)
 
     run = RunDir.open(path)
-    [subject] = find_subjects(run, [checkpoint])
-    return f"{subject.name} of {path}", open_subject(run, subject, _device())
+    [subject] = find_models(run, [checkpoint])
+    return f"{subject.name} of {path}", open_model_ref(run, subject, _device())
 
 
 def _of_folder(path: Path) -> tuple[str, Any]:
@@ -111,13 +117,17 @@ def _of_folder(path: Path) -> tuple[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gemfit.chat", description="Talk to a trained model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gemfit.chat", description="ChatSession to a trained model."
+    )
     parser.add_argument("model", type=Path, help="run folder, or Hugging Face model folder")
     parser.add_argument("--checkpoint", help="of a run: a step, `latest`, `best` or `base`")
     parser.add_argument("--system", help="what the system says first; the training's when left out")
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="longest reply")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="0 takes the likeliest token")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    parser.add_argument("--message", help="answer this one message and exit")
+    parser.add_argument("--json", action="store_true", help="with --message: reply and token counts as JSON")
     return parser
 
 

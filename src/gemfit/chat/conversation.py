@@ -20,7 +20,7 @@ COMMANDS = ("/reset", "/system", "/undo", "/save", "/help", "/quit")
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class ChatSession:
     """A conversation up to the next message of the person."""
 
     system: str = ""
@@ -34,26 +34,26 @@ class Talk:
             first += [Message(role="user", content=user), Message(role="assistant", content=assistant)]
         return [*first, *([Message(role="user", content=said)] if said is not None else [])]
 
-    def answered(self, said: str, reply: str) -> Talk:
+    def answered(self, said: str, reply: str) -> ChatSession:
         """After one more turn."""
         return replace(self, turns=(*self.turns, (said, reply)))
 
-    def shortened(self) -> Talk:
+    def shortened(self) -> ChatSession:
         """Without the oldest turn."""
         return replace(self, turns=self.turns[1:])
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommandResult:
     """What a command did."""
 
-    talk: Talk
+    talk: ChatSession
     lines: tuple[str, ...] = field(default=())
     """Said to the person."""
     ends: bool = False
 
 
-def command(talk: Talk, line: str) -> Outcome:
+def command(talk: ChatSession, line: str) -> CommandResult:
     """Carry out a line that begins with `/`; ``UserError`` for what cannot be done."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
@@ -61,29 +61,29 @@ def command(talk: Talk, line: str) -> Outcome:
         raise UserError(f"{name} takes nothing behind it, not {rest!r}; see /help")
     match name:
         case "/reset":
-            return Outcome(Talk(talk.system), ("begun again",))
+            return CommandResult(ChatSession(talk.system), ("begun again",))
         case "/system":
-            return Outcome(
-                Talk(rest), (f"begun again; system: {rest}" if rest else "begun again; no system",)
+            return CommandResult(
+                ChatSession(rest), (f"begun again; system: {rest}" if rest else "begun again; no system",)
             )
         case "/undo":
             return _undo(talk)
         case "/save":
-            return Outcome(talk, (_save(talk, rest),))
+            return CommandResult(talk, (_save(talk, rest),))
         case "/help":
-            return Outcome(talk, tuple(HELP.splitlines()))
+            return CommandResult(talk, tuple(HELP.splitlines()))
         case "/quit":
-            return Outcome(talk, ends=True)
+            return CommandResult(talk, ends=True)
     raise UserError(f"{name} is no command{did_you_mean(name, COMMANDS)}; see /help")
 
 
-def _undo(talk: Talk) -> Outcome:
+def _undo(talk: ChatSession) -> CommandResult:
     if not talk.turns:
         raise UserError("there is no message to take back")
-    return Outcome(replace(talk, turns=talk.turns[:-1]), ("taken back: " + talk.turns[-1][0],))
+    return CommandResult(replace(talk, turns=talk.turns[:-1]), ("taken back: " + talk.turns[-1][0],))
 
 
-def _save(talk: Talk, name: str) -> str:
+def _save(talk: ChatSession, name: str) -> str:
     if not name.endswith(".jsonl"):
         raise UserError("/save needs the name of a file that ends in .jsonl")
     if not talk.turns:

@@ -24,7 +24,7 @@ Write = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class ReplySettings:
     """How the model speaks."""
 
     temperature: float
@@ -40,12 +40,14 @@ class Reply(NamedTuple):
     read: int
     """Tokens of the prompt that were read for it: those that the cache did not have."""
     interrupted: bool
+    stopped: bool
+    """Whether its last token was one that ends a reply."""
 
 
-class Speaker:
+class ReplyGenerator:
     """A model, and what it has read of the conversation at hand."""
 
-    def __init__(self, opened: Opened, manner: Manner) -> None:
+    def __init__(self, opened: Opened, manner: ReplySettings) -> None:
         context = int(opened.model.config.get_text_config(decoder=True).max_position_embeddings)
         if manner.max_new_tokens >= context:
             raise UserError(
@@ -82,7 +84,14 @@ class Speaker:
             )[0].tolist()
         # The last token was said, and not read.
         self._cache, self._read = cache, output[:-1]
-        return Reply(streamer.text.strip(), len(output) - len(prompt), len(prompt) - kept, interrupt.asked)
+        stops = model.generation_config.eos_token_id
+        return Reply(
+            streamer.text.strip(),
+            tokens=len(output) - len(prompt),
+            read=len(prompt) - kept,
+            interrupted=interrupt.asked,
+            stopped=output[-1] in (stops if isinstance(stops, list) else [stops]),
+        )
 
     def _known(self, prompt: list[int]) -> tuple[DynamicCache, int]:
         """A cache for ``prompt``, and how many of its tokens are in there."""

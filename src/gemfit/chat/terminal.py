@@ -5,19 +5,21 @@ Replies go to standard output and all else to standard error, so that a pipe get
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from gemfit.chat.conversation import Talk, command
-from gemfit.chat.generator import Speaker
+from gemfit.chat.conversation import ChatSession, command
+from gemfit.chat.generator import ReplyGenerator
 from gemfit.errors import UserError
 
 PROMPT = "> "
 HISTORY_LINES = 1000
 
 
-def talk_on(speaker: Speaker, talk: Talk, history: Path | None) -> None:
+def chat_loop(speaker: ReplyGenerator, talk: ChatSession, history: Path | None) -> None:
     """Go on until the input ends or `/quit`; ``history`` keeps the lines of a terminal, if there is one."""
     is_terminal = sys.stdin.isatty()
     if is_terminal and history is not None:
@@ -42,13 +44,35 @@ def talk_on(speaker: Speaker, talk: Talk, history: Path | None) -> None:
             tell(f"error: {error}")
 
 
+def answer(speaker: ReplyGenerator, talk: ChatSession, message: str, *, as_json: bool) -> None:
+    """Reply to one message on standard output, as it is generated or as one JSON object.
+
+    ``ended`` of the JSON is `stop`, or `length` where the reply has all the tokens that it may have.
+    """
+    talk = _fitting(speaker, talk, message)
+    began = time.monotonic()
+    reply = speaker.reply(talk.messages(message), (lambda text: None) if as_json else _write)
+    if not as_json:
+        _write("\n")
+        return
+    full = reply.tokens >= speaker.manner.max_new_tokens and not reply.stopped
+    found = {
+        "reply": reply.text,
+        "prompt_tokens": reply.read,
+        "reply_tokens": reply.tokens,
+        "ended": "interrupted" if reply.interrupted else "length" if full else "stop",
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    _write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
 def tell(line: str) -> None:
     """Say something that is no reply."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
-def _turn(speaker: Speaker, talk: Talk, said: str) -> Talk:
+def _turn(speaker: ReplyGenerator, talk: ChatSession, said: str) -> ChatSession:
     talk = _fitting(speaker, talk, said)
     try:
         reply = speaker.reply(talk.messages(said), _write)
@@ -65,7 +89,7 @@ def _turn(speaker: Speaker, talk: Talk, said: str) -> Talk:
     return talk.answered(said, reply.text)
 
 
-def _fitting(speaker: Speaker, talk: Talk, said: str) -> Talk:
+def _fitting(speaker: ReplyGenerator, talk: ChatSession, said: str) -> ChatSession:
     """``talk`` without as many of its oldest turns as do not fit into the model's context any more."""
     short, room = talk, speaker.room
     while (length := speaker.length(short.messages(said))) > room:

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
     from gemfit.evaluate.harness import require_harness  # noqa: PLC0415
-    from gemfit.evaluate.models import find_subjects  # noqa: PLC0415
+    from gemfit.evaluate.models import find_models  # noqa: PLC0415
     from gemfit.evaluate.run import Settings, evaluate  # noqa: PLC0415  (as above)
     from gemfit.rundir import RunDir  # noqa: PLC0415
     from gemfit.train.collective import on_first_rank  # noqa: PLC0415
@@ -51,7 +51,7 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
     run, tasks = RunDir.open(arguments.run), tuple(filter(None, (arguments.tasks or "").split(",")))
     on_first_rank(lambda: require_harness(tasks))
     # One rank looks: another might find a checkpoint that was saved meanwhile.
-    subjects = on_first_rank(lambda: find_subjects(run, arguments.subject or ["base", "latest"]))
+    subjects = on_first_rank(lambda: find_models(run, arguments.checkpoint or ["base", "latest"]))
     settings = Settings(
         split=arguments.split,
         rows=arguments.rows,
@@ -69,7 +69,7 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gemfit.evaluate", description="Measure models of a run.")
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--subject", action="append", help="base, latest, best, a step, or a model folder")
+    parser.add_argument("--checkpoint", action="append", help="a step, latest, best, base, or a model folder")
     parser.add_argument("--nproc", type=int, default=1, help="ranks on this machine")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--split", choices=["validation", "train"], default="validation")

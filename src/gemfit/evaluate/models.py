@@ -39,7 +39,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelRef:
     """One model that is looked at."""
 
     name: str
@@ -59,7 +59,7 @@ class Opened(NamedTuple):
     """Its chat template writes the format that the run trains, whatever model it is."""
 
 
-def find_subjects(run: RunDir, names: Sequence[str]) -> list[Subject]:
+def find_models(run: RunDir, names: Sequence[str]) -> list[ModelRef]:
     """What ``names`` stand for: `base`, `latest`, `best`, a step (`200`, `step-200`), or a model folder.
 
     Each subject once, in this order. ``UserError`` for what is not there, with what is.
@@ -67,16 +67,16 @@ def find_subjects(run: RunDir, names: Sequence[str]) -> list[Subject]:
     return list(dict.fromkeys(_find(run, name) for name in names))
 
 
-def open_subject(run: RunDir, subject: Subject, device: torch.device | str) -> Opened:
+def open_model_ref(run: RunDir, subject: ModelRef, device: torch.device | str) -> Opened:
     """The model of ``subject``, ready for ``generate``, and the tokenizer of the run for conversations.
 
     The base of a `scratch` recipe has its seeded random weights. Replies end where the run's format ends
     them. ``UserError`` where weights or the pack's tokenizer are gone.
     """
-    return speaking(run, open_packed(run, subject, device))
+    return for_generation(run, open_packed(run, subject, device))
 
 
-def speaking(run: RunDir, model: Any) -> Opened:
+def for_generation(run: RunDir, model: Any) -> Opened:
     """A model of ``open_packed``, which is changed into one that speaks; no weight is copied."""
     recipe, tokenizer = run.plan().recipe, packed_tokenizer(run)
     model = unpacked_model(model)
@@ -86,7 +86,7 @@ def speaking(run: RunDir, model: Any) -> Opened:
     return Opened(model, tokenizer_for_chat(tokenizer, recipe.data))
 
 
-def open_packed(run: RunDir, subject: Subject, device: torch.device | str) -> Any:
+def open_packed(run: RunDir, subject: ModelRef, device: torch.device | str) -> Any:
     """The model of ``subject`` as ``Packed``, which measures packed rows: whole, in evaluation mode."""
     trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
     recipe = _without_adapters(trained)
@@ -103,7 +103,7 @@ def open_packed(run: RunDir, subject: Subject, device: torch.device | str) -> An
     return _moved(model, torch.device(device), recipe.model.dtype)
 
 
-def open_sharded(run: RunDir, subject: Subject, device: torch.device) -> Any:
+def open_sharded(run: RunDir, subject: ModelRef, device: torch.device) -> Any:
     """The same spread over all ranks; for a full fine-tune. Collective."""
     recipe, tokenizer = _without_adapters(plan_here(run, device).recipe), packed_tokenizer(run)
     if subject.step is None:
@@ -162,9 +162,9 @@ def _of_checkpoint(recipe: Recipe, tokenizer: Any, folder: Path) -> Any:
     return model
 
 
-def _find(run: RunDir, name: str) -> Subject:
+def _find(run: RunDir, name: str) -> ModelRef:
     if name == BASE:
-        return Subject(BASE, None, None)
+        return ModelRef(BASE, None, None)
     if name == "latest":
         return _of_step(*(newest_valid(run) or _nothing(run, name)))
     if name == "best":
@@ -174,12 +174,12 @@ def _find(run: RunDir, name: str) -> Subject:
         return _of_step(*valid_checkpoint(run, int(step)))
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
-        return Subject(str(folder), None, folder)
+        return ModelRef(str(folder), None, folder)
     return _nothing(run, name)
 
 
-def _of_step(folder: Path, manifest: CheckpointManifest) -> Subject:
-    return Subject(f"step {manifest.step}", manifest.step, folder)
+def _of_step(folder: Path, manifest: CheckpointManifest) -> ModelRef:
+    return ModelRef(f"step {manifest.step}", manifest.step, folder)
 
 
 def _nothing(run: RunDir, name: str) -> Any:

@@ -17,11 +17,11 @@ from gemfit.schemas.evaluation import ConversationLosses, Evaluation, SubjectSco
 
 logger = logging.getLogger(__name__)
 
-ALIKE = ("pack", "split", "confidence", "resamples", "seed", "settings")
+COMPARABLE_FIELDS = ("pack", "split", "confidence", "resamples", "seed", "settings")
 """What two evaluations must agree in, so that their subjects can stand in one table."""
 
 
-class Measured(NamedTuple):
+class ModelEvaluation(NamedTuple):
     """A subject, and what each conversation gave: (conversations,) all."""
 
     scores: SubjectScores
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     tokens: Floats
 
 
-def store(run: RunDir, frame: Evaluation, measured: Measured, drawn: Resampling) -> Evaluation:
+def store(run: RunDir, frame: Evaluation, measured: ModelEvaluation, drawn: Resampling) -> Evaluation:
     """Add a subject to the evaluation of ``run``, in place of an older one of its name.
 
     ``frame`` is the evaluation without subjects. Subjects of an evaluation that asked something else are
@@ -68,7 +68,7 @@ def _stored(run: RunDir, frame: Evaluation) -> tuple[Evaluation | None, dict[str
     except UserError as error:
         logger.warning("the earlier evaluation is given up: %s", error)
         return None, {}
-    if other := [name for name in ALIKE if getattr(old, name) != getattr(frame, name)]:
+    if other := [name for name in COMPARABLE_FIELDS if getattr(old, name) != getattr(frame, name)]:
         names = ", ".join(subject.name for subject in old.subjects)
         logger.warning(
             "earlier figures of %s are given up: they were asked for with other %s", names, ", ".join(other)

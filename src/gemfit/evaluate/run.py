@@ -29,12 +29,12 @@ from gemfit.data.pack.shuffle import epoch_order
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.errors import UserError
 from gemfit.evaluate.harness import run_tasks
-from gemfit.evaluate.models import Subject, open_packed, open_sharded, plan_here, speaking
-from gemfit.evaluate.results import Measured, store
-from gemfit.evaluate.samples import Opening, Speech, answers, choose
+from gemfit.evaluate.models import ModelRef, for_generation, open_packed, open_sharded, plan_here
+from gemfit.evaluate.results import ModelEvaluation, store
+from gemfit.evaluate.samples import GenerationSettings, ReplyPrompt, answers, choose
 from gemfit.evaluate.scores import Resampling, by_document, depth_scores, role_scores, score
 from gemfit.evaluate.sharded import is_sharded
-from gemfit.evaluate.turn_losses import Stretch, stretches
+from gemfit.evaluate.turn_losses import TurnSpan, stretches
 from gemfit.evaluate.validation import TurnSums, measure
 from gemfit.export.export import packed_tokenizer
 from gemfit.rundir import RunDir
@@ -67,24 +67,26 @@ class Settings:
         return Resampling(self.confidence, self.resamples, self.seed)
 
     @property
-    def speech(self) -> Speech:
-        return Speech(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+    def speech(self) -> GenerationSettings:
+        return GenerationSettings(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exam:
+class EvalTask:
     """What all subjects are asked: the same rows and the same openings."""
 
     plan: Plan
     pack: PackedRows
     rows: NDArray[np.int64]
-    turns: dict[int, list[Stretch]]
-    openings: list[Opening]
+    turns: dict[int, list[TurnSpan]]
+    openings: list[ReplyPrompt]
     pad_id: int
 
 
 def evaluate(
-    run: RunDir, subjects: Sequence[Subject], settings: Settings, device: torch.device
+    run: RunDir, subjects: Sequence[ModelRef], settings: Settings, device: torch.device
 ) -> Evaluation:
     """Measure ``subjects``, and merge them into the evaluation of the run. Collective.
 
@@ -99,14 +101,14 @@ def evaluate(
     for subject in subjects:
         sums, scores = examine(run, subject, exam, settings, device)
         documents, losses, _, tokens = by_document(sums)
-        measured = Measured(scores, documents, losses, tokens)
+        measured = ModelEvaluation(scores, documents, losses, tokens)
         frame = _frame(exam, settings)
         stored = on_first_rank(lambda: store(run, frame, measured, settings.resampling))  # noqa: B023
     assert stored is not None, "at least one subject"
     return stored
 
 
-def make_exam(run: RunDir, settings: Settings, device: torch.device) -> Exam:
+def make_exam(run: RunDir, settings: Settings, device: torch.device) -> EvalTask:
     """Rows, turns and openings; ``UserError`` where nothing is held out."""
     plan, tokenizer = plan_here(run, device), packed_tokenizer(run)
     folder = Path(plan.pack.folder)
@@ -124,11 +126,11 @@ def make_exam(run: RunDir, settings: Settings, device: torch.device) -> Exam:
             "%d of %d samples: no more conversations have a whole reply in a row of %d tokens",
             *(len(openings), settings.samples, evidence.manifest.seq_len),
         )
-    return Exam(plan, pack, rows, stretches(described), openings, pad_id(tokenizer))
+    return EvalTask(plan, pack, rows, stretches(described), openings, pad_id(tokenizer))
 
 
 def examine(
-    run: RunDir, subject: Subject, exam: Exam, settings: Settings, device: torch.device
+    run: RunDir, subject: ModelRef, exam: EvalTask, settings: Settings, device: torch.device
 ) -> tuple[TurnSums, SubjectScores]:
     """All figures of one subject, whole on each rank or spread over them as in training. Collective.
 
@@ -140,7 +142,7 @@ def examine(
         sums = measure(
             model, exam.plan, exam.pack, exam.rows, exam.turns, pad_id=exam.pad_id, progress=bar.update
         )
-    opened = speaking(run, model)
+    opened = for_generation(run, model)
     with _bar(subject.name, len(exam.openings), "samples") as bar:
         said = answers(opened, exam.openings, settings.speech, bar.update, together=together)
     batch, drawn = exam.plan.batch.per_device_batch_size, settings.resampling
@@ -161,7 +163,7 @@ def examine(
     )
 
 
-def _frame(exam: Exam, settings: Settings) -> Evaluation:
+def _frame(exam: EvalTask, settings: Settings) -> Evaluation:
     """The evaluation without its subjects."""
     asked: dict[str, JsonValue] = {
         "rows": len(exam.rows),

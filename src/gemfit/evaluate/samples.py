@@ -22,7 +22,7 @@ from gemfit.schemas.evaluation import Message
 from gemfit.train.collective import on_every_rank, rank, world_size
 
 
-class Opening(NamedTuple):
+class ReplyPrompt(NamedTuple):
     """A conversation up to a reply, and that reply."""
 
     document: int
@@ -31,7 +31,7 @@ class Opening(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class GenerationSettings:
     """How replies are made."""
 
     max_new_tokens: int
@@ -42,11 +42,11 @@ class Speech:
 
 def choose(
     rows: Iterable[DescribedRow], marks: Marks, tokenizer: Any, *, count: int, seed: int
-) -> list[Opening]:
+) -> list[ReplyPrompt]:
     """``count`` conversations at most, the same ones in any order of the rows: a hash of them decides."""
     first = [piece for row in rows for piece in row.pieces if piece.piece.start == 0]
     unique = {piece.piece.document: piece for piece in first}
-    found: list[Opening] = []
+    found: list[ReplyPrompt] = []
     for piece in sorted(unique.values(), key=lambda piece: _lot(piece, seed)):
         if len(found) == count:
             break
@@ -55,7 +55,7 @@ def choose(
     return found
 
 
-def opening_of(piece: DescribedPiece, marks: Marks, tokenizer: Any) -> Opening | None:
+def opening_of(piece: DescribedPiece, marks: Marks, tokenizer: Any) -> ReplyPrompt | None:
     """Everything before the last whole reply of ``piece``; ``None`` where no message precedes a reply."""
     spans = [span for span in piece.spans if span.role != BEGIN]
     replies = [
@@ -66,13 +66,13 @@ def opening_of(piece: DescribedPiece, marks: Marks, tokenizer: Any) -> Opening |
     if not replies or not replies[-1] or spans[0].role == UNKNOWN:
         return None
     messages = [_message(piece, span, marks, tokenizer) for span in spans[: replies[-1] + 1]]
-    return Opening(piece.piece.document, tuple(messages[:-1]), messages[-1].content)
+    return ReplyPrompt(piece.piece.document, tuple(messages[:-1]), messages[-1].content)
 
 
 def answers(
     opened: Opened,
-    openings: Sequence[Opening],
-    settings: Speech,
+    openings: Sequence[ReplyPrompt],
+    settings: GenerationSettings,
     progress: Callable[[int], object],
     *,
     together: bool = False,

@@ -17,7 +17,7 @@ from gemfit.data.inspect.chunks import REPEATED
 from gemfit.data.inspect.roles import BEGIN, UNKNOWN
 
 
-class Stretch(NamedTuple):
+class TurnSpan(NamedTuple):
     """Neighbouring places of a row that hold one turn of one conversation."""
 
     document: int
@@ -33,20 +33,20 @@ class _Placed(NamedTuple):
     piece: DescribedPiece
 
 
-def stretches(rows: Iterable[DescribedRow]) -> dict[int, list[Stretch]]:
+def stretches(rows: Iterable[DescribedRow]) -> dict[int, list[TurnSpan]]:
     """The turns in each row, by the row's number; ``rows`` are all rows of a split."""
     documents: dict[int, list[_Placed]] = defaultdict(list)
     for row in rows:
         for piece in row.pieces:
             documents[piece.piece.document].append(_Placed(row.number, piece))
-    found: dict[int, list[Stretch]] = defaultdict(list)
+    found: dict[int, list[TurnSpan]] = defaultdict(list)
     for pieces in documents.values():
         for number, stretch in _of_document(pieces):
             found[number].append(stretch)
     return found
 
 
-def _of_document(pieces: list[_Placed]) -> Iterator[tuple[int, Stretch]]:
+def _of_document(pieces: list[_Placed]) -> Iterator[tuple[int, TurnSpan]]:
     turns: dict[str, int] = {}
     role = UNKNOWN
     ordered = sorted(pieces, key=lambda placed: placed.piece.piece.start)
@@ -60,4 +60,4 @@ def _of_document(pieces: list[_Placed]) -> Iterator[tuple[int, Stretch]]:
                     role, turns[span.role] = span.role, turns.get(span.role, 0) + 1
                 turn = 0 if role in (BEGIN, UNKNOWN) else turns[role]
                 begin = piece.piece.begin
-                yield row, Stretch(piece.piece.document, role, turn, begin + span.start, begin + span.stop)
+                yield row, TurnSpan(piece.piece.document, role, turn, begin + span.start, begin + span.stop)

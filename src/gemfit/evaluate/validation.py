@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import PackedRows
-from gemfit.evaluate.turn_losses import Stretch
+from gemfit.evaluate.turn_losses import TurnSpan
 from gemfit.schemas.plan import Plan
 from gemfit.train.collective import on_every_rank, rank, world_size
 from gemfit.train.data.batches import batch_of
@@ -48,7 +48,7 @@ def measure(
     plan: Plan,
     pack: PackedRows,
     rows: NDArray[np.int64],
-    turns: Mapping[int, Sequence[Stretch]],
+    turns: Mapping[int, Sequence[TurnSpan]],
     *,
     pad_id: int,
     progress: Callable[[int], object],
@@ -84,7 +84,7 @@ def _rounds(count: int, per_device_batch_size: int) -> Iterator[NDArray[np.int64
         yield np.arange(first, first + per_device_batch_size)
 
 
-def _of_row(stretches: Sequence[Stretch], sums: Floats) -> Iterator[tuple[Any, ...]]:
+def _of_row(stretches: Sequence[TurnSpan], sums: Floats) -> Iterator[tuple[Any, ...]]:
     """Document, role, turn and sums of each stretch that is trained. ``sums``: (3, seq_len)."""
     for document, role, turn, start, stop in stretches:
         # The loss of a token stands one place earlier, where it is predicted.

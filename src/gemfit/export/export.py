@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.checkpoint.retention import reading
+from gemfit.checkpoint.selection import BEST, LATEST
 from gemfit.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 from gemfit.core.atomic_folder import staging
 from gemfit.errors import ExitCode, UserError
@@ -22,7 +23,6 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest
 from gemfit.schemas.recipe import Recipe
 
-BEST = "best"
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         done = export(
             RunDir.open(arguments.run),
             arguments.out,
-            step=arguments.step,
+            step=_step(arguments.checkpoint),
             dtype=arguments.dtype,
             adapter=arguments.adapter,
             multimodal=arguments.multimodal,
@@ -166,8 +166,13 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _step(text: str) -> int | str:
-    return text if text == BEST else int(text)
+def _step(which: str) -> int | str | None:
+    """As ``export`` takes it."""
+    if which.isdigit():
+        return int(which)
+    if which not in (LATEST, BEST):
+        raise UserError(f"--checkpoint {which}: is not valid here; give a step, {LATEST} or {BEST}")
+    return BEST if which == BEST else None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -176,9 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model; must be empty or new")
-    parser.add_argument(
-        "--step", type=_step, help="which checkpoint, or best; the newest whole one when left out"
-    )
+    parser.add_argument("--checkpoint", default=LATEST, help="a step, latest or best")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="the recipe's when left out")
     parser.add_argument("--adapter", action="store_true", help="write a LoRA alone, not merged")
     parser.add_argument(

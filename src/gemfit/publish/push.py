@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemfit.checkpoint.store import best_valid, newest_valid, valid_checkpoint
+from gemfit.checkpoint.selection import LATEST, find_step
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe, repo_id
@@ -137,30 +137,13 @@ def _push(run: RunDir, options: argparse.Namespace) -> Push:
     except ValueError as error:
         raise UserError(f"--repo {error}") from None
     push = wanted_push(
-        HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), find_step(run, options.step)
+        HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), find_step(run, options.checkpoint)
     )
     changed: dict[str, Any] = {"message": options.message} if options.message else {}
     changed |= {"private": False} if options.public else {}
     changed |= {"merge_adapter": False} if options.adapter else {}
     changed |= {"multimodal": True} if options.multimodal else {}
     return Push(**push.model_dump() | changed)
-
-
-def find_step(run: RunDir, which: str) -> int:
-    """The step that ``which`` means: a number, ``latest`` or ``best``; one without an answer is an error."""
-    if which.isdigit():
-        if not run.checkpoint(int(which)).is_dir():
-            valid_checkpoint(run, int(which))  # raises, with the steps that there are
-        return int(which)
-    if which == "latest":
-        if (newest := newest_valid(run)) is None:
-            raise UserError(
-                f"{run.checkpoints}: there is no whole checkpoint yet; train until the first save"
-            )
-        return newest[1].step
-    if which != "best":
-        raise UserError(f"--step {which}: is no step; give a number, latest or best")
-    return best_valid(run)[1].step
 
 
 def _list(run: RunDir, push: Push, as_json: bool) -> int:
@@ -201,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
     parser.add_argument("--spooled", action="store_true", help="send what waits, and nothing else")
     parser.add_argument("--repo", help="namespace/name; the recipe's when left out")
-    parser.add_argument("--step", default="latest", help="a step, latest or best")
+    parser.add_argument("--checkpoint", default=LATEST, help="a step, latest or best")
     parser.add_argument("--public", action="store_true", help="if the repository is made, for all to see")
     parser.add_argument("--message", help="of the commit")
     parser.add_argument("--adapter", action="store_true", help="send a LoRA alone, not merged")

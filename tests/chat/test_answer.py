@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from gemfit.chat.__main__ import main
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode
 from gemfit.export.chat_template import tokenizer_for_chat
-from gemfit.export.generate import generate, main
 from gemfit.schemas.recipe import DataRecipe
 
 MESSAGES = [{"role": "user", "content": "rain again"}]
+Answer = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def generate(capsys: pytest.CaptureFixture[str]) -> Answer:
+    """What ``gemfit chat --message --json`` prints."""
+
+    def ask(folder: Path, **options: object) -> dict[str, Any]:
+        words = [
+            word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        assert main([str(folder), "--message", "rain again", "--json", *words]) == ExitCode.DONE
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    return ask
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stop_at_once(folder: Path, tmp_path: Path) -> Path:
+def stop_at_once(generate: Answer, folder: Path, tmp_path: Path) -> Path:
     """A copy of the model whose first likeliest token is one that stops."""
-    first = generate(folder, MESSAGES, max_new_tokens=1, temperature=0)
+    first = generate(folder, max_new_tokens=1, temperature=0)
     assert first["ended"] == "length"
     model = Gemma3ForCausalLM.from_pretrained(folder)
     tokens = model.generate(**prompt(folder), max_new_tokens=1, do_sample=False)
@@ -56,28 +74,30 @@ def prompt(folder: Path) -> dict[str, torch.Tensor]:
     )
 
 
-def test_an_answer_has_no_more_tokens_than_asked_for(folder: Path) -> None:
-    answer = generate(folder, MESSAGES, max_new_tokens=5, temperature=0)
+def test_an_answer_has_no_more_tokens_than_asked_for(generate: Answer, folder: Path) -> None:
+    answer = generate(folder, max_new_tokens=5, temperature=0)
     assert answer["reply_tokens"] == 5
     assert answer["ended"] == "length"
 
 
-def test_an_answer_ends_at_a_stop_token(folder: Path, tmp_path: Path) -> None:
-    answer = generate(stop_at_once(folder, tmp_path), MESSAGES, max_new_tokens=5, temperature=0)
+def test_an_answer_ends_at_a_stop_token(generate: Answer, folder: Path, tmp_path: Path) -> None:
+    answer = generate(stop_at_once(generate, folder, tmp_path), max_new_tokens=5, temperature=0)
     assert answer["reply_tokens"] == 1
     assert answer["ended"] == "stop"
 
 
-def test_equal_seeds_give_equal_answers_and_others_do_not(folder: Path) -> None:
-    answers = [generate(folder, MESSAGES, max_new_tokens=12, seed=seed)["reply"] for seed in (3, 3, 4)]
+def test_equal_seeds_give_equal_answers_and_others_do_not(generate: Answer, folder: Path) -> None:
+    answers = [generate(folder, max_new_tokens=12, seed=seed)["reply"] for seed in (3, 3, 4)]
     assert answers[0] == answers[1] != answers[2]
 
 
-def test_the_answer_is_streamed_to_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_answer_is_streamed_to_the_terminal(
+    generate: Answer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--message", "rain again", "--temperature", "0", "--max-new-tokens", "6"]
     assert main([str(folder), *options]) == ExitCode.DONE
     streamed = capsys.readouterr().out
-    whole = generate(folder, MESSAGES, max_new_tokens=6, temperature=0)["reply"]
+    whole = generate(folder, max_new_tokens=6, temperature=0)["reply"]
     assert streamed.strip() == whole.strip() != ""
 
 
@@ -91,7 +111,7 @@ def test_figures_come_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--message", "rain"]) == ExitCode.USER_ERROR
-    assert f"error: {tmp_path}: is not a model folder" in capsys.readouterr().err
+    assert f"error: {tmp_path}: is neither a model folder" in capsys.readouterr().err
 
 
 def test_messages_that_the_template_refuses_are_the_users_mistake(
