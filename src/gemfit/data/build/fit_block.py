@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import Words
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
@@ -90,7 +90,7 @@ def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, way:
     return stretches[: at + 1], atoms[:made], counts, costs
 
 
-@njit
+@njit_helper
 def _talk(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number: Any, start: Any) -> Any:
     """A conversation as ``Renderer.render`` gives it. edges: of ``Control``."""
     first, behind = last[number - 1] if number else 0, len(composed.words)
@@ -118,7 +118,7 @@ def _talk(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number:
     )
 
 
-@njit
+@njit_helper
 def _control(edges: Any, place: Any, behind: Any) -> Any:
     """The stretch of a control text."""
     return behind + edges[place], behind + edges[place + 1]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.column_file import ColumnFile, let_go, pread, stretches
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 
 PROBES = 8
 """Most earlier members of a bucket that a conversation is compared with. Of near copies the nearest is
@@ -151,7 +151,7 @@ def _band_keys(signatures: Any, start: int, stop: int) -> Any:
     return keys
 
 
-@njit
+@njit_helper
 def _root(parents: Any, index: int) -> int:
     while parents[index] != index:
         parents[index] = parents[parents[index]]
@@ -159,7 +159,7 @@ def _root(parents: Any, index: int) -> int:
     return index
 
 
-@njit
+@njit_helper
 def _unite(parents: Any, one: int, other: int) -> None:
     first, second = _root(parents, one), _root(parents, other)
     # The smaller index is the root, so that a group is named by its first member.
@@ -186,7 +186,7 @@ def _table(count: int, at_once: int) -> Any:
     return shares, np.full(slots, -1, np.int32)
 
 
-@njit
+@njit_helper
 def _slot(table: Any, keys: Any, at: int) -> Any:
     """Where the table has, or would have, the latest with the key of ``at``."""
     slot = np.int64(keys[at] % np.uint64(len(table)))
@@ -263,7 +263,7 @@ def _read(descriptor: int, index: int, into: Any) -> None:
         raise OSError("a signature could not be read back from the cache's disk")
 
 
-@njit
+@njit_helper
 def _alike(one: Any, other: Any, need: int) -> bool:
     equal = 0
     for place in range(len(one)):

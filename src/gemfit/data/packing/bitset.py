@@ -13,7 +13,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 
 
 @intrinsic
@@ -26,7 +26,7 @@ def _lowest(_context: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@njit
+@njit_helper
 def empty_set(limit):  # type: ignore[no-untyped-def]
     """A set of numbers from 0 to ``limit``: its words, and one bit for each word that is not 0."""
     return np.zeros((limit >> 6) + 1, np.uint64), np.zeros((limit >> 12) + 1, np.uint64)
@@ -45,7 +45,7 @@ def remove(words, used, number):  # type: ignore[no-untyped-def]
         used[number >> 12] &= ~(np.uint64(1) << np.uint64((number >> 6) & 63))
 
 
-@njit
+@njit_helper
 def at_least(words, used, number):  # type: ignore[no-untyped-def]
     """The smallest member that is not below ``number``, or -1."""
     place = np.int64(number) >> 6

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.packing.turn_spans import USER, size, turns_until
 
 MOST_STRETCHES = 8
 """Of a context: lead, question (header, system text, content, end), header, system text, tail."""
 
 
-@njit
+@njit_helper
 def add_context(talk: Any, place: Any, seq_len: Any, stretches: Any, at: Any) -> Any:
     """Write what a piece that begins at ``place`` repeats into ``stretches`` from row ``at`` on.
 
@@ -43,7 +43,7 @@ def add_context(talk: Any, place: Any, seq_len: Any, stretches: Any, at: Any) ->
     return at, offset
 
 
-@njit
+@njit_helper
 def _exchange(talk: Any, turn: Any, place: Any, inset: Any, room: Any, stretches: Any, at: Any) -> Any:
     """What the piece needs of the exchange that it begins in; just the tail where all is too much."""
     start, content = talk.turns[turn], talk.turns[turn] + talk.headers[turn]
@@ -63,7 +63,7 @@ def _exchange(talk: Any, turn: Any, place: Any, inset: Any, room: Any, stretches
     return _add(stretches, at, tail)
 
 
-@njit
+@njit_helper
 def _question(talk: Any, turn: Any, inset: Any, room: Any, stretches: Any, at: Any) -> Any:
     """The user's turn that is being answered, or its end, with header and system text."""
     asked = turn - 1
@@ -82,7 +82,7 @@ def _question(talk: Any, turn: Any, inset: Any, room: Any, stretches: Any, at: A
     return _add(stretches, at, talk.user_end)
 
 
-@njit
+@njit_helper
 def _tail(place: Any, start: Any, seq_len: Any) -> Any:
     """The tokens just before a cut, so that the first token after it is predicted from its past."""
     return max(start, place - max(1, seq_len // 8)), place

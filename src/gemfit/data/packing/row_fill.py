@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 
 WINDOW = 128
 """Long conversations among which the best filling is looked for."""
@@ -99,7 +99,7 @@ def fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ig
     return first[:num_runs], count[:num_runs], row[:num_runs], free[:num_rows], used, ends
 
 
-@njit
+@njit_helper
 def _longest_first(window, rest):  # type: ignore[no-untyped-def]
     """Put the chain with most left to the front, so that all of a window end at about one time."""
     longest = 0
@@ -109,7 +109,7 @@ def _longest_first(window, rest):  # type: ignore[no-untyped-def]
     window[0], window[longest] = window[longest], window[0]
 
 
-@njit
+@njit_helper
 def _stock(lengths, seq_len):  # type: ignore[no-untyped-def]
     """For each length: where its conversations begin, how many there are, the next one that occurs."""
     left = np.zeros(seq_len + 1, np.int32)
@@ -123,7 +123,7 @@ def _stock(lengths, seq_len):  # type: ignore[no-untyped-def]
     return begin, left, down
 
 
-@njit
+@njit_helper
 def _first_run(lengths, bodies, at, stops, window, down, seq_len, worth):  # type: ignore[no-untyped-def]
     """How many atoms of the first chain a new row takes, so that with one filling it gains most."""
     chain = window[0]
@@ -139,7 +139,7 @@ def _first_run(lengths, bodies, at, stops, window, down, seq_len, worth):  # typ
     return best
 
 
-@njit
+@njit_helper
 def _filling(lengths, bodies, at, stops, window, down, room, worth):  # type: ignore[no-untyped-def]
     """What gains most in ``room``: chain, atoms (0: a whole conversation), tokens (0: nothing), gain.
 
@@ -166,13 +166,13 @@ def _filling(lengths, bodies, at, stops, window, down, room, worth):  # type: ig
     return best_chain, best_atoms, best_size, best_gain
 
 
-@njit
+@njit_helper
 def _owed(lengths, bodies, position, stop):  # type: ignore[no-untyped-def]
     """Context that has to be repeated because a piece ends before ``position``."""
     return lengths[position] - bodies[position] if position < stop else 0
 
 
-@njit
+@njit_helper
 def _occurring(down, length):  # type: ignore[no-untyped-def]
     """The longest whole conversation of at most ``length`` tokens, or 0; shortens the way for later."""
     while down[length] != length:
@@ -181,7 +181,7 @@ def _occurring(down, length):  # type: ignore[no-untyped-def]
     return length
 
 
-@njit
+@njit_helper
 def _longest(lengths, bodies, position, stop, room):  # type: ignore[no-untyped-def]
     """How many atoms from ``position`` on fit into ``room``."""
     total, end = lengths[position], position + 1
@@ -191,7 +191,7 @@ def _longest(lengths, bodies, position, stop, room):  # type: ignore[no-untyped-
     return end - position
 
 
-@njit
+@njit_helper
 def _length(lengths, bodies, position, num_atoms):  # type: ignore[no-untyped-def]
     """Tokens of a piece of ``num_atoms`` atoms."""
     return lengths[position] + bodies[position + 1 : position + num_atoms].sum()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import Words
 from gemfit.data.packing.continuation_context import MOST_STRETCHES, add_context
 from gemfit.data.packing.turn_spans import (
@@ -78,7 +78,7 @@ def split(
     return stretches, at, atoms, made
 
 
-@njit
+@njit_helper
 def room_for(rows: Any, count: Any) -> Any:
     """The same rows with room for at least ``count`` of them."""
     if len(rows) >= count:
@@ -90,7 +90,7 @@ def room_for(rows: Any, count: Any) -> Any:
     return grown
 
 
-@njit
+@njit_helper
 def _add_body(talk: Any, place: Any, end: Any, offset: Any, linked: Any, stretches: Any, at: Any) -> Any:
     """Write the body behind its context, and of a linked atom once more; the row after it."""
     if offset:
@@ -127,7 +127,7 @@ def _end(talk: Any, start: Any, room: Any) -> Any:
     return _not_in_a_header(talk, start, limit)
 
 
-@njit
+@njit_helper
 def _earlier(talk: Any, start: Any, end: Any, step: Any, learns: Any) -> Any:
     """A place some ``step`` words behind the first trained one, if that is well before ``end``.
 
@@ -138,7 +138,7 @@ def _earlier(talk: Any, start: Any, end: Any, step: Any, learns: Any) -> Any:
     return end if limit + step // 2 >= end else _not_in_a_header(talk, start, limit)
 
 
-@njit
+@njit_helper
 def _not_in_a_header(talk: Any, start: Any, limit: Any) -> Any:
     """A cut right behind a header would leave the header without content: cut before it."""
     turn = turns_until(talk, limit - 1) - 1

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import TRAINED, Document, Words
 from gemfit.data.jsonl.conversation import ROLES
 
@@ -60,13 +60,13 @@ def as_talk(document: Document) -> tuple[Talk, Words]:
 # An assignment of a tuple to a row would be compiled with all that numpy says about shapes that do not fit.
 
 
-@njit
+@njit_helper
 def put_span(spans: Any, at: Any, start: Any, stop: Any, masked: Any) -> None:
     """Write one row of spans: (rows, 3)."""
     spans[at, 0], spans[at, 1], spans[at, 2] = start, stop, masked
 
 
-@njit
+@njit_helper
 def put_atom(atoms: Any, at: Any, length: Any, context: Any, start: Any, linked: Any, torn: Any) -> None:
     """Write one row of atoms: (rows, 5), see ``split_turns``."""
     atoms[at, 0], atoms[at, 1], atoms[at, 2], atoms[at, 3], atoms[at, 4] = (
@@ -84,7 +84,7 @@ def size(stretch: Any) -> Any:
     return stretch[1] - stretch[0]
 
 
-@njit
+@njit_helper
 def turns_until(talk: Any, place: Any) -> Any:
     """How many turns begin at ``place`` or before."""
     # By hand: numpy's search is compiled for complex numbers and what not as well, which takes a second.
@@ -104,7 +104,7 @@ def begins(talk: Any, turn: Any, role: Any) -> Any:
     return talk.roles[turn] == role and talk.roles[turn - 1] != role
 
 
-@njit
+@njit_helper
 def next_trained(words: Any, place: Any, stop: Any) -> Any:
     """Place of the first trained word from ``place`` on, or ``stop``."""
     while place < stop and not words[place] & TRAINED:
@@ -132,7 +132,7 @@ def joined(words: Any, control: Any, stretches: Any) -> Any:
     return found
 
 
-@njit
+@njit_helper
 def _copy(words: Any, kept: Any, found: Any) -> None:
     # Apart from all else, so that it becomes one instruction for several words.
     for index in range(len(found)):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import TRAINED, Words
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
@@ -142,7 +142,7 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
     return words[:at], ends, trained, role_tokens, turns
 
 
-@njit
+@njit_helper
 def _control(words, at, control, edges, place, flag):  # type: ignore[no-untyped-def]
     """Write a control text at ``at``; where it ends."""
     first, count = edges[place], edges[place + 1] - edges[place]
@@ -161,7 +161,7 @@ def _content(words, at, ids, content_ends, message, flag):  # type: ignore[no-un
     return at + count
 
 
-@njit
+@njit_helper
 def _count(words, start, stop):  # type: ignore[no-untyped-def]
     """How many of the words are trained."""
     count = np.int64(0)

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.jsonl.message_batch import Messages
 
 _MARK, _WIDE = 32, 1
@@ -87,7 +87,7 @@ def _plain(text, ends, roles, last, classes):  # type: ignore[no-untyped-def]
     return plain[:at], stops
 
 
-@njit
+@njit_helper
 def _plain_message(text, start, stop, classes, plain, at):  # type: ignore[no-untyped-def]
     """Write one plain text from ``at`` on; where it ends."""
     before = np.uint8(_MARK)
@@ -107,7 +107,7 @@ def _plain_message(text, start, stop, classes, plain, at):  # type: ignore[no-un
     return at - 1 if before == _MARK and at > 0 and plain[at - 1] == _MARK else at
 
 
-@njit
+@njit_helper
 def _mark_width(text, position, stop):  # type: ignore[no-untyped-def]
     """Bytes of the space or punctuation of several bytes that begins here, or 0."""
     first, second = text[position], text[position + 1] if position + 1 < stop else 0

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Messages
 
@@ -65,7 +65,7 @@ def _inner(text, ends, cut, one, two, three):  # type: ignore[no-untyped-def]
     return starts, stops
 
 
-@njit
+@njit_helper
 def _space(text, start, stop, at_end, one, two, three):  # type: ignore[no-untyped-def]
     """Bytes of the white space at one end, or 0."""
     value = np.int64(0)

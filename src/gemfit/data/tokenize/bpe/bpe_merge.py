@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 
 ITEM_BITS, RANK_BITS = 22, 20
 """An entry of the hash table is one number: two items, and the rank of their pair."""
@@ -99,7 +99,7 @@ def fill_first(pairs, items, first):  # type: ignore[no-untyped-def]
             first[left, right] = look_up(pairs, items[left], items[right])
 
 
-@njit
+@njit_helper
 def look_up(pairs, left, right):  # type: ignore[no-untyped-def]
     """The rank of a pair."""
     last = np.uint64(len(pairs) - 1)
@@ -112,13 +112,13 @@ def look_up(pairs, left, right):  # type: ignore[no-untyped-def]
     return np.uint32(pairs[at] & _RANKS)
 
 
-@njit
+@njit_helper
 def _slot(key, last):  # type: ignore[no-untyped-def]
     mixed = key * _FACTOR
     return (mixed ^ (mixed >> _32)) & last
 
 
-@njit
+@njit_helper
 def merge_text(  # type: ignore[no-untyped-def]
     text, start, stop, ids, at,
     pairs, become, first_ranks, ascii, byte_ids, classes, trie, tokens, items, ranks, before, after, heap,
@@ -143,7 +143,7 @@ def merge_text(  # type: ignore[no-untyped-def]
     return at
 
 
-@njit
+@njit_helper
 def _added_token(text, start, stop, classes, trie, tokens):  # type: ignore[no-untyped-def]
     """The longest added token that begins at ``start``, and its end."""
     found, end = NOTHING, start
@@ -158,7 +158,7 @@ def _added_token(text, start, stop, classes, trie, tokens):  # type: ignore[no-u
     return found, end
 
 
-@njit
+@njit_helper
 def _scan(count, pairs, become, items, ranks, ids, at):  # type: ignore[no-untyped-def]
     """Join the pair of the lowest rank until there is none; write what is left."""
     while True:
@@ -252,13 +252,13 @@ def _items(text, start, stop, pairs, become, first_ranks, ascii, byte_ids, items
     return count
 
 
-@njit
+@njit_helper
 def _width(first, most):  # type: ignore[no-untyped-def]
     """Bytes of the character that begins with this one."""
     return min(most, 1 if first < 0xC0 else (2 if first < 0xE0 else (3 if first < 0xF0 else 4)))
 
 
-@njit
+@njit_helper
 def _code(text, place, width):  # type: ignore[no-untyped-def]
     code = np.int64(text[place])
     if width > 1:
@@ -279,7 +279,7 @@ def _push(heap, size, key):  # type: ignore[no-untyped-def]
     return size + 1
 
 
-@njit
+@njit_helper
 def _pop(heap, size):  # type: ignore[no-untyped-def]
     """The least key, taken out, and the new size."""
     least, size = heap[0], size - 1

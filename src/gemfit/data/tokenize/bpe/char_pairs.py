@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 
 BITS = 20
 """The bitmap has 2 to the power of this many bits."""
@@ -41,7 +41,7 @@ def mark_together(items: Iterable[str]) -> Together:
     return bits
 
 
-@njit
+@njit_helper
 def width_of(byte):  # type: ignore[no-untyped-def]
     """Bytes of the character that begins with this one."""
     return 1 + np.int64(byte >= 0xC0) + np.int64(byte >= 0xE0) + np.int64(byte >= 0xF0)
@@ -53,7 +53,7 @@ def character(eight, width):  # type: ignore[no-untyped-def]
     return eight & (_ALL >> np.uint64(64 - 8 * width))
 
 
-@njit
+@njit_helper
 def bit_of(left, right):  # type: ignore[no-untyped-def]
     """Where the bit of two characters is."""
     mixed = (left << _32 | right) * _FACTOR

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
+from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.tokenize.bpe.bpe_merge import merge_text
 from gemfit.data.tokenize.bpe.char_pairs import are_together, character, width_of
 from gemfit.data.tokenize.bpe.pretokenize_proof import MARK
@@ -114,7 +114,7 @@ def encode_words(  # type: ignore[no-untyped-def]
     return at
 
 
-@njit
+@njit_helper
 def _find_edges(text, start, stop, end, cuts, edges):  # type: ignore[no-untyped-def]
     """Ends of the words that end before ``stop``, or there if the text does; how many."""
     count, before = 0, np.int64(text[start])
@@ -132,7 +132,7 @@ def _find_edges(text, start, stop, end, cuts, edges):  # type: ignore[no-untyped
     return count
 
 
-@njit
+@njit_helper
 def _are_wide(eights, start, stop):  # type: ignore[no-untyped-def]
     """Whether a byte in 16 or more begins a character of three bytes, as in scripts without spaces."""
     count, place = _0, start
@@ -143,7 +143,7 @@ def _are_wide(eights, start, stop):  # type: ignore[no-untyped-def]
     return np.int64(count) * 16 >= stop - start
 
 
-@njit
+@njit_helper
 def _find_wide_edges(text, eights, start, stop, end, cuts, together, edges):  # type: ignore[no-untyped-def]
     """The same by characters, of which more may be parted than of bytes; at least one, wherever it is."""
     count, byte = 0, np.int64(text[start])
@@ -169,7 +169,7 @@ def _find_wide_edges(text, eights, start, stop, end, cuts, together, edges):  # 
     return count
 
 
-@njit
+@njit_helper
 def _touch_rows(table, long_from, eights, masks, runs, start, edges, count, words, rows):  # type: ignore[no-untyped-def]
     """Where to look for each word that is not long, and a first look, so that it is near when it is used.
 
@@ -205,7 +205,7 @@ def _touch_rows(table, long_from, eights, masks, runs, start, edges, count, word
     return made
 
 
-@njit
+@njit_helper
 def _row_from(table, long_from, eights, masks, row, start, size):  # type: ignore[no-untyped-def]
     """The row of this word, or the empty one where it would be entered; there always is an empty one."""
     key = eights[start] & masks[size, 0]
@@ -228,7 +228,7 @@ def _row_from(table, long_from, eights, masks, row, start, size):  # type: ignor
             row = 0
 
 
-@njit
+@njit_helper
 def _long_row_of(table, long_from, eights, start, size):  # type: ignore[no-untyped-def]
     mixed = _0
     for offset in range(0, size, 8):
@@ -246,14 +246,14 @@ def _long_row_of(table, long_from, eights, start, size):  # type: ignore[no-unty
         number = (number + _1) & last
 
 
-@njit
+@njit_helper
 def _eight(eights, start, size, offset):  # type: ignore[no-untyped-def]
     """Eight bytes of a word, filled up with zeros behind its end."""
     rest = min(8, size - offset)
     return eights[start + offset] & (_ALL >> np.uint64(64 - 8 * rest))
 
 
-@njit
+@njit_helper
 def _is_word(table, at, eights, start, size):  # type: ignore[no-untyped-def]
     for offset in range(0, size, 8):  # noqa: SIM110 - compiled code has no generators
         if table[at + offset // 8] != _eight(eights, start, size, offset):
@@ -261,7 +261,7 @@ def _is_word(table, at, eights, start, size):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit
+@njit_helper
 def _enter(table, row, eights, start, size, ids, at, stop, room):  # type: ignore[no-untyped-def]
     """Put a word and its ids into its row, while there is room."""
     kind = 1 if size > WORD_BYTES else 0
@@ -280,7 +280,7 @@ def _enter(table, row, eights, start, size, ids, at, stop, room):  # type: ignor
         table[row + _KEY + offset // 8] = _eight(eights, start, size, offset)
 
 
-@njit
+@njit_helper
 def _copy_ids(table, row, count, ids, at):  # type: ignore[no-untyped-def]
     # Most words are one token or two: both are written without asking which, and what is too much is
     # written over. A loop over one or two would be guessed wrongly by the processor, again and again.
