@@ -5,7 +5,7 @@
 
 Weights are random ones of the real shape, because speed does not depend on them; the tokenizer is a Gemma 3
 one, from any Gemma 3 model folder. The recipe is gemma3/SIZE, or gemma3/SIZE-lora where the full one is
-predicted not to fit the card. Both sides take their turn in a process of their own, on the same packed rows.
+predicted not to fit the GPU. Both sides take their turn in a process of their own, on the same packed rows.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.predict import flops
-from gemfit_launch.predict.gpu_specs import Card, guess_card
+from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
 from gemfit_launch.predict.memory import predict_memory, setting_of
-from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.ensure_pack import ensure_pack
 
 FACTS = Path(str(sys.modules["gemfit_launch.predict"].__path__[0])) / "facts"
@@ -73,8 +73,8 @@ def plan_for(size: str, scratch: Path, tokenizer: Path | None, steps: int) -> Pl
     random_model(size, tokenizer, folder)
     settings = (*common, f"model.id={folder}", "batch.global_batch_size=16", "strategy=single")
     plan = _planned(f"gemma3/{size}", settings, scratch)
-    card = guess_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    if card is not None and predicted(plan)[1] > card.usable_bytes:
+    gpu = guess_gpu(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    if gpu is not None and predicted(plan)[1] > gpu.usable_bytes:
         plan = _planned(f"gemma3/{size}-lora", settings, scratch)
     return plan
 
@@ -92,9 +92,9 @@ def _planned(name: str, settings: tuple[str, ...], scratch: Path) -> Plan:
 
 def predicted(plan: Plan) -> tuple[int, int]:
     """Bytes of tensors, and of everything, on the GPU."""
-    architecture = find_architecture(plan.recipe.model).architecture
-    assert architecture is not None, "the shape is in the folder, or in the recipe"
-    memory = predict_memory(setting_of(plan, architecture), plan.recipe.checkpoint)
+    shape = find_shape(plan.recipe.model).shape
+    assert shape is not None, "the shape is in the folder, or in the recipe"
+    memory = predict_memory(setting_of(plan, shape), plan.recipe.checkpoint)
     tensors = sum(part.bytes for part in memory.gpu if part.name not in NOT_TENSORS)
     return tensors, memory.gpu_bytes
 
@@ -122,13 +122,13 @@ def summary(result: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """Medians over the steps that count."""
     steps = result["steps"][WARMUP - 1 :]  # the clock has left out the first
     rate = statistics.median(step["tokens"] / step["wall"] for step in steps)
-    architecture = find_architecture(plan.recipe.model).architecture
-    assert architecture is not None, "the shape is in the folder, or in the recipe"
-    setting, card = setting_of(plan, architecture), guess_card(result.get("gpu"))
+    shape = find_shape(plan.recipe.model).shape
+    assert shape is not None, "the shape is in the folder, or in the recipe"
+    setting, gpu = setting_of(plan, shape), guess_gpu(result.get("gpu"))
     return {
         "tokens_per_second": rate,
-        "mfu": _mfu(rate * flops.model_flops(setting, with_embedding=True), card),
-        "mfu_without_embedding": _mfu(rate * flops.model_flops(setting, with_embedding=False), card),
+        "mfu": _mfu(rate * flops.model_flops(setting, with_embedding=True), gpu),
+        "mfu_without_embedding": _mfu(rate * flops.model_flops(setting, with_embedding=False), gpu),
         "gpu_peak_bytes": result.get("gpu_peak_bytes"),
         "gpu_reserved_bytes": result.get("gpu_reserved_bytes"),
         "gpu": result.get("gpu"),
@@ -136,8 +136,8 @@ def summary(result: dict[str, Any], plan: Plan) -> dict[str, Any]:
     }
 
 
-def _mfu(done: float, card: Card | None) -> float | None:
-    return done / card.peak_flops if card is not None else None
+def _mfu(done: float, gpu: GpuSpec | None) -> float | None:
+    return done / gpu.peak_flops if gpu is not None else None
 
 
 def told(found: dict[str, Any]) -> str:

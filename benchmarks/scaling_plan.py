@@ -2,7 +2,7 @@
 
     python benchmarks/scaling_plan.py [--out docs/scaling.md]
 
-Nothing is measured: it writes what `gemfit fit` and `gemfit plan` predict. One second.
+Nothing is measured: it writes what `gemfit estimate` and `gemfit plan` predict. One second.
 """
 
 from __future__ import annotations
@@ -12,69 +12,72 @@ from pathlib import Path
 
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.planning.request import Request
-from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.gpu_specs import CARDS
-from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.gpu_specs import GPU_SPECS
+from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.performance import Range
-from gemfit_launch.predict.search import Candidate, candidates
+from gemfit_launch.predict.search import Estimate, estimate_all
+from gemfit_launch.predict.shape_lookup import find_shape
 
 SIZES = ("270m", "1b", "4b", "12b", "27b")
-FIT_CARDS = ("rtx-4090-24", "a100-40", "h100-80", "h200-141")
+FIT_GPUS = ("rtx-4090-24", "a100-40", "h100-80", "h200-141")
 FIT_COUNTS = (1, 2, 4, 8, 16, 32, 64)
-SCALE_CARD = "h100-80"
+SCALE_GPU = "h100-80"
 SCALE_COUNTS = (1, 8, 64, 512)
 SCALE_BATCH = 512
-"""Rows of a step in the scaling table: with the card's 64, at most 64 GPUs would have work."""
+"""Rows of a step in the scaling table: with the reference recipe's 64, at most 64 GPUs would have work."""
 
 
-def load(name: str, *settings: str) -> tuple[Recipe, Architecture]:
-    """A shipped recipe, and the architecture of its model."""
+def load(name: str, *settings: str) -> tuple[Recipe, ModelShape]:
+    """A shipped recipe, and the shape of its model."""
     recipe = Request(name=name, settings=settings).recipe()
-    architecture = find_architecture(recipe.model).architecture
-    assert architecture is not None
-    return recipe, architecture
+    shape = find_shape(recipe.model).shape
+    assert shape is not None
+    return recipe, shape
 
 
 def fit_table(suffix: str, sizes: tuple[str, ...] = SIZES) -> str:
-    """For each size and card: the fewest GPUs that do without offload, and what one GPU does with it."""
-    lines = [f"| | {' | '.join(FIT_CARDS)} |", "|---|" + "---|" * len(FIT_CARDS)]
+    """Per size and kind of GPU: the fewest GPUs that need no offload, and what one GPU does with it."""
+    lines = [f"| | {' | '.join(FIT_GPUS)} |", "|---|" + "---|" * len(FIT_GPUS)]
     for size in sizes:
-        recipe, architecture = load(f"gemma3/{size}{suffix}")
-        cells = [_fit_cell(candidates(recipe, architecture, CARDS[card], FIT_COUNTS)) for card in FIT_CARDS]
+        recipe, shape = load(f"gemma3/{size}{suffix}")
+        cells = [_fit_cell(estimate_all(recipe, shape, GPU_SPECS[gpu], FIT_COUNTS)) for gpu in FIT_GPUS]
         lines.append(f"| {size}{suffix} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _fit_cell(ways: list[Candidate]) -> str:
-    fitting = [way for way in ways if way.fits]
-    direct = [way for way in fitting if not way.offloads]
+def _fit_cell(estimates: list[Estimate]) -> str:
+    fitting = [estimate for estimate in estimates if estimate.fits]
+    direct = [estimate for estimate in fitting if not estimate.offloads]
     if not direct and not fitting:
         return "never, on up to 64"
     pool = direct or fitting
-    fewest = min(way.gpus for way in pool)
-    text = _short(next(way for way in pool if way.gpus == fewest))
-    alone = next((way for way in fitting if way.gpus == 1 and way.offloads), None)
+    fewest = min(estimate.gpus for estimate in pool)
+    text = _short(next(estimate for estimate in pool if estimate.gpus == fewest))
+    alone = next((estimate for estimate in fitting if estimate.gpus == 1 and estimate.offloads), None)
     if direct and fewest > 1 and alone is not None:
         text += f"<br>{_short(alone)}"
     return text
 
 
-def _short(way: Candidate) -> str:
-    rows = f"{way.setting.per_device_batch_size} row{'s' if way.setting.per_device_batch_size > 1 else ''}"
-    again = ", recompute" if way.setting.checkpointing else ""
-    host = f", {way.memory.host_node_bytes / 1e9:,.0f} GB host" if way.offloads else ""
-    return f"{way.gpus} × {way.label}: {way.memory.gpu_bytes / 1e9:.0f} GB ({rows}{again}{host})"
+def _short(estimate: Estimate) -> str:
+    batch_size = estimate.setting.per_device_batch_size
+    rows = f"{batch_size} row{'s' if batch_size > 1 else ''}"
+    again = ", checkpointing" if estimate.setting.activation_checkpointing else ""
+    host = f", {estimate.memory.host_node_bytes / 1e9:,.0f} GB host" if estimate.offloads else ""
+    return (
+        f"{estimate.gpus} × {estimate.label}: {estimate.memory.gpu_bytes / 1e9:.0f} GB ({rows}{again}{host})"
+    )
 
 
 def scaling_table(size: str) -> str:
-    """One size on more and more cards, each time the fastest way that fits."""
-    recipe, architecture = load(f"gemma3/{size}", f"batch.global_batch_size={SCALE_BATCH}")
-    head = ["GPUs", "way", "GB a GPU", "tokens/s", "of ideal", "MFU", "moved, GB a rank and step"]
+    """One size on more and more GPUs, each time the fastest configuration that fits."""
+    recipe, shape = load(f"gemma3/{size}", f"batch.global_batch_size={SCALE_BATCH}")
+    head = ["GPUs", "configuration", "GB per GPU", "tokens/s", "of ideal", "MFU", "GB sent per rank and step"]
     lines = [f"| {' | '.join(head)} |", "|---:|---|---:|---:|---:|---:|---:|"]
-    first: Candidate | None = None
+    first: Estimate | None = None
     for gpus in SCALE_COUNTS:
-        ways = candidates(recipe, architecture, CARDS[SCALE_CARD], (gpus,))
-        best = next((way for way in ways if way.fits), None)
+        estimates = estimate_all(recipe, shape, GPU_SPECS[SCALE_GPU], (gpus,))
+        best = next((estimate for estimate in estimates if estimate.fits), None)
         if best is None:
             lines.append(f"| {gpus} | nothing fits | | | | | |")
             continue
@@ -83,23 +86,23 @@ def scaling_table(size: str) -> str:
     return "\n".join(lines)
 
 
-def _scaling_row(way: Candidate, first: Candidate | None) -> str:
-    rate = way.performance.tokens_per_second
+def _scaling_row(estimate: Estimate, first: Estimate | None) -> str:
+    rate = estimate.performance.tokens_per_second
     ideal = "–"
     if first is not None:
-        each, base = rate.middle / way.gpus, first.performance.tokens_per_second.middle / first.gpus
+        each, base = rate.middle / estimate.gpus, first.performance.tokens_per_second.middle / first.gpus
         ideal = f"{each / base:.0%}"
-    setting = way.setting
-    how = f"{way.label}, {setting.per_device_batch_size} × {setting.gradient_accumulation_steps}"
-    how += ", recompute" if setting.checkpointing else ""
-    moved = way.performance.traffic.between_ranks / 1e9
+    setting = estimate.setting
+    how = f"{estimate.label}, {setting.per_device_batch_size} × {setting.gradient_accumulation_steps}"
+    how += ", checkpointing" if setting.activation_checkpointing else ""
+    moved = estimate.performance.communication.between_ranks / 1e9
     cells = [
-        str(way.gpus),
+        str(estimate.gpus),
         how,
-        f"{way.memory.gpu_bytes / 1e9:.1f}",
+        f"{estimate.memory.gpu_bytes / 1e9:.1f}",
         _range(rate, ",.0f"),
         ideal,
-        _range(way.performance.mfu, ".0%"),
+        _range(estimate.performance.mfu, ".0%"),
         f"{moved:,.1f}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -113,9 +116,9 @@ def tables() -> dict[str, str]:
     """Text of every table, by the name of its mark."""
     scaling = "\n\n".join(f"**{size}**\n\n{scaling_table(size)}" for size in SIZES)
     return {
-        "fit": fit_table(""),
-        "fit-lora": fit_table("-lora"),
-        "fit-qlora": fit_table("-qlora", SIZES[1:]),
+        "estimate": fit_table(""),
+        "estimate-lora": fit_table("-lora"),
+        "estimate-qlora": fit_table("-qlora", SIZES[1:]),
         "scaling": scaling,
     }
 

@@ -31,10 +31,10 @@ if [ "$status" -ne 75 ]; then
 fi
 show gemfit status "$run"
 show gemfit data verify "$run"
-show gemfit run --resume "$run"
+show gemfit resume "$run"
 show gemfit status "$run" --plot .demo/loss.png
 show gemfit export "$run"
-show gemfit generate "$run" "I cannot sleep before my exams." --max-new-tokens 60
+show gemfit chat "$run" --message "I cannot sleep before my exams." --max-new-tokens 60
 show gemfit eval "$run" --samples 2 --max-new-tokens 40
 show gemfit card "$run"
 show gemfit report "$run"

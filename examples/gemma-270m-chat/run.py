@@ -48,14 +48,14 @@ def train() -> None:
     if verdict.is_file() and json.loads(verdict.read_text())["outcome"] == "completed":
         return
     started = (HERE / RUN / "plan.json").is_file()
-    options = ("--resume", str(RUN)) if started else (*RECIPE, "--run", str(RUN))
-    gemfit("run", *options, capture=False)
+    arguments = ("resume", str(RUN)) if started else ("run", *RECIPE, "--run", str(RUN))
+    gemfit(*arguments, capture=False)
 
 
 def answer(model: Path, message: str) -> str:
     """What a model replies, drawn with a fixed seed: the likeliest words of a base model go in circles."""
     options = ("--max-new-tokens", "40", "--temperature", "0.7", "--seed", "0", "--json")
-    return str(json.loads(gemfit("generate", str(model), message, *options))["reply"])
+    return str(json.loads(gemfit("chat", str(model), "--message", message, *options))["reply"])
 
 
 def gemfit(*arguments: str, capture: bool = True) -> str:

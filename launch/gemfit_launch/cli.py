@@ -1,4 +1,4 @@
-"""The ``gemfit`` command: a table of verbs, each imported on first use.
+"""The ``gemfit`` command: a table of verbs by heading, each imported on first use.
 
 ``gemfit --help`` imports click and nothing else, so it answers in a few dozen milliseconds.
 """
@@ -14,45 +14,58 @@ import click
 from gemfit import __version__
 from gemfit.errors import ExitCode, UserError, did_you_mean
 
-VERBS = {
-    "ls": ("recipes", "List the recipes that come with gemfit"),
-    "show": ("recipes", "Print a recipe with every value resolved"),
-    "copy": ("recipes", "Copy a recipe to a file of your own, to edit"),
-    "check": ("recipes", "Look for mistakes in recipes, and tell all of them at once"),
-    "plan": ("plan", "Show what a run would do, and touch nothing"),
-    "fit": ("fit", "List the ways of training a recipe that fit a kind of GPU, fastest first"),
-    "pack": ("pack", "Turn conversations into packed rows, once"),
-    "data": ("data", "Look into a pack: its rows, its figures, and the proof that it is sound"),
-    "doctor": ("doctor", "Look at what this machine can do, and whether a recipe would train what it says"),
-    "run": ("run", "Train here, exactly as planned"),
-    "bench": ("bench", "Measure a recipe here: time of a step, tokens a second, stalls, memory"),
-    "preflight": ("preflight", "Look for what would go wrong with a job, before it is submitted"),
-    "submit": ("slurm", "Train as a Slurm job that comes back when it is preempted"),
-    "resume": ("slurm", "Go on with a run as a new Slurm job, as before or elsewhere"),
-    "cancel": ("slurm", "End the Slurm job of a run at once, and do not let it come back"),
-    "stop": ("runs", "Ask a run to save and stop at its next step"),
-    "site": ("site", "List, show and write the descriptions of clusters"),
-    "status": ("runs", "Show how runs are doing"),
-    "logs": ("logs", "Print what a run printed, over all its attempts"),
-    "checkpoints": ("checkpoints", "List the checkpoints of a run, and what is wrong with any of them"),
-    "eval": ("evaluate", "Measure a run's models on its held-out conversations, and let them speak"),
-    "export": ("model", "Turn a checkpoint into a Hugging Face model folder"),
-    "report": ("report", "Write a run as one HTML page that needs no network, and as pictures"),
-    "generate": ("model", "Let a trained model answer one message"),
-    "audit": ("audit", "Ask models of a run what matters, and say what to look at"),
-    "chat": ("talk", "Talk to a checkpoint of a run, or to a model folder"),
-    "serve": ("talk", "Show the command that serves an exported model, with a server that is installed"),
-    "card": ("card", "Write the model card of a checkpoint, from what the run has recorded"),
-    "push": ("hub", "Push a checkpoint, with its card, to the Hugging Face Hub"),
-    "schema": ("about", "Print the JSON schema of a recipe, a site or a plan"),
-    "version": ("about", "Show the versions of gemfit and of what it builds on"),
-    "completion": ("about", "Print the completion script of a shell"),
+HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
+    "Recipes": {
+        "recipes": ("recipes", "List, show, copy and check recipes"),
+    },
+    "Data": {
+        "pack": ("pack", "Pack conversations into rows"),
+        "data": ("data", "Inspect, summarize and verify a pack"),
+    },
+    "Plan": {
+        "plan": ("plan", "Show what a run would do"),
+        "estimate": ("estimate", "Find configurations that fit a GPU"),
+        "bench": ("bench", "Measure training speed and memory"),
+        "doctor": ("doctor", "Check this machine and a recipe"),
+    },
+    "Train": {
+        "run": ("run", "Train on this machine"),
+        "resume": ("resume", "Resume a run where it ran"),
+        "stop": ("stop", "Save a checkpoint and stop"),
+        "status": ("status", "Show the progress of runs"),
+        "logs": ("logs", "Print the logs of a run"),
+        "checkpoints": ("checkpoints", "List and verify checkpoints"),
+    },
+    "Cluster": {
+        "site": ("site", "Describe clusters"),
+        "preflight": ("preflight", "Check a Slurm job before submission"),
+        "submit": ("submit", "Train as a Slurm job"),
+        "cancel": ("stop", "Cancel a Slurm job without saving"),
+    },
+    "After": {
+        "eval": ("evaluate", "Evaluate checkpoints on the validation split"),
+        "audit": ("audit", "Run safety prompt suites"),
+        "chat": ("chat", "Chat with a checkpoint"),
+        "export": ("export", "Export a Hugging Face model folder"),
+        "card": ("card", "Write the model card"),
+        "push": ("push", "Push to the Hugging Face Hub"),
+        "report": ("report", "Write an HTML report"),
+        "serve": ("serve", "Serve an exported model"),
+    },
+    "About": {
+        "schema": ("about", "Print a JSON schema"),
+        "version": ("about", "Show installed versions"),
+        "completion": ("about", "Print a shell completion script"),
+    },
 }
-"""For each verb the module in ``gemfit_launch.verbs`` that holds it, and its line in the help."""
+"""By heading of the help, for each verb its module in ``gemfit_launch.verbs`` and its help line."""
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+VERBS = {name: entry for verbs in HEADINGS.values() for name, entry in verbs.items()}
 
 
-class Verbs(click.Group):
-    """A group that knows its commands by name and help line, and loads one when it is called."""
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and help line, and imports one when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -61,13 +74,15 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             ctx.fail(f"{cmd_name!r} is not a verb{did_you_mean(cmd_name, VERBS)}")
         module = importlib.import_module(f"gemfit_launch.verbs.{VERBS[cmd_name][0]}")
-        # A verb that is also a name of Python has an underscore there.
+        # A verb that is also a builtin of Python has an underscore there.
         command: click.Command = getattr(module, cmd_name + "_" * hasattr(builtins, cmd_name))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+        width = max(map(len, VERBS))  # aligns the lines of all headings
+        for heading, verbs in HEADINGS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), line) for name, (_, line) in verbs.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -78,7 +93,7 @@ class Verbs(click.Group):
             ctx.exit(ExitCode.USER_ERROR)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=LazyGroup, context_settings=CONTEXT)
 @click.version_option(__version__, message="gemfit %(version)s")
 def main() -> None:
     """Fine-tune Gemma 3 on conversations: one recipe, any number of ranks.
@@ -86,7 +101,7 @@ def main() -> None:
     \b
     Example:
       gemfit plan gemma3/1b-reference --gpus 8
-      gemfit run debug/cpu-tiny --data talks.jsonl --nproc 2
+      gemfit run debug/cpu-tiny --data chat.jsonl --nproc 2
     """
 
 

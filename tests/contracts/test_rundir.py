@@ -47,7 +47,7 @@ def test_a_new_run_gives_back_its_plan(run: RunDir, plan: Plan) -> None:
 
 def test_a_folder_that_holds_anything_is_refused_and_left_alone(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "note").touch()
-    with pytest.raises(UserError, match=r"is already in use; resume it with `gemfit run --resume"):
+    with pytest.raises(UserError, match=r"is already in use; resume it with `gemfit resume"):
         RunDir.create(tmp_path, plan)
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
 

@@ -19,7 +19,7 @@ from gemfit_launch.planning.attention import (
 )
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
-from gemfit_launch.predict.gpu_specs import CARDS
+from gemfit_launch.predict.gpu_specs import GPU_SPECS
 
 CARD = Request(name="gemma3/1b-reference").recipe()
 GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
@@ -110,7 +110,7 @@ def test_flex_attention_is_refused_on_cpus_where_it_has_no_backward_pass() -> No
 
 
 def test_every_card_has_a_compute_capability() -> None:
-    assert CAPABILITIES.keys() == CARDS.keys()
+    assert CAPABILITIES.keys() == GPU_SPECS.keys()
 
 
 def test_a_kernel_in_the_hub_cache_counts_as_installed(

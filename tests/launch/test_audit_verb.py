@@ -24,16 +24,16 @@ def calls(hand_over: Callable[..., Calls]) -> Calls:
     ("given", "passed"),
     [
         ([], []),
-        (["--subject", "base", "--subject", "best"], ["--subject", "base", "--subject", "best"]),
+        (["--checkpoint", "base", "--checkpoint", "best"], ["--checkpoint", "base", "--checkpoint", "best"]),
         (["--suite", "crisis", "--json"], ["--suite", "crisis", "--json"]),
         (
             ["--judge", "python -c 'x'", "--judge-timeout", "5"],
-            ["--judge=python -c 'x'", "--judge-timeout=5.0"],
+            ["--judge", "python -c 'x'", "--judge-timeout", "5.0"],
         ),
-        (["--system", "--odd", "--fail-on", "warn"], ["--system=--odd", "--fail-on=warn"]),
-        (["--limit", "3", "--max-new-tokens", "9"], ["--limit=3", "--max-new-tokens=9"]),
-        (["--seed", "0", "--batch-size", "2"], ["--seed=0", "--batch-size=2"]),
-        (["--prompts", "mine.jsonl"], ["--prompts=mine.jsonl"]),
+        (["--system", "--odd", "--fail-on", "warn"], ["--system=--odd", "--fail-on", "warn"]),
+        (["--limit", "3", "--max-new-tokens", "9"], ["--limit", "3", "--max-new-tokens", "9"]),
+        (["--batch-size", "2", "--seed", "0"], ["--batch-size", "2", "--seed", "0"]),
+        (["--prompts", "mine.jsonl"], ["--prompts", "mine.jsonl"]),
     ],
 )
 def test_options_are_passed_on_and_so_is_the_ending(

@@ -21,10 +21,10 @@ from gemfit.schemas.metrics import (
     Verdict,
 )
 from gemfit.schemas.plan import Plan
-from gemfit_launch.bench import run
-from gemfit_launch.bench.bench import figures, percentile
+from gemfit_launch.bench import runner
+from gemfit_launch.bench.measurements import bench_figures, percentile
 from gemfit_launch.bench.synthetic_data import write_conversations
-from gemfit_launch.predict.gpu_specs import CARDS
+from gemfit_launch.predict.gpu_specs import GPU_SPECS
 from gemfit_launch.runs.local import Outcome
 from launch.conftest import Cli
 
@@ -83,7 +83,7 @@ def records(gpu_name: str | None = None) -> list[Record]:
 
 
 def test_the_wall_time_is_that_of_steps_evaluations_saves_and_the_rest(plan: Plan) -> None:
-    found = figures(records(), plan, plan.recipe, WARMUP)
+    found = bench_figures(records(), plan, plan.recipe, WARMUP)
     assert found.steps == (1.0,) * STEPS
     each = {name: stall.each for name, stall in found.stalls.items()}
     assert each == pytest.approx(
@@ -94,40 +94,40 @@ def test_the_wall_time_is_that_of_steps_evaluations_saves_and_the_rest(plan: Pla
 def test_shares_are_those_of_the_rhythm_that_was_asked_for(plan: Plan) -> None:
     checkpoint = plan.recipe.checkpoint.model_copy(update={"every_steps": 5})
     rhythm = plan.recipe.model_copy(update={"checkpoint": checkpoint})
-    stalls = figures(records(), plan, rhythm, WARMUP).stalls
+    stalls = bench_figures(records(), plan, rhythm, WARMUP).stalls
     every = 1 + 2.0 / rhythm.evaluation.every_steps + 0.5 / 5 + 0.01
     assert stalls["checkpoint"].share == pytest.approx(0.1 / every)
     assert stalls["data"].share == pytest.approx(0.1 / every)
 
 
 def test_warm_up_steps_are_left_out_of_speed(plan: Plan) -> None:
-    speed = figures(records(), plan, plan.recipe, WARMUP).speed
+    speed = bench_figures(records(), plan, plan.recipe, WARMUP).speed
     assert speed.step_median == 1.0
     assert speed.tokens_per_second == 1000
     assert speed.trained_tokens_per_second == 600
-    with_first = figures(records(), plan, plan.recipe, 0 + 1).speed
+    with_first = bench_figures(records(), plan, plan.recipe, 0 + 1).speed
     assert with_first.tokens_per_second == 1000  # step 2 counts, step 1 does not
 
 
 def test_mfu_is_told_where_the_card_is_known_and_counts_each_rank(plan: Plan) -> None:
-    assert figures(records(), plan, plan.recipe, WARMUP).speed.mfu is None
-    speed = figures(records("NVIDIA H100 80GB HBM3"), plan, plan.recipe, WARMUP).speed
+    assert bench_figures(records(), plan, plan.recipe, WARMUP).speed.mfu is None
+    speed = bench_figures(records("NVIDIA H100 80GB HBM3"), plan, plan.recipe, WARMUP).speed
     assert speed.flops is not None
-    assert speed.mfu == pytest.approx(speed.flops / CARDS["h100-80"].peak_flops)
+    assert speed.mfu == pytest.approx(speed.flops / GPU_SPECS["h100-80"].peak_flops)
     assert speed.flops_without_embedding is not None
     assert speed.flops_without_embedding < speed.flops
     alone = plan.model_copy(update={"topology": plan.topology.model_copy(update={"ranks_per_node": 1})})
-    one_rank = figures(records(), alone, plan.recipe, WARMUP).speed.flops
+    one_rank = bench_figures(records(), alone, plan.recipe, WARMUP).speed.flops
     assert one_rank == pytest.approx(2 * speed.flops)
 
 
 def test_memory_is_of_the_rank_that_held_most(plan: Plan) -> None:
-    peak = figures(records(), plan, plan.recipe, WARMUP).peak
+    peak = bench_figures(records(), plan, plan.recipe, WARMUP).peak
     assert peak is not None
     assert (peak.measured, peak.host) == (100, 110)
     assert (peak.predicted or 0) > 0
     on_gpu = plan.model_copy(update={"topology": plan.topology.model_copy(update={"device": "cuda"})})
-    gpu_peak = figures(records(), on_gpu, plan.recipe, WARMUP).peak
+    gpu_peak = bench_figures(records(), on_gpu, plan.recipe, WARMUP).peak
     assert gpu_peak is not None
     assert (gpu_peak.measured, gpu_peak.reserved) == (7, 9)
     assert (gpu_peak.predicted or 0) > (peak.predicted or 0)  # parameters are part of it
@@ -155,8 +155,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: Callable[..
         done = Verdict(outcome="completed", attempt=attempt, step=plan.steps.total)
         return Outcome(attempt=attempt, returncode=0, verdict=done)
 
-    monkeypatch.setattr(run, "carry_out", carry_out)
-    monkeypatch.setattr(run, "ensure_pack", lambda job, folder, **_: packed(job))
+    monkeypatch.setattr(runner, "carry_out", carry_out)
+    monkeypatch.setattr(runner, "ensure_pack", lambda job, folder, **_: packed(job))
     monkeypatch.chdir(tmp_path)
     return plans
 

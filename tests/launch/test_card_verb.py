@@ -19,7 +19,7 @@ Calls = list[tuple[str, list[str]]]
 
 @pytest.fixture
 def calls(hand_over: Callable[..., Calls]) -> Calls:
-    return hand_over("card", "talk")
+    return hand_over("card", "chat")
 
 
 @pytest.fixture
@@ -38,12 +38,25 @@ def install(monkeypatch: pytest.MonkeyPatch, *packages: str, scripts: tuple[str,
 
 def test_card_passes_on_what_is_stated(run: RunDir, calls: Calls, cli: Cli) -> None:
     assert cli("card", run.root).exit_code == 1
-    cli("card", run.root, "--step", 20, "--language", "en", "--language", "de", "--pue", "1.2", "--json")
+    cli(
+        "card", run.root, "--checkpoint", 20, "--language", "en", "--language", "de", "--pue", "1.2", "--json"
+    )
     assert calls == [
         ("gemfit.modelcard.card", [str(run.root)]),
         (
             "gemfit.modelcard.card",
-            [str(run.root), "--step", "20", "--language", "en", "--language", "de", "--pue", "1.2", "--json"],
+            [
+                str(run.root),
+                "--checkpoint",
+                "20",
+                "--language",
+                "en",
+                "--language",
+                "de",
+                "--pue",
+                "1.2",
+                "--json",
+            ],
         ),
     ]
 
@@ -56,9 +69,16 @@ def test_chat_passes_on_an_empty_system_message_and_a_dashed_one(run: RunDir, ca
     assert cli("chat", run.root, "--system", "", "--checkpoint", "base").exit_code == 1
     cli("chat", run.root, "--system=-x")
     assert calls == [
-        ("gemfit.chat", [str(run.root), "--checkpoint=base", "--system="]),
+        ("gemfit.chat", [str(run.root), "--system", "", "--checkpoint", "base"]),
         ("gemfit.chat", [str(run.root), "--system=-x"]),
     ]
+
+
+def test_chat_answers_one_message_and_json_is_for_that_alone(run: RunDir, calls: Calls, cli: Cli) -> None:
+    cli("chat", run.root, "--message", "hello; rm -rf ~", "--max-new-tokens", 5, "--json")
+    message = ["--message", "hello; rm -rf ~"]
+    assert calls == [("gemfit.chat", [str(run.root), "--max-new-tokens", "5", *message, "--json"])]
+    assert cli("chat", run.root, "--json").exit_code == 2
 
 
 def test_serve_shows_the_command_of_the_server_that_is_there(
@@ -92,6 +112,12 @@ def test_serve_says_when_the_export_is_not_of_the_newest_checkpoint(
     assert "newer than its export" in cli("serve", run.root).stderr
     os.utime(run.checkpoint(8), (0, 0))
     assert not cli("serve", run.root).stderr
+
+
+def test_serve_refuses_a_folder_that_is_neither(tmp_path: Path, cli: Cli) -> None:
+    result = cli("serve", tmp_path)
+    assert result.exit_code == 2
+    assert "neither a model folder (no config.json) nor a run (no plan.json)" in result.stderr
 
 
 def test_serve_says_how_to_export_first(run: RunDir, cli: Cli) -> None:

@@ -83,7 +83,7 @@ def test_a_log_with_nothing_but_a_report_is_shown(run: RunDir) -> None:
 
 def test_commands_to_copy_quote_the_folder(run: RunDir) -> None:
     stopped = Verdict(outcome="stopped", attempt=1, step=3)
-    assert f"gemfit run --resume '{run.root}'" in conclude(run, outcome(stopped)).text
+    assert f"gemfit resume '{run.root}'" in conclude(run, outcome(stopped)).text
 
 
 def test_every_line_of_a_mistake_is_marked(run: RunDir) -> None:

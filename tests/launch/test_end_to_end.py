@@ -33,11 +33,11 @@ def test_a_run_is_packed_stopped_resumed_exported_and_answers(tmp_path: Path) ->
 
     stopped = gemfit(tmp_path, "run", *recipe, *ranks, "--strategy", "fsdp2", "--run", "r", "--stop-at", "3")
     assert stopped.returncode == 75, stopped.stderr + log(tmp_path, 1)
-    assert "gemfit run --resume r" in stopped.stdout
+    assert "gemfit resume r" in stopped.stdout
     again = gemfit(tmp_path, "pack", *recipe)
     assert "already packed" in again.stderr
 
-    resumed = gemfit(tmp_path, "run", "--resume", "r")
+    resumed = gemfit(tmp_path, "resume", "r")
     assert resumed.returncode == 0, resumed.stderr + log(tmp_path, 2)
     assert "step 6/6" in resumed.stdout
     (status,) = json.loads(gemfit(tmp_path, "status", "r", "--json").stdout)
@@ -45,7 +45,7 @@ def test_a_run_is_packed_stopped_resumed_exported_and_answers(tmp_path: Path) ->
     assert status["eval_loss"] > 0
 
     assert gemfit(tmp_path, "export", "r").returncode == 0
-    reply = gemfit(tmp_path, "generate", "r", "I cannot sleep.", "--max-new-tokens", "4")
+    reply = gemfit(tmp_path, "chat", "r", "--message", "I cannot sleep.", "--max-new-tokens", "4")
     assert reply.returncode == 0, reply.stderr
     assert gemfit(tmp_path, "status", "r", "--plot", "loss.png").returncode == 0
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -87,11 +87,11 @@ def write(run: RunDir) -> None:
 def test_options_reach_the_process_that_measures(
     run: RunDir, calls: list[tuple[str, list[str]]], cli: Cli
 ) -> None:
-    result = cli("eval", run.root, "--subject", "base", "--subject", "best", "--nproc", 2, "--rows", 50)
+    result = cli("eval", run.root, "--checkpoint", "base", "--checkpoint", "best", "--nproc", 2, "--rows", 50)
     assert result.exit_code == 0, result.output
     [(module, arguments)] = calls
     assert module == "gemfit.evaluate"
-    assert arguments[:5] == [str(run.root), "--subject", "base", "--subject", "best"]
+    assert arguments[:5] == [str(run.root), "--checkpoint", "base", "--checkpoint", "best"]
     options = dict(zip(arguments[5::2], arguments[6::2], strict=True))
     assert options["--nproc"] == "2"
     assert options["--rows"] == "50"
@@ -144,13 +144,13 @@ def test_json_is_the_evaluation_itself(run: RunDir, cli: Cli) -> None:
 
 
 def test_a_mistake_that_the_process_found_is_passed_on(run: RunDir, calls: object, cli: Cli) -> None:
-    assert cli("eval", run.root, "--subject", "nope").exit_code == ExitCode.USER_ERROR
+    assert cli("eval", run.root, "--checkpoint", "nope").exit_code == ExitCode.USER_ERROR
 
 
 def test_what_has_no_effect_or_is_not_there_is_refused(run: RunDir, calls: object, cli: Cli) -> None:
     limited = cli("eval", run.root, "--limit", 5)
     assert (limited.exit_code, "use --rows" in limited.stderr) == (2, True)
-    both = cli("eval", run.root, "--show", "--rows", 5, "--subject", "best", "--all")
-    assert (both.exit_code, "--subject, --rows has no effect" in both.stderr) == (2, True)
+    both = cli("eval", run.root, "--show", "--rows", 5, "--checkpoint", "best", "--all")
+    assert (both.exit_code, "--checkpoint, --rows has no effect" in both.stderr) == (2, True)
     unmeasured = cli("eval", run.root, "--show")
     assert (unmeasured.exit_code, "was not evaluated yet" in unmeasured.stderr) == (2, True)

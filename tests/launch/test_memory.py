@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from gemfit.schemas.recipe import CheckpointRecipe, Lora, Quantization
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.activation_memory import SLICE_TOKENS, layer_bytes, logits_bytes
-from gemfit_launch.predict.gpu_specs import CARDS, guess_card
+from gemfit_launch.predict.gpu_specs import GPU_SPECS, guess_gpu
 from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
-from gemfit_launch.predict.model_shapes import shipped_architectures
-from gemfit_launch.predict.model_state_memory import Setting, States, place_states
+from gemfit_launch.predict.model_state_memory import ModelStates, Setting, place_model_states
+from gemfit_launch.predict.shape_lookup import shipped_shapes
 
 Cli = Callable[..., Result]
 SCRIPTS = Path(__file__).parents[1] / "memory"
-KNOWN = shipped_architectures()
+KNOWN = shipped_shapes()
 B27 = KNOWN["google/gemma-3-27b-it"]
 SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepSpeed(stage=3)]
 
@@ -33,7 +33,7 @@ SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepS
 def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Setting:
     """The 1b as its recipe has it, four rows a rank."""
     values: dict[str, Any] = {
-        "architecture": KNOWN["google/gemma-3-1b-it"],
+        "shape": KNOWN["google/gemma-3-1b-it"],
         "lora": None,
         "dtype": "bfloat16",
         "strategy": strategy,
@@ -42,7 +42,7 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
         "per_device_batch_size": 4,
         "gradient_accumulation_steps": 1,
         "seq_len": 1024,
-        "checkpointing": True,
+        "activation_checkpointing": True,
         "attention": "sdpa",
     }
     return Setting(**(values | different))
@@ -58,11 +58,11 @@ QLORA: dict[str, Any] = {"lora": Lora(), "quantization": Quantization()}
 @pytest.mark.parametrize("strategy", [Single(), *SHARDED, Fsdp(offload=True)])
 def test_matrices_in_4_bits_take_an_eighth_of_float32_and_their_scales(strategy: Strategy) -> None:
     ranks = 1 if isinstance(strategy, Single) else 8
-    made = setting(strategy, ranks, architecture=B27, **QLORA)
+    made = setting(strategy, ranks, shape=B27, **QLORA)
     matrices = B27.num_layers * B27.linear_parameters
     elsewhere = B27.parameters - matrices
     assert made.scale_bytes == pytest.approx(matrices * 0.127 / 8, rel=0.01)
-    kept = place_states(made)
+    kept = place_model_states(made)
     shards = ranks if strategy in (Fsdp(), Fsdp(offload=True), DeepSpeed(stage=3)) else 1
     frozen = (matrices / 2 + 2 * elsewhere) / shards + made.scale_bytes
     parameters = kept.gpu.parameters + kept.host.parameters
@@ -72,7 +72,7 @@ def test_matrices_in_4_bits_take_an_eighth_of_float32_and_their_scales(strategy:
 
 def test_fused_modules_keep_less_of_a_layer() -> None:
     plain, fused = setting(Fsdp(), 8), setting(Fsdp(), 8, kernels="liger")
-    made = plain.architecture
+    made = plain.shape
     norms = 6 * (
         made.norms_per_layer * made.hidden_size + (made.num_heads + made.num_kv_heads) * made.head_dim
     )
@@ -87,24 +87,24 @@ def test_scales_in_full_take_four_times_as_much() -> None:
 
 
 def test_a_27b_over_4_bits_fits_a_card_of_40_gb_and_not_without() -> None:
-    assert memory(Single(), architecture=B27, **QLORA).gpu_bytes < CARDS["a100-40"].usable_bytes
-    assert memory(Single(), architecture=B27, lora=Lora()).gpu_bytes > 2 * CARDS["a100-40"].usable_bytes
+    assert memory(Single(), shape=B27, **QLORA).gpu_bytes < GPU_SPECS["a100-40"].usable_bytes
+    assert memory(Single(), shape=B27, lora=Lora()).gpu_bytes > 2 * GPU_SPECS["a100-40"].usable_bytes
 
 
 def test_a_27b_on_one_gpu_needs_432_gb_for_its_states_alone() -> None:
-    alone = memory(Single(), architecture=B27)
+    alone = memory(Single(), shape=B27)
     assert gigabytes(alone.states_bytes) == "432 GB"
     assert alone.largest.name == "moments"
 
 
 def test_ddp_keeps_sixteen_bytes_a_parameter_as_one_gpu_does() -> None:
     parameters = setting(Single()).trained
-    assert place_states(setting(Single())).gpu.total == 16 * parameters
-    assert place_states(setting(Ddp(), 8)).gpu.total == 16 * parameters
+    assert place_model_states(setting(Single())).gpu.total == 16 * parameters
+    assert place_model_states(setting(Ddp(), 8)).gpu.total == 16 * parameters
 
 
 def test_fsdp2_keeps_gradients_sharded_between_micro_steps_too() -> None:
-    one, two = (place_states(setting(Fsdp(), 8, gradient_accumulation_steps=n)).gpu for n in (1, 2))
+    one, two = (place_model_states(setting(Fsdp(), 8, gradient_accumulation_steps=n)).gpu for n in (1, 2))
     assert one.gradients == pytest.approx(4 * setting(Fsdp(), 8).trained / 8, rel=0.01)
     assert one == two
 
@@ -112,23 +112,25 @@ def test_fsdp2_keeps_gradients_sharded_between_micro_steps_too() -> None:
 @given(world=st.sampled_from([2, 3, 8, 64, 500]), strategy=st.sampled_from(SHARDED))
 def test_shards_together_are_never_less_than_the_whole(world: int, strategy: Strategy) -> None:
     made = setting(strategy, world)
-    placed = place_states(made).gpu
+    placed = place_model_states(made).gpu
     assert placed.moments * world >= 8 * made.trained
     assert placed.moments * world <= 8 * made.trained * 1.2
 
 
 @pytest.mark.parametrize("strategy", SHARDED)
 def test_more_ranks_never_need_more_states(strategy: Strategy) -> None:
-    sizes = [place_states(setting(strategy, world)).gpu.total for world in (1, 2, 4, 8, 64)]
+    sizes = [place_model_states(setting(strategy, world)).gpu.total for world in (1, 2, 4, 8, 64)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > sizes[-1]
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_offload_moves_states_to_the_host_and_loses_none(stage: Any) -> None:
-    here = place_states(setting(DeepSpeed(stage=stage), 8))
-    away = place_states(setting(DeepSpeed(stage=stage, offload_optimizer=True, offload_params=stage == 3), 8))
-    assert here.host == States()
+    here = place_model_states(setting(DeepSpeed(stage=stage), 8))
+    away = place_model_states(
+        setting(DeepSpeed(stage=stage, offload_optimizer=True, offload_params=stage == 3), 8)
+    )
+    assert here.host == ModelStates()
     assert away.gpu.moments == away.gpu.masters == 0
     assert (away.host.moments, away.host.masters) == (here.gpu.moments, here.gpu.masters)
 
@@ -137,8 +139,8 @@ def test_offload_moves_states_to_the_host_and_loses_none(stage: Any) -> None:
 def test_lora_keeps_optimizer_states_of_the_adapters_alone(strategy: Strategy) -> None:
     lora = setting(strategy, lora=Lora(rank=16))
     assert lora.trained < 0.02 * setting(strategy).trained
-    assert place_states(lora).gpu.moments < 0.02 * place_states(setting(strategy)).gpu.moments
-    assert place_states(lora).gpu.parameters >= place_states(setting(strategy)).gpu.parameters
+    assert place_model_states(lora).gpu.moments < 0.02 * place_model_states(setting(strategy)).gpu.moments
+    assert place_model_states(lora).gpu.parameters >= place_model_states(setting(strategy)).gpu.parameters
 
 
 def test_logits_exist_a_slice_at_a_time() -> None:
@@ -158,7 +160,7 @@ def test_eager_attention_keeps_all_scores_and_sdpa_does_not() -> None:
 
 
 def test_recomputation_costs_less_memory_than_keeping_activations() -> None:
-    again, kept = (memory(Single(), checkpointing=value).gpu_bytes for value in (True, False))
+    again, kept = (memory(Single(), activation_checkpointing=value).gpu_bytes for value in (True, False))
     assert again < 0.7 * kept
 
 
@@ -190,7 +192,7 @@ def test_only_gguf_has_the_whole_model_on_the_host_while_it_is_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "card"),
+    ("kind", "gpu"),
     [
         ("h100", "h100-80"),
         ("nvidia_h100_pcie", "h100-pcie-80"),
@@ -203,20 +205,20 @@ def test_only_gguf_has_the_whole_model_on_the_host_while_it_is_loaded() -> None:
         (None, None),
     ],
 )
-def test_a_site_names_its_card_as_slurm_does(kind: str | None, card: str | None) -> None:
-    found = guess_card(kind)
-    assert (found.name if found else None) == card
+def test_a_site_names_its_card_as_slurm_does(kind: str | None, gpu: str | None) -> None:
+    found = guess_gpu(kind)
+    assert (found.name if found else None) == gpu
 
 
 def test_every_card_holds_what_its_name_says() -> None:
-    assert len(CARDS) >= 10
-    assert all(card.memory_bytes == int(name.rpartition("-")[2]) * 10**9 for name, card in CARDS.items())
+    assert len(GPU_SPECS) >= 10
+    assert all(gpu.memory_bytes == int(name.rpartition("-")[2]) * 10**9 for name, gpu in GPU_SPECS.items())
 
 
 def test_a_plan_that_does_not_fit_names_the_smallest_changes_that_would(cli: Cli) -> None:
     output = cli("plan", "gemma3/27b", "--gpus", 8, "--gpu", "h100-80").output
     said = " ".join(output.split())
-    assert "warning: 78.6 GB are predicted for each GPU" in said
+    assert "warning: 78.6 GB are predicted per GPU" in said
     assert "--gpus 8 --strategy zero2 --offload is predicted to need" in said
     assert "or --gpus 16 is predicted to need" in said
 
@@ -233,14 +235,14 @@ def test_a_site_with_a_known_card_warns_without_being_asked(cli: Cli) -> None:
     result = cli(*asked, "--json")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
-    assert any("are predicted for each GPU" in warning for warning in plan["warnings"])
-    assert plan["forecast"]["card"]["name"] == "h100-80"
+    assert any("are predicted per GPU" in warning for warning in plan["warnings"])
+    assert plan["forecast"]["gpu"]["name"] == "h100-80"
 
 
 def test_a_model_that_is_not_known_is_said_once_and_planned_all_the_same(cli: Cli) -> None:
     output = cli("plan", "gemma3/1b-reference", "--set", "model.id=someone/else", "--gpus", 8).output
-    assert output.count("Memory and time are not known") == 1
-    assert "To do it" in output
+    assert output.count("Memory and time are unknown") == 1
+    assert "Command" in output
 
 
 def test_on_cpus_nothing_is_predicted(cli: Cli) -> None:
@@ -251,8 +253,8 @@ def test_on_cpus_nothing_is_predicted(cli: Cli) -> None:
     ("options", "message"),
     [
         (("--nproc", 2, "--device", "cpu", "--gpu", "h100-80"), "--gpu h100-80 has no effect on CPUs"),
-        (("--gpus", 8, "--gpu", "h100"), "no such card; did you mean"),
-        (("--gpus", 8, "--price", 2), "--price 2 has no effect: the kind of GPU is not known"),
+        (("--gpus", 8, "--gpu", "h100"), "no such GPU; did you mean"),
+        (("--gpus", 8, "--price", 2), "--price 2 has no effect: the kind of GPU is unknown"),
     ],
 )
 def test_an_option_without_effect_is_refused(options: tuple[object, ...], message: str, cli: Cli) -> None:

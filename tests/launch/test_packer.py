@@ -127,4 +127,4 @@ def test_a_shard_that_is_none_is_refused(shard: str, talks: Path, cli: Callable[
 def test_a_shard_has_no_result_to_show(other: str, talks: Path, cli: Callable[..., Result]) -> None:
     result = cli("pack", "debug/cpu-tiny", "--data", talks, "--shard", "1/2", other)
     assert result.exit_code == 2
-    assert "--shard makes parts of a pack only" in result.stderr
+    assert "--shard builds one shard only" in result.stderr

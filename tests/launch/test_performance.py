@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from gemfit.schemas.recipe import Lora
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict import flops
-from gemfit_launch.predict.communication import traffic
-from gemfit_launch.predict.gpu_specs import CARDS
-from gemfit_launch.predict.model_shapes import shipped_architectures
+from gemfit_launch.predict.communication import communication_volume
+from gemfit_launch.predict.gpu_specs import GPU_SPECS
 from gemfit_launch.predict.model_state_memory import Setting
 from gemfit_launch.predict.performance import Performance, Range, predict_performance
+from gemfit_launch.predict.shape_lookup import shipped_shapes
 
 Cli = Callable[..., Result]
-H100 = CARDS["h100-80"]
-B1, B27 = (shipped_architectures()[f"google/gemma-3-{size}-it"] for size in ("1b", "27b"))
+H100 = GPU_SPECS["h100-80"]
+B1, B27 = (shipped_shapes()[f"google/gemma-3-{size}-it"] for size in ("1b", "27b"))
 
 
 def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Setting:
     values: dict[str, Any] = {
-        "architecture": B1,
+        "shape": B1,
         "lora": None,
         "dtype": "bfloat16",
         "strategy": strategy,
@@ -36,7 +36,7 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
         "per_device_batch_size": 4,
         "gradient_accumulation_steps": 2,
         "seq_len": 1024,
-        "checkpointing": True,
+        "activation_checkpointing": True,
         "attention": "sdpa",
     }
     return Setting(**(values | different))
@@ -67,7 +67,9 @@ def test_a_window_saves_attention_in_sliding_layers_only() -> None:
 
 
 def test_recomputation_adds_a_forward_pass_of_the_layers() -> None:
-    again, kept = (flops.hardware_flops(setting(Single(), checkpointing=value)) for value in (True, False))
+    again, kept = (
+        flops.hardware_flops(setting(Single(), activation_checkpointing=value)) for value in (True, False)
+    )
     made = setting(Single())
     assert again - kept == flops.layer_forward(made) + flops.attention_forward(made)
 
@@ -79,20 +81,22 @@ def test_frozen_weights_need_no_gradient() -> None:
 
 def test_volumes_are_those_of_rings() -> None:
     ring, parameters = 7 / 8, B1.parameters
-    ddp, fsdp, kept = (traffic(setting(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard_after_forward=False)))
+    ddp, fsdp, kept = (
+        communication_volume(setting(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard_after_forward=False))
+    )
     assert ddp.between_ranks == 2 * ring * 4 * parameters
     assert fsdp.gather == pytest.approx(2 * 2 * ring * 2 * parameters), (
         "forward and backward, two micro-steps"
     )
     assert fsdp.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
     assert kept.gather == fsdp.gather / 2
-    zero2 = traffic(setting(DeepSpeed(stage=2), 8))
+    zero2 = communication_volume(setting(DeepSpeed(stage=2), 8))
     assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
 
 
 def test_one_gpu_talks_to_nobody() -> None:
-    assert traffic(setting(Single())).between_ranks == 0
-    assert traffic(setting(Fsdp())).between_ranks == 0
+    assert communication_volume(setting(Single())).between_ranks == 0
+    assert communication_volume(setting(Fsdp())).between_ranks == 0
 
 
 @given(
@@ -111,16 +115,14 @@ def test_a_range_is_one_and_no_gpu_is_faster_than_its_peak(world: int, rows: int
 def test_offload_is_slower_and_a_faster_card_is_faster() -> None:
     here, away = (performance(setting(Fsdp(offload=value), 8)).step_seconds for value in (False, True))
     assert away.fast > here.slow
-    slower = predict_performance(setting(Fsdp(), 8), CARDS["a100-80"], tokens_per_step=1)
+    slower = predict_performance(setting(Fsdp(), 8), GPU_SPECS["a100-80"], tokens_per_step=1)
     assert slower.step_seconds.middle > here.middle
 
 
 def test_leaving_a_node_costs_time_where_much_is_moved() -> None:
-    inside, across = (
-        performance(setting(Fsdp(), 8, architecture=B27, ranks_per_node=ranks)) for ranks in (8, 1)
-    )
+    inside, across = (performance(setting(Fsdp(), 8, shape=B27, ranks_per_node=ranks)) for ranks in (8, 1))
     assert across.step_seconds.slow > inside.step_seconds.slow
-    assert across.computing == inside.computing
+    assert across.compute_seconds == inside.compute_seconds
 
 
 def test_the_middle_lies_between() -> None:
@@ -130,7 +132,7 @@ def test_the_middle_lies_between() -> None:
 def test_a_plan_tells_hours_and_cost_and_how_far_to_trust_them(cli: Cli) -> None:
     asked = ("plan", "gemma3/4b", "--gpus", 8, "--gpu", "h100-80", "--price", "2.5")
     plan = json.loads(cli(*asked, "--json").stdout)
-    bill, time = plan["forecast"]["bill"], plan["forecast"]["time"]
+    bill, time = plan["forecast"]["cost"], plan["forecast"]["time"]
     hours = time["step_seconds"]["slow"] * plan["steps"]["total"] / 3600
     assert bill["hours"]["slow"] == pytest.approx(hours)
     assert bill["cost"]["slow"] == pytest.approx(hours * 8 * 2.5)

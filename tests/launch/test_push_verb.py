@@ -29,7 +29,7 @@ PUSHES = ("--set", "hub.repo=me/kind", "--set", "hub.push=best")
 
 @pytest.fixture
 def calls(hand_over: Callable[..., Calls]) -> Calls:
-    return hand_over("hub", ends=ExitCode.STOPPED)
+    return hand_over("push", ends=ExitCode.STOPPED)
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_asked_for_is_handed_on_and_the_ending_too(run: RunDir, calls: Calls, cli: Cli) -> None:
-    result = cli("push", run.root, "--repo", "me/kind", "--step", "best", "--message=-x", "--public")
+    result = cli("push", run.root, "--repo", "me/kind", "--checkpoint", "best", "--message=-x", "--public")
     assert result.exit_code == ExitCode.STOPPED
     assert calls == [
         (
             "gemfit.publish.push",
-            [str(run.root), "--repo=me/kind", "--step=best", "--message=-x", "--public"],
+            [str(run.root), "--repo", "me/kind", "--checkpoint", "best", "--message=-x", "--public"],
         )
     ]
 

@@ -77,14 +77,14 @@ def test_an_unknown_recipe_is_refused_with_what_there_is(name: str, message: str
 
 
 def test_ls_names_every_recipe_and_fits_a_page(cli: Cli) -> None:
-    output = cli("ls").output
+    output = cli("recipes", "list").output
     assert all(name in output for name in shipped())
     assert max(map(len, output.splitlines())) <= 100
-    assert [row["name"] for row in json.loads(cli("ls", "--json").output)] == list(shipped())
+    assert [row["name"] for row in json.loads(cli("recipes", "list", "--json").output)] == list(shipped())
 
 
 def test_show_prints_a_recipe_that_reads_back(cli: Cli) -> None:
-    result = cli("show", "gemma3/270m", "--strategy", "zero3", "--set", "optim.learning_rate=5e-5")
+    result = cli("recipes", "show", "gemma3/270m", "--strategy", "zero3", "--set", "optim.learning_rate=5e-5")
     shown = build(Recipe, parse(result.output, "shown"))
     assert shown.optim.learning_rate == 5e-5
     assert shown.model.id == "google/gemma-3-270m-it"
@@ -92,14 +92,14 @@ def test_show_prints_a_recipe_that_reads_back(cli: Cli) -> None:
 
 
 def test_show_as_json_is_the_recipe(cli: Cli) -> None:
-    output = cli("show", "gemma3/1b-reference", "--json").output
+    output = cli("recipes", "show", "gemma3/1b-reference", "--json").output
     assert Recipe.model_validate_json(output) == Request(name="gemma3/1b-reference").recipe()
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_a_copy_means_the_same_wherever_it_lies(name: str, tmp_path: Path, cli: Cli) -> None:
     copy = tmp_path / "deep" / "mine.yaml"
-    assert cli("copy", name, copy).exit_code == 0
+    assert cli("recipes", "copy", name, copy).exit_code == 0
     assert Request(name=str(copy)).recipe() == Request(name=name).recipe()
 
 
@@ -107,30 +107,30 @@ def test_a_copy_of_ones_own_recipe_still_finds_its_parent(tmp_path: Path, cli: C
     (tmp_path / "base.yaml").write_text("extends: gemma3/1b-reference\nseed: 7\n")
     (tmp_path / "top.yaml").write_text("# mine\nextends: base.yaml\n")
     (tmp_path / "there").mkdir()
-    assert cli("copy", tmp_path / "top.yaml", tmp_path / "there").exit_code == 0
+    assert cli("recipes", "copy", tmp_path / "top.yaml", tmp_path / "there").exit_code == 0
     assert Request(name=str(tmp_path / "there" / "top.yaml")).recipe().seed == 7
 
 
 def test_a_copy_overwrites_nothing(tmp_path: Path, cli: Cli) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("precious")
-    result = cli("copy", "gemma3/1b-reference", mine)
+    result = cli("recipes", "copy", "gemma3/1b-reference", mine)
     assert result.exit_code == 2
-    assert "is there already" in result.stderr
+    assert "exists already" in result.stderr
     assert mine.read_text() == "precious"
 
 
 def test_check_passes_what_is_shipped(cli: Cli) -> None:
-    result = cli("check", *shipped(), "--gpus", 8)
+    result = cli("recipes", "check", *shipped(), "--gpus", 8)
     assert result.exit_code == 0
-    assert result.output.count("no mistake found") == len(shipped())
+    assert result.output.count(": valid\n") == len(shipped())
 
 
 def test_check_tells_the_mistakes_of_all_recipes_at_once(tmp_path: Path, cli: Cli) -> None:
     typo, gone = tmp_path / "typo.yaml", tmp_path / "gone.yaml"
     typo.write_text("extends: gemma3/1b-reference\noptim:\n  learning_rat: 1e-4\n  eps: no\n")
     gone.write_text("extends: gemma3/1b-reference\ndata:\n  source: nowhere.jsonl\n")
-    result = cli("check", typo, gone, "--gpus", 96)
+    result = cli("recipes", "check", typo, gone, "--gpus", 96)
     lines = result.stderr.splitlines()
     assert result.exit_code == 2
     assert len(lines) == 4

@@ -14,7 +14,7 @@ from gemfit.schemas.metrics import MemoryRecord, RankMemory, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import RunFacts
 from gemfit_launch.output.report_facts import read_facts
-from gemfit_launch.predict.gpu_specs import find_card
+from gemfit_launch.predict.gpu_specs import find_gpu
 from gemfit_launch.slurm.node.attempts import AttemptEnd, AttemptFiles, AttemptStart
 
 Cli = Callable[..., Result]
@@ -90,11 +90,11 @@ def test_the_gpu_is_the_one_that_the_run_recorded(run: RunDir) -> None:
     write(run, memory("NVIDIA H100 80GB HBM3"))
     facts = read_facts(run, None)
     assert (facts.gpu, facts.peak_flops, facts.no_mfu) == ("h100-80", 989e12, "")
-    assert read_facts(run, find_card("a100-40")).gpu == "h100-80", "what was recorded counts"
+    assert read_facts(run, find_gpu("a100-40")).gpu == "h100-80", "what was recorded counts"
 
 
 def test_operations_and_memory_are_those_of_the_forecast(run: RunDir) -> None:
-    facts = read_facts(on_gpus(run), find_card("h100-80"))
+    facts = read_facts(on_gpus(run), find_gpu("h100-80"))
     # Six operations a parameter and token, and the attention.
     assert facts.flops_per_token == pytest.approx(6 * 1e9, rel=0.1)
     assert facts.gpu_bytes is not None

@@ -32,7 +32,8 @@ def data(
     monkeypatch.setattr(
         "gemfit_launch.planning.plan.command", lambda: (sys.executable, str(TRAINING), "{run_dir}")
     )
-    monkeypatch.setattr("gemfit_launch.verbs.run.require_train_extra", lambda verb: None)
+    for verb in ("run", "resume"):
+        monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.require_train_extra", lambda verb: None)
     monkeypatch.chdir(tmp_path)
     return talks
 
@@ -58,8 +59,8 @@ def test_a_run_without_a_name_gets_one_from_its_recipe(data: Path, cli: Cli) -> 
 def test_a_stopped_run_exits_75_with_the_command_that_resumes_it(data: Path, cli: Cli) -> None:
     stopped = train(cli, data, "--run", "runs/a", "--stop-at", 5)
     assert stopped.exit_code == 75
-    assert "stopped and saved at step 5\nresume with: gemfit run --resume runs/a\n" in stopped.output
-    resumed = cli("run", "--resume", "runs/a")
+    assert "stopped and saved at step 5\nresume with: gemfit resume runs/a\n" in stopped.output
+    resumed = cli("resume", "runs/a")
     assert resumed.exit_code == 0
     assert RunDir(Path("runs/a")).verdict() == Verdict(outcome="completed", attempt=2, step=STEPS)
 
@@ -72,7 +73,7 @@ def test_a_crash_exits_1_and_shows_the_end_of_the_log_and_where_it_is(
     assert result.exit_code == 1
     assert "  | RuntimeError: the fake crash" in result.stderr
     assert "the whole log: runs/a/logs/attempt-1.log" in result.stderr
-    assert "resume with: gemfit run --resume runs/a" in result.stderr
+    assert "resume with: gemfit resume runs/a" in result.stderr
 
 
 def test_a_mistake_that_only_training_finds_exits_2_without_the_log(
@@ -111,7 +112,7 @@ def test_a_dry_run_shows_and_does_nothing(data: Path, cli: Cli) -> None:
 
 def test_a_completed_run_has_nothing_to_resume(data: Path, cli: Cli) -> None:
     train(cli, data, "--run", "runs/a")
-    result = cli("run", "--resume", "runs/a")
+    result = cli("resume", "runs/a")
     assert result.exit_code == 2
     assert "is complete (12 steps); there is nothing to resume" in result.stderr
 
@@ -131,7 +132,7 @@ def test_a_resume_builds_a_lost_pack_again_where_the_plan_expects_it(
     monkeypatch.setattr("gemfit_launch.runs.ensure_pack.run_module", build)
     monkeypatch.setattr("gemfit_launch.runs.ensure_pack.require_train_extra", lambda verb: None)
     monkeypatch.setenv("GEMFIT_CACHE", "/another/cache")
-    assert cli("run", "--resume", "runs/a").exit_code == 0
+    assert cli("resume", "runs/a").exit_code == 0
     assert folder.is_dir()
 
 
@@ -140,7 +141,7 @@ def test_a_resume_refuses_data_that_has_changed_since(data: Path, cli: Cli) -> N
     plan = RunDir(Path("runs/a")).plan()
     Path(plan.pack.folder).rename("lost")
     data.write_text(data.read_text() * 2)
-    result = cli("run", "--resume", "runs/a")
+    result = cli("resume", "runs/a")
     assert result.exit_code == 2
     assert "has changed since; bring the old data back" in result.stderr
 
@@ -151,7 +152,7 @@ def test_a_run_goes_on_under_another_strategy_on_other_ranks_and_keeps_the_old_p
     train(cli, data, "--strategy", "fsdp2", "--run", "runs/a", "--stop-at", 5)
     run, old = RunDir(Path("runs/a")), RunDir(Path("runs/a")).plan()
     data.unlink()  # the rows are packed: nobody reads the conversations again
-    result = cli("run", "--resume", "runs/a", "--nproc", 3, "--strategy", "zero3", "--offload")
+    result = cli("resume", "runs/a", "--nproc", 3, "--strategy", "zero3", "--offload")
     assert result.exit_code == 0, result.output
     new = run.plan()
     assert (new.recipe.strategy.label, new.topology.world_size) == ("zero3+offload", 3)
@@ -162,15 +163,15 @@ def test_a_run_goes_on_under_another_strategy_on_other_ranks_and_keeps_the_old_p
     assert Plan.read(run.earlier_plan(1)) == old
     assert run.deepspeed_file.is_file()
     assert "num_processes: 3" in run.accelerate_file.read_text()
-    assert cli("run", "--resume", "runs/a", "--strategy", "ddp").exit_code == 2, "it is complete"
+    assert cli("resume", "runs/a", "--strategy", "ddp").exit_code == 2, "it is complete"
 
 
 def test_a_strategy_alone_keeps_the_ranks_and_single_takes_one(data: Path, cli: Cli) -> None:
     train(cli, data, "--strategy", "zero3", "--run", "runs/a", "--stop-at", 3)
     run = RunDir(Path("runs/a"))
-    assert cli("run", "--resume", "runs/a", "--strategy", "zero1", "--stop-at", 6).exit_code == 75
+    assert cli("resume", "runs/a", "--strategy", "zero1", "--stop-at", 6).exit_code == 75
     assert (run.plan().recipe.strategy.label, run.plan().topology.world_size) == ("zero1", 2)
-    assert cli("run", "--resume", "runs/a", "--strategy", "single", "--stop-at", 9).exit_code == 75
+    assert cli("resume", "runs/a", "--strategy", "single", "--stop-at", 9).exit_code == 75
     assert (run.plan().recipe.strategy.label, run.plan().topology.world_size) == ("single", 1)
     assert not run.deepspeed_file.exists()
     assert [run.earlier_plan(n).exists() for n in (1, 2, 3)] == [True, True, False]
@@ -179,7 +180,7 @@ def test_a_strategy_alone_keeps_the_ranks_and_single_takes_one(data: Path, cli: 
 def test_a_resume_without_options_keeps_the_plan(data: Path, cli: Cli) -> None:
     train(cli, data, "--run", "runs/a", "--stop-at", 5)
     before = RunDir(Path("runs/a")).plan_file.read_bytes()
-    result = cli("run", "--resume", "runs/a")
+    result = cli("resume", "runs/a")
     assert ": was " not in result.output
     assert RunDir(Path("runs/a")).plan_file.read_bytes() == before
 
@@ -200,7 +201,7 @@ def test_a_resume_that_would_train_something_else_is_refused_and_changes_nothing
     train(cli, data, "--run", "runs/a", "--stop-at", 5)
     run = RunDir(Path("runs/a"))
     before = run.plan_file.read_bytes()
-    result = cli("run", "--resume", "runs/a", *options)
+    result = cli("resume", "runs/a", *options)
     assert result.exit_code == 2
     assert told in result.stderr
     assert (run.plan_file.read_bytes(), run.attempt) == (before, 1)
@@ -210,18 +211,18 @@ def test_an_allowed_change_is_passed_on_and_stays_allowed(data: Path, cli: Cli) 
     train(cli, data, "--run", "runs/a", "--stop-at", 3)
     run = RunDir(Path("runs/a"))
     change = ("--set", "optim.learning_rate=1e-5", "--allow-changed", "optim.learning_rate")
-    assert cli("run", "--resume", "runs/a", *change, "--stop-at", 6).exit_code == 75
+    assert cli("resume", "runs/a", *change, "--stop-at", 6).exit_code == 75
     assert run.plan().recipe.optim.learning_rate == 1e-5
     assert "arguments: --stop-at 6 --allow-changed optim.learning_rate\n" in run.log(2).read_text()
     # The second attempt may have ended before it saved, so the third meets the old checkpoint.
-    assert cli("run", "--resume", "runs/a").exit_code == 0
+    assert cli("resume", "runs/a").exit_code == 0
     assert "arguments: --allow-changed optim.learning_rate\n" in run.log(3).read_text()
 
 
 def test_a_completed_run_can_be_made_longer_where_that_is_allowed(data: Path, cli: Cli) -> None:
     train(cli, data, "--run", "runs/a")
     longer = ("--set", "length.num_epochs=3", "--allow-changed", "length")
-    result = cli("run", "--resume", "runs/a", *longer)
+    result = cli("resume", "runs/a", *longer)
     assert result.exit_code == 0, result.output
     verdict = RunDir(Path("runs/a")).verdict()
     assert verdict is not None
@@ -230,7 +231,7 @@ def test_a_completed_run_can_be_made_longer_where_that_is_allowed(data: Path, cl
 
 def test_an_unknown_key_to_allow_is_refused(data: Path, cli: Cli) -> None:
     train(cli, data, "--run", "runs/a", "--stop-at", 3)
-    result = cli("run", "--resume", "runs/a", "--allow-changed", "optim.learningrate")
+    result = cli("resume", "runs/a", "--allow-changed", "optim.learningrate")
     assert result.exit_code == 2
     assert "did you mean 'optim.learning_rate'" in result.stderr
 
@@ -238,21 +239,38 @@ def test_an_unknown_key_to_allow_is_refused(data: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give either a RECIPE or --resume RUN"),
-        (("debug/cpu-tiny", "--resume", "x"), "give either a RECIPE or --resume RUN"),
-        (("--seed", "2"), "give either a RECIPE or --resume RUN"),
-        (("--resume", "x", "--run", "y"), "--resume RUN names the folder"),
-        (("debug/cpu-tiny", "--allow-changed", "seed"), "is about a run that is resumed"),
-        (("--resume", "nowhere"), "nowhere: is not a run folder"),
-        (("debug/cpu-tiny", "--data", "nowhere.jsonl"), "nowhere.jsonl: there is no such file"),
-        (("debug/cpu-tiny",), "pass --data FILE.jsonl"),
+        (("run",), "Missing argument 'RECIPE'"),
+        (("run", "debug/cpu-tiny", "--allow-changed", "seed"), "No such option"),
+        (("run", "debug/cpu-tiny", "--data", "nowhere.jsonl"), "nowhere.jsonl: there is no such file"),
+        (("run", "debug/cpu-tiny"), "pass --data FILE.jsonl"),
+        (("resume", "nowhere"), "nowhere: is not a run folder"),
     ],
 )
 def test_mistakes_in_the_call_exit_2(arguments: tuple[str, ...], message: str, data: Path, cli: Cli) -> None:
-    result = cli("run", *arguments)
+    result = cli(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [("--nodes", 2), ("--after", 7), ("--site-set", "time=1:00:00"), ("--json",)]
+)
+def test_options_of_a_job_are_refused_by_name_for_a_local_run(
+    option: tuple[object, ...], data: Path, cli: Cli
+) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 3)
+    result = cli("resume", "runs/a", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]}: no effect" in result.stderr
+    assert RunDir(Path("runs/a")).attempt == 1
+
+
+def test_a_dry_resume_prints_its_command_and_starts_nothing(data: Path, cli: Cli) -> None:
+    train(cli, data, "--run", "runs/a", "--stop-at", 3)
+    result = cli("resume", "runs/a", "--strategy", "zero1", "--dry-run")
+    assert "gemfit resume runs/a --strategy zero1" in result.output
+    assert RunDir(Path("runs/a")).attempt == 1
 
 
 def test_gpus_that_are_not_here_are_refused(data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

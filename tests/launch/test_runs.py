@@ -119,8 +119,8 @@ def test_status_draws_a_picture_of_one_run(run: RunDir, cli: Cli, monkeypatch: p
         calls.append((module, arguments))
         return ExitCode.DONE
 
-    monkeypatch.setattr("gemfit_launch.verbs.runs.run_module", record)
-    monkeypatch.setattr("gemfit_launch.verbs.runs.require_train_extra", lambda verb: None)
+    monkeypatch.setattr("gemfit_launch.verbs.status.run_module", record)
+    monkeypatch.setattr("gemfit_launch.verbs.status.require_train_extra", lambda verb: None)
     assert cli("status", "runs/a", "--plot", "loss.png").exit_code == 0
     assert calls == [("gemfit.train.telemetry.plot", ["runs/a", "--out", "loss.png"])]
 

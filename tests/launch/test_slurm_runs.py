@@ -80,7 +80,7 @@ def test_the_state_of_a_run_is_the_jobs_and_after_its_end_the_verdicts(
 def test_another_job_with_the_same_id_is_not_the_runs(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
     slurm.set_job(100, "RUNNING", name="of somebody else")
     assert status_of(cli, submitted)["state"] == "new"
-    assert "has no job that waits or runs" in cli("cancel", submitted.root).output
+    assert "has no pending or running job" in cli("cancel", submitted.root).output
     assert slurm.calls("scancel") == []
 
 
@@ -119,7 +119,7 @@ def test_cancel_ends_the_training_before_the_packing_it_waits_for(
     cli("submit", *ASKED, "--run", "runs/first")
     assert cli("cancel", "runs/first").exit_code == 0
     assert [call["arguments"] for call in slurm.calls("scancel")] == [["101"], ["100"]]
-    assert "has no job that waits or runs" in cli("cancel", "runs/first").output
+    assert "has no pending or running job" in cli("cancel", "runs/first").output
 
 
 def test_a_run_that_is_queued_is_not_resumed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
@@ -164,10 +164,30 @@ def test_a_complete_run_is_not_resumed(submitted: RunDir, cli: Cli, slurm: FakeS
     assert "there is nothing to resume" in cli("resume", submitted.root).stderr
 
 
-def test_a_run_of_this_machine_needs_a_site_to_go_on_as_a_job(submitted: RunDir, cli: Cli) -> None:
+@pytest.mark.parametrize("option", [("--nproc", 2), ("--gpus", 2), ("--device", "cpu"), ("--stop-at", 5)])
+def test_options_of_a_local_run_are_refused_by_name_for_a_job(
+    option: tuple[object, ...], submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "FAILED")
+    result = cli("resume", submitted.root, *option)
+    assert result.exit_code == 2
+    assert f"{option[0]}: no effect" in result.stderr
+    assert len(JobFiles(submitted).submissions()) == 1
+
+
+def test_a_run_that_was_a_job_is_resumed_here_where_that_is_asked_for(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "FAILED")
+    result = cli("resume", submitted.root, "--here", "--nproc", 1, "--device", "cpu", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"gemfit resume {submitted.root} --here --nproc 1 --device cpu" in result.output
+    assert cli("resume", submitted.root, "--here", "--site", "site.yaml").exit_code == 2
+
+
+def test_a_site_makes_a_job_of_a_run_of_this_machine(submitted: RunDir, cli: Cli) -> None:
     plan = submitted.plan().model_copy(update={"site": None})
     local = RunDir.create(Path("runs/local"), plan)
-    assert "give --site SITE" in cli("resume", local.root).stderr
     assert "was never submitted to Slurm" in cli("cancel", local.root).stderr
     assert cli("resume", local.root, "--site", "site.yaml").exit_code == 0
     assert (JobFiles(local).submissions()[0].site, local.plan().topology.nodes) == ("site", 2)

@@ -14,7 +14,7 @@ from gemfit.schemas.recipe import Recipe
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.speed import speed_lines, speed_problems
-from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.shape_lookup import find_shape
 
 GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
 
@@ -31,8 +31,8 @@ def plan_of(made: Recipe, topology: Topology = GPUS) -> Plan:
 
 
 def lines(plan: Plan) -> dict[str, tuple[str, str]]:
-    architecture = find_architecture(plan.recipe.model).architecture
-    return {line.what: (line.chosen, line.because) for line in speed_lines(plan, architecture)}
+    shape = find_shape(plan.recipe.model).shape
+    return {line.what: (line.chosen, line.because) for line in speed_lines(plan, shape)}
 
 
 def test_the_loss_in_slices_saves_what_a_whole_batch_would_need() -> None:

@@ -34,10 +34,10 @@ from gemfit.schemas.recipe import Lora, Quantization
 from gemfit.schemas.strategy import DeepSpeed, Single
 from gemfit.train.model.packed_lm import CHUNK_TOKENS, packed_class
 from gemfit.train.model.qlora import quantize
-from gemfit_launch.predict.architecture import Architecture
 from gemfit_launch.predict.memory import working_memory
-from gemfit_launch.predict.model_shapes import shipped_architectures
-from gemfit_launch.predict.model_state_memory import Setting, place_states
+from gemfit_launch.predict.model_shape import ModelShape
+from gemfit_launch.predict.model_state_memory import Setting, place_model_states
+from gemfit_launch.predict.shape_lookup import shipped_shapes
 
 CASES = [
     "270m:4:1024:autocast:recompute:sdpa",
@@ -101,7 +101,7 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run one size."""
+    """One configuration of one size."""
 
     size: str
     rows: int
@@ -126,8 +126,8 @@ class Case:
         return Quantization() if self.what == "qlora" else None
 
     @property
-    def architecture(self) -> Architecture:
-        return shipped_architectures()[f"google/gemma-3-{self.size}-it"]
+    def shape(self) -> ModelShape:
+        return shipped_shapes()[f"google/gemma-3-{self.size}-it"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def predict(case: Case) -> int:
     """What the largest moment of a step needs besides the states."""
     strategy = DeepSpeed(stage=1) if case.dtype == "bfloat16" else Single()
     setting = Setting(
-        architecture=case.architecture,
+        shape=case.shape,
         lora=case.lora,
         quantization=case.quantization,
         dtype="float32" if case.dtype == "float32" else "bfloat16",
@@ -159,10 +159,10 @@ def predict(case: Case) -> int:
         per_device_batch_size=case.rows,
         gradient_accumulation_steps=2,
         seq_len=case.tokens,
-        checkpointing=case.recompute,
+        activation_checkpointing=case.recompute,
         attention=case.attention,
     )
-    moments = working_memory(setting, place_states(setting))
+    moments = working_memory(setting, place_model_states(setting))
     if case.dtype == "bfloat16":
         del moments["step"]
     return max(sum(part.bytes for part in parts) for parts in moments.values())
@@ -190,8 +190,8 @@ def measure(case: Case) -> tuple[int, int]:
 
 
 def fake_model(case: Case) -> Any:
-    """The real architecture, without memory for a single weight."""
-    known = case.architecture
+    """The real shape, without memory for a single weight."""
+    known = case.shape
     config = Gemma3TextConfig(
         vocab_size=known.vocab_size,
         hidden_size=known.hidden_size,

@@ -22,13 +22,13 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Record
 from gemfit.schemas.plan import Plan
 from gemfit_launch.predict.memory import setting_of
-from gemfit_launch.predict.model_shapes import of_scratch
-from gemfit_launch.predict.model_state_memory import States, place_states
+from gemfit_launch.predict.model_state_memory import ModelStates, place_model_states
+from gemfit_launch.predict.shape_lookup import shape_of_scratch
 from gemfit_launch.runs.local import carry_out
 from tiny_runs import make_plan, sample
 
 RANK_SCRIPT = Path(__file__).with_name("rank.py")
-KINDS = [field.name for field in fields(States)]
+KINDS = [field.name for field in fields(ModelStates)]
 
 # 400,000 parameters, a third of them in the embedding; odd enough for shards of unequal size.
 MODEL = {
@@ -45,7 +45,7 @@ MODEL = {
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train."""
+    """One configuration."""
 
     strategy: str
     offload: bool
@@ -143,7 +143,7 @@ def predicted(plan: Plan) -> dict[str, int]:
     """What rank 0 keeps, on GPU and host together: a CPU has one memory."""
     scratch = plan.recipe.model.scratch
     assert scratch is not None
-    placed = place_states(setting_of(plan, of_scratch(scratch)))
+    placed = place_model_states(setting_of(plan, shape_of_scratch(scratch)))
     gpu, host = asdict(placed.gpu), asdict(placed.host)
     summed = {kind: gpu[kind] + host[kind] for kind in KINDS}
     if plan.recipe.strategy.kind == "fsdp2":  # whole gradients are gone when their shards are on the host

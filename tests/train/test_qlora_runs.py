@@ -92,7 +92,7 @@ def test_a_resumed_run_has_the_losses_of_one_that_went_through(halfway: Attempts
 def test_a_run_goes_on_with_the_same_losses_in_an_engine_that_shards_the_bits(
     strategy: str, engine: dict[str, Any], halfway: Attempts, ddp: Attempts
 ) -> None:
-    argv = ["run", "--resume", str(halfway.run.root), "--strategy", strategy]
+    argv = ["resume", str(halfway.run.root), "--strategy", strategy]
     result = CliRunner().invoke(main, argv)
     assert result.exit_code == 0, result.output
     found = halfway.log(2).partition("selftest ")[2].splitlines()[0]

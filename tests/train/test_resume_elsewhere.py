@@ -29,8 +29,8 @@ FILES_OF_ONE = 13
 
 
 def resume(run: RunDir, *options: object) -> str:
-    """``gemfit run --resume``, which must go on or end well; returns what it printed."""
-    result = CliRunner().invoke(main, ["run", "--resume", str(run.root), *map(str, options)])
+    """``gemfit resume``, which must go on or end well; returns what it printed."""
+    result = CliRunner().invoke(main, ["resume", str(run.root), *map(str, options)])
     assert result.exit_code in (0, 75), result.output
     return result.output
 

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gemfit_launch.bench.bench import CONVENTION, Figures, Peak
-from gemfit_launch.bench.run import Length, Result
+from gemfit_launch.bench.measurements import CONVENTION, BenchFigures, Peak
+from gemfit_launch.bench.runner import Length, Result
 from gemfit_launch.output.tables import console, table
 from gemfit_launch.predict.memory import gigabytes
 
@@ -74,7 +74,7 @@ def show_bench(name: str, results: Sequence[Result], length: Length) -> None:
             out.print(f"\n{result.variant.label}: {result.failed}")
 
 
-def _speed_table(measured: list[tuple[Result, Figures]]) -> Any:
+def _speed_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
     names = [
         "setting",
         "step",
@@ -103,7 +103,7 @@ def _speed_table(measured: list[tuple[Result, Figures]]) -> Any:
     return table(names, rows, numbers=names[1:])
 
 
-def _stall_table(measured: list[tuple[Result, Figures]]) -> Any:
+def _stall_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
     names = ["stalled by", *STALLS]
     rows = [
         (
@@ -115,7 +115,7 @@ def _stall_table(measured: list[tuple[Result, Figures]]) -> Any:
     return table(names, rows, numbers=STALLS)
 
 
-def _memory_table(measured: list[tuple[Result, Figures]]) -> Any:
+def _memory_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
     on_gpu = any(found.peak is not None and found.peak.device == "cuda" for _, found in measured)
     what = "tensors on a GPU" if on_gpu else "memory added by training"
     names = [what, "peak", "predicted", "difference", "whole process"]

@@ -15,14 +15,14 @@ from gemfit_launch.predict.performance import TRUST, Bill, Performance, Range
 
 
 def forecast_json(forecast: Forecast) -> dict[str, Any]:
-    """All numbers, in bytes and seconds."""
+    """All predicted values, in bytes and seconds."""
     memory, performance = forecast.memory, forecast.performance
     return {
         "unknown": forecast.unknown,
-        "card": asdict(forecast.card) if forecast.card else None,
+        "gpu": asdict(forecast.gpu) if forecast.gpu else None,
         "memory": memory_json(memory) if memory else None,
         "time": performance_json(performance) if performance else None,
-        "bill": asdict(forecast.bill) if forecast.bill else None,
+        "cost": asdict(forecast.bill) if forecast.bill else None,
         "warnings": list(forecast.warnings),
     }
 
@@ -40,17 +40,17 @@ def performance_json(performance: Performance) -> dict[str, Any]:
 
 
 def show_forecast(out: Console, plan: Plan, forecast: Forecast) -> None:
-    """Memory by its parts, then time and cost; on CPUs nothing."""
+    """Memory by part, then time and cost; on CPUs nothing."""
     if forecast.unknown is not None:
-        out.print(f"Memory and time are not known: {forecast.unknown}\n")
+        out.print(f"Memory and time are unknown: {forecast.unknown}\n")
     if forecast.memory is not None:
         _show_memory(out, forecast.memory, forecast)
-    if forecast.performance is not None and forecast.bill is not None and forecast.card is not None:
+    if forecast.performance is not None and forecast.bill is not None and forecast.gpu is not None:
         rows = _time_rows(plan, forecast.performance, forecast.bill)
-        out.print(facts(f"Time on {forecast.card.name}, predicted", rows))
+        out.print(facts(f"Predicted time on {forecast.gpu.name}", rows))
         out.print(f"({TRUST})\n", style="dim")
     elif forecast.memory is not None:
-        out.print("No card is named (--gpu KIND), so no time is predicted.\n", style="dim")
+        out.print("Time is predicted with --gpu KIND.\n", style="dim")
     for warning in forecast.warnings:
         if warning not in plan.warnings:
             out.print(f"warning: {warning}\n", style="yellow")
@@ -58,34 +58,34 @@ def show_forecast(out: Console, plan: Plan, forecast: Forecast) -> None:
 
 def _show_memory(out: Console, memory: Memory, forecast: Forecast) -> None:
     rows = [(part.name, gigabytes(part.bytes), part.why) for part in memory.gpu]
-    has = f" of {gigabytes(forecast.card.usable_bytes)} to use" if forecast.card else ""
-    rows.append(("each GPU", gigabytes(memory.gpu_bytes) + has, f"at its peak: {memory.moment}"))
+    has = f" of {gigabytes(forecast.gpu.usable_bytes)} to use" if forecast.gpu else ""
+    rows.append(("total per GPU", gigabytes(memory.gpu_bytes) + has, f"peak, at: {memory.moment}"))
     host = ", ".join(f"{part.name} {gigabytes(part.bytes)}" for part in memory.host_rank if part.bytes)
-    rows.append(("each node's memory", gigabytes(memory.host_node_bytes), f"a rank: {host}"))
+    rows.append(("host, per node", gigabytes(memory.host_node_bytes), f"per rank: {host}"))
     disk = f"{memory.kept} checkpoints of {gigabytes(memory.checkpoint)}, one of them being written"
     rows.append(("disk", gigabytes(memory.disk_bytes), disk))
-    out.print("Memory, predicted", style="bold")
-    out.print(table(["what", "size", "why"], rows, numbers=["size"]))
+    out.print("Predicted memory", style="bold")
+    out.print(table(["part", "size", "why"], rows, numbers=["size"]))
     out.print()
 
 
 def _time_rows(plan: Plan, performance: Performance, bill: Bill) -> list[tuple[str, str]]:
     with_output, without = performance.mfu, performance.mfu_without_embedding
     rows = [
-        ("step", f"{between(performance.step_seconds, '.2f')} s"),
-        ("tokens", f"{between(performance.tokens_per_second, ',.0f')} a second"),
+        ("time per step", f"{format_range(performance.step_seconds, '.2f')} s"),
+        ("tokens/s", format_range(performance.tokens_per_second, ",.0f")),
         (
             "MFU",
-            f"{between(with_output, '.0%')}, or {between(without, '.0%')} without the output layer",
+            f"{format_range(with_output, '.0%')}, or {format_range(without, '.0%')} without the output layer",
         ),
-        ("between ranks", f"{gigabytes(performance.traffic.between_ranks)} a rank and step"),
-        (f"{plan.steps.total:,} steps", f"{between(bill.hours, ',.2f')} hours"),
-        ("GPU hours", between(bill.gpu_hours, ",.2f")),
+        ("communication", f"{gigabytes(performance.communication.between_ranks)} per rank and step"),
+        (f"{plan.steps.total:,} steps", f"{format_range(bill.hours, ',.2f')} hours"),
+        ("GPU hours", format_range(bill.gpu_hours, ",.2f")),
     ]
-    return rows if bill.cost is None else [*rows, ("cost", between(bill.cost, ",.2f"))]
+    return rows if bill.cost is None else [*rows, ("cost", format_range(bill.cost, ",.2f"))]
 
 
-def between(values: Range, form: str) -> str:
+def format_range(values: Range, form: str) -> str:
     """Such as ``10 to 20``, the smaller first."""
     low, high = sorted((values.slow, values.fast))
     return f"{low:{form}} to {high:{form}}"

@@ -1,4 +1,4 @@
-"""A plan as a person reads it, before anything has happened."""
+"""A plan as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gemfit_launch.planning.accelerate import RUN_DIR
 from gemfit_launch.planning.speed import SpeedLine, speed_lines
 from gemfit_launch.planning.write_configs import accelerate_yaml, deepspeed_json
 from gemfit_launch.predict.forecast import Forecast, make_forecast
-from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.hub_token import token_source
 
 
 def plan_json(plan: Plan, forecast: Forecast) -> str:
-    """The plan as JSON, with the derived numbers of the batch and the topology, and what is predicted."""
+    """The plan as JSON, with derived values of batch and topology, and the forecast."""
     data: dict[str, Any] = plan.model_dump(mode="json")
     data["batch"] |= {
         "slots": plan.batch.slots,
@@ -37,11 +37,11 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
 
 
 def show_plan(plan: Plan, name: str, command: list[str], forecast: Forecast | None = None) -> None:
-    """Everything that would run; ``command`` is what a person copies to run it."""
+    """Print everything that would run; ``command`` starts it."""
     out = console()
     show_summary(out, plan, name)
     out.print("Speed", style="bold")
-    out.print(table(["what", "chosen", "why"], _speed(plan)))
+    out.print(table(["setting", "value", "why"], _speed(plan)))
     out.print()
     show_forecast(out, plan, forecast or make_forecast(plan))
     _section(out, "accelerate.yaml", accelerate_yaml(plan))
@@ -51,7 +51,7 @@ def show_plan(plan: Plan, name: str, command: list[str], forecast: Forecast | No
     each = "Each node runs" if plan.topology.nodes > 1 else "What runs"
     _section(out, f"{each}, with {RUN_DIR} filled in", shlex.join(plan.command).replace("'", ""))
     if plan.topology.nodes == 1 or plan.site is not None:
-        _section(out, "To do it", shlex.join(command))
+        _section(out, "Command", shlex.join(command))
 
 
 def show_summary(out: Console, plan: Plan, name: str) -> None:
@@ -63,10 +63,10 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
         ("data", f"{recipe.data.label or 'not given'}, {_rendering(plan)}"),
         ("rows", f"{plan.steps.rows:,} of {recipe.data.seq_len:,} tokens, {plan.steps.rows_are}"),
         ("batch", _batch(plan)),
-        ("tokens a step", f"{plan.batch.tokens_per_step:,}"),
+        ("tokens per step", f"{plan.batch.tokens_per_step:,}"),
         (
             "steps",
-            f"{plan.steps.per_epoch:,.1f} an epoch, {plan.steps.total:,} in all ({_length(recipe.length)})",
+            f"{plan.steps.total:,} ({_length(recipe.length)}), {plan.steps.per_epoch:,.1f} per epoch",
         ),
         ("warm-up", f"{recipe.optim.warmup_steps:,} steps, {plan.steps.warmup_share:.0%} of the run"),
         ("learning rate", f"{recipe.optim.learning_rate:g}, {recipe.optim.schedule}"),
@@ -81,7 +81,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
 
 
 def _speed(plan: Plan) -> list[SpeedLine]:
-    return speed_lines(plan, find_architecture(plan.recipe.model).architecture)
+    return speed_lines(plan, find_shape(plan.recipe.model).shape)
 
 
 def _model(model: ModelRecipe) -> str:
@@ -98,14 +98,15 @@ def _places(plan: Plan) -> str:
 
 def _rendering(plan: Plan) -> str:
     data = plan.recipe.data
-    return f"{data.format}, loss on {data.loss_on}, long ones: {data.overlong}"
+    return f"{data.format}, loss on {data.loss_on}, overlong: {data.overlong}"
 
 
 def _batch(plan: Plan) -> str:
     batch = plan.batch
-    ranks, micro = _count(batch.world_size, "rank"), _count(batch.gradient_accumulation_steps, "micro-step")
+    steps = _count(batch.gradient_accumulation_steps, "gradient accumulation step")
     idle = f" = {batch.slots} slots, {batch.idle} idle" if batch.idle else ""
-    return f"{batch.global_batch_size} rows: {batch.per_device_batch_size} a rank x {ranks} x {micro}{idle}"
+    factors = f"{batch.per_device_batch_size} per device x {_count(batch.world_size, 'rank')} x {steps}"
+    return f"{batch.global_batch_size} rows: {factors}{idle}"
 
 
 def _evaluation(evaluation: EvaluationRecipe) -> str:

@@ -11,15 +11,15 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import Ending, RunFacts
 from gemfit_launch.predict.flops import model_flops
 from gemfit_launch.predict.forecast import make_forecast
-from gemfit_launch.predict.gpu_specs import Card, guess_card
+from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
 from gemfit_launch.predict.memory import setting_of
-from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.cluster.job_status import read_statuses
 from gemfit_launch.slurm.node.attempts import read_attempts
 
 
-def read_facts(run: RunDir, gpu: Card | None) -> RunFacts:
+def read_facts(run: RunDir, gpu: GpuSpec | None) -> RunFacts:
     """Of one run; ``gpu`` is used where neither the run nor its site names one."""
     plan = run.plan()
     try:
@@ -27,7 +27,7 @@ def read_facts(run: RunDir, gpu: Card | None) -> RunFacts:
     except (ValueError, KeyError, TypeError):
         return RunFacts()  # the report names the invalid line
     used = _gpu_of(records, plan) or gpu
-    forecast = make_forecast(plan, card=used)
+    forecast = make_forecast(plan, gpu=used)
     memory = forecast.memory if _is_measured(plan, run, records) else None
     flops, why_not = _flops_per_token(plan)
     return RunFacts(
@@ -48,7 +48,7 @@ def _is_measured(plan: Plan, run: RunDir, records: Sequence[Record]) -> bool:
     return not measured or run.attempt_record(measured[-1]).plan_digest in (plan.digest, "")
 
 
-def _no_mfu(plan: Plan, gpu: Card | None, why_not: str | None) -> str:
+def _no_mfu(plan: Plan, gpu: GpuSpec | None, why_not: str | None) -> str:
     if plan.topology.device == "cpu":
         return "the run is on CPUs, whose peak FLOPs are unknown"
     if gpu is None:
@@ -56,7 +56,7 @@ def _no_mfu(plan: Plan, gpu: Card | None, why_not: str | None) -> str:
     return why_not or ""
 
 
-def _gpu_of(records: Sequence[Record], plan: Plan) -> Card | None:
+def _gpu_of(records: Sequence[Record], plan: Plan) -> GpuSpec | None:
     """The GPU that the run recorded last, else the one that its site names."""
     kinds = [plan.site.gpu_kind] if plan.site is not None and plan.site.gpu_kind is not None else []
     for record in records:
@@ -64,17 +64,17 @@ def _gpu_of(records: Sequence[Record], plan: Plan) -> Card | None:
             kinds += [one.name for one in record.gpus]
         elif isinstance(record, MemoryRecord) and record.gpu_name:
             kinds.append(record.gpu_name)
-    return next((gpu for kind in reversed(kinds) if (gpu := guess_card(kind)) is not None), None)
+    return next((gpu for kind in reversed(kinds) if (gpu := guess_gpu(kind)) is not None), None)
 
 
 def _flops_per_token(plan: Plan) -> tuple[float | None, str | None]:
     try:
-        found = find_architecture(plan.recipe.model)
+        found = find_shape(plan.recipe.model)
     except UserError as error:
         return None, str(error)
-    if found.architecture is None:
+    if found.shape is None:
         return None, found.why_not
-    return model_flops(setting_of(plan, found.architecture), with_embedding=True), None
+    return model_flops(setting_of(plan, found.shape), with_embedding=True), None
 
 
 def _endings(run: RunDir) -> list[Ending]:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
-from gemfit_launch.predict.gpu_specs import Card, guess_card
-from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
+from gemfit_launch.predict.shape_lookup import find_shape
 
 Capability = tuple[int, int]
 
@@ -94,20 +94,20 @@ def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
 
 
 def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> AttentionFacts:
-    """Look: at installed packages, at the card of the site or of this machine, at the model's shape."""
+    """Look: at installed packages, at the GPU of the site or of this machine, at the model's shape."""
     if topology.device == "cpu":
         return AttentionFacts()
-    architecture = find_architecture(recipe.model).architecture
+    shape = find_shape(recipe.model).shape
     return AttentionFacts(
         installed=frozenset(_installed()),
-        capability=capability_of(guess_card(site.gpu_kind)) if site is not None else capability_here(),
-        head_dim=architecture.head_dim if architecture is not None else None,
+        capability=capability_of(guess_gpu(site.gpu_kind)) if site is not None else capability_here(),
+        head_dim=shape.head_dim if shape is not None else None,
     )
 
 
-def capability_of(card: Card | None) -> Capability | None:
-    """The compute capability of ``card``; ``None`` where no card is named."""
-    return CAPABILITIES[card.name] if card is not None else None
+def capability_of(gpu: GpuSpec | None) -> Capability | None:
+    """The compute capability of ``gpu``; ``None`` where none is named."""
+    return CAPABILITIES[gpu.name] if gpu is not None else None
 
 
 def capability_here() -> Capability | None:
@@ -127,9 +127,9 @@ def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
     if recipe.model.dtype == "float32":
         return "computes in bfloat16 only"
     if facts.capability is None:
-        # Heads of the smaller models are wide, and a card that fails with them does so in the backward pass.
+        # Heads of the smaller models are wide, and a GPU that fails with them does so in the backward pass.
         narrow = facts.head_dim is not None and facts.head_dim <= WIDE_HEAD
-        return None if narrow and name == "flash_attention_2" else "the kind of GPU is not known"
+        return None if narrow and name == "flash_attention_2" else "the kind of GPU is unknown"
     if name == "flash_attention_3":
         return None if facts.capability == (9, 0) else f"needs a Hopper GPU, not {_dotted(facts.capability)}"
     if facts.capability < (8, 0):

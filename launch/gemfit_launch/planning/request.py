@@ -1,4 +1,4 @@
-"""What a person asked for on the command line, and the recipe that results.
+"""A recipe and its overrides from the command line, and the recipe that results.
 
 The order of precedence: the recipe and what it extends, then ``--set`` from left to right, then the
 options with a name of their own.
@@ -15,12 +15,13 @@ from gemfit.config.yaml_source import Document
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.strategy import strategy_from_name
+from gemfit_launch.argv import to_argv
 from gemfit_launch.planning.recipes import load_recipe_document
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A recipe by name, and what is to be different. Without a name it is only the differences."""
+    """A recipe by name, and its overrides; without a name only the overrides."""
 
     name: str
     settings: tuple[str, ...] = ()
@@ -36,11 +37,11 @@ class Request:
         return path.stem if path.suffix in (".yaml", ".yml") else self.name.replace("/", "-")
 
     def document(self) -> Document:
-        """The YAML that results; every value still knows where it was written."""
+        """The YAML that results, with the origin of every value."""
         return self.over(load_recipe_document(self.name))
 
     def over(self, base: Document) -> Document:
-        """``base``, whatever the name says, with what is to be different."""
+        """``base`` with the overrides, whatever the name says."""
         document = with_settings(Recipe, base, self.settings)
         if self.data is not None:
             document = _over(document, "--data", {"data": {"source": self.data, "sources": []}})
@@ -52,17 +53,19 @@ class Request:
         return document
 
     def recipe(self) -> Recipe:
-        """The recipe that results; all mistakes in it are one ``UserError``."""
+        """The recipe that results; all errors in it are one ``UserError``."""
         return build(Recipe, self.document())
 
     def arguments(self) -> list[str]:
         """The same request as command line arguments."""
-        argv = [self.name] if self.name else []
-        for setting in self.settings:
-            argv += ["--set", setting]
-        for option, value in (("--data", self.data), ("--strategy", self.strategy), ("--seed", self.seed)):
-            argv += [option, str(value)] if value is not None else []
-        return argv + ["--offload"] * self.offload
+        options = {
+            "set": self.settings,
+            "data": self.data,
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "offload": self.offload,
+        }
+        return [*([self.name] if self.name else []), *to_argv(options)]
 
     def _strategy(self, document: Document, place: str) -> dict[str, Any]:
         name = self.strategy or _short_name(document.data.get("strategy", "ddp"))

@@ -9,7 +9,7 @@ from gemfit.schemas.plan import Plan, Topology
 from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
 from gemfit_launch.predict.activation_memory import LOGIT_BYTES, SLICE_TOKENS
-from gemfit_launch.predict.architecture import Architecture
+from gemfit_launch.predict.model_shape import ModelShape
 
 GIB, MIB = 2**30, 2**20
 
@@ -43,7 +43,7 @@ def speed_problems(recipe: Recipe, topology: Topology) -> list[str]:
     return problems
 
 
-def speed_lines(plan: Plan, architecture: Architecture | None) -> list[SpeedLine]:
+def speed_lines(plan: Plan, shape: ModelShape | None) -> list[SpeedLine]:
     """All settings of speed of ``plan``; the loss's saving is known where the vocabulary is."""
     model = plan.recipe.model
     optimizer = optimizer_of(plan.recipe, plan.topology)
@@ -51,8 +51,8 @@ def speed_lines(plan: Plan, architecture: Architecture | None) -> list[SpeedLine
     pinned = ", pinned, copied while the GPU computes" if plan.topology.device == "cuda" else ""
     return [
         SpeedLine("attention", model.attention, plan.attention_because),
-        SpeedLine("loss", f"in slices of {SLICE_TOKENS:,} tokens", _loss(plan, architecture)),
-        *_frozen(model, architecture),
+        SpeedLine("loss", f"in slices of {SLICE_TOKENS:,} tokens", _loss(plan, shape)),
+        *_frozen(model, shape),
         SpeedLine("kernels", model.kernels, _kernels(plan)),
         SpeedLine("compile", "on" if model.compile else "off", _compile(plan)),
         SpeedLine("optimizer", optimizer, OPTIMIZERS[optimizer]),
@@ -61,31 +61,31 @@ def speed_lines(plan: Plan, architecture: Architecture | None) -> list[SpeedLine
     ]
 
 
-def logits_of(tokens: int, architecture: Architecture) -> str:
+def logits_of(tokens: int, shape: ModelShape) -> str:
     """Size of the logits of ``tokens`` places and their gradients, at the peak of a backward pass."""
-    size = tokens * architecture.vocab_size * LOGIT_BYTES
+    size = tokens * shape.vocab_size * LOGIT_BYTES
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / MIB:.1f} MiB"
 
 
-def _loss(plan: Plan, architecture: Architecture | None) -> str:
-    if architecture is None:
+def _loss(plan: Plan, shape: ModelShape | None) -> str:
+    if shape is None:
         return "no logits of a whole batch; the vocabulary is not known here"
     tokens = plan.batch.per_device_batch_size * plan.batch.seq_len
     if tokens <= SLICE_TOKENS:
-        return f"a batch is one slice; {logits_of(tokens, architecture)} of logits"
+        return f"a batch is one slice; {logits_of(tokens, shape)} of logits"
     return (
-        f"{logits_of(SLICE_TOKENS, architecture)} of logits at a time instead of "
-        f"{logits_of(tokens, architecture)}, in training and in evaluation"
+        f"{logits_of(SLICE_TOKENS, shape)} of logits at a time instead of "
+        f"{logits_of(tokens, shape)}, in training and in evaluation"
     )
 
 
-def _frozen(model: ModelRecipe, architecture: Architecture | None) -> list[SpeedLine]:
+def _frozen(model: ModelRecipe, shape: ModelShape | None) -> list[SpeedLine]:
     """Nothing unless frozen weights are in 4 bits."""
     if model.quantization is None:
         return []
     because = "frozen layers in 4 bits, made numbers again for each product: slower, and much smaller"
-    if architecture is not None:
-        weights = architecture.num_layers * architecture.linear_parameters
+    if shape is not None:
+        weights = shape.num_layers * shape.linear_parameters
         because += f": {weights / 2 / GIB:.1f} GiB instead of {weights * 4 / GIB:.1f}"
     return [SpeedLine("frozen weights", model.quantization.type, because)]
 

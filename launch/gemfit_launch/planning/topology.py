@@ -1,4 +1,4 @@
-"""How many ranks, on how many machines, on which device: from options and from what is plugged in."""
+"""Number of ranks, nodes and device, from options and from the GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from typing import Literal
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.strategy import Single, Strategy
+from gemfit_launch.argv import to_argv
 
 GPUS_PER_NODE = 8
-"""Of a usual machine; `--nodes` says otherwise."""
+"""Default; `--nodes` overrides it."""
 
 Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """What the options say about ranks."""
+    """The options about ranks."""
 
     nproc: int | None = None
     """Ranks on this machine."""
     gpus: int | None = None
-    """GPUs in all, one rank each."""
+    """GPUs in total, one rank each."""
     nodes: int | None = None
     device: Device = "auto"
 
     def arguments(self) -> list[str]:
         """The same choice as command line arguments."""
-        argv: list[str] = []
-        for option, value in (("--nproc", self.nproc), ("--gpus", self.gpus), ("--nodes", self.nodes)):
-            argv += [option, str(value)] if value is not None else []
-        return argv + (["--device", self.device] if self.device != "auto" else [])
+        device = self.device if self.device != "auto" else None
+        return to_argv({"nproc": self.nproc, "gpus": self.gpus, "nodes": self.nodes, "device": device})
 
 
 def choose_topology(ranks: Ranks, strategy: Strategy, *, visible_gpus: int) -> Topology:

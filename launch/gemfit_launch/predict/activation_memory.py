@@ -34,23 +34,23 @@ def layer_bytes(setting: Setting) -> int:
 
 def checkpoint_bytes(setting: Setting) -> int:
     """What is kept of one layer when its activations are computed again: its input."""
-    return setting.tokens * setting.architecture.hidden_size * stream_bytes(setting)
+    return setting.tokens * setting.shape.hidden_size * stream_bytes(setting)
 
 
 def edge_bytes(setting: Setting) -> int:
     """What autograd keeps outside the layers: the last norm, targets and positions, and the masks."""
-    hidden = setting.architecture.hidden_size
+    hidden = setting.shape.hidden_size
     norm = 2 * FLOAT32 * hidden + stream_bytes(setting) * hidden
     masks = 0
     if setting.attention in ("sdpa", "eager"):
-        kinds = 2 if setting.architecture.num_sliding_layers else 1
+        kinds = 2 if setting.shape.num_sliding_layers else 1
         masks = kinds * setting.seq_len * setting.compute_bytes
     return setting.tokens * (norm + 3 * 8 + masks)
 
 
 def logits_bytes(setting: Setting) -> int:
     """The slice of logits that exists, with the gradients of it."""
-    return min(SLICE_TOKENS, setting.tokens) * setting.architecture.vocab_size * LOGIT_BYTES
+    return min(SLICE_TOKENS, setting.tokens) * setting.shape.vocab_size * LOGIT_BYTES
 
 
 def output_layer_bytes(setting: Setting) -> int:
@@ -58,7 +58,7 @@ def output_layer_bytes(setting: Setting) -> int:
 
     The sum over the slices before, in the type of the residual stream; the first slice has only the cast.
     """
-    embedding = setting.architecture.embedding_parameters
+    embedding = setting.shape.embedding_parameters
     if setting.lora is not None:  # frozen, so there is no gradient, but still a cast
         return embedding * setting.compute_bytes if setting.autocast else 0
     several = setting.tokens > SLICE_TOKENS
@@ -70,21 +70,21 @@ def output_sum_bytes(setting: Setting) -> int:
     if setting.lora is not None or setting.tokens <= SLICE_TOKENS:
         return 0
     tensors = 3 + setting.autocast  # the cast is kept for the slices to come
-    return tensors * setting.architecture.embedding_parameters * setting.compute_bytes
+    return tensors * setting.shape.embedding_parameters * setting.compute_bytes
 
 
 def output_gradient_bytes(setting: Setting) -> int:
     """The gradient of a tied output layer, which waits for that of the embedding."""
-    if setting.lora is not None or not setting.architecture.tied:
+    if setting.lora is not None or not setting.shape.tied:
         return 0
-    return setting.architecture.embedding_parameters * stream_bytes(setting)
+    return setting.shape.embedding_parameters * stream_bytes(setting)
 
 
 def embedding_gradient_bytes(setting: Setting) -> int:
     """At the end of the backward pass: the gradient is dense, and is added to the output layer's."""
     if setting.lora is not None:
         return 0
-    embedding = setting.architecture.embedding_parameters
+    embedding = setting.shape.embedding_parameters
     gradients = 3 * stream_bytes(setting) * embedding
     return gradients + (FLOAT32 * embedding if _reduces_a_copy(setting) else 0)
 
@@ -95,9 +95,9 @@ def weight_cache_bytes(setting: Setting) -> int:
         return 0
     if setting.quantization is not None:  # only adapters are cast
         return setting.compute_bytes * setting.trained
-    architecture = setting.architecture
-    all_layers = setting.compute_bytes * architecture.linear_parameters * architecture.num_layers
-    if setting.lora is None or not setting.checkpointing:
+    shape = setting.shape
+    all_layers = setting.compute_bytes * shape.linear_parameters * shape.num_layers
+    if setting.lora is None or not setting.activation_checkpointing:
         return all_layers
     # Frozen weights are cast but not remembered; a layer that is computed again keeps its own only then.
     return setting.compute_bytes * setting.trained
@@ -107,7 +107,7 @@ def unpacked_bytes(setting: Setting) -> int:
     """The largest matrix in the type of computing, which is made of its 4 bits for each product."""
     if setting.quantization is None:
         return 0
-    return setting.compute_bytes * max(rows * columns for rows, columns in setting.architecture.matrix_shapes)
+    return setting.compute_bytes * max(rows * columns for rows, columns in setting.shape.matrix_shapes)
 
 
 def gather_bytes(setting: Setting) -> int:
@@ -127,9 +127,9 @@ def gather_bytes(setting: Setting) -> int:
 
 def gradient_transient_bytes(setting: Setting) -> int:
     """Gradients of the layer at hand before they are added up, and what is reduced in float32."""
-    layer = setting.architecture.layer_parameters
+    layer = setting.shape.layer_parameters
     if setting.lora is not None:
-        layer = setting.trained // setting.architecture.num_layers
+        layer = setting.trained // setting.shape.num_layers
     reduced = layer if isinstance(setting.strategy, Fsdp) else min(REDUCE_BUCKET_ELEMENTS, setting.trained)
     return setting.compute_bytes * layer + (FLOAT32 * reduced if _reduces_a_copy(setting) else 0)
 
@@ -150,36 +150,36 @@ def _norms(setting: Setting) -> float:
 
     Liger's keeps its input as it is, and the factor.
     """
-    architecture = setting.architecture
+    shape = setting.shape
     plain = 2 * FLOAT32 if setting.lora is None else FLOAT32
     fused = setting.kernels == "liger"
     of_stream, of_head = (stream_bytes(setting), setting.compute_bytes) if fused else (plain, plain)
-    a_norm = of_stream * architecture.hidden_size + FLOAT32
-    heads = architecture.num_heads + architecture.num_kv_heads
-    inner = heads * (of_head * architecture.head_dim + FLOAT32) if architecture.qk_norm else 0
-    return architecture.norms_per_layer * a_norm + inner
+    a_norm = of_stream * shape.hidden_size + FLOAT32
+    heads = shape.num_heads + shape.num_kv_heads
+    inner = heads * (of_head * shape.head_dim + FLOAT32) if shape.qk_norm else 0
+    return shape.norms_per_layer * a_norm + inner
 
 
 def _attention(setting: Setting) -> float:
     """Bytes a token: inputs of the projections, then what the kernel keeps."""
-    architecture, compute = setting.architecture, setting.compute_bytes
-    query = architecture.num_heads * architecture.head_dim
-    keys = architecture.num_kv_heads * architecture.head_dim
-    inputs = (3 if setting.casts_inputs else 1) * compute * architecture.hidden_size
+    shape, compute = setting.shape, setting.compute_bytes
+    query = shape.num_heads * shape.head_dim
+    keys = shape.num_kv_heads * shape.head_dim
+    inputs = (3 if setting.casts_inputs else 1) * compute * shape.hidden_size
     if setting.lora is not None:  # what lies between its two matrices; and the output's adapter casts too
         inputs += compute * setting.lora.rank * len(setting.lora.targets)
         inputs += compute * query if setting.casts_inputs else 0
     if setting.attention.startswith("flash_attention"):  # keys and values as they are
-        return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * architecture.num_heads
-    repeated = query if architecture.num_kv_heads > 1 else keys
+        return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * shape.num_heads
+    repeated = query if shape.num_kv_heads > 1 else keys
     # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
     cast = compute * (query - repeated) if setting.autocast else 0
     kept = inputs + compute * (2 * query + 2 * repeated) + cast
     if setting.attention == "eager":  # all scores, in float32 and as they are multiplied with values
         a_score = FLOAT32 + (compute if compute != FLOAT32 else 0)
-        return kept + a_score * architecture.num_heads * setting.seq_len
+        return kept + a_score * shape.num_heads * setting.seq_len
     # The mask becomes numbers in each layer anew.
-    return kept + FLOAT32 * architecture.num_heads + compute * setting.seq_len
+    return kept + FLOAT32 * shape.num_heads + compute * setting.seq_len
 
 
 def _feed_forward(setting: Setting) -> float:
@@ -187,7 +187,7 @@ def _feed_forward(setting: Setting) -> float:
 
     Liger's GeGLU keeps the gate only as it was before.
     """
-    architecture, compute = setting.architecture, setting.compute_bytes
-    inputs = (2 if setting.casts_inputs else 1) * compute * architecture.hidden_size
+    shape, compute = setting.shape, setting.compute_bytes
+    inputs = (2 if setting.casts_inputs else 1) * compute * shape.hidden_size
     kept = 3 if setting.kernels == "liger" else 4
-    return inputs + kept * compute * architecture.intermediate_size
+    return inputs + kept * compute * shape.intermediate_size

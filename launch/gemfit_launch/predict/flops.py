@@ -17,23 +17,23 @@ BACKWARD_FROZEN = 1
 
 def layer_forward(setting: Setting) -> float:
     """All layers, forward: the matrices."""
-    architecture = setting.architecture
+    shape = setting.shape
     adapters = setting.trained if setting.lora is not None else 0
-    return 2.0 * (architecture.num_layers * architecture.linear_parameters + adapters)
+    return 2.0 * (shape.num_layers * shape.linear_parameters + adapters)
 
 
 def attention_forward(setting: Setting) -> float:
     """All layers, forward: scores, and values weighed by them."""
-    architecture = setting.architecture
-    sliding = architecture.num_sliding_layers
-    seen = sliding * architecture.attended_tokens(setting.seq_len, window=architecture.sliding_window)
-    seen += (architecture.num_layers - sliding) * architecture.attended_tokens(setting.seq_len, window=None)
-    return 4.0 * seen * architecture.num_heads * architecture.head_dim
+    shape = setting.shape
+    sliding = shape.num_sliding_layers
+    seen = sliding * shape.attended_tokens(setting.seq_len, window=shape.sliding_window)
+    seen += (shape.num_layers - sliding) * shape.attended_tokens(setting.seq_len, window=None)
+    return 4.0 * seen * shape.num_heads * shape.head_dim
 
 
 def output_forward(setting: Setting) -> float:
     """The output layer, forward."""
-    return 2.0 * setting.architecture.embedding_parameters
+    return 2.0 * setting.shape.embedding_parameters
 
 
 def model_flops(setting: Setting, *, with_embedding: bool) -> float:
@@ -45,5 +45,5 @@ def model_flops(setting: Setting, *, with_embedding: bool) -> float:
 
 def hardware_flops(setting: Setting) -> float:
     """What is really computed: layers a second time under checkpointing, and the output layer always."""
-    again = layer_forward(setting) + attention_forward(setting) if setting.checkpointing else 0
+    again = layer_forward(setting) + attention_forward(setting) if setting.activation_checkpointing else 0
     return model_flops(setting, with_embedding=True) + again + output_forward(setting)

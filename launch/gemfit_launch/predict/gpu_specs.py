@@ -1,4 +1,4 @@
-"""Cards: what NVIDIA's data sheets say of each, and which one a site means.
+"""GPU specifications from NVIDIA's data sheets, and which one a GRES type means.
 
 A gigabyte is 10⁹ bytes here, as in the data sheets. Drivers report up to 7 % more, since the chips hold
 binary gigabytes: that is left as room for the driver itself.
@@ -13,24 +13,24 @@ from gemfit.errors import UserError, did_you_mean
 
 GB = 1_000_000_000
 USABLE = 0.97
-"""Assumed: share of the memory in a card's name that a plan may fill."""
+"""Assumed: usable share of the memory in a GPU's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
+class GpuSpec:
     """One kind of GPU."""
 
     name: str
     memory_bytes: int
-    """What the name says."""
+    """As in the name."""
     peak_flops: float
-    """bfloat16, dense, with float32 sums, a second."""
+    """bfloat16 FLOP/s, dense, with float32 accumulation."""
     memory_bandwidth: float
-    """Bytes a second."""
+    """Bytes per second."""
     link_bandwidth: float
-    """Bytes a second to the other GPUs of a node, one way: NVLink where it has one, else PCIe."""
+    """Bytes per second to the other GPUs of a node, in one direction: NVLink, else PCIe."""
     network_bandwidth: float
-    """Assumed: bytes a second to other nodes, for each GPU, one way; not in any data sheet."""
+    """Assumed: bytes per second and GPU to other nodes, in one direction; not in any data sheet."""
 
     @property
     def usable_bytes(self) -> int:
@@ -38,8 +38,8 @@ class Card:
         return round(USABLE * self.memory_bytes)
 
 
-def _card(name: str, teraflops: float, memory_gb: float, link_gb: float, network_gb: float) -> Card:
-    return Card(
+def _spec(name: str, teraflops: float, memory_gb: float, link_gb: float, network_gb: float) -> GpuSpec:
+    return GpuSpec(
         name=name,
         memory_bytes=int(name.rpartition("-")[2]) * GB,
         peak_flops=teraflops * 1e12,
@@ -51,48 +51,48 @@ def _card(name: str, teraflops: float, memory_gb: float, link_gb: float, network
 
 # bf16 dense TFLOP/s, memory GB/s and link GB/s from the data sheets "GeForce RTX 4090", "L4", "A10G" (that of
 # the AWS G5 instances), "A100", "L40S", "H100", "H200", "HGX B200"; where a sheet gives a rate with sparsity,
-# half of it, and of NVLink one direction. Network: one 400 Gb/s adapter a GPU on HGX H100 and later,
-# 200 Gb/s on A100, a tenth of that on cards without NVLink: assumed.
-CARDS = {
-    card.name: card
-    for card in (
-        _card("rtx-4090-24", 165.2, 1008, 32, 2.5),
-        _card("l4-24", 121, 300, 32, 2.5),
-        _card("a10g-24", 70, 600, 32, 2.5),
-        _card("a100-40", 312, 1555, 300, 25),
-        _card("l40s-48", 362, 864, 32, 2.5),
-        _card("a100-80", 312, 2039, 300, 25),
-        _card("h100-pcie-80", 756, 2000, 64, 25),
-        _card("h100-80", 989, 3350, 450, 50),
-        _card("h200-141", 989, 4800, 450, 50),
-        _card("b200-180", 2250, 7700, 900, 50),
+# half of it, and of NVLink one direction. Network: one 400 Gb/s adapter per GPU on HGX H100 and later,
+# 200 Gb/s on A100, a tenth of that on GPUs without NVLink: assumed.
+GPU_SPECS = {
+    gpu.name: gpu
+    for gpu in (
+        _spec("rtx-4090-24", 165.2, 1008, 32, 2.5),
+        _spec("l4-24", 121, 300, 32, 2.5),
+        _spec("a10g-24", 70, 600, 32, 2.5),
+        _spec("a100-40", 312, 1555, 300, 25),
+        _spec("l40s-48", 362, 864, 32, 2.5),
+        _spec("a100-80", 312, 2039, 300, 25),
+        _spec("h100-pcie-80", 756, 2000, 64, 25),
+        _spec("h100-80", 989, 3350, 450, 50),
+        _spec("h200-141", 989, 4800, 450, 50),
+        _spec("b200-180", 2250, 7700, 900, 50),
     )
 }
 
 
-def find_card(name: str) -> Card:
-    """The card of this name; ``UserError`` with what there is."""
-    if name not in CARDS:
-        hint = did_you_mean(name, CARDS) or "; known: " + ", ".join(CARDS)
-        raise UserError(f"--gpu {name}: there is no such card{hint}")
-    return CARDS[name]
+def find_gpu(name: str) -> GpuSpec:
+    """The specification of this name; any other is a ``UserError`` that lists all."""
+    if name not in GPU_SPECS:
+        hint = did_you_mean(name, GPU_SPECS) or "; GPUs: " + ", ".join(GPU_SPECS)
+        raise UserError(f"--gpu {name}: there is no such GPU{hint}")
+    return GPU_SPECS[name]
 
 
-def guess_card(gpu_kind: str | None) -> Card | None:
-    """The card that a GRES type such as ``h100`` or ``nvidia_a100-sxm4-80gb`` names; ``None`` if none does.
+def guess_gpu(gpu_kind: str | None) -> GpuSpec | None:
+    """The GPU that a GRES type such as ``h100`` or ``nvidia_a100-sxm4-80gb`` names; ``None`` if none does.
 
-    Where the type leaves open which memory the card has, the smaller one is taken.
+    Where the type leaves open the size of the memory, the smaller one is taken.
     """
     if gpu_kind is None:
         return None
     words = re.findall(r"[a-z]+\d+[a-z]*|\d+|[a-z]+", gpu_kind.lower().replace("rtx", "rtx-"))
-    fitting = [card for card in CARDS.values() if _chip(card) in words]
-    if sizes := [card for card in fitting if card.name.rpartition("-")[2] in {w.rstrip("gb") for w in words}]:
+    fitting = [gpu for gpu in GPU_SPECS.values() if _chip(gpu) in words]
+    if sizes := [gpu for gpu in fitting if gpu.name.rpartition("-")[2] in {w.rstrip("gb") for w in words}]:
         fitting = sizes
-    by_slot = [card for card in fitting if ("pcie" in card.name) == ("pcie" in words)] or fitting
-    return min(by_slot, key=lambda card: card.memory_bytes, default=None)
+    by_slot = [gpu for gpu in fitting if ("pcie" in gpu.name) == ("pcie" in words)] or fitting
+    return min(by_slot, key=lambda gpu: gpu.memory_bytes, default=None)
 
 
-def _chip(card: Card) -> str:
-    parts = card.name.split("-")
+def _chip(gpu: GpuSpec) -> str:
+    parts = gpu.name.split("-")
     return parts[1] if parts[0] == "rtx" else parts[0]

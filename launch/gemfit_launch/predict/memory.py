@@ -1,10 +1,10 @@
-"""Bytes per rank, per node and on disk, before anything runs. Pure.
+"""Predicted memory per rank and node, and disk space. Pure.
 
 A step has six moments at which memory can be largest: the end of the forward pass, the loss, the sum of the
-output layer's gradients, a layer's backward pass, the embedding's gradient, and the optimizer's step. States
-stay through all of them. Each constant says where it is from, or that it is assumed. States are held against
-running processes in benchmarks/memory_states.md, the moments against fake tensors of real sizes in
-benchmarks/memory_peaks.md; no GPU has been asked.
+output layer's gradients, a layer's backward pass, the embedding's gradient, and the optimizer's step. Model
+states stay through all of them. Each constant names its source, or that it is assumed. Checked against
+running processes (benchmarks/memory_states.md) and against fake tensors of real sizes
+(benchmarks/memory_peaks.md), not on a GPU.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from dataclasses import dataclass, replace
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import CheckpointRecipe, Recipe
 from gemfit_launch.predict import activation_memory
-from gemfit_launch.predict.architecture import Architecture
-from gemfit_launch.predict.model_state_memory import FLOAT32, MOMENTS, Placed, Setting, States, place_states
+from gemfit_launch.predict.model_shape import ModelShape
+from gemfit_launch.predict.model_state_memory import (
+    FLOAT32,
+    MOMENTS,
+    ModelStates,
+    PlacedStates,
+    Setting,
+    place_model_states,
+)
 
 FRAGMENTATION = 0.06
 """Assumed: share of the peak that the caching allocator holds without using it."""
@@ -30,8 +37,8 @@ CHECKPOINT_BYTES = FLOAT32 + MOMENTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """Some of the memory, and what it is for."""
+class MemoryPart:
+    """A share of the memory, and its purpose."""
 
     name: str
     bytes: int
@@ -40,13 +47,13 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """What one rank needs on its GPU, and what it needs elsewhere."""
+    """Memory of one rank on its GPU, memory of its node, and disk space."""
 
-    gpu: tuple[Part, ...]
+    gpu: tuple[MemoryPart, ...]
     """At the moment of the step when they are largest together."""
     moment: str
     """`forward`, `loss`, `output layer`, `backward`, `embedding` or `step`."""
-    host_rank: tuple[Part, ...]
+    host_rank: tuple[MemoryPart, ...]
     """While training; in host memory, of one rank."""
     loading_rank: int
     """Host memory of one rank while the model is loaded."""
@@ -75,11 +82,11 @@ class Memory:
         return self.kept * self.checkpoint
 
     @property
-    def largest(self) -> Part:
+    def largest(self) -> MemoryPart:
         return max(self.gpu, key=lambda part: part.bytes)
 
     def explain(self) -> list[str]:
-        """One line a part, the largest first."""
+        """One line per part, the largest first."""
         parts = sorted(self.gpu, key=lambda part: -part.bytes)
         return [f"{gigabytes(part.bytes)} {part.name}: {part.why}" for part in parts if part.bytes]
 
@@ -90,16 +97,16 @@ WHY = {
     "masters": "float32 copies that AdamW steps",
     "gradients": "at their peak, before the step",
     "buckets": "where gradients wait to be reduced",
-    "moments": "AdamW, 8 bytes a trained parameter",
+    "moments": "AdamW, 8 bytes per trained parameter",
 }
 
 
-def setting_of(plan: Plan, architecture: Architecture) -> Setting:
+def setting_of(plan: Plan, shape: ModelShape) -> Setting:
     """The part of a plan that memory depends on."""
     batch, topology = plan.batch, plan.topology
     return make_setting(
         plan.recipe,
-        architecture,
+        shape,
         world_size=topology.world_size,
         ranks_per_node=topology.ranks_per_node,
         per_device_batch_size=batch.per_device_batch_size,
@@ -109,7 +116,7 @@ def setting_of(plan: Plan, architecture: Architecture) -> Setting:
 
 def make_setting(
     recipe: Recipe,
-    architecture: Architecture,
+    shape: ModelShape,
     *,
     world_size: int,
     ranks_per_node: int,
@@ -119,7 +126,7 @@ def make_setting(
     """``recipe`` on these ranks; an attention that is still open counts as `sdpa`."""
     model = recipe.model
     return Setting(
-        architecture=architecture,
+        shape=shape,
         lora=model.lora,
         dtype=model.dtype,
         strategy=recipe.strategy,
@@ -129,7 +136,7 @@ def make_setting(
         per_device_batch_size=per_device_batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
         seq_len=recipe.data.seq_len,
-        checkpointing=model.activation_checkpointing,
+        activation_checkpointing=model.activation_checkpointing,
         attention="sdpa" if model.attention == "auto" else model.attention,
         kernels=model.kernels,
         read_whole=model.gguf_file is not None,
@@ -137,14 +144,14 @@ def make_setting(
 
 
 def predict_memory(setting: Setting, checkpoint: CheckpointRecipe) -> Memory:
-    """Where the bytes of one rank go."""
-    placed = place_states(setting)
+    """Predicted memory of one rank, by part."""
+    placed = place_model_states(setting)
     moment, working = max(working_memory(setting, placed).items(), key=lambda item: _sum(item[1]))
     parts = [*_named(placed.gpu), *working]
     communication = COMMUNICATION_BYTES if setting.world_size > 1 else 0
     parts += [
-        Part(name="fragmentation", bytes=round(FRAGMENTATION * _sum(parts)), why="6 %, assumed"),
-        Part(name="context", bytes=CONTEXT_BYTES + communication, why="CUDA, and NCCL's buffers; assumed"),
+        MemoryPart(name="fragmentation", bytes=round(FRAGMENTATION * _sum(parts)), why="6 %, assumed"),
+        MemoryPart(name="context", bytes=CONTEXT_BYTES + communication, why="CUDA and NCCL, assumed"),
     ]
     return Memory(
         gpu=tuple(part for part in parts if part.bytes),
@@ -165,39 +172,39 @@ def gigabytes(size: float) -> str:
 
 def _read_at_once(setting: Setting) -> int:
     """Parameters on the host while loading: each rank reads its own slices, one tensor at a time."""
-    architecture = setting.architecture
-    return architecture.parameters if setting.read_whole else architecture.embedding_parameters
+    shape = setting.shape
+    return shape.parameters if setting.read_whole else shape.embedding_parameters
 
 
-def working_memory(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
+def working_memory(setting: Setting, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
     """What is needed besides the states, at each moment at which that can be most."""
     kept = _kept_for_backward(setting)
-    gathers = Part(
+    gathers = MemoryPart(
         name="gathers", bytes=activation_memory.gather_bytes(setting), why="whole parameters, not shards"
     )
     slice_tokens = min(activation_memory.SLICE_TOKENS, setting.tokens)
-    logits = Part(
+    logits = MemoryPart(
         name="logits and loss",
         bytes=activation_memory.logits_bytes(setting),
         why=f"{slice_tokens:,} tokens at a time",
     )
     forward_logits = replace(logits, bytes=logits.bytes * 2 // 3)  # without the last gradient
-    casts = Part(
+    casts = MemoryPart(
         name="weight casts", bytes=activation_memory.weight_cache_bytes(setting), why="autocast keeps them"
     )
-    unpacked = Part(
+    unpacked = MemoryPart(
         name="unpacked weight",
         bytes=activation_memory.unpacked_bytes(setting),
         why="from 4 bits, one at a time",
     )
-    saved_casts = [] if setting.checkpointing else [casts]
-    recomputed = [_recomputed(setting)] if setting.checkpointing else []
-    waiting = Part(
+    saved_casts = [] if setting.activation_checkpointing else [casts]
+    checkpointed = [_checkpointed_layer(setting)] if setting.activation_checkpointing else []
+    waiting = MemoryPart(
         name="output gradient",
         bytes=activation_memory.output_gradient_bytes(setting),
         why="tied to the embedding",
     )
-    layer = Part(
+    layer = MemoryPart(
         name="layer gradient",
         bytes=activation_memory.gradient_transient_bytes(setting),
         why="before it is added up",
@@ -207,54 +214,58 @@ def working_memory(setting: Setting, placed: Placed) -> dict[str, list[Part]]:
         "forward": [kept, gathers, casts, unpacked, forward_logits],
         "loss": [kept, gathers, *saved_casts, logits, _output(setting)],
         "output layer": [kept, gathers, *saved_casts, _output_sum(setting)],
-        "backward": [kept, gathers, *saved_casts, unpacked, waiting, layer, *recomputed],
+        "backward": [kept, gathers, *saved_casts, unpacked, waiting, layer, *checkpointed],
         "embedding": [gathers, _embedding(setting)],
-        "step": [Part(name="step", bytes=roots, why="AdamW takes the roots of all second moments at once")],
+        "step": [MemoryPart(name="step", bytes=roots, why="AdamW: roots of all second moments")],
     }
 
 
-def _output(setting: Setting) -> Part:
+def _output(setting: Setting) -> MemoryPart:
     size = activation_memory.output_layer_bytes(setting)
-    return Part(name="output layer", bytes=size, why="its gradient so far, or its cast")
+    return MemoryPart(name="output layer", bytes=size, why="its gradient so far, or its cast")
 
 
-def _output_sum(setting: Setting) -> Part:
+def _output_sum(setting: Setting) -> MemoryPart:
     size = activation_memory.output_sum_bytes(setting)
-    return Part(name="output layer", bytes=size, why="gradients of two slices, and their sum")
+    return MemoryPart(name="output layer", bytes=size, why="gradients of two slices, and their sum")
 
 
-def _embedding(setting: Setting) -> Part:
+def _embedding(setting: Setting) -> MemoryPart:
     size = activation_memory.embedding_gradient_bytes(setting)
-    return Part(name="embedding gradient", bytes=size, why="dense, and added to the output layer's")
+    return MemoryPart(name="embedding gradient", bytes=size, why="dense, and added to the output layer's")
 
 
-def _kept_for_backward(setting: Setting) -> Part:
-    layers = setting.architecture.num_layers
-    each = activation_memory.checkpoint_bytes if setting.checkpointing else activation_memory.layer_bytes
-    how = "inputs of the layers" if setting.checkpointing else "all layers"
+def _kept_for_backward(setting: Setting) -> MemoryPart:
+    layers = setting.shape.num_layers
+    each = (
+        activation_memory.checkpoint_bytes
+        if setting.activation_checkpointing
+        else activation_memory.layer_bytes
+    )
+    how = "inputs of the layers" if setting.activation_checkpointing else "all layers"
     size = layers * each(setting) + activation_memory.edge_bytes(setting)
-    return Part(name="activations", bytes=size, why=f"{how}, {setting.tokens:,} tokens")
+    return MemoryPart(name="activations", bytes=size, why=f"{how}, {setting.tokens:,} tokens")
 
 
-def _recomputed(setting: Setting) -> Part:
-    casts = activation_memory.weight_cache_bytes(setting) // setting.architecture.num_layers
-    return Part(
-        name="recomputed layer", bytes=activation_memory.layer_bytes(setting) + casts, why="one at a time"
+def _checkpointed_layer(setting: Setting) -> MemoryPart:
+    casts = activation_memory.weight_cache_bytes(setting) // setting.shape.num_layers
+    return MemoryPart(
+        name="checkpointed layer", bytes=activation_memory.layer_bytes(setting) + casts, why="one at a time"
     )
 
 
-def _host(setting: Setting, placed: Placed, checkpoint: CheckpointRecipe) -> tuple[Part, ...]:
+def _host(setting: Setting, placed: PlacedStates, checkpoint: CheckpointRecipe) -> tuple[MemoryPart, ...]:
     copy = CHECKPOINT_BYTES * setting.trained // setting.world_size if checkpoint.asynchronous else 0
     return (
-        Part(name="process", bytes=PROCESS_BYTES, why="assumed"),
-        Part(name="offload", bytes=placed.host.total, why="states that are not on the GPU"),
-        Part(name="checkpoint copy", bytes=copy, why="12 bytes a trained parameter, over the ranks"),
+        MemoryPart(name="process", bytes=PROCESS_BYTES, why="assumed"),
+        MemoryPart(name="offload", bytes=placed.host.total, why="states that are not on the GPU"),
+        MemoryPart(name="checkpoint copy", bytes=copy, why="12 bytes per trained parameter, over the ranks"),
     )
 
 
-def _named(states: States) -> list[Part]:
-    return [Part(name=name, bytes=getattr(states, name), why=WHY[name]) for name in STATES]
+def _named(states: ModelStates) -> list[MemoryPart]:
+    return [MemoryPart(name=name, bytes=getattr(states, name), why=WHY[name]) for name in STATES]
 
 
-def _sum(parts: list[Part]) -> int:
+def _sum(parts: list[MemoryPart]) -> int:
     return sum(part.bytes for part in parts)

@@ -1,4 +1,4 @@
-"""Bytes that a rank keeps from step to step: parameters, masters, gradients, buckets, moments.
+"""Model-state memory per rank: parameters, float32 masters, gradients, buckets, optimizer moments.
 
 What each engine keeps was read in its source and weighed in running processes: benchmarks/memory_states.md
 holds predicted beside measured. Sizes are those of rank 0, which holds the largest shard.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from gemfit.schemas.recipe import Lora, Quantization
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
-from gemfit_launch.predict.architecture import Architecture, Shapes
+from gemfit_launch.predict.model_shape import ModelShape, Shapes
 
 FLOAT32 = 4
 MOMENTS = 8
@@ -28,9 +28,9 @@ CODES, OUTER_CODES = 16, 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """Everything that decides how much memory a rank needs."""
+    """What the memory of a rank depends on: model, strategy, ranks and batch."""
 
-    architecture: Architecture
+    shape: ModelShape
     lora: Lora | None
     dtype: str
     strategy: Strategy
@@ -40,7 +40,7 @@ class Setting:
     per_device_batch_size: int
     gradient_accumulation_steps: int
     seq_len: int
-    checkpointing: bool
+    activation_checkpointing: bool
     attention: str
     kernels: str = "none"
     read_whole: bool = False
@@ -67,25 +67,23 @@ class Setting:
     def trained_shapes(self) -> Shapes:
         """All trained tensors."""
         if self.lora is None:
-            return self.architecture.all_shapes
-        return self.architecture.adapter_shapes(self.lora.rank, self.lora.targets)
+            return self.shape.all_shapes
+        return self.shape.adapter_shapes(self.lora.rank, self.lora.targets)
 
     @property
     def frozen_shapes(self) -> Shapes:
         """All frozen tensors as engines see them: matrices in 4 bits are columns of the type of computing."""
         if self.lora is None:
             return ()
-        return self._layers(self._held_matrices) + tuple(
-            (*shape, 1) for shape in self.architecture.edge_shapes
-        )
+        return self._layers(self._held_matrices) + tuple((*shape, 1) for shape in self.shape.edge_shapes)
 
     def _layers(self, matrices: tuple[tuple[int, int], ...]) -> Shapes:
-        times = self.architecture.num_layers
-        return tuple((*shape, times) for shape in (*matrices, *self.architecture.vector_shapes))
+        times = self.shape.num_layers
+        return tuple((*shape, times) for shape in (*matrices, *self.shape.vector_shapes))
 
     @property
     def _held_matrices(self) -> tuple[tuple[int, int], ...]:
-        matrices = self.architecture.matrix_shapes
+        matrices = self.shape.matrix_shapes
         if self.quantization is None:
             return matrices
         return tuple((-(-rows * columns // (2 * self.compute_bytes)), 1) for rows, columns in matrices)
@@ -93,29 +91,29 @@ class Setting:
     @property
     def layer_elements(self) -> int:
         """Elements of one layer's base weights, as engines see them."""
-        return count(self._layers(self._held_matrices)) // self.architecture.num_layers
+        return count(self._layers(self._held_matrices)) // self.shape.num_layers
 
     @property
     def edge_elements(self) -> int:
         """Elements outside the layers: embeddings and the last norm."""
-        return sum(first * rest for first, rest in self.architecture.edge_shapes)
+        return sum(first * rest for first, rest in self.shape.edge_shapes)
 
     @property
     def base_elements(self) -> int:
         """Elements of the base model, as engines see them."""
-        return self.edge_elements + self.architecture.num_layers * self.layer_elements
+        return self.edge_elements + self.shape.num_layers * self.layer_elements
 
     @property
     def scale_bytes(self) -> int:
         """Of matrices in 4 bits, what turns bits into numbers: whole on every rank, in no parameter."""
         if self.quantization is None:
             return 0
-        blocks = [-(-rows * columns // BLOCK) for rows, columns in self.architecture.matrix_shapes]
+        blocks = [-(-rows * columns // BLOCK) for rows, columns in self.shape.matrix_shapes]
         if not self.quantization.double:
-            return self.architecture.num_layers * FLOAT32 * sum(number + CODES for number in blocks)
+            return self.shape.num_layers * FLOAT32 * sum(number + CODES for number in blocks)
         # With 8-bit scales come a second table, scales of the scales, and their mean.
         outer = sum(-(-number // OUTER_BLOCK) + CODES + OUTER_CODES + 1 for number in blocks)
-        return self.architecture.num_layers * (sum(blocks) + FLOAT32 * outer)
+        return self.shape.num_layers * (sum(blocks) + FLOAT32 * outer)
 
     @property
     def frozen_type_bytes(self) -> int:
@@ -135,8 +133,8 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class States:
-    """Bytes that stay, in one place: on the GPU, or in host memory."""
+class ModelStates:
+    """Bytes of model states in one place: on the GPU, or in host memory."""
 
     parameters: int = 0
     masters: int = 0
@@ -153,11 +151,11 @@ class States:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Placed:
-    """States of a rank, by where they are."""
+class PlacedStates:
+    """Model states of a rank, by place."""
 
-    gpu: States
-    host: States = States()
+    gpu: ModelStates
+    host: ModelStates = ModelStates()
 
 
 def count(shapes: Shapes) -> int:
@@ -165,8 +163,8 @@ def count(shapes: Shapes) -> int:
     return sum(first * rest * times for first, rest, times in shapes)
 
 
-def place_states(setting: Setting) -> Placed:
-    """What rank 0 keeps under its strategy."""
+def place_model_states(setting: Setting) -> PlacedStates:
+    """Model states of rank 0 under its strategy."""
     match setting.strategy:
         case Single() | Ddp():
             return _replicated(setting)
@@ -178,10 +176,10 @@ def place_states(setting: Setting) -> Placed:
             return _zero12(setting, zero)
 
 
-def _replicated(setting: Setting) -> Placed:
+def _replicated(setting: Setting) -> PlacedStates:
     trained = setting.trained
-    return Placed(  # DDP's gradients live in its buckets
-        gpu=States(
+    return PlacedStates(  # DDP's gradients live in its buckets
+        gpu=ModelStates(
             parameters=FLOAT32 * trained
             + setting.frozen_type_bytes * count(setting.frozen_shapes)
             + setting.scale_bytes,
@@ -191,21 +189,25 @@ def _replicated(setting: Setting) -> Placed:
     )
 
 
-def _fsdp(setting: Setting, strategy: Fsdp) -> Placed:
+def _fsdp(setting: Setting, strategy: Fsdp) -> PlacedStates:
     def shard(first: int, rest: int) -> int:  # FSDP2 cuts the first dimension
         return -(-first // setting.world_size) * rest
 
     trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
-    sharded = States(
+    sharded = ModelStates(
         parameters=FLOAT32 * trained + setting.frozen_type_bytes * frozen,
         gradients=FLOAT32 * trained,
         moments=MOMENTS * trained,
     )
-    scales = States(parameters=setting.scale_bytes)
-    return Placed(gpu=scales, host=sharded) if strategy.offload else Placed(gpu=_plus(scales, sharded))
+    scales = ModelStates(parameters=setting.scale_bytes)
+    return (
+        PlacedStates(gpu=scales, host=sharded)
+        if strategy.offload
+        else PlacedStates(gpu=_plus(scales, sharded))
+    )
 
 
-def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:
+def _zero12(setting: Setting, strategy: DeepSpeed) -> PlacedStates:
     compute, trained = setting.compute_bytes, setting.trained
     shard = -(-trained // setting.world_size)
     parameters = compute * (trained + count(setting.frozen_shapes)) + setting.scale_bytes
@@ -213,19 +215,23 @@ def _zero12(setting: Setting, strategy: DeepSpeed) -> Placed:
     buckets = 2 * compute * REDUCE_BUCKET_ELEMENTS
     flat = FLOAT32 * shard
     if strategy.offload_optimizer:
-        # Parameters come back by way of a copy in their own type; stage 2 adds up beside what is stepped.
+        # Parameters come back through a copy in their own type; stage 2 accumulates apart.
         summed = flat * (1 if strategy.stage == 1 else 2)
-        host = States(parameters=compute * shard, masters=flat, gradients=summed, moments=MOMENTS * shard)
+        host = ModelStates(
+            parameters=compute * shard, masters=flat, gradients=summed, moments=MOMENTS * shard
+        )
         whole = compute * trained if strategy.stage == 1 else 0
-        return Placed(gpu=States(parameters=parameters, gradients=whole, buckets=buckets), host=host)
+        return PlacedStates(
+            gpu=ModelStates(parameters=parameters, gradients=whole, buckets=buckets), host=host
+        )
     if strategy.stage == 1:
         gradients = max(compute * trained, compute * shard + flat)
     elif compute != FLOAT32:  # sums lie flat already
         gradients = flat
     else:  # sums are views of whole gradients, flattened for the step
         gradients = flat + FLOAT32 * _whole_tensors(setting, shard)
-    return Placed(
-        gpu=States(
+    return PlacedStates(
+        gpu=ModelStates(
             parameters=parameters, masters=flat, gradients=gradients, buckets=buckets, moments=MOMENTS * shard
         )
     )
@@ -235,37 +241,37 @@ def _whole_tensors(setting: Setting, shard: int) -> int:
     """Elements of all tensors that reach into the range of a rank, on the one where the embedding ends."""
     if setting.lora is not None:  # adapters are so small that next to nothing reaches beyond it
         return 0
-    return -(-setting.architecture.embedding_parameters // shard) * shard
+    return -(-setting.shape.embedding_parameters // shard) * shard
 
 
-def _zero3(setting: Setting, strategy: DeepSpeed) -> Placed:
+def _zero3(setting: Setting, strategy: DeepSpeed) -> PlacedStates:
     def shard(first: int, rest: int) -> int:  # ZeRO-3 cuts the flattened tensor
         return -(-first * rest // setting.world_size)
 
     compute = setting.compute_bytes
     trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
-    parameters = States(parameters=compute * (trained + frozen))
+    parameters = ModelStates(parameters=compute * (trained + frozen))
     # Sums, and a copy of those that AdamW steps at a time; on the host each group has its own.
     stepped = trained if strategy.offload_optimizer else min(trained, SUB_GROUP_ELEMENTS)
-    optimizer = States(
+    optimizer = ModelStates(
         masters=FLOAT32 * trained,
         gradients=FLOAT32 * (trained + stepped),
         moments=MOMENTS * trained,
     )
     # The bucket is of the type that gradients are reduced in, which is float32.
-    buckets = States(buckets=FLOAT32 * REDUCE_BUCKET_ELEMENTS)
-    gpu, host = _plus(buckets, States(parameters=setting.scale_bytes)), States()
+    buckets = ModelStates(buckets=FLOAT32 * REDUCE_BUCKET_ELEMENTS)
+    gpu, host = _plus(buckets, ModelStates(parameters=setting.scale_bytes)), ModelStates()
     host = _plus(host, optimizer) if strategy.offload_optimizer else host
     gpu = gpu if strategy.offload_optimizer else _plus(gpu, optimizer)
     host = _plus(host, parameters) if strategy.offload_params else host
     gpu = gpu if strategy.offload_params else _plus(gpu, parameters)
-    return Placed(gpu=gpu, host=host)
+    return PlacedStates(gpu=gpu, host=host)
 
 
 def _sharded(shapes: Shapes, shard: Callable[[int, int], int]) -> int:
     return sum(shard(first, rest) * times for first, rest, times in shapes)
 
 
-def _plus(one: States, other: States) -> States:
+def _plus(one: ModelStates, other: ModelStates) -> ModelStates:
     names = [field.name for field in fields(one)]
-    return States(**{name: getattr(one, name) + getattr(other, name) for name in names})
+    return ModelStates(**{name: getattr(one, name) + getattr(other, name) for name in names})

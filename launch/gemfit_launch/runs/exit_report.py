@@ -36,7 +36,7 @@ class Ending:
 def conclude(run: RunDir, outcome: Outcome) -> Ending:
     """Judge by the verdict, not by the exit status: torchrun turns every status into 1."""
     root, verdict = shlex.quote(str(run.root)), outcome.verdict
-    resume = f"gemfit run --resume {root}"
+    resume = f"gemfit resume {root}"
     if verdict is None:
         how = f"the training processes ended with status {outcome.returncode} and left no verdict"
         return Ending(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
@@ -57,7 +57,7 @@ def conclude(run: RunDir, outcome: Outcome) -> Ending:
 def _early(run: RunDir, verdict: Verdict, root: str) -> str:
     return (
         f"completed at step {verdict.step}: {verdict.reason}{_not_pushed(run)}\n"
-        f"export the best with: gemfit export {root} --step best"
+        f"export the best with: gemfit export {root} --checkpoint best"
     )
 
 

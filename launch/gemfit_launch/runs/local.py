@@ -22,6 +22,7 @@ from typing import Protocol
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Record, Verdict
 from gemfit.schemas.plan import Plan
+from gemfit_launch.argv import to_argv
 from gemfit_launch.planning.write_configs import in_folder, write_configs
 from gemfit_launch.runs.metrics_tail import Tail
 
@@ -105,8 +106,7 @@ def command_line(
     if argv[:2] == ["accelerate", "launch"]:
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
         argv = [*launch, "--main_process_port", str(port), *argv[2:]]
-    argv += ["--stop-at", str(stop_at)] if stop_at is not None else []
-    return argv + [part for key in allowed_changes for part in ("--allow-changed", key)]
+    return [*argv, *to_argv({"stop_at": stop_at, "allow_changed": tuple(allowed_changes)})]
 
 
 def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int) -> dict[str, str]:

@@ -8,30 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from gemfit.schemas.strategy import STRATEGY_NAMES
-from gemfit_launch.planning.recipes import shipped
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.topology import Ranks
+from gemfit_launch.verbs._completion import Checkpoint, RecipeName, SettingKey
 
 Verb = Callable[..., None]
 
-
-class RecipeName(click.ParamType[str]):
-    """The name of a shipped recipe, or the path of a YAML file."""
-
-    name = "recipe"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        names = [CompletionItem(name) for name in shipped() if name.startswith(incomplete)]
-        return [*names, CompletionItem(incomplete, type="file")]
-
-
 RUN_FOLDER = click.Path(path_type=Path, file_okay=False)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
+SEED = click.IntRange(min=0, max=2**32 - 1)
+FILE = click.Path(path_type=Path, dir_okay=False)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+settings_option = click.option(
+    "--set",
+    "settings",
+    type=SettingKey(),
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a recipe value, such as optim.learning_rate=5e-5; repeatable.",
+)
+allow_changed_option = click.option(
+    "--allow-changed",
+    "allowed_changes",
+    type=SettingKey(suffix=""),
+    metavar="KEY",
+    multiple=True,
+    help="Allow a change of what is trained, such as optim.learning_rate or seed; repeatable.",
+)
+gpu_help = "Kind of GPU, such as h100-80 or a100-40."
 
 
 def recipe_argument(verb: Verb) -> Verb:
@@ -39,15 +44,29 @@ def recipe_argument(verb: Verb) -> Verb:
     return click.argument("recipe", type=RecipeName())(verb)
 
 
-def card_option(*, required: bool) -> Callable[[Verb], Verb]:
-    """``--gpu KIND``, as the name of a card."""
+def gpu_option(*, required: bool) -> Callable[[Verb], Verb]:
+    """``--gpu KIND``, as the name of a kind of GPU."""
+    return click.option("--gpu", metavar="KIND", required=required, help=gpu_help)
+
+
+def checkpoint_option(
+    *, multiple: bool = False, default: str = "latest", base: bool = True
+) -> Callable[[Verb], Verb]:
+    """``--checkpoint``: a step, latest, best and, where it makes sense, base."""
+    names = "a step, latest, best or base" if base else "a step, latest or best"
+    more = "; or a model folder; repeatable" if multiple else ""
     return click.option(
-        "--gpu", "card", metavar="KIND", required=required, help="Kind of GPU, such as h100-80 or a100-40."
+        "--checkpoint",
+        "checkpoints" if multiple else "checkpoint",
+        type=Checkpoint(base=base, folder=multiple),
+        multiple=multiple,
+        metavar="STEP|latest|best" + ("|base" if base else ""),
+        help=f"Which model: {names}{more}.  [default: {default}]",
     )
 
 
 def request_options(*, required: bool = True, with_recipe: bool = True) -> Callable[[Verb], Verb]:
-    """RECIPE and whatever changes it, as one ``request: Request``; its name is empty without a RECIPE."""
+    """RECIPE and its overrides, as one ``request: Request``; its name is empty without a RECIPE."""
 
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
@@ -72,33 +91,23 @@ def request_options(*, required: bool = True, with_recipe: bool = True) -> Calla
             click.option(
                 "--data", metavar="SOURCE", help="Conversations: a file, folder or glob; data.source."
             ),
-            click.option(
-                "--strategy", type=click.Choice(STRATEGY_NAMES), help="How state is laid over ranks."
-            ),
-            click.option("--offload", is_flag=True, help="Keep sharded state in host memory."),
-            click.option(
-                "--seed", type=click.IntRange(min=0, max=2**32 - 1), help="Of data order and weights."
-            ),
-            click.option(
-                "--set",
-                "settings",
-                metavar="KEY=VALUE",
-                multiple=True,
-                help="Change one value, such as optim.learning_rate=5e-5; may be repeated.",
-            ),
+            click.option("--strategy", type=click.Choice(STRATEGY_NAMES), help="Data-parallel strategy."),
+            click.option("--offload", is_flag=True, help="Offload sharded state to host memory."),
+            click.option("--seed", type=SEED, help="Seed of data order and weights."),
+            settings_option,
         )
 
     return decorate
 
 
 def ranks_options(*, with_nodes: bool) -> Callable[[Verb], Verb]:
-    """How many ranks, where, as one ``ranks: Ranks``."""
+    """Number of ranks and their device, as one ``ranks: Ranks``."""
 
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
-        def collect(
-            *, nproc: int | None, gpus: int | None, device: Any, nodes: int | None = None, **rest: Any
-        ) -> None:
+        def collect(*, nproc: int | None, gpus: int | None, device: Any, **rest: Any) -> None:
+            # Without it, --nodes is an option of the verb that means something else.
+            nodes = rest.pop("nodes") if with_nodes else None
             verb(ranks=Ranks(nproc=nproc, gpus=gpus, nodes=nodes, device=device), **rest)
 
         count = click.IntRange(min=1)
@@ -108,7 +117,7 @@ def ranks_options(*, with_nodes: bool) -> Callable[[Verb], Verb]:
         return _stack(
             collect,
             click.option("--nproc", type=count, help="Ranks on this machine."),
-            click.option("--gpus", type=count, help="GPUs in all, one rank each; implies --device cuda."),
+            click.option("--gpus", type=count, help="GPUs in total, one rank each; implies --device cuda."),
             *([nodes_option] if with_nodes else []),
             click.option(
                 "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True

@@ -1,4 +1,4 @@
-"""Options of the verbs that know about Slurm; ``--site`` and ``--nodes`` arrive as one value."""
+"""Options of Slurm verbs; ``--site``, ``--site-set`` and ``--nodes`` arrive as one value."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def placing_options(*, site_required: bool, with_nodes: bool = True) -> Callable
 
         decorated = collect
         if with_nodes:
-            nodes_option = click.option("--nodes", type=click.IntRange(min=1), help="How many nodes.")
+            nodes_option = click.option("--nodes", type=click.IntRange(min=1), help="Number of nodes.")
             decorated = nodes_option(decorated)
         decorated = click.option(
             "--site-set",
             "site_settings",
             metavar="KEY=VALUE",
             multiple=True,
-            help="Change one value of the site, such as partition=gpu; may be repeated.",
+            help="Override a site value, such as partition=gpu; repeatable.",
         )(decorated)
         site_option = click.option(
             "--site",
@@ -60,5 +60,5 @@ def placing_options(*, site_required: bool, with_nodes: bool = True) -> Callable
 
 
 after_option = click.option(
-    "--after", type=click.IntRange(min=1), metavar="JOB", help="Start when this job has ended well."
+    "--after", type=click.IntRange(min=1), metavar="JOB", help="Start after this job has succeeded."
 )

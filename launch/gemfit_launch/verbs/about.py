@@ -20,15 +20,28 @@ from gemfit_launch.output.tables import console, table
 from gemfit_launch.verbs._options import json_option
 
 SCHEMAS: dict[str, type[Contract]] = {"recipe": Recipe, "site": Site, "plan": Plan}
+NO_SPACE = {
+    "bash": {
+        "            COMPREPLY+=($value)\n": "            COMPREPLY+=($value)\n"
+        "            [[ $value == *= ]] && compopt -o nospace\n"
+    },
+    "zsh": {
+        'if [[ "$type" == "plain" ]]; then\n': 'if [[ "$type" == "plain" && "$key" == *= ]]; then\n'
+        "            compadd -U -S '' -V unsorted -- \"$key\"\n"
+        '        elif [[ "$type" == "plain" ]]; then\n'
+    },
+}
+"""Changes to the scripts of click, so that no space follows `KEY=`; fish adds none after a `=`."""
+
 BUILT_ON = ("torch", "transformers", "accelerate", "deepspeed", "datasets", "tokenizers", "peft")
 
 
 @click.command()
 @click.argument("what", type=click.Choice(list(SCHEMAS)))
 def schema(what: str) -> None:
-    """Print the JSON schema of a recipe, a site or a plan.
+    """Print a JSON schema.
 
-    An editor that knows it completes keys and marks mistakes: write
+    An editor with the schema completes keys and marks errors: write
     `# yaml-language-server: $schema=recipe.schema.json` into the first line of a recipe.
 
     \b
@@ -41,7 +54,7 @@ def schema(what: str) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """Show the versions of gemfit and of what it builds on.
+    """Show installed versions.
 
     \b
     Example:
@@ -60,7 +73,9 @@ def version(as_json: bool) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print a shell completion script.
+
+    It completes verbs, options, recipe names and the keys of --set.
 
     \b
     Example:
@@ -68,7 +83,11 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     completer = get_completion_class(shell)
     assert completer is not None, "click completes every shell of the choice"
-    click.echo(completer(ctx.find_root().command, {}, "gemfit", "_GEMFIT_COMPLETE").source())
+    script = completer(ctx.find_root().command, {}, "gemfit", "_GEMFIT_COMPLETE").source()
+    for before, after in NO_SPACE.get(shell, {}).items():
+        assert before in script, "the template of click has changed"
+        script = script.replace(before, after)
+    click.echo(script)
 
 
 def _installed(package: str) -> str | None:

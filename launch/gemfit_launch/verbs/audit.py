@@ -8,63 +8,48 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
+from gemfit_launch.argv import to_argv
 from gemfit_launch.runs.python_module import require_train_extra, run_module
-from gemfit_launch.verbs._options import RUN_FOLDER, json_option
-
-FILE = click.Path(path_type=Path, dir_okay=False)
+from gemfit_launch.verbs._options import FILE, RUN_FOLDER, checkpoint_option, json_option
 
 
 @click.command()
 @click.argument("run", type=RUN_FOLDER, required=False)
-@click.option(
-    "--subject",
-    "subjects",
-    multiple=True,
-    metavar="MODEL",
-    help="base, latest, best, a step, or a model folder; may be repeated.  [default: base and latest]",
-)
-@click.option("--suite", "suites", multiple=True, help="One of --list; may be repeated.  [default: all]")
-@click.option("--prompts", type=FILE, metavar="JSONL", help="Prompts of your own, with what you expect.")
+@checkpoint_option(multiple=True, default="base and latest")
+@click.option("--suite", multiple=True, help="One of --list; repeatable.  [default: all]")
+@click.option("--prompts", type=FILE, metavar="JSONL", help="Prompts of your own, with expectations.")
 @click.option("--judge", metavar="COMMAND", help="Reads replies as JSON lines and answers with scores.")
 @click.option("--judge-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
-@click.option("--limit", type=click.IntRange(min=1), help="Prompts of each suite, for a quick look.")
-@click.option("--system", metavar="TEXT", help="What the system says first.  [default: as in the data]")
+@click.option("--limit", type=click.IntRange(min=1), help="Prompts per suite, for a quick look.")
+@click.option("--system", metavar="TEXT", help="System message.  [default: as in the data]")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest reply.  [default: 96]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at a time.  [default: 8]")
-@click.option("--seed", type=click.IntRange(min=0), help="Of sampling and of intervals.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts per batch.  [default: 8]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of sampling and of intervals.")
 @click.option(
-    "--fail-on", type=click.Choice(["fail", "warn"]), help="Exit with 1 on findings so grave, or graver."
+    "--fail-on", type=click.Choice(["fail", "warn"]), help="Exit with 1 on findings this severe or worse."
 )
-@click.option("--list", "listing", is_flag=True, help="Say what suites there are, and ask nothing.")
+@click.option("--list", "listing", is_flag=True, help="List the suites and exit.")
 @json_option
 def audit(
-    run: Path | None,
-    subjects: tuple[str, ...],
-    suites: tuple[str, ...],
-    listing: bool,
-    as_json: bool,
-    **settings: str | float | Path | None,
+    run: Path | None, checkpoints: tuple[str, ...], listing: bool, as_json: bool, **options: object
 ) -> None:
-    """Ask models of a run what matters, and say what to look at.
+    """Run safety prompt suites.
 
-    Crises, diagnoses, attacks on the system prompt, differences between groups of people, stability and
-    memorised training data; the base model beside the trained one. Reports go to RUN/audit: audit.json,
-    and audit.md with every prompt and reply.
+    Crisis messages, diagnoses, attacks on the system prompt, differences between demographic groups,
+    stability and memorized training data, for the base model and for checkpoints. Writes
+    RUN/audit/audit.json, and audit.md with every prompt and reply.
 
-    Exit status: 0 with findings too, unless --fail-on is given.
+    Exit status: 0 also with findings, unless --fail-on is given.
 
     \b
     Example:
       gemfit audit runs/first
-      gemfit audit runs/first --subject base --subject best --suite crisis --fail-on fail
+      gemfit audit runs/first --checkpoint base --checkpoint best --suite crisis --fail-on fail
       gemfit audit runs/first --prompts mine.jsonl --judge 'python judge.py'
     """
     if run is None and not listing:
         raise UserError("gemfit audit needs the folder of a run, or --list")
     require_train_extra("audit")
-    arguments = ["--list"] if run is None or listing else [str(RunDir.open(run).root)]
-    for option, values in (("--subject", subjects), ("--suite", suites)):
-        arguments += [word for value in values for word in (option, value)]
-    for name, value in settings.items():
-        arguments += [f"--{name.replace('_', '-')}={value}"] if value is not None else []
-    raise click.exceptions.Exit(run_module("gemfit.audit", arguments + ["--json"] * as_json))
+    where = ["--list"] if run is None or listing else [str(RunDir.open(run).root)]
+    argv = to_argv({"checkpoint": checkpoints, **options, "json": as_json})
+    raise click.exceptions.Exit(run_module("gemfit.audit", [*where, *argv]))

@@ -17,12 +17,12 @@ from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 @click.command()
 @click.argument("run", type=RUN_FOLDER)
-@click.option("--verify", is_flag=True, help="Read every byte and compare it with the digests.")
+@click.option("--verify", is_flag=True, help="Compare every byte with the digests.")
 @json_option
 def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
-    """List the checkpoints of a run, and what is wrong with any of them.
+    """List and verify checkpoints.
 
-    Without --verify only names and sizes are looked at. Exit status: 1 where --verify finds damage.
+    Without --verify only names and sizes are checked. Exit status: 1 where --verify finds damage.
 
     \b
     Example:

@@ -1,7 +1,8 @@
-"""``gemfit data``: look into a pack."""
+"""``gemfit data``: inspect, stats and verify."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -9,15 +10,16 @@ import click
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
+from gemfit_launch.argv import to_argv
 from gemfit_launch.runs.python_module import require_train_extra, run_module
-from gemfit_launch.verbs._options import RUN_FOLDER, json_option
+from gemfit_launch.verbs._options import FILE, RUN_FOLDER, json_option
 
 PACK = click.argument("pack", type=RUN_FOLDER)
 
 
 @click.group()
 def data() -> None:
-    """Look into a pack: its rows, its figures, and the proof that it is sound.
+    """Inspect, summarize and verify a pack.
 
     PACK is the folder of a pack, as `gemfit pack` prints it, or a run, which names its pack.
 
@@ -31,18 +33,18 @@ def data() -> None:
 
 @data.command()
 @PACK
-@click.option("--row", metavar="ROWS", default="0", show_default=True, help="A number, 0-9, or all.")
+@click.option("--row", metavar="ROWS", default="0", show_default=True, help="A row, 0-9, or all.")
 @click.option("--split", type=click.Choice(["train", "validation"]), default="train", show_default=True)
-@click.option("--document", type=click.IntRange(min=0), help="All that the pack has of one conversation.")
-@click.option("--all", "whole", is_flag=True, help="Show long turns in full, page by page.")
-@click.option("--no-color", is_flag=True, help="Put brackets around what is trained instead.")
+@click.option("--document", type=click.IntRange(min=0), help="All chunks of one conversation.")
+@click.option("--all", "whole", is_flag=True, help="Show long turns in full, in a pager.")
+@click.option("--no-color", is_flag=True, help="Mark trained tokens with brackets instead.")
 @json_option
 def inspect(
     pack: Path, row: str, split: str, document: int | None, whole: bool, no_color: bool, as_json: bool
 ) -> None:
-    """Show rows as a person would want them: who speaks, what is trained, where it came from.
+    """Print packed rows with roles, trained tokens and source lines.
 
-    With --json one row a line, with each token and its position in its conversation.
+    With --json one row per line, with each token and its position in its conversation.
 
     \b
     Example:
@@ -50,47 +52,46 @@ def inspect(
       gemfit data inspect runs/first --document 12 --all
       gemfit data inspect runs/first --row all --json > rows.jsonl
     """
-    options = ["--split", split]
-    options += ["--row", row] if document is None else ["--document", str(document)]
-    options += ["--all"] * whole + ["--no-color"] * no_color
-    _look("inspect", pack, options, as_json)
+    rows = {"row": row} if document is None else {"document": document}
+    options = {"split": split, **rows, "all": whole, "no_color": no_color, "json": as_json}
+    _run("inspect", pack, options)
 
 
 @data.command()
 @PACK
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG", help="Draw them.")
+@click.option("--plot", type=FILE, metavar="PNG", help="Plot them.")
 @json_option
 def stats(pack: Path, plot: Path | None, as_json: bool) -> None:
-    """Show lengths, fill, tokens per source and role, and what became of every token.
+    """Show lengths, fill, tokens per source and role, and token accounting.
 
-    Exit status: 1 where the tokens that came in are not those that are packed or lost.
+    Exit status: 1 where input tokens are not the sum of packed and dropped tokens.
 
     \b
     Example:
       gemfit data stats runs/first --plot pack.png
     """
-    _look("stats", pack, ["--plot", str(plot)] if plot is not None else [], as_json)
+    _run("stats", pack, {"plot": plot, "json": as_json})
 
 
 @data.command()
 @PACK
 @json_option
 def verify(pack: Path, as_json: bool) -> None:
-    """Read a whole pack again and prove its digests, its rows and its sums.
+    """Verify digests, rows and token sums of a whole pack.
 
     \b
     Example:
       gemfit data verify runs/first
     """
-    _look("verify", pack, [], as_json)
+    _run("verify", pack, {"json": as_json})
 
 
-def _look(verb: str, pack: Path, options: list[str], as_json: bool) -> None:
-    """Hand over to the train extra, and end as it does."""
+def _run(verb: str, pack: Path, options: Mapping[str, object]) -> None:
+    """Run the verb in a process that may import numpy, and exit with its status."""
     folder = _pack_folder(pack)
     require_train_extra(f"data {verb}")
-    arguments = [verb, str(folder), *options, *["--json"] * as_json]
-    raise click.exceptions.Exit(run_module("gemfit.data.inspect", arguments))
+    argv = [verb, str(folder), *to_argv(options)]
+    raise click.exceptions.Exit(run_module("gemfit.data.inspect", argv))
 
 
 def _pack_folder(path: Path) -> Path:

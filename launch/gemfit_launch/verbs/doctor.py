@@ -42,7 +42,7 @@ CHECKS: TypeAdapter[tuple[Check, ...]] = TypeAdapter(tuple[Check, ...])
 @click.option("--full", is_flag=True, help="Load the recipe's weights, instead of a small model like it.")
 @json_option
 def doctor(request: Request, full: bool, as_json: bool) -> None:
-    """Look at what this machine can do, and whether a recipe would train what it says.
+    """Check this machine and a recipe.
 
     Packages, GPUs, disk, limits, ports, hub and Slurm. With a RECIPE also the known traps: whether
     documents are kept apart, the loss is a mean over trained tokens, each document begins once, stop

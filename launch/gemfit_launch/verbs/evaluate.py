@@ -10,84 +10,77 @@ from click.core import ParameterSource
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import Evaluation
+from gemfit_launch.argv import to_argv
 from gemfit_launch.output.evaluation import show_evaluation
 from gemfit_launch.runs.python_module import require_train_extra, run_module
-from gemfit_launch.verbs._options import RUN_FOLDER, json_option
+from gemfit_launch.verbs._options import RUN_FOLDER, checkpoint_option, json_option
 
 COUNT = click.IntRange(min=1)
 SHOWING = {"run", "show", "whole", "as_json"}
-"""Parameters that say what is shown, and not what is measured."""
+"""Parameters of the display; all others decide what is evaluated."""
 
 
 @click.command("eval")
 @click.argument("run", type=RUN_FOLDER)
-@click.option(
-    "--subject",
-    "subjects",
-    metavar="MODEL",
-    multiple=True,
-    help="base, latest, best, a step, or a model folder; may be repeated.  [default: base and latest]",
-)
+@checkpoint_option(multiple=True, default="base and latest")
 @click.option("--nproc", type=COUNT, default=1, show_default=True, help="Ranks on this machine.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--split", type=click.Choice(["validation", "train"]), default="validation", show_default=True)
-@click.option("--rows", type=COUNT, help="Measure this many rows, drawn at random.  [default: all]")
-@click.option(
-    "--samples", type=click.IntRange(min=0), default=8, show_default=True, help="Replies to compare."
-)
+@click.option("--rows", type=COUNT, help="Evaluate a random sample of rows.  [default: all]")
+@click.option("--samples", type=click.IntRange(min=0), default=8, show_default=True, help="Sampled replies.")
 @click.option("--max-new-tokens", type=COUNT, default=128, show_default=True, help="Longest reply.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of the replies."
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 is greedy decoding.",
 )
-@click.option("--tasks", metavar="NAMES", help="Of lm-evaluation-harness: names or YAML files, with commas.")
-@click.option("--limit", type=COUNT, help="Examples of each task.  [default: all]")
+@click.option("--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness, comma-separated.")
+@click.option("--limit", type=COUNT, help="Examples per task.  [default: all]")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all sampling."
 )
-@click.option("--show", is_flag=True, help="Show what was measured before, and measure nothing.")
+@click.option("--show", is_flag=True, help="Show earlier results, and evaluate nothing.")
 @click.option("--all", "whole", is_flag=True, help="Show every sample in full.")
 @json_option
 def eval_(
     run: Path,
-    subjects: tuple[str, ...],
+    checkpoints: tuple[str, ...],
     tasks: str | None,
-    rows: int | None,
     limit: int | None,
     show: bool,
     whole: bool,
     as_json: bool,
-    **values: object,
+    **options: object,
 ) -> None:
-    """Measure a run's models on its held-out conversations, and let them speak.
+    """Evaluate checkpoints on the validation split.
 
-    Loss, perplexity and token accuracy, with intervals, by role and by turn; figures of the same
-    conversations and settings are kept in RUN/evaluation and shown together.
+    Loss, perplexity and token accuracy, with confidence intervals, by role and by turn, and sampled
+    replies. Results on the same conversations with the same settings accumulate in RUN/evaluation.
 
     \b
     Example:
       gemfit eval runs/first
-      gemfit eval runs/first --subject base --subject best --nproc 2
+      gemfit eval runs/first --checkpoint base --checkpoint best --nproc 2
       gemfit eval runs/first --show --all
     """
     run_dir = RunDir.open(run)
     if limit is not None and not tasks:
-        raise UserError("--limit: has no effect without --tasks; for fewer held-out rows use --rows")
+        raise UserError("--limit: has no effect without --tasks; for fewer validation rows use --rows")
     if show:
-        _refuse_measuring_options()
+        _refuse_evaluation_options()
     else:
         require_train_extra("eval")
-        options = {**values, "tasks": tasks, "rows": rows, "limit": limit}
-        arguments = [part for name in subjects for part in ("--subject", name)]
-        for name, value in options.items():
-            arguments += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
-        code = run_module("gemfit.evaluate", [str(run), *arguments])
+        argv = to_argv({"checkpoint": checkpoints, **options, "tasks": tasks, "limit": limit})
+        code = run_module("gemfit.evaluate", [str(run), *argv])
         if code != ExitCode.DONE:
             raise click.exceptions.Exit(code)
     _print(run_dir, whole=whole, as_json=as_json)
 
 
-def _refuse_measuring_options() -> None:
-    """What would have an effect on a measurement has none on what is shown of an earlier one."""
+def _refuse_evaluation_options() -> None:
+    """``UserError`` for options that decide what is evaluated, which --show does not."""
     context = click.get_current_context()
     given = [
         parameter.opts[0]
@@ -97,7 +90,7 @@ def _refuse_measuring_options() -> None:
     ]
     if given:
         raise UserError(
-            f"--show measures nothing, so {', '.join(given)} has no effect; leave one of them out"
+            f"--show evaluates nothing, so {', '.join(given)} has no effect; leave one of them out"
         )
 
 

@@ -23,14 +23,14 @@ SECONDS_BETWEEN_QUESTIONS = 3.0
 @click.command()
 @click.argument("run", type=RUN_FOLDER)
 @click.option(
-    "--follow", "-f", is_flag=True, help="Go on until the run has ended, over all attempts to come."
+    "--follow", "-f", is_flag=True, help="Print new lines until the run has ended, over all attempts."
 )
-@click.option("--attempt", type=click.IntRange(min=1), help="Only this one.")
-@click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines of each attempt.")
-@click.option("--node", type=click.IntRange(min=0), default=0, help="The machine, by its rank.  [default: 0]")
-@click.option("--job", "of_job", is_flag=True, help="What the batch scripts of its Slurm jobs said instead.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt.")
+@click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines per attempt.")
+@click.option("--node", type=click.IntRange(min=0), default=0, help="Node rank.  [default: 0]")
+@click.option("--job", "of_job", is_flag=True, help="Logs of the batch scripts instead.")
 def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: int, of_job: bool) -> None:
-    """Print what a run printed, over all its attempts.
+    """Print the logs of a run.
 
     \b
     Example:

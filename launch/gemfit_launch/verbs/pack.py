@@ -8,6 +8,7 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import make_pack_job, pack_folder
+from gemfit_launch.argv import to_argv
 from gemfit_launch.output.tables import show_pack
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack, make_shard
@@ -25,16 +26,16 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 
 @click.command()
 @request_options()
-@click.option("--force", is_flag=True, help="Build it again even if it is there.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; all cores if left out.")
-@click.option("--shard", metavar="I/N", callback=_shard, help="Do one of N jobs' share; --merge joins them.")
-@click.option("--merge", is_flag=True, help="Join what the jobs of --shard have made.")
+@click.option("--force", is_flag=True, help="Rebuild an existing pack.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: all cores]")
+@click.option("--shard", metavar="I/N", callback=_shard, help="Build shard I of N; --merge joins them.")
+@click.option("--merge", is_flag=True, help="Join the shards of --shard.")
 @click.option(
     "--engine",
     type=click.Choice(["auto", "tokenizers", "gigatoken"]),
     default="auto",
     show_default=True,
-    help="What encodes text; all give the same tokens.",
+    help="Tokenizer engine; all give the same tokens.",
 )
 @json_option
 def pack(
@@ -46,34 +47,32 @@ def pack(
     engine: str,
     as_json: bool,
 ) -> None:
-    """Turn conversations into packed rows, once.
+    """Pack conversations into rows.
 
-    The pack is kept under a fingerprint of data, tokenizer and settings, so a second call finds it. A
-    build that was interrupted goes on where it was, and data that was added to costs only what is new.
-    Cache: $GEMFIT_CACHE, else ~/.cache/gemfit; $GEMFIT_PARTS_GIB bounds what is kept for later builds
-    (20; 0 keeps nothing).
+    The pack is cached under a fingerprint of data, tokenizer and settings, so a second call finds it. An
+    interrupted build resumes, and data that was appended to costs only what is new.
+    Cache: $GEMFIT_CACHE, else ~/.cache/gemfit; $GEMFIT_PARTS_GIB bounds what is cached for later builds
+    (default 20; 0 caches nothing).
 
     \b
     Example:
-      gemfit pack gemma3/1b-reference --data talks.jsonl
-      gemfit pack debug/cpu-tiny --data 'talks/*.jsonl.zst' --set data.seq_len=2048 --json
+      gemfit pack gemma3/1b-reference --data chat.jsonl
+      gemfit pack debug/cpu-tiny --data 'chats/*.jsonl.zst' --set data.seq_len=2048 --json
     \b
-    On eight nodes that share the cache, then on one:
+    On eight nodes with a shared cache, then on one:
       sbatch --array=1-8 --wrap 'gemfit pack RECIPE --data DATA --shard $SLURM_ARRAY_TASK_ID/8'
       gemfit pack RECIPE --data DATA --merge
     """
     if shard and (merge or force or as_json):
-        raise UserError("--shard makes parts of a pack only: use it without --merge, --force and --json")
+        raise UserError("--shard builds one shard only: use it without --merge, --force and --json")
     job = make_pack_job(request.recipe())
     folder = pack_folder(job.fingerprint)
-    options = ["--engine", engine] if engine != "auto" else []
-    if workers is not None:
-        options += ["--workers", str(workers)]
+    options = to_argv({"engine": engine if engine != "auto" else None, "workers": workers})
     try:
         if shard:
             make_shard(job, folder, shard, options=options)
             return
-        options += ["--merge"] if merge else []
+        options += to_argv({"merge": merge})
         manifest = ensure_pack(
             job, folder, force=force, say=lambda line: click.echo(line, err=True), options=options
         )

@@ -9,17 +9,18 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
+from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import plan_json, show_plan
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.predict.forecast import Forecast, make_forecast
-from gemfit_launch.predict.gpu_specs import Card, find_card
+from gemfit_launch.predict.gpu_specs import GpuSpec, find_gpu
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.submit.placement import Placing, ranks_at, refuse_ranks
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.submit import render_scripts
-from gemfit_launch.verbs._options import RUN_FOLDER, card_option, json_option, ranks_options, request_options
+from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option, ranks_options, request_options
 from gemfit_launch.verbs._slurm_options import placing_options
 
 
@@ -27,33 +28,33 @@ from gemfit_launch.verbs._slurm_options import placing_options
 @request_options()
 @ranks_options(with_nodes=True)
 @placing_options(site_required=False, with_nodes=False)
-@click.option("--run", "folder", type=RUN_FOLDER, help="Run folder, for the job script of a site.")
-@card_option(required=False)
-@click.option("--price", type=click.FloatRange(min=0), help="Of one GPU for one hour, in any currency.")
+@click.option("--run", "folder", type=RUN_FOLDER, help="Run folder, for the job script.")
+@gpu_option(required=False)
+@click.option("--price", type=click.FloatRange(min=0), help="Price per GPU hour, in any currency.")
 @json_option
 def plan(
     request: Request,
     ranks: Ranks,
     placing: Placing,
     folder: Path | None,
-    card: str | None,
+    gpu: str | None,
     price: float | None,
     as_json: bool,
 ) -> None:
-    """Show what a run would do, and touch nothing.
+    """Show what a run would do.
 
-    Without a pack the rows are an estimate, and the plan says so. With a site, it shows the job script
-    that `submit` would hand to sbatch, byte for byte. Memory is predicted for GPUs; time and cost too where
-    the kind of GPU is known, from --gpu or from the site.
+    Writes nothing. Without a pack the number of rows is an estimate, and marked as one. With --site it
+    prints the exact job script that `submit` would pass to sbatch. Memory is predicted for GPUs; time and
+    cost too where --gpu or the site names the kind of GPU.
 
     \b
     Example:
       gemfit plan gemma3/1b-reference --gpus 24 --json
       gemfit plan gemma3/4b --gpus 8 --gpu h100-80 --price 2.50
-      gemfit plan debug/cpu-tiny --data talks.jsonl --nproc 2 --strategy fsdp2
-      gemfit plan gemma3/1b-reference --site gpu-cluster --nodes 2 --data talks.jsonl
+      gemfit plan debug/cpu-tiny --data chat.jsonl --nproc 2 --strategy fsdp2
+      gemfit plan gemma3/1b-reference --site gpu-cluster --nodes 2 --data chat.jsonl
     """
-    on = Priced(card=find_card(card) if card is not None else None, price=price)
+    on = Priced(gpu=find_gpu(gpu) if gpu is not None else None, price=price)
     if placing.name is not None:
         _plan_at_site(request, ranks, placing, folder, on, as_json)
         return
@@ -70,20 +71,18 @@ def plan(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Priced:
-    """The kind of GPU, and what it costs, as far as they were given."""
+    """The kind of GPU and its price, where given."""
 
-    card: Card | None
+    gpu: GpuSpec | None
     price: float | None
 
     def forecast(self, made: Plan) -> Forecast:
-        """What is predicted; options that could have no effect are a ``UserError``."""
-        if self.card is not None and made.topology.device == "cpu":
-            raise UserError(
-                f"--gpu {self.card.name} has no effect on CPUs; give --gpus N, the number of GPUs"
-            )
-        forecast = make_forecast(made, card=self.card, price=self.price)
+        """Predicted memory, time and cost; options without effect are a ``UserError``."""
+        if self.gpu is not None and made.topology.device == "cpu":
+            raise UserError(f"--gpu {self.gpu.name} has no effect on CPUs; give --gpus N, the number of GPUs")
+        forecast = make_forecast(made, gpu=self.gpu, price=self.price)
         if self.price is not None and forecast.bill is None:
-            why = forecast.unknown or "the kind of GPU is not known; give --gpu KIND"
+            why = forecast.unknown or "the kind of GPU is unknown; give --gpu KIND"
             raise UserError(f"--price {self.price:g} has no effect: {why}")
         return forecast
 
@@ -99,8 +98,12 @@ def _plan_at_site(
         click.echo(plan_json(made, forecast))
         return
     root = folder or default_folder(request)
-    options = [*_with_data(request), *placing.arguments(), "--nodes", str(made.topology.nodes)]
-    show_plan(made, request.name, ["gemfit", "submit", *options, "--run", str(root)], forecast)
+    options = [
+        *_with_data(request),
+        *placing.arguments(),
+        *to_argv({"nodes": made.topology.nodes, "run": root}),
+    ]
+    show_plan(made, request.name, ["gemfit", "submit", *options], forecast)
     show_scripts(render_scripts(made, root, Path.cwd()))
 
 

@@ -33,7 +33,7 @@ from gemfit_launch.verbs._slurm_options import placing_options
 def preflight(
     request: Request, placing: Placing, folder: Path | None, like: Path | None, as_json: bool
 ) -> None:
-    """Look for what would go wrong with a job, before it is submitted.
+    """Check a Slurm job before submission.
 
     Asks the cluster about partition, nodes, GPUs, limits and notice before preemption, and this machine
     about addresses, disk and token. Exit status 2 where something would keep the job from running.

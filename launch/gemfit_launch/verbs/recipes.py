@@ -1,4 +1,4 @@
-"""``gemfit ls``, ``show``, ``copy`` and ``check``."""
+"""``gemfit recipes``: list, show, copy and check."""
 
 from __future__ import annotations
 
@@ -18,43 +18,57 @@ from gemfit_launch.planning.recipes import SUFFIX, copied_text, find_recipe, loa
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
 from gemfit_launch.planning.write_configs import recipe_yaml
+from gemfit_launch.verbs._completion import RecipeName
 from gemfit_launch.verbs._options import (
-    RecipeName,
     json_option,
     ranks_options,
     recipe_argument,
     request_options,
+    settings_option,
 )
 
 
-@click.command()
-@json_option
-def ls(as_json: bool) -> None:
-    """List the recipes that come with gemfit.
+@click.group()
+def recipes() -> None:
+    """List, show, copy and check recipes.
 
     \b
     Example:
-      gemfit ls
+      gemfit recipes list
+      gemfit recipes show gemma3/1b-reference
+      gemfit recipes copy gemma3/1b-reference mine.yaml
+      gemfit recipes check mine.yaml
     """
-    recipes = {name: build(Recipe, load_recipe_document(name)) for name in shipped()}
+
+
+@recipes.command(name="list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the shipped recipes.
+
+    \b
+    Example:
+      gemfit recipes list --json
+    """
+    found = {name: build(Recipe, load_recipe_document(name)) for name in shipped()}
     if as_json:
-        rows = [{"name": name, **recipe.model_dump(mode="json")} for name, recipe in recipes.items()]
+        rows = [{"name": name, **recipe.model_dump(mode="json")} for name, recipe in found.items()]
         click.echo(json.dumps(rows, indent=2))
         return
-    lines = [(name, recipe.strategy.label, recipe.description) for name, recipe in recipes.items()]
-    console().print(table(["recipe", "strategy", "what it is"], lines))
+    lines = [(name, recipe.strategy.label, recipe.description) for name, recipe in found.items()]
+    console().print(table(["recipe", "strategy", "description"], lines))
 
 
-@click.command()
+@recipes.command()
 @request_options()
-@click.option("--origin", is_flag=True, help="Say where each value was written.")
+@click.option("--origin", is_flag=True, help="Show the file and line of each value.")
 @json_option
 def show(request: Request, origin: bool, as_json: bool) -> None:
     """Print a recipe with every value resolved.
 
     \b
     Example:
-      gemfit show gemma3/1b-reference --strategy zero3 --origin
+      gemfit recipes show gemma3/1b-reference --strategy zero3 --origin
     """
     document = request.document()
     recipe = build(Recipe, document)
@@ -64,48 +78,46 @@ def show(request: Request, origin: bool, as_json: bool) -> None:
     )
 
 
-@click.command()
+@recipes.command()
 @recipe_argument
 @click.argument("destination", type=click.Path(path_type=Path))
 def copy(recipe: str, destination: Path) -> None:
-    """Copy a recipe to a file of your own, to edit.
+    """Copy a recipe to a file to edit.
 
     \b
     Example:
-      gemfit copy gemma3/1b-reference mine.yaml
+      gemfit recipes copy gemma3/1b-reference mine.yaml
     """
     source = find_recipe(recipe)
     if destination.is_dir():
         destination = destination / f"{source.stem}{SUFFIX}"
     if destination.exists():
-        raise UserError(f"{destination}: is there already; choose another name")
+        raise UserError(f"{destination}: exists already; choose another name")
     destination.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(destination, copied_text(source, destination))
     click.echo(f"{destination}\nrun it with: gemfit run {destination} --data FILE.jsonl")
 
 
-@click.command()
-@click.argument("recipes", type=RecipeName(), nargs=-1, required=True, metavar="RECIPE...")
-@click.option(
-    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one value; may be repeated."
-)
+@recipes.command()
+@click.argument("names", type=RecipeName(), nargs=-1, required=True, metavar="RECIPE...")
+@settings_option
 @ranks_options(with_nodes=True)
-def check(recipes: tuple[str, ...], settings: tuple[str, ...], ranks: Ranks) -> None:
-    """Look for mistakes in recipes, and tell all of them at once.
+def check(names: tuple[str, ...], settings: tuple[str, ...], ranks: Ranks) -> None:
+    """Validate recipes and report every error.
 
     \b
     Example:
-      gemfit check mine.yaml
-      gemfit check gemma3/1b-reference gemma3/270m --gpus 24
+      gemfit recipes check mine.yaml
+      gemfit recipes check gemma3/1b-reference gemma3/270m --gpus 24
     """
-    problems = [line for name in recipes for line in _problems(Request(name=name, settings=settings), ranks)]
+    problems = [line for name in names for line in _problems(Request(name=name, settings=settings), ranks)]
     if problems:
         raise UserError("\n".join(problems))
-    click.echo("\n".join(f"{name}: no mistake found" for name in recipes))
+    click.echo("\n".join(f"{name}: valid" for name in names))
 
 
 def _problems(request: Request, ranks: Ranks) -> list[str]:
-    """Mistakes in one recipe, on these ranks; its data is looked for where it names any."""
+    """Errors in one recipe on these ranks; data files that it names have to exist."""
     try:
         recipe = request.recipe()
         topology = choose_topology(ranks, recipe.strategy, visible_gpus=count_gpus())

@@ -18,7 +18,7 @@ from gemfit_launch.verbs._slurm_options import SiteName
 
 @click.group()
 def site() -> None:
-    """List, show and write the descriptions of clusters.
+    """Describe clusters.
 
     A site says where to train: partition, GPUs of a node, limits, what runs before training. Your own
     lie in ~/.config/gemfit/sites; one that is named like a shipped one changes that one.

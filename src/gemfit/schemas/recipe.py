@@ -312,7 +312,7 @@ class Recipe(Contract):
     """Everything that decides what is trained. It says nothing about where."""
 
     description: str = ""
-    """One line for `gemfit ls`."""
+    """One line for `gemfit recipes list`."""
     model: ModelRecipe
     data: DataRecipe = DataRecipe()
     optim: OptimRecipe = OptimRecipe()

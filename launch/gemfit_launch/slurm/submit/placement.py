@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.site import Site
+from gemfit_launch.argv import to_argv
 from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.slurm.sites.load import load_site
 
@@ -31,10 +32,7 @@ class Placing:
 
     def arguments(self) -> list[str]:
         """The same choice as command line arguments."""
-        argv = ["--site", self.name] if self.name is not None else []
-        for setting in self.settings:
-            argv += ["--site-set", setting]
-        return argv + (["--nodes", str(self.nodes)] if self.nodes is not None else [])
+        return to_argv({"site": self.name, "site_set": self.settings, "nodes": self.nodes})
 
 
 def ranks_at(site: Site, nodes: int) -> Topology:

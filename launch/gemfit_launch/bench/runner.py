@@ -20,7 +20,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
-from gemfit_launch.bench.bench import Figures, figures
+from gemfit_launch.bench.measurements import BenchFigures, bench_figures
 from gemfit_launch.output.progress import watching
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
@@ -69,7 +69,7 @@ class Length:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class BenchVariant:
     """One setting of those that are varied."""
 
     changes: tuple[str, ...]
@@ -89,15 +89,15 @@ class Variant:
 class Result:
     """What came of one setting."""
 
-    variant: Variant
+    variant: BenchVariant
     plan: Plan
-    figures: Figures | None
+    figures: BenchFigures | None
     failed: str | None
     load: float
     """Processes that wanted a CPU in the minute before, on average."""
 
 
-def variants(request: Request, ranks: Ranks, vary: Sequence[str], length: Length) -> list[Variant]:
+def variants(request: Request, ranks: Ranks, vary: Sequence[str], length: Length) -> list[BenchVariant]:
     """Every combination of the values in ``vary``, each ``KEY=A,B``; a mistake is a ``UserError``."""
     axes = [[f"{key}={value}" for value in values] for key, values in map(_axis, vary)]
     return [_variant(request, ranks, changes, length) for changes in product(*axes)]
@@ -113,7 +113,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     return key, listed
 
 
-def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: Length) -> Variant:
+def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: Length) -> BenchVariant:
     settings = [change for change in changes if change.partition("=")[0] not in RANKS]
     counts = {key: value for key, _, value in (change.partition("=") for change in changes) if key in RANKS}
     for key, value in counts.items():
@@ -122,7 +122,7 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
     asked = replace(request, settings=(*request.settings, *settings))
     if any(setting.startswith("strategy=") for setting in settings):
         asked = replace(asked, strategy=None)
-    return Variant(
+    return BenchVariant(
         changes=changes,
         recipe=asked.recipe(),
         run_recipe=replace(asked, settings=(*asked.settings, *length.settings())).recipe(),
@@ -134,7 +134,7 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
     )
 
 
-def plan_all(chosen: Sequence[Variant]) -> list[Plan]:
+def plan_all(chosen: Sequence[BenchVariant]) -> list[Plan]:
     """Exact plans, packs built where they are missing. Nothing is packed before every plan can be made."""
     for variant in chosen:
         refuse_absent_gpus(
@@ -148,7 +148,12 @@ def plan_all(chosen: Sequence[Variant]) -> list[Plan]:
 
 
 def measure_all(
-    chosen: Sequence[Variant], plans: Sequence[Plan], *, warmup: int, keep: bool, say: Callable[[str], None]
+    chosen: Sequence[BenchVariant],
+    plans: Sequence[Plan],
+    *,
+    warmup: int,
+    keep: bool,
+    say: Callable[[str], None],
 ) -> Iterator[Result]:
     """One run after the other."""
     with _folder(keep=keep, say=say) as root:
@@ -157,14 +162,16 @@ def measure_all(
             yield _measure(variant, plan, root / f"{number}", warmup, say)
 
 
-def _measure(variant: Variant, plan: Plan, folder: Path, warmup: int, say: Callable[[str], None]) -> Result:
+def _measure(
+    variant: BenchVariant, plan: Plan, folder: Path, warmup: int, say: Callable[[str], None]
+) -> Result:
     run, load = RunDir.create(folder, plan), os.getloadavg()[0]
     with watching(plan.steps.total) as watch:
         outcome = carry_out(run, plan, watch)
     ending = conclude(run, outcome)
     found, failed = None, None
     if ending.code is ExitCode.DONE:
-        found = figures(Tail(run.metrics_file).read(), plan, variant.recipe, warmup)
+        found = bench_figures(Tail(run.metrics_file).read(), plan, variant.recipe, warmup)
     elif ending.code is ExitCode.STOPPED:
         raise KeyboardInterrupt
     else:

@@ -13,7 +13,7 @@ Shapes = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Architecture:
+class ModelShape:
     """A decoder as Hugging Face describes it; the vision tower is not part of it."""
 
     family: str

@@ -16,9 +16,9 @@ from gemfit.schemas.metrics import EvalRecord, MemoryRecord, Record, SaveRecord,
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.predict import flops
-from gemfit_launch.predict.gpu_specs import guess_card
+from gemfit_launch.predict.gpu_specs import guess_gpu
 from gemfit_launch.predict.memory import predict_memory, setting_of
-from gemfit_launch.predict.model_shapes import find_architecture
+from gemfit_launch.predict.shape_lookup import find_shape
 
 CONVENTION = (
     "2 operations a multiplication with its addition, forward and backward, nothing that is computed again; "
@@ -52,7 +52,7 @@ class Speed:
     """Operations a second of one rank, with the output layer."""
     flops_without_embedding: float | None
     mfu: float | None
-    """Share of the card's peak; ``None`` where the card is not known."""
+    """Share of the GPU's peak; ``None`` where the GPU is not known."""
     mfu_without_embedding: float | None
 
 
@@ -70,7 +70,7 @@ class Peak:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figures:
+class BenchFigures:
     """All that is measured of one run."""
 
     steps: tuple[float, ...]
@@ -82,7 +82,7 @@ class Figures:
     gpu: str | None
 
 
-def figures(records: Sequence[Record], plan: Plan, recipe: Recipe, warmup: int) -> Figures:
+def bench_figures(records: Sequence[Record], plan: Plan, recipe: Recipe, warmup: int) -> BenchFigures:
     """What ``records`` of a run of ``plan`` say; ``recipe`` is the one asked for, with its own rhythm."""
     steps = [record for record in records if isinstance(record, StepRecord)]
     counted = [step for step in steps if step.step > warmup]
@@ -90,7 +90,7 @@ def figures(records: Sequence[Record], plan: Plan, recipe: Recipe, warmup: int) 
         raise UserError("the run has left no step to measure; give more --steps")
     memory = next((record for record in records if isinstance(record, MemoryRecord)), None)
     gpu = memory.gpu_name if memory is not None else None
-    return Figures(
+    return BenchFigures(
         steps=tuple(_seconds(step) for step in counted),
         speed=_speed(counted, plan, gpu),
         stalls=_stalls(records, steps, counted, recipe),
@@ -114,16 +114,16 @@ def _speed(counted: list[StepRecord], plan: Plan, gpu: str | None) -> Speed:
     seconds = [_seconds(step) for step in counted]
     rate = sum(step.tokens or 0 for step in counted) / sum(seconds)
     trained = sum(step.trained_tokens or 0 for step in counted) / sum(seconds)
-    card = guess_card(gpu)
-    architecture = find_architecture(plan.recipe.model).architecture
+    spec = guess_gpu(gpu)
+    shape = find_shape(plan.recipe.model).shape
     done, used = dict[bool, float](), dict[bool, float]()
-    if architecture is not None:
-        setting = setting_of(plan, architecture)
+    if shape is not None:
+        setting = setting_of(plan, shape)
         for with_embedding in (True, False):
             of_token = flops.model_flops(setting, with_embedding=with_embedding)
             done[with_embedding] = rate * of_token / plan.topology.world_size
-            if card is not None:
-                used[with_embedding] = done[with_embedding] / card.peak_flops
+            if spec is not None:
+                used[with_embedding] = done[with_embedding] / spec.peak_flops
     return Speed(
         step_median=statistics.median(seconds),
         step_p90=percentile(seconds, 0.9),
@@ -175,12 +175,12 @@ def _stalls(
 
 
 def _peak(memory: MemoryRecord, plan: Plan) -> Peak:
-    architecture = find_architecture(plan.recipe.model).architecture
+    shape = find_shape(plan.recipe.model).shape
     on_gpu = plan.topology.device == "cuda"
     predicted = None
-    if architecture is not None:
+    if shape is not None:
         left_out = NOT_TENSORS if on_gpu else (*NOT_TENSORS, *HELD_BEFORE)
-        parts = predict_memory(setting_of(plan, architecture), plan.recipe.checkpoint).gpu
+        parts = predict_memory(setting_of(plan, shape), plan.recipe.checkpoint).gpu
         predicted = sum(part.bytes for part in parts if part.name not in left_out)
     return Peak(
         device=plan.topology.device,

@@ -1,0 +1,166 @@
+"""``gemfit resume``: on this machine, or as a Slurm job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from gemfit.errors import UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.plan import Plan
+from gemfit_launch.argv import to_argv
+from gemfit_launch.output.plan import show_plan
+from gemfit_launch.planning.replan import changed_parts, refuse_complete, refuse_other_training, replan
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.topology import Ranks, count_gpus, refuse_absent_gpus
+from gemfit_launch.runs.python_module import require_train_extra
+from gemfit_launch.slurm.cluster.cancel import refuse_queued
+from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.submit.placement import Placing, ranks_at
+from gemfit_launch.slurm.submit.show import show_scripts
+from gemfit_launch.slurm.submit.submit import render_scripts, submit
+from gemfit_launch.verbs._options import (
+    RUN_FOLDER,
+    allow_changed_option,
+    json_option,
+    ranks_options,
+    request_options,
+)
+from gemfit_launch.verbs._slurm_options import after_option, placing_options
+from gemfit_launch.verbs._submission import report_submission, warn_hidden_options
+from gemfit_launch.verbs._train import pack_data, stop_at_option, train
+
+ONLY_HERE = ("nproc", "gpus", "device", "stop_at")
+ONLY_JOB = ("site_settings", "nodes", "after", "as_json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumption:
+    """A run and what is to be different in its next attempt."""
+
+    run: RunDir
+    request: Request
+    allowed_changes: tuple[str, ...]
+    dry_run: bool
+
+
+@click.command()
+@click.argument("run", type=RUN_FOLDER)
+@request_options(required=False, with_recipe=False)
+@ranks_options(with_nodes=False)
+@stop_at_option
+@placing_options(site_required=False)
+@after_option
+@click.option("--here", is_flag=True, help="Resume on this machine, though RUN was a Slurm job.")
+@allow_changed_option
+@click.option("--dry-run", is_flag=True, help="Show what would happen and start nothing.")
+@json_option
+def resume(
+    run: Path,
+    request: Request,
+    allowed_changes: tuple[str, ...],
+    dry_run: bool,
+    ranks: Ranks,
+    stop_at: int | None,
+    placing: Placing,
+    after: int | None,
+    here: bool,
+    as_json: bool,
+) -> None:
+    """Resume a run where it ran.
+
+    A run that was a Slurm job is submitted again, with the code as it is now; any other continues on
+    this machine. --site makes a job of a local run, --here continues a job on this machine. Ranks,
+    nodes and strategy may change; what would change the training is refused unless allowed.
+    Exit status: 0 completed or submitted, 75 stopped and resumable, 1 failed, 2 invalid input.
+
+    \b
+    Example:
+      gemfit resume runs/first
+      gemfit resume runs/first --nproc 3 --strategy zero3
+      gemfit resume runs/job --nodes 1 --site preemptible-cluster
+    """
+    run_dir = RunDir.open(run)
+    wanted = Resumption(run=run_dir, request=request, allowed_changes=allowed_changes, dry_run=dry_run)
+    if here and placing.name is not None:
+        raise click.UsageError("--here and --site contradict each other; give one of them")
+    if placing.name is not None or (not here and JobFiles(run_dir).newest() is not None):
+        _refuse(ONLY_HERE, f"{run} is resumed as a Slurm job; use --nodes or --site-set, or give --here")
+        _resume_job(wanted, placing, after, as_json)
+    else:
+        _refuse(ONLY_JOB, f"{run} is resumed on this machine; to make it a job give --site SITE")
+        _resume_here(wanted, ranks, stop_at, here)
+
+
+def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bool) -> None:
+    run, old = wanted.run, wanted.run.plan()
+    plan = replan(old, wanted.request, ranks, str(run.plan_file))
+    refuse_other_training(run.root, old, plan, wanted.allowed_changes)
+    if wanted.dry_run:
+        rest = to_argv({"allow_changed": wanted.allowed_changes})
+        options = [*to_argv({"here": here}), *wanted.request.arguments(), *ranks.arguments(), *rest]
+        show_plan(plan, str(run.root), ["gemfit", "resume", str(run.root), *options])
+        return
+    refuse_complete(run, plan)
+    refuse_absent_gpus(plan.topology, visible_gpus=count_gpus())
+    require_train_extra("resume")
+    pack_data(plan)
+    if plan.steps.rows_are == "estimated":  # other rows than before, which have just been packed
+        plan = replan(old, wanted.request, ranks, str(run.plan_file))
+    for change in changed_parts(old, plan):
+        click.echo(change)
+    raise click.exceptions.Exit(train(run, plan, stop_at, wanted.allowed_changes))
+
+
+def _resume_job(wanted: Resumption, placing: Placing, after: int | None, as_json: bool) -> None:
+    run, old = wanted.run, wanted.run.plan()
+    site = placing.site(old.site)
+    ranks = ranks_at(site, placing.nodes or old.topology.nodes)
+    plan = replan(old, wanted.request, ranks, str(run.plan_file), site)
+    refuse_other_training(run.root, old, plan, wanted.allowed_changes)
+    folder = _working_folder(run)
+    scripts = render_scripts(plan, run.root, folder)
+    if wanted.dry_run:
+        show_scripts(scripts)
+        return
+    refuse_queued(run)
+    refuse_complete(run, plan)
+    warn_hidden_options()
+    _adopt(run, plan)
+    for change in changed_parts(old, plan):
+        click.echo(change, err=as_json)
+    waits_for = [] if after is None else [after]
+    submission = submit(run, scripts, folder, waits_for, wanted.allowed_changes)
+    if as_json:
+        click.echo(json.dumps({"run": str(run.root), **submission.model_dump(mode="json")}, indent=2))
+    else:
+        report_submission(run.root, submission)
+
+
+def _adopt(run: RunDir, plan: Plan) -> None:
+    with run.hold():
+        run.adopt(plan)
+        run.stop_file.unlink(missing_ok=True)
+
+
+def _working_folder(run: RunDir) -> Path:
+    """Folder to which relative paths in the recipe refer: that of the first submission, else this one."""
+    newest = JobFiles(run).newest()
+    return Path(newest.folder) if newest is not None else Path.cwd()
+
+
+def _refuse(names: tuple[str, ...], why: str) -> None:
+    """``UserError`` for options on the command line that have no effect in this place."""
+    context = click.get_current_context()
+    given = [one.opts[0] for one in context.command.params if _is_given(context, one, names)]
+    if given:
+        raise UserError(f"{', '.join(given)}: no effect, because {why}")
+
+
+def _is_given(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> bool:
+    source = context.get_parameter_source(str(parameter.name))
+    return parameter.name in names and source is ParameterSource.COMMANDLINE

@@ -1,0 +1,98 @@
+"""``gemfit submit``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gemfit.rundir import RunDir
+from gemfit.schemas.pack_job import find_files
+from gemfit_launch.argv import to_argv
+from gemfit_launch.output.plan import show_plan, show_summary
+from gemfit_launch.output.tables import console
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
+from gemfit_launch.runs.status import default_folder
+from gemfit_launch.slurm.submit.placement import Placing, ranks_at
+from gemfit_launch.slurm.submit.show import show_scripts
+from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_all
+from gemfit_launch.slurm.submit.sweep import Variant, variants
+from gemfit_launch.verbs._completion import SettingKey
+from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
+from gemfit_launch.verbs._slurm_options import after_option, placing_options
+from gemfit_launch.verbs._submission import report_submission, warn_hidden_options
+
+
+@click.command()
+@request_options()
+@placing_options(site_required=True)
+@click.option("--run", "folder", type=RUN_FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
+@after_option
+@click.option(
+    "--sweep",
+    "sweeps",
+    type=SettingKey(),
+    metavar="KEY=A,B",
+    multiple=True,
+    help="One run per value, such as seed=1,2,3; repeated, one per combination.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted, and submit nothing.")
+@json_option
+def submit(
+    request: Request,
+    placing: Placing,
+    folder: Path | None,
+    after: int | None,
+    sweeps: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train as a Slurm job.
+
+    The job requeues itself when it is preempted or out of time. Data that is not packed yet is packed
+    first, by a job without a GPU. Code and recipe are copied into the run folder, so a requeued job runs
+    what was submitted. Tokens such as HF_TOKEN reach the job through the environment, never in a file.
+
+    \b
+    Example:
+      gemfit submit gemma3/1b-reference --site gpu-cluster --nodes 2 --data chat.jsonl --run runs/first
+      gemfit submit gemma3/1b-reference --site gpu-cluster --site-set time=2:00:00 --data chat.jsonl --dry-run
+      gemfit submit gemma3/1b-reference --site gpu-cluster --data chat.jsonl --run runs/lr --sweep seed=1,2,3
+    """
+    root = folder or default_folder(request)
+    jobs = [_prepare(variant, placing, root) for variant in variants(request, sweeps)]
+    if dry_run:
+        _show(jobs, placing)
+        return
+    for job in jobs:
+        RunDir.refuse_used(job.root)
+        if not job.plan.recipe.data.mixture:
+            find_files(None)  # raises with the option that names the data
+    warn_hidden_options()
+    if not as_json:
+        show_summary(console(), jobs[0].plan, request.name)
+    submitted = []
+    for job, submission in submit_all(jobs, Path.cwd(), after):
+        if not as_json:
+            report_submission(job.root, submission)  # at once: Slurm may refuse the next one
+        submitted.append({"run": str(job.root), **submission.model_dump(mode="json")})
+    if as_json:
+        click.echo(json.dumps(submitted if sweeps else submitted[0], indent=2))
+
+
+def _prepare(variant: Variant, placing: Placing, root: Path) -> Prepared:
+    """The plan and the scripts of one run; writes nothing."""
+    site, recipe = placing.site(), variant.request.recipe()
+    plan = resolve_plan(recipe, ranks_at(site, placing.nodes or 1), site=site)
+    place = root.with_name(f"{root.name}{variant.suffix}")
+    return Prepared(place, variant.request, plan, render_scripts(plan, place, Path.cwd()))
+
+
+def _show(jobs: Sequence[Prepared], placing: Placing) -> None:
+    for job in jobs:
+        options = [*job.request.arguments(), *placing.arguments(), *to_argv({"run": job.root})]
+        show_plan(job.plan, job.request.name, ["gemfit", "submit", *options])
+        show_scripts(job.scripts)

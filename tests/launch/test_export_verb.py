@@ -1,0 +1,43 @@
+"""``gemfit export`` hands its work to the train extra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from click.testing import Result
+
+from gemfit.rundir import RunDir
+
+Cli = Callable[..., Result]
+Calls = list[tuple[str, list[str]]]
+
+
+@pytest.fixture
+def calls(hand_over: Callable[..., Calls]) -> Calls:
+    return hand_over("export")
+
+
+def test_export_goes_to_the_run_folder_unless_told_otherwise(run: RunDir, calls: Calls, cli: Cli) -> None:
+    assert cli("export", run.root).exit_code == 1
+    cli("export", run.root, "--checkpoint", 20, "--out", "there", "--json")
+    cli("export", run.root, "--checkpoint", "best")
+    assert calls == [
+        ("gemfit.export.export", [str(run.root), "--out", str(run.export)]),
+        ("gemfit.export.export", [str(run.root), "--out", "there", "--checkpoint", "20", "--json"]),
+        ("gemfit.export.export", [str(run.root), "--out", str(run.export), "--checkpoint", "best"]),
+    ]
+
+
+def test_a_step_that_is_neither_a_number_nor_the_best_is_refused(run: RunDir, calls: Calls, cli: Cli) -> None:
+    assert cli("export", run.root, "--checkpoint", "newest").exit_code == 2
+    assert calls == []
+
+
+def test_without_the_train_extra_its_installation_is_named(
+    run: RunDir, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemfit_launch.runs.python_module.find_spec", lambda name: None)
+    result = cli("export", run.root)
+    assert result.exit_code == 2
+    assert "pip install 'gemfit[train]'" in result.stderr
