@@ -39,8 +39,7 @@ class RunDir:
         """``UserError`` for a folder that holds anything: it is asked before the expensive part."""
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UserError(
-                f"{root}: is already in use; resume it with `gemfit resume {root}`, "
-                "or choose another --run"
+                f"{root}: is already in use; resume it with `gemfit resume {root}`, or choose another --run"
             )
 
     @classmethod
