@@ -49,7 +49,6 @@ from gemfit.data.tokenize.tokenizer_cache import backend_json
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.build.setup import (
     Unchecked,
-    pass_over_extensions,
     prepare_rendering,
     prepare_tokenizer,
     settle,
@@ -60,7 +59,6 @@ tokenizer, watch = prepare_tokenizer(job), None
 if engine == "gigatoken":
     encoder = gigatoken_encoder(parse_tokenizer(backend_json(tokenizer)))
 else:
-    pass_over_extensions()
     rendering, watch = prepare_rendering(job, tokenizer, print)
     encoder = rendering.encoder
 settle()

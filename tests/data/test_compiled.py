@@ -131,7 +131,7 @@ def test_the_marker_of_another_processor_does_not_count(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(compile_kernels, "compiled_folder", lambda: tmp_path)
-    monkeypatch.setattr(compile_kernels, "_compile", lambda marker: marker.touch())
+    monkeypatch.setattr(compile_kernels, "_compile", lambda marker, folder: marker.touch())
     said: list[str] = []
     for cpu in ("old", "old", "new"):
         monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda name=cpu: name)

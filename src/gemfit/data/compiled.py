@@ -76,7 +76,7 @@ def _kernels_digest() -> str:
     digest.update(f"{sys.version_info[:3]} {numba.__version__}".encode())
     for path in sorted(SOURCES.rglob("*.py"), key=lambda path: path.relative_to(SOURCES).as_posix()):
         source = path.read_bytes()
-        if b"@njit" in source:
+        if b"njit" in source or b"numba" in source:
             digest.update(path.relative_to(SOURCES).as_posix().encode() + source)
     return digest.hexdigest()
 

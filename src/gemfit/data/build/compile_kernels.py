@@ -31,7 +31,7 @@ from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Part
 from gemfit.schemas.recipe import DataRecipe
 
-CONVERSATIONS, CHUNKS = 8, 3
+NUM_CONVERSATIONS, CHUNKS = 8, 3
 """Of the data that the kernels are called with: enough for every branch that a type depends on."""
 SEQ_LEN = 32
 
@@ -44,21 +44,22 @@ def compiling(say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     say(f"compiling kernels, once for this version and processor; they are kept in {compiled_folder()}")
-    process = multiprocessing.get_context("fork").Process(target=_compile, args=(marker,), daemon=True)
-    process.start()
-    try:
-        yield process.join
-    finally:
-        process.kill()
-        process.join()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (marker, Path(folder))
+        process = multiprocessing.get_context("fork").Process(target=_compile, args=arguments, daemon=True)
+        process.start()
+        try:
+            yield process.join
+        finally:
+            process.kill()
+            process.join()
 
 
-def _compile(marker: Path) -> None:
+def _compile(marker: Path, folder: Path) -> None:
     # Ctrl-C reaches the whole group; the parent decides, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with tempfile.TemporaryDirectory() as folder:
-        plan_and_gather(Path(folder))
+    plan_and_gather(folder)
     marker.touch()
 
 
@@ -70,8 +71,8 @@ def plan_and_gather(folder: Path) -> None:
         digests=table.digests,
         likeness=table.likeness,
         signatures=table.signatures,
-        source=np.zeros(CONVERSATIONS, np.int16),
-        fate=np.zeros(CONVERSATIONS, np.int8),
+        source=np.zeros(NUM_CONVERSATIONS, np.int16),
+        fate=np.zeros(NUM_CONVERSATIONS, np.int8),
     )
     choice = choose(candidates, data, seed=0)
     table.signatures.close()
@@ -83,16 +84,16 @@ def plan_and_gather(folder: Path) -> None:
 
 
 def _table(store: PartStore, data: DataRecipe) -> Talks:
-    store.write("a", _block(), PartNotes(lines=CONVERSATIONS, blank=0, rejected=(), pii={}, engine=""))
+    store.write("a", _block(), PartNotes(lines=NUM_CONVERSATIONS, blank=0, rejected=(), pii={}, engine=""))
     collector = Collector(store, data)
-    collector.add(Made(number=0, input=0, key="a", lines=CONVERSATIONS, state="made"))
+    collector.add(Made(number=0, input=0, key="a", lines=NUM_CONVERSATIONS, state="made"))
     return collector.finish()[0]
 
 
 def _block() -> Part:
     """A block of conversations of ``CHUNKS`` chunks each, all different."""
-    chunks = CONVERSATIONS * CHUNKS
-    numbers = np.arange(CONVERSATIONS)
+    chunks = NUM_CONVERSATIONS * CHUNKS
+    numbers = np.arange(NUM_CONVERSATIONS)
     linked = np.arange(chunks) % CHUNKS > 0
     lengths, context = np.full(chunks, SEQ_LEN // 2 - 1, np.int32), np.full(chunks, 2, np.int32)
     stored = int(lengths.sum() + (lengths - context)[linked].sum())
@@ -107,10 +108,12 @@ def _block() -> Part:
         "lines": numbers + 1,
         "digests": np.stack([numbers, numbers], 1).astype(np.uint64),
         "likeness": numbers.astype(np.uint64),
-        "signatures": np.full((CONVERSATIONS, NUM_HASHES["group"]), 1, np.uint32),
-        "role_tokens": np.zeros((CONVERSATIONS, len(ROLES)), np.int32),
+        "signatures": np.full((NUM_CONVERSATIONS, NUM_HASHES["group"]), 1, np.uint32),
+        "role_tokens": np.zeros((NUM_CONVERSATIONS, len(ROLES)), np.int32),
     }
     columns |= {
-        field.name: np.zeros(CONVERSATIONS, np.int32) for field in fields(Part) if field.name not in columns
+        field.name: np.zeros(NUM_CONVERSATIONS, np.int32)
+        for field in fields(Part)
+        if field.name not in columns
     }
     return Part(**columns)

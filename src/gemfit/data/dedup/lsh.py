@@ -114,16 +114,16 @@ def merge_groups(parents: Places, same: NDArray[np.uint64], at_once: int = AT_ON
     return np.asarray(_roots(merged))
 
 
-@njit
-def group_sizes(groups: Any) -> Any:
+def group_sizes(groups: Places) -> Places:
     """How many are in the group of each: (order,)."""
-    counts = np.zeros(len(groups), np.int32)
-    for group in groups:
-        counts[group] += 1
-    sizes = np.empty(len(groups), np.int32)
-    for at in range(len(groups)):
-        sizes[at] = counts[groups[at]]
-    return sizes
+    return np.bincount(groups)[groups].astype(np.int32) if len(groups) else groups.copy()
+
+
+def _roots(parents: Places) -> Places:
+    """The root of each: parents point to smaller numbers, so each round halves the way."""
+    while not np.array_equal(grand := parents[parents], parents):
+        parents = grand
+    return parents
 
 
 def band_width(places: int, threshold: float) -> int:
@@ -167,13 +167,6 @@ def _unite(parents: Any, one: int, other: int) -> None:
         parents[second] = first
     else:
         parents[first] = second
-
-
-@njit
-def _roots(parents: Any) -> Any:
-    for index in range(len(parents)):
-        parents[index] = _root(parents, index)
-    return parents
 
 
 @njit

@@ -28,7 +28,8 @@ def pack(lengths: Ints, seq_len: int, free: Ints | None = None) -> Ints:
     assert lengths.max() <= seq_len, "a document longer than a row was to be split"
     lengths = np.ascontiguousarray(lengths, np.int32)
     started = np.empty(0, np.int32) if free is None else np.ascontiguousarray(free, np.int32)
-    order, counts = _descending(lengths, seq_len)
+    order = np.argsort(-lengths, kind="stable").astype(np.int32)  # equal lengths keep their order
+    counts = np.bincount(lengths, minlength=seq_len + 1).astype(np.int32)
     return np.asarray(_best_fit(order, counts, seq_len, started))
 
 
@@ -37,25 +38,6 @@ def fewest_rows(lengths: Ints, seq_len: int, free: Ints | None = None) -> int:
     started = np.empty(0, np.int32) if free is None else free
     rest = int(lengths.sum(dtype=np.int64)) - int(started.sum(dtype=np.int64))
     return len(started) + max(0, -(-rest // seq_len))
-
-
-@njit
-def _descending(lengths, seq_len):  # type: ignore[no-untyped-def]
-    """Documents, longest first and equal ones in order, and how many there are of each length."""
-    counts = np.zeros(seq_len + 1, np.int32)
-    for length in lengths:
-        counts[length] += 1
-    at = np.empty(seq_len + 1, np.int64)
-    before = np.int64(0)
-    for length in range(seq_len, -1, -1):
-        at[length] = before
-        before += counts[length]
-    order = np.empty(len(lengths), np.int32)
-    for document in range(len(lengths)):
-        length = lengths[document]
-        order[at[length]] = document
-        at[length] += 1
-    return order, counts
 
 
 @njit

@@ -14,12 +14,11 @@ Cost: some tens of microseconds a row that holds a part of a long conversation; 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit
 from gemfit.data.packing.best_fit import pack
 from gemfit.data.packing.row_fill import cut_late, fill_rows
 
@@ -104,57 +103,19 @@ def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
     return _sorted(atoms, first, num_atoms, row)
 
 
-@njit
-def _chains(linked: Any) -> Any:
+def _chains(linked: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """First atom of each conversation, and the one after its last."""
-    count = 0
-    for atom in range(len(linked)):
-        count += not linked[atom]
-    heads, stops = np.empty(count, np.int32), np.full(count, len(linked), np.int32)
-    count = 0
-    for atom in range(len(linked)):
-        if not linked[atom]:
-            heads[count] = atom
-            if count:
-                stops[count - 1] = atom
-            count += 1
-    return heads, stops
+    heads = np.flatnonzero(~linked).astype(np.int32)
+    return heads, np.append(heads[1:], np.int32(len(linked)))[: len(heads)]
 
 
-@njit
-def _tokens(lengths: Any, context: Any, first: Any, num_atoms: Any) -> Any:
+def _tokens(lengths: Ints, context: Ints, first: Ints, num_atoms: Ints) -> Ints:
     """Length of each piece: its bodies, and the context of its first atom."""
-    tokens = np.empty(len(first), np.int32)
-    for piece in range(len(first)):
-        start = first[piece]
-        total = lengths[start]
-        for atom in range(start + 1, start + num_atoms[piece]):
-            total += lengths[atom] - context[atom]
-        tokens[piece] = total
-    return tokens
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths - context, dtype=np.int64)])
+    return (before[first + num_atoms] - before[first] + context[first]).astype(np.int32)
 
 
 def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
-    order = _by_row(first, row, len(atoms.lengths))
+    order = np.lexsort((first, row))
     first, num_atoms = first[order], num_atoms[order]
     return Runs(first, num_atoms, _tokens(atoms.lengths, atoms.context, first, num_atoms), row[order])
-
-
-@njit
-def _by_row(first: Any, row: Any, num_atoms: int) -> Any:
-    """Pieces by row, and by their first atom in a row."""
-    begun = np.full(num_atoms, -1, np.int32)
-    rows = int(row.max()) + 1 if len(row) else 0
-    for piece in range(len(row)):
-        begun[first[piece]] = piece
-    at = np.zeros(rows + 1, np.int32)
-    for piece in range(len(row)):
-        at[row[piece] + 1] += 1
-    for number in range(rows):
-        at[number + 1] += at[number]
-    order = np.empty(len(row), np.int32)
-    for one in begun:
-        if one >= 0:
-            order[at[row[one]]] = one
-            at[row[one]] += 1
-    return order

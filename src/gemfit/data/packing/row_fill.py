@@ -44,15 +44,20 @@ def fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ig
     free = np.empty(len(lengths), np.int32)
     num_runs = num_rows = 0
     used = np.zeros(len(whole), np.bool_)
-    begin, left, down = _stock(lengths[whole], seq_len)
+    begin, left, down = _stock(lengths, whole, seq_len)
     at = heads.copy()
     rest = np.empty(len(heads), np.int64)
+    long_total = big_total = np.int64(0)
     for chain in range(len(heads)):
         rest[chain] = _length(lengths, bodies, heads[chain], stops[chain] - heads[chain])
-    window = np.arange(min(WINDOW, len(heads)))
-    fresh = len(window)
-    long_left = long_total = rest.sum()
-    big_left = big_total = lengths[whole[begin[seq_len // 2 + 1] :]].sum() if len(whole) else 0
+        long_total += rest[chain]
+    for one in whole:
+        big_total += lengths[one] if 2 * lengths[one] > seq_len else 0
+    long_left, big_left = long_total, big_total
+    # What numpy has for such arrays takes seconds to compile; loops do not.
+    chains = np.empty(WINDOW, np.int64)
+    size, fresh = _slide_window(chains, 0, at, stops, 0)
+    window = chains[:size]
     while len(window):
         if worth > 1 or fresh == len(heads):
             _longest_first(window, rest)
@@ -90,13 +95,31 @@ def fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ig
             chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
         free[num_rows] = room
         num_rows += 1
-        window = window[at[window] < stops[window]]
-        more = min(WINDOW - len(window), len(heads) - fresh)
-        window = np.concatenate((window, np.arange(fresh, fresh + more)))
-        fresh += more
-    uncut = window[at[window] < stops[window]]
-    ends = (at[uncut], stops[uncut] - at[uncut])
+        num_open, fresh = _slide_window(chains, len(window), at, stops, fresh)
+        window = chains[:num_open]
+    ends = (np.empty(len(window), heads.dtype), np.empty(len(window), heads.dtype))
+    num_ends = 0
+    for chain in window:
+        if at[chain] < stops[chain]:
+            ends[0][num_ends], ends[1][num_ends] = at[chain], stops[chain] - at[chain]
+            num_ends += 1
+    ends = (ends[0][:num_ends], ends[1][:num_ends])
     return first[:num_runs], count[:num_runs], row[:num_runs], free[:num_rows], used, ends
+
+
+@njit_helper
+def _slide_window(window, size, at, stops, fresh):  # type: ignore[no-untyped-def]
+    """Drop chains that are used up and take fresh ones in; how many there are then, and the next fresh."""
+    kept = 0
+    for place in range(size):
+        if at[window[place]] < stops[window[place]]:
+            window[kept] = window[place]
+            kept += 1
+    while kept < len(window) and fresh < len(stops):
+        window[kept] = fresh
+        kept += 1
+        fresh += 1
+    return kept, fresh
 
 
 @njit_helper
@@ -110,14 +133,15 @@ def _longest_first(window, rest):  # type: ignore[no-untyped-def]
 
 
 @njit_helper
-def _stock(lengths, seq_len):  # type: ignore[no-untyped-def]
+def _stock(lengths, whole, seq_len):  # type: ignore[no-untyped-def]
     """For each length: where its conversations begin, how many there are, the next one that occurs."""
     left = np.zeros(seq_len + 1, np.int32)
-    for length in lengths:
-        left[length] += 1
-    begin = np.cumsum(left) - left
-    down = np.arange(seq_len + 1)
+    for one in whole:
+        left[lengths[one]] += 1
+    begin, down = np.zeros(seq_len + 1, np.int64), np.zeros(seq_len + 1, np.int64)
     for length in range(1, seq_len + 1):
+        begin[length] = begin[length - 1] + left[length - 1]
+        down[length] = length
         if left[length] == 0:
             down[length] = length - 1
     return begin, left, down
@@ -194,4 +218,7 @@ def _longest(lengths, bodies, position, stop, room):  # type: ignore[no-untyped-
 @njit_helper
 def _length(lengths, bodies, position, num_atoms):  # type: ignore[no-untyped-def]
     """Tokens of a piece of ``num_atoms`` atoms."""
-    return lengths[position] + bodies[position + 1 : position + num_atoms].sum()
+    total = np.int64(lengths[position])
+    for atom in range(position + 1, position + num_atoms):
+        total += bodies[atom]
+    return total
