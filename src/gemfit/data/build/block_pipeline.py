@@ -36,7 +36,7 @@ def make_part(
     ids, ends = rendering.encoder.encode(text, text_ends)
     counts.picked = pick(rendering.encoder, text, text_ends, ids, ends)
     composed = compose(ids, ends, messages, rendering.control)
-    fitted = fit_rows(composed, messages, rendering)
+    fitted = fit_rows(composed, messages, rendering.control, rendering.overlong, rendering.seq_len)
     return Part(
         **fitted._asdict(),
         lines=messages.lines,

@@ -1,7 +1,7 @@
-"""Compile the kernels that plan and gather rows in a process of their own, while the first block is rendered.
+"""Compile kernels in processes of their own, while the tokenizer is loaded.
 
-The blocks' kernels are compiled by the worker that gets the first block; those that come after it would
-wait for that. Both are compiled once for each version of the code and kind of processor, see ``compiled``.
+One calls what renders a block, one what plans and gathers rows, with a handful of made-up conversations.
+Both are compiled once for each version of the code and kind of processor, see ``compiled``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ from numpy.typing import NDArray
 
 from gemfit.data.build.block_cache import PartNotes, PartStore
 from gemfit.data.build.conversation_table import Collector, Talks
+from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.build.map_blocks import Made
 from gemfit.data.build.row_gather import PartFiles, Pieces, Room, gather
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.compiled import compiled_folder
-from gemfit.data.dedup.minhash import NUM_HASHES
+from gemfit.data.dedup.minhash import NUM_HASHES, signatures
 from gemfit.data.filter.selection import TRAIN, Candidates, choose
+from gemfit.data.jsonl.batch_parser import CODES
 from gemfit.data.jsonl.conversation import ROLES
-from gemfit.data.jsonl.message_batch import Part
+from gemfit.data.jsonl.message_batch import Messages, Part
+from gemfit.data.render.assemble_ids import Control, compose
+from gemfit.data.render.content_hash import content_digests, likeness
+from gemfit.data.tokenize.sampling import pick_texts
 from gemfit.schemas.recipe import DataRecipe
 
 NUM_CONVERSATIONS, CHUNKS = 8, 3
@@ -44,23 +49,54 @@ def compiling(say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     say(f"compiling kernels, once for this version and processor; they are kept in {compiled_folder()}")
+    fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (marker, Path(folder))
-        process = multiprocessing.get_context("fork").Process(target=_compile, args=arguments, daemon=True)
-        process.start()
+        processes = [
+            fork.Process(target=_compile, args=(work, Path(folder)), daemon=True)
+            for work in (render_block, plan_and_gather)
+        ]
+        for process in processes:
+            process.start()
+
+        def wait() -> None:
+            for process in processes:
+                process.join()
+            if all(process.exitcode == 0 for process in processes):
+                marker.touch()
+
         try:
-            yield process.join
+            yield wait
         finally:
-            process.kill()
-            process.join()
+            for process in processes:
+                process.kill()
+                process.join()
 
 
-def _compile(marker: Path, folder: Path) -> None:
+def _compile(work: Callable[[Path], None], folder: Path) -> None:
     # Ctrl-C reaches the whole group; the parent decides, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    plan_and_gather(folder)
-    marker.touch()
+    work(folder)
+
+
+def render_block(_: Path) -> None:
+    """Render, fit and hash a few conversations, some of them longer than a row; writes nothing."""
+    turns = np.tile(np.array([CODES["user"], CODES["assistant"]], np.uint8), 3 * NUM_CONVERSATIONS)
+    contents = [b"words of a message" * (number % 3) for number in range(len(turns))]
+    ends = np.cumsum([len(content) for content in contents], dtype=np.int64)
+    last = np.arange(6, len(turns) + 1, 6, dtype=np.int64)
+    turns.setflags(write=False)  # as those of a block that was read
+    lines = np.arange(1, len(last) + 1)
+    messages = Messages(text=b"".join(contents), ends=ends, roles=turns, last=last, lines=lines)
+    places = 4 + 2 * len(ROLES)
+    control = Control(np.ones(places, np.uint32), np.arange(places + 1), system_inside=True, train_all=True)
+    ids = np.arange(ends[-1], dtype=np.uint32)
+    pick_texts(messages.text, ends, 1)
+    composed = compose(ids, ends, messages, control)
+    fit_rows(composed, messages, control, "split", SEQ_LEN)
+    content_digests(messages)
+    likeness(messages)
+    signatures(ids, ends, last, turns, NUM_HASHES["group"])
 
 
 def plan_and_gather(folder: Path) -> None:
