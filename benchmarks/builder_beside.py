@@ -43,14 +43,14 @@ CEILING = """
 import os, sys
 from pathlib import Path
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
-from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
+from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 from gemfit.data.jsonl.inputs import all_blocks, block_text
 from gemfit.data.tokenize.tokenizer_cache import backend_json
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.build.setup import (
     Unchecked,
     pass_over_extensions,
-    prepare_rendering,
+    prepare_render_context,
     prepare_tokenizer,
     settle,
 )
@@ -61,7 +61,7 @@ if engine == "gigatoken":
     encoder = gigatoken_encoder(parse_tokenizer(backend_json(tokenizer)))
 else:
     pass_over_extensions()
-    rendering, watch = prepare_rendering(job, tokenizer, print)
+    rendering, watch = prepare_render_context(job, tokenizer, print)
     encoder = rendering.encoder
 settle()
 def work(number):

@@ -17,8 +17,8 @@ from gemfit.data.jsonl.message_batch import Ints, Messages
 from gemfit.data.packing.overlong import WAYS, fit_talk
 from gemfit.data.packing.split_turns import CONTEXT, LENGTH, LINKED, START, TORN, room_for
 from gemfit.data.packing.turn_spans import USER, Talk, joined, put_atom, put_span
-from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, Composed
-from gemfit.data.render.render_context import Rendering
+from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, AssembledIds
+from gemfit.data.render.render_context import RenderContext
 
 _SYSTEM = ROLES.index("system")
 
@@ -38,7 +38,7 @@ class FittedRows(NamedTuple):
     untrained: Ints
 
 
-def fit_rows(composed: Composed, messages: Messages, rendering: Rendering) -> FittedRows:
+def fit_rows(composed: AssembledIds, messages: Messages, rendering: RenderContext) -> FittedRows:
     """One atom for each conversation that fits into a row, several or none for a longer one."""
     control, way = rendering.control, WAYS.index(rendering.overlong)
     stretches, atoms, counts, costs = _fit_all(
