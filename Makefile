@@ -6,9 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
-# One process more than cores, because tests of Slurm mostly wait; a file is the unit, since it shares runs.
-JOBS := $(shell n=$$(($$(nproc 2>/dev/null || echo 1) + 1)); echo $$((n > 4 ? 4 : n)))
-PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# A file is the unit, since its tests share runs.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SETTINGS := pyproject.toml setup.py constraints.txt
 
 .PHONY: help demo test quick check format wheel bench parity slurm-demo slurm-matrix schema clean

@@ -43,13 +43,13 @@ CEILING = """
 import os, sys
 from pathlib import Path
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
-from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
+from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 from gemfit.data.jsonl.inputs import all_blocks, block_text
 from gemfit.data.tokenize.tokenizer_cache import backend_json
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.build.setup import (
     Unchecked,
-    prepare_rendering,
+    prepare_render_context,
     prepare_tokenizer,
     settle,
 )
@@ -59,7 +59,7 @@ tokenizer, watch = prepare_tokenizer(job), None
 if engine == "gigatoken":
     encoder = gigatoken_encoder(parse_tokenizer(backend_json(tokenizer)))
 else:
-    rendering, watch = prepare_rendering(job, tokenizer, print)
+    rendering, watch = prepare_render_context(job, tokenizer, print)
     encoder = rendering.encoder
 settle()
 def work(number):

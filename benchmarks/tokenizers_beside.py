@@ -26,10 +26,10 @@ import orjson
 from tokenizers import Tokenizer
 
 from gemfit.data.tokenize import Encoder, reference_encoder
-from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
 from gemfit.data.tokenize.bpe.word_cache import make_word_cache, word_cache
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.protocol import Ends, Ids
+from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 
 MESSAGES = 4000
 """Sources are cut into texts of about this many characters, as answers with code have them."""

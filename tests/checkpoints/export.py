@@ -17,10 +17,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import forked_ranks  # before torch: it sets the number of threads
+
+# isort: split
 import torch
 from transformers import AutoModelForCausalLM
 
-import forked_ranks  # before torch: it sets the number of threads
 from gemfit.errors import ExitCode
 from gemfit.export.export import export
 from gemfit.rundir import RunDir

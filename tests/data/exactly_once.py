@@ -28,7 +28,7 @@ from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
 IGNORED = -100
-REAL = Path(__file__).parent.parent / "examples" / "conversations.jsonl"
+REAL = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 HOSTILE = (
     "",
     " ",

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from gemfit.data.build.block_pipeline import make_part
 from gemfit.data.document import Words
-from gemfit.data.jsonl.batch_parser import Columns, read_block, read_each
+from gemfit.data.jsonl.batch_parser import MessageColumns, read_block, read_each
 from gemfit.data.jsonl.conversation import ROLES, Conversation, Message, parse_conversation
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection
 from gemfit.data.jsonl.message_batch import Messages, Part
 from gemfit.data.packing.overlong import fit
-from gemfit.data.render.render_context import Rendering, make_rendering
+from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.render.trim import SPACES, trimmed
 from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
@@ -41,9 +41,9 @@ class Anything:
         pass
 
 
-def rendering(tokenizer: Any, **data: Any) -> Rendering:
+def rendering(tokenizer: Any, **data: Any) -> RenderContext:
     data = {"near_duplicates": "ignore", "pii": "ignore"} | data
-    return make_rendering(tokenizer, DataRecipe(source="x", **data), reference_encoder(tokenizer))
+    return make_render_context(tokenizer, DataRecipe(source="x", **data), reference_encoder(tokenizer))
 
 
 def lines_of(values: Sequence[object]) -> bytes:
@@ -132,7 +132,7 @@ def test_reading_at_once_and_line_by_line_find_the_same(
 
 @given(values=st.lists(PLAIN.filter(lambda value: "\\u0000" not in json.dumps(value)), min_size=1))
 def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(values: list[Any]) -> None:
-    plain = Columns()
+    plain = MessageColumns()
     assert plain.take([orjson.dumps(value) for value in values], 1)
     named = [
         {
@@ -143,7 +143,7 @@ def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(v
         }
         for value in values
     ]
-    other = Columns()
+    other = MessageColumns()
     assert other.take([orjson.dumps(value) for value in named], 1)
     assert columns(plain.messages()) == columns(other.messages())
 
@@ -175,7 +175,7 @@ def test_a_line_at_the_limit_is_read_and_one_byte_more_is_refused() -> None:
     assert counts.blank == 1
 
 
-# Rendering.
+# RenderContext.
 
 TURNS = st.lists(
     st.tuples(
@@ -289,7 +289,7 @@ def test_contents_lose_the_white_space_that_python_strips(texts: list[str]) -> N
     talk = Conversation(
         "f:1", tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts))
     )
-    read = Columns()
+    read = MessageColumns()
     read.add(talk, 1)
     found, ends = trimmed(read.messages(), frozenset({"user"}))
     wanted = [text.strip() if i % 2 == 0 else text for i, text in enumerate(texts)]

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gemfit.data.jsonl.conversation import SHAREGPT_TO_MESSAGES, Conversation, Message, parse_conversation
-from gemfit.data.render.render_context import make_rendering
+from gemfit.data.render.render_context import make_render_context
 from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe
@@ -94,7 +94,7 @@ def test_a_chat_template_gets_no_tools(tokenizer: Any, messages: list[Any], what
     more = messages.pop() if "tools" in messages[-1] else {}
     talk = parse(*messages, **more)
     data = DataRecipe(source="x", format="chat_template")
-    rendering = make_rendering(tokenizer, data, reference_encoder(tokenizer))
+    rendering = make_render_context(tokenizer, data, reference_encoder(tokenizer))
     with pytest.raises(UserError, match=rf"^f:1: has {what}, .* use data.format: role_markers"):
         rendering.check(talk)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.data.jsonl.batch_parser import Columns
+from gemfit.data.jsonl.batch_parser import MessageColumns
 from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.render.content_hash import content_digests, likeness
@@ -23,7 +23,7 @@ TALKS = st.lists(
 
 
 def columns(talks: Sequence[Turns], untrained: Sequence[int] = ()) -> Messages:
-    found = Columns()
+    found = MessageColumns()
     for turns in talks:
         messages = tuple(Message(role, text) for role, text in turns)
         found.add(Conversation("f:1", messages, frozenset(untrained)), 1)

@@ -14,7 +14,7 @@ from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.jsonl.conversation import Conversation, parse_conversation
 from gemfit.data.jsonl.line_parser import Rejection
 from gemfit.data.render.jinja_static_check import only_passes_contents_on
-from gemfit.data.render.render_context import Rendering, make_rendering
+from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.render.template_segments import check_template
 from gemfit.data.tokenize import reference_encoder
 from gemfit.data.tokenize.tokenizer import CHAT_TEMPLATE
@@ -106,13 +106,13 @@ def test_a_template_that_cannot_be_parsed_here_is_rendered_for_every_conversatio
 
 
 @pytest.fixture
-def with_template(tokenizer: Any) -> Iterator[Callable[[str], Rendering]]:
+def with_template(tokenizer: Any) -> Iterator[Callable[[str], RenderContext]]:
     """A rendering that follows another template, for one test."""
     before = tokenizer.chat_template
 
-    def use(template: str) -> Rendering:
+    def use(template: str) -> RenderContext:
         tokenizer.chat_template = template
-        return make_rendering(
+        return make_render_context(
             tokenizer, DataRecipe(source="x", format="chat_template"), reference_encoder(tokenizer)
         )
 
@@ -132,7 +132,7 @@ TALKS = st.lists(
 )
 
 
-def refused_by_each(rendering: Rendering, talks: list[Conversation]) -> list[int]:
+def refused_by_each(rendering: RenderContext, talks: list[Conversation]) -> list[int]:
     """Lines that the template refuses or rewrites when it renders each conversation."""
     found = []
     for number, talk in enumerate(talks, 1):
@@ -145,7 +145,7 @@ def refused_by_each(rendering: Rendering, talks: list[Conversation]) -> list[int
 
 @pytest.mark.parametrize("template", [*PASSING_ON.values(), chatml(LOOKING_INSIDE["search"])])
 def test_conversations_are_refused_as_if_the_template_rendered_each(
-    with_template: Callable[[str], Rendering], template: str
+    with_template: Callable[[str], RenderContext], template: str
 ) -> None:
     rendering = with_template(template)
 
@@ -167,7 +167,9 @@ def test_conversations_are_refused_as_if_the_template_rendered_each(
     compare()
 
 
-def test_a_template_that_looks_inside_refuses_by_content(with_template: Callable[[str], Rendering]) -> None:
+def test_a_template_that_looks_inside_refuses_by_content(
+    with_template: Callable[[str], RenderContext],
+) -> None:
     rendering = with_template(chatml(LOOKING_INSIDE["search"]))
     turns = [[("user", "a"), ("assistant", text)] for text in ("b", "kind", "c")]
     lines = [orjson.dumps({"messages": [{"role": r, "content": c} for r, c in talk]}) for talk in turns]

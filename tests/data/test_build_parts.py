@@ -155,7 +155,7 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
         reference = reference_encoder(tokenizer)
         return reference if engine == "tokenizers" else Wrong(tokenizer.backend_tokenizer, "fast engine")
 
-    monkeypatch.setattr("gemfit.data.build.setup.choose_encoder", chosen)
+    monkeypatch.setattr("gemfit.data.build.setup.select_encoder", chosen)
     path = write_talks([*lines, {"messages": [{"role": "user", "content": "Last words"}]}])
     status, printed = call(write_job(path, seq_len=128), "pack")
     assert status == 0

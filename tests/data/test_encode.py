@@ -18,12 +18,12 @@ from tokenizers import Tokenizer
 
 from gemfit.data.tokenize import Encoder, reference_encoder
 from gemfit.data.tokenize.adversarial_texts import TEXTS
-from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.bpe.word_hash_table import SEGMENT
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.protocol import Ends
 from gemfit.data.tokenize.tokenizer import SPECIAL
+from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 
 GEMMA = Path(__file__).parents[2] / "examples/gemma-270m-chat/work/model"
 ENGINES = ("word cache", "gigatoken")

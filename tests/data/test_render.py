@@ -1,4 +1,4 @@
-"""Rendering: what is a control token, what is trained, and that inference sees the same tokens."""
+"""RenderContext: what is a control token, what is trained, and that inference sees the same tokens."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 
 from gemfit.data.build.reference_check import Watch
 from gemfit.data.tokenize import Encoder, EngineMismatch, reference_encoder
-from gemfit.data.tokenize.verification import Picked
+from gemfit.data.tokenize.verification import VerificationSample
 from gemfit.errors import UserError
 
 
@@ -24,10 +24,10 @@ def watch(tokenizer: Any) -> Iterator[Watch]:
         yield watch
 
 
-def picked(tokenizer: Any, *texts: str, more: int = 0) -> Picked:
+def picked(tokenizer: Any, *texts: str, more: int = 0) -> VerificationSample:
     """What an engine made of them, each id too high by ``more``."""
     ids = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    return Picked(
+    return VerificationSample(
         "an engine", [text.encode() for text in texts], [np.array(one, np.uint32) + more for one in ids]
     )
 
@@ -81,6 +81,6 @@ def test_a_process_that_is_killed_is_an_error(watch: Watch) -> None:
     watch.finish()
     os.kill(watch._process.pid or 0, signal.SIGKILL)
     watch._process.join()
-    watch.offer(Picked("an engine", [b"a"], [np.zeros(1, np.uint32)]))
+    watch.offer(VerificationSample("an engine", [b"a"], [np.zeros(1, np.uint32)]))
     with pytest.raises(UserError, match=r"checks the engine ended with status -9 .*memory"):
         watch.finish()

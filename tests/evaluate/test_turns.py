@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.inspect.annotate import DescribedRow, Describer
+from gemfit.data.inspect.annotate import AnnotatedRow, RowAnnotator
 from gemfit.data.inspect.chunks import REPEATED
 from gemfit.data.inspect.pack_files import open_evidence
 from gemfit.data.inspect.roles import Marks, make_marks
@@ -39,8 +39,8 @@ class Held:
         self.evidence = open_evidence(folder)
         self.marks: Marks = make_marks(self.tokenizer, "role_markers", "token")
         count = self.evidence.manifest.splits["validation"].rows
-        self.rows: list[DescribedRow] = list(
-            Describer(self.evidence, self.marks).rows("validation", range(count))
+        self.rows: list[AnnotatedRow] = list(
+            RowAnnotator(self.evidence, self.marks).rows("validation", range(count))
         )
 
 
@@ -65,7 +65,7 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_the_words_of_each_turn_are_those_of_its_message(held: Held) -> None:
     found = words(held, stretches(held.rows))
     assert len({document for document, _, _ in found}) >= 2
-    assert any(len(row.pieces) and row.pieces[0].piece.start for row in held.rows), "nothing was cut"
+    assert any(len(row.chunks) and row.chunks[0].chunk.start for row in held.rows), "nothing was cut"
     own = {"system": [TALK[0]["content"]], "user": user_words(), "assistant": assistant_words()}
     for (_, role, turn), text in found.items():
         assert own[role][turn - 1] in text, (role, turn, text)
@@ -84,9 +84,9 @@ def words(held: Held, found: dict[int, list[TurnSpan]]) -> dict[tuple[int, str, 
     tokens: dict[tuple[int, str, int], dict[int, int]] = defaultdict(dict)
     for row in held.rows:
         for document, role, turn, start, stop in found[row.number]:
-            piece = next(p for p in row.pieces if p.piece.begin <= start < p.piece.begin + len(p.piece))
+            piece = next(p for p in row.chunks if p.chunk.begin <= start < p.chunk.begin + len(p.chunk))
             for place in range(start, stop):
-                at = int(piece.positions[place - piece.piece.begin])
+                at = int(piece.positions[place - piece.chunk.begin])
                 if turn and at != REPEATED:
                     assert at not in tokens[document, role, turn]
                     tokens[document, role, turn][at] = int(row.ids[place])

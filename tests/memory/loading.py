@@ -22,10 +22,12 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import forked_ranks  # before torch: it sets the number of threads
+
+# isort: split
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-import forked_ranks  # before torch: it sets the number of threads
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir

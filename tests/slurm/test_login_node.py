@@ -20,7 +20,7 @@ from slurmruns import RECIPE, SITE, Bench, SlurmRun
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
-STEPS = 100  # some ten seconds: enough to look at it, and to stop it before its end
+STEPS = 200  # enough to look at it, and to stop it before its end, on a busy machine too
 TOKEN = "hf_0123456789abcdefTOKEN"
 SITE_WITH_TOKEN = {"setup": ['if [ -n "$HF_TOKEN" ]; then echo yes >"$RUN_DIR/arrived"; fi']}
 RECIPE_TO_PACK = RECIPE | {"length.max_steps": str(STEPS), "data.seq_len": "48"}

@@ -24,10 +24,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import forked_ranks  # before torch: it sets the number of threads
+
+# isort: split
 import torch
 from transformers import Gemma3ForCausalLM, get_scheduler
 
-import forked_ranks  # before torch: it sets the number of threads
 from gemfit.data.pack.reader import Row, open_pack
 from gemfit.data.pack.shuffle import EMPTY
 from gemfit.errors import ExitCode, UserError

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gemfit.data.inspect.chunks import Piece, pieces_of
+from gemfit.data.inspect.chunks import RowChunk, chunks_of
 from gemfit.data.inspect.document_ids import number_conversations
 from gemfit.data.inspect.pack_files import Pack, open_evidence
 from gemfit.data.inspect.printable import decode
@@ -80,7 +80,7 @@ class TrainingConversations:
         text, mark, _ = head.content.partition(self._system_after) if self._system_after else ("", "", "")
         return text if self._marks.system_inside and mark else ""
 
-    def _messages(self, piece: Piece) -> Iterator[Message]:
+    def _messages(self, piece: RowChunk) -> Iterator[Message]:
         for span in spans(piece.ids, self._marks):
             if span.role == BEGIN:
                 continue
@@ -90,7 +90,7 @@ class TrainingConversations:
             yield Message(role=span.role, content=decode(self.tokenizer, content))
 
 
-def content_ids(piece: Piece, span: Span, marks: Marks) -> list[int] | None:
+def content_ids(piece: RowChunk, span: Span, marks: Marks) -> list[int] | None:
     """The tokens of a turn without its header and its end; ``None`` for one that is not whole."""
     ids = piece.ids[span.start : span.stop]
     header = dict(marks.headers).get(span.role)
@@ -104,6 +104,6 @@ def content_ids(piece: Piece, span: Span, marks: Marks) -> list[int] | None:
     return None
 
 
-def _pieces(pack: Pack, split: str, row: int) -> Iterator[Piece]:
+def _pieces(pack: Pack, split: str, row: int) -> Iterator[RowChunk]:
     for batch in pack.batches(split, range(row, row + 1)):
-        yield from pieces_of(batch, row - batch.first)
+        yield from chunks_of(batch, row - batch.first)

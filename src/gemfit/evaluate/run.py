@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from gemfit import __version__
-from gemfit.data.inspect.annotate import Describer
+from gemfit.data.inspect.annotate import RowAnnotator
 from gemfit.data.inspect.pack_files import open_evidence
 from gemfit.data.inspect.roles import make_marks
 from gemfit.data.pack.reader import PackedRows, open_pack
@@ -119,7 +119,7 @@ def make_exam(run: RunDir, settings: Settings, device: torch.device) -> EvalTask
     if not pack.trained_tokens[rows].sum():
         raise UserError(f"--rows {settings.rows}: the rows that were drawn have no trained token; take more")
     marks = make_marks(tokenizer, evidence.manifest.format, evidence.manifest.eos)
-    described = list(Describer(evidence, marks).rows(settings.split, range(len(pack))))
+    described = list(RowAnnotator(evidence, marks).rows(settings.split, range(len(pack))))
     openings = choose(described, marks, tokenizer, count=settings.samples, seed=settings.seed)
     if len(openings) < settings.samples and rank() == 0:
         logger.warning(

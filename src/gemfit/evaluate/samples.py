@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gemfit.data.inspect.annotate import DescribedPiece, DescribedRow
+from gemfit.data.inspect.annotate import AnnotatedChunk, AnnotatedRow
 from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Ids, Marks, Span
 from gemfit.evaluate.models import Opened
 from gemfit.evaluate.replies import replies
@@ -41,11 +41,11 @@ class GenerationSettings:
 
 
 def choose(
-    rows: Iterable[DescribedRow], marks: Marks, tokenizer: Any, *, count: int, seed: int
+    rows: Iterable[AnnotatedRow], marks: Marks, tokenizer: Any, *, count: int, seed: int
 ) -> list[ReplyPrompt]:
     """``count`` conversations at most, the same ones in any order of the rows: a hash of them decides."""
-    first = [piece for row in rows for piece in row.pieces if piece.piece.start == 0]
-    unique = {piece.piece.document: piece for piece in first}
+    first = [piece for row in rows for piece in row.chunks if piece.chunk.start == 0]
+    unique = {piece.chunk.document: piece for piece in first}
     found: list[ReplyPrompt] = []
     for piece in sorted(unique.values(), key=lambda piece: _lot(piece, seed)):
         if len(found) == count:
@@ -55,18 +55,18 @@ def choose(
     return found
 
 
-def opening_of(piece: DescribedPiece, marks: Marks, tokenizer: Any) -> ReplyPrompt | None:
+def opening_of(piece: AnnotatedChunk, marks: Marks, tokenizer: Any) -> ReplyPrompt | None:
     """Everything before the last whole reply of ``piece``; ``None`` where no message precedes a reply."""
     spans = [span for span in piece.spans if span.role != BEGIN]
     replies = [
         index
         for index, span in enumerate(spans)
-        if span.role == "assistant" and _end(piece.piece.ids[span.start : span.stop], marks)
+        if span.role == "assistant" and _end(piece.chunk.ids[span.start : span.stop], marks)
     ]
     if not replies or not replies[-1] or spans[0].role == UNKNOWN:
         return None
     messages = [_message(piece, span, marks, tokenizer) for span in spans[: replies[-1] + 1]]
-    return ReplyPrompt(piece.piece.document, tuple(messages[:-1]), messages[-1].content)
+    return ReplyPrompt(piece.chunk.document, tuple(messages[:-1]), messages[-1].content)
 
 
 def answers(
@@ -92,8 +92,8 @@ def answers(
     return [text for number in sorted(found) for text in found[number]]
 
 
-def _message(piece: DescribedPiece, span: Span, marks: Marks, tokenizer: Any) -> Message:
-    ids = piece.piece.ids[span.start : span.stop]
+def _message(piece: AnnotatedChunk, span: Span, marks: Marks, tokenizer: Any) -> Message:
+    ids = piece.chunk.ids[span.start : span.stop]
     header = next(ids_of for role, ids_of in marks.headers if role == span.role)
     body = ids[len(header) : len(ids) - _end(ids, marks)]
     return Message(role=span.role, content=tokenizer.decode(body.tolist()).strip())
@@ -107,5 +107,5 @@ def _end(ids: Ids, marks: Marks) -> int:
     return 0
 
 
-def _lot(piece: DescribedPiece, seed: int) -> bytes:
-    return hashlib.blake2b(piece.piece.ids.tobytes(), key=str(seed).encode(), digest_size=16).digest()
+def _lot(piece: AnnotatedChunk, seed: int) -> bytes:
+    return hashlib.blake2b(piece.chunk.ids.tobytes(), key=str(seed).encode(), digest_size=16).digest()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from gemfit.data.inspect.annotate import DescribedPiece, DescribedRow
+from gemfit.data.inspect.annotate import AnnotatedChunk, AnnotatedRow
 from gemfit.data.inspect.chunks import REPEATED
 from gemfit.data.inspect.roles import BEGIN, UNKNOWN
 
@@ -30,15 +30,15 @@ class TurnSpan(NamedTuple):
 
 class _Placed(NamedTuple):
     row: int
-    piece: DescribedPiece
+    piece: AnnotatedChunk
 
 
-def stretches(rows: Iterable[DescribedRow]) -> dict[int, list[TurnSpan]]:
+def stretches(rows: Iterable[AnnotatedRow]) -> dict[int, list[TurnSpan]]:
     """The turns in each row, by the row's number; ``rows`` are all rows of a split."""
     documents: dict[int, list[_Placed]] = defaultdict(list)
     for row in rows:
-        for piece in row.pieces:
-            documents[piece.piece.document].append(_Placed(row.number, piece))
+        for piece in row.chunks:
+            documents[piece.chunk.document].append(_Placed(row.number, piece))
     found: dict[int, list[TurnSpan]] = defaultdict(list)
     for pieces in documents.values():
         for number, stretch in _of_document(pieces):
@@ -49,8 +49,8 @@ def stretches(rows: Iterable[DescribedRow]) -> dict[int, list[TurnSpan]]:
 def _of_document(pieces: list[_Placed]) -> Iterator[tuple[int, TurnSpan]]:
     turns: dict[str, int] = {}
     role = UNKNOWN
-    ordered = sorted(pieces, key=lambda placed: placed.piece.piece.start)
-    for _, copies in groupby(ordered, key=lambda placed: placed.piece.piece.start):
+    ordered = sorted(pieces, key=lambda placed: placed.piece.chunk.start)
+    for _, copies in groupby(ordered, key=lambda placed: placed.piece.chunk.start):
         before, known = role, dict(turns)
         for row, piece in copies:  # a conversation may be in the pack several times
             role, turns = before, dict(known)
@@ -59,5 +59,5 @@ def _of_document(pieces: list[_Placed]) -> Iterator[tuple[int, TurnSpan]]:
                 if not goes_on:
                     role, turns[span.role] = span.role, turns.get(span.role, 0) + 1
                 turn = 0 if role in (BEGIN, UNKNOWN) else turns[role]
-                begin = piece.piece.begin
-                yield row, TurnSpan(piece.piece.document, role, turn, begin + span.start, begin + span.stop)
+                begin = piece.chunk.begin
+                yield row, TurnSpan(piece.chunk.document, role, turn, begin + span.start, begin + span.stop)

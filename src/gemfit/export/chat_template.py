@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gemfit.data.render.renderer import stop_ids
-from gemfit.data.render.template_segments import LITERAL_EOS, Grammar, role_markers
+from gemfit.data.render.template_segments import LITERAL_EOS, TemplateSegments, role_markers
 from gemfit.schemas.recipe import DataRecipe
 
 MARKERS = Regex(r"<\|(?:system|user|assistant|tool|eos)\|>")
@@ -38,7 +38,7 @@ def tokenizer_for_chat(tokenizer: Any, data: DataRecipe) -> Any:
     )
 
 
-def marker_template(grammar: Grammar) -> str:
+def marker_template(grammar: TemplateSegments) -> str:
     """A Jinja template that writes what ``grammar`` writes, for any sequence of its roles."""
     end, final = grammar.ends["user"], grammar.final
     return (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gemfit.data.inspect.pack_files import open_evidence
-from gemfit.data.inspect.stats import Columns, collect, read_columns
+from gemfit.data.inspect.stats import StatColumns, collect, read_columns
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
@@ -38,7 +38,7 @@ class PackView:
     """Statistics of a pack, and the columns that they are computed from."""
 
     figures: dict[str, Any]
-    columns: Columns
+    columns: StatColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,13 +16,13 @@ from gemfit.data.jsonl.batch_parser import Counts, Reject, read_block
 from gemfit.data.jsonl.message_batch import Messages, Part
 from gemfit.data.render.assemble_ids import compose
 from gemfit.data.render.content_hash import content_digests, likeness
-from gemfit.data.render.render_context import Rendering
+from gemfit.data.render.render_context import RenderContext
 from gemfit.data.render.trim import trimmed
 from gemfit.data.tokenize.verification import pick
 
 
 def make_part(
-    block: bytes, first_line: int, path: str, rendering: Rendering, reject: Reject | None
+    block: bytes, first_line: int, path: str, rendering: RenderContext, reject: Reject | None
 ) -> tuple[Part, Counts]:
     """The part of a block of whole JSON lines, and what was found in it.
 

@@ -17,7 +17,7 @@ from gemfit.data.jsonl.message_batch import Ints, Messages
 from gemfit.data.packing.overlong import WAYS, fit_talk
 from gemfit.data.packing.split_turns import CONTEXT, LENGTH, LINKED, START, TORN, room_for
 from gemfit.data.packing.turn_spans import USER, Talk, joined, put_atom, put_span
-from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, Composed, Control
+from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, AssembledIds, Control
 
 _SYSTEM = ROLES.index("system")
 
@@ -38,7 +38,7 @@ class FittedRows(NamedTuple):
 
 
 def fit_rows(
-    composed: Composed, messages: Messages, control: Control, overlong: str, seq_len: int
+    composed: AssembledIds, messages: Messages, control: Control, overlong: str, seq_len: int
 ) -> FittedRows:
     """One atom for each conversation that fits into a row, several or none for a longer one."""
     stretches, atoms, counts, costs = _fit_all(

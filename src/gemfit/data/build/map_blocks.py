@@ -20,9 +20,9 @@ from gemfit.data.build.worker_pool import run_tasks
 from gemfit.data.jsonl.blocks import Block, count_lines, lines_before
 from gemfit.data.jsonl.inputs import all_blocks, block_text, inputs_of
 from gemfit.data.jsonl.line_parser import Rejection
-from gemfit.data.render.render_context import Rendering
+from gemfit.data.render.render_context import RenderContext
 from gemfit.data.tokenize import EngineMismatch
-from gemfit.data.tokenize.verification import Picked
+from gemfit.data.tokenize.verification import VerificationSample
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import PackJob
 
@@ -64,7 +64,7 @@ ALL = Shard(1, 1)
 def make_parts(
     job: PackJob,
     store: PartStore,
-    rendering: Rendering | None,
+    rendering: RenderContext | None,
     *,
     num_workers: int,
     shard: Shard = ALL,
@@ -150,9 +150,9 @@ class _PartTask:
     paths: tuple[str, ...]
     """Of the inputs."""
     store: PartStore
-    rendering: Rendering | None
+    rendering: RenderContext | None
 
-    def __call__(self, block: Block) -> tuple[Made, Picked | None]:
+    def __call__(self, block: Block) -> tuple[Made, VerificationSample | None]:
         text = block_text(block, self.paths[block.input])
         lines = count_lines(text)
         key = self.store.key(text) if lines else ""
@@ -172,7 +172,9 @@ class _PartTask:
     def describe(self, block: Block) -> str:
         return f"{self.paths[block.input]}, bytes {block.start:,} to {block.stop:,}"
 
-    def _make(self, rendering: Rendering, block: Block, text: bytes, key: str) -> tuple[int, Picked | None]:
+    def _make(
+        self, rendering: RenderContext, block: Block, text: bytes, key: str
+    ) -> tuple[int, VerificationSample | None]:
         rejected: list[tuple[int, str]] = []
 
         def reject(rejection: Rejection) -> None:

@@ -24,15 +24,15 @@ from gemfit.data.build.map_blocks import ALL, Made, Shard, make_parts
 from gemfit.data.build.merge import assemble
 from gemfit.data.build.reference_check import Watch
 from gemfit.data.build.setup import (
-    forget_words,
-    prepare_rendering,
+    delete_tables,
+    prepare_render_context,
     prepare_tokenizer,
     release,
     settle,
 )
 from gemfit.data.jsonl.inputs import check_unchanged
 from gemfit.data.pack.reader import MANIFEST, read_manifest
-from gemfit.data.render.render_context import Rendering
+from gemfit.data.render.render_context import RenderContext
 from gemfit.data.tokenize import Engine, EngineMismatch
 from gemfit.data.tokenize.tokenizer_cache import digest_of
 from gemfit.errors import UserError
@@ -117,7 +117,7 @@ def _parts(
     job: PackJob, tokenizer: Any, store: PartStore, ways: Ways, say: Say, shard: Shard = ALL
 ) -> Collector:
     """Make the parts; once more by the reference, if the fast engine was caught at a difference."""
-    rendering, watch = prepare_rendering(job, tokenizer, say, ways.engine)
+    rendering, watch = prepare_render_context(job, tokenizer, say, ways.engine)
     try:
         made, collector = _with_progress(job, store, rendering, watch, ways, shard)
     except EngineMismatch as difference:
@@ -125,8 +125,8 @@ def _parts(
             raise UserError(f"--engine {ways.engine}: {difference}; use --engine tokenizers") from None
         say(f"{difference}; the parts that {rendering.encoder.name} made are made again by tokenizers")
         store.drop(rendering.encoder.name)
-        forget_words(tokenizer)
-        rendering, _ = prepare_rendering(job, tokenizer, say, "tokenizers")
+        delete_tables(tokenizer)
+        rendering, _ = prepare_render_context(job, tokenizer, say, "tokenizers")
         made, collector = _with_progress(job, store, rendering, None, ways, shard)
     if found := sum(one.state == "found" for one in made):
         say(f"{found:,} of {len(made):,} blocks were there")
@@ -134,7 +134,7 @@ def _parts(
 
 
 def _with_progress(
-    job: PackJob, store: PartStore, rendering: Rendering, watch: Watch | None, ways: Ways, shard: Shard
+    job: PackJob, store: PartStore, rendering: RenderContext, watch: Watch | None, ways: Ways, shard: Shard
 ) -> tuple[list[Made], Collector]:
     settle()
     with _progress(job, "reading", shard.count) as shown, closing(watch) if watch else nullcontext():

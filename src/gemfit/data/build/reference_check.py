@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from gemfit.data.tokenize.protocol import Encoder
-from gemfit.data.tokenize.verification import Picked, compare
+from gemfit.data.tokenize.verification import VerificationSample, compare
 from gemfit.errors import UserError
 
 _FORK = multiprocessing.get_context("fork")
@@ -27,10 +27,10 @@ class Watch:
         self._process = _FORK.Process(target=_serve, args=(load, there, self._connection), daemon=True)
         self._process.start()
         there.close()
-        self._offered: list[Picked] = []
+        self._offered: list[VerificationSample] = []
         self._asks = False
 
-    def offer(self, picked: Picked) -> None:
+    def offer(self, picked: VerificationSample) -> None:
         """Have a sample compared; raises the ``EngineMismatch`` of an earlier one once it is known."""
         if picked.texts:
             self._offered.append(picked)

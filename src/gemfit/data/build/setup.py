@@ -20,14 +20,14 @@ from gemfit.data.jsonl.inputs import all_lines
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection, read_line
 from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.packing.split_turns import check_room
-from gemfit.data.render.render_context import Rendering, make_rendering
-from gemfit.data.tokenize import Encoder, Engine, choose_encoder, reference_encoder
-from gemfit.data.tokenize.bpe.cache_file import FORMAT, load_words, save_words
+from gemfit.data.render.render_context import RenderContext, make_render_context
+from gemfit.data.tokenize import Encoder, Engine, reference_encoder, select_encoder
+from gemfit.data.tokenize.bpe.cache_file import FORMAT, load_tables, save_tables
 from gemfit.data.tokenize.bpe.word_cache import WordCache
 from gemfit.data.tokenize.select import spread
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.data.tokenize.tokenizer_cache import KnownTokenizer, backend_json, digest_of, known_tokenizer
-from gemfit.data.tokenize.verification import Picked, pick
+from gemfit.data.tokenize.verification import VerificationSample, pick
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 from gemfit.schemas.pack_job import PackJob, cache_folder
@@ -47,23 +47,23 @@ def prepare_tokenizer(job: PackJob) -> Any:
     return train_tokenizer(_texts(job), job.scratch_vocab_size)
 
 
-def prepare_rendering(
+def prepare_render_context(
     job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto"
-) -> tuple[Rendering, Watch | None]:
+) -> tuple[RenderContext, Watch | None]:
     """The rendering of the job with the fastest encoder that was proved, and who watches it.
 
     The word cache is proved on the beginning of the input before its tables are kept. When they are there,
     the watch begins with this proof, and goes on with what the encoder does.
     """
-    path, sample = _words_path(tokenizer), sample_of(job)
+    path, sample = _tables_path(tokenizer), sample_of(job)
     if engine == "auto" and is_small(job) and not path.exists():
         engine = "tokenizers"
-    known = load_words(path) if engine == "auto" else None
+    known = load_tables(path) if engine == "auto" else None
     with ExitStack() as stack:
         if known is None:
-            encoder = choose_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
+            encoder = select_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
             if isinstance(encoder, WordCache):
-                save_words(encoder, path)
+                save_tables(encoder, path)
             watch = None if encoder.name == "tokenizers" else Watch(lambda: _reference(tokenizer))
         else:
             encoder, watch = known, Watch(lambda: _reference(tokenizer))
@@ -71,7 +71,7 @@ def prepare_rendering(
             stack.callback(watch.close)
             if known is not None:
                 watch.offer(_encoded(encoder, spread(sample)))
-        rendering = make_rendering(tokenizer, job.data, encoder)
+        rendering = make_render_context(tokenizer, job.data, encoder)
         renderer = rendering.renderer
         check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
         stack.pop_all()
@@ -91,18 +91,18 @@ def _reference(tokenizer: Any) -> Encoder:
     return encoder
 
 
-def _encoded(encoder: Encoder, texts: list[bytes]) -> Picked:
+def _encoded(encoder: Encoder, texts: list[bytes]) -> VerificationSample:
     """All of these texts, to be compared."""
     text, ends = b"".join(texts), np.cumsum([len(text) for text in texts], dtype=np.int64)
     return pick(encoder, text, ends, *encoder.encode(text, ends), one_in=1)
 
 
-def forget_words(tokenizer: Any) -> None:
+def delete_tables(tokenizer: Any) -> None:
     """Remove tables that were not what they seemed."""
-    _words_path(tokenizer).unlink(missing_ok=True)
+    _tables_path(tokenizer).unlink(missing_ok=True)
 
 
-def _words_path(tokenizer: Any) -> Path:
+def _tables_path(tokenizer: Any) -> Path:
     """Where the tables for this tokenizer are kept, if this version of the reference has proved them."""
     key = {"format": FORMAT, "tokenizer": digest_of(tokenizer), "tokenizers": version("tokenizers")}
     return cache_folder() / "words" / f"{digest_json(key)}.npz"

@@ -48,9 +48,9 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
         from gemfit.data.inspect.stats import stats  # noqa: PLC0415
 
         return stats(arguments.pack, as_json=arguments.json, plot=arguments.plot)
-    from gemfit.data.inspect.verify_view import prove  # noqa: PLC0415
+    from gemfit.data.inspect.verify_view import print_verification  # noqa: PLC0415
 
-    return prove(arguments.pack, as_json=arguments.json)
+    return print_verification(arguments.pack, as_json=arguments.json)
 
 
 def _parser() -> argparse.ArgumentParser:

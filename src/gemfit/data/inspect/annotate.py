@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.inspect.chunks import REPEATED, Piece, pieces_of, positions
+from gemfit.data.inspect.chunks import REPEATED, RowChunk, chunks_of, positions
 from gemfit.data.inspect.document_ids import number_conversations
 from gemfit.data.inspect.pack_files import Pack, RowBatch
 from gemfit.data.inspect.printable import token_texts
@@ -18,10 +18,10 @@ from gemfit.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DescribedPiece:
-    """A piece of a conversation, and where it came from."""
+class AnnotatedChunk:
+    """A chunk of a conversation, and where it came from."""
 
-    piece: Piece
+    chunk: RowChunk
     source: str
     file: str
     line: int
@@ -43,40 +43,40 @@ class DescribedPiece:
         if len(own) == self.conversation_tokens:
             part = f"all {self.conversation_tokens:,} tokens"
         facts = [
-            f"document {self.piece.document:,}",
+            f"document {self.chunk.document:,}",
             f"{self.file}:{self.line}" + (f" ({self.source})" if self.source != self.file else ""),
             part,
-            f"{np.count_nonzero(self.piece.trained):,} trained",
+            f"{np.count_nonzero(self.chunk.trained):,} trained",
         ]
-        if self.piece.repeated:
-            facts.append(f"{self.piece.repeated:,} repeated")
+        if self.chunk.repeated:
+            facts.append(f"{self.chunk.repeated:,} repeated")
         if self.copies > 1:
             facts.append(f"{self.copies} times in the pack")
         return " · ".join(facts)
 
     def to_json(self) -> dict[str, Any]:
-        """What a program wants to know of the piece; places are those in the row."""
-        begin = self.piece.begin
+        """What a program wants to know of the chunk; places are those in the row."""
+        begin = self.chunk.begin
         return {
-            "document": self.piece.document,
+            "document": self.chunk.document,
             "source": self.source,
             "file": self.file,
             "line": self.line,
             "conversation_tokens": self.conversation_tokens,
             "copies": self.copies,
             "begin": begin,
-            "tokens": len(self.piece),
-            "trained_tokens": int(np.count_nonzero(self.piece.trained)),
-            "start": self.piece.start,
-            "repeated": self.piece.repeated,
+            "tokens": len(self.chunk),
+            "trained_tokens": int(np.count_nonzero(self.chunk.trained)),
+            "start": self.chunk.start,
+            "repeated": self.chunk.repeated,
             "positions": [None if at == REPEATED else at for at in self.positions.tolist()],
             "roles": [{"role": r, "begin": begin + a, "end": begin + b} for r, a, b in self.spans],
         }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DescribedRow:
-    """A row, or the pieces of one document in it."""
+class AnnotatedRow:
+    """A row, or the chunks of one document in it."""
 
     split: str
     number: int
@@ -85,19 +85,19 @@ class DescribedRow:
     """(seq_len,)"""
     labels: NDArray[np.int32]
     """(seq_len,)"""
-    pieces: tuple[DescribedPiece, ...]
+    chunks: tuple[AnnotatedChunk, ...]
     padding: int
-    """Places behind the last piece."""
+    """Places behind the last chunk."""
 
     @property
     def title(self) -> str:
         """What the row holds, in a line."""
         places, tokens = len(self.ids), len(self.ids) - self.padding
         trained = int(np.count_nonzero(self.labels >= 0))
-        pieces = f"{len(self.pieces):,} document{'s' * (len(self.pieces) != 1)}"
+        chunks = f"{len(self.chunks):,} document{'s' * (len(self.chunks) != 1)}"
         fill = f"{tokens:,} of {places:,} places filled ({tokens / places:.2%})"
         row = f"{self.split} row {self.number:,} of {self.num_rows:,}"
-        return f"{row}: {pieces}, {fill}, {trained:,} tokens trained"
+        return f"{row}: {chunks}, {fill}, {trained:,} tokens trained"
 
     def to_json(self, tokenizer: Any) -> dict[str, Any]:
         """The row with every token, for a program."""
@@ -110,11 +110,11 @@ class DescribedRow:
             "tokens": token_texts(tokenizer, self.ids.tolist()),
             "ids": self.ids.tolist(),
             "labels": self.labels.tolist(),
-            "documents": [piece.to_json() for piece in self.pieces],
+            "documents": [chunk.to_json() for chunk in self.chunks],
         }
 
 
-class Describer:
+class RowAnnotator:
     """Describes rows of a pack. Costs 8 bytes for each conversation that was read."""
 
     def __init__(self, pack: Pack, marks: Marks) -> None:
@@ -124,52 +124,52 @@ class Describer:
             raise UserError(f"{problems[0]}; delete {pack.folder} and pack again")
         self._lines = numbering.lines
 
-    def rows(self, split: str, wanted: range) -> Iterator[DescribedRow]:
+    def rows(self, split: str, wanted: range) -> Iterator[AnnotatedRow]:
         """The rows with the numbers in ``wanted``, in order."""
         for batch in self._pack.batches(split, wanted):
             last = batch.first + len(batch.tokens)
             for number in range(max(batch.first, wanted.start), min(last, wanted.stop)):
-                yield self._row(split, batch, number - batch.first, pieces_of(batch, number - batch.first))
+                yield self._row(split, batch, number - batch.first, chunks_of(batch, number - batch.first))
 
-    def document(self, number: int) -> list[DescribedRow]:
-        """Every row that holds a piece of the document, with these pieces alone."""
+    def document(self, number: int) -> list[AnnotatedRow]:
+        """Every row that holds a chunk of the document, with these chunks alone."""
         if not 0 <= number < len(self._lines):
             last = len(self._lines) - 1
             raise UserError(f"{self._pack.folder}: has no document {number}; they count from 0 to {last:,}")
         return [row for split in self._pack.manifest.splits for row in self._rows_with(split, number)]
 
-    def _rows_with(self, split: str, number: int) -> Iterator[DescribedRow]:
+    def _rows_with(self, split: str, number: int) -> Iterator[AnnotatedRow]:
         for batch in self._pack.batches(split):
             found = np.flatnonzero(batch.document == number)
             for row in np.unique(np.searchsorted(batch.ends, found, side="right") - 1).tolist():
-                pieces = [piece for piece in pieces_of(batch, row) if piece.document == number]
-                yield self._row(split, batch, row, pieces)
+                chunks = [chunk for chunk in chunks_of(batch, row) if chunk.document == number]
+                yield self._row(split, batch, row, chunks)
 
-    def _row(self, split: str, batch: RowBatch, row: int, pieces: Iterable[Piece]) -> DescribedRow:
+    def _row(self, split: str, batch: RowBatch, row: int, chunks: Iterable[RowChunk]) -> AnnotatedRow:
         ids = batch.input_ids[row]
-        return DescribedRow(
+        return AnnotatedRow(
             split=split,
             number=batch.first + row,
             num_rows=self._pack.manifest.splits[split].rows,
             ids=ids,
             labels=batch.labels[row],
-            pieces=tuple(map(self._piece, pieces)),
+            chunks=tuple(map(self._chunk, chunks)),
             padding=len(ids) - int(batch.tokens[row]),
         )
 
-    def _piece(self, piece: Piece) -> DescribedPiece:
-        line = int(self._lines[piece.document])
+    def _chunk(self, chunk: RowChunk) -> AnnotatedChunk:
+        line = int(self._lines[chunk.document])
         source, file, number = self._pack.origin(line)
         talks = self._pack.conversations
         # Where every token is trained, labels show what is repeated.
-        told = None if self._pack.manifest.loss_on == "all" else inner_header(piece, self._marks)
-        return DescribedPiece(
-            piece=piece,
+        told = None if self._pack.manifest.loss_on == "all" else inner_header(chunk, self._marks)
+        return AnnotatedChunk(
+            chunk=chunk,
             source=source,
             file=file,
             line=number,
             conversation_tokens=int(talks.tokens[line]),
             copies=int(talks.copies[line]),
-            positions=positions(piece, told),
-            spans=tuple(spans(piece.ids, self._marks)),
+            positions=positions(chunk, told),
+            spans=tuple(spans(chunk.ids, self._marks)),
         )

@@ -1,4 +1,4 @@
-"""The pieces of a row, and where in its conversation each of their tokens stands."""
+"""The chunks of a row, and where in its conversation each of their tokens stands."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gemfit.data.document import IGNORED
 from gemfit.data.inspect.pack_files import RowBatch
 
 REPEATED = -1
-"""The position of a token that repeats what stands in another piece."""
+"""The position of a token that repeats what stands in another chunk."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class RowChunk:
     """A conversation, or a part of one, as it stands in a row. Arrays: (tokens,)."""
 
     begin: int
@@ -26,7 +26,7 @@ class Piece:
     start: int
     """Index in the rendered conversation of the first token that is not repeated."""
     repeated: int
-    """Masked tokens that repeat what stands in another piece."""
+    """Masked tokens that repeat what stands in another chunk."""
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
 
@@ -34,35 +34,35 @@ class Piece:
         return len(self.ids)
 
 
-def pieces_of(batch: RowBatch, row: int) -> list[Piece]:
-    """The pieces of the row with index ``row`` in ``batch``, from left to right."""
-    return list(_pieces(batch, row))
+def chunks_of(batch: RowBatch, row: int) -> list[RowChunk]:
+    """The chunks of the row with index ``row`` in ``batch``, from left to right."""
+    return list(_chunks(batch, row))
 
 
-def positions(piece: Piece, header: tuple[int, int] | None = None) -> NDArray[np.int64]:
+def positions(chunk: RowChunk, header: tuple[int, int] | None = None) -> NDArray[np.int64]:
     """Index of each token in the rendered conversation, ``REPEATED`` for what is repeated: (tokens,).
 
     Repeated tokens stand in front, save where a chat template puts the system text behind the first
-    header of the piece: that header is no repetition. Its labels show it; where it has none, ``header``
-    tells its place in the piece and its length.
+    header of the chunk: that header is no repetition. Its labels show it; where it has none, ``header``
+    tells its place in the chunk and its length.
     """
-    flagged = np.flatnonzero(piece.trained[: piece.repeated])
+    flagged = np.flatnonzero(chunk.trained[: chunk.repeated])
     if len(flagged):
         # It ends where the repeated text begins, which has no label, and may be shorter than the header.
-        header = int(flagged[0]), int(np.argmin(piece.trained[flagged[0] :]))
-    at, count = header or (piece.repeated, 0)
-    places = np.full(len(piece), REPEATED, np.int64)
-    places[at : at + count] = piece.start + np.arange(count)
-    rest = piece.repeated + count
-    places[rest:] = piece.start + count + np.arange(len(piece) - rest)
+        header = int(flagged[0]), int(np.argmin(chunk.trained[flagged[0] :]))
+    at, count = header or (chunk.repeated, 0)
+    places = np.full(len(chunk), REPEATED, np.int64)
+    places[at : at + count] = chunk.start + np.arange(count)
+    rest = chunk.repeated + count
+    places[rest:] = chunk.start + count + np.arange(len(chunk) - rest)
     return places
 
 
-def _pieces(batch: RowBatch, row: int) -> Iterator[Piece]:
+def _chunks(batch: RowBatch, row: int) -> Iterator[RowChunk]:
     begin = 0
     for index in range(int(batch.ends[row]), int(batch.ends[row + 1])):
         stop = begin + int(batch.lengths[index])
-        yield Piece(
+        yield RowChunk(
             begin=begin,
             document=int(batch.document[index]),
             start=int(batch.starts[index]),

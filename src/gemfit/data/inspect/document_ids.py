@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from gemfit.data.inspect.pack_files import SIDES, Pack
 
 
-class Numbering(NamedTuple):
+class DocumentLines(NamedTuple):
     """The conversations that are packed, by number."""
 
     lines: NDArray[np.int32]
     """(documents,): line in the table of conversations."""
 
 
-def number_conversations(pack: Pack) -> tuple[Numbering, list[str]]:
+def number_conversations(pack: Pack) -> tuple[DocumentLines, list[str]]:
     """Order the packed conversations by number; problems where that cannot be."""
     talks = pack.conversations
     kept = np.flatnonzero(talks.has_fate("kept")).astype(np.int32)
@@ -28,8 +28,8 @@ def number_conversations(pack: Pack) -> tuple[Numbering, list[str]]:
     if len(wrong):
         line = int(lines[wrong[0]])
         what = f"has the number {talks.number[line]:,}, where {wrong[0]:,} is due"
-        return Numbering(lines), [f"{pack.place(line)}: {what}"]
-    return Numbering(lines), [*_unlikely(pack, lines), *_no_copies(pack, lines)]
+        return DocumentLines(lines), [f"{pack.place(line)}: {what}"]
+    return DocumentLines(lines), [*_unlikely(pack, lines), *_no_copies(pack, lines)]
 
 
 def _unlikely(pack: Pack, lines: NDArray[np.int32]) -> Iterator[str]:

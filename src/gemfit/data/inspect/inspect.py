@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from gemfit.data.inspect.annotate import DescribedRow, Describer
+from gemfit.data.inspect.annotate import AnnotatedRow, RowAnnotator
 from gemfit.data.inspect.pack_files import Pack, open_evidence
 from gemfit.data.inspect.roles import make_marks
 from gemfit.data.inspect.row_view import Look, legend, show_row
@@ -39,7 +39,7 @@ def inspect(
     wanted = parse_rows(rows, pack, split) if document is None else range(0)
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
     marks = make_marks(tokenizer, pack.manifest.format, pack.manifest.eos)
-    describer = Describer(pack, marks)
+    describer = RowAnnotator(pack, marks)
     found = describer.rows(split, wanted) if document is None else describer.document(document)
     if as_json:
         for row in found:
@@ -74,7 +74,7 @@ def len_of(pack: Pack, split: str) -> int:
     return pack.manifest.splits[split].rows
 
 
-def _show(rows: Iterable[DescribedRow], look: Look, console: Console) -> None:
+def _show(rows: Iterable[AnnotatedRow], look: Look, console: Console) -> None:
     # What is asked for in full may be long: a terminal shows it page by page.
     paged = console.pager(styles=not look.plain) if look.whole and console.is_terminal else nullcontext()
     with paged:

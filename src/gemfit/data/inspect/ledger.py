@@ -1,6 +1,6 @@
 """Whether every token of every conversation is in the rows as often as it should be.
 
-Memory: 48 bytes a conversation, and 12 bytes for each piece of one that is in several pieces.
+Memory: 48 bytes a conversation, and 12 bytes for each chunk of one that is in several chunks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Expected(NamedTuple):
     copies: Ints
 
 
-class Stretch(NamedTuple):
+class CountedSpan(NamedTuple):
     """Tokens of a conversation that are not in the rows as often as they should be."""
 
     document: int
@@ -40,7 +40,7 @@ class Stretch(NamedTuple):
     times: int
 
 
-class Ledger:
+class TokenLedger:
     """Adds up what the rows hold of each document."""
 
     def __init__(self, expected: Expected) -> None:
@@ -53,7 +53,7 @@ class Ledger:
         self._parts: list[tuple[Ints, Ints, Ints]] = []
 
     def add(self, batch: RowBatch, trained: NDArray[np.int32]) -> None:
-        """Enter the pieces of a batch; those with an impossible number have been reported elsewhere."""
+        """Enter the chunks of a batch; those with an impossible number have been reported elsewhere."""
         known = (batch.document >= 0) & (batch.document < len(self.tokens))
         document = batch.document[known]
         repeated = batch.repeated[known].astype(np.int64)
@@ -75,7 +75,7 @@ class Ledger:
             trained = f"{self.trained[document]:,} of its tokens are trained in all rows"
             yield document, f"{trained}, expected {right[document]:,}"
 
-    def stretches(self) -> tuple[list[Stretch], Counts]:
+    def stretches(self) -> tuple[list[CountedSpan], Counts]:
         """Stretches that are in the rows too seldom or too often, and how many tokens of each are in none.
 
         The latter is (documents,). A stretch that is in no row is in the list only where more tokens are
@@ -94,7 +94,7 @@ class Ledger:
             self.expected.copies,
             self._whole,
         )
-        return [Stretch(*map(int, stretch)) for stretch in found], missing
+        return [CountedSpan(*map(int, stretch)) for stretch in found], missing
 
 
 def _add(sums: Counts | Ints, index: Counts, values: Counts | Ints) -> None:
@@ -103,7 +103,7 @@ def _add(sums: Counts | Ints, index: Counts, values: Counts | Ints) -> None:
 
 @njit
 def _sweep(document, starts, stops, tokens, left_out, copies, whole):  # type: ignore[no-untyped-def]
-    """Walk along each document from one end of a piece to the next."""
+    """Walk along each document from one end of a chunk to the next."""
     zero = np.int64(0)
     found = [(zero, zero, zero, zero) for _ in range(0)]
     missing = np.zeros(len(tokens), np.int64)

@@ -37,15 +37,15 @@ class RowBatch:
     labels: NDArray[np.int32]
     """(rows, seq_len), -100 where no loss counts."""
     ends: NDArray[np.int64]
-    """(rows + 1,): where the pieces of each row begin and end in the columns below."""
+    """(rows + 1,): where the chunks of each row begin and end in the columns below."""
     lengths: NDArray[np.int32]
-    """(pieces,): tokens, repeated context included."""
+    """(chunks,): tokens, repeated context included."""
     document: NDArray[np.int64]
-    """(pieces,): number of the conversation in the pack."""
+    """(chunks,): number of the conversation in the pack."""
     starts: NDArray[np.int32]
-    """(pieces,): index in the rendered conversation of the first token that is not repeated."""
+    """(chunks,): index in the rendered conversation of the first token that is not repeated."""
     repeated: NDArray[np.int32]
-    """(pieces,): masked tokens that repeat what stands in another piece."""
+    """(chunks,): masked tokens that repeat what stands in another chunk."""
     tokens: NDArray[np.int32]
     """(rows,)"""
     trained_tokens: NDArray[np.int32]

@@ -14,7 +14,7 @@ from gemfit.data.inspect.token_flow import LOSSES
 from gemfit.errors import UserError
 
 if TYPE_CHECKING:
-    from gemfit.data.inspect.stats import Columns
+    from gemfit.data.inspect.stats import StatColumns
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -25,7 +25,7 @@ SHARE_SHOWN = 0.06
 Figures = dict[str, Any]
 
 
-def draw(figures: Figures, columns: Columns, out: Path) -> None:
+def draw(figures: Figures, columns: StatColumns, out: Path) -> None:
     """Write the picture; a file that cannot be written is a ``UserError``."""
     figure, axes = plt.subplot_mosaic(
         [["lengths", "fill"], ["sources", "roles"], ["flow", "flow"]],

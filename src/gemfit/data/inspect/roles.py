@@ -1,4 +1,4 @@
-"""Whose words the tokens of a piece are, read from its control tokens.
+"""Whose words the tokens of a chunk are, read from its control tokens.
 
 A content cannot hold a special token, so a turn that ends in one is found with certainty. Under
 ``eos: literal`` a text may spell a header; it then looks like one here, as it does to the model.
@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.inspect.chunks import Piece
+from gemfit.data.inspect.chunks import RowChunk
 from gemfit.data.render.renderer import make_renderer
 
 Ids = NDArray[np.int32]
 BEGIN = "begin"
 """The role of what stands before the first turn (BOS)."""
 UNKNOWN = "unknown"
-"""The role of a piece's first words, where the header that they belong to had no room."""
+"""The role of a chunk's first words, where the header that they belong to had no room."""
 
 
 class Span(NamedTuple):
-    """Neighbouring tokens of a piece that are one role's, or control."""
+    """Neighbouring tokens of a chunk that are one role's, or control."""
 
     role: str
     start: int
@@ -74,7 +74,7 @@ def make_marks(tokenizer: Any, format: str, eos: str) -> Marks:
 
 
 def spans(ids: Ids, marks: Marks) -> list[Span]:
-    """Who speaks where; the spans follow one another and cover the piece."""
+    """Who speaks where; the spans follow one another and cover the chunk."""
     at = len(marks.begin) if _starts(ids, 0, marks.begin) else 0
     found = [Span(BEGIN, 0, at)] if at else []
     while at < len(ids):
@@ -85,18 +85,18 @@ def spans(ids: Ids, marks: Marks) -> list[Span]:
     return found
 
 
-def inner_header(piece: Piece, marks: Marks) -> tuple[int, int] | None:
+def inner_header(chunk: RowChunk, marks: Marks) -> tuple[int, int] | None:
     """Place and length of a header that has repeated system text behind it, where no label shows it.
 
     Told by its looks: up to what ends the system text no turn ends, and no header stands where one would
     stand otherwise. A cut inside a user's turn looks alike where the user wrote the same break there.
     """
     at, count = len(marks.begin), len(marks.user_header)
-    if not marks.system_inside or not piece.start or piece.repeated <= at:
+    if not marks.system_inside or not chunk.start or chunk.repeated <= at:
         return None
-    if not _starts(piece.ids, at, marks.user_header) or _starts(piece.ids, piece.repeated, marks.user_header):
+    if not _starts(chunk.ids, at, marks.user_header) or _starts(chunk.ids, chunk.repeated, marks.user_header):
         return None
-    within = piece.ids[at + count : piece.repeated + count]
+    within = chunk.ids[at + count : chunk.repeated + count]
     if not np.array_equal(within[len(within) - len(marks.system_end) :], marks.system_end):
         return None
     return None if any(_find(within, 0, end) < len(within) for end in marks.ends) else (at, count)

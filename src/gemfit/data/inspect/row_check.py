@@ -58,7 +58,7 @@ class RowFaults:
 
 
 def check_rows(batch: RowBatch, rules: Rules, faults: RowFaults) -> NDArray[np.int32]:
-    """Note all faults of the batch; the trained tokens of each piece: (pieces,)."""
+    """Note all faults of the batch; the trained tokens of each chunk: (chunks,)."""
     trained: NDArray[np.int32] = _check(
         batch.input_ids,
         batch.labels,
@@ -88,29 +88,29 @@ def _check(  # type: ignore[no-untyped-def]
     trained = np.zeros(len(lengths), np.int32)
     for row in range(len(ids)):
         at, num_labels = 0, 0
-        for piece in range(ends[row], ends[row + 1]):
+        for chunk in range(ends[row], ends[row + 1]):
             begin = at
-            at = min(at + max(lengths[piece], 0), ids.shape[1])
-            if lengths[piece] <= 0 or at - begin < lengths[piece]:
+            at = min(at + max(lengths[chunk], 0), ids.shape[1])
+            if lengths[chunk] <= 0 or at - begin < lengths[chunk]:
                 _note(counts, rows, places, LENGTHS, first + row, begin)
             for place in range(begin, at):
                 if labels[row, place] == IGNORED:
                     continue
-                trained[piece] += 1
+                trained[chunk] += 1
                 if labels[row, place] != ids[row, place]:
                     _note(counts, rows, places, LABEL, first + row, place)
-            num_labels += trained[piece]
+            num_labels += trained[chunk]
             if at > begin and labels[row, begin] != IGNORED:
                 _note(counts, rows, places, FIRST, first + row, begin)
-            body = lengths[piece] - repeated[piece]
-            if repeated[piece] < 0 or trained[piece] > body:
+            body = lengths[chunk] - repeated[chunk]
+            if repeated[chunk] < 0 or trained[chunk] > body:
                 _note(counts, rows, places, REPEATED, first + row, begin)
-            elif all_trained and trained[piece] != body - (starts[piece] == 0):
+            elif all_trained and trained[chunk] != body - (starts[chunk] == 0):
                 _note(counts, rows, places, UNLABELLED, first + row, begin)
-            number = document[piece]
+            number = document[chunk]
             if number < 0 or number >= len(conversation) or conversation[number] == 0:
                 _note(counts, rows, places, DOCUMENT, first + row, begin)
-            elif starts[piece] < 0 or starts[piece] + body > conversation[number]:
+            elif starts[chunk] < 0 or starts[chunk] + body > conversation[number]:
                 _note(counts, rows, places, BEYOND, first + row, begin)
         if at != tokens[row]:
             _note(counts, rows, places, LENGTHS, first + row, at)

@@ -37,7 +37,7 @@ class Reason(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Columns:
+class StatColumns:
     """What the figures are made of."""
 
     lengths: NDArray[np.int32]
@@ -45,7 +45,7 @@ class Columns:
     fill: dict[str, NDArray[np.float64]]
     """By split: (rows,), from 0 to 1."""
     documents: dict[str, NDArray[np.int64]]
-    """By split: (rows,), pieces in each."""
+    """By split: (rows,), chunks in each."""
     repeated: NDArray[np.int64]
     """(sources,): repeated tokens in rows."""
 
@@ -68,7 +68,7 @@ def stats(folder: Path, *, as_json: bool, plot: Path | None) -> ExitCode:
     return ExitCode.FAILED if figures["problems"] else ExitCode.DONE
 
 
-def read_columns(pack: Pack) -> Columns:
+def read_columns(pack: Pack) -> StatColumns:
     """Read what the figures need."""
     talks = pack.conversations
     kept = np.flatnonzero(talks.has_fate("kept"))
@@ -77,17 +77,17 @@ def read_columns(pack: Pack) -> Columns:
     repeated = np.zeros(len(pack.manifest.sources), np.int64)
     fill, documents = {}, {}
     for split in pack.manifest.splits:
-        tokens, pieces = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        tokens, chunks = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
         for batch in pack.batches(split):
             tokens.append(batch.tokens)
-            pieces.append(np.diff(batch.ends))
+            chunks.append(np.diff(batch.ends))
             np.add.at(repeated, source[batch.document], batch.repeated)
         fill[split] = np.concatenate(tokens) / pack.manifest.seq_len
-        documents[split] = np.concatenate(pieces)
-    return Columns(talks.tokens[kept], fill, documents, repeated)
+        documents[split] = np.concatenate(chunks)
+    return StatColumns(talks.tokens[kept], fill, documents, repeated)
 
 
-def collect(pack: Pack, columns: Columns) -> dict[str, Any]:
+def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
     """All figures as JSON has them, and under ``problems`` the sums that are wrong."""
     manifest, talks = pack.manifest, pack.conversations
     flow = manifest.flow

@@ -47,7 +47,7 @@ def grids(figures: Figures) -> Iterator[Grid]:
         yield Grid("Rejected lines", ["lines", "first", "reason"], rows)
     if found := {kind: count for kind, count in figures["pii"].items() if count}:
         kinds = [(kind, f"{count:,}") for kind, count in found.items()]
-        yield Grid("Personal data", ["kind", "found"], kinds)
+        yield Grid("PII", ["kind", "found"], kinds)
 
 
 def _laid_out(grid: Grid) -> Table:
@@ -65,7 +65,7 @@ def _splits(figures: Figures) -> Grid:
         (split, *(f"{counts[name]:,}" for name in names), f"{counts['fill']:.3%}")
         for split, counts in figures["splits"].items()
     ]
-    heads = ["split", "rows", "conversations", "pieces", "tokens", "trained", "repeated", "fill"]
+    heads = ["split", "rows", "conversations", "chunks", "tokens", "trained", "repeated", "fill"]
     return Grid("Rows", heads, rows)
 
 
@@ -132,10 +132,10 @@ def _fates(figures: Figures) -> Grid:
     ):
         if losses[counter]:
             rows.append((f"of these: {what}", f"{losses[counter]:,}", ""))
-    return Grid("What became of them", ["lines and conversations", "number", "tokens"], rows)
+    return Grid("Outcomes", ["lines and conversations", "number", "tokens"], rows)
 
 
 def _roles(figures: Figures) -> Grid:
     total = sum(figures["roles"].values()) or 1
     rows = [(role, f"{count:,}", f"{count / total:.2%}") for role, count in figures["roles"].items() if count]
-    return Grid("Whose words", ["role", "tokens", "share"], rows)
+    return Grid("Roles", ["role", "tokens", "share"], rows)

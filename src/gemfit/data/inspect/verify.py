@@ -16,8 +16,8 @@ import numpy as np
 
 from gemfit.core.progress import progress
 from gemfit.data.inspect.decode_rows import damage, found_otherwise, read_batches, unlisted
-from gemfit.data.inspect.document_ids import Numbering, number_conversations
-from gemfit.data.inspect.ledger import Expected, Ledger
+from gemfit.data.inspect.document_ids import DocumentLines, number_conversations
+from gemfit.data.inspect.ledger import Expected, TokenLedger
 from gemfit.data.inspect.pack_files import SIDES, Conversations, Pack
 from gemfit.data.inspect.row_check import RowFaults, Rules, check_rows
 from gemfit.data.inspect.token_flow import differing, flow_of_conversations, unbalanced, untotalled
@@ -78,7 +78,7 @@ def _content(pack: Pack) -> Iterator[Proof]:
     )
     if problems:
         return
-    ledger = Ledger(_expected(pack, numbering))
+    ledger = TokenLedger(_expected(pack, numbering))
     counts, faults = {}, []
     for split in pack.manifest.splits:
         counts[split], found = _rows(pack, split, numbering, ledger)
@@ -90,7 +90,7 @@ def _content(pack: Pack) -> Iterator[Proof]:
     yield Proof("sums", f"{len(pack.manifest.flow):,} accounts of tokens", _told(sums))
 
 
-def _rows(pack: Pack, split: str, numbering: Numbering, ledger: Ledger) -> tuple[_Split, list[str]]:
+def _rows(pack: Pack, split: str, numbering: DocumentLines, ledger: TokenLedger) -> tuple[_Split, list[str]]:
     """Check and enter every row of a split."""
     tokens = pack.conversations.tokens[numbering.lines]
     side = pack.conversations.split[numbering.lines]
@@ -120,7 +120,7 @@ def _rows(pack: Pack, split: str, numbering: Numbering, ledger: Ledger) -> tuple
     return count, [*broken, *faults.messages()]
 
 
-def _expected(pack: Pack, numbering: Numbering) -> Expected:
+def _expected(pack: Pack, numbering: DocumentLines) -> Expected:
     talks, lines = pack.conversations, numbering.lines
     cut_off = talks.truncated[lines]
     return Expected(
@@ -132,7 +132,7 @@ def _expected(pack: Pack, numbering: Numbering) -> Expected:
     )
 
 
-def _once(pack: Pack, numbering: Numbering, ledger: Ledger) -> Iterator[str]:
+def _once(pack: Pack, numbering: DocumentLines, ledger: TokenLedger) -> Iterator[str]:
     """Conversations whose tokens are not in the rows as often as they should be."""
 
     def place(document: int) -> str:
@@ -154,7 +154,9 @@ def _once(pack: Pack, numbering: Numbering, ledger: Ledger) -> Iterator[str]:
         yield f"{place(document)}: {what}"
 
 
-def _sums(pack: Pack, numbering: Numbering, ledger: Ledger, counts: dict[str, _Split]) -> Iterator[str]:
+def _sums(
+    pack: Pack, numbering: DocumentLines, ledger: TokenLedger, counts: dict[str, _Split]
+) -> Iterator[str]:
     """Sums that should be equal and are not."""
     manifest = pack.manifest
     for split, count in counts.items():
@@ -182,7 +184,7 @@ def _split_counts(split: str, said: SplitCounts, count: _Split, conversations: i
             yield f"splits.{split}.{name} is {stated:,} in the manifest, but {number:,} are counted"
 
 
-def _conversations(pack: Pack, numbering: Numbering, split: str) -> int:
+def _conversations(pack: Pack, numbering: DocumentLines, split: str) -> int:
     return int(np.count_nonzero(pack.conversations.split[numbering.lines] == SIDES.index(split)))
 
 

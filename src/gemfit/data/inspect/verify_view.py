@@ -20,7 +20,7 @@ MEANING = {
 """What has been shown where there is no problem."""
 
 
-def prove(folder: Path, *, as_json: bool) -> ExitCode:
+def print_verification(folder: Path, *, as_json: bool) -> ExitCode:
     """Verify the pack and say so; problems are a ``UserError``, or in the JSON with that exit code."""
     proofs = verify(folder)
     problems = [problem for proof in proofs for problem in proof.problems]

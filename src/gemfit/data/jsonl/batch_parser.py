@@ -19,11 +19,12 @@ from typing import Protocol, Self
 import numpy as np
 import orjson
 
+from gemfit.data.jsonl.blocks import BOM
 from gemfit.data.jsonl.conversation import ROLES, Conversation
 from gemfit.data.jsonl.field_checks import plain_messages, plain_values, weightless
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection, read_line, reject_line
 from gemfit.data.jsonl.message_batch import Messages
-from gemfit.data.tokenize.verification import Picked
+from gemfit.data.tokenize.verification import VerificationSample
 from gemfit.errors import UserError
 
 CODES = {role: code for code, role in enumerate(ROLES)}
@@ -31,7 +32,6 @@ _PLAIN_ROLES = {role: CODES[role] for role in ("system", "user", "assistant")}
 _SYSTEM = CODES["system"]
 GROUP_BYTES = 2**16
 """Lines decoded together."""
-_BOM = b"\xef\xbb\xbf"
 Reject = Callable[[Rejection], None]
 
 
@@ -44,7 +44,7 @@ class Counts:
     rejected: int = 0
     personal: dict[str, int] = field(default_factory=dict)
     """Finds of personal data by kind."""
-    picked: Picked | None = None
+    picked: VerificationSample | None = None
     """Some of its texts and their ids, for who watches the engine; None before it has encoded."""
 
     def __iadd__(self, other: Self) -> Self:
@@ -54,7 +54,7 @@ class Counts:
         return self
 
 
-class Check(Protocol):
+class ConversationCheck(Protocol):
     """What a format and a loss ask of a conversation, beside what every conversation has to be."""
 
     def passes(self, messages: Messages) -> bool:
@@ -65,7 +65,7 @@ class Check(Protocol):
 
 
 def read_block(
-    block: bytes, first_line: int, path: str, check: Check, reject: Reject | None
+    block: bytes, first_line: int, path: str, check: ConversationCheck, reject: Reject | None
 ) -> tuple[Messages, Counts]:
     """The valid conversations of whole lines, and what else was there; bad lines go to ``reject``.
 
@@ -74,7 +74,7 @@ def read_block(
     ``reject`` the first bad line is a ``UserError``.
     """
     if first_line == 1:
-        block = block.removeprefix(_BOM)
+        block = block.removeprefix(BOM)
     lines = block.split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -89,10 +89,10 @@ def read_block(
 
 
 def read_groups(
-    lines: Sequence[bytes], first_line: int, path: str, check: Check, reject: Reject
+    lines: Sequence[bytes], first_line: int, path: str, check: ConversationCheck, reject: Reject
 ) -> tuple[Messages | None, Counts]:
     """Group by group, each at once where that can be; None where only going line by line can tell."""
-    columns, counts = Columns(), Counts()
+    columns, counts = MessageColumns(), Counts()
     step = max(1, GROUP_BYTES * len(lines) // (1 + sum(map(len, lines))))
     for start in range(0, len(lines), step):
         group = lines[start : start + step]
@@ -107,16 +107,16 @@ def read_groups(
 
 
 def read_each(
-    lines: Sequence[bytes], first_line: int, path: str, check: Check, reject: Reject | None
+    lines: Sequence[bytes], first_line: int, path: str, check: ConversationCheck, reject: Reject | None
 ) -> tuple[Messages, Counts]:
     """The same, line by line."""
-    columns = Columns()
+    columns = MessageColumns()
     counts = columns.take_each(lines, first_line, path, check, reject)
     return columns.messages(), counts
 
 
 @dataclass(slots=True)
-class Columns:
+class MessageColumns:
     """Columns that grow by a group of lines at a time, so that decoded values stay in the cache."""
 
     texts: list[bytes] = field(default_factory=list)
@@ -148,7 +148,12 @@ class Columns:
         return True
 
     def take_each(
-        self, lines: Sequence[bytes], first_line: int, path: str, check: Check, reject: Reject | None
+        self,
+        lines: Sequence[bytes],
+        first_line: int,
+        path: str,
+        check: ConversationCheck,
+        reject: Reject | None,
     ) -> Counts:
         """Take lines one by one, and count them."""
         counts = Counts(lines=len(lines))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gemfit.data.jsonl.blocks import Block, file_blocks, is_compressed, read_block
 from gemfit.data.jsonl.hub_stream import hub_blocks, hub_lines
-from gemfit.data.jsonl.prefetch import ahead
+from gemfit.data.jsonl.prefetch import prefetch
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackInput
 from gemfit.schemas.pack_job import JobSource, PackJob, SourceFile, digest_file
@@ -46,7 +46,7 @@ def all_blocks(job: PackJob) -> Iterator[Block]:
 
 def _of_file(path: Path, size: int, input: int, number: int) -> Iterator[Block]:
     blocks = file_blocks(path, size, input, number)
-    return ahead(blocks) if is_compressed(path) else blocks
+    return prefetch(blocks) if is_compressed(path) else blocks
 
 
 def block_text(block: Block, path: str) -> bytes:

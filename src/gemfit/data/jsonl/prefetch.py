@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 HELD = 2
 
 
-def ahead(items: Iterator[Item], held: int = HELD) -> Iterator[Item]:
+def prefetch(items: Iterator[Item], held: int = HELD) -> Iterator[Item]:
     """The same items, of which ``held`` are made in a thread before they are asked for.
 
     What the stream raises is raised behind the items that came before it. None may be ``None``.

@@ -17,14 +17,14 @@ from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import TRAINED, Words
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
-from gemfit.data.render.template_segments import Grammar
+from gemfit.data.render.template_segments import TemplateSegments
 
 _SYSTEM, _ASSISTANT, _TOOL = ROLES.index("system"), ROLES.index("assistant"), ROLES.index("tool")
 BEGIN, _BEFORE, _AFTER, _FINAL, HEADERS = 0, 1, 2, 3, 4
 ENDS = HEADERS + len(ROLES)
 
 
-class Composed(NamedTuple):
+class AssembledIds(NamedTuple):
     """Rendered conversations."""
 
     words: Words
@@ -55,7 +55,7 @@ class Control:
     train_all: bool
 
 
-def make_control(grammar: Grammar, control: Mapping[str, Words], loss_on: str) -> Control:
+def make_control(grammar: TemplateSegments, control: Mapping[str, Words], loss_on: str) -> Control:
     """Lay out the control texts; a role without a turn of its own has none."""
     texts = [grammar.begin, grammar.system_before, grammar.system_after, grammar.final]
     texts += [grammar.headers.get(role, "") for role in ROLES]
@@ -67,7 +67,7 @@ def make_control(grammar: Grammar, control: Mapping[str, Words], loss_on: str) -
 
 def compose(
     ids: NDArray[np.uint32], content_ends: NDArray[np.int64], messages: Messages, control: Control
-) -> Composed:
+) -> AssembledIds:
     """Render every conversation. ids: (content tokens,), content_ends: (messages,)."""
     untrained = messages.roles == _TOOL
     if messages.untrained is not None:
@@ -77,7 +77,7 @@ def compose(
     around[_SYSTEM] = sizes[_AFTER] + (0 if control.system_inside else sizes[_BEFORE] - sizes[BEGIN])
     total = len(ids) + int(around[messages.roles].sum())
     total += len(messages.last) * int(sizes[BEGIN] + sizes[_FINAL])
-    return Composed(
+    return AssembledIds(
         *_compose(
             ids,
             content_ends,

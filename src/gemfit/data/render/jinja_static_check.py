@@ -1,6 +1,6 @@
 """Whether a chat template looks into contents, or only passes them on.
 
-Rendering a conversation through Jinja takes some tenths of a millisecond. A template that only passes
+RenderContext a conversation through Jinja takes some tenths of a millisecond. A template that only passes
 contents on takes or refuses a conversation by its roles alone, so each sequence of roles is rendered once.
 
 The proof walks the template's syntax tree and follows what a content can get into. A content may be

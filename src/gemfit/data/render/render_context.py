@@ -22,7 +22,7 @@ from gemfit.schemas.recipe import DataRecipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rendering:
+class RenderContext:
     """A tokenizer, a format and the settings that a part depends on."""
 
     renderer: Renderer
@@ -77,10 +77,10 @@ class Rendering:
         return True
 
 
-def make_rendering(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> Rendering:
+def make_render_context(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> RenderContext:
     """Find the grammar of the format and encode its control texts; call it before workers are forked."""
     renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
-    return Rendering(
+    return RenderContext(
         renderer,
         encoder,
         make_control(renderer.grammar, renderer.control, data.loss_on),

@@ -18,7 +18,7 @@ import numpy as np
 
 from gemfit.data.document import TRAINED, Document, Turn, Words, token_ids
 from gemfit.data.jsonl.conversation import Conversation, Message, parse_messages
-from gemfit.data.render.template_segments import Grammar, chat_template, check_template, role_markers
+from gemfit.data.render.template_segments import TemplateSegments, chat_template, check_template, role_markers
 from gemfit.errors import UserError
 
 _NONE: Words = np.empty(0, np.uint32)
@@ -30,7 +30,7 @@ class Renderer:
     """A tokenizer and a format, ready for any number of conversations."""
 
     tokenizer: Any
-    grammar: Grammar
+    grammar: TemplateSegments
     control: Mapping[str, Words]
     """Every control text of the grammar, encoded."""
     loss_on: str

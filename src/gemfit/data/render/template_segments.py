@@ -26,7 +26,7 @@ _MARK = re.compile(r"( \n)?mark(\d)mark(\n )?")
 
 
 @dataclass(frozen=True, slots=True)
-class Grammar:
+class TemplateSegments:
     """The control texts of a format, for one tokenizer."""
 
     begin: str
@@ -51,7 +51,7 @@ class Grammar:
         return message.content.strip() if message.role in self.trimmed else message.content
 
 
-def role_markers(tokenizer: Any, eos: str) -> Grammar:
+def role_markers(tokenizer: Any, eos: str) -> TemplateSegments:
     """``<|role|>`` as text, content, and the tokenizer's EOS token after each message.
 
     With ``eos="literal"`` the text ``<|eos|>`` ends a message, and one EOS token the conversation.
@@ -59,7 +59,7 @@ def role_markers(tokenizer: Any, eos: str) -> Grammar:
     bos, token = tokenizer.bos_token or "", str(tokenizer.eos_token)
     end = token if eos == "token" else LITERAL_EOS
     headers = {role: f"<|{role}|>" for role in ROLES}
-    return Grammar(
+    return TemplateSegments(
         begin=bos,
         headers=headers,
         ends=dict.fromkeys(ROLES, end),
@@ -71,7 +71,7 @@ def role_markers(tokenizer: Any, eos: str) -> Grammar:
     )
 
 
-def chat_template(tokenizer: Any) -> Grammar:
+def chat_template(tokenizer: Any) -> TemplateSegments:
     """The grammar of the tokenizer's own template, found by rendering marked conversations.
 
     A template whose turns are not header, content, end is a ``UserError``; ``check_template`` later
@@ -91,7 +91,7 @@ def chat_template(tokenizer: Any) -> Grammar:
         ) from None
 
 
-def check_template(tokenizer: Any, grammar: Grammar, conversation: Conversation) -> None:
+def check_template(tokenizer: Any, grammar: TemplateSegments, conversation: Conversation) -> None:
     """Refuse a conversation that the template refuses, or renders other than the grammar does."""
     place, messages = conversation.place, conversation.messages
     if conversation.tools:
@@ -115,7 +115,7 @@ def check_template(tokenizer: Any, grammar: Grammar, conversation: Conversation)
         )
 
 
-def written(grammar: Grammar, messages: Sequence[Message]) -> list[str]:
+def written(grammar: TemplateSegments, messages: Sequence[Message]) -> list[str]:
     """The pieces of a conversation: control text and content by turns."""
     pieces = [grammar.begin]
     turns = list(messages)
@@ -129,7 +129,7 @@ def written(grammar: Grammar, messages: Sequence[Message]) -> list[str]:
     return [*pieces, grammar.final]
 
 
-def _probe(tokenizer: Any) -> Grammar:
+def _probe(tokenizer: Any) -> TemplateSegments:
     whole, trimmed = _render(tokenizer, "user", "assistant", "user", "assistant")
     (_, user_end), _ = _render(tokenizer, "user")
     (*_, reply_end), _ = _render(tokenizer, "user", "assistant")
@@ -140,7 +140,7 @@ def _probe(tokenizer: Any) -> Grammar:
     }
     begin = _without_end(whole[0], headers["user"])
     before, after, inside, system_trimmed = _probe_system(tokenizer, begin, headers["user"])
-    return Grammar(
+    return TemplateSegments(
         begin=begin,
         headers=headers,
         ends={"user": user_end, "assistant": reply_end},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 
 ADDED_TOKENS = 64
 """At most this many ordinary added tokens are tried: Gemma has 6,405, nearly all of one kind."""
@@ -29,7 +29,7 @@ TEXTS = (
 )
 
 
-def hostile_texts(tokenizer: TokenizerJson) -> list[str]:
+def adversarial_texts(tokenizer: TokenizerJson) -> list[str]:
     """``TEXTS``, and the added tokens of this tokenizer alone, in words, and one after another."""
     special = [token["content"] for token in tokenizer.added_tokens if token["special"]]
     ordinary = [token["content"] for token in tokenizer.added_tokens if not token["special"]]

@@ -9,8 +9,8 @@ import numpy as np
 
 from gemfit.data.tokenize.bpe.pretokenize_proof import check_provable
 from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson, shadowing
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson, shadowing
 
 
 @dataclass(frozen=True, slots=True)

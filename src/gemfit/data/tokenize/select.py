@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from gemfit.data.tokenize.adversarial_texts import hostile_texts
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson, parse_tokenizer
+from gemfit.data.tokenize.adversarial_texts import adversarial_texts
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.hf_tokenizers import reference_encoder
 from gemfit.data.tokenize.protocol import Encoder, Engine, EngineMismatch, Texts, Unsuited
-from gemfit.data.tokenize.verification import Picked, check_ends, compare, take
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson, parse_tokenizer
+from gemfit.data.tokenize.verification import VerificationSample, check_ends, compare, take
 from gemfit.errors import UserError
 
 SAMPLE_BYTES = 2**18
@@ -30,7 +30,7 @@ HEAD_BYTES = 2**14
 Say = Callable[[str], None]
 
 
-def choose_encoder(
+def select_encoder(
     tokenizer_json: str | bytes,
     sample: Texts,
     say: Say,
@@ -56,7 +56,9 @@ def choose_encoder(
     if candidate is reference:
         return reference
     try:
-        prove(candidate, reference, [*spread(sample), *(text.encode() for text in hostile_texts(parsed))])
+        verify_encoder(
+            candidate, reference, [*spread(sample), *(text.encode() for text in adversarial_texts(parsed))]
+        )
     except EngineMismatch as difference:
         if engine == "gigatoken":
             raise UserError(f"engine gigatoken: {difference}; use engine: auto or tokenizers") from None
@@ -65,7 +67,7 @@ def choose_encoder(
     return candidate
 
 
-def prove(candidate: Encoder, reference: Encoder, texts: Sequence[bytes]) -> None:
+def verify_encoder(candidate: Encoder, reference: Encoder, texts: Sequence[bytes]) -> None:
     """Raise ``EngineMismatch`` where the ids of these texts differ, at the first or the second time."""
     ends = np.cumsum(np.array([len(text) for text in texts], np.int64))
     joined = b"".join(texts)
@@ -73,7 +75,7 @@ def prove(candidate: Encoder, reference: Encoder, texts: Sequence[bytes]) -> Non
     everything = np.arange(len(texts))
     for ids, id_ends in both:
         check_ends(candidate.name, ids, id_ends, len(texts))
-    compare(Picked(candidate.name, list(texts), take(*both[0], everything)), reference)
+    compare(VerificationSample(candidate.name, list(texts), take(*both[0], everything)), reference)
     if not all(np.array_equal(first, second) for first, second in zip(*both, strict=True)):
         raise EngineMismatch(f"{candidate.name} gives other ids the second time")
 

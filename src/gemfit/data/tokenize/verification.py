@@ -21,7 +21,7 @@ ONE_IN = 1024
 SHOWN_BYTES = 60
 
 
-class Picked(NamedTuple):
+class VerificationSample(NamedTuple):
     """Some texts, and what the engine of this name made of them."""
 
     engine: str
@@ -29,15 +29,19 @@ class Picked(NamedTuple):
     ids: list[Ids]
 
 
-def pick(engine: Encoder, text: bytes, ends: Ends, ids: Ids, id_ends: Ends, one_in: int = ONE_IN) -> Picked:
+def pick(
+    engine: Encoder, text: bytes, ends: Ends, ids: Ids, id_ends: Ends, one_in: int = ONE_IN
+) -> VerificationSample:
     """The sample of what an engine has encoded; ``EngineMismatch`` where its ends cannot be right."""
     check_ends(engine.name, ids, id_ends, len(ends))
     picked = pick_texts(text, ends, one_in)
     # Copies: what they are taken from is large, and not needed for long.
-    return Picked(engine.name, take(text, ends, picked), [one.copy() for one in take(ids, id_ends, picked)])
+    return VerificationSample(
+        engine.name, take(text, ends, picked), [one.copy() for one in take(ids, id_ends, picked)]
+    )
 
 
-def compare(picked: Picked, reference: Encoder) -> None:
+def compare(picked: VerificationSample, reference: Encoder) -> None:
     """Raise ``EngineMismatch`` for the first text of which the engine found other ids."""
     lengths = np.array([len(text) for text in picked.texts], np.int64)
     ids, ends = reference.encode(b"".join(picked.texts), np.cumsum(lengths))

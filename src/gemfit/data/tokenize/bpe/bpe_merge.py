@@ -58,7 +58,7 @@ class Merges(NamedTuple):
     """(nodes,): the id of the added token that ends here, or a mark."""
 
 
-class Scratch(NamedTuple):
+class MergeBuffers(NamedTuple):
     """Room for the longest text: (bytes,), and three times that for the heap."""
 
     items: NDArray[np.uint32]
@@ -69,10 +69,10 @@ class Scratch(NamedTuple):
     heap: NDArray[np.uint64]
 
 
-def make_scratch(size: int) -> Scratch:
+def make_merge_buffers(size: int) -> MergeBuffers:
     """Room for texts of ``size`` bytes; memory is taken as it is touched."""
     items, links = np.empty((2, size + 1), np.uint32), np.empty((2, size + 1), np.int64)
-    return Scratch(items[0], items[1], links[0], links[1], np.empty(3 * size + 1, np.uint64))
+    return MergeBuffers(items[0], items[1], links[0], links[1], np.empty(3 * size + 1, np.uint64))
 
 
 @njit

@@ -24,8 +24,8 @@ from gemfit.data.tokenize.bpe.bpe_merge import (
 )
 from gemfit.data.tokenize.bpe.pretokenize_proof import BYTES, SPACE, check_provable
 from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson
 from gemfit.data.tokenize.protocol import Unsuited
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 
 
 def make_merges(tokenizer: TokenizerJson) -> Merges:

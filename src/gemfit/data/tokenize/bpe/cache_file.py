@@ -21,7 +21,7 @@ FORMAT = 3
 _OTHERS = ("cuts", "together", "runs")
 
 
-def save_words(cache: WordCache, path: Path) -> None:
+def save_tables(cache: WordCache, path: Path) -> None:
     """Keep the tables of a cache, whole or not at all; without room for them they are made again, no more."""
     arrays = cache.merges._asdict() | {name: getattr(cache, name) for name in _OTHERS}
     with suppress(OSError):
@@ -34,7 +34,7 @@ def save_words(cache: WordCache, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def load_words(path: Path) -> WordCache | None:
+def load_tables(path: Path) -> WordCache | None:
     """An empty cache on kept tables; ``None`` where there are none."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:

@@ -28,10 +28,10 @@ _BIT = np.uint64(63)
 _SHIFT = np.uint64(64 - BITS)
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
-Together = NDArray[np.uint64]
+CharPairs = NDArray[np.uint64]
 
 
-def mark_together(items: Iterable[str]) -> Together:
+def mark_char_pairs(items: Iterable[str]) -> CharPairs:
     """(2**BITS / 64,): the bits of all pairs of neighbours in these items that are not both ASCII."""
     encoded = [item.encode() for item in items]
     data = np.frombuffer(b"".join(encoded) + bytes(8), np.uint8)
@@ -61,7 +61,7 @@ def bit_of(left, right):  # type: ignore[no-untyped-def]
 
 
 @njit
-def are_together(bits, left, right):  # type: ignore[no-untyped-def]
+def are_char_pair(bits, left, right):  # type: ignore[no-untyped-def]
     """1 where an item may have these neighbours, 0 where none has."""
     bit = bit_of(left, right)
     return np.int64(bits[bit >> _6] >> (bit & _BIT) & _1)

@@ -4,7 +4,7 @@ The claim: if characters *a* and *b* stand together, in this order, in no item o
 added token, then the tokens of a text with *ab* in it are the tokens of what ends in *a*, followed by those
 of what begins with *b*. ``find_cuts`` grants it only to a tokenizer for which every step below holds, and
 says otherwise why not. It goes by the last byte of *a* and the first of *b*: if these two are neighbours
-nowhere, neither are the characters. ``find_together`` goes by the characters themselves.
+nowhere, neither are the characters. ``find_char_pairs`` goes by the characters themselves.
 
 1. Added tokens are looked for first, the leftmost and among those the longest. None spans the cut, since
    none has *ab* in it, and none looks at its neighbours (``single_word``, ``lstrip``, ``rstrip``). So each
@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.tokenize.bpe.char_pairs import Together, mark_together
+from gemfit.data.tokenize.bpe.char_pairs import CharPairs, mark_char_pairs
 from gemfit.data.tokenize.bpe.split_rules import split_steps
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson
 from gemfit.data.tokenize.protocol import Unsuited
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 
 SPACE = "▁"
 MARK = ord("<")
@@ -83,7 +83,7 @@ def find_cuts(tokenizer: TokenizerJson) -> Cuts:
     return cuts
 
 
-def find_together(tokenizer: TokenizerJson) -> Together:
+def find_char_pairs(tokenizer: TokenizerJson) -> CharPairs:
     """Which characters stand together, of all that are not both ASCII; between others texts may be cut.
 
     ``Unsuited`` where that is not proven. Items behind a ``<`` count as all others do.
@@ -91,7 +91,7 @@ def find_together(tokenizer: TokenizerJson) -> Together:
     check_provable(tokenizer)
     items = _items(tokenizer)
     spaces = [item.replace(SPACE, " ") for item in items if SPACE in item]
-    return mark_together([*items, *spaces, f" {SPACE} "])
+    return mark_char_pairs([*items, *spaces, f" {SPACE} "])
 
 
 def _items(tokenizer: TokenizerJson) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.tokenize.bpe.pretokenize_proof import SPACE
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 
 LONGEST = 64
 """Longer runs are left alone."""

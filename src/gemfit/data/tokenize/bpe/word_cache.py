@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.tokenize.bpe.bpe_merge import Merges, make_scratch
+from gemfit.data.tokenize.bpe.bpe_merge import Merges, make_merge_buffers
 from gemfit.data.tokenize.bpe.bpe_tables import make_merges
-from gemfit.data.tokenize.bpe.char_pairs import Together
-from gemfit.data.tokenize.bpe.pretokenize_proof import Cuts, find_cuts, find_together
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson
+from gemfit.data.tokenize.bpe.char_pairs import CharPairs
+from gemfit.data.tokenize.bpe.pretokenize_proof import Cuts, find_char_pairs, find_cuts
 from gemfit.data.tokenize.bpe.whitespace_proof import find_runs
 from gemfit.data.tokenize.bpe.word_hash_table import LONG_ROW, MASKS, PADDING, ROW, SEGMENT, encode_words
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 
 CAPACITY = 2**19
 """Rows for short words, a power of two: 32 MiB, and 8 MiB for long ones, touched as they are used."""
@@ -33,7 +33,7 @@ class WordCache:
 
     merges: Merges = field(repr=False)
     cuts: Cuts = field(repr=False)
-    together: Together = field(repr=False)
+    together: CharPairs = field(repr=False)
     runs: NDArray[np.bool_] = field(repr=False)
     """See ``space_runs``."""
     table: NDArray[np.uint64] = field(repr=False)
@@ -52,7 +52,7 @@ class WordCache:
         count = encode_words(
             padded, eights, ends, self.cuts, self.together, self.runs, MASKS, self.table, self.long_from,
             self.room, _room(len(self.table), self.long_from), edges, words, rows, ids, stops,
-            *self.merges, *make_scratch(longest),
+            *self.merges, *make_merge_buffers(longest),
         )  # fmt: skip
         return ids[:count], stops
 
@@ -61,12 +61,12 @@ def word_cache(tokenizer: TokenizerJson, capacity: int = CAPACITY) -> WordCache:
     """An empty cache for a tokenizer; ``Unsuited`` where it is not proven to be exact."""
     if sys.byteorder != "little":
         raise Unsuited("this machine stores the high byte first")
-    merges, cuts, together = make_merges(tokenizer), find_cuts(tokenizer), find_together(tokenizer)
+    merges, cuts, together = make_merges(tokenizer), find_cuts(tokenizer), find_char_pairs(tokenizer)
     return make_word_cache(merges, cuts, together, find_runs(tokenizer), capacity)
 
 
 def make_word_cache(
-    merges: Merges, cuts: Cuts, together: Together, runs: NDArray[np.bool_], capacity: int = CAPACITY
+    merges: Merges, cuts: Cuts, together: CharPairs, runs: NDArray[np.bool_], capacity: int = CAPACITY
 ) -> WordCache:
     """An empty cache on these tables."""
     long_from = capacity * ROW

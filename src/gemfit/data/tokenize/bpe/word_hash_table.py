@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.tokenize.bpe.bpe_merge import merge_text
-from gemfit.data.tokenize.bpe.char_pairs import are_together, character, width_of
+from gemfit.data.tokenize.bpe.char_pairs import are_char_pair, character, width_of
 from gemfit.data.tokenize.bpe.pretokenize_proof import MARK
 
 # A row in words of 64 bits: 1 of what is known, 4 of ids, and the word.
@@ -78,7 +78,7 @@ def encode_words(  # type: ignore[no-untyped-def]
     be added to the rows and the long rows, and is counted down; where nothing is left before a text, all
     words are forgotten, and ``full`` (2,) is there again. edges, words, rows: (2 * SEGMENT,), to work with.
     ``ids`` has room for one entry a byte and one more; ``stops`` (texts,) gets the number of ids up to the
-    end of each text. What follows are the arrays of ``Merges`` and ``Scratch``.
+    end of each text. What follows are the arrays of ``Merges`` and ``MergeBuffers``.
     """
     at, position = 0, 0
     for index in range(ends.shape[0]):
@@ -158,7 +158,7 @@ def _find_wide_edges(text, eights, start, stop, end, cuts, together, edges):  # 
         if before | byte >= 0x80:
             width = width_of(byte)
             right = character(eights[place], width)
-            apart |= 1 - are_together(together, left, right)
+            apart |= 1 - are_char_pair(together, left, right)
         count += cuts[marked, before, byte] | apart
         marked = np.int64(byte == MARK) | (marked & ~apart)
         left = right

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemfit.data.tokenize import Encoder, EngineMismatch, choose_encoder, reference_encoder, select
-from gemfit.data.tokenize.bpe.cache_file import load_words, save_words
-from gemfit.data.tokenize.bpe.tokenizer_json import parse_tokenizer
+from gemfit.data.tokenize import Encoder, EngineMismatch, reference_encoder, select, select_encoder
+from gemfit.data.tokenize.bpe.cache_file import load_tables, save_tables
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
 from gemfit.data.tokenize.sampling import pick_texts
+from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 from gemfit.data.tokenize.verification import compare, pick
 from gemfit.errors import UserError
 
@@ -82,7 +82,7 @@ def no_gigatoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(fields: dict[str, Any], said: list[str], **options: Any) -> Encoder:
-    return choose_encoder(json.dumps(fields), options.pop("sample", TALK), said.append, **options)
+    return select_encoder(json.dumps(fields), options.pop("sample", TALK), said.append, **options)
 
 
 @pytest.mark.parametrize(("engine", "name"), [("auto", "word cache"), ("gigatoken", "gigatoken")])
@@ -208,8 +208,8 @@ def test_a_sample_of_what_is_encoded_tells_a_wrong_engine_from_a_right_one(token
 
 def test_kept_tables_encode_as_those_that_were_made(tokenizer: Any, tmp_path: Path) -> None:
     cache = word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
-    save_words(cache, tmp_path / "words/kept.npz")
-    kept = load_words(tmp_path / "words/kept.npz")
+    save_tables(cache, tmp_path / "words/kept.npz")
+    kept = load_tables(tmp_path / "words/kept.npz")
     assert kept is not None
     text, ends = sample_arrays(
         [f"text {number} <eos>\n\nabout é  the weather 漢字の話" for number in range(50)]
@@ -221,13 +221,13 @@ def test_kept_tables_encode_as_those_that_were_made(tokenizer: Any, tmp_path: Pa
 @pytest.mark.parametrize("damage", [0, 1, 100, -1])
 def test_damaged_tables_count_as_none(tokenizer: Any, tmp_path: Path, damage: int) -> None:
     path = tmp_path / "kept.npz"
-    save_words(word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str())), path)
+    save_tables(word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str())), path)
     whole = path.read_bytes()
     path.write_bytes(whole[:damage])
-    assert load_words(path) is None
+    assert load_tables(path) is None
     path.write_bytes(whole[: len(whole) // 2] + b"x" + whole[len(whole) // 2 + 1 :])
-    assert load_words(path) is None, "a byte has changed"
-    assert load_words(tmp_path / "never.npz") is None
+    assert load_tables(path) is None, "a byte has changed"
+    assert load_tables(tmp_path / "never.npz") is None
 
 
 def test_the_texts_that_are_checked_depend_on_their_content_alone() -> None:

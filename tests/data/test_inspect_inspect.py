@@ -18,7 +18,7 @@ from data.conftest import sentence, talk, talks
 from data.handmade import IGNORED, Handmade, handmade
 from gemfit.data.document import token_ids
 from gemfit.data.inspect.__main__ import main
-from gemfit.data.inspect.chunks import REPEATED, Piece, positions
+from gemfit.data.inspect.chunks import REPEATED, RowChunk, positions
 from gemfit.data.inspect.printable import make_visible
 from gemfit.data.inspect.roles import make_marks, spans
 from gemfit.data.jsonl.conversation import Conversation, Message
@@ -108,9 +108,9 @@ def test_a_document_is_shown_with_all_its_pieces_in_order(made: Handmade, inspec
     talk = max((talk for talk in made.talks if talk.fate == "kept"), key=lambda talk: len(talk.ids))
     rows = rows_of(inspect("--document", str(talk.number), "--json"))
     assert len(rows) > 2
-    places = [at for row in rows for piece in row["documents"] for at in piece["positions"] if at is not None]
+    places = [at for row in rows for chunk in row["documents"] for at in chunk["positions"] if at is not None]
     assert sorted(places) == sorted(list(range(len(talk.ids))) * talk.copies)
-    assert {piece["document"] for row in rows for piece in row["documents"]} == {talk.number}
+    assert {chunk["document"] for row in rows for chunk in row["documents"]} == {talk.number}
 
 
 def test_long_turns_are_shortened_unless_all_is_asked_for(
@@ -195,28 +195,28 @@ def test_spans_of_a_rendered_conversation_are_its_turns(format: str, eos: str, t
     assert written(renderer.grammar, conversation.messages)
 
 
-def piece(ids: list[int], trained: list[int], *, start: int, repeated: int) -> Piece:
-    return Piece(0, 0, start, repeated, np.array(ids, np.int32), np.isin(np.arange(len(ids)), trained))
+def chunk(ids: list[int], trained: list[int], *, start: int, repeated: int) -> RowChunk:
+    return RowChunk(0, 0, start, repeated, np.array(ids, np.int32), np.isin(np.arange(len(ids)), trained))
 
 
 def test_repeated_tokens_stand_in_front() -> None:
-    assert positions(piece([1, 2, 3, 4], [2, 3], start=10, repeated=2)).tolist() == [
+    assert positions(chunk([1, 2, 3, 4], [2, 3], start=10, repeated=2)).tolist() == [
         REPEATED,
         REPEATED,
         10,
         11,
     ]
-    assert positions(piece([1, 2], [1], start=0, repeated=0)).tolist() == [0, 1]
+    assert positions(chunk([1, 2], [1], start=0, repeated=0)).tolist() == [0, 1]
 
 
 def test_a_header_before_repeated_system_text_is_no_repetition() -> None:
     # BOS, header of two, system text of three, body of two; under loss_on: all the header has labels.
     ids = [1, 2, 3, 4, 5, 6, 7, 8]
     wanted = [REPEATED, 20, 21, REPEATED, REPEATED, REPEATED, 22, 23]
-    assert positions(piece(ids, [1, 2, 6, 7], start=20, repeated=4)).tolist() == wanted
-    assert positions(piece(ids, [], start=20, repeated=4), (1, 2)).tolist() == wanted
+    assert positions(chunk(ids, [1, 2, 6, 7], start=20, repeated=4)).tolist() == wanted
+    assert positions(chunk(ids, [], start=20, repeated=4), (1, 2)).tolist() == wanted
 
 
 def test_the_header_may_be_longer_than_the_system_text_behind_it() -> None:
     ids, wanted = [1, 2, 3, 4, 5, 6], [REPEATED, 20, 21, 22, REPEATED, 23]
-    assert positions(piece(ids, [1, 2, 3, 5], start=20, repeated=2)).tolist() == wanted
+    assert positions(chunk(ids, [1, 2, 3, 5], start=20, repeated=2)).tolist() == wanted

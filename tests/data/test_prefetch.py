@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.data.jsonl.prefetch import ahead
+from gemfit.data.jsonl.prefetch import prefetch
 
 
 @given(items=st.lists(st.integers(), max_size=20), held=st.integers(1, 5))
 def test_reading_ahead_changes_neither_items_nor_order(items: list[int], held: int) -> None:
-    assert list(ahead(iter(items), held)) == items
+    assert list(prefetch(iter(items), held)) == items
 
 
 def test_the_next_items_are_made_while_one_is_being_used() -> None:
@@ -27,7 +27,7 @@ def test_the_next_items_are_made_while_one_is_being_used() -> None:
                 third.set()
             yield number
 
-    items = ahead(stream(), held=2)
+    items = prefetch(stream(), held=2)
     assert next(items) == 1
     assert third.wait(10), "two are made beyond the one that is used"
     items.close()  # type: ignore[attr-defined]
@@ -40,7 +40,7 @@ def test_what_came_before_an_error_is_not_lost() -> None:
         yield "two"
         raise OSError("broken")
 
-    items = ahead(stream())
+    items = prefetch(stream())
     assert [next(items), next(items)] == ["one", "two"]
     with pytest.raises(OSError, match="broken"):
         next(items)

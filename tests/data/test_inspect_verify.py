@@ -48,13 +48,13 @@ def test_a_sound_pack_is_proven(
     assert f"{trained:,} trained tokens" in out
 
 
-def train_row(made: Handmade, *, padded: bool = False, pieces: int = 1, repeated: bool = False) -> Row:
+def train_row(made: Handmade, *, padded: bool = False, chunks: int = 1, repeated: bool = False) -> Row:
     """A training row of this kind; the defects are planted where they mean something."""
     return next(
         row
         for row in made.rows["train"]
         if (row.tokens < made.seq_len) >= padded
-        and len(row.seq_lengths) >= pieces
+        and len(row.seq_lengths) >= chunks
         and bool(row.repeated[0]) >= repeated
     )
 
@@ -77,7 +77,7 @@ def a_lost_label_that_is_not_counted(made: Handmade) -> None:
 
 
 def a_label_across_documents(made: Handmade) -> None:
-    row = train_row(made, pieces=2)
+    row = train_row(made, chunks=2)
     row.labels[row.seq_lengths[0]] = row.input_ids[row.seq_lengths[0]]
     row.trained_tokens += 1
 

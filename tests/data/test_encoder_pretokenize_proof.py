@@ -14,14 +14,14 @@ from tokenizers import Tokenizer
 
 from gemfit.data.tokenize import reference_encoder
 from gemfit.data.tokenize.bpe.bpe_tables import make_merges
-from gemfit.data.tokenize.bpe.char_pairs import Together, are_together
-from gemfit.data.tokenize.bpe.pretokenize_proof import MARK, Cuts, find_cuts, find_together
+from gemfit.data.tokenize.bpe.char_pairs import CharPairs, are_char_pair
+from gemfit.data.tokenize.bpe.pretokenize_proof import MARK, Cuts, find_char_pairs, find_cuts
 from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item
-from gemfit.data.tokenize.bpe.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
 from gemfit.data.tokenize.bpe.whitespace_proof import find_runs
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.protocol import Unsuited
+from gemfit.data.tokenize.tokenizer_json import TokenizerJson, parse_tokenizer, shadowing
 
 WORDS = (
     "ab",
@@ -118,7 +118,7 @@ def check_cuts(file: str, text: str) -> int:
     tokenizer.encode_special_tokens = True
     parsed = parse_tokenizer(file)
     whole = tokenizer.encode(text, add_special_tokens=False).ids
-    places = cut_places(text, find_cuts(parsed), find_together(parsed))
+    places = cut_places(text, find_cuts(parsed), find_char_pairs(parsed))
     for at in places:
         sides = text[:at], text[at:]
         ids = [tokenizer.encode(side, add_special_tokens=False).ids for side in sides]
@@ -126,7 +126,7 @@ def check_cuts(file: str, text: str) -> int:
     return len(places)
 
 
-def cut_places(text: str, cuts: Cuts, together: Together) -> list[int]:
+def cut_places(text: str, cuts: Cuts, together: CharPairs) -> list[int]:
     """Where this text may be cut: see ``find_cuts`` for what a mark does."""
     places, marked = [], False
     for at, pair in enumerate(pairwise(text), 1):
@@ -139,9 +139,9 @@ def cut_places(text: str, cuts: Cuts, together: Together) -> list[int]:
     return places
 
 
-def stand_together(together: Together, *characters: str) -> bool:
+def stand_together(together: CharPairs, *characters: str) -> bool:
     return bool(
-        are_together(together, *(np.uint64(int.from_bytes(one.encode(), "little")) for one in characters))
+        are_char_pair(together, *(np.uint64(int.from_bytes(one.encode(), "little")) for one in characters))
     )
 
 
@@ -170,7 +170,7 @@ def test_items_and_added_tokens_are_never_cut(tokenizer: Any) -> None:
 def test_neighbours_in_items_and_added_tokens_stand_together(tokenizer: Any) -> None:
     vocab = {**fields_of(tokenizer)["model"]["vocab"], "▁漢字": 998, "é\0": 999}
     model = {**fields_of(tokenizer)["model"], "vocab": vocab}
-    found = find_together(changed(tokenizer, model=model, added_tokens=[{**TOKEN, "content": "字<𠮷a"}]))
+    found = find_char_pairs(changed(tokenizer, model=model, added_tokens=[{**TOKEN, "content": "字<𠮷a"}]))
     inside = [*("▁漢", " 漢", "漢字", "é\0", "字<", "<𠮷", "𠮷a"), *(" ▁", "▁ ")]
     assert all(stand_together(found, *pair) for pair in inside)
     others = [*("字漢", "𠮷<", "漢\0", "字a", "é漢"), *map("".join, product(ALIKE, ALIKE))]
