@@ -24,8 +24,8 @@ from gemfit_launch.slurm.cluster.cluster import (
     parse_partition,
     seconds,
 )
+from gemfit_launch.slurm.cluster.generate_site import first_site
 from gemfit_launch.slurm.cluster.preflight import Finding, Pace, examine
-from gemfit_launch.slurm.sites.generate import first_site
 from gemfit_launch.slurm.submit.placement import ranks_at
 
 NODE = (

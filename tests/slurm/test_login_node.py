@@ -14,7 +14,7 @@ import pytest
 from gemfit.data.pack.shuffle import rows_of_step
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import LedgerRecord
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 from realslurm import Cluster, wait_until
 from slurmruns import RECIPE, SITE, Bench, SlurmRun
 

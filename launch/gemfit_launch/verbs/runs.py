@@ -15,7 +15,7 @@ from gemfit_launch.runs.python_module import require_train_extra, run_module
 from gemfit_launch.runs.status import GOING_ON, RUNS, RunStatus, find_runs
 from gemfit_launch.slurm.cluster.cancel import stop_job
 from gemfit_launch.slurm.cluster.job_status import read_statuses
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 POLL_SECONDS = 0.5

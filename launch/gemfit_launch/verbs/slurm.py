@@ -20,7 +20,7 @@ from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cancel import cancel_jobs, refuse_queued
-from gemfit_launch.slurm.submit.job_files import JobFiles, Submission
+from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 from gemfit_launch.slurm.submit.placement import Placing, ranks_at
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_all

@@ -14,7 +14,7 @@ from gemfit.errors import did_you_mean
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
 from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, megabytes, seconds
-from gemfit_launch.slurm.submit.template import site_of
+from gemfit_launch.slurm.sites.planned_site import site_of
 
 MARGIN_SECONDS = 60
 """Slurm looks at time limits every half minute, and may warn a minute early or late."""
