@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gemfit.config.overrides import build
 from gemfit.config.yaml_source import parse
@@ -23,7 +21,6 @@ from gemfit_launch.slurm.cluster.cluster import (
     parse_gpus,
     parse_node,
     parse_partition,
-    seconds,
 )
 from gemfit_launch.slurm.cluster.generate_site import first_site
 from gemfit_launch.slurm.cluster.preflight import Pace, examine
@@ -103,30 +100,6 @@ def test_values_with_blanks_stay_whole() -> None:
 )
 def test_gres_is_counted_by_kind(gres: tuple[str, ...], gpus: dict[str, int]) -> None:
     assert parse_gpus(gres) == gpus
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("10", 600),
-        ("10:30", 630),
-        ("1:00:00", 3600),
-        ("1-0", 86_400),
-        ("1-02", 93_600),
-        ("1-02:03", 93_780),
-        ("1-02:03:04", 93_784),
-        ("UNLIMITED", None),
-        ("soon", None),
-    ],
-)
-def test_a_time_is_read_as_slurm_writes_it(text: str, number: int | None) -> None:
-    assert seconds(text) == number
-
-
-@given(days=st.integers(0, 99), hours=st.integers(0, 23), minutes=st.integers(0, 59), rest=st.integers(0, 59))
-def test_a_whole_time_is_the_sum_of_its_parts(days: int, hours: int, minutes: int, rest: int) -> None:
-    expected = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    assert seconds(f"{days}-{hours:02}:{minutes:02}:{rest:02}") == expected
 
 
 @pytest.mark.parametrize(

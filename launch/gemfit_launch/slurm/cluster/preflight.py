@@ -13,7 +13,8 @@ from gemfit.errors import did_you_mean
 from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
-from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, megabytes, seconds
+from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, megabytes
+from gemfit_launch.slurm.durations import seconds
 from gemfit_launch.slurm.sites.planned_site import site_of
 
 ABOUT = "cluster"
