@@ -16,8 +16,8 @@ from pathlib import Path
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import StepRecord, Verdict
 from gemfit_launch.runs.metrics_tail import Tail
-from gemfit_launch.slurm.node.attempts import Attempt, read_attempts
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_attempts import Attempt, read_attempts
+from gemfit_launch.slurm.records.job_files import JobFiles
 from realslurm import Cluster, wait_until
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "conversations.jsonl"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from gemfit.schemas.check import Check, fail, ok
+from gemfit.schemas.check import CheckResult, error, ok
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.doctor import machine
 from gemfit_launch.doctor.machine import (
@@ -39,7 +39,7 @@ Cli = Callable[..., Result]
 MINIMUM = {"torch": "2.13", "transformers": "5.23"}
 
 
-def state_of(checks: Sequence[Check]) -> dict[str, str]:
+def state_of(checks: Sequence[CheckResult]) -> dict[str, str]:
     return {check.name: check.state for check in checks}
 
 
@@ -58,19 +58,19 @@ def test_packages_that_are_new_enough_are_in_order() -> None:
 
 def test_a_version_that_is_known_to_clash_fails_with_what_it_does() -> None:
     checks = list(check_packages(MINIMUM, installed(torch="2.13.0", transformers="5.3.0")))
-    (check,) = (check for check in checks if check.state == "fail")
+    (check,) = (check for check in checks if check.state == "error")
     assert check.found == ("5.3.0, older than 5.23: training Gemma 3 of 4b and more wants token_type_ids")
     assert check.do == "pip install 'transformers>=5.23'"
 
 
 def test_a_clash_of_a_version_that_we_allow_is_a_warning() -> None:
     checks = list(check_packages({"torch": "2.10"}, installed(torch="2.12.1")))
-    assert state_of(checks)["torch"] == "warn"
+    assert state_of(checks)["torch"] == "warning"
 
 
 def test_a_missing_package_beside_torch_fails() -> None:
     checks = list(check_packages(MINIMUM, installed(torch="2.13.0")))
-    assert state_of(checks)["transformers"] == "fail"
+    assert state_of(checks)["transformers"] == "error"
 
 
 def test_on_a_login_node_absent_training_packages_are_fine() -> None:
@@ -80,7 +80,7 @@ def test_on_a_login_node_absent_training_packages_are_fine() -> None:
 
 def test_an_old_python_fails() -> None:
     python, *_ = check_packages(MINIMUM, installed(), (3, 10, 4))
-    assert (python.state, python.found) == ("fail", "3.10.4")
+    assert (python.state, python.found) == ("error", "3.10.4")
 
 
 def test_versions_are_compared_by_their_numbers() -> None:
@@ -94,7 +94,12 @@ def test_the_speed_of_a_disk_is_measured_and_no_file_stays(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("speed", "free", "state"),
-    [(500e6, 10**12, "ok"), (20e6, 10**12, "warn"), (500e6, 20 * 10**9, "warn"), (500e6, 10**8, "fail")],
+    [
+        (500e6, 10**12, "ok"),
+        (20e6, 10**12, "warning"),
+        (500e6, 20 * 10**9, "warning"),
+        (500e6, 10**8, "error"),
+    ],
 )
 def test_a_slow_or_full_disk_is_told(speed: float, free: int, state: str) -> None:
     check = judge_disk("runs", Path("/data"), speed, free)
@@ -108,14 +113,14 @@ def test_a_folder_that_cannot_be_written_to_fails(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(machine, "write_speed", refuse)
     (check,) = check_disks({"runs": tmp_path / "not" / "there"})
-    assert (check.state, check.found) == ("fail", f"{tmp_path}: Permission denied")
+    assert (check.state, check.found) == ("error", f"{tmp_path}: Permission denied")
 
 
 def test_low_limits_are_told_with_the_command_that_raises_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 1024))
     by_name = {check.name: check for check in check_limits()}
     assert by_name["open files (ulimit -n)"].do == "ulimit -n 65536"
-    assert by_name["locked memory (ulimit -l)"].state == "warn"
+    assert by_name["locked memory (ulimit -l)"].state == "warning"
     assert judge_limit("any", resource.RLIM_INFINITY, 10**12, "").state == "ok"
 
 
@@ -126,7 +131,7 @@ def test_a_machine_that_cannot_meet_itself_fails(monkeypatch: pytest.MonkeyPatch
         raise ConnectionRefusedError("Connection refused")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
-    assert check_ports().state == "fail"
+    assert check_ports().state == "error"
 
 
 def test_an_unreachable_hub_is_a_warning_and_an_offline_one_is_not_asked(
@@ -138,7 +143,7 @@ def test_an_unreachable_hub_is_a_warning_and_an_offline_one_is_not_asked(
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     check = check_hub({"HF_ENDPOINT": "https://hub.example"})
     assert (check.state, check.found) == (
-        "warn",
+        "warning",
         "https://hub.example does not answer: Name or service not known",
     )
     assert check_hub({"HF_HUB_OFFLINE": "1"}).state == "ok"
@@ -170,9 +175,9 @@ def test_gpus_are_counted_by_kind() -> None:
 
 def test_old_mixed_and_missing_gpus_are_told() -> None:
     checks = list(judge_gpus(H100 + "Tesla V100, 570.86, 16160 MiB, 7.0\n"))
-    assert [check.state for check in checks] == ["ok", "fail", "warn"]
+    assert [check.state for check in checks] == ["ok", "error", "warning"]
     assert "model.dtype to float32" in checks[1].do
-    assert [check.state for check in judge_gpus("")] == ["fail"]
+    assert [check.state for check in judge_gpus("")] == ["error"]
 
 
 def test_a_driver_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +186,7 @@ def test_a_driver_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subprocess, "run", broken)
     (check,) = check_gpus()
-    assert (check.state, check.found) == ("fail", "nvidia-smi fails: Failed to initialize NVML")
+    assert (check.state, check.found) == ("error", "nvidia-smi fails: Failed to initialize NVML")
 
 
 @pytest.fixture
@@ -189,9 +194,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe | None, bool]]:
     """Stands in for what the verb looks at; the machine is in order, and torch sees one failure."""
     asked: list[tuple[Recipe | None, bool]] = []
 
-    def with_torch(recipe: Recipe | None, full: bool) -> Sequence[Check]:
+    def with_torch(recipe: Recipe | None, full: bool) -> Sequence[CheckResult]:
         asked.append((recipe, full))
-        return (fail("recipe", "one BOS", "none", "use another template"),) if recipe else ()
+        return (error("recipe", "one BOS", "none", "use another template"),) if recipe else ()
 
     monkeypatch.setattr(verb, "look_at_machine", lambda: iter([ok("disk", "runs", "fast")]))
     monkeypatch.setattr(verb, "look_with_torch", with_torch)
@@ -201,7 +206,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe | None, bool]]:
 def test_exit_status_and_table_tell_what_failed(cli: Cli, looked: list[Any]) -> None:
     done = cli("doctor")
     assert done.exit_code == 0
-    assert "0 failed, 0 to look at, 1 in order" in done.output
+    assert "0 errors, 0 warnings, 1 ok" in done.output
     done = cli("doctor", "debug/cpu-tiny", "--full")
     assert done.exit_code == 1
     assert "-> use another template" in done.output
@@ -210,7 +215,7 @@ def test_exit_status_and_table_tell_what_failed(cli: Cli, looked: list[Any]) -> 
 
 def test_json_is_a_list_of_checks(cli: Cli, looked: list[Any]) -> None:
     found = json.loads(cli("doctor", "debug/cpu-tiny", "--json").stdout)
-    assert [(check["name"], check["state"]) for check in found] == [("runs", "ok"), ("one BOS", "fail")]
+    assert [(check["name"], check["state"]) for check in found] == [("runs", "ok"), ("one BOS", "error")]
 
 
 def test_what_changes_a_recipe_needs_one(cli: Cli, looked: list[Any]) -> None:

@@ -14,12 +14,12 @@ from huggingface_hub import constants
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.check import CheckResult
 from gemfit.schemas.metrics import EarlyStop, Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.hub_token import token_file, token_source
 from gemfit_launch.runs.local import Outcome
-from gemfit_launch.slurm.cluster.preflight import Finding
 from gemfit_launch.slurm.cluster.preflight_local import _token
 
 Cli = Callable[..., Result]
@@ -96,11 +96,11 @@ def test_a_preflight_warns_of_a_push_without_a_token(plan: Plan, home: Path) -> 
     hub = plan.recipe.hub.model_copy(update={"repo": "me/kind", "push": "end"})
     pushing = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"hub": hub})})
     assert list(_token(plan)) == []
-    assert [(found.level, "me/kind" in found.text) for found in _token(pushing)] == [("warning", True)]
+    assert [(found.state, "me/kind" in found.found) for found in _token(pushing)] == [("warning", True)]
     (home / "token").write_text("hf_stored")
-    found: list[Finding] = list(_token(pushing))
-    assert found[0].level == "ok"
-    assert "hf_stored" not in found[0].text
+    found: list[CheckResult] = list(_token(pushing))
+    assert found[0].state == "ok"
+    assert "hf_stored" not in found[0].found
 
 
 def test_a_token_is_looked_for_where_huggingface_hub_looks(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import RunFacts
 from gemfit_launch.output.report_facts import read_facts
 from gemfit_launch.predict.gpu_specs import find_gpu
-from gemfit_launch.slurm.node.attempts import AttemptEnd, AttemptFiles, AttemptStart
+from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart
 
 Cli = Callable[..., Result]
 Calls = list[tuple[str, list[str]]]

@@ -8,7 +8,7 @@ import pytest
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit_launch.slurm.node.attempts import (
+from gemfit_launch.slurm.records.job_attempts import (
     MAX_FRUITLESS_INTERRUPTIONS,
     Attempt,
     AttemptEnd,

@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gemfit.config.overrides import build
 from gemfit.config.yaml_source import parse
+from gemfit.schemas.check import CheckResult
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
 from gemfit_launch.slurm.cluster.cluster import (
@@ -22,10 +21,9 @@ from gemfit_launch.slurm.cluster.cluster import (
     parse_gpus,
     parse_node,
     parse_partition,
-    seconds,
 )
-from gemfit_launch.slurm.cluster.preflight import Finding, Pace, examine
-from gemfit_launch.slurm.sites.generate import first_site
+from gemfit_launch.slurm.cluster.generate_site import first_site
+from gemfit_launch.slurm.cluster.preflight import Pace, examine
 from gemfit_launch.slurm.submit.placement import ranks_at
 
 NODE = (
@@ -105,30 +103,6 @@ def test_gres_is_counted_by_kind(gres: tuple[str, ...], gpus: dict[str, int]) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("10", 600),
-        ("10:30", 630),
-        ("1:00:00", 3600),
-        ("1-0", 86_400),
-        ("1-02", 93_600),
-        ("1-02:03", 93_780),
-        ("1-02:03:04", 93_784),
-        ("UNLIMITED", None),
-        ("soon", None),
-    ],
-)
-def test_a_time_is_read_as_slurm_writes_it(text: str, number: int | None) -> None:
-    assert seconds(text) == number
-
-
-@given(days=st.integers(0, 99), hours=st.integers(0, 23), minutes=st.integers(0, 59), rest=st.integers(0, 59))
-def test_a_whole_time_is_the_sum_of_its_parts(days: int, hours: int, minutes: int, rest: int) -> None:
-    expected = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    assert seconds(f"{days}-{hours:02}:{minutes:02}:{rest:02}") == expected
-
-
-@pytest.mark.parametrize(
     ("text", "size"), [("500G", 512_000), ("4000", 4000), ("4000M", 4000), ("1T", 1_048_576), ("all", None)]
 )
 def test_memory_is_read_as_sbatch_takes_it(text: str, size: int | None) -> None:
@@ -153,8 +127,8 @@ def planned(plan: Plan, nodes: int = 2, **site: Any) -> Plan:
     return plan.model_copy(update={"site": made, "topology": ranks_at(made, nodes)})
 
 
-def errors(findings: list[Finding]) -> list[tuple[str, str]]:
-    return [(finding.about, finding.text) for finding in findings if finding.level == "error"]
+def errors(results: list[CheckResult]) -> list[tuple[str, str]]:
+    return [(result.name, result.found) for result in results if result.state == "error"]
 
 
 def test_a_plan_that_fits_has_no_error(plan: Plan, cluster: Cluster) -> None:
@@ -165,9 +139,9 @@ def test_a_plan_that_fits_has_no_error(plan: Plan, cluster: Cluster) -> None:
         "time": "1-0",
         "constraint": "h100&nvlink",
     }
-    findings = examine(planned(plan, **site), cluster, None, resolves=lambda host: True)
-    assert errors(findings) == []
-    assert len(findings) >= 9
+    results = examine(planned(plan, **site), cluster, None, resolves=lambda host: True)
+    assert errors(results) == []
+    assert len(results) >= 9
 
 
 @pytest.mark.parametrize(
@@ -203,8 +177,8 @@ def test_names_without_an_address_are_an_error_only_where_nodes_must_meet(
 
 
 def test_alternatives_in_a_constraint_are_left_to_slurm(plan: Plan, cluster: Cluster) -> None:
-    findings = examine(planned(plan, constraint="h100|h200"), cluster, None, resolves=lambda host: True)
-    assert "constraint" not in [finding.about for finding in findings]
+    results = examine(planned(plan, constraint="h100|h200"), cluster, None, resolves=lambda host: True)
+    assert "constraint" not in [result.name for result in results]
 
 
 def test_a_partition_that_is_down_and_drained_nodes_are_told(plan: Plan, cluster: Cluster) -> None:
@@ -216,15 +190,15 @@ def test_a_partition_that_is_down_and_drained_nodes_are_told(plan: Plan, cluster
     assert "1 of gpu take jobs (g1 IDLE+DRAIN" in found["nodes"]
 
 
-@pytest.mark.parametrize(("save", "level"), [(10.0, "ok"), (200.0, "warning")])
+@pytest.mark.parametrize(("save", "state"), [(10.0, "ok"), (200.0, "warning")])
 def test_notice_before_preemption_is_compared_with_a_step_and_a_save(
-    save: float, level: str, plan: Plan, cluster: Cluster
+    save: float, state: str, plan: Plan, cluster: Cluster
 ) -> None:
     pace = Pace(step_seconds=5.0, save_seconds=save, checkpoint_bytes=1)
-    findings = examine(planned(plan), cluster, pace, resolves=lambda host: True)
-    found = {finding.about: finding for finding in findings}
-    assert found["preemption"].level == level
-    assert "150 seconds" in found["preemption"].text
+    results = examine(planned(plan), cluster, pace, resolves=lambda host: True)
+    found = {result.name: result for result in results}
+    assert found["preemption"].state == state
+    assert "150 seconds" in found["preemption"].found
 
 
 def test_a_signal_that_comes_too_late_to_save_is_an_error(plan: Plan, cluster: Cluster) -> None:

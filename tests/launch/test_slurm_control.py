@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from gemfit_launch.slurm.cluster.requeue import fate, field, seconds
+from gemfit_launch.slurm.cluster.requeue import fate, field
 
 SHOWN = """\
    JobState={state} Reason=None Dependency=(null)
@@ -60,11 +58,3 @@ def test_a_field_is_found_whole() -> None:
     assert field(text, "NodeList") == "n[1-2]"
     assert field(text, "Comment") == ""
     assert field(text, "Restarts") == ""
-
-
-@pytest.mark.parametrize(
-    ("duration", "length"),
-    [("00:01:30", 90), ("2-01:00:00", 2 * 86400 + 3600), ("UNLIMITED", None), ("INVALID", None), ("", None)],
-)
-def test_durations_are_read_as_slurm_writes_them(duration: str, length: int | None) -> None:
-    assert seconds(duration) == length

@@ -14,7 +14,7 @@ from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import job
-from gemfit_launch.slurm.node.attempts import AttemptFiles, NodeEnd, read_attempts
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd, read_attempts
 
 SHOWN = """\
 JobId=7 JobName=JobState=CANCELLED Restarts=9

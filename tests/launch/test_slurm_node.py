@@ -15,11 +15,11 @@ from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.runs.metrics_tail import Tail
-from gemfit_launch.slurm.node.attempts import AttemptFiles, NodeEnd
 from gemfit_launch.slurm.node.health_check import find_faults, memory_faults
 from gemfit_launch.slurm.node.ranks import Machine, launcher_argv, launcher_environment
 from gemfit_launch.slurm.node.rendezvous import PeerError, meet
 from gemfit_launch.slurm.node.watchdog import TIMES_FOR_THE_START, TIMES_THE_USUAL_STEP, Watchdog
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd
 from gemfit_launch.slurm.submit.snapshot_code import code_folder, freeze_code
 
 

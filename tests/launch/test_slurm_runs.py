@@ -10,7 +10,7 @@ import pytest
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Verdict
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.conftest import Cli
 from launch.fake_login import ASKED, FakeSlurm, status_of
 

@@ -14,7 +14,7 @@ import pytest
 from gemfit.data.pack.shuffle import rows_of_step
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import LedgerRecord
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 from realslurm import Cluster, wait_until
 from slurmruns import RECIPE, SITE, Bench, SlurmRun
 
@@ -210,7 +210,7 @@ def test_preflight_names_a_planted_mistake(
     root = seen.run.bench.folder
     asked = ["debug/cpu-tiny", "--data", str(root / "talks.jsonl"), "--site", str(tmp_path / "site.yaml")]
     findings = preflight(cluster, *asked, "--nodes", str(nodes), "--site-set", change)
-    assert [f for f in findings if f["level"] == "error" and f["about"] == about and words in f["text"]], (
+    assert [f for f in findings if f["state"] == "error" and f["name"] == about and words in f["found"]], (
         findings
     )
 
@@ -230,11 +230,11 @@ def test_preflight_compares_notice_and_lead_with_what_a_run_took(
     (tmp_path / "site.yaml").write_text(json.dumps(limited))
     root = seen.run.bench.folder
     asked = ["debug/cpu-tiny", "--data", str(root / "talks.jsonl"), "--site", str(tmp_path / "site.yaml")]
-    findings = {f["about"]: f for f in preflight(cluster, *asked, "--nodes", "1", "--like", str(slow))}
-    assert findings["preemption"]["level"] == "warning"
-    assert "25 seconds from notice to kill" in findings["preemption"]["text"]
-    assert findings["signal_lead_seconds"]["level"] == "error"
-    quick = {f["about"]: f["level"] for f in preflight(cluster, *asked, "--like", str(seen.run.run.root))}
+    findings = {f["name"]: f for f in preflight(cluster, *asked, "--nodes", "1", "--like", str(slow))}
+    assert findings["preemption"]["state"] == "warning"
+    assert "25 seconds from notice to kill" in findings["preemption"]["found"]
+    assert findings["signal_lead_seconds"]["state"] == "error"
+    quick = {f["name"]: f["state"] for f in preflight(cluster, *asked, "--like", str(seen.run.run.root))}
     assert quick["preemption"] == "ok"
     assert "signal_lead_seconds" not in quick
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gemfit_launch.slurm.node.attempts import AttemptFiles
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles
 from slurmruns import BACK_IN_THE_QUEUE_SECONDS, Bench, SlurmRun, losses_by_step
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]

@@ -15,7 +15,7 @@ from transformers import Gemma3TextConfig
 
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.schemas.check import Check
+from gemfit.schemas.check import CheckResult
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
 from gemfit.train.checks import doctor, recipe_checks
 from gemfit.train.checks.recipe_checks import (
@@ -48,11 +48,11 @@ def tokenizer() -> Any:
     return train_tokenizer(["a sentence to learn from, and another one"] * 4, 300)
 
 
-def failed(checks: list[Check]) -> dict[str, Check]:
-    return {check.name: check for check in checks if check.state == "fail"}
+def failed(checks: list[CheckResult]) -> dict[str, CheckResult]:
+    return {check.name: check for check in checks if check.state == "error"}
 
 
-def looked_at(model: Any, tokenizer: Any, made: Recipe | None = None) -> dict[str, Check]:
+def looked_at(model: Any, tokenizer: Any, made: Recipe | None = None) -> dict[str, CheckResult]:
     return failed(list(check_model(made or recipe(), tokenizer, model, CPU)))
 
 
@@ -71,7 +71,7 @@ def test_the_data_of_the_recipe_is_looked_at(tmp_path: Path) -> None:
     path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": []}) + "\n")
     made = recipe().model_copy(update={"data": DataRecipe(source=str(path))})
     (check,) = check_recipe(made, CPU, full=False)
-    assert (check.state, check.name) == ("fail", "data and tokenizer")
+    assert (check.state, check.name) == ("error", "data and tokenizer")
     assert f"{path}:2" in check.found
 
 
@@ -81,19 +81,19 @@ def test_documents_with_two_or_no_bos_are_found() -> None:
     assert check_begin([sound, twice], 2).found == (
         "1 of 2 conversations do not begin with one BOS (the first has 2)"
     )
-    assert check_begin([none], 2).state == "fail"
+    assert check_begin([none], 2).state == "error"
     assert check_begin([none], None).state == "ok"
 
 
 def test_a_stop_token_that_is_never_trained_is_found() -> None:
     assert check_stop([np.array([-100, 7, 1])], [1]).state == "ok"
-    assert check_stop([np.array([-100, 7, -100])], [1]).state == "fail"
-    assert check_stop([np.array([7, 1]), np.array([7, 7])], [1]).state == "warn"
+    assert check_stop([np.array([-100, 7, -100])], [1]).state == "error"
+    assert check_stop([np.array([7, 1]), np.array([7, 7])], [1]).state == "warning"
 
 
 def test_an_empty_mask_is_found() -> None:
     assert check_mask([np.array([-100, 7])]).found == "50% of the tokens are trained"
-    assert check_mask([np.array([-100, 7]), np.array([-100, -100])]).state == "fail"
+    assert check_mask([np.array([-100, 7]), np.array([-100, -100])]).state == "error"
 
 
 def test_documents_that_see_each_other_are_found(tokenizer: Any) -> None:
@@ -168,18 +168,18 @@ def test_a_small_model_keeps_what_its_traps_depend_on() -> None:
 def test_gpus_that_torch_does_not_see_fail() -> None:
     assert doctor.judge_absent_gpu(None, 0).state == "ok"
     assert doctor.judge_absent_gpu(None, 8).found == "torch (built for CPUs only) sees none of 8"
-    assert doctor.judge_absent_gpu("13.0", 8).state == "fail"
+    assert doctor.judge_absent_gpu("13.0", 8).state == "error"
 
 
 def test_a_gpu_in_use_is_told() -> None:
     assert doctor.judge_memory("GPU 0", "H100", 79 * 10**9, 80 * 10**9).state == "ok"
-    assert doctor.judge_memory("GPU 0", "H100", 20 * 10**9, 80 * 10**9).state == "warn"
+    assert doctor.judge_memory("GPU 0", "H100", 20 * 10**9, 80 * 10**9).state == "warning"
 
 
 def test_a_host_without_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "RENDEZVOUS_SECONDS", 1.0)
     assert doctor.check_rendezvous("127.0.0.1").state == "ok"
-    assert doctor.check_rendezvous("no-such-host.invalid").state == "fail"
+    assert doctor.check_rendezvous("no-such-host.invalid").state == "error"
 
 
 @pytest.mark.slow
@@ -188,5 +188,5 @@ def test_the_module_prints_checks_as_one_line_of_json(tmp_path: Path) -> None:
     path.write_text(recipe().to_json())
     argv = [sys.executable, "-m", "gemfit.train.checks.doctor", str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    found = [Check.model_validate(check) for check in json.loads(done.stdout.splitlines()[-1])]
+    found = [CheckResult.model_validate(check) for check in json.loads(done.stdout.splitlines()[-1])]
     assert {"rendezvous", "gradients"} <= {check.name for check in found if check.state == "ok"}

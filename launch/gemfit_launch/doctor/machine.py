@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemfit.schemas.check import Check, fail, ok, warn
+from gemfit.schemas.check import CheckResult, error, ok, warning
 
 MIB, GB = 2**20, 10**9
 WRITTEN = 256 * MIB
@@ -25,14 +25,14 @@ HUB_SECONDS = 5
 SLURM_TOOLS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
 
-def check_disks(folders: dict[str, Path]) -> Iterator[Check]:
+def check_disks(folders: dict[str, Path]) -> Iterator[CheckResult]:
     """Speed and room where things are written; a folder that is not there yet counts as its parent."""
     for name, folder in folders.items():
         place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         try:
             speed = write_speed(place, WRITTEN)
-        except OSError as error:
-            yield fail("disk", name, f"{place}: {error.strerror}", "choose a folder that can be written to")
+        except OSError as fault:
+            yield error("disk", name, f"{place}: {fault.strerror}", "choose a folder that can be written to")
             continue
         yield judge_disk(name, place, speed, shutil.disk_usage(place).free)
 
@@ -49,19 +49,19 @@ def write_speed(folder: Path, size: int) -> float:
         return size / (time.perf_counter() - started)
 
 
-def judge_disk(name: str, folder: Path, speed: float, free: int) -> Check:
+def judge_disk(name: str, folder: Path, speed: float, free: int) -> CheckResult:
     """What a speed in bytes a second, and so many free bytes, mean."""
     found = f"{folder}: {speed / 1e6:,.0f} MB/s written and synced, {free / GB:,.0f} GB free"
     if free < GB:
-        return fail("disk", name, found, "free some room, or write elsewhere")
+        return error("disk", name, found, "free some room, or write elsewhere")
     if free < FREE_GB * GB:
-        return warn("disk", name, found, "compare with the disk that `gemfit plan` predicts")
+        return warning("disk", name, found, "compare with the disk that `gemfit plan` predicts")
     if speed < SLOW_MB * 1e6:
-        return warn("disk", name, found, "a slow disk makes long saves: write runs to a faster one")
+        return warning("disk", name, found, "a slow disk makes long saves: write runs to a faster one")
     return ok("disk", name, found)
 
 
-def check_limits() -> Iterator[Check]:
+def check_limits() -> Iterator[CheckResult]:
     """Open files, locked memory and shared memory."""
     yield judge_limit(
         "open files (ulimit -n)", resource.getrlimit(resource.RLIMIT_NOFILE)[0], OPEN_FILES, "ulimit -n 65536"
@@ -78,14 +78,14 @@ def check_limits() -> Iterator[Check]:
     )
 
 
-def judge_limit(name: str, value: int, wanted: int, do: str) -> Check:
+def judge_limit(name: str, value: int, wanted: int, do: str) -> CheckResult:
     """Whether a limit is high enough."""
     if value == resource.RLIM_INFINITY:
         return ok("limits", name, "unlimited")
-    return ok("limits", name, f"{value:,}") if value >= wanted else warn("limits", name, f"{value:,}", do)
+    return ok("limits", name, f"{value:,}") if value >= wanted else warning("limits", name, f"{value:,}", do)
 
 
-def check_ports() -> Check:
+def check_ports() -> CheckResult:
     """Whether this machine can meet itself on a free port, as ranks do."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -95,12 +95,12 @@ def check_ports() -> Check:
                 met, _ = server.accept()
                 with met:
                     assert met.recv(1) == b"x"
-    except OSError as error:
-        return fail("network", "localhost", str(error), "let processes of this machine connect to 127.0.0.1")
+    except OSError as fault:
+        return error("network", "localhost", str(fault), "let processes of this machine connect to 127.0.0.1")
     return ok("network", "localhost", f"a free port ({port}) can be opened and reached")
 
 
-def check_hub(environment: dict[str, str]) -> Check:
+def check_hub(environment: dict[str, str]) -> CheckResult:
     """Whether the hub answers, unless it is not to be asked."""
     if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return ok("network", "hub", "not asked: HF_HUB_OFFLINE is set, so models come from the cache")
@@ -109,28 +109,30 @@ def check_hub(environment: dict[str, str]) -> Check:
     try:
         with urllib.request.urlopen(request, timeout=HUB_SECONDS) as answer:
             return ok("network", "hub", f"{address} answers ({answer.status})")
-    except urllib.error.HTTPError as error:
-        return ok("network", "hub", f"{address} answers ({error.code})")
-    except (OSError, ValueError) as error:
-        return warn(
+    except urllib.error.HTTPError as fault:
+        return ok("network", "hub", f"{address} answers ({fault.code})")
+    except (OSError, ValueError) as fault:
+        return warning(
             "network",
             "hub",
-            f"{address} does not answer: {getattr(error, 'reason', error)}",
+            f"{address} does not answer: {getattr(fault, 'reason', fault)}",
             "use local folders or a filled cache, with HF_HUB_OFFLINE=1; or set HTTPS_PROXY",
         )
 
 
-def check_slurm() -> Check:
+def check_slurm() -> CheckResult:
     """Which of Slurm's commands are here."""
     missing = [tool for tool in SLURM_TOOLS if shutil.which(tool) is None]
     if len(missing) == len(SLURM_TOOLS):
         return ok("slurm", "commands", "none are here: `gemfit run` works, `gemfit submit` does not")
     if missing:
-        return warn("slurm", "commands", f"not found: {', '.join(missing)}", "add Slurm's bin folder to PATH")
+        return warning(
+            "slurm", "commands", f"not found: {', '.join(missing)}", "add Slurm's bin folder to PATH"
+        )
     return ok("slurm", "commands", ", ".join(SLURM_TOOLS))
 
 
-def check_gpus() -> Iterator[Check]:
+def check_gpus() -> Iterator[CheckResult]:
     """GPUs as the driver tells them."""
     asked = "name,driver_version,memory.total,compute_cap"
     argv = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
@@ -139,26 +141,26 @@ def check_gpus() -> Iterator[Check]:
     except FileNotFoundError:
         yield ok("gpus", "driver", "nvidia-smi is not here: no GPU, or a login node")
         return
-    except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stdout", "") or str(error)).strip().splitlines()[0]
-        yield fail("gpus", "driver", f"nvidia-smi fails: {said}", "ask who looks after this machine")
+    except (OSError, subprocess.SubprocessError) as fault:
+        said = (getattr(fault, "stdout", "") or str(fault)).strip().splitlines()[0]
+        yield error("gpus", "driver", f"nvidia-smi fails: {said}", "ask who looks after this machine")
         return
     yield from judge_gpus(done.stdout)
 
 
-def judge_gpus(table: str) -> Iterator[Check]:
+def judge_gpus(table: str) -> Iterator[CheckResult]:
     """One line for each kind of GPU in what nvidia-smi has printed."""
     lines = [line.strip() for line in table.splitlines() if line.strip()]
     if not lines:
-        yield fail("gpus", "GPUs", "the driver sees none", "ask who looks after this machine")
+        yield error("gpus", "GPUs", "the driver sees none", "ask who looks after this machine")
     for line in dict.fromkeys(lines):
         name, driver, memory, capability = (part.strip() for part in line.split(","))
         found = f"{lines.count(line)} x {name}, {memory}, compute capability {capability}, driver {driver}"
         if tuple(map(int, capability.split("."))) < (8, 0):
-            yield fail("gpus", "GPUs", found, "bfloat16 needs 8.0 or more: set model.dtype to float32")
+            yield error("gpus", "GPUs", found, "bfloat16 needs 8.0 or more: set model.dtype to float32")
         else:
             yield ok("gpus", "GPUs", found)
     if len(set(lines)) > 1:
-        yield warn(
+        yield warning(
             "gpus", "GPUs", "of several kinds", "the slowest sets the pace: choose with CUDA_VISIBLE_DEVICES"
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NamedTuple
 
-from gemfit.schemas.check import Check, fail, ok, warn
+from gemfit.schemas.check import CheckResult, error, ok, warning
 
 ABOUT = "packages"
 PYTHON = (3, 11)
@@ -63,7 +63,7 @@ def minimum_versions() -> dict[str, str]:
 
 def check_packages(
     minimum: Mapping[str, str], installed: Installed = installed_version, python: tuple[int, ...] = ()
-) -> Iterator[Check]:
+) -> Iterator[CheckResult]:
     """Python, what trains, what is optional."""
     yield _python(python or sys.version_info[:3])
     versions = {package: installed(package) for package in minimum}
@@ -80,26 +80,26 @@ def check_packages(
         yield ok(ABOUT, package, f"{found} ({use})" if found else f"not installed ({use})")
 
 
-def _python(found: tuple[int, ...]) -> Check:
+def _python(found: tuple[int, ...]) -> CheckResult:
     told = ".".join(map(str, found))
     if found < PYTHON:
-        return fail(ABOUT, "python", told, "use Python 3.11 or newer")
+        return error(ABOUT, "python", told, "use Python 3.11 or newer")
     return ok(ABOUT, "python", told)
 
 
-def _versions(minimum: Mapping[str, str], versions: Mapping[str, str | None]) -> Iterator[Check]:
+def _versions(minimum: Mapping[str, str], versions: Mapping[str, str | None]) -> Iterator[CheckResult]:
     for package, least in minimum.items():
         found = versions[package]
         if found is None:
-            yield fail(ABOUT, package, "not installed", "pip install 'gemfit[train]'")
+            yield error(ABOUT, package, "not installed", "pip install 'gemfit[train]'")
         elif numbers(found) < numbers(least):
             clashes = "; ".join(_clashes(package, found))
             known = f": {clashes}" if clashes else ""
-            yield fail(
+            yield error(
                 ABOUT, package, f"{found}, older than {least}{known}", f"pip install '{package}>={least}'"
             )
         elif clashes := "; ".join(_clashes(package, found)):
-            yield warn(ABOUT, package, f"{found}: {clashes}", "use a newer version")
+            yield warning(ABOUT, package, f"{found}: {clashes}", "use a newer version")
         else:
             yield ok(ABOUT, package, found)
 

@@ -16,7 +16,7 @@ from gemfit_launch.predict.memory import setting_of
 from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.cluster.job_status import read_statuses
-from gemfit_launch.slurm.node.attempts import read_attempts
+from gemfit_launch.slurm.records.job_attempts import read_attempts
 
 
 def read_facts(run: RunDir, gpu: GpuSpec | None) -> RunFacts:

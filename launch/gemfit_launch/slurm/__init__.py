@@ -1,4 +1,5 @@
 """Runs as Slurm jobs: sites, sbatch text, Slurm commands, node supervisor.
 
-May import `runs`, `planning`, `output`, `doctor`.
+Imports `runs` and `planning`; inside, each imports those before it: `commands` and `durations`, `records`,
+`sites`, `cluster`, `submit`, `node`.
 """

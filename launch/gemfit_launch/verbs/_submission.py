@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from gemfit_launch.slurm import commands
-from gemfit_launch.slurm.submit.job_files import Submission
+from gemfit_launch.slurm.records.job_files import Submission
 
 
 def warn_hidden_options() -> None:

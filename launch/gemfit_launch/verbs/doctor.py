@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 from pydantic import TypeAdapter
 
 from gemfit.errors import ExitCode
-from gemfit.schemas.check import Check, ok
+from gemfit.schemas.check import CheckResult, ok
 from gemfit.schemas.pack_job import cache_folder
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.recipe import Recipe
@@ -27,14 +28,15 @@ from gemfit_launch.doctor.machine import (
     check_slurm,
 )
 from gemfit_launch.doctor.packages import check_packages, minimum_versions
-from gemfit_launch.output.tables import console, table
+from gemfit_launch.output.checks import check_table
+from gemfit_launch.output.tables import console
 from gemfit_launch.planning.attention import attention_facts, choose_attention
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.topology import count_gpus
 from gemfit_launch.runs.python_module import ask_module
 from gemfit_launch.verbs._options import json_option, request_options
 
-CHECKS: TypeAdapter[tuple[Check, ...]] = TypeAdapter(tuple[Check, ...])
+CHECKS: TypeAdapter[tuple[CheckResult, ...]] = TypeAdapter(tuple[CheckResult, ...])
 
 
 @click.command()
@@ -46,7 +48,7 @@ def doctor(request: Request, full: bool, as_json: bool) -> None:
 
     Packages, GPUs, disk, limits, ports, hub and Slurm. With a RECIPE also the known traps: whether
     documents are kept apart, the loss is a mean over trained tokens, each document begins once, stop
-    tokens are trained, and gradients are finite. Exit status 1 where something fails.
+    tokens are trained, and gradients are finite. Exit status 1 where there is an error.
 
     \b
     Example:
@@ -61,11 +63,11 @@ def doctor(request: Request, full: bool, as_json: bool) -> None:
         click.echo(json.dumps([check.model_dump() for check in checks], indent=2))
     else:
         _show(checks)
-    if any(check.state == "fail" for check in checks):
+    if any(check.state == "error" for check in checks):
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 
-def look_at_machine() -> Iterator[Check]:
+def look_at_machine() -> Iterator[CheckResult]:
     """All that can be found out without torch."""
     yield from check_packages(minimum_versions())
     yield from check_gpus()
@@ -76,7 +78,7 @@ def look_at_machine() -> Iterator[Check]:
     yield check_slurm()
 
 
-def look_with_torch(recipe: Recipe | None, full: bool) -> Sequence[Check]:
+def look_with_torch(recipe: Recipe | None, full: bool) -> Sequence[CheckResult]:
     """What the training packages say of the machine, and of ``recipe``; nothing without them."""
     if find_spec("torch") is None:
         skipped = ok("recipe", "traps", "not looked at: training packages are absent here")
@@ -89,7 +91,7 @@ def look_with_torch(recipe: Recipe | None, full: bool) -> Sequence[Check]:
         return _ask([stream.name, *(["--full"] if full else [])])
 
 
-def _ask(arguments: list[str]) -> Sequence[Check]:
+def _ask(arguments: list[str]) -> Sequence[CheckResult]:
     # Libraries may print before it: the answer is the last line.
     return CHECKS.validate_json(ask_module("gemfit.train.checks.doctor", arguments).splitlines()[-1])
 
@@ -103,12 +105,8 @@ def _resolved(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": model})
 
 
-def _show(checks: Sequence[Check]) -> None:
+def _show(checks: Sequence[CheckResult]) -> None:
     out = console()
-    rows = [
-        (check.state, check.about, check.name, check.found + (f"\n-> {check.do}" if check.do else ""))
-        for check in checks
-    ]
-    out.print(table(["", "about", "what", "found"], rows))
-    counted = {state: sum(check.state == state for check in checks) for state in ("fail", "warn", "ok")}
-    out.print(f"\n{counted['fail']} failed, {counted['warn']} to look at, {counted['ok']} in order")
+    out.print(check_table(checks))
+    count = Counter(check.state for check in checks)
+    out.print(f"\n{count['error']} errors, {count['warning']} warnings, {count['ok']} ok")

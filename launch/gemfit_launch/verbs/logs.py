@@ -13,8 +13,8 @@ from gemfit_launch.runs.follow_logs import follow as follow_run
 from gemfit_launch.runs.follow_logs import headline, last_lines
 from gemfit_launch.runs.status import GOING_ON
 from gemfit_launch.slurm.cluster.job_status import read_statuses
-from gemfit_launch.slurm.node.attempts import AttemptFiles
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.verbs._options import RUN_FOLDER
 
 SECONDS_BETWEEN_QUESTIONS = 3.0

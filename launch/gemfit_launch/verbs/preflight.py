@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit_launch.output.tables import console, table
+from gemfit_launch.output.checks import check_table
+from gemfit_launch.output.tables import console
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
-from gemfit_launch.slurm.cluster.preflight import Finding, examine
+from gemfit_launch.slurm.cluster.preflight import examine
 from gemfit_launch.slurm.cluster.preflight_local import look_around, measured_pace, resolves
 from gemfit_launch.slurm.submit.placement import Placing, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
@@ -46,18 +45,13 @@ def preflight(
     plan = resolve_plan(request.recipe(), ranks_at(site, placing.nodes or 1), site=site)
     pace = measured_pace(RunDir.open(like)) if like is not None else None
     script = render_scripts(plan, root, Path.cwd())["train"]
-    findings = [
+    results = [
         *examine(plan, ask_cluster(), pace, resolves=resolves),
         *look_around(plan, root, pace, script),
     ]
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        click.echo(json.dumps([result.model_dump() for result in results], indent=2))
     else:
-        _show(findings)
-    if any(finding.level == "error" for finding in findings):
+        console().print(check_table(results))
+    if any(result.state == "error" for result in results):
         raise click.exceptions.Exit(ExitCode.USER_ERROR)
-
-
-def _show(findings: Sequence[Finding]) -> None:
-    rows = [(finding.level, finding.about, finding.text) for finding in findings]
-    console().print(table(["", "about", "what"], rows))

@@ -19,7 +19,7 @@ from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.topology import Ranks, count_gpus, refuse_absent_gpus
 from gemfit_launch.runs.python_module import require_train_extra
 from gemfit_launch.slurm.cluster.cancel import refuse_queued
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.submit.placement import Placing, ranks_at
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.submit import render_scripts, submit

@@ -11,7 +11,7 @@ from gemfit.errors import UserError
 from gemfit_launch.output.tables import console, table
 from gemfit_launch.planning.write_configs import to_yaml
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
-from gemfit_launch.slurm.sites.generate import first_site
+from gemfit_launch.slurm.cluster.generate_site import first_site
 from gemfit_launch.slurm.sites.load import load_site, own, own_folder, shipped
 from gemfit_launch.verbs._slurm_options import SiteName
 

@@ -12,7 +12,7 @@ from gemfit.rundir import RunDir
 from gemfit_launch.runs.status import GOING_ON
 from gemfit_launch.slurm.cluster.cancel import cancel_jobs, stop_job
 from gemfit_launch.slurm.cluster.job_status import read_statuses
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.verbs._options import RUN_FOLDER
 
 POLL_SECONDS = 0.5

@@ -1,4 +1,4 @@
-"""What a login node asks of Slurm: partitions, job states, preflight, cancel, requeue.
+"""What a login node asks of Slurm: partitions, job states, preflight, cancel, requeue, a first site file.
 
-May import `submit`, `sites` and `commands`.
+Imports `sites`, `records`, `commands` and `runs`.
 """

@@ -8,7 +8,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.commands import Job
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles
 
 
 def live_jobs(run: RunDir) -> list[Job]:

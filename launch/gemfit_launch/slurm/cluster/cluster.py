@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.durations import seconds
 
 UNLIMITED = ("UNLIMITED", "NONE", "INFINITE", "n/a", "")
 UNUSABLE = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "ERROR", "FAIL", "FAILING", "FUTURE", "NOT_RESPONDING"}
 PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z_:]+)=(.*?)(?=\s+[A-Za-z_:]+=|\s*$)")
-TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,21 +138,6 @@ def parse_gpus(gres: Iterable[str]) -> dict[str, int]:
 def pairs(line: str) -> dict[str, str]:
     """``Key=value`` pairs of one line of scontrol; a value may hold blanks."""
     return {name: value for name, value in PAIR.findall(line) if value != "(null)"}
-
-
-def seconds(text: str) -> int | None:
-    """A time as Slurm writes it: minutes, or ``1-02:03:04``; ``None`` for no limit."""
-    found = TIME.fullmatch(text)
-    if text in UNLIMITED or found is None:
-        return None
-    numbers = [int(number) for number in found["rest"].split(":")]
-    if found["days"] is not None:  # days-hours, days-hours:minutes, …
-        hours, minutes, rest = (*numbers, 0, 0)[:3]
-        return ((int(found["days"]) * 24 + hours) * 60 + minutes) * 60 + rest
-    if len(numbers) == 3:
-        return (numbers[0] * 60 + numbers[1]) * 60 + numbers[2]
-    minutes, rest = (*numbers, 0)[:2]
-    return minutes * 60 + rest
 
 
 def megabytes(text: str) -> int | None:

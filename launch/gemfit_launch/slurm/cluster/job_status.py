@@ -14,8 +14,8 @@ from gemfit_launch.runs.status import RunStatus, State, read_state, read_status
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cancel import known_jobs
 from gemfit_launch.slurm.commands import Job
-from gemfit_launch.slurm.node.attempts import STOP_BY_PERSON
-from gemfit_launch.slurm.submit.job_files import JobFiles, Submission
+from gemfit_launch.slurm.records.job_attempts import STOP_BY_PERSON
+from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 
 WAITING = {
     "AssocGrpGRES": "the account has as many GPUs as it may have",

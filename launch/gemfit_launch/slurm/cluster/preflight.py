@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from gemfit.errors import did_you_mean
+from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
-from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, megabytes, seconds
-from gemfit_launch.slurm.submit.template import site_of
+from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, megabytes
+from gemfit_launch.slurm.durations import seconds
+from gemfit_launch.slurm.sites.planned_site import site_of
 
+ABOUT = "cluster"
 MARGIN_SECONDS = 60
 """Slurm looks at time limits every half minute, and may warn a minute early or late."""
 
@@ -34,40 +36,23 @@ class Pace:
         return self.step_seconds + self.save_seconds
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Literal["error", "warning", "ok"]
-    about: str
-    text: str
-
-
-def error(about: str, text: str) -> Finding:
-    return Finding(level="error", about=about, text=text)
-
-
-def warning(about: str, text: str) -> Finding:
-    return Finding(level="warning", about=about, text=text)
-
-
-def ok(about: str, text: str) -> Finding:
-    return Finding(level="ok", about=about, text=text)
-
-
 def examine(
     plan: Plan, cluster: Cluster, pace: Pace | None, *, resolves: Callable[[str], bool]
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Everything that can be said about this plan on this cluster; ``resolves`` asks for a host's address."""
     site = site_of(plan)
     name = site.partition or cluster.default_partition
     if name is None:
-        return [error("partition", "the site names none, and the cluster has no default; set `partition`")]
+        return [
+            error(
+                ABOUT, "partition", "the site names none, and the cluster has no default", "set `partition`"
+            )
+        ]
     partition = cluster.partitions.get(name)
     if partition is None:
         known = ", ".join(cluster.partitions)
         hint = did_you_mean(name, cluster.partitions) or f"; there are: {known}"
-        return [error("partition", f"{cluster.name} has no partition {name}{hint}")]
+        return [error(ABOUT, "partition", f"{cluster.name} has no partition {name}{hint}")]
     nodes = cluster.nodes_of(name)
     return [
         _partition(partition),
@@ -80,37 +65,41 @@ def examine(
     ]
 
 
-def _partition(partition: Partition) -> Finding:
+def _partition(partition: Partition) -> CheckResult:
     if not partition.is_up:
         return error(
-            "partition", f"{partition.name} is not up: jobs wait there until an administrator opens it"
+            ABOUT, "partition", f"{partition.name} is not up: jobs wait there until an administrator opens it"
         )
-    return ok("partition", partition.name)
+    return ok(ABOUT, "partition", partition.name)
 
 
-def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> Finding:
+def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckResult:
     wanted, usable = plan.topology.nodes, [node for node in nodes if node.takes_jobs]
     if partition.max_nodes is not None and wanted > partition.max_nodes:
-        return error("nodes", f"{wanted} are wanted, and {partition.name} gives a job {partition.max_nodes}")
+        return error(
+            ABOUT, "nodes", f"{wanted} are wanted, and {partition.name} gives a job {partition.max_nodes}"
+        )
     if wanted > len(nodes):
-        return error("nodes", f"{wanted} are wanted, and {partition.name} has {len(nodes)}")
+        return error(ABOUT, "nodes", f"{wanted} are wanted, and {partition.name} has {len(nodes)}")
     if wanted > len(usable):
         states = ", ".join(f"{node.name} {node.state}" for node in nodes if not node.takes_jobs)
         return error(
-            "nodes", f"{wanted} are wanted, and {len(usable)} of {partition.name} take jobs ({states})"
+            ABOUT, "nodes", f"{wanted} are wanted, and {len(usable)} of {partition.name} take jobs ({states})"
         )
-    return ok("nodes", f"{wanted} of {len(usable)} that take jobs")
+    return ok(ABOUT, "nodes", f"{wanted} of {len(usable)} that take jobs")
 
 
-def _shape(site: Site, wanted: int, nodes: Sequence[Node]) -> Iterator[Finding]:
+def _shape(site: Site, wanted: int, nodes: Sequence[Node]) -> Iterator[CheckResult]:
     """What a node must have; a demand that too few nodes meet is an error of its own."""
     for about, text, meets in _demands(site):
         count = sum(meets(node) for node in nodes)
         if count >= wanted:
-            yield ok(about, text)
+            yield ok(ABOUT, about, text)
         else:
             best = _best(about, nodes)
-            yield error(about, f"{text}: {count} of {len(nodes)} nodes have that, {wanted} are wanted{best}")
+            yield error(
+                ABOUT, about, f"{text}: {count} of {len(nodes)} nodes have that, {wanted} are wanted{best}"
+            )
 
 
 def _demands(site: Site) -> Iterator[tuple[str, str, Callable[[Node], bool]]]:
@@ -147,54 +136,63 @@ def _best(about: str, nodes: Sequence[Node]) -> str:
             return f"; features: {', '.join(features) or 'none'}"
 
 
-def _hosts(nodes: Sequence[Node], resolves: Callable[[str], bool], wanted: int) -> Iterator[Finding]:
+def _hosts(nodes: Sequence[Node], resolves: Callable[[str], bool], wanted: int) -> Iterator[CheckResult]:
     """Ranks of several nodes meet at the address of the first."""
     if wanted < 2:
         return
     lost = [node.name for node in nodes if not resolves(node.address)]
     if lost:
         yield error(
-            "addresses", f"{', '.join(lost)}: the name resolves to no address here; ranks cannot meet there"
+            ABOUT,
+            "addresses",
+            f"{', '.join(lost)}: the name resolves to no address here; ranks cannot meet there",
         )
     else:
-        yield ok("addresses", f"those of {len(nodes)} nodes resolve")
+        yield ok(ABOUT, "addresses", f"those of {len(nodes)} nodes resolve")
 
 
-def _time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[Finding]:
+def _time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[CheckResult]:
     limit = seconds(site.time) if site.time is not None else partition.max_seconds
     if site.time is not None and limit is None:
-        yield error("time", f"{site.time} is no time as sbatch writes it, such as 1-00:00:00")
+        yield error(ABOUT, "time", f"{site.time} is no time as sbatch writes it, such as 1-00:00:00")
         return
     if limit is None:
-        yield ok("time", "no limit")
+        yield ok(ABOUT, "time", "no limit")
         return
     longest = partition.max_seconds
     if longest is not None and limit > longest:
-        yield error("time", f"{site.time} is longer than {partition.name} allows ({longest} seconds)")
+        yield error(ABOUT, "time", f"{site.time} is longer than {partition.name} allows ({longest} seconds)")
     elif site.signal_lead_seconds + MARGIN_SECONDS >= limit:
         yield error(
+            ABOUT,
             "time",
             f"the job is told to save {site.signal_lead_seconds} seconds before its {limit} seconds end",
         )
     else:
-        yield ok("time", f"{limit} seconds, asked to save {site.signal_lead_seconds} before")
+        yield ok(ABOUT, "time", f"{limit} seconds, asked to save {site.signal_lead_seconds} before")
     if pace is not None and pace.stop_seconds + MARGIN_SECONDS > site.signal_lead_seconds:
         needed = round(pace.stop_seconds) + MARGIN_SECONDS
-        yield error("signal_lead_seconds", f"is {site.signal_lead_seconds}; a step and a save take {needed}")
+        yield error(
+            ABOUT, "signal_lead_seconds", f"is {site.signal_lead_seconds}; a step and a save take {needed}"
+        )
 
 
-def _preemption(site: Site, partition: Partition, cluster: Cluster, pace: Pace | None) -> Iterator[Finding]:
+def _preemption(
+    site: Site, partition: Partition, cluster: Cluster, pace: Pace | None
+) -> Iterator[CheckResult]:
     if not partition.is_preemptible:
         return
     window = partition.grace_seconds + cluster.kill_wait_seconds
     text = f"{window} seconds from notice to kill (GraceTime {partition.grace_seconds})"
     if pace is None:
-        yield ok("preemption", f"{text}; --like RUN compares it with what a run took")
+        yield ok(ABOUT, "preemption", f"{text}; --like RUN compares it with what a run took")
     elif pace.stop_seconds > window:
         yield warning(
+            ABOUT,
             "preemption",
             f"{text}, but a step and a save take {pace.stop_seconds:.0f}: a preempted job goes back to "
-            "its last checkpoint; save more often (checkpoint.every_steps)",
+            "its last checkpoint",
+            "save more often (checkpoint.every_steps)",
         )
     else:
-        yield ok("preemption", f"{text}; a step and a save take {pace.stop_seconds:.0f}")
+        yield ok(ABOUT, "preemption", f"{text}; a step and a save take {pace.stop_seconds:.0f}")

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.metrics import SaveRecord, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.hub_token import token_source
 from gemfit_launch.runs.metrics_tail import recent_records
 from gemfit_launch.slurm import commands
-from gemfit_launch.slurm.cluster.preflight import Finding, Pace, error, ok, warning
+from gemfit_launch.slurm.cluster.preflight import Pace
 
+ABOUT = "machine"
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 GATED = "google/gemma"
 
@@ -47,48 +49,52 @@ def resolves(host: str) -> bool:
         return False
 
 
-def look_around(plan: Plan, root: Path, pace: Pace | None, script: str) -> Iterator[Finding]:
-    """Findings about the run folder, the token and the script."""
+def look_around(plan: Plan, root: Path, pace: Pace | None, script: str) -> Iterator[CheckResult]:
+    """Results about the run folder, the token and the script."""
     yield from _folder(root, plan, pace)
     yield from _token(plan)
     yield _asked(script)
 
 
-def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[Finding]:
+def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
     existing = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        yield error("run folder", f"{existing}: cannot be written to; choose another --run")
+        yield error(ABOUT, "run folder", f"{existing}: cannot be written to", "choose another --run")
     if any(existing.is_relative_to(folder) for folder in LOCAL_FOLDERS) and plan.topology.nodes > 1:
-        yield warning("run folder", f"{existing}: is usually local to each machine; nodes have to share it")
+        yield warning(
+            ABOUT, "run folder", f"{existing}: is usually local to each machine; nodes have to share it"
+        )
     free = shutil.disk_usage(existing).free
     # Retention keeps these many and the best, beside the one that is written.
     copies = plan.recipe.checkpoint.keep + 2
     if pace is None:
-        yield ok("disk", f"{free / 1e9:,.1f} GB free; --like RUN tells what checkpoints need")
+        yield ok(ABOUT, "disk", f"{free / 1e9:,.1f} GB free; --like RUN tells what checkpoints need")
     elif free < copies * pace.checkpoint_bytes:
         needed = copies * pace.checkpoint_bytes / 1e9
-        yield error("disk", f"{free / 1e9:,.1f} GB free, and {copies} checkpoints need {needed:,.1f}")
+        yield error(ABOUT, "disk", f"{free / 1e9:,.1f} GB free, and {copies} checkpoints need {needed:,.1f}")
     else:
-        yield ok("disk", f"{free / 1e9:,.1f} GB free, {copies * pace.checkpoint_bytes / 1e9:,.1f} needed")
+        yield ok(
+            ABOUT, "disk", f"{free / 1e9:,.1f} GB free, {copies * pace.checkpoint_bytes / 1e9:,.1f} needed"
+        )
 
 
-def _token(plan: Plan) -> Iterator[Finding]:
+def _token(plan: Plan) -> Iterator[CheckResult]:
     model, hub = plan.recipe.model.id, plan.recipe.hub
     wants = [f"{model} asks for one"] if model is not None and model.startswith(GATED) else []
     wants += [f"hub.push to {hub.repo} needs one"] if hub.push != "never" else []
     if not wants:
         return
     if (source := token_source()) is not None:
-        yield ok("token", f"there is one for Hugging Face ({source})")
+        yield ok(ABOUT, "token", f"there is one for Hugging Face ({source})")
     else:
         why = " and ".join(wants)
-        yield warning("token", f"{why}; export HF_TOKEN before `gemfit submit`, or log in")
+        yield warning(ABOUT, "token", why, "export HF_TOKEN before `gemfit submit`, or log in")
 
 
-def _asked(script: str) -> Finding:
+def _asked(script: str) -> CheckResult:
     """Slurm's own word on the script, without submitting it."""
     try:
         commands.test_only(script)
     except commands.SlurmError as refusal:
-        return error("sbatch", str(refusal).removeprefix("sbatch: ").strip())
-    return ok("sbatch", "takes the script (--test-only)")
+        return error(ABOUT, "sbatch", str(refusal).removeprefix("sbatch: ").strip())
+    return ok(ABOUT, "sbatch", "takes the script (--test-only)")

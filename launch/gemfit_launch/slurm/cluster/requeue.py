@@ -9,6 +9,7 @@ from typing import Literal
 
 from gemfit.errors import UserError
 from gemfit_launch.slurm.commands import SlurmError, call
+from gemfit_launch.slurm.durations import seconds
 
 PATIENCE_SECONDS = 300.0
 RETRY_SECONDS = 5.0
@@ -69,15 +70,6 @@ def fate(shown: str, restarts: int) -> Fate:
         preempted = field(shown, "PreemptTime") == field(shown, "EndTime") != ""
         return "requeue" if out_of_time or preempted else "cancelled"
     return "cancelled" if state == "CANCELLED" else "requeue"
-
-
-def seconds(duration: str) -> int | None:
-    """Of ``D-HH:MM:SS``; ``None`` for what is no duration, such as UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
-    if found is None:
-        return None
-    days, hours, minutes, rest = (int(part or 0) for part in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def requeue(job: str) -> None:

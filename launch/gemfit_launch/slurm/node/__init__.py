@@ -1,4 +1,4 @@
 """What runs inside a job: begin and end hooks, rendezvous, torchrun supervision, watchdog.
 
-May import `cluster` and `submit`.
+Imports `cluster`, `records`, `planning` and `runs`.
 """

@@ -20,9 +20,9 @@ from gemfit_launch.planning.write_configs import write_configs
 from gemfit_launch.runs.exit_report import last_words
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
-from gemfit_launch.slurm.node import attempts
-from gemfit_launch.slurm.node.attempts import AttemptEnd, AttemptFiles, AttemptStart, How, NodeEnd
-from gemfit_launch.slurm.submit.job_files import JobFiles
+from gemfit_launch.slurm.records import job_attempts
+from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, How, NodeEnd
+from gemfit_launch.slurm.records.job_files import JobFiles
 
 LAST_LINES = 20
 SUBMISSION_SECONDS = 5.0
@@ -52,21 +52,21 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     """Number a new attempt and say where its ranks meet, unless the run must not go on."""
     job = os.environ["SLURM_JOB_ID"]
     close_interrupted(run)
-    if stopped_by(run) == attempts.STOP_BY_PERSON:
+    if stopped_by(run) == job_attempts.STOP_BY_PERSON:
         say("asked to stop before this attempt began; `gemfit resume` starts a new job")
         return ExitCode.DONE
     plan = run.plan()
     if run.is_complete(plan):
         say("the run is complete already")
         return ExitCode.DONE
-    if reason := attempts.give_up(attempts.read_attempts(run), job, max_restarts=max_restarts):
+    if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, run.attempt, reason)
     nodes = requeue.host_names(os.environ["SLURM_JOB_NODELIST"])
     if len(nodes) != plan.topology.nodes:
         raise UserError(f"{run.plan_file} is for {plan.topology.nodes} nodes, but the job has {len(nodes)}")
     host = requeue.address(nodes[0]) if len(nodes) > 1 else "127.0.0.1"
     write_configs(run, plan)
-    step = attempts.newest_step(run)
+    step = job_attempts.newest_step(run)
     attempt = run.begin_attempt(_allowed_changes(run, job))
     files = AttemptFiles(run, attempt)
     start = AttemptStart(attempt=attempt, job=job, nodes=nodes, step=step, time=time.time())
@@ -80,7 +80,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
 def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
     """Close the books of ``attempt``, and send the job back into the queue where that is right."""
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
-    by_person = stopped_by(run) == attempts.STOP_BY_PERSON
+    by_person = stopped_by(run) == job_attempts.STOP_BY_PERSON
     if verdict is not None and verdict.outcome in ("completed", "stopped", "fatal"):
         how: How = verdict.outcome
         _close(run, attempt, how, verdict.reason)
@@ -90,7 +90,7 @@ def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
         say(f"{how} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
         return ExitCode.USER_ERROR if how == "fatal" else ExitCode.DONE
     failed = _crash(run, attempt, verdict)
-    if reason := attempts.give_up(attempts.read_attempts(run), job, max_restarts=max_restarts):
+    if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
     if by_person:
         return _fail(run, attempt, f"crashed while it was asked to stop: {failed.reason}")
@@ -131,7 +131,7 @@ def say(line: str) -> None:
 def _crash(run: RunDir, attempt: int, verdict: Verdict | None) -> NodeEnd:
     """Close a crashed attempt, and show the last words of the node that failed first."""
     files = AttemptFiles(run, attempt)
-    failed = attempts.first_failure(files.node_ends(), AttemptStart.read(files.start).nodes)
+    failed = job_attempts.first_failure(files.node_ends(), AttemptStart.read(files.start).nodes)
     if failed is None:
         reason = verdict.reason if verdict else "no verdict, and no node has said why"
         failed = NodeEnd(node="", rank=0, stage="training", status=1, reason=reason, time=time.time())
@@ -148,7 +148,7 @@ def _close(run: RunDir, attempt: int, how: How, reason: str, failed: NodeEnd | N
     record = AttemptEnd(
         attempt=attempt,
         how=how,
-        step=attempts.newest_step(run),
+        step=job_attempts.newest_step(run),
         reason=reason,
         node=failed.node or None if failed else None,
         at_fault=failed.at_fault if failed else False,
@@ -188,7 +188,7 @@ def _avoid(job: str, node: str) -> bool:
 
 def _fail(run: RunDir, attempt: int, reason: str) -> ExitCode:
     run.write_verdict(
-        Verdict(outcome="failed", attempt=attempt, step=attempts.newest_step(run), reason=reason)
+        Verdict(outcome="failed", attempt=attempt, step=job_attempts.newest_step(run), reason=reason)
     )
     say(f"the job ends: {reason}")
     say(f"logs: {shlex.quote(str(run.logs))}")

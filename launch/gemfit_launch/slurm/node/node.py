@@ -17,10 +17,10 @@ from types import FrameType
 
 from gemfit.rundir import RunDir
 from gemfit_launch.runs.exit_report import first_failure
-from gemfit_launch.slurm.node.attempts import STOP_TO_REQUEUE, AttemptFiles, NodeEnd, Stage
 from gemfit_launch.slurm.node.health_check import find_faults
 from gemfit_launch.slurm.node.ranks import POLL_SECONDS, STOP_SIGNALS, Machine, train
 from gemfit_launch.slurm.node.rendezvous import PeerError, meet
+from gemfit_launch.slurm.records.job_attempts import STOP_TO_REQUEUE, AttemptFiles, NodeEnd, Stage
 
 VERDICT_SECONDS = 5.0
 KILLED = "was killed"

@@ -22,8 +22,8 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.local import command_line, descendants, environment, kill_tree
 from gemfit_launch.runs.metrics_tail import Tail
-from gemfit_launch.slurm.node.attempts import AttemptFiles
 from gemfit_launch.slurm.node.watchdog import Watchdog
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles
 
 POLL_SECONDS = 0.5
 LOOK_AROUND_SECONDS = 3.0

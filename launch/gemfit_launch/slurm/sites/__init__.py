@@ -1,4 +1,4 @@
-"""Site files: load, check, and generate a first one from `sinfo`.
+"""Site files: find, load and check them.
 
-Imports schemas, `commands` and `cluster`.
+Imports only the core package.
 """

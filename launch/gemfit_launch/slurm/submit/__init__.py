@@ -1,4 +1,4 @@
-"""From a plan to a submitted job: run folder, code snapshot, sbatch text, sweeps.
+"""From a plan to a submitted job: code snapshot, sbatch text, sweeps.
 
-Imports `commands`.
+Imports `sites`, `records`, `commands` and `planning`.
 """

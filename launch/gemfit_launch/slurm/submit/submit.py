@@ -16,9 +16,10 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.request import Request
 from gemfit_launch.slurm import commands
-from gemfit_launch.slurm.submit.job_files import JobFiles, Submission
+from gemfit_launch.slurm.records.job_files import JobFiles, Submission
+from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.snapshot_code import freeze_code
-from gemfit_launch.slurm.submit.template import Kind, render, site_of
+from gemfit_launch.slurm.submit.template import Kind, render
 
 
 @dataclass(frozen=True, slots=True)

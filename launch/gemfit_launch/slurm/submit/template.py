@@ -17,8 +17,9 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
+from gemfit_launch.slurm.records.job_files import JobFiles
+from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.container import python_on_nodes, srun_options
-from gemfit_launch.slurm.submit.job_files import JobFiles
 from gemfit_launch.slurm.submit.sbatch_quoting import pack_options, render_directives, site_options
 
 Kind = Literal["train", "pack"]
@@ -83,12 +84,6 @@ def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
 def host_python(site: Site) -> str:
     """Python outside any container: the site's own, else the one that runs this."""
     return site.python if site.python is not None and site.container is None else sys.executable
-
-
-def site_of(plan: Plan) -> Site:
-    """The site of a plan that is made for Slurm."""
-    assert plan.site is not None, "a plan without a site is carried out here, not by Slurm"
-    return plan.site
 
 
 def _resources(site: Site) -> Iterator[tuple[str, str | None]]:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
 from gemfit.errors import ExitCode, UserError
-from gemfit.schemas.check import Check, fail, ok, warn
+from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checks.recipe_checks import check_recipe
 from gemfit.train.model.attention_checks import prepare_attention
@@ -45,15 +45,15 @@ def main() -> ExitCode:
     if arguments.recipe is not None:
         try:
             recipe = Recipe.read(arguments.recipe)
-        except UserError as error:
-            sys.stderr.write(f"error: {error}\n")
+        except UserError as fault:
+            sys.stderr.write(f"error: {fault}\n")
             return ExitCode.USER_ERROR
         checks += check_recipe(recipe, torch.device(device), full=arguments.full)
     sys.stdout.write(json.dumps([check.model_dump() for check in checks]) + "\n")
     return ExitCode.DONE
 
 
-def check_torch() -> Iterator[Check]:
+def check_torch() -> Iterator[CheckResult]:
     """GPUs as torch sees them, rendezvous, and the compiler."""
     if torch.cuda.is_available():
         yield from _check_cuda()
@@ -64,30 +64,30 @@ def check_torch() -> Iterator[Check]:
     yield ok("torch", "compiler", compiler or "none: model.compile does not work on CPUs")
 
 
-def judge_absent_gpu(built_for: str | None, plugged: int) -> Check:
+def judge_absent_gpu(built_for: str | None, plugged: int) -> CheckResult:
     """The check for a torch without GPUs on a machine with ``plugged`` of them."""
     if plugged:
         why = f"built for CUDA {built_for}" if built_for else "built for CPUs only"
         found = f"torch ({why}) sees none of {plugged}"
-        return fail(
+        return error(
             "torch", "GPUs", found, "install the torch that fits the driver; look at CUDA_VISIBLE_DEVICES"
         )
     return ok("torch", "GPUs", "none: training is on CPUs, for tests and tiny models")
 
 
-def _check_cuda() -> Iterator[Check]:
+def _check_cuda() -> Iterator[CheckResult]:
     nccl = ".".join(map(str, _nccl_version())) if dist.is_nccl_available() else None
     cudnn: Any = torch.backends.cudnn
     found = f"CUDA {torch.version.cuda}, cuDNN {cudnn.version()}, NCCL {nccl or 'absent'}"
     if nccl is None and torch.cuda.device_count() > 1:
-        yield fail("torch", "libraries", found, "install a torch with NCCL: several GPUs need it")
+        yield error("torch", "libraries", found, "install a torch with NCCL: several GPUs need it")
     else:
         yield ok("torch", "libraries", found)
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         yield judge_memory(f"GPU {index}", torch.cuda.get_device_name(index), free, total)
     if not torch.cuda.is_bf16_supported():
-        yield fail("torch", "bfloat16", "not supported by this GPU", "set model.dtype to float32")
+        yield error("torch", "bfloat16", "not supported by this GPU", "set model.dtype to float32")
     else:
         yield ok("torch", "bfloat16", "supported by the GPU; cuDNN attention is off (NaN on H100)")
 
@@ -97,15 +97,15 @@ def _nccl_version() -> tuple[int, ...]:
     return found
 
 
-def judge_memory(name: str, gpu_name: str, free: int, total: int) -> Check:
+def judge_memory(name: str, gpu_name: str, free: int, total: int) -> CheckResult:
     """Whether the memory of a GPU is free."""
     found = f"{gpu_name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if free < 0.9 * total:
-        return warn("torch", name, found, "other processes use its memory: look at nvidia-smi")
+        return warning("torch", name, found, "other processes use its memory: look at nvidia-smi")
     return ok("torch", name, found)
 
 
-def check_rendezvous(host: str) -> Check:
+def check_rendezvous(host: str) -> CheckResult:
     """Whether a process group can be opened at ``host``, as all ranks do."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -115,10 +115,10 @@ def check_rendezvous(host: str) -> Check:
         dist.init_process_group("gloo", init_method=address, rank=0, world_size=1, timeout=patience)
         dist.all_reduce(torch.ones(1))
         dist.destroy_process_group()
-    except (RuntimeError, OSError) as error:
-        first = str(error).splitlines()[0]
+    except (RuntimeError, OSError) as fault:
+        first = str(fault).splitlines()[0]
         do = "give this host an address that it reaches: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME choose one"
-        return fail("torch", "rendezvous", first, do)
+        return error("torch", "rendezvous", first, do)
     return ok("torch", "rendezvous", f"a process group opens at {host}")
 
 

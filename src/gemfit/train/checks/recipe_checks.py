@@ -23,7 +23,7 @@ from gemfit.data.jsonl.line_parser import read_line
 from gemfit.data.render.renderer import make_renderer, stop_ids
 from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, train_tokenizer
 from gemfit.errors import UserError
-from gemfit.schemas.check import Check, fail, ok, warn
+from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checks import selftest
@@ -51,21 +51,21 @@ EXAMPLE = [
 ]
 
 
-def check_recipe(recipe: Recipe, device: torch.device, *, full: bool) -> Iterator[Check]:
+def check_recipe(recipe: Recipe, device: torch.device, *, full: bool) -> Iterator[CheckResult]:
     """All checks of ``recipe``; data or a model that cannot be opened is a failed check, and the last one."""
     try:
         conversations = list(islice(_conversations(recipe), SAMPLE)) or [parse_messages(EXAMPLE, OWN)]
         tokenizer = _tokenizer(recipe, conversations)
         documents = _render(recipe, tokenizer, conversations)
-    except UserError as error:
-        yield fail(ABOUT, "data and tokenizer", str(error), "see the message")
+    except UserError as fault:
+        yield error(ABOUT, "data and tokenizer", str(fault), "see the message")
         return
     yield from check_documents(recipe, tokenizer, documents)
     try:
         model = load_model(recipe, tokenizer) if full else small_model(recipe, tokenizer)
-    except (UserError, OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        yield fail(ABOUT, "model", first, "see the message; a folder or a filled cache works without a hub")
+    except (UserError, OSError, ValueError) as fault:
+        first = str(fault).splitlines()[0]
+        yield error(ABOUT, "model", first, "see the message; a folder or a filled cache works without a hub")
         return
     yield ok(ABOUT, "model", f"{type(model).__name__}, {'as it is' if full else 'a small one like it'}")
     yield from check_model(recipe, tokenizer, model.to(device), device)
@@ -92,7 +92,7 @@ def shrunk(config: Any) -> Any:
     return small
 
 
-def check_documents(recipe: Recipe, tokenizer: Any, documents: Sequence[Document]) -> Iterator[Check]:
+def check_documents(recipe: Recipe, tokenizer: Any, documents: Sequence[Document]) -> Iterator[CheckResult]:
     """Checks of tokens and labels."""
     data = recipe.data
     yield check_begin([token_ids(document.words) for document in documents], tokenizer.bos_token_id)
@@ -101,7 +101,7 @@ def check_documents(recipe: Recipe, tokenizer: Any, documents: Sequence[Document
     yield check_mask(trained)
 
 
-def check_begin(documents: Sequence[Any], bos: int | None) -> Check:
+def check_begin(documents: Sequence[Any], bos: int | None) -> CheckResult:
     """Whether each document begins with its only BOS."""
     if bos is None:
         return ok(ABOUT, "one BOS", "the tokenizer has none")
@@ -111,33 +111,33 @@ def check_begin(documents: Sequence[Any], bos: int | None) -> Check:
             f"{len(wrong)} of {len(documents)} conversations do not begin with one BOS "
             f"(the first has {int((wrong[0] == bos).sum())})"
         )
-        return fail(ABOUT, "one BOS", found, "use a chat template and a tokenizer that belong together")
+        return error(ABOUT, "one BOS", found, "use a chat template and a tokenizer that belong together")
     return ok(ABOUT, "one BOS", f"in each of {len(documents)} conversations")
 
 
-def check_stop(trained: Sequence[Any], stops: Sequence[int]) -> Check:
+def check_stop(trained: Sequence[Any], stops: Sequence[int]) -> CheckResult:
     """Whether each document trains a token that ends a reply."""
     without = sum(not np.isin(of_one, stops).any() for of_one in trained)
     if without == len(trained):
         do = "set data.eos: token, or a chat template that ends turns with a special token"
-        return fail(ABOUT, "stop token", f"none of {without} conversations trains one of {list(stops)}", do)
+        return error(ABOUT, "stop token", f"none of {without} conversations trains one of {list(stops)}", do)
     if without:
         found = f"{without} of {len(trained)} conversations end without a reply that trains one"
-        return warn(ABOUT, "stop token", found, "look at them with `gemfit data inspect`")
+        return warning(ABOUT, "stop token", found, "look at them with `gemfit data inspect`")
     return ok(ABOUT, "stop token", f"one of {list(stops)} is trained in each conversation")
 
 
-def check_mask(trained: Sequence[Any]) -> Check:
+def check_mask(trained: Sequence[Any]) -> CheckResult:
     """Whether each document has trained tokens."""
     empty = sum(not (of_one != IGNORED).any() for of_one in trained)
     total, counted = (sum(map(len, trained)), sum(int((of_one != IGNORED).sum()) for of_one in trained))
     if empty:
         found = f"nothing is trained in {empty} of {len(trained)} conversations"
-        return fail(ABOUT, "loss mask", found, "use loss_on: all, or remove conversations without replies")
+        return error(ABOUT, "loss mask", found, "use loss_on: all, or remove conversations without replies")
     return ok(ABOUT, "loss mask", f"{counted / total:.0%} of the tokens are trained")
 
 
-def check_model(recipe: Recipe, tokenizer: Any, model: Any, device: torch.device) -> Iterator[Check]:
+def check_model(recipe: Recipe, tokenizer: Any, model: Any, device: torch.device) -> Iterator[CheckResult]:
     """Checks of how the model is built and called, those of the start-up self-test."""
     name = recipe.model.attention
     trainer = _trainer_view(recipe, model, tokenizer, device)
@@ -176,15 +176,15 @@ def check_no_cache(model: Any, device: torch.device) -> None:
         raise RuntimeError("the forward pass creates a KV cache, so documents would attend to each other")
 
 
-def _run(name: str, action: Callable[[], Any], found: str) -> Check:
+def _run(name: str, action: Callable[[], Any], found: str) -> CheckResult:
     """A passed check with ``found``, or a failed one with the error that ``action`` raises."""
     try:
         action()
-    except UserError as error:
-        said, _, do = str(error).rpartition("; ")
-        return fail(ABOUT, name, said or do, do)
-    except Exception as error:  # an error of a library is a failed check too
-        return fail(ABOUT, name, f"{type(error).__name__}: {error}", "do not train with this combination")
+    except UserError as fault:
+        said, _, do = str(fault).rpartition("; ")
+        return error(ABOUT, name, said or do, do)
+    except Exception as fault:  # an error of a library is a failed check too
+        return error(ABOUT, name, f"{type(fault).__name__}: {fault}", "do not train with this combination")
     return ok(ABOUT, name, found)
 
 
