@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gemfit.data.build import setup
 from gemfit.data.pack.reader import read_manifest
 from gemfit.data.tokenize import EngineMismatch, reference_encoder
 from gemfit.data.tokenize.hf_tokenizers import Reference
@@ -109,7 +110,9 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     call: Call,
     cache: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(setup, "WORTH_COMPILING_BYTES", 0)
     job = write_job(write_talks(lines), seq_len=128)
     assert call(job, "right")[0] == 0
     assert read_manifest(tmp_path / "right").engine == "word cache"
@@ -140,6 +143,7 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(setup, "WORTH_COMPILING_BYTES", 0)
     job = write_job(write_talks(lines), seq_len=128)
     assert call(job, "right", "--engine", "tokenizers")[0] == 0
     for part in cache.glob("parts/*/*.part"):
