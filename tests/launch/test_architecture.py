@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from gemfit_launch.predict.architecture import Architecture
 from gemfit_launch.predict.model_shapes import FAMILIES, find_architecture, of_config, shipped_architectures
 
@@ -133,7 +133,9 @@ def test_a_broken_configuration_is_the_users_to_mend(tmp_path: Path) -> None:
 
 
 def test_random_weights_have_the_shape_that_the_recipe_says() -> None:
-    found = find_architecture(ModelRecipe(scratch=Scratch(hidden_size=48, num_hidden_layers=7))).architecture
+    found = find_architecture(
+        ModelRecipe(scratch=ScratchModel(hidden_size=48, num_hidden_layers=7))
+    ).architecture
     assert found is not None
     assert (found.hidden_size, found.num_sliding_layers, found.sliding_window) == (48, 6, 128)
 

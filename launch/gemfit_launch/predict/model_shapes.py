@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from gemfit_launch.predict.architecture import Architecture
 
 Config = Mapping[str, Any]
@@ -61,7 +61,7 @@ def shipped_architectures() -> dict[str, Architecture]:
     return found
 
 
-def of_scratch(scratch: Scratch) -> Architecture:
+def of_scratch(scratch: ScratchModel) -> Architecture:
     """The Gemma 3 that a recipe describes; its vocabulary is at most what the recipe says."""
     return of_config(scratch.model_dump() | {"model_type": "gemma3_text"})
 
