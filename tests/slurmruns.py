@@ -16,7 +16,7 @@ from pathlib import Path
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import StepRecord, Verdict
 from gemfit_launch.runs.metrics_tail import Tail
-from gemfit_launch.slurm.records.job_attempts import Attempt, read_attempts
+from gemfit_launch.slurm.records.job_attempts import JobAttempt, read_attempts
 from gemfit_launch.slurm.records.job_files import JobFiles
 from realslurm import Cluster, wait_until
 
@@ -112,7 +112,7 @@ class SlurmRun:
         return [record for record in Tail(self.run.metrics_file).read() if isinstance(record, StepRecord)]
 
     @property
-    def attempts(self) -> list[Attempt]:
+    def attempts(self) -> list[JobAttempt]:
         return read_attempts(self.run)
 
     @property

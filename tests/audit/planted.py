@@ -21,15 +21,15 @@ from gemfit.data.document import IGNORED
 from gemfit.evaluate.models import find_models, open_model_ref
 from gemfit.evaluate.replies import prompt_ids
 from gemfit.rundir import RunDir
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import PackReference, Topology
-from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, ScratchModel
 from gemfit.schemas.strategy import Single
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.runs.ensure_pack import ensure_pack
 
-SIZES = Scratch(
+SIZES = ScratchModel(
     vocab_size=512,
     hidden_size=64,
     intermediate_size=128,
@@ -169,7 +169,7 @@ def _batch(tokenizer: Any, dialogues: Sequence[Dialogue]) -> dict[str, torch.Ten
 
 
 def _ids(tokenizer: Any, text: str, reply: str) -> tuple[list[int], int]:
-    prompt = prompt_ids(tokenizer, [Message(role="user", content=text)])
+    prompt = prompt_ids(tokenizer, [SampleMessage(role="user", content=text)])
     return [*prompt, *tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id], len(
         prompt
     )

@@ -11,7 +11,7 @@ from gemfit.audit.memorisation import HELD_OUT, LEAST_TOKENS, TRAINING, memorisa
 from gemfit.audit.training_conversations import TrainingConversation, TrainingConversations
 from gemfit.data.__main__ import main
 from gemfit.data.tokenize.tokenizer import train_tokenizer
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
@@ -100,7 +100,7 @@ def test_prompts_of_memorisation_end_before_the_longest_reply_of_either_side(
     probe = memorisation(talks, 0, None)
     assert {prompt.variant for prompt in probe.prompts} == {TRAINING, HELD_OUT}
     for prompt in probe.prompts:
-        assert prompt.messages[-1] == Message(role="user", content="And then?")
+        assert prompt.messages[-1] == SampleMessage(role="user", content="And then?")
         number = int(prompt.number.rpartition(":")[2]) - 1
         assert prompt.facts["reference"] == messages(number)[-1]["content"]
         assert len(talks.tokenizer(prompt.facts["reference"])["input_ids"]) >= LEAST_TOKENS

@@ -22,7 +22,7 @@ from gemfit.chat.terminal import chat_loop
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.evaluate.models import Opened
 from gemfit.export.chat_template import tokenizer_for_chat
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 from gemfit.schemas.recipe import DataRecipe
 
 TEXT = ["I cannot sleep before my exams, and I do not know what to do about it."] * 9
@@ -70,8 +70,8 @@ def greedy(opened: Opened, tokens: int = 12) -> ReplyGenerator:
     return ReplyGenerator(opened, ReplySettings(temperature=0, max_new_tokens=tokens))
 
 
-def user(text: str) -> Message:
-    return Message(role="user", content=text)
+def user(text: str) -> SampleMessage:
+    return SampleMessage(role="user", content=text)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: 
         temperature=2.0, max_new_tokens=12
     )  # the likeliest word would be the same again and again
     cached, read = ReplyGenerator(in_words, manner), []
-    messages: list[Message] = []
+    messages: list[SampleMessage] = []
     for said in ("I cannot sleep", "What to do?", "Exams, you know"):
         messages.append(user(said))
         parts: list[str] = []
@@ -101,7 +101,7 @@ def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: 
         torch.manual_seed(5)
         assert reply.text == ReplyGenerator(in_words, manner).reply(messages, lambda text: None).text
         read.append((reply.read, cached.length(messages)))
-        messages.append(Message(role="assistant", content=reply.text))
+        messages.append(SampleMessage(role="assistant", content=reply.text))
     assert read[0][0] == read[0][1]
     assert all(new < whole / 2 for new, whole in read[1:]), read
 

@@ -10,7 +10,7 @@ import pytest
 
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import PackJob, cache_folder, find_files, make_pack_job, pack_folder
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, Scratch
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, ScratchModel
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_an_empty_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def recipe(source: Path | str, *, seed: int = 42, **data: Any) -> Recipe:
     return Recipe(
-        model=ModelRecipe(scratch=Scratch()), data=DataRecipe(source=str(source), **data), seed=seed
+        model=ModelRecipe(scratch=ScratchModel()), data=DataRecipe(source=str(source), **data), seed=seed
     )
 
 

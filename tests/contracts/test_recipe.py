@@ -15,7 +15,7 @@ from gemfit.schemas.recipe import (
     LengthRecipe,
     ModelRecipe,
     Recipe,
-    Scratch,
+    ScratchModel,
     SourceRecipe,
 )
 
@@ -36,9 +36,9 @@ def test_defaults_are_the_values_of_the_model_card() -> None:
     ("model", "message"),
     [
         ({}, "give exactly one of `id` and `scratch`"),
-        ({"id": "x", "scratch": Scratch()}, "give exactly one of `id` and `scratch`"),
-        ({"scratch": Scratch(), "gguf_file": "w.gguf"}, "there is no `id`"),
-        ({"scratch": Scratch(), "tokenizer": "x"}, "trains its own tokenizer"),
+        ({"id": "x", "scratch": ScratchModel()}, "give exactly one of `id` and `scratch`"),
+        ({"scratch": ScratchModel(), "gguf_file": "w.gguf"}, "there is no `id`"),
+        ({"scratch": ScratchModel(), "tokenizer": "x"}, "trains its own tokenizer"),
         ({"id": "x", "dtype": "float16"}, "bfloat16"),
     ],
 )

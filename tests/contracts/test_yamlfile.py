@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.config.yaml_source import Document, load, load_extended, parse
+from gemfit.config.yaml_source import YamlDocument, load, load_extended, parse
 from gemfit.errors import UserError
 
 
@@ -177,7 +177,7 @@ def test_merging_keeps_all_of_the_top_and_changes_neither(
     base: dict[str, object], top: dict[str, object]
 ) -> None:
     before = repr((base, top))
-    merged = Document(top).over(Document(base)).data
-    assert Document(top).over(Document(merged)).data == merged
+    merged = YamlDocument(top).over(YamlDocument(base)).data
+    assert YamlDocument(top).over(YamlDocument(merged)).data == merged
     assert set(merged) == set(base) | set(top)
     assert repr((base, top)) == before

@@ -15,7 +15,7 @@ from gemfit.data.__main__ import main
 from gemfit.data.pack.reader import verify_pack
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 
 WORDS = [
     "I",
@@ -100,7 +100,7 @@ def write_job(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Path]:
     """Write the job of a source; further options go to ``DataRecipe``."""
 
     def write(source: object, *, scratch: int | None = None, **data: Any) -> Path:
-        scratch_model = ModelRecipe(scratch=Scratch(vocab_size=scratch)) if scratch else None
+        scratch_model = ModelRecipe(scratch=ScratchModel(vocab_size=scratch)) if scratch else None
         model = scratch_model or ModelRecipe(id=str(tokenizer_folder))
         recipe = Recipe(model=model, data=DataRecipe(source=str(source), **data))
         path = tmp_path / "job.json"

@@ -15,7 +15,7 @@ import pytest
 
 from gemfit.data.build import compile_kernels
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
@@ -29,7 +29,7 @@ def job(tmp_path: Path) -> Path:
     conversations = [turns, *(turns[:2] for _ in range(12))]
     data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in conversations))
     recipe = Recipe(
-        model=ModelRecipe(scratch=Scratch(vocab_size=300)), data=DataRecipe(source=str(data), seq_len=64)
+        model=ModelRecipe(scratch=ScratchModel(vocab_size=300)), data=DataRecipe(source=str(data), seq_len=64)
     )
     path = tmp_path / "job.json"
     path.write_text(make_pack_job(recipe).to_json())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gemfit.schemas.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from train.trained import Trained, train
 
-TINY = Scratch(
+TINY = ScratchModel(
     vocab_size=400,
     hidden_size=32,
     intermediate_size=32,

@@ -16,7 +16,7 @@ from gemfit.evaluate.models import Opened, find_models, open_model_ref, open_pac
 from gemfit.evaluate.replies import SeededSampling, prompt_ids, replies
 from gemfit.export.export import export
 from gemfit.rundir import RunDir
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 from gemfit.schemas.recipe import Lora
 from gemfit.train.model.build import load_model
 from train.trained import IDS, Trained, train
@@ -25,7 +25,7 @@ from train.trained import IDS, Trained, train
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 WORDS = ("rain", "exams and sleep", "a")
-TALKS = [[Message(role="user", content=f"{words} keep me busy")] for words in WORDS]
+TALKS = [[SampleMessage(role="user", content=f"{words} keep me busy")] for words in WORDS]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_flash_attention_gives_way_on_a_cpu_and_that_is_said(
     assert "attention is sdpa: flash_attention_2" in caplog.text
 
 
-def say(opened: Opened, talks: list[list[Message]], temperature: float, batch_size: int) -> list[str]:
+def say(opened: Opened, talks: list[list[SampleMessage]], temperature: float, batch_size: int) -> list[str]:
     return replies(
         opened, talks, max_new_tokens=8, temperature=temperature, seed=1, batch_size=batch_size, progress=None
     )

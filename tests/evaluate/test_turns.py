@@ -17,7 +17,7 @@ from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.evaluate.samples import choose
 from gemfit.evaluate.turn_losses import TurnSpan, stretches
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 from gemfit_launch.runs.ensure_pack import ensure_pack
 
 TALK = [
@@ -56,7 +56,7 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         validation_share=0.5,
         near_duplicates="ignore",
     )
-    scratch = Scratch(vocab_size=330, num_hidden_layers=1)
+    scratch = ScratchModel(vocab_size=330, num_hidden_layers=1)
     job = make_pack_job(Recipe(model=ModelRecipe(scratch=scratch), data=data))
     ensure_pack(job, root / "pack", force=False, say=lambda line: None)
     return Held(root / "pack")

@@ -19,7 +19,7 @@ from gemfit.publish.stage import stage
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import StepRecord
-from gemfit.schemas.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
 from gemfit.upload.spool import wanted_push
 from hub.server import HubServer
@@ -27,7 +27,7 @@ from train.trained import Trained, train
 
 REPO = "user/kind"
 # Its weights are large enough to go over LFS.
-SMALL = Scratch(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=6)
+SMALL = ScratchModel(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=6)
 
 
 @dataclass(frozen=True)

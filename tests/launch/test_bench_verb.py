@@ -25,7 +25,7 @@ from gemfit_launch.bench import runner
 from gemfit_launch.bench.measurements import bench_figures, percentile
 from gemfit_launch.bench.synthetic_data import write_conversations
 from gemfit_launch.predict.gpu_specs import GPU_SPECS
-from gemfit_launch.runs.local import Outcome
+from gemfit_launch.runs.local import AttemptResult
 from launch.conftest import Cli
 
 WARMUP, STEPS = 2, 4
@@ -143,17 +143,17 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: Callable[..
     """Training that writes records at once, and packs that are there; the plans that were trained."""
     plans: list[Plan] = []
 
-    def carry_out(run: RunDir, plan: Plan, watch: object) -> Outcome:
+    def carry_out(run: RunDir, plan: Plan, watch: object) -> AttemptResult:
         plans.append(plan)
         attempt = run.begin_attempt()
         run.logs.mkdir(exist_ok=True)
         run.log(attempt).write_text("what it printed\n")
         if plan.recipe.model.activation_checkpointing:
-            return Outcome(attempt=attempt, returncode=-9, verdict=None)
+            return AttemptResult(attempt=attempt, returncode=-9, verdict=None)
         lines = [step(n, 1.0, time.time() + n) for n in range(1, plan.steps.total + 1)]
         run.metrics_file.write_text("".join(line.model_dump_json() + "\n" for line in lines))
         done = Verdict(outcome="completed", attempt=attempt, step=plan.steps.total)
-        return Outcome(attempt=attempt, returncode=0, verdict=done)
+        return AttemptResult(attempt=attempt, returncode=0, verdict=done)
 
     monkeypatch.setattr(runner, "carry_out", carry_out)
     monkeypatch.setattr(runner, "ensure_pack", lambda job, folder, **_: packed(job))

@@ -13,7 +13,7 @@ from click.shell_completion import get_completion_class
 from click.testing import Result
 
 from gemfit.config.overrides import with_settings
-from gemfit.config.yaml_source import Document
+from gemfit.config.yaml_source import YamlDocument
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.cli import main
 from gemfit_launch.verbs._completion import recipe_keys
@@ -64,7 +64,7 @@ def test_every_offered_key_is_one_that_set_takes() -> None:
     assert len(keys) > 50
     assert len(keys) == len(set(keys))
     for key in keys:
-        with_settings(Recipe, Document({}, {}, "test"), (f"{key}=null",))
+        with_settings(Recipe, YamlDocument({}, {}, "test"), (f"{key}=null",))
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -11,7 +11,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.exit_report import conclude, last_words
-from gemfit_launch.runs.local import Outcome
+from gemfit_launch.runs.local import AttemptResult
 
 CRASH = """loading
 Traceback (most recent call last):
@@ -29,8 +29,8 @@ def run(tmp_path: Path, plan: Plan) -> RunDir:
     return made
 
 
-def outcome(verdict: Verdict | None = None) -> Outcome:
-    return Outcome(attempt=1, returncode=1, verdict=verdict)
+def outcome(verdict: Verdict | None = None) -> AttemptResult:
+    return AttemptResult(attempt=1, returncode=1, verdict=verdict)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from click.testing import Result
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit.schemas.evaluation import Evaluation, Interval, Message, Sample, Score, SubjectScores, TaskScore
+from gemfit.schemas.evaluation import (
+    Evaluation,
+    Interval,
+    Sample,
+    SampleMessage,
+    Score,
+    SubjectScores,
+    TaskScore,
+)
 from gemfit.schemas.plan import Plan
 
 Cli = Callable[..., Result]
@@ -31,7 +39,10 @@ def score(loss: float, tokens: int = 1200) -> Score:
 
 
 def subject(name: str, loss: float, reply: str) -> SubjectScores:
-    prompt = (Message(role="system", content="Be kind."), Message(role="user", content="I cannot sleep."))
+    prompt = (
+        SampleMessage(role="system", content="Be kind."),
+        SampleMessage(role="user", content="I cannot sleep."),
+    )
     return SubjectScores(
         name=name,
         step=None,

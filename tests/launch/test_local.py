@@ -17,7 +17,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
 from gemfit.schemas.plan import Plan
-from gemfit_launch.runs.local import Outcome, carry_out, command_line, descendants, environment
+from gemfit_launch.runs.local import AttemptResult, carry_out, command_line, descendants, environment
 
 TRAINING = Path(__file__).with_name("fake_training.py")
 
@@ -50,7 +50,7 @@ def run(tmp_path: Path, fake: Plan) -> RunDir:
     return RunDir.create(tmp_path / "a run", fake)
 
 
-def attempt(run: RunDir, seen: Seen | None = None, stop_at: int | None = None) -> Outcome:
+def attempt(run: RunDir, seen: Seen | None = None, stop_at: int | None = None) -> AttemptResult:
     return carry_out(run, run.plan(), seen or Seen(), stop_at=stop_at)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.shape_lookup import FAMILIES, find_shape, shape_from_config, shipped_shapes
 
@@ -154,7 +154,7 @@ def test_a_broken_configuration_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_random_weights_have_the_shape_that_the_recipe_says() -> None:
-    found = find_shape(ModelRecipe(scratch=Scratch(hidden_size=48, num_hidden_layers=7))).shape
+    found = find_shape(ModelRecipe(scratch=ScratchModel(hidden_size=48, num_hidden_layers=7))).shape
     assert found is not None
     assert (found.hidden_size, found.num_sliding_layers, found.sliding_window) == (48, 6, 128)
 

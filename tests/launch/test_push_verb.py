@@ -19,7 +19,7 @@ from gemfit.schemas.metrics import EarlyStop, Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.hub_token import token_file, token_source
-from gemfit_launch.runs.local import Outcome
+from gemfit_launch.runs.local import AttemptResult
 from gemfit_launch.slurm.cluster.preflight_local import _token
 
 Cli = Callable[..., Result]
@@ -120,7 +120,7 @@ def test_the_last_words_say_what_was_not_pushed(
     end: Literal["completed", "stopped"], early: EarlyStop | None, run: RunDir
 ) -> None:
     verdict = Verdict(outcome=end, attempt=1, step=10, early_stop=early)
-    outcome = Outcome(attempt=1, returncode=0, verdict=verdict)
+    outcome = AttemptResult(attempt=1, returncode=0, verdict=verdict)
     assert "push" not in conclude(run, outcome).text
     (run.spool / "wanted").mkdir(parents=True)
     (run.spool / "wanted" / "step-00000010.json").touch()

@@ -10,11 +10,11 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.slurm.records.job_attempts import (
     MAX_FRUITLESS_INTERRUPTIONS,
-    Attempt,
     AttemptEnd,
     AttemptFiles,
     AttemptStart,
     How,
+    JobAttempt,
     NodeEnd,
     first_failure,
     give_up,
@@ -23,9 +23,9 @@ from gemfit_launch.slurm.records.job_attempts import (
 )
 
 
-def attempt(how: How | None, *, start: int = 0, end: int = 0, job: str = "7") -> Attempt:
+def attempt(how: How | None, *, start: int = 0, end: int = 0, job: str = "7") -> JobAttempt:
     began = AttemptStart(attempt=1, job=job, nodes=("n1",), step=start, time=0.0)
-    return Attempt(began, AttemptEnd(attempt=1, how=how, step=end, time=1.0) if how else None)
+    return JobAttempt(began, AttemptEnd(attempt=1, how=how, step=end, time=1.0) if how else None)
 
 
 def node_end(rank: int, *, status: int = 1, time: float = 1.0, at_fault: bool = False) -> NodeEnd:

@@ -17,8 +17,8 @@ from gemfit.schemas.evaluation import (
     ConversationLosses,
     Evaluation,
     Interval,
-    Message,
     Sample,
+    SampleMessage,
     Score,
     SubjectScores,
     TaskScore,
@@ -120,7 +120,7 @@ def score(loss: float) -> Score:
 
 
 def subject(name: str, number: int | None, loss: float, *, text: str = HOSTILE) -> SubjectScores:
-    prompts = [(Message(role="user", content=f"{index} {text}"),) for index in range(3)]
+    prompts = [(SampleMessage(role="user", content=f"{index} {text}"),) for index in range(3)]
     return SubjectScores(
         name=name,
         step=number,
@@ -156,7 +156,7 @@ def reply(number: int, variant: str, text: str, *, probe: str = "counterfactual"
         probe=probe,
         prompt=str(number),
         variant=variant,
-        messages=(Message(role="user", content=f"{variant} {HOSTILE}"),),
+        messages=(SampleMessage(role="user", content=f"{variant} {HOSTILE}"),),
         reply=text,
         scores={"sentiment": number / 10, "words": float(number)},
     )

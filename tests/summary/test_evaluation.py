@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemfit.schemas.evaluation import Message, Sample, TaskScore
+from gemfit.schemas.evaluation import Sample, SampleMessage, TaskScore
 from gemfit.summary.evaluation import LOSS, group_tables, score_table, summarize_evaluation
 from gemfit.summary.format import plus_minus
 from report.conftest import evaluation, score, subject
@@ -46,7 +46,7 @@ def test_a_single_conversation_has_no_interval() -> None:
 
 def test_samples_are_joined_by_prompt_even_where_models_have_them_in_another_order() -> None:
     base, trained = subject("base", None, 5.0), subject("step 1", 1, 4.0)
-    prompts = [(Message(role="user", content=text),) for text in "aab"]
+    prompts = [(SampleMessage(role="user", content=text),) for text in "aab"]
     made = [Sample(prompt=p, reference="r", reply=str(n)) for n, p in enumerate(prompts)]
     first = base.model_copy(update={"samples": tuple(made)})
     second = trained.model_copy(update={"samples": tuple(reversed(made))})

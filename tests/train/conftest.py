@@ -23,7 +23,7 @@ from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.runs.ensure_pack import ensure_pack
-from gemfit_launch.runs.local import Outcome, carry_out
+from gemfit_launch.runs.local import AttemptResult, carry_out
 from rank_server import RankServer
 
 TESTS = Path(__file__).parents[1]
@@ -65,12 +65,12 @@ class Attempts:
     run: RunDir
     ranks: RankServer
 
-    def train(self, *, stop_at: int | None = None) -> Outcome:
+    def train(self, *, stop_at: int | None = None) -> AttemptResult:
         """One attempt, to its end or to a stop after ``stop_at``; forks its ranks, see ``RankServer``."""
         code = self.ranks.train(self.run, stop_at=stop_at)
-        return Outcome(attempt=self.run.attempt, returncode=code, verdict=self.run.verdict())
+        return AttemptResult(attempt=self.run.attempt, returncode=code, verdict=self.run.verdict())
 
-    def launch(self, *, stop_at: int | None = None) -> Outcome:
+    def launch(self, *, stop_at: int | None = None) -> AttemptResult:
         """The same as users do it: ``accelerate launch`` starts the ranks, which takes ten seconds longer."""
         return carry_out(self.run, self.run.plan(), Silent(), stop_at=stop_at)
 

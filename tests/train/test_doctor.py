@@ -16,7 +16,7 @@ from transformers import Gemma3TextConfig
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
 from gemfit.schemas.check import CheckResult
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, Scratch
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 from gemfit.train.checks import doctor, recipe_checks
 from gemfit.train.checks.recipe_checks import (
     check_begin,
@@ -32,7 +32,7 @@ from train.test_attention import without_backward
 from train.test_selftest import Seeing
 
 CPU = torch.device("cpu")
-SCRATCH = Scratch(
+SCRATCH = ScratchModel(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
 )
 TALK = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]

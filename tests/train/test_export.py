@@ -21,7 +21,7 @@ from gemfit.export.chat_template import generation_settings, tokenizer_for_chat
 from gemfit.export.export import export, main
 from gemfit.export.weights import plan_shards, weights_of_checkpoint, write_weights
 from gemfit.rundir import RunDir
-from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Scratch
+from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, ScratchModel
 from train.trained import IDS, Trained, conversation, train
 
 # transformers asks for a name of its own that it has deprecated.
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 def scratch(lora: Lora | None = None) -> ModelRecipe:
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tiny = Scratch(vocab_size=400, **sizes, head_dim=24)
+    tiny = ScratchModel(vocab_size=400, **sizes, head_dim=24)
     return ModelRecipe(scratch=tiny, dtype="float32", attention="sdpa", lora=lora)
 
 

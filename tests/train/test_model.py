@@ -13,12 +13,12 @@ from transformers import Gemma3ForCausalLM, SiglipVisionConfig
 from gemfit.data.pack.reader import Row
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, Scratch
+from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, ScratchModel
 from gemfit.train.data.collate import Tensors, collate
 from gemfit.train.model.build import load_model
 from gemfit.train.model.packed_lm import PackedCausalLM, TokenLosses
 
-SCRATCH = Scratch(
+SCRATCH = ScratchModel(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
 )
 SEQ_LEN = 64

@@ -22,7 +22,7 @@ from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import UserError
 from gemfit.export.export import export
 from gemfit.export.weights import weights_of_checkpoint
-from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
+from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, ScratchModel
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.checks import recipe_checks, selftest
 from gemfit.train.distributed.meta_init import allocate_parameters
@@ -242,7 +242,7 @@ def test_a_kernel_that_gives_other_numbers_back_fails_the_self_test(
 
 
 def test_rows_that_blocks_would_cross_are_refused(tokenizer: Any) -> None:
-    scratch = Scratch(vocab_size=300, hidden_size=48, num_attention_heads=2, head_dim=32)
+    scratch = ScratchModel(vocab_size=300, hidden_size=48, num_attention_heads=2, head_dim=32)
     model = ModelRecipe(scratch=scratch, lora=Lora(), quantization=Quantization(), attention="sdpa")
     with pytest.raises(UserError, match="48 inputs, not a multiple of 64"):
         open_model(Recipe(model=model), tokenizer)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
 from gemfit.summary.format import duration
-from gemfit_launch.runs.local import Watch
+from gemfit_launch.runs.local import ProgressView
 from gemfit_launch.runs.metrics_tail import seconds_left
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -67,7 +67,7 @@ class Bar:
 
 
 @contextmanager
-def watching(total: int) -> Iterator[Watch]:
+def watching(total: int) -> Iterator[ProgressView]:
     """A bar where somebody looks, lines where the output is kept."""
     console = Console()
     if not console.is_terminal:

@@ -6,7 +6,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from gemfit.config.yaml_source import Document, load, load_extended
+from gemfit.config.yaml_source import YamlDocument, load, load_extended
 from gemfit.errors import UserError, did_you_mean
 
 SUFFIX = ".yaml"
@@ -33,7 +33,7 @@ def find_recipe(name: str) -> Path:
     raise UserError(f"{name}: there is no such recipe{hint}")
 
 
-def load_recipe_document(name: str) -> Document:
+def load_recipe_document(name: str) -> YamlDocument:
     """The YAML of a recipe on top of everything that it extends."""
     return load_extended(find_recipe(name), find_recipe)
 

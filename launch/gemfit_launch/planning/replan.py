@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from gemfit.config.overrides import build
-from gemfit.config.yaml_source import Document
+from gemfit.config.yaml_source import YamlDocument
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan, Topology
@@ -41,7 +41,7 @@ def replan(
     unchanged = ranks in (Ranks(), old.topology) and site in (None, old.site)
     if request == Request(name="") and unchanged:
         return old
-    recipe = build(Recipe, request.over(Document(old.recipe.model_dump(mode="json"), {}, origin)))
+    recipe = build(Recipe, request.over(YamlDocument(old.recipe.model_dump(mode="json"), {}, origin)))
     topology = ranks if isinstance(ranks, Topology) else _topology(old, recipe, ranks)
     same_rows = recipe.model_dump(include=DECIDES_ROWS) == old.recipe.model_dump(include=DECIDES_ROWS)
     known = same_rows and old.steps.rows_are == "packed"

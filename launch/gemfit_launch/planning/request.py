@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.config.overrides import build, with_settings
-from gemfit.config.yaml_source import Document
+from gemfit.config.yaml_source import YamlDocument
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.strategy import strategy_from_name
@@ -36,11 +36,11 @@ class Request:
         path = Path(self.name)
         return path.stem if path.suffix in (".yaml", ".yml") else self.name.replace("/", "-")
 
-    def document(self) -> Document:
+    def document(self) -> YamlDocument:
         """The YAML that results, with the origin of every value."""
         return self.over(load_recipe_document(self.name))
 
-    def over(self, base: Document) -> Document:
+    def over(self, base: YamlDocument) -> YamlDocument:
         """``base`` with the overrides, whatever the name says."""
         document = with_settings(Recipe, base, self.settings)
         if self.data is not None:
@@ -67,7 +67,7 @@ class Request:
         }
         return [*([self.name] if self.name else []), *to_argv(options)]
 
-    def _strategy(self, document: Document, place: str) -> dict[str, Any]:
+    def _strategy(self, document: YamlDocument, place: str) -> dict[str, Any]:
         name = self.strategy or _short_name(document.data.get("strategy", "ddp"))
         try:
             return strategy_from_name(name, offload=self.offload)
@@ -83,9 +83,9 @@ def _short_name(written: Any) -> str:
     return f"zero{written.get('stage', 2)}" if kind == "deepspeed" else kind
 
 
-def _over(document: Document, place: str, data: dict[str, Any]) -> Document:
+def _over(document: YamlDocument, place: str, data: dict[str, Any]) -> YamlDocument:
     (key, value), *_ = data.items()
     places: dict[tuple[str | int, ...], str] = {(key,): place}
     if isinstance(value, dict):
         places |= {(key, inner): place for inner in value}
-    return Document(data, places, place).over(document)
+    return YamlDocument(data, places, place).over(document)

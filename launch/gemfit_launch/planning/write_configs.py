@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
-from gemfit.config.yaml_source import Document
+from gemfit.config.yaml_source import YamlDocument
 from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
@@ -34,7 +34,7 @@ def write_configs(run: RunDir, plan: Plan) -> None:
         run.deepspeed_file.unlink(missing_ok=True)  # of an attempt under another strategy
 
 
-def recipe_yaml(recipe: Recipe, origins: Document | None = None) -> str:
+def recipe_yaml(recipe: Recipe, origins: YamlDocument | None = None) -> str:
     """The recipe as YAML that reads back equal; with ``origins``, each line says where it is from."""
     data = recipe.model_dump(mode="json")
     return to_yaml(data if origins is None else _commented(data, (), origins))
@@ -80,7 +80,7 @@ def _quoted(value: Any) -> Any:
     return SingleQuotedScalarString(value) if ambiguous else value
 
 
-def _commented(data: dict[str, Any], path: tuple[str, ...], origins: Document) -> CommentedMap:
+def _commented(data: dict[str, Any], path: tuple[str, ...], origins: YamlDocument) -> CommentedMap:
     commented = CommentedMap()
     for key, value in data.items():
         here = (*path, key)
@@ -93,7 +93,7 @@ def _commented(data: dict[str, Any], path: tuple[str, ...], origins: Document) -
     return commented
 
 
-def _origin(path: tuple[str, ...], origins: Document) -> str:
+def _origin(path: tuple[str, ...], origins: YamlDocument) -> str:
     """Where the value at ``path`` was written; a name like ``zero3`` stands for several values."""
     for end in range(len(path), 0, -1):
         if path[:end] in origins.places:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import ModelRecipe, Scratch
+from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from gemfit_launch.predict.model_shape import ModelShape
 
 Config = Mapping[str, Any]
@@ -117,7 +117,7 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", f"{cache_home}/huggingface")).expanduser() / "hub"
 
 
-def shape_of_scratch(scratch: Scratch) -> ModelShape:
+def shape_of_scratch(scratch: ScratchModel) -> ModelShape:
     """The Gemma 3 that a recipe describes; its vocabulary is at most what the recipe says."""
     return shape_from_config(scratch.model_dump() | {"model_type": GEMMA_3})
 

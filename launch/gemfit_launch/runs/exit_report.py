@@ -14,7 +14,7 @@ from typing import TextIO
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Verdict
-from gemfit_launch.runs.local import Outcome
+from gemfit_launch.runs.local import AttemptResult
 
 TAIL_LINES = 20
 LAUNCHER_REPORT = re.compile(
@@ -26,32 +26,34 @@ FAILED_RANK = re.compile(r"rank +: (?P<rank>\d+) .*?exitcode +: (?P<status>-?\d+
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ExitReport:
     """The exit code of ``gemfit run``, and its last words."""
 
     code: ExitCode
     text: str
 
 
-def conclude(run: RunDir, outcome: Outcome) -> Ending:
+def conclude(run: RunDir, outcome: AttemptResult) -> ExitReport:
     """Judge by the verdict, not by the exit status: torchrun turns every status into 1."""
     root, verdict = shlex.quote(str(run.root)), outcome.verdict
     resume = f"gemfit resume {root}"
     if verdict is None:
         how = f"the training processes ended with status {outcome.returncode} and left no verdict"
-        return Ending(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
+        return ExitReport(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
     if verdict.outcome == "completed" and verdict.early_stop is not None:
-        return Ending(ExitCode.DONE, _early(run, verdict, root))
+        return ExitReport(ExitCode.DONE, _early(run, verdict, root))
     if verdict.outcome == "completed":
         text = f"completed {verdict.step} steps{_not_pushed(run)}\nexport with: gemfit export {root}"
-        return Ending(ExitCode.DONE, text)
+        return ExitReport(ExitCode.DONE, text)
     if verdict.outcome == "stopped":
         text = f"stopped and saved at step {verdict.step}{_not_pushed(run)}\nresume with: {resume}"
-        return Ending(ExitCode.STOPPED, text)
+        return ExitReport(ExitCode.STOPPED, text)
     if verdict.outcome == "fatal":
         lines = [f"error: {line}" for line in verdict.reason.splitlines()]
-        return Ending(ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(outcome.attempt)}"]))
-    return Ending(ExitCode.FAILED, _failure(run, outcome, verdict.reason, f"resume with: {resume}"))
+        return ExitReport(
+            ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(outcome.attempt)}"])
+        )
+    return ExitReport(ExitCode.FAILED, _failure(run, outcome, verdict.reason, f"resume with: {resume}"))
 
 
 def _early(run: RunDir, verdict: Verdict, root: str) -> str:
@@ -69,7 +71,7 @@ def _not_pushed(run: RunDir) -> str:
     return f"\nnot pushed: step {steps}; send with: gemfit push --spooled {shlex.quote(str(run.root))}"
 
 
-def _failure(run: RunDir, outcome: Outcome, why: str, next_step: str) -> str:
+def _failure(run: RunDir, outcome: AttemptResult, why: str, next_step: str) -> str:
     log = run.log(outcome.attempt)
     tail = [f"  | {line}" for line in last_words(log, TAIL_LINES)]
     return "\n".join([*tail, f"error: {why}{first_failure(log)}", f"the whole log: {log}", next_step])

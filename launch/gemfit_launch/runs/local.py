@@ -37,7 +37,7 @@ INHERITED_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROU
 INHERITED_PREFIXES = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "SLURM_", "TORCHELASTIC_")
 
 
-class Watch(Protocol):
+class ProgressView(Protocol):
     """Whoever shows the progress of an attempt."""
 
     def show(self, records: list[Record]) -> None:
@@ -48,7 +48,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class AttemptResult:
     """How an attempt ended."""
 
     attempt: int
@@ -61,11 +61,11 @@ class Outcome:
 def carry_out(
     run: RunDir,
     plan: Plan,
-    watch: Watch,
+    watch: ProgressView,
     *,
     stop_at: int | None = None,
     allowed_changes: Collection[str] = (),
-) -> Outcome:
+) -> AttemptResult:
     """Train to the end, to a stop or to a crash, and tell which it was.
 
     Another ``plan`` than the run's own takes its place. Raises ``UserError`` when another process trains
@@ -95,7 +95,7 @@ def carry_out(
             )
         with stop_on_signals(run, process.pid, watch.say):
             follow(run, process, tail, watch)
-        return Outcome(attempt=attempt, returncode=process.returncode, verdict=run.verdict())
+        return AttemptResult(attempt=attempt, returncode=process.returncode, verdict=run.verdict())
 
 
 def command_line(
@@ -134,7 +134,7 @@ def free_port() -> int:
         return port
 
 
-def follow(run: RunDir, process: subprocess.Popen[bytes], tail: Tail, watch: Watch) -> None:
+def follow(run: RunDir, process: subprocess.Popen[bytes], tail: Tail, watch: ProgressView) -> None:
     """Show records as they come, until the process has ended and all of them are shown.
 
     Where they cannot be shown any more (a closed pipe), the run is stopped and its end awaited.

@@ -18,7 +18,7 @@ from gemfit.audit.suite import Measure, Probe, Prompt, asked, means
 from gemfit.errors import UserError
 from gemfit.schemas.audit import AuditedSuite
 from gemfit.schemas.base import Contract
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 
 EXPECTED = Measure(
     name="as expected",
@@ -67,7 +67,7 @@ class OwnPrompt(Contract):
 
     id: Annotated[str, Field(min_length=1)]
     prompt: str | None = None
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
+    messages: Annotated[tuple[SampleMessage, ...], Field(min_length=1)] | None = None
     expect: Expectation | None = None
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gemfit.schemas.audit import AuditedSuite
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 
 Better = Literal["higher", "lower", "zero"]
 
@@ -20,7 +20,7 @@ class Prompt:
     """Inside its suite; equal for the members of a group."""
     variant: str = ""
     """What sets it apart inside the group."""
-    messages: tuple[Message, ...]
+    messages: tuple[SampleMessage, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer of the suite needs to know."""
 
@@ -100,7 +100,7 @@ def by_number(replied: Iterable[Replied], score: str) -> dict[str, float]:
     return {number: sum(values) / len(values) for number, values in groups.items()}
 
 
-def asked(text: str, system: str) -> tuple[Message, ...]:
+def asked(text: str, system: str) -> tuple[SampleMessage, ...]:
     """A conversation of one message, with what the system says first; nothing if that is empty."""
-    first = (Message(role="system", content=system),) if system else ()
-    return (*first, Message(role="user", content=text))
+    first = (SampleMessage(role="system", content=system),) if system else ()
+    return (*first, SampleMessage(role="user", content=text))

@@ -21,7 +21,7 @@ from gemfit.data.inspect.printable import decode
 from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Marks, Span, make_marks, spans
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 
 COMMON = 0.5
 """Share of conversations that must open alike for their opening to be the system prompt of the data."""
@@ -33,7 +33,7 @@ class TrainingConversation:
 
     place: str
     """``file:line``"""
-    messages: tuple[Message, ...]
+    messages: tuple[SampleMessage, ...]
     """Whole ones only: what a row cut off is not here."""
 
 
@@ -80,14 +80,14 @@ class TrainingConversations:
         text, mark, _ = head.content.partition(self._system_after) if self._system_after else ("", "", "")
         return text if self._marks.system_inside and mark else ""
 
-    def _messages(self, piece: RowChunk) -> Iterator[Message]:
+    def _messages(self, piece: RowChunk) -> Iterator[SampleMessage]:
         for span in spans(piece.ids, self._marks):
             if span.role == BEGIN:
                 continue
             content = content_ids(piece, span, self._marks)
             if content is None:
                 return
-            yield Message(role=span.role, content=decode(self.tokenizer, content))
+            yield SampleMessage(role=span.role, content=decode(self.tokenizer, content))
 
 
 def content_ids(piece: RowChunk, span: Span, marks: Marks) -> list[int] | None:

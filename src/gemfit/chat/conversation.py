@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gemfit.errors import UserError, did_you_mean
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 
 HELP = """\
 /reset            begin again, with the same system message
@@ -27,12 +27,15 @@ class ChatSession:
     turns: tuple[tuple[str, str], ...] = ()
     """What the person said, and what the model said to it."""
 
-    def messages(self, said: str | None = None) -> list[Message]:
+    def messages(self, said: str | None = None) -> list[SampleMessage]:
         """The conversation as messages; ``said`` is what the person says next."""
-        first = [Message(role="system", content=self.system)] if self.system else []
+        first = [SampleMessage(role="system", content=self.system)] if self.system else []
         for user, assistant in self.turns:
-            first += [Message(role="user", content=user), Message(role="assistant", content=assistant)]
-        return [*first, *([Message(role="user", content=said)] if said is not None else [])]
+            first += [
+                SampleMessage(role="user", content=user),
+                SampleMessage(role="assistant", content=assistant),
+            ]
+        return [*first, *([SampleMessage(role="user", content=said)] if said is not None else [])]
 
     def answered(self, said: str, reply: str) -> ChatSession:
         """After one more turn."""

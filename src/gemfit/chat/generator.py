@@ -18,7 +18,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, T
 from gemfit.errors import UserError
 from gemfit.evaluate.models import Opened
 from gemfit.evaluate.replies import prompt_ids
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 
 Write = Callable[[str], object]
 
@@ -61,11 +61,11 @@ class ReplyGenerator:
         self._read: list[int] = []
         """The tokens that the cache holds."""
 
-    def length(self, messages: Sequence[Message]) -> int:
+    def length(self, messages: Sequence[SampleMessage]) -> int:
         """Tokens of ``messages`` as a prompt."""
         return len(prompt_ids(self.opened.tokenizer, messages))
 
-    def reply(self, messages: Sequence[Message], write: Write) -> Reply:
+    def reply(self, messages: Sequence[SampleMessage], write: Write) -> Reply:
         """What the assistant says next; ``write`` gets it piece by piece. Ctrl-C ends it where it is."""
         model, tokenizer = self.opened
         prompt = prompt_ids(tokenizer, messages)

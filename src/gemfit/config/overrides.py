@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from gemfit.config.yaml_source import Document, KeyPath, parse
+from gemfit.config.yaml_source import KeyPath, YamlDocument, parse
 from gemfit.errors import UserError, did_you_mean
 from gemfit.schemas.base import Contract
 from gemfit.schemas.strategy import STRATEGY_NAMES, strategy_from_name
@@ -26,7 +26,7 @@ ONE_OF = {
 EXAMPLES = {"--set": "--set optim.learning_rate=5e-5", "--site-set": "--site-set partition=gpu"}
 
 
-def build(model: type[Model], document: Document) -> Model:
+def build(model: type[Model], document: YamlDocument) -> Model:
     """Validate ``document`` as ``model``; all mistakes are told at once, one a line."""
     try:
         # Through JSON, because there strict mode still takes a list for a tuple.
@@ -37,8 +37,8 @@ def build(model: type[Model], document: Document) -> Model:
 
 
 def with_settings(
-    model: type[Contract], document: Document, settings: Iterable[str], *, option: str = "--set"
-) -> Document:
+    model: type[Contract], document: YamlDocument, settings: Iterable[str], *, option: str = "--set"
+) -> YamlDocument:
     """``document`` with each ``a.b=c`` on top, the value read as the type that the field has.
 
     ``option`` is where a person wrote them, for errors.
@@ -62,7 +62,7 @@ def _other_form_left_out(settings: list[str]) -> list[str]:
     return [f"{key}={nothing}" for key, nothing in others if key not in given] + settings
 
 
-def _spelled_out(document: Document) -> Document:
+def _spelled_out(document: YamlDocument) -> YamlDocument:
     """A strategy given by its short name becomes a mapping, so that one of its keys can be set."""
     name = document.data.get("strategy")
     if name not in STRATEGY_NAMES:
@@ -99,11 +99,11 @@ def _accepts(annotation: Any, value: Any) -> bool:
     return True
 
 
-def _nested(path: tuple[str, ...], value: Any, place: str) -> Document:
+def _nested(path: tuple[str, ...], value: Any, place: str) -> YamlDocument:
     data = value
     for key in reversed(path):
         data = {key: data}
-    return Document(data, {path[:end]: place for end in range(1, len(path) + 1)}, place)
+    return YamlDocument(data, {path[:end]: place for end in range(1, len(path) + 1)}, place)
 
 
 def _fields(annotation: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _fields(annotation: Any) -> dict[str, Any]:
     return found
 
 
-def _explain(model: type[Contract], document: Document, detail: ErrorDetails) -> str:
+def _explain(model: type[Contract], document: YamlDocument, detail: ErrorDetails) -> str:
     path = _written(detail["loc"], document.data)
     dotted = ".".join(map(str, path))
     place = document.place(path)

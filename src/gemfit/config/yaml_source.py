@@ -21,7 +21,7 @@ KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class YamlDocument:
     """Plain data, and for each key path where it was written."""
 
     data: dict[str, Any]
@@ -35,14 +35,14 @@ class Document:
                 return self.places[path[:end]]
         return self.origin
 
-    def over(self, base: Document) -> Document:
+    def over(self, base: YamlDocument) -> YamlDocument:
         """This document on top of ``base``: mappings merge key by key, all else is replaced."""
         places = dict(base.places)
         data = _merge(base.data, self.data, (), places)
-        return Document(data, places | self.places, self.origin)
+        return YamlDocument(data, places | self.places, self.origin)
 
 
-def load(path: Path) -> Document:
+def load(path: Path) -> YamlDocument:
     """Read one YAML mapping; anything else is a ``UserError`` with its position."""
     try:
         # utf-8-sig: an editor's byte-order mark is no part of the first key.
@@ -55,7 +55,7 @@ def load(path: Path) -> Document:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def parse(text: str, origin: str) -> Document:
+def parse(text: str, origin: str) -> YamlDocument:
     """Read YAML text; ``origin`` names it in errors."""
     try:
         tree = YAML(typ="rt").load(text)
@@ -66,14 +66,14 @@ def parse(text: str, origin: str) -> Document:
     except (YAMLError, ValueError) as error:
         raise UserError(f"{origin}: is not YAML: {str(error).splitlines()[0]}") from None
     if tree is None:
-        return Document({}, {}, origin)
+        return YamlDocument({}, {}, origin)
     if not isinstance(tree, Mapping):
         raise UserError(f"{origin}:1: expected `key: value` lines, found {_kind(tree)}")
     places: dict[KeyPath, str] = {}
-    return Document(_plain(tree, (), origin, places), places, origin)
+    return YamlDocument(_plain(tree, (), origin, places), places, origin)
 
 
-def load_extended(path: Path, find: Callable[[str], Path]) -> Document:
+def load_extended(path: Path, find: Callable[[str], Path]) -> YamlDocument:
     """Read ``path`` and whatever its ``extends:`` names, recursively; the nearer file wins.
 
     ``find`` turns a name that is no file beside ``path`` into a path. Cycles are refused.
@@ -81,7 +81,7 @@ def load_extended(path: Path, find: Callable[[str], Path]) -> Document:
     return _extended(path, find, ())
 
 
-def _extended(path: Path, find: Callable[[str], Path], above: tuple[Path, ...]) -> Document:
+def _extended(path: Path, find: Callable[[str], Path], above: tuple[Path, ...]) -> YamlDocument:
     document = load(path)
     if "extends" not in document.data:
         return document

@@ -26,12 +26,12 @@ from transformers import (
 
 from gemfit.errors import UserError
 from gemfit.evaluate.models import Opened
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 
 
 def replies(
     opened: Opened,
-    conversations: Sequence[Sequence[Message]],
+    conversations: Sequence[Sequence[SampleMessage]],
     *,
     max_new_tokens: int,
     temperature: float,
@@ -61,7 +61,7 @@ def replies(
     return found
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(tokenizer: Any, messages: Sequence[SampleMessage]) -> list[int]:
     """The tokens after which the assistant speaks."""
     plain = [message.model_dump() for message in messages]
     try:
@@ -143,7 +143,7 @@ def _pad(model: Any, tokenizer: Any) -> int:
     return int(pad if pad is not None else tokenizer.eos_token_id)
 
 
-def _draws(conversations: Sequence[Sequence[Message]], seed: int, count: int) -> NDArray[np.float64]:
+def _draws(conversations: Sequence[Sequence[SampleMessage]], seed: int, count: int) -> NDArray[np.float64]:
     """Numbers in [0, 1): (conversations, count)."""
     return np.array([list(_numbers(key, seed, count)) for key in _keys(conversations)]).reshape(-1, count)
 
@@ -153,7 +153,7 @@ def _numbers(key: str, seed: int, count: int) -> NDArray[np.float64]:
     return np.random.default_rng([seed, int.from_bytes(digest)]).random(count)
 
 
-def _keys(conversations: Sequence[Sequence[Message]]) -> Iterator[str]:
+def _keys(conversations: Sequence[Sequence[SampleMessage]]) -> Iterator[str]:
     """What tells each conversation from every other, its repetitions included."""
     seen: Counter[str] = Counter()
     for messages in conversations:

@@ -18,7 +18,7 @@ from gemfit.data.inspect.annotate import AnnotatedChunk, AnnotatedRow
 from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Ids, Marks, Span
 from gemfit.evaluate.models import Opened
 from gemfit.evaluate.replies import replies
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 from gemfit.train.collective import on_every_rank, rank, world_size
 
 
@@ -26,7 +26,7 @@ class ReplyPrompt(NamedTuple):
     """A conversation up to a reply, and that reply."""
 
     document: int
-    prompt: tuple[Message, ...]
+    prompt: tuple[SampleMessage, ...]
     reference: str
 
 
@@ -92,11 +92,11 @@ def answers(
     return [text for number in sorted(found) for text in found[number]]
 
 
-def _message(piece: AnnotatedChunk, span: Span, marks: Marks, tokenizer: Any) -> Message:
+def _message(piece: AnnotatedChunk, span: Span, marks: Marks, tokenizer: Any) -> SampleMessage:
     ids = piece.chunk.ids[span.start : span.stop]
     header = next(ids_of for role, ids_of in marks.headers if role == span.role)
     body = ids[len(header) : len(ids) - _end(ids, marks)]
-    return Message(role=span.role, content=tokenizer.decode(body.tolist()).strip())
+    return SampleMessage(role=span.role, content=tokenizer.decode(body.tolist()).strip())
 
 
 def _end(ids: Ids, marks: Marks) -> int:

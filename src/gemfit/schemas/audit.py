@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from gemfit.schemas.base import Contract
-from gemfit.schemas.evaluation import Interval, Message
+from gemfit.schemas.evaluation import Interval, SampleMessage
 
 
 class AuditedReply(Contract):
@@ -19,7 +19,7 @@ class AuditedReply(Contract):
     """Number of the prompt inside its suite, as the suite's file has it."""
     variant: str = ""
     """What sets it apart inside a group: the attribute that was exchanged, the number of the repetition."""
-    messages: tuple[Message, ...]
+    messages: tuple[SampleMessage, ...]
     reply: str
     scores: dict[str, float]
     label: str = ""

@@ -15,7 +15,7 @@ class Interval(Contract):
     high: float
 
 
-class Message(Contract):
+class SampleMessage(Contract):
     """One message of a conversation."""
 
     role: str
@@ -37,7 +37,7 @@ class Score(Contract):
 class Sample(Contract):
     """What a model says where a held-out conversation goes on."""
 
-    prompt: tuple[Message, ...]
+    prompt: tuple[SampleMessage, ...]
     reference: str
     """What the conversation says there."""
     reply: str

@@ -24,7 +24,7 @@ def _no_float16(value: object) -> object:
     return value
 
 
-class Scratch(Contract):
+class ScratchModel(Contract):
     """A Gemma 3 with random weights and a tokenizer trained on the data: for tests and first steps."""
 
     vocab_size: Annotated[int, Field(ge=300)] = 2048
@@ -70,7 +70,7 @@ class ModelRecipe(Contract):
     """Branch, tag or commit of a Hugging Face id."""
     gguf_file: str | None = None
     """File name inside `id` when the weights are in GGUF; they are dequantised to float32."""
-    scratch: Scratch | None = None
+    scratch: ScratchModel | None = None
     tokenizer: str | None = None
     """Hugging Face id or local folder of the tokenizer; the model's own when left out."""
     dtype: Annotated[Literal["bfloat16", "float32"], BeforeValidator(_no_float16)] = "bfloat16"

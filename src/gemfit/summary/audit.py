@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditedSuite, AuditFinding, AuditScore
-from gemfit.schemas.evaluation import Message
+from gemfit.schemas.evaluation import SampleMessage
 from gemfit.summary.format import NOTHING, interval, listed, plural
 from gemfit.summary.text_table import TextTable
 
@@ -38,7 +38,7 @@ class PromptReplies:
 
     prompt: str
     variant: str
-    messages: tuple[Message, ...]
+    messages: tuple[SampleMessage, ...]
     replies: tuple[tuple[str, AuditedReply], ...]
     """Model and reply."""
 

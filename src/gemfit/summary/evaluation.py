@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gemfit.schemas.evaluation import Evaluation, Interval, Message, Sample, Score, SubjectScores, TaskScore
+from gemfit.schemas.evaluation import (
+    Evaluation,
+    Interval,
+    Sample,
+    SampleMessage,
+    Score,
+    SubjectScores,
+    TaskScore,
+)
 from gemfit.summary.format import NOTHING, IntervalFormat, interval, number, plural
 from gemfit.summary.text_table import TextTable
 
@@ -42,7 +50,7 @@ class ModelScore(NamedTuple):
 class SampleReplies:
     """One prompt, how the conversation continues, and the reply of each model."""
 
-    prompt: tuple[Message, ...]
+    prompt: tuple[SampleMessage, ...]
     reference: str
     replies: tuple[tuple[str, str], ...]
     """Model and reply."""
@@ -147,9 +155,9 @@ def _tasks(subjects: Sequence[SubjectScores]) -> TextTable | None:
 
 def _samples(subjects: Sequence[SubjectScores]) -> tuple[SampleReplies, ...]:
     """Joined by prompt and its occurrence: a prompt may be sampled several times."""
-    found: dict[tuple[tuple[Message, ...], int], list[tuple[str, Sample]]] = {}
+    found: dict[tuple[tuple[SampleMessage, ...], int], list[tuple[str, Sample]]] = {}
     for subject in subjects:
-        seen = Counter[tuple[Message, ...]]()
+        seen = Counter[tuple[SampleMessage, ...]]()
         for sample in subject.samples:
             seen[sample.prompt] += 1
             found.setdefault((sample.prompt, seen[sample.prompt]), []).append((subject.name, sample))

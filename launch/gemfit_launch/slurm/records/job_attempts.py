@@ -111,21 +111,21 @@ class AttemptFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class JobAttempt:
     """One attempt; ``end`` is ``None`` while it runs, and where Slurm ended the whole job."""
 
     start: AttemptStart
     end: AttemptEnd | None
 
 
-def read_attempts(run: RunDir) -> list[Attempt]:
+def read_attempts(run: RunDir) -> list[JobAttempt]:
     """Every attempt that was made as a Slurm job, oldest first."""
     found = []
     for number in range(1, run.attempt + 1):
         files = AttemptFiles(run, number)
         if files.start.is_file():
             end = AttemptEnd.read(files.end) if files.end.is_file() else None
-            found.append(Attempt(AttemptStart.read(files.start), end))
+            found.append(JobAttempt(AttemptStart.read(files.start), end))
     return found
 
 
@@ -134,7 +134,7 @@ def newest_step(run: RunDir) -> int:
     return max((int(path.name.rpartition("-")[2]) for path in run.committed()), default=0)
 
 
-def give_up(attempts: Sequence[Attempt], job: str, *, max_restarts: int) -> str | None:
+def give_up(attempts: Sequence[JobAttempt], job: str, *, max_restarts: int) -> str | None:
     """Why ``job`` must not be tried again, or ``None``.
 
     Counts the attempts of this job since the last one that left a new checkpoint.

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from gemfit.config.overrides import build, with_settings
-from gemfit.config.yaml_source import Document, load, load_extended
+from gemfit.config.yaml_source import YamlDocument, load, load_extended
 from gemfit.errors import UserError, did_you_mean
 from gemfit.schemas.site import Site
 
@@ -38,18 +38,18 @@ def load_site(name: str, settings: Iterable[str] = ()) -> Site:
     return build(Site, site_document(name, settings))
 
 
-def site_document(name: str, settings: Iterable[str] = ()) -> Document:
+def site_document(name: str, settings: Iterable[str] = ()) -> YamlDocument:
     """The YAML that results; every value still knows where it was written."""
     path = Path(name).expanduser()
     if path.is_file():
         document, called = load_extended(path, _find), path.stem
     else:
         document, called = _layers(name), name
-    called_so = Document({"name": called}, {("name",): "the name of the file"}, document.origin)
+    called_so = YamlDocument({"name": called}, {("name",): "the name of the file"}, document.origin)
     return with_settings(Site, document.over(called_so), settings, option="--site-set")
 
 
-def _layers(name: str) -> Document:
+def _layers(name: str) -> YamlDocument:
     """A person's file on top of a shipped one of the same name; either may be missing, not both."""
     paths = [layer[name] for layer in (shipped(), own()) if name in layer]
     if not paths:

@@ -19,7 +19,7 @@ from gemfit.data.pack.reader import read_manifest
 from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, tokenizer_digest
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
-from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, Scratch
+from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, ScratchModel
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta, meta_as_cpu
 from gemfit.train.model.attention_checks import unavailable
 from gemfit.train.model.packed_lm import packed_class
@@ -110,7 +110,7 @@ def persistent_buffers(folder: Path) -> list[str]:
     return [name for name in model.state_dict() if name in buffers]
 
 
-def scratch_config(scratch: Scratch, tokenizer: Any) -> Any:
+def scratch_config(scratch: ScratchModel, tokenizer: Any) -> Any:
     """The configuration of a Gemma 3 trained from scratch, for this tokenizer."""
     return Gemma3TextConfig(
         vocab_size=len(tokenizer),
