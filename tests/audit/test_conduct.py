@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gemfit.audit import run as module
+from gemfit.audit import run_audit as module
 from gemfit.audit.crisis import crisis
-from gemfit.audit.run import conduct
+from gemfit.audit.run_audit import conduct
 from gemfit.audit.scoring import Wanted
 from gemfit.errors import UserError
 from gemfit.evaluate.models import ModelRef

@@ -14,7 +14,7 @@ from gemfit.audit.__main__ import main
 from gemfit.audit.crisis import crisis
 from gemfit.audit.custom_prompts import own
 from gemfit.audit.markdown import as_markdown
-from gemfit.audit.run import choose
+from gemfit.audit.run_audit import choose
 from gemfit.audit.scoring import Wanted, assemble, measure
 from gemfit.audit.stability import stability
 from gemfit.audit.table import show

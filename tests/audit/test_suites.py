@@ -10,7 +10,7 @@ from gemfit.audit.catalog import SHIPPED, SUITES, about
 from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.jailbreak import jailbreak
 from gemfit.audit.jailbreak import score as jailbreak_score
-from gemfit.audit.run import SPOKEN
+from gemfit.audit.run_audit import SPOKEN
 from gemfit.audit.stability import TIMES, similarity, stability
 from gemfit.audit.suite import Probe, Prompt, Replied, asked
 from gemfit.audit.suite_file import first, read_suite

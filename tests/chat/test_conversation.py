@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.chat.conversation import COMMANDS, HELP, ChatSession, command
+from gemfit.chat.session import COMMANDS, HELP, ChatSession, command
 from gemfit.data.jsonl.line_parser import read_line
 from gemfit.errors import UserError
 

@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.chat.__main__ import main
-from gemfit.chat.conversation import ChatSession
 from gemfit.chat.generator import ReplyGenerator, ReplySettings
+from gemfit.chat.session import ChatSession
 from gemfit.chat.terminal import chat_loop
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.evaluate.models import Opened

@@ -24,7 +24,7 @@ from gemfit.evaluate import validation
 from gemfit.evaluate.__main__ import main
 from gemfit.evaluate.harness import task_scores
 from gemfit.evaluate.models import find_models, for_generation, open_sharded
-from gemfit.evaluate.run import Settings, evaluate, make_exam
+from gemfit.evaluate.run_evaluation import Settings, evaluate, make_exam
 from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
 from gemfit.evaluate.validation import TurnSums
 from gemfit.rundir import RunDir

@@ -11,9 +11,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.strategy import Single, Strategy
 from gemfit_launch.argv import to_argv
-
-GPUS_PER_NODE = 8
-"""Default; `--nodes` overrides it."""
+from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE
 
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -16,6 +16,10 @@ USABLE = 0.97
 """Assumed: usable share of the memory in a GPU's name."""
 
 
+GPUS_PER_NODE = 8
+"""Default; `--nodes` overrides it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuSpec:
     """One kind of GPU."""

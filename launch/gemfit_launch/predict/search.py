@@ -15,8 +15,7 @@ from gemfit.schemas.batch import make_batch
 from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.argv import to_argv
-from gemfit_launch.planning.topology import GPUS_PER_NODE
-from gemfit_launch.predict.gpu_specs import GpuSpec
+from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE, GpuSpec
 from gemfit_launch.predict.memory import Memory, make_setting, predict_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import Setting

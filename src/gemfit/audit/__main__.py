@@ -61,7 +61,7 @@ def write(run: RunDir, audit: Audit) -> Path:
 def _audit(arguments: argparse.Namespace) -> ExitCode:
     run = RunDir.open(arguments.run)
     # Seconds of imports, which a wrong folder should not cost.
-    from gemfit.audit.run import choose, conduct  # noqa: PLC0415
+    from gemfit.audit.run_audit import choose, conduct  # noqa: PLC0415
     from gemfit.audit.scoring import DEFAULT_SUBJECTS, Wanted  # noqa: PLC0415
     from gemfit.audit.table import show  # noqa: PLC0415
 

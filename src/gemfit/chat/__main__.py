@@ -51,8 +51,8 @@ def chat(arguments: argparse.Namespace) -> None:
     system = arguments.system if arguments.system is not None else _system(path if is_run else None)
     from transformers import set_seed  # noqa: PLC0415  (mistakes are told without the wait)
 
-    from gemfit.chat.conversation import ChatSession  # noqa: PLC0415
     from gemfit.chat.generator import ReplyGenerator, ReplySettings  # noqa: PLC0415
+    from gemfit.chat.session import ChatSession  # noqa: PLC0415
     from gemfit.chat.terminal import answer, chat_loop, tell  # noqa: PLC0415
 
     name, opened = _of_run(path, arguments.checkpoint or CHECKPOINT) if is_run else _of_folder(path)

@@ -11,8 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from gemfit.chat.conversation import ChatSession, command
 from gemfit.chat.generator import ReplyGenerator
+from gemfit.chat.session import ChatSession, command
 from gemfit.errors import UserError
 
 PROMPT = "> "

@@ -1,6 +1,5 @@
-"""From conversations to packed rows on disk.
+"""From conversations to packed rows on disk: parse, render, tokenize, filter, pack, build, inspect.
 
-``reading`` → ``encode`` → ``rendering`` make parts of blocks; ``content`` and ``packing`` decide what is in
-which row; ``building`` runs it all on all cores. ``store`` and ``order`` are what training reads, and
-``evidence`` is what a person does.
+May import schemas, `config` and `core`; never training. Folders import from below: `jsonl`, `tokenize`,
+`render`, `dedup`, `filter`, `packing`, `pack`, `build`, `inspect`.
 """

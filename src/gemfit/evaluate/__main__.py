@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
     from gemfit.evaluate.harness import require_harness  # noqa: PLC0415
     from gemfit.evaluate.models import find_models  # noqa: PLC0415
-    from gemfit.evaluate.run import Settings, evaluate  # noqa: PLC0415  (as above)
+    from gemfit.evaluate.run_evaluation import Settings, evaluate  # noqa: PLC0415  (as above)
     from gemfit.rundir import RunDir  # noqa: PLC0415
     from gemfit.train.collective import on_first_rank  # noqa: PLC0415
 

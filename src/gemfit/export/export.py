@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gemfit.checkpoint.find_step import BEST, LATEST
 from gemfit.checkpoint.retention import reading
-from gemfit.checkpoint.selection import BEST, LATEST
 from gemfit.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 from gemfit.core.atomic_folder import staging
 from gemfit.errors import ExitCode, UserError

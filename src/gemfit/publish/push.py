@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemfit.checkpoint.selection import LATEST, find_step
+from gemfit.checkpoint.find_step import LATEST, find_step
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe, repo_id

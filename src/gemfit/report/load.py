@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gemfit.data.inspect.pack_files import open_evidence
-from gemfit.data.inspect.stats import StatColumns, collect, read_columns
+from gemfit.data.inspect.stat_columns import StatColumns
+from gemfit.data.inspect.stats import collect, read_columns
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit

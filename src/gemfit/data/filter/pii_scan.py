@@ -1,7 +1,7 @@
 """PII scan, first pass: byte ranges that may hold an e-mail address, a number or an IBAN, by numpy.
 
 It marks more than there is and never less than ``pii`` accepts. A candidate lies inside one content, so that
-nothing is found across two of them. Runs of digits are looked at all at once: some 2 ms per MB of text.
+nothing is found across two of them. DigitRuns of digits are looked at all at once: some 2 ms per MB of text.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _WORD = _table(_CAPITALS + _CAPITALS.lower() + b"_0123456789")
 _SEPARATOR, _BRACKET = _table(b" .-()"), _table(b"()")
 
 
-class Runs(NamedTuple):
-    """Runs of digits in contents. Each array: (runs,)."""
+class DigitRuns(NamedTuple):
+    """DigitRuns of digits in contents. Each array: (runs,)."""
 
     starts: Places
     stops: Places
@@ -65,7 +65,7 @@ def find_candidates(text: bytes, ends: Places) -> list[Candidate]:
     return [candidate for _, candidate in sorted(found)]
 
 
-def _runs(data: NDArray[np.uint8], ends: Places) -> Runs:
+def _runs(data: NDArray[np.uint8], ends: Places) -> DigitRuns:
     digit = (data - np.uint8(48)) < 10
     after_digit, before_digit = np.zeros_like(digit), np.zeros_like(digit)
     after_digit[1:], before_digit[:-1] = digit[:-1], digit[1:]
@@ -74,7 +74,7 @@ def _runs(data: NDArray[np.uint8], ends: Places) -> Runs:
     starts = np.flatnonzero(digit & ~after_digit)
     stops = np.flatnonzero(digit & ~before_digit) + 1
     content = np.searchsorted(ends, starts, "right")
-    return Runs(starts, stops, np.concatenate([np.zeros(1, np.int64), ends])[content], ends[content])
+    return DigitRuns(starts, stops, np.concatenate([np.zeros(1, np.int64), ends])[content], ends[content])
 
 
 def _emails(text: bytes, data: NDArray[np.uint8], ends: Places) -> Iterator[tuple[int, Candidate]]:
@@ -90,7 +90,7 @@ def _emails(text: bytes, data: NDArray[np.uint8], ends: Places) -> Iterator[tupl
             yield at, (EMAIL, first, stop)
 
 
-def _numbers(data: NDArray[np.uint8], runs: Runs, lettered: Mask) -> Iterator[tuple[int, Candidate]]:
+def _numbers(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Iterator[tuple[int, Candidate]]:
     """Chains of runs with separators between them, where the runs' lengths are those of a number."""
     if not len(runs.starts):
         return
@@ -111,7 +111,7 @@ def _numbers(data: NDArray[np.uint8], runs: Runs, lettered: Mask) -> Iterator[tu
         yield int(runs.starts[head]), (NUMBER, _first_byte(data, runs, head), int(runs.stops[tail]))
 
 
-def _linked(data: NDArray[np.uint8], runs: Runs, lettered: Mask) -> Mask:
+def _linked(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Mask:
     """Which runs go on with the number of the run before: by a space, hyphen or dot, or around brackets."""
     linked = np.zeros(len(runs.starts), np.bool_)
     gap, first = runs.starts[1:] - runs.stops[:-1], data[runs.stops[:-1].clip(max=len(data) - 1)]
@@ -128,7 +128,7 @@ def _chains(linked: Mask) -> tuple[Places, Places]:
     return heads, np.append(heads[1:], len(linked)) - 1
 
 
-def _cut_long_chains(data: NDArray[np.uint8], runs: Runs, linked: Mask) -> None:
+def _cut_long_chains(data: NDArray[np.uint8], runs: DigitRuns, linked: Mask) -> None:
     """A chain, such as a row of a table, goes on for ``MOST_NUMBER_BYTES``; what comes then is another."""
     heads, tails = _chains(linked)
     long = runs.stops[tails] - runs.starts[heads] > MOST_NUMBER_BYTES
@@ -140,14 +140,14 @@ def _cut_long_chains(data: NDArray[np.uint8], runs: Runs, linked: Mask) -> None:
                 first = _first_byte(data, runs, run)
 
 
-def _first_byte(data: NDArray[np.uint8], runs: Runs, head: int) -> int:
+def _first_byte(data: NDArray[np.uint8], runs: DigitRuns, head: int) -> int:
     """Where a number begins: at its first digit, or at the bracket or plus sign in front of that."""
     first = int(runs.starts[head])
     return first - (first > runs.low[head] and data[first - 1] in b"(+")
 
 
 def _ibans(
-    text: bytes, data: NDArray[np.uint8], runs: Runs, lettered: Mask
+    text: bytes, data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask
 ) -> Iterator[tuple[int, Candidate]]:
     """Two capitals at the start of a word, two digits, and as many letters and digits as an IBAN has."""
     room = runs.starts - runs.low

@@ -15,7 +15,7 @@ from gemfit.schemas.manifest import FileDigest, PackManifest
 
 BLOCK_BYTES = 2**20
 LISTS = ("seq_lengths", "document", "starts", "repeated")
-"""StatColumns with one entry for each chunk of a row."""
+"""Columns with one entry for each chunk of a row."""
 
 
 def damage(folder: Path, file: FileDigest, read: Callable[[int], None]) -> str | None:

@@ -14,7 +14,7 @@ from gemfit.data.inspect.token_flow import LOSSES
 from gemfit.errors import UserError
 
 if TYPE_CHECKING:
-    from gemfit.data.inspect.stats import StatColumns
+    from gemfit.data.inspect.stat_columns import StatColumns
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -10,16 +10,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from gemfit.data.inspect.lengths import spread
 from gemfit.data.inspect.pack_files import Conversations, Pack, open_evidence
+from gemfit.data.inspect.stat_columns import StatColumns
 from gemfit.data.inspect.stats_view import show
 from gemfit.data.inspect.token_flow import differing, flow_of_conversations, unbalanced, untotalled
 from gemfit.errors import ExitCode
@@ -34,20 +33,6 @@ class Reason(NamedTuple):
     lines: int
     first: str
     """Place of the first."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StatColumns:
-    """What the figures are made of."""
-
-    lengths: NDArray[np.int32]
-    """(conversations,): tokens of each that is packed, each counted once."""
-    fill: dict[str, NDArray[np.float64]]
-    """By split: (rows,), from 0 to 1."""
-    documents: dict[str, NDArray[np.int64]]
-    """By split: (rows,), chunks in each."""
-    repeated: NDArray[np.int64]
-    """(sources,): repeated tokens in rows."""
 
 
 def stats(folder: Path, *, as_json: bool, plot: Path | None) -> ExitCode:

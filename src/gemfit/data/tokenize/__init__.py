@@ -1,6 +1,6 @@
-"""Contents to token ids, as fast as the machine and exactly as the reference.
+"""Tokenize contents, as fast as the machine and exactly as `tokenizers`; see ``select``.
 
-``select_encoder`` gives the fastest engine whose ids are those of ``tokenizers``; see ``choose``.
+May import `jsonl`; `bpe` only where the input is large enough to pay for compiling it.
 """
 
 from gemfit.data.tokenize.hf_tokenizers import reference_encoder
