@@ -19,7 +19,7 @@ FOLDERS = sorted({path.parent for path in MODULES})
 RETIRED = {"traps", "beside", "ahead"}
 """Private words of an earlier version; docs/glossary.md has those of the field."""
 ROLES = ("verbs", "output", "schemas", "summary", "report", "modelcard")
-"""Folders in which a module is called after its subject: a verb, its output, its data model, its rendering."""
+"""Folders whose modules are called after their subject: a verb, its output, its data model, its rendering."""
 
 
 @pytest.fixture(scope="module")
