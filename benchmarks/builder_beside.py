@@ -51,7 +51,7 @@ from gemfit.data.build.setup import (
     Unchecked,
     prepare_render_context,
     prepare_tokenizer,
-    settle,
+    freeze_heap,
 )
 from gemfit.schemas.pack_job import PackJob
 job, workers, engine = PackJob.read(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
@@ -61,7 +61,7 @@ if engine == "gigatoken":
 else:
     rendering, watch = prepare_render_context(job, tokenizer, print)
     encoder = rendering.encoder
-settle()
+freeze_heap()
 def work(number):
     tokens = 0
     for block in all_blocks(job):

@@ -156,7 +156,7 @@ class RunDir:
     @property
     def spooled_steps(self) -> list[int]:
         """Steps that are to be sent to the Hugging Face Hub, and were not yet."""
-        found = [*self.spool.glob("step-*"), *self.spool.glob("wanted/step-*.json")]
+        found = [*self.spool.glob("step-*"), *self.spool.glob("pending/step-*.json")]
         return sorted({int(path.stem.removeprefix("step-")) for path in found})
 
     @property

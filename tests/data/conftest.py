@@ -34,7 +34,7 @@ WORDS = [
     "today",
 ]
 Build = Callable[..., tuple[int, str]]
-WriteTalks = Callable[[Sequence[object]], Path]
+WriteConversations = Callable[[Sequence[object]], Path]
 WriteJob = Callable[..., Path]
 Call = Callable[..., tuple[int, str]]
 BLOCK = 2**15
@@ -83,7 +83,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def write_talks(tmp_path: Path) -> WriteTalks:
+def write_conversations_file(tmp_path: Path) -> WriteConversations:
     """Write values, or bytes as they are, one a line."""
 
     def write(lines: Sequence[object]) -> Path:

@@ -69,7 +69,7 @@ HEADS = (
     "wrong",
     "repeated",
 )
-Talk = list[dict[str, str]]
+ConversationSpans = list[dict[str, str]]
 
 
 @dataclass(kw_only=True)
@@ -122,7 +122,7 @@ def main() -> int:
     return 0 if 0 < sound == len(counts) else 1
 
 
-def make_talks(count: int, seed: int) -> list[Talk]:
+def make_talks(count: int, seed: int) -> list[ConversationSpans]:
     """A third real conversations, a third hostile ones, the rest random; user and assistant take turns."""
     rng = random.Random(seed)
     with REAL.open(encoding="utf-8") as stream:
@@ -140,7 +140,7 @@ def make_talks(count: int, seed: int) -> list[Talk]:
     return made
 
 
-def alternates(talk: Talk) -> bool:
+def alternates(talk: ConversationSpans) -> bool:
     """Whether Gemma's template takes it."""
     roles = [message["role"] for message in talk]
     turns = roles[roles[0] == "system" :]
@@ -158,7 +158,9 @@ def content(rng: random.Random, words: list[str], hostile: bool) -> str:
     return rng.choice([" ", "\n", ""]).join(chosen) if hostile else " ".join(chosen)
 
 
-def render(tokenizer: Tokenizer, talk: Talk, format: str, loss_on: str) -> tuple[list[int], list[bool]]:
+def render(
+    tokenizer: Tokenizer, talk: ConversationSpans, format: str, loss_on: str
+) -> tuple[list[int], list[bool]]:
     """Ids of a conversation and which are trained: control and contents encoded apart, as documented."""
 
     def encode(text: str, control: bool) -> list[int]:
@@ -185,7 +187,7 @@ def render(tokenizer: Tokenizer, talk: Talk, format: str, loss_on: str) -> tuple
 
 
 def count_way(
-    talks: list[Talk], tokenizer: str, seq_len: int, format: Any, loss_on: Any, overlong: Any
+    talks: list[ConversationSpans], tokenizer: str, seq_len: int, format: Any, loss_on: Any, overlong: Any
 ) -> Count:
     """Pack in one way, inspect all rows, and compare."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -206,7 +208,12 @@ def count_way(
 
 
 def compare(
-    talks: list[Talk], rows: list[dict[str, Any]], engine: Tokenizer, format: str, loss_on: str, overlong: str
+    talks: list[ConversationSpans],
+    rows: list[dict[str, Any]],
+    engine: Tokenizer,
+    format: str,
+    loss_on: str,
+    overlong: str,
 ) -> Count:
     """Hold every place of every row against the plain rendering."""
     # Of exact copies the first is packed.

@@ -52,7 +52,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]], loss_on: str) -> tupl
 
 
 @dataclass
-class Talk:
+class ConversationSpans:
     """A line of the table of conversations."""
 
     ids: list[int]
@@ -89,7 +89,7 @@ class Handmade:
     tokenizer: Any
     seq_len: int
     loss_on: str
-    talks: list[Talk]
+    talks: list[ConversationSpans]
     rows: dict[str, list[Row]]
     changes: dict[str, Any] = field(default_factory=dict)
     """Values of the manifest that replace the true ones."""
@@ -249,7 +249,7 @@ def handmade(
         ids, trained = render(tokenizer, conversation["messages"], loss_on)
         name = xxhash.xxh3_128_digest(json.dumps(conversation).encode())
         second = index % 3 == 2
-        talk = Talk(ids, trained, index + 1, int(second), digest=name, split=int(index % 5 == 4))
+        talk = ConversationSpans(ids, trained, index + 1, int(second), digest=name, split=int(index % 5 == 4))
         talk.copies = 1 + second
         talks.append(talk)
     talks[-2].fate, talks[-2].copies, talks[-2].split = "left_by_weight", 0, -1
@@ -259,8 +259,10 @@ def handmade(
     for number, talk in enumerate(kept):
         talk.number = number
     last = talks[-1]
-    copy = Talk(last.ids, last.trained, len(talks) + 1, last.source, "duplicate", last.number, 0, -1)
-    talks.append(Talk(**{**vars(copy), "digest": last.digest}))
+    copy = ConversationSpans(
+        last.ids, last.trained, len(talks) + 1, last.source, "duplicate", last.number, 0, -1
+    )
+    talks.append(ConversationSpans(**{**vars(copy), "digest": last.digest}))
     rows = {
         split: _rows(
             [talk for talk in kept if talk.split == side for _ in range(talk.copies)], tokenizer, seq_len
@@ -277,7 +279,7 @@ def digest(folder: Path, path: Path) -> FileDigest:
     return FileDigest(path=name, bytes=len(content), xxh3=xxhash.xxh3_128_hexdigest(content))
 
 
-def _rows(talks: list[Talk], tokenizer: Any, seq_len: int) -> list[Row]:
+def _rows(talks: list[ConversationSpans], tokenizer: Any, seq_len: int) -> list[Row]:
     rows = [Row()]
     for talk in talks:
         position = 0

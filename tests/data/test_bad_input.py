@@ -19,7 +19,7 @@ from gemfit.data.jsonl.line_parser import LINE_LIMIT
 from gemfit.data.packing.split_turns import check_room
 from gemfit.errors import UserError
 
-from .conftest import Build, WriteTalks, talk, talks
+from .conftest import Build, WriteConversations, talk, talks
 
 GOOD = talks(40)
 
@@ -89,10 +89,10 @@ BAD_LINES: dict[str, tuple[object, list[str]]] = {
 
 @pytest.mark.parametrize("kind", BAD_LINES)
 def test_a_bad_line_stops_the_build_and_says_where_what_and_how(
-    kind: str, write_talks: WriteTalks, build: Build, tmp_path: Path
+    kind: str, write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
     line, hints = BAD_LINES[kind]
-    path = write_talks([*GOOD[:5], line, *GOOD[5:10]])
+    path = write_conversations_file([*GOOD[:5], line, *GOOD[5:10]])
     status, printed = build(path)
     assert status == 2
     assert last_line(printed).startswith(f"error: {path}:6: ")
@@ -103,10 +103,10 @@ def test_a_bad_line_stops_the_build_and_says_where_what_and_how(
 
 
 def test_bad_lines_are_skipped_counted_and_listed_when_asked(
-    write_talks: WriteTalks, build: Build, tmp_path: Path
+    write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
     bad = [line for line, _ in BAD_LINES.values()]
-    path = write_talks([*GOOD[:20], *bad, b"", b"  ", *GOOD[20:]])
+    path = write_conversations_file([*GOOD[:20], *bad, b"", b"  ", *GOOD[20:]])
     status, printed = build(path, on_error="skip")
     assert status == 0
     assert f"rejected lines: {len(bad)}" in printed
@@ -130,9 +130,9 @@ ROLES = [
 
 @pytest.mark.parametrize(("line", "roles"), [case[1:] for case in ROLES], ids=[case[0] for case in ROLES])
 def test_roles_that_do_not_alternate_are_refused_by_the_template_only(
-    line: object, roles: str, write_talks: WriteTalks, build: Build, tmp_path: Path
+    line: object, roles: str, write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    path = write_talks([*GOOD, line])
+    path = write_conversations_file([*GOOD, line])
     status, printed = build(path, format="chat_template")
     assert status == 2
     assert last_line(printed).startswith(f"error: {path}:{len(GOOD) + 1}: the chat template refuses {roles}")
@@ -142,9 +142,9 @@ def test_roles_that_do_not_alternate_are_refused_by_the_template_only(
 
 
 def test_a_conversation_without_an_answer_trains_nothing_on_answers(
-    write_talks: WriteTalks, build: Build
+    write_conversations_file: WriteConversations, build: Build
 ) -> None:
-    path = write_talks([*GOOD, say(USER)])
+    path = write_conversations_file([*GOOD, say(USER)])
     status, printed = build(path, loss_on="assistant")
     assert status == 2
     assert f"{path}:41: has no assistant message" in printed
@@ -153,9 +153,9 @@ def test_a_conversation_without_an_answer_trains_nothing_on_answers(
 
 @pytest.mark.parametrize("lines", [[b"", b" "], [b"x", b""], []], ids=["blank", "bad", "one blank"])
 def test_a_file_without_a_valid_line_is_refused(
-    lines: list[bytes], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[bytes], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    path = write_talks([*lines, b""])
+    path = write_conversations_file([*lines, b""])
     status, printed = build(path, on_error="skip")
     assert status == 2
     assert f"error: {path}: holds no valid conversation" in printed
@@ -171,9 +171,11 @@ def test_a_byte_order_mark_crlf_and_a_missing_last_newline_are_no_mistakes(
     assert status == 0, printed
 
 
-def test_keys_beside_the_messages_are_ignored(write_talks: WriteTalks, build: Build) -> None:
+def test_keys_beside_the_messages_are_ignored(
+    write_conversations_file: WriteConversations, build: Build
+) -> None:
     lines = [{"id": i, "source": ["x"], **line} for i, line in enumerate(GOOD)]
-    assert build(write_talks(lines))[0] == 0
+    assert build(write_conversations_file(lines))[0] == 0
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
@@ -189,31 +191,33 @@ def test_a_compressed_file_that_ends_too_early_is_named(suffix: str, build: Buil
     assert not (tmp_path / "pack").exists()
 
 
-def test_data_that_is_all_held_out_or_dropped_is_refused(write_talks: WriteTalks, build: Build) -> None:
-    path = write_talks([talk(random.Random(0), exchanges=30)])
+def test_data_that_is_all_held_out_or_dropped_is_refused(
+    write_conversations_file: WriteConversations, build: Build
+) -> None:
+    path = write_conversations_file([talk(random.Random(0), exchanges=30)])
     status, printed = build(path, seq_len=64, overlong="drop")
     assert status == 2
     assert "no conversation is left to train on: of 1, 1 were longer than data.seq_len" in printed
 
 
 def test_a_file_that_changed_after_planning_is_refused(
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    job = write_job(write_talks(GOOD))
-    write_talks(GOOD[1:])
+    job = write_job(write_conversations_file(GOOD))
+    write_conversations_file(GOOD[1:])
     assert main([str(job), "--out", str(tmp_path / "pack")]) == 2
     assert "has changed since the pack was planned; run the command again" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_is_refused_and_left_as_it_is(
-    write_talks: WriteTalks, build: Build, tmp_path: Path
+    write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack/mine.txt").write_text("mine")
-    status, printed = build(write_talks(GOOD))
+    status, printed = build(write_conversations_file(GOOD))
     assert status == 2
     assert "pack: is already there and is not this pack; remove it" in printed
     assert [p.name for p in (tmp_path / "pack").iterdir()] == ["mine.txt"]

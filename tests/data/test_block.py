@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.build.block_pipeline import make_part
+from gemfit.data.build.block_pipeline import make_block
 from gemfit.data.document import Words
 from gemfit.data.jsonl.batch_parser import MessageColumns, read_block, read_each
 from gemfit.data.jsonl.conversation import ROLES, Conversation, Message, parse_conversation
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection
-from gemfit.data.jsonl.message_batch import Messages, Part
+from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.packing.overlong import fit
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.render.trim import SPACES, trimmed
@@ -218,7 +218,7 @@ def test_compiled_rendering_is_the_renderers_bit_for_bit(
     overlong = draw.draw(st.sampled_from(["split", "cut", "truncate", "drop"]))
     made = rendering(tokenizer, format=format, eos=eos, loss_on=loss_on, seq_len=64, overlong=overlong)
     values = draw.draw(conversations(format == "chat_template"))
-    part, counts = make_part(lines_of(values), 1, "f", made, None)
+    part, counts = make_block(lines_of(values), 1, "f", made, None)
     documents = made.renderer.render([parse_conversation(value, "f:1") for value in values])
     assert counts.rejected == 0
     assert part.tokens.tolist() == [len(document.words) for document in documents]
@@ -238,7 +238,7 @@ def test_every_token_of_a_conversation_is_in_an_atom_or_in_its_accounts(
     tokenizer: Any, overlong: str
 ) -> None:
     made = rendering(tokenizer, overlong=overlong, seq_len=64, loss_on="assistant")
-    part, _ = make_part(lines_of(talks(60, seed=3)), 1, "f", made, None)
+    part, _ = make_block(lines_of(talks(60, seed=3)), 1, "f", made, None)
     assert (part.tokens > 64).sum() > 20
     bodies = np.bincount(part.conversation, part.lengths - part.context, len(part.tokens))
     accounted = bodies + part.truncated + part.dropped + part.untrained
@@ -257,7 +257,7 @@ TOOL_TALK = say(("system", "we"), ("user", "rest"), ("tool", "day"), ("assistant
 def test_tokens_of_roles_are_those_of_their_turns(tokenizer: Any, format: str, eos: str) -> None:
     made = rendering(tokenizer, eos=eos, format=format)
     talk = TALK if format == "chat_template" else TOOL_TALK
-    part, _ = make_part(lines_of([talk]), 1, "f", made, None)
+    part, _ = make_block(lines_of([talk]), 1, "f", made, None)
     grammar, control = made.renderer.grammar, made.renderer.control
     outside = len(control[grammar.begin]) + len(control[grammar.final])
     assert part.role_tokens.sum() == part.tokens.sum() - outside
@@ -266,17 +266,17 @@ def test_tokens_of_roles_are_those_of_their_turns(tokenizer: Any, format: str, e
 
 def test_a_block_without_conversations_is_an_empty_part(tokenizer: Any) -> None:
     made = rendering(tokenizer, near_duplicates="group", pii="count")
-    part, counts = make_part(b"\n\n", 1, "f", made, None)
+    part, counts = make_block(b"\n\n", 1, "f", made, None)
     assert (counts.lines, counts.blank) == (2, 2)
-    assert all(len(getattr(part, name)) == 0 for name in Part.__dataclass_fields__)
+    assert all(len(getattr(part, name)) == 0 for name in TokenizedBlock.__dataclass_fields__)
 
 
 def test_a_part_does_not_depend_on_where_its_block_begins(tokenizer: Any) -> None:
     made = rendering(tokenizer, near_duplicates="group")
     block = lines_of(talks(5))
-    one, other = (make_part(block, first, "f", made, None)[0] for first in (1, 1000))
+    one, other = (make_block(block, first, "f", made, None)[0] for first in (1, 1000))
     assert (other.lines - one.lines).tolist() == [999] * 5
-    for name in set(Part.__dataclass_fields__) - {"lines"}:
+    for name in set(TokenizedBlock.__dataclass_fields__) - {"lines"}:
         assert getattr(one, name).tolist() == getattr(other, name).tolist()
 
 
@@ -297,7 +297,7 @@ def test_contents_lose_the_white_space_that_python_strips(texts: list[str]) -> N
     assert [found[a:b].decode() for a, b in pairwise(starts)] == wanted
 
 
-def kept_text(tokenizer: Any, part: Part) -> list[str]:
+def kept_text(tokenizer: Any, part: TokenizedBlock) -> list[str]:
     """The trained text of each atom, with `|` where untrained tokens lie between."""
     parts, at = [], 0
     for length in part.lengths.tolist():
@@ -321,13 +321,13 @@ def test_a_weight_of_zero_keeps_a_turn_out_of_the_loss(tokenizer: Any) -> None:
         ("assistant", "yes<eos>"),
         ("all", "<|user|>day<eos>|<|user|>night<eos><|assistant|>yes<eos>"),
     ):
-        part, _ = make_part(lines_of([value]), 1, "f", rendering(tokenizer, loss_on=loss_on), None)
+        part, _ = make_block(lines_of([value]), 1, "f", rendering(tokenizer, loss_on=loss_on), None)
         assert kept_text(tokenizer, part) == [wanted]
 
 
 def test_rows_differ_by_what_is_trained_so_their_digests_do(tokenizer: Any) -> None:
     plain, weighed = (say(("user", "day"), ("assistant", "no"), ("assistant", "yes")) for _ in range(2))
     weighed["messages"][1]["weight"] = 0
-    part, _ = make_part(lines_of([plain, weighed]), 1, "f", rendering(tokenizer), None)
+    part, _ = make_block(lines_of([plain, weighed]), 1, "f", rendering(tokenizer), None)
     assert part.digests[0].tolist() != part.digests[1].tolist()
     assert part.likeness[0] == part.likeness[1]

@@ -28,7 +28,7 @@ from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.errors import UserError
 
-from .conftest import Build, WriteJob, WriteTalks, talks
+from .conftest import Build, WriteConversations, WriteJob, talks
 
 
 def command(job: Path, out: Path) -> list[str]:
@@ -68,9 +68,13 @@ def lines() -> list[dict[str, Any]]:
 
 
 def test_the_command_packs_every_conversation_once(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, tmp_path: Path, tokenizer: Any
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    write_job: WriteJob,
+    tmp_path: Path,
+    tokenizer: Any,
 ) -> None:
-    job = write_job(write_talks(lines), seq_len=1024, loss_on="assistant", validation_share=0.2)
+    job = write_job(write_conversations_file(lines), seq_len=1024, loss_on="assistant", validation_share=0.2)
     done = subprocess.run(command(job, tmp_path / "pack"), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
@@ -91,9 +95,13 @@ def test_the_command_packs_every_conversation_once(
 
 
 def test_a_document_of_a_row_is_the_conversation_that_it_names(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path, tokenizer: Any
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    build: Build,
+    tmp_path: Path,
+    tokenizer: Any,
 ) -> None:
-    assert build(write_talks(lines), seq_len=1024)[0] == 0
+    assert build(write_conversations_file(lines), seq_len=1024)[0] == 0
     documents = make_renderer(tokenizer, "role_markers").render(conversations(lines))
     for split in ("train", "validation"):
         for source, ids, _ in pieces(tmp_path / "pack", split):
@@ -104,12 +112,12 @@ def test_a_document_of_a_row_is_the_conversation_that_it_names(
 def test_split_conversations_train_every_token_once_and_are_counted(
     format: str,
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     build: Build,
     tmp_path: Path,
     tokenizer: Any,
 ) -> None:
-    assert build(write_talks(lines), seq_len=96, format=format)[0] == 0
+    assert build(write_conversations_file(lines), seq_len=96, format=format)[0] == 0
     manifest = read_manifest(tmp_path / "pack")
     documents = make_renderer(tokenizer, format).render(conversations(lines))
     trained = [0] * len(documents)
@@ -127,7 +135,11 @@ def test_split_conversations_train_every_token_once_and_are_counted(
 
 
 def test_truncated_and_dropped_tokens_are_counted_exactly(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path, tokenizer: Any
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    build: Build,
+    tmp_path: Path,
+    tokenizer: Any,
 ) -> None:
     documents = make_renderer(tokenizer, "role_markers").render(conversations(lines))
     lengths = [len(document.words) for document in documents]
@@ -136,7 +148,7 @@ def test_truncated_and_dropped_tokens_are_counted_exactly(
         ("truncate", sum(lengths) - sum(long) + 96 * len(long), sum(long) - 96 * len(long)),
         ("drop", sum(lengths) - sum(long), sum(long)),
     ):
-        assert build(write_talks(lines), seq_len=96, overlong=overlong)[0] == 0
+        assert build(write_conversations_file(lines), seq_len=96, overlong=overlong)[0] == 0
         manifest = read_manifest(tmp_path / "pack")
         losses = manifest.losses.model_dump()
         name = {"truncate": "truncated", "drop": "dropped"}[overlong]
@@ -147,13 +159,13 @@ def test_truncated_and_dropped_tokens_are_counted_exactly(
 
 
 def test_copies_are_dropped_and_near_copies_fall_on_one_side(
-    write_talks: WriteTalks, build: Build, tmp_path: Path
+    write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
     originals = talks(120, seed=8)
     louder = json.loads(json.dumps(originals).replace("We ", "WE  ").replace("sleep", "Sleep"))
     changed = sum(a != b for a, b in zip(originals, louder, strict=True))
     status, printed = build(
-        write_talks([*originals, *louder, *originals]), validation_share=0.4, seq_len=2048
+        write_conversations_file([*originals, *louder, *originals]), validation_share=0.4, seq_len=2048
     )
     assert status == 0
     assert changed > 60
@@ -181,11 +193,11 @@ def open_text(pack: Path) -> Callable[[list[int]], str]:
 
 
 def test_the_same_input_gives_the_same_bytes(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
     digests = []
     for _ in range(2):
-        assert build(write_talks(lines), scratch=500, seq_len=128)[0] == 0
+        assert build(write_conversations_file(lines), scratch=500, seq_len=128)[0] == 0
         digests.append({file.path: file.xxh3 for file in verify_pack(tmp_path / "pack").files})
         (tmp_path / "pack").rename(tmp_path / f"pack-{len(digests)}")
     assert digests[0] == digests[1]
@@ -193,9 +205,9 @@ def test_the_same_input_gives_the_same_bytes(
 
 
 def test_compressed_and_several_files_give_the_rows_of_the_plain_one(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    plain = write_talks(lines)
+    plain = write_conversations_file(lines)
     assert build(plain, seq_len=128)[0] == 0
     wanted = rows_of(tmp_path / "pack")
     (tmp_path / "pack").rename(tmp_path / "plain-pack")
@@ -212,9 +224,9 @@ def test_compressed_and_several_files_give_the_rows_of_the_plain_one(
 
 
 def test_a_pack_that_is_there_already_is_kept(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    path = write_talks(lines)
+    path = write_conversations_file(lines)
     assert build(path)[0] == 0
     before = (tmp_path / "pack/manifest.json").stat().st_mtime_ns
     assert build(path)[0] == 0
@@ -223,9 +235,9 @@ def test_a_pack_that_is_there_already_is_kept(
 
 
 def test_an_empty_validation_split_is_said_and_can_be_opened(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    status, printed = build(write_talks(lines), validation_share=0.0)
+    status, printed = build(write_conversations_file(lines), validation_share=0.0)
     assert status == 0
     assert "validation: empty, so there will be no evaluation" in printed
     assert len(load_from_disk(str(tmp_path / "pack/validation"))) == 0
@@ -235,14 +247,14 @@ def test_an_empty_validation_split_is_said_and_can_be_opened(
 
 def test_rows_in_many_shards_are_one_dataset(
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     build: Build,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gemfit.data.build.shards.SHARD_BYTES", 8 * 128 * 10)
     monkeypatch.setattr("gemfit.data.build.shards.BATCH_BYTES", 8 * 128 * 4)
-    assert build(write_talks(lines), seq_len=128)[0] == 0
+    assert build(write_conversations_file(lines), seq_len=128)[0] == 0
     rows = open_pack(tmp_path / "pack", "train")
     shards = sorted(path.name for path in (tmp_path / "pack/train").glob("*.arrow"))
     assert len(shards) == -(-len(rows) // 10) > 3
@@ -272,7 +284,11 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(capsys: pytest.CaptureFix
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
 def test_a_full_disk_is_named_and_nothing_is_left(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, cache: Path, tmp_path: Path
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    write_job: WriteJob,
+    cache: Path,
+    tmp_path: Path,
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -282,8 +298,8 @@ def test_a_full_disk_is_named_and_nothing_is_left(
     if mounted.returncode:
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
-        job = write_job(write_talks(lines))
-        places = ((disk / "pack", cache, disk), (tmp_path / "pack", disk, disk / "parts"))
+        job = write_job(write_conversations_file(lines))
+        places = ((disk / "pack", cache, disk), (tmp_path / "pack", disk, disk / "blocks"))
         for out, parts, full in places:
             done = subprocess.run(
                 command(job, out),
@@ -324,13 +340,13 @@ def peak_mib(job: Path, out: Path) -> float:
 
 
 def test_memory_does_not_grow_with_the_input(
-    write_talks: WriteTalks, write_job: WriteJob, tmp_path: Path
+    write_conversations_file: WriteConversations, write_job: WriteJob, tmp_path: Path
 ) -> None:
     text = "We sleep and work and rest today, and we feel the long night. " * 12
     sizes, peaks = [], []
     for count in (1_000, 10_000):
         lines = [{"messages": [{"role": "user", "content": f"{i}. {text}"}]} for i in range(count)]
-        path = write_talks(lines)
+        path = write_conversations_file(lines)
         sizes.append(path.stat().st_size / 2**20)
         job = write_job(path, seq_len=1024, near_duplicates="ignore")
         peaks.append(peak_mib(job, tmp_path / f"pack-{count}"))
@@ -346,9 +362,9 @@ def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path) -> None:
 
 
 def test_damage_to_a_pack_is_found(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    assert build(write_talks(lines))[0] == 0
+    assert build(write_conversations_file(lines))[0] == 0
     pack = tmp_path / "pack"
     with pytest.raises(UserError, match=r"has no split 'test'; it has train, validation"):
         open_pack(pack, "test")
@@ -366,9 +382,9 @@ def test_damage_to_a_pack_is_found(
 
 
 def test_rows_travel_to_another_process_as_a_path(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    assert build(write_talks(lines))[0] == 0
+    assert build(write_conversations_file(lines))[0] == 0
     rows = open_pack(tmp_path / "pack", "train")
     assert len(pickle.dumps(rows)) < 500
     again = pickle.loads(pickle.dumps(rows))
@@ -378,9 +394,9 @@ def test_rows_travel_to_another_process_as_a_path(
 
 
 def test_counts_of_the_manifest_are_those_of_the_columns(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, build: Build, tmp_path: Path
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    assert build(write_talks(lines), seq_len=128)[0] == 0
+    assert build(write_conversations_file(lines), seq_len=128)[0] == 0
     rows = open_pack(tmp_path / "pack", "train")
     counts = rows.manifest.splits["train"]
     assert rows.tokens.sum() == counts.tokens

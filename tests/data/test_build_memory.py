@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gemfit.data.build.block_cache import PartNotes, PartStore
-from gemfit.data.build.conversation_table import Collector, Talks
-from gemfit.data.build.malloc import give_back
-from gemfit.data.build.map_blocks import Made
+from gemfit.data.build.block_cache import BlockCache, BlockNotes
+from gemfit.data.build.conversation_table import Collector, ConversationTable
+from gemfit.data.build.malloc import trim_heap
+from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.build.token_accounting import (
     losses,
@@ -22,7 +22,7 @@ from gemfit.data.build.token_accounting import (
 )
 from gemfit.data.filter.selection import Candidates, Choice, choose
 from gemfit.data.jsonl.conversation import ROLES
-from gemfit.data.jsonl.message_batch import Part
+from gemfit.data.jsonl.message_batch import TokenizedBlock
 from gemfit.schemas.recipe import DataRecipe
 
 CONVERSATIONS, PARTS = 4_000, 50
@@ -32,7 +32,7 @@ KEPT_BYTES, MOST_BYTES = 60, 200
 DATA = DataRecipe(source="talks.jsonl", seq_len=SEQ_LEN, near_duplicates="group")
 
 
-def part(seed: int) -> Part:
+def part(seed: int) -> TokenizedBlock:
     """What a block without any text would become."""
     rng = np.random.default_rng(seed)
     atoms = 1 + (np.arange(CONVERSATIONS, dtype=np.int32) % 3 == 0)
@@ -41,7 +41,7 @@ def part(seed: int) -> Part:
     lengths = rng.integers(50, 1500, len(conversation), dtype=np.int32)
     context = np.where(linked, 20, 0).astype(np.int32)
     nothing = np.zeros(CONVERSATIONS, np.int32)
-    return Part(
+    return TokenizedBlock(
         words=np.empty(0, np.uint32),
         lengths=lengths,
         context=context,
@@ -62,12 +62,12 @@ def part(seed: int) -> Part:
     )
 
 
-def decide(folder: Path, parts: range) -> tuple[Talks, Choice, object]:
+def decide(folder: Path, parts: range) -> tuple[ConversationTable, Choice, object]:
     """All that the parent does between the parts and the rows, and after the rows."""
-    store = PartStore(folder, "parts")
+    store = BlockCache(folder, "parts")
     collector = Collector(store, DATA)
     for number in parts:
-        collector.add(Made(number=number, input=0, key=str(number), lines=CONVERSATIONS, state="made"))
+        collector.add(MappedBlock(number=number, input=0, key=str(number), lines=CONVERSATIONS, state="made"))
     talks, notes = collector.finish()
     source = np.zeros(len(talks), np.int16)
     candidates = Candidates(
@@ -89,11 +89,11 @@ def decide(folder: Path, parts: range) -> tuple[Talks, Choice, object]:
 
 def child(folder: Path, connection: Connection) -> None:
     decide(folder, range(2))  # what is compiled, and what is imported late, is not counted
-    give_back()
+    trim_heap()
     connection.send("ready")
     connection.recv()
     kept = decide(folder, range(PARTS))
-    give_back()
+    trim_heap()
     connection.send(len(kept[0]))
     connection.recv()
 
@@ -105,8 +105,8 @@ def anonymous(pid: int) -> int:
 
 
 def test_the_parent_keeps_a_few_bytes_of_each_conversation(tmp_path: Path) -> None:
-    store = PartStore(tmp_path, "parts")
-    notes = PartNotes(lines=CONVERSATIONS, blank=0, rejected=(), pii={}, engine="none")
+    store = BlockCache(tmp_path, "parts")
+    notes = BlockNotes(lines=CONVERSATIONS, blank=0, rejected=(), pii={}, engine="none")
     for number in range(PARTS):
         store.write(str(number), part(number), notes)
     fork = multiprocessing.get_context("fork")

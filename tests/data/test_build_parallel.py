@@ -20,21 +20,21 @@ from gemfit.data.build import block_pipeline, map_blocks
 from gemfit.data.pack.reader import read_manifest
 from gemfit.schemas.pack_job import PackJob
 
-from .conftest import BLOCK, Call, WriteJob, WriteTalks, content, rows
+from .conftest import BLOCK, Call, WriteConversations, WriteJob, content, rows
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_workers_and_shards_change_no_byte(
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gemfit.data.build.shards.SHARD_BYTES", 8 * 128 * 50)
-    job = write_job(write_talks(lines), seq_len=128, scratch=500)
+    job = write_job(write_conversations_file(lines), seq_len=128, scratch=500)
     packs = []
     for name, workers in (("one", "1"), ("four", "4")):
         monkeypatch.setenv("GEMFIT_CACHE", str(tmp_path / f"cache-{name}"))
@@ -51,10 +51,16 @@ def test_workers_and_shards_change_no_byte(
 
 
 def test_order_of_lines_and_files_does_not_change_the_rows(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, call: Call, tmp_path: Path
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    write_job: WriteJob,
+    call: Call,
+    tmp_path: Path,
 ) -> None:
     copies = [*lines, *lines[:40]]
-    assert call(write_job(write_talks(copies), seq_len=128, validation_share=0.2), "plain")[0] == 0
+    assert (
+        call(write_job(write_conversations_file(copies), seq_len=128, validation_share=0.2), "plain")[0] == 0
+    )
     shuffled = random.Random(0).sample(copies, len(copies))
     folder = tmp_path / "talks"
     folder.mkdir()
@@ -69,14 +75,14 @@ def test_order_of_lines_and_files_does_not_change_the_rows(
 KILLED = """
 import sys, time
 from gemfit.data.jsonl import blocks
-from gemfit.data.build import make_parts
+from gemfit.data.build import make_blocks
 from gemfit.data.__main__ import main
 blocks.BLOCK_BYTES = int(sys.argv[3])
-fast = map_blocks.make_part
+fast = map_blocks.make_block
 def slow(*arguments):
     time.sleep(0.3)
     return fast(*arguments)
-map_blocks.make_part = slow
+map_blocks.make_block = slow
 sys.exit(main([sys.argv[1], "--out", sys.argv[2], "--workers", "2"]))
 """
 
@@ -89,7 +95,7 @@ def begun(cache: Path, tmp_path: Path) -> Callable[[Path], tuple[subprocess.Pope
         argv = [sys.executable, "-c", KILLED, str(job), str(tmp_path / "packs/pack"), str(BLOCK)]
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 100
-        while len(list(cache.glob("parts/*/*.part"))) < 3:
+        while len(list(cache.glob("blocks/*/*.block"))) < 3:
             assert process.poll() is None, "it ended before it could be interrupted"
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -119,19 +125,19 @@ def _lives(pid: int) -> bool:
 def test_a_build_goes_on_after_it_was_killed(
     begun: Callable[..., Any],
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = write_job(write_talks(lines), seq_len=128)
+    job = write_job(write_conversations_file(lines), seq_len=128)
     process, workers = begun(job)
     process.kill()
     process.communicate(timeout=60)
     assert gone(workers)
-    found = len(list(cache.glob("parts/*/*.part")))
+    found = len(list(cache.glob("blocks/*/*.block")))
     status, printed = call(job, "resumed")
     assert status == 0
     blocks = -(-PackJob.read(job).files[0].bytes // BLOCK)
@@ -147,11 +153,11 @@ def test_an_interrupted_build_leaves_parts_only(
     number: signal.Signals,
     begun: Callable[..., Any],
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     tmp_path: Path,
 ) -> None:
-    process, workers = begun(write_job(write_talks(lines), seq_len=128))
+    process, workers = begun(write_job(write_conversations_file(lines), seq_len=128))
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -165,12 +171,16 @@ def test_an_interrupted_build_leaves_parts_only(
 
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_the_first_bad_line_is_told_whatever_the_number_of_workers(
-    workers: str, lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, call: Call
+    workers: str,
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    write_job: WriteJob,
+    call: Call,
 ) -> None:
     some = [json.dumps(line).encode() for line in lines]
     for place in (1400, 700, 701, 1300):
         some[place - 1] = b'{"messages": 3}'
-    path = write_talks(some)
+    path = write_conversations_file(some)
     status, printed = call(write_job(path), "pack", "--workers", workers)
     assert status == 2
     assert f"error: {path}:700: `messages` is 3, expected a list" in printed
@@ -182,13 +192,17 @@ def test_the_first_bad_line_is_told_whatever_the_number_of_workers(
 
 
 def test_skipped_lines_are_listed_with_their_place(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, call: Call, tmp_path: Path
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    write_job: WriteJob,
+    call: Call,
+    tmp_path: Path,
 ) -> None:
     some = [json.dumps(line).encode() for line in lines]
     for place in (1400, 700, 701):
         some[place - 1] = b"{}"
     some[2] = b""
-    path = write_talks(some)
+    path = write_conversations_file(some)
     assert call(write_job(path, on_error="skip"), "pack")[0] == 0
     listed = [json.loads(line) for line in (tmp_path / "pack/rejected.jsonl").read_text().splitlines()]
     assert [one["place"] for one in listed] == [f"{path}:{place}" for place in (700, 701, 1400)]
@@ -216,21 +230,21 @@ def test_what_comes_before_the_end_of_a_broken_file_is_told_first(
 
 def test_a_worker_that_dies_is_named(
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = block_pipeline.make_part
+    made = block_pipeline.make_block
 
     def killed(text: bytes, *rest: Any) -> Any:
         if b"Last words" in text:
             os.kill(os.getpid(), signal.SIGKILL)
         return made(text, *rest)
 
-    monkeypatch.setattr(map_blocks, "make_part", killed)
+    monkeypatch.setattr(map_blocks, "make_block", killed)
     last = {"messages": [{"role": "user", "content": "Last words"}]}
-    path = write_talks([*lines[:700], last, *lines[700:]])
+    path = write_conversations_file([*lines[:700], last, *lines[700:]])
     status, printed = call(write_job(path), "pack", "--workers", "2")
     assert status == 2
     assert "was killed by SIGKILL (is memory short? Try fewer --workers) while it was at" in printed

@@ -15,15 +15,19 @@ from gemfit.data.pack.reader import read_manifest
 from gemfit.data.tokenize import EngineMismatch, reference_encoder
 from gemfit.data.tokenize.hf_tokenizers import Reference
 
-from .conftest import BLOCK, Call, WriteJob, WriteTalks, content, rows, talks
+from .conftest import BLOCK, Call, WriteConversations, WriteJob, content, rows, talks
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_lines_that_are_added_cost_only_their_blocks(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, call: Call, tmp_path: Path
+    lines: list[dict[str, Any]],
+    write_conversations_file: WriteConversations,
+    write_job: WriteJob,
+    call: Call,
+    tmp_path: Path,
 ) -> None:
-    path = write_talks(lines)
+    path = write_conversations_file(lines)
     blocks = -(-path.stat().st_size // BLOCK)
     assert call(write_job(path, seq_len=128), "before")[0] == 0
     with path.open("a") as stream:
@@ -40,9 +44,9 @@ def test_lines_that_are_added_cost_only_their_blocks(
 
 
 def test_a_part_that_is_missing_at_the_merge_names_its_shard(
-    lines: list[dict[str, Any]], write_talks: WriteTalks, write_job: WriteJob, call: Call
+    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, write_job: WriteJob, call: Call
 ) -> None:
-    job = write_job(write_talks(lines))
+    job = write_job(write_conversations_file(lines))
     status, printed = call(job, "pack", "--merge")
     assert status == 2
     assert "run `gemfit pack … --shard i/n` for i from 1 to n" in printed
@@ -55,15 +59,15 @@ def test_a_part_that_is_missing_at_the_merge_names_its_shard(
 
 def test_a_damaged_part_is_made_again(
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
     cache: Path,
     tmp_path: Path,
 ) -> None:
-    job = write_job(write_talks(lines), seq_len=128)
+    job = write_job(write_conversations_file(lines), seq_len=128)
     assert call(job, "first")[0] == 0
-    parts = sorted(cache.glob("parts/*/*.part"))
+    parts = sorted(cache.glob("blocks/*/*.block"))
     assert len(parts) > 5
     whole = parts[0].read_bytes()
     parts[0].write_bytes(whole[:-5] + b"?" + whole[-4:])
@@ -77,35 +81,35 @@ def test_a_damaged_part_is_made_again(
 
 def test_the_cache_of_parts_has_a_bound(
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = write_talks(lines)
+    path = write_conversations_file(lines)
     assert call(write_job(path, seq_len=128), "first")[0] == 0
-    old = set(cache.glob("parts/*/*.part"))
+    old = set(cache.glob("blocks/*/*.block"))
     size = sum(part.stat().st_size for part in old)
     for part in old:
         os.utime(part, (1, 1))
-    monkeypatch.setenv("GEMFIT_PARTS_GIB", str(1.2 * size / 2**30))
+    monkeypatch.setenv("GEMFIT_BLOCKS_GIB", str(1.2 * size / 2**30))
     assert call(write_job(path, seq_len=256), "second")[0] == 0
-    left = set(cache.glob("parts/*/*.part"))
+    left = set(cache.glob("blocks/*/*.block"))
     assert len(left - old) == len(old)
     assert 0 < len(left & old) < len(old)
-    monkeypatch.setenv("GEMFIT_PARTS_GIB", "0")
+    monkeypatch.setenv("GEMFIT_BLOCKS_GIB", "0")
     assert call(write_job(path, seq_len=256), "third")[0] == 0
-    assert not list(cache.glob("parts/*/*.part"))
-    monkeypatch.setenv("GEMFIT_PARTS_GIB", "much")
+    assert not list(cache.glob("blocks/*/*.block"))
+    monkeypatch.setenv("GEMFIT_BLOCKS_GIB", "much")
     status, printed = call(write_job(path, seq_len=64), "fourth")
     assert status == 2
-    assert "GEMFIT_PARTS_GIB is 'much'; write a number" in printed
+    assert "GEMFIT_BLOCKS_GIB is 'much'; write a number" in printed
 
 
 def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
     cache: Path,
@@ -113,7 +117,7 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(setup, "WORTH_COMPILING_BYTES", 0)
-    job = write_job(write_talks(lines), seq_len=128)
+    job = write_job(write_conversations_file(lines), seq_len=128)
     assert call(job, "right")[0] == 0
     assert read_manifest(tmp_path / "right").engine == "word cache"
     (kept,) = cache.glob("words/*.npz")
@@ -121,7 +125,7 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
         arrays = dict(file)
     arrays["become"] ^= 1
     np.savez(kept, **arrays)
-    for part in cache.glob("parts/*/*.part"):
+    for part in cache.glob("blocks/*/*.block"):
         part.unlink()
     status, printed = call(job, "pack")
     assert status == 0
@@ -136,7 +140,7 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
 
 def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
     lines: list[dict[str, Any]],
-    write_talks: WriteTalks,
+    write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
     cache: Path,
@@ -144,9 +148,9 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(setup, "WORTH_COMPILING_BYTES", 0)
-    job = write_job(write_talks(lines), seq_len=128)
+    job = write_job(write_conversations_file(lines), seq_len=128)
     assert call(job, "right", "--engine", "tokenizers")[0] == 0
-    for part in cache.glob("parts/*/*.part"):
+    for part in cache.glob("blocks/*/*.block"):
         part.unlink()
 
     class Wrong(Reference):
@@ -160,7 +164,7 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
         return reference if engine == "tokenizers" else Wrong(tokenizer.backend_tokenizer, "fast engine")
 
     monkeypatch.setattr("gemfit.data.build.setup.select_encoder", chosen)
-    path = write_talks([*lines, {"messages": [{"role": "user", "content": "Last words"}]}])
+    path = write_conversations_file([*lines, {"messages": [{"role": "user", "content": "Last words"}]}])
     status, printed = call(write_job(path, seq_len=128), "pack")
     assert status == 0
     assert "the parts that fast engine made are made again by tokenizers\n" in printed

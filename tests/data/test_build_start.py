@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from gemfit.data.build.malloc import keep_freed
+from gemfit.data.build.malloc import keep_freed_memory
 
 BYTES = 48 * 2**20
 """More than the library keeps by itself."""
@@ -34,6 +34,6 @@ def _faults(connection: Connection) -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
 
     before = count()
-    keep_freed()
+    keep_freed_memory()
     count()
     connection.send((before, count()))

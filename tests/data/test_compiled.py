@@ -61,7 +61,7 @@ def test_a_copy_of_the_code_elsewhere_compiles_nothing_again(job: Path, tmp_path
     assert len(before) > 20
     frozen = tmp_path / "frozen"
     shutil.copytree(SOURCES / "gemfit", frozen / "gemfit", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.rmtree(cache / "parts")  # so that the blocks are made again
+    shutil.rmtree(cache / "blocks")  # so that the blocks are made again
     said = build(job, tmp_path / "second", cache, frozen)
     assert "compiling" not in said
     assert compiled(cache) == before

@@ -40,12 +40,12 @@ def test_each_trained_token_of_hostile_and_real_conversations_is_in_the_rows_onc
     plain: ModuleType,
     tokenizer: Any,
     build: Build,
-    write_talks: Callable[[Any], Path],
+    write_conversations_file: Callable[[Any], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     talks = plain.make_talks(45, seed=3)
-    path = write_talks([{"messages": talk} for talk in talks])
+    path = write_conversations_file([{"messages": talk} for talk in talks])
     status, said = build(
         path, format=format, loss_on=loss_on, overlong=overlong, seq_len=256, validation_share=0.1
     )
@@ -66,12 +66,17 @@ def test_what_is_lost_by_length_is_counted_and_proven(
     overlong: str,
     plain: ModuleType,
     build: Build,
-    write_talks: Callable[[Any], Path],
+    write_conversations_file: Callable[[Any], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     talks = plain.make_talks(45, seed=4)
-    assert build(write_talks([{"messages": talk} for talk in talks]), overlong=overlong, seq_len=128)[0] == 0
+    assert (
+        build(
+            write_conversations_file([{"messages": talk} for talk in talks]), overlong=overlong, seq_len=128
+        )[0]
+        == 0
+    )
     assert main(["verify", str(tmp_path / "pack")]) == 0
     capsys.readouterr()
     assert main(["stats", str(tmp_path / "pack"), "--json"]) == 0

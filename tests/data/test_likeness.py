@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.dedup.lsh import Signatures, band_width, merge_groups, near_groups
+from gemfit.data.dedup.lsh import Signatures, band_width, merge_groups, near_duplicate_groups
 from gemfit.data.dedup.minhash import NUM_HASHES, SHINGLE, signatures
 from gemfit.data.jsonl.conversation import ROLES
 
-Talk = list[tuple[str, list[int]]]
+ConversationSpans = list[tuple[str, list[int]]]
 """Roles and token ids."""
 
 
-def signed(talks: list[Talk], num_hashes: int = 64) -> NDArray[np.uint32]:
+def signed(talks: list[ConversationSpans], num_hashes: int = 64) -> NDArray[np.uint32]:
     messages = [message for talk in talks for message in talk]
     return signatures(
         np.array([token for _, ids in messages for token in ids], np.uint32),
@@ -39,8 +39,8 @@ def in_order(count: int) -> NDArray[np.int32]:
     return np.arange(count, dtype=np.int32)
 
 
-def grouped(talks: list[Talk], threshold: float = 0.8) -> list[int]:
-    groups = near_groups(stored(signed(talks), threshold), in_order(len(talks)))
+def grouped(talks: list[ConversationSpans], threshold: float = 0.8) -> list[int]:
+    groups = near_duplicate_groups(stored(signed(talks), threshold), in_order(len(talks)))
     return [int(group) for group in groups]
 
 
@@ -48,7 +48,7 @@ def words(rng: np.random.Generator, count: int) -> list[int]:
     return [int(word) for word in rng.integers(1, 50_000, count)]
 
 
-def changed(rng: np.random.Generator, talk: Talk, places: int) -> Talk:
+def changed(rng: np.random.Generator, talk: ConversationSpans, places: int) -> ConversationSpans:
     """The same with some tokens of its last message replaced."""
     *rest, (role, ids) = talk
     ids = list(ids)
@@ -57,14 +57,14 @@ def changed(rng: np.random.Generator, talk: Talk, places: int) -> Talk:
     return [*rest, (role, ids)]
 
 
-def talk(rng: np.random.Generator, length: int = 200) -> Talk:
+def talk(rng: np.random.Generator, length: int = 200) -> ConversationSpans:
     return [("user", words(rng, 30)), ("assistant", words(rng, length))]
 
 
-def jaccard(one: Talk, other: Talk) -> float:
+def jaccard(one: ConversationSpans, other: ConversationSpans) -> float:
     """Exact, of the runs that stand for a conversation."""
 
-    def runs(talk: Talk) -> set[tuple[int, ...]]:
+    def runs(talk: ConversationSpans) -> set[tuple[int, ...]]:
         spoken = [ids for role, ids in talk if role != "system" and ids]
         return {
             tuple(ids[at : at + SHINGLE]) for ids in spoken for at in range(max(1, len(ids) - SHINGLE + 1))
@@ -144,13 +144,13 @@ def test_a_chain_of_near_duplicates_is_one_group() -> None:
 def test_near_copies_are_found_among_conversations_of_one_template() -> None:
     rng = np.random.default_rng(9)
     template = words(rng, 90)
-    talks: list[Talk] = [
+    talks: list[ConversationSpans] = [
         [("user", template + words(rng, 30)), ("assistant", words(rng, 10))] for _ in range(2000)
     ]
     copies = [changed(rng, one, 1) for one in talks[:200]]
     assert 0.5 < jaccard(talks[0], talks[1]) < 0.6
     order = rng.permutation(2200).astype(np.int32)
-    groups = near_groups(stored(signed(talks + copies)), order)[np.argsort(order)]
+    groups = near_duplicate_groups(stored(signed(talks + copies)), order)[np.argsort(order)]
     assert (groups[:200] == groups[2000:]).mean() > 0.99
     assert np.bincount(groups).max() == 2
 
@@ -159,7 +159,7 @@ def test_a_bucket_of_very_many_is_gone_through_in_bounded_time() -> None:
     rng = np.random.default_rng(7)
     row = rng.integers(0, 2**32, 64, dtype=np.uint32)
     same = np.tile(row, (200_000, 1))
-    assert not near_groups(stored(same), in_order(len(same))).any()
+    assert not near_duplicate_groups(stored(same), in_order(len(same))).any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -171,8 +171,8 @@ def test_groups_do_not_depend_on_the_order_of_the_input(seed: int) -> None:
     values = signed(talks)
     shuffle = rng.permutation(len(talks))
     # The canonical order is any order that follows from content; here it is that of the talks.
-    plain = near_groups(stored(values), in_order(len(talks)))
-    other = near_groups(stored(values[shuffle]), np.argsort(shuffle).astype(np.int32))
+    plain = near_duplicate_groups(stored(values), in_order(len(talks)))
+    other = near_duplicate_groups(stored(values[shuffle]), np.argsort(shuffle).astype(np.int32))
     assert plain.tolist() == other.tolist()
 
 
@@ -181,9 +181,9 @@ def test_keys_that_are_gone_through_in_shares_give_the_same_groups() -> None:
     talks = [talk(rng, 20) for _ in range(1500)]
     talks += [changed(rng, one, 1) for one in talks[:1000]]
     values, order = stored(signed(talks)), in_order(2500)
-    whole = near_groups(values, order)
+    whole = near_duplicate_groups(values, order)
     assert np.count_nonzero(np.bincount(whole) > 1) > 500
-    assert near_groups(values, order, at_once=1000).tolist() == whole.tolist()
+    assert near_duplicate_groups(values, order, at_once=1000).tolist() == whole.tolist()
     same = rng.integers(0, 500, 2500, dtype=np.uint64) << np.uint64(32)
     merged = merge_groups(whole, same)
     assert merge_groups(whole, same, at_once=1000).tolist() == merged.tolist()

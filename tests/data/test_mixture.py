@@ -18,7 +18,7 @@ from gemfit.data.filter.selection import (
     VALIDATION,
     Candidates,
     Choice,
-    Fate,
+    Disposition,
     beginning,
     choose,
     within_max_rows,
@@ -57,7 +57,7 @@ def inputs(draw: st.DrawFn) -> tuple[Candidates, DataRecipe]:
     contents = draw(st.lists(st.integers(0, 12), min_size=1, max_size=40))
     sources = sorted(draw(st.lists(st.integers(0, 2), min_size=len(contents), max_size=len(contents))))
     content = np.array(contents, np.uint64)
-    fates = np.array([0, 0, 0, 0, Fate.OVERLONG, Fate.UNTRAINED], np.int8)
+    fates = np.array([0, 0, 0, 0, Disposition.OVERLONG, Disposition.UNTRAINED], np.int8)
     rng = np.random.default_rng(5)
     signatures = rng.integers(0, 2**32, (13, 64), dtype=np.uint32)
     signatures[1, :60], signatures[4, 2:] = signatures[3, :60], signatures[5, 2:]
@@ -91,7 +91,7 @@ def test_every_conversation_has_one_fate_and_only_kept_ones_a_place(
 ) -> None:
     found, data = given_input
     choice = choose(found, data, seed)
-    kept = choice.fate == Fate.KEPT
+    kept = choice.fate == Disposition.KEPT
     assert (kept == (choice.copies > 0)).all()
     assert (kept == (choice.split != NOWHERE)).all()
     assert sorted(choice.order) == np.flatnonzero(kept).tolist()
@@ -99,13 +99,17 @@ def test_every_conversation_has_one_fate_and_only_kept_ones_a_place(
     assert digests == sorted(set(digests)), "canonical order, each content once"
     first: dict[int, int] = {}
     for at, content in enumerate(found.digests[:, 1].tolist()):
-        assert (choice.fate[at] == Fate.DUPLICATE) == (content in first)
-        if choice.fate[at] == Fate.DUPLICATE:
+        assert (choice.fate[at] == Disposition.DUPLICATE) == (content in first)
+        if choice.fate[at] == Disposition.DUPLICATE:
             assert choice.original[at] == first[content], "the first in the order of the input stays"
             assert choice.numbers()[at] == choice.numbers()[first[content]]
         first.setdefault(content, at)
-    lost = found.fate != Fate.KEPT
-    assert set(choice.fate[lost].tolist()) <= {Fate.DUPLICATE, Fate.OVERLONG, Fate.UNTRAINED}
+    lost = found.fate != Disposition.KEPT
+    assert set(choice.fate[lost].tolist()) <= {
+        Disposition.DUPLICATE,
+        Disposition.OVERLONG,
+        Disposition.UNTRAINED,
+    }
 
 
 @settings(deadline=None)
@@ -152,11 +156,11 @@ def test_what_is_alike_falls_on_one_side_and_drop_keeps_one_of_it(
         if one in sides and other in sides:
             assert sides[one] == sides[other]
             assert data.near_duplicates != "drop"
-    for at in np.flatnonzero(choice.fate == Fate.NEAR_DUPLICATE):
+    for at in np.flatnonzero(choice.fate == Disposition.NEAR_DUPLICATE):
         assert data.near_duplicates == "drop"
         stays = choice.original[at]
-        assert found.fate[stays] == Fate.KEPT
-        assert choice.fate[stays] in (Fate.KEPT, Fate.LEFT_BY_WEIGHT)
+        assert found.fate[stays] == Disposition.KEPT
+        assert choice.fate[stays] in (Disposition.KEPT, Disposition.LEFT_BY_WEIGHT)
         assert found.source[stays] <= found.source[at]
 
 
@@ -196,10 +200,10 @@ def test_what_is_left_out_is_near_the_one_that_stays_for_it() -> None:
         chain.append(changed(rng, chain[-1], 2))
     found = candidates(signatures=stored(signed(chain, 128)))
     choice = choose(found, recipe(near_duplicates="drop", validation_share=0), seed=1)
-    left = np.flatnonzero(choice.fate == Fate.NEAR_DUPLICATE)
+    left = np.flatnonzero(choice.fate == Disposition.NEAR_DUPLICATE)
     values = found.signatures.values.mapped()
     assert 5 < len(left) < 30, "a chain keeps more than one"
-    assert (choice.fate[choice.original[left]] == Fate.KEPT).all()
+    assert (choice.fate[choice.original[left]] == Disposition.KEPT).all()
     assert ((values[left] == values[choice.original[left]]).mean(axis=1) >= 0.8).all()
 
 
@@ -248,14 +252,16 @@ def test_a_copy_in_two_sources_belongs_to_the_first() -> None:
     found = candidates(digests=digests, source=np.array([0, 1], np.int16))
     choice = choose(found, recipe(1.0, 3.0, validation_share=0), seed=1)
     assert choice.copies.tolist() == [1, 0]
-    assert choice.fate.tolist() == [Fate.KEPT, Fate.DUPLICATE]
+    assert choice.fate.tolist() == [Disposition.KEPT, Disposition.DUPLICATE]
 
 
 def test_a_near_copy_that_cannot_be_packed_replaces_none_that_can() -> None:
     same = np.zeros((2, 128), np.uint32)
-    found = candidates(signatures=stored(same), fate=np.array([Fate.OVERLONG, Fate.KEPT], np.int8))
+    found = candidates(
+        signatures=stored(same), fate=np.array([Disposition.OVERLONG, Disposition.KEPT], np.int8)
+    )
     choice = choose(found, recipe(near_duplicates="drop", validation_share=0), seed=1)
-    assert choice.fate.tolist() == [Fate.OVERLONG, Fate.KEPT]
+    assert choice.fate.tolist() == [Disposition.OVERLONG, Disposition.KEPT]
 
 
 @given(
@@ -284,7 +290,7 @@ def test_max_rows_keeps_the_longest_beginning_that_fits(
     assert rows_of(cut) <= max_rows
     assert kept == count or rows_of(beginning(whole, kept + 1)) > max_rows
     beyond = whole.order[kept:]
-    assert (cut.fate[beyond] == Fate.BEYOND_MAX_ROWS).all()
+    assert (cut.fate[beyond] == Disposition.BEYOND_MAX_ROWS).all()
     assert (cut.copies[beyond] == 0).all()
     assert (cut.split[beyond] == NOWHERE).all()
 

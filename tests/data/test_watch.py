@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemfit.data.build.reference_check import Watch
+from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.tokenize import Encoder, EngineMismatch, reference_encoder
 from gemfit.data.tokenize.verification import VerificationSample
 from gemfit.errors import UserError
 
 
 @pytest.fixture
-def watch(tokenizer: Any) -> Iterator[Watch]:
-    with closing(Watch(lambda: reference_encoder(tokenizer))) as watch:
+def watch(tokenizer: Any) -> Iterator[ReferenceChecker]:
+    with closing(ReferenceChecker(lambda: reference_encoder(tokenizer))) as watch:
         yield watch
 
 
@@ -32,20 +32,20 @@ def picked(tokenizer: Any, *texts: str, more: int = 0) -> VerificationSample:
     )
 
 
-def test_right_samples_pass(watch: Watch, tokenizer: Any) -> None:
+def test_right_samples_pass(watch: ReferenceChecker, tokenizer: Any) -> None:
     for number in range(200):
         watch.offer(picked(tokenizer, f"we feel {number}", "the night" * number))
     watch.finish()
 
 
-def test_a_wrong_sample_is_told_by_the_end(watch: Watch, tokenizer: Any) -> None:
+def test_a_wrong_sample_is_told_by_the_end(watch: ReferenceChecker, tokenizer: Any) -> None:
     right, wrong = picked(tokenizer, "we feel the night"), picked(tokenizer, "the day", more=1)
     watch._offered = [right, wrong, right]
     with pytest.raises(EngineMismatch, match=r"an engine differs from tokenizers at token 0 .* 'the day'"):
         watch.finish()
 
 
-def test_a_wrong_sample_is_told_while_others_are_offered(watch: Watch, tokenizer: Any) -> None:
+def test_a_wrong_sample_is_told_while_others_are_offered(watch: ReferenceChecker, tokenizer: Any) -> None:
     def go_on(seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -63,7 +63,7 @@ def test_offering_never_waits_for_the_reference(tokenizer: Any) -> None:
         raise AssertionError("nobody waits so long")
 
     started = time.monotonic()
-    with closing(Watch(slow)) as watch:
+    with closing(ReferenceChecker(slow)) as watch:
         for _ in range(1000):
             watch.offer(picked(tokenizer, "the night " * 100))
     assert time.monotonic() - started < 30
@@ -73,11 +73,11 @@ def test_a_reference_that_cannot_be_loaded_is_an_error(tokenizer: Any) -> None:
     def missing() -> Encoder:
         raise UserError("it is gone")
 
-    with closing(Watch(missing)) as watch, pytest.raises(UserError, match="it is gone"):
+    with closing(ReferenceChecker(missing)) as watch, pytest.raises(UserError, match="it is gone"):
         watch.finish()
 
 
-def test_a_process_that_is_killed_is_an_error(watch: Watch) -> None:
+def test_a_process_that_is_killed_is_an_error(watch: ReferenceChecker) -> None:
     watch.finish()
     os.kill(watch._process.pid or 0, signal.SIGKILL)
     watch._process.join()

@@ -122,8 +122,8 @@ def test_the_last_words_say_what_was_not_pushed(
     verdict = Verdict(outcome=end, attempt=1, step=10, early_stop=early)
     outcome = AttemptResult(attempt=1, returncode=0, verdict=verdict)
     assert "push" not in conclude(run, outcome).text
-    (run.spool / "wanted").mkdir(parents=True)
-    (run.spool / "wanted" / "step-00000010.json").touch()
+    (run.spool / "pending").mkdir(parents=True)
+    (run.spool / "pending" / "step-00000010.json").touch()
     (run.spool / "step-00000008").mkdir()
     text = conclude(run, outcome).text
     assert f"not pushed: step 8, 10; send with: gemfit push --spooled {shlex.quote(str(run.root))}" in text

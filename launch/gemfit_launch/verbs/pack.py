@@ -51,7 +51,7 @@ def pack(
 
     The pack is cached under a fingerprint of data, tokenizer and settings, so a second call finds it. An
     interrupted build resumes, and data that was appended to costs only what is new.
-    Cache: $GEMFIT_CACHE, else ~/.cache/gemfit; $GEMFIT_PARTS_GIB bounds what is cached for later builds
+    Cache: $GEMFIT_CACHE, else ~/.cache/gemfit; $GEMFIT_BLOCKS_GIB bounds what is cached for later builds
     (default 20; 0 caches nothing).
 
     \b

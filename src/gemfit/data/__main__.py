@@ -59,14 +59,14 @@ def _build(arguments: argparse.Namespace) -> None:
         gc.disable()
     # A broken job is refused without the wait for these.
     from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
-    from gemfit.data.build.pipeline import Ways, build_pack, build_shard, merge_pack  # noqa: PLC0415
+    from gemfit.data.build.pipeline import BuildOptions, build_pack, build_shard, merge_pack  # noqa: PLC0415
     from gemfit.data.build.worker_pool import available_cores  # noqa: PLC0415
 
     if ALONE:
         gc.freeze()
         gc.enable()
     out = arguments.out.absolute()
-    ways = Ways(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
+    ways = BuildOptions(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
     if arguments.shard:
         build_shard(job, Shard(*arguments.shard), ways, _line)
     elif arguments.merge:

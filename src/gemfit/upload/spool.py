@@ -1,6 +1,6 @@
 """What is to be sent to the Hub, what is ready to be sent, and what was sent: files below ``RUN/hub``.
 
-A push goes through two of them: a small wish, ``wanted/step-N.json``, and a folder ``step-N`` with all
+A push goes through two of them: a small wish, ``pending/step-N.json``, and a folder ``step-N`` with all
 that is sent and the manifest that proves it. Neither needs a network. No torch.
 """
 
@@ -136,13 +136,13 @@ class Spool:
         """Note ``push``, and drop the wishes that it replaces."""
         for older in self.wanted():
             if push.replaces(older):
-                self._wish_file(older.step).unlink(missing_ok=True)
-        self._wish_file(push.step).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._wish_file(push.step), push.to_json())
+                self._pending_file(older.step).unlink(missing_ok=True)
+        self._pending_file(push.step).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._pending_file(push.step), push.to_json())
 
     def wanted(self) -> list[Push]:
         """Pushes whose folder is not ready, oldest step first."""
-        found = [_read(Push, path) for path in sorted(self._wish_file(0).parent.glob("step-*.json"))]
+        found = [_read(Push, path) for path in sorted(self._pending_file(0).parent.glob("step-*.json"))]
         return [push for push in found if push is not None]
 
     def staged(self) -> list[Staged]:
@@ -173,7 +173,7 @@ class Spool:
 
     def fulfil(self, step: int) -> None:
         """Forget the wish for ``step``: its folder is ready, or can no longer be made."""
-        self._wish_file(step).unlink(missing_ok=True)
+        self._pending_file(step).unlink(missing_ok=True)
 
     def record(self, sent: Sent) -> None:
         """Note that ``sent`` is done, and remove what was sent."""
@@ -182,7 +182,7 @@ class Spool:
 
     def drop(self, step: int) -> None:
         """Forget the push of ``step``, ready or not."""
-        self._wish_file(step).unlink(missing_ok=True)
+        self._pending_file(step).unlink(missing_ok=True)
         shutil.rmtree(self.folder(step), ignore_errors=True)
 
     @contextmanager
@@ -195,8 +195,8 @@ class Spool:
                     shutil.rmtree(leftover, ignore_errors=True)
             yield free
 
-    def _wish_file(self, step: int) -> Path:
-        return self.root / "wanted" / f"step-{step:08d}.json"
+    def _pending_file(self, step: int) -> Path:
+        return self.root / "pending" / f"step-{step:08d}.json"
 
 
 def _read(kind: type[Noted], path: Path) -> Noted | None:

@@ -6,7 +6,7 @@ another job of the same array. Reading the columns costs some 70 bytes a convers
 fetched piece by piece (see ``gather``).
 
 The cache is bounded: after a build, parts that were not used for longest go first until
-``GEMFIT_PARTS_GIB`` (20) are left; 0 keeps none. Parts that another build used within the last day stay.
+``GEMFIT_BLOCKS_GIB`` (20) are left; 0 keeps none. Parts that another build used within the last day stay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gemfit.core.atomic_file import write_atomic
-from gemfit.data.jsonl.message_batch import Part
+from gemfit.data.jsonl.message_batch import TokenizedBlock
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 from gemfit.schemas.pack_job import PACK_FORMAT, PackJob, cache_folder
@@ -47,11 +47,11 @@ PART_SETTINGS = (
 USED_LATELY_SECONDS = 86_400
 _APART = ("signatures", "words")
 """Columns that are large, and read only by who asks for them."""
-_NAMES = tuple(field.name for field in fields(Part) if field.name not in _APART)
+_NAMES = tuple(field.name for field in fields(TokenizedBlock) if field.name not in _APART)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PartNotes:
+class BlockNotes:
     """What is stored beside the columns of a part. Lines count from 1 within the block."""
 
     lines: int
@@ -62,7 +62,7 @@ class PartNotes:
     engine: str
 
 
-class PartStore:
+class BlockCache:
     """The folder of parts of one tokenizer and one way of rendering."""
 
     def __init__(self, cache: Path, meaning: str) -> None:
@@ -74,7 +74,7 @@ class PartStore:
 
     def path(self, key: str) -> Path:
         """Where the part of this name is, or will be."""
-        return self.folder / f"{key}.part"
+        return self.folder / f"{key}.block"
 
     def has(self, key: str) -> bool:
         """Whether it is there and undamaged; if so it counts as used now. Reads it once."""
@@ -91,7 +91,7 @@ class PartStore:
             return False
         return bool(state.hexdigest() == header["xxh3"])
 
-    def write(self, key: str, part: Part, notes: PartNotes) -> None:
+    def write(self, key: str, part: TokenizedBlock, notes: BlockNotes) -> None:
         """Store a part, whole or not at all."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,32 +104,32 @@ class PartStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def read(self, key: str) -> PartColumns:
+    def read(self, key: str) -> BlockColumns:
         """Everything but words and signatures."""
-        return PartColumns.read(self.path(key))
+        return BlockColumns.read(self.path(key))
 
     def drop(self, engine: str) -> None:
         """Remove every part of the store that ``engine`` made."""
-        for path in self.folder.glob("*.part"):
+        for path in self.folder.glob("*.block"):
             with suppress(OSError, ValueError):
-                if PartColumns.read(path).notes.engine == engine:
+                if BlockColumns.read(path).notes.engine == engine:
                     path.unlink()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PartColumns:
+class BlockColumns:
     """A part without its words and signatures, and where the words are."""
 
     path: Path
-    notes: PartNotes
+    notes: BlockNotes
     words_at: int
     """Byte of the file where the words begin."""
     columns: dict[str, NDArray[Any]]
     """By the names of ``Part``."""
 
     @classmethod
-    def read(cls, path: Path) -> PartColumns:
-        """From a file that ``PartStore.write`` made."""
+    def read(cls, path: Path) -> BlockColumns:
+        """From a file that ``BlockCache.write`` made."""
         with path.open("rb") as file:
             header, start = _header(file.fileno(), path)
             specs = header["arrays"]
@@ -137,10 +137,10 @@ class PartColumns:
         columns = {name: _array(data, *specs[name]) for name in _NAMES}
         notes = header["notes"]
         notes["rejected"] = tuple((line, reason) for line, reason in notes["rejected"])
-        return cls(path, PartNotes(**notes), start + specs["words"][2], columns)
+        return cls(path, BlockNotes(**notes), start + specs["words"][2], columns)
 
 
-def read_part_signatures(path: Path) -> NDArray[np.uint32]:
+def read_block_signatures(path: Path) -> NDArray[np.uint32]:
     """The MinHash signatures of one part: (conversations, K)."""
     with path.open("rb") as file:
         header, start = _header(file.fileno(), path)
@@ -165,14 +165,14 @@ def noted_shards(job: PackJob) -> int | None:
 
 
 def _shards_note(job: PackJob) -> Path:
-    return cache_folder() / "parts" / f"{job.fingerprint}.shards"
+    return cache_folder() / "blocks" / f"{job.fingerprint}.shards"
 
 
-def part_store(job: PackJob, tokenizer_digest: str) -> PartStore:
+def block_cache_of(job: PackJob, tokenizer_digest: str) -> BlockCache:
     """The store for the parts of this job."""
     data = job.data.model_dump(mode="json", include=set(PART_SETTINGS))
     meaning = {"format": PACK_FORMAT, "tokenizer": tokenizer_digest, "data": data}
-    return PartStore(cache_folder() / "parts", digest_json(meaning))
+    return BlockCache(cache_folder() / "blocks", digest_json(meaning))
 
 
 def trim(cache: Path, own: Iterable[Path]) -> None:
@@ -181,7 +181,7 @@ def trim(cache: Path, own: Iterable[Path]) -> None:
     mine = set(own)
     lately = time.time() - USED_LATELY_SECONDS
     found = []
-    for path in cache.glob("*/*.part"):
+    for path in cache.glob("*/*.block"):
         with suppress(FileNotFoundError):  # another build trims as well
             status = path.stat()
             found.append((status.st_mtime, status.st_size, path))
@@ -195,18 +195,20 @@ def trim(cache: Path, own: Iterable[Path]) -> None:
 
 
 def limit_bytes() -> int:
-    """``GEMFIT_PARTS_GIB`` in bytes."""
-    value = os.environ.get("GEMFIT_PARTS_GIB", "")
+    """``GEMFIT_BLOCKS_GIB`` in bytes."""
+    value = os.environ.get("GEMFIT_BLOCKS_GIB", "")
     try:
         gib = float(value) if value else DEFAULT_GIB
         if not gib >= 0:
             raise ValueError
     except ValueError:
-        raise UserError(f"GEMFIT_PARTS_GIB is {value!r}; write a number of GiB, 0 to keep no parts") from None
+        raise UserError(
+            f"GEMFIT_BLOCKS_GIB is {value!r}; write a number of GiB, 0 to keep no parts"
+        ) from None
     return int(gib * 2**30)
 
 
-def _write(file: Any, arrays: list[tuple[str, NDArray[Any]]], notes: PartNotes) -> None:
+def _write(file: Any, arrays: list[tuple[str, NDArray[Any]]], notes: BlockNotes) -> None:
     specs, at, state = {}, 0, xxhash.xxh3_64()
     pieces: list[Any] = []
     for name, array in arrays:
@@ -219,7 +221,7 @@ def _write(file: Any, arrays: list[tuple[str, NDArray[Any]]], notes: PartNotes) 
     header = orjson.dumps(
         {
             "arrays": specs,
-            "notes": {name: getattr(notes, name) for name in PartNotes.__slots__},
+            "notes": {name: getattr(notes, name) for name in BlockNotes.__slots__},
             "bytes": at,
             "xxh3": state.hexdigest(),
         },

@@ -13,7 +13,7 @@ from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.dedup.minhash import signatures
 from gemfit.data.filter.pii import scan
 from gemfit.data.jsonl.batch_parser import Counts, Reject, read_block
-from gemfit.data.jsonl.message_batch import Messages, Part
+from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import compose
 from gemfit.data.render.content_hash import content_digests, likeness
 from gemfit.data.render.render_context import RenderContext
@@ -21,9 +21,9 @@ from gemfit.data.render.trim import trimmed
 from gemfit.data.tokenize.verification import pick
 
 
-def make_part(
+def make_block(
     block: bytes, first_line: int, path: str, rendering: RenderContext, reject: Reject | None
-) -> tuple[Part, Counts]:
+) -> tuple[TokenizedBlock, Counts]:
     """The part of a block of whole JSON lines, and what was found in it.
 
     ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
@@ -37,7 +37,7 @@ def make_part(
     counts.picked = pick(rendering.encoder, text, text_ends, ids, ends)
     composed = compose(ids, ends, messages, rendering.control)
     fitted = fit_rows(composed, messages, rendering.control, rendering.overlong, rendering.seq_len)
-    return Part(
+    return TokenizedBlock(
         **fitted._asdict(),
         lines=messages.lines,
         digests=content_digests(messages),

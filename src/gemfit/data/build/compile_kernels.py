@@ -19,18 +19,18 @@ import numpy as np
 from llvmlite import binding  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from gemfit.data.build.block_cache import PartNotes, PartStore
-from gemfit.data.build.conversation_table import Collector, Talks
+from gemfit.data.build.block_cache import BlockCache, BlockNotes
+from gemfit.data.build.conversation_table import Collector, ConversationTable
 from gemfit.data.build.fit_block import fit_rows
-from gemfit.data.build.map_blocks import Made
-from gemfit.data.build.row_gather import PartFiles, Pieces, Room, gather
+from gemfit.data.build.map_blocks import MappedBlock
+from gemfit.data.build.row_gather import BlockFiles, Pieces, Room, gather
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.compiled import compiled_folder
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
 from gemfit.data.filter.selection import TRAIN, Candidates, choose
 from gemfit.data.jsonl.batch_parser import CODES
 from gemfit.data.jsonl.conversation import ROLES
-from gemfit.data.jsonl.message_batch import Messages, Part
+from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import Control, compose
 from gemfit.data.render.content_hash import content_digests, likeness
 from gemfit.data.tokenize.sampling import pick_texts
@@ -102,7 +102,7 @@ def render_block(_: Path) -> None:
 def plan_and_gather(folder: Path) -> None:
     """Go through planning and gathering once, with a handful of made-up conversations."""
     data = DataRecipe(source="made up", seq_len=SEQ_LEN, validation_share=0.0)
-    table = _table(PartStore(folder, "blocks"), data)
+    table = _table(BlockCache(folder, "blocks"), data)
     candidates = Candidates(
         digests=table.digests,
         likeness=table.likeness,
@@ -113,20 +113,20 @@ def plan_and_gather(folder: Path) -> None:
     choice = choose(candidates, data, seed=0)
     table.signatures.close()
     plan = plan_split(table, choice, TRAIN, SEQ_LEN, tight=True)
-    files = PartFiles.of(table.paths)
+    files = BlockFiles.of(table.paths)
     pieces = Pieces(plan.first, plan.num_atoms, plan.lengths, plan.row_ends)
     gather(pieces, table.atoms, files, Room.of(plan.num_rows, SEQ_LEN), pad=0)
     files.close()
 
 
-def _table(store: PartStore, data: DataRecipe) -> Talks:
-    store.write("a", _block(), PartNotes(lines=NUM_CONVERSATIONS, blank=0, rejected=(), pii={}, engine=""))
+def _table(store: BlockCache, data: DataRecipe) -> ConversationTable:
+    store.write("a", _block(), BlockNotes(lines=NUM_CONVERSATIONS, blank=0, rejected=(), pii={}, engine=""))
     collector = Collector(store, data)
-    collector.add(Made(number=0, input=0, key="a", lines=NUM_CONVERSATIONS, state="made"))
+    collector.add(MappedBlock(number=0, input=0, key="a", lines=NUM_CONVERSATIONS, state="made"))
     return collector.finish()[0]
 
 
-def _block() -> Part:
+def _block() -> TokenizedBlock:
     """A block of conversations of ``CHUNKS`` chunks each, all different."""
     chunks = NUM_CONVERSATIONS * CHUNKS
     numbers = np.arange(NUM_CONVERSATIONS)
@@ -149,7 +149,7 @@ def _block() -> Part:
     }
     columns |= {
         field.name: np.zeros(NUM_CONVERSATIONS, np.int32)
-        for field in fields(Part)
+        for field in fields(TokenizedBlock)
         if field.name not in columns
     }
-    return Part(**columns)
+    return TokenizedBlock(**columns)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.build.block_cache import PartColumns, PartStore, read_part_signatures
-from gemfit.data.build.map_blocks import Made
+from gemfit.data.build.block_cache import BlockCache, BlockColumns, read_block_signatures
+from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_gather import ATOM
 from gemfit.data.column_file import ColumnFile, let_go, stretches
 from gemfit.data.dedup.lsh import Signatures
@@ -41,7 +41,7 @@ MOST_ATOMS = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Talks:
+class ConversationTable:
     """Every valid conversation that was read, in input order. Arrays are mapped. Shapes in brackets."""
 
     line: NDArray[np.int64]
@@ -104,14 +104,14 @@ class Notes:
     def rejections(self) -> Iterator[tuple[int, int, str]]:
         """Input, line and reason of every rejected line; reads them from the parts."""
         for path, input, before in self.rejecting:
-            for line, reason in PartColumns.read(path).notes.rejected:
+            for line, reason in BlockColumns.read(path).notes.rejected:
                 yield input, before + line, reason
 
 
 class Collector:
     """Takes the parts of all blocks in input order, one by one as they are made."""
 
-    def __init__(self, store: PartStore, data: DataRecipe) -> None:
+    def __init__(self, store: BlockCache, data: DataRecipe) -> None:
         self._store = store
         folder = store.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class Collector:
         self._engines = set[str]()
         self._rejecting: list[tuple[Path, int, int]] = []
 
-    def add(self, made: Made) -> None:
+    def add(self, made: MappedBlock) -> None:
         """The next block in input order."""
         before = self._before[made.input]
         self._before[made.input] += made.lines
@@ -140,10 +140,10 @@ class Collector:
         self._part_inputs.append(made.input)
         self._paths.append(part.path)
 
-    def finish(self) -> tuple[Talks, Notes]:
+    def finish(self) -> tuple[ConversationTable, Notes]:
         """All that was taken, mapped."""
         columns = {name: column.mapped() for name, column in self._columns.items()}
-        talks = Talks(
+        talks = ConversationTable(
             line=self._lines.mapped(),
             atom_ends=self._atom_ends.mapped(),
             atoms=self._atoms.mapped(),
@@ -163,7 +163,7 @@ class Collector:
         )
         return talks, notes
 
-    def _note(self, part: PartColumns, input: int, before: int) -> None:
+    def _note(self, part: BlockColumns, input: int, before: int) -> None:
         notes = part.notes
         self._counts.update(lines=notes.lines, blank=notes.blank, rejected=len(notes.rejected))
         self._pii.update(notes.pii)
@@ -171,7 +171,7 @@ class Collector:
         if notes.rejected:
             self._rejecting.append((part.path, input, before))
 
-    def _append(self, part: PartColumns, before: int) -> None:
+    def _append(self, part: BlockColumns, before: int) -> None:
         columns = part.columns
         for name, column in self._columns.items():
             column.append(columns[name])
@@ -185,10 +185,10 @@ class Collector:
         self._atom_ends.append(ends)
         self._atoms.append(_atoms(part, len(self._paths)))
         if self._signatures.places:
-            self._signatures.append(read_part_signatures(part.path))
+            self._signatures.append(read_block_signatures(part.path))
 
 
-def _atoms(part: PartColumns, number: int) -> NDArray[np.void]:
+def _atoms(part: BlockColumns, number: int) -> NDArray[np.void]:
     """The atoms of a part, with the number that it has."""
     columns = part.columns
     atoms = np.empty(len(columns["lengths"]), ATOM)

@@ -14,9 +14,9 @@ from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import Words
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
-from gemfit.data.packing.overlong import WAYS, fit_talk
+from gemfit.data.packing.overlong import WAYS, fit_conversation
 from gemfit.data.packing.split_turns import CONTEXT, LENGTH, LINKED, START, TORN, room_for
-from gemfit.data.packing.turn_spans import USER, Talk, joined, put_atom, put_span
+from gemfit.data.packing.turn_spans import USER, ConversationSpans, joined, put_atom, put_span
 from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, AssembledIds, Control
 
 _SYSTEM = ROLES.index("system")
@@ -85,7 +85,7 @@ def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, way:
         else:
             talk = _talk(composed, roles, last, edges, inside, number, start)
             at += stretches[at, 0] < stretches[at, 1]
-            stretches, at, atoms, made, cost = fit_talk(
+            stretches, at, atoms, made, cost = fit_conversation(
                 composed.words, talk, way, seq_len, stretches, at, atoms, made
             )
             costs[number, 0], costs[number, 1], costs[number, 2] = cost
@@ -111,7 +111,7 @@ def _talk(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number:
     headers = np.empty(len(own), np.int64)
     for turn in range(len(own)):
         headers[turn] = edges[HEADERS + own[turn] + 1] - edges[HEADERS + own[turn]]
-    return Talk(
+    return ConversationSpans(
         whole=(start, composed.ends[number]),
         turns=composed.turns[first : last[number]],
         headers=headers,

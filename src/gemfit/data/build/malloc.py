@@ -12,13 +12,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 2**28
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Give memory that was freed back to the system; what is forked from here on would count it as well."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
-def keep_freed() -> None:
+def keep_freed_memory() -> None:
     """Have this process use freed memory again, rather than give it back and ask for it anew.
 
     Block after block needs arrays of the same sizes, and fresh pages for them are a tenth of all the work.

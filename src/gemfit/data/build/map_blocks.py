@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gemfit.data.build.block_cache import PartNotes, PartStore
-from gemfit.data.build.block_pipeline import make_part
-from gemfit.data.build.reference_check import Watch
+from gemfit.data.build.block_cache import BlockCache, BlockNotes
+from gemfit.data.build.block_pipeline import make_block
+from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.build.worker_pool import run_tasks
 from gemfit.data.jsonl.blocks import Block, count_lines, lines_before
 from gemfit.data.jsonl.inputs import all_blocks, block_text, inputs_of
@@ -31,7 +31,7 @@ _SECOND_LINE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
+class MappedBlock:
     """What is known of one block once it was read."""
 
     number: int
@@ -61,24 +61,24 @@ class Shard:
 ALL = Shard(1, 1)
 
 
-def make_parts(
+def make_blocks(
     job: PackJob,
-    store: PartStore,
+    store: BlockCache,
     rendering: RenderContext | None,
     *,
     num_workers: int,
     shard: Shard = ALL,
     at: Callable[[int], None] = lambda done: None,
-    take: Callable[[Made], None] = lambda made: None,
-    watch: Watch | None = None,
-) -> list[Made]:
+    take: Callable[[MappedBlock], None] = lambda made: None,
+    watch: ReferenceChecker | None = None,
+) -> list[MappedBlock]:
     """Make the parts of all blocks of ``shard``, in input order; without ``rendering`` only look for them.
 
     The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` is told
     the bytes that are done, ``take`` each block in input order while others are being made. ``watch`` is
     offered a sample of each, and its ``EngineMismatch`` is raised.
     """
-    task = _PartTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
+    task = _BlockTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
     ordered = _InOrder(tokens_wanted(job) if shard == ALL else None, shard, take)
     done = 0
     blocks = (block for block in all_blocks(job) if shard.takes(block.number))
@@ -101,7 +101,7 @@ def make_parts(
     return ordered.taken
 
 
-def _await(offered: Watch | None) -> None:
+def _await(offered: ReferenceChecker | None) -> None:
     """Wait for the comparison: parts are there for later builds, which do not compare them again."""
     if offered is not None:
         offered.finish()
@@ -124,14 +124,14 @@ class _InOrder:
     Which blocks are taken follows from their order, whoever was faster.
     """
 
-    def __init__(self, tokens: int | None, shard: Shard, take: Callable[[Made], None]) -> None:
+    def __init__(self, tokens: int | None, shard: Shard, take: Callable[[MappedBlock], None]) -> None:
         self._wanted, self._step, self._take = tokens, shard.count, take
-        self._waiting: dict[int, Made] = {}
+        self._waiting: dict[int, MappedBlock] = {}
         self._next, self._tokens = shard.index - 1, 0
-        self.taken: list[Made] = []
+        self.taken: list[MappedBlock] = []
         self.reached = False
 
-    def add(self, made: Made) -> None:
+    def add(self, made: MappedBlock) -> None:
         """One more block."""
         self._waiting[made.number] = made
         while not self.reached and (one := self._waiting.pop(self._next, None)):
@@ -143,20 +143,20 @@ class _InOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class _PartTask:
+class _BlockTask:
     """What a worker does with a block."""
 
     job: PackJob
     paths: tuple[str, ...]
     """Of the inputs."""
-    store: PartStore
+    store: BlockCache
     rendering: RenderContext | None
 
-    def __call__(self, block: Block) -> tuple[Made, VerificationSample | None]:
+    def __call__(self, block: Block) -> tuple[MappedBlock, VerificationSample | None]:
         text = block_text(block, self.paths[block.input])
         lines = count_lines(text)
         key = self.store.key(text) if lines else ""
-        made = Made(number=block.number, input=block.input, key=key, lines=lines, state="found")
+        made = MappedBlock(number=block.number, input=block.input, key=key, lines=lines, state="found")
         if not key:
             return made, None
         if self.store.has(key):
@@ -183,8 +183,8 @@ class _PartTask:
                 raise self._refusal(block, line, rejection.reason)
             rejected.append((line, rejection.reason))
 
-        part, counts = make_part(text, _SECOND_LINE, "block", rendering, reject)
-        notes = PartNotes(
+        part, counts = make_block(text, _SECOND_LINE, "block", rendering, reject)
+        notes = BlockNotes(
             lines=counts.lines,
             blank=counts.blank,
             rejected=tuple(rejected),

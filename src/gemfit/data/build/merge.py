@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import gemfit
 from gemfit.core.progress import progress
-from gemfit.data.build.conversation_table import Notes, Talks
-from gemfit.data.build.malloc import give_back
+from gemfit.data.build.conversation_table import ConversationTable, Notes
+from gemfit.data.build.malloc import trim_heap
 from gemfit.data.build.row_plan import SPLITS, plan_split
 from gemfit.data.build.shards import Source, SplitPlan
 from gemfit.data.build.token_accounting import (
@@ -28,7 +28,7 @@ from gemfit.data.build.token_accounting import (
     write_rejected,
 )
 from gemfit.data.build.write_rows import write_rows
-from gemfit.data.filter.selection import TRAIN, Candidates, Choice, Fate, choose, within_max_rows
+from gemfit.data.filter.selection import TRAIN, Candidates, Choice, Disposition, choose, within_max_rows
 from gemfit.data.jsonl.inputs import inputs_of
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.reader import file_digest
@@ -42,7 +42,7 @@ LIBRARIES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 
 
 def assemble(
-    job: PackJob, tokenizer: Any, talks: Talks, notes: Notes, folder: Path, *, num_workers: int
+    job: PackJob, tokenizer: Any, talks: ConversationTable, notes: Notes, folder: Path, *, num_workers: int
 ) -> PackManifest:
     """Write everything but the manifest into ``folder``; the manifest."""
     sources = _sources_of(job, talks)
@@ -53,7 +53,7 @@ def assemble(
     pieces = [piece_sums(talks, choice, sources, len(job.sources), plan) for plan in plans]
     flow = token_flow(talks, choice, sources, _names(job), pieces)
     source = Source(atoms=talks.atoms, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
-    give_back()
+    trim_heap()
     with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
         shards, trained = write_rows(
             folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at
@@ -93,7 +93,7 @@ def _names(job: PackJob) -> list[str]:
     return [source.name for source in job.sources]
 
 
-def _sources_of(job: PackJob, talks: Talks) -> NDArray[np.int16]:
+def _sources_of(job: PackJob, talks: ConversationTable) -> NDArray[np.int16]:
     """The source of each conversation."""
     by_input = np.array([one.source for one in inputs_of(job)], np.int16)
     sources = np.empty(len(talks), np.int16)
@@ -102,18 +102,18 @@ def _sources_of(job: PackJob, talks: Talks) -> NDArray[np.int16]:
     return sources
 
 
-def _fates(talks: Talks) -> NDArray[np.int8]:
+def _fates(talks: ConversationTable) -> NDArray[np.int8]:
     """What is packed unless something else is against it: (conversations,)."""
     fates = np.empty(len(talks), np.int8)
     for here in talks.stretches():
         before = talks.atom_ends[here.start - 1 : here.start]
         whole = np.diff(talks.atom_ends[here], prepend=before if here.start else 0) > 0
-        lost = np.where(talks.dropped[here] > 0, Fate.OVERLONG, Fate.UNTRAINED)
-        fates[here] = np.where(whole, Fate.KEPT, lost)
+        lost = np.where(talks.dropped[here] > 0, Disposition.OVERLONG, Disposition.UNTRAINED)
+        fates[here] = np.where(whole, Disposition.KEPT, lost)
     return fates
 
 
-def _choose(job: PackJob, talks: Talks, sources: NDArray[np.int16]) -> Choice:
+def _choose(job: PackJob, talks: ConversationTable, sources: NDArray[np.int16]) -> Choice:
     candidates = Candidates(
         digests=talks.digests,
         likeness=talks.likeness,
@@ -131,7 +131,7 @@ def _choose(job: PackJob, talks: Talks, sources: NDArray[np.int16]) -> Choice:
     )
 
 
-def _check_enough(job: PackJob, talks: Talks, choice: Choice, notes: Notes) -> None:
+def _check_enough(job: PackJob, talks: ConversationTable, choice: Choice, notes: Notes) -> None:
     named = ", ".join(_names(job))
     if not len(talks):
         raise UserError(
@@ -139,7 +139,7 @@ def _check_enough(job: PackJob, talks: Talks, choice: Choice, notes: Notes) -> N
             f"{notes.rejected} were rejected"
         )
     if not np.any(choice.split == TRAIN):
-        dropped = int(np.count_nonzero(choice.fate == Fate.OVERLONG))
+        dropped = int(np.count_nonzero(choice.fate == Disposition.OVERLONG))
         raise UserError(
             f"{named}: no conversation is left to train on: of {len(talks)}, "
             f"{dropped} were longer than data.seq_len and dropped, the rest is "

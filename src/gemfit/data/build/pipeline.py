@@ -1,6 +1,6 @@
 """Build a pack: conversations in, a folder of packed rows out, whole or not at all.
 
-First every block of the input becomes a part, on all cores (``make_parts``); meanwhile the parent joins
+First every block of the input becomes a part, on all cores (``make_blocks``); meanwhile the parent joins
 their columns on disk (``talks``), then decides what each row holds (``plan_rows``), and all cores gather
 and write the rows (``rows``). The engines are given back before that. A worker keeps one block, then one
 batch of rows. Disk: parts take 4 bytes a token and stay in the cache, the result takes 8 bytes a place.
@@ -17,18 +17,18 @@ from typing import Any
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.atomic_folder import explained, staging
 from gemfit.core.progress import Progress, progress
-from gemfit.data.build.block_cache import PartStore, note_shards, noted_shards, part_store, trim
+from gemfit.data.build.block_cache import BlockCache, block_cache_of, note_shards, noted_shards, trim
 from gemfit.data.build.compile_kernels import compiling
 from gemfit.data.build.conversation_table import Collector
-from gemfit.data.build.map_blocks import ALL, Made, Shard, make_parts
+from gemfit.data.build.map_blocks import ALL, MappedBlock, Shard, make_blocks
 from gemfit.data.build.merge import assemble
-from gemfit.data.build.reference_check import Watch
+from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.build.setup import (
     delete_tables,
+    freeze_heap,
     prepare_render_context,
     prepare_tokenizer,
     release,
-    settle,
 )
 from gemfit.data.jsonl.inputs import check_unchanged
 from gemfit.data.pack.reader import MANIFEST, read_manifest
@@ -43,14 +43,14 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ways:
+class BuildOptions:
     """How a pack is built; nothing of it changes a byte of the result."""
 
     num_workers: int
     engine: Engine = "auto"
 
 
-def build_pack(job: PackJob, out: Path, ways: Ways, say: Say) -> PackManifest:
+def build_pack(job: PackJob, out: Path, ways: BuildOptions, say: Say) -> PackManifest:
     """Make the pack of ``job`` in the folder ``out``; a pack of the same fingerprint there is kept.
 
     Everything that a person can get wrong is a ``UserError``, and leaves nothing but the parts.
@@ -60,31 +60,31 @@ def build_pack(job: PackJob, out: Path, ways: Ways, say: Say) -> PackManifest:
     check_unchanged(job.files)
     with compiling(say) as wait_for_kernels:
         tokenizer = prepare_tokenizer(job)
-        store = part_store(job, digest_of(tokenizer))
+        store = block_cache_of(job, digest_of(tokenizer))
         collector = _parts(job, tokenizer, store, ways, say)
         release(tokenizer)
         wait_for_kernels()
     return _joined(job, tokenizer, store, collector, out, ways)
 
 
-def build_shard(job: PackJob, shard: Shard, ways: Ways, say: Say) -> None:
+def build_shard(job: PackJob, shard: Shard, ways: BuildOptions, say: Say) -> None:
     """Make the parts of every ``shard.count``-th block, for ``merge_pack`` to find."""
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
-    store = part_store(job, digest_of(tokenizer))
+    store = block_cache_of(job, digest_of(tokenizer))
     note_shards(job, shard.count)
     _parts(job, tokenizer, store, ways, say, shard)
 
 
-def merge_pack(job: PackJob, out: Path, ways: Ways) -> PackManifest:
+def merge_pack(job: PackJob, out: Path, ways: BuildOptions) -> PackManifest:
     """The pack of parts that are all there; a missing one is a ``UserError`` that names its shard."""
     if out.exists() and any(out.iterdir()):
         return _existing(job, out)
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
-    store = part_store(job, digest_of(tokenizer))
+    store = block_cache_of(job, digest_of(tokenizer))
     with _progress(job, "looking for parts") as shown:
-        made = make_parts(job, store, None, num_workers=ways.num_workers, at=shown.at)
+        made = make_blocks(job, store, None, num_workers=ways.num_workers, at=shown.at)
     missing = [one.number for one in made if one.state == "missing"]
     if missing:
         raise UserError(_to_run(missing, len(made), noted_shards(job)))
@@ -114,7 +114,7 @@ def _to_run(missing: list[int], blocks: int, shards: int | None) -> str:
 
 
 def _parts(
-    job: PackJob, tokenizer: Any, store: PartStore, ways: Ways, say: Say, shard: Shard = ALL
+    job: PackJob, tokenizer: Any, store: BlockCache, ways: BuildOptions, say: Say, shard: Shard = ALL
 ) -> Collector:
     """Make the parts; once more by the reference, if the fast engine was caught at a difference."""
     rendering, watch = prepare_render_context(job, tokenizer, say, ways.engine)
@@ -134,14 +134,19 @@ def _parts(
 
 
 def _with_progress(
-    job: PackJob, store: PartStore, rendering: RenderContext, watch: Watch | None, ways: Ways, shard: Shard
-) -> tuple[list[Made], Collector]:
-    settle()
+    job: PackJob,
+    store: BlockCache,
+    rendering: RenderContext,
+    watch: ReferenceChecker | None,
+    ways: BuildOptions,
+    shard: Shard,
+) -> tuple[list[MappedBlock], Collector]:
+    freeze_heap()
     with _progress(job, "reading", shard.count) as shown, closing(watch) if watch else nullcontext():
         try:
             collector = Collector(store, job.data)
             take = collector.add if shard == ALL else lambda made: None
-            made = make_parts(
+            made = make_blocks(
                 job,
                 store,
                 rendering,
@@ -163,7 +168,7 @@ def _progress(job: PackJob, what: str, shards: int = 1) -> AbstractContextManage
 
 
 def _joined(
-    job: PackJob, tokenizer: Any, store: PartStore, collector: Collector, out: Path, ways: Ways
+    job: PackJob, tokenizer: Any, store: BlockCache, collector: Collector, out: Path, ways: BuildOptions
 ) -> PackManifest:
     talks, notes = collector.finish()
     with staging(out) as partial:

@@ -19,7 +19,7 @@ from gemfit.errors import UserError
 _FORK = multiprocessing.get_context("fork")
 
 
-class Watch:
+class ReferenceChecker:
     """Compares what is offered with the reference that ``load`` gives."""
 
     def __init__(self, load: Callable[[], Encoder]) -> None:

@@ -63,7 +63,7 @@ class RowArrays(NamedTuple):
 
 
 @dataclass(slots=True)
-class PartFiles:
+class BlockFiles:
     """Descriptors of the files of parts, opened when they are needed."""
 
     paths: Sequence[Path]
@@ -73,7 +73,7 @@ class PartFiles:
     """(parts,): -1 where closed."""
 
     @classmethod
-    def of(cls, paths: Sequence[Path]) -> PartFiles:
+    def of(cls, paths: Sequence[Path]) -> BlockFiles:
         """For these paths, by number."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return cls(paths, max(16, limit // 2), np.full(len(paths), -1, np.int32))
@@ -108,7 +108,7 @@ class Room(NamedTuple):
         return cls(np.empty((rows, seq_len), np.uint32), np.empty((rows, seq_len), np.int32))
 
 
-def gather(pieces: Pieces, atoms: NDArray[np.void], files: PartFiles, room: Room, *, pad: int) -> RowArrays:
+def gather(pieces: Pieces, atoms: NDArray[np.void], files: BlockFiles, room: Room, *, pad: int) -> RowArrays:
     """The rows that these pieces make, until ``room`` is used again. atoms: all of them, of type ``ATOM``."""
     rows = len(pieces.row_ends) - 1
     words, labels = room.words[:rows], room.labels[:rows]

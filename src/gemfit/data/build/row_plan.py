@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.build.conversation_table import MOST_ATOMS, Talks
+from gemfit.data.build.conversation_table import MOST_ATOMS, ConversationTable
 from gemfit.data.build.shards import SplitPlan
 from gemfit.data.column_file import stretches
 from gemfit.data.compiled import njit
@@ -26,7 +26,9 @@ SPLITS = ("train", "validation")
 """By their numbers in ``Choice.split``."""
 
 
-def plan_split(talks: Talks, choice: Choice, split: int, seq_len: int, *, tight: bool) -> SplitPlan:
+def plan_split(
+    talks: ConversationTable, choice: Choice, split: int, seq_len: int, *, tight: bool
+) -> SplitPlan:
     """The rows of one split (an index into ``SPLITS``); ``tight`` as of ``fit_runs``."""
     numbers = np.flatnonzero(choice.split[choice.order] == split).astype(np.int32)
     atoms, fitted, heads = _atoms_of(talks, choice, numbers)
@@ -57,7 +59,7 @@ def order_rows(rows: int) -> Ints:
     return order
 
 
-def _atoms_of(talks: Talks, choice: Choice, numbers: Ints) -> tuple[Ints, Atoms, Ints]:
+def _atoms_of(talks: ConversationTable, choice: Choice, numbers: Ints) -> tuple[Ints, Atoms, Ints]:
     """The atoms of conversations, each as often as it is copied, one conversation after another.
 
     numbers: (chosen,), in canonical order. Returns the number of each atom among all, what rows are made

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gemfit.data.build.malloc import give_back
-from gemfit.data.build.reference_check import Watch
+from gemfit.data.build.malloc import trim_heap
+from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.jsonl.conversation import Conversation
 from gemfit.data.jsonl.inputs import all_lines
@@ -49,7 +49,7 @@ def prepare_tokenizer(job: PackJob) -> Any:
 
 def prepare_render_context(
     job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto"
-) -> tuple[RenderContext, Watch | None]:
+) -> tuple[RenderContext, ReferenceChecker | None]:
     """The rendering of the job with the fastest encoder that was proved, and who watches it.
 
     The word cache is proved on the beginning of the input before its tables are kept. When they are there,
@@ -64,9 +64,9 @@ def prepare_render_context(
             encoder = select_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
             if isinstance(encoder, WordCache):
                 save_tables(encoder, path)
-            watch = None if encoder.name == "tokenizers" else Watch(lambda: _reference(tokenizer))
+            watch = None if encoder.name == "tokenizers" else ReferenceChecker(lambda: _reference(tokenizer))
         else:
-            encoder, watch = known, Watch(lambda: _reference(tokenizer))
+            encoder, watch = known, ReferenceChecker(lambda: _reference(tokenizer))
         if watch is not None:
             stack.callback(watch.close)
             if known is not None:
@@ -87,7 +87,7 @@ def is_small(job: PackJob) -> bool:
 def _reference(tokenizer: Any) -> Encoder:
     """The reference, for a process that has nothing else in it."""
     encoder = reference_encoder(tokenizer)
-    give_back()
+    trim_heap()
     return encoder
 
 
@@ -108,11 +108,11 @@ def _tables_path(tokenizer: Any) -> Path:
     return cache_folder() / "words" / f"{digest_json(key)}.npz"
 
 
-def settle() -> None:
+def freeze_heap() -> None:
     """Give back what loading has left over, and leave the rest where it is: workers share it after a fork."""
     gc.collect()
     gc.freeze()
-    give_back()
+    trim_heap()
 
 
 def release(tokenizer: Any) -> None:
@@ -120,7 +120,7 @@ def release(tokenizer: Any) -> None:
     if isinstance(tokenizer, KnownTokenizer):
         tokenizer.forget()
     # The encoder went with the last that named it: there are no cycles to look for.
-    give_back()
+    trim_heap()
 
 
 def sample_of(job: PackJob) -> Messages:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gemfit.data.build.row_gather import PartFiles, Pieces, Room, RowArrays, gather
+from gemfit.data.build.row_gather import BlockFiles, Pieces, Room, RowArrays, gather
 from gemfit.data.column_file import let_go
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.reader import BATCHES, COUNTS
@@ -106,7 +106,7 @@ def write_shard(
     """Gather the rows of one file and write them; ``at`` is told how many more rows are done."""
     batch_rows = max(1, BATCH_BYTES // (8 * source.seq_len))
     schema = row_schema(source.seq_len)
-    files, room = PartFiles.of(source.paths), Room.of(batch_rows, source.seq_len)
+    files, room = BlockFiles.of(source.paths), Room.of(batch_rows, source.seq_len)
     edges: list[tuple[int, int]] = []
     counts: list[NDArray[np.int64]] = [np.empty((2, 0), np.int64)]
     path = folder / job.split / job.name
@@ -187,7 +187,7 @@ def _batch(
     start: int,
     stop: int,
     source: Source,
-    files: PartFiles,
+    files: BlockFiles,
     room: Room,
     schema: pa.Schema,
 ) -> tuple[pa.RecordBatch, RowArrays]:

@@ -15,10 +15,10 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gemfit.data.build.conversation_table import Notes, Talks
+from gemfit.data.build.conversation_table import ConversationTable, Notes
 from gemfit.data.build.shards import SplitPlan, as_arrow
 from gemfit.data.column_file import let_go, stretches
-from gemfit.data.filter.selection import Choice, Fate
+from gemfit.data.filter.selection import Choice, Disposition
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.schemas.manifest import Losses, TokenFlow
 
@@ -41,11 +41,11 @@ SCHEMA = pa.schema(
     ]
 )
 _LOST_WHOLE = {
-    "duplicate": Fate.DUPLICATE,
-    "near_duplicate": Fate.NEAR_DUPLICATE,
-    "left_by_weight": Fate.LEFT_BY_WEIGHT,
-    "beyond_max_rows": Fate.BEYOND_MAX_ROWS,
-    "overlong": Fate.OVERLONG,
+    "duplicate": Disposition.DUPLICATE,
+    "near_duplicate": Disposition.NEAR_DUPLICATE,
+    "left_by_weight": Disposition.LEFT_BY_WEIGHT,
+    "beyond_max_rows": Disposition.BEYOND_MAX_ROWS,
+    "overlong": Disposition.OVERLONG,
 }
 
 
@@ -61,7 +61,7 @@ class PieceSums(NamedTuple):
 
 
 def piece_sums(
-    talks: Talks, choice: Choice, source: NDArray[np.int16], count: int, plan: SplitPlan
+    talks: ConversationTable, choice: Choice, source: NDArray[np.int16], count: int, plan: SplitPlan
 ) -> PieceSums:
     """What the rows of a split hold of each of ``count`` sources. source: (conversations,)."""
     packed, repeated, torn = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
@@ -76,7 +76,11 @@ def piece_sums(
 
 
 def token_flow(
-    talks: Talks, choice: Choice, source: NDArray[np.int16], names: Sequence[str], pieces: Sequence[PieceSums]
+    talks: ConversationTable,
+    choice: Choice,
+    source: NDArray[np.int16],
+    names: Sequence[str],
+    pieces: Sequence[PieceSums],
 ) -> dict[str, TokenFlow]:
     """The flow of each source and of all; ``ValueError`` if they do not add up, which is a bug.
 
@@ -96,18 +100,22 @@ def token_flow(
 
 
 def _flow_columns(
-    talks: Talks, choice: Choice, source: NDArray[np.int16], count: int, pieces: Sequence[PieceSums]
+    talks: ConversationTable,
+    choice: Choice,
+    source: NDArray[np.int16],
+    count: int,
+    pieces: Sequence[PieceSums],
 ) -> dict[str, NDArray[np.int64]]:
     sums = {name: np.zeros(count, np.int64) for name in TokenFlow.model_fields}
     for here in talks.stretches():
         owner, fate, tokens = source[here], choice.fate[here], talks.tokens[here]
         truncated, untrained = talks.truncated[here], talks.untrained[here]
-        settled = (fate == Fate.KEPT) | (fate == Fate.UNTRAINED)
+        settled = (fate == Disposition.KEPT) | (fate == Disposition.UNTRAINED)
         again = (tokens.astype(np.int64) - truncated - untrained) * (choice.copies[here].astype(np.int64) - 1)
         for name, lost in _LOST_WHOLE.items():
             sums[name] += _summed(owner, tokens, count, fate == lost)
         sums["tokens_read"] += _summed(owner, tokens, count)
-        sums["oversampled"] += _summed(owner, again, count, fate == Fate.KEPT)
+        sums["oversampled"] += _summed(owner, again, count, fate == Disposition.KEPT)
         sums["truncated"] += _summed(owner, truncated, count, settled)
         sums["untrained"] += _summed(owner, untrained, count, settled)
     for one in pieces:
@@ -127,51 +135,58 @@ def _summed(
 
 
 def losses(
-    talks: Talks, choice: Choice, notes: Notes, flow: TokenFlow, pieces: Sequence[PieceSums], seq_len: int
+    talks: ConversationTable,
+    choice: Choice,
+    notes: Notes,
+    flow: TokenFlow,
+    pieces: Sequence[PieceSums],
+    seq_len: int,
 ) -> Losses:
     """Counts of lines, conversations and pieces."""
-    fates = np.zeros(len(Fate), np.int64)
+    fates = np.zeros(len(Disposition), np.int64)
     split = truncated = 0
     for here in talks.stretches():
         fate, cut_off = choice.fate[here], talks.truncated[here] > 0
-        fates += np.bincount(fate, minlength=len(Fate))
-        kept = fate == Fate.KEPT
+        fates += np.bincount(fate, minlength=len(Disposition))
+        kept = fate == Disposition.KEPT
         split += int(np.count_nonzero(kept & (talks.tokens[here] > seq_len) & ~cut_off))
-        truncated += int(np.count_nonzero((kept | (fate == Fate.UNTRAINED)) & cut_off))
+        truncated += int(np.count_nonzero((kept | (fate == Disposition.UNTRAINED)) & cut_off))
     return Losses(
         lines_read=notes.lines,
         blank_lines=notes.blank,
         rejected_lines=notes.rejected,
-        duplicate_conversations=int(fates[Fate.DUPLICATE]),
-        near_duplicate_conversations=int(fates[Fate.NEAR_DUPLICATE]),
-        left_by_weight_conversations=int(fates[Fate.LEFT_BY_WEIGHT]),
-        beyond_max_rows_conversations=int(fates[Fate.BEYOND_MAX_ROWS]),
+        duplicate_conversations=int(fates[Disposition.DUPLICATE]),
+        near_duplicate_conversations=int(fates[Disposition.NEAR_DUPLICATE]),
+        left_by_weight_conversations=int(fates[Disposition.LEFT_BY_WEIGHT]),
+        beyond_max_rows_conversations=int(fates[Disposition.BEYOND_MAX_ROWS]),
         split_conversations=split,
         repeated_tokens=flow.repeated,
         torn_pieces=sum(one.torn for one in pieces),
-        untrained_conversations=int(fates[Fate.UNTRAINED]),
+        untrained_conversations=int(fates[Disposition.UNTRAINED]),
         untrained_tokens=flow.untrained,
         truncated_conversations=truncated,
         truncated_tokens=flow.truncated,
-        dropped_conversations=int(fates[Fate.OVERLONG]),
+        dropped_conversations=int(fates[Disposition.OVERLONG]),
         dropped_tokens=flow.overlong,
     )
 
 
-def role_tokens(talks: Talks, choice: Choice) -> dict[str, int]:
+def role_tokens(talks: ConversationTable, choice: Choice) -> dict[str, int]:
     """Tokens of each role in kept conversations, each counted once; ``control`` belongs to no turn."""
     sums, total = np.zeros(len(ROLES), np.int64), 0
     for here in talks.stretches():
-        kept = choice.fate[here] == Fate.KEPT
+        kept = choice.fate[here] == Disposition.KEPT
         sums += talks.role_tokens[here][kept].sum(axis=0, dtype=np.int64)
         total += int(talks.tokens[here][kept].sum(dtype=np.int64))
     return dict(zip(ROLES, sums.tolist(), strict=True)) | {"control": total - int(sums.sum())}
 
 
-def write_conversations(path: Path, talks: Talks, choice: Choice, source: NDArray[np.int16]) -> None:
+def write_conversations(
+    path: Path, talks: ConversationTable, choice: Choice, source: NDArray[np.int16]
+) -> None:
     """The table of all conversations, as an Arrow stream."""
     numbers = choice.numbers()
-    names = _strings([fate.name.lower() for fate in Fate])
+    names = _strings([fate.name.lower() for fate in Disposition])
     with path.open("wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for here in talks.stretches():
             digests = pa.py_buffer(np.ascontiguousarray(talks.digests[here]).astype("<u8"))

@@ -77,7 +77,7 @@ class Signatures:
             column.close()
 
 
-def near_groups(signatures: Signatures, order: Places, at_once: int = AT_ONCE) -> Places:
+def near_duplicate_groups(signatures: Signatures, order: Places, at_once: int = AT_ONCE) -> Places:
     """The group of each conversation in ``order``, named by the place in it of its first: (order,).
 
     Two whose estimated similarity is at least the threshold are in one group, and so are those between
@@ -92,7 +92,7 @@ def near_groups(signatures: Signatures, order: Places, at_once: int = AT_ONCE) -
     return np.asarray(_roots(parents))
 
 
-def stand_ins(
+def representatives(
     signatures: Signatures, order: Places, likeness: NDArray[np.uint64], groups: Places, ranked: Places
 ) -> Places:
     """The place in ``order`` of the conversation that stays for each one: (order,); its own if it stays.

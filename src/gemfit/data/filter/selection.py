@@ -20,8 +20,8 @@ from gemfit.data.dedup.lsh import (
     Signatures,
     group_sizes,
     merge_groups,
-    near_groups,
-    stand_ins,
+    near_duplicate_groups,
+    representatives,
 )
 from gemfit.data.filter.mixture import copies_by_weight, mix
 from gemfit.errors import UserError
@@ -36,7 +36,7 @@ _SORTED_AT_ONCE = 2**20
 """Digests; of more, those that begin with the same bits are sorted one lot after another."""
 
 
-class Fate(IntEnum):
+class Disposition(IntEnum):
     """What became of a valid conversation; the names in lower case are those of the files."""
 
     KEPT = 0
@@ -72,7 +72,7 @@ class Choice:
     """What is packed. The canonical order is that of the digests."""
 
     fate: NDArray[np.int8]
-    """(conversations,): a ``Fate``."""
+    """(conversations,): a ``Disposition``."""
     copies: NDArray[np.int32]
     """(conversations,): how often it is in the pack; 0 unless kept."""
     split: NDArray[np.int8]
@@ -87,7 +87,7 @@ class Choice:
         numbers = np.full(len(self.fate), -1, np.int32)
         for here in stretches(len(self.order)):
             numbers[self.order[here]] = np.arange(here.start, here.stop)
-        copy = np.flatnonzero(self.fate == Fate.DUPLICATE)
+        copy = np.flatnonzero(self.fate == Disposition.DUPLICATE)
         numbers[copy] = numbers[self.original[copy]]
         return numbers
 
@@ -98,7 +98,7 @@ def choose(candidates: Candidates, data: DataRecipe, seed: int) -> Choice:
     order, original = _without_copies(candidates.digests, fate)
     near = np.arange(len(order), dtype=np.int32)
     if data.near_duplicates != "ignore":
-        near = near_groups(candidates.signatures, order)
+        near = near_duplicate_groups(candidates.signatures, order)
     likeness = _taken(candidates.likeness, order)
     groups = merge_groups(near, likeness)
     if data.near_duplicates == "drop":
@@ -109,7 +109,7 @@ def choose(candidates: Candidates, data: DataRecipe, seed: int) -> Choice:
     copies = _copies(candidates, data, seed, order)
     # A held-out conversation measures; twice the same one measures nothing new.
     np.minimum(copies, 1, out=copies, where=split == VALIDATION)
-    fate[(fate == Fate.KEPT) & (copies == 0)] = Fate.LEFT_BY_WEIGHT
+    fate[(fate == Disposition.KEPT) & (copies == 0)] = Disposition.LEFT_BY_WEIGHT
     return _choice(fate, copies, split, original, order)
 
 
@@ -140,7 +140,7 @@ def beginning(choice: Choice, count: int) -> Choice:
     """``choice`` without all but the first ``count`` kept conversations."""
     beyond = choice.order[count:]
     fate, copies, split = choice.fate.copy(), choice.copies.copy(), choice.split.copy()
-    fate[beyond], copies[beyond], split[beyond] = Fate.BEYOND_MAX_ROWS, 0, NOWHERE
+    fate[beyond], copies[beyond], split[beyond] = Disposition.BEYOND_MAX_ROWS, 0, NOWHERE
     return replace(choice, fate=fate, copies=copies, split=split, order=choice.order[:count])
 
 
@@ -159,7 +159,7 @@ def _without_copies(digests: NDArray[np.uint64], fate: NDArray[np.int8]) -> tupl
         # The sort is stable, so the first of a run is the first of the input.
         first = lot[order[new]]
         original[lot[order]] = first[np.cumsum(new) - 1]
-        fate[lot[order[~new]]] = Fate.DUPLICATE
+        fate[lot[order[~new]]] = Disposition.DUPLICATE
         firsts.append(first)
         let_go(digests)
     return np.concatenate(firsts), original
@@ -201,11 +201,11 @@ def _leave_near_copies_out(
 
     Writes ``fate`` and ``original``.
     """
-    some = np.flatnonzero((group_sizes(groups) > 1) & (fate[order] == Fate.KEPT)).astype(np.int32)
+    some = np.flatnonzero((group_sizes(groups) > 1) & (fate[order] == Disposition.KEPT)).astype(np.int32)
     ranked = some[np.lexsort((candidates.source[order[some]], groups[some]))]
-    stays = stand_ins(candidates.signatures, order, likeness, groups, ranked)
+    stays = representatives(candidates.signatures, order, likeness, groups, ranked)
     left = ranked[stays[ranked] != ranked]
-    fate[order[left]] = Fate.NEAR_DUPLICATE
+    fate[order[left]] = Disposition.NEAR_DUPLICATE
     original[order[left]] = order[stays[left]]
 
 
@@ -249,6 +249,6 @@ def _choice(
     original: Places,
     order: Places,
 ) -> Choice:
-    out = fate != Fate.KEPT
+    out = fate != Disposition.KEPT
     copies[out], split[out] = 0, NOWHERE
     return Choice(fate=fate, copies=copies, split=split, original=original, order=order[~out[order]])

@@ -33,7 +33,7 @@ class Messages:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Part:
+class TokenizedBlock:
     """What one block became: atoms to pack, and one line of accounts for each valid conversation.
 
     An atom is stored as it stands where a piece begins (context and body); one that may go on in the

@@ -9,7 +9,7 @@ import numpy as np
 from gemfit.data.compiled import njit
 from gemfit.data.document import Document, Words
 from gemfit.data.packing.split_turns import CONTEXT, LENGTH, room_for, split
-from gemfit.data.packing.turn_spans import as_talk, joined, next_trained, put_atom, put_span
+from gemfit.data.packing.turn_spans import as_spans, joined, next_trained, put_atom, put_span
 
 WAYS = ("drop", "truncate", "split", "cut")
 """What ``data.overlong`` may be."""
@@ -53,9 +53,9 @@ def fit(document: Document, overlong: str, seq_len: int) -> Fitted:
 
     One conversation alone, as objects to look at; a build fits those of a block at once (``fit_rows``).
     """
-    talk, control = as_talk(document)
+    talk, control = as_spans(document)
     stretches, atoms = np.empty((64, 3), np.int64), np.empty((64, 5), np.int32)
-    stretches, at, atoms, made, costs = fit_talk(
+    stretches, at, atoms, made, costs = fit_conversation(
         document.words, talk, WAYS.index(overlong), seq_len, stretches, 0, atoms, 0
     )
     stored = joined(document.words, control, stretches[:at])
@@ -72,7 +72,7 @@ def _atoms(document: Document, stored: Words, rows: list[list[int]]) -> list[Ato
 
 
 @njit
-def fit_talk(
+def fit_conversation(
     words: Any, talk: Any, way: Any, seq_len: Any, stretches: Any, at: Any, atoms: Any, made: Any
 ) -> Any:
     """Write atoms and their words as ``split`` does, ``way`` being an index into ``WAYS``.

@@ -21,7 +21,7 @@ Stretch = tuple[int, int]
 _MASKED, _AS_IT_IS = ~TRAINED, ~np.uint32(0)
 
 
-class Talk(NamedTuple):
+class ConversationSpans(NamedTuple):
     """One conversation; see ``Document``, of which it has the same parts."""
 
     whole: Stretch
@@ -38,12 +38,12 @@ class Talk(NamedTuple):
     user_end: Stretch
 
 
-def as_talk(document: Document) -> tuple[Talk, Words]:
-    """The same conversation as a ``Talk``, and the control texts that it counts behind its words."""
+def as_spans(document: Document) -> tuple[ConversationSpans, Words]:
+    """The same conversation as spans, and the control texts that are counted behind its words."""
     texts = (document.begin, document.lead, document.inset, document.user_header, document.user_end)
     ends = (len(document.words) + np.cumsum([0, *map(len, texts)])).tolist()
     begin, lead, inset, user_header, user_end = pairwise(ends)
-    talk = Talk(
+    talk = ConversationSpans(
         whole=(0, len(document.words)),
         turns=np.array([turn.start for turn in document.turns], np.int64),
         headers=np.array([turn.header for turn in document.turns], np.int64),
