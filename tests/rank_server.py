@@ -29,7 +29,9 @@ class RankServer:
     def train(self, run: RunDir, *, stop_at: int | None = None) -> int:
         """Carry out one attempt of ``run``; the exit code that all its ranks ended with, or 1."""
         with run.hold(patience_seconds=1.0):
-            return self._ask({"run": str(run.root.resolve()), "stop_at": stop_at})
+            return self._ask(
+                {"run": str(run.root.resolve()), "stop_at": stop_at, "environment": dict(os.environ)}
+            )
 
     def close(self) -> None:
         if self._process is not None:
@@ -57,10 +59,14 @@ def serve() -> None:
     """Answer requests, one per line, until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is not an answer
+    before = dict(os.environ)
     import forked_ranks  # noqa: PLC0415 - it imports torch, which the tests' side does without
 
+    settings = {name: value for name, value in os.environ.items() if before.get(name) != value}
     for line in sys.stdin:
         request = json.loads(line)
+        os.environ.clear()
+        os.environ.update(request["environment"] | settings)
         forked_ranks.assert_one_thread()
         attempt = forked_ranks.start(RunDir(Path(request["run"])), stop_at=request["stop_at"])
         answers.write(f"{attempt.returncode(timeout_seconds=PATIENCE_SECONDS)}\n")
