@@ -102,7 +102,7 @@ def test_a_bound_on_lost_steps_must_be_one_that_can_be_kept() -> None:
 
 @pytest.mark.parametrize("length", [{}, {"num_epochs": 1.0, "max_steps": 1}])
 def test_a_length_is_epochs_or_steps(length: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="give exactly one of `epochs` and `steps`"):
+    with pytest.raises(ValidationError, match="give exactly one of `num_epochs` and `max_steps`"):
         LengthRecipe(**length)  # type: ignore[arg-type]
 
 

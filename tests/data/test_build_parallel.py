@@ -75,7 +75,7 @@ def test_order_of_lines_and_files_does_not_change_the_rows(
 KILLED = """
 import sys, time
 from gemfit.data.jsonl import blocks
-from gemfit.data.build import make_blocks
+from gemfit.data.build import map_blocks
 from gemfit.data.__main__ import main
 blocks.BLOCK_BYTES = int(sys.argv[3])
 fast = map_blocks.make_block
@@ -101,7 +101,7 @@ def begun(cache: Path, tmp_path: Path) -> Callable[[Path], tuple[subprocess.Pope
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         workers = [int(pid) for pid in children.read_text().split()]
-        assert len(workers) == 3, "two, and the process that checks the engine"
+        assert len(workers) >= 2, "two, and those that compile kernels, where that is still to be done"
         return process, workers
 
     return start
