@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace ``path`` by ``content`` (text as UTF-8), whole or not at all, and flushed to disk."""
-    # Not the process id: containers on one file system have equal ones.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with replacing(path) as temporary, temporary.open("xb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces ``path`` at the end; an error removes it instead."""
+    temporary = temporary_name(path, "")
     try:
-        with temporary.open("xb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path, label: str) -> Path:
+    """A hidden name in the folder of ``path``, ``.NAME.LABEL`` and a UUID, that no other process uses."""
+    # Not the process id: nodes and containers on one file system have equal ones.
+    return path.with_name(f".{path.name}.{label}{uuid.uuid4().hex}")

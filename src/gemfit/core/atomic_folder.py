@@ -1,14 +1,14 @@
-"""A folder that appears whole or not at all."""
+"""Write a folder whole or not at all: a temporary folder in its parent, rename."""
 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gemfit.core.atomic_file import temporary_name
 from gemfit.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -17,11 +17,11 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A hidden folder beside ``out`` which takes its name at the end, and is gone after any error.
+    """Yield a hidden folder, ``.NAME.partial-*``, that is renamed to ``out`` at the end; an error removes it.
 
-    A full disk, and a place where nothing may be written, are a ``UserError``.
+    A full disk and a folder without write permission are a ``UserError``.
     """
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial = temporary_name(out, "partial-")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
@@ -34,10 +34,10 @@ def staging(out: Path) -> Iterator[Path]:
 
 
 def explained(error: OSError, out: Path) -> Exception:
-    """The ``UserError`` for a full disk and for a place where nothing may be written; others as they are."""
+    """The ``UserError`` for a full disk or missing write permission; other errors unchanged."""
     if error.errno in _FULL:
         return UserError(
-            f"{out.parent}: the disk is full ({_free_mib(out.parent)} MiB free); nothing half-written "
+            f"{out.parent}: the disk is full ({_free_mib(out.parent)} MiB free); no partial output "
             "was left: free some space, or write elsewhere (--out, or GEMFIT_CACHE)"
         )
     if error.errno in _FORBIDDEN:
@@ -45,7 +45,7 @@ def explained(error: OSError, out: Path) -> Exception:
             f"{error.filename or out}: {error.strerror}; write elsewhere (--out, or GEMFIT_CACHE)"
         )
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return UserError(f"{out}: is already there; remove it, or write elsewhere")
+        return UserError(f"{out}: already exists; remove it, or write elsewhere")
     return error
 
 

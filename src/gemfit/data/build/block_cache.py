@@ -25,7 +25,7 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
-from gemfit.core.atomic_file import write_atomic
+from gemfit.core.atomic_file import replacing, write_atomic
 from gemfit.data.jsonl.message_batch import TokenizedBlock
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
@@ -95,14 +95,9 @@ class BlockCache:
         """Store a part, whole or not at all."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{key}.{os.getpid()}")
         arrays = [(name, np.ascontiguousarray(getattr(part, name))) for name in (*_NAMES, *_APART)]
-        try:
-            with temporary.open("wb", buffering=0) as file:
-                _write(file, arrays, notes)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
+            _write(file, arrays, notes)
 
     def read(self, key: str) -> BlockColumns:
         """Everything but words and signatures."""
@@ -180,6 +175,7 @@ def trim(cache: Path, own: Iterable[Path]) -> None:
     limit = limit_bytes()
     mine = set(own)
     lately = time.time() - USED_LATELY_SECONDS
+    _remove_leftovers(cache, lately)
     found = []
     for path in cache.glob("*/*.block"):
         with suppress(FileNotFoundError):  # another build trims as well
@@ -192,6 +188,14 @@ def trim(cache: Path, own: Iterable[Path]) -> None:
         if used < lately or path in mine:
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _remove_leftovers(cache: Path, before: float) -> None:
+    """Remove temporary files of writers that were killed: those last written ``before`` a time."""
+    for leftover in cache.glob("*/.*.block.*"):
+        with suppress(FileNotFoundError):
+            if leftover.stat().st_mtime < before:
+                leftover.unlink()
 
 
 def limit_bytes() -> int:

@@ -6,13 +6,13 @@ damaged counts as none.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from gemfit.core.atomic_file import replacing
 from gemfit.data.tokenize.bpe.bpe_merge import Merges
 from gemfit.data.tokenize.bpe.word_cache import WordCache, make_word_cache
 
@@ -26,12 +26,8 @@ def save_tables(cache: WordCache, path: Path) -> None:
     arrays = cache.merges._asdict() | {name: getattr(cache, name) for name in _OTHERS}
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        try:
-            np.savez(temporary, **arrays)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("xb") as stream:
+            np.savez(stream, **arrays)
 
 
 def load_tables(path: Path) -> WordCache | None:
