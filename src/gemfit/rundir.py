@@ -14,6 +14,7 @@ from pathlib import Path
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.file_lock import try_lock
 from gemfit.errors import UserError
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import AttemptRecord, Verdict
 from gemfit.schemas.plan import Plan
 
@@ -255,7 +256,7 @@ class RunDir:
     def is_complete(self, plan: Plan) -> bool:
         """Whether the last attempt did all that ``plan`` wants, which may be more than the one it had."""
         verdict = self.verdict()
-        if verdict is None or verdict.outcome != "completed":
+        if verdict is None or verdict.outcome is not AttemptOutcome.COMPLETED:
             return False
         if verdict.step >= plan.steps.total:
             return True

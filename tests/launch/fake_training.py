@@ -16,6 +16,7 @@ from types import FrameType
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
 
 
@@ -30,7 +31,9 @@ def main(root: Path, stop_at: int | None) -> ExitCode:
             raise RuntimeError("the fake crash")
         append(run, step_record(attempt, step))
         if run.stop_file.exists() or step == stop_at:
-            return leave(run, Verdict(outcome="stopped", attempt=attempt, step=step), ExitCode.STOPPED)
+            return leave(
+                run, Verdict(outcome=AttemptOutcome.STOPPED, attempt=attempt, step=step), ExitCode.STOPPED
+            )
     append(
         run,
         EvalRecord(
@@ -44,9 +47,9 @@ def main(root: Path, stop_at: int | None) -> ExitCode:
         ),
     )
     if reason := os.environ.get("FAKE_FATAL"):
-        verdict = Verdict(outcome="fatal", attempt=attempt, step=total, reason=reason)
+        verdict = Verdict(outcome=AttemptOutcome.FATAL, attempt=attempt, step=total, reason=reason)
         return leave(run, verdict, ExitCode.USER_ERROR)
-    return leave(run, Verdict(outcome="completed", attempt=attempt, step=total), ExitCode.DONE)
+    return leave(run, Verdict(outcome=AttemptOutcome.COMPLETED, attempt=attempt, step=total), ExitCode.DONE)
 
 
 def report_surroundings(run: RunDir) -> None:

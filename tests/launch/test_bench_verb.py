@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import (
     EvalRecord,
     MemoryRecord,
@@ -152,7 +153,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: Callable[..
             return AttemptResult(attempt=attempt, returncode=-9, verdict=None)
         lines = [step(n, 1.0, time.time() + n) for n in range(1, plan.steps.total + 1)]
         run.metrics_file.write_text("".join(line.model_dump_json() + "\n" for line in lines))
-        done = Verdict(outcome="completed", attempt=attempt, step=plan.steps.total)
+        done = Verdict(outcome=AttemptOutcome.COMPLETED, attempt=attempt, step=plan.steps.total)
         return AttemptResult(attempt=attempt, returncode=0, verdict=done)
 
     monkeypatch.setattr(runner, "carry_out", carry_out)

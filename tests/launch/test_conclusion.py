@@ -8,6 +8,7 @@ import pytest
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.exit_report import conclude, last_words
@@ -36,10 +37,10 @@ def outcome(verdict: Verdict | None = None) -> AttemptResult:
 @pytest.mark.parametrize(
     ("verdict", "code"),
     [
-        (Verdict(outcome="completed", attempt=1, step=10), ExitCode.DONE),
-        (Verdict(outcome="stopped", attempt=1, step=3), ExitCode.STOPPED),
-        (Verdict(outcome="failed", attempt=1, step=3, reason="x"), ExitCode.FAILED),
-        (Verdict(outcome="fatal", attempt=1, step=0, reason="x"), ExitCode.USER_ERROR),
+        (Verdict(outcome=AttemptOutcome.COMPLETED, attempt=1, step=10), ExitCode.DONE),
+        (Verdict(outcome=AttemptOutcome.STOPPED, attempt=1, step=3), ExitCode.STOPPED),
+        (Verdict(outcome=AttemptOutcome.FAILED, attempt=1, step=3, reason="x"), ExitCode.FAILED),
+        (Verdict(outcome=AttemptOutcome.FATAL, attempt=1, step=0, reason="x"), ExitCode.USER_ERROR),
         (None, ExitCode.FAILED),
     ],
 )
@@ -82,12 +83,12 @@ def test_a_log_with_nothing_but_a_report_is_shown(run: RunDir) -> None:
 
 
 def test_commands_to_copy_quote_the_folder(run: RunDir) -> None:
-    stopped = Verdict(outcome="stopped", attempt=1, step=3)
+    stopped = Verdict(outcome=AttemptOutcome.STOPPED, attempt=1, step=3)
     assert f"gemfit resume '{run.root}'" in conclude(run, outcome(stopped)).text
 
 
 def test_every_line_of_a_mistake_is_marked(run: RunDir) -> None:
-    fatal = Verdict(outcome="fatal", attempt=1, step=0, reason="one\ntwo")
+    fatal = Verdict(outcome=AttemptOutcome.FATAL, attempt=1, step=0, reason="one\ntwo")
     assert conclude(run, outcome(fatal)).text.startswith("error: one\nerror: two\n")
 
 

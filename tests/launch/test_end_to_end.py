@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
+
 SAMPLE = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 SMALL = {
     "model.scratch.hidden_size": "32",
@@ -41,7 +43,7 @@ def test_a_run_is_packed_stopped_resumed_exported_and_answers(tmp_path: Path) ->
     assert resumed.returncode == 0, resumed.stderr + log(tmp_path, 2)
     assert "step 6/6" in resumed.stdout
     (status,) = json.loads(gemfit(tmp_path, "status", "r", "--json").stdout)
-    assert (status["state"], status["step"], status["attempt"]) == ("completed", 6, 2)
+    assert (status["state"], status["step"], status["attempt"]) == (AttemptOutcome.COMPLETED, 6, 2)
     assert status["eval_loss"] > 0
 
     assert gemfit(tmp_path, "export", "r").returncode == 0

@@ -15,6 +15,7 @@ import pytest
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.local import AttemptResult, carry_out, command_line, descendants, environment
@@ -58,7 +59,7 @@ def test_a_run_to_the_end_shows_every_record_and_leaves_a_verdict(run: RunDir) -
     seen = Seen()
     outcome = attempt(run, seen)
     assert outcome.verdict is not None
-    assert (outcome.attempt, outcome.returncode, outcome.verdict.outcome) == (1, 0, "completed")
+    assert (outcome.attempt, outcome.returncode, outcome.verdict.outcome) == (1, 0, AttemptOutcome.COMPLETED)
     assert [r.step for r in seen.records if isinstance(r, StepRecord)] == list(range(1, 11))
     assert [r.step for r in seen.records if isinstance(r, EvalRecord)] == [10]
 
@@ -88,7 +89,7 @@ def test_stop_at_is_handed_on_and_a_resume_continues_the_steps(run: RunDir) -> N
     first, second = Seen(), Seen()
     stopped = attempt(run, first, stop_at=4)
     assert stopped.verdict is not None
-    assert (stopped.verdict.outcome, stopped.verdict.step) == ("stopped", 4)
+    assert (stopped.verdict.outcome, stopped.verdict.step) == (AttemptOutcome.STOPPED, 4)
     done = attempt(run, second)
     assert done.attempt == 2
     assert [r.step for r in second.records if isinstance(r, StepRecord)] == [5, 6, 7, 8, 9, 10]
@@ -111,7 +112,7 @@ def test_a_signal_asks_the_run_to_stop_and_reaches_no_process_of_it(
     before = signal.getsignal(number)
     outcome = attempt(run, seen)
     assert outcome.verdict is not None
-    assert outcome.verdict.outcome == "stopped"
+    assert outcome.verdict.outcome == AttemptOutcome.STOPPED
     assert 0 < outcome.verdict.step < 10
     assert "got a signal" not in run.log(1).read_text()
     assert signal.getsignal(number) == before
@@ -161,7 +162,7 @@ def test_a_display_that_fails_stops_the_run_and_leaves_nothing_behind(
         attempt(run, seen)
     verdict = run.verdict()
     assert verdict is not None
-    assert verdict.outcome == "stopped"
+    assert verdict.outcome == AttemptOutcome.STOPPED
     assert not run.is_active
 
 
@@ -190,7 +191,7 @@ def test_a_run_stays_held_while_its_processes_outlive_the_launcher(
     wait_until(lambda: not run.is_active)
     verdict = run.verdict()
     assert verdict is not None
-    assert verdict.outcome == "stopped"
+    assert verdict.outcome == AttemptOutcome.STOPPED
 
 
 def test_accelerate_is_started_by_this_interpreter_with_paths_filled_in(plan: Plan) -> None:

@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from click.testing import Result
@@ -14,6 +13,7 @@ from huggingface_hub import constants
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.check import CheckResult
 from gemfit.schemas.metrics import EarlyStop, Verdict
 from gemfit.schemas.plan import Plan
@@ -115,9 +115,12 @@ def test_a_token_is_looked_for_where_huggingface_hub_looks(tmp_path: Path) -> No
 EARLY = EarlyStop(patience=2, min_delta=0.0, best_step=6, best_loss=2.0)
 
 
-@pytest.mark.parametrize(("end", "early"), [("completed", None), ("completed", EARLY), ("stopped", None)])
+@pytest.mark.parametrize(
+    ("end", "early"),
+    [(AttemptOutcome.COMPLETED, None), (AttemptOutcome.COMPLETED, EARLY), (AttemptOutcome.STOPPED, None)],
+)
 def test_the_last_words_say_what_was_not_pushed(
-    end: Literal["completed", "stopped"], early: EarlyStop | None, run: RunDir
+    end: AttemptOutcome, early: EarlyStop | None, run: RunDir
 ) -> None:
     verdict = Verdict(outcome=end, attempt=1, step=10, early_stop=early)
     outcome = AttemptResult(attempt=1, returncode=0, verdict=verdict)

@@ -10,6 +10,7 @@ from click.testing import Result
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import MemoryRecord, RankMemory, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import RunFacts
@@ -111,7 +112,9 @@ def test_outcomes_that_a_job_recorded_are_handed_over(run: RunDir) -> None:
     run.begin_attempt()
     files = AttemptFiles(run, 1)
     files.write(files.start, AttemptStart(attempt=1, job="7", nodes=("a", "b"), step=0, time=1.0))
-    ended = AttemptEnd(attempt=1, how="crashed", step=5, reason="rank 3 died", node="b", time=2.0)
+    ended = AttemptEnd(
+        attempt=1, outcome=AttemptOutcome.CRASHED, step=5, reason="rank 3 died", node="b", time=2.0
+    )
     files.write(files.end, ended)
     (ending,) = read_facts(run, None).endings
-    assert (ending.how, ending.reason, ending.nodes) == ("crashed", "rank 3 died", ("b",))
+    assert (ending.outcome, ending.reason, ending.nodes) == (AttemptOutcome.CRASHED, "rank 3 died", ("b",))

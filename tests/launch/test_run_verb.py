@@ -11,6 +11,7 @@ from click.testing import Result
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.pack_job import make_pack_job, pack_folder
@@ -62,7 +63,9 @@ def test_a_stopped_run_exits_75_with_the_command_that_resumes_it(data: Path, cli
     assert "stopped and saved at step 5\nresume with: gemfit resume runs/a\n" in stopped.output
     resumed = cli("resume", "runs/a")
     assert resumed.exit_code == 0
-    assert RunDir(Path("runs/a")).verdict() == Verdict(outcome="completed", attempt=2, step=STEPS)
+    assert RunDir(Path("runs/a")).verdict() == Verdict(
+        outcome=AttemptOutcome.COMPLETED, attempt=2, step=STEPS
+    )
 
 
 def test_a_crash_exits_1_and_shows_the_end_of_the_log_and_where_it_is(

@@ -11,6 +11,7 @@ from click.testing import Result
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.metrics_tail import Tail, recent_records, seconds_left
@@ -57,9 +58,9 @@ def test_the_state_follows_the_lock_and_the_verdict(run: RunDir) -> None:
         run.request_stop()
         seen.append(read_state(run))
     seen.append(read_state(run))
-    run.write_verdict(Verdict(outcome="stopped", attempt=1, step=3))
+    run.write_verdict(Verdict(outcome=AttemptOutcome.STOPPED, attempt=1, step=3))
     seen.append(read_state(run))
-    assert seen == ["new", "running", "stopping", "crashed", "stopped"]
+    assert seen == ["new", "running", "stopping", AttemptOutcome.CRASHED, AttemptOutcome.STOPPED]
 
 
 def test_status_shows_the_last_step_the_last_evaluation_and_the_time_left(run: RunDir) -> None:
@@ -97,7 +98,9 @@ def test_status_lists_every_run_and_fits_a_page(run: RunDir, plan: Plan, cli: Cl
 
 def test_status_says_why_a_run_failed(run: RunDir, cli: Cli) -> None:
     run.begin_attempt()
-    run.write_verdict(Verdict(outcome="fatal", attempt=1, step=0, reason="the tokenizer is another one"))
+    run.write_verdict(
+        Verdict(outcome=AttemptOutcome.FATAL, attempt=1, step=0, reason="the tokenizer is another one")
+    )
     output = cli("status", "runs/a").output
     assert "fatal" in output
     assert "runs/a: the tokenizer is another one" in output

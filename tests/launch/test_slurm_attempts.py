@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.plan import Plan
 from gemfit_launch.slurm.records.job_attempts import (
     MAX_FRUITLESS_INTERRUPTIONS,
     AttemptEnd,
     AttemptFiles,
     AttemptStart,
-    How,
     JobAttempt,
     NodeEnd,
     first_failure,
@@ -23,9 +23,9 @@ from gemfit_launch.slurm.records.job_attempts import (
 )
 
 
-def attempt(how: How | None, *, start: int = 0, end: int = 0, job: str = "7") -> JobAttempt:
+def attempt(outcome: AttemptOutcome | None, *, start: int = 0, end: int = 0, job: str = "7") -> JobAttempt:
     began = AttemptStart(attempt=1, job=job, nodes=("n1",), step=start, time=0.0)
-    return JobAttempt(began, AttemptEnd(attempt=1, how=how, step=end, time=1.0) if how else None)
+    return JobAttempt(began, AttemptEnd(attempt=1, outcome=outcome, step=end, time=1.0) if outcome else None)
 
 
 def node_end(rank: int, *, status: int = 1, time: float = 1.0, at_fault: bool = False) -> NodeEnd:
@@ -41,24 +41,38 @@ def node_end(rank: int, *, status: int = 1, time: float = 1.0, at_fault: bool = 
 
 
 def test_a_job_may_crash_as_often_as_the_site_says() -> None:
-    crashes = [attempt("crashed")] * 3
+    crashes = [attempt(AttemptOutcome.CRASHED)] * 3
     assert give_up(crashes, "7", max_restarts=3) is None
-    assert "4 times in a row" in str(give_up([*crashes, attempt("crashed")], "7", max_restarts=3))
+    assert "4 times in a row" in str(
+        give_up([*crashes, attempt(AttemptOutcome.CRASHED)], "7", max_restarts=3)
+    )
 
 
 def test_a_new_checkpoint_makes_earlier_crashes_forgotten() -> None:
-    crashes = [attempt("crashed", start=10, end=10)] * 2
-    assert give_up([*crashes, attempt("crashed", start=10, end=20), *crashes], "7", max_restarts=2) is None
+    crashes = [attempt(AttemptOutcome.CRASHED, start=10, end=10)] * 2
+    assert (
+        give_up([*crashes, attempt(AttemptOutcome.CRASHED, start=10, end=20), *crashes], "7", max_restarts=2)
+        is None
+    )
 
 
 def test_crashes_of_an_earlier_job_do_not_count() -> None:
-    assert give_up([attempt("crashed", job="6")] * 5 + [attempt("crashed")], "7", max_restarts=1) is None
+    assert (
+        give_up(
+            [attempt(AttemptOutcome.CRASHED, job="6")] * 5 + [attempt(AttemptOutcome.CRASHED)],
+            "7",
+            max_restarts=1,
+        )
+        is None
+    )
 
 
 def test_interruptions_are_no_crashes_but_do_not_go_on_for_ever() -> None:
-    interrupted = [attempt("interrupted")] * MAX_FRUITLESS_INTERRUPTIONS
+    interrupted = [attempt(AttemptOutcome.INTERRUPTED)] * MAX_FRUITLESS_INTERRUPTIONS
     assert give_up(interrupted, "7", max_restarts=0) is None
-    assert "interrupted" in str(give_up([*interrupted, attempt("interrupted")], "7", max_restarts=0))
+    assert "interrupted" in str(
+        give_up([*interrupted, attempt(AttemptOutcome.INTERRUPTED)], "7", max_restarts=0)
+    )
 
 
 def test_the_node_that_failed_first_is_blamed() -> None:
@@ -87,7 +101,7 @@ def test_attempts_are_read_back_in_order(tmp_path: Path, plan: Plan) -> None:
     for number in (1, 2):
         files = AttemptFiles(run, run.begin_attempt())
         files.write(files.start, AttemptStart(attempt=number, job="7", nodes=("n1",), step=0, time=0.0))
-    files.write(files.end, AttemptEnd(attempt=2, how="stopped", step=3, time=1.0))
+    files.write(files.end, AttemptEnd(attempt=2, outcome=AttemptOutcome.STOPPED, step=3, time=1.0))
     files.write(files.node(1), node_end(1))
     files.write(files.node(0), node_end(0))
     first, second = read_attempts(run)

@@ -10,6 +10,7 @@ import pytest
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.slurm.cluster import requeue
@@ -106,14 +107,14 @@ def test_an_attempt_begins_with_a_place_to_meet(run: RunDir, capsys: pytest.Capt
 
 def test_a_run_that_saved_goes_back_into_the_queue(run: RunDir, calls: Calls) -> None:
     begin(run)
-    assert end(run, "stopped") == ExitCode.DONE
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
     assert calls() == ["requeue 7"]
 
 
 def test_a_run_that_a_person_stopped_does_not(run: RunDir, calls: Calls) -> None:
     begin(run)
     run.request_stop()
-    assert end(run, "stopped") == ExitCode.DONE
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
     assert calls() == []
 
 
@@ -123,15 +124,15 @@ def test_a_job_that_is_cancelled_or_already_queued_is_not_requeued(
 ) -> None:
     begin(run)
     show(tmp_path, state, restarts)
-    assert end(run, "stopped") == ExitCode.DONE
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
     assert calls() == []
 
 
 def test_a_completed_and_a_fatal_run_end(run: RunDir, calls: Calls) -> None:
     begin(run)
-    assert end(run, "fatal") == ExitCode.USER_ERROR
+    assert end(run, AttemptOutcome.FATAL) == ExitCode.USER_ERROR
     begin(run)
-    assert end(run, "completed", step=10) == ExitCode.DONE
+    assert end(run, AttemptOutcome.COMPLETED, step=10) == ExitCode.DONE
     assert begin(run) == ExitCode.DONE
     assert run.attempt == 2, "there is nothing more to do"
     assert calls() == []
@@ -175,7 +176,7 @@ def test_an_attempt_that_slurm_ended_is_closed_by_the_next(run: RunDir) -> None:
     begin(run)
     first, second = read_attempts(run)
     assert first.end is not None
-    assert first.end.how == "interrupted"
+    assert first.end.outcome == AttemptOutcome.INTERRUPTED
     assert second.end is None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.conftest import Cli
@@ -47,13 +48,13 @@ def test_status_says_why_a_job_waits(
         ("RUNNING", None, "stop", "stopping"),
         ("RUNNING", None, "requeue", "running"),
         ("SUSPENDED", None, None, "suspended"),
-        ("COMPLETED", "completed", None, "completed"),
-        ("COMPLETED", "stopped", None, "stopped"),
-        ("FAILED", "failed", None, "failed"),
-        ("CANCELLED", None, None, "cancelled"),
-        ("NODE_FAIL", None, None, "crashed"),
-        (None, "completed", None, "completed"),
-        (None, None, None, "crashed"),
+        ("COMPLETED", AttemptOutcome.COMPLETED, None, AttemptOutcome.COMPLETED),
+        ("COMPLETED", AttemptOutcome.STOPPED, None, AttemptOutcome.STOPPED),
+        ("FAILED", AttemptOutcome.FAILED, None, AttemptOutcome.FAILED),
+        ("CANCELLED", None, None, AttemptOutcome.CANCELLED),
+        ("NODE_FAIL", None, None, AttemptOutcome.CRASHED),
+        (None, AttemptOutcome.COMPLETED, None, AttemptOutcome.COMPLETED),
+        (None, None, None, AttemptOutcome.CRASHED),
     ],
 )
 def test_the_state_of_a_run_is_the_jobs_and_after_its_end_the_verdicts(
@@ -85,10 +86,12 @@ def test_another_job_with_the_same_id_is_not_the_runs(submitted: RunDir, cli: Cl
 
 
 def test_a_pack_that_failed_is_why_the_run_failed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
-    submitted.write_verdict(Verdict(outcome="fatal", attempt=0, step=0, reason="talks.jsonl:3: is not JSON"))
+    submitted.write_verdict(
+        Verdict(outcome=AttemptOutcome.FATAL, attempt=0, step=0, reason="talks.jsonl:3: is not JSON")
+    )
     slurm.set_job(100, "CANCELLED")
     found = status_of(cli, submitted)
-    assert (found["state"], found["reason"]) == ("fatal", "talks.jsonl:3: is not JSON")
+    assert (found["state"], found["reason"]) == (AttemptOutcome.FATAL, "talks.jsonl:3: is not JSON")
 
 
 def test_where_slurm_is_silent_the_state_is_unknown_and_its_words_are_shown(
@@ -159,7 +162,7 @@ def test_resume_refuses_another_training_unless_it_is_allowed(
 
 def test_a_complete_run_is_not_resumed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
     steps = submitted.plan().steps.total
-    submitted.write_verdict(Verdict(outcome="completed", attempt=1, step=steps))
+    submitted.write_verdict(Verdict(outcome=AttemptOutcome.COMPLETED, attempt=1, step=steps))
     slurm.forget_all()
     assert "there is nothing to resume" in cli("resume", submitted.root).stderr
 

@@ -12,6 +12,7 @@ from data.conftest import sentence, talks
 from data.handmade import handmade
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import (
     ConversationLosses,
@@ -246,7 +247,7 @@ def make_run(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         run.metrics_file.write_text("".join(record.model_dump_json() + "\n" for record in lines))
         for _ in range(max(record.attempt for record in lines)):
             run.begin_attempt()
-        run.write_verdict(Verdict(outcome="completed", attempt=run.attempt, step=lines[-1].step))
+        run.write_verdict(Verdict(outcome=AttemptOutcome.COMPLETED, attempt=run.attempt, step=lines[-1].step))
         for value, file in (
             (evaluated, run.evaluation_file),
             (losses, run.evaluation_losses_file),

@@ -18,6 +18,7 @@ from gemfit.report.figures import key_figures, mfu_of, summarize, time_shares
 from gemfit.report.load import RunReport, load_run
 from gemfit.report.sections import attempts
 from gemfit.report.speed_charts import speed_charts
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.evaluation import ConversationLosses
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.report_facts import Ending, RunFacts
@@ -65,23 +66,23 @@ def test_parts_of_the_wall_time_sum_to_it(report: RunReport) -> None:
 def test_attempts_have_an_outcome_and_the_steps_that_were_repeated(report: RunReport) -> None:
     first, second, third = report.attempts
     assert (first.first_step, first.last_step, [s.step for s in first.repeated]) == (1, 12, [11, 12])
-    assert first.outcome == "interrupted"
+    assert first.outcome == AttemptOutcome.INTERRUPTED
     assert "last 2 steps" in first.reason
     assert (second.outcome, second.repeated) == ("ended", ())
-    assert (third.outcome, third.last_step) == ("completed", 30)
+    assert (third.outcome, third.last_step) == (AttemptOutcome.COMPLETED, 30)
 
 
 def test_an_outcome_that_a_job_recorded_takes_precedence_over_the_metrics(make_run: MakeRun) -> None:
-    ending = Ending(attempt=1, how="interrupted", reason="preempted", nodes=("n7",))
+    ending = Ending(attempt=1, outcome=AttemptOutcome.INTERRUPTED, reason="preempted", nodes=("n7",))
     report = load_run(make_run().root, RunFacts(endings=(ending,)), with_pack=False)
     first = report.attempts[0]
-    assert (first.outcome, first.reason, first.nodes) == ("interrupted", "preempted", ("n7",))
+    assert (first.outcome, first.reason, first.nodes) == (AttemptOutcome.INTERRUPTED, "preempted", ("n7",))
 
 
 def test_a_run_that_ended_without_a_verdict_has_crashed(make_run: MakeRun) -> None:
     run = make_run()
     run.verdict_file.unlink()
-    assert load_run(run.root, RunFacts(), with_pack=False).state == "crashed"
+    assert load_run(run.root, RunFacts(), with_pack=False).state == AttemptOutcome.CRASHED
     with run.hold():
         assert load_run(run.root, RunFacts(), with_pack=False).state == "running"
 
@@ -89,9 +90,9 @@ def test_a_run_that_ended_without_a_verdict_has_crashed(make_run: MakeRun) -> No
 def test_an_attempt_that_left_no_record_does_not_change_how_the_one_before_ended(make_run: MakeRun) -> None:
     run = make_run()
     run.begin_attempt()
-    run.write_verdict(Verdict(outcome="fatal", attempt=4, step=30, reason="no such model"))
+    run.write_verdict(Verdict(outcome=AttemptOutcome.FATAL, attempt=4, step=30, reason="no such model"))
     report = load_run(run.root, RunFacts(), with_pack=False)
-    assert (report.state, report.attempts[-1].outcome) == ("fatal", "ended")
+    assert (report.state, report.attempts[-1].outcome) == (AttemptOutcome.FATAL, "ended")
     notes = [block.text for block in attempts(report).blocks if isinstance(block, Note)]
     assert notes == ["Without a record: 1 attempt (4). The last one: fatal, no such model."]
 

@@ -131,7 +131,7 @@ def judge(run: SlurmRun, case: Case) -> Result:
     """Compare with what must have happened."""
     reached = max(record.step for record in run.steps if record.attempt == 1)
     first, *later = run.attempts
-    how = first.end.how if first.end else "no record"
+    how = first.end.outcome if first.end else "no record"
     saved = later[0].start.step if later else first.end.step if first.end else 0
     then = f"attempt 2 under the same id, from step {saved}" if later else f"ends: {run.state.lower()}"
     if later and "without" in run.job_log:

@@ -13,6 +13,7 @@ import pytest
 
 from gemfit.data.pack.shuffle import rows_of_step
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import LedgerRecord
 from gemfit_launch.slurm.records.job_files import JobFiles
 from realslurm import Cluster, wait_until
@@ -127,13 +128,13 @@ def test_the_pack_job_made_the_plan_exact_before_training(seen: Seen) -> None:
 
 
 def test_a_stopped_run_saved_and_did_not_come_back(seen: Seen) -> None:
-    assert seen.stopped["state"] == "stopped"
+    assert seen.stopped["state"] == AttemptOutcome.STOPPED
     assert 3 <= seen.stopped["step"] < STEPS
     assert len(seen.run.attempts) == 2
 
 
 def test_on_more_nodes_the_run_goes_on_with_the_same_rows_in_each_step(seen: Seen) -> None:
-    assert seen.resumed["state"] == "completed"
+    assert seen.resumed["state"] == AttemptOutcome.COMPLETED
     assert [len(attempt.start.nodes) for attempt in seen.run.attempts] == [2, 3]
     plan = seen.run.run.plan()
     assert plan.topology.nodes == 3

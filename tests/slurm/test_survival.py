@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles
 from slurmruns import BACK_IN_THE_QUEUE_SECONDS, Bench, SlurmRun, losses_by_step
 
@@ -43,7 +44,7 @@ def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_happened(
     assert [attempt.start.job for attempt in run.attempts] == 2 * [str(run.job)]
     first, second = run.attempts
     assert first.end is not None
-    assert first.end.how == "stopped"
+    assert first.end.outcome == AttemptOutcome.STOPPED
     assert second.start.step == first.end.step >= 8
     assert len(run.steps) <= STEPS + 1, "at most one step is done twice"
     assert [r.rows_digest for r in whole.steps] == list({r.step: r.rows_digest for r in run.steps}.values())
@@ -59,7 +60,7 @@ def test_a_job_comes_back_where_preemption_would_end_it(bench: Bench) -> None:
     bench.gemfit("cancel", name)
     first, second = run.attempts
     assert first.end is not None
-    assert (first.end.how, second.start.step) == ("stopped", first.end.step)
+    assert (first.end.outcome, second.start.step) == (AttemptOutcome.STOPPED, first.end.step)
     assert run.await_end() == "CANCELLED", run.explain()
 
 
@@ -69,7 +70,7 @@ def test_a_stopped_run_ends_and_goes_on_with_other_nodes(bench: Bench, whole: Sl
     bench.gemfit("stop", "stopped")
     assert run.await_end() == "COMPLETED", run.explain()
     assert run.verdict is not None
-    assert run.verdict.outcome == "stopped"
+    assert run.verdict.outcome == AttemptOutcome.STOPPED
     assert "back into the queue" not in run.job_log
     answer = bench.gemfit("resume", "stopped", "--nodes", "1", "--json")
     resumed = SlurmRun(bench, run.run, int(answer.rpartition('"job": ')[2].partition(",")[0]))
@@ -98,10 +99,13 @@ def test_a_bug_ends_the_job_after_its_restarts_with_the_last_words_of_the_rank(
         "crashing", steps=4, ranks_per_node=1, env={"PYTHONPATH": str(tmp_path)}, max_restarts=1
     )
     assert run.await_end() == "FAILED", run.explain()
-    assert [attempt.end and attempt.end.how for attempt in run.attempts] == ["crashed", "crashed"]
+    assert [attempt.end and attempt.end.outcome for attempt in run.attempts] == [
+        AttemptOutcome.CRASHED,
+        AttemptOutcome.CRASHED,
+    ]
     assert "a bug that is always there" in run.job_log
     assert run.verdict is not None
-    assert run.verdict.outcome == "failed"
+    assert run.verdict.outcome == AttemptOutcome.FAILED
     assert "2 times in a row" in run.verdict.reason
 
 
@@ -115,7 +119,7 @@ def test_a_hang_is_noticed_and_leaves_the_stacks_of_all_ranks(bench: Bench) -> N
     bench.gemfit("cancel", "hanging")
     first, second = run.attempts
     assert first.end is not None
-    assert first.end.how == "crashed"
+    assert first.end.outcome == AttemptOutcome.CRASHED
     assert "no step for" in first.end.reason
     assert second.start.step >= 5
     for machine in (0, 1):

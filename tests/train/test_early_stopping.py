@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from gemfit.checkpoint.store import best_valid
 from gemfit.core.jsonl_log import append_record
 from gemfit.errors import UserError
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import EvalRecord
 from gemfit.schemas.recipe import (
@@ -113,7 +114,7 @@ def test_a_resumed_run_stops_at_the_step_that_an_uninterrupted_one_would_have(fr
     outcome = attempts.train()
     verdict = attempts.verdict
     assert verdict is not None, attempts.log(2)
-    assert (verdict.outcome, verdict.step) == ("completed", 3), attempts.log(2)
+    assert (verdict.outcome, verdict.step) == (AttemptOutcome.COMPLETED, 3), attempts.log(2)
     assert verdict.early_stop is not None
     assert verdict.early_stop.best_step == 0
     assert attempts.run.checkpoint(3).is_dir()
@@ -123,7 +124,7 @@ def test_a_resumed_run_stops_at_the_step_that_an_uninterrupted_one_would_have(fr
     assert best_valid(attempts.run)[1].step == min(saved, key=lambda step: saved[step])
 
     status = read_status(attempts.run)
-    assert (status.state, status.step) == ("completed", 3)
+    assert (status.state, status.step) == (AttemptOutcome.COMPLETED, 3)
     assert "has not fallen by more than 10 below" in status.reason
     assert "stopped early" in conclude(attempts.run, outcome).text
 

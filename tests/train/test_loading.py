@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.distributed.meta_init import allocate_parameters
@@ -160,7 +161,7 @@ def test_a_resumed_full_fine_tune_does_not_read_the_base_again(
     resumed = fresh_run("fsdp2", 2, **model, model__id=mine)
     resumed.train(stop_at=2)
     assert resumed.verdict is not None, resumed.log()
-    assert resumed.verdict.outcome == "stopped"
+    assert resumed.verdict.outcome == AttemptOutcome.STOPPED
     for file in mine.glob("*.safetensors"):  # names and shapes stay, values do not
         content = file.read_bytes()
         header = 8 + int.from_bytes(content[:8], "little")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from hub.server import HubServer
 from train.conftest import Attempts
 
@@ -24,7 +25,7 @@ def test_a_run_that_is_stopped_spools_and_a_resumed_one_sends_and_trains_the_sam
         attempts = fresh_run("ddp", 2, hub__repo="user/kind", hub__push="every_save")
         attempts.train(stop_at=3)
         assert attempts.verdict is not None
-        assert attempts.verdict.outcome == "stopped", attempts.log()
+        assert attempts.verdict.outcome == AttemptOutcome.STOPPED, attempts.log()
         assert f"gemfit push --spooled {attempts.run.root}" in attempts.log()
         assert attempts.run.spooled_steps == [3]
         outcome = attempts.train()

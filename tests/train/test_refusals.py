@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.plan import PackReference
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def test_a_pack_made_with_another_tokenizer_is_refused(fresh_run: Launch, tmp_pa
     assert "pack again" in done.stderr
     assert "Traceback" not in done.stderr
     assert attempts.verdict is not None
-    assert attempts.verdict.outcome == "fatal"
+    assert attempts.verdict.outcome == AttemptOutcome.FATAL
 
 
 def test_another_number_of_ranks_than_planned_is_refused(fresh_run: Launch) -> None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from gemfit.checkpoint import newest_valid
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import LedgerRecord
 from gemfit_launch.cli import main
 
@@ -55,7 +56,7 @@ def test_a_run_moves_between_strategies_and_sizes_with_the_same_rows_and_losses(
     assert "ranks: was 2, is 3\n" in resume(run, "--strategy", "ddp", "--nproc", 3, "--stop-at", 9)
     assert "ranks: was 3, is 1\n" in resume(run, "--strategy", "single")
     assert moved.verdict is not None
-    assert moved.verdict.outcome == "completed"
+    assert moved.verdict.outcome == AttemptOutcome.COMPLETED
     assert [record.attempt for record in moved.steps] == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
     assert moved.losses == pytest.approx(uninterrupted.losses, rel=1e-5)
     assert ledger(run) == ledger(uninterrupted.run)
@@ -87,7 +88,7 @@ def test_a_plan_that_would_train_something_else_is_refused_by_the_ranks_themselv
     attempts.run.plan_file.write_text(changed.to_json())
     outcome = attempts.train()
     assert outcome.verdict is not None
-    assert outcome.verdict.outcome == "fatal"
+    assert outcome.verdict.outcome == AttemptOutcome.FATAL
     assert (
         "step-00000002: this would change what is trained:\n  seed: was 42, is 7\n" in outcome.verdict.reason
     )
@@ -103,7 +104,7 @@ def test_a_disk_that_fills_up_in_mid_save_ends_the_run_clearly_and_loses_nothing
     with small_disk(run.checkpoints, files=FILES_OF_ONE):
         outcome = attempts.train()
         assert outcome.verdict is not None, attempts.log()
-        assert outcome.verdict.outcome == "fatal"
+        assert outcome.verdict.outcome == AttemptOutcome.FATAL
         assert f"{run.checkpoints}: the disk is full" in outcome.verdict.reason
         assert "earlier checkpoints are intact" in outcome.verdict.reason
         assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000002"]
@@ -113,7 +114,7 @@ def test_a_disk_that_fills_up_in_mid_save_ends_the_run_clearly_and_loses_nothing
         subprocess.run(["mount", "-o", "remount,nr_inodes=1000", str(run.checkpoints)], check=True)
         resume(run)
         assert attempts.verdict is not None
-        assert attempts.verdict.outcome == "completed"
+        assert attempts.verdict.outcome == AttemptOutcome.COMPLETED
     losses = {record.step: record.loss for record in attempts.steps}
     assert list(losses.values()) == whole.losses
     assert ledger(run) == ledger(whole.run)

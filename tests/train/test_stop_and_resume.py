@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.runs.local import descendants
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ def test_stopped_at_7_of_20_and_resumed_equals_uninterrupted(
     stopped.launch(stop_at=7)
     verdict = stopped.verdict
     assert verdict is not None
-    assert (verdict.outcome, verdict.step) == ("stopped", 7)
+    assert (verdict.outcome, verdict.step) == (AttemptOutcome.STOPPED, 7)
     stopped.launch()
     assert stopped.verdict is not None
-    assert stopped.verdict.outcome == "completed", stopped.log(2)
+    assert stopped.verdict.outcome == AttemptOutcome.COMPLETED, stopped.log(2)
     assert [record.step for record in stopped.steps] == list(range(1, 21))
     assert [record.attempt for record in stopped.steps] == [1] * 7 + [2] * 13
     assert [r.rows_digest for r in stopped.steps] == [r.rows_digest for r in whole.steps]
@@ -47,7 +48,7 @@ def test_a_signal_to_one_rank_stops_all_of_them_at_the_same_step(fresh_run: Laun
     attempts.launch()
     sender.join()
     assert attempts.verdict is not None, attempts.log()
-    assert attempts.verdict.outcome == "stopped"
+    assert attempts.verdict.outcome == AttemptOutcome.STOPPED
     step = attempts.verdict.step
     assert attempts.steps[-1].step == step
     assert attempts.run.checkpoint(step).is_dir()

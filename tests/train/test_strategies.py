@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.strategy import Engine
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def test_documents_do_not_see_each_other_in_any_engine(variant: tuple[Attempts, 
 
 def test_a_finished_run_says_so(one_rank: Attempts) -> None:
     assert one_rank.verdict is not None
-    assert (one_rank.verdict.outcome, one_rank.verdict.step) == ("completed", 6)
+    assert (one_rank.verdict.outcome, one_rank.verdict.step) == (AttemptOutcome.COMPLETED, 6)
     assert [path.name for path in one_rank.run.checkpoints.iterdir()] == ["step-00000006"]
     assert list(one_rank.run.tensorboard.glob("events.out.tfevents.*"))
 

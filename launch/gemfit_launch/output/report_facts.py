@@ -82,7 +82,7 @@ def _endings(run: RunDir) -> list[Ending]:
     return [
         Ending(
             attempt=one.end.attempt,
-            how=one.end.how,
+            outcome=one.end.outcome,
             reason=one.end.reason,
             nodes=(one.end.node,) if one.end.node else (),
         )

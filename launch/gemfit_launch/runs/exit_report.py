@@ -13,6 +13,7 @@ from typing import TextIO
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit_launch.runs.local import AttemptResult
 
@@ -33,27 +34,27 @@ class ExitReport:
     text: str
 
 
-def conclude(run: RunDir, outcome: AttemptResult) -> ExitReport:
+def conclude(run: RunDir, result: AttemptResult) -> ExitReport:
     """Judge by the verdict, not by the exit status: torchrun turns every status into 1."""
-    root, verdict = shlex.quote(str(run.root)), outcome.verdict
+    root, verdict = shlex.quote(str(run.root)), result.verdict
     resume = f"gemfit resume {root}"
     if verdict is None:
-        how = f"the training processes ended with status {outcome.returncode} and left no verdict"
-        return ExitReport(ExitCode.FAILED, _failure(run, outcome, how, f"resume with: {resume}"))
-    if verdict.outcome == "completed" and verdict.early_stop is not None:
+        how = f"the training processes ended with status {result.returncode} and left no verdict"
+        return ExitReport(ExitCode.FAILED, _failure(run, result, how, f"resume with: {resume}"))
+    if verdict.outcome is AttemptOutcome.COMPLETED and verdict.early_stop is not None:
         return ExitReport(ExitCode.DONE, _early(run, verdict, root))
-    if verdict.outcome == "completed":
+    if verdict.outcome is AttemptOutcome.COMPLETED:
         text = f"completed {verdict.step} steps{_not_pushed(run)}\nexport with: gemfit export {root}"
         return ExitReport(ExitCode.DONE, text)
-    if verdict.outcome == "stopped":
+    if verdict.outcome is AttemptOutcome.STOPPED:
         text = f"stopped and saved at step {verdict.step}{_not_pushed(run)}\nresume with: {resume}"
         return ExitReport(ExitCode.STOPPED, text)
-    if verdict.outcome == "fatal":
+    if verdict.outcome is AttemptOutcome.FATAL:
         lines = [f"error: {line}" for line in verdict.reason.splitlines()]
         return ExitReport(
-            ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(outcome.attempt)}"])
+            ExitCode.USER_ERROR, "\n".join([*lines, f"the whole log: {run.log(result.attempt)}"])
         )
-    return ExitReport(ExitCode.FAILED, _failure(run, outcome, verdict.reason, f"resume with: {resume}"))
+    return ExitReport(ExitCode.FAILED, _failure(run, result, verdict.reason, f"resume with: {resume}"))
 
 
 def _early(run: RunDir, verdict: Verdict, root: str) -> str:
@@ -71,8 +72,8 @@ def _not_pushed(run: RunDir) -> str:
     return f"\nnot pushed: step {steps}; send with: gemfit push --spooled {shlex.quote(str(run.root))}"
 
 
-def _failure(run: RunDir, outcome: AttemptResult, why: str, next_step: str) -> str:
-    log = run.log(outcome.attempt)
+def _failure(run: RunDir, result: AttemptResult, why: str, next_step: str) -> str:
+    log = run.log(result.attempt)
     tail = [f"  | {line}" for line in last_words(log, TAIL_LINES)]
     return "\n".join([*tail, f"error: {why}{first_failure(log)}", f"the whole log: {log}", next_step])
 

@@ -7,27 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
 from gemfit.schemas.metrics import EvalRecord, StepRecord
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.metrics_tail import recent_records, seconds_left
 
-State = Literal[
-    "new",
-    "pending",
-    "running",
-    "stopping",
-    "suspended",
-    "completed",
-    "stopped",
-    "cancelled",
-    "failed",
-    "fatal",
-    "crashed",
-    "unknown",
-]
-GOING_ON = ("pending", "running", "stopping", "suspended", "unknown")
-"""States from which a run may come to another without anybody's doing; `unknown`: Slurm does not answer."""
+State = Literal["new", "pending", "running", "stopping", "suspended", "unknown"] | AttemptOutcome
+"""Before and during an attempt, or the outcome of the last one; `unknown`: Slurm does not answer."""
+ACTIVE_STATES = ("pending", "running", "stopping", "suspended", "unknown")
+"""States that change without a further command."""
 
 RUNS = Path("runs")
 
@@ -93,7 +82,7 @@ def read_state(run: RunDir) -> State:
     if run.is_active:
         return "stopping" if run.stop_file.exists() else "running"
     verdict = run.verdict()
-    return verdict.outcome if verdict else "crashed"
+    return verdict.outcome if verdict else AttemptOutcome.CRASHED
 
 
 def find_runs(folder: Path = RUNS) -> list[RunDir]:

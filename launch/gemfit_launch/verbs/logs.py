@@ -11,7 +11,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.runs.follow_logs import follow as follow_run
 from gemfit_launch.runs.follow_logs import headline, last_lines
-from gemfit_launch.runs.status import GOING_ON
+from gemfit_launch.runs.status import ACTIVE_STATES
 from gemfit_launch.slurm.cluster.job_status import read_statuses
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles
 from gemfit_launch.slurm.records.job_files import JobFiles
@@ -65,7 +65,7 @@ class _Asker:
 
     def __call__(self) -> bool:
         if time.monotonic() >= self._next:
-            self._answer = read_statuses([self._run])[0].state in GOING_ON
+            self._answer = read_statuses([self._run])[0].state in ACTIVE_STATES
             self._next = time.monotonic() + self._every
         return self._answer
 

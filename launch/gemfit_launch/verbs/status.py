@@ -12,7 +12,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.output.tables import show_status
 from gemfit_launch.runs.python_module import require_train_extra, run_module
-from gemfit_launch.runs.status import GOING_ON, RUNS, RunStatus, find_runs
+from gemfit_launch.runs.status import ACTIVE_STATES, RUNS, RunStatus, find_runs
 from gemfit_launch.slurm.cluster.job_status import read_statuses
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
@@ -42,7 +42,7 @@ def status(runs: tuple[Path, ...], plot: Path | None, watch: bool, as_json: bool
         if watch and not as_json:
             click.clear()
         _show(statuses, as_json)
-        if not watch or not any(status.state in GOING_ON for status in statuses):
+        if not watch or not any(status.state in ACTIVE_STATES for status in statuses):
             break
         time.sleep(WATCH_SECONDS)
     if plot is not None:

@@ -9,7 +9,8 @@ import click
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit_launch.runs.status import GOING_ON
+from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit_launch.runs.status import ACTIVE_STATES
 from gemfit_launch.slurm.cluster.cancel import cancel_jobs, stop_job
 from gemfit_launch.slurm.cluster.job_status import read_statuses
 from gemfit_launch.slurm.records.job_files import JobFiles
@@ -18,6 +19,8 @@ from gemfit_launch.verbs._options import RUN_FOLDER
 POLL_SECONDS = 0.5
 POLL_QUEUE_SECONDS = 3.0
 """A controller serves thousands of users."""
+HALTED = (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED, AttemptOutcome.CANCELLED)
+"""Ends that `gemfit stop --wait` reports as success."""
 
 
 @click.command()
@@ -35,7 +38,7 @@ def stop(run: Path, wait: bool) -> None:
     """
     run_dir = RunDir.open(run)
     state = read_statuses([run_dir])[0].state
-    if state not in GOING_ON and not run_dir.is_active:
+    if state not in ACTIVE_STATES and not run_dir.is_active:
         click.echo(f"{run}: is not running ({state})")
         return
     if JobFiles(run_dir).newest() is not None and (done := stop_job(run_dir)):
@@ -67,7 +70,7 @@ def cancel(run: Path) -> None:
 
 def _wait(run: RunDir) -> ExitCode:
     seconds = POLL_SECONDS if JobFiles(run).newest() is None else POLL_QUEUE_SECONDS
-    while (state := read_statuses([run])[0].state) in GOING_ON:
+    while (state := read_statuses([run])[0].state) in ACTIVE_STATES:
         time.sleep(seconds)
     click.echo(f"{run.root}: {state}")
-    return ExitCode.DONE if state in ("stopped", "completed", "cancelled") else ExitCode.FAILED
+    return ExitCode.DONE if state in HALTED else ExitCode.FAILED

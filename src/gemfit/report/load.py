@@ -12,6 +12,7 @@ from gemfit.data.inspect.stat_columns import StatColumns
 from gemfit.data.inspect.stats import collect, read_columns
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.audit import Audit
 from gemfit.schemas.base import Contract
 from gemfit.schemas.evaluation import ConversationLosses, Evaluation
@@ -107,7 +108,7 @@ def _state(run: RunDir) -> str:
     if run.is_active:
         return "running"
     verdict = run.verdict()
-    return verdict.outcome if verdict else "crashed"
+    return verdict.outcome if verdict else AttemptOutcome.CRASHED
 
 
 def _pack(plan: Plan) -> tuple[PackView | None, str]:

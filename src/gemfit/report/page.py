@@ -28,10 +28,16 @@ from gemfit.report.drawing import COLOR_RULES, draw
 from gemfit.report.evaluation_section import evaluation
 from gemfit.report.figures import KeyFigures, key_figures, summarize
 from gemfit.report.load import RunReport
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.summary.format import duration, number
 
 INDEX = "index.html"
-TONES: dict[str, Tone] = {"completed": "good", "failed": "fail", "fatal": "fail", "crashed": "fail"}
+TONES: dict[str, Tone] = {
+    AttemptOutcome.COMPLETED: "good",
+    AttemptOutcome.FAILED: "fail",
+    AttemptOutcome.FATAL: "fail",
+    AttemptOutcome.CRASHED: "fail",
+}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

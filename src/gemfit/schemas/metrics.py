@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
 
 
@@ -200,10 +201,9 @@ class EarlyStop(Contract):
 
 
 class Verdict(Contract):
-    """How an attempt ended. A missing verdict is a crash."""
+    """How an attempt ended, as it states itself; an attempt without a verdict has crashed."""
 
-    outcome: Literal["completed", "stopped", "failed", "fatal"]
-    """`stopped` can be resumed; `fatal` must not be tried again."""
+    outcome: AttemptOutcome
     attempt: int
     step: int
     reason: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
 
 
@@ -9,8 +10,7 @@ class Ending(Contract):
     """How one attempt of a job ended."""
 
     attempt: int
-    how: str
-    """`completed`, `stopped`, `fatal`, `crashed` or `interrupted`."""
+    outcome: AttemptOutcome
     reason: str = ""
     nodes: tuple[str, ...] = ()
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import (
     EnergyRecord,
     EvalRecord,
@@ -47,6 +48,7 @@ class AttemptSummary:
     energy: EnergyRecord | None
     """``None`` where it did not end in order."""
     outcome: str
+    """An `AttemptOutcome`, the state of the run for its last attempt, or `ended` where nothing says how."""
     reason: str
     nodes: tuple[str, ...] = ()
     """Nodes that failed."""
@@ -158,9 +160,12 @@ def _outcome(
     if verdict is not None and verdict.attempt == number:
         return verdict.outcome, verdict.reason
     if ending is not None:
-        return ending.how, ending.reason
+        return ending.outcome, ending.reason
     if number == run.attempt:  # the newest attempt may have left no record
         return state, ""
     if repeated:
-        return "interrupted", f"its last {repeated:,} steps were not saved, and were trained again"
+        return (
+            AttemptOutcome.INTERRUPTED,
+            f"its last {repeated:,} steps were not saved, and were trained again",
+        )
     return "ended", "none of its steps was trained again"

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit.train.checks import selftest
@@ -67,7 +68,7 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     with trainer.saver:
         trainer.train()
     verdict = _verdict(trainer)
-    completed = verdict.outcome == "completed"
+    completed = verdict.outcome is AttemptOutcome.COMPLETED
     if rank() == 0:
         run.write_verdict(verdict)
     seconds = plan.recipe.hub.wait_seconds if completed else 0  # a preempted job has no time to wait
@@ -79,7 +80,9 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
 def write_fatal(root: Path, error: UserError) -> None:
     """Record in the run folder that another attempt cannot succeed; called once, by rank 0."""
     run = RunDir.open(root)
-    run.write_verdict(Verdict(outcome="fatal", attempt=attempt_number(run), step=0, reason=str(error)))
+    run.write_verdict(
+        Verdict(outcome=AttemptOutcome.FATAL, attempt=attempt_number(run), step=0, reason=str(error))
+    )
 
 
 def _verdict(trainer: PackedTrainer) -> Verdict:
@@ -88,7 +91,7 @@ def _verdict(trainer: PackedTrainer) -> Verdict:
     all_steps_done = step >= trainer.plan.steps.total
     early = None if all_steps_done else trainer.early_stopping.stop
     return Verdict(
-        outcome="completed" if all_steps_done or early is not None else "stopped",
+        outcome=AttemptOutcome.COMPLETED if all_steps_done or early is not None else AttemptOutcome.STOPPED,
         attempt=trainer.attempt,
         step=step,
         reason=trainer.early_stopping.reason if early else "",

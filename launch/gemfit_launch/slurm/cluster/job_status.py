@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.runs.status import RunStatus, State, read_state, read_status
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cancel import known_jobs
@@ -98,7 +99,7 @@ def _ended(run: RunDir, job: Job | None) -> State:
     if state == "new" and verdict is not None:  # the data could not be packed
         return verdict.outcome
     was_cancelled = job is not None and job.state == "CANCELLED"
-    return "cancelled" if was_cancelled and state in ("new", "crashed") else state
+    return AttemptOutcome.CANCELLED if was_cancelled and state in ("new", AttemptOutcome.CRASHED) else state
 
 
 def _asked_to_stop(run: RunDir) -> bool:

@@ -15,16 +15,18 @@ from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit_launch.planning.write_configs import write_configs
-from gemfit_launch.runs.exit_report import last_words
+from gemfit_launch.runs.exit_report import TAIL_LINES, last_words
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.records import job_attempts
-from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, How, NodeEnd
+from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, NodeEnd
 from gemfit_launch.slurm.records.job_files import JobFiles
 
-LAST_LINES = 20
+STATED_BY_RANKS = (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED, AttemptOutcome.FATAL)
+"""Outcomes of verdicts that the training itself writes; `failed` is the verdict of this module."""
 SUBMISSION_SECONDS = 5.0
 """A job may start before `gemfit submit` has noted its id; one that sbatch took from a person has none."""
 
@@ -81,14 +83,13 @@ def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
     """Close the books of ``attempt``, and send the job back into the queue where that is right."""
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
     by_person = stopped_by(run) == job_attempts.STOP_BY_PERSON
-    if verdict is not None and verdict.outcome in ("completed", "stopped", "fatal"):
-        how: How = verdict.outcome
-        _close(run, attempt, how, verdict.reason)
-        if how == "stopped" and not by_person:
+    if verdict is not None and verdict.outcome in STATED_BY_RANKS:
+        _close(run, attempt, verdict.outcome, verdict.reason)
+        if verdict.outcome is AttemptOutcome.STOPPED and not by_person:
             say(f"saved at step {verdict.step}")
             return _requeue(job, avoid=None)
-        say(f"{how} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
-        return ExitCode.USER_ERROR if how == "fatal" else ExitCode.DONE
+        say(f"{verdict.outcome} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
+        return ExitCode.USER_ERROR if verdict.outcome is AttemptOutcome.FATAL else ExitCode.DONE
     failed = _crash(run, attempt, verdict)
     if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
@@ -102,8 +103,9 @@ def close_interrupted(run: RunDir) -> None:
     files, verdict = AttemptFiles(run, run.attempt), run.verdict()
     if not files.start.is_file() or files.end.is_file():
         return
-    saved = verdict is not None and verdict.outcome in ("completed", "stopped")
-    _close(run, run.attempt, "stopped" if saved else "interrupted", "ended by Slurm together with its job")
+    saved = verdict is not None and verdict.outcome in (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED)
+    outcome = AttemptOutcome.STOPPED if saved else AttemptOutcome.INTERRUPTED
+    _close(run, run.attempt, outcome, "ended by Slurm together with its job")
 
 
 def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
@@ -136,18 +138,20 @@ def _crash(run: RunDir, attempt: int, verdict: Verdict | None) -> NodeEnd:
         reason = verdict.reason if verdict else "no verdict, and no node has said why"
         failed = NodeEnd(node="", rank=0, stage="training", status=1, reason=reason, time=time.time())
     log = files.log(failed.rank)
-    for line in last_words(log, LAST_LINES) if log.is_file() else []:
+    for line in last_words(log, TAIL_LINES) if log.is_file() else []:
         sys.stderr.write(f"  {failed.node or 'node'} | {line}\n")
     say(f"attempt {attempt} crashed on {failed.node or 'no single node'}: {failed.reason}")
-    _close(run, attempt, "crashed", failed.reason, failed)
+    _close(run, attempt, AttemptOutcome.CRASHED, failed.reason, failed)
     return failed
 
 
-def _close(run: RunDir, attempt: int, how: How, reason: str, failed: NodeEnd | None = None) -> None:
+def _close(
+    run: RunDir, attempt: int, outcome: AttemptOutcome, reason: str, failed: NodeEnd | None = None
+) -> None:
     files = AttemptFiles(run, attempt)
     record = AttemptEnd(
         attempt=attempt,
-        how=how,
+        outcome=outcome,
         step=job_attempts.newest_step(run),
         reason=reason,
         node=failed.node or None if failed else None,
@@ -187,9 +191,8 @@ def _avoid(job: str, node: str) -> bool:
 
 
 def _fail(run: RunDir, attempt: int, reason: str) -> ExitCode:
-    run.write_verdict(
-        Verdict(outcome="failed", attempt=attempt, step=job_attempts.newest_step(run), reason=reason)
-    )
+    step = job_attempts.newest_step(run)
+    run.write_verdict(Verdict(outcome=AttemptOutcome.FAILED, attempt=attempt, step=step, reason=reason))
     say(f"the job ends: {reason}")
     say(f"logs: {shlex.quote(str(run.logs))}")
     return ExitCode.FAILED

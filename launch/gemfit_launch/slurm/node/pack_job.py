@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
@@ -65,7 +66,7 @@ def print_line(line: str) -> None:
 
 
 def _give_up(run: RunDir, reason: str) -> None:
-    run.write_verdict(Verdict(outcome="fatal", attempt=run.attempt, step=0, reason=reason))
+    run.write_verdict(Verdict(outcome=AttemptOutcome.FATAL, attempt=run.attempt, step=0, reason=reason))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ from typing import Literal
 
 from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
-
-How = Literal["completed", "stopped", "fatal", "crashed", "interrupted"]
-"""`interrupted`: ended by Slurm before it could save."""
 
 Stage = Literal["health", "training"]
 
@@ -39,7 +37,7 @@ class AttemptEnd(Contract):
     """How an attempt ended."""
 
     attempt: int
-    how: How
+    outcome: AttemptOutcome
     step: int
     """Of the newest checkpoint when it ended."""
     reason: str = ""
@@ -143,8 +141,8 @@ def give_up(attempts: Sequence[JobAttempt], job: str, *, max_restarts: int) -> s
     for attempt in reversed(attempts):
         if attempt.start.job != job or attempt.end is None or attempt.end.step > attempt.start.step:
             break
-        crashes += attempt.end.how == "crashed"
-        interruptions += attempt.end.how == "interrupted"
+        crashes += attempt.end.outcome is AttemptOutcome.CRASHED
+        interruptions += attempt.end.outcome is AttemptOutcome.INTERRUPTED
     if crashes > max_restarts:
         return f"crashed {crashes} times in a row without a new checkpoint (max_restarts is {max_restarts})"
     if interruptions > MAX_FRUITLESS_INTERRUPTIONS:

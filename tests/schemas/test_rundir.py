@@ -12,6 +12,7 @@ import pytest
 from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.batch import make_batch
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
@@ -71,7 +72,7 @@ def test_attempts_are_numbered_and_forget_the_last_end(run: RunDir) -> None:
     assert run.attempt == 0
     assert run.begin_attempt() == 1
     run.request_stop()
-    run.write_verdict(Verdict(outcome="stopped", attempt=1, step=3))
+    run.write_verdict(Verdict(outcome=AttemptOutcome.STOPPED, attempt=1, step=3))
     assert run.begin_attempt() == 2
     assert run.attempt == 2
     assert run.verdict() is None
@@ -79,7 +80,7 @@ def test_attempts_are_numbered_and_forget_the_last_end(run: RunDir) -> None:
 
 
 def test_a_verdict_is_read_as_it_was_written(run: RunDir) -> None:
-    verdict = Verdict(outcome="fatal", attempt=1, step=3, reason="a\nb")
+    verdict = Verdict(outcome=AttemptOutcome.FATAL, attempt=1, step=3, reason="a\nb")
     run.write_verdict(verdict)
     assert run.verdict() == verdict
 
