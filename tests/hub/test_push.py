@@ -83,7 +83,7 @@ def test_what_was_pushed_loads_by_its_name_with_the_logits_of_the_local_export(
     made: Made, hub: HubServer, trained: Trained, tmp_path: Path
 ) -> None:
     assert push(made) == ExitCode.DONE
-    export(made.run, tmp_path / "local", step=2)
+    export(made.run, tmp_path / "local", checkpoint="2")
     argv = [sys.executable, "-c", LOAD, str(tmp_path / "logits.pt"), REPO, str(tmp_path / "local")]
     done = subprocess.run(argv, env=os.environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

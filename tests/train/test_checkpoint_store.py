@@ -203,10 +203,10 @@ def test_a_step_that_was_never_saved_names_those_that_were(run: RunDir) -> None:
     write(run, 10)
     write(run, 20)
     with pytest.raises(UserError, match="steps saved: 10, 20"):
-        store.valid_checkpoint(run, 15)
+        store.checkpoint_of_step(run, 15)
 
 
 def test_a_damaged_step_that_is_asked_for_is_refused(run: RunDir) -> None:
     truncate(write(run, 10) / FILES[1])
     with pytest.raises(UserError, match=r"__1_0\.distcp has .* bytes"):
-        store.valid_checkpoint(run, 10)
+        store.checkpoint_of_step(run, 10)

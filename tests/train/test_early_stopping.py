@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gemfit.checkpoint.store import best_valid
+from gemfit.checkpoint.store import best_checkpoint
 from gemfit.core.jsonl_log import append_record
 from gemfit.errors import UserError
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -121,7 +121,7 @@ def test_a_resumed_run_stops_at_the_step_that_an_uninterrupted_one_would_have(fr
     assert [record.step for record in attempts.evaluations] == [0, 1, 2, 3]
 
     saved = {record.step: record.loss for record in attempts.evaluations if record.step}
-    assert best_valid(attempts.run)[1].step == min(saved, key=lambda step: saved[step])
+    assert best_checkpoint(attempts.run)[1].step == min(saved, key=lambda step: saved[step])
 
     status = read_status(attempts.run)
     assert (status.state, status.step) == (AttemptOutcome.COMPLETED, 3)

@@ -176,7 +176,7 @@ def test_a_run_without_a_checkpoint_says_so(
     run = RunDir.create(tmp_path / "run", trained.run.plan())
     assert main([str(run.root), "--out", str(tmp_path / "out")]) == ExitCode.USER_ERROR
     assert "error: " in (error := capsys.readouterr().err)
-    assert "no whole checkpoint yet" in error
+    assert "no valid checkpoint yet" in error
     assert main([str(trained.run.root), "--out", str(tmp_path / "out"), "--checkpoint", "9"]) == 2
     assert "steps saved: 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -14,11 +14,12 @@ from gemfit.audit.catalog import SUITES
 from gemfit.audit.findings import Certainty, Found, findings
 from gemfit.audit.judge import JUDGE, Judgement, judge
 from gemfit.audit.suite import Figure, Probe, Replied, by_number
-from gemfit.evaluate.models import BASE, ModelRef
+from gemfit.checkpoint.resolve_checkpoint import BASE, LATEST
+from gemfit.evaluate.models import ModelRef
 from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditScore
 from gemfit.schemas.base import digest_json
 
-DEFAULT_SUBJECTS = (BASE, "latest")
+DEFAULT_SUBJECTS = (BASE, LATEST)
 LIBRARIES = ("torch", "transformers", "vaderSentiment", "rapidfuzz")
 """Whose versions decide replies and scores."""
 

@@ -134,20 +134,29 @@ def survey(run: RunDir) -> tuple[Found | None, list[tuple[Path, str]]]:
     return None, damaged
 
 
-def valid_checkpoint(run: RunDir, step: int) -> Found:
-    """The checkpoint of ``step``; one that is missing or damaged is a ``UserError``."""
+def newest_listed(run: RunDir) -> Found | None:
+    """The newest checkpoint with an intact manifest; its other files are not read."""
+    return next(iter(_newest_first(run)[0]), None)
+
+
+def checkpoint_of_step(run: RunDir, step: int, *, verify: bool = True) -> Found:
+    """The checkpoint of ``step``; one that is missing or damaged is a ``UserError``.
+
+    Without ``verify`` only its manifest is read.
+    """
     folder = run.checkpoint(step)
     if not folder.is_dir():
         steps = [manifest.step for _, manifest in _newest_first(run)[0]]
         raise UserError(f"{folder}: there is no such checkpoint; steps saved: {_listed(steps)}")
     manifest = read_manifest(folder)
-    problem = manifest if isinstance(manifest, str) else find_damage(folder, manifest)
-    if isinstance(manifest, str) or problem is not None:
-        raise UserError(f"{folder}: is damaged ({problem}); choose another step")
+    if isinstance(manifest, str):
+        raise _damaged(folder, manifest)
+    if verify and (damage := find_damage(folder, manifest)) is not None:
+        raise _damaged(folder, damage)
     return folder, manifest
 
 
-def best_valid(run: RunDir) -> Found:
+def best_checkpoint(run: RunDir, *, verify: bool = True) -> Found:
     """The checkpoint of lowest validation loss; a damaged one, or none, is a ``UserError``."""
     checkpoints = _newest_first(run)[0]
     best = best_of(checkpoints)
@@ -157,7 +166,12 @@ def best_valid(run: RunDir) -> Found:
             f"{run.checkpoints}: no checkpoint was saved at an evaluated step, so there is no best one; "
             f"steps saved: {steps}"
         )
-    return valid_checkpoint(run, next(manifest.step for folder, manifest in checkpoints if folder == best))
+    step = next(manifest.step for folder, manifest in checkpoints if folder == best)
+    return checkpoint_of_step(run, step, verify=verify)
+
+
+def _damaged(folder: Path, problem: str) -> UserError:
+    return UserError(f"{folder}: is damaged ({problem}); choose another step")
 
 
 def _newest_first(run: RunDir) -> tuple[list[Found], list[tuple[Path, str]]]:

@@ -16,16 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from gemfit.checkpoint.integrity import read_manifest
+from gemfit.checkpoint.resolve_checkpoint import BASE, is_checkpoint_name, resolve_checkpoint
 from gemfit.checkpoint.retention import reading
-from gemfit.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 from gemfit.errors import UserError
 from gemfit.evaluate.sharded import shard
 from gemfit.export.chat_template import generation_settings, tokenizer_for_chat
 from gemfit.export.export import packed_tokenizer
 from gemfit.export.weights import merged_model, trained_weights
 from gemfit.rundir import RunDir
-from gemfit.schemas.manifest import CheckpointManifest
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
@@ -34,8 +32,6 @@ from gemfit.train.model.packed_lm import packed_class, unpacked_model
 from gemfit.train.model.text_architecture import text_architecture
 
 logger = logging.getLogger(__name__)
-
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -163,30 +159,15 @@ def _of_checkpoint(recipe: Recipe, tokenizer: Any, folder: Path) -> Any:
 
 
 def _find(run: RunDir, name: str) -> ModelRef:
-    if name == BASE:
-        return ModelRef(BASE, None, None)
-    if name == "latest":
-        return _of_step(*(newest_valid(run) or _nothing(run, name)))
-    if name == "best":
-        return _of_step(*best_valid(run))
-    step = name.removeprefix("step-").removeprefix("step ").strip()
-    if step.isdecimal():
-        return _of_step(*valid_checkpoint(run, int(step)))
     folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return ModelRef(str(folder), None, folder)
-    return _nothing(run, name)
-
-
-def _of_step(folder: Path, manifest: CheckpointManifest) -> ModelRef:
+    if not is_checkpoint_name(name):
+        if (folder / "config.json").is_file():
+            return ModelRef(str(folder), None, folder)
+        raise UserError(
+            f"{name}: is neither a model folder (no config.json) nor a step, latest, best or base"
+        )
+    found = resolve_checkpoint(run, name)
+    if found is None:
+        return ModelRef(BASE, None, None)
+    folder, manifest = found
     return ModelRef(f"step {manifest.step}", manifest.step, folder)
-
-
-def _nothing(run: RunDir, name: str) -> Any:
-    raise UserError(f"{run.root}: has no {name!r}, and no model folder is called so; there is {_offer(run)}")
-
-
-def _offer(run: RunDir) -> str:
-    read = (read_manifest(folder) for folder in run.committed())
-    steps = sorted({entry.step for entry in read if not isinstance(entry, str)})
-    return ", ".join([BASE, *(["latest"] if steps else []), *(f"step {step}" for step in steps)])

@@ -14,13 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gemfit.checkpoint.find_step import BEST, LATEST
+from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.checkpoint.retention import reading
-from gemfit.checkpoint.store import best_valid, newest_valid, valid_checkpoint
 from gemfit.core.atomic_folder import staging
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
-from gemfit.schemas.manifest import CheckpointManifest
 from gemfit.schemas.recipe import Recipe
 
 CONFIG = "config.json"
@@ -39,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         done = export(
             RunDir.open(arguments.run),
             arguments.out,
-            step=_step(arguments.checkpoint),
+            checkpoint=arguments.checkpoint,
             dtype=arguments.dtype,
             adapter=arguments.adapter,
             multimodal=arguments.multimodal,
@@ -56,15 +54,15 @@ def export(
     run: RunDir,
     out: Path,
     *,
-    step: int | str | None = None,
+    checkpoint: str = LATEST,
     dtype: str | None = None,
     adapter: bool = False,
     multimodal: bool = False,
 ) -> dict[str, Any]:
-    """Write the model folder ``out`` from the checkpoint of ``step``, the `best`, or the newest whole one.
+    """Write the model folder ``out`` from ``checkpoint``: a step, `latest` or `best`.
 
-    ``dtype`` is the recipe's when left out. ``adapter`` writes a LoRA alone instead of merging it.
-    ``multimodal`` puts the text model back into the checkpoint that it was taken from, beside its other
+    ``dtype`` defaults to the recipe's. ``adapter`` writes a LoRA alone instead of merging it.
+    ``multimodal`` puts the text model back into the checkpoint that it was taken from, with its other
     parts; otherwise the folder is a text-only model. Raises ``UserError`` where there is no whole
     checkpoint, and for an ``out`` that holds anything.
     """
@@ -75,22 +73,11 @@ def export(
         raise UserError("--adapter always fits the base model, multimodal or not; leave --multimodal out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; remove it, or choose another --out")
-    checkpoint, manifest = _checkpoint(run, step)
-    with reading(checkpoint), staging(out.absolute()) as folder:
+    source, manifest = resolve_trained(run, checkpoint)
+    with reading(source), staging(out.absolute()) as folder:
         form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal}
-        written = _write(run, recipe, checkpoint, folder, dtype=dtype or recipe.model.dtype, **form)
+        written = _write(run, recipe, source, folder, dtype=dtype or recipe.model.dtype, **form)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
-
-
-def _checkpoint(run: RunDir, step: int | str | None) -> tuple[Path, CheckpointManifest]:
-    if step == BEST:
-        return best_valid(run)
-    found = newest_valid(run) if step is None else valid_checkpoint(run, int(step))
-    if found is None:
-        raise UserError(
-            f"{run.checkpoints}: there is no whole checkpoint yet; train until the first is saved"
-        )
-    return found
 
 
 def _write(
@@ -164,15 +151,6 @@ def _name_known_class(path: Path) -> None:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _step(which: str) -> int | str | None:
-    """As ``export`` takes it."""
-    if which.isdigit():
-        return int(which)
-    if which not in (LATEST, BEST):
-        raise UserError(f"--checkpoint {which}: is not valid here; give a step, {LATEST} or {BEST}")
-    return BEST if which == BEST else None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfit.checkpoint import integrity
-from gemfit.checkpoint.retention import best_of
+from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
 from gemfit.evaluate.system_prompt import SystemPrompts, system_prompts
@@ -23,8 +22,6 @@ from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.metrics_history import History, make_history, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.summary.attempts import AttemptSummary, plan_of_attempt, summarize_attempts
-
-LATEST, BEST = "latest", "best"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +60,7 @@ def gather(
 
     ``repo`` and ``is_adapter`` default to those of the recipe.
     """
-    checkpoint = find_checkpoint(run, which)
+    _, checkpoint = resolve_trained(run, which, verify=False)
     plan, user = plan_of_attempt(run, checkpoint.attempt), read_statements(run)
     records = [record for record in read_records(run.metrics_file) if record.step <= checkpoint.step]
     folder, evaluation, audit = Path(plan.pack.folder), run.evaluation_file, run.audit_file
@@ -88,30 +85,6 @@ def gather(
         repo=repo,
         is_adapter=is_adapter,
     )
-
-
-def find_checkpoint(run: RunDir, which: str) -> CheckpointManifest:
-    """The manifest of a step (`200`, `step-200`), `latest` or `best`. Weights are not read."""
-    found = [integrity.read_manifest(folder) for folder in run.committed()]
-    manifests = {manifest.step: manifest for manifest in found if not isinstance(manifest, str)}
-    if not manifests:
-        raise UserError(f"{run.checkpoints}: there is no checkpoint yet; train until the first is saved")
-    if which == LATEST:
-        return manifests[max(manifests)]
-    if which == BEST:
-        best = best_of([(run.checkpoint(step), manifests[step]) for step in sorted(manifests, reverse=True)])
-        if best is None:
-            raise UserError(
-                f"{run.checkpoints}: no checkpoint has a validation loss; use --checkpoint latest"
-            )
-        return next(manifest for step, manifest in manifests.items() if run.checkpoint(step) == best)
-    step = which.removeprefix("step-")
-    if not step.isdigit() or int(step) not in manifests:
-        steps = ", ".join(map(str, sorted(manifests)))
-        raise UserError(
-            f"{run.checkpoints}: there is no checkpoint {which}; there are steps {steps}, {LATEST} and {BEST}"
-        )
-    return manifests[int(step)]
 
 
 def _system(plan: Plan) -> SystemPrompts | str:

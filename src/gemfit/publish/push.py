@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemfit.checkpoint.find_step import LATEST, find_step
+from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe, repo_id
@@ -136,9 +136,8 @@ def _push(run: RunDir, options: argparse.Namespace) -> Push:
         repo_id(repo)
     except ValueError as error:
         raise UserError(f"--repo {error}") from None
-    push = wanted_push(
-        HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), find_step(run, options.checkpoint)
-    )
+    _, checkpoint = resolve_trained(run, options.checkpoint)
+    push = wanted_push(HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), checkpoint.step)
     changed: dict[str, Any] = {"message": options.message} if options.message else {}
     changed |= {"private": False} if options.public else {}
     changed |= {"merge_adapter": False} if options.adapter else {}

@@ -38,6 +38,6 @@ def stage(run: RunDir, push: Push) -> Staged:
 
 def write_files(run: RunDir, push: Push, out: Path) -> list[FileDigest]:
     """Everything that ``push`` sends, into ``out``, which must not exist; returns sizes and digests."""
-    export(run, out, step=push.step, adapter=not push.merge_adapter, multimodal=push.multimodal)
+    export(run, out, checkpoint=str(push.step), adapter=not push.merge_adapter, multimodal=push.multimodal)
     write_card(run, step=push.step, repo=push.repo, is_adapter=not push.merge_adapter, out=out / CARD)
     return digest_files(out, sorted(path for path in out.rglob("*") if path.is_file()))
