@@ -118,7 +118,7 @@ PAGE = """# Packed rows against padded ones ({date})
 `python benchmarks/packed_against_padded.py`: {model}, rows of 1,024, 8 rows a step in micro-batches of 4,
 activations recomputed, {threads} thread(s), {cores} cores. Medians over {steps} steps. `padded` is one
 conversation a row, padded or truncated to 1,024 tokens with an attention mask, trained by
-`transformers.Trainer`, as the card does it; "split" has each piece of a conversation in a padded row instead.
+`transformers.Trainer`, as the card does it; "split" has each chunk of a conversation in a padded row instead.
 
 | corpus, and what padded rows do | trained tokens a row: packed, padded | trained tokens a CPU second: \
 packed, padded, ratio | a second of wall time | of all trained tokens, padded rows have |

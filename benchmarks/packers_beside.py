@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from gemfit.data.document import TRAINED, Document, Turn
 from gemfit.data.packing.best_fit import fewest_rows, pack
-from gemfit.data.packing.chunk_packing import Atoms, fit_runs, longest_pieces
-from gemfit.data.packing.overlong import fit
+from gemfit.data.packing.chunk_packing import Fragments, pack_chunks, pack_longest_chunks
+from gemfit.data.packing.overlong import fit_document
 
 Lengths = NDArray[np.int32]
 Packer = Callable[[Lengths, int], int]
@@ -70,7 +70,7 @@ class Long:
     """Real tokens, repeated context included, in all places."""
     net: float
     """Each token of a conversation counted once, in all places."""
-    torn_pieces: int
+    mid_message_cuts: int
     cut_seconds: float
     pack_seconds: float
 
@@ -211,7 +211,7 @@ def llama_factory() -> Packer:
     return run
 
 
-HOW = ("split, longest pieces", "split", "cut")
+HOW = ("split, longest chunks", "split", "cut")
 
 
 def conversations(count: int) -> Iterator[Document]:
@@ -219,8 +219,8 @@ def conversations(count: int) -> Iterator[Document]:
     rng = np.random.default_rng(0)
     begin, header = np.array([2], np.uint32), np.array([5, 6, 7, 8], np.uint32)
     for total in rng.normal(20_000, 3_000, count):
-        lead = np.concatenate([begin, rng.integers(10, 1000, 45).astype(np.uint32)])
-        words, turns, length = [lead], [], len(lead)
+        system_prefix = np.concatenate([begin, rng.integers(10, 1000, 45).astype(np.uint32)])
+        words, turns, length = [system_prefix], [], len(system_prefix)
         while length < total:
             for role, mean in (("user", 45), ("assistant", 180)):
                 size = int(np.clip(rng.lognormal(np.log(mean) - 0.245, 0.7), 3, 4000))
@@ -229,33 +229,36 @@ def conversations(count: int) -> Iterator[Document]:
                 length += len(words[-1])
         flat = np.concatenate(words)
         flat[1:] |= TRAINED
-        yield Document(flat, tuple(turns), begin, lead, flat[:0], user_header=header, user_end=begin)
+        yield Document(flat, tuple(turns), begin, system_prefix, flat[:0], user_header=header, user_end=begin)
 
 
 def cut(documents: list[Document], how: str, seq_len: int) -> Long:
     """Rows of long conversations that keep a question with its answer."""
     overlong = how.split(",")[0]
     start = time.process_time()
-    parts = [atom for document in documents for atom in fit(document, overlong, seq_len).atoms]
+    parts = [one for document in documents for one in fit_document(document, overlong, seq_len).fragments]
     cut_seconds = time.process_time() - start
-    atoms = Atoms(
-        np.array([len(atom.words) for atom in parts], np.int32),
-        np.array([atom.repeated for atom in parts], np.int32),
-        np.array([atom.linked for atom in parts], np.bool_),
+    fragments = Fragments(
+        np.array([len(fragment.words) for fragment in parts], np.int32),
+        np.array([fragment.repeated for fragment in parts], np.int32),
+        np.array([fragment.continues for fragment in parts], np.bool_),
     )
     start = time.process_time()
     chosen = how == overlong
-    runs = fit_runs(atoms, seq_len, tight=how == "cut") if chosen else longest_pieces(atoms, seq_len)
+    if chosen:
+        packed = pack_chunks(fragments, seq_len, tight=how == "cut")
+    else:
+        packed = pack_longest_chunks(fragments, seq_len)
     pack_seconds = time.process_time() - start
-    rows = int(runs.row[-1]) + 1
-    torn = np.array([atom.torn for atom in parts])
+    rows = int(packed.row[-1]) + 1
+    mid_message = np.array([fragment.mid_message for fragment in parts])
     return Long(
         overlong=how,
         seq_len=seq_len,
         rows=rows,
-        fill=int(runs.lengths.sum()) / (rows * seq_len),
+        fill=int(packed.lengths.sum()) / (rows * seq_len),
         net=sum(len(document.words) for document in documents) / (rows * seq_len),
-        torn_pieces=int(torn[runs.first].sum()),
+        mid_message_cuts=int(mid_message[packed.first].sum()),
         cut_seconds=cut_seconds,
         pack_seconds=pack_seconds,
     )
@@ -276,12 +279,12 @@ def report(outcomes: list[Outcome], long: list[Long], *, as_json: bool) -> None:
             f"| ({o.lengths}) {o.count:,} | {o.seq_len:,} | {o.packer} | {o.rows:,} | {o.excess_rows:,} | "
             f"{o.fill:.3%} | {1000 * o.seconds:,.1f} | {speed:.3g} | {o.times_ours:,.2f} |"
         )
-    print("\n| (b) with turns | row | rows | fill % | net % | pieces torn | cutting s | packing s |")
+    print("\n| (b) with turns | row | rows | fill % | net % | mid-message cuts | cutting s | packing s |")
     print("|---|---|---|---|---|---|---|---|")
     for one in long:
         print(
             f"| {one.overlong} | {one.seq_len:,} | {one.rows:,} | {one.fill:.2%} | {one.net:.2%} | "
-            f"{one.torn_pieces:,} | {one.cut_seconds:.2f} | {one.pack_seconds:.2f} |"
+            f"{one.mid_message_cuts:,} | {one.cut_seconds:.2f} | {one.pack_seconds:.2f} |"
         )
     print(f"\npeak memory of the process: {peak:.1f} GiB")
 

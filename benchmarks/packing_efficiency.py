@@ -3,8 +3,8 @@
     python benchmarks/packing_efficiency.py --data examples/conversations.jsonl --tokenizer scratch
 
 All methods see the same rendered conversations in one process. `padded` splits long conversations at
-the same places, but gives each piece a row of its own; `truncated` is the model card: one row a conversation,
-and what does not fit is lost.
+the same positions, but gives each chunk a row of its own; `truncated` is the model card: one row per
+conversation, and what does not fit is lost.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from gemfit.data.document import Document
 from gemfit.data.jsonl.blocks import file_blocks
 from gemfit.data.jsonl.inputs import block_text
 from gemfit.data.jsonl.line_parser import read_line
-from gemfit.data.packing.chunk_packing import Atoms, fit_runs, longest_pieces
-from gemfit.data.packing.overlong import fit
+from gemfit.data.packing.chunk_packing import Fragments, pack_chunks, pack_longest_chunks
+from gemfit.data.packing.overlong import fit_document
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from gemfit.errors import UserError
@@ -82,21 +82,21 @@ def render(arguments: argparse.Namespace) -> list[Document]:
 
 
 def measure(documents: list[Document], seq_len: int) -> list[Outcome]:
-    """Our rows, then the same pieces each in a row of its own, then truncation."""
+    """Our rows, then the same chunks each in a row of its own, then truncation."""
     total = sum(len(document.words) for document in documents)
-    parts = [atom for document in documents for atom in fit(document, "split", seq_len).atoms]
-    atoms = Atoms(
-        np.array([len(atom.words) for atom in parts], np.int32),
-        np.array([atom.repeated for atom in parts], np.int32),
-        np.array([atom.linked for atom in parts], np.bool_),
+    parts = [one for document in documents for one in fit_document(document, "split", seq_len).fragments]
+    fragments = Fragments(
+        np.array([len(fragment.words) for fragment in parts], np.int32),
+        np.array([fragment.repeated for fragment in parts], np.int32),
+        np.array([fragment.continues for fragment in parts], np.bool_),
     )
-    runs = fit_runs(atoms, seq_len)
-    padded = longest_pieces(atoms, seq_len)
+    packed = pack_chunks(fragments, seq_len)
+    padded = pack_longest_chunks(fragments, seq_len)
     cut = np.minimum([len(document.words) for document in documents], seq_len)
-    ours = int(runs.row.max()) + 1
+    ours = int(packed.row.max()) + 1
     cases = [
-        ("gemfit", ours, int(runs.lengths.sum()), int(atoms.context[runs.first].sum())),
-        ("padded", len(padded.row), int(padded.lengths.sum()), int(atoms.context[padded.first].sum())),
+        ("gemfit", ours, int(packed.lengths.sum()), int(fragments.context[packed.first].sum())),
+        ("padded", len(padded.row), int(padded.lengths.sum()), int(fragments.context[padded.first].sum())),
         ("truncated", len(cut), int(cut.sum()), 0),
     ]
     return [

@@ -16,7 +16,7 @@ import zstandard
 
 from gemfit.data.__main__ import main
 from gemfit.data.jsonl.line_parser import LINE_LIMIT
-from gemfit.data.packing.split_turns import check_room
+from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.errors import UserError
 
 from .conftest import Build, WriteConversations, talk, talks
@@ -225,4 +225,4 @@ def test_a_folder_in_use_is_refused_and_left_as_it_is(
 
 def test_rows_too_short_for_the_beginning_of_a_conversation_are_refused() -> None:
     with pytest.raises(UserError, match=r"data.seq_len is 16, but .* 5 tokens .* at least 20"):
-        check_room(np.zeros(5, np.uint32), 16)
+        check_seq_len(np.zeros(5, np.uint32), 16)

@@ -19,7 +19,7 @@ from gemfit.data.jsonl.batch_parser import MessageColumns, read_block, read_each
 from gemfit.data.jsonl.conversation import ROLES, Conversation, Message, parse_conversation
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
-from gemfit.data.packing.overlong import fit
+from gemfit.data.packing.overlong import fit_document
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.render.trim import SPACES, trimmed
 from gemfit.data.tokenize import reference_encoder
@@ -223,18 +223,23 @@ def test_compiled_rendering_is_the_renderers_bit_for_bit(
     assert counts.rejected == 0
     assert part.tokens.tolist() == [len(document.words) for document in documents]
     assert part.trained.tolist() == [document.trained_tokens for document in documents]
-    atoms = [(atom, n) for n, document in enumerate(documents) for atom in fit(document, overlong, 64).atoms]
-    words = [w for atom, _ in atoms for w in [*atom.words, *(atom.body if atom.linked else [])]]
+    fragments = [
+        (fragment, number)
+        for number, document in enumerate(documents)
+        for fragment in fit_document(document, overlong, 64).fragments
+    ]
+    stored = [[*one.words, *(one.body if one.continues else [])] for one, _ in fragments]
+    words = [word for fragment in stored for word in fragment]
     assert part.words.tolist() == words
-    assert part.lengths.tolist() == [len(atom.words) for atom, _ in atoms]
-    assert part.context.tolist() == [atom.repeated for atom, _ in atoms]
-    assert part.linked.tolist() == [atom.linked for atom, _ in atoms]
-    assert part.starts.tolist() == [atom.start for atom, _ in atoms]
-    assert part.conversation.tolist() == [n for _, n in atoms]
+    assert part.lengths.tolist() == [len(fragment.words) for fragment, _ in fragments]
+    assert part.context.tolist() == [fragment.repeated for fragment, _ in fragments]
+    assert part.continues.tolist() == [fragment.continues for fragment, _ in fragments]
+    assert part.starts.tolist() == [fragment.start for fragment, _ in fragments]
+    assert part.conversation.tolist() == [n for _, n in fragments]
 
 
 @pytest.mark.parametrize("overlong", ["split", "truncate", "drop"])
-def test_every_token_of_a_conversation_is_in_an_atom_or_in_its_accounts(
+def test_every_token_of_a_conversation_is_in_a_fragment_or_counted_as_lost(
     tokenizer: Any, overlong: str
 ) -> None:
     made = rendering(tokenizer, overlong=overlong, seq_len=64, loss_on="assistant")
@@ -298,7 +303,7 @@ def test_contents_lose_the_white_space_that_python_strips(texts: list[str]) -> N
 
 
 def kept_text(tokenizer: Any, part: TokenizedBlock) -> list[str]:
-    """The trained text of each atom, with `|` where untrained tokens lie between."""
+    """The trained text of each fragment, with `|` where untrained tokens lie between."""
     parts, at = [], 0
     for length in part.lengths.tolist():
         parts.append(trained_text(tokenizer, part.words[at : at + length]))

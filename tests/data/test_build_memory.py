@@ -14,8 +14,8 @@ from gemfit.data.build.malloc import trim_heap
 from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.build.token_accounting import (
+    chunk_sums,
     losses,
-    piece_sums,
     role_tokens,
     token_flow,
     write_conversations,
@@ -28,26 +28,26 @@ from gemfit.schemas.recipe import DataRecipe
 CONVERSATIONS, PARTS = 4_000, 50
 SEQ_LEN = 2048
 KEPT_BYTES, MOST_BYTES = 60, 200
-"""Of a conversation: when all is decided, and on the way. A third of them are of two atoms."""
+"""Of a conversation: when all is decided, and on the way. A third of them are of two fragments."""
 DATA = DataRecipe(source="talks.jsonl", seq_len=SEQ_LEN, near_duplicates="group")
 
 
 def part(seed: int) -> TokenizedBlock:
     """What a block without any text would become."""
     rng = np.random.default_rng(seed)
-    atoms = 1 + (np.arange(CONVERSATIONS, dtype=np.int32) % 3 == 0)
-    conversation = np.repeat(np.arange(CONVERSATIONS, dtype=np.int32), atoms)
-    linked = np.append(False, conversation[1:] == conversation[:-1])
+    fragments = 1 + (np.arange(CONVERSATIONS, dtype=np.int32) % 3 == 0)
+    conversation = np.repeat(np.arange(CONVERSATIONS, dtype=np.int32), fragments)
+    continues = np.append(False, conversation[1:] == conversation[:-1])
     lengths = rng.integers(50, 1500, len(conversation), dtype=np.int32)
-    context = np.where(linked, 20, 0).astype(np.int32)
+    context = np.where(continues, 20, 0).astype(np.int32)
     nothing = np.zeros(CONVERSATIONS, np.int32)
     return TokenizedBlock(
         words=np.empty(0, np.uint32),
         lengths=lengths,
         context=context,
         starts=np.zeros_like(lengths),
-        linked=linked,
-        torn=np.zeros_like(linked),
+        continues=continues,
+        mid_message=np.zeros_like(continues),
         conversation=conversation,
         lines=np.arange(1, CONVERSATIONS + 1),
         digests=rng.integers(0, 2**64, (CONVERSATIONS, 2), np.uint64),
@@ -79,9 +79,9 @@ def decide(folder: Path, parts: range) -> tuple[ConversationTable, Choice, objec
     )
     choice = choose(candidates, DATA, seed=0)
     plans = [plan_split(talks, choice, split, SEQ_LEN, tight=False) for split in (0, 1)]
-    pieces = [piece_sums(talks, choice, source, 1, plan) for plan in plans]
-    flow = token_flow(talks, choice, source, ["talks"], pieces)
-    assert losses(talks, choice, notes, flow["total"], pieces, SEQ_LEN).lines_read == len(talks)
+    sums = [chunk_sums(talks, choice, source, 1, plan) for plan in plans]
+    flow = token_flow(talks, choice, source, ["talks"], sums)
+    assert losses(talks, choice, notes, flow["total"], sums, SEQ_LEN).lines_read == len(talks)
     assert role_tokens(talks, choice)["control"] == flow["total"].tokens_read
     write_conversations(folder / "conversations.arrow", talks, choice, source)
     return talks, choice, plans

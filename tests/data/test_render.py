@@ -172,8 +172,8 @@ def test_a_template_with_a_system_turn_of_its_own_is_followed(with_template: Any
     wanted = tokenizer.apply_chat_template([m._asdict() for m in TALK], tokenize=True, return_dict=False)
     assert token_ids(document.words).tolist() == wanted
     assert trained_text(tokenizer, document) == "We rest.\n<end_of_turn>\n|Today.<end_of_turn>\n"
-    assert len(document.lead) > 1
-    assert not len(document.inset)
+    assert len(document.system_prefix) > 1
+    assert not len(document.inline_system)
 
 
 REFUSED = [

@@ -30,17 +30,17 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """One conversation as words, with what a continued piece has to repeat. Shapes in brackets."""
+    """One conversation as words, and the control texts that a continued chunk repeats. Shapes in brackets."""
 
     words: Words
     """(tokens,)"""
     turns: tuple[Turn, ...]
-    begin: Words
-    """What begins a piece when there is no system message, or no room for it (BOS)."""
-    lead: Words
-    """What begins a continued piece: BOS and a system turn, without flags."""
-    inset: Words
-    """The system text where it stands behind the first user header; else empty. Without flags."""
+    bos: Words
+    """Beginning of a continued chunk without a system message, or one too long to be repeated."""
+    system_prefix: Words
+    """Beginning of a continued chunk: BOS and the system turn, masked."""
+    inline_system: Words
+    """The system text of formats that write it after the first user header; else empty. Masked."""
     user_header: Words
     user_end: Words
 

@@ -41,13 +41,13 @@ class SplitCounts(Contract):
     conversations: int
     """Each counted once, however often it occurs."""
     documents: int
-    """Pieces of conversations; more than `conversations` where long ones were split."""
+    """Chunks of conversations; more than `conversations` where long ones were split."""
     tokens: int
     """Real tokens in rows: no padding."""
     trained_tokens: int
     """Tokens with a label."""
     repeated_tokens: int = 0
-    """Those of `tokens` that are masked context, written again at the start of a continued piece."""
+    """Those of `tokens` that are masked context, written again at the start of a continued chunk."""
 
     def fill(self, seq_len: int) -> float:
         """Share of the rows' places that hold a real token, 0 to 1."""
@@ -69,13 +69,13 @@ class Losses(Contract):
     beyond_max_rows_conversations: int = 0
     split_conversations: int
     repeated_tokens: int
-    """Masked context written again at the start of a continued piece."""
-    torn_pieces: int = 0
-    """Pieces that begin inside a message, where a row was full."""
+    """Masked context, written again at the start of a continued chunk."""
+    mid_message_cuts: int = 0
+    """Chunks that begin inside a message: cuts by `overlong: cut`, or of messages longer than a row."""
     untrained_conversations: int = 0
     """Left out whole, because nothing of them is trained."""
     untrained_tokens: int = 0
-    """Of pieces without a single trained token, which are left out."""
+    """Of fragments without a single trained token, which are left out."""
     truncated_conversations: int
     truncated_tokens: int
     dropped_conversations: int
@@ -87,7 +87,7 @@ class TokenFlow(Contract):
 
     tokens_read: int
     repeated: int
-    """Written again as masked context of a continued piece."""
+    """Masked context, written again at the start of a continued chunk."""
     oversampled: int
     """Written again because their source has a weight above 1."""
     packed: int
@@ -101,7 +101,7 @@ class TokenFlow(Contract):
     truncated: int
     """Cut off by `overlong: truncate`."""
     untrained: int
-    """Of pieces without a single trained token."""
+    """Of fragments without a single trained token."""
 
     @property
     def balance(self) -> int:

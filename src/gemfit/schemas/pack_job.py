@@ -15,7 +15,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.base import Contract, digest_json
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
-PACK_FORMAT = 4
+PACK_FORMAT = 5
 """Raised whenever the rows that the same input gives would change."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

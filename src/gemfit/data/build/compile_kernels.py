@@ -23,7 +23,7 @@ from gemfit.data.build.block_cache import BlockCache, BlockNotes
 from gemfit.data.build.conversation_table import Collector, ConversationTable
 from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.build.map_blocks import MappedBlock
-from gemfit.data.build.row_gather import BlockFiles, Pieces, Room, gather
+from gemfit.data.build.row_gather import BlockFiles, Room, RowChunks, gather
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.compiled import compiled_folder
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
@@ -114,8 +114,8 @@ def plan_and_gather(folder: Path) -> None:
     table.signatures.close()
     plan = plan_split(table, choice, TRAIN, SEQ_LEN, tight=True)
     files = BlockFiles.of(table.paths)
-    pieces = Pieces(plan.first, plan.num_atoms, plan.lengths, plan.row_ends)
-    gather(pieces, table.atoms, files, Room.of(plan.num_rows, SEQ_LEN), pad=0)
+    chunks = RowChunks(plan.first, plan.num_fragments, plan.lengths, plan.row_ends)
+    gather(chunks, table.fragments, files, Room.of(plan.num_rows, SEQ_LEN), pad=0)
     files.close()
 
 
@@ -130,16 +130,16 @@ def _block() -> TokenizedBlock:
     """A block of conversations of ``CHUNKS`` chunks each, all different."""
     chunks = NUM_CONVERSATIONS * CHUNKS
     numbers = np.arange(NUM_CONVERSATIONS)
-    linked = np.arange(chunks) % CHUNKS > 0
+    continues = np.arange(chunks) % CHUNKS > 0
     lengths, context = np.full(chunks, SEQ_LEN // 2 - 1, np.int32), np.full(chunks, 2, np.int32)
-    stored = int(lengths.sum() + (lengths - context)[linked].sum())
+    stored = int(lengths.sum() + (lengths - context)[continues].sum())
     columns: dict[str, NDArray[Any]] = {
         "words": np.ones(stored, np.uint32),
         "lengths": lengths,
         "context": context,
         "starts": np.zeros(chunks, np.int32),
-        "linked": linked,
-        "torn": np.zeros(chunks, np.bool_),
+        "continues": continues,
+        "mid_message": np.zeros(chunks, np.bool_),
         "conversation": (np.arange(chunks) // CHUNKS).astype(np.int32),
         "lines": numbers + 1,
         "digests": np.stack([numbers, numbers], 1).astype(np.uint64),

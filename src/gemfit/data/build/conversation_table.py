@@ -1,7 +1,7 @@
 """The columns of all parts, joined in input order: all that planning the rows has to know.
 
 They are appended to files as the parts come, and mapped when all are there: some 70 bytes a conversation
-on disk, 24 an atom, and 350 for signatures and their bands where near duplicates are looked for. Memory:
+on disk, 24 per fragment, and 350 for signatures and their bands where near duplicates are looked for. Memory:
 a path for each part, and the pages of what is looked at, until they are let go.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.build.block_cache import BlockCache, BlockColumns, read_block_signatures
 from gemfit.data.build.map_blocks import MappedBlock
-from gemfit.data.build.row_gather import ATOM
+from gemfit.data.build.row_gather import FRAGMENT
 from gemfit.data.column_file import ColumnFile, let_go, stretches
 from gemfit.data.dedup.lsh import Signatures
 from gemfit.data.dedup.minhash import NUM_HASHES
@@ -37,7 +37,7 @@ _COPIED = {
     "dropped": (np.int32, None),
     "untrained": (np.int32, None),
 }
-MOST_ATOMS = 2**31 - 1
+MAX_FRAGMENTS = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,10 +57,10 @@ class ConversationTable:
     dropped: Ints
     untrained: Ints
 
-    atom_ends: Ints
-    """(conversations,): where the atoms of each end; those of the next begin there."""
-    atoms: NDArray[np.void]
-    """(atoms,) of type ``ATOM``"""
+    fragment_ends: Ints
+    """(conversations,): where the fragments of each end; those of the next begin there."""
+    fragments: NDArray[np.void]
+    """(fragments,) of type ``FRAGMENT``"""
     signatures: Signatures
 
     part_ends: NDArray[np.int64]
@@ -86,7 +86,7 @@ class ConversationTable:
     def let_go(self) -> None:
         """Take all mapped pages off this process."""
         let_go(self.line, self.tokens, self.trained, self.role_tokens, self.truncated, self.untrained)
-        let_go(self.digests, self.likeness, self.dropped, self.atom_ends, self.atoms)
+        let_go(self.digests, self.likeness, self.dropped, self.fragment_ends, self.fragments)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,8 +117,8 @@ class Collector:
         folder.mkdir(parents=True, exist_ok=True)
         self._columns = {name: ColumnFile(folder, *kind) for name, kind in _COPIED.items()}
         self._lines = ColumnFile(folder, np.int64)
-        self._atom_ends = ColumnFile(folder, np.int32)
-        self._atoms = ColumnFile(folder, ATOM)
+        self._fragment_ends = ColumnFile(folder, np.int32)
+        self._fragments = ColumnFile(folder, FRAGMENT)
         places = NUM_HASHES.get(data.near_duplicates, 0)
         self._signatures = Signatures(places, data.near_duplicate_threshold, folder)
         self._part_ends, self._part_inputs, self._paths = list[int](), list[int](), list[Path]()
@@ -145,8 +145,8 @@ class Collector:
         columns = {name: column.mapped() for name, column in self._columns.items()}
         talks = ConversationTable(
             line=self._lines.mapped(),
-            atom_ends=self._atom_ends.mapped(),
-            atoms=self._atoms.mapped(),
+            fragment_ends=self._fragment_ends.mapped(),
+            fragments=self._fragments.mapped(),
             signatures=self._signatures,
             part_ends=np.array(self._part_ends, np.int64),
             part_inputs=np.array(self._part_inputs, np.int32),
@@ -177,27 +177,27 @@ class Collector:
             column.append(columns[name])
         self._lines.append(columns["lines"] + before)
         counts = np.bincount(columns["conversation"], minlength=len(columns["tokens"]))
-        ends = len(self._atoms) + np.cumsum(counts)
-        if len(ends) and ends[-1] > MOST_ATOMS:
+        ends = len(self._fragments) + np.cumsum(counts)
+        if len(ends) and ends[-1] > MAX_FRAGMENTS:
             raise UserError(
-                f"data: more than {MOST_ATOMS:,} pieces of conversations; make several packs of them"
+                f"data: more than {MAX_FRAGMENTS:,} fragments of conversations; make several packs of them"
             )
-        self._atom_ends.append(ends)
-        self._atoms.append(_atoms(part, len(self._paths)))
+        self._fragment_ends.append(ends)
+        self._fragments.append(_fragments(part, len(self._paths)))
         if self._signatures.places:
             self._signatures.append(read_block_signatures(part.path))
 
 
-def _atoms(part: BlockColumns, number: int) -> NDArray[np.void]:
-    """The atoms of a part, with the number that it has."""
+def _fragments(part: BlockColumns, number: int) -> NDArray[np.void]:
+    """The fragments of a part, with the number that it has."""
     columns = part.columns
-    atoms = np.empty(len(columns["lengths"]), ATOM)
+    fragments = np.empty(len(columns["lengths"]), FRAGMENT)
     lengths = columns["lengths"].astype(np.int64)
-    # A linked atom is stored a second time, as its body alone.
-    stored = lengths + np.where(columns["linked"], lengths - columns["context"], 0)
-    atoms["word"] = part.words_at // 4 + np.cumsum(stored) - stored
-    atoms["part"] = number
-    atoms["length"], atoms["start"] = columns["lengths"], columns["starts"]
-    for name in ("context", "linked", "torn"):
-        atoms[name] = columns[name]
-    return atoms
+    # A fragment that continues is stored a second time, as its body alone.
+    stored = lengths + np.where(columns["continues"], lengths - columns["context"], 0)
+    fragments["word"] = part.words_at // 4 + np.cumsum(stored) - stored
+    fragments["part"] = number
+    fragments["length"], fragments["start"] = columns["lengths"], columns["starts"]
+    for name in ("context", "continues", "mid_message"):
+        fragments[name] = columns[name]
+    return fragments

@@ -19,9 +19,9 @@ from gemfit.data.build.shards import Source, SplitPlan
 from gemfit.data.build.token_accounting import (
     CONVERSATIONS,
     REJECTED,
-    PieceSums,
+    ChunkSums,
+    chunk_sums,
     losses,
-    piece_sums,
     role_tokens,
     token_flow,
     write_conversations,
@@ -50,9 +50,9 @@ def assemble(
     _check_enough(job, talks, choice, notes)
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
     plans = [plan_split(talks, choice, split, seq_len, tight=tight) for split in range(len(SPLITS))]
-    pieces = [piece_sums(talks, choice, sources, len(job.sources), plan) for plan in plans]
-    flow = token_flow(talks, choice, sources, _names(job), pieces)
-    source = Source(atoms=talks.atoms, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
+    sums_by_split = [chunk_sums(talks, choice, sources, len(job.sources), plan) for plan in plans]
+    flow = token_flow(talks, choice, sources, _names(job), sums_by_split)
+    source = Source(fragments=talks.fragments, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
     trim_heap()
     with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
         shards, trained = write_rows(
@@ -75,9 +75,9 @@ def assemble(
         eos_id=tokenizer.eos_token_id,
         splits={
             plan.name: _counts(plan, sums, trained[plan.name])
-            for plan, sums in zip(plans, pieces, strict=True)
+            for plan, sums in zip(plans, sums_by_split, strict=True)
         },
-        losses=losses(talks, choice, notes, flow["total"], pieces, seq_len),
+        losses=losses(talks, choice, notes, flow["total"], sums_by_split, seq_len),
         flow=flow,
         roles=role_tokens(talks, choice),
         pii=notes.pii,
@@ -106,8 +106,8 @@ def _fates(talks: ConversationTable) -> NDArray[np.int8]:
     """What is packed unless something else is against it: (conversations,)."""
     fates = np.empty(len(talks), np.int8)
     for here in talks.stretches():
-        before = talks.atom_ends[here.start - 1 : here.start]
-        whole = np.diff(talks.atom_ends[here], prepend=before if here.start else 0) > 0
+        before = talks.fragment_ends[here.start - 1 : here.start]
+        whole = np.diff(talks.fragment_ends[here], prepend=before if here.start else 0) > 0
         lost = np.where(talks.dropped[here] > 0, Disposition.OVERLONG, Disposition.UNTRAINED)
         fates[here] = np.where(whole, Disposition.KEPT, lost)
     return fates
@@ -148,7 +148,7 @@ def _check_enough(job: PackJob, talks: ConversationTable, choice: Choice, notes:
         )
 
 
-def _counts(plan: SplitPlan, sums: PieceSums, trained: int) -> SplitCounts:
+def _counts(plan: SplitPlan, sums: ChunkSums, trained: int) -> SplitCounts:
     return SplitCounts(
         rows=plan.num_rows,
         conversations=_distinct(plan.document),

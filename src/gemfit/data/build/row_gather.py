@@ -1,4 +1,4 @@
-"""Fetch the words of pieces from the parts on disk and lay them out as rows: compiled, one read an atom.
+"""Fetch the words of chunks from the parts on disk and lay them out as rows: one read per fragment.
 
 It reads by ``pread``, so pages of the parts do not count as memory of the process. Files stay open
 as long as there are few of them.
@@ -22,31 +22,31 @@ from gemfit.data.document import IGNORED
 from gemfit.data.jsonl.message_batch import Ints
 
 FLAG = np.uint32(1 << 31)
-ATOM = np.dtype(
+FRAGMENT = np.dtype(
     [
         ("word", np.uint32),
         ("part", np.int32),
         ("length", np.int32),
         ("context", np.int32),
         ("start", np.int32),
-        ("linked", np.bool_),
-        ("torn", np.bool_),
+        ("continues", np.bool_),
+        ("mid_message", np.bool_),
     ],
     align=True,
 )
-"""An atom: the number of its file, the word (4 bytes) of that where it begins, its length with its context,
+"""A fragment: the number of its file, the word (4 bytes) of that where it begins, its length with context,
 and the rest as in ``Part``. All in one place, since all is looked up at once."""
 
 
-class Pieces(NamedTuple):
-    """Pieces of some rows, in order. Each array: (pieces,), but the last."""
+class RowChunks(NamedTuple):
+    """Chunks of some rows, in order. Each array: (chunks,), but the last."""
 
     first: Ints
-    """The atom that it begins with."""
-    num_atoms: Ints
+    """The fragment that it begins with."""
+    num_fragments: Ints
     lengths: Ints
     row_ends: NDArray[np.int64]
-    """(rows + 1,): where the pieces of each row begin and end."""
+    """(rows + 1,): where the chunks of each row begin and end."""
 
 
 class RowArrays(NamedTuple):
@@ -108,43 +108,45 @@ class Room(NamedTuple):
         return cls(np.empty((rows, seq_len), np.uint32), np.empty((rows, seq_len), np.int32))
 
 
-def gather(pieces: Pieces, atoms: NDArray[np.void], files: BlockFiles, room: Room, *, pad: int) -> RowArrays:
-    """The rows that these pieces make, until ``room`` is used again. atoms: all of them, of type ``ATOM``."""
-    rows = len(pieces.row_ends) - 1
+def gather(
+    chunks: RowChunks, fragments: NDArray[np.void], files: BlockFiles, room: Room, *, pad: int
+) -> RowArrays:
+    """The rows that these chunks make, until ``room`` is used again. fragments: all, of type ``FRAGMENT``."""
+    rows = len(chunks.row_ends) - 1
     words, labels = room.words[:rows], room.labels[:rows]
-    parts = atoms["part"][pieces.first]  # a piece is one conversation's, so all of it is in one part
+    parts = fragments["part"][chunks.first]  # a chunk is one conversation's, so all of it is in one part
     needed = np.unique(parts).tolist()
     for start in range(0, len(needed), files.most):
         group = needed[start : start + files.most]
         files.open(group)
         chosen = np.isin(parts, group) if len(group) < len(needed) else np.ones(len(parts), np.bool_)
-        failed = _fill(words, *pieces, chosen, atoms.view(np.ndarray), files.descriptors)
+        failed = _fill(words, *chunks, chosen, fragments.view(np.ndarray), files.descriptors)
         if failed >= 0:
             raise OSError(f"{files.paths[parts[failed]]}: could not be read to its end")
     return RowArrays(
-        words.view(np.int32), labels, *_finish(words, labels, pieces.row_ends, pieces.lengths, pad)
+        words.view(np.int32), labels, *_finish(words, labels, chunks.row_ends, chunks.lengths, pad)
     )
 
 
 @njit
-def _fill(words, first, num_atoms, lengths, row_ends, chosen, atoms, descriptors):  # type: ignore[no-untyped-def]
-    """Read every chosen piece to its place; the number of a piece that could not be read, or -1."""
+def _fill(words, first, num_fragments, lengths, row_ends, chosen, fragments, descriptors):  # type: ignore[no-untyped-def]
+    """Read every chosen chunk to its place; the number of a chunk that could not be read, or -1."""
     for row in range(len(row_ends) - 1):
         place = 0
-        for piece in range(row_ends[row], row_ends[row + 1]):
+        for chunk in range(row_ends[row], row_ends[row + 1]):
             target = place
-            place += lengths[piece]
-            if not chosen[piece]:
+            place += lengths[chunk]
+            if not chosen[chunk]:
                 continue
-            for number in range(first[piece], first[piece] + num_atoms[piece]):
-                atom = atoms[number]
-                skipped = 0 if number == first[piece] else atom.length
-                size = atom.length if number == first[piece] else atom.length - atom.context
+            for number in range(first[chunk], first[chunk] + num_fragments[chunk]):
+                fragment = fragments[number]
+                skipped = 0 if number == first[chunk] else fragment.length
+                size = fragment.length if number == first[chunk] else fragment.length - fragment.context
                 # The pointer is that of the row, moved by hand: a view for each read costs more than it.
                 pointer = np.uintp(words[row].ctypes.data + 4 * target)
-                offset = 4 * (np.int64(atom.word) + skipped)
-                if pread(descriptors[atom.part], pointer, np.uint64(4 * size), offset) != 4 * size:
-                    return piece
+                offset = 4 * (np.int64(fragment.word) + skipped)
+                if pread(descriptors[fragment.part], pointer, np.uint64(4 * size), offset) != 4 * size:
+                    return chunk
                 target += size
     return -1
 
@@ -156,8 +158,8 @@ def _finish(words, labels, row_ends, lengths, pad):  # type: ignore[no-untyped-d
     tokens = np.zeros(rows, np.int32)
     trained = np.zeros(rows, np.int32)
     for row in range(rows):
-        for piece in range(row_ends[row], row_ends[row + 1]):
-            tokens[row] += lengths[piece]
+        for chunk in range(row_ends[row], row_ends[row + 1]):
+            tokens[row] += lengths[chunk]
         count = np.int32(0)
         for column in range(tokens[row]):
             word = words[row, column]

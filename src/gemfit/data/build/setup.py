@@ -19,7 +19,7 @@ from gemfit.data.jsonl.conversation import Conversation
 from gemfit.data.jsonl.inputs import all_lines
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection, read_line
 from gemfit.data.jsonl.message_batch import Messages
-from gemfit.data.packing.split_turns import check_room
+from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.tokenize import Encoder, Engine, reference_encoder, select_encoder
 from gemfit.data.tokenize.bpe.cache_file import FORMAT, load_tables, save_tables
@@ -73,7 +73,7 @@ def prepare_render_context(
                 watch.offer(_encoded(encoder, spread(sample)))
         rendering = make_render_context(tokenizer, job.data, encoder)
         renderer = rendering.renderer
-        check_room(renderer.control[renderer.grammar.begin], job.data.seq_len)
+        check_seq_len(renderer.control[renderer.grammar.begin], job.data.seq_len)
         stack.pop_all()
         return rendering, watch
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gemfit.data.build.row_gather import BlockFiles, Pieces, Room, RowArrays, gather
+from gemfit.data.build.row_gather import BlockFiles, Room, RowArrays, RowChunks, gather
 from gemfit.data.column_file import let_go
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.reader import BATCHES, COUNTS
@@ -31,17 +31,17 @@ SHARD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SplitPlan:
-    """Every row of a split: pieces by row, and where they come from. Arrays: (pieces,), but the last."""
+    """Every row of a split: chunks by row, and where they come from. Arrays: (chunks,), but the last."""
 
     name: str
     first: Ints
-    """The atom that it begins with."""
-    num_atoms: Ints
+    """The fragment that it begins with."""
+    num_fragments: Ints
     lengths: Ints
     document: Ints
     """Number of the conversation in the pack."""
     row_ends: NDArray[np.int64]
-    """(rows + 1,): where the pieces of each row begin and end."""
+    """(rows + 1,): where the chunks of each row begin and end."""
 
     @property
     def num_rows(self) -> int:
@@ -51,10 +51,10 @@ class SplitPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Source:
-    """What rows are made of: the atoms of all parts."""
+    """What rows are made of: the fragments of all parts."""
 
-    atoms: NDArray[np.void]
-    """(atoms,) of type ``ATOM``"""
+    fragments: NDArray[np.void]
+    """(fragments,) of type ``FRAGMENT``"""
     paths: list[Path]
     """Of the parts, by number."""
     seq_len: int
@@ -121,7 +121,7 @@ def write_shard(
                     batch, rows = _batch(plan, start, stop, source, files, room, schema)
                     writer.write_batch(batch)
                     counts.append(np.stack([rows.tokens, rows.trained]).astype(np.int64))
-                    let_go(source.atoms)
+                    let_go(source.fragments)
                     at(stop - start)
     finally:
         files.close()
@@ -195,10 +195,10 @@ def _batch(
     chosen = slice(int(ends[0]), int(ends[-1]))
     first, lengths = plan.first[chosen], plan.lengths[chosen]
     ends = ends - ends[0]
-    pieces = Pieces(first, plan.num_atoms[chosen], lengths, ends)
-    rows = gather(pieces, source.atoms, files, room, pad=source.pad)
+    chunks = RowChunks(first, plan.num_fragments[chosen], lengths, ends)
+    rows = gather(chunks, source.fragments, files, room, pad=source.pad)
     offsets = as_arrow(ends.astype(np.int32))
-    begin = source.atoms[first]
+    begin = source.fragments[first]
     ragged = (lengths, plan.document[chosen].astype(np.int64), begin["start"], begin["context"])
     columns = [
         *(_fixed(values, source.seq_len) for values in (rows.input_ids, rows.labels)),

@@ -49,30 +49,30 @@ _LOST_WHOLE = {
 }
 
 
-class PieceSums(NamedTuple):
-    """Sums over the pieces in the rows of a split."""
+class ChunkSums(NamedTuple):
+    """Sums over the chunks in the rows of a split."""
 
     packed: NDArray[np.int64]
     """(sources,): tokens."""
     repeated: NDArray[np.int64]
     """(sources,): those of them that are repeated context."""
-    torn: int
-    """Pieces that begin inside a message."""
+    mid_message_cuts: int
+    """Chunks that begin inside a message."""
 
 
-def piece_sums(
+def chunk_sums(
     talks: ConversationTable, choice: Choice, source: NDArray[np.int16], count: int, plan: SplitPlan
-) -> PieceSums:
+) -> ChunkSums:
     """What the rows of a split hold of each of ``count`` sources. source: (conversations,)."""
-    packed, repeated, torn = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
+    packed, repeated, mid_message_cuts = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
     for here in stretches(len(plan.first)):
         owner = source[choice.order[plan.document[here]]]
-        atoms = talks.atoms[plan.first[here]]
+        fragments = talks.fragments[plan.first[here]]
         packed += _summed(owner, plan.lengths[here], count)
-        repeated += _summed(owner, atoms["context"], count)
-        torn += int(np.count_nonzero(atoms["torn"]))
-        let_go(talks.atoms)
-    return PieceSums(packed, repeated, torn)
+        repeated += _summed(owner, fragments["context"], count)
+        mid_message_cuts += int(np.count_nonzero(fragments["mid_message"]))
+        let_go(talks.fragments)
+    return ChunkSums(packed, repeated, mid_message_cuts)
 
 
 def token_flow(
@@ -80,13 +80,13 @@ def token_flow(
     choice: Choice,
     source: NDArray[np.int16],
     names: Sequence[str],
-    pieces: Sequence[PieceSums],
+    sums_by_split: Sequence[ChunkSums],
 ) -> dict[str, TokenFlow]:
     """The flow of each source and of all; ``ValueError`` if they do not add up, which is a bug.
 
-    source: (conversations,), index into ``names``. pieces: of every split.
+    source: (conversations,), index into ``names``. sums_by_split: of every split.
     """
-    columns = _flow_columns(talks, choice, source, len(names), pieces)
+    columns = _flow_columns(talks, choice, source, len(names), sums_by_split)
     total = {"total": {name: int(sums.sum()) for name, sums in columns.items()}}
     each = {
         source_name: {name: int(sums[number]) for name, sums in columns.items()}
@@ -104,7 +104,7 @@ def _flow_columns(
     choice: Choice,
     source: NDArray[np.int16],
     count: int,
-    pieces: Sequence[PieceSums],
+    sums_by_split: Sequence[ChunkSums],
 ) -> dict[str, NDArray[np.int64]]:
     sums = {name: np.zeros(count, np.int64) for name in TokenFlow.model_fields}
     for here in talks.stretches():
@@ -118,7 +118,7 @@ def _flow_columns(
         sums["oversampled"] += _summed(owner, again, count, fate == Disposition.KEPT)
         sums["truncated"] += _summed(owner, truncated, count, settled)
         sums["untrained"] += _summed(owner, untrained, count, settled)
-    for one in pieces:
+    for one in sums_by_split:
         sums["packed"] += one.packed
         sums["repeated"] += one.repeated
     return sums
@@ -139,10 +139,10 @@ def losses(
     choice: Choice,
     notes: Notes,
     flow: TokenFlow,
-    pieces: Sequence[PieceSums],
+    sums_by_split: Sequence[ChunkSums],
     seq_len: int,
 ) -> Losses:
-    """Counts of lines, conversations and pieces."""
+    """Counts of lines, conversations and chunks."""
     fates = np.zeros(len(Disposition), np.int64)
     split = truncated = 0
     for here in talks.stretches():
@@ -161,7 +161,7 @@ def losses(
         beyond_max_rows_conversations=int(fates[Disposition.BEYOND_MAX_ROWS]),
         split_conversations=split,
         repeated_tokens=flow.repeated,
-        torn_pieces=sum(one.torn for one in pieces),
+        mid_message_cuts=sum(one.mid_message_cuts for one in sums_by_split),
         untrained_conversations=int(fates[Disposition.UNTRAINED]),
         untrained_tokens=flow.untrained,
         truncated_conversations=truncated,

@@ -128,7 +128,7 @@ def _fates(figures: Figures) -> Grid:
     for what, counter in (
         ("split", "split_conversations"),
         ("truncated", "truncated_conversations"),
-        ("cuts inside a message", "torn_pieces"),
+        ("cuts inside a message", "mid_message_cuts"),
     ):
         if losses[counter]:
             rows.append((f"of these: {what}", f"{losses[counter]:,}", ""))

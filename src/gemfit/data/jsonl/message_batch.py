@@ -34,26 +34,26 @@ class Messages:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenizedBlock:
-    """What one block became: atoms to pack, and one line of accounts for each valid conversation.
+    """What one block became: fragments to pack, and one line of accounts for each valid conversation.
 
-    An atom is stored as it stands where a piece begins (context and body); one that may go on in the
-    piece of the atom before it (``linked``) is stored a second time, behind that, as its body alone.
+    A fragment is stored as at the start of a chunk (context and body); one that may continue the chunk of
+    the fragment before it (``continues``) is stored a second time, after that, as its body alone.
     """
 
     words: NDArray[np.uint32]
     """(stored,): token ids, the highest bit set where a token is trained (see ``document``)."""
     lengths: Ints
-    """(atoms,): context and body."""
+    """(fragments,): context and body."""
     context: Ints
-    """(atoms,): masked tokens that repeat what another atom holds."""
+    """(fragments,): repeated tokens: masked context in front of the body."""
     starts: Ints
-    """(atoms,): index in the rendered conversation of the first token of the body."""
-    linked: NDArray[np.bool_]
-    """(atoms,): True where it can go on in the piece of the atom before it."""
-    torn: NDArray[np.bool_]
-    """(atoms,): True where the body begins inside a message."""
+    """(fragments,): index in the rendered conversation of the first token of the body."""
+    continues: NDArray[np.bool_]
+    """(fragments,): True if the chunk of the fragment before it may continue with it."""
+    mid_message: NDArray[np.bool_]
+    """(fragments,): True if the body begins inside a message."""
     conversation: Ints
-    """(atoms,): index into the columns below, not decreasing."""
+    """(fragments,): index into the columns below, not decreasing."""
 
     lines: NDArray[np.int64]
     """(conversations,): line in the file, from 1."""
@@ -74,4 +74,4 @@ class TokenizedBlock:
     dropped: Ints
     """(conversations,): all its tokens, where ``overlong: drop`` left it out."""
     untrained: Ints
-    """(conversations,): tokens of atoms without a single trained token, which are left out."""
+    """(conversations,): tokens of fragments without a single trained token, which are left out."""

@@ -1,4 +1,4 @@
-"""Bin packing: split long conversations into chunks, pack chunks into rows (best-fit decreasing).
+"""Bin packing: split long conversations into fragments, merge these into chunks, pack chunks into rows.
 
 May import `jsonl` and `document`; no files, no processes.
 """

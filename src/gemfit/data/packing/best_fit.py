@@ -1,8 +1,8 @@
-"""Bin packing of documents into rows of ``seq_len`` tokens: best-fit decreasing.
+"""Best-fit decreasing bin packing of documents into rows of ``seq_len`` tokens.
 
-A bitmap of the free lengths that occur finds the tightest row at once, so a million documents take
-some 20 ms. Documents are never cut here, and equal lengths keep their order: the result depends on the
-lengths alone.
+A bitset of the free lengths finds the tightest row in constant time: 20 ms per million documents.
+Documents are never split here, and equal lengths keep their order: the result depends on the lengths
+alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Ints = NDArray[np.int32]
 def pack(lengths: Ints, seq_len: int, free: Ints | None = None) -> Ints:
     """The row of each document. lengths: (documents,), each from 1 to seq_len -> rows: (documents,).
 
-    Rows are numbered from 0 without gaps. ``free`` lists the places left in rows that are there
-    already; new rows get the numbers after them.
+    Rows are numbered from 0 without gaps. ``free`` lists the free places of rows that are partly filled;
+    new rows get the numbers after them.
     """
     if not len(lengths):
         return np.empty(0, np.int32)
     assert lengths.min() >= 1, "a document has tokens"
-    assert lengths.max() <= seq_len, "a document longer than a row was to be split"
+    assert lengths.max() <= seq_len, "a document longer than a row has to be split before"
     lengths = np.ascontiguousarray(lengths, np.int32)
     started = np.empty(0, np.int32) if free is None else np.ascontiguousarray(free, np.int32)
     order = np.argsort(-lengths, kind="stable").astype(np.int32)  # equal lengths keep their order
@@ -34,7 +34,7 @@ def pack(lengths: Ints, seq_len: int, free: Ints | None = None) -> Ints:
 
 
 def fewest_rows(lengths: Ints, seq_len: int, free: Ints | None = None) -> int:
-    """Rows that the tokens alone need, those of ``free`` included: no packing has fewer."""
+    """Lower bound: rows that the tokens alone need, those of ``free`` included."""
     started = np.empty(0, np.int32) if free is None else free
     rest = int(lengths.sum(dtype=np.int64)) - int(started.sum(dtype=np.int64))
     return len(started) + max(0, -(-rest // seq_len))
@@ -43,7 +43,7 @@ def fewest_rows(lengths: Ints, seq_len: int, free: Ints | None = None) -> int:
 @njit
 def _best_fit(order, counts, seq_len, started):  # type: ignore[no-untyped-def]
     rows = np.empty(len(order), np.int32)
-    # newest[f]: the row with f free places that got there last, or -1; below[r]: the one before it.
+    # One stack of rows per number of free places: newest[f] is its top or -1, below[r] the next in it.
     newest = np.full(seq_len + 1, -1, np.int32)
     below = np.empty(len(started) + len(order), np.int32)
     words, used = empty_set(seq_len)

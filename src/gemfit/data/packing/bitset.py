@@ -1,4 +1,4 @@
-"""Sets of small whole numbers as two levels of 64-bit words, for compiled code.
+"""Two-level bitset of small integers, for compiled code.
 
 Adding, removing and finding a neighbour cost a few nanoseconds up to some hundred thousand members;
 a set of numbers up to ``n`` takes ``n / 8`` bytes.
@@ -48,21 +48,21 @@ def remove(words, used, number):  # type: ignore[no-untyped-def]
 @njit_helper
 def at_least(words, used, number):  # type: ignore[no-untyped-def]
     """The smallest member that is not below ``number``, or -1."""
-    place = np.int64(number) >> 6
-    if place >= len(words):
+    word = np.int64(number) >> 6
+    if word >= len(words):
         return np.int64(-1)
-    rest = words[place] >> np.uint64(number & 63)
+    rest = words[word] >> np.uint64(number & 63)
     if rest:
         return np.int64(number) + np.int64(_lowest(rest))
-    place += 1
-    group = place >> 6
+    word += 1
+    group = word >> 6
     if group >= len(used):
         return np.int64(-1)
-    rest = used[group] >> np.uint64(place & 63) << np.uint64(place & 63)
+    rest = used[group] >> np.uint64(word & 63) << np.uint64(word & 63)
     while not rest:
         group += 1
         if group == len(used):
             return np.int64(-1)
         rest = used[group]
-    place = (group << 6) + np.int64(_lowest(rest))
-    return (place << 6) + np.int64(_lowest(words[place]))
+    word = (group << 6) + np.int64(_lowest(rest))
+    return (word << 6) + np.int64(_lowest(words[word]))

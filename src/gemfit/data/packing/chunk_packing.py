@@ -1,15 +1,16 @@
-"""Choose where long conversations are cut so that rows come out full.
+"""Merge fragments of overlong conversations into chunks so that rows come out full.
 
-A conversation that fits into a row is one *atom*. A longer one is a chain of atoms, cut at every place
-where a piece may begin (see ``split``); a *run* of atoms that stand together becomes one piece. Two
-ways are tried, and the one with fewer rows is taken:
+A conversation that fits into a row is one *fragment*. A longer one is a sequence of fragments, divided at
+every position where a chunk may begin (see ``split_turns``); a *chunk* is any number of neighbouring
+fragments. Two ways are tried, and the one with fewer rows is taken:
 
-- each piece takes all that fits, and best fit, decreasing, packs the pieces: the fewest cuts;
-- each row takes a run of the longest conversation at hand, and the run or whole conversation that
-  gains most in the rest. The gain is what it holds less the context that its end makes the next piece
-  repeat.
+- longest chunks: each takes all fragments that fit, and the chunks are packed best-fit decreasing, with
+  the fewest cuts;
+- row by row: each row takes a chunk of the longest conversation left, then the chunk or whole
+  conversation of highest gain in the remaining places. The gain is the tokens placed less the context
+  that the next chunk has to repeat.
 
-Cost: some tens of microseconds a row that holds a part of a long conversation; 50 bytes an atom.
+Cost: tens of microseconds per row that holds a part of a long conversation; 50 bytes per fragment.
 """
 
 from __future__ import annotations
@@ -20,102 +21,103 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.packing.best_fit import pack
-from gemfit.data.packing.row_fill import cut_late, fill_rows
+from gemfit.data.packing.row_fill import fill_rows, longest_chunks
 
-TIGHT = (10, 3)
-"""Repeated tokens that are spent rather than leave one place empty, where rows are to be full."""
-TIGHT_COST = 0.01
-"""Share of more rows up to which full ones are preferred to the fewest."""
+FILL_WEIGHTS = (10, 3)
+"""Repeated tokens that are accepted to fill one more place, where rows are to be full."""
+MAX_EXTRA_ROWS = 0.01
+"""Share of more rows up to which full rows are preferred to the fewest."""
 
 Ints = NDArray[np.int32]
 
 
-class Atoms(NamedTuple):
-    """Parts that pieces are made of, in input order. Each array: (atoms,)."""
+class Fragments(NamedTuple):
+    """Fragments of all conversations, in input order. Each array: (fragments,)."""
 
     lengths: Ints
-    """Tokens of a piece of this atom alone: context and body."""
+    """Tokens of a chunk of this fragment alone: context and body."""
     context: Ints
-    """Masked tokens in front, needed only where a piece begins."""
-    linked: NDArray[np.bool_]
-    """True where it can go on in the piece of the atom before it."""
+    """Repeated tokens in front of the body, needed only at the start of a chunk."""
+    continues: NDArray[np.bool_]
+    """True if the chunk of the fragment before it may continue with it."""
 
 
-class Runs(NamedTuple):
-    """Pieces, by row and in input order within a row. Each array: (pieces,)."""
+class PackedChunks(NamedTuple):
+    """Chunks, by row and in input order within a row. Each array: (chunks,)."""
 
     first: Ints
-    """The atom that the piece begins with."""
-    num_atoms: Ints
-    """Atoms in the piece."""
+    """Index of the first fragment of the chunk."""
+    num_fragments: Ints
+    """Fragments in the chunk."""
     lengths: Ints
-    """Tokens of the piece, the context of its first atom included."""
+    """Tokens of the chunk, the context of its first fragment included."""
     row: Ints
     """From 0, without gaps."""
 
 
-def fit_runs(atoms: Atoms, seq_len: int, *, tight: bool = False) -> Runs:
-    """Make pieces of the atoms and put them into rows; every atom is in exactly one piece.
+def pack_chunks(fragments: Fragments, seq_len: int, *, tight: bool = False) -> PackedChunks:
+    """Merge fragments into chunks and pack these into rows; every fragment is in exactly one chunk.
 
-    ``tight`` fills rows to the last token at the price of more pieces, which repeat more context, unless
-    that takes one row in a hundred more: for atoms that were cut anywhere.
+    ``tight`` fills rows to the last token at the price of more chunks, which repeat more context, if
+    that takes at most ``MAX_EXTRA_ROWS`` more: for fragments that may end anywhere.
     """
-    longest = longest_pieces(atoms, seq_len)
-    if not atoms.linked.any():
+    longest = pack_longest_chunks(fragments, seq_len)
+    if not fragments.continues.any():
         return longest
-    fitted = _fitted_pieces(atoms, seq_len, worth=1)
-    fewest = fitted if fitted.row[-1] < longest.row[-1] else longest
+    filled = _pack_row_by_row(fragments, seq_len, fill_weight=1)
+    fewest = filled if filled.row[-1] < longest.row[-1] else longest
     if not tight:
         return fewest
-    most = fewest.row[-1] * (1 + TIGHT_COST)
-    fuller = (_fitted_pieces(atoms, seq_len, worth) for worth in TIGHT)
-    return next((runs for runs in fuller if runs.row[-1] <= most), fewest)
+    last_row = fewest.row[-1] * (1 + MAX_EXTRA_ROWS)
+    fuller = (_pack_row_by_row(fragments, seq_len, weight) for weight in FILL_WEIGHTS)
+    return next((chunks for chunks in fuller if chunks.row[-1] <= last_row), fewest)
 
 
-def longest_pieces(atoms: Atoms, seq_len: int) -> Runs:
-    """Pieces that take all that fits, packed best fit, decreasing."""
-    heads, stops = _chains(atoms.linked)
-    bodies = atoms.lengths - atoms.context
-    first, num_atoms = cut_late(atoms.lengths, bodies, heads, stops, seq_len)
-    del bodies, heads, stops
-    lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
-    return _sorted(atoms, first, num_atoms, pack(lengths, seq_len))
+def pack_longest_chunks(fragments: Fragments, seq_len: int) -> PackedChunks:
+    """Chunks of as many fragments as fit into a row, packed best-fit decreasing."""
+    starts, stops = _conversation_bounds(fragments.continues)
+    bodies = fragments.lengths - fragments.context
+    first, num_fragments = longest_chunks(fragments.lengths, bodies, starts, stops, seq_len)
+    del bodies, starts, stops
+    lengths = _chunk_lengths(fragments, first, num_fragments)
+    return _sorted_by_row(fragments, first, num_fragments, pack(lengths, seq_len))
 
 
-def _fitted_pieces(atoms: Atoms, seq_len: int, worth: int) -> Runs:
-    heads, stops = _chains(atoms.linked)
-    alone = stops - heads == 1
-    whole = heads[alone]
-    bodies = atoms.lengths - atoms.context
-    chains = np.flatnonzero(~alone)
-    totals = np.add.reduceat(bodies, heads, dtype=np.int64)[chains]
-    # Longest first, so that the last rows are made of conversations that need few.
-    chains = chains[np.argsort(-totals, kind="stable")]
-    by_length = whole[np.argsort(atoms.lengths[whole], kind="stable")]
-    first, num_atoms, row, free, used, ends = fill_rows(
-        atoms.lengths, bodies, heads[chains], stops[chains], by_length, seq_len, worth
+def _pack_row_by_row(fragments: Fragments, seq_len: int, fill_weight: int) -> PackedChunks:
+    starts, stops = _conversation_bounds(fragments.continues)
+    single = stops - starts == 1
+    whole = starts[single]
+    bodies = fragments.lengths - fragments.context
+    long = np.flatnonzero(~single)
+    totals = np.add.reduceat(bodies, starts, dtype=np.int64)[long]
+    # Longest first, so that the last rows are filled from conversations that need few.
+    long = long[np.argsort(-totals, kind="stable")]
+    by_length = whole[np.argsort(fragments.lengths[whole], kind="stable")]
+    first, num_fragments, row, free, used, ends = fill_rows(
+        fragments.lengths, bodies, starts[long], stops[long], by_length, seq_len, fill_weight
     )
     left = np.sort(by_length[~used])
     first = np.concatenate([first, ends[0], left])
-    num_atoms = np.concatenate([num_atoms, ends[1], np.ones_like(left)])
-    lengths = _tokens(atoms.lengths, atoms.context, first, num_atoms)
+    num_fragments = np.concatenate([num_fragments, ends[1], np.ones_like(left)])
+    lengths = _chunk_lengths(fragments, first, num_fragments)
     row = np.concatenate([row, pack(lengths[len(row) :], seq_len, free)])
-    return _sorted(atoms, first, num_atoms, row)
+    return _sorted_by_row(fragments, first, num_fragments, row)
 
 
-def _chains(linked: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """First atom of each conversation, and the one after its last."""
-    heads = np.flatnonzero(~linked).astype(np.int32)
-    return heads, np.append(heads[1:], np.int32(len(linked)))[: len(heads)]
+def _conversation_bounds(continues: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """First fragment of each conversation, and the one after its last."""
+    starts = np.flatnonzero(~continues).astype(np.int32)
+    return starts, np.append(starts[1:], np.int32(len(continues)))[: len(starts)]
 
 
-def _tokens(lengths: Ints, context: Ints, first: Ints, num_atoms: Ints) -> Ints:
-    """Length of each piece: its bodies, and the context of its first atom."""
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths - context, dtype=np.int64)])
-    return (before[first + num_atoms] - before[first] + context[first]).astype(np.int32)
+def _chunk_lengths(fragments: Fragments, first: Ints, num_fragments: Ints) -> Ints:
+    """Tokens of each chunk: the bodies, and the context of its first fragment."""
+    bodies = np.cumsum(fragments.lengths - fragments.context, dtype=np.int64)
+    before = np.concatenate([np.zeros(1, np.int64), bodies])
+    return (before[first + num_fragments] - before[first] + fragments.context[first]).astype(np.int32)
 
 
-def _sorted(atoms: Atoms, first: Ints, num_atoms: Ints, row: Ints) -> Runs:
+def _sorted_by_row(fragments: Fragments, first: Ints, num_fragments: Ints, row: Ints) -> PackedChunks:
     order = np.lexsort((first, row))
-    first, num_atoms = first[order], num_atoms[order]
-    return Runs(first, num_atoms, _tokens(atoms.lengths, atoms.context, first, num_atoms), row[order])
+    first, num_fragments = first[order], num_fragments[order]
+    return PackedChunks(first, num_fragments, _chunk_lengths(fragments, first, num_fragments), row[order])

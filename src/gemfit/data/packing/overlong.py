@@ -1,4 +1,4 @@
-"""Make a conversation fit into rows, and say exactly what that cost."""
+"""Apply ``data.overlong`` to one conversation: drop, truncate, split or cut, and count what is lost."""
 
 from __future__ import annotations
 
@@ -8,93 +8,105 @@ import numpy as np
 
 from gemfit.data.compiled import njit
 from gemfit.data.document import Document, Words
-from gemfit.data.packing.split_turns import CONTEXT, LENGTH, room_for, split
-from gemfit.data.packing.turn_spans import as_spans, joined, next_trained, put_atom, put_span
+from gemfit.data.packing.split_turns import CONTEXT, LENGTH, split, with_capacity
+from gemfit.data.packing.turn_spans import as_spans, concatenate_spans, next_trained, put_fragment, put_span
 
-WAYS = ("drop", "truncate", "split", "cut")
-"""What ``data.overlong`` may be."""
-_DROP, _TRUNCATE, _, _CUT = range(len(WAYS))
+OVERLONG_MODES = ("drop", "truncate", "split", "cut")
+"""Values of ``data.overlong``."""
+_DROP, _TRUNCATE, _, _CUT = range(len(OVERLONG_MODES))
 
 
-class Atom(NamedTuple):
+class ConversationFragment(NamedTuple):
     """A part of a conversation that fits into a row together with its context."""
 
     words: Words
-    """As it stands where a piece begins: context, then the body."""
+    """At the start of a chunk: context, then the body."""
     body: Words
-    """As it goes on in the piece of the atom before it."""
-    linked: bool
-    """True if that atom is its neighbour in the conversation."""
+    """Inside a chunk, after the fragment before it."""
+    continues: bool
+    """True if the fragment before it is its neighbour in the conversation."""
     start: int
     """Index in the conversation of the first word of the body."""
-    torn: bool = False
+    mid_message: bool = False
     """True if the body begins inside a message."""
 
     @property
     def repeated(self) -> int:
-        """How many of the words are masked context."""
+        """Number of repeated tokens: the masked context."""
         return len(self.words) - len(self.body)
 
 
-class Fitted(NamedTuple):
-    """What of one conversation is packed, and what is not; tokens."""
+class FittedDocument(NamedTuple):
+    """The fragments of one conversation that are packed, and the tokens that are not."""
 
-    atoms: list[Atom]
+    fragments: list[ConversationFragment]
     truncated: int = 0
     """Cut off by ``truncate``."""
     dropped: int = 0
-    """All of them, where ``drop`` left the conversation out."""
+    """All tokens of a conversation that ``drop`` left out."""
     untrained: int = 0
-    """Of atoms without a single trained token, which are left out."""
+    """Of fragments without a single trained token, which are left out."""
 
 
-def fit(document: Document, overlong: str, seq_len: int) -> Fitted:
-    """Atoms of at most ``seq_len`` words; ``overlong`` (as in ``data``) says how, where it is longer.
+def fit_document(document: Document, overlong: str, seq_len: int) -> FittedDocument:
+    """Fragments of at most ``seq_len`` words; ``overlong`` as in ``data``.
 
-    One conversation alone, as objects to look at; a build fits those of a block at once (``fit_rows``).
+    One conversation alone, as objects, for tests and benchmarks; a build fits a block at once (``fit_rows``).
     """
-    talk, control = as_spans(document)
-    stretches, atoms = np.empty((64, 3), np.int64), np.empty((64, 5), np.int32)
-    stretches, at, atoms, made, costs = fit_conversation(
-        document.words, talk, WAYS.index(overlong), seq_len, stretches, 0, atoms, 0
+    conversation, control = as_spans(document)
+    spans, fragments = np.empty((64, 3), np.int64), np.empty((64, 5), np.int32)
+    mode = OVERLONG_MODES.index(overlong)
+    spans, num_spans, fragments, num_fragments, costs = fit_conversation(
+        document.words, conversation, mode, seq_len, spans, 0, fragments, 0
     )
-    stored = joined(document.words, control, stretches[:at])
-    return Fitted(_atoms(document, stored, atoms[:made].tolist()), *costs)
+    stored = concatenate_spans(document.words, control, spans[:num_spans])
+    return FittedDocument(_as_objects(document, stored, fragments[:num_fragments].tolist()), *costs)
 
 
-def _atoms(document: Document, stored: Words, rows: list[list[int]]) -> list[Atom]:
+def _as_objects(document: Document, stored: Words, rows: list[list[int]]) -> list[ConversationFragment]:
     found, at = [], 0
-    for length, context, start, linked, torn in rows:
-        body = document.words[start : start + length - context]
-        found.append(Atom(stored[at : at + length], body, bool(linked), start, bool(torn)))
-        at += length + (len(body) if linked else 0)
+    for length, context, start, continues, mid_message in rows:
+        words, body = stored[at : at + length], document.words[start : start + length - context]
+        found.append(ConversationFragment(words, body, bool(continues), start, bool(mid_message)))
+        at += length + (len(body) if continues else 0)
     return found
 
 
 @njit
 def fit_conversation(
-    words: Any, talk: Any, way: Any, seq_len: Any, stretches: Any, at: Any, atoms: Any, made: Any
+    words: Any,
+    conversation: Any,
+    mode: Any,
+    seq_len: Any,
+    spans: Any,
+    num_spans: Any,
+    fragments: Any,
+    num_fragments: Any,
 ) -> Any:
-    """Write atoms and their words as ``split`` does, ``way`` being an index into ``WAYS``.
+    """Append fragments and their words as ``split`` does, ``mode`` being an index into ``OVERLONG_MODES``.
 
-    Returns both tables, the rows after the last of each, and tokens truncated, dropped and untrained.
+    Returns both tables, the rows used of each, and tokens truncated, dropped and untrained.
     """
-    start, stop = talk.whole
+    start, stop = conversation.whole
     tokens = stop - start
-    if tokens > seq_len and way == _DROP:
-        return stretches, at, atoms, made, (0, tokens, 0)
-    if tokens > seq_len and way != _TRUNCATE:
-        step = max(8, seq_len // 8) if way == _CUT else 0
-        first = made
-        stretches, at, atoms, made = split(words, talk, seq_len, step, stretches, at, atoms, made)
-        kept = 0
-        for atom in range(first, made):
-            kept += atoms[atom, LENGTH] - atoms[atom, CONTEXT]
-        return stretches, at, atoms, made, (0, 0, tokens - kept)
-    kept = min(tokens, seq_len)
-    if kept < tokens and next_trained(words, start, start + kept) == start + kept:
-        return stretches, at, atoms, made, (tokens, 0, 0)  # the question alone fills the row
-    stretches, atoms = room_for(stretches, at + 1), room_for(atoms, made + 1)
-    put_span(stretches, at, start, start + kept, 0)
-    put_atom(atoms, made, kept, 0, 0, 0, 0)
-    return stretches, at + 1, atoms, made + 1, (tokens - kept, 0, 0)
+    if tokens > seq_len and mode == _DROP:
+        return spans, num_spans, fragments, num_fragments, (0, tokens, 0)
+    if tokens > seq_len and mode != _TRUNCATE:
+        step = max(8, seq_len // 8) if mode == _CUT else 0
+        first = num_fragments
+        spans, num_spans, fragments, num_fragments = split(
+            words, conversation, seq_len, step, spans, num_spans, fragments, num_fragments
+        )
+        packed = 0
+        for fragment in range(first, num_fragments):
+            packed += fragments[fragment, LENGTH] - fragments[fragment, CONTEXT]
+        return spans, num_spans, fragments, num_fragments, (0, 0, tokens - packed)
+    packed = min(tokens, seq_len)
+    if packed < tokens and next_trained(words, start, start + packed) == start + packed:
+        # The question alone fills the row.
+        return spans, num_spans, fragments, num_fragments, (tokens, 0, 0)
+    spans = with_capacity(spans, num_spans + 1)
+    fragments = with_capacity(fragments, num_fragments + 1)
+    put_span(spans, num_spans, start, start + packed, 0)
+    put_fragment(fragments, num_fragments, packed, 0, 0, 0, 0)
+    return spans, num_spans + 1, fragments, num_fragments + 1, (tokens - packed, 0, 0)

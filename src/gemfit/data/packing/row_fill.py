@@ -1,8 +1,8 @@
-"""Fill rows with runs of atoms, in compiled code: see ``runs`` for what these are.
+"""Fill rows with chunks of fragments, in compiled code; see ``chunk_packing`` for the terms.
 
-Arrays of atoms: ``lengths`` with context, ``bodies`` without. Chains: ``heads`` or ``at`` is the first atom
-that is left of each, ``stops`` the one after its last. Cost: some tens of microseconds a row that holds a
-part of a long conversation, because every chain of the window is looked at for every run.
+Arrays of fragments: ``lengths`` with context, ``bodies`` without. Arrays of long conversations: ``at`` is
+the first fragment not yet placed, ``stops`` the one after the last. Cost: tens of microseconds per row that
+holds a part of a long conversation, because every conversation of the window is searched for every chunk.
 """
 
 from __future__ import annotations
@@ -12,129 +12,137 @@ import numpy as np
 from gemfit.data.compiled import njit, njit_helper
 
 WINDOW = 128
-"""Long conversations among which the best filling is looked for."""
+"""Long conversations that are searched for the best chunk."""
 OPTIONS = 32
-"""Lengths of the first run of a row that are tried, the longest first."""
+"""Lengths of a row's first chunk that are tried, the longest first."""
 ENOUGH = 32
-"""Ends of conversations, of half a row at most, that pack well without being cut."""
+"""Remainders of conversations, of half a row at most, that pack well without being split."""
 
 
 @njit
-def cut_late(lengths, bodies, heads, stops, seq_len):  # type: ignore[no-untyped-def]
-    """Pieces that each take all the atoms that fit."""
+def longest_chunks(lengths, bodies, starts, stops, seq_len):  # type: ignore[no-untyped-def]
+    """Chunks that each take all the fragments that fit: first fragment and number of fragments."""
     first = np.empty(len(lengths), np.int32)
-    num_atoms = np.empty(len(lengths), np.int32)
-    num_runs = 0
-    for chain in range(len(heads)):
-        position = heads[chain]
-        while position < stops[chain]:
-            first[num_runs] = position
-            num_atoms[num_runs] = _longest(lengths, bodies, position, stops[chain], seq_len)
-            position += num_atoms[num_runs]
-            num_runs += 1
-    return first[:num_runs], num_atoms[:num_runs]
+    count = np.empty(len(lengths), np.int32)
+    num_chunks = 0
+    for conversation in range(len(starts)):
+        fragment = starts[conversation]
+        while fragment < stops[conversation]:
+            first[num_chunks] = fragment
+            count[num_chunks] = _most_fragments(lengths, bodies, fragment, stops[conversation], seq_len)
+            fragment += count[num_chunks]
+            num_chunks += 1
+    return first[:num_chunks], count[:num_chunks]
 
 
 @njit
-def fill_rows(lengths, bodies, heads, stops, whole, seq_len, worth):  # type: ignore[no-untyped-def]
-    """Rows out of chains, and of whole conversations (sorted by length) where they fill a rest best."""
+def fill_rows(lengths, bodies, starts, stops, whole, seq_len, fill_weight):  # type: ignore[no-untyped-def]
+    """Rows of chunks of long conversations, and of whole conversations (sorted by length) that fit best.
+
+    Returns first fragment, number of fragments and row of each chunk, the free places of each row, which
+    whole conversations are used, and the remainders (first fragment, number of fragments).
+    """
     first = np.empty(len(lengths), np.int32)
     count = np.empty(len(lengths), np.int32)
     row = np.empty(len(lengths), np.int32)
     free = np.empty(len(lengths), np.int32)
-    num_runs = num_rows = 0
+    num_chunks = num_rows = 0
     used = np.zeros(len(whole), np.bool_)
-    begin, left, down = _stock(lengths, whole, seq_len)
-    at = heads.copy()
-    rest = np.empty(len(heads), np.int64)
+    begin, left, down = _whole_by_length(lengths, whole, seq_len)
+    at = starts.copy()
+    tokens_left = np.empty(len(starts), np.int64)
     long_total = big_total = np.int64(0)
-    for chain in range(len(heads)):
-        rest[chain] = _length(lengths, bodies, heads[chain], stops[chain] - heads[chain])
-        long_total += rest[chain]
+    for conversation in range(len(starts)):
+        fragments = stops[conversation] - starts[conversation]
+        tokens_left[conversation] = _chunk_length(lengths, bodies, starts[conversation], fragments)
+        long_total += tokens_left[conversation]
     for one in whole:
         big_total += lengths[one] if 2 * lengths[one] > seq_len else 0
     long_left, big_left = long_total, big_total
-    # What numpy has for such arrays takes seconds to compile; loops do not.
-    chains = np.empty(WINDOW, np.int64)
-    size, fresh = _slide_window(chains, 0, at, stops, 0)
-    window = chains[:size]
+    # numpy's functions for such arrays take seconds to compile; loops do not.
+    conversations = np.empty(WINDOW, np.int64)
+    size, fresh = _slide_window(conversations, 0, at, stops, 0)
+    window = conversations[:size]
     while len(window):
-        if worth > 1 or fresh == len(heads):
-            _longest_first(window, rest)
+        if fill_weight > 1 or fresh == len(starts):
+            _longest_first(window, tokens_left)
         base = window[0]
-        if fresh == len(heads) and len(window) >= ENOUGH and rest[base] <= seq_len // 2:
+        if fresh == len(starts) and len(window) >= ENOUGH and tokens_left[base] <= seq_len // 2:
             break
-        room = seq_len
-        # Whole conversations of more than half a row begin rows in turn with the long ones: left to the
-        # end they would find nothing to share a row with.
-        chain, size = base, _occurring(down, seq_len)
+        budget = seq_len
+        # Whole conversations of more than half a row begin rows in turn with the long ones: at the end
+        # nothing would be left to share a row with them.
+        chosen, size = base, _longest_whole(down, seq_len)
         if 2 * size > seq_len and float(big_left) * long_total > float(long_left) * big_total:
-            num_atoms = 0
+            num_fragments = 0
         else:
-            num_atoms = _first_run(lengths, bodies, at, stops, window, down, seq_len, worth)
-            size = _length(lengths, bodies, at[chain], num_atoms)
+            num_fragments = _first_chunk(lengths, bodies, at, stops, window, down, seq_len, fill_weight)
+            size = _chunk_length(lengths, bodies, at[chosen], num_fragments)
         while size > 0:
-            if num_atoms > 0:
-                first[num_runs], count[num_runs] = at[chain], num_atoms
-                rest[chain] -= size
-                at[chain] += num_atoms
-                owed = _owed(lengths, bodies, at[chain], stops[chain])
-                rest[chain] += owed
-                long_left -= size - owed
+            if num_fragments > 0:
+                first[num_chunks], count[num_chunks] = at[chosen], num_fragments
+                tokens_left[chosen] -= size
+                at[chosen] += num_fragments
+                repeated = _repeated_at(lengths, bodies, at[chosen], stops[chosen])
+                tokens_left[chosen] += repeated
+                long_left -= size - repeated
             else:
                 left[size] -= 1
                 taken = begin[size] + left[size]
                 used[taken] = True
                 if left[size] == 0:
                     down[size] = size - 1
-                first[num_runs], count[num_runs] = whole[taken], 1
+                first[num_chunks], count[num_chunks] = whole[taken], 1
                 big_left -= size if 2 * size > seq_len else 0
-            row[num_runs] = num_rows
-            num_runs += 1
-            room -= size
-            chain, num_atoms, size, _ = _filling(lengths, bodies, at, stops, window, down, room, worth)
-        free[num_rows] = room
+            row[num_chunks] = num_rows
+            num_chunks += 1
+            budget -= size
+            chosen, num_fragments, size, _ = _best_chunk(
+                lengths, bodies, at, stops, window, down, budget, fill_weight
+            )
+        free[num_rows] = budget
         num_rows += 1
-        num_open, fresh = _slide_window(chains, len(window), at, stops, fresh)
-        window = chains[:num_open]
-    ends = (np.empty(len(window), heads.dtype), np.empty(len(window), heads.dtype))
+        size, fresh = _slide_window(conversations, len(window), at, stops, fresh)
+        window = conversations[:size]
+    ends = (np.empty(len(window), starts.dtype), np.empty(len(window), starts.dtype))
     num_ends = 0
-    for chain in window:
-        if at[chain] < stops[chain]:
-            ends[0][num_ends], ends[1][num_ends] = at[chain], stops[chain] - at[chain]
+    for conversation in window:
+        if at[conversation] < stops[conversation]:
+            ends[0][num_ends] = at[conversation]
+            ends[1][num_ends] = stops[conversation] - at[conversation]
             num_ends += 1
     ends = (ends[0][:num_ends], ends[1][:num_ends])
-    return first[:num_runs], count[:num_runs], row[:num_runs], free[:num_rows], used, ends
+    return first[:num_chunks], count[:num_chunks], row[:num_chunks], free[:num_rows], used, ends
 
 
 @njit_helper
 def _slide_window(window, size, at, stops, fresh):  # type: ignore[no-untyped-def]
-    """Drop chains that are used up and take fresh ones in; how many there are then, and the next fresh."""
-    kept = 0
-    for place in range(size):
-        if at[window[place]] < stops[window[place]]:
-            window[kept] = window[place]
-            kept += 1
-    while kept < len(window) and fresh < len(stops):
-        window[kept] = fresh
-        kept += 1
+    """Drop conversations that are used up and add fresh ones; returns the size and the next fresh one."""
+    filled = 0
+    for index in range(size):
+        if at[window[index]] < stops[window[index]]:
+            window[filled] = window[index]
+            filled += 1
+    while filled < len(window) and fresh < len(stops):
+        window[filled] = fresh
+        filled += 1
         fresh += 1
-    return kept, fresh
+    return filled, fresh
 
 
 @njit_helper
-def _longest_first(window, rest):  # type: ignore[no-untyped-def]
-    """Put the chain with most left to the front, so that all of a window end at about one time."""
+def _longest_first(window, tokens_left):  # type: ignore[no-untyped-def]
+    """Move the conversation with most tokens left to the front, so that all end at about the same time."""
     longest = 0
-    for place in range(1, len(window)):
-        if rest[window[place]] > rest[window[longest]]:
-            longest = place
+    for index in range(1, len(window)):
+        if tokens_left[window[index]] > tokens_left[window[longest]]:
+            longest = index
     window[0], window[longest] = window[longest], window[0]
 
 
 @njit_helper
-def _stock(lengths, whole, seq_len):  # type: ignore[no-untyped-def]
-    """For each length: where its conversations begin, how many there are, the next one that occurs."""
+def _whole_by_length(lengths, whole, seq_len):  # type: ignore[no-untyped-def]
+    """For each length: where its conversations begin, how many there are, the next length that occurs."""
     left = np.zeros(seq_len + 1, np.int32)
     for one in whole:
         left[lengths[one]] += 1
@@ -148,57 +156,58 @@ def _stock(lengths, whole, seq_len):  # type: ignore[no-untyped-def]
 
 
 @njit_helper
-def _first_run(lengths, bodies, at, stops, window, down, seq_len, worth):  # type: ignore[no-untyped-def]
-    """How many atoms of the first chain a new row takes, so that with one filling it gains most."""
-    chain = window[0]
-    position = at[chain]
-    most = _longest(lengths, bodies, position, stops[chain], seq_len)
+def _first_chunk(lengths, bodies, at, stops, window, down, seq_len, fill_weight):  # type: ignore[no-untyped-def]
+    """Fragments of the first conversation in a new row, for the highest gain with the best second chunk."""
+    conversation = window[0]
+    fragment = at[conversation]
+    most = _most_fragments(lengths, bodies, fragment, stops[conversation], seq_len)
     best, best_gain = most, -1
-    for num_atoms in range(most, max(0, most - OPTIONS), -1):
-        length = _length(lengths, bodies, position, num_atoms)
-        _, _, _, gain = _filling(lengths, bodies, at, stops, window, down, seq_len - length, worth)
-        gain += worth * length - _owed(lengths, bodies, position + num_atoms, stops[chain])
+    for num_fragments in range(most, max(0, most - OPTIONS), -1):
+        length = _chunk_length(lengths, bodies, fragment, num_fragments)
+        _, _, _, gain = _best_chunk(lengths, bodies, at, stops, window, down, seq_len - length, fill_weight)
+        repeated = _repeated_at(lengths, bodies, fragment + num_fragments, stops[conversation])
+        gain += fill_weight * length - repeated
         if gain > best_gain:
-            best, best_gain = num_atoms, gain
+            best, best_gain = num_fragments, gain
     return best
 
 
 @njit_helper
-def _filling(lengths, bodies, at, stops, window, down, room, worth):  # type: ignore[no-untyped-def]
-    """What gains most in ``room``: chain, atoms (0: a whole conversation), tokens (0: nothing), gain.
+def _best_chunk(lengths, bodies, at, stops, window, down, budget, fill_weight):  # type: ignore[no-untyped-def]
+    """The chunk of highest gain in ``budget``: conversation, fragments (0: a whole one), tokens, gain.
 
-    ``worth`` is what a filled place gains beside a token that need not be repeated.
+    Tokens are 0 if nothing fits. ``fill_weight`` weighs a filled place against a repeated token.
     """
-    size = _occurring(down, room)
-    best_chain, best_atoms, best_size, best_gain = -1, 0, size, worth * size
-    for chain in window[1:]:
-        position = at[chain]
-        stop = stops[chain]
-        if position >= stop or lengths[position] > room:
+    size = _longest_whole(down, budget)
+    best_conversation, best_fragments, best_size, best_gain = -1, 0, size, fill_weight * size
+    for conversation in window[1:]:
+        start, stop = at[conversation], stops[conversation]
+        if start >= stop or lengths[start] > budget:
             continue
-        context = lengths[position] - bodies[position]
-        length, end = lengths[position], position + 1
-        while length <= room:
-            gain = worth * length - _owed(lengths, bodies, end, stop)
-            # A scrap that is mostly repeated context teaches little.
+        context = lengths[start] - bodies[start]
+        length, end = lengths[start], start + 1
+        while length <= budget:
+            gain = fill_weight * length - _repeated_at(lengths, bodies, end, stop)
+            # A chunk that is mostly repeated context teaches little.
             if gain > best_gain and length >= 2 * context:
-                best_chain, best_atoms, best_size, best_gain = chain, end - position, length, gain
+                best_conversation, best_fragments = conversation, end - start
+                best_size, best_gain = length, gain
             if end == stop:
                 break
             length += bodies[end]
             end += 1
-    return best_chain, best_atoms, best_size, best_gain
+    return best_conversation, best_fragments, best_size, best_gain
 
 
 @njit_helper
-def _owed(lengths, bodies, position, stop):  # type: ignore[no-untyped-def]
-    """Context that has to be repeated because a piece ends before ``position``."""
-    return lengths[position] - bodies[position] if position < stop else 0
+def _repeated_at(lengths, bodies, fragment, stop):  # type: ignore[no-untyped-def]
+    """Context to repeat if a chunk ends before ``fragment``."""
+    return lengths[fragment] - bodies[fragment] if fragment < stop else 0
 
 
 @njit_helper
-def _occurring(down, length):  # type: ignore[no-untyped-def]
-    """The longest whole conversation of at most ``length`` tokens, or 0; shortens the way for later."""
+def _longest_whole(down, length):  # type: ignore[no-untyped-def]
+    """The longest whole conversation of at most ``length`` tokens, or 0; compresses paths as it goes."""
     while down[length] != length:
         down[length] = down[down[length]]
         length = down[length]
@@ -206,19 +215,19 @@ def _occurring(down, length):  # type: ignore[no-untyped-def]
 
 
 @njit_helper
-def _longest(lengths, bodies, position, stop, room):  # type: ignore[no-untyped-def]
-    """How many atoms from ``position`` on fit into ``room``."""
-    total, end = lengths[position], position + 1
-    while end < stop and total + bodies[end] <= room:
+def _most_fragments(lengths, bodies, fragment, stop, budget):  # type: ignore[no-untyped-def]
+    """Number of fragments from ``fragment`` on that fit into ``budget``."""
+    total, end = lengths[fragment], fragment + 1
+    while end < stop and total + bodies[end] <= budget:
         total += bodies[end]
         end += 1
-    return end - position
+    return end - fragment
 
 
 @njit_helper
-def _length(lengths, bodies, position, num_atoms):  # type: ignore[no-untyped-def]
-    """Tokens of a piece of ``num_atoms`` atoms."""
-    total = np.int64(lengths[position])
-    for atom in range(position + 1, position + num_atoms):
-        total += bodies[atom]
+def _chunk_length(lengths, bodies, fragment, num_fragments):  # type: ignore[no-untyped-def]
+    """Tokens of a chunk of ``num_fragments`` fragments."""
+    total = np.int64(lengths[fragment])
+    for index in range(fragment + 1, fragment + num_fragments):
+        total += bodies[index]
     return total

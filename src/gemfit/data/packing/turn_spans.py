@@ -1,7 +1,7 @@
-"""A rendered conversation as compiled code sees it: numbers of words, no words.
+"""A rendered conversation as offsets of its turns, for compiled code.
 
-A *place* counts words of the block that the conversation is in and, from the number of these words on,
-words of its control texts. A stretch of words is the place of its first and the one after its last.
+A *position* indexes the words of the block that the conversation is in and, from the number of these
+words on, the words of the control texts. A span is the position of its first word and that after its last.
 """
 
 from __future__ import annotations
@@ -17,81 +17,84 @@ from gemfit.data.document import TRAINED, Document, Words
 from gemfit.data.jsonl.conversation import ROLES
 
 USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
-Stretch = tuple[int, int]
+Bounds = tuple[int, int]
 _MASKED, _AS_IT_IS = ~TRAINED, ~np.uint32(0)
 
 
 class ConversationSpans(NamedTuple):
-    """One conversation; see ``Document``, of which it has the same parts."""
+    """One conversation; the fields are those of ``Document``, as spans."""
 
-    whole: Stretch
+    whole: Bounds
     turns: NDArray[np.int64]
-    """(turns,): place of the first word of each header."""
+    """(turns,): position of the first word of each header."""
     headers: NDArray[np.int64]
     """(turns,): words of each header."""
     roles: NDArray[np.uint8]
     """(turns,): index into ``ROLES``."""
-    begin: Stretch
-    lead: Stretch
-    inset: Stretch
-    user_header: Stretch
-    user_end: Stretch
+    bos: Bounds
+    system_prefix: Bounds
+    inline_system: Bounds
+    user_header: Bounds
+    user_end: Bounds
 
 
 def as_spans(document: Document) -> tuple[ConversationSpans, Words]:
-    """The same conversation as spans, and the control texts that are counted behind its words."""
-    texts = (document.begin, document.lead, document.inset, document.user_header, document.user_end)
+    """The spans of a conversation, and its control texts, whose positions follow those of its words."""
+    texts = (
+        document.bos,
+        document.system_prefix,
+        document.inline_system,
+        document.user_header,
+        document.user_end,
+    )
     ends = (len(document.words) + np.cumsum([0, *map(len, texts)])).tolist()
-    begin, lead, inset, user_header, user_end = pairwise(ends)
-    talk = ConversationSpans(
+    bos, system_prefix, inline_system, user_header, user_end = pairwise(ends)
+    conversation = ConversationSpans(
         whole=(0, len(document.words)),
         turns=np.array([turn.start for turn in document.turns], np.int64),
         headers=np.array([turn.header for turn in document.turns], np.int64),
         roles=np.array([ROLES.index(turn.role) for turn in document.turns], np.uint8),
-        begin=begin,
-        lead=lead,
-        inset=inset,
+        bos=bos,
+        system_prefix=system_prefix,
+        inline_system=inline_system,
         user_header=user_header,
         user_end=user_end,
     )
-    return talk, np.concatenate(texts)
+    return conversation, np.concatenate(texts)
 
 
-# An assignment of a tuple to a row would be compiled with all that numpy says about shapes that do not fit.
+# Assigning a tuple to a row would compile numpy's broadcasting, which is slow to compile.
 
 
 @njit_helper
 def put_span(spans: Any, at: Any, start: Any, stop: Any, masked: Any) -> None:
-    """Write one row of spans: (rows, 3)."""
+    """Write one row of the table of spans: (rows, 3)."""
     spans[at, 0], spans[at, 1], spans[at, 2] = start, stop, masked
 
 
 @njit_helper
-def put_atom(atoms: Any, at: Any, length: Any, context: Any, start: Any, linked: Any, torn: Any) -> None:
-    """Write one row of atoms: (rows, 5), see ``split_turns``."""
-    atoms[at, 0], atoms[at, 1], atoms[at, 2], atoms[at, 3], atoms[at, 4] = (
-        length,
-        context,
-        start,
-        linked,
-        torn,
-    )
+def put_fragment(
+    fragments: Any, at: Any, length: Any, context: Any, start: Any, continues: Any, mid_message: Any
+) -> None:
+    """Write one row of the table of fragments: (rows, 5), see ``split_turns``."""
+    fragments[at, 0], fragments[at, 1], fragments[at, 2] = length, context, start
+    fragments[at, 3], fragments[at, 4] = continues, mid_message
 
 
 @njit
-def size(stretch: Any) -> Any:
-    """How many words."""
-    return stretch[1] - stretch[0]
+def size(span: Any) -> Any:
+    """Number of words in a span."""
+    return span[1] - span[0]
 
 
 @njit_helper
-def turns_until(talk: Any, place: Any) -> Any:
-    """How many turns begin at ``place`` or before."""
-    # By hand: numpy's search is compiled for complex numbers and what not as well, which takes a second.
-    low, high = 0, len(talk.turns)
+def turns_until(conversation: Any, position: Any) -> Any:
+    """Number of turns that begin at ``position`` or before."""
+    # Not np.searchsorted: it is compiled for complex numbers too, which takes a second.
+    low, high = 0, len(conversation.turns)
     while low < high:
         middle = (low + high) // 2
-        if talk.turns[middle] <= place:
+        if conversation.turns[middle] <= position:
             low = middle + 1
         else:
             high = middle
@@ -99,41 +102,41 @@ def turns_until(talk: Any, place: Any) -> Any:
 
 
 @njit
-def begins(talk: Any, turn: Any, role: Any) -> Any:
-    """True where ``role`` takes over from another role."""
-    return talk.roles[turn] == role and talk.roles[turn - 1] != role
+def takes_over(conversation: Any, turn: Any, role: Any) -> Any:
+    """True if the turn is of ``role`` and follows a turn of another role."""
+    return conversation.roles[turn] == role and conversation.roles[turn - 1] != role
 
 
 @njit_helper
-def next_trained(words: Any, place: Any, stop: Any) -> Any:
-    """Place of the first trained word from ``place`` on, or ``stop``."""
-    while place < stop and not words[place] & TRAINED:
-        place += 1
-    return place
+def next_trained(words: Any, position: Any, stop: Any) -> Any:
+    """Position of the first trained word from ``position`` on, or ``stop``."""
+    while position < stop and not words[position] & TRAINED:
+        position += 1
+    return position
 
 
 @njit
-def joined(words: Any, control: Any, stretches: Any) -> Any:
-    """The words of stretches, one after another. stretches: (n, 3), the third is 1 where none is trained."""
+def concatenate_spans(words: Any, control: Any, spans: Any) -> Any:
+    """The words of spans, one after another. spans: (n, 3), the third column is 1 for masked words."""
     total = 0
-    for row in range(len(stretches)):
-        total += stretches[row, 1] - stretches[row, 0]
+    for row in range(len(spans)):
+        total += spans[row, 1] - spans[row, 0]
     found = np.empty(total, np.uint32)
     at = 0
-    for row in range(len(stretches)):
-        start, stop = stretches[row, 0], stretches[row, 1]
-        kept = _MASKED if stretches[row, 2] else _AS_IT_IS
-        here = found[at : at + stop - start]
+    for row in range(len(spans)):
+        start, stop = spans[row, 0], spans[row, 1]
+        mask = _MASKED if spans[row, 2] else _AS_IT_IS
+        target = found[at : at + stop - start]
         if start < len(words):
-            _copy(words[start:stop], kept, here)
+            _copy(words[start:stop], mask, target)
         else:
-            _copy(control[start - len(words) : stop - len(words)], kept, here)
+            _copy(control[start - len(words) : stop - len(words)], mask, target)
         at += stop - start
     return found
 
 
 @njit_helper
-def _copy(words: Any, kept: Any, found: Any) -> None:
-    # Apart from all else, so that it becomes one instruction for several words.
-    for index in range(len(found)):
-        found[index] = words[index] & kept
+def _copy(words: Any, mask: Any, target: Any) -> None:
+    # A function of its own, so that the loop is vectorised.
+    for index in range(len(target)):
+        target[index] = words[index] & mask

@@ -55,24 +55,24 @@ class Renderer:
         grammar, control = self.grammar, self.control
         flags = [self._flags(conversation, index) for index in range(len(conversation.messages))]
         messages: Sequence[Message] = conversation.messages
-        begin = lead = control[grammar.begin]
-        flagged, inset, inset_flag = begin | self._all, _NONE, _NO
+        bos = system_prefix = control[grammar.begin]
+        flagged, inline_system, system_flag = bos | self._all, _NONE, _NO
         if messages[0].role == "system":
-            system, inset_flag = np.concatenate([contents[0], control[grammar.system_after]]), flags[0][0]
+            system, system_flag = np.concatenate([contents[0], control[grammar.system_after]]), flags[0][0]
             messages, contents, flags = messages[1:], contents[1:], flags[1:]
             if grammar.system_inside:
-                inset = system
+                inline_system = system
             else:
-                lead = np.concatenate([control[grammar.system_before], system])
-                flagged = lead | inset_flag
-        pieces, turns, length = [flagged], [], len(lead)
+                system_prefix = np.concatenate([control[grammar.system_before], system])
+                flagged = system_prefix | system_flag
+        pieces, turns, length = [flagged], [], len(system_prefix)
         for index, (message, content) in enumerate(zip(messages, contents, strict=True)):
             header, end = control[grammar.headers[message.role]], control[grammar.ends[message.role]]
             turns.append(Turn(message.role, length, len(header)))
             before, flag = flags[index]
             turn = [
                 header | before,
-                (inset if index == 0 else _NONE) | inset_flag,
+                (inline_system if index == 0 else _NONE) | system_flag,
                 content | flag,
                 end | flag,
             ]
@@ -85,9 +85,9 @@ class Renderer:
         return Document(
             words,
             tuple(turns),
-            begin,
-            lead,
-            inset,
+            bos,
+            system_prefix,
+            inline_system,
             user_header=control[grammar.headers["user"]],
             user_end=control[grammar.ends["user"]],
         )

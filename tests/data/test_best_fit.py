@@ -1,4 +1,4 @@
-"""Packing, by properties and against a slow reference."""
+"""Best-fit decreasing, by properties and against a slow reference."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_every_document_is_in_one_row_and_no_row_is_overfull(lengths: list[int])
 
 
 @given(lengths=LENGTHS)
-def test_the_bitmap_finds_what_the_obvious_best_fit_finds(lengths: list[int]) -> None:
+def test_the_bitset_finds_the_rows_of_the_reference(lengths: list[int]) -> None:
     rows = pack(as_lengths(lengths), 64)
     filled = np.bincount(rows, weights=lengths, minlength=0)
     assert sorted(64 - filled) == best_fit(lengths, 64)
 
 
 @pytest.mark.parametrize("seq_len", [63, 64, 4095, 4096, 4097, 20_000])
-def test_long_rows_are_filled_as_by_the_obvious_best_fit(seq_len: int) -> None:
+def test_long_rows_are_filled_as_by_the_reference(seq_len: int) -> None:
     lengths = np.random.default_rng(seq_len).integers(1, seq_len + 1, 400).astype(np.int32)
     filled = np.bincount(pack(lengths, seq_len), weights=lengths)
     assert sorted(seq_len - filled) == best_fit(lengths.tolist(), seq_len)
@@ -89,9 +89,7 @@ def test_the_order_of_the_documents_changes_nothing_but_their_numbers(lengths: l
 
 @settings(max_examples=300)
 @given(lengths=LENGTHS, free=FREE)
-def test_rows_that_are_there_already_are_filled_and_keep_their_numbers(
-    lengths: list[int], free: list[int]
-) -> None:
+def test_partly_filled_rows_are_filled_and_keep_their_numbers(lengths: list[int], free: list[int]) -> None:
     rows = pack(as_lengths(lengths), 64, as_lengths(free))
     room = np.full(max([len(free), *(rows + 1).tolist()]), 64)
     room[: len(free)] = free
@@ -120,5 +118,5 @@ def test_equal_lengths_keep_the_order_of_the_documents() -> None:
     assert pack(as_lengths([64] * 3), 64).tolist() == [0, 1, 2]
 
 
-def test_nothing_packs_into_no_rows() -> None:
+def test_no_documents_give_no_rows() -> None:
     assert pack(as_lengths([]), 64).shape == (0,)

@@ -1,4 +1,4 @@
-"""``overlong: cut`` through the builder: fuller rows, every trained token once, and every cut counted."""
+"""``overlong: cut`` through the builder: fuller rows, every trained token once, mid-message cuts counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_long_conversations_fill_rows_and_train_every_token_once(
         out.rename(tmp_path / overlong)
     assert trained["cut"] == trained["split"]
     split, cut = manifests["split"], manifests["cut"]
-    assert cut.losses.torn_pieces > split.losses.torn_pieces
+    assert cut.losses.mid_message_cuts > split.losses.mid_message_cuts
     assert cut.losses.split_conversations == 100
     # An exchange is half a row or more here, so rows of whole exchanges stay a sixth empty.
     assert split.splits["train"].fill(512) < 0.89 < cut.splits["train"].fill(512)
