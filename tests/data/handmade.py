@@ -192,7 +192,7 @@ class Handmade:
             "roles": {"user": sum(len(talk.ids) for talk in kept)},
             "sources": (PackSource(name="first", weight=1.0), PackSource(name="second", weight=2.0)),
             "inputs": tuple(
-                PackInput(path=f"{name}.jsonl", bytes=1, blake2b="0" * 32, source=index)
+                PackInput(path=f"{name}.jsonl", bytes=1, xxh3="0" * 32, source=index)
                 for index, name in enumerate(["first", "second"])
             ),
             "files": files,

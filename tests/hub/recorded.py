@@ -104,7 +104,7 @@ def write_pack(plan: Plan) -> PackManifest:
         roles={"system": 1_001, "user": 20_002, "assistant": 28_003, "tool": 0, "control": 5},
         pii={"email": 4, "phone": 1},
         sources=(PackSource(name=name, weight=1.0),),
-        inputs=(PackInput(path=name, bytes=12, blake2b="b" * 32, source=0),),
+        inputs=(PackInput(path=name, bytes=12, xxh3="b" * 32, source=0),),
         files=(),
         versions={},
     )

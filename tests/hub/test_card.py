@@ -65,7 +65,7 @@ def test_statistics_of_the_data_are_those_of_the_pack(run: RunDir) -> None:
     assert card.facts("Digests") == {
         "pack": pack.fingerprint,
         "tokenizer and template": pack.tokenizer_digest,
-        "talks.jsonl": pack.inputs[0].blake2b,
+        "talks.jsonl": pack.inputs[0].xxh3,
     }
 
 

@@ -110,4 +110,4 @@ def _digests(pack: PackManifest) -> Iterable[tuple[str, str]]:
     yield "pack", pack.fingerprint
     yield "tokenizer and template", pack.tokenizer_digest
     for entry in pack.inputs:
-        yield short_source(entry.path), entry.blake2b or "streamed from the Hub, without a digest"
+        yield short_source(entry.path), entry.xxh3 or "streamed from the Hub, without a digest"

@@ -1,4 +1,4 @@
 """Frozen pydantic models that launcher and nodes share: recipe, plan, site, manifests, records.
 
-Imports pydantic, `errors` and `config` only.
+Imports pydantic, `core` and `errors` only.
 """

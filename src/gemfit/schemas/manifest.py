@@ -124,8 +124,8 @@ class PackInput(Contract):
     path: str
     bytes: int
     """0 for a stream."""
-    blake2b: str
-    """BLAKE2b-128 of the content, in hexadecimal; empty for a stream."""
+    xxh3: str
+    """XXH3-128 of the content, in hexadecimal; empty for a stream."""
     source: int
     """Index into `PackManifest.sources`."""
 

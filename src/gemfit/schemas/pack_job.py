@@ -6,33 +6,19 @@ The launcher asks by this name without a tokenizer; the builder in ``gemfit.data
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract, digest_json
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.source_file import SourceFile, digest_file, digest_files
 
 PACK_FORMAT = 5
 """Raised whenever the rows that the same input gives would change."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
-
-
-class SourceFile(Contract):
-    """One input file, as it was when the pack was planned."""
-
-    path: str
-    bytes: int
-    blake2b: str
-    """BLAKE2b-128 of the content, in hexadecimal."""
-    modified_ns: int = 0
-    """Time of its last change: while it and the size stay, the content is taken to be the same."""
-    source: int = 0
-    """Index into the sources of the job."""
 
 
 class JobSource(Contract):
@@ -65,16 +51,18 @@ class PackJob(Contract):
 def make_pack_job(recipe: Recipe) -> PackJob:
     """Find the input files, digest them, and name the pack that they give.
 
-    Reads every input byte once. Missing, empty and unreadable sources are a ``UserError``.
+    A process reads every input byte once. Missing, empty and unreadable sources are a ``UserError``.
     """
     sources = _sources(recipe.data)
-    files = _digest_files(
-        [
-            (path, number)
-            for number, (source, origin) in enumerate(sources)
-            if source.hub is None
-            for path in find_files(origin)
-        ]
+    paths = [
+        (path, number)
+        for number, (source, origin) in enumerate(sources)
+        if source.hub is None
+        for path in find_files(origin)
+    ]
+    digested = digest_files([path for path, _ in paths])
+    files = tuple(
+        file.model_copy(update={"source": number}) for file, (_, number) in zip(digested, paths, strict=True)
     )
     jobs = tuple(source for source, _ in sources)
     scratch = recipe.model.scratch
@@ -101,7 +89,7 @@ def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[Source
         "sources": [
             source.model_dump(mode="json", exclude={"name"})
             # A renamed or moved file gives the same rows, so only content counts, in order.
-            | {"files": [file.blake2b for file in files if file.source == number]}
+            | {"files": [file.xxh3 for file in files if file.source == number]}
             for number, source in enumerate(sources)
         ],
         # What a weight below 1 leaves out is drawn by the seed.
@@ -172,29 +160,4 @@ def _tokenizer_identity(model: ModelRecipe) -> object:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return {"id": name, "revision": model.revision}
-    return {f: digest_file(folder / f).blake2b for f in TOKENIZER_FILES if (folder / f).is_file()}
-
-
-def _digest_files(paths: list[tuple[Path, int]]) -> tuple[SourceFile, ...]:
-    """Digest files on several threads; hashing and reading let the others run."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return tuple(pool.map(lambda file: digest_file(*file), paths))
-
-
-def digest_file(path: Path, source: int = 0) -> SourceFile:
-    """What a file is now. Reads all of it."""
-    try:
-        with path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if status.st_size == 0:
-        raise UserError(f"{path}: is empty; write one conversation a line")
-    return SourceFile(
-        path=str(path),
-        bytes=status.st_size,
-        blake2b=digest.hexdigest(),
-        modified_ns=status.st_mtime_ns,
-        source=source,
-    )
+    return {f: digest_file(folder / f).xxh3 for f in TOKENIZER_FILES if (folder / f).is_file()}

@@ -11,7 +11,8 @@ from gemfit.data.jsonl.hub_stream import hub_blocks, hub_lines
 from gemfit.data.jsonl.prefetch import prefetch
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackInput
-from gemfit.schemas.pack_job import JobSource, PackJob, SourceFile, digest_file
+from gemfit.schemas.pack_job import JobSource, PackJob
+from gemfit.schemas.source_file import SourceFile, digest_file
 
 
 def inputs_of(job: PackJob) -> tuple[PackInput, ...]:
@@ -23,10 +24,10 @@ def inputs_of(job: PackJob) -> tuple[PackInput, ...]:
 
 def _of_source(job: PackJob, number: int, source: JobSource) -> Iterator[PackInput]:
     if source.hub is not None:
-        yield PackInput(path=source.hub, bytes=0, blake2b="", source=number)
+        yield PackInput(path=source.hub, bytes=0, xxh3="", source=number)
     for file in job.files:
         if file.source == number:
-            yield PackInput(path=file.path, bytes=file.bytes, blake2b=file.blake2b, source=number)
+            yield PackInput(path=file.path, bytes=file.bytes, xxh3=file.xxh3, source=number)
 
 
 def all_blocks(job: PackJob) -> Iterator[Block]:
@@ -80,5 +81,5 @@ def check_unchanged(files: tuple[SourceFile, ...]) -> None:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         if (status.st_size, status.st_mtime_ns) == (file.bytes, file.modified_ns):
             continue
-        if status.st_size != file.bytes or digest_file(path).blake2b != file.blake2b:
+        if status.st_size != file.bytes or digest_file(path).xxh3 != file.xxh3:
             raise UserError(f"{path}: has changed since the pack was planned; run the command again")

@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 from gemfit.core.atomic_file import write_atomic
 from gemfit.data.tokenize.tokenizer import load_tokenizer, save_tokenizer, tokenizer_digest
 from gemfit.schemas.base import digest_json
-from gemfit.schemas.pack_job import TOKENIZER_FILES, cache_folder, digest_file
+from gemfit.schemas.pack_job import TOKENIZER_FILES, cache_folder
+from gemfit.schemas.source_file import digest_file
 
 _SPECIAL = ("bos", "eos", "pad", "unk")
 _NOTES, _BACKEND, _SAVED, _CONTROL = "notes.json", "backend.json", "saved", "control.json"
@@ -121,7 +122,7 @@ def _key(source: Path) -> str:
     """Of all that loading depends on; a configuration of the model may choose the tokenizer's class."""
     files = (*TOKENIZER_FILES, "config.json", "special_tokens_map.json", "added_tokens.json")
     libraries = {library: version(library) for library in ("tokenizers", "transformers")}
-    found = {name: digest_file(source / name).blake2b for name in files if (source / name).is_file()}
+    found = {name: digest_file(source / name).xxh3 for name in files if (source / name).is_file()}
     return digest_json({"format": _FORMAT, "files": found, "libraries": libraries})
 
 
