@@ -102,7 +102,7 @@ def test_without_the_train_extra_its_installation_is_named(
     monkeypatch.setattr("gemfit_launch.runs.python_module.find_spec", lambda name: None)
     result = cli("data", "verify", pack)
     assert result.exit_code == 2
-    assert "pip install 'gemfit[train]'" in result.stderr
+    assert "pip install '/path/to/gemfit[train]'" in result.stderr
 
 
 def test_it_is_a_group_of_three() -> None:

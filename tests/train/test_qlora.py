@@ -285,5 +285,5 @@ def test_a_machine_without_bitsandbytes_says_what_to_install(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gemfit.train.model.qlora", None)
-    with pytest.raises(UserError, match=r"pip install 'gemfit\[qlora\]'"):
+    with pytest.raises(UserError, match=r"pip install '/path/to/gemfit\[qlora\]'"):
         open_model(recipe_of(folder), tokenizer)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from gemfit.core.stop_signals import PREEMPTION_SIGNALS
 from gemfit.rundir import RunDir
-from gemfit.train.distributed.stop import SIGNALS, Stop
+from gemfit.train.distributed.stop import Stop
 
 
 @pytest.fixture
 def restored_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in PREEMPTION_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -47,7 +48,7 @@ def test_the_stop_file_asks(tmp_path: Path) -> None:
     assert stop.agreed
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", PREEMPTION_SIGNALS)
 def test_a_signal_asks_and_does_not_kill(number: int, tmp_path: Path, restored_signals: None) -> None:
     stop = make_stop(tmp_path)
     stop.listen()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NamedTuple
 
+from gemfit.core.install_hint import install_hint
 from gemfit.schemas.check import CheckResult, error, ok, warning
 
 ABOUT = "packages"
@@ -71,7 +72,7 @@ def check_packages(
         yield ok(
             ABOUT,
             "training packages",
-            "absent, as may be on a login node; where training runs: pip install 'gemfit[train]'",
+            f"not installed, and not needed on a login node; where training runs: {install_hint('train')}",
         )
         return
     yield from _versions(minimum, versions)
@@ -91,7 +92,7 @@ def _versions(minimum: Mapping[str, str], versions: Mapping[str, str | None]) ->
     for package, least in minimum.items():
         found = versions[package]
         if found is None:
-            yield error(ABOUT, package, "not installed", "pip install 'gemfit[train]'")
+            yield error(ABOUT, package, "not installed", install_hint("train"))
         elif numbers(found) < numbers(least):
             clashes = "; ".join(_clashes(package, found))
             known = f": {clashes}" if clashes else ""

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from gemfit.core.launcher_environment import without_launcher_variables
+from gemfit.core.stop_signals import STOP_SIGNALS
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Record, Verdict
 from gemfit.schemas.plan import Plan
@@ -29,12 +31,6 @@ from gemfit_launch.runs.metrics_tail import Tail
 POLL_SECONDS = 0.2
 LOCK_PATIENCE_SECONDS = 1.0
 """`gemfit status` takes the lock for an instant to see whether it is free."""
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-
-# What a cluster or an outer launcher left in the environment would be taken for our own.
-INHERITED_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"}
-INHERITED_PREFIXES = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "SLURM_", "TORCHELASTIC_")
 
 
 class ProgressView(Protocol):
@@ -111,12 +107,7 @@ def command_line(
 
 def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int) -> dict[str, str]:
     """``base`` without traces of other launchers, with what the plan asks for."""
-    kept = {
-        name: value
-        for name, value in base.items()
-        if name not in INHERITED_NAMES and not name.startswith(INHERITED_PREFIXES)
-    }
-    return kept | {
+    return without_launcher_variables(base) | {
         # A file of the working folder called datasets.py would be imported in place of the library.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

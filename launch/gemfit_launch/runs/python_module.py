@@ -7,15 +7,14 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from gemfit.core.install_hint import install_hint
 from gemfit.errors import ExitCode, UserError
 
 
 def require_train_extra(verb: str) -> None:
     """``UserError`` where the libraries that train are not installed; imports none of them."""
     if find_spec("torch") is None:
-        raise UserError(
-            f"`gemfit {verb}` needs libraries that are not installed: pip install 'gemfit[train]'"
-        )
+        raise UserError(f"`gemfit {verb}` needs libraries that are not installed: {install_hint('train')}")
 
 
 def run_module(module: str, arguments: Sequence[str]) -> ExitCode:

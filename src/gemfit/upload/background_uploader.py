@@ -20,6 +20,7 @@ from contextlib import ExitStack
 
 from gemfit.checkpoint.integrity import read_manifest
 from gemfit.checkpoint.retention import best_of, reading
+from gemfit.core.launcher_environment import without_launcher_variables
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
@@ -28,9 +29,6 @@ from gemfit.upload.spool import Push, Spool, wanted_push
 logger = logging.getLogger(__name__)
 
 KILL_SECONDS = 5.0
-
-_OF_A_RANK = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"}
-_OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "DEEPSPEED_")
 
 
 class Pusher:
@@ -160,14 +158,9 @@ class Pusher:
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:
     """``base`` without the traces of a rank: one thread, no GPU. A token in it is handed on, as it is."""
-    kept = {
-        name: value
-        for name, value in base.items()
-        if name not in _OF_A_RANK and not name.startswith(_OF_LAUNCHERS)
-    }
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "TOKIO_WORKER_THREADS")
     return (
-        kept
+        without_launcher_variables(base)
         | dict.fromkeys(threads, "1")
         | {
             "CUDA_VISIBLE_DEVICES": "",

@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from gemfit.core.stop_signals import PREEMPTION_SIGNALS
 from gemfit.rundir import RunDir
 from gemfit_launch.runs.exit_report import first_failure
 from gemfit_launch.slurm.node.health_check import find_faults
-from gemfit_launch.slurm.node.ranks import POLL_SECONDS, STOP_SIGNALS, Machine, train
+from gemfit_launch.slurm.node.ranks import POLL_SECONDS, Machine, train
 from gemfit_launch.slurm.node.rendezvous import PeerError, meet
 from gemfit_launch.slurm.records.job_attempts import STOP_TO_REQUEUE, AttemptFiles, NodeEnd, Stage
 
@@ -62,7 +63,7 @@ def listen(machine: Machine) -> None:
         except FileExistsError:
             return
 
-    for number in STOP_SIGNALS:
+    for number in PREEMPTION_SIGNALS:
         signal.signal(number, ask)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from gemfit.core.atomic_file import write_atomic
+from gemfit.core.stop_signals import PREEMPTION_SIGNALS
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.local import command_line, descendants, environment, kill_tree
@@ -31,7 +32,6 @@ LOOK_AROUND_SECONDS = 3.0
 TOGETHER_SECONDS = LOOK_AROUND_SECONDS + 1.0
 LAST_WORDS_SECONDS = 10.0
 """Time for ranks to write their stacks, or why they fail, before they are killed."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -156,6 +156,6 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _prepare_launcher() -> None:
-    for number in STOP_SIGNALS:
+    for number in PREEMPTION_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # stacks are wanted, not images of the memory

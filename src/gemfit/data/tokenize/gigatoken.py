@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gemfit.core.install_hint import install_hint
 from gemfit.data.tokenize.bpe.pretokenize_proof import check_provable
 from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
@@ -53,7 +54,7 @@ def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:
         import awkward  # noqa: PLC0415
         import gigatoken  # noqa: PLC0415
     except ImportError as error:
-        raise Unsuited(f"it cannot be imported ({error}); pip install 'gemfit[train]' brings it") from None
+        raise Unsuited(f"it cannot be imported ({error}); {install_hint('train')}") from None
     overlap = shadowing(tokenizer.added_tokens)
     if overlap is not None:
         raise Unsuited("the special token {!r} overlaps the added token {!r}".format(*overlap))

@@ -13,12 +13,11 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from gemfit.core.stop_signals import PREEMPTION_SIGNALS
 from gemfit.rundir import RunDir
 from gemfit.train.collective import rank
 
 logger = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
 class Stop:
@@ -32,7 +31,7 @@ class Stop:
 
     def listen(self) -> None:
         """Handle ``SIGUSR1`` and ``SIGTERM`` as stop requests, in this process, from now on."""
-        for number in SIGNALS:
+        for number in PREEMPTION_SIGNALS:
             signal.signal(number, self._on_signal)
 
     def agree(self, step: int, *values: float) -> list[float]:

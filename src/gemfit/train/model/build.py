@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
+from gemfit.core.install_hint import install_hint
 from gemfit.data.pack.reader import read_manifest
 from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, tokenizer_digest
 from gemfit.errors import UserError
@@ -218,7 +219,7 @@ def _quantize(model: Any, settings: Quantization, dtype: torch.dtype) -> None:
     except ImportError as error:
         raise UserError(
             f"model.quantization: bitsandbytes cannot be imported ({error}); "
-            "pip install 'gemfit[qlora]', or set model.quantization to null"
+            f"{install_hint('qlora')}, or set model.quantization to null"
         ) from None
     quantize(model, settings, dtype)
 
