@@ -17,7 +17,6 @@ from gemfit.data.build.malloc import trim_heap
 from gemfit.data.build.row_plan import SPLITS, plan_split
 from gemfit.data.build.shards import Source, SplitPlan
 from gemfit.data.build.token_accounting import (
-    CONVERSATIONS,
     REJECTED,
     ChunkSums,
     chunk_sums,
@@ -31,7 +30,7 @@ from gemfit.data.build.write_rows import write_rows
 from gemfit.data.filter.selection import TRAIN, Candidates, Choice, Disposition, choose, within_max_rows
 from gemfit.data.jsonl.inputs import inputs_of
 from gemfit.data.jsonl.message_batch import Ints
-from gemfit.data.pack.reader import file_digest
+from gemfit.data.pack.reader import CONVERSATIONS, file_digest
 from gemfit.data.tokenize.tokenizer import pad_id, save_tokenizer
 from gemfit.data.tokenize.tokenizer_cache import digest_of
 from gemfit.errors import UserError

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from gemfit.data.column_file import pread
 from gemfit.data.compiled import njit
-from gemfit.data.document import IGNORED
+from gemfit.data.document import IGNORED, TRAINED
 from gemfit.data.jsonl.message_batch import Ints
 
-FLAG = np.uint32(1 << 31)
 FRAGMENT = np.dtype(
     [
         ("word", np.uint32),
@@ -163,7 +162,7 @@ def _finish(words, labels, row_ends, lengths, pad):  # type: ignore[no-untyped-d
         count = np.int32(0)
         for column in range(tokens[row]):
             word = words[row, column]
-            ident = word & ~FLAG
+            ident = word & ~TRAINED
             flagged = word != ident
             labels[row, column] = np.int32(ident) if flagged else np.int32(IGNORED)
             count += np.int32(flagged)

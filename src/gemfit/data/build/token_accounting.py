@@ -22,7 +22,6 @@ from gemfit.data.filter.selection import Choice, Disposition
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.schemas.manifest import Losses, TokenFlow
 
-CONVERSATIONS = "conversations.arrow"
 REJECTED = "rejected.jsonl"
 SCHEMA = pa.schema(
     [

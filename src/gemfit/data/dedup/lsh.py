@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.column_file import ColumnFile, let_go, pread, stretches
 from gemfit.data.compiled import njit, njit_helper
+from gemfit.data.hash_constants import MURMUR_MIX_1
 
 PROBES = 8
 """Most earlier members of a bucket that a conversation is compared with. Of near copies the nearest is
@@ -25,7 +26,6 @@ LEADERS = 256
 """Most of the conversations of a group that stay with which the next one is compared."""
 RECALL = 0.98
 """Least chance that a pair exactly at the threshold becomes a candidate."""
-_MIX = np.uint64(0xFF51AFD7ED558CCD)
 _HALF = np.uint64(32)
 AT_ONCE = 2**22
 """Keys that a table holds at once; of more, one share after another is gone through."""
@@ -145,7 +145,7 @@ def _band_keys(signatures: Any, start: int, stop: int) -> Any:
     for at in range(len(signatures)):
         key = np.uint64(0)
         for place in range(start, stop):
-            key = (key ^ np.uint64(signatures[at, place])) * _MIX
+            key = (key ^ np.uint64(signatures[at, place])) * MURMUR_MIX_1
             key ^= key >> _HALF
         keys[at] = key
     return keys

@@ -19,6 +19,7 @@ import rensa
 from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit
+from gemfit.data.hash_constants import GOLDEN_RATIO, MURMUR_MIX_1
 from gemfit.data.jsonl.conversation import ROLES
 
 NUM_HASHES = {"group": 64, "drop": 128}
@@ -26,8 +27,6 @@ NUM_HASHES = {"group": 64, "drop": 128}
 SHINGLE = 5
 _SEED = 1
 _SYSTEM = ROLES.index("system")
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_MIX = np.uint64(0xFF51AFD7ED558CCD)
 _HALF = np.uint64(32)
 
 
@@ -70,15 +69,15 @@ def _runs(ids: Any, hashes: Any, made: int) -> int:
     """Hash each run of ``SHINGLE`` ids, or all of a shorter message; returns how many are made now."""
     leaving = np.uint64(1)
     for _ in range(SHINGLE):
-        leaving *= _FACTOR
+        leaving *= GOLDEN_RATIO
     rolling = np.uint64(0)
     for at in range(len(ids)):
         # Ids count from 1 here, so that a run of zeros has a length.
-        rolling = rolling * _FACTOR + np.uint64(ids[at]) + np.uint64(1)
+        rolling = rolling * GOLDEN_RATIO + np.uint64(ids[at]) + np.uint64(1)
         if at >= SHINGLE:
             rolling -= leaving * (np.uint64(ids[at - SHINGLE]) + np.uint64(1))
         if at >= SHINGLE - 1 or at == len(ids) - 1:
-            mixed = (rolling ^ (rolling >> _HALF)) * _MIX
+            mixed = (rolling ^ (rolling >> _HALF)) * MURMUR_MIX_1
             hashes[made] = mixed ^ (mixed >> _HALF)
             made += 1
     return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gemfit.data.hash_constants import MURMUR_MIX_1, MURMUR_MIX_2
+
 Draws = NDArray[np.uint64]
 
 
@@ -25,7 +27,7 @@ def copies_by_weight(digests: Draws, weights: NDArray[np.float64], seed: int) ->
 def mix(values: Draws) -> Draws:
     """A bijection of 64 bits in which each bit of the result depends on each bit of the value."""
     mixed = values ^ (values >> np.uint64(33))
-    mixed = mixed * np.uint64(0xFF51AFD7ED558CCD)
+    mixed = mixed * MURMUR_MIX_1
     mixed = mixed ^ (mixed >> np.uint64(33))
-    mixed = mixed * np.uint64(0xC4CEB9FE1A85EC53)
+    mixed = mixed * MURMUR_MIX_2
     return mixed ^ (mixed >> np.uint64(33))

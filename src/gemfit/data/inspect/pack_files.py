@@ -17,11 +17,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gemfit.data.pack.reader import BATCHES, read_manifest
+from gemfit.data.pack.reader import BATCHES, CONVERSATIONS, read_manifest
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackManifest
 
-CONVERSATIONS = "conversations.arrow"
 SIDES = ("train", "validation")
 """Names of the values 0 and 1 in the column `split`; -1 is in no split."""
 

@@ -19,6 +19,8 @@ from gemfit.errors import UserError
 from gemfit.schemas.manifest import FileDigest, PackManifest, missing_or_resized
 
 MANIFEST = "manifest.json"
+CONVERSATIONS = "conversations.arrow"
+"""Table with one line per valid conversation of the input, packed or not."""
 BATCHES = "batches.npy"
 """(batches, 3) int64 for each split: shard, first row and byte of every record batch."""
 COUNTS = "counts.npy"

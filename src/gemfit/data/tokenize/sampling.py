@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit
+from gemfit.data.hash_constants import GOLDEN_RATIO
 from gemfit.data.tokenize.protocol import Ends
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 
 
@@ -26,13 +26,13 @@ def _hash_texts(data: NDArray[np.uint8], eights: NDArray[np.uint64], ends: Ends)
     position = 0
     for index in range(ends.shape[0]):
         end = ends[index]
-        mixed = np.uint64(end - position) * _MIX
+        mixed = np.uint64(end - position) * GOLDEN_RATIO
         while position + 8 <= end:
-            mixed = (mixed ^ eights[position]) * _MIX
+            mixed = (mixed ^ eights[position]) * GOLDEN_RATIO
             mixed ^= mixed >> _32
             position += 8
         while position < end:
-            mixed = (mixed ^ np.uint64(data[position])) * _MIX
+            mixed = (mixed ^ np.uint64(data[position])) * GOLDEN_RATIO
             mixed ^= mixed >> _32
             position += 1
         hashes[index] = mixed

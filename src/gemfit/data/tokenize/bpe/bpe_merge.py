@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
+from gemfit.data.hash_constants import GOLDEN_RATIO
 
 ITEM_BITS, RANK_BITS = 22, 20
 """An entry of the hash table is one number: two items, and the rank of their pair."""
@@ -34,7 +35,6 @@ _1 = np.uint64(1)
 _ITEM = np.uint64(ITEM_BITS)
 _RANK = np.uint64(RANK_BITS)
 _RANKS = np.uint64(2**RANK_BITS - 1)
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Merges(NamedTuple):
@@ -114,7 +114,7 @@ def look_up(pairs, left, right):  # type: ignore[no-untyped-def]
 
 @njit_helper
 def _slot(key, last):  # type: ignore[no-untyped-def]
-    mixed = key * _FACTOR
+    mixed = key * GOLDEN_RATIO
     return (mixed ^ (mixed >> _32)) & last
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
+from gemfit.data.hash_constants import GOLDEN_RATIO
 
 BITS = 20
 """The bitmap has 2 to the power of this many bits."""
@@ -26,7 +27,6 @@ _6 = np.uint64(6)
 _32 = np.uint64(32)
 _BIT = np.uint64(63)
 _SHIFT = np.uint64(64 - BITS)
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 CharPairs = NDArray[np.uint64]
 
@@ -56,8 +56,8 @@ def character(eight, width):  # type: ignore[no-untyped-def]
 @njit_helper
 def bit_of(left, right):  # type: ignore[no-untyped-def]
     """Where the bit of two characters is."""
-    mixed = (left << _32 | right) * _FACTOR
-    return ((mixed ^ (mixed >> _32)) * _FACTOR) >> _SHIFT
+    mixed = (left << _32 | right) * GOLDEN_RATIO
+    return ((mixed ^ (mixed >> _32)) * GOLDEN_RATIO) >> _SHIFT
 
 
 @njit

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
+from gemfit.data.hash_constants import GOLDEN_RATIO
 from gemfit.data.tokenize.bpe.bpe_merge import merge_text
 from gemfit.data.tokenize.bpe.char_pairs import are_char_pair, character, width_of
 from gemfit.data.tokenize.bpe.pretokenize_proof import MARK
@@ -49,8 +50,7 @@ _2, _7, _8, _56 = np.uint64(2), np.uint64(7), np.uint64(8), np.uint64(56)
 _32 = np.uint64(32)
 _SPACE, _SPACES, _TWO, _ASCII = np.uint64(0x20), np.uint64(0x2020), np.uint64(0xFFFF), np.uint64(128)
 _TOPS, _ONES = np.uint64(0x8080808080808080), np.uint64(0x0101010101010101)
-# Odd numbers with well-mixed bits, the first from the golden ratio.
-_MIX0 = np.uint64(0x9E3779B97F4A7C15)
+# Odd numbers with well-mixed bits, used with the golden ratio.
 _MIX1 = np.uint64(0xC2B2AE3D27D4EB4F)
 _MIX2 = np.uint64(0x165667B19E3779F9)
 _MIX3 = np.uint64(0xD6E8FEB86659FD93)
@@ -189,7 +189,7 @@ def _touch_rows(table, long_from, eights, masks, runs, start, edges, count, word
         size = end - start
         rows[made] = -1
         if size <= WORD_BYTES:
-            mixed = (eights[start] & masks[size, 0]) * _MIX0
+            mixed = (eights[start] & masks[size, 0]) * GOLDEN_RATIO
             if size > 8:  # else both are nothing
                 mixed ^= (eights[start + 8] & masks[size, 1]) * _MIX1
                 mixed ^= (eights[start + 16] & masks[size, 2]) * _MIX2
@@ -232,7 +232,7 @@ def _row_from(table, long_from, eights, masks, row, start, size):  # type: ignor
 def _long_row_of(table, long_from, eights, start, size):  # type: ignore[no-untyped-def]
     mixed = _0
     for offset in range(0, size, 8):
-        mixed = (mixed ^ _eight(eights, start, size, offset)) * _MIX0
+        mixed = (mixed ^ _eight(eights, start, size, offset)) * GOLDEN_RATIO
         mixed ^= mixed >> _32
     last = np.uint64((table.shape[0] - long_from) // LONG_ROW - 1)
     number = mixed & last
