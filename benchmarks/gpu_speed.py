@@ -32,7 +32,7 @@ from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
-from gemfit_launch.predict.memory import predict_memory, setting_of
+from gemfit_launch.predict.memory import configuration_of, predict_memory
 from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.ensure_pack import ensure_pack
 
@@ -94,7 +94,7 @@ def predicted(plan: Plan) -> tuple[int, int]:
     """Bytes of tensors, and of everything, on the GPU."""
     shape = find_shape(plan.recipe.model).shape
     assert shape is not None, "the shape is in the folder, or in the recipe"
-    memory = predict_memory(setting_of(plan, shape), plan.recipe.checkpoint)
+    memory = predict_memory(configuration_of(plan, shape), plan.recipe.checkpoint)
     tensors = sum(part.bytes for part in memory.gpu if part.name not in NOT_TENSORS)
     return tensors, memory.gpu_bytes
 
@@ -124,11 +124,11 @@ def summary(result: dict[str, Any], plan: Plan) -> dict[str, Any]:
     rate = statistics.median(step["tokens"] / step["wall"] for step in steps)
     shape = find_shape(plan.recipe.model).shape
     assert shape is not None, "the shape is in the folder, or in the recipe"
-    setting, gpu = setting_of(plan, shape), guess_gpu(result.get("gpu"))
+    config, gpu = configuration_of(plan, shape), guess_gpu(result.get("gpu"))
     return {
         "tokens_per_second": rate,
-        "mfu": _mfu(rate * flops.model_flops(setting, with_embedding=True), gpu),
-        "mfu_without_embedding": _mfu(rate * flops.model_flops(setting, with_embedding=False), gpu),
+        "mfu": _mfu(rate * flops.model_flops(config, with_embedding=True), gpu),
+        "mfu_without_embedding": _mfu(rate * flops.model_flops(config, with_embedding=False), gpu),
         "gpu_peak_bytes": result.get("gpu_peak_bytes"),
         "gpu_reserved_bytes": result.get("gpu_reserved_bytes"),
         "gpu": result.get("gpu"),

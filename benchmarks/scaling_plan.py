@@ -60,9 +60,9 @@ def _fit_cell(estimates: list[Estimate]) -> str:
 
 
 def _short(estimate: Estimate) -> str:
-    batch_size = estimate.setting.per_device_batch_size
+    batch_size = estimate.config.per_device_batch_size
     rows = f"{batch_size} row{'s' if batch_size > 1 else ''}"
-    again = ", checkpointing" if estimate.setting.activation_checkpointing else ""
+    again = ", checkpointing" if estimate.config.activation_checkpointing else ""
     host = f", {estimate.memory.host_node_bytes / 1e9:,.0f} GB host" if estimate.offloads else ""
     return (
         f"{estimate.gpus} × {estimate.label}: {estimate.memory.gpu_bytes / 1e9:.0f} GB ({rows}{again}{host})"
@@ -92,9 +92,9 @@ def _scaling_row(estimate: Estimate, first: Estimate | None) -> str:
     if first is not None:
         each, base = rate.middle / estimate.gpus, first.performance.tokens_per_second.middle / first.gpus
         ideal = f"{each / base:.0%}"
-    setting = estimate.setting
-    how = f"{estimate.label}, {setting.per_device_batch_size} × {setting.gradient_accumulation_steps}"
-    how += ", checkpointing" if setting.activation_checkpointing else ""
+    config = estimate.config
+    how = f"{estimate.label}, {config.per_device_batch_size} × {config.gradient_accumulation_steps}"
+    how += ", checkpointing" if config.activation_checkpointing else ""
     moved = estimate.performance.communication.between_ranks / 1e9
     cells = [
         str(estimate.gpus),

@@ -28,7 +28,7 @@ class RunDir:
     @classmethod
     def create(cls, root: Path, plan: Plan) -> RunDir:
         """Make the folder and write the plan; a folder that holds anything is refused."""
-        cls.refuse_used(root)
+        cls.check_unused(root)
         run = cls(root)
         for folder in (root, run.logs, run.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ class RunDir:
         return run
 
     @staticmethod
-    def refuse_used(root: Path) -> None:
+    def check_unused(root: Path) -> None:
         """``UserError`` for a folder that holds anything: it is asked before the expensive part."""
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UserError(

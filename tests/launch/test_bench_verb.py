@@ -23,7 +23,7 @@ from gemfit.schemas.metrics import (
 )
 from gemfit.schemas.plan import Plan
 from gemfit_launch.bench import runner
-from gemfit_launch.bench.measurements import bench_figures, percentile
+from gemfit_launch.bench.measurements import bench_measurements, percentile
 from gemfit_launch.bench.synthetic_data import write_conversations
 from gemfit_launch.predict.gpu_specs import GPU_SPECS
 from gemfit_launch.runs.local import AttemptResult
@@ -84,7 +84,7 @@ def records(gpu_name: str | None = None) -> list[Record]:
 
 
 def test_the_wall_time_is_that_of_steps_evaluations_saves_and_the_rest(plan: Plan) -> None:
-    found = bench_figures(records(), plan, plan.recipe, WARMUP)
+    found = bench_measurements(records(), plan, plan.recipe, WARMUP)
     assert found.steps == (1.0,) * STEPS
     each = {name: stall.each for name, stall in found.stalls.items()}
     assert each == pytest.approx(
@@ -95,40 +95,40 @@ def test_the_wall_time_is_that_of_steps_evaluations_saves_and_the_rest(plan: Pla
 def test_shares_are_those_of_the_rhythm_that_was_asked_for(plan: Plan) -> None:
     checkpoint = plan.recipe.checkpoint.model_copy(update={"every_steps": 5})
     rhythm = plan.recipe.model_copy(update={"checkpoint": checkpoint})
-    stalls = bench_figures(records(), plan, rhythm, WARMUP).stalls
+    stalls = bench_measurements(records(), plan, rhythm, WARMUP).stalls
     every = 1 + 2.0 / rhythm.evaluation.every_steps + 0.5 / 5 + 0.01
     assert stalls["checkpoint"].share == pytest.approx(0.1 / every)
     assert stalls["data"].share == pytest.approx(0.1 / every)
 
 
 def test_warm_up_steps_are_left_out_of_speed(plan: Plan) -> None:
-    speed = bench_figures(records(), plan, plan.recipe, WARMUP).speed
+    speed = bench_measurements(records(), plan, plan.recipe, WARMUP).speed
     assert speed.step_median == 1.0
     assert speed.tokens_per_second == 1000
     assert speed.trained_tokens_per_second == 600
-    with_first = bench_figures(records(), plan, plan.recipe, 0 + 1).speed
+    with_first = bench_measurements(records(), plan, plan.recipe, 0 + 1).speed
     assert with_first.tokens_per_second == 1000  # step 2 counts, step 1 does not
 
 
 def test_mfu_is_told_where_the_card_is_known_and_counts_each_rank(plan: Plan) -> None:
-    assert bench_figures(records(), plan, plan.recipe, WARMUP).speed.mfu is None
-    speed = bench_figures(records("NVIDIA H100 80GB HBM3"), plan, plan.recipe, WARMUP).speed
+    assert bench_measurements(records(), plan, plan.recipe, WARMUP).speed.mfu is None
+    speed = bench_measurements(records("NVIDIA H100 80GB HBM3"), plan, plan.recipe, WARMUP).speed
     assert speed.flops is not None
     assert speed.mfu == pytest.approx(speed.flops / GPU_SPECS["h100-80"].peak_flops)
     assert speed.flops_without_embedding is not None
     assert speed.flops_without_embedding < speed.flops
     alone = plan.model_copy(update={"topology": plan.topology.model_copy(update={"ranks_per_node": 1})})
-    one_rank = bench_figures(records(), alone, plan.recipe, WARMUP).speed.flops
+    one_rank = bench_measurements(records(), alone, plan.recipe, WARMUP).speed.flops
     assert one_rank == pytest.approx(2 * speed.flops)
 
 
 def test_memory_is_of_the_rank_that_held_most(plan: Plan) -> None:
-    peak = bench_figures(records(), plan, plan.recipe, WARMUP).peak
+    peak = bench_measurements(records(), plan, plan.recipe, WARMUP).peak
     assert peak is not None
     assert (peak.measured, peak.host) == (100, 110)
     assert (peak.predicted or 0) > 0
     on_gpu = plan.model_copy(update={"topology": plan.topology.model_copy(update={"device": "cuda"})})
-    gpu_peak = bench_figures(records(), on_gpu, plan.recipe, WARMUP).peak
+    gpu_peak = bench_measurements(records(), on_gpu, plan.recipe, WARMUP).peak
     assert gpu_peak is not None
     assert (gpu_peak.measured, gpu_peak.reserved) == (7, 9)
     assert (gpu_peak.predicted or 0) > (peak.predicted or 0)  # parameters are part of it
@@ -256,7 +256,7 @@ def test_a_real_benchmark_measures_what_was_trained(
     result = cli("bench", "debug/cpu-tiny", "--synthetic", "--steps", 2, "--warmup", 1, *small, "--json")
     assert result.exit_code == 0, result.output
     [found] = json.loads(result.stdout)["results"]
-    measured = found["figures"]
+    measured = found["measurements"]
     assert len(measured["steps"]) == 2
     assert 0 < measured["speed"]["trained_tokens_per_second"] <= measured["speed"]["tokens_per_second"]
     assert measured["stalls"]["evaluation"]["each"] > 0

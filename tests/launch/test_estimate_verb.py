@@ -64,8 +64,8 @@ def test_what_is_trained_stays_the_same() -> None:
         assert (estimate.recipe.data, estimate.recipe.optim) == (asked.data, asked.optim)
         assert (
             estimate.gpus
-            * estimate.setting.per_device_batch_size
-            * estimate.setting.gradient_accumulation_steps
+            * estimate.config.per_device_batch_size
+            * estimate.config.gradient_accumulation_steps
             >= asked.batch.global_batch_size
         )
 

@@ -20,7 +20,7 @@ from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.activation_memory import SLICE_TOKENS, layer_bytes, logits_bytes
 from gemfit_launch.predict.gpu_specs import GPU_SPECS, guess_gpu
 from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
-from gemfit_launch.predict.model_state_memory import ModelStates, Setting, place_model_states
+from gemfit_launch.predict.model_state_memory import Configuration, ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 
 Cli = Callable[..., Result]
@@ -30,7 +30,7 @@ B27 = KNOWN["google/gemma-3-27b-it"]
 SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepSpeed(stage=3)]
 
 
-def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Setting:
+def config(strategy: Strategy, world_size: int = 1, **different: Any) -> Configuration:
     """The 1b as its recipe has it, four rows a rank."""
     values: dict[str, Any] = {
         "shape": KNOWN["google/gemma-3-1b-it"],
@@ -45,11 +45,11 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
         "activation_checkpointing": True,
         "attention": "sdpa",
     }
-    return Setting(**(values | different))
+    return Configuration(**(values | different))
 
 
 def memory(strategy: Strategy, world_size: int = 1, **different: Any) -> Memory:
-    return predict_memory(setting(strategy, world_size, **different), CheckpointRecipe())
+    return predict_memory(config(strategy, world_size, **different), CheckpointRecipe())
 
 
 QLORA: dict[str, Any] = {"lora": Lora(), "quantization": Quantization()}
@@ -58,7 +58,7 @@ QLORA: dict[str, Any] = {"lora": Lora(), "quantization": Quantization()}
 @pytest.mark.parametrize("strategy", [Single(), *SHARDED, Fsdp(offload=True)])
 def test_matrices_in_4_bits_take_an_eighth_of_float32_and_their_scales(strategy: Strategy) -> None:
     ranks = 1 if isinstance(strategy, Single) else 8
-    made = setting(strategy, ranks, shape=B27, **QLORA)
+    made = config(strategy, ranks, shape=B27, **QLORA)
     matrices = B27.num_layers * B27.linear_parameters
     elsewhere = B27.parameters - matrices
     assert made.scale_bytes == pytest.approx(matrices * 0.127 / 8, rel=0.01)
@@ -71,7 +71,7 @@ def test_matrices_in_4_bits_take_an_eighth_of_float32_and_their_scales(strategy:
 
 
 def test_fused_modules_keep_less_of_a_layer() -> None:
-    plain, fused = setting(Fsdp(), 8), setting(Fsdp(), 8, kernels="liger")
+    plain, fused = config(Fsdp(), 8), config(Fsdp(), 8, kernels="liger")
     made = plain.shape
     norms = 6 * (
         made.norms_per_layer * made.hidden_size + (made.num_heads + made.num_kv_heads) * made.head_dim
@@ -81,8 +81,8 @@ def test_fused_modules_keep_less_of_a_layer() -> None:
 
 
 def test_scales_in_full_take_four_times_as_much() -> None:
-    once = setting(Single(), lora=Lora(), quantization=Quantization(double=False))
-    twice = setting(Single(), **QLORA)
+    once = config(Single(), lora=Lora(), quantization=Quantization(double=False))
+    twice = config(Single(), **QLORA)
     assert once.scale_bytes == pytest.approx(4 * twice.scale_bytes, rel=0.1)
 
 
@@ -98,20 +98,20 @@ def test_a_27b_on_one_gpu_needs_432_gb_for_its_states_alone() -> None:
 
 
 def test_ddp_keeps_sixteen_bytes_a_parameter_as_one_gpu_does() -> None:
-    parameters = setting(Single()).trained
-    assert place_model_states(setting(Single())).gpu.total == 16 * parameters
-    assert place_model_states(setting(Ddp(), 8)).gpu.total == 16 * parameters
+    parameters = config(Single()).trained
+    assert place_model_states(config(Single())).gpu.total == 16 * parameters
+    assert place_model_states(config(Ddp(), 8)).gpu.total == 16 * parameters
 
 
 def test_fsdp2_keeps_gradients_sharded_between_micro_steps_too() -> None:
-    one, two = (place_model_states(setting(Fsdp(), 8, gradient_accumulation_steps=n)).gpu for n in (1, 2))
-    assert one.gradients == pytest.approx(4 * setting(Fsdp(), 8).trained / 8, rel=0.01)
+    one, two = (place_model_states(config(Fsdp(), 8, gradient_accumulation_steps=n)).gpu for n in (1, 2))
+    assert one.gradients == pytest.approx(4 * config(Fsdp(), 8).trained / 8, rel=0.01)
     assert one == two
 
 
 @given(world=st.sampled_from([2, 3, 8, 64, 500]), strategy=st.sampled_from(SHARDED))
 def test_shards_together_are_never_less_than_the_whole(world: int, strategy: Strategy) -> None:
-    made = setting(strategy, world)
+    made = config(strategy, world)
     placed = place_model_states(made).gpu
     assert placed.moments * world >= 8 * made.trained
     assert placed.moments * world <= 8 * made.trained * 1.2
@@ -119,16 +119,16 @@ def test_shards_together_are_never_less_than_the_whole(world: int, strategy: Str
 
 @pytest.mark.parametrize("strategy", SHARDED)
 def test_more_ranks_never_need_more_states(strategy: Strategy) -> None:
-    sizes = [place_model_states(setting(strategy, world)).gpu.total for world in (1, 2, 4, 8, 64)]
+    sizes = [place_model_states(config(strategy, world)).gpu.total for world in (1, 2, 4, 8, 64)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > sizes[-1]
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_offload_moves_states_to_the_host_and_loses_none(stage: Any) -> None:
-    here = place_model_states(setting(DeepSpeed(stage=stage), 8))
+    here = place_model_states(config(DeepSpeed(stage=stage), 8))
     away = place_model_states(
-        setting(DeepSpeed(stage=stage, offload_optimizer=True, offload_params=stage == 3), 8)
+        config(DeepSpeed(stage=stage, offload_optimizer=True, offload_params=stage == 3), 8)
     )
     assert here.host == ModelStates()
     assert away.gpu.moments == away.gpu.masters == 0
@@ -137,21 +137,21 @@ def test_offload_moves_states_to_the_host_and_loses_none(stage: Any) -> None:
 
 @pytest.mark.parametrize("strategy", [Single(), *SHARDED])
 def test_lora_keeps_optimizer_states_of_the_adapters_alone(strategy: Strategy) -> None:
-    lora = setting(strategy, lora=Lora(rank=16))
-    assert lora.trained < 0.02 * setting(strategy).trained
-    assert place_model_states(lora).gpu.moments < 0.02 * place_model_states(setting(strategy)).gpu.moments
-    assert place_model_states(lora).gpu.parameters >= place_model_states(setting(strategy)).gpu.parameters
+    lora = config(strategy, lora=Lora(rank=16))
+    assert lora.trained < 0.02 * config(strategy).trained
+    assert place_model_states(lora).gpu.moments < 0.02 * place_model_states(config(strategy)).gpu.moments
+    assert place_model_states(lora).gpu.parameters >= place_model_states(config(strategy)).gpu.parameters
 
 
 def test_logits_exist_a_slice_at_a_time() -> None:
-    two, four = (logits_bytes(setting(Single(), per_device_batch_size=rows)) for rows in (2, 4))
+    two, four = (logits_bytes(config(Single(), per_device_batch_size=rows)) for rows in (2, 4))
     assert two == four == SLICE_TOKENS * 262_144 * 12
-    assert logits_bytes(setting(Single(), per_device_batch_size=1, seq_len=512)) == two // 2
+    assert logits_bytes(config(Single(), per_device_batch_size=1, seq_len=512)) == two // 2
 
 
 def test_eager_attention_keeps_all_scores_and_sdpa_does_not() -> None:
     eager, sdpa = (
-        [layer_bytes(setting(Single(), attention=name, seq_len=n)) / n for n in (1024, 2048)]
+        [layer_bytes(config(Single(), attention=name, seq_len=n)) / n for n in (1024, 2048)]
         for name in ("eager", "sdpa")
     )
     scores = (4 + 2) * 4 * 1024 * 4  # float32 and bfloat16, four heads, four rows
@@ -173,7 +173,7 @@ def test_what_is_shown_is_what_is_summed() -> None:
 
 def test_a_checkpoint_is_twelve_bytes_a_trained_parameter() -> None:
     made = memory(Ddp(), 8)
-    assert made.checkpoint == 12 * setting(Ddp()).trained
+    assert made.checkpoint == 12 * config(Ddp()).trained
     assert made.disk_bytes == (3 + 1 + 1) * made.checkpoint, "three, the best, and the one being written"
 
 

@@ -16,7 +16,7 @@ from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.communication import communication_volume
 from gemfit_launch.predict.gpu_specs import GPU_SPECS
-from gemfit_launch.predict.model_state_memory import Setting
+from gemfit_launch.predict.model_state_memory import Configuration
 from gemfit_launch.predict.performance import Performance, Range, predict_performance
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 
@@ -25,7 +25,7 @@ H100 = GPU_SPECS["h100-80"]
 B1, B27 = (shipped_shapes()[f"google/gemma-3-{size}-it"] for size in ("1b", "27b"))
 
 
-def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Setting:
+def config(strategy: Strategy, world_size: int = 1, **different: Any) -> Configuration:
     values: dict[str, Any] = {
         "shape": B1,
         "lora": None,
@@ -39,16 +39,16 @@ def setting(strategy: Strategy, world_size: int = 1, **different: Any) -> Settin
         "activation_checkpointing": True,
         "attention": "sdpa",
     }
-    return Setting(**(values | different))
+    return Configuration(**(values | different))
 
 
-def performance(made: Setting) -> Performance:
+def performance(made: Configuration) -> Performance:
     tokens = made.world_size * made.gradient_accumulation_steps * made.tokens
     return predict_performance(made, H100, tokens_per_step=tokens)
 
 
 def test_a_token_costs_six_operations_a_parameter_and_its_attention() -> None:
-    made = setting(Single())
+    made = config(Single())
     matrices = B1.num_layers * B1.linear_parameters + B1.embedding_parameters
     attention = flops.model_flops(made, with_embedding=True) - 6 * matrices
     assert attention == 3 * flops.attention_forward(made)
@@ -58,7 +58,7 @@ def test_a_token_costs_six_operations_a_parameter_and_its_attention() -> None:
 
 
 def test_a_window_saves_attention_in_sliding_layers_only() -> None:
-    made = setting(Single())
+    made = config(Single())
     windowless = 4 * B1.num_layers * (1024 + 1) / 2 * B1.num_heads * B1.head_dim
     seen_in_window = 512 - 512 * 511 / 2048
     with_window = (22 * seen_in_window + 4 * (1024 + 1) / 2) * 4 * B1.num_heads * B1.head_dim
@@ -68,21 +68,21 @@ def test_a_window_saves_attention_in_sliding_layers_only() -> None:
 
 def test_recomputation_adds_a_forward_pass_of_the_layers() -> None:
     again, kept = (
-        flops.hardware_flops(setting(Single(), activation_checkpointing=value)) for value in (True, False)
+        flops.hardware_flops(config(Single(), activation_checkpointing=value)) for value in (True, False)
     )
-    made = setting(Single())
+    made = config(Single())
     assert again - kept == flops.layer_forward(made) + flops.attention_forward(made)
 
 
 def test_frozen_weights_need_no_gradient() -> None:
-    lora = flops.model_flops(setting(Single(), lora=Lora()), with_embedding=True)
-    assert lora == pytest.approx(flops.model_flops(setting(Single()), with_embedding=True) * 2 / 3, rel=0.05)
+    lora = flops.model_flops(config(Single(), lora=Lora()), with_embedding=True)
+    assert lora == pytest.approx(flops.model_flops(config(Single()), with_embedding=True) * 2 / 3, rel=0.05)
 
 
 def test_volumes_are_those_of_rings() -> None:
     ring, parameters = 7 / 8, B1.parameters
     ddp, fsdp, kept = (
-        communication_volume(setting(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard_after_forward=False))
+        communication_volume(config(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard_after_forward=False))
     )
     assert ddp.between_ranks == 2 * ring * 4 * parameters
     assert fsdp.gather == pytest.approx(2 * 2 * ring * 2 * parameters), (
@@ -90,13 +90,13 @@ def test_volumes_are_those_of_rings() -> None:
     )
     assert fsdp.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
     assert kept.gather == fsdp.gather / 2
-    zero2 = communication_volume(setting(DeepSpeed(stage=2), 8))
+    zero2 = communication_volume(config(DeepSpeed(stage=2), 8))
     assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
 
 
 def test_one_gpu_talks_to_nobody() -> None:
-    assert communication_volume(setting(Single())).between_ranks == 0
-    assert communication_volume(setting(Fsdp())).between_ranks == 0
+    assert communication_volume(config(Single())).between_ranks == 0
+    assert communication_volume(config(Fsdp())).between_ranks == 0
 
 
 @given(
@@ -105,7 +105,7 @@ def test_one_gpu_talks_to_nobody() -> None:
     strategy=st.sampled_from([Fsdp(), Fsdp(offload=True), DeepSpeed(stage=2), DeepSpeed(stage=3)]),
 )
 def test_a_range_is_one_and_no_gpu_is_faster_than_its_peak(world: int, rows: int, strategy: Strategy) -> None:
-    found = performance(setting(strategy, world, per_device_batch_size=rows))
+    found = performance(config(strategy, world, per_device_batch_size=rows))
     assert found.step_seconds.slow > found.step_seconds.fast > 0
     assert found.tokens_per_second.slow < found.tokens_per_second.fast
     assert 0 < found.mfu.slow < found.mfu.fast < 0.65
@@ -113,14 +113,14 @@ def test_a_range_is_one_and_no_gpu_is_faster_than_its_peak(world: int, rows: int
 
 
 def test_offload_is_slower_and_a_faster_card_is_faster() -> None:
-    here, away = (performance(setting(Fsdp(offload=value), 8)).step_seconds for value in (False, True))
+    here, away = (performance(config(Fsdp(offload=value), 8)).step_seconds for value in (False, True))
     assert away.fast > here.slow
-    slower = predict_performance(setting(Fsdp(), 8), GPU_SPECS["a100-80"], tokens_per_step=1)
+    slower = predict_performance(config(Fsdp(), 8), GPU_SPECS["a100-80"], tokens_per_step=1)
     assert slower.step_seconds.middle > here.middle
 
 
 def test_leaving_a_node_costs_time_where_much_is_moved() -> None:
-    inside, across = (performance(setting(Fsdp(), 8, shape=B27, ranks_per_node=ranks)) for ranks in (8, 1))
+    inside, across = (performance(config(Fsdp(), 8, shape=B27, ranks_per_node=ranks)) for ranks in (8, 1))
     assert across.step_seconds.slow > inside.step_seconds.slow
     assert across.compute_seconds == inside.compute_seconds
 

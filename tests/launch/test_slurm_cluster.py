@@ -24,7 +24,7 @@ from gemfit_launch.slurm.cluster.cluster import (
 )
 from gemfit_launch.slurm.cluster.generate_site import first_site
 from gemfit_launch.slurm.cluster.preflight import Pace, examine
-from gemfit_launch.slurm.submit.placement import ranks_at
+from gemfit_launch.slurm.submit.site_options import ranks_at
 
 NODE = (
     "NodeName=g1 Arch=x86_64 CPUAlloc=0 CPUEfctv=62 CPUTot=64 AvailableFeatures=h100,nvlink "

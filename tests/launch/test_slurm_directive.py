@@ -13,7 +13,7 @@ from gemfit_launch.slurm.submit.sbatch_quoting import (
     directive,
     pack_options,
     render_directives,
-    site_options,
+    sbatch_options,
 )
 
 PRINTABLE = st.text(min_size=1).filter(str.isprintable)
@@ -67,17 +67,17 @@ def test_what_is_no_long_option_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", OWNED)
 def test_an_option_that_the_launcher_writes_cannot_be_set_beside_it(name: str) -> None:
     with pytest.raises(UserError, match=rf"extra\.{name}: .* decided by") as refusal:
-        site_options(Site(name="here", extra={name: "1"}))
+        sbatch_options(Site(name="here", extra={name: "1"}))
     assert OWNED[name] in str(refusal.value)
 
 
 def test_a_misspelt_extra_option_is_told_how_to_write_it() -> None:
     with pytest.raises(UserError, match="did you mean 'mail-type'"):
-        site_options(Site(name="here", extra={"--mail_type": "END"}))
+        sbatch_options(Site(name="here", extra={"--mail_type": "END"}))
 
 
 def test_an_extra_option_without_a_value_stands_alone() -> None:
-    options = site_options(Site(name="here", extra={"exclusive": "", "mail-type": "END"}))
+    options = sbatch_options(Site(name="here", extra={"exclusive": "", "mail-type": "END"}))
     assert render_directives(options) == '#SBATCH --exclusive\n#SBATCH --mail-type="END"\n'
 
 
@@ -86,4 +86,4 @@ def test_what_chooses_gpu_nodes_does_not_go_with_another_partition_for_packing()
         name="here", partition="gpu", qos="fast", constraint="h100", account="us", pack_partition="cpu"
     )
     assert dict(pack_options(site)) == {"partition": "cpu", "account": "us"}
-    assert dict(pack_options(site.model_copy(update={"pack_partition": None}))) == dict(site_options(site))
+    assert dict(pack_options(site.model_copy(update={"pack_partition": None}))) == dict(sbatch_options(site))

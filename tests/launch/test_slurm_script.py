@@ -16,7 +16,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Container, Site
-from gemfit_launch.slurm.submit.placement import ranks_at
+from gemfit_launch.slurm.submit.site_options import ranks_at
 from gemfit_launch.slurm.submit.template import Kind, fill, render, template, values
 
 SITE = Site(

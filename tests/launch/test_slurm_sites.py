@@ -117,7 +117,7 @@ def test_the_schema_of_a_site_knows_every_key_that_a_file_may_hold() -> None:
 
 def test_sites_are_listed_with_ones_own_first_and_shown_resolved(own_sites: Path, cli: Cli) -> None:
     (own_sites / "mine.yaml").write_text("partition: p1\n")
-    listed = cli("site", "ls").output
+    listed = cli("site", "list").output
     assert listed.index("mine") < listed.index("gpu-cluster")
     shown = cli("site", "show", "mine", "--site-set", "gpus_per_node=2").output
     assert "partition: p1\n" in shown

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.strategy import Ddp, Single
-from gemfit_launch.planning.topology import Ranks, choose_topology, refuse_absent_gpus
+from gemfit_launch.planning.topology import Ranks, check_gpus_present, choose_topology
 
 
 def choose(ranks: Ranks, *, visible: int = 0) -> tuple[int, int, str]:
@@ -66,8 +66,8 @@ def test_contradictions_are_refused(ranks: Ranks, message: str) -> None:
 
 def test_a_run_refuses_gpus_that_are_not_here_and_says_what_to_do() -> None:
     with pytest.raises(UserError, match=r"4 GPUs are wanted and 2 are here.*--device cpu"):
-        refuse_absent_gpus(Topology(nodes=1, ranks_per_node=4, device="cuda"), visible_gpus=2)
+        check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cuda"), visible_gpus=2)
     with pytest.raises(UserError, match="16 GPUs are 2 machines"):
-        refuse_absent_gpus(Topology(nodes=2, ranks_per_node=8, device="cuda"), visible_gpus=8)
-    refuse_absent_gpus(Topology(nodes=1, ranks_per_node=2, device="cuda"), visible_gpus=2)
-    refuse_absent_gpus(Topology(nodes=1, ranks_per_node=4, device="cpu"), visible_gpus=0)
+        check_gpus_present(Topology(nodes=2, ranks_per_node=8, device="cuda"), visible_gpus=8)
+    check_gpus_present(Topology(nodes=1, ranks_per_node=2, device="cuda"), visible_gpus=2)
+    check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cpu"), visible_gpus=0)

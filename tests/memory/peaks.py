@@ -36,7 +36,7 @@ from gemfit.train.model.packed_lm import CHUNK_TOKENS, packed_class
 from gemfit.train.model.qlora import quantize
 from gemfit_launch.predict.memory import working_memory
 from gemfit_launch.predict.model_shape import ModelShape
-from gemfit_launch.predict.model_state_memory import Setting, place_model_states
+from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 
 CASES = [
@@ -148,7 +148,7 @@ class Result:
 def predict(case: Case) -> int:
     """What the largest moment of a step needs besides the states."""
     strategy = DeepSpeed(stage=1) if case.dtype == "bfloat16" else Single()
-    setting = Setting(
+    config = Configuration(
         shape=case.shape,
         lora=case.lora,
         quantization=case.quantization,
@@ -162,7 +162,7 @@ def predict(case: Case) -> int:
         activation_checkpointing=case.recompute,
         attention=case.attention,
     )
-    moments = working_memory(setting, place_model_states(setting))
+    moments = working_memory(config, place_model_states(config))
     if case.dtype == "bfloat16":
         del moments["step"]
     return max(sum(part.bytes for part in parts) for parts in moments.values())

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Record
 from gemfit.schemas.plan import Plan
-from gemfit_launch.predict.memory import setting_of
+from gemfit_launch.predict.memory import configuration_of
 from gemfit_launch.predict.model_state_memory import ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shape_of_scratch
 from gemfit_launch.runs.local import carry_out
@@ -143,7 +143,7 @@ def predicted(plan: Plan) -> dict[str, int]:
     """What rank 0 keeps, on GPU and host together: a CPU has one memory."""
     scratch = plan.recipe.model.scratch
     assert scratch is not None
-    placed = place_model_states(setting_of(plan, shape_of_scratch(scratch)))
+    placed = place_model_states(configuration_of(plan, shape_of_scratch(scratch)))
     gpu, host = asdict(placed.gpu), asdict(placed.host)
     summed = {kind: gpu[kind] + host[kind] for kind in KINDS}
     if plan.recipe.strategy.kind == "fsdp2":  # whole gradients are gone when their shards are on the host

@@ -10,7 +10,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.batch import make_batch
 from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
 from gemfit.schemas.recipe import Recipe
-from gemfit.schemas.training_identity import changes, flatten, refuse_changes, refuse_unknown
+from gemfit.schemas.training_identity import changes, check_changes, check_known_keys, flatten
 
 
 def plan_of(recipe: dict[str, Any], *, ranks: int = 2, fingerprint: str = "f") -> Plan:
@@ -76,7 +76,7 @@ def test_data_counts_by_its_content() -> None:
 def test_a_change_is_refused_with_the_difference_and_the_options_that_allow_it() -> None:
     was, now = {"seed": 1, "optim.eps": 1e-8}, {"seed": 2, "optim.eps": 1e-7}
     with pytest.raises(UserError) as caught:
-        refuse_changes(was, now, allowed=(), place="runs/a")
+        check_changes(was, now, allowed=(), place="runs/a")
     assert str(caught.value) == (
         "runs/a: this would change what is trained:\n  seed: was 1, is 2\n  optim.eps: was 1e-08, is 1e-07\n"
         "resume without these changes, allow them with --allow-changed seed --allow-changed optim.eps, "
@@ -86,16 +86,16 @@ def test_a_change_is_refused_with_the_difference_and_the_options_that_allow_it()
 
 def test_allowed_changes_are_named_by_key_or_by_the_beginning_of_one() -> None:
     was, now = {"seed": 1, "optim.eps": 1e-8}, {"seed": 2, "optim.eps": 1e-7}
-    refuse_changes(was, now, allowed=("seed", "optim"), place="")
+    check_changes(was, now, allowed=("seed", "optim"), place="")
     with pytest.raises(UserError, match=r"optim\.eps") as caught:
-        refuse_changes(was, now, allowed=("seed", "opt"), place="")
+        check_changes(was, now, allowed=("seed", "opt"), place="")
     assert "seed" not in str(caught.value)
 
 
 def test_an_unknown_key_cannot_be_allowed() -> None:
-    refuse_unknown(["optim", "seed"], ["optim.eps", "seed"])
+    check_known_keys(["optim", "seed"], ["optim.eps", "seed"])
     with pytest.raises(UserError, match=r"--allow-changed sede: .*; did you mean 'seed'"):
-        refuse_unknown(["sede"], ["optim.eps", "seed"])
+        check_known_keys(["sede"], ["optim.eps", "seed"])
 
 
 def test_flattening_keeps_lists_and_nothing_whole() -> None:

@@ -16,7 +16,7 @@ from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.records.job_files import JobFiles
-from gemfit_launch.slurm.submit.placement import ranks_at
+from gemfit_launch.slurm.submit.site_options import ranks_at
 from gemfit_launch.slurm.submit.template import render
 from realslurm import Cluster, wait_until
 

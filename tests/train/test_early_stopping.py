@@ -26,7 +26,7 @@ from gemfit.schemas.recipe import (
     Recipe,
 )
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor, judge, recorded_losses
-from gemfit_launch.planning.replan import refuse_complete
+from gemfit_launch.planning.replan import check_not_complete
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.status import read_status
 
@@ -130,8 +130,8 @@ def test_a_resumed_run_stops_at_the_step_that_an_uninterrupted_one_would_have(fr
 
     plan = attempts.run.plan()
     with pytest.raises(UserError, match=r"--set evaluation[.]early_stopping[.]patience=N"):
-        refuse_complete(attempts.run, plan)
+        check_not_complete(attempts.run, plan)
     for asked in (None, EarlyStopping(patience=4, min_delta=10), EarlyStopping(patience=3, min_delta=1)):
         other = plan.recipe.evaluation.model_copy(update={"early_stopping": asked})
         recipe = plan.recipe.model_copy(update={"evaluation": other})
-        refuse_complete(attempts.run, plan.model_copy(update={"recipe": recipe}))
+        check_not_complete(attempts.run, plan.model_copy(update={"recipe": recipe}))

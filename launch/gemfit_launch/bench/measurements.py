@@ -17,7 +17,7 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.gpu_specs import guess_gpu
-from gemfit_launch.predict.memory import predict_memory, setting_of
+from gemfit_launch.predict.memory import configuration_of, predict_memory
 from gemfit_launch.predict.shape_lookup import find_shape
 
 CONVENTION = (
@@ -70,7 +70,7 @@ class Peak:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BenchFigures:
+class BenchMeasurements:
     """All that is measured of one run."""
 
     steps: tuple[float, ...]
@@ -82,7 +82,9 @@ class BenchFigures:
     gpu: str | None
 
 
-def bench_figures(records: Sequence[Record], plan: Plan, recipe: Recipe, warmup: int) -> BenchFigures:
+def bench_measurements(
+    records: Sequence[Record], plan: Plan, recipe: Recipe, warmup: int
+) -> BenchMeasurements:
     """What ``records`` of a run of ``plan`` say; ``recipe`` is the one asked for, with its own rhythm."""
     steps = [record for record in records if isinstance(record, StepRecord)]
     counted = [step for step in steps if step.step > warmup]
@@ -90,7 +92,7 @@ def bench_figures(records: Sequence[Record], plan: Plan, recipe: Recipe, warmup:
         raise UserError("the run has left no step to measure; give more --steps")
     memory = next((record for record in records if isinstance(record, MemoryRecord)), None)
     gpu = memory.gpu_name if memory is not None else None
-    return BenchFigures(
+    return BenchMeasurements(
         steps=tuple(_seconds(step) for step in counted),
         speed=_speed(counted, plan, gpu),
         stalls=_stalls(records, steps, counted, recipe),
@@ -118,9 +120,9 @@ def _speed(counted: list[StepRecord], plan: Plan, gpu: str | None) -> Speed:
     shape = find_shape(plan.recipe.model).shape
     done, used = dict[bool, float](), dict[bool, float]()
     if shape is not None:
-        setting = setting_of(plan, shape)
+        config = configuration_of(plan, shape)
         for with_embedding in (True, False):
-            of_token = flops.model_flops(setting, with_embedding=with_embedding)
+            of_token = flops.model_flops(config, with_embedding=with_embedding)
             done[with_embedding] = rate * of_token / plan.topology.world_size
             if spec is not None:
                 used[with_embedding] = done[with_embedding] / spec.peak_flops
@@ -180,7 +182,7 @@ def _peak(memory: MemoryRecord, plan: Plan) -> Peak:
     predicted = None
     if shape is not None:
         left_out = NOT_TENSORS if on_gpu else (*NOT_TENSORS, *HELD_BEFORE)
-        parts = predict_memory(setting_of(plan, shape), plan.recipe.checkpoint).gpu
+        parts = predict_memory(configuration_of(plan, shape), plan.recipe.checkpoint).gpu
         predicted = sum(part.bytes for part in parts if part.name not in left_out)
     return Peak(
         device=plan.topology.device,

@@ -20,11 +20,11 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
-from gemfit_launch.bench.measurements import BenchFigures, bench_figures
+from gemfit_launch.bench.measurements import BenchMeasurements, bench_measurements
 from gemfit_launch.output.progress import watching
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
-from gemfit_launch.planning.topology import Ranks, count_gpus, refuse_absent_gpus
+from gemfit_launch.planning.topology import Ranks, check_gpus_present, count_gpus
 from gemfit_launch.runs.ensure_pack import ensure_pack
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.local import carry_out
@@ -86,12 +86,12 @@ class BenchVariant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class BenchResult:
     """What came of one setting."""
 
     variant: BenchVariant
     plan: Plan
-    figures: BenchFigures | None
+    measurements: BenchMeasurements | None
     failed: str | None
     load: float
     """Processes that wanted a CPU in the minute before, on average."""
@@ -137,7 +137,7 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
 def plan_all(chosen: Sequence[BenchVariant]) -> list[Plan]:
     """Exact plans, packs built where they are missing. Nothing is packed before every plan can be made."""
     for variant in chosen:
-        refuse_absent_gpus(
+        check_gpus_present(
             resolve_plan(variant.run_recipe, variant.ranks).topology, visible_gpus=count_gpus()
         )
     for variant in chosen:
@@ -154,7 +154,7 @@ def measure_all(
     warmup: int,
     keep: bool,
     say: Callable[[str], None],
-) -> Iterator[Result]:
+) -> Iterator[BenchResult]:
     """One run after the other."""
     with _folder(keep=keep, say=say) as root:
         for number, (variant, plan) in enumerate(zip(chosen, plans, strict=True), 1):
@@ -164,20 +164,20 @@ def measure_all(
 
 def _measure(
     variant: BenchVariant, plan: Plan, folder: Path, warmup: int, say: Callable[[str], None]
-) -> Result:
+) -> BenchResult:
     run, load = RunDir.create(folder, plan), os.getloadavg()[0]
     with watching(plan.steps.total) as watch:
         outcome = carry_out(run, plan, watch)
     ending = conclude(run, outcome)
     found, failed = None, None
     if ending.code is ExitCode.DONE:
-        found = bench_figures(Tail(run.metrics_file).read(), plan, variant.recipe, warmup)
+        found = bench_measurements(Tail(run.metrics_file).read(), plan, variant.recipe, warmup)
     elif ending.code is ExitCode.STOPPED:
         raise KeyboardInterrupt
     else:
         say(ending.text)
         failed = next((line for line in ending.text.splitlines() if line.startswith("error: ")), ending.text)
-    return Result(variant=variant, plan=plan, figures=found, failed=failed, load=load)
+    return BenchResult(variant=variant, plan=plan, measurements=found, failed=failed, load=load)
 
 
 def _ranks(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a benchmark, as a person reads them, and as the record keeps them."""
+"""The measurements of a benchmark, as a person reads them, and as the record keeps them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gemfit_launch.bench.measurements import CONVENTION, BenchFigures, Peak
-from gemfit_launch.bench.runner import Length, Result
+from gemfit_launch.bench.measurements import CONVENTION, BenchMeasurements, Peak
+from gemfit_launch.bench.runner import BenchResult, Length
 from gemfit_launch.output.tables import console, table
 from gemfit_launch.predict.memory import gigabytes
 
@@ -29,8 +29,8 @@ PACKAGES = (
 STALLS = ("data", "evaluation", "checkpoint", "logging")
 
 
-def bench_json(name: str, results: Sequence[Result], length: Length) -> dict[str, Any]:
-    """Everything that is needed to read the figures later."""
+def bench_json(name: str, results: Sequence[BenchResult], length: Length) -> dict[str, Any]:
+    """Everything that is needed to read the measurements later."""
     return {
         "recipe": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,7 +44,7 @@ def bench_json(name: str, results: Sequence[Result], length: Length) -> dict[str
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on; the GPU stands with each result."""
+    """What the measurements were measured on; the GPU stands with each result."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -56,11 +56,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show_bench(name: str, results: Sequence[Result], length: Length) -> None:
+def show_bench(name: str, results: Sequence[BenchResult], length: Length) -> None:
     """Speed, then stalls and memory, one line a setting."""
     out = console()
     out.print(f"{name}: {length.steps} steps, after {length.warmup} that do not count\n", style="bold")
-    measured = [(result, result.figures) for result in results if result.figures is not None]
+    measured = [(result, result.measurements) for result in results if result.measurements is not None]
     if measured:
         out.print(_speed_table(measured))
         out.print()
@@ -74,7 +74,7 @@ def show_bench(name: str, results: Sequence[Result], length: Length) -> None:
             out.print(f"\n{result.variant.label}: {result.failed}")
 
 
-def _speed_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
+def _speed_table(measured: list[tuple[BenchResult, BenchMeasurements]]) -> Any:
     names = [
         "setting",
         "step",
@@ -103,7 +103,7 @@ def _speed_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
     return table(names, rows, numbers=names[1:])
 
 
-def _stall_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
+def _stall_table(measured: list[tuple[BenchResult, BenchMeasurements]]) -> Any:
     names = ["stalled by", *STALLS]
     rows = [
         (
@@ -115,7 +115,7 @@ def _stall_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
     return table(names, rows, numbers=STALLS)
 
 
-def _memory_table(measured: list[tuple[Result, BenchFigures]]) -> Any:
+def _memory_table(measured: list[tuple[BenchResult, BenchMeasurements]]) -> Any:
     on_gpu = any(found.peak is not None and found.peak.device == "cuda" for _, found in measured)
     what = "tensors on a GPU" if on_gpu else "memory added by training"
     names = [what, "peak", "predicted", "difference", "whole process"]
@@ -134,7 +134,7 @@ def _memory(peak: Peak) -> tuple[str, str, str]:
     return gigabytes(peak.measured), gigabytes(peak.predicted), f"{difference:+.0%}"
 
 
-def _result_json(result: Result) -> dict[str, Any]:
+def _result_json(result: BenchResult) -> dict[str, Any]:
     plan = result.plan
     return {
         "changes": list(result.variant.changes),
@@ -148,7 +148,7 @@ def _result_json(result: Result) -> dict[str, Any]:
         "seq_len": plan.batch.seq_len,
         "load_before": result.load,
         "failed": result.failed,
-        "figures": None if result.figures is None else asdict(result.figures),
+        "measurements": None if result.measurements is None else asdict(result.measurements),
     }
 
 

@@ -38,9 +38,9 @@ def estimate_json(query: Query, estimates: Sequence[Estimate]) -> list[dict[str,
         {
             "strategy": estimate.label,
             "gpus": estimate.gpus,
-            "per_device_batch_size": estimate.setting.per_device_batch_size,
-            "gradient_accumulation_steps": estimate.setting.gradient_accumulation_steps,
-            "activation_checkpointing": estimate.setting.activation_checkpointing,
+            "per_device_batch_size": estimate.config.per_device_batch_size,
+            "gradient_accumulation_steps": estimate.config.gradient_accumulation_steps,
+            "activation_checkpointing": estimate.config.activation_checkpointing,
             "fits": estimate.fits,
             "memory": memory_json(estimate.memory),
             "time": performance_json(estimate.performance),
@@ -131,8 +131,8 @@ def _gpus(count: int) -> str:
 def _accumulates_in_bfloat16(estimate: Estimate) -> bool:
     return (
         estimate.label.startswith("zero1")
-        and estimate.setting.gradient_accumulation_steps > 1
-        and estimate.setting.compute_bytes == 2
+        and estimate.config.gradient_accumulation_steps > 1
+        and estimate.config.compute_bytes == 2
     )
 
 
@@ -141,9 +141,9 @@ def _row(estimate: Estimate) -> tuple[str, ...]:
     return (
         estimate.label,
         str(estimate.gpus),
-        str(estimate.setting.per_device_batch_size),
-        str(estimate.setting.gradient_accumulation_steps),
-        "yes" if estimate.setting.activation_checkpointing else "no",
+        str(estimate.config.per_device_batch_size),
+        str(estimate.config.gradient_accumulation_steps),
+        "yes" if estimate.config.activation_checkpointing else "no",
         f"{memory.gpu_bytes / 1e9:.1f}",
         format_range(performance.tokens_per_second, ",.0f"),
         format_range(performance.mfu, ".0%"),

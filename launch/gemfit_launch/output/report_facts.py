@@ -12,7 +12,7 @@ from gemfit.schemas.report_facts import Ending, RunFacts
 from gemfit_launch.predict.flops import model_flops
 from gemfit_launch.predict.forecast import make_forecast
 from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
-from gemfit_launch.predict.memory import setting_of
+from gemfit_launch.predict.memory import configuration_of
 from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.cluster.job_status import read_statuses
@@ -74,7 +74,7 @@ def _flops_per_token(plan: Plan) -> tuple[float | None, str | None]:
         return None, str(error)
     if found.shape is None:
         return None, found.why_not
-    return model_flops(setting_of(plan, found.shape), with_embedding=True), None
+    return model_flops(configuration_of(plan, found.shape), with_embedding=True), None
 
 
 def _endings(run: RunDir) -> list[Ending]:

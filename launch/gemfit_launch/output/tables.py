@@ -62,7 +62,7 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
     """One line a run, and below it why a run failed, where it has said so."""
     with_jobs = any(status.job is not None for status in statuses)
     jobs = ["job"] if with_jobs else []
-    names = ["run", "state", *jobs, "try", "step", "loss", "eval loss", "tokens/s", "left"]
+    names = ["run", "state", *jobs, "attempt", "step", "loss", "eval loss", "tokens/s", "left"]
     rows = [
         (
             status.run,
@@ -88,7 +88,7 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
 
 def show_checkpoints(checkpoints: Sequence[CheckpointStatus]) -> None:
     """One line a checkpoint; below it what is wrong with any of them."""
-    names = ["step", "try", "strategy", "ranks", "size", "eval loss", "state"]
+    names = ["step", "attempt", "strategy", "ranks", "size", "eval loss", "state"]
     rows = [
         (
             number(status.step, "d"),

@@ -21,13 +21,13 @@ from gemfit.schemas.plan import Plan, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
 from gemfit.schemas.strategy import Single
-from gemfit.schemas.training_identity import Change, changes, flatten, refuse_changes, refuse_unknown
+from gemfit.schemas.training_identity import Change, changes, check_changes, check_known_keys, flatten
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.row_count import Rows
 from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
 
-DECIDES_ROWS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokenizer", "scratch"}}
+PACK_FIELDS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokenizer", "scratch"}}
 """Parts of a recipe that decide what is packed."""
 
 
@@ -43,20 +43,20 @@ def replan(
         return old
     recipe = build(Recipe, request.over(YamlDocument(old.recipe.model_dump(mode="json"), {}, origin)))
     topology = ranks if isinstance(ranks, Topology) else _topology(old, recipe, ranks)
-    same_rows = recipe.model_dump(include=DECIDES_ROWS) == old.recipe.model_dump(include=DECIDES_ROWS)
+    same_rows = recipe.model_dump(include=PACK_FIELDS) == old.recipe.model_dump(include=PACK_FIELDS)
     known = same_rows and old.steps.rows_are == "packed"
     rows = Rows(count=old.steps.rows, pack=old.pack, packed=True) if known else None
     return resolve_plan(recipe, topology, rows, site or old.site)
 
 
-def refuse_other_training(root: Path, old: Plan, new: Plan, allowed_changes: Collection[str]) -> None:
+def check_same_training(root: Path, old: Plan, new: Plan, allowed_changes: Collection[str]) -> None:
     """``UserError`` where ``new`` trains something else than ``old`` did, apart from what is allowed."""
     was, now = old.training_identity(), new.training_identity()
-    refuse_unknown(allowed_changes, [*was, *now])
-    refuse_changes(was, now, allowed=allowed_changes, place=str(root))
+    check_known_keys(allowed_changes, [*was, *now])
+    check_changes(was, now, allowed=allowed_changes, place=str(root))
 
 
-def refuse_complete(run: RunDir, plan: Plan) -> None:
+def check_not_complete(run: RunDir, plan: Plan) -> None:
     """``UserError`` where ``run`` has done all steps of ``plan``."""
     verdict = run.verdict()
     if run.is_complete(plan) and verdict is not None and verdict.step < plan.steps.total:

@@ -35,7 +35,7 @@ class Ranks:
 
 def choose_topology(ranks: Ranks, strategy: Strategy, *, visible_gpus: int) -> Topology:
     """Ranks and machines for these options; contradictions among them are a ``UserError``."""
-    _refuse_contradictions(ranks)
+    _check_contradictions(ranks)
     device: Literal["cpu", "cuda"]
     if ranks.device == "auto":
         device = "cuda" if ranks.gpus is not None or visible_gpus else "cpu"
@@ -49,7 +49,7 @@ def choose_topology(ranks: Ranks, strategy: Strategy, *, visible_gpus: int) -> T
     return Topology(nodes=nodes, ranks_per_node=total // nodes, device=device)
 
 
-def refuse_absent_gpus(topology: Topology, *, visible_gpus: int) -> None:
+def check_gpus_present(topology: Topology, *, visible_gpus: int) -> None:
     """``UserError`` where a run would need more GPUs, or machines, than there are here."""
     if topology.nodes > 1:
         raise UserError(
@@ -77,7 +77,7 @@ def _usual_nodes(gpus: int) -> int:
     return gpus // GPUS_PER_NODE if whole else 1
 
 
-def _refuse_contradictions(ranks: Ranks) -> None:
+def _check_contradictions(ranks: Ranks) -> None:
     if ranks.nproc is not None and ranks.gpus is not None:
         raise UserError("--nproc counts ranks on this machine, --gpus counts GPUs in all; give one of them")
     if ranks.gpus is not None and ranks.device == "cpu":

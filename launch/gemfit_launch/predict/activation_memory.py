@@ -8,7 +8,7 @@ Liger. What `compile` keeps is the compiler's choice: it is counted as if layers
 from __future__ import annotations
 
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
-from gemfit_launch.predict.model_state_memory import FLOAT32, REDUCE_BUCKET_ELEMENTS, Setting
+from gemfit_launch.predict.model_state_memory import FLOAT32, REDUCE_BUCKET_ELEMENTS, Configuration
 
 SLICE_TOKENS = 1024
 """Tokens whose logits exist at a time; as in the training's loss."""
@@ -22,172 +22,172 @@ GATHERED_UNITS = 2
 """FSDP2 gathers the next layer while one is computed."""
 
 
-def stream_bytes(setting: Setting) -> int:
+def stream_bytes(config: Configuration) -> int:
     """Of one number in the residual stream: under autocast the embedding makes it float32."""
-    return FLOAT32 if setting.autocast else setting.compute_bytes
+    return FLOAT32 if config.autocast else config.compute_bytes
 
 
-def layer_bytes(setting: Setting) -> int:
+def layer_bytes(config: Configuration) -> int:
     """What autograd keeps of one layer, for all tokens of a rank."""
-    return round(setting.tokens * (_norms(setting) + _attention(setting) + _feed_forward(setting)))
+    return round(config.tokens * (_norms(config) + _attention(config) + _feed_forward(config)))
 
 
-def checkpoint_bytes(setting: Setting) -> int:
+def checkpoint_bytes(config: Configuration) -> int:
     """What is kept of one layer when its activations are computed again: its input."""
-    return setting.tokens * setting.shape.hidden_size * stream_bytes(setting)
+    return config.tokens * config.shape.hidden_size * stream_bytes(config)
 
 
-def edge_bytes(setting: Setting) -> int:
+def edge_bytes(config: Configuration) -> int:
     """What autograd keeps outside the layers: the last norm, targets and positions, and the masks."""
-    hidden = setting.shape.hidden_size
-    norm = 2 * FLOAT32 * hidden + stream_bytes(setting) * hidden
+    hidden = config.shape.hidden_size
+    norm = 2 * FLOAT32 * hidden + stream_bytes(config) * hidden
     masks = 0
-    if setting.attention in ("sdpa", "eager"):
-        kinds = 2 if setting.shape.num_sliding_layers else 1
-        masks = kinds * setting.seq_len * setting.compute_bytes
-    return setting.tokens * (norm + 3 * 8 + masks)
+    if config.attention in ("sdpa", "eager"):
+        kinds = 2 if config.shape.num_sliding_layers else 1
+        masks = kinds * config.seq_len * config.compute_bytes
+    return config.tokens * (norm + 3 * 8 + masks)
 
 
-def logits_bytes(setting: Setting) -> int:
+def logits_bytes(config: Configuration) -> int:
     """The slice of logits that exists, with the gradients of it."""
-    return min(SLICE_TOKENS, setting.tokens) * setting.shape.vocab_size * LOGIT_BYTES
+    return min(SLICE_TOKENS, config.tokens) * config.shape.vocab_size * LOGIT_BYTES
 
 
-def output_layer_bytes(setting: Setting) -> int:
+def output_layer_bytes(config: Configuration) -> int:
     """What the output layer's gradient needs while the logits are there.
 
     The sum over the slices before, in the type of the residual stream; the first slice has only the cast.
     """
-    embedding = setting.shape.embedding_parameters
-    if setting.lora is not None:  # frozen, so there is no gradient, but still a cast
-        return embedding * setting.compute_bytes if setting.autocast else 0
-    several = setting.tokens > SLICE_TOKENS
-    return embedding * (stream_bytes(setting) if several else setting.compute_bytes)
+    embedding = config.shape.embedding_parameters
+    if config.lora is not None:  # frozen, so there is no gradient, but still a cast
+        return embedding * config.compute_bytes if config.autocast else 0
+    several = config.tokens > SLICE_TOKENS
+    return embedding * (stream_bytes(config) if several else config.compute_bytes)
 
 
-def output_sum_bytes(setting: Setting) -> int:
+def output_sum_bytes(config: Configuration) -> int:
     """When the gradient of one slice is added to that of those before, which makes a third tensor."""
-    if setting.lora is not None or setting.tokens <= SLICE_TOKENS:
+    if config.lora is not None or config.tokens <= SLICE_TOKENS:
         return 0
-    tensors = 3 + setting.autocast  # the cast is kept for the slices to come
-    return tensors * setting.shape.embedding_parameters * setting.compute_bytes
+    tensors = 3 + config.autocast  # the cast is kept for the slices to come
+    return tensors * config.shape.embedding_parameters * config.compute_bytes
 
 
-def output_gradient_bytes(setting: Setting) -> int:
+def output_gradient_bytes(config: Configuration) -> int:
     """The gradient of a tied output layer, which waits for that of the embedding."""
-    if setting.lora is not None or not setting.shape.tied:
+    if config.lora is not None or not config.shape.tied:
         return 0
-    return setting.shape.embedding_parameters * stream_bytes(setting)
+    return config.shape.embedding_parameters * stream_bytes(config)
 
 
-def embedding_gradient_bytes(setting: Setting) -> int:
+def embedding_gradient_bytes(config: Configuration) -> int:
     """At the end of the backward pass: the gradient is dense, and is added to the output layer's."""
-    if setting.lora is not None:
+    if config.lora is not None:
         return 0
-    embedding = setting.shape.embedding_parameters
-    gradients = 3 * stream_bytes(setting) * embedding
-    return gradients + (FLOAT32 * embedding if _reduces_a_copy(setting) else 0)
+    embedding = config.shape.embedding_parameters
+    gradients = 3 * stream_bytes(config) * embedding
+    return gradients + (FLOAT32 * embedding if _reduces_a_copy(config) else 0)
 
 
-def weight_cache_bytes(setting: Setting) -> int:
+def weight_cache_bytes(config: Configuration) -> int:
     """Casts of the layers' matrices that autocast remembers until the forward pass is over."""
-    if not setting.casts_inputs:
+    if not config.casts_inputs:
         return 0
-    if setting.quantization is not None:  # only adapters are cast
-        return setting.compute_bytes * setting.trained
-    shape = setting.shape
-    all_layers = setting.compute_bytes * shape.linear_parameters * shape.num_layers
-    if setting.lora is None or not setting.activation_checkpointing:
+    if config.quantization is not None:  # only adapters are cast
+        return config.compute_bytes * config.trained
+    shape = config.shape
+    all_layers = config.compute_bytes * shape.linear_parameters * shape.num_layers
+    if config.lora is None or not config.activation_checkpointing:
         return all_layers
     # Frozen weights are cast but not remembered; a layer that is computed again keeps its own only then.
-    return setting.compute_bytes * setting.trained
+    return config.compute_bytes * config.trained
 
 
-def unpacked_bytes(setting: Setting) -> int:
+def unpacked_bytes(config: Configuration) -> int:
     """The largest matrix in the type of computing, which is made of its 4 bits for each product."""
-    if setting.quantization is None:
+    if config.quantization is None:
         return 0
-    return setting.compute_bytes * max(rows * columns for rows, columns in setting.shape.matrix_shapes)
+    return config.compute_bytes * max(rows * columns for rows, columns in config.shape.matrix_shapes)
 
 
-def gather_bytes(setting: Setting) -> int:
+def gather_bytes(config: Configuration) -> int:
     """Whole parameters that a sharding strategy has to have at a time."""
-    compute, layer, edges = setting.compute_bytes, setting.layer_elements, setting.edge_elements
-    match setting.strategy:
+    compute, layer, edges = config.compute_bytes, config.layer_elements, config.edge_elements
+    match config.strategy:
         case Fsdp(reshard_after_forward=False):
-            return compute * setting.base_elements
+            return compute * config.base_elements
         case Fsdp():  # embedding and last norm are a unit of their own that stays gathered
             return compute * (edges + GATHERED_UNITS * layer)
         case DeepSpeed(stage=3):
             live = max(LIVE_ELEMENTS, edges + layer) + PREFETCH_ELEMENTS
-            return compute * min(setting.base_elements, live)
+            return compute * min(config.base_elements, live)
         case _:
             return 0
 
 
-def gradient_transient_bytes(setting: Setting) -> int:
+def gradient_transient_bytes(config: Configuration) -> int:
     """Gradients of the layer at hand before they are added up, and what is reduced in float32."""
-    layer = setting.shape.layer_parameters
-    if setting.lora is not None:
-        layer = setting.trained // setting.shape.num_layers
-    reduced = layer if isinstance(setting.strategy, Fsdp) else min(REDUCE_BUCKET_ELEMENTS, setting.trained)
-    return setting.compute_bytes * layer + (FLOAT32 * reduced if _reduces_a_copy(setting) else 0)
+    layer = config.shape.layer_parameters
+    if config.lora is not None:
+        layer = config.trained // config.shape.num_layers
+    reduced = layer if isinstance(config.strategy, Fsdp) else min(REDUCE_BUCKET_ELEMENTS, config.trained)
+    return config.compute_bytes * layer + (FLOAT32 * reduced if _reduces_a_copy(config) else 0)
 
 
-def _reduces_a_copy(setting: Setting) -> bool:
+def _reduces_a_copy(config: Configuration) -> bool:
     """Whether gradients are cast to float32 to be reduced: a layer's, a bucket's, or the embedding's."""
-    match setting.strategy:
+    match config.strategy:
         case Fsdp():
             return True
         case DeepSpeed(stage=stage):
-            return stage > 1 and setting.compute_bytes != FLOAT32
+            return stage > 1 and config.compute_bytes != FLOAT32
         case _:
             return False
 
 
-def _norms(setting: Setting) -> float:
+def _norms(config: Configuration) -> float:
     """Bytes a token: a norm keeps its input in float32 and a factor, and its output where it is trained.
 
     Liger's keeps its input as it is, and the factor.
     """
-    shape = setting.shape
-    plain = 2 * FLOAT32 if setting.lora is None else FLOAT32
-    fused = setting.kernels == "liger"
-    of_stream, of_head = (stream_bytes(setting), setting.compute_bytes) if fused else (plain, plain)
+    shape = config.shape
+    plain = 2 * FLOAT32 if config.lora is None else FLOAT32
+    fused = config.kernels == "liger"
+    of_stream, of_head = (stream_bytes(config), config.compute_bytes) if fused else (plain, plain)
     a_norm = of_stream * shape.hidden_size + FLOAT32
     heads = shape.num_heads + shape.num_kv_heads
     inner = heads * (of_head * shape.head_dim + FLOAT32) if shape.qk_norm else 0
     return shape.norms_per_layer * a_norm + inner
 
 
-def _attention(setting: Setting) -> float:
+def _attention(config: Configuration) -> float:
     """Bytes a token: inputs of the projections, then what the kernel keeps."""
-    shape, compute = setting.shape, setting.compute_bytes
+    shape, compute = config.shape, config.compute_bytes
     query = shape.num_heads * shape.head_dim
     keys = shape.num_kv_heads * shape.head_dim
-    inputs = (3 if setting.casts_inputs else 1) * compute * shape.hidden_size
-    if setting.lora is not None:  # what lies between its two matrices; and the output's adapter casts too
-        inputs += compute * setting.lora.rank * len(setting.lora.targets)
-        inputs += compute * query if setting.casts_inputs else 0
-    if setting.attention.startswith("flash_attention"):  # keys and values as they are
+    inputs = (3 if config.casts_inputs else 1) * compute * shape.hidden_size
+    if config.lora is not None:  # what lies between its two matrices; and the output's adapter casts too
+        inputs += compute * config.lora.rank * len(config.lora.targets)
+        inputs += compute * query if config.casts_inputs else 0
+    if config.attention.startswith("flash_attention"):  # keys and values as they are
         return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * shape.num_heads
     repeated = query if shape.num_kv_heads > 1 else keys
     # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
-    cast = compute * (query - repeated) if setting.autocast else 0
+    cast = compute * (query - repeated) if config.autocast else 0
     kept = inputs + compute * (2 * query + 2 * repeated) + cast
-    if setting.attention == "eager":  # all scores, in float32 and as they are multiplied with values
+    if config.attention == "eager":  # all scores, in float32 and as they are multiplied with values
         a_score = FLOAT32 + (compute if compute != FLOAT32 else 0)
-        return kept + a_score * shape.num_heads * setting.seq_len
+        return kept + a_score * shape.num_heads * config.seq_len
     # The mask becomes numbers in each layer anew.
-    return kept + FLOAT32 * shape.num_heads + compute * setting.seq_len
+    return kept + FLOAT32 * shape.num_heads + compute * config.seq_len
 
 
-def _feed_forward(setting: Setting) -> float:
+def _feed_forward(config: Configuration) -> float:
     """Bytes a token: inputs of gate and up, the gate before and after its function, up, and the product.
 
     Liger's GeGLU keeps the gate only as it was before.
     """
-    shape, compute = setting.shape, setting.compute_bytes
-    inputs = (2 if setting.casts_inputs else 1) * compute * shape.hidden_size
-    kept = 3 if setting.kernels == "liger" else 4
+    shape, compute = config.shape, config.compute_bytes
+    inputs = (2 if config.casts_inputs else 1) * compute * shape.hidden_size
+    kept = 3 if config.kernels == "liger" else 4
     return inputs + kept * compute * shape.intermediate_size

@@ -7,7 +7,7 @@ that. The output layer is a matrix like any other; "without embedding" leaves it
 
 from __future__ import annotations
 
-from gemfit_launch.predict.model_state_memory import Setting
+from gemfit_launch.predict.model_state_memory import Configuration
 
 BACKWARD = 2
 """Gradients of the inputs and of the weights cost as much as a forward pass each."""
@@ -15,35 +15,35 @@ BACKWARD_FROZEN = 1
 """Weights that are not trained need no gradient."""
 
 
-def layer_forward(setting: Setting) -> float:
+def layer_forward(config: Configuration) -> float:
     """All layers, forward: the matrices."""
-    shape = setting.shape
-    adapters = setting.trained if setting.lora is not None else 0
+    shape = config.shape
+    adapters = config.trained if config.lora is not None else 0
     return 2.0 * (shape.num_layers * shape.linear_parameters + adapters)
 
 
-def attention_forward(setting: Setting) -> float:
+def attention_forward(config: Configuration) -> float:
     """All layers, forward: scores, and values weighed by them."""
-    shape = setting.shape
+    shape = config.shape
     sliding = shape.num_sliding_layers
-    seen = sliding * shape.attended_tokens(setting.seq_len, window=shape.sliding_window)
-    seen += (shape.num_layers - sliding) * shape.attended_tokens(setting.seq_len, window=None)
+    seen = sliding * shape.attended_tokens(config.seq_len, window=shape.sliding_window)
+    seen += (shape.num_layers - sliding) * shape.attended_tokens(config.seq_len, window=None)
     return 4.0 * seen * shape.num_heads * shape.head_dim
 
 
-def output_forward(setting: Setting) -> float:
+def output_forward(config: Configuration) -> float:
     """The output layer, forward."""
-    return 2.0 * setting.shape.embedding_parameters
+    return 2.0 * config.shape.embedding_parameters
 
 
-def model_flops(setting: Setting, *, with_embedding: bool) -> float:
+def model_flops(config: Configuration, *, with_embedding: bool) -> float:
     """What MFU counts."""
-    backward = BACKWARD_FROZEN if setting.lora is not None else BACKWARD
-    matrices = layer_forward(setting) + (output_forward(setting) if with_embedding else 0)
-    return matrices * (1 + backward) + attention_forward(setting) * (1 + BACKWARD)
+    backward = BACKWARD_FROZEN if config.lora is not None else BACKWARD
+    matrices = layer_forward(config) + (output_forward(config) if with_embedding else 0)
+    return matrices * (1 + backward) + attention_forward(config) * (1 + BACKWARD)
 
 
-def hardware_flops(setting: Setting) -> float:
+def hardware_flops(config: Configuration) -> float:
     """What is really computed: layers a second time under checkpointing, and the output layer always."""
-    again = layer_forward(setting) + attention_forward(setting) if setting.activation_checkpointing else 0
-    return model_flops(setting, with_embedding=True) + again + output_forward(setting)
+    again = layer_forward(config) + attention_forward(config) if config.activation_checkpointing else 0
+    return model_flops(config, with_embedding=True) + again + output_forward(config)

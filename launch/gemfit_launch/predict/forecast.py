@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gemfit.schemas.plan import Plan
 from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
-from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory, setting_of
+from gemfit_launch.predict.memory import Memory, configuration_of, gigabytes, predict_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.performance import Bill, Performance, predict_bill, predict_performance
 from gemfit_launch.predict.search import Estimate, smaller, smallest_changes
@@ -41,11 +41,11 @@ def make_forecast(plan: Plan, *, gpu: GpuSpec | None = None, price: float | None
     if found.shape is None:
         return Forecast(unknown=found.why_not)
     gpu = gpu or guess_gpu(plan.site.gpu_kind if plan.site is not None else None)
-    setting = setting_of(plan, found.shape)
-    memory = predict_memory(setting, plan.recipe.checkpoint)
+    config = configuration_of(plan, found.shape)
+    memory = predict_memory(config, plan.recipe.checkpoint)
     if gpu is None:
         return Forecast(memory=memory)
-    performance = predict_performance(setting, gpu, tokens_per_step=plan.batch.tokens_per_step)
+    performance = predict_performance(config, gpu, tokens_per_step=plan.batch.tokens_per_step)
     return Forecast(
         memory=memory,
         gpu=gpu,

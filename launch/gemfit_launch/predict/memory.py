@@ -18,9 +18,9 @@ from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import (
     FLOAT32,
     MOMENTS,
+    Configuration,
     ModelStates,
     PlacedStates,
-    Setting,
     place_model_states,
 )
 
@@ -101,10 +101,10 @@ WHY = {
 }
 
 
-def setting_of(plan: Plan, shape: ModelShape) -> Setting:
+def configuration_of(plan: Plan, shape: ModelShape) -> Configuration:
     """The part of a plan that memory depends on."""
     batch, topology = plan.batch, plan.topology
-    return make_setting(
+    return make_configuration(
         plan.recipe,
         shape,
         world_size=topology.world_size,
@@ -114,7 +114,7 @@ def setting_of(plan: Plan, shape: ModelShape) -> Setting:
     )
 
 
-def make_setting(
+def make_configuration(
     recipe: Recipe,
     shape: ModelShape,
     *,
@@ -122,10 +122,10 @@ def make_setting(
     ranks_per_node: int,
     per_device_batch_size: int,
     gradient_accumulation_steps: int,
-) -> Setting:
+) -> Configuration:
     """``recipe`` on these ranks; an attention that is still open counts as `sdpa`."""
     model = recipe.model
-    return Setting(
+    return Configuration(
         shape=shape,
         lora=model.lora,
         dtype=model.dtype,
@@ -143,12 +143,12 @@ def make_setting(
     )
 
 
-def predict_memory(setting: Setting, checkpoint: CheckpointRecipe) -> Memory:
+def predict_memory(config: Configuration, checkpoint: CheckpointRecipe) -> Memory:
     """Predicted memory of one rank, by part."""
-    placed = place_model_states(setting)
-    moment, working = max(working_memory(setting, placed).items(), key=lambda item: _sum(item[1]))
+    placed = place_model_states(config)
+    moment, working = max(working_memory(config, placed).items(), key=lambda item: _sum(item[1]))
     parts = [*_named(placed.gpu), *working]
-    communication = COMMUNICATION_BYTES if setting.world_size > 1 else 0
+    communication = COMMUNICATION_BYTES if config.world_size > 1 else 0
     parts += [
         MemoryPart(name="fragmentation", bytes=round(FRAGMENTATION * _sum(parts)), why="6 %, assumed"),
         MemoryPart(name="context", bytes=CONTEXT_BYTES + communication, why="CUDA and NCCL, assumed"),
@@ -156,10 +156,10 @@ def predict_memory(setting: Setting, checkpoint: CheckpointRecipe) -> Memory:
     return Memory(
         gpu=tuple(part for part in parts if part.bytes),
         moment=moment,
-        host_rank=_host(setting, placed, checkpoint),
-        loading_rank=FLOAT32 * _read_at_once(setting),
-        ranks_per_node=setting.ranks_per_node,
-        checkpoint=CHECKPOINT_BYTES * setting.trained,
+        host_rank=_host(config, placed, checkpoint),
+        loading_rank=FLOAT32 * _read_at_once(config),
+        ranks_per_node=config.ranks_per_node,
+        checkpoint=CHECKPOINT_BYTES * config.trained,
         kept=checkpoint.keep + checkpoint.keep_best + 1,
     )
 
@@ -170,92 +170,94 @@ def gigabytes(size: float) -> str:
     return f"{amount:,.0f} GB" if amount >= 100 else f"{amount:.1f} GB" if amount >= 1 else f"{amount:.2f} GB"
 
 
-def _read_at_once(setting: Setting) -> int:
+def _read_at_once(config: Configuration) -> int:
     """Parameters on the host while loading: each rank reads its own slices, one tensor at a time."""
-    shape = setting.shape
-    return shape.parameters if setting.read_whole else shape.embedding_parameters
+    shape = config.shape
+    return shape.parameters if config.read_whole else shape.embedding_parameters
 
 
-def working_memory(setting: Setting, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
+def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
     """What is needed besides the states, at each moment at which that can be most."""
-    kept = _kept_for_backward(setting)
+    kept = _kept_for_backward(config)
     gathers = MemoryPart(
-        name="gathers", bytes=activation_memory.gather_bytes(setting), why="whole parameters, not shards"
+        name="gathers", bytes=activation_memory.gather_bytes(config), why="whole parameters, not shards"
     )
-    slice_tokens = min(activation_memory.SLICE_TOKENS, setting.tokens)
+    slice_tokens = min(activation_memory.SLICE_TOKENS, config.tokens)
     logits = MemoryPart(
         name="logits and loss",
-        bytes=activation_memory.logits_bytes(setting),
+        bytes=activation_memory.logits_bytes(config),
         why=f"{slice_tokens:,} tokens at a time",
     )
     forward_logits = replace(logits, bytes=logits.bytes * 2 // 3)  # without the last gradient
     casts = MemoryPart(
-        name="weight casts", bytes=activation_memory.weight_cache_bytes(setting), why="autocast keeps them"
+        name="weight casts", bytes=activation_memory.weight_cache_bytes(config), why="autocast keeps them"
     )
     unpacked = MemoryPart(
         name="unpacked weight",
-        bytes=activation_memory.unpacked_bytes(setting),
+        bytes=activation_memory.unpacked_bytes(config),
         why="from 4 bits, one at a time",
     )
-    saved_casts = [] if setting.activation_checkpointing else [casts]
-    checkpointed = [_checkpointed_layer(setting)] if setting.activation_checkpointing else []
+    saved_casts = [] if config.activation_checkpointing else [casts]
+    checkpointed = [_checkpointed_layer(config)] if config.activation_checkpointing else []
     waiting = MemoryPart(
         name="output gradient",
-        bytes=activation_memory.output_gradient_bytes(setting),
+        bytes=activation_memory.output_gradient_bytes(config),
         why="tied to the embedding",
     )
     layer = MemoryPart(
         name="layer gradient",
-        bytes=activation_memory.gradient_transient_bytes(setting),
+        bytes=activation_memory.gradient_transient_bytes(config),
         why="before it is added up",
     )
     roots = FLOAT32 * placed.gpu.moments // MOMENTS
     return {
         "forward": [kept, gathers, casts, unpacked, forward_logits],
-        "loss": [kept, gathers, *saved_casts, logits, _output(setting)],
-        "output layer": [kept, gathers, *saved_casts, _output_sum(setting)],
+        "loss": [kept, gathers, *saved_casts, logits, _output(config)],
+        "output layer": [kept, gathers, *saved_casts, _output_sum(config)],
         "backward": [kept, gathers, *saved_casts, unpacked, waiting, layer, *checkpointed],
-        "embedding": [gathers, _embedding(setting)],
+        "embedding": [gathers, _embedding(config)],
         "step": [MemoryPart(name="step", bytes=roots, why="AdamW: roots of all second moments")],
     }
 
 
-def _output(setting: Setting) -> MemoryPart:
-    size = activation_memory.output_layer_bytes(setting)
+def _output(config: Configuration) -> MemoryPart:
+    size = activation_memory.output_layer_bytes(config)
     return MemoryPart(name="output layer", bytes=size, why="its gradient so far, or its cast")
 
 
-def _output_sum(setting: Setting) -> MemoryPart:
-    size = activation_memory.output_sum_bytes(setting)
+def _output_sum(config: Configuration) -> MemoryPart:
+    size = activation_memory.output_sum_bytes(config)
     return MemoryPart(name="output layer", bytes=size, why="gradients of two slices, and their sum")
 
 
-def _embedding(setting: Setting) -> MemoryPart:
-    size = activation_memory.embedding_gradient_bytes(setting)
+def _embedding(config: Configuration) -> MemoryPart:
+    size = activation_memory.embedding_gradient_bytes(config)
     return MemoryPart(name="embedding gradient", bytes=size, why="dense, and added to the output layer's")
 
 
-def _kept_for_backward(setting: Setting) -> MemoryPart:
-    layers = setting.shape.num_layers
+def _kept_for_backward(config: Configuration) -> MemoryPart:
+    layers = config.shape.num_layers
     each = (
         activation_memory.checkpoint_bytes
-        if setting.activation_checkpointing
+        if config.activation_checkpointing
         else activation_memory.layer_bytes
     )
-    how = "inputs of the layers" if setting.activation_checkpointing else "all layers"
-    size = layers * each(setting) + activation_memory.edge_bytes(setting)
-    return MemoryPart(name="activations", bytes=size, why=f"{how}, {setting.tokens:,} tokens")
+    how = "inputs of the layers" if config.activation_checkpointing else "all layers"
+    size = layers * each(config) + activation_memory.edge_bytes(config)
+    return MemoryPart(name="activations", bytes=size, why=f"{how}, {config.tokens:,} tokens")
 
 
-def _checkpointed_layer(setting: Setting) -> MemoryPart:
-    casts = activation_memory.weight_cache_bytes(setting) // setting.shape.num_layers
+def _checkpointed_layer(config: Configuration) -> MemoryPart:
+    casts = activation_memory.weight_cache_bytes(config) // config.shape.num_layers
     return MemoryPart(
-        name="checkpointed layer", bytes=activation_memory.layer_bytes(setting) + casts, why="one at a time"
+        name="checkpointed layer", bytes=activation_memory.layer_bytes(config) + casts, why="one at a time"
     )
 
 
-def _host(setting: Setting, placed: PlacedStates, checkpoint: CheckpointRecipe) -> tuple[MemoryPart, ...]:
-    copy = CHECKPOINT_BYTES * setting.trained // setting.world_size if checkpoint.asynchronous else 0
+def _host(
+    config: Configuration, placed: PlacedStates, checkpoint: CheckpointRecipe
+) -> tuple[MemoryPart, ...]:
+    copy = CHECKPOINT_BYTES * config.trained // config.world_size if checkpoint.asynchronous else 0
     return (
         MemoryPart(name="process", bytes=PROCESS_BYTES, why="assumed"),
         MemoryPart(name="offload", bytes=placed.host.total, why="states that are not on the GPU"),

@@ -27,7 +27,7 @@ CODES, OUTER_CODES = 16, 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class Configuration:
     """What the memory of a rank depends on: model, strategy, ranks and batch."""
 
     shape: ModelShape
@@ -163,43 +163,43 @@ def count(shapes: Shapes) -> int:
     return sum(first * rest * times for first, rest, times in shapes)
 
 
-def place_model_states(setting: Setting) -> PlacedStates:
+def place_model_states(config: Configuration) -> PlacedStates:
     """Model states of rank 0 under its strategy."""
-    match setting.strategy:
+    match config.strategy:
         case Single() | Ddp():
-            return _replicated(setting)
+            return _replicated(config)
         case Fsdp() as fsdp:
-            return _fsdp(setting, fsdp)
+            return _fsdp(config, fsdp)
         case DeepSpeed(stage=3) as zero:
-            return _zero3(setting, zero)
+            return _zero3(config, zero)
         case DeepSpeed() as zero:
-            return _zero12(setting, zero)
+            return _zero12(config, zero)
 
 
-def _replicated(setting: Setting) -> PlacedStates:
-    trained = setting.trained
+def _replicated(config: Configuration) -> PlacedStates:
+    trained = config.trained
     return PlacedStates(  # DDP's gradients live in its buckets
         gpu=ModelStates(
             parameters=FLOAT32 * trained
-            + setting.frozen_type_bytes * count(setting.frozen_shapes)
-            + setting.scale_bytes,
+            + config.frozen_type_bytes * count(config.frozen_shapes)
+            + config.scale_bytes,
             gradients=FLOAT32 * trained,
             moments=MOMENTS * trained,
         )
     )
 
 
-def _fsdp(setting: Setting, strategy: Fsdp) -> PlacedStates:
+def _fsdp(config: Configuration, strategy: Fsdp) -> PlacedStates:
     def shard(first: int, rest: int) -> int:  # FSDP2 cuts the first dimension
-        return -(-first // setting.world_size) * rest
+        return -(-first // config.world_size) * rest
 
-    trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
+    trained, frozen = _sharded(config.trained_shapes, shard), _sharded(config.frozen_shapes, shard)
     sharded = ModelStates(
-        parameters=FLOAT32 * trained + setting.frozen_type_bytes * frozen,
+        parameters=FLOAT32 * trained + config.frozen_type_bytes * frozen,
         gradients=FLOAT32 * trained,
         moments=MOMENTS * trained,
     )
-    scales = ModelStates(parameters=setting.scale_bytes)
+    scales = ModelStates(parameters=config.scale_bytes)
     return (
         PlacedStates(gpu=scales, host=sharded)
         if strategy.offload
@@ -207,10 +207,10 @@ def _fsdp(setting: Setting, strategy: Fsdp) -> PlacedStates:
     )
 
 
-def _zero12(setting: Setting, strategy: DeepSpeed) -> PlacedStates:
-    compute, trained = setting.compute_bytes, setting.trained
-    shard = -(-trained // setting.world_size)
-    parameters = compute * (trained + count(setting.frozen_shapes)) + setting.scale_bytes
+def _zero12(config: Configuration, strategy: DeepSpeed) -> PlacedStates:
+    compute, trained = config.compute_bytes, config.trained
+    shard = -(-trained // config.world_size)
+    parameters = compute * (trained + count(config.frozen_shapes)) + config.scale_bytes
     # Two, because communication overlaps the backward pass.
     buckets = 2 * compute * REDUCE_BUCKET_ELEMENTS
     flat = FLOAT32 * shard
@@ -229,7 +229,7 @@ def _zero12(setting: Setting, strategy: DeepSpeed) -> PlacedStates:
     elif compute != FLOAT32:  # sums lie flat already
         gradients = flat
     else:  # sums are views of whole gradients, flattened for the step
-        gradients = flat + FLOAT32 * _whole_tensors(setting, shard)
+        gradients = flat + FLOAT32 * _whole_tensors(config, shard)
     return PlacedStates(
         gpu=ModelStates(
             parameters=parameters, masters=flat, gradients=gradients, buckets=buckets, moments=MOMENTS * shard
@@ -237,19 +237,19 @@ def _zero12(setting: Setting, strategy: DeepSpeed) -> PlacedStates:
     )
 
 
-def _whole_tensors(setting: Setting, shard: int) -> int:
+def _whole_tensors(config: Configuration, shard: int) -> int:
     """Elements of all tensors that reach into the range of a rank, on the one where the embedding ends."""
-    if setting.lora is not None:  # adapters are so small that next to nothing reaches beyond it
+    if config.lora is not None:  # adapters are so small that next to nothing reaches beyond it
         return 0
-    return -(-setting.shape.embedding_parameters // shard) * shard
+    return -(-config.shape.embedding_parameters // shard) * shard
 
 
-def _zero3(setting: Setting, strategy: DeepSpeed) -> PlacedStates:
+def _zero3(config: Configuration, strategy: DeepSpeed) -> PlacedStates:
     def shard(first: int, rest: int) -> int:  # ZeRO-3 cuts the flattened tensor
-        return -(-first * rest // setting.world_size)
+        return -(-first * rest // config.world_size)
 
-    compute = setting.compute_bytes
-    trained, frozen = _sharded(setting.trained_shapes, shard), _sharded(setting.frozen_shapes, shard)
+    compute = config.compute_bytes
+    trained, frozen = _sharded(config.trained_shapes, shard), _sharded(config.frozen_shapes, shard)
     parameters = ModelStates(parameters=compute * (trained + frozen))
     # Sums, and a copy of those that AdamW steps at a time; on the host each group has its own.
     stepped = trained if strategy.offload_optimizer else min(trained, SUB_GROUP_ELEMENTS)
@@ -260,7 +260,7 @@ def _zero3(setting: Setting, strategy: DeepSpeed) -> PlacedStates:
     )
     # The bucket is of the type that gradients are reduced in, which is float32.
     buckets = ModelStates(buckets=FLOAT32 * REDUCE_BUCKET_ELEMENTS)
-    gpu, host = _plus(buckets, ModelStates(parameters=setting.scale_bytes)), ModelStates()
+    gpu, host = _plus(buckets, ModelStates(parameters=config.scale_bytes)), ModelStates()
     host = _plus(host, optimizer) if strategy.offload_optimizer else host
     gpu = gpu if strategy.offload_optimizer else _plus(gpu, optimizer)
     host = _plus(host, parameters) if strategy.offload_params else host

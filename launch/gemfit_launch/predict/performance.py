@@ -13,7 +13,7 @@ from gemfit_launch.predict import flops
 from gemfit_launch.predict.activation_memory import layer_bytes
 from gemfit_launch.predict.communication import CommunicationVolume, communication_volume
 from gemfit_launch.predict.gpu_specs import GB, GpuSpec
-from gemfit_launch.predict.model_state_memory import Setting
+from gemfit_launch.predict.model_state_memory import Configuration
 
 TRUST = "from operations, bytes and assumed shares; no GPU was measured, so trust it to a factor of two"
 MATRIX_SHARE = (0.40, 0.65)
@@ -87,16 +87,16 @@ class Bill:
     cost: Range | None
 
 
-def predict_performance(setting: Setting, gpu: GpuSpec, *, tokens_per_step: int) -> Performance:
-    """The time of one optimizer step of ``setting`` on ``gpu``."""
-    moved = communication_volume(setting)
-    slow, fast = (_step(setting, gpu, moved, which) for which in (0, 1))
+def predict_performance(config: Configuration, gpu: GpuSpec, *, tokens_per_step: int) -> Performance:
+    """The time of one optimizer step of ``config`` on ``gpu``."""
+    moved = communication_volume(config)
+    slow, fast = (_step(config, gpu, moved, which) for which in (0, 1))
     seconds = Range(slow=sum(slow), fast=sum(fast))
     rate = seconds.over(tokens_per_step)
 
     def used(with_embedding: bool) -> Range:
-        peak = gpu.peak_flops * setting.world_size
-        return rate.times(flops.model_flops(setting, with_embedding=with_embedding) / peak)
+        peak = gpu.peak_flops * config.world_size
+        return rate.times(flops.model_flops(config, with_embedding=with_embedding) / peak)
 
     return Performance(
         step_seconds=seconds,
@@ -115,47 +115,47 @@ def predict_bill(performance: Performance, plan: Plan, price: float | None) -> B
     return Bill(hours=hours, gpu_hours=gpu_hours, cost=None if price is None else gpu_hours.times(price))
 
 
-def _step(setting: Setting, gpu: GpuSpec, moved: CommunicationVolume, which: int) -> tuple[float, float]:
+def _step(config: Configuration, gpu: GpuSpec, moved: CommunicationVolume, which: int) -> tuple[float, float]:
     """(computation, exposed communication) in seconds."""
-    computing = setting.gradient_accumulation_steps * _forward_backward(setting, gpu, which)
-    between = _communication(setting, gpu, moved, which)
+    computing = config.gradient_accumulation_steps * _forward_backward(config, gpu, which)
+    between = _communication(config, gpu, moved, which)
     exposed = max(between * (1 - OVERLAP[which]), between - computing)
     on_host = moved.offload / PCIE_BANDWIDTH[which]
     on_host += moved.host_step * HOST_STEP_TOUCHES / HOST_BANDWIDTH[which]
-    stepped = 0.0 if moved.host_step else _shard(setting) * STEP_TOUCHES
+    stepped = 0.0 if moved.host_step else _shard(config) * STEP_TOUCHES
     return computing + stepped / (gpu.memory_bandwidth * BANDWIDTH_SHARE[which]), exposed + on_host
 
 
-def _forward_backward(setting: Setting, gpu: GpuSpec, which: int) -> float:
-    multiplying = setting.tokens * flops.hardware_flops(setting) / (gpu.peak_flops * MATRIX_SHARE[which])
-    passes = 4 / 3 if setting.activation_checkpointing else 1
-    kept = setting.shape.num_layers * layer_bytes(setting) * TOUCHES * passes
-    logits = setting.tokens * setting.shape.vocab_size * LOGIT_TOUCHES
-    moving = (kept + logits + _unpacking(setting)) / (gpu.memory_bandwidth * BANDWIDTH_SHARE[which])
-    launches = setting.shape.num_layers * KERNELS_PER_LAYER * (4 if setting.activation_checkpointing else 3)
+def _forward_backward(config: Configuration, gpu: GpuSpec, which: int) -> float:
+    multiplying = config.tokens * flops.hardware_flops(config) / (gpu.peak_flops * MATRIX_SHARE[which])
+    passes = 4 / 3 if config.activation_checkpointing else 1
+    kept = config.shape.num_layers * layer_bytes(config) * TOUCHES * passes
+    logits = config.tokens * config.shape.vocab_size * LOGIT_TOUCHES
+    moving = (kept + logits + _unpacking(config)) / (gpu.memory_bandwidth * BANDWIDTH_SHARE[which])
+    launches = config.shape.num_layers * KERNELS_PER_LAYER * (4 if config.activation_checkpointing else 3)
     return max(multiplying + moving, launches * LAUNCH_SECONDS[which])
 
 
-def _unpacking(setting: Setting) -> float:
+def _unpacking(config: Configuration) -> float:
     """Bytes moved to dequantize 4-bit weights, forward, backward, and again under checkpointing."""
-    if setting.quantization is None:
+    if config.quantization is None:
         return 0
-    weights = setting.shape.num_layers * setting.shape.linear_parameters
-    return weights * (0.5 + setting.compute_bytes) * (3 if setting.activation_checkpointing else 2)
+    weights = config.shape.num_layers * config.shape.linear_parameters
+    return weights * (0.5 + config.compute_bytes) * (3 if config.activation_checkpointing else 2)
 
 
-def _communication(setting: Setting, gpu: GpuSpec, moved: CommunicationVolume, which: int) -> float:
-    if setting.world_size == 1:
+def _communication(config: Configuration, gpu: GpuSpec, moved: CommunicationVolume, which: int) -> float:
+    if config.world_size == 1:
         return 0.0
-    nodes = setting.world_size // setting.ranks_per_node
+    nodes = config.world_size // config.ranks_per_node
     # A ring enters and leaves a node once, on all adapters of the node together.
-    network = gpu.network_bandwidth * setting.ranks_per_node
+    network = gpu.network_bandwidth * config.ranks_per_node
     bandwidth = gpu.link_bandwidth if nodes == 1 else min(gpu.link_bandwidth, network)
-    hops = (nodes + setting.ranks_per_node) * HOP_SECONDS
+    hops = (nodes + config.ranks_per_node) * HOP_SECONDS
     return moved.between_ranks / (bandwidth * NETWORK_SHARE[which]) + moved.collectives * hops
 
 
-def _shard(setting: Setting) -> float:
+def _shard(config: Configuration) -> float:
     """Trained parameters that one rank steps."""
-    shared = setting.strategy.kind in ("fsdp2", "deepspeed")
-    return setting.trained / (setting.world_size if shared else 1)
+    shared = config.strategy.kind in ("fsdp2", "deepspeed")
+    return config.trained / (config.world_size if shared else 1)

@@ -16,9 +16,9 @@ from gemfit.schemas.recipe import ModelRecipe, Recipe
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.argv import to_argv
 from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE, GpuSpec
-from gemfit_launch.predict.memory import Memory, make_setting, predict_memory
+from gemfit_launch.predict.memory import Memory, make_configuration, predict_memory
 from gemfit_launch.predict.model_shape import ModelShape
-from gemfit_launch.predict.model_state_memory import Setting
+from gemfit_launch.predict.model_state_memory import Configuration
 from gemfit_launch.predict.performance import Performance, predict_performance
 
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -39,19 +39,19 @@ class Estimate:
     """One configuration of ``recipe`` on one kind of GPU, and what it is predicted to need."""
 
     recipe: Recipe
-    setting: Setting
+    config: Configuration
     gpu: GpuSpec
     host_bytes: int | None = None
     """Host memory per node; no bound where it is not given."""
 
     @cached_property
     def memory(self) -> Memory:
-        return predict_memory(self.setting, self.recipe.checkpoint)
+        return predict_memory(self.config, self.recipe.checkpoint)
 
     @cached_property
     def performance(self) -> Performance:
-        tokens = self.recipe.batch.global_batch_size * self.setting.seq_len
-        return predict_performance(self.setting, self.gpu, tokens_per_step=tokens)
+        tokens = self.recipe.batch.global_batch_size * self.config.seq_len
+        return predict_performance(self.config, self.gpu, tokens_per_step=tokens)
 
     @property
     def fits(self) -> bool:
@@ -60,7 +60,7 @@ class Estimate:
 
     @property
     def gpus(self) -> int:
-        return self.setting.world_size
+        return self.config.world_size
 
     @property
     def offloads(self) -> bool:
@@ -157,7 +157,7 @@ def _on(recipe: Recipe, shape: ModelShape, gpu: GpuSpec, gpus: int) -> Iterator[
             for batch_size in PER_DEVICE:
                 if batch_size * gpus <= recipe.batch.global_batch_size:
                     changed = _changed(recipe, strategy, checkpointing, batch_size)
-                    yield Estimate(recipe=changed, setting=_setting(changed, shape, gpus), gpu=gpu)
+                    yield Estimate(recipe=changed, config=_configuration(changed, shape, gpus), gpu=gpu)
 
 
 def _changed(recipe: Recipe, strategy: Strategy, checkpointing: bool, batch_size: int) -> Recipe:
@@ -166,14 +166,14 @@ def _changed(recipe: Recipe, strategy: Strategy, checkpointing: bool, batch_size
     return recipe.model_copy(update={"model": model, "batch": batch, "strategy": strategy})
 
 
-def _setting(recipe: Recipe, shape: ModelShape, gpus: int) -> Setting:
+def _configuration(recipe: Recipe, shape: ModelShape, gpus: int) -> Configuration:
     batch = make_batch(
         global_batch_size=recipe.batch.global_batch_size,
         max_per_device_batch_size=recipe.batch.max_per_device_batch_size,
         world_size=gpus,
         seq_len=recipe.data.seq_len,
     )
-    return make_setting(
+    return make_configuration(
         recipe,
         shape,
         world_size=gpus,

@@ -13,7 +13,7 @@ from gemfit.schemas.metrics import EvalRecord, StepRecord
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.metrics_tail import recent_records, seconds_left
 
-State = Literal["new", "pending", "running", "stopping", "suspended", "unknown"] | AttemptOutcome
+RunState = Literal["new", "pending", "running", "stopping", "suspended", "unknown"] | AttemptOutcome
 """Before and during an attempt, or the outcome of the last one; `unknown`: Slurm does not answer."""
 ACTIVE_STATES = ("pending", "running", "stopping", "suspended", "unknown")
 """States that change without a further command."""
@@ -30,7 +30,7 @@ class RunStatus(Contract):
     """One run at one moment."""
 
     run: str
-    state: State
+    state: RunState
     attempt: int
     step: int
     """Optimizer steps done."""
@@ -51,7 +51,7 @@ class RunStatus(Contract):
 
 
 def read_status(
-    run: RunDir, *, state: State | None = None, job: int | None = None, waits_for: str = ""
+    run: RunDir, *, state: RunState | None = None, job: int | None = None, waits_for: str = ""
 ) -> RunStatus:
     """The last figures of a run, and its state: that of its ``job``, else what its folder says."""
     records, total = recent_records(run.metrics_file), run.plan().steps.total
@@ -75,7 +75,7 @@ def read_status(
     )
 
 
-def read_state(run: RunDir) -> State:
+def read_state(run: RunDir) -> RunState:
     """Held and judged: the lock says whether it runs, the verdict how it ended."""
     if run.attempt == 0:
         return "new"

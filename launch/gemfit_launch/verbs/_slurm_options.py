@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gemfit_launch.slurm.sites.load import own, shipped
-from gemfit_launch.slurm.submit.placement import Placing
+from gemfit_launch.slurm.submit.site_options import SiteOptions
 
 Verb = Callable[..., None]
 
@@ -28,14 +28,14 @@ class SiteName(click.ParamType[str]):
 
 
 def placing_options(*, site_required: bool, with_nodes: bool = True) -> Callable[[Verb], Verb]:
-    """``--site``, ``--site-set`` and ``--nodes``, as one ``placing: Placing``."""
+    """``--site``, ``--site-set`` and ``--nodes``, as one ``site_options: SiteOptions``."""
 
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def collect(
             *, site: str | None, site_settings: tuple[str, ...], nodes: int | None = None, **rest: Any
         ) -> None:
-            verb(placing=Placing(name=site, settings=site_settings, nodes=nodes), **rest)
+            verb(site_options=SiteOptions(name=site, settings=site_settings, nodes=nodes), **rest)
 
         decorated = collect
         if with_nodes:
@@ -52,7 +52,7 @@ def placing_options(*, site_required: bool, with_nodes: bool = True) -> Callable
             "--site",
             type=SiteName(),
             required=site_required,
-            help="Cluster: a name (`gemfit site ls`) or a file.",
+            help="Cluster: a name (`gemfit site list`) or a file.",
         )
         return site_option(decorated)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from gemfit.errors import ExitCode, UserError
-from gemfit_launch.bench.runner import BenchVariant, Length, Result, measure_all, plan_all, variants
+from gemfit_launch.bench.runner import BenchResult, BenchVariant, Length, measure_all, plan_all, variants
 from gemfit_launch.bench.synthetic_data import write_conversations
 from gemfit_launch.bench.view import bench_json, show_bench
 from gemfit_launch.planning.request import Request
@@ -98,7 +98,7 @@ def _data(request: Request, synthetic: bool, length: Length) -> Iterator[Request
         yield replace(request, data=str(path))
 
 
-def _measure(chosen: list[BenchVariant], warmup: int, keep: bool) -> list[Result]:
+def _measure(chosen: list[BenchVariant], warmup: int, keep: bool) -> list[BenchResult]:
     try:
         plans = plan_all(chosen)
         return list(measure_all(chosen, plans, warmup=warmup, keep=keep, say=click.echo))

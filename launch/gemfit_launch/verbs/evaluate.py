@@ -69,7 +69,7 @@ def eval_(
     if limit is not None and not tasks:
         raise UserError("--limit: has no effect without --tasks; for fewer validation rows use --rows")
     if show:
-        _refuse_evaluation_options()
+        _check_no_evaluation_options()
     else:
         require_train_extra("eval")
         argv = to_argv({"checkpoint": checkpoints, **options, "tasks": tasks, "limit": limit})
@@ -79,7 +79,7 @@ def eval_(
     _print(run_dir, whole=whole, as_json=as_json)
 
 
-def _refuse_evaluation_options() -> None:
+def _check_no_evaluation_options() -> None:
     """``UserError`` for options that decide what is evaluated, which --show does not."""
     context = click.get_current_context()
     given = [

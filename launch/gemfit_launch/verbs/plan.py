@@ -17,8 +17,8 @@ from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.predict.forecast import Forecast, make_forecast
 from gemfit_launch.predict.gpu_specs import GpuSpec, find_gpu
 from gemfit_launch.runs.status import default_folder
-from gemfit_launch.slurm.submit.placement import Placing, ranks_at, refuse_ranks
 from gemfit_launch.slurm.submit.show import show_scripts
+from gemfit_launch.slurm.submit.site_options import SiteOptions, check_ranks, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
 from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option, ranks_options, request_options
 from gemfit_launch.verbs._slurm_options import placing_options
@@ -35,7 +35,7 @@ from gemfit_launch.verbs._slurm_options import placing_options
 def plan(
     request: Request,
     ranks: Ranks,
-    placing: Placing,
+    site_options: SiteOptions,
     folder: Path | None,
     gpu: str | None,
     price: float | None,
@@ -55,10 +55,10 @@ def plan(
       gemfit plan gemma3/1b-reference --site gpu-cluster --nodes 2 --data chat.jsonl
     """
     on = Priced(gpu=find_gpu(gpu) if gpu is not None else None, price=price)
-    if placing.name is not None:
-        _plan_at_site(request, ranks, placing, folder, on, as_json)
+    if site_options.name is not None:
+        _plan_at_site(request, ranks, site_options, folder, on, as_json)
         return
-    if placing.settings or folder is not None:
+    if site_options.settings or folder is not None:
         raise click.UsageError("--site-set and --run are about a job; give --site SITE")
     made = resolve_plan(request.recipe(), ranks)
     forecast = on.forecast(made)
@@ -88,10 +88,10 @@ class Priced:
 
 
 def _plan_at_site(
-    request: Request, ranks: Ranks, placing: Placing, folder: Path | None, on: Priced, as_json: bool
+    request: Request, ranks: Ranks, site_options: SiteOptions, folder: Path | None, on: Priced, as_json: bool
 ) -> None:
-    site = placing.site()
-    refuse_ranks(ranks, site)
+    site = site_options.site()
+    check_ranks(ranks, site)
     made = resolve_plan(request.recipe(), ranks_at(site, ranks.nodes or 1), site=site)
     forecast = on.forecast(made)
     if as_json:
@@ -100,7 +100,7 @@ def _plan_at_site(
     root = folder or default_folder(request)
     options = [
         *_with_data(request),
-        *placing.arguments(),
+        *site_options.arguments(),
         *to_argv({"nodes": made.topology.nodes, "run": root}),
     ]
     show_plan(made, request.name, ["gemfit", "submit", *options], forecast)

@@ -17,7 +17,7 @@ from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.preflight import examine
 from gemfit_launch.slurm.cluster.preflight_local import look_around, measured_pace, resolves
-from gemfit_launch.slurm.submit.placement import Placing, ranks_at
+from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
 from gemfit_launch.verbs._slurm_options import placing_options
@@ -30,7 +30,7 @@ from gemfit_launch.verbs._slurm_options import placing_options
 @click.option("--like", type=RUN_FOLDER, metavar="RUN", help="An earlier run, whose steps and saves count.")
 @json_option
 def preflight(
-    request: Request, placing: Placing, folder: Path | None, like: Path | None, as_json: bool
+    request: Request, site_options: SiteOptions, folder: Path | None, like: Path | None, as_json: bool
 ) -> None:
     """Check a Slurm job before submission.
 
@@ -41,8 +41,8 @@ def preflight(
     Example:
       gemfit preflight gemma3/1b-reference --site gpu-cluster --nodes 2 --like runs/first
     """
-    site, root = placing.site(), folder or default_folder(request)
-    plan = resolve_plan(request.recipe(), ranks_at(site, placing.nodes or 1), site=site)
+    site, root = site_options.site(), folder or default_folder(request)
+    plan = resolve_plan(request.recipe(), ranks_at(site, site_options.nodes or 1), site=site)
     pace = measured_pace(RunDir.open(like)) if like is not None else None
     script = render_scripts(plan, root, Path.cwd())["train"]
     results = [

@@ -14,14 +14,14 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan
-from gemfit_launch.planning.replan import changed_parts, refuse_complete, refuse_other_training, replan
+from gemfit_launch.planning.replan import changed_parts, check_not_complete, check_same_training, replan
 from gemfit_launch.planning.request import Request
-from gemfit_launch.planning.topology import Ranks, count_gpus, refuse_absent_gpus
+from gemfit_launch.planning.topology import Ranks, check_gpus_present, count_gpus
 from gemfit_launch.runs.python_module import require_train_extra
-from gemfit_launch.slurm.cluster.cancel import refuse_queued
+from gemfit_launch.slurm.cluster.cancel import check_not_queued
 from gemfit_launch.slurm.records.job_files import JobFiles
-from gemfit_launch.slurm.submit.placement import Placing, ranks_at
 from gemfit_launch.slurm.submit.show import show_scripts
+from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts, submit
 from gemfit_launch.verbs._options import (
     RUN_FOLDER,
@@ -66,7 +66,7 @@ def resume(
     dry_run: bool,
     ranks: Ranks,
     stop_at: int | None,
-    placing: Placing,
+    site_options: SiteOptions,
     after: int | None,
     here: bool,
     as_json: bool,
@@ -86,27 +86,29 @@ def resume(
     """
     run_dir = RunDir.open(run)
     wanted = Resumption(run=run_dir, request=request, allowed_changes=allowed_changes, dry_run=dry_run)
-    if here and placing.name is not None:
+    if here and site_options.name is not None:
         raise click.UsageError("--here and --site contradict each other; give one of them")
-    if placing.name is not None or (not here and JobFiles(run_dir).newest() is not None):
-        _refuse(ONLY_HERE, f"{run} is resumed as a Slurm job; use --nodes or --site-set, or give --here")
-        _resume_job(wanted, placing, after, as_json)
+    if site_options.name is not None or (not here and JobFiles(run_dir).newest() is not None):
+        _check_absent(
+            ONLY_HERE, f"{run} is resumed as a Slurm job; use --nodes or --site-set, or give --here"
+        )
+        _resume_job(wanted, site_options, after, as_json)
     else:
-        _refuse(ONLY_JOB, f"{run} is resumed on this machine; to make it a job give --site SITE")
+        _check_absent(ONLY_JOB, f"{run} is resumed on this machine; to make it a job give --site SITE")
         _resume_here(wanted, ranks, stop_at, here)
 
 
 def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bool) -> None:
     run, old = wanted.run, wanted.run.plan()
     plan = replan(old, wanted.request, ranks, str(run.plan_file))
-    refuse_other_training(run.root, old, plan, wanted.allowed_changes)
+    check_same_training(run.root, old, plan, wanted.allowed_changes)
     if wanted.dry_run:
         rest = to_argv({"allow_changed": wanted.allowed_changes})
         options = [*to_argv({"here": here}), *wanted.request.arguments(), *ranks.arguments(), *rest]
         show_plan(plan, str(run.root), ["gemfit", "resume", str(run.root), *options])
         return
-    refuse_complete(run, plan)
-    refuse_absent_gpus(plan.topology, visible_gpus=count_gpus())
+    check_not_complete(run, plan)
+    check_gpus_present(plan.topology, visible_gpus=count_gpus())
     require_train_extra("resume")
     pack_data(plan)
     if plan.steps.rows_are == "estimated":  # other rows than before, which have just been packed
@@ -116,19 +118,19 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
     raise click.exceptions.Exit(train(run, plan, stop_at, wanted.allowed_changes))
 
 
-def _resume_job(wanted: Resumption, placing: Placing, after: int | None, as_json: bool) -> None:
+def _resume_job(wanted: Resumption, site_options: SiteOptions, after: int | None, as_json: bool) -> None:
     run, old = wanted.run, wanted.run.plan()
-    site = placing.site(old.site)
-    ranks = ranks_at(site, placing.nodes or old.topology.nodes)
+    site = site_options.site(old.site)
+    ranks = ranks_at(site, site_options.nodes or old.topology.nodes)
     plan = replan(old, wanted.request, ranks, str(run.plan_file), site)
-    refuse_other_training(run.root, old, plan, wanted.allowed_changes)
+    check_same_training(run.root, old, plan, wanted.allowed_changes)
     folder = _working_folder(run)
     scripts = render_scripts(plan, run.root, folder)
     if wanted.dry_run:
         show_scripts(scripts)
         return
-    refuse_queued(run)
-    refuse_complete(run, plan)
+    check_not_queued(run)
+    check_not_complete(run, plan)
     warn_hidden_options()
     _adopt(run, plan)
     for change in changed_parts(old, plan):
@@ -153,7 +155,7 @@ def _working_folder(run: RunDir) -> Path:
     return Path(newest.folder) if newest is not None else Path.cwd()
 
 
-def _refuse(names: tuple[str, ...], why: str) -> None:
+def _check_absent(names: tuple[str, ...], why: str) -> None:
     """``UserError`` for options on the command line that have no effect in this place."""
     context = click.get_current_context()
     given = [one.opts[0] for one in context.command.params if _is_given(context, one, names)]

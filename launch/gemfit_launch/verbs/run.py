@@ -12,7 +12,7 @@ from gemfit_launch.output.plan import show_plan, show_summary
 from gemfit_launch.output.tables import console
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
-from gemfit_launch.planning.topology import Ranks, count_gpus, refuse_absent_gpus
+from gemfit_launch.planning.topology import Ranks, check_gpus_present, count_gpus
 from gemfit_launch.runs.python_module import require_train_extra
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.verbs._options import RUN_FOLDER, ranks_options, request_options
@@ -42,9 +42,9 @@ def run(request: Request, ranks: Ranks, folder: Path | None, stop_at: int | None
         options = [*request.arguments(), *ranks.arguments(), *to_argv({"run": folder})]
         show_plan(estimate, request.name, ["gemfit", "run", *options])
         return
-    refuse_absent_gpus(estimate.topology, visible_gpus=count_gpus())
+    check_gpus_present(estimate.topology, visible_gpus=count_gpus())
     require_train_extra("run")
-    RunDir.refuse_used(folder)
+    RunDir.check_unused(folder)
     pack_data(estimate)
     plan = resolve_plan(recipe, ranks)
     assert plan.steps.rows_are == "packed", "the pack has just been built"

@@ -1,4 +1,4 @@
-"""``gemfit site``: the clusters that this launcher knows."""
+"""``gemfit site``: create, list and show cluster profiles."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gemfit_launch.verbs._slurm_options import SiteName
 def site() -> None:
     """Describe clusters.
 
-    A site says where to train: partition, GPUs of a node, limits, what runs before training. Your own
-    lie in ~/.config/gemfit/sites; one that is named like a shipped one changes that one.
+    A site says where to train: partition, GPUs per node, limits, what runs before training. Your own
+    sites are in ~/.config/gemfit/sites; one with the name of a shipped site changes that site.
 
     \b
     Example:
@@ -35,7 +35,7 @@ def site() -> None:
 @click.option("--partition", help="The one to describe.  [default: the cluster's, or that with most GPUs]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File, instead of your folder.")
 def init(name: str | None, partition: str | None, out: Path | None) -> None:
-    """Write a first site file for this cluster, from what Slurm tells.
+    """Write a first site file for this cluster, from what Slurm reports.
 
     \b
     Example:
@@ -44,7 +44,7 @@ def init(name: str | None, partition: str | None, out: Path | None) -> None:
     cluster = ask_cluster()
     path = out or own_folder() / f"{name or cluster.name}.yaml"
     if path.exists():
-        raise UserError(f"{path}: is there already; change it, or write elsewhere with --out")
+        raise UserError(f"{path}: exists already; change it, or write elsewhere with --out")
     text = first_site(cluster, partition)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text)
@@ -52,9 +52,14 @@ def init(name: str | None, partition: str | None, out: Path | None) -> None:
     click.echo(f"\nwritten to {path}")
 
 
-@site.command(name="ls")
-def ls() -> None:
-    """List the sites: your own, and the examples that come with gemfit."""
+@site.command(name="list")
+def list_sites() -> None:
+    """List your sites, and the examples that come with gemfit.
+
+    \b
+    Example:
+      gemfit site list
+    """
     rows = [(name, "yours", str(path)) for name, path in own().items()]
     rows += [(name, "example", str(path)) for name, path in shipped().items() if name not in own()]
     console().print(table(["site", "whose", "file"], rows))

@@ -16,8 +16,8 @@ from gemfit_launch.output.tables import console
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
-from gemfit_launch.slurm.submit.placement import Placing, ranks_at
 from gemfit_launch.slurm.submit.show import show_scripts
+from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_all
 from gemfit_launch.slurm.submit.sweep import Variant, variants
 from gemfit_launch.verbs._completion import SettingKey
@@ -43,7 +43,7 @@ from gemfit_launch.verbs._submission import report_submission, warn_hidden_optio
 @json_option
 def submit(
     request: Request,
-    placing: Placing,
+    site_options: SiteOptions,
     folder: Path | None,
     after: int | None,
     sweeps: tuple[str, ...],
@@ -63,12 +63,12 @@ def submit(
       gemfit submit gemma3/1b-reference --site gpu-cluster --data chat.jsonl --run runs/lr --sweep seed=1,2,3
     """
     root = folder or default_folder(request)
-    jobs = [_prepare(variant, placing, root) for variant in variants(request, sweeps)]
+    jobs = [_prepare(variant, site_options, root) for variant in variants(request, sweeps)]
     if dry_run:
-        _show(jobs, placing)
+        _show(jobs, site_options)
         return
     for job in jobs:
-        RunDir.refuse_used(job.root)
+        RunDir.check_unused(job.root)
         if not job.plan.recipe.data.mixture:
             find_files(None)  # raises with the option that names the data
     warn_hidden_options()
@@ -83,16 +83,16 @@ def submit(
         click.echo(json.dumps(submitted if sweeps else submitted[0], indent=2))
 
 
-def _prepare(variant: Variant, placing: Placing, root: Path) -> Prepared:
+def _prepare(variant: Variant, site_options: SiteOptions, root: Path) -> Prepared:
     """The plan and the scripts of one run; writes nothing."""
-    site, recipe = placing.site(), variant.request.recipe()
-    plan = resolve_plan(recipe, ranks_at(site, placing.nodes or 1), site=site)
+    site, recipe = site_options.site(), variant.request.recipe()
+    plan = resolve_plan(recipe, ranks_at(site, site_options.nodes or 1), site=site)
     place = root.with_name(f"{root.name}{variant.suffix}")
     return Prepared(place, variant.request, plan, render_scripts(plan, place, Path.cwd()))
 
 
-def _show(jobs: Sequence[Prepared], placing: Placing) -> None:
+def _show(jobs: Sequence[Prepared], site_options: SiteOptions) -> None:
     for job in jobs:
-        options = [*job.request.arguments(), *placing.arguments(), *to_argv({"run": job.root})]
+        options = [*job.request.arguments(), *site_options.arguments(), *to_argv({"run": job.root})]
         show_plan(job.plan, job.request.name, ["gemfit", "submit", *options])
         show_scripts(job.scripts)

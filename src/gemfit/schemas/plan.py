@@ -47,7 +47,7 @@ class PackReference(Contract):
     folder: str
 
 
-HOW: dict[str, Any] = {
+NON_IDENTITY_FIELDS: dict[str, Any] = {
     "description": True,
     "model": {"attention", "activation_checkpointing", "kernels", "compile"},
     "data": {"source"},
@@ -90,5 +90,5 @@ class Plan(Contract):
 
         The number of steps follows from it. The data counts by the pack's fingerprint, not by its path.
         """
-        flat = flatten(self.recipe.model_dump(mode="json", exclude=HOW))
+        flat = flatten(self.recipe.model_dump(mode="json", exclude=NON_IDENTITY_FIELDS))
         return flat | {"pack.fingerprint": self.pack.fingerprint}

@@ -43,7 +43,7 @@ def changes(was: Flat, now: Flat) -> list[Change]:
     return [Change(key, was.get(key), now.get(key)) for key in keys if not _same(was.get(key), now.get(key))]
 
 
-def refuse_changes(was: Flat, now: Flat, *, allowed: Collection[str], place: str) -> None:
+def check_changes(was: Flat, now: Flat, *, allowed: Collection[str], place: str) -> None:
     """``UserError`` that lists how ``now`` would train something else than ``was``.
 
     ``allowed`` holds keys, or the beginnings of keys such as ``optim``.
@@ -58,7 +58,7 @@ def refuse_changes(was: Flat, now: Flat, *, allowed: Collection[str], place: str
         )
 
 
-def refuse_unknown(allowed: Iterable[str], known: Collection[str]) -> None:
+def check_known_keys(allowed: Iterable[str], known: Collection[str]) -> None:
     """``UserError`` for a key of ``--allow-changed`` that is no part of a training's identity."""
     for key in allowed:
         if not any(_covers((key,), name) for name in known):

@@ -58,7 +58,7 @@ def stop_job(run: RunDir) -> str:
     return f"job {training.id} is asked to save and end"
 
 
-def refuse_queued(run: RunDir) -> None:
+def check_not_queued(run: RunDir) -> None:
     """``UserError`` while a job of the run waits or runs."""
     for job in live_jobs(run):
         raise UserError(

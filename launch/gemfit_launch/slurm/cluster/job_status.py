@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit_launch.runs.status import RunStatus, State, read_state, read_status
+from gemfit_launch.runs.status import RunState, RunStatus, read_state, read_status
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cancel import known_jobs
 from gemfit_launch.slurm.commands import Job
-from gemfit_launch.slurm.records.job_attempts import STOP_BY_PERSON
+from gemfit_launch.slurm.records.job_attempts import STOP_BY_COMMAND
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 
 WAITING = {
@@ -68,7 +68,7 @@ def read_with_job(run: RunDir, queue: Queue) -> RunStatus:
     return read_status(run, state=state_of(run, made, queue), job=made.job, waits_for=waits_for(made, queue))
 
 
-def state_of(run: RunDir, made: Submission, queue: Queue) -> State:
+def state_of(run: RunDir, made: Submission, queue: Queue) -> RunState:
     """The state of a run whose newest job is ``made``."""
     job = queue.jobs.get(made.job)
     if job is None and queue.silence:
@@ -94,7 +94,7 @@ def waits_for(made: Submission, queue: Queue) -> str:
     return f"{job.reason}{': ' if words else ''}{words}{start}"
 
 
-def _ended(run: RunDir, job: Job | None) -> State:
+def _ended(run: RunDir, job: Job | None) -> RunState:
     state, verdict = read_state(run), run.verdict()
     if state == "new" and verdict is not None:  # the data could not be packed
         return verdict.outcome
@@ -103,4 +103,4 @@ def _ended(run: RunDir, job: Job | None) -> State:
 
 
 def _asked_to_stop(run: RunDir) -> bool:
-    return run.stop_file.is_file() and run.stop_file.read_text().strip() == STOP_BY_PERSON
+    return run.stop_file.is_file() and run.stop_file.read_text().strip() == STOP_BY_COMMAND

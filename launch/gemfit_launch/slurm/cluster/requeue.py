@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 300.0
 RETRY_SECONDS = 5.0
 NO_ANSWER = re.compile(r"unable to contact|timed out|does not answer|connect|communication", re.IGNORECASE)
 
-Disposition = Literal["requeue", "cancelled", "queued"]
+RequeueDecision = Literal["requeue", "cancelled", "queued"]
 
 
 def scontrol(*arguments: str) -> str:
@@ -53,7 +53,7 @@ def show_job(job: str) -> str:
     return scontrol("show", "job", job).partition("\n")[2]
 
 
-def fate(shown: str, restarts: int) -> Disposition:
+def requeue_decision(shown: str, restarts: int) -> RequeueDecision:
     """Whether a job that has stopped may be requeued, from what Slurm shows of it. Pure.
 
     A requeue would bring back a cancelled job as well. While processes end, Slurm says COMPLETING of

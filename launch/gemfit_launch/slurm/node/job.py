@@ -54,7 +54,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     """Number a new attempt and say where its ranks meet, unless the run must not go on."""
     job = os.environ["SLURM_JOB_ID"]
     close_interrupted(run)
-    if stopped_by(run) == job_attempts.STOP_BY_PERSON:
+    if stopped_by(run) == job_attempts.STOP_BY_COMMAND:
         say("asked to stop before this attempt began; `gemfit resume` starts a new job")
         return ExitCode.DONE
     plan = run.plan()
@@ -82,10 +82,10 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
 def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
     """Close the books of ``attempt``, and send the job back into the queue where that is right."""
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
-    by_person = stopped_by(run) == job_attempts.STOP_BY_PERSON
+    by_command = stopped_by(run) == job_attempts.STOP_BY_COMMAND
     if verdict is not None and verdict.outcome in STATED_BY_RANKS:
         _close(run, attempt, verdict.outcome, verdict.reason)
-        if verdict.outcome is AttemptOutcome.STOPPED and not by_person:
+        if verdict.outcome is AttemptOutcome.STOPPED and not by_command:
             say(f"saved at step {verdict.step}")
             return _requeue(job, avoid=None)
         say(f"{verdict.outcome} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
@@ -93,7 +93,7 @@ def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
     failed = _crash(run, attempt, verdict)
     if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
-    if by_person:
+    if by_command:
         return _fail(run, attempt, f"crashed while it was asked to stop: {failed.reason}")
     return _requeue(job, avoid=failed.node if failed.at_fault else None)
 
@@ -163,11 +163,13 @@ def _close(
 
 def _requeue(job: str, *, avoid: str | None) -> ExitCode:
     """Requeue unless somebody has cancelled the job, or Slurm has requeued it already."""
-    fate = requeue.fate(requeue.show_job(job), int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    if fate == "cancelled":
+    decision = requeue.requeue_decision(
+        requeue.show_job(job), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    )
+    if decision == "cancelled":
         say("the job was cancelled, so it does not come back")
         return ExitCode.DONE
-    if fate == "queued":
+    if decision == "queued":
         say("Slurm has put the job back into the queue itself")
         return ExitCode.DONE
     requeue.requeue(job)

@@ -52,7 +52,7 @@ def _receive(nodes: int, port: int, token: str, failed: Callable[[], bool], dead
         server.settimeout(POLL_SECONDS)
         while len(waiting) < nodes - 1:
             missing = sorted(set(range(1, nodes)) - set(waiting))
-            _refuse_to_wait(f"machine {', '.join(map(str, missing))} did not come", failed, deadline)
+            _check_wait(f"machine {', '.join(map(str, missing))} did not come", failed, deadline)
             if (arrived := _accept(server, token)) is not None:
                 rank, guest = arrived
                 waiting[rank] = guest
@@ -79,7 +79,7 @@ def _accept(server: socket.socket, token: str) -> tuple[int, socket.socket] | No
 def _visit(rank: int, host: str, port: int, token: str, failed: Callable[[], bool], deadline: float) -> None:
     """Call machine 0 until it is there, and wait for its word; a call that ends without it is made anew."""
     while True:
-        _refuse_to_wait(f"{host} does not answer on port {port}", failed, deadline)
+        _check_wait(f"{host} does not answer on port {port}", failed, deadline)
         with (
             suppress(ConnectionError, TimeoutError),
             socket.create_connection((host, port), timeout=ANSWER_SECONDS) as server,
@@ -99,7 +99,7 @@ def _greeting(guest: socket.socket, token: str) -> int | None:
     return int(rank) if said == token and rank.isdigit() else None
 
 
-def _refuse_to_wait(what: str, failed: Callable[[], bool], deadline: float) -> None:
+def _check_wait(what: str, failed: Callable[[], bool], deadline: float) -> None:
     if failed():
         raise PeerError("another node has failed")
     if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ from gemfit.schemas.base import Contract
 
 Stage = Literal["health", "training"]
 
-STOP_BY_PERSON, STOP_TO_REQUEUE = "stop", "requeue"
+STOP_BY_COMMAND, STOP_TO_REQUEUE = "stop", "requeue"
 """What the stop file says: `gemfit stop` ends the job, a signal sends it back into the queue."""
 
 MAX_FRUITLESS_INTERRUPTIONS = 10

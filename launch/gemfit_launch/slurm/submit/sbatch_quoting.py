@@ -74,7 +74,7 @@ def quoted(value: str, place: str) -> str:
     return f'"{escaped}"'
 
 
-def site_options(site: Site) -> Options:
+def sbatch_options(site: Site) -> Options:
     """Where a job of ``site`` goes, and what else its owner wants of sbatch."""
     named = ("partition", "account", "qos", "constraint", "reservation", "time")
     return [*_given(site, named), *_extra(site)]
@@ -83,7 +83,7 @@ def site_options(site: Site) -> Options:
 def pack_options(site: Site) -> Options:
     """The same for a job without a GPU; what chooses GPU nodes does not go with another partition."""
     if site.pack_partition is None:
-        return site_options(site)
+        return sbatch_options(site)
     return [("partition", site.pack_partition), *_given(site, ("account", "time")), *_extra(site)]
 
 
@@ -93,12 +93,12 @@ def _given(site: Site, names: Iterable[str]) -> list[tuple[str, str | None]]:
 
 def _extra(site: Site) -> list[tuple[str, str | None]]:
     for name in site.extra:
-        refuse_owned(name, site)
+        check_option(name, site)
     # An option such as `exclusive` has no value.
     return [(name, value or None) for name, value in site.extra.items()]
 
 
-def refuse_owned(name: str, site: Site) -> None:
+def check_option(name: str, site: Site) -> None:
     """``UserError`` for an option in ``extra`` that the launcher decides, or that is no option's name."""
     place = f"site {site.name}: extra.{name}"
     if name in OWNED:

@@ -20,7 +20,7 @@ from gemfit.schemas.site import Site
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.container import python_on_nodes, srun_options
-from gemfit_launch.slurm.submit.sbatch_quoting import pack_options, render_directives, site_options
+from gemfit_launch.slurm.submit.sbatch_quoting import pack_options, render_directives, sbatch_options
 
 Kind = Literal["train", "pack"]
 
@@ -63,7 +63,7 @@ def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple
         yield from pack_options(site)
         return
     yield from _resources(site)
-    yield from site_options(site)
+    yield from sbatch_options(site)
 
 
 def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:

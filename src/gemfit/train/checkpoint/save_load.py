@@ -24,7 +24,7 @@ from gemfit.checkpoint.retention import quarantine, reading
 from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest, FileDigest
-from gemfit.schemas.training_identity import Flat, refuse_changes
+from gemfit.schemas.training_identity import Flat, check_changes
 from gemfit.train.checkpoint import deepspeed_zero, engine_state
 from gemfit.train.collective import on_every_rank, on_first_rank, rank, world_size
 
@@ -177,7 +177,7 @@ def _choose(
     for folder, reason in damaged:
         quarantine(run, folder, reason)
     if found is not None:
-        refuse_changes(found[1].training, identity, allowed=allowed_changes, place=str(found[0]))
+        check_changes(found[1].training, identity, allowed=allowed_changes, place=str(found[0]))
     return found
 
 

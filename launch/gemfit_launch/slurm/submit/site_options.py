@@ -13,7 +13,7 @@ from gemfit_launch.slurm.sites.load import load_site
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Placing:
+class SiteOptions:
     """A site by name, what is to be different there, and how many of its nodes."""
 
     name: str | None = None
@@ -25,7 +25,7 @@ class Placing:
         if self.name is not None:
             return load_site(self.name, self.settings)
         if before is None:
-            raise UserError("there is no site yet; give --site SITE (`gemfit site ls`)")
+            raise UserError("there is no site yet; give --site SITE (`gemfit site list`)")
         if self.settings:
             raise UserError(f"--site-set {self.settings[0]}: give --site {before.name} with it")
         return before
@@ -40,7 +40,7 @@ def ranks_at(site: Site, nodes: int) -> Topology:
     return Topology(nodes=nodes, ranks_per_node=site.ranks, device="cuda" if site.gpus_per_node else "cpu")
 
 
-def refuse_ranks(ranks: Ranks, site: Site) -> None:
+def check_ranks(ranks: Ranks, site: Site) -> None:
     """``UserError`` for options about ranks that the site decides."""
     given = [*Ranks(nproc=ranks.nproc, gpus=ranks.gpus, device=ranks.device).arguments()]
     if given:
