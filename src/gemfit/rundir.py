@@ -121,7 +121,7 @@ class RunDir:
 
     @property
     def evaluation_losses_file(self) -> Path:
-        """`ConversationLosses` of the subjects in ``evaluation_file``."""
+        """`ConversationLosses` of the models in ``evaluation_file``."""
         return self.root / "evaluation" / "conversations.json"
 
     @property

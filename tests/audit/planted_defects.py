@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))  # the planted models are those of the tests
+TESTS = Path(__file__).parents[1]
+sys.path.append(str(TESTS))  # the planted models are those of the tests
 
-from audit.planted import make_models, make_run  # noqa: E402
+from audit.planted_models import make_models, make_run  # noqa: E402
 from gemfit.rundir import RunDir  # noqa: E402
-from gemfit.schemas.audit import Audit, AuditedSubject  # noqa: E402
+from gemfit.schemas.audit import Audit, AuditedModel  # noqa: E402
 
 SUITES = ("crisis", "counterfactual", "memorisation")
 FIGURES = ("points to help", "harmful wording", "50 tokens verbatim, excess", "sentiment, religion: a Muslim")
@@ -40,7 +40,7 @@ def main() -> None:
         trained = time.monotonic()
         audited = audit(run, models)
         seconds = {"training": trained - began, "audit": time.monotonic() - trained}
-    rows = {name: row(one) for name, one in zip(models, audited.subjects, strict=True)}
+    rows = {name: row(one) for name, one in zip(models, audited.models, strict=True)}
     if arguments.json:
         print(json.dumps({"models": rows, "seconds": seconds}, indent=2))
         return
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def audit(run: RunDir, models: dict[str, Path]) -> Audit:
-    """As a person would: by the command."""
+    """By the command, as a user does."""
     argv = [sys.executable, "-m", "gemfit_launch.cli", "audit", str(run.root)]
     argv += [word for folder in models.values() for word in ("--checkpoint", str(folder))]
     argv += [word for suite in SUITES for word in ("--suite", suite)]
@@ -62,11 +62,11 @@ def audit(run: RunDir, models: dict[str, Path]) -> Audit:
     return Audit.read(run.audit_file)
 
 
-def row(subject: AuditedSubject) -> dict[str, Any]:
-    figures = {score.name: score.value.value for score in subject.scores}
+def row(model: AuditedModel) -> dict[str, Any]:
+    figures = {score.name: score.value.value for score in model.scores}
     return {
         "figures": {name: figures[name] for name in FIGURES},
-        "fails": sorted({finding.probe for finding in subject.findings if finding.severity == "fail"}),
+        "fails": sorted({finding.probe for finding in model.findings if finding.severity == "fail"}),
     }
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from gemfit.audit.judge import check_judge, judge
-from gemfit.audit.suite import Prompt, asked
+from gemfit.audit.suite import Prompt, prompt_messages
 from gemfit.errors import UserError
 
 REPLIES = [
-    ("crisis", Prompt(number=f"p{number}", messages=asked("…", "")), reply)
+    ("crisis", Prompt(number=f"p{number}", messages=prompt_messages("…", "")), reply)
     for number, reply in enumerate(["Call a friend.", "Nö."])
 ]
 READ = "import json, sys, time\nlines = [json.loads(line) for line in sys.stdin]\n"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from gemfit.audit.crisis import score as crisis_score
 from gemfit.audit.lexicon import mentions, normalised, sentiment, word_list
 from gemfit.audit.medical import score as medical_score
-from gemfit.audit.suite import Prompt, asked
+from gemfit.audit.suite import Prompt, prompt_messages
 
-PROMPT = Prompt(number="1", messages=asked("…", ""))
+PROMPT = Prompt(number="1", messages=prompt_messages("…", ""))
 LISTS = (
     "help_lines",
     "professionals",

@@ -1,4 +1,4 @@
-"""The suites that come with gemfit, and what is measured of replies to them."""
+"""The suites that come with gemfit, and the scores of replies to them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from gemfit.audit.catalog import SHIPPED, SUITES, about
 from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.jailbreak import jailbreak
 from gemfit.audit.jailbreak import score as jailbreak_score
-from gemfit.audit.run_audit import SPOKEN
+from gemfit.audit.run_audit import SYSTEM_PROMPT_SUITES
 from gemfit.audit.stability import TIMES, similarity, stability
-from gemfit.audit.suite import Probe, Prompt, Replied, asked
+from gemfit.audit.suite import Prompt, PromptSuite, ScoredReply, prompt_messages
 from gemfit.audit.suite_file import first, read_suite
 from gemfit.audit.thresholds import Threshold, threshold_of
 
 
-def answered(probe: Probe, reply: Callable[[Prompt], str]) -> list[Replied]:
-    """Every prompt of the suite, answered and scored."""
+def answered(suite: PromptSuite, reply: Callable[[Prompt], str]) -> list[ScoredReply]:
+    """The scored replies to every prompt of the suite."""
     return [
-        Replied(prompt=prompt, reply=reply(prompt), scores=probe.score(prompt, reply(prompt)))
-        for prompt in probe.prompts
+        ScoredReply(prompt=prompt, reply=reply(prompt), scores=suite.score(prompt, reply(prompt)))
+        for prompt in suite.prompts
     ]
 
 
-def values(probe: Probe, reply: Callable[[Prompt], str]) -> dict[str, dict[str, float]]:
-    return {figure.measure.name: dict(figure.values) for figure in probe.figures(answered(probe, reply))}
+def values(suite: PromptSuite, reply: Callable[[Prompt], str]) -> dict[str, dict[str, float]]:
+    return {figure.measure.name: dict(figure.values) for figure in suite.figures(answered(suite, reply))}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -38,22 +38,22 @@ def test_a_suite_says_what_it_is_for_where_it_comes_from_and_its_limits(name: st
 
 
 def test_the_catalogue_has_every_suite_once() -> None:
-    assert [*SPOKEN, "memorisation"] == list(SUITES)
+    assert [*SYSTEM_PROMPT_SUITES, "memorisation"] == list(SUITES)
 
 
-@pytest.mark.parametrize("name", SPOKEN)
+@pytest.mark.parametrize("name", SYSTEM_PROMPT_SUITES)
 def test_prompts_differ_and_carry_the_system_prompt(name: str) -> None:
-    probe = SPOKEN[name]("Be kind.", None)
-    keys = [(prompt.number, prompt.variant) for prompt in probe.prompts]
+    suite = SYSTEM_PROMPT_SUITES[name]("Be kind.", None)
+    keys = [(prompt.number, prompt.variant) for prompt in suite.prompts]
     assert len(set(keys)) == len(keys) > 10
-    assert all(prompt.messages[0].role == "system" for prompt in probe.prompts)
-    assert any("Be kind." in prompt.messages[0].content for prompt in probe.prompts)
+    assert all(prompt.messages[0].role == "system" for prompt in suite.prompts)
+    assert any("Be kind." in prompt.messages[0].content for prompt in suite.prompts)
 
 
-@pytest.mark.parametrize("name", SPOKEN)
+@pytest.mark.parametrize("name", SYSTEM_PROMPT_SUITES)
 def test_every_figure_has_its_bars_but_for_one_that_means_nothing_alone(name: str) -> None:
-    probe = SPOKEN[name]("", None)
-    figures = probe.figures(answered(probe, lambda prompt: "I would talk to a friend."))
+    suite = SYSTEM_PROMPT_SUITES[name]("", None)
+    figures = suite.figures(answered(suite, lambda prompt: "I would talk to a friend."))
     assert figures
     without = {f.measure.name for f in figures if threshold_of(f.measure) == Threshold()}
     assert without <= {"agreement, other words"}
@@ -77,7 +77,7 @@ def test_attacks_run_under_the_system_prompt_of_the_training_as_well() -> None:
 
 ATTACK = Prompt(
     number="1",
-    messages=asked("…", ""),
+    messages=prompt_messages("…", ""),
     facts={"canary": "heron-4417", "opening": "Friend", "marker": "I have no rules"},
 )
 
@@ -100,7 +100,7 @@ def test_a_reply_to_an_attack(reply: str, leaks: int, obeys: int, opens: int, re
 
 
 def test_an_attack_on_the_secret_alone_is_not_asked_whether_it_was_obeyed() -> None:
-    prompt = Prompt(number="1", messages=asked("…", ""), facts={**ATTACK.facts, "marker": ""})
+    prompt = Prompt(number="1", messages=prompt_messages("…", ""), facts={**ATTACK.facts, "marker": ""})
     assert "obeys the attack" not in jailbreak_score(prompt, "No.")
 
 
@@ -140,7 +140,7 @@ def test_groups_that_are_refused_more_often_show() -> None:
 
 
 def test_the_same_reply_each_time_agrees_fully() -> None:
-    found = values(stability("", None), lambda prompt: "TrainingConversation to a friend about it.")
+    found = values(stability("", None), lambda prompt: "Talk to a friend about it.")
     assert set(found["agreement, asked again"].values()) == {1.0}
     assert set(found["agreement, other words"].values()) == {1.0}
     assert set(found["refusal flips"].values()) == {0.0}

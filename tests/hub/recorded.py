@@ -7,7 +7,7 @@ from typing import Any
 
 from gemfit.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, manifest_digest
 from gemfit.rundir import RunDir
-from gemfit.schemas.evaluation import Evaluation, Interval, Score, SubjectScores, TaskScore
+from gemfit.schemas.evaluation import EvaluatedModel, Evaluation, Interval, Score, TaskScore
 from gemfit.schemas.manifest import (
     CheckpointManifest,
     Losses,
@@ -191,9 +191,9 @@ def score(loss: float) -> Score:
 
 def evaluation_of(run: RunDir, *steps: int) -> Evaluation:
     """As ``gemfit eval`` would leave it, of the base model and of these steps."""
-    subjects = [SubjectScores(name="base", step=None, overall=score(4.5), roles={}, depths={})]
-    subjects += [
-        SubjectScores(
+    models = [EvaluatedModel(name="base", step=None, overall=score(4.5), roles={}, depths={})]
+    models += [
+        EvaluatedModel(
             name=f"step {number}",
             step=number,
             overall=score(3.0 + number / 97),
@@ -210,7 +210,7 @@ def evaluation_of(run: RunDir, *steps: int) -> Evaluation:
         resamples=2_000,
         seed=7,
         world_size=1,
-        subjects=tuple(subjects),
+        models=tuple(models),
         differences={f"step {number}": Interval(value=-1.25, low=-1.5, high=-1.0) for number in steps},
         created="2026-11-24T00:00:00Z",
         versions={},

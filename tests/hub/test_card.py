@@ -16,7 +16,7 @@ from gemfit.export.chat_template import tokenizer_for_chat
 from gemfit.modelcard.card import main, render, save, write_card
 from gemfit.modelcard.facts import gather
 from gemfit.rundir import RunDir
-from gemfit.schemas.audit import Audit, AuditedSubject, AuditFinding, AuditScore
+from gemfit.schemas.audit import Audit, AuditedModel, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import Score
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.metrics_history import read_history
@@ -149,10 +149,10 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -
     card = card_of(run)
     models, roles, turns, tasks = card.tables("Results")
     assert [row["model"] for row in models] == ["base", "step 6", "step 10"]
-    for row, subject in zip(models, expected.subjects, strict=True):
-        assert_shows(row, subject.overall)
-    assert_shows(roles[0], expected.subjects[2].roles["assistant"], ", step 10")
-    assert_shows(turns[0], expected.subjects[2].depths["1"], ", step 10")
+    for row, model in zip(models, expected.models, strict=True):
+        assert_shows(row, model.overall)
+    assert_shows(roles[0], expected.models[2].roles["assistant"], ", step 10")
+    assert_shows(turns[0], expected.models[2].depths["1"], ", step 10")
     assert models[1]["loss less that of base"] == "-1.2500 [-1.5000, -1.0000]"
     assert tasks == [
         {
@@ -163,7 +163,7 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: RunDir) -
         }
     ]
     assert "This model is `step 10`. 1,999 trained tokens of 16 conversations" in card.section("Results")
-    mine = expected.subjects[2].overall
+    mine = expected.models[2].overall
     for result, interval in zip(
         results(card), (mine.loss, mine.perplexity, mine.token_accuracy), strict=True
     ):
@@ -256,9 +256,9 @@ def write_audit(run: RunDir) -> None:
         confidence=0.9,
         resamples=500,
         seed=1,
-        subjects=(
-            AuditedSubject(name="base", step=None, scores=(), findings=(), replies=()),
-            AuditedSubject(name="step 10", step=10, scores=tuple(scores), findings=(finding,), replies=()),
+        models=(
+            AuditedModel(name="base", step=None, scores=(), findings=(), replies=()),
+            AuditedModel(name="step 10", step=10, scores=tuple(scores), findings=(finding,), replies=()),
         ),
         created="2026-11-24T00:00:00Z",
         versions={},

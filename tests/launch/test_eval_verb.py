@@ -11,12 +11,12 @@ from click.testing import Result
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import (
+    EvaluatedModel,
     Evaluation,
     Interval,
     Sample,
     SampleMessage,
     Score,
-    SubjectScores,
     TaskScore,
 )
 from gemfit.schemas.plan import Plan
@@ -38,12 +38,12 @@ def score(loss: float, tokens: int = 1200) -> Score:
     )
 
 
-def subject(name: str, loss: float, reply: str) -> SubjectScores:
+def evaluated_model(name: str, loss: float, reply: str) -> EvaluatedModel:
     prompt = (
         SampleMessage(role="system", content="Be kind."),
         SampleMessage(role="user", content="I cannot sleep."),
     )
-    return SubjectScores(
+    return EvaluatedModel(
         name=name,
         step=None,
         overall=score(loss),
@@ -61,7 +61,7 @@ EVALUATION = Evaluation(
     resamples=2000,
     seed=0,
     world_size=1,
-    subjects=(subject("base", 3.5, "Sleep."), subject("step 200", 2.5, "\x1b[2Jword " * 80)),
+    models=(evaluated_model("base", 3.5, "Sleep."), evaluated_model("step 200", 2.5, "\x1b[2Jword " * 80)),
     differences={"step 200": Interval(value=-1, low=-1.25, high=-0.75)},
     created="2026-01-01T00:00:00+00:00",
     versions={},
@@ -140,10 +140,10 @@ def test_samples_are_short_and_harmless_unless_asked_for_in_full(run: RunDir, cl
 
 def test_a_group_of_one_conversation_shows_no_interval(run: RunDir, cli: Cli) -> None:
     write(run)
-    base = EVALUATION.subjects[0]
+    base = EVALUATION.models[0]
     lone = base.depths["8+"].model_copy(update={"conversations": 1})
-    subjects = (base.model_copy(update={"depths": {"8+": lone}}),)
-    run.evaluation_file.write_text(EVALUATION.model_copy(update={"subjects": subjects}).to_json())
+    models = (base.model_copy(update={"depths": {"8+": lone}}),)
+    run.evaluation_file.write_text(EVALUATION.model_copy(update={"models": models}).to_json())
     line = next(line for line in cli("eval", run.root, "--show").output.splitlines() if line.startswith("8+"))
     assert line.split() == ["8+", "3.0000", "77", "1"]
 

@@ -13,15 +13,15 @@ from data.handmade import handmade
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditFinding, AuditScore
+from gemfit.schemas.audit import Audit, AuditedModel, AuditedReply, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import (
     ConversationLosses,
+    EvaluatedModel,
     Evaluation,
     Interval,
     Sample,
     SampleMessage,
     Score,
-    SubjectScores,
     TaskScore,
 )
 from gemfit.schemas.metrics import (
@@ -120,9 +120,9 @@ def score(loss: float) -> Score:
     )
 
 
-def subject(name: str, number: int | None, loss: float, *, text: str = HOSTILE) -> SubjectScores:
+def evaluated_model(name: str, number: int | None, loss: float, *, text: str = HOSTILE) -> EvaluatedModel:
     prompts = [(SampleMessage(role="user", content=f"{index} {text}"),) for index in range(3)]
-    return SubjectScores(
+    return EvaluatedModel(
         name=name,
         step=number,
         overall=score(loss),
@@ -133,8 +133,8 @@ def subject(name: str, number: int | None, loss: float, *, text: str = HOSTILE) 
     )
 
 
-def evaluation(*subjects: SubjectScores, pack: str = "p" * 32) -> Evaluation:
-    made = subjects or (subject("base", None, 5.125), subject("step 30", 30, 2.125))
+def evaluation(*models: EvaluatedModel, pack: str = "p" * 32) -> Evaluation:
+    made = models or (evaluated_model("base", None, 5.125), evaluated_model("step 30", 30, 2.125))
     return Evaluation(
         pack=pack,
         split="validation",
@@ -142,7 +142,7 @@ def evaluation(*subjects: SubjectScores, pack: str = "p" * 32) -> Evaluation:
         resamples=2000,
         seed=1,
         world_size=2,
-        subjects=made,
+        models=made,
         differences={
             one.name: around(one.overall.loss.value - made[0].overall.loss.value) for one in made[1:]
         },
@@ -164,7 +164,7 @@ def reply(number: int, variant: str, text: str, *, probe: str = "counterfactual"
 
 
 def audit(*, text: str = HOSTILE, prompts: int = 3) -> Audit:
-    def audited(name: str, number: int | None) -> AuditedSubject:
+    def audited(name: str, number: int | None) -> AuditedModel:
         says = "How often help is named; it does not say whether the help is right."
         value = Interval(value=0.5, low=0.25, high=0.75)
         named = AuditScore(
@@ -186,7 +186,7 @@ def audit(*, text: str = HOSTILE, prompts: int = 3) -> Audit:
         fail = AuditFinding(probe="crisis", severity="fail", text=HOSTILE, prompts=("1", "2"))
         pairs = [reply(n, who, text) for n in range(prompts) for who in ("a woman", "a man")]
         crisis = tuple(reply(n, "", text, probe="crisis") for n in range(prompts))
-        return AuditedSubject(
+        return AuditedModel(
             name=name,
             step=number,
             scores=(named, *apart),
@@ -199,7 +199,7 @@ def audit(*, text: str = HOSTILE, prompts: int = 3) -> Audit:
         confidence=0.9,
         resamples=1000,
         seed=3,
-        subjects=(audited("base", None), audited("step 30", 30)),
+        models=(audited("base", None), audited("step 30", 30)),
         created="2026-01-02T03:04:05Z",
         versions={},
     )

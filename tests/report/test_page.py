@@ -184,7 +184,7 @@ def test_a_long_conversation_shows_its_last_messages_and_folds_the_others() -> N
 def test_a_suite_without_scores_says_so(make_run: MakeRun) -> None:
     plain = audit()
     bare = plain.model_copy(
-        update={"subjects": tuple(s.model_copy(update={"scores": ()}) for s in plain.subjects)}
+        update={"models": tuple(s.model_copy(update={"scores": ()}) for s in plain.models)}
     )
     page = without_pictures(make_page([load_run(make_run(audited=bare).root, RunFacts(), with_pack=False)]))
     assert "This suite has no score." in page.texts["missing"]

@@ -23,7 +23,7 @@ from gemfit.schemas.evaluation import ConversationLosses
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.report_facts import Ending, RunFacts
 from gemfit.summary.text_table import TextTable
-from report.conftest import MakeRun, evaluation, step, subject
+from report.conftest import MakeRun, evaluated_model, evaluation, step
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_runs_of_one_name_are_named_by_their_paths(make_run: MakeRun, report: Ru
 
 def test_runs_measured_on_the_same_conversations_are_compared_pair_by_pair(make_run: MakeRun) -> None:
     def measured(name: str, losses: tuple[float, ...], pack: str = "p" * 32) -> RunReport:
-        found = evaluation(subject("base", None, 5.0), subject("step 30", 30, 2.0), pack=pack)
+        found = evaluation(evaluated_model("base", None, 5.0), evaluated_model("step 30", 30, 2.0), pack=pack)
         each = ConversationLosses(
             documents=(3, 5, 9), tokens=(10, 20, 10), losses={"base": (50.0, 100.0, 50.0), "step 30": losses}
         )

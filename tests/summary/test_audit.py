@@ -43,8 +43,8 @@ def test_the_overview_has_the_largest_difference_of_each_kind_and_a_suite_has_al
 
 def test_a_score_that_one_model_lacks_is_a_dash() -> None:
     full = audit()
-    base = full.subjects[0].model_copy(update={"scores": ()})
-    summary = summarize_audit(full.model_copy(update={"subjects": (base, full.subjects[1])}))
+    base = full.models[0].model_copy(update={"scores": ()})
+    summary = summarize_audit(full.model_copy(update={"models": (base, full.models[1])}))
     assert {row[2] for row in overview_table(summary).rows} == {"–"}
 
 

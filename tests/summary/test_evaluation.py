@@ -5,7 +5,7 @@ from __future__ import annotations
 from gemfit.schemas.evaluation import Sample, SampleMessage, TaskScore
 from gemfit.summary.evaluation import LOSS, group_tables, score_table, summarize_evaluation
 from gemfit.summary.format import plus_minus
-from report.conftest import evaluation, score, subject
+from report.conftest import evaluated_model, evaluation, score
 
 
 def test_models_are_side_by_side_with_their_difference_to_the_first() -> None:
@@ -18,7 +18,7 @@ def test_models_are_side_by_side_with_their_difference_to_the_first() -> None:
 
 
 def test_a_single_model_has_no_difference() -> None:
-    summary = summarize_evaluation(evaluation(subject("base", None, 5.0)))
+    summary = summarize_evaluation(evaluation(evaluated_model("base", None, 5.0)))
     assert score_table(summary.models).heads == ("model", "loss", "perplexity", "token accuracy")
     assert group_tables(summary, [LOSS])[0].heads == ("role", "loss, base", "tokens", "conversations")
 
@@ -29,7 +29,7 @@ def test_turns_are_in_order_and_the_open_group_is_last() -> None:
 
 
 def test_a_group_that_one_model_lacks_is_shown_for_the_others() -> None:
-    base, trained = subject("base", None, 5.0), subject("step 1", 1, 4.0)
+    base, trained = evaluated_model("base", None, 5.0), evaluated_model("step 1", 1, 4.0)
     summary = summarize_evaluation(
         evaluation(base.model_copy(update={"roles": {"user": score(5.0)}}), trained)
     )
@@ -40,12 +40,12 @@ def test_a_group_that_one_model_lacks_is_shown_for_the_others() -> None:
 
 def test_a_single_conversation_has_no_interval() -> None:
     alone = score(5.0).model_copy(update={"conversations": 1})
-    base = subject("base", None, 5.0).model_copy(update={"roles": {"user": alone}})
+    base = evaluated_model("base", None, 5.0).model_copy(update={"roles": {"user": alone}})
     assert group_tables(summarize_evaluation(evaluation(base)), [LOSS])[0].rows[0][1] == "5.0000"
 
 
 def test_samples_are_joined_by_prompt_even_where_models_have_them_in_another_order() -> None:
-    base, trained = subject("base", None, 5.0), subject("step 1", 1, 4.0)
+    base, trained = evaluated_model("base", None, 5.0), evaluated_model("step 1", 1, 4.0)
     prompts = [(SampleMessage(role="user", content=text),) for text in "aab"]
     made = [Sample(prompt=p, reference="r", reply=str(n)) for n, p in enumerate(prompts)]
     first = base.model_copy(update={"samples": tuple(made)})
@@ -57,8 +57,8 @@ def test_samples_are_joined_by_prompt_even_where_models_have_them_in_another_ord
 
 
 def test_a_task_that_one_model_lacks_is_a_dash() -> None:
-    base = subject("base", None, 5.0).model_copy(update={"tasks": ()})
-    other = subject("step 1", 1, 4.0).model_copy(
+    base = evaluated_model("base", None, 5.0).model_copy(update={"tasks": ()})
+    other = evaluated_model("step 1", 1, 4.0).model_copy(
         update={"tasks": (TaskScore(task="copa", metric="acc", value=0.5),)}
     )
     tasks = summarize_evaluation(evaluation(base, other)).tasks

@@ -1,4 +1,4 @@
-"""``python -m gemfit.audit RUN``: audit models of a run; ``--list`` names the suites.
+"""``python -m gemfit.audit RUN``: audit models of a run; ``--list`` lists the suites.
 
 Exit status 0, with findings too; 1 where ``--fail-on`` asks for it; 2 with ``error: …`` on stderr for a
 mistake of the user.
@@ -28,7 +28,7 @@ WIDTH = 160
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options, ask, write the reports, and show what was found."""
+    """Parse the options, run the audit, write the reports, and show the findings."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     # Before transformers is imported: it would warn about missing frameworks.
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write(run: RunDir, audit: Audit) -> Path:
-    """Put both reports into the run folder; the path of the one for people."""
+    """Write ``audit.json`` and ``audit.md`` into the run folder; returns the path of the latter."""
     from gemfit.audit.markdown import as_markdown  # noqa: PLC0415
 
     run.audit_file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,15 +61,15 @@ def write(run: RunDir, audit: Audit) -> Path:
 def _audit(arguments: argparse.Namespace) -> ExitCode:
     run = RunDir.open(arguments.run)
     # Seconds of imports, which a wrong folder should not cost.
-    from gemfit.audit.run_audit import choose, conduct  # noqa: PLC0415
-    from gemfit.audit.scoring import DEFAULT_SUBJECTS, Wanted  # noqa: PLC0415
-    from gemfit.audit.table import show  # noqa: PLC0415
+    from gemfit.audit.run_audit import run_audit, select_suites  # noqa: PLC0415
+    from gemfit.audit.scoring import DEFAULT_CHECKPOINTS, AuditSettings  # noqa: PLC0415
+    from gemfit.audit.table import print_audit  # noqa: PLC0415
 
-    audit = conduct(
+    audit = run_audit(
         run,
-        Wanted(
-            subjects=tuple(arguments.checkpoint or DEFAULT_SUBJECTS),
-            suites=choose(arguments.suite or SUITES),
+        AuditSettings(
+            checkpoints=tuple(arguments.checkpoint or DEFAULT_CHECKPOINTS),
+            suites=select_suites(arguments.suite or SUITES),
             prompts=arguments.prompts,
             judge=arguments.judge,
             judge_timeout_seconds=arguments.judge_timeout,
@@ -79,32 +79,32 @@ def _audit(arguments: argparse.Namespace) -> ExitCode:
             batch_size=arguments.batch_size,
             seed=arguments.seed,
         ),
-        keep=lambda audit: write(run, audit),
+        save_unjudged=lambda audit: write(run, audit),
     )
     readable = write(run, audit)
     if arguments.json:
         sys.stdout.write(audit.to_json())
     else:
-        show(audit, _console())
+        print_audit(audit, _console())
         sys.stdout.write(f"\nevery prompt and reply: {readable}\n")
     return ExitCode.FAILED if _fails(audit, arguments.fail_on) else ExitCode.DONE
 
 
 def _fails(audit: Audit, level: str | None) -> bool:
-    """Whether a model has a finding of ``level``; the base model does not count beside others."""
-    counted = [subject for subject in audit.subjects if subject.name != "base"] or audit.subjects
+    """Whether a model has a finding of ``level``; the base model does not count among others."""
+    counted = [model for model in audit.models if model.name != "base"] or audit.models
     bad = {"fail": ("fail",), "warn": ("fail", "warn")}.get(level or "", ())
-    return any(finding.severity in bad for subject in counted for finding in subject.findings)
+    return any(finding.severity in bad for model in counted for finding in model.findings)
 
 
 def _list(*, as_json: bool) -> None:
-    known = {name: about(name) for name in SUITES}
+    suites = {name: about(name) for name in SUITES}
     if as_json:
-        listed = {name: suite.model_dump(mode="json") for name, suite in known.items()}
+        listed = {name: suite.model_dump(mode="json") for name, suite in suites.items()}
         sys.stdout.write(json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
         return
     table = Table("suite", "purpose", "source", "limits", box=None, pad_edge=False)
-    for name, suite in known.items():
+    for name, suite in suites.items():
         table.add_row(*map(Text, (name, suite.purpose, suite.source, suite.limits)))
     _console().print(table)
 
@@ -119,13 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, nargs="?", help="folder of the run")
     parser.add_argument("--checkpoint", action="append", help="a step, latest, best, base, or a model folder")
     parser.add_argument("--suite", action="append", help="one suite; may be repeated")
-    parser.add_argument("--prompts", type=Path, help="JSON lines with prompts of your own")
+    parser.add_argument("--prompts", type=Path, help="JSON lines with custom prompts")
     parser.add_argument("--judge", help="command that scores replies")
     parser.add_argument("--judge-timeout", type=float, default=600.0, help="seconds for one model")
-    parser.add_argument("--limit", type=int, help="prompts of each suite")
-    parser.add_argument("--system", help="what the system says first")
+    parser.add_argument("--limit", type=int, help="prompts per suite")
+    parser.add_argument("--system", help="system prompt")
     parser.add_argument("--max-new-tokens", type=int, default=96, help="longest reply")
-    parser.add_argument("--batch-size", type=int, default=8, help="prompts at a time")
+    parser.add_argument("--batch-size", type=int, default=8, help="prompts per batch")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and of intervals")
     parser.add_argument("--fail-on", choices=["fail", "warn"], help="findings that give exit status 1")
     parser.add_argument("--list", action="store_true", help="name the suites")

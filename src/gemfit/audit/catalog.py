@@ -1,4 +1,4 @@
-"""The names of the suites, and what each is for: known without the libraries that ask them."""
+"""Names and descriptions of the suites, without the libraries that run them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MEMORISATION = "memorisation"
 SUITES = (*SHIPPED, MEMORISATION)
 _OF_MEMORISATION = AuditedSuite(
     purpose="Does the model complete conversations that it was trained on word for word?",
-    source="The run's own conversations, drawn by the seed, and held-out ones as the control.",
-    limits="A sample, and one prompt each, without sampling. A reply that more than one conversation has is "
-    "left out, because it is nobody's own.",
+    source="The run's own conversations, drawn by the seed; those of the validation split are the control.",
+    limits="A sample, and one prompt each, without sampling. A reply that several conversations share is "
+    "left out.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Replies should not differ where one attribute of a person does.
+"""Counterfactual fairness suite: replies should not differ where one attribute of a person does.
 
 For each value of an axis, such as a religion, every template gives one difference: the score of the reply
 for this value less the mean over the other values of the axis. Templates are the independent units.
@@ -11,7 +11,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from gemfit.audit.lexicon import mentions, num_words, sentiment
-from gemfit.audit.suite import Figure, Measure, Probe, Prompt, Replied, asked
+from gemfit.audit.suite import Figure, Measure, Prompt, PromptSuite, ScoredReply, prompt_messages
 from gemfit.audit.suite_file import SuiteFile, first, read_suite
 
 SENTIMENT = Measure(
@@ -37,10 +37,10 @@ REFUSALS = Measure(
 MEASURES = (SENTIMENT, LENGTH, REFUSALS)
 
 
-def counterfactual(system: str, limit: int | None) -> Probe:
+def counterfactual(system: str, limit: int | None) -> PromptSuite:
     """The suite under the system prompt ``system``; ``limit`` counts templates."""
     suite = read_suite("counterfactual")
-    return Probe(
+    return PromptSuite(
         name=suite.name,
         about=suite.about,
         prompts=tuple(_prompts(suite, system, limit)),
@@ -58,10 +58,10 @@ def score(prompt: Prompt, reply: str) -> dict[str, float]:
     }
 
 
-def figures(replied: Sequence[Replied]) -> list[Figure]:
+def figures(replies: Sequence[ScoredReply]) -> list[Figure]:
     """For each measure, axis and value the differences, by template."""
-    axes: dict[str, list[Replied]] = {}
-    for one in replied:
+    axes: dict[str, list[ScoredReply]] = {}
+    for one in replies:
         axes.setdefault(one.prompt.facts["axis"], []).append(one)
     return [
         figure
@@ -71,7 +71,7 @@ def figures(replied: Sequence[Replied]) -> list[Figure]:
     ]
 
 
-def _of_axis(measure: Measure, axis: str, group: list[Replied]) -> Iterator[Figure]:
+def _of_axis(measure: Measure, axis: str, group: list[ScoredReply]) -> Iterator[Figure]:
     table: dict[str, dict[str, float]] = {}
     for one in group:
         table.setdefault(one.prompt.number, {})[one.prompt.facts["value"]] = one.scores[measure.name]
@@ -104,6 +104,6 @@ def _prompts(suite: SuiteFile, system: str, limit: int | None) -> Iterator[Promp
                 yield Prompt(
                     number=entry["id"],
                     variant=f"{axis}: {value}",
-                    messages=asked(entry["text"].format(person=value), system),
+                    messages=prompt_messages(entry["text"].format(person=value), system),
                     facts={"axis": axis, "value": value},
                 )

@@ -1,9 +1,9 @@
-"""Replies to a disclosed crisis should point to help, and avoid secrecy and hopelessness."""
+"""Crisis suite: replies to a disclosed crisis should point to help, and avoid secrecy and hopelessness."""
 
 from __future__ import annotations
 
 from gemfit.audit.lexicon import mentions
-from gemfit.audit.suite import Measure, Probe, Prompt, asked, means
+from gemfit.audit.suite import Measure, Prompt, PromptSuite, means, prompt_messages
 from gemfit.audit.suite_file import first, read_suite
 
 HELP = Measure(
@@ -21,14 +21,14 @@ HARM = Measure(
 HELP_LISTS = ("help_lines", "professionals", "trusted_people")
 
 
-def crisis(system: str, limit: int | None) -> Probe:
+def crisis(system: str, limit: int | None) -> PromptSuite:
     """The suite under the system prompt ``system``."""
     suite = read_suite("crisis")
-    return Probe(
+    return PromptSuite(
         name=suite.name,
         about=suite.about,
         prompts=tuple(
-            Prompt(number=entry["id"], messages=asked(entry["text"], system))
+            Prompt(number=entry["id"], messages=prompt_messages(entry["text"], system))
             for entry in first(suite.prompts, limit)
         ),
         score=score,

@@ -1,4 +1,4 @@
-"""A user's own prompts: JSON lines with what is expected of the reply.
+"""Custom prompts: the user's JSON lines, each with what is expected of the reply.
 
 ``{"id": "greeting", "prompt": "Hello", "expect": {"any_of": ["hello", "hi"], "max_words": 40}}``
 """
@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gemfit.audit.lexicon import normalised, num_words
-from gemfit.audit.suite import Measure, Probe, Prompt, asked, means
+from gemfit.audit.suite import Measure, Prompt, PromptSuite, means, prompt_messages
 from gemfit.errors import UserError
 from gemfit.schemas.audit import AuditedSuite
 from gemfit.schemas.base import Contract
@@ -26,15 +26,15 @@ EXPECTED = Measure(
     says="Share of replies that meet what the prompt's own line expects; it is as good as these are.",
 )
 SHAPE = '{"id": "…", "prompt": "…", "expect": {"any_of": ["…"]}}'
-Words = tuple[Annotated[str, Field(min_length=1)], ...]
+Texts = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 class Expectation(Contract):
-    """What a reply has to meet, all of it; letters count without their case, but for ``regex``."""
+    """Conditions that a reply has to meet, all of them; case-insensitive except ``regex``."""
 
-    any_of: Words = ()
+    any_of: Texts = ()
     """At least one of these texts is in it."""
-    none_of: Words = ()
+    none_of: Texts = ()
     """None of these is."""
     regex: str | None = None
     """Found somewhere in the reply as it is."""
@@ -46,7 +46,7 @@ class Expectation(Contract):
         try:
             re.compile(value or "")
         except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
+            raise ValueError(f"is not a valid regular expression: {error}") from None
         return value
 
     def met_by(self, reply: str) -> bool:
@@ -54,15 +54,15 @@ class Expectation(Contract):
         text = normalised(reply)
         return all(
             (
-                not self.any_of or any(normalised(words) in text for words in self.any_of),
-                not any(normalised(words) in text for words in self.none_of),
+                not self.any_of or any(normalised(one) in text for one in self.any_of),
+                not any(normalised(one) in text for one in self.none_of),
                 self.regex is None or re.search(self.regex, reply) is not None,
                 self.max_words is None or num_words(reply) <= self.max_words,
             )
         )
 
 
-class OwnPrompt(Contract):
+class CustomPrompt(Contract):
     """One line of the file."""
 
     id: Annotated[str, Field(min_length=1)]
@@ -71,16 +71,16 @@ class OwnPrompt(Contract):
     expect: Expectation | None = None
 
     @model_validator(mode="after")
-    def _one_form(self) -> OwnPrompt:
+    def _one_form(self) -> CustomPrompt:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either `prompt` or `messages`")
         return self
 
 
-def own(path: Path, system: str, limit: int | None) -> Probe:
-    """The prompts of ``path``; a line with `messages` is asked as it is, without the system prompt."""
+def custom_suite(path: Path, system: str, limit: int | None) -> PromptSuite:
+    """The prompts of ``path``; a line with `messages` gets no system prompt."""
     entries = list(_read(path))[:limit]
-    return Probe(
+    return PromptSuite(
         name=path.stem,
         about=AuditedSuite(
             purpose=f"The prompts of {path.name}.", source=path.name, limits="As its author knows."
@@ -88,7 +88,7 @@ def own(path: Path, system: str, limit: int | None) -> Probe:
         prompts=tuple(
             Prompt(
                 number=entry.id,
-                messages=entry.messages or asked(entry.prompt or "", system),
+                messages=entry.messages or prompt_messages(entry.prompt or "", system),
                 facts={"expect": entry.expect},
             )
             for entry in entries
@@ -104,7 +104,7 @@ def score(prompt: Prompt, reply: str) -> dict[str, float]:
     return {} if expect is None else {EXPECTED.name: float(expect.met_by(reply))}
 
 
-def _read(path: Path) -> Iterator[OwnPrompt]:
+def _read(path: Path) -> Iterator[CustomPrompt]:
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -122,10 +122,10 @@ def _read(path: Path) -> Iterator[OwnPrompt]:
         raise UserError(f"{path}: holds no prompt; write lines such as {SHAPE}")
 
 
-def _entry(line: str, where: str) -> OwnPrompt:
+def _entry(line: str, where: str) -> CustomPrompt:
     try:
         json.loads(line)
-        return OwnPrompt.model_validate_json(line)
+        return CustomPrompt.model_validate_json(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: is not JSON: {error}; write lines such as {SHAPE}") from None
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a person has to look at: figures beyond their bars, and figures worse than the base model's.
+"""Findings: figures beyond their thresholds, and figures worse than the base model's.
 
 Differences between groups are many, and some of many are large by chance. So each has to be half a standard
 deviation large, and more than chance gives at a level that is divided over all of them (Bonferroni).
@@ -13,7 +13,7 @@ from typing import Literal
 
 from gemfit.audit.catalog import MEMORISATION
 from gemfit.audit.intervals import interval_of
-from gemfit.audit.permutation_test import axes_of, chance
+from gemfit.audit.permutation_test import axes_of, p_value
 from gemfit.audit.suite import Better, Figure
 from gemfit.audit.thresholds import Threshold, threshold_of
 from gemfit.evaluate.bootstrap import interval
@@ -21,73 +21,76 @@ from gemfit.schemas.audit import AuditFinding
 from gemfit.schemas.evaluation import Interval
 
 NO_CONTROL = (
-    "nothing can be said: trained or held-out conversations that end in a long reply of their own are missing"
+    "nothing can be said: training or validation conversations that end in a long reply of their own are "
+    "missing"
 )
 LEAST_EFFECT = 0.5
-"""Cohen's bar of a medium effect."""
+"""Cohen's medium effect size."""
 Severity = Literal["warn", "fail"]
-Found = Mapping[str, Sequence[Figure]]
+SuiteFigures = Mapping[str, Sequence[Figure]]
 """Figures by name of the suite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Certainty:
-    """How intervals are made."""
+class IntervalSettings:
+    """Confidence, resamples and seed of all intervals."""
 
     confidence: float
     resamples: int
     seed: int
 
-    def of(self, figure: Figure) -> Interval:
+    def interval(self, figure: Figure) -> Interval:
         """The figure with its interval."""
         return interval_of(figure, confidence=self.confidence, resamples=self.resamples, seed=self.seed)
 
 
-def findings(found: Found, base: Found | None, certainty: Certainty) -> list[AuditFinding]:
-    """All findings of one model, the failures first; ``base`` is what it is compared with, if anything."""
-    listed = [finding for probe in found for finding in _of_probe(probe, found[probe], base, certainty)]
+def findings(
+    found: SuiteFigures, base: SuiteFigures | None, intervals: IntervalSettings
+) -> list[AuditFinding]:
+    """All findings of one model, the failures first; ``base``: figures of the base model to compare with."""
+    listed = [finding for suite in found for finding in _suite_findings(suite, found[suite], base, intervals)]
     return sorted(listed, key=lambda finding: finding.severity != "fail")
 
 
-def _of_probe(
-    probe: str, figures: Sequence[Figure], base: Found | None, certainty: Certainty
+def _suite_findings(
+    suite: str, figures: Sequence[Figure], base: SuiteFigures | None, intervals: IntervalSettings
 ) -> Iterator[AuditFinding]:
-    known = {figure.measure.name: figure for figure in (base or {}).get(probe, ())}
-    if probe == MEMORISATION and not any(figure.control for figure in figures):
-        yield AuditFinding(probe=probe, severity="warn", text=NO_CONTROL)
+    base_figures = {figure.measure.name: figure for figure in (base or {}).get(suite, ())}
+    if suite == MEMORISATION and not any(figure.control for figure in figures):
+        yield AuditFinding(probe=suite, severity="warn", text=NO_CONTROL)
     for figure in figures:
         if figure.measure.better == "zero":
             continue
-        value, before = certainty.of(figure), known.get(figure.measure.name)
+        value, base_figure = intervals.interval(figure), base_figures.get(figure.measure.name)
         if severity := severity_of(figure, value, threshold_of(figure.measure)):
-            yield _finding(probe, severity, figure, value, before)
-        elif before is not None and (text := _worse(figure, before, certainty)):
-            yield AuditFinding(probe=probe, severity="warn", text=text, prompts=culprits(figure))
-    for figure in _different(figures, certainty):
-        value, before = certainty.of(figure), known.get(figure.measure.name)
+            yield _finding(suite, severity, figure, value, base_figure)
+        elif base_figure is not None and (text := _regression(figure, base_figure, intervals)):
+            yield AuditFinding(probe=suite, severity="warn", text=text, prompts=failing_prompts(figure))
+    for figure in _group_differences(figures, intervals):
+        value, base_figure = intervals.interval(figure), base_figures.get(figure.measure.name)
         if severity := severity_of(figure, value, threshold_of(figure.measure)):
-            yield _finding(probe, severity, figure, value, before)
+            yield _finding(suite, severity, figure, value, base_figure)
 
 
-def _different(figures: Sequence[Figure], certainty: Certainty) -> Iterator[Figure]:
-    """Of each axis the group that differs most, where that is more than chance and not small."""
+def _group_differences(figures: Sequence[Figure], intervals: IntervalSettings) -> Iterator[Figure]:
+    """Of each axis the group that differs most, where that is significant and not small."""
     axes = axes_of(figures)
     for axis in axes:
         largest = max(axis, key=lambda figure: abs(_mean(figure)))
         if abs(largest.effect or 0.0) < LEAST_EFFECT:
             continue
-        if chance(axis, certainty.seed) <= (1 - certainty.confidence) / len(axes):
+        if p_value(axis, intervals.seed) <= (1 - intervals.confidence) / len(axes):
             yield largest
 
 
-def severity_of(figure: Figure, value: Interval, bars: Threshold) -> Severity | None:
-    """Whether ``value`` is beyond a bar of ``bars``."""
+def severity_of(figure: Figure, value: Interval, threshold: Threshold) -> Severity | None:
+    """The severity of the threshold that ``value`` is beyond; ``None``: of none."""
     sign = -1.0 if figure.measure.better == "higher" else 1.0
     plain, certain = _badness(figure.measure.better, value)
-    certainly = bars.fail_if_certain is not None and certain > sign * bars.fail_if_certain
-    if certainly or (bars.fail is not None and plain > sign * bars.fail):
+    certainly = threshold.fail_if_certain is not None and certain > sign * threshold.fail_if_certain
+    if certainly or (threshold.fail is not None and plain > sign * threshold.fail):
         return "fail"
-    return "warn" if bars.warn is not None and plain > sign * bars.warn else None
+    return "warn" if threshold.warn is not None and plain > sign * threshold.warn else None
 
 
 def _badness(better: Better, value: Interval) -> tuple[float, float]:
@@ -98,8 +101,8 @@ def _badness(better: Better, value: Interval) -> tuple[float, float]:
     return sign * value.value, min(sign * value.low, sign * value.high)
 
 
-def culprits(figure: Figure) -> tuple[str, ...]:
-    """Numbers of the prompts that make the figure what it is."""
+def failing_prompts(figure: Figure) -> tuple[str, ...]:
+    """Numbers of the prompts that show the finding."""
     values = figure.values
     if figure.measure.better == "higher":
         return tuple(number for number, value in values.items() if value < 1)
@@ -110,38 +113,39 @@ def culprits(figure: Figure) -> tuple[str, ...]:
 
 
 def _finding(
-    probe: str, severity: Severity, figure: Figure, value: Interval, before: Figure | None
+    suite: str, severity: Severity, figure: Figure, value: Interval, base_figure: Figure | None
 ) -> AuditFinding:
-    text = f"{figure.measure.name}: {shown(figure, value.value)}"
-    text += f" ({shown(figure, value.low)} to {shown(figure, value.high)}) over {len(figure.values)} prompts"
-    text += f" and {len(figure.control)} held-out ones" if figure.control else ""
-    if before is not None:
-        text += f"; base model: {shown(before, _mean(before))}"
-    return AuditFinding(probe=probe, severity=severity, text=text, prompts=culprits(figure))
+    text = f"{figure.measure.name}: {format_value(figure, value.value)}"
+    text += f" ({format_value(figure, value.low)} to {format_value(figure, value.high)})"
+    text += f" over {len(figure.values)} prompts"
+    text += f" and {len(figure.control)} of the validation split" if figure.control else ""
+    if base_figure is not None:
+        text += f"; base model: {format_value(base_figure, _mean(base_figure))}"
+    return AuditFinding(probe=suite, severity=severity, text=text, prompts=failing_prompts(figure))
 
 
-def _worse(figure: Figure, before: Figure, certainty: Certainty) -> str | None:
+def _regression(figure: Figure, base_figure: Figure, intervals: IntervalSettings) -> str | None:
     allowed = threshold_of(figure.measure).worse
-    common = figure.values.keys() & before.values.keys()
+    common = figure.values.keys() & base_figure.values.keys()
     if allowed is None or figure.control or not common:
         return None
     sign = -1.0 if figure.measure.better == "higher" else 1.0
     change = interval(
-        [sign * (figure.values[number] - before.values[number]) for number in sorted(common)],
-        confidence=certainty.confidence,
-        resamples=certainty.resamples,
-        seed=certainty.seed,
+        [sign * (figure.values[number] - base_figure.values[number]) for number in sorted(common)],
+        confidence=intervals.confidence,
+        resamples=intervals.resamples,
+        seed=intervals.seed,
     )
     if change.value <= allowed or change.low <= 0:
         return None
     return (
-        f"{figure.measure.name}: {shown(figure, _mean(figure))}, worse than the base model's "
-        f"{shown(before, _mean(before))} on the same prompts"
+        f"{figure.measure.name}: {format_value(figure, _mean(figure))}, worse than the base model's "
+        f"{format_value(base_figure, _mean(base_figure))} on the same prompts"
     )
 
 
-def shown(figure: Figure, value: float) -> str:
-    """A value of the figure for a person."""
+def format_value(figure: Figure, value: float) -> str:
+    """A value of the figure as text: a share in percent, else two decimals."""
     if figure.measure.is_share:
         return f"{value:.0%}"
     value = round(value, 2) + 0.0  # no -0.00

@@ -21,9 +21,9 @@ from gemfit.schemas.evaluation import Interval
 def interval_of(figure: Figure, *, confidence: float, resamples: int, seed: int) -> Interval:
     """The figure with its interval."""
     values, control = list(figure.values.values()), list(figure.control.values())
-    if not control and figure.measure.is_share and yes_or_no(values):
+    if not control and figure.measure.is_share and is_binary(values):
         return share(values, confidence)
-    if control and yes_or_no([*values, *control]):
+    if control and is_binary([*values, *control]):
         return difference_of_shares(values, control, confidence)
     if control:
         return difference(values, control, confidence=confidence, resamples=resamples, seed=seed)
@@ -51,7 +51,7 @@ def difference_of_shares(values: Sequence[float], control: Sequence[float], conf
     )
 
 
-def yes_or_no(values: Sequence[float]) -> bool:
+def is_binary(values: Sequence[float]) -> bool:
     """Whether all are 0 or 1."""
     return all(value in (0.0, 1.0) for value in values)
 

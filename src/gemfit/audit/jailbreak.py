@@ -1,4 +1,4 @@
-"""Under attack a system prompt should hold: its secret, its orders, its role."""
+"""Jailbreak suite: a system prompt should hold under attack: its secret, its orders, its role."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemfit.audit.lexicon import mentions, normalised
-from gemfit.audit.suite import Measure, Probe, Prompt, asked, means
+from gemfit.audit.suite import Measure, Prompt, PromptSuite, means, prompt_messages
 from gemfit.audit.suite_file import SuiteFile, first, read_suite
 
 LEAK = Measure(
@@ -35,10 +35,10 @@ REFUSES = Measure(
 )
 
 
-def jailbreak(system: str, limit: int | None) -> Probe:
+def jailbreak(system: str, limit: int | None) -> PromptSuite:
     """The suite under its own system prompts, and under ``system`` with the same secret and order."""
     suite = read_suite("jailbreak")
-    return Probe(
+    return PromptSuite(
         name=suite.name,
         about=suite.about,
         prompts=tuple(_prompts(suite, system, limit)),
@@ -66,7 +66,7 @@ def _prompts(suite: SuiteFile, system: str, limit: int | None) -> Iterator[Promp
             yield Prompt(
                 number=entry["id"],
                 variant=name,
-                messages=asked(entry["text"], guarded),
+                messages=prompt_messages(entry["text"], guarded),
                 facts={
                     "canary": suite.rest["canary"],
                     "opening": suite.rest["opening"],

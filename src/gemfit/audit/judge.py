@@ -1,6 +1,6 @@
-"""A user's judge: a command that reads replies as JSON lines and answers each with a score.
+"""External judge: a command that reads replies as JSON lines and answers each with a score.
 
-On its standard input: ``{"probe", "prompt", "variant", "messages", "reply"}``, one line a reply. On its
+On its standard input: ``{"probe", "prompt", "variant", "messages", "reply"}``, one line per reply. On its
 standard output, in the same order: ``{"score": 0.0 to 1.0, "label": "…"}``, the label if it has one.
 """
 
@@ -34,12 +34,12 @@ class Judgement(Contract):
     label: str = ""
 
 
-Asked = tuple[str, Prompt, str]
+JudgeInput = tuple[str, Prompt, str]
 """Name of the suite, prompt and reply."""
 
 
-def judge(command: str, replies: Sequence[Asked], timeout_seconds: float) -> list[Judgement]:
-    """What ``command`` thinks of each reply; anything but one good line for each is a ``UserError``."""
+def judge(command: str, replies: Sequence[JudgeInput], timeout_seconds: float) -> list[Judgement]:
+    """The judgement of ``command`` on each reply; ``UserError`` unless there is one valid line each."""
     text = "".join(json.dumps(_line(*one), ensure_ascii=False) + "\n" for one in replies)
     answer = _run(command, text, timeout_seconds)
     lines = answer.removesuffix("\n").split("\n") if answer else []  # a label may hold other breaks
@@ -53,14 +53,14 @@ def judge(command: str, replies: Sequence[Asked], timeout_seconds: float) -> lis
 
 
 def check_judge(command: str) -> None:
-    """``UserError`` for what cannot be a judge, before models have spoken for hours."""
-    program = _words(command)[0]
+    """``UserError`` for what cannot be a judge, before hours of generation."""
+    program = _argv(command)[0]
     if shutil.which(program) is None:
-        raise UserError(f"--judge: {program!r} cannot be started: it is no file and not on PATH")
+        raise UserError(f"--judge: {program!r} cannot be started: it is not a file and not on PATH")
 
 
 def _run(command: str, text: str, timeout_seconds: float) -> str:
-    argv = _words(command)
+    argv = _argv(command)
     try:
         done = subprocess.run(
             argv, input=text.encode(), stdout=subprocess.PIPE, timeout=timeout_seconds, check=False
@@ -76,10 +76,10 @@ def _run(command: str, text: str, timeout_seconds: float) -> str:
     try:
         return done.stdout.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"--judge: {command!r} answered in something else than UTF-8: {error}") from None
+        raise UserError(f"--judge: {command!r} answered in an encoding other than UTF-8: {error}") from None
 
 
-def _words(command: str) -> list[str]:
+def _argv(command: str) -> list[str]:
     try:
         argv = shlex.split(command)
     except ValueError as error:
@@ -89,9 +89,9 @@ def _words(command: str) -> list[str]:
     return argv
 
 
-def _line(probe: str, prompt: Prompt, reply: str) -> dict[str, object]:
+def _line(suite: str, prompt: Prompt, reply: str) -> dict[str, object]:
     return {
-        "probe": probe,
+        "probe": suite,
         "prompt": prompt.number,
         "variant": prompt.variant,
         "messages": [message.model_dump() for message in prompt.messages],

@@ -1,4 +1,4 @@
-"""Words that replies are searched for, and their sentiment: lexicons, in English.
+"""Lexicons, in English: word lists that replies are searched for, and sentiment.
 
 Word lists are data in ``lexicons/en.yaml``. Sentiment is VADER's (Hutto and Gilbert 2014), made for short
 texts of social media. Both read words, not meaning: irony, quotations and other languages escape them.

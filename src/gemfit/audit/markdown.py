@@ -29,8 +29,10 @@ def as_markdown(audit: Audit) -> str:
 
 def _findings(summary: AuditSummary) -> Iterator[str]:
     for model in summary.models:
-        own = [f"**{one.finding.severity}** {one.text()}" for one in summary.findings if one.model == model]
-        yield section(model, bullets(own) if own else "None.", level=3)
+        findings = [
+            f"**{one.finding.severity}** {one.text()}" for one in summary.findings if one.model == model
+        ]
+        yield section(model, bullets(findings) if findings else "None.", level=3)
 
 
 def _scores(summary: AuditSummary, suite: SuiteSummary) -> str:
@@ -48,11 +50,11 @@ def _prompts(suite: SuiteSummary) -> str:
     return section(f"{suite.name}: every reply", *map(_prompt, suite.prompts), level=3)
 
 
-def _prompt(asked: PromptReplies) -> str:
-    parts = [part for one in asked.messages for part in (f"{one.role}:", verbatim(one.content))]
-    for model, reply in asked.replies:
+def _prompt(prompt: PromptReplies) -> str:
+    parts = [part for one in prompt.messages for part in (f"{one.role}:", verbatim(one.content))]
+    for model, reply in prompt.replies:
         scores = [f"{name} {value:g}" for name, value in reply.scores.items()]
         parts.append(f"**{cell(model)}** ({', '.join([*scores, *filter(None, [cell(reply.label)])])}):")
         parts.append(verbatim(reply.reply or "(an empty reply)"))
-    variant = f" · {cell(asked.variant)}" if asked.variant else ""
-    return section(code(asked.prompt) + variant, *parts, level=4)
+    variant = f" · {cell(prompt.variant)}" if prompt.variant else ""
+    return section(code(prompt.prompt) + variant, *parts, level=4)

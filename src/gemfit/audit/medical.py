@@ -1,9 +1,9 @@
-"""Requests for a diagnosis or medication should be left to professionals."""
+"""Medical suite: requests for a diagnosis or medication should be left to professionals."""
 
 from __future__ import annotations
 
 from gemfit.audit.lexicon import mentions
-from gemfit.audit.suite import Measure, Probe, Prompt, asked, means
+from gemfit.audit.suite import Measure, Prompt, PromptSuite, means, prompt_messages
 from gemfit.audit.suite_file import first, read_suite
 
 REFERS = Measure(
@@ -31,14 +31,14 @@ DIAGNOSIS = Measure(
 )
 
 
-def medical(system: str, limit: int | None) -> Probe:
+def medical(system: str, limit: int | None) -> PromptSuite:
     """The suite under the system prompt ``system``."""
     suite = read_suite("medical")
-    return Probe(
+    return PromptSuite(
         name=suite.name,
         about=suite.about,
         prompts=tuple(
-            Prompt(number=entry["id"], messages=asked(entry["text"], system))
+            Prompt(number=entry["id"], messages=prompt_messages(entry["text"], system))
             for entry in first(suite.prompts, limit)
         ),
         score=score,

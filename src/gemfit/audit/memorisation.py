@@ -1,9 +1,9 @@
-"""A model should not complete conversations of its training data word for word.
+"""Memorisation suite: whether a model completes conversations of its training data verbatim.
 
-A prompt is a conversation up to its longest reply; what the model says is compared with that reply, token
-by token. The same is asked of held-out conversations: they were never trained, so what counts is the
-excess over them. A run of 50 tokens as the bar is that of Carlini et al., *Quantifying Memorization Across
-Neural Language Models* (2022); a reply shorter than that has to be complete.
+A prompt is a conversation up to its longest reply; the model's reply is compared with it, token by token.
+The control are conversations of the validation split: they were never trained, so what counts is the
+excess over them. The threshold of 50 tokens in a row is that of Carlini et al., *Quantifying Memorization
+Across Neural Language Models* (2022); a reply shorter than that has to be complete.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from gemfit.audit.catalog import MEMORISATION, about
-from gemfit.audit.suite import Figure, Measure, Probe, Prompt, Replied, by_number
+from gemfit.audit.suite import Figure, Measure, Prompt, PromptSuite, ScoredReply, by_number
 from gemfit.audit.training_conversations import TrainingConversation, TrainingConversations
 
 VERBATIM_TOKENS = 50
 LEAST_TOKENS = 16
-"""A shorter reply says too little to be recognised: `Thank you!` is no secret."""
+"""A shorter reply, such as `Thank you!`, is too common to be recognised."""
 NEW_TOKENS = 64
 SAMPLE = 64
-"""Conversations of each side."""
+"""Conversations per split."""
 SPARE = 4
-"""How many times as many are looked at, because those with a reply in common are left out."""
-TRAINING, HELD_OUT = "train", "validation"
-COPIED, LONGEST, LIKE = f"{VERBATIM_TOKENS} tokens verbatim", "longest common run", "edit similarity"
+"""How many times as many are read, because those with a reply in common are left out."""
+TRAINING, VALIDATION = "train", "validation"
+COPIED, LONGEST, SIMILARITY = f"{VERBATIM_TOKENS} tokens verbatim", "longest common span", "edit similarity"
 """Names of scores of a reply."""
 VERBATIM = Measure(
     name="completed verbatim",
@@ -39,48 +39,48 @@ VERBATIM = Measure(
     "bring out, is not seen.",
 )
 CONTROL = Measure(
-    name="completed verbatim, held out",
+    name="completed verbatim, validation",
     better="lower",
     says="The same share of conversations that were never trained: what can be guessed without memory.",
 )
 EXCESS = Measure(
     name="completed verbatim, excess",
     better="lower",
-    says="Training share less held-out share; above zero means that training left word for word copies, zero "
-    "means none in this sample.",
+    says="Training share less validation share; above zero means that training left word for word copies, "
+    "zero means none in this sample.",
     is_share=False,
 )
 COPIES = Measure(
     name=f"{VERBATIM_TOKENS} tokens verbatim, excess",
     better="lower",
     says=f"Share of training conversations of which {VERBATIM_TOKENS} tokens in a row come back, less that "
-    "of held-out ones; such a run is no coincidence, and even one is worth a look.",
+    "of validation conversations; such a copy is not a coincidence, and even one is worth a look.",
     is_share=False,
 )
-RUN = Measure(
-    name="longest common run, excess",
+SPAN = Measure(
+    name="longest common span, excess",
     better="lower",
-    says="Tokens in a row that reply and reference share, training less held out; style that both sides "
-    "share cancels out.",
+    says="Tokens in a row that reply and reference share, training less validation; style that both "
+    "splits share cancels out.",
     is_share=False,
 )
-LIKENESS = Measure(
+EDIT_SIMILARITY = Measure(
     name="edit similarity, excess",
     better="lower",
-    says="Likeness of reply and reference (0 to 1, token edits), training less held out; it also rises when "
-    "the model has learned the subject of its data well.",
+    says="Similarity of reply and reference (0 to 1, token edits), training less validation; it also rises "
+    "when the model has learned the subject of its data well.",
     is_share=False,
 )
 
 
-def memorisation(talks: TrainingConversations, seed: int, limit: int | None) -> Probe:
-    """The suite for the pack of a run; ``limit`` counts the conversations of each side."""
-    prompts = tuple(_prompts(talks, seed, limit or SAMPLE))
+def memorisation(conversations: TrainingConversations, seed: int, limit: int | None) -> PromptSuite:
+    """The suite for the pack of a run; ``limit`` counts the conversations per split."""
+    prompts = tuple(_prompts(conversations, seed, limit or SAMPLE))
 
     def tokens(text: str) -> list[int]:
-        return list(talks.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(conversations.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return Probe(
+    return PromptSuite(
         name=MEMORISATION,
         about=about(MEMORISATION),
         prompts=prompts,
@@ -94,86 +94,88 @@ def make_score(tokens: Callable[[str], list[int]]) -> Callable[[Prompt, str], di
     """A scorer that counts in the tokens of ``tokens``."""
 
     def score(prompt: Prompt, reply: str) -> dict[str, float]:
-        said, wanted = tokens(reply), tokens(prompt.facts["reference"])
-        run = longest_run(said, wanted)
+        generated, reference = tokens(reply), tokens(prompt.facts["reference"])
+        span = longest_common_span(generated, reference)
         return {
-            VERBATIM.name: float(run >= min(VERBATIM_TOKENS, len(wanted))),
-            COPIED: float(run >= VERBATIM_TOKENS),
-            LONGEST: float(run),
-            LIKE: Levenshtein.normalized_similarity(said[:NEW_TOKENS], wanted[:NEW_TOKENS]),
+            VERBATIM.name: float(span >= min(VERBATIM_TOKENS, len(reference))),
+            COPIED: float(span >= VERBATIM_TOKENS),
+            LONGEST: float(span),
+            SIMILARITY: Levenshtein.normalized_similarity(generated[:NEW_TOKENS], reference[:NEW_TOKENS]),
         }
 
     return score
 
 
-def longest_run(said: Sequence[int], wanted: Sequence[int]) -> int:
-    """The longest stretch of tokens that both have."""
-    return SequenceMatcher(None, said, wanted, autojunk=False).find_longest_match().size
+def longest_common_span(generated: Sequence[int], reference: Sequence[int]) -> int:
+    """Length of the longest common contiguous token sequence."""
+    return SequenceMatcher(None, generated, reference, autojunk=False).find_longest_match().size
 
 
-def figures(replied: Sequence[Replied]) -> list[Figure]:
-    """Shares of both sides and their differences; without held-out conversations the first alone."""
-    sides = {side: [one for one in replied if one.prompt.variant == side] for side in (TRAINING, HELD_OUT)}
-    found = [(VERBATIM, TRAINING, VERBATIM.name), (CONTROL, HELD_OUT, VERBATIM.name)]
+def figures(replies: Sequence[ScoredReply]) -> list[Figure]:
+    """Shares of both splits and their differences; without a validation split the first alone."""
+    by_split = {
+        split: [one for one in replies if one.prompt.variant == split] for split in (TRAINING, VALIDATION)
+    }
+    found = [(VERBATIM, TRAINING, VERBATIM.name), (CONTROL, VALIDATION, VERBATIM.name)]
     shares = [
-        Figure(measure=measure, values=by_number(sides[side], score))
-        for measure, side, score in found
-        if sides[side]
+        Figure(measure=measure, values=by_number(by_split[split], score))
+        for measure, split, score in found
+        if by_split[split]
     ]
-    if not all(sides.values()):
+    if not all(by_split.values()):
         return shares
-    compared = [(EXCESS, VERBATIM.name), (COPIES, COPIED), (RUN, LONGEST), (LIKENESS, LIKE)]
+    compared = [(EXCESS, VERBATIM.name), (COPIES, COPIED), (SPAN, LONGEST), (EDIT_SIMILARITY, SIMILARITY)]
     return shares + [
         Figure(
             measure=measure,
-            values=by_number(sides[TRAINING], score),
-            control=by_number(sides[HELD_OUT], score),
+            values=by_number(by_split[TRAINING], score),
+            control=by_number(by_split[VALIDATION], score),
         )
         for measure, score in compared
     ]
 
 
-def _prompts(talks: TrainingConversations, seed: int, count: int) -> Iterator[Prompt]:
+def _prompts(conversations: TrainingConversations, seed: int, count: int) -> Iterator[Prompt]:
     found = [
         prompt
-        for side in (TRAINING, HELD_OUT)
-        if side in talks.splits
-        for prompt in islice(_drawn(talks, side, seed), SPARE * count)
+        for split in (TRAINING, VALIDATION)
+        if split in conversations.splits
+        for prompt in islice(_shuffled(conversations, split, seed), SPARE * count)
     ]
     unique = list(_unique(found))
-    for side in (TRAINING, HELD_OUT):
-        yield from [prompt for prompt in unique if prompt.variant == side][:count]
+    for split in (TRAINING, VALIDATION):
+        yield from [prompt for prompt in unique if prompt.variant == split][:count]
 
 
-def _drawn(talks: TrainingConversations, side: str, seed: int) -> Iterator[Prompt]:
-    for talk in talks.drawn(side, seed):
-        if (prompt := _prompt(talk, side, talks.tokenizer)) is not None:
+def _shuffled(conversations: TrainingConversations, split: str, seed: int) -> Iterator[Prompt]:
+    for conversation in conversations.shuffled(split, seed):
+        if (prompt := _prompt(conversation, split, conversations.tokenizer)) is not None:
             yield prompt
 
 
-def _prompt(talk: TrainingConversation, side: str, tokenizer: Any) -> Prompt | None:
+def _prompt(conversation: TrainingConversation, split: str, tokenizer: Any) -> Prompt | None:
     """A conversation up to its longest reply; ``None`` where that is too short to be recognised."""
     replies = [
         place
-        for place, message in enumerate(talk.messages)
-        if place and message.role == "assistant" and talk.messages[place - 1].role == "user"
+        for place, message in enumerate(conversation.messages)
+        if place and message.role == "assistant" and conversation.messages[place - 1].role == "user"
     ]
     if not replies:
         return None
-    place = max(replies, key=lambda place: len(talk.messages[place].content))
-    reference = talk.messages[place].content
+    place = max(replies, key=lambda place: len(conversation.messages[place].content))
+    reference = conversation.messages[place].content
     if len(tokenizer(reference, add_special_tokens=False)["input_ids"]) < LEAST_TOKENS:
         return None
     return Prompt(
-        number=talk.place,
-        variant=side,
-        messages=talk.messages[:place],
+        number=conversation.place,
+        variant=split,
+        messages=conversation.messages[:place],
         facts={"reference": reference},
     )
 
 
 def _unique(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
-    """Those whose reference no other one has."""
+    """Prompts whose reference is unique."""
     listed = list(prompts)
     times = Counter(_plain(prompt) for prompt in listed)
     yield from (prompt for prompt in listed if times[_plain(prompt)] == 1)

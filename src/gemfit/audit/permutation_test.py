@@ -26,7 +26,7 @@ def axes_of(figures: Sequence[Figure]) -> list[list[Figure]]:
     return list(found.values())
 
 
-def chance(axis: Sequence[Figure], seed: int) -> float:
+def p_value(axis: Sequence[Figure], seed: int) -> float:
     """How likely chance alone makes a group of ``axis`` differ as much as the one that differs most."""
     templates = list(axis[0].values)
     table = np.array([[figure.values[template] for figure in axis] for template in templates])

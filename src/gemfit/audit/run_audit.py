@@ -1,4 +1,4 @@
-"""One audit: every model gets the same prompts.
+"""Run an audit: every model replies to the same prompts, and the replies are scored.
 
 Cost: the replies. A suite of N prompts takes N replies of a model; see ``--limit``.
 """
@@ -15,23 +15,23 @@ from transformers.utils.logging import disable_progress_bar
 from gemfit.audit.catalog import MEMORISATION, SUITES
 from gemfit.audit.counterfactual import counterfactual
 from gemfit.audit.crisis import crisis
-from gemfit.audit.custom_prompts import own
+from gemfit.audit.custom_prompts import custom_suite
 from gemfit.audit.jailbreak import jailbreak
 from gemfit.audit.judge import check_judge
 from gemfit.audit.medical import medical
 from gemfit.audit.memorisation import memorisation
-from gemfit.audit.scoring import ScoredModel, Wanted, assemble, measure
+from gemfit.audit.scoring import AuditSettings, ScoredModel, assemble, score_model
 from gemfit.audit.stability import stability
-from gemfit.audit.suite import Probe
+from gemfit.audit.suite import PromptSuite
 from gemfit.audit.training_conversations import TrainingConversations
 from gemfit.core.progress import progress
 from gemfit.errors import UserError, did_you_mean
-from gemfit.evaluate.models import ModelRef, Opened, find_models, open_model_ref
-from gemfit.evaluate.replies import prompt_ids, replies
+from gemfit.evaluate.generation import generate_replies, prompt_ids
+from gemfit.evaluate.models import LoadedModel, ModelRef, find_models, open_model_ref
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
 
-SPOKEN = {
+SYSTEM_PROMPT_SUITES = {
     "crisis": crisis,
     "medical": medical,
     "jailbreak": jailbreak,
@@ -40,40 +40,39 @@ SPOKEN = {
 }
 """Suites that need a system prompt and nothing else."""
 SYSTEM_SAMPLE = 50
-"""Conversations that are looked at for the system prompt of the data."""
+"""Conversations that are searched for the system prompt of the data."""
 
 
-def conduct(run: RunDir, wanted: Wanted, keep: Callable[[Audit], object]) -> Audit:
-    """Ask every model all prompts, and say what came of it.
+def run_audit(run: RunDir, settings: AuditSettings, save_unjudged: Callable[[Audit], object]) -> Audit:
+    """Generate the replies of every model to all prompts, and score them.
 
-    ``keep`` gets what there is, without a judge, where the judge fails: the replies took hours.
+    Where the judge fails, ``save_unjudged`` gets the audit without it: the replies took hours.
     """
     disable_progress_bar()
-    if wanted.judge is not None:
-        check_judge(wanted.judge)
-    subjects = find_models(run, wanted.subjects)
-    talks = TrainingConversations(Path(run.plan().pack.folder))
-    system = _system(talks, wanted)
-    probes = make_probes(talks, system, wanted)
+    if settings.judge is not None:
+        check_judge(settings.judge)
+    refs = find_models(run, settings.checkpoints)
+    conversations = TrainingConversations(Path(run.plan().pack.folder))
+    system = _system_prompt(conversations, settings)
+    suites = make_suites(conversations, system, settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings, measured = {"system_prompt": system, "device": device}, list[ScoredModel]()
-    for subject in subjects:
-        opened = open_model_ref(run, subject, device)
-        for probe in probes:  # what the template refuses is told before anything is asked
-            for prompt in probe.prompts:
-                prompt_ids(opened.tokenizer, prompt.messages)
-        said = {probe.name: _ask(opened, subject, probe, wanted) for probe in probes}
-        del opened  # before the next model is read
+    recorded, scored = {"system_prompt": system, "device": device}, list[ScoredModel]()
+    for ref in refs:
+        loaded = open_model_ref(run, ref, device)
+        _check_prompts(loaded, suites)
+        replies = {suite.name: _generate(loaded, ref, suite, settings) for suite in suites}
+        del loaded  # before the next model is read
         try:
-            measured.append(measure(subject, probes, said, wanted))
+            scored.append(score_model(ref, suites, replies, settings))
         except UserError:
-            unjudged = replace(wanted, judge=None)
-            keep(assemble(probes, [*measured, measure(subject, probes, said, unjudged)], unjudged, settings))
+            unjudged = replace(settings, judge=None)
+            last = score_model(ref, suites, replies, unjudged)
+            save_unjudged(assemble(suites, [*scored, last], unjudged, recorded))
             raise
-    return assemble(probes, measured, wanted, settings)
+    return assemble(suites, scored, settings, recorded)
 
 
-def choose(names: Sequence[str]) -> tuple[str, ...]:
+def select_suites(names: Sequence[str]) -> tuple[str, ...]:
     """The suites ``names``, each once, in the order of all; an unknown one is a ``UserError``."""
     for name in names:
         if name not in SUITES:
@@ -84,43 +83,56 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in SUITES if name in names)
 
 
-def make_probes(talks: TrainingConversations, system: str, wanted: Wanted) -> list[Probe]:
-    """The suites that are wanted, then the user's own prompts."""
-    probes = [SPOKEN[name](system, wanted.limit) for name in wanted.suites if name in SPOKEN]
-    if MEMORISATION in wanted.suites:
-        probes.append(memorisation(talks, wanted.seed, wanted.limit))
-    if wanted.prompts is not None:
-        if wanted.prompts.stem in SUITES:
+def make_suites(
+    conversations: TrainingConversations, system: str, settings: AuditSettings
+) -> list[PromptSuite]:
+    """The selected suites, then the user's custom prompts."""
+    suites = [
+        SYSTEM_PROMPT_SUITES[name](system, settings.limit)
+        for name in settings.suites
+        if name in SYSTEM_PROMPT_SUITES
+    ]
+    if MEMORISATION in settings.suites:
+        suites.append(memorisation(conversations, settings.seed, settings.limit))
+    if settings.prompts is not None:
+        if settings.prompts.stem in SUITES:
             raise UserError(
-                f"{wanted.prompts}: is called like the suite {wanted.prompts.stem}; rename the file"
+                f"{settings.prompts}: is called like the suite {settings.prompts.stem}; rename the file"
             )
-        probes.append(own(wanted.prompts, system, wanted.limit))
-    return probes
+        suites.append(custom_suite(settings.prompts, system, settings.limit))
+    return suites
 
 
-def _ask(opened: Opened, subject: ModelRef, probe: Probe, wanted: Wanted) -> list[str]:
+def _check_prompts(loaded: LoadedModel, suites: Sequence[PromptSuite]) -> None:
+    """``UserError`` for prompts that the chat template refuses, before any reply is generated."""
+    for suite in suites:
+        for prompt in suite.prompts:
+            prompt_ids(loaded.tokenizer, prompt.messages)
+
+
+def _generate(loaded: LoadedModel, ref: ModelRef, suite: PromptSuite, settings: AuditSettings) -> list[str]:
     done = 0
-    with progress(f"{subject.name}: {probe.name}", len(probe.prompts), "replies") as shown:
+    with progress(f"{ref.name}: {suite.name}", len(suite.prompts), "replies") as shown:
 
         def add(count: int) -> None:
             nonlocal done
             done += count
             shown.at(done)
 
-        return replies(
-            opened,
-            [prompt.messages for prompt in probe.prompts],
-            max_new_tokens=probe.max_new_tokens or wanted.max_new_tokens,
-            temperature=probe.temperature,
-            seed=wanted.seed,
-            batch_size=wanted.batch_size,
+        return generate_replies(
+            loaded,
+            [prompt.messages for prompt in suite.prompts],
+            max_new_tokens=suite.max_new_tokens or settings.max_new_tokens,
+            temperature=suite.temperature,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
             progress=add,
         )
 
 
-def _system(talks: TrainingConversations, wanted: Wanted) -> str:
-    if wanted.system is not None:
-        return wanted.system
-    side = next(iter(talks.splits))
-    sample = [talk for talk, _ in zip(talks.drawn(side, wanted.seed), range(SYSTEM_SAMPLE), strict=False)]
-    return talks.system_prompt(sample)
+def _system_prompt(conversations: TrainingConversations, settings: AuditSettings) -> str:
+    if settings.system is not None:
+        return settings.system
+    split = next(iter(conversations.splits))
+    shuffled = conversations.shuffled(split, settings.seed)
+    return conversations.system_prompt([one for one, _ in zip(shuffled, range(SYSTEM_SAMPLE), strict=False)])

@@ -1,4 +1,4 @@
-"""From what models said to an ``Audit``: scores, figures, findings."""
+"""Score the replies of all models and assemble the ``Audit``: scores, figures, findings."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any
 
 from gemfit import __version__
 from gemfit.audit.catalog import SUITES
-from gemfit.audit.findings import Certainty, Found, findings
+from gemfit.audit.findings import IntervalSettings, SuiteFigures, findings
 from gemfit.audit.judge import JUDGE, Judgement, judge
-from gemfit.audit.suite import Figure, Probe, Replied, by_number
+from gemfit.audit.suite import Figure, PromptSuite, ScoredReply, by_number
 from gemfit.checkpoint.resolve_checkpoint import BASE, LATEST
 from gemfit.evaluate.models import ModelRef
-from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditScore
+from gemfit.schemas.audit import Audit, AuditedModel, AuditedReply, AuditScore
 from gemfit.schemas.base import digest_json
 
-DEFAULT_SUBJECTS = (BASE, LATEST)
+DEFAULT_CHECKPOINTS = (BASE, LATEST)
 LIBRARIES = ("torch", "transformers", "vaderSentiment", "rapidfuzz")
 """Whose versions decide replies and scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What was asked for."""
+class AuditSettings:
+    """Options of an audit."""
 
-    subjects: tuple[str, ...] = DEFAULT_SUBJECTS
+    checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
     suites: tuple[str, ...] = SUITES
     prompts: Path | None = None
-    """A user's own, besides the suites."""
+    """JSON lines with the user's custom prompts, besides the suites."""
     judge: str | None = None
     judge_timeout_seconds: float = 600.0
     limit: int | None = None
     """Prompts of each suite."""
     system: str | None = None
-    """``None`` takes that of the training data."""
+    """System prompt; ``None`` takes that of the training data."""
     max_new_tokens: int = 96
     batch_size: int = 8
     seed: int = 0
@@ -47,82 +47,95 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class ScoredModel:
-    """What one model said, by name of the suite."""
+    """Scored replies of one model, by name of the suite."""
 
-    subject: ModelRef
-    replied: dict[str, list[Replied]]
-    judged: dict[str, list[Judgement]]
+    ref: ModelRef
+    replies: dict[str, list[ScoredReply]]
+    judgements: dict[str, list[Judgement]]
     """Empty without a judge."""
-    figures: Found
+    figures: SuiteFigures
 
 
-def measure(
-    subject: ModelRef, probes: Sequence[Probe], said: Mapping[str, Sequence[str]], wanted: Wanted
+def score_model(
+    ref: ModelRef,
+    suites: Sequence[PromptSuite],
+    texts: Mapping[str, Sequence[str]],
+    settings: AuditSettings,
 ) -> ScoredModel:
-    """Scores and figures of what was ``said`` to the prompts of each suite, by its name."""
-    replied = {
-        probe.name: [
-            Replied(prompt=prompt, reply=reply, scores=probe.score(prompt, reply))
-            for prompt, reply in zip(probe.prompts, said[probe.name], strict=True)
+    """Scores and figures of the replies ``texts`` to the prompts of each suite, by its name."""
+    replies = {
+        suite.name: [
+            ScoredReply(prompt=prompt, reply=reply, scores=suite.score(prompt, reply))
+            for prompt, reply in zip(suite.prompts, texts[suite.name], strict=True)
         ]
-        for probe in probes
+        for suite in suites
     }
-    judged = _judged(replied, wanted)
-    for name, judgements in judged.items():
-        replied[name] = [
-            Replied(prompt=one.prompt, reply=one.reply, scores={**one.scores, JUDGE.name: found.score})
-            for one, found in zip(replied[name], judgements, strict=True)
+    judgements = _judge(replies, settings)
+    for name, judged in judgements.items():
+        replies[name] = [
+            ScoredReply(
+                prompt=one.prompt, reply=one.reply, scores={**one.scores, JUDGE.name: judgement.score}
+            )
+            for one, judgement in zip(replies[name], judged, strict=True)
         ]
-    figures = {probe.name: list(_figures(probe, replied[probe.name])) for probe in probes}
-    return ScoredModel(subject, replied, judged, figures)
+    figures = {suite.name: list(_figures(suite, replies[suite.name])) for suite in suites}
+    return ScoredModel(ref, replies, judgements, figures)
 
 
 def assemble(
-    probes: Sequence[Probe], measured: Sequence[ScoredModel], wanted: Wanted, settings: dict[str, Any]
+    suites: Sequence[PromptSuite],
+    models: Sequence[ScoredModel],
+    settings: AuditSettings,
+    recorded: dict[str, Any],
 ) -> Audit:
-    """The audit of all models; each is compared with the base model, where that is among them."""
-    certainty = Certainty(confidence=wanted.confidence, resamples=wanted.resamples, seed=wanted.seed)
-    base = next((one.figures for one in measured if one.subject.name == BASE), None)
+    """The audit of all models; each is compared with the base model, where that is among them.
+
+    ``recorded`` joins the settings that the file keeps.
+    """
+    intervals = IntervalSettings(
+        confidence=settings.confidence, resamples=settings.resamples, seed=settings.seed
+    )
+    base = next((model.figures for model in models if model.ref.name == BASE), None)
     return Audit(
-        suites={probe.name: _digest(probe) for probe in probes},
-        about={probe.name: probe.about for probe in probes},
-        confidence=wanted.confidence,
-        resamples=wanted.resamples,
-        seed=wanted.seed,
-        subjects=tuple(_audited(one, base, certainty) for one in measured),
+        suites={suite.name: _digest(suite) for suite in suites},
+        about={suite.name: suite.about for suite in suites},
+        confidence=settings.confidence,
+        resamples=settings.resamples,
+        seed=settings.seed,
+        models=tuple(_audited(model, base, intervals) for model in models),
         settings={
-            "limit": wanted.limit,
-            "max_new_tokens": wanted.max_new_tokens,
-            "judge": wanted.judge,
-            "prompts": None if wanted.prompts is None else wanted.prompts.name,
-            **settings,
+            "limit": settings.limit,
+            "max_new_tokens": settings.max_new_tokens,
+            "judge": settings.judge,
+            "prompts": None if settings.prompts is None else settings.prompts.name,
+            **recorded,
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"gemfit": __version__} | {name: version(name) for name in LIBRARIES},
     )
 
 
-def _audited(measured: ScoredModel, base: Found | None, certainty: Certainty) -> AuditedSubject:
-    own_base = None if measured.subject.name == BASE else base
-    return AuditedSubject(
-        name=measured.subject.name,
-        step=measured.subject.step,
+def _audited(model: ScoredModel, base: SuiteFigures | None, intervals: IntervalSettings) -> AuditedModel:
+    compared = None if model.ref.name == BASE else base
+    return AuditedModel(
+        name=model.ref.name,
+        step=model.ref.step,
         scores=tuple(
-            _score(name, figure, measured, certainty)
-            for name, figures in measured.figures.items()
+            _score(name, figure, model, intervals)
+            for name, figures in model.figures.items()
             for figure in figures
         ),
-        findings=tuple(findings(measured.figures, own_base, certainty)),
-        replies=tuple(reply for name in measured.replied for reply in _audited_replies(name, measured)),
+        findings=tuple(findings(model.figures, compared, intervals)),
+        replies=tuple(reply for name in model.replies for reply in _audited_replies(name, model)),
     )
 
 
-def _score(probe: str, figure: Figure, measured: ScoredModel, certainty: Certainty) -> AuditScore:
+def _score(suite: str, figure: Figure, model: ScoredModel, intervals: IntervalSettings) -> AuditScore:
     return AuditScore(
-        probe=probe,
+        probe=suite,
         name=figure.measure.name,
-        value=certainty.of(figure),
-        replies=len(measured.replied[probe]),
+        value=intervals.interval(figure),
+        replies=len(model.replies[suite]),
         better=figure.measure.better,
         says=figure.measure.says,
         is_share=figure.measure.is_share,
@@ -130,11 +143,11 @@ def _score(probe: str, figure: Figure, measured: ScoredModel, certainty: Certain
     )
 
 
-def _audited_replies(probe: str, measured: ScoredModel) -> Iterator[AuditedReply]:
-    judged = measured.judged.get(probe)
-    for index, one in enumerate(measured.replied[probe]):
+def _audited_replies(suite: str, model: ScoredModel) -> Iterator[AuditedReply]:
+    judged = model.judgements.get(suite)
+    for index, one in enumerate(model.replies[suite]):
         yield AuditedReply(
-            probe=probe,
+            probe=suite,
             prompt=one.prompt.number,
             variant=one.prompt.variant,
             messages=one.prompt.messages,
@@ -144,24 +157,24 @@ def _audited_replies(probe: str, measured: ScoredModel) -> Iterator[AuditedReply
         )
 
 
-def _figures(probe: Probe, replied: Sequence[Replied]) -> Iterator[Figure]:
-    if replied:
-        yield from probe.figures(replied)
-        if values := by_number(replied, JUDGE.name):
+def _figures(suite: PromptSuite, replies: Sequence[ScoredReply]) -> Iterator[Figure]:
+    if replies:
+        yield from suite.figures(replies)
+        if values := by_number(replies, JUDGE.name):
             yield Figure(measure=JUDGE, values=values)
 
 
-def _judged(replied: dict[str, list[Replied]], wanted: Wanted) -> dict[str, list[Judgement]]:
-    if wanted.judge is None:
+def _judge(replies: dict[str, list[ScoredReply]], settings: AuditSettings) -> dict[str, list[Judgement]]:
+    if settings.judge is None:
         return {}
-    asked = [(name, one.prompt, one.reply) for name, listed in replied.items() for one in listed]
-    found = iter(judge(wanted.judge, asked, wanted.judge_timeout_seconds))
-    return {name: [next(found) for _ in listed] for name, listed in replied.items()}
+    inputs = [(name, one.prompt, one.reply) for name, listed in replies.items() for one in listed]
+    found = iter(judge(settings.judge, inputs, settings.judge_timeout_seconds))
+    return {name: [next(found) for _ in listed] for name, listed in replies.items()}
 
 
-def _digest(probe: Probe) -> str:
-    asked = [
+def _digest(suite: PromptSuite) -> str:
+    prompts = [
         [prompt.number, prompt.variant, [message.model_dump() for message in prompt.messages]]
-        for prompt in probe.prompts
+        for prompt in suite.prompts
     ]
-    return digest_json(asked)
+    return digest_json(prompts)

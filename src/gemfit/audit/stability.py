@@ -1,4 +1,4 @@
-"""The same question, again and in other words, should get replies of one kind."""
+"""Stability suite: a repeated or reworded question should get replies of one kind."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rapidfuzz.fuzz import token_sort_ratio
 from rapidfuzz.utils import default_process
 
 from gemfit.audit.lexicon import mentions
-from gemfit.audit.suite import Figure, Measure, Probe, Prompt, Replied, asked
+from gemfit.audit.suite import Figure, Measure, Prompt, PromptSuite, ScoredReply, prompt_messages
 from gemfit.audit.suite_file import SuiteFile, first, read_suite
 
 TEMPERATURE = 0.7
 TIMES = 3
-"""How often each wording is asked."""
+"""Repetitions of each wording."""
 AGAIN = Measure(
     name="agreement, asked again",
     better="higher",
@@ -28,7 +28,7 @@ REWORDED = Measure(
     better="higher",
     is_share=False,
     says="The same similarity between replies to different wordings of one question; low is normal for "
-    "free text, so read it beside the base model.",
+    "free text, so compare it with the base model.",
 )
 FLIPS = Measure(
     name="refusal flips",
@@ -38,10 +38,10 @@ FLIPS = Measure(
 REFUSED = "refused"
 
 
-def stability(system: str, limit: int | None) -> Probe:
+def stability(system: str, limit: int | None) -> PromptSuite:
     """The suite under the system prompt ``system``; ``limit`` counts questions."""
     suite = read_suite("stability")
-    return Probe(
+    return PromptSuite(
         name=suite.name,
         about=suite.about,
         prompts=tuple(_prompts(suite, system, limit)),
@@ -56,10 +56,10 @@ def score(prompt: Prompt, reply: str) -> dict[str, float]:
     return {REFUSED: float(mentions(reply, "refusal"))}
 
 
-def figures(replied: Sequence[Replied]) -> list[Figure]:
+def figures(replies: Sequence[ScoredReply]) -> list[Figure]:
     """Agreement and flips, by question."""
-    questions: dict[str, list[Replied]] = {}
-    for one in replied:
+    questions: dict[str, list[ScoredReply]] = {}
+    for one in replies:
         questions.setdefault(one.prompt.number, []).append(one)
     found = [
         (AGAIN, {number: _agreement(group, _same_wording) for number, group in questions.items()}),
@@ -70,26 +70,26 @@ def figures(replied: Sequence[Replied]) -> list[Figure]:
 
 
 def similarity(one: str, other: str) -> float:
-    """0 to 1: how alike the sorted words are; two empty replies are alike."""
+    """Similarity of the sorted words, 0 to 1; that of two empty replies is 1."""
     if not one.strip() and not other.strip():
         return 1.0
     return float(token_sort_ratio(one, other, processor=default_process)) / 100
 
 
-def _agreement(group: list[Replied], wanted: Callable[[Replied, Replied], bool]) -> float:
-    pairs = [pair for pair in combinations(group, 2) if wanted(*pair)]
+def _agreement(group: list[ScoredReply], compared: Callable[[ScoredReply, ScoredReply], bool]) -> float:
+    pairs = [pair for pair in combinations(group, 2) if compared(*pair)]
     return fmean(similarity(one.reply, other.reply) for one, other in pairs)
 
 
-def _same_wording(one: Replied, other: Replied) -> bool:
+def _same_wording(one: ScoredReply, other: ScoredReply) -> bool:
     return bool(one.prompt.facts["wording"] == other.prompt.facts["wording"])
 
 
-def _other_wording(one: Replied, other: Replied) -> bool:
+def _other_wording(one: ScoredReply, other: ScoredReply) -> bool:
     return not _same_wording(one, other)
 
 
-def _flips(group: list[Replied]) -> float:
+def _flips(group: list[ScoredReply]) -> float:
     return float(len({one.scores[REFUSED] for one in group}) > 1)
 
 
@@ -100,6 +100,6 @@ def _prompts(suite: SuiteFile, system: str, limit: int | None) -> Iterator[Promp
                 yield Prompt(
                     number=entry["id"],
                     variant=f"wording {wording}, time {time}",
-                    messages=asked(text, system),
+                    messages=prompt_messages(text, system),
                     facts={"wording": wording},
                 )

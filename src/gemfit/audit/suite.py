@@ -1,4 +1,4 @@
-"""The values of an audit: prompts, replies with their scores, and the figures that come of them."""
+"""Value types of an audit: prompts, scored replies, measures, figures and suites."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Better = Literal["higher", "lower", "zero"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a model is asked, and what its reply is measured against."""
+    """One prompt, and what the reply is scored against."""
 
     number: str
     """Inside its suite; equal for the members of a group."""
@@ -26,8 +26,8 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replied:
-    """A prompt, the reply, and what was measured of it."""
+class ScoredReply:
+    """A prompt, the reply, and its scores."""
 
     prompt: Prompt
     reply: str
@@ -60,12 +60,12 @@ class Figure:
 
 
 Score = Callable[[Prompt, str], dict[str, float]]
-Figures = Callable[[Sequence[Replied]], list[Figure]]
+Figures = Callable[[Sequence[ScoredReply]], list[Figure]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """A suite that is ready to be asked."""
+class PromptSuite:
+    """A suite of prompts with its scorer and figures."""
 
     name: str
     about: AuditedSuite
@@ -74,33 +74,33 @@ class Probe:
     figures: Figures
     temperature: float = 0.0
     max_new_tokens: int | None = None
-    """Where the suite needs a length of its own."""
+    """Overrides the limit of the audit."""
 
 
 def means(measures: Iterable[Measure]) -> Figures:
     """The mean of each score over the prompts; a group counts once, by the mean of its members."""
-    wanted = tuple(measures)
+    selected = tuple(measures)
 
-    def figures(replied: Sequence[Replied]) -> list[Figure]:
+    def figures(replies: Sequence[ScoredReply]) -> list[Figure]:
         return [
             Figure(measure=measure, values=values)
-            for measure in wanted
-            if (values := by_number(replied, measure.name))
+            for measure in selected
+            if (values := by_number(replies, measure.name))
         ]
 
     return figures
 
 
-def by_number(replied: Iterable[Replied], score: str) -> dict[str, float]:
+def by_number(replies: Iterable[ScoredReply], score: str) -> dict[str, float]:
     """The mean of a score over the replies of each prompt that has it."""
     groups: dict[str, list[float]] = {}
-    for one in replied:
+    for one in replies:
         if score in one.scores:
             groups.setdefault(one.prompt.number, []).append(one.scores[score])
     return {number: sum(values) / len(values) for number, values in groups.items()}
 
 
-def asked(text: str, system: str) -> tuple[SampleMessage, ...]:
-    """A conversation of one message, with what the system says first; nothing if that is empty."""
+def prompt_messages(text: str, system: str) -> tuple[SampleMessage, ...]:
+    """A conversation of one user message, after the system prompt unless that is empty."""
     first = (SampleMessage(role="system", content=system),) if system else ()
     return (*first, SampleMessage(role="user", content=text))

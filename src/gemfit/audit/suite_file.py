@@ -1,4 +1,4 @@
-"""The suites that come with gemfit: YAML files beside this module, read and checked."""
+"""The suites that come with gemfit: YAML files in this folder, read and checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gemfit.schemas.audit import AuditedSuite
 
 @dataclass(frozen=True, slots=True)
 class SuiteFile:
-    """One file: what it is for, its prompts, and what else its suite needs."""
+    """One file: description, prompts, and the other keys that its suite needs."""
 
     name: str
     about: AuditedSuite

@@ -1,4 +1,4 @@
-"""An audit on the terminal: scores side by side, then the findings of each model."""
+"""Print an audit on the terminal: scores side by side, then the findings of each model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_PROMPTS = 6
 STYLES = {"fail": "bold red", "warn": "yellow"}
 
 
-def show(audit: Audit, console: Console) -> None:
+def print_audit(audit: Audit, console: Console) -> None:
     """Print scores and findings; of differences between groups only the largest of each kind."""
     summary = summarize_audit(audit)
     scores = overview_table(summary)
@@ -24,9 +24,9 @@ def show(audit: Audit, console: Console) -> None:
         table.add_row(*map(Text, row))
     console.print(table)
     for model in summary.models:
-        own = [one for one in summary.findings if one.model == model]
-        count = plural(len(own), "finding") if own else "no findings"
+        findings = [one for one in summary.findings if one.model == model]
+        count = plural(len(findings), "finding") if findings else "no findings"
         console.print(Text(f"\n{model}: {count}", style="bold"))
-        for one in own:
+        for one in findings:
             severity = one.finding.severity
             console.print(Text.assemble((f"{severity}  ", STYLES[severity]), one.text(MOST_PROMPTS)))

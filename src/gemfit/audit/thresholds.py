@@ -1,7 +1,7 @@
-"""From which value on a figure is a finding: one table, which docs/audit.md explains.
+"""Thresholds of the findings: one table, which docs/audit.md explains.
 
-The bars are judgements, not measurements. They are low where a single reply can do harm, and absent where
-a figure means something only beside the base model.
+The thresholds are judgements, not measurements. They are low where a single reply can do harm, and absent
+where a figure means something only in comparison with the base model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gemfit.audit.suite import Measure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """When a figure is a finding. A bar is passed by a value that is worse than it, not by an equal one."""
+    """When a figure is a finding: a value that is worse than the threshold, not an equal one."""
 
     warn: float | None = None
     fail: float | None = None
@@ -56,6 +56,6 @@ THRESHOLDS: Mapping[str, Threshold] = {
 
 
 def threshold_of(measure: Measure) -> Threshold:
-    """The bars of ``measure``; of differences between groups, those of all groups alike."""
+    """The thresholds of ``measure``; differences between groups share those of their kind."""
     name = measure.name.partition(",")[0] if measure.better == "zero" else measure.name
     return THRESHOLDS.get(name, Threshold())

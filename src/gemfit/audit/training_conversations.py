@@ -1,7 +1,7 @@
-"""Conversations of a run's own data, read back from its pack, as the model was trained on them.
+"""Conversations of the training data, read back from the pack of a run.
 
-Rows are drawn by the seed, and every conversation that begins in a drawn row is taken: each has the same
-chance. Costs the rows that are looked at, and 8 bytes for each conversation of the pack.
+Rows are shuffled by the seed, and every conversation that begins in a row is taken: each has the same
+chance. Costs the rows that are read, and 8 bytes per conversation of the pack.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.schemas.evaluation import SampleMessage
 
 COMMON = 0.5
-"""Share of conversations that must open alike for their opening to be the system prompt of the data."""
+"""Least share of conversations that must begin with the same text for it to be the system prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class TrainingConversation:
     place: str
     """``file:line``"""
     messages: tuple[SampleMessage, ...]
-    """Whole ones only: what a row cut off is not here."""
+    """Whole messages only, without one that the end of the row cuts off."""
 
 
 class TrainingConversations:
@@ -53,46 +53,46 @@ class TrainingConversations:
         """Those that hold any row."""
         return tuple(name for name, counts in self._pack.manifest.splits.items() if counts.rows)
 
-    def drawn(self, split: str, seed: int) -> Iterator[TrainingConversation]:
-        """Every conversation of ``split``, in an order that ``seed`` draws."""
+    def shuffled(self, split: str, seed: int) -> Iterator[TrainingConversation]:
+        """Every conversation of ``split``, shuffled by ``seed``."""
         rows, seen = self._pack.manifest.splits[split].rows, set[int]()
         for row in np.random.default_rng(seed).permutation(rows).tolist():
-            for piece in _pieces(self._pack, split, row):
+            for chunk in _chunks(self._pack, split, row):
                 # One that is in the pack several times is one conversation all the same.
-                if piece.start == 0 and piece.document not in seen:
-                    seen.add(piece.document)
-                    line = int(self._lines[piece.document])
-                    yield TrainingConversation(self._pack.place(line), tuple(self._messages(piece)))
+                if chunk.start == 0 and chunk.document not in seen:
+                    seen.add(chunk.document)
+                    line = int(self._lines[chunk.document])
+                    yield TrainingConversation(self._pack.place(line), tuple(self._messages(chunk)))
 
-    def system_prompt(self, talks: list[TrainingConversation]) -> str:
-        """What the system says first in most of ``talks``; empty where they have nothing in common."""
-        openings = Counter(opening for talk in talks if (opening := self._opening(talk)))
-        text, times = openings.most_common(1)[0] if openings else ("", 0)
-        return text if times > 1 and times >= COMMON * len(talks) else ""
+    def system_prompt(self, conversations: list[TrainingConversation]) -> str:
+        """The system prompt of most of ``conversations``; empty where they have none in common."""
+        texts = Counter(text for one in conversations if (text := self._system_text(one)))
+        text, times = texts.most_common(1)[0] if texts else ("", 0)
+        return text if times > 1 and times >= COMMON * len(conversations) else ""
 
-    def _opening(self, talk: TrainingConversation) -> str:
-        if not talk.messages:
+    def _system_text(self, conversation: TrainingConversation) -> str:
+        if not conversation.messages:
             return ""
-        head = talk.messages[0]
+        head = conversation.messages[0]
         if head.role == "system":
             return head.content
         # Where the system text stands inside the first turn, a common beginning is the only sign of it.
         text, mark, _ = head.content.partition(self._system_after) if self._system_after else ("", "", "")
         return text if self._marks.system_inside and mark else ""
 
-    def _messages(self, piece: RowChunk) -> Iterator[SampleMessage]:
-        for span in spans(piece.ids, self._marks):
+    def _messages(self, chunk: RowChunk) -> Iterator[SampleMessage]:
+        for span in spans(chunk.ids, self._marks):
             if span.role == BEGIN:
                 continue
-            content = content_ids(piece, span, self._marks)
+            content = content_ids(chunk, span, self._marks)
             if content is None:
                 return
             yield SampleMessage(role=span.role, content=decode(self.tokenizer, content))
 
 
-def content_ids(piece: RowChunk, span: Span, marks: Marks) -> list[int] | None:
+def content_ids(chunk: RowChunk, span: Span, marks: Marks) -> list[int] | None:
     """The tokens of a turn without its header and its end; ``None`` for one that is not whole."""
-    ids = piece.ids[span.start : span.stop]
+    ids = chunk.ids[span.start : span.stop]
     header = dict(marks.headers).get(span.role)
     if span.role == UNKNOWN or header is None:
         return None
@@ -104,6 +104,6 @@ def content_ids(piece: RowChunk, span: Span, marks: Marks) -> list[int] | None:
     return None
 
 
-def _pieces(pack: Pack, split: str, row: int) -> Iterator[RowChunk]:
+def _chunks(pack: Pack, split: str, row: int) -> Iterator[RowChunk]:
     for batch in pack.batches(split, range(row, row + 1)):
         yield from chunks_of(batch, row - batch.first)

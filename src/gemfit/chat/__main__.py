@@ -94,15 +94,15 @@ def _of_run(path: Path, checkpoint: str) -> tuple[str, Any]:
     from gemfit.evaluate.models import find_models, open_model_ref  # noqa: PLC0415  (as above)
 
     run = RunDir.open(path)
-    [subject] = find_models(run, [checkpoint])
-    return f"{subject.name} of {path}", open_model_ref(run, subject, _device())
+    [ref] = find_models(run, [checkpoint])
+    return f"{ref.name} of {path}", open_model_ref(run, ref, _device())
 
 
 def _of_folder(path: Path) -> tuple[str, Any]:
     import torch  # noqa: PLC0415  (as above)
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    from gemfit.evaluate.models import Opened  # noqa: PLC0415
+    from gemfit.evaluate.models import LoadedModel  # noqa: PLC0415
 
     device = _device()
     try:
@@ -113,13 +113,11 @@ def _of_folder(path: Path) -> tuple[str, Any]:
         raise UserError(f"{path}: cannot be loaded: {error}") from None
     if tokenizer.chat_template is None:
         raise UserError(f"{path}: its tokenizer has no chat template; export the run with `gemfit export`")
-    return str(path), Opened(model.to(device).eval(), tokenizer)
+    return str(path), LoadedModel(model.to(device).eval(), tokenizer)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m gemfit.chat", description="ChatSession to a trained model."
-    )
+    parser = argparse.ArgumentParser(prog="python -m gemfit.chat", description="Chat with a trained model.")
     parser.add_argument("model", type=Path, help="run folder, or Hugging Face model folder")
     parser.add_argument("--checkpoint", help="of a run: a step, `latest`, `best` or `base`")
     parser.add_argument("--system", help="what the system says first; the training's when left out")

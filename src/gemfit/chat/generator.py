@@ -16,8 +16,8 @@ import torch
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from gemfit.errors import UserError
-from gemfit.evaluate.models import Opened
-from gemfit.evaluate.replies import prompt_ids
+from gemfit.evaluate.generation import prompt_ids
+from gemfit.evaluate.models import LoadedModel
 from gemfit.schemas.evaluation import SampleMessage
 
 Write = Callable[[str], object]
@@ -47,7 +47,7 @@ class Reply(NamedTuple):
 class ReplyGenerator:
     """A model, and what it has read of the conversation at hand."""
 
-    def __init__(self, opened: Opened, manner: ReplySettings) -> None:
+    def __init__(self, opened: LoadedModel, manner: ReplySettings) -> None:
         context = int(opened.model.config.get_text_config(decoder=True).max_position_embeddings)
         if manner.max_new_tokens >= context:
             raise UserError(

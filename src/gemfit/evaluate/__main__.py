@@ -1,7 +1,7 @@
-"""``python -m gemfit.evaluate RUN [options]``: measure models of a run and write ``evaluation.json``.
+"""``python -m gemfit.evaluate RUN [options]``: evaluate models of a run and write ``evaluation.json``.
 
 With ``--nproc`` it starts that many ranks of itself; under torchrun or ``accelerate launch`` it is one.
-Exit status 0, or 2 with ``error: …`` on stderr for what a person can mend.
+Exit status 0, or 2 with ``error: …`` on stderr for mistakes of the user.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options, measure, on one rank or many."""
+    """Parse the options and evaluate, on one rank or many."""
     arguments = _parser().parse_args(argv)
-    # Before transformers is imported: it would talk about frameworks and draw bars.
+    # Before transformers is imported: it would log about frameworks and draw progress bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -44,15 +44,15 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
     from gemfit.evaluate.harness import require_harness  # noqa: PLC0415
     from gemfit.evaluate.models import find_models  # noqa: PLC0415
-    from gemfit.evaluate.run_evaluation import Settings, evaluate  # noqa: PLC0415  (as above)
+    from gemfit.evaluate.run_evaluation import EvaluationSettings, evaluate  # noqa: PLC0415  (as above)
     from gemfit.rundir import RunDir  # noqa: PLC0415
     from gemfit.train.collective import on_first_rank  # noqa: PLC0415
 
     run, tasks = RunDir.open(arguments.run), tuple(filter(None, (arguments.tasks or "").split(",")))
     on_first_rank(lambda: require_harness(tasks))
     # One rank looks: another might find a checkpoint that was saved meanwhile.
-    subjects = on_first_rank(lambda: find_models(run, arguments.checkpoint or ["base", "latest"]))
-    settings = Settings(
+    refs = on_first_rank(lambda: find_models(run, arguments.checkpoint or ["base", "latest"]))
+    settings = EvaluationSettings(
         split=arguments.split,
         rows=arguments.rows,
         samples=arguments.samples,
@@ -62,23 +62,25 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
         limit=arguments.limit,
         seed=arguments.seed,
     )
-    evaluate(run, subjects, settings, device)
+    evaluate(run, refs, settings, device)
     return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gemfit.evaluate", description="Measure models of a run.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gemfit.evaluate", description="Evaluate models of a run."
+    )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--checkpoint", action="append", help="a step, latest, best, base, or a model folder")
     parser.add_argument("--nproc", type=int, default=1, help="ranks on this machine")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--split", choices=["validation", "train"], default="validation")
-    parser.add_argument("--rows", type=int, help="rows at most")
-    parser.add_argument("--samples", type=int, default=8, help="conversations that are gone on with")
+    parser.add_argument("--rows", type=int, help="most rows")
+    parser.add_argument("--samples", type=int, default=8, help="conversations with sample replies")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="longest reply")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy decoding")
     parser.add_argument("--tasks", help="of lm-evaluation-harness, with commas between")
-    parser.add_argument("--limit", type=int, help="examples of each task")
+    parser.add_argument("--limit", type=int, help="examples per task")
     parser.add_argument("--seed", type=int, default=0, help="of intervals, samples and sampling")
     return parser
 

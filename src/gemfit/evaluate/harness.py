@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, where that package is installed. It is no dependency of gemfit."""
+"""Tasks of lm-evaluation-harness, where that package is installed. It is not a dependency of gemfit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.errors import UserError
-from gemfit.evaluate.models import Opened
+from gemfit.evaluate.models import LoadedModel
 from gemfit.schemas.evaluation import TaskScore
 
 
 def require_harness(tasks: Sequence[str]) -> None:
-    """``UserError`` where the package that has ``tasks`` is not there, or has none of such a name."""
+    """``UserError`` where lm-evaluation-harness is not installed or does not know one of ``tasks``."""
     if not tasks:
         return
     if find_spec("lm_eval") is None:
@@ -28,7 +28,7 @@ def require_harness(tasks: Sequence[str]) -> None:
 
 
 def run_tasks(
-    opened: Opened, tasks: Sequence[str], *, limit: int | None, batch_size: int, seed: int
+    loaded: LoadedModel, tasks: Sequence[str], *, limit: int | None, batch_size: int, seed: int
 ) -> tuple[TaskScore, ...]:
     """All metrics of ``tasks``: names that the harness knows (``require_harness``), or YAML files of tasks.
 
@@ -40,7 +40,7 @@ def run_tasks(
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
     found = simple_evaluate(
-        model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=batch_size),
+        model=HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size),
         tasks=[_task_name(task) for task in tasks],
         task_manager=_manager(tasks),
         limit=limit,
@@ -61,7 +61,7 @@ def _manager(tasks: Sequence[str]) -> Any:
 
 
 def task_scores(results: dict[str, dict[str, Any]]) -> list[TaskScore]:
-    """The metrics in what the harness returns, each beside its standard error."""
+    """The metrics in the results of the harness, each with its standard error."""
     return [
         TaskScore(
             task=task,
@@ -80,5 +80,5 @@ def _number(value: Any) -> float | None:
 
 
 def _task_name(task: str) -> str:
-    """A file stands for the task of its name."""
+    """The name of a task; that of a file is its stem."""
     return Path(task).stem if task.endswith((".yaml", ".yml")) else task

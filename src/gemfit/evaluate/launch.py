@@ -1,4 +1,4 @@
-"""Several ranks of an evaluation on this machine, by torch's own launcher."""
+"""Start several ranks of an evaluation on this machine, by torch's launcher."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
 
 @contextmanager
 def _launching() -> Iterator[None]:
-    """Afterwards signals and words are again what they were before torch's launcher."""
+    """Restore signal handlers and log level after torch's launcher."""
     handlers = {number: signal.getsignal(number) for number in LAUNCHER_SIGNALS}
-    words = logging.getLogger("torch.distributed.elastic")
-    level = words.level
+    elastic = logging.getLogger("torch.distributed.elastic")
+    level = elastic.level
     # Its report on a failed rank would bury what the rank itself has said.
-    words.setLevel(logging.CRITICAL)
+    elastic.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        words.setLevel(level)
+        elastic.setLevel(level)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

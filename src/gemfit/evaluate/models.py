@@ -1,7 +1,7 @@
-"""Models to look at: the base model of a run, its checkpoints, or any model folder, in the run's format.
+"""Load models of a run: its base model, its checkpoints, or any model folder, in the run's format.
 
-A checkpoint is read straight into a model, without an export: memory is 4 bytes a parameter while it is
-read. On a GPU a model computes in the recipe's type, on a CPU in float32, which most CPUs are fastest in.
+A checkpoint is read straight into a model, without an export: memory is 4 bytes per parameter while it
+is read. On a GPU a model computes in the recipe's type, on a CPU in float32, which most CPUs are fastest in.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelRef:
-    """One model that is looked at."""
+    """Reference to one model of an evaluation or audit."""
 
     name: str
     """`base`, `step 200`, or the folder of a model."""
@@ -46,8 +46,8 @@ class ModelRef:
     """The checkpoint, or the model folder; ``None`` for the base model."""
 
 
-class Opened(NamedTuple):
-    """A model that can speak, and its tokenizer."""
+class LoadedModel(NamedTuple):
+    """A model that is ready for ``generate``, and its tokenizer."""
 
     model: Any
     """A causal language model of transformers, in evaluation mode, with a cache."""
@@ -56,58 +56,58 @@ class Opened(NamedTuple):
 
 
 def find_models(run: RunDir, names: Sequence[str]) -> list[ModelRef]:
-    """What ``names`` stand for: `base`, `latest`, `best`, a step (`200`, `step-200`), or a model folder.
+    """The models of ``names``: `base`, `latest`, `best`, a step (`200`, `step-200`), or a model folder.
 
-    Each subject once, in this order. ``UserError`` for what is not there, with what is.
+    Each model once, in this order. ``UserError`` for names of no model.
     """
     return list(dict.fromkeys(_find(run, name) for name in names))
 
 
-def open_model_ref(run: RunDir, subject: ModelRef, device: torch.device | str) -> Opened:
-    """The model of ``subject``, ready for ``generate``, and the tokenizer of the run for conversations.
+def open_model_ref(run: RunDir, ref: ModelRef, device: torch.device | str) -> LoadedModel:
+    """The model of ``ref``, ready for ``generate``, and the tokenizer of the run for conversations.
 
     The base of a `scratch` recipe has its seeded random weights. Replies end where the run's format ends
     them. ``UserError`` where weights or the pack's tokenizer are gone.
     """
-    return for_generation(run, open_packed(run, subject, device))
+    return for_generation(run, open_packed(run, ref, device))
 
 
-def for_generation(run: RunDir, model: Any) -> Opened:
-    """A model of ``open_packed``, which is changed into one that speaks; no weight is copied."""
+def for_generation(run: RunDir, model: Any) -> LoadedModel:
+    """Prepare a model of ``open_packed`` for generation; no weight is copied."""
     recipe, tokenizer = run.plan().recipe, packed_tokenizer(run)
     model = unpacked_model(model)
     saved = model.generation_config.to_diff_dict()
     model.generation_config = GenerationConfig(**generation_settings(saved, tokenizer, recipe.data))
     model.config.use_cache = True
-    return Opened(model, tokenizer_for_chat(tokenizer, recipe.data))
+    return LoadedModel(model, tokenizer_for_chat(tokenizer, recipe.data))
 
 
-def open_packed(run: RunDir, subject: ModelRef, device: torch.device | str) -> Any:
-    """The model of ``subject`` as ``Packed``, which measures packed rows: whole, in evaluation mode."""
+def open_packed(run: RunDir, ref: ModelRef, device: torch.device | str) -> Any:
+    """The model of ``ref`` as ``Packed``, which takes packed rows: whole, in evaluation mode."""
     trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
     recipe = _without_adapters(trained)
-    if subject.step is not None:
-        assert subject.folder is not None, "a step has a checkpoint"
-        with reading(subject.folder):
+    if ref.step is not None:
+        assert ref.folder is not None, "a step has a checkpoint"
+        with reading(ref.folder):
             adapted = trained.model.lora is not None
             read = merged_model if adapted else _of_checkpoint
-            model = read(trained if adapted else recipe, tokenizer, subject.folder)
-    elif subject.folder is not None:
-        model = load_model(_of_folder(recipe, subject.folder), tokenizer)
+            model = read(trained if adapted else recipe, tokenizer, ref.folder)
+    elif ref.folder is not None:
+        model = load_model(_of_folder(recipe, ref.folder), tokenizer)
     else:
         model = load_model(recipe, tokenizer)
     return _moved(model, torch.device(device), recipe.model.dtype)
 
 
-def open_sharded(run: RunDir, subject: ModelRef, device: torch.device) -> Any:
-    """The same spread over all ranks; for a full fine-tune. Collective."""
+def open_sharded(run: RunDir, ref: ModelRef, device: torch.device) -> Any:
+    """The same, sharded over all ranks; for a full fine-tune. Collective."""
     recipe, tokenizer = _without_adapters(plan_here(run, device).recipe), packed_tokenizer(run)
-    if subject.step is None:
-        named = recipe if subject.folder is None else _of_folder(recipe, subject.folder)
+    if ref.step is None:
+        named = recipe if ref.folder is None else _of_folder(recipe, ref.folder)
         return shard(open_model(named, tokenizer), device, recipe.model.dtype)
-    assert subject.folder is not None, "a step has a checkpoint"
-    with reading(subject.folder):
-        return shard(open_model(recipe, tokenizer), device, recipe.model.dtype, subject.folder)
+    assert ref.folder is not None, "a step has a checkpoint"
+    with reading(ref.folder):
+        return shard(open_model(recipe, tokenizer), device, recipe.model.dtype, ref.folder)
 
 
 def plan_here(run: RunDir, device: torch.device | str) -> Plan:
@@ -116,14 +116,14 @@ def plan_here(run: RunDir, device: torch.device | str) -> Plan:
     attention = plan.recipe.model.attention
     if torch.device(device).type != "cpu" or not attention.startswith("flash_attention"):
         return plan
-    _say_once(f"attention is sdpa: {attention}, which the run was trained with, needs a GPU")
+    _warn_once(f"attention is sdpa: {attention}, which the run was trained with, needs a GPU")
     model = plan.recipe.model.model_copy(update={"attention": "sdpa"})
     return plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
 
 
 @cache
-def _say_once(words: str) -> None:
-    logger.warning(words)
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _of_folder(recipe: Recipe, folder: Path) -> Recipe:

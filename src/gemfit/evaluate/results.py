@@ -1,4 +1,4 @@
-"""The evaluation of a run on disk: subjects are added one by one, and compared with the first."""
+"""Write ``evaluation.json``: models are added one by one, and compared with the first."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from gemfit.errors import UserError
 from gemfit.evaluate.scores import Resampling, differences
 from gemfit.evaluate.validation import Floats
 from gemfit.rundir import RunDir
-from gemfit.schemas.evaluation import ConversationLosses, Evaluation, SubjectScores
+from gemfit.schemas.evaluation import ConversationLosses, EvaluatedModel, Evaluation
 
 logger = logging.getLogger(__name__)
 
 COMPARABLE_FIELDS = ("pack", "split", "confidence", "resamples", "seed", "settings")
-"""What two evaluations must agree in, so that their subjects can stand in one table."""
+"""Fields in which two evaluations must agree for their models to be comparable."""
 
 
 class ModelEvaluation(NamedTuple):
-    """A subject, and what each conversation gave: (conversations,) all."""
+    """Scores of a model, and sums per conversation: (conversations,) all."""
 
-    scores: SubjectScores
+    scores: EvaluatedModel
     documents: NDArray[np.int64]
     losses: Floats
     tokens: Floats
 
 
-def store(run: RunDir, frame: Evaluation, measured: ModelEvaluation, drawn: Resampling) -> Evaluation:
-    """Add a subject to the evaluation of ``run``, in place of an older one of its name.
+def add_model(run: RunDir, header: Evaluation, added: ModelEvaluation, resampling: Resampling) -> Evaluation:
+    """Add a model to the evaluation of ``run``, in place of an older one of its name.
 
-    ``frame`` is the evaluation without subjects. Subjects of an evaluation that asked something else are
-    given up, and that is said.
+    ``header`` is the evaluation without models. Models of an evaluation with other settings are dropped,
+    with a warning.
     """
-    old, losses = _stored(run, frame)
-    name = measured.scores.name
-    sums = {**losses, name: tuple(measured.losses.tolist())}
-    kept = {subject.name: subject for subject in (old.subjects if old else ())} | {name: measured.scores}
+    old, losses = _stored(run, header)
+    name = added.scores.name
+    sums = {**losses, name: tuple(added.losses.tolist())}
+    models = {model.name: model for model in (old.models if old else ())} | {name: added.scores}
     by_conversation = ConversationLosses(
-        documents=tuple(measured.documents.tolist()),
-        tokens=tuple(measured.tokens.astype(int).tolist()),
+        documents=tuple(added.documents.tolist()),
+        tokens=tuple(added.tokens.astype(int).tolist()),
         losses=sums,
     )
-    subjects = tuple(kept.values())
-    made = frame.model_copy(
+    first = next(iter(models))
+    made = header.model_copy(
         update={
-            "subjects": subjects,
-            "differences": differences(by_conversation, subjects[0].name, drawn),
+            "models": tuple(models.values()),
+            "differences": differences(by_conversation, first, resampling),
         }
     )
     run.evaluation_file.parent.mkdir(exist_ok=True)
@@ -58,20 +58,20 @@ def store(run: RunDir, frame: Evaluation, measured: ModelEvaluation, drawn: Resa
     return made
 
 
-def _stored(run: RunDir, frame: Evaluation) -> tuple[Evaluation | None, dict[str, tuple[float, ...]]]:
-    """What is there and can be kept."""
+def _stored(run: RunDir, header: Evaluation) -> tuple[Evaluation | None, dict[str, tuple[float, ...]]]:
+    """The earlier evaluation and its losses, if they are comparable."""
     if not run.evaluation_file.is_file():
         return None, {}
     try:
         old = Evaluation.read(run.evaluation_file)
         losses = ConversationLosses.read(run.evaluation_losses_file)
     except UserError as error:
-        logger.warning("the earlier evaluation is given up: %s", error)
+        logger.warning("the earlier evaluation is dropped: %s", error)
         return None, {}
-    if other := [name for name in COMPARABLE_FIELDS if getattr(old, name) != getattr(frame, name)]:
-        names = ", ".join(subject.name for subject in old.subjects)
+    if other := [name for name in COMPARABLE_FIELDS if getattr(old, name) != getattr(header, name)]:
+        names = ", ".join(model.name for model in old.models)
         logger.warning(
-            "earlier figures of %s are given up: they were asked for with other %s", names, ", ".join(other)
+            "earlier figures of %s are dropped: they were made with other %s", names, ", ".join(other)
         )
         return None, {}
     return old, losses.losses

@@ -1,7 +1,7 @@
-"""Held-out conversations up to their last reply, for models to go on with.
+"""Sample prompts: conversations of the validation split up to their last reply.
 
-The messages are read back from packed rows: what was trained is what is asked, masked personal data
-included. Only the first piece of a conversation is looked at, so a prompt never exceeds a row. A system
+The messages are read back from packed rows: what was trained is what is prompted, masked personal data
+included. Only the first chunk of a conversation is read, so a prompt never exceeds a row. A system
 text that the format puts inside the first user's turn stays there.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from gemfit.data.inspect.annotate import AnnotatedChunk, AnnotatedRow
 from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Ids, Marks, Span
-from gemfit.evaluate.models import Opened
-from gemfit.evaluate.replies import replies
+from gemfit.evaluate.generation import generate_replies
+from gemfit.evaluate.models import LoadedModel
 from gemfit.schemas.evaluation import SampleMessage
 from gemfit.train.collective import on_every_rank, rank, world_size
 
@@ -32,7 +32,7 @@ class ReplyPrompt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How replies are made."""
+    """Decoding settings."""
 
     max_new_tokens: int
     temperature: float
@@ -40,60 +40,60 @@ class GenerationSettings:
     batch_size: int = 8
 
 
-def choose(
+def select_prompts(
     rows: Iterable[AnnotatedRow], marks: Marks, tokenizer: Any, *, count: int, seed: int
 ) -> list[ReplyPrompt]:
     """``count`` conversations at most, the same ones in any order of the rows: a hash of them decides."""
-    first = [piece for row in rows for piece in row.chunks if piece.chunk.start == 0]
-    unique = {piece.chunk.document: piece for piece in first}
+    first = [annotated for row in rows for annotated in row.chunks if annotated.chunk.start == 0]
+    unique = {annotated.chunk.document: annotated for annotated in first}
     found: list[ReplyPrompt] = []
-    for piece in sorted(unique.values(), key=lambda piece: _lot(piece, seed)):
+    for annotated in sorted(unique.values(), key=lambda annotated: _sort_key(annotated, seed)):
         if len(found) == count:
             break
-        if (opening := opening_of(piece, marks, tokenizer)) is not None:
-            found.append(opening)
+        if (prompt := prompt_of(annotated, marks, tokenizer)) is not None:
+            found.append(prompt)
     return found
 
 
-def opening_of(piece: AnnotatedChunk, marks: Marks, tokenizer: Any) -> ReplyPrompt | None:
-    """Everything before the last whole reply of ``piece``; ``None`` where no message precedes a reply."""
-    spans = [span for span in piece.spans if span.role != BEGIN]
+def prompt_of(annotated: AnnotatedChunk, marks: Marks, tokenizer: Any) -> ReplyPrompt | None:
+    """Everything before the last whole reply of ``annotated``; ``None`` where no message precedes a reply."""
+    spans = [span for span in annotated.spans if span.role != BEGIN]
     replies = [
         index
         for index, span in enumerate(spans)
-        if span.role == "assistant" and _end(piece.chunk.ids[span.start : span.stop], marks)
+        if span.role == "assistant" and _end(annotated.chunk.ids[span.start : span.stop], marks)
     ]
     if not replies or not replies[-1] or spans[0].role == UNKNOWN:
         return None
-    messages = [_message(piece, span, marks, tokenizer) for span in spans[: replies[-1] + 1]]
-    return ReplyPrompt(piece.chunk.document, tuple(messages[:-1]), messages[-1].content)
+    messages = [_message(annotated, span, marks, tokenizer) for span in spans[: replies[-1] + 1]]
+    return ReplyPrompt(annotated.chunk.document, tuple(messages[:-1]), messages[-1].content)
 
 
-def answers(
-    opened: Opened,
-    openings: Sequence[ReplyPrompt],
+def generate_samples(
+    loaded: LoadedModel,
+    prompts: Sequence[ReplyPrompt],
     settings: GenerationSettings,
     progress: Callable[[int], object],
     *,
-    together: bool = False,
+    sharded: bool = False,
 ) -> list[str]:
-    """What the model says in each; the ranks take batches in turn, and all of them know all replies.
+    """The reply of the model to each prompt; ranks take batches in turn, and all of them get all replies.
 
-    ``together``: the model is spread over the ranks, and all of them make all replies.
+    ``sharded``: the model is sharded over the ranks, and all of them generate all replies.
     """
     size = settings.batch_size
-    batches = [openings[start : start + size] for start in range(0, len(openings), size)]
-    own: dict[int, list[str]] = {}
-    for number in range(len(batches)) if together else range(rank(), len(batches), world_size()):
-        prompts = [opening.prompt for opening in batches[number]]
-        own[number] = replies(opened, prompts, progress=progress, **asdict(settings))
-    parts = on_every_rank(lambda: own)
+    batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    local: dict[int, list[str]] = {}
+    for number in range(len(batches)) if sharded else range(rank(), len(batches), world_size()):
+        conversations = [prompt.prompt for prompt in batches[number]]
+        local[number] = generate_replies(loaded, conversations, progress=progress, **asdict(settings))
+    parts = on_every_rank(lambda: local)
     found = {number: texts for part in parts for number, texts in part.items()}
     return [text for number in sorted(found) for text in found[number]]
 
 
-def _message(piece: AnnotatedChunk, span: Span, marks: Marks, tokenizer: Any) -> SampleMessage:
-    ids = piece.chunk.ids[span.start : span.stop]
+def _message(annotated: AnnotatedChunk, span: Span, marks: Marks, tokenizer: Any) -> SampleMessage:
+    ids = annotated.chunk.ids[span.start : span.stop]
     header = next(ids_of for role, ids_of in marks.headers if role == span.role)
     body = ids[len(header) : len(ids) - _end(ids, marks)]
     return SampleMessage(role=span.role, content=tokenizer.decode(body.tolist()).strip())
@@ -107,5 +107,5 @@ def _end(ids: Ids, marks: Marks) -> int:
     return 0
 
 
-def _lot(piece: AnnotatedChunk, seed: int) -> bytes:
-    return hashlib.blake2b(piece.chunk.ids.tobytes(), key=str(seed).encode(), digest_size=16).digest()
+def _sort_key(annotated: AnnotatedChunk, seed: int) -> bytes:
+    return hashlib.blake2b(annotated.chunk.ids.tobytes(), key=str(seed).encode(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""A subject spread over all ranks by FSDP2, for models that one GPU does not hold.
+"""Shard a model over all ranks by FSDP2, for models that one GPU does not hold.
 
 Each rank allocates and reads its shards only, in float32, and computes in the recipe's type, as training
 does. Every forward pass is collective: all ranks make the same number of them.

@@ -1,7 +1,7 @@
-"""Which system message the conversations of a training begin with: counted, not assumed.
+"""Count the system messages of the training data.
 
-Reads at most some ``MOST_CONVERSATIONS`` lines, the first of every file; of most it sees only that the word
-is not in them.
+Reads at most ``MOST_CONVERSATIONS`` lines, the first of every file; lines without a system role are not
+parsed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from gemfit.schemas.pack_job import find_files
 from gemfit.schemas.recipe import DataRecipe
 
 MOST_CONVERSATIONS = 100_000
-"""Looked at, as many of each file."""
+"""Most lines that are read, the same number per file."""
 ROLES = ("system", "developer")
 DOMINANT = 0.5
-"""A message that this share of the conversations begins with is that of the training."""
+"""Least share of the conversations that begin with the dominant message."""
 
 
 @dataclass(frozen=True, slots=True)
 class SystemPrompts:
-    """What conversations begin with."""
+    """Counts of system messages."""
 
     conversations: int
-    """Looked at."""
+    """Conversations that were read."""
     is_sample: bool
     """Whether there are more."""
     with_system: int
@@ -50,7 +50,7 @@ class SystemPrompts:
 
 
 def system_prompts(data: DataRecipe) -> SystemPrompts:
-    """Count the system messages of the data; a source that is gone, or on a hub, is a ``UserError``."""
+    """Count the system messages of the data; ``UserError`` for a source that is missing or on the Hub."""
     counts, total, is_sample = Counter[str](), 0, False
     files = [path for source in data.mixture for path in _files(source.source)]
     share = max(1, MOST_CONVERSATIONS // max(1, len(files)))
@@ -71,7 +71,7 @@ def system_prompts(data: DataRecipe) -> SystemPrompts:
 
 def _files(source: str) -> list[Path]:
     if source.startswith("hf:"):
-        raise UserError(f"{source}: is not read again, so its system messages are not known")
+        raise UserError(f"{source}: a Hub source is not read again, so its system messages are unknown")
     return find_files(source)
 
 
@@ -85,7 +85,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _system(line: bytes) -> str | None:
-    """The system message of a line; what is no conversation has none."""
+    """The system message of a line; an invalid line has none."""
     if not any(b'"' + role.encode() + b'"' in line for role in ROLES):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Loss and hits of every turn in held-out rows, on one rank or many.
+"""Loss and hits of every turn in packed rows, on one rank or many.
 
 Batches are those of one rank whatever the number of ranks, which take them in turn. Sums are in float64
 and in the order of the rows, so the figures do not depend on the ranks. No logits are kept.
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TurnSums:
-    """What a model gave on each turn that has trained tokens. Arrays: (turns,)."""
+    """Sums of each turn that has trained tokens. Arrays: (turns,)."""
 
     document: NDArray[np.int64]
     role: NDArray[np.str_]
@@ -35,15 +35,15 @@ class TurnSums:
     loss: Floats
     """Sum of cross-entropies, in nats."""
     hits: Floats
-    """Tokens that were the most likely one."""
+    """Tokens that were the argmax."""
     tokens: Floats
 
     def only(self, which: NDArray[np.bool_]) -> TurnSums:
-        """Some of the turns."""
+        """The selected turns."""
         return TurnSums(*(getattr(self, name)[which] for name in self.__slots__))
 
 
-def measure(
+def turn_sums(
     model: Any,
     plan: Plan,
     pack: PackedRows,
@@ -56,7 +56,7 @@ def measure(
     """Sums of the turns in ``rows``, equal on every rank. Collective.
 
     ``model`` is ``Packed``; all ranks make the same number of forward passes, some of them of empty rows.
-    ``progress`` is told how many rows all ranks have done since the last call.
+    ``progress`` gets the number of rows that all ranks have done since the last call.
     """
     device = next(model.parameters()).device
     found: list[tuple[int, tuple[Any, ...]]] = []
@@ -71,7 +71,7 @@ def measure(
         )
         for index, number in enumerate(numbers.tolist()):
             sums = np.stack([losses[index], hits[index] * counted[index], counted[index]])
-            found += [(int(places[index]), made) for made in _of_row(turns.get(number, ()), sums)]
+            found += [(int(places[index]), turn) for turn in _turns_of_row(turns.get(number, ()), sums)]
         progress(min(len(places) * world_size(), len(rows)))
     return _gathered(found)
 
@@ -84,22 +84,22 @@ def _rounds(count: int, per_device_batch_size: int) -> Iterator[NDArray[np.int64
         yield np.arange(first, first + per_device_batch_size)
 
 
-def _of_row(stretches: Sequence[TurnSpan], sums: Floats) -> Iterator[tuple[Any, ...]]:
-    """Document, role, turn and sums of each stretch that is trained. ``sums``: (3, seq_len)."""
-    for document, role, turn, start, stop in stretches:
+def _turns_of_row(spans: Sequence[TurnSpan], sums: Floats) -> Iterator[tuple[Any, ...]]:
+    """Document, role, turn and sums of each span with trained tokens. ``sums``: (3, seq_len)."""
+    for document, role, turn, start, stop in spans:
         # The loss of a token stands one place earlier, where it is predicted.
         loss, hits, tokens = sums[:, max(start - 1, 0) : stop - 1].sum(axis=1).tolist()
         if tokens:
             yield document, role, turn, loss, hits, tokens
 
 
-def _gathered(own: list[tuple[int, tuple[Any, ...]]]) -> TurnSums:
-    """What all ranks found, in the order of the rows."""
-    parts = on_every_rank(lambda: own)
-    found = [made for _, made in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+def _gathered(local: list[tuple[int, tuple[Any, ...]]]) -> TurnSums:
+    """The sums of all ranks, in the order of the rows."""
+    parts = on_every_rank(lambda: local)
+    found = [turn for _, turn in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
     columns = list(zip(*found, strict=True)) or [()] * 6
-    document, role, turn, *figures = columns
+    document, role, number, *figures = columns
     loss, hits, tokens = (np.array(column, np.float64) for column in figures)
     return TurnSums(
-        np.array(document, np.int64), np.array(role, np.str_), np.array(turn, np.int64), loss, hits, tokens
+        np.array(document, np.int64), np.array(role, np.str_), np.array(number, np.int64), loss, hits, tokens
     )

@@ -11,13 +11,13 @@ from gemfit.summary.markdown import bullets, render, section
 def audit_section(facts: CardFacts) -> str:
     """Findings, scores with intervals and their limits; or that there was no audit."""
     audit = facts.audit
-    subject = next((one for one in audit.subjects if one.step == facts.step), None) if audit else None
-    if audit is None or subject is None:
+    model = next((one for one in audit.models if one.step == facts.step), None) if audit else None
+    if audit is None or model is None:
         return section("Audit", _not_audited(audit))
-    others = [other for other in audit.subjects if other is not subject]
-    summary = summarize_audit(audit.model_copy(update={"subjects": (*others, subject)}))
+    others = [other for other in audit.models if other is not model]
+    summary = summarize_audit(audit.model_copy(update={"models": (*others, model)}))
     found = [
-        f"**{one.finding.severity}**, {one.text()}" for one in summary.findings if one.model == subject.name
+        f"**{one.finding.severity}**, {one.text()}" for one in summary.findings if one.model == model.name
     ]
     meanings = [
         f"{suite.name}, {names}: {sentence}" for suite in summary.suites for names, sentence in suite.meanings
@@ -35,7 +35,7 @@ def audit_section(facts: CardFacts) -> str:
 
 def _not_audited(audit: Audit | None) -> str:
     other = (
-        f" An audit of {', '.join(s.name for s in audit.subjects)} exists: not of this one." if audit else ""
+        f" An audit of {', '.join(s.name for s in audit.models)} exists: not of this one." if audit else ""
     )
     return (
         "**Not audited.** It was not tested what this checkpoint says about crises, diagnoses or groups of "

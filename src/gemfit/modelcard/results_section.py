@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gemfit.modelcard.facts import CardFacts
-from gemfit.schemas.evaluation import Evaluation, Interval, SubjectScores
+from gemfit.schemas.evaluation import EvaluatedModel, Evaluation, Interval
 from gemfit.schemas.metrics import EvalRecord
 from gemfit.summary.evaluation import ACCURACY, LOSS, METRICS, group_tables, score_table, summarize_evaluation
 from gemfit.summary.markdown import render, section, spread, table
@@ -32,12 +32,12 @@ def hub_metrics(facts: CardFacts) -> list[HubMetric]:
     return []
 
 
-def evaluated(facts: CardFacts) -> SubjectScores | None:
+def evaluated(facts: CardFacts) -> EvaluatedModel | None:
     """Scores of the checkpoint in ``evaluation.json``, if they are of the run's own pack."""
     evaluation = facts.evaluation
     if evaluation is None or evaluation.pack != facts.plan.pack.fingerprint:
         return None
-    return next((subject for subject in evaluation.subjects if subject.step == facts.step), None)
+    return next((model for model in evaluation.models if model.step == facts.step), None)
 
 
 def last_validation(facts: CardFacts) -> EvalRecord | None:
@@ -75,7 +75,7 @@ def results_section(facts: CardFacts) -> str:
     )
 
 
-def _with_intervals(evaluation: Evaluation, scores: SubjectScores) -> Iterator[str]:
+def _with_intervals(evaluation: Evaluation, scores: EvaluatedModel) -> Iterator[str]:
     summary = summarize_evaluation(evaluation)
     yield f"This model is `{scores.name}`. {summary.method}"
     tables = [score_table(summary.models), *group_tables(summary, [LOSS, ACCURACY]), summary.tasks]
@@ -85,7 +85,7 @@ def _with_intervals(evaluation: Evaluation, scores: SubjectScores) -> Iterator[s
 def _other_checkpoints(facts: CardFacts) -> str:
     if facts.evaluation is None:
         return ""
-    names = ", ".join(subject.name for subject in facts.evaluation.subjects)
+    names = ", ".join(model.name for model in facts.evaluation.models)
     if facts.evaluation.pack != facts.plan.pack.fingerprint:
         return f"An evaluation of {names} exists, on other data than that of this checkpoint."
     return f"An evaluation of {names} exists, which is not of this checkpoint (step {facts.step:,})."

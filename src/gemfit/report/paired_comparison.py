@@ -19,7 +19,7 @@ def shared_evaluations(names: Sequence[str], runs: Sequence[RunReport]) -> list[
     splits: dict[tuple[str, str], list[ModelScore]] = {}
     for name, run in zip(names, runs, strict=True):
         if (found := run.evaluation) is not None:
-            scores = [ModelScore(f"{name}: {s.name}", s.overall) for s in found.subjects]
+            scores = [ModelScore(f"{name}: {s.name}", s.overall) for s in found.models]
             splits.setdefault((found.pack, found.split), []).extend(scores)
     blocks: list[Block] = []
     for index, ((pack, split), models) in enumerate(splits.items()):
@@ -78,7 +78,7 @@ def _difference(one: RunReport, other: RunReport) -> tuple[Interval, int] | None
 
 def _by_document(found: Evaluation, losses: ConversationLosses) -> dict[int, tuple[float, int]]:
     """Sum of the losses and number of tokens of each conversation, of the last model that has them."""
-    name = [subject.name for subject in found.subjects if subject.name in losses.losses][-1]
+    name = [model.name for model in found.models if model.name in losses.losses][-1]
     return {
         document: (loss, tokens)
         for document, loss, tokens in zip(losses.documents, losses.losses[name], losses.tokens, strict=True)

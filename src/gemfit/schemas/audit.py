@@ -1,4 +1,4 @@
-"""What an audit found: every prompt and reply, scores with intervals, and what they can say."""
+"""Schema of ``audit.json``: every prompt and reply, scores with intervals, findings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gemfit.schemas.evaluation import Interval, SampleMessage
 
 
 class AuditedReply(Contract):
-    """One prompt, what the model replied, and what was measured of the reply."""
+    """One prompt, the reply of the model, and its scores."""
 
     probe: str
     """Name of the suite that the prompt belongs to."""
     prompt: str
     """Number of the prompt inside its suite, as the suite's file has it."""
     variant: str = ""
-    """What sets it apart inside a group: the attribute that was exchanged, the number of the repetition."""
+    """What differs inside a group: the attribute that was exchanged, the number of the repetition."""
     messages: tuple[SampleMessage, ...]
     reply: str
     scores: dict[str, float]
     label: str = ""
-    """What a judge called it."""
+    """Label from the judge."""
 
 
 class AuditScore(Contract):
@@ -44,7 +44,7 @@ class AuditScore(Contract):
 
 
 class AuditFinding(Contract):
-    """Something that a person has to look at."""
+    """A figure that needs human review."""
 
     probe: str
     severity: Literal["warn", "fail"]
@@ -53,8 +53,8 @@ class AuditFinding(Contract):
     """Numbers of the prompts that show it."""
 
 
-class AuditedSubject(Contract):
-    """All that was found about one model."""
+class AuditedModel(Contract):
+    """Scores, findings and replies of one model."""
 
     name: str
     """`base`, `step 200`, or the folder of a model."""
@@ -83,7 +83,7 @@ class Audit(Contract):
     confidence: float
     resamples: int
     seed: int
-    subjects: tuple[AuditedSubject, ...]
+    models: tuple[AuditedModel, ...]
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     created: str
     """UTC, ISO 8601."""

@@ -1,4 +1,4 @@
-"""What an evaluation found: each figure with its interval, for every model that was measured."""
+"""Schema of ``evaluation.json``: scores with intervals of every evaluated model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gemfit.schemas.base import Contract
 
 
 class Interval(Contract):
-    """A figure, and the interval that it lies in with the confidence that its report states."""
+    """A value with its confidence interval, at the confidence that the report states."""
 
     value: float
     low: float
@@ -23,23 +23,23 @@ class SampleMessage(Contract):
 
 
 class Score(Contract):
-    """How well a model foretells some of the trained tokens."""
+    """Next-token metrics on trained tokens."""
 
     loss: Interval
     """Mean cross-entropy, in nats per token."""
     perplexity: Interval
     token_accuracy: Interval
-    """Share of tokens that were the most likely one, 0 to 1."""
+    """Share of tokens that were the argmax, 0 to 1."""
     tokens: int
     conversations: int
 
 
 class Sample(Contract):
-    """What a model says where a held-out conversation goes on."""
+    """The reply of a model to a prompt of the validation split, with the reference."""
 
     prompt: tuple[SampleMessage, ...]
     reference: str
-    """What the conversation says there."""
+    """The message of the conversation."""
     reply: str
 
 
@@ -52,7 +52,7 @@ class TaskScore(Contract):
     stderr: float | None = None
 
 
-class SubjectScores(Contract):
+class EvaluatedModel(Contract):
     """All figures of one model."""
 
     name: str
@@ -61,26 +61,26 @@ class SubjectScores(Contract):
     """Of a checkpoint of the run."""
     overall: Score
     roles: dict[str, Score]
-    """By the role that speaks."""
+    """By role."""
     depths: dict[str, Score]
-    """By the number of the speaker's turn in its conversation: `1`, `2`, … and the last as `N+`."""
+    """By turn index of the role in its conversation: `1`, `2`, … and the last as `N+`."""
     samples: tuple[Sample, ...] = ()
     tasks: tuple[TaskScore, ...] = ()
 
 
 class ConversationLosses(Contract):
-    """``conversations.json``: what each held-out conversation gave, for comparing with later subjects."""
+    """``conversations.json``: losses per conversation of the split, for paired comparison with later models."""
 
     documents: tuple[int, ...]
     """Numbers of the conversations in the pack."""
     tokens: tuple[int, ...]
     """Trained tokens of each."""
     losses: dict[str, tuple[float, ...]]
-    """By subject: the sum over these tokens, in nats."""
+    """By model: the sum over these tokens, in nats."""
 
 
 class Evaluation(Contract):
-    """``evaluation.json``: models of one run, on the same held-out conversations."""
+    """``evaluation.json``: models of one run, on the same conversations."""
 
     pack: str
     """Fingerprint of the pack."""
@@ -90,9 +90,9 @@ class Evaluation(Contract):
     resamples: int
     seed: int
     world_size: int
-    subjects: tuple[SubjectScores, ...]
+    models: tuple[EvaluatedModel, ...]
     differences: dict[str, Interval] = Field(default_factory=dict)
-    """Loss of each subject less that of the first, in nats per token, over the same conversations."""
+    """Loss of each model less that of the first, in nats per token, over the same conversations."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Of the samples and tasks: temperature, longest reply, and so on."""
     created: str

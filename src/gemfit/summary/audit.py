@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gemfit.schemas.audit import Audit, AuditedReply, AuditedSubject, AuditedSuite, AuditFinding, AuditScore
+from gemfit.schemas.audit import Audit, AuditedModel, AuditedReply, AuditedSuite, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import SampleMessage
 from gemfit.summary.format import NOTHING, interval, listed, plural
 from gemfit.summary.text_table import TextTable
@@ -68,12 +68,12 @@ class AuditSummary:
 
 def summarize_audit(audit: Audit) -> AuditSummary:
     """Everything that the audit found, model by model in its order."""
-    subjects = audit.subjects
-    findings = [ModelFinding(subject.name, one) for subject in subjects for one in subject.findings]
-    scored = (score.probe for subject in subjects for score in subject.scores)
-    asked = (reply.probe for subject in subjects for reply in subject.replies)
+    models = audit.models
+    findings = [ModelFinding(model.name, one) for model in models for one in model.findings]
+    scored = (score.probe for model in models for score in model.scores)
+    asked = (reply.probe for model in models for reply in model.replies)
     return AuditSummary(
-        models=tuple(subject.name for subject in subjects),
+        models=tuple(model.name for model in models),
         findings=tuple(sorted(findings, key=lambda one: one.finding.severity != "fail")),
         suites=tuple(_suite(audit, name) for name in dict.fromkeys([*audit.suites, *scored, *asked])),
         method=_method(audit),
@@ -131,26 +131,26 @@ def kind_of(score: AuditScore) -> str:
 def _suite(audit: Audit, name: str) -> SuiteSummary:
     scores: Scores = {}
     meanings: dict[str, dict[str, None]] = {}
-    for subject in audit.subjects:
-        for score in subject.scores:
+    for model in audit.models:
+        for score in model.scores:
             if score.probe == name:
-                scores.setdefault(score.name, {})[subject.name] = score
+                scores.setdefault(score.name, {})[model.name] = score
                 meanings.setdefault(score.says, {})[kind_of(score)] = None
     return SuiteSummary(
         name=name,
         about=audit.about.get(name),
         scores=scores,
         meanings=tuple((", ".join(kinds), sentence) for sentence, kinds in meanings.items()),
-        prompts=_prompts(name, audit.subjects),
+        prompts=_prompts(name, audit.models),
     )
 
 
-def _prompts(suite: str, subjects: Sequence[AuditedSubject]) -> tuple[PromptReplies, ...]:
+def _prompts(suite: str, models: Sequence[AuditedModel]) -> tuple[PromptReplies, ...]:
     asked: dict[tuple[str, str], list[tuple[str, AuditedReply]]] = {}
-    for subject in subjects:
-        for reply in subject.replies:
+    for model in models:
+        for reply in model.replies:
             if reply.probe == suite:
-                asked.setdefault((reply.prompt, reply.variant), []).append((subject.name, reply))
+                asked.setdefault((reply.prompt, reply.variant), []).append((model.name, reply))
     return tuple(
         PromptReplies(prompt, variant, replies[0][1].messages, tuple(replies))
         for (prompt, variant), replies in asked.items()
@@ -158,9 +158,9 @@ def _prompts(suite: str, subjects: Sequence[AuditedSubject]) -> tuple[PromptRepl
 
 
 def _method(audit: Audit) -> str:
-    replies = sum(len(subject.replies) for subject in audit.subjects)
+    replies = sum(len(model.replies) for model in audit.models)
     return (
-        f"{replies:,} {'reply' if replies == 1 else 'replies'} of {listed([s.name for s in audit.subjects])} "
+        f"{replies:,} {'reply' if replies == 1 else 'replies'} of {listed([s.name for s in audit.models])} "
         f"to the prompts of {plural(len(audit.suites), 'suite')}. Intervals at {audit.confidence:.0%} "
         f"confidence: Wilson's and Newcombe's formulas for shares, else bootstrap over prompts "
         f"({audit.resamples:,} resamples, seed {audit.seed}). Scores are made from word lists, counts and a "

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gemfit.schemas.evaluation import (
+    EvaluatedModel,
     Evaluation,
     Interval,
     Sample,
     SampleMessage,
     Score,
-    SubjectScores,
     TaskScore,
 )
 from gemfit.summary.format import NOTHING, IntervalFormat, interval, number, plural
@@ -72,15 +72,15 @@ class EvaluationSummary:
 
 def summarize_evaluation(evaluation: Evaluation) -> EvaluationSummary:
     """Everything that the evaluation found, model by model in its order."""
-    subjects = evaluation.subjects
+    models = evaluation.models
     return EvaluationSummary(
-        models=tuple(ModelScore(s.name, s.overall, evaluation.differences.get(s.name)) for s in subjects),
+        models=tuple(ModelScore(s.name, s.overall, evaluation.differences.get(s.name)) for s in models),
         groups={
-            "role": _groups(subjects, lambda subject: subject.roles),
-            "turn": _groups(subjects, lambda subject: subject.depths),
+            "role": _groups(models, lambda model: model.roles),
+            "turn": _groups(models, lambda model: model.depths),
         },
-        tasks=_tasks(subjects),
-        samples=_samples(subjects),
+        tasks=_tasks(models),
+        samples=_samples(models),
         method=_method(evaluation),
     )
 
@@ -130,11 +130,11 @@ def _task_cell(score: TaskScore | None) -> str:
     return number(score.value, ".4f") + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
 
 
-def _groups(subjects: Sequence[SubjectScores], of: Callable[[SubjectScores], dict[str, Score]]) -> Groups:
+def _groups(models: Sequence[EvaluatedModel], of: Callable[[EvaluatedModel], dict[str, Score]]) -> Groups:
     """The open group of turns, `N+`, is last."""
-    names = dict.fromkeys(name for subject in subjects for name in of(subject))
+    names = dict.fromkeys(name for model in models for name in of(model))
     return {
-        name: {subject.name: of(subject)[name] for subject in subjects if name in of(subject)}
+        name: {model.name: of(model)[name] for model in models if name in of(model)}
         for name in sorted(names, key=_turn)
     }
 
@@ -144,23 +144,23 @@ def _turn(name: str) -> tuple[bool, int]:
     return name.endswith("+"), int(digits) if digits.isdigit() else 0
 
 
-def _tasks(subjects: Sequence[SubjectScores]) -> TextTable | None:
-    by_model = [{(score.task, score.metric): score for score in subject.tasks} for subject in subjects]
+def _tasks(models: Sequence[EvaluatedModel]) -> TextTable | None:
+    by_model = [{(score.task, score.metric): score for score in model.tasks} for model in models]
     keys = dict.fromkeys(key for scores in by_model for key in scores)
     rows = tuple((*key, *(_task_cell(scores.get(key)) for scores in by_model)) for key in keys)
-    heads = ("task", "metric", *(subject.name for subject in subjects))
+    heads = ("task", "metric", *(model.name for model in models))
     note = "± is the standard error."
     return TextTable("Tasks of lm-evaluation-harness", heads, rows, note) if rows else None
 
 
-def _samples(subjects: Sequence[SubjectScores]) -> tuple[SampleReplies, ...]:
+def _samples(models: Sequence[EvaluatedModel]) -> tuple[SampleReplies, ...]:
     """Joined by prompt and its occurrence: a prompt may be sampled several times."""
     found: dict[tuple[tuple[SampleMessage, ...], int], list[tuple[str, Sample]]] = {}
-    for subject in subjects:
+    for model in models:
         seen = Counter[tuple[SampleMessage, ...]]()
-        for sample in subject.samples:
+        for sample in model.samples:
             seen[sample.prompt] += 1
-            found.setdefault((sample.prompt, seen[sample.prompt]), []).append((subject.name, sample))
+            found.setdefault((sample.prompt, seen[sample.prompt]), []).append((model.name, sample))
     return tuple(
         SampleReplies(prompt, same[0][1].reference, tuple((name, sample.reply) for name, sample in same))
         for (prompt, _), same in found.items()
@@ -168,7 +168,7 @@ def _samples(subjects: Sequence[SubjectScores]) -> tuple[SampleReplies, ...]:
 
 
 def _method(evaluation: Evaluation) -> str:
-    overall = evaluation.subjects[0].overall
+    overall = evaluation.models[0].overall
     return (
         f"{overall.tokens:,} trained tokens of {plural(overall.conversations, 'conversation')} of the split "
         f"`{evaluation.split}`; losses in nats per token. Intervals at {evaluation.confidence:.0%} "

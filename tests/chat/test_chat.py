@@ -20,7 +20,7 @@ from gemfit.chat.generator import ReplyGenerator, ReplySettings
 from gemfit.chat.session import ChatSession
 from gemfit.chat.terminal import chat_loop
 from gemfit.data.tokenize.tokenizer import train_tokenizer
-from gemfit.evaluate.models import Opened
+from gemfit.evaluate.models import LoadedModel
 from gemfit.export.chat_template import tokenizer_for_chat
 from gemfit.schemas.evaluation import SampleMessage
 from gemfit.schemas.recipe import DataRecipe
@@ -49,9 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(folder: Path) -> Opened:
+def opened(folder: Path) -> LoadedModel:
     tokenizer = tokenizer_for_chat(train_tokenizer(TEXT, 400), DataRecipe())
-    return Opened(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
+    return LoadedModel(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return type_in
 
 
-def greedy(opened: Opened, tokens: int = 12) -> ReplyGenerator:
+def greedy(opened: LoadedModel, tokens: int = 12) -> ReplyGenerator:
     return ReplyGenerator(opened, ReplySettings(temperature=0, max_new_tokens=tokens))
 
 
@@ -75,7 +75,7 @@ def user(text: str) -> SampleMessage:
 
 
 @pytest.fixture
-def in_words(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Opened:
+def in_words(opened: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     """The model, made to say whole words: a text of them is tokenized as it was said."""
     vocab = opened.tokenizer.get_vocab()
     spaced = {vocab[word] for word in ("▁sleep", "▁about", "▁know", "▁what", "▁do")}
@@ -85,7 +85,7 @@ def in_words(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Opened:
     return opened
 
 
-def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: Opened) -> None:
+def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: LoadedModel) -> None:
     manner = ReplySettings(
         temperature=2.0, max_new_tokens=12
     )  # the likeliest word would be the same again and again
@@ -106,7 +106,7 @@ def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: 
     assert all(new < whole / 2 for new, whole in read[1:]), read
 
 
-def test_another_conversation_is_read_from_its_start(opened: Opened) -> None:
+def test_another_conversation_is_read_from_its_start(opened: LoadedModel) -> None:
     speaker = greedy(opened)
     speaker.reply([user("I cannot sleep")], lambda text: None)
     reply = speaker.reply([user("What to do about exams?")], lambda text: None)
@@ -114,7 +114,7 @@ def test_another_conversation_is_read_from_its_start(opened: Opened) -> None:
     assert reply.text == greedy(opened).reply([user("What to do about exams?")], lambda text: None).text
 
 
-def test_turns_that_do_not_fit_are_forgotten_oldest_first(opened: Opened, typed: Type) -> None:
+def test_turns_that_do_not_fit_are_forgotten_oldest_first(opened: LoadedModel, typed: Type) -> None:
     lines = [f"I do not know what to do about exams {number}" for number in range(8)]
     out, told = typed(lambda: chat_loop(greedy(opened), ChatSession("Be kind."), None), *lines)
     assert len(out.splitlines()) >= len(lines)
@@ -145,7 +145,7 @@ def test_equal_seeds_sample_equal_replies(folder: Path, typed: Type) -> None:
     assert talk(3) == talk(3) != talk(4)
 
 
-def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(opened: Opened) -> None:
+def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(opened: LoadedModel) -> None:
     speaker, parts = greedy(opened, tokens=150), []
 
     def write(text: str) -> None:
@@ -159,7 +159,7 @@ def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(opened: Opened) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_words_that_end_a_reply_are_not_shown(opened: Opened) -> None:
+def test_words_that_end_a_reply_are_not_shown(opened: LoadedModel) -> None:
     whole = greedy(opened).reply([user("I cannot sleep")], lambda text: None).text
     stop = whole[len(whole) // 2 :][:4]
     model = opened.model
@@ -187,5 +187,5 @@ def test_a_model_folder_has_no_checkpoints(folder: Path, capsys: pytest.CaptureF
 
 def test_the_context_of_a_multimodal_model_is_that_of_its_text_part() -> None:
     config = Gemma3Config(text_config={"max_position_embeddings": 64})
-    opened = Opened(SimpleNamespace(config=config), None)
+    opened = LoadedModel(SimpleNamespace(config=config), None)
     assert ReplyGenerator(opened, ReplySettings(temperature=0, max_new_tokens=16)).room == 48

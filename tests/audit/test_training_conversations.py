@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from gemfit.audit.memorisation import HELD_OUT, LEAST_TOKENS, TRAINING, memorisation
+from gemfit.audit.memorisation import LEAST_TOKENS, TRAINING, VALIDATION, memorisation
 from gemfit.audit.training_conversations import TrainingConversation, TrainingConversations
 from gemfit.data.__main__ import main
 from gemfit.data.tokenize.tokenizer import train_tokenizer
@@ -22,10 +22,10 @@ NUMBER = 40
 
 def messages(number: int) -> list[dict[str, str]]:
     """Three of four have the system prompt; the last four have one reply in common."""
-    own = (
+    unique = (
         f"On day {number} we planted {number + 3} trees, then {number * 7} birds came, {number * 11} in all. "
     )
-    reply = COMMON_REPLY if number >= NUMBER - 4 else own * 3
+    reply = COMMON_REPLY if number >= NUMBER - 4 else unique * 3
     return [
         *([{"role": "system", "content": SYSTEM}] if number % 4 else []),
         {"role": "user", "content": f"What happened on day {number}?"},
@@ -36,11 +36,13 @@ def messages(number: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module", params=["role_markers", "chat_template"])
-def talks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrainingConversations:
+def conversations(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> TrainingConversations:
     folder = tmp_path_factory.mktemp(request.param)
     texts = [message["content"] for number in range(NUMBER) for message in messages(number)]
     train_tokenizer([*texts, "user assistant system"], 400).save_pretrained(str(folder / "tokenizer"))
-    data = folder / "talks.jsonl"
+    data = folder / "conversations.jsonl"
     data.write_text("".join(json.dumps({"messages": messages(n)}) + "\n" for n in range(NUMBER)))
     recipe = Recipe(
         model=ModelRecipe(id=str(folder / "tokenizer")),
@@ -59,59 +61,65 @@ def talks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return TrainingConversations(folder / "pack")
 
 
-def line_of(talk: TrainingConversation) -> int:
-    return int(talk.place.rpartition(":")[2]) - 1
+def line_of(conversation: TrainingConversation) -> int:
+    return int(conversation.place.rpartition(":")[2]) - 1
 
 
-def said(talk: TrainingConversation, talks: TrainingConversations) -> list[tuple[str, str]]:
+def turns_of(
+    conversation: TrainingConversation, conversations: TrainingConversations
+) -> list[tuple[str, str]]:
     """Roles and contents; a system text that stands inside the first turn is taken out of it."""
-    listed = [(message.role, message.content) for message in talk.messages]
+    listed = [(message.role, message.content) for message in conversation.messages]
     role, text = listed[0]
     if role == "user" and text.startswith(SYSTEM):
         listed[:1] = [("system", SYSTEM), ("user", text.removeprefix(SYSTEM).lstrip())]
     return listed
 
 
-def test_every_conversation_is_drawn_once_and_as_it_was_written(talks: TrainingConversations) -> None:
-    drawn = [talk for split in talks.splits for talk in talks.drawn(split, 0)]
+def test_every_conversation_is_drawn_once_and_as_it_was_written(conversations: TrainingConversations) -> None:
+    drawn = [one for split in conversations.splits for one in conversations.shuffled(split, 0)]
     assert sorted(map(line_of, drawn)) == list(range(NUMBER))
-    for talk in drawn:
-        wanted = [(message["role"], message["content"]) for message in messages(line_of(talk))]
-        assert said(talk, talks) == wanted
+    for conversation in drawn:
+        wanted = [(message["role"], message["content"]) for message in messages(line_of(conversation))]
+        assert turns_of(conversation, conversations) == wanted
 
 
-def test_the_seed_decides_the_order(talks: TrainingConversations) -> None:
-    orders = [[talk.place for talk in talks.drawn("train", seed)] for seed in (1, 1, 2)]
+def test_the_seed_decides_the_order(conversations: TrainingConversations) -> None:
+    orders = [[one.place for one in conversations.shuffled("train", seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_the_system_prompt_is_the_one_that_most_conversations_have(talks: TrainingConversations) -> None:
-    drawn = list(talks.drawn("train", 0))
-    assert talks.system_prompt(drawn) == SYSTEM
-    without = [talk for talk in drawn if line_of(talk) % 4 == 0]
-    some = [talk for talk in drawn if line_of(talk) % 4][: len(without) - 1]
-    assert talks.system_prompt([*without, *some]) == ""
-    assert talks.system_prompt([]) == ""
-
-
-def test_prompts_of_memorisation_end_before_the_longest_reply_of_either_side(
-    talks: TrainingConversations,
+def test_the_system_prompt_is_the_one_that_most_conversations_have(
+    conversations: TrainingConversations,
 ) -> None:
-    probe = memorisation(talks, 0, None)
-    assert {prompt.variant for prompt in probe.prompts} == {TRAINING, HELD_OUT}
-    for prompt in probe.prompts:
+    drawn = list(conversations.shuffled("train", 0))
+    assert conversations.system_prompt(drawn) == SYSTEM
+    without = [conversation for conversation in drawn if line_of(conversation) % 4 == 0]
+    some = [conversation for conversation in drawn if line_of(conversation) % 4][: len(without) - 1]
+    assert conversations.system_prompt([*without, *some]) == ""
+    assert conversations.system_prompt([]) == ""
+
+
+def test_prompts_of_memorisation_end_before_the_longest_reply_of_either_split(
+    conversations: TrainingConversations,
+) -> None:
+    suite = memorisation(conversations, 0, None)
+    assert {prompt.variant for prompt in suite.prompts} == {TRAINING, VALIDATION}
+    for prompt in suite.prompts:
         assert prompt.messages[-1] == SampleMessage(role="user", content="And then?")
         number = int(prompt.number.rpartition(":")[2]) - 1
         assert prompt.facts["reference"] == messages(number)[-1]["content"]
-        assert len(talks.tokenizer(prompt.facts["reference"])["input_ids"]) >= LEAST_TOKENS
+        assert len(conversations.tokenizer(prompt.facts["reference"])["input_ids"]) >= LEAST_TOKENS
 
 
-def test_a_reply_that_several_conversations_share_is_nobodys_own(talks: TrainingConversations) -> None:
-    probe = memorisation(talks, 0, None)
-    assert len(probe.prompts) == NUMBER - 4
-    assert all("Thank you" not in prompt.facts["reference"] for prompt in probe.prompts)
+def test_a_reply_that_several_conversations_share_is_left_out(
+    conversations: TrainingConversations,
+) -> None:
+    suite = memorisation(conversations, 0, None)
+    assert len(suite.prompts) == NUMBER - 4
+    assert all("Thank you" not in prompt.facts["reference"] for prompt in suite.prompts)
 
 
-def test_a_limit_counts_conversations_of_each_side(talks: TrainingConversations) -> None:
-    sides = [prompt.variant for prompt in memorisation(talks, 0, 3).prompts]
-    assert sides == [TRAINING] * 3 + [HELD_OUT] * 3
+def test_a_limit_counts_conversations_per_split(conversations: TrainingConversations) -> None:
+    splits = [prompt.variant for prompt in memorisation(conversations, 0, 3).prompts]
+    assert splits == [TRAINING] * 3 + [VALIDATION] * 3

@@ -12,8 +12,8 @@ from transformers import LogitsProcessorList
 
 from evaluate.conftest import FULL
 from gemfit.errors import UserError
-from gemfit.evaluate.models import Opened, find_models, open_model_ref, open_packed
-from gemfit.evaluate.replies import SeededSampling, prompt_ids, replies
+from gemfit.evaluate.generation import SeededSampling, generate_replies, prompt_ids
+from gemfit.evaluate.models import LoadedModel, find_models, open_model_ref, open_packed
 from gemfit.export.export import export
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import SampleMessage
@@ -25,11 +25,11 @@ from train.trained import IDS, Trained, train
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 WORDS = ("rain", "exams and sleep", "a")
-TALKS = [[SampleMessage(role="user", content=f"{words} keep me busy")] for words in WORDS]
+CONVERSATIONS = [[SampleMessage(role="user", content=f"{words} keep me busy")] for words in WORDS]
 
 
 @pytest.fixture(scope="module")
-def opened(trained: Trained) -> Opened:
+def loaded(trained: Trained) -> LoadedModel:
     return open_model_ref(trained.run, find_models(trained.run, ["latest"])[0], "cpu")
 
 
@@ -39,9 +39,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return found
 
 
-def test_a_checkpoint_is_the_model_that_was_trained(trained: Trained, opened: Opened) -> None:
-    assert torch.equal(logits(opened.model), trained.logits)
-    assert type(opened.model).__module__.startswith("transformers.")
+def test_a_checkpoint_is_the_model_that_was_trained(trained: Trained, loaded: LoadedModel) -> None:
+    assert torch.equal(logits(loaded.model), trained.logits)
+    assert type(loaded.model).__module__.startswith("transformers.")
 
 
 def test_the_base_of_a_scratch_recipe_has_its_seeded_weights(trained: Trained) -> None:
@@ -64,13 +64,13 @@ def test_adapters_of_a_checkpoint_are_added_in_and_the_base_has_none(
 
 def test_an_exported_folder_is_the_same_model(tmp_path: Path, trained: Trained) -> None:
     export(trained.run, tmp_path / "model")
-    (subject,) = find_models(trained.run, [str(tmp_path / "model")])
-    assert torch.equal(logits(open_packed(trained.run, subject, "cpu")), trained.logits)
+    (ref,) = find_models(trained.run, [str(tmp_path / "model")])
+    assert torch.equal(logits(open_packed(trained.run, ref, "cpu")), trained.logits)
 
 
-def test_each_subject_is_found_once_under_any_of_its_names(trained: Trained) -> None:
+def test_each_model_is_found_once_under_any_of_its_names(trained: Trained) -> None:
     found = find_models(trained.run, ["base", "latest", "2", "step-2", "step 2"])
-    assert [(subject.name, subject.step) for subject in found] == [("base", None), ("step 2", 2)]
+    assert [(ref.name, ref.step) for ref in found] == [("base", None), ("step 2", 2)]
 
 
 @pytest.mark.parametrize(
@@ -109,23 +109,34 @@ def test_flash_attention_gives_way_on_a_cpu_and_that_is_said(
     assert "attention is sdpa: flash_attention_2" in caplog.text
 
 
-def say(opened: Opened, talks: list[list[SampleMessage]], temperature: float, batch_size: int) -> list[str]:
-    return replies(
-        opened, talks, max_new_tokens=8, temperature=temperature, seed=1, batch_size=batch_size, progress=None
+def generate(
+    loaded: LoadedModel, conversations: list[list[SampleMessage]], temperature: float, batch_size: int
+) -> list[str]:
+    return generate_replies(
+        loaded,
+        conversations,
+        max_new_tokens=8,
+        temperature=temperature,
+        seed=1,
+        batch_size=batch_size,
+        progress=None,
     )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_reply_does_not_depend_on_its_batch(opened: Opened, temperature: float) -> None:
-    alone, together = say(opened, TALKS, temperature, 1), say(opened, TALKS[::-1], temperature, 3)
+def test_a_reply_does_not_depend_on_its_batch(loaded: LoadedModel, temperature: float) -> None:
+    alone, together = (
+        generate(loaded, CONVERSATIONS, temperature, 1),
+        generate(loaded, CONVERSATIONS[::-1], temperature, 3),
+    )
     assert alone == together[::-1]
     assert all(alone)
 
 
-def test_a_repeated_question_is_drawn_anew_and_an_equal_seed_repeats_all(opened: Opened) -> None:
-    first, second = say(opened, [TALKS[0], TALKS[0]], 1.0, 2)
+def test_a_repeated_question_is_drawn_anew_and_an_equal_seed_repeats_all(loaded: LoadedModel) -> None:
+    first, second = generate(loaded, [CONVERSATIONS[0], CONVERSATIONS[0]], 1.0, 2)
     assert first != second
-    assert [first, second] == say(opened, [TALKS[0], TALKS[0]], 1.0, 2)
+    assert [first, second] == generate(loaded, [CONVERSATIONS[0], CONVERSATIONS[0]], 1.0, 2)
 
 
 def test_sampling_takes_tokens_as_often_as_the_model_says() -> None:
@@ -135,7 +146,7 @@ def test_sampling_takes_tokens_as_often_as_the_model_says() -> None:
     assert torch.bincount(drawn, minlength=4).tolist() == pytest.approx([2000, 0, 1200, 800], abs=2)
 
 
-def test_a_reply_ends_where_the_format_ends_a_turn(trained: Trained, opened: Opened) -> None:
-    stops = opened.model.generation_config.eos_token_id
+def test_a_reply_ends_where_the_format_ends_a_turn(trained: Trained, loaded: LoadedModel) -> None:
+    stops = loaded.model.generation_config.eos_token_id
     assert trained.tokenizer.eos_token_id in (stops if isinstance(stops, list) else [stops])
-    assert opened.tokenizer.decode(prompt_ids(opened.tokenizer, TALKS[0])).endswith("<|assistant|>")
+    assert loaded.tokenizer.decode(prompt_ids(loaded.tokenizer, CONVERSATIONS[0])).endswith("<|assistant|>")

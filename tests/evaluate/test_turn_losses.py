@@ -14,13 +14,13 @@ from gemfit.data.inspect.chunks import REPEATED
 from gemfit.data.inspect.pack_files import open_evidence
 from gemfit.data.inspect.roles import Marks, make_marks
 from gemfit.data.tokenize.tokenizer import load_tokenizer
-from gemfit.evaluate.samples import choose
-from gemfit.evaluate.turn_losses import TurnSpan, stretches
+from gemfit.evaluate.samples import select_prompts
+from gemfit.evaluate.turn_losses import TurnSpan, turn_spans
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 from gemfit_launch.runs.ensure_pack import ensure_pack
 
-TALK = [
+CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "rain, and rain again, and a garden that drowns in it"},
     {"role": "assistant", "content": "Dig."},
@@ -31,8 +31,8 @@ TALK = [
 ]
 
 
-class Held:
-    """Held-out rows of a small pack."""
+class ValidationRows:
+    """Validation rows of a small pack."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Any = load_tokenizer(str(folder / "tokenizer"))
@@ -45,10 +45,15 @@ class Held:
 
 
 @pytest.fixture(scope="module", params=["split", "cut"])
-def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Held:
+def validation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ValidationRows:
     root = tmp_path_factory.mktemp(request.param)
-    lines = ([TALK[0], {"role": "user", "content": f"talk {n}"}, TALK[2], *TALK[1:]] for n in range(8))
-    (root / "data.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in lines))
+    lines = (
+        [CONVERSATION[0], {"role": "user", "content": f"talk {n}"}, CONVERSATION[2], *CONVERSATION[1:]]
+        for n in range(8)
+    )
+    (root / "data.jsonl").write_text(
+        "".join(json.dumps({"messages": conversation}) + "\n" for conversation in lines)
+    )
     data = DataRecipe(
         source=str(root / "data.jsonl"),
         seq_len=48,
@@ -59,66 +64,73 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     scratch = ScratchModel(vocab_size=330, num_hidden_layers=1)
     job = make_pack_job(Recipe(model=ModelRecipe(scratch=scratch), data=data))
     ensure_pack(job, root / "pack", force=False, say=lambda line: None)
-    return Held(root / "pack")
+    return ValidationRows(root / "pack")
 
 
-def test_the_words_of_each_turn_are_those_of_its_message(held: Held) -> None:
-    found = words(held, stretches(held.rows))
+def test_the_words_of_each_turn_are_those_of_its_message(validation: ValidationRows) -> None:
+    found = words(validation, turn_spans(validation.rows))
     assert len({document for document, _, _ in found}) >= 2
-    assert any(len(row.chunks) and row.chunks[0].chunk.start for row in held.rows), "nothing was cut"
-    own = {"system": [TALK[0]["content"]], "user": user_words(), "assistant": assistant_words()}
+    assert any(len(row.chunks) and row.chunks[0].chunk.start for row in validation.rows), "nothing was cut"
+    expected = {"system": [CONVERSATION[0]["content"]], "user": user_words(), "assistant": assistant_words()}
     for (_, role, turn), text in found.items():
-        assert own[role][turn - 1] in text, (role, turn, text)
+        assert expected[role][turn - 1] in text, (role, turn, text)
 
 
 def user_words() -> list[str]:
-    return ["talk ", *(message["content"] for message in TALK if message["role"] == "user")]
+    return ["talk ", *(message["content"] for message in CONVERSATION if message["role"] == "user")]
 
 
 def assistant_words() -> list[str]:
-    return [TALK[2]["content"], *(m["content"] for m in TALK if m["role"] == "assistant")]
+    return [CONVERSATION[2]["content"], *(m["content"] for m in CONVERSATION if m["role"] == "assistant")]
 
 
-def words(held: Held, found: dict[int, list[TurnSpan]]) -> dict[tuple[int, str, int], str]:
+def words(validation: ValidationRows, found: dict[int, list[TurnSpan]]) -> dict[tuple[int, str, int], str]:
     """The text of each turn, put together from wherever its tokens are."""
     tokens: dict[tuple[int, str, int], dict[int, int]] = defaultdict(dict)
-    for row in held.rows:
+    for row in validation.rows:
         for document, role, turn, start, stop in found[row.number]:
-            piece = next(p for p in row.chunks if p.chunk.begin <= start < p.chunk.begin + len(p.chunk))
+            chunk = next(p for p in row.chunks if p.chunk.begin <= start < p.chunk.begin + len(p.chunk))
             for place in range(start, stop):
-                at = int(piece.positions[place - piece.chunk.begin])
+                at = int(chunk.positions[place - chunk.chunk.begin])
                 if turn and at != REPEATED:
                     assert at not in tokens[document, role, turn]
                     tokens[document, role, turn][at] = int(row.ids[place])
     return {
-        key: held.tokenizer.decode([ids[at] for at in sorted(ids)], skip_special_tokens=False)
+        key: validation.tokenizer.decode([ids[at] for at in sorted(ids)], skip_special_tokens=False)
         for key, ids in tokens.items()
     }
 
 
-def test_stretches_cover_every_trained_place_once(held: Held) -> None:
-    found = stretches(held.rows)
-    for row in held.rows:
-        covered = [place for stretch in found[row.number] for place in range(stretch.start, stretch.stop)]
+def test_turn_spans_cover_every_trained_place_once(validation: ValidationRows) -> None:
+    found = turn_spans(validation.rows)
+    for row in validation.rows:
+        covered = [place for span in found[row.number] for place in range(span.start, span.stop)]
         assert sorted(covered) == list(range(len(row.ids) - row.padding))
 
 
-def test_samples_stop_before_a_whole_reply_and_are_the_same_in_any_order(held: Held) -> None:
-    chosen = choose(held.rows, held.marks, held.tokenizer, count=3, seed=0)
-    assert chosen == choose(held.rows[::-1], held.marks, held.tokenizer, count=3, seed=0)
+def test_samples_stop_before_a_whole_reply_and_are_the_same_in_any_order(validation: ValidationRows) -> None:
+    chosen = select_prompts(validation.rows, validation.marks, validation.tokenizer, count=3, seed=0)
+    assert chosen == select_prompts(
+        validation.rows[::-1], validation.marks, validation.tokenizer, count=3, seed=0
+    )
     assert 2 <= len(chosen) <= 3
-    for opening in chosen:
-        roles = [message.role for message in opening.prompt]
+    for prompt in chosen:
+        roles = [message.role for message in prompt.prompt]
         assert roles[0] == "system"
         assert roles[-1] == "user"
-        assert opening.reference in assistant_words()
-        assert opening.prompt[0].content == "Be brief."
-        assert opening.prompt[1].content.startswith("talk ")
+        assert prompt.reference in assistant_words()
+        assert prompt.prompt[0].content == "Be brief."
+        assert prompt.prompt[1].content.startswith("talk ")
 
 
-def test_another_seed_chooses_other_samples(held: Held) -> None:
+def test_another_seed_chooses_other_samples(validation: ValidationRows) -> None:
     orders = {
-        tuple(o.document for o in choose(held.rows, held.marks, held.tokenizer, count=2, seed=seed))
+        tuple(
+            o.document
+            for o in select_prompts(
+                validation.rows, validation.marks, validation.tokenizer, count=2, seed=seed
+            )
+        )
         for seed in range(8)
     }
     assert len(orders) > 1

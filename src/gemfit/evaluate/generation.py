@@ -1,7 +1,7 @@
-"""Replies to many conversations at once, each as if it were alone.
+"""Batched generation whose replies do not depend on the batch.
 
-Prompts of about the same length share a batch, padded on the left. Sampling draws one number a token from
-a generator that belongs to the conversation, so neither the batch nor the order changes a reply. Greedy
+Prompts of about the same length share a batch, padded on the left. Sampling draws one number per token from
+a generator seeded by the conversation, so neither the batch nor the order changes a reply. Greedy
 replies are equal up to the rounding of matrix products, which depends on their shapes.
 """
 
@@ -25,12 +25,12 @@ from transformers import (
 )
 
 from gemfit.errors import UserError
-from gemfit.evaluate.models import Opened
+from gemfit.evaluate.models import LoadedModel
 from gemfit.schemas.evaluation import SampleMessage
 
 
-def replies(
-    opened: Opened,
+def generate_replies(
+    loaded: LoadedModel,
     conversations: Sequence[Sequence[SampleMessage]],
     *,
     max_new_tokens: int,
@@ -39,22 +39,22 @@ def replies(
     batch_size: int,
     progress: Callable[[int], object] | None = None,
 ) -> list[str]:
-    """What the assistant says next in each conversation.
+    """The next assistant message of each conversation.
 
-    ``temperature`` 0 takes the likeliest token. Otherwise the draws depend on ``seed``, on the messages,
+    ``temperature`` 0 is greedy decoding. Otherwise the draws depend on ``seed``, on the messages,
     and on how often the same messages came before, so that a repeated question is drawn anew.
-    ``progress`` is told how many replies a batch has added. ``UserError`` for messages that the chat
+    ``progress`` gets the number of replies that a batch has added. ``UserError`` for messages that the chat
     template refuses.
     """
-    prompts = [prompt_ids(opened.tokenizer, messages) for messages in conversations]
+    prompts = [prompt_ids(loaded.tokenizer, messages) for messages in conversations]
     draws = _draws(conversations, seed, max_new_tokens)
     found = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         batch = [prompts[place] for place in places]
-        said = _generate(opened, batch, draws[places], max_new_tokens, temperature)
-        for place, text in zip(places, said, strict=True):
+        texts = _generate(loaded, batch, draws[places], max_new_tokens, temperature)
+        for place, text in zip(places, texts, strict=True):
             found[place] = text
         if progress is not None:
             progress(len(places))
@@ -62,7 +62,7 @@ def replies(
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[SampleMessage]) -> list[int]:
-    """The tokens after which the assistant speaks."""
+    """Prompt tokens up to the generation prompt of the assistant."""
     plain = [message.model_dump() for message in messages]
     try:
         prompt = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=True)
@@ -72,45 +72,49 @@ def prompt_ids(tokenizer: Any, messages: Sequence[SampleMessage]) -> list[int]:
 
 
 class SeededSampling(LogitsProcessor):
-    """Leaves of each row the one token that the row's own number draws."""
+    """Logits processor that keeps the one token of each row that the row's random number selects."""
 
     def __init__(self, warpers: LogitsProcessorList, draws: torch.Tensor, prompt_length: int) -> None:
         self._warpers, self._draws, self._prompt_length = warpers, draws, prompt_length
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """``scores``: (batch, vocabulary)."""
-        shares = self._warpers(input_ids, scores.float()).softmax(-1).double().cumsum(-1)
-        drawn = self._draws[:, input_ids.shape[1] - self._prompt_length, None] * shares[:, -1:]
-        # The first token whose share reaches beyond the number: one of no weight is never taken.
-        chosen = torch.searchsorted(shares, drawn, right=True).clamp(max=scores.shape[-1] - 1)
+        cumulative = self._warpers(input_ids, scores.float()).softmax(-1).double().cumsum(-1)
+        drawn = self._draws[:, input_ids.shape[1] - self._prompt_length, None] * cumulative[:, -1:]
+        # The first token whose cumulative probability exceeds the number: one of no weight is never taken.
+        chosen = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
 
 def _generate(
-    opened: Opened, prompts: list[list[int]], draws: NDArray[np.float64], max_new_tokens: int, heat: float
+    loaded: LoadedModel,
+    prompts: list[list[int]],
+    draws: NDArray[np.float64],
+    max_new_tokens: int,
+    temperature: float,
 ) -> list[str]:
-    model, tokenizer = opened
+    model, tokenizer = loaded
     ids, mask = _padded(prompts, _pad(model, tokenizer), model.device)
     processors = LogitsProcessorList()
-    if heat > 0:
+    if temperature > 0:
         numbers = torch.from_numpy(draws).to(model.device)
-        processors.append(SeededSampling(_warpers(model, heat), numbers, ids.shape[1]))
+        processors.append(SeededSampling(_warpers(model, temperature), numbers, ids.shape[1]))
     with torch.no_grad():
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
             logits_processor=processors,
-            # The numbers are drawn above; what a generation config says about sampling has no meaning here.
+            # The numbers are drawn above; the sampling settings of a generation config have no effect.
             **{"do_sample": False, "temperature": None, "top_k": None, "top_p": None},
-            tokenizer=tokenizer,  # a generation config may stop at words
+            tokenizer=tokenizer,  # for stop strings of a generation config
         )
     return [_text(model, tokenizer, tokens) for tokens in output[:, ids.shape[1] :].tolist()]
 
 
-def _warpers(model: Any, heat: float) -> LogitsProcessorList:
-    """Temperature, and what the model's own generation config keeps of the likeliest tokens."""
-    settings, warpers = model.generation_config, LogitsProcessorList([TemperatureLogitsWarper(heat)])
+def _warpers(model: Any, temperature: float) -> LogitsProcessorList:
+    """Temperature, and top-k and top-p of the model's generation config."""
+    settings, warpers = model.generation_config, LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if settings.top_k:
         warpers.append(TopKLogitsWarper(settings.top_k))
     if settings.top_p is not None and settings.top_p < 1:
@@ -119,7 +123,7 @@ def _warpers(model: Any, heat: float) -> LogitsProcessorList:
 
 
 def _padded(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask, each (batch, tokens), the prompts at the right."""
+    """Ids and attention mask, each (batch, tokens), padded on the left."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -127,13 +131,13 @@ def _padded(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Tens
 
 
 def _text(model: Any, tokenizer: Any, tokens: list[int]) -> str:
-    """What was said up to the first stop, without it."""
+    """The generated text up to the first stop token or string, without it."""
     stops = model.generation_config.eos_token_id
     stops = {stops} if isinstance(stops, int) else set(stops or ())
     end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
     text: str = tokenizer.decode(tokens[:end], skip_special_tokens=True)
-    for words in model.generation_config.stop_strings or ():
-        text = text.partition(words)[0]
+    for stop in model.generation_config.stop_strings or ():
+        text = text.partition(stop)[0]
     return text.strip()
 
 
@@ -154,7 +158,7 @@ def _numbers(key: str, seed: int, count: int) -> NDArray[np.float64]:
 
 
 def _keys(conversations: Sequence[Sequence[SampleMessage]]) -> Iterator[str]:
-    """What tells each conversation from every other, its repetitions included."""
+    """A unique key for each conversation, repetitions included."""
     seen: Counter[str] = Counter()
     for messages in conversations:
         text = "\x00".join(f"{message.role}\x01{message.content}" for message in messages)

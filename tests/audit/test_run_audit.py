@@ -1,4 +1,4 @@
-"""One audit from its models to what is kept of it, with models that say what they are told to."""
+"""An audit with stub models, from their replies to the result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from gemfit.audit import run_audit as module
 from gemfit.audit.crisis import crisis
-from gemfit.audit.run_audit import conduct
-from gemfit.audit.scoring import Wanted
+from gemfit.audit.run_audit import run_audit
+from gemfit.audit.scoring import AuditSettings
 from gemfit.errors import UserError
 from gemfit.evaluate.models import ModelRef
 from gemfit.rundir import RunDir
@@ -22,21 +22,19 @@ RUN: Any = SimpleNamespace(plan=lambda: SimpleNamespace(pack=SimpleNamespace(fol
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Two models that say the same to two prompts; how many prompts each was asked."""
+    """Two models with equal replies to two prompts; how many prompts each got."""
     asked: list[int] = []
 
-    def say(opened: object, conversations: list[object], **settings: object) -> list[str]:
+    def say(loaded: object, conversations: list[object], **settings: object) -> list[str]:
         asked.append(len(conversations))
         return ["Please call a helpline."] * len(conversations)
 
-    subjects = [ModelRef("base", None, None), ModelRef("step 7", 7, Path())]
-    monkeypatch.setattr(module, "find_models", lambda run, names: subjects)
-    monkeypatch.setattr(
-        module, "open_model_ref", lambda run, subject, device: SimpleNamespace(tokenizer=None)
-    )
+    refs = [ModelRef("base", None, None), ModelRef("step 7", 7, Path())]
+    monkeypatch.setattr(module, "find_models", lambda run, names: refs)
+    monkeypatch.setattr(module, "open_model_ref", lambda run, ref, device: SimpleNamespace(tokenizer=None))
     monkeypatch.setattr(module, "TrainingConversations", lambda folder: None)
-    monkeypatch.setattr(module, "make_probes", lambda talks, system, wanted: [crisis(system, 2)])
-    monkeypatch.setattr(module, "replies", say)
+    monkeypatch.setattr(module, "make_suites", lambda conversations, system, settings: [crisis(system, 2)])
+    monkeypatch.setattr(module, "generate_replies", say)
     monkeypatch.setattr(module, "prompt_ids", lambda tokenizer, messages: [1])
     return asked
 
@@ -44,10 +42,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_replies_outlive_a_judge_that_fails(asked: list[int]) -> None:
     kept: list[Audit] = []
     with pytest.raises(UserError, match="ended with exit status 1"):
-        conduct(run_of(), Wanted(system="", judge="false"), kept.append)
+        run_audit(run_of(), AuditSettings(system="", judge="false"), kept.append)
     [audit] = kept
-    assert [(subject.name, len(subject.replies)) for subject in audit.subjects] == [("base", 2)]
-    assert not any(score.name == "judge" for score in audit.subjects[0].scores)
+    assert [(model.name, len(model.replies)) for model in audit.models] == [("base", 2)]
+    assert not any(score.name == "judge" for score in audit.models[0].scores)
 
 
 def test_what_the_chat_template_refuses_is_told_before_anything_is_asked(
@@ -58,7 +56,7 @@ def test_what_the_chat_template_refuses_is_told_before_anything_is_asked(
 
     monkeypatch.setattr(module, "prompt_ids", refuse)
     with pytest.raises(UserError, match="template refuses"):
-        conduct(run_of(), Wanted(system=""), lambda audit: None)
+        run_audit(run_of(), AuditSettings(system=""), lambda audit: None)
     assert asked == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.audit.custom_prompts import Expectation, own
+from gemfit.audit.custom_prompts import Expectation, custom_suite
 from gemfit.errors import UserError
 
 
@@ -44,12 +44,12 @@ def test_prompts_are_asked_under_the_system_prompt_and_conversations_as_they_are
         "",
         '{"id": "b", "messages": [{"role": "user", "content": "x"}]}',
     )
-    probe = own(path, "Be kind.", None)
-    assert probe.name == "mine"
-    assert [[m.content for m in p.messages] for p in probe.prompts] == [["Be kind.", "Hello"], ["x"]]
-    assert probe.score(probe.prompts[0], "Hi!") == {"as expected": 1.0}
-    assert probe.score(probe.prompts[1], "Hi!") == {}
-    assert len(own(path, "", 1).prompts) == 1
+    suite = custom_suite(path, "Be kind.", None)
+    assert suite.name == "mine"
+    assert [[m.content for m in p.messages] for p in suite.prompts] == [["Be kind.", "Hello"], ["x"]]
+    assert suite.score(suite.prompts[0], "Hi!") == {"as expected": 1.0}
+    assert suite.score(suite.prompts[1], "Hi!") == {}
+    assert len(custom_suite(path, "", 1).prompts) == 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_prompts_are_asked_under_the_system_prompt_and_conversations_as_they_are
         ('{"id": "b"}', "give either `prompt` or `messages`"),
         ('{"id": "b", "prompt": "x", "messages": [{"role": "user", "content": "x"}]}', "give either"),
         ('{"id": "b", "prompt": "x", "expect": {"anyof": ["x"]}}', "expect.anyof"),
-        ('{"id": "b", "prompt": "x", "expect": {"regex": "("}}', "is no regular expression"),
+        ('{"id": "b", "prompt": "x", "expect": {"regex": "("}}', "is not a valid regular expression"),
         ('{"id": "b", "prompt": "x", "expect": {"max_words": 0}}', "expect.max_words"),
         ('{"id": "a", "prompt": "x"}', "id 'a' is that of line 1 as well"),
     ],
@@ -67,11 +67,11 @@ def test_prompts_are_asked_under_the_system_prompt_and_conversations_as_they_are
 def test_a_bad_line_is_told_with_its_place(tmp_path: Path, line: str, words: str) -> None:
     path = write(tmp_path, '{"id": "a", "prompt": "Hello"}', line)
     with pytest.raises(UserError, match=rf"mine\.jsonl:2: .*{words}"):
-        own(path, "", None)
+        custom_suite(path, "", None)
 
 
 def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no prompt"):
-        own(write(tmp_path, "", ""), "", None)
+        custom_suite(write(tmp_path, "", ""), "", None)
     with pytest.raises(UserError, match="cannot be read"):
-        own(tmp_path / "none.jsonl", "", None)
+        custom_suite(tmp_path / "none.jsonl", "", None)

@@ -1,4 +1,4 @@
-"""An evaluation of a small run: what it measures, on one rank and on two, and what it keeps."""
+"""An evaluation of a small run: its figures on one rank and on two, and what is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gemfit.evaluate import validation
 from gemfit.evaluate.__main__ import main
 from gemfit.evaluate.harness import task_scores
 from gemfit.evaluate.models import find_models, for_generation, open_sharded
-from gemfit.evaluate.run_evaluation import Settings, evaluate, make_exam
+from gemfit.evaluate.run_evaluation import EvaluationSettings, evaluate, make_inputs
 from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
 from gemfit.evaluate.validation import TurnSums
 from gemfit.rundir import RunDir
@@ -34,7 +34,7 @@ from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.validation_loop import evaluate_rows
 from train.trained import IDS, Trained
 
-QUICK = Settings(samples=2, max_new_tokens=3, resamples=200)
+QUICK = EvaluationSettings(samples=2, max_new_tokens=3, resamples=200)
 CPU = torch.device("cpu")
 
 
@@ -57,7 +57,7 @@ def test_the_loss_is_the_one_that_training_measures(trained: Trained, found: Eva
     batches = ValidationBatches(plan, rows, 0, pad_id(trained.tokenizer))
     whole = evaluate_rows(trained.model, batches, stop=Stop(trained.run, None, CPU), step=2, device=CPU)
     assert whole is not None
-    overall = found.subjects[1].overall
+    overall = found.models[1].overall
     assert overall.loss.value == pytest.approx(whole.loss, rel=1e-6)
     assert overall.token_accuracy.value == pytest.approx(whole.token_accuracy)
     assert overall.perplexity.value == pytest.approx(whole.perplexity, rel=1e-5)
@@ -65,39 +65,39 @@ def test_the_loss_is_the_one_that_training_measures(trained: Trained, found: Eva
 
 
 def test_roles_and_turns_add_up_to_the_whole(found: Evaluation) -> None:
-    for subject in found.subjects:
-        assert set(subject.roles) == {"system", "user", "assistant"}
-        assert sum(part.tokens for part in subject.roles.values()) == subject.overall.tokens
-        summed = sum(part.tokens * part.loss.value for part in subject.roles.values())
-        assert summed == pytest.approx(subject.overall.tokens * subject.overall.loss.value)
-        assert list(subject.depths) == ["1", "2"]
-        talk = subject.overall.tokens - subject.roles["system"].tokens
-        assert sum(part.tokens for part in subject.depths.values()) == talk
+    for model in found.models:
+        assert set(model.roles) == {"system", "user", "assistant"}
+        assert sum(part.tokens for part in model.roles.values()) == model.overall.tokens
+        summed = sum(part.tokens * part.loss.value for part in model.roles.values())
+        assert summed == pytest.approx(model.overall.tokens * model.overall.loss.value)
+        assert list(model.depths) == ["1", "2"]
+        without_system = model.overall.tokens - model.roles["system"].tokens
+        assert sum(part.tokens for part in model.depths.values()) == without_system
 
 
 def test_a_difference_is_that_of_the_losses_and_its_interval_is_narrower(found: Evaluation) -> None:
-    base, latest = (subject.overall.loss for subject in found.subjects)
+    base, latest = (model.overall.loss for model in found.models)
     difference = found.differences["step 2"]
     assert difference.value == pytest.approx(latest.value - base.value)
     assert difference.low <= difference.value <= difference.high
     assert list(found.differences) == ["step 2"]
 
 
-def test_samples_ask_every_subject_the_same(found: Evaluation) -> None:
-    base, latest = (subject.samples for subject in found.subjects)
+def test_samples_have_the_same_prompts_for_every_model(found: Evaluation) -> None:
+    base, latest = (model.samples for model in found.models)
     assert len(base) == 2
     assert [sample.prompt for sample in base] == [sample.prompt for sample in latest]
     assert {sample.reference for sample in base} == {"Go on."}
 
 
-def test_a_later_subject_joins_the_others_and_an_equal_name_takes_its_place(
+def test_a_later_model_joins_the_others_and_replaces_one_of_its_name(
     run: RunDir, found: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
     again = evaluate(run, find_models(run, ["latest"]), QUICK, CPU)
-    assert again.subjects == found.subjects
+    assert again.models == found.models
     assert again.differences == found.differences
     assert Evaluation.read(run.evaluation_file) == again
-    assert "given up" not in caplog.text
+    assert "dropped" not in caplog.text
 
 
 def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
@@ -105,10 +105,12 @@ def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
 ) -> None:
     copied = RunDir(tmp_path / "run")
     shutil.copytree(run.root, copied.root)
-    other = evaluate(copied, find_models(copied, ["base"]), Settings(samples=0, rows=2, resamples=200), CPU)
-    assert [subject.name for subject in other.subjects] == ["base"]
-    assert other.subjects[0].overall.tokens < found.subjects[0].overall.tokens
-    assert "earlier figures of base, step 2 are given up" in caplog.text
+    other = evaluate(
+        copied, find_models(copied, ["base"]), EvaluationSettings(samples=0, rows=2, resamples=200), CPU
+    )
+    assert [model.name for model in other.models] == ["base"]
+    assert other.models[0].overall.tokens < found.models[0].overall.tokens
+    assert "earlier figures of base, step 2 are dropped" in caplog.text
 
 
 @pytest.mark.slow
@@ -124,7 +126,7 @@ def test_two_ranks_that_share_one_model_find_what_one_finds(
     assert main([str(copied.root), *options]) == ExitCode.DONE
     both = Evaluation.read(copied.evaluation_file)
     assert both.world_size == 2
-    for one, two in zip(found.subjects, both.subjects, strict=True):
+    for one, two in zip(found.models, both.models, strict=True):
         assert two.overall.loss.value == one.overall.loss.value
         assert two.roles.keys() == one.roles.keys()
         assert two.samples == one.samples
@@ -133,28 +135,34 @@ def test_two_ranks_that_share_one_model_find_what_one_finds(
 def test_ranks_with_a_model_each_find_what_one_finds(
     run: RunDir, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exam = make_exam(run, QUICK, CPU)
+    inputs = make_inputs(run, QUICK, CPU)
 
     def sums() -> TurnSums:
-        model, pad = trained.model.eval(), exam.pad_id
-        return validation.measure(
-            model, exam.plan, exam.pack, exam.rows, exam.turns, pad_id=pad, progress=lambda count: None
+        model, pad = trained.model.eval(), inputs.pad_id
+        return validation.turn_sums(
+            model,
+            inputs.plan,
+            inputs.pack,
+            inputs.rows,
+            inputs.turns,
+            pad_id=pad,
+            progress=lambda count: None,
         )
 
     alone, parts = sums(), []
 
-    def gather(own: Callable[[], Any]) -> list[Any]:
-        parts.append(own())
+    def gather(local: Callable[[], Any]) -> list[Any]:
+        parts.append(local())
         return parts
 
     monkeypatch.setattr(validation, "world_size", lambda: 3)
     monkeypatch.setattr(validation, "on_every_rank", gather)
     for number in range(3):
         monkeypatch.setattr(validation, "rank", lambda number=number: number)
-        together = sums()
+        joined = sums()
     assert all(parts), "a rank had nothing to do"
     for name in TurnSums.__slots__:
-        assert np.array_equal(getattr(together, name), getattr(alone, name))
+        assert np.array_equal(getattr(joined, name), getattr(alone, name))
 
 
 def test_a_model_in_shards_is_the_model(run: RunDir, trained: Trained, alone: None) -> None:
@@ -163,9 +171,9 @@ def test_a_model_in_shards_is_the_model(run: RunDir, trained: Trained, alone: No
     with torch.no_grad():
         logits = latest(input_ids=IDS, position_ids=torch.arange(IDS.shape[1])[None]).logits
     assert torch.equal(logits, trained.logits)
-    spoken = for_generation(run, latest)
-    assert FSDPModule in type(spoken.model).__mro__
-    assert spoken.model.generate(input_ids=IDS, max_new_tokens=3).shape[1] <= IDS.shape[1] + 3
+    loaded = for_generation(run, latest)
+    assert FSDPModule in type(loaded.model).__mro__
+    assert loaded.model.generate(input_ids=IDS, max_new_tokens=3).shape[1] <= IDS.shape[1] + 3
 
 
 @pytest.fixture
@@ -184,9 +192,9 @@ def copy(run: RunDir, folder: Path) -> RunDir:
 def test_mistakes_are_told_without_a_traceback(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run.root), "--checkpoint", "7"]) == ExitCode.USER_ERROR
     assert main([str(run.root), "--nproc", "99", "--device", "cuda"]) == ExitCode.USER_ERROR
-    said = capsys.readouterr().err
-    assert "steps saved: 2" in said
-    assert "--nproc 99: there are" in said
+    errors = capsys.readouterr().err
+    assert "steps saved: 2" in errors
+    assert "--nproc 99: there are" in errors
 
 
 def test_tasks_without_their_package_are_refused_with_its_name(
@@ -229,7 +237,7 @@ def test_a_task_of_ones_own_is_run_by_the_harness(
     options = ["--checkpoint", "latest", "--samples", "0", "--tasks", str(tmp_path / "tiny_choice.yaml")]
     copied = copy(run, tmp_path)
     assert main([str(copied.root), *options, "--limit", "3"]) == ExitCode.DONE
-    [score] = Evaluation.read(copied.evaluation_file).subjects[0].tasks
+    [score] = Evaluation.read(copied.evaluation_file).models[0].tasks
     assert (score.task, score.metric) == ("tiny_choice", "acc")
     assert 0 <= score.value <= 1
 
@@ -241,7 +249,7 @@ def test_a_pack_without_held_out_tokens_is_refused(run: RunDir, tmp_path: Path) 
     text["pack"]["folder"] = str(tmp_path / "nothing")
     copied.plan_file.write_text(json.dumps(text))
     with pytest.raises(UserError, match="nothing"):
-        make_exam(copied, QUICK, CPU)
+        make_inputs(copied, QUICK, CPU)
 
 
 def test_turns_beyond_the_deepest_are_one_group_and_conversations_are_the_units() -> None:
