@@ -69,7 +69,7 @@ class EvaluatedModel(Contract):
 
 
 class ConversationLosses(Contract):
-    """``conversations.json``: losses per conversation of the split, for paired comparison with later models."""
+    """``conversations.json``: losses per conversation of the split, for paired comparison."""
 
     documents: tuple[int, ...]
     """Numbers of the conversations in the pack."""
