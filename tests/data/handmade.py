@@ -59,7 +59,7 @@ class ConversationSpans:
     trained: list[bool]
     line: int
     source: int = 0
-    fate: str = "kept"
+    disposition: str = "kept"
     number: int = -1
     copies: int = 1
     split: int = 0
@@ -148,7 +148,7 @@ class Handmade:
                 "digest": pa.array([talk.digest for talk in self.talks], pa.binary(16)),
                 "tokens": pa.array([len(talk.ids) for talk in self.talks], pa.int32()),
                 "trained": pa.array([sum(talk.trained) for talk in self.talks], pa.int32()),
-                "fate": pa.array([talk.fate for talk in self.talks]).dictionary_encode(),
+                "fate": pa.array([talk.disposition for talk in self.talks]).dictionary_encode(),
                 "number": pa.array([talk.number for talk in self.talks], pa.int64()),
                 "copies": pa.array([talk.copies for talk in self.talks], pa.int32()),
                 "split": pa.array([talk.split for talk in self.talks], pa.int8()),
@@ -160,7 +160,7 @@ class Handmade:
             writer.write_table(table)
 
     def _manifest(self, files: tuple[FileDigest, ...]) -> PackManifest:
-        kept = [talk for talk in self.talks if talk.fate == "kept"]
+        kept = [talk for talk in self.talks if talk.disposition == "kept"]
         values: dict[str, Any] = {
             "fingerprint": "f" * 32,
             "tokenizer_digest": "0" * 32,
@@ -179,8 +179,8 @@ class Handmade:
                 lines_read=len(self.talks),
                 blank_lines=0,
                 rejected_lines=0,
-                duplicate_conversations=sum(talk.fate == "duplicate" for talk in self.talks),
-                left_by_weight_conversations=sum(talk.fate == "left_by_weight" for talk in self.talks),
+                duplicate_conversations=sum(talk.disposition == "duplicate" for talk in self.talks),
+                left_by_weight_conversations=sum(talk.disposition == "left_by_weight" for talk in self.talks),
                 split_conversations=0,
                 repeated_tokens=sum(sum(row.repeated) for rows in self.rows.values() for row in rows),
                 truncated_conversations=0,
@@ -203,7 +203,7 @@ class Handmade:
     def _counts(self, side: int, rows: list[Row]) -> SplitCounts:
         return SplitCounts(
             rows=len(rows),
-            conversations=sum(talk.fate == "kept" and talk.split == side for talk in self.talks),
+            conversations=sum(talk.disposition == "kept" and talk.split == side for talk in self.talks),
             documents=sum(len(row.seq_lengths) for row in rows),
             tokens=sum(row.tokens for row in rows),
             trained_tokens=sum(row.trained_tokens for row in rows),
@@ -212,7 +212,7 @@ class Handmade:
 
     def _flow(self, sources: set[int]) -> TokenFlow:
         talks = [talk for talk in self.talks if talk.source in sources]
-        kept = [talk for talk in talks if talk.fate == "kept"]
+        kept = [talk for talk in talks if talk.disposition == "kept"]
         of_source = {talk.number for talk in kept}
         repeated = sum(
             again
@@ -223,8 +223,14 @@ class Handmade:
         )
         oversampled = sum((talk.copies - 1) * len(talk.ids) for talk in kept)
         lost = {
-            fate: sum(len(talk.ids) for talk in talks if talk.fate == fate)
-            for fate in ("duplicate", "near_duplicate", "left_by_weight", "beyond_max_rows", "overlong")
+            disposition: sum(len(talk.ids) for talk in talks if talk.disposition == disposition)
+            for disposition in (
+                "duplicate",
+                "near_duplicate",
+                "left_by_weight",
+                "beyond_max_rows",
+                "overlong",
+            )
         }
         return TokenFlow(
             tokens_read=sum(len(talk.ids) for talk in talks),
@@ -252,9 +258,10 @@ def handmade(
         talk = ConversationSpans(ids, trained, index + 1, int(second), digest=name, split=int(index % 5 == 4))
         talk.copies = 1 + second
         talks.append(talk)
-    talks[-2].fate, talks[-2].copies, talks[-2].split = "left_by_weight", 0, -1
+    talks[-2].disposition, talks[-2].copies, talks[-2].split = "left_by_weight", 0, -1
     kept = sorted(
-        (talk for talk in talks if talk.fate == "kept"), key=lambda talk: struct.unpack("<2Q", talk.digest)
+        (talk for talk in talks if talk.disposition == "kept"),
+        key=lambda talk: struct.unpack("<2Q", talk.digest),
     )
     for number, talk in enumerate(kept):
         talk.number = number

@@ -335,4 +335,4 @@ def test_rows_differ_by_what_is_trained_so_their_digests_do(tokenizer: Any) -> N
     weighed["messages"][1]["weight"] = 0
     part, _ = make_block(lines_of([plain, weighed]), 1, "f", rendering(tokenizer), None)
     assert part.digests[0].tolist() != part.digests[1].tolist()
-    assert part.likeness[0] == part.likeness[1]
+    assert part.normalized_hashes[0] == part.normalized_hashes[1]

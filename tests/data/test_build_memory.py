@@ -20,7 +20,7 @@ from gemfit.data.build.token_accounting import (
     token_flow,
     write_conversations,
 )
-from gemfit.data.filter.selection import Candidates, Choice, choose
+from gemfit.data.filter.selection import Selection, SelectionInput, select_conversations
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import TokenizedBlock
 from gemfit.schemas.recipe import DataRecipe
@@ -51,7 +51,7 @@ def part(seed: int) -> TokenizedBlock:
         conversation=conversation,
         lines=np.arange(1, CONVERSATIONS + 1),
         digests=rng.integers(0, 2**64, (CONVERSATIONS, 2), np.uint64),
-        likeness=rng.integers(0, 2**64, CONVERSATIONS, np.uint64),
+        normalized_hashes=rng.integers(0, 2**64, CONVERSATIONS, np.uint64),
         signatures=rng.integers(0, 2**32, (CONVERSATIONS, 64), np.uint32),
         tokens=np.bincount(conversation, lengths - context).astype(np.int32),
         trained=nothing,
@@ -62,7 +62,7 @@ def part(seed: int) -> TokenizedBlock:
     )
 
 
-def decide(folder: Path, parts: range) -> tuple[ConversationTable, Choice, object]:
+def decide(folder: Path, parts: range) -> tuple[ConversationTable, Selection, object]:
     """All that the parent does between the parts and the rows, and after the rows."""
     store = BlockCache(folder, "parts")
     collector = Collector(store, DATA)
@@ -70,21 +70,21 @@ def decide(folder: Path, parts: range) -> tuple[ConversationTable, Choice, objec
         collector.add(MappedBlock(number=number, input=0, key=str(number), lines=CONVERSATIONS, state="made"))
     talks, notes = collector.finish()
     source = np.zeros(len(talks), np.int16)
-    candidates = Candidates(
+    candidates = SelectionInput(
         digests=talks.digests,
-        likeness=talks.likeness,
+        normalized_hashes=talks.normalized_hashes,
         signatures=talks.signatures,
         source=source,
-        fate=np.zeros(len(talks), np.int8),
+        disposition=np.zeros(len(talks), np.int8),
     )
-    choice = choose(candidates, DATA, seed=0)
-    plans = [plan_split(talks, choice, split, SEQ_LEN, tight=False) for split in (0, 1)]
-    sums = [chunk_sums(talks, choice, source, 1, plan) for plan in plans]
-    flow = token_flow(talks, choice, source, ["talks"], sums)
-    assert losses(talks, choice, notes, flow["total"], sums, SEQ_LEN).lines_read == len(talks)
-    assert role_tokens(talks, choice)["control"] == flow["total"].tokens_read
-    write_conversations(folder / "conversations.arrow", talks, choice, source)
-    return talks, choice, plans
+    selection = select_conversations(candidates, DATA, seed=0)
+    plans = [plan_split(talks, selection, split, SEQ_LEN, tight=False) for split in (0, 1)]
+    sums = [chunk_sums(talks, selection, source, 1, plan) for plan in plans]
+    flow = token_flow(talks, selection, source, ["talks"], sums)
+    assert losses(talks, selection, notes, flow["total"], sums, SEQ_LEN).lines_read == len(talks)
+    assert role_tokens(talks, selection)["control"] == flow["total"].tokens_read
+    write_conversations(folder / "conversations.arrow", talks, selection, source)
+    return talks, selection, plans
 
 
 def child(folder: Path, connection: Connection) -> None:

@@ -63,8 +63,10 @@ def check(folder: Path) -> PackManifest:
         assert sum(each) == getattr(total, name)
     assert all(flow.balance == 0 for flow in manifest.flow.values())
     assert total.tokens_read == sum(line["tokens"] for line in lines)
-    for fate in ("duplicate", "near_duplicate", "left_by_weight", "beyond_max_rows", "overlong"):
-        assert getattr(total, fate) == sum(line["tokens"] for line in lines if line["fate"] == fate)
+    for disposition in ("duplicate", "near_duplicate", "left_by_weight", "beyond_max_rows", "overlong"):
+        assert getattr(total, disposition) == sum(
+            line["tokens"] for line in lines if line["fate"] == disposition
+        )
     packed = repeated = trained = 0
     times = Counter[int]()
     for split in ("train", "validation"):

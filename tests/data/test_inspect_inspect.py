@@ -54,7 +54,7 @@ def test_all_rows_as_json_hold_every_token_with_its_place_in_its_conversation(
     made: Handmade, inspect: Inspect
 ) -> None:
     found = {split: rows_of(inspect("--row", "all", "--split", split, "--json")) for split in made.rows}
-    talk_of = {talk.number: talk for talk in made.talks if talk.fate == "kept"}
+    talk_of = {talk.number: talk for talk in made.talks if talk.disposition == "kept"}
     looked_at = 0
     for split, rows in found.items():
         assert [row["row"] for row in rows] == list(range(len(made.rows[split])))
@@ -96,7 +96,7 @@ def test_each_document_is_named_by_file_and_line_and_part(made: Handmade, inspec
     )
     row = made.rows["train"][number]
     out = inspect("--row", str(number))
-    talk = next(talk for talk in made.talks if talk.number == row.document[0] and talk.fate == "kept")
+    talk = next(talk for talk in made.talks if talk.number == row.document[0] and talk.disposition == "kept")
     start, stop = row.starts[0], row.starts[0] + row.seq_lengths[0] - row.repeated[0]
     name = ("first", "second")[talk.source]
     assert f"document {talk.number} · {name}.jsonl:{talk.line} ({name}) · tokens {start}–{stop - 1} of" in out
@@ -105,7 +105,7 @@ def test_each_document_is_named_by_file_and_line_and_part(made: Handmade, inspec
 
 
 def test_a_document_is_shown_with_all_its_pieces_in_order(made: Handmade, inspect: Inspect) -> None:
-    talk = max((talk for talk in made.talks if talk.fate == "kept"), key=lambda talk: len(talk.ids))
+    talk = max((talk for talk in made.talks if talk.disposition == "kept"), key=lambda talk: len(talk.ids))
     rows = rows_of(inspect("--document", str(talk.number), "--json"))
     assert len(rows) > 2
     places = [at for row in rows for chunk in row["documents"] for at in chunk["positions"] if at is not None]

@@ -59,7 +59,7 @@ def test_json_holds_all_figures(made: Handmade, stats: Stats) -> None:
     assert figures["splits"]["train"]["fill"] == pytest.approx(
         sum(r.tokens for r in train) / 48 / len(train), abs=1e-6
     )
-    kept = sorted(len(talk.ids) for talk in made.talks if talk.fate == "kept")
+    kept = sorted(len(talk.ids) for talk in made.talks if talk.disposition == "kept")
     lengths = figures["spread"]["tokens of a conversation"]
     assert (lengths["count"], lengths["min"], lengths["max"]) == (len(kept), kept[0], kept[-1])
     assert lengths["p50"] in kept

@@ -110,7 +110,7 @@ def a_document_that_does_not_exist(made: Handmade) -> None:
 
 
 def a_document_of_the_other_side(made: Handmade) -> None:
-    held_out = next(talk for talk in made.talks if talk.fate == "kept" and talk.split == 1)
+    held_out = next(talk for talk in made.talks if talk.disposition == "kept" and talk.split == 1)
     train_row(made).document[0] = held_out.number
 
 
@@ -132,11 +132,11 @@ def a_row_lost(made: Handmade) -> None:
 
 
 def a_copy_too_few(made: Handmade) -> None:
-    next(talk for talk in made.talks if talk.fate == "kept").copies += 1
+    next(talk for talk in made.talks if talk.disposition == "kept").copies += 1
 
 
 def two_numbers_alike(made: Handmade) -> None:
-    kept = [talk for talk in made.talks if talk.fate == "kept"]
+    kept = [talk for talk in made.talks if talk.disposition == "kept"]
     kept[0].number = kept[1].number
 
 
@@ -146,7 +146,7 @@ def an_order_that_is_not_canonical(made: Handmade) -> None:
 
 
 def a_copy_that_is_none(made: Handmade) -> None:
-    next(talk for talk in made.talks if talk.fate == "duplicate").digest = b"0" * 16
+    next(talk for talk in made.talks if talk.disposition == "duplicate").digest = b"0" * 16
 
 
 def a_line_that_vanishes(made: Handmade) -> None:
@@ -214,7 +214,7 @@ def test_a_gap_and_a_repetition_are_told_with_the_line_of_the_input(
     made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = made.rows["train"].pop(3)
-    talk = next(talk for talk in made.talks if talk.number == row.document[-1] and talk.fate == "kept")
+    talk = next(talk for talk in made.talks if talk.number == row.document[-1] and talk.disposition == "kept")
     _, _, err = verdict(made, tmp_path / "pack", capsys)
     assert f"{('first', 'second')[talk.source]}.jsonl:{talk.line} (document {talk.number}): tokens " in err
 
@@ -223,9 +223,9 @@ def test_parts_without_trained_tokens_may_be_missing_when_they_are_counted(
     tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = handmade(tokenizer, talks(24), seq_len=12, loss_on="assistant")
-    once = {talk.number for talk in made.talks if talk.fate == "kept" and talk.copies == 1}
+    once = {talk.number for talk in made.talks if talk.disposition == "kept" and talk.copies == 1}
     row = next(row for row in made.rows["train"] if not row.trained_tokens and set(row.document) <= once)
-    talk = next(talk for talk in made.talks if talk.number == row.document[0] and talk.fate == "kept")
+    talk = next(talk for talk in made.talks if talk.number == row.document[0] and talk.disposition == "kept")
     made.rows["train"].remove(row)
     assert "and are there not at all" in verdict(made, tmp_path / "unannounced", capsys)[2]
     talk.untrained = sum(row.seq_lengths) - sum(row.repeated)

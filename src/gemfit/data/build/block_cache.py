@@ -31,7 +31,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 from gemfit.schemas.pack_job import PACK_FORMAT, PackJob, cache_folder
 
-MAGIC = b"GEMPART1"
+MAGIC = b"GEMPART2"
 ALIGNMENT = 64
 DEFAULT_GIB = 20.0
 PART_SETTINGS = (

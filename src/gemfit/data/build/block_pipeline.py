@@ -15,7 +15,7 @@ from gemfit.data.filter.pii import scan
 from gemfit.data.jsonl.batch_parser import Counts, Reject, read_block
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import compose
-from gemfit.data.render.content_hash import content_digests, likeness
+from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.render.render_context import RenderContext
 from gemfit.data.render.trim import trimmed
 from gemfit.data.tokenize.verification import pick
@@ -41,7 +41,7 @@ def make_block(
         **fitted._asdict(),
         lines=messages.lines,
         digests=content_digests(messages),
-        likeness=likeness(messages),
+        normalized_hashes=normalized_hashes(messages),
         signatures=_signatures(ids, ends, messages, rendering.num_hashes),
         tokens=composed.tokens,
         trained=composed.trained,

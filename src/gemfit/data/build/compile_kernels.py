@@ -27,12 +27,12 @@ from gemfit.data.build.row_gather import BlockFiles, Room, RowChunks, gather
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.compiled import compiled_folder
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
-from gemfit.data.filter.selection import TRAIN, Candidates, choose
+from gemfit.data.filter.selection import TRAIN, SelectionInput, select_conversations
 from gemfit.data.jsonl.batch_parser import CODES
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import Control, compose
-from gemfit.data.render.content_hash import content_digests, likeness
+from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.tokenize.sampling import pick_texts
 from gemfit.schemas.recipe import DataRecipe
 
@@ -95,7 +95,7 @@ def render_block(_: Path) -> None:
     composed = compose(ids, ends, messages, control)
     fit_rows(composed, messages, control, "split", SEQ_LEN)
     content_digests(messages)
-    likeness(messages)
+    normalized_hashes(messages)
     signatures(ids, ends, last, turns, NUM_HASHES["group"])
 
 
@@ -103,16 +103,16 @@ def plan_and_gather(folder: Path) -> None:
     """Go through planning and gathering once, with a handful of made-up conversations."""
     data = DataRecipe(source="made up", seq_len=SEQ_LEN, validation_share=0.0)
     table = _table(BlockCache(folder, "blocks"), data)
-    candidates = Candidates(
+    candidates = SelectionInput(
         digests=table.digests,
-        likeness=table.likeness,
+        normalized_hashes=table.normalized_hashes,
         signatures=table.signatures,
         source=np.zeros(NUM_CONVERSATIONS, np.int16),
-        fate=np.zeros(NUM_CONVERSATIONS, np.int8),
+        disposition=np.zeros(NUM_CONVERSATIONS, np.int8),
     )
-    choice = choose(candidates, data, seed=0)
+    selection = select_conversations(candidates, data, seed=0)
     table.signatures.close()
-    plan = plan_split(table, choice, TRAIN, SEQ_LEN, tight=True)
+    plan = plan_split(table, selection, TRAIN, SEQ_LEN, tight=True)
     files = BlockFiles.of(table.paths)
     chunks = RowChunks(plan.first, plan.num_fragments, plan.lengths, plan.row_ends)
     gather(chunks, table.fragments, files, Room.of(plan.num_rows, SEQ_LEN), pad=0)
@@ -143,7 +143,7 @@ def _block() -> TokenizedBlock:
         "conversation": (np.arange(chunks) // CHUNKS).astype(np.int32),
         "lines": numbers + 1,
         "digests": np.stack([numbers, numbers], 1).astype(np.uint64),
-        "likeness": numbers.astype(np.uint64),
+        "normalized_hashes": numbers.astype(np.uint64),
         "signatures": np.full((NUM_CONVERSATIONS, NUM_HASHES["group"]), 1, np.uint32),
         "role_tokens": np.zeros((NUM_CONVERSATIONS, len(ROLES)), np.int32),
     }

@@ -29,7 +29,7 @@ from gemfit.schemas.recipe import DataRecipe
 
 _COPIED = {
     "digests": (np.uint64, 2),
-    "likeness": (np.uint64, None),
+    "normalized_hashes": (np.uint64, None),
     "tokens": (np.int32, None),
     "trained": (np.int32, None),
     "role_tokens": (np.int32, len(ROLES)),
@@ -48,7 +48,7 @@ class ConversationTable:
     """(conversations,): line of its input, from 1."""
     digests: NDArray[np.uint64]
     """(conversations, 2)"""
-    likeness: NDArray[np.uint64]
+    normalized_hashes: NDArray[np.uint64]
     tokens: Ints
     trained: Ints
     role_tokens: Ints
@@ -86,7 +86,7 @@ class ConversationTable:
     def let_go(self) -> None:
         """Take all mapped pages off this process."""
         let_go(self.line, self.tokens, self.trained, self.role_tokens, self.truncated, self.untrained)
-        let_go(self.digests, self.likeness, self.dropped, self.fragment_ends, self.fragments)
+        let_go(self.digests, self.normalized_hashes, self.dropped, self.fragment_ends, self.fragments)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +184,7 @@ class Collector:
             )
         self._fragment_ends.append(ends)
         self._fragments.append(_fragments(part, len(self._paths)))
-        if self._signatures.places:
+        if self._signatures.num_hashes:
             self._signatures.append(read_block_signatures(part.path))
 
 

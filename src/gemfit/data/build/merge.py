@@ -27,7 +27,14 @@ from gemfit.data.build.token_accounting import (
     write_rejected,
 )
 from gemfit.data.build.write_rows import write_rows
-from gemfit.data.filter.selection import TRAIN, Candidates, Choice, Disposition, choose, within_max_rows
+from gemfit.data.filter.selection import (
+    TRAIN,
+    Disposition,
+    Selection,
+    SelectionInput,
+    select_conversations,
+    within_max_rows,
+)
 from gemfit.data.jsonl.inputs import inputs_of
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.reader import CONVERSATIONS, file_digest
@@ -45,12 +52,12 @@ def assemble(
 ) -> PackManifest:
     """Write everything but the manifest into ``folder``; the manifest."""
     sources = _sources_of(job, talks)
-    choice = _choose(job, talks, sources)
-    _check_enough(job, talks, choice, notes)
+    selection = _choose(job, talks, sources)
+    _check_enough(job, talks, selection, notes)
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
-    plans = [plan_split(talks, choice, split, seq_len, tight=tight) for split in range(len(SPLITS))]
-    sums_by_split = [chunk_sums(talks, choice, sources, len(job.sources), plan) for plan in plans]
-    flow = token_flow(talks, choice, sources, _names(job), sums_by_split)
+    plans = [plan_split(talks, selection, split, seq_len, tight=tight) for split in range(len(SPLITS))]
+    sums_by_split = [chunk_sums(talks, selection, sources, len(job.sources), plan) for plan in plans]
+    flow = token_flow(talks, selection, sources, _names(job), sums_by_split)
     source = Source(fragments=talks.fragments, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
     trim_heap()
     with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
@@ -58,7 +65,7 @@ def assemble(
             folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at
         )
     save_tokenizer(tokenizer, folder / "tokenizer")
-    write_conversations(folder / CONVERSATIONS, talks, choice, sources)
+    write_conversations(folder / CONVERSATIONS, talks, selection, sources)
     write_rejected(folder / REJECTED, notes, [one.path for one in inputs_of(job)])
     data = job.data
     return PackManifest(
@@ -76,9 +83,9 @@ def assemble(
             plan.name: _counts(plan, sums, trained[plan.name])
             for plan, sums in zip(plans, sums_by_split, strict=True)
         },
-        losses=losses(talks, choice, notes, flow["total"], sums_by_split, seq_len),
+        losses=losses(talks, selection, notes, flow["total"], sums_by_split, seq_len),
         flow=flow,
-        roles=role_tokens(talks, choice),
+        roles=role_tokens(talks, selection),
         pii=notes.pii,
         sources=tuple(PackSource(name=source.name, weight=source.weight) for source in job.sources),
         inputs=inputs_of(job),
@@ -101,44 +108,46 @@ def _sources_of(job: PackJob, talks: ConversationTable) -> NDArray[np.int16]:
     return sources
 
 
-def _fates(talks: ConversationTable) -> NDArray[np.int8]:
+def _dispositions(talks: ConversationTable) -> NDArray[np.int8]:
     """What is packed unless something else is against it: (conversations,)."""
-    fates = np.empty(len(talks), np.int8)
+    dispositions = np.empty(len(talks), np.int8)
     for here in talks.stretches():
         before = talks.fragment_ends[here.start - 1 : here.start]
         whole = np.diff(talks.fragment_ends[here], prepend=before if here.start else 0) > 0
         lost = np.where(talks.dropped[here] > 0, Disposition.OVERLONG, Disposition.UNTRAINED)
-        fates[here] = np.where(whole, Disposition.KEPT, lost)
-    return fates
+        dispositions[here] = np.where(whole, Disposition.KEPT, lost)
+    return dispositions
 
 
-def _choose(job: PackJob, talks: ConversationTable, sources: NDArray[np.int16]) -> Choice:
-    candidates = Candidates(
+def _choose(job: PackJob, talks: ConversationTable, sources: NDArray[np.int16]) -> Selection:
+    candidates = SelectionInput(
         digests=talks.digests,
-        likeness=talks.likeness,
+        normalized_hashes=talks.normalized_hashes,
         signatures=talks.signatures,
         source=sources,
-        fate=_fates(talks),
+        disposition=_dispositions(talks),
     )
-    choice = choose(candidates, job.data, job.seed)
+    selection = select_conversations(candidates, job.data, job.seed)
     talks.signatures.close()
     if job.data.max_rows is None:
-        return choice
+        return selection
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
     return within_max_rows(
-        choice, job.data.max_rows, lambda some: plan_split(talks, some, TRAIN, seq_len, tight=tight).num_rows
+        selection,
+        job.data.max_rows,
+        lambda some: plan_split(talks, some, TRAIN, seq_len, tight=tight).num_rows,
     )
 
 
-def _check_enough(job: PackJob, talks: ConversationTable, choice: Choice, notes: Notes) -> None:
+def _check_enough(job: PackJob, talks: ConversationTable, selection: Selection, notes: Notes) -> None:
     named = ", ".join(_names(job))
     if not len(talks):
         raise UserError(
             f"{named}: holds no valid conversation: of {notes.lines} lines {notes.blank} are blank and "
             f"{notes.rejected} were rejected"
         )
-    if not np.any(choice.split == TRAIN):
-        dropped = int(np.count_nonzero(choice.fate == Disposition.OVERLONG))
+    if not np.any(selection.split == TRAIN):
+        dropped = int(np.count_nonzero(selection.disposition == Disposition.OVERLONG))
         raise UserError(
             f"{named}: no conversation is left to train on: of {len(talks)}, "
             f"{dropped} were longer than data.seq_len and dropped, the rest is "

@@ -15,7 +15,7 @@ from gemfit.data.build.conversation_table import MAX_FRAGMENTS, ConversationTabl
 from gemfit.data.build.shards import SplitPlan
 from gemfit.data.column_file import stretches
 from gemfit.data.compiled import njit
-from gemfit.data.filter.selection import Choice
+from gemfit.data.filter.selection import Selection
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.shuffle import rows_at
 from gemfit.data.packing.chunk_packing import Fragments, pack_chunks
@@ -23,15 +23,15 @@ from gemfit.errors import UserError
 
 _ORDER_SEED = 0x67656D
 SPLITS = ("train", "validation")
-"""By their numbers in ``Choice.split``."""
+"""By their numbers in ``Selection.split``."""
 
 
 def plan_split(
-    talks: ConversationTable, choice: Choice, split: int, seq_len: int, *, tight: bool
+    talks: ConversationTable, selection: Selection, split: int, seq_len: int, *, tight: bool
 ) -> SplitPlan:
     """The rows of one split (an index into ``SPLITS``); ``tight`` as of ``pack_chunks``."""
-    numbers = np.flatnonzero(choice.split[choice.order] == split).astype(np.int32)
-    fragments, fitted, heads = _fragments_of(talks, choice, numbers)
+    numbers = np.flatnonzero(selection.split[selection.order] == split).astype(np.int32)
+    fragments, fitted, heads = _fragments_of(talks, selection, numbers)
     packed = pack_chunks(fitted, seq_len, tight=tight)
     del fitted
     chunks, row_ends = _permuted(packed.row, order_rows(int(packed.row[-1]) + 1 if len(packed.row) else 0))
@@ -59,14 +59,16 @@ def order_rows(rows: int) -> Ints:
     return order
 
 
-def _fragments_of(talks: ConversationTable, choice: Choice, numbers: Ints) -> tuple[Ints, Fragments, Ints]:
+def _fragments_of(
+    talks: ConversationTable, selection: Selection, numbers: Ints
+) -> tuple[Ints, Fragments, Ints]:
     """The fragments of conversations, each as often as it is copied, one conversation after another.
 
     numbers: (chosen,), in canonical order. Returns the number of each fragment among all, what rows are made
     of, and where each conversation begins: (chosen,).
     """
-    chosen = choice.order[numbers]
-    copies = choice.copies[chosen]
+    chosen = selection.order[numbers]
+    copies = selection.copies[chosen]
     begin = talks.fragment_ends[chosen - 1]
     begin[chosen == 0] = 0
     ends = np.cumsum((talks.fragment_ends[chosen] - begin) * copies, dtype=np.int64)
@@ -86,7 +88,7 @@ def _fragments_of(talks: ConversationTable, choice: Choice, numbers: Ints) -> tu
         ends_here = np.asarray(talks.fragment_ends[here])
         start = int(talks.fragment_ends[here.start - 1]) if here.start else 0
         own = np.asarray(talks.fragments[start : ends_here[-1]])
-        _scatter(own, start, ends_here, wanted[here], choice.copies[here], found, *fragments)
+        _scatter(own, start, ends_here, wanted[here], selection.copies[here], found, *fragments)
     return found, fragments, heads
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gemfit.data.build.conversation_table import ConversationTable, Notes
 from gemfit.data.build.shards import SplitPlan, as_arrow
 from gemfit.data.column_file import let_go, stretches
-from gemfit.data.filter.selection import Choice, Disposition
+from gemfit.data.filter.selection import Disposition, Selection
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.schemas.manifest import Losses, TokenFlow
 
@@ -60,12 +60,12 @@ class ChunkSums(NamedTuple):
 
 
 def chunk_sums(
-    talks: ConversationTable, choice: Choice, source: NDArray[np.int16], count: int, plan: SplitPlan
+    talks: ConversationTable, selection: Selection, source: NDArray[np.int16], count: int, plan: SplitPlan
 ) -> ChunkSums:
     """What the rows of a split hold of each of ``count`` sources. source: (conversations,)."""
     packed, repeated, mid_message_cuts = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
     for here in stretches(len(plan.first)):
-        owner = source[choice.order[plan.document[here]]]
+        owner = source[selection.order[plan.document[here]]]
         fragments = talks.fragments[plan.first[here]]
         packed += _summed(owner, plan.lengths[here], count)
         repeated += _summed(owner, fragments["context"], count)
@@ -76,7 +76,7 @@ def chunk_sums(
 
 def token_flow(
     talks: ConversationTable,
-    choice: Choice,
+    selection: Selection,
     source: NDArray[np.int16],
     names: Sequence[str],
     sums_by_split: Sequence[ChunkSums],
@@ -85,7 +85,7 @@ def token_flow(
 
     source: (conversations,), index into ``names``. sums_by_split: of every split.
     """
-    columns = _flow_columns(talks, choice, source, len(names), sums_by_split)
+    columns = _flow_columns(talks, selection, source, len(names), sums_by_split)
     total = {"total": {name: int(sums.sum()) for name, sums in columns.items()}}
     each = {
         source_name: {name: int(sums[number]) for name, sums in columns.items()}
@@ -100,21 +100,23 @@ def token_flow(
 
 def _flow_columns(
     talks: ConversationTable,
-    choice: Choice,
+    selection: Selection,
     source: NDArray[np.int16],
     count: int,
     sums_by_split: Sequence[ChunkSums],
 ) -> dict[str, NDArray[np.int64]]:
     sums = {name: np.zeros(count, np.int64) for name in TokenFlow.model_fields}
     for here in talks.stretches():
-        owner, fate, tokens = source[here], choice.fate[here], talks.tokens[here]
+        owner, disposition, tokens = source[here], selection.disposition[here], talks.tokens[here]
         truncated, untrained = talks.truncated[here], talks.untrained[here]
-        settled = (fate == Disposition.KEPT) | (fate == Disposition.UNTRAINED)
-        again = (tokens.astype(np.int64) - truncated - untrained) * (choice.copies[here].astype(np.int64) - 1)
+        settled = (disposition == Disposition.KEPT) | (disposition == Disposition.UNTRAINED)
+        again = (tokens.astype(np.int64) - truncated - untrained) * (
+            selection.copies[here].astype(np.int64) - 1
+        )
         for name, lost in _LOST_WHOLE.items():
-            sums[name] += _summed(owner, tokens, count, fate == lost)
+            sums[name] += _summed(owner, tokens, count, disposition == lost)
         sums["tokens_read"] += _summed(owner, tokens, count)
-        sums["oversampled"] += _summed(owner, again, count, fate == Disposition.KEPT)
+        sums["oversampled"] += _summed(owner, again, count, disposition == Disposition.KEPT)
         sums["truncated"] += _summed(owner, truncated, count, settled)
         sums["untrained"] += _summed(owner, untrained, count, settled)
     for one in sums_by_split:
@@ -135,57 +137,57 @@ def _summed(
 
 def losses(
     talks: ConversationTable,
-    choice: Choice,
+    selection: Selection,
     notes: Notes,
     flow: TokenFlow,
     sums_by_split: Sequence[ChunkSums],
     seq_len: int,
 ) -> Losses:
     """Counts of lines, conversations and chunks."""
-    fates = np.zeros(len(Disposition), np.int64)
+    dispositions = np.zeros(len(Disposition), np.int64)
     split = truncated = 0
     for here in talks.stretches():
-        fate, cut_off = choice.fate[here], talks.truncated[here] > 0
-        fates += np.bincount(fate, minlength=len(Disposition))
-        kept = fate == Disposition.KEPT
+        disposition, cut_off = selection.disposition[here], talks.truncated[here] > 0
+        dispositions += np.bincount(disposition, minlength=len(Disposition))
+        kept = disposition == Disposition.KEPT
         split += int(np.count_nonzero(kept & (talks.tokens[here] > seq_len) & ~cut_off))
-        truncated += int(np.count_nonzero((kept | (fate == Disposition.UNTRAINED)) & cut_off))
+        truncated += int(np.count_nonzero((kept | (disposition == Disposition.UNTRAINED)) & cut_off))
     return Losses(
         lines_read=notes.lines,
         blank_lines=notes.blank,
         rejected_lines=notes.rejected,
-        duplicate_conversations=int(fates[Disposition.DUPLICATE]),
-        near_duplicate_conversations=int(fates[Disposition.NEAR_DUPLICATE]),
-        left_by_weight_conversations=int(fates[Disposition.LEFT_BY_WEIGHT]),
-        beyond_max_rows_conversations=int(fates[Disposition.BEYOND_MAX_ROWS]),
+        duplicate_conversations=int(dispositions[Disposition.DUPLICATE]),
+        near_duplicate_conversations=int(dispositions[Disposition.NEAR_DUPLICATE]),
+        left_by_weight_conversations=int(dispositions[Disposition.LEFT_BY_WEIGHT]),
+        beyond_max_rows_conversations=int(dispositions[Disposition.BEYOND_MAX_ROWS]),
         split_conversations=split,
         repeated_tokens=flow.repeated,
         mid_message_cuts=sum(one.mid_message_cuts for one in sums_by_split),
-        untrained_conversations=int(fates[Disposition.UNTRAINED]),
+        untrained_conversations=int(dispositions[Disposition.UNTRAINED]),
         untrained_tokens=flow.untrained,
         truncated_conversations=truncated,
         truncated_tokens=flow.truncated,
-        dropped_conversations=int(fates[Disposition.OVERLONG]),
+        dropped_conversations=int(dispositions[Disposition.OVERLONG]),
         dropped_tokens=flow.overlong,
     )
 
 
-def role_tokens(talks: ConversationTable, choice: Choice) -> dict[str, int]:
+def role_tokens(talks: ConversationTable, selection: Selection) -> dict[str, int]:
     """Tokens of each role in kept conversations, each counted once; ``control`` belongs to no turn."""
     sums, total = np.zeros(len(ROLES), np.int64), 0
     for here in talks.stretches():
-        kept = choice.fate[here] == Disposition.KEPT
+        kept = selection.disposition[here] == Disposition.KEPT
         sums += talks.role_tokens[here][kept].sum(axis=0, dtype=np.int64)
         total += int(talks.tokens[here][kept].sum(dtype=np.int64))
     return dict(zip(ROLES, sums.tolist(), strict=True)) | {"control": total - int(sums.sum())}
 
 
 def write_conversations(
-    path: Path, talks: ConversationTable, choice: Choice, source: NDArray[np.int16]
+    path: Path, talks: ConversationTable, selection: Selection, source: NDArray[np.int16]
 ) -> None:
     """The table of all conversations, as an Arrow stream."""
-    numbers = choice.numbers()
-    names = _strings([fate.name.lower() for fate in Disposition])
+    numbers = selection.numbers()
+    names = _strings([disposition.name.lower() for disposition in Disposition])
     with path.open("wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for here in talks.stretches():
             digests = pa.py_buffer(np.ascontiguousarray(talks.digests[here]).astype("<u8"))
@@ -196,10 +198,10 @@ def write_conversations(
                 pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), here.stop - here.start, [None, digests]),
                 as_arrow(talks.tokens[here]),
                 as_arrow(talks.trained[here]),
-                pa.DictionaryArray.from_arrays(as_arrow(choice.fate[here]), names),
+                pa.DictionaryArray.from_arrays(as_arrow(selection.disposition[here]), names),
                 as_arrow(numbers[here].astype(np.int64)),
-                as_arrow(choice.copies[here]),
-                as_arrow(choice.split[here]),
+                as_arrow(selection.copies[here]),
+                as_arrow(selection.split[here]),
                 as_arrow(talks.truncated[here]),
                 as_arrow(talks.untrained[here]),
             ]

@@ -1,9 +1,8 @@
-"""Groups of conversations that are nearly the same, from their signatures (see ``likeness``).
+"""Near-duplicate detection by locality-sensitive hashing (LSH) of MinHash signatures (see ``minhash``).
 
-Candidates come from locality-sensitive hashing: signatures are cut into bands, and two conversations
-with an equal band are compared. Bands are gone through one after another, which takes 12 bytes a
-conversation and a table of 32 MiB at most. Signatures stay on disk: that of a conversation is read where
-it is compared.
+Signatures are cut into bands, and two conversations with an equal band are compared. Bands are processed
+one after another, with 12 bytes per conversation and a hash table of at most 32 MiB. Signatures stay on
+disk: each is read when its conversation is compared.
 """
 
 from __future__ import annotations
@@ -18,46 +17,46 @@ from gemfit.data.column_file import ColumnFile, let_go, pread, stretches
 from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.hash_constants import MURMUR_MIX_1
 
-PROBES = 8
-"""Most earlier members of a bucket that a conversation is compared with. Of near copies the nearest is
-enough; the members of a large bucket that are no near copies share a template, and the more of them are
-compared, the more pass by chance and chain all of them into one group."""
-LEADERS = 256
-"""Most of the conversations of a group that stay with which the next one is compared."""
+MAX_COMPARISONS = 8
+"""Earlier members of a bucket that a conversation is compared with, at most. Of near-duplicates the latest
+one is enough. The members of a large bucket that are not near-duplicates share a template; the more of them
+are compared, the more pass by chance and chain all of them into one group."""
+MAX_REPRESENTATIVES = 256
+"""Representatives of a group that each conversation is compared with, at most."""
 RECALL = 0.98
-"""Least chance that a pair exactly at the threshold becomes a candidate."""
+"""Least probability that a pair exactly at the threshold becomes a candidate."""
 _HALF = np.uint64(32)
-AT_ONCE = 2**22
-"""Keys that a table holds at once; of more, one share after another is gone through."""
+MAX_TABLE_KEYS = 2**22
+"""Keys in the hash table at a time; more are processed in several partitions."""
 
-Places = NDArray[np.int32]
-"""Places in an order of conversations."""
+Indices = NDArray[np.int32]
+"""Indices into the conversations, or into an order of them."""
 
 
 class Signatures:
-    """The signatures of conversations on disk, with the keys of their bands; close them at the end.
+    """MinHash signatures of conversations on disk, with the keys of their LSH bands; close them at the end.
 
-    places: length of a signature; 0 where near duplicates are not looked for, and nothing is kept.
+    num_hashes: values per signature; 0 if near-duplicates are ignored, and nothing is stored.
     """
 
-    def __init__(self, places: int, threshold: float, folder: Path | None = None) -> None:
-        self.places = places
-        self.need = _need(threshold, places)
-        self.width = band_width(places, threshold)
-        self.values = ColumnFile(folder, np.uint32, places)
-        """(conversations, places)"""
-        self._bands = [ColumnFile(folder, np.uint64) for _ in range(places // self.width)]
+    def __init__(self, num_hashes: int, threshold: float, folder: Path | None = None) -> None:
+        self.num_hashes = num_hashes
+        self.min_equal = _min_equal_hashes(threshold, num_hashes)
+        self.width = band_width(num_hashes, threshold)
+        self.values = ColumnFile(folder, np.uint32, num_hashes)
+        """(conversations, num_hashes)"""
+        self._bands = [ColumnFile(folder, np.uint64) for _ in range(num_hashes // self.width)]
 
     def __len__(self) -> int:
         return len(self.values)
 
     def append(self, values: NDArray[np.uint32]) -> None:
-        """Add the signatures of some conversations: (conversations, places)."""
+        """Add the signatures of some conversations: (conversations, num_hashes)."""
         self.values.append(values)
         for number, band in enumerate(self._bands):
             band.append(_band_keys(values, number * self.width, (number + 1) * self.width))
 
-    def band(self, number: int, order: Places) -> NDArray[np.uint64]:
+    def band(self, number: int, order: Indices) -> NDArray[np.uint64]:
         """Keys of a band of the conversations in ``order``: (order,)."""
         keys = self._bands[number].mapped()
         found = np.empty(len(order), np.uint64)
@@ -72,71 +71,86 @@ class Signatures:
         return len(self._bands)
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close and delete the files."""
         for column in (self.values, *self._bands):
             column.close()
 
 
-def near_duplicate_groups(signatures: Signatures, order: Places, at_once: int = AT_ONCE) -> Places:
-    """The group of each conversation in ``order``, named by the place in it of its first: (order,).
+def near_duplicate_groups(
+    signatures: Signatures, order: Indices, max_table_keys: int = MAX_TABLE_KEYS
+) -> Indices:
+    """The group of each conversation in ``order``, as the index in ``order`` of its first member: (order,).
 
-    Two whose estimated similarity is at least the threshold are in one group, and so are those between
-    which a chain of such pairs exists. Where ``order`` sorts by digest, the groups do not depend on the
-    order of the input.
+    Conversations whose estimated similarity reaches the threshold share a group, also through a chain of
+    such pairs. If ``order`` sorts by digest, the groups do not depend on the order of the input.
     """
     parents = np.arange(len(order), dtype=np.int32)
     for number in range(signatures.num_bands):
         keys = signatures.band(number, order)
-        descriptor, places = signatures.values.descriptor, signatures.places
-        _join(keys, order, descriptor, places, signatures.need, parents, at_once)
+        descriptor, num_hashes = signatures.values.descriptor, signatures.num_hashes
+        _unite_by_band(keys, order, descriptor, num_hashes, signatures.min_equal, parents, max_table_keys)
     return np.asarray(_roots(parents))
 
 
 def representatives(
-    signatures: Signatures, order: Places, likeness: NDArray[np.uint64], groups: Places, ranked: Places
-) -> Places:
-    """The place in ``order`` of the conversation that stays for each one: (order,); its own if it stays.
+    signatures: Signatures,
+    order: Indices,
+    normalized_hashes: NDArray[np.uint64],
+    groups: Indices,
+    ranked: Indices,
+) -> Indices:
+    """The index in ``order`` of the representative of each conversation: (order,); its own if it is one.
 
-    likeness, groups: (order,). ranked: places in order, by group and then by what rather stays. What is
-    left out is near the one that stays for it, or equal in likeness: a chain of near copies keeps more
-    than one. What is not in ``ranked`` stays for itself.
+    normalized_hashes, groups: (order,). ranked: indices into order, by group, and in a group those that
+    should become representatives first. A conversation is a near-duplicate of its representative or has
+    the same normalized hash, so a chain of near-duplicates has several. One that is not in ``ranked``
+    represents itself.
     """
-    stays = np.arange(len(order), dtype=np.int32)
-    descriptor, places = signatures.values.descriptor, signatures.places
-    _thin(ranked, groups, descriptor, places, order, likeness, signatures.need, stays)
-    return stays
+    representative_of = np.arange(len(order), dtype=np.int32)
+    descriptor, num_hashes = signatures.values.descriptor, signatures.num_hashes
+    _assign_representatives(
+        ranked,
+        groups,
+        descriptor,
+        num_hashes,
+        order,
+        normalized_hashes,
+        signatures.min_equal,
+        representative_of,
+    )
+    return representative_of
 
 
-def merge_groups(parents: Places, same: NDArray[np.uint64], at_once: int = AT_ONCE) -> Places:
-    """The groups of ``parents``, those joined that hold an equal value of ``same``."""
+def merge_groups(parents: Indices, same: NDArray[np.uint64], max_table_keys: int = MAX_TABLE_KEYS) -> Indices:
+    """The groups of ``parents``, merged where they share a value of ``same``."""
     merged = parents.copy()
-    _join_equal(same, merged, at_once)
+    _unite_equal_values(same, merged, max_table_keys)
     return np.asarray(_roots(merged))
 
 
-def group_sizes(groups: Places) -> Places:
-    """How many are in the group of each: (order,)."""
+def group_sizes(groups: Indices) -> Indices:
+    """Size of the group of each conversation: (order,)."""
     return np.bincount(groups)[groups].astype(np.int32) if len(groups) else groups.copy()
 
 
-def _roots(parents: Places) -> Places:
+def _roots(parents: Indices) -> Indices:
     """The root of each: parents point to smaller numbers, so each round halves the way."""
     while not np.array_equal(grand := parents[parents], parents):
         parents = grand
     return parents
 
 
-def band_width(places: int, threshold: float) -> int:
-    """The widest band that finds a pair at the threshold with a chance of ``RECALL``."""
-    for width in range(places // 4, 1, -1):
-        if 1 - (1 - threshold**width) ** (places // width) >= RECALL:
+def band_width(num_hashes: int, threshold: float) -> int:
+    """The widest band that finds a pair at the threshold with a probability of ``RECALL``."""
+    for width in range(num_hashes // 4, 1, -1):
+        if 1 - (1 - threshold**width) ** (num_hashes // width) >= RECALL:
             return width
     return 1
 
 
-def _need(threshold: float, places: int) -> int:
-    """How many equal places are a similarity of ``threshold``."""
-    return int(np.ceil(threshold * places - 1e-9))
+def _min_equal_hashes(threshold: float, num_hashes: int) -> int:
+    """Equal values of two signatures whose similarity is ``threshold``."""
+    return int(np.ceil(threshold * num_hashes - 1e-9))
 
 
 @njit
@@ -144,8 +158,8 @@ def _band_keys(signatures: Any, start: int, stop: int) -> Any:
     keys = np.empty(len(signatures), np.uint64)
     for at in range(len(signatures)):
         key = np.uint64(0)
-        for place in range(start, stop):
-            key = (key ^ np.uint64(signatures[at, place])) * MURMUR_MIX_1
+        for column in range(start, stop):
+            key = (key ^ np.uint64(signatures[at, column])) * MURMUR_MIX_1
             key ^= key >> _HALF
         keys[at] = key
     return keys
@@ -170,18 +184,18 @@ def _unite(parents: Any, one: int, other: int) -> None:
 
 
 @njit
-def _table(count: int, at_once: int) -> Any:
-    """How many shares the keys are taken in, and an empty table with room for one of them."""
-    shares = count // at_once + 1
+def _empty_table(count: int, max_table_keys: int) -> Any:
+    """Number of partitions of the keys, and an empty hash table with room for one of them."""
+    partitions = count // max_table_keys + 1
     slots = 2
-    while slots < 2 * (count // shares):
+    while slots < 2 * (count // partitions):
         slots *= 2
-    return shares, np.full(slots, -1, np.int32)
+    return partitions, np.full(slots, -1, np.int32)
 
 
 @njit_helper
-def _slot(table: Any, keys: Any, at: int) -> Any:
-    """Where the table has, or would have, the latest with the key of ``at``."""
+def _find_slot(table: Any, keys: Any, at: int) -> Any:
+    """Slot of the latest entry with the key of ``at``, or of an empty one for it."""
     slot = np.int64(keys[at] % np.uint64(len(table)))
     while table[slot] >= 0 and keys[table[slot]] != keys[at]:
         slot = (slot + 1) % len(table)
@@ -189,67 +203,71 @@ def _slot(table: Any, keys: Any, at: int) -> Any:
 
 
 @njit
-def _join(keys: Any, order: Any, descriptor: int, places: int, need: int, parents: Any, at_once: int) -> None:
-    """Compare each with the latest before it that have an equal key, and unite what is alike."""
+def _unite_by_band(
+    keys: Any, order: Any, descriptor: int, num_hashes: int, min_equal: int, parents: Any, max_table_keys: int
+) -> None:
+    """Compare each with the latest ones before it that have an equal key, and unite near-duplicates."""
     before = np.empty(len(keys), np.int32)
-    one, other = np.empty(places, np.uint32), np.empty(places, np.uint32)
-    shares, table = _table(len(keys), at_once)
-    for share in range(shares):
+    one, other = np.empty(num_hashes, np.uint32), np.empty(num_hashes, np.uint32)
+    partitions, table = _empty_table(len(keys), max_table_keys)
+    for partition in range(partitions):
         table[:] = -1
         for at in range(len(keys)):
-            if (keys[at] >> _HALF) % np.uint64(shares) != np.uint64(share):
+            if (keys[at] >> _HALF) % np.uint64(partitions) != np.uint64(partition):
                 continue
-            slot = _slot(table, keys, at)
+            slot = _find_slot(table, keys, at)
             earlier = table[slot]
             before[at], table[slot] = earlier, at
-            known = False
-            for _ in range(PROBES):
+            is_read = False
+            for _ in range(MAX_COMPARISONS):
                 if earlier < 0:
                     break
                 if _root(parents, at) != _root(parents, earlier):
-                    if not known:
-                        _read(descriptor, order[at], one)
-                        known = True
-                    _read(descriptor, order[earlier], other)
-                    if _alike(one, other, need):
+                    if not is_read:
+                        _read_signature(descriptor, order[at], one)
+                        is_read = True
+                    _read_signature(descriptor, order[earlier], other)
+                    if _are_near_duplicates(one, other, min_equal):
                         _unite(parents, at, earlier)
                 earlier = before[earlier]
 
 
 @njit
-def _thin(
+def _assign_representatives(
     ranked: Any,
     groups: Any,
     descriptor: int,
-    places: int,
+    num_hashes: int,
     order: Any,
-    likeness: Any,
-    need: int,
-    stays: Any,
+    normalized_hashes: Any,
+    min_equal: int,
+    representative_of: Any,
 ) -> None:
-    staying = np.empty(LEADERS, np.int64)
-    leaders = np.empty((LEADERS, places), np.uint32)
-    own = np.empty(places, np.uint32)
+    representative_index = np.empty(MAX_REPRESENTATIVES, np.int64)
+    representative_signatures = np.empty((MAX_REPRESENTATIVES, num_hashes), np.uint32)
+    own = np.empty(num_hashes, np.uint32)
     count = 0
     for at in range(len(ranked)):
-        place = ranked[at]
-        if at and groups[place] != groups[ranked[at - 1]]:
+        index = ranked[at]
+        if at and groups[index] != groups[ranked[at - 1]]:
             count = 0
-        _read(descriptor, order[place], own)
-        for leader in range(count):
-            one = staying[leader]
-            if likeness[one] == likeness[place] or _alike(leaders[leader], own, need):
-                stays[place] = one
+        _read_signature(descriptor, order[index], own)
+        for candidate in range(count):
+            one = representative_index[candidate]
+            if normalized_hashes[one] == normalized_hashes[index] or _are_near_duplicates(
+                representative_signatures[candidate], own, min_equal
+            ):
+                representative_of[index] = one
                 break
-        if stays[place] == place and count < LEADERS:
-            staying[count] = place
-            leaders[count] = own
+        if representative_of[index] == index and count < MAX_REPRESENTATIVES:
+            representative_index[count] = index
+            representative_signatures[count] = own
             count += 1
 
 
 @njit
-def _read(descriptor: int, index: int, into: Any) -> None:
-    """The signature of one conversation."""
+def _read_signature(descriptor: int, index: int, into: Any) -> None:
+    """Read the signature of one conversation into ``into``."""
     size = 4 * len(into)
     offset = np.int64(size) * np.int64(index)
     if pread(descriptor, np.uintp(into.ctypes.data), np.uint64(size), offset) != size:
@@ -257,22 +275,22 @@ def _read(descriptor: int, index: int, into: Any) -> None:
 
 
 @njit_helper
-def _alike(one: Any, other: Any, need: int) -> bool:
+def _are_near_duplicates(one: Any, other: Any, min_equal: int) -> bool:
     equal = 0
-    for place in range(len(one)):
-        equal += one[place] == other[place]
-    return equal >= need
+    for index in range(len(one)):
+        equal += one[index] == other[index]
+    return equal >= min_equal
 
 
 @njit
-def _join_equal(values: Any, parents: Any, at_once: int) -> None:
-    shares, table = _table(len(values), at_once)
-    for share in range(shares):
+def _unite_equal_values(values: Any, parents: Any, max_table_keys: int) -> None:
+    partitions, table = _empty_table(len(values), max_table_keys)
+    for partition in range(partitions):
         table[:] = -1
         for at in range(len(values)):
-            if (values[at] >> _HALF) % np.uint64(shares) != np.uint64(share):
+            if (values[at] >> _HALF) % np.uint64(partitions) != np.uint64(partition):
                 continue
-            slot = _slot(table, values, at)
+            slot = _find_slot(table, values, at)
             if table[slot] >= 0:
                 _unite(parents, at, table[slot])
             table[slot] = at

@@ -1,4 +1,4 @@
-"""How often the conversations of a source are in an epoch: a weight, and a draw by content and seed."""
+"""Mixture weights: copies of each conversation in an epoch, drawn by content and seed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Draws = NDArray[np.uint64]
 
 
 def copies_by_weight(digests: Draws, weights: NDArray[np.float64], seed: int) -> NDArray[np.int32]:
-    """The whole part of each weight, and one more as often as its fraction says: (conversations,).
+    """The integer part of each weight, plus one with the probability of its fraction: (conversations,).
 
     digests: (conversations, 2). weights: (conversations,), that of its source. Equal contents draw
-    equally, wherever they stand.
+    equally, whatever their position.
     """
     whole = np.floor(weights)
     salt = mix(np.array([seed], np.uint64))
     draws = mix(digests[:, 0] ^ mix(digests[:, 1] ^ salt))
-    # 53 bits are what a float holds.
+    # A float holds 53 bits.
     shares = (draws >> np.uint64(11)) / np.float64(2**53)
     return (whole + (shares < weights - whole)).astype(np.int32)
 
 
 def mix(values: Draws) -> Draws:
-    """A bijection of 64 bits in which each bit of the result depends on each bit of the value."""
+    """MurmurHash3's 64-bit finalizer: a bijection in which each bit depends on each bit of the value."""
     mixed = values ^ (values >> np.uint64(33))
     mixed = mixed * MURMUR_MIX_1
     mixed = mixed ^ (mixed >> np.uint64(33))

@@ -53,7 +53,7 @@ class DigitRuns(NamedTuple):
 
 
 def find_candidates(text: bytes, ends: Places) -> list[Candidate]:
-    """Candidates in the order of the text. ends: (contents,), where each content ends in ``text``."""
+    """SelectionInput in the order of the text. ends: (contents,), where each content ends in ``text``."""
     data = np.frombuffer(text, np.uint8)
     runs = _runs(data, ends)
     lettered = (runs.starts > runs.low) & _LETTER[data[runs.starts - 1]]

@@ -1,8 +1,8 @@
-"""Which conversations are packed, how often, and on which side of the split.
+"""Conversation selection: deduplication, validation split and mixture weights.
 
-All of it follows from content, settings and the order of the sources: the order of the lines, how they
-are spread over files, and how many processes read them change nothing. A million conversations take at
-most 63 MB beside their columns on disk; the result takes 15 MB.
+The result depends on content, settings and the order of the sources only, not on the order of lines, their
+distribution over files, or the number of processes. A million conversations take at most 63 MB in addition
+to their columns on disk; the result takes 15 MB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.column_file import let_go, stretches
 from gemfit.data.dedup.lsh import (
-    Places,
+    Indices,
     Signatures,
     group_sizes,
     merge_groups,
@@ -28,16 +28,16 @@ from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe
 
 TEMPLATE_SHARE, TEMPLATE_SIZE = 0.01, 8
-"""A group above both has a template in common rather than copies; its members are held out one by one.
-Together they could be all of the data, and fall on one side."""
-TRAIN, VALIDATION, NOWHERE = 0, 1, -1
-_SIDE_SALT = np.uint64(0x5E1F_0000_0000_0001)
-_SORTED_AT_ONCE = 2**20
-"""Digests; of more, those that begin with the same bits are sorted one lot after another."""
+"""A group above both shares a template rather than copies; its members are split one by one. As a group
+they could be all of the data, and all be in one split."""
+TRAIN, VALIDATION, NO_SPLIT = 0, 1, -1
+_SPLIT_SALT = np.uint64(0x5E1F_0000_0000_0001)
+MAX_SORTED_DIGESTS = 2**20
+"""Digests sorted at a time; more are sorted in buckets by their first bits."""
 
 
 class Disposition(IntEnum):
-    """What became of a valid conversation; the names in lower case are those of the files."""
+    """Whether a valid conversation is packed, or why not; files have the names in lower case."""
 
     KEPT = 0
     DUPLICATE = 1
@@ -49,86 +49,90 @@ class Disposition(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Candidates:
+class SelectionInput:
     """Every valid conversation in the order of the input: sources as the recipe has them, then lines.
 
-    Digests and likeness may be mapped; their pages are let go when they were used.
+    ``digests`` and ``normalized_hashes`` may be memory-mapped; their pages are released after use.
     """
 
     digests: NDArray[np.uint64]
     """(conversations, 2): equal for exact copies only."""
-    likeness: NDArray[np.uint64]
+    normalized_hashes: NDArray[np.uint64]
     """(conversations,): equal also for copies that differ in case, spacing or punctuation."""
     signatures: Signatures
     """Empty under ``near_duplicates: ignore``."""
     source: NDArray[np.int16]
     """(conversations,): index into ``DataRecipe.mixture``."""
-    fate: NDArray[np.int8]
-    """(conversations,): ``OVERLONG`` or ``UNTRAINED`` where no token is left to pack, else ``KEPT``."""
+    disposition: NDArray[np.int8]
+    """(conversations,): ``OVERLONG`` or ``UNTRAINED`` if no token is left to pack, else ``KEPT``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Choice:
-    """What is packed. The canonical order is that of the digests."""
+class Selection:
+    """The packed conversations. The canonical order is that of the digests."""
 
-    fate: NDArray[np.int8]
+    disposition: NDArray[np.int8]
     """(conversations,): a ``Disposition``."""
     copies: NDArray[np.int32]
-    """(conversations,): how often it is in the pack; 0 unless kept."""
+    """(conversations,): copies in the pack; 0 unless kept."""
     split: NDArray[np.int8]
-    """(conversations,): ``TRAIN``, ``VALIDATION``, or ``NOWHERE`` unless kept."""
-    original: Places
-    """(conversations,): the one that stays for a duplicate or near duplicate; itself for all others."""
-    order: Places
+    """(conversations,): ``TRAIN``, ``VALIDATION``, or ``NO_SPLIT`` unless kept."""
+    original: Indices
+    """(conversations,): the one that represents a duplicate or near-duplicate; itself for all others."""
+    order: Indices
     """(kept,): the kept ones, in canonical order."""
 
-    def numbers(self) -> Places:
+    def numbers(self) -> Indices:
         """Number of each in canonical order; a duplicate's is that of its original, others have -1."""
-        numbers = np.full(len(self.fate), -1, np.int32)
+        numbers = np.full(len(self.disposition), -1, np.int32)
         for here in stretches(len(self.order)):
             numbers[self.order[here]] = np.arange(here.start, here.stop)
-        copy = np.flatnonzero(self.fate == Disposition.DUPLICATE)
+        copy = np.flatnonzero(self.disposition == Disposition.DUPLICATE)
         numbers[copy] = numbers[self.original[copy]]
         return numbers
 
 
-def choose(candidates: Candidates, data: DataRecipe, seed: int) -> Choice:
-    """Settle duplicates, near duplicates, sides and weights; ``within_max_rows`` comes after it."""
-    fate = candidates.fate.copy()
-    order, original = _without_copies(candidates.digests, fate)
-    near = np.arange(len(order), dtype=np.int32)
+def select_conversations(candidates: SelectionInput, data: DataRecipe, seed: int) -> Selection:
+    """Remove duplicates, assign splits and apply weights; ``within_max_rows`` follows."""
+    disposition = candidates.disposition.copy()
+    order, original = _remove_exact_duplicates(candidates.digests, disposition)
+    near_groups = np.arange(len(order), dtype=np.int32)
     if data.near_duplicates != "ignore":
-        near = near_duplicate_groups(candidates.signatures, order)
-    likeness = _taken(candidates.likeness, order)
-    groups = merge_groups(near, likeness)
+        near_groups = near_duplicate_groups(candidates.signatures, order)
+    normalized_hashes = _gathered(candidates.normalized_hashes, order)
+    groups = merge_groups(near_groups, normalized_hashes)
     if data.near_duplicates == "drop":
-        _leave_near_copies_out(candidates, order, likeness, groups, fate, original)
-    split = np.full(len(fate), NOWHERE, np.int8)
-    split[order] = _sides(likeness, _without_templates(near, groups, likeness), data.validation_share)
-    del near, groups, likeness
+        _drop_near_duplicates(candidates, order, normalized_hashes, groups, disposition, original)
+    split = np.full(len(disposition), NO_SPLIT, np.int8)
+    split[order] = _assign_splits(
+        normalized_hashes,
+        _split_template_groups(near_groups, groups, normalized_hashes),
+        data.validation_share,
+    )
+    del near_groups, groups, normalized_hashes
     copies = _copies(candidates, data, seed, order)
-    # A held-out conversation measures; twice the same one measures nothing new.
+    # Validation gains nothing from a second copy.
     np.minimum(copies, 1, out=copies, where=split == VALIDATION)
-    fate[(fate == Disposition.KEPT) & (copies == 0)] = Disposition.LEFT_BY_WEIGHT
-    return _choice(fate, copies, split, original, order)
+    disposition[(disposition == Disposition.KEPT) & (copies == 0)] = Disposition.LEFT_BY_WEIGHT
+    return _make_selection(disposition, copies, split, original, order)
 
 
-def within_max_rows(choice: Choice, max_rows: int, rows_of: Callable[[Choice], int]) -> Choice:
+def within_max_rows(selection: Selection, max_rows: int, rows_of: Callable[[Selection], int]) -> Selection:
     """The longest beginning of the canonical order whose training rows are at most ``max_rows``.
 
-    ``rows_of`` packs a choice and counts its training rows; it is asked some 20 times for a million
-    conversations. A limit below the first one with training rows is a ``UserError``.
+    ``rows_of`` packs a selection and counts its training rows; it is called some 20 times for a
+    million conversations. A limit below the first one with training rows is a ``UserError``.
     """
-    if rows_of(choice) <= max_rows:
-        return choice
-    fits, too_many = 0, len(choice.order)
+    if rows_of(selection) <= max_rows:
+        return selection
+    fits, too_many = 0, len(selection.order)
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if rows_of(beginning(choice, middle)) <= max_rows:
+        if rows_of(first_conversations(selection, middle)) <= max_rows:
             fits = middle
         else:
             too_many = middle
-    cut = beginning(choice, fits)
+    cut = first_conversations(selection, fits)
     if not (cut.split[cut.order] == TRAIN).any():
         raise UserError(
             f"data.max_rows is {max_rows}, and the first conversation alone takes more rows; write more"
@@ -136,104 +140,116 @@ def within_max_rows(choice: Choice, max_rows: int, rows_of: Callable[[Choice], i
     return cut
 
 
-def beginning(choice: Choice, count: int) -> Choice:
-    """``choice`` without all but the first ``count`` kept conversations."""
-    beyond = choice.order[count:]
-    fate, copies, split = choice.fate.copy(), choice.copies.copy(), choice.split.copy()
-    fate[beyond], copies[beyond], split[beyond] = Disposition.BEYOND_MAX_ROWS, 0, NOWHERE
-    return replace(choice, fate=fate, copies=copies, split=split, order=choice.order[:count])
+def first_conversations(selection: Selection, count: int) -> Selection:
+    """``selection`` without all but the first ``count`` kept conversations."""
+    beyond = selection.order[count:]
+    disposition, copies, split = selection.disposition.copy(), selection.copies.copy(), selection.split.copy()
+    disposition[beyond], copies[beyond], split[beyond] = Disposition.BEYOND_MAX_ROWS, 0, NO_SPLIT
+    return replace(
+        selection, disposition=disposition, copies=copies, split=split, order=selection.order[:count]
+    )
 
 
-def _without_copies(digests: NDArray[np.uint64], fate: NDArray[np.int8]) -> tuple[Places, Places]:
-    """One of each content in the order of digests, and the original of every conversation.
+def _remove_exact_duplicates(
+    digests: NDArray[np.uint64], disposition: NDArray[np.int8]
+) -> tuple[Indices, Indices]:
+    """One conversation per content, in the order of digests, and the original of every conversation.
 
-    The first in the order of the input stays. Writes ``fate``.
+    The original is the first in the order of the input. Writes ``disposition``.
     """
     firsts = [np.empty(0, np.int32)]
     original = np.empty(len(digests), np.int32)
-    for lot in _lots(digests):
-        here = digests[lot]
+    for bucket in _prefix_buckets(digests):
+        here = digests[bucket]
         order = np.lexsort((here[:, 1], here[:, 0]))
         new = np.ones(len(order), np.bool_)
         new[1:] = (here[order[1:]] != here[order[:-1]]).any(axis=1)
-        # The sort is stable, so the first of a run is the first of the input.
-        first = lot[order[new]]
-        original[lot[order]] = first[np.cumsum(new) - 1]
-        fate[lot[order[~new]]] = Disposition.DUPLICATE
+        # The sort is stable, so the first of equal digests is the first of the input.
+        first = bucket[order[new]]
+        original[bucket[order]] = first[np.cumsum(new) - 1]
+        disposition[bucket[order[~new]]] = Disposition.DUPLICATE
         firsts.append(first)
         let_go(digests)
     return np.concatenate(firsts), original
 
 
-def _lots(digests: NDArray[np.uint64]) -> Iterator[Places]:
-    """Conversations by the first bits of their digests, in the order of these; in a lot as in the input."""
-    bits = max(0, (len(digests) - 1) // _SORTED_AT_ONCE).bit_length()
+def _prefix_buckets(digests: NDArray[np.uint64]) -> Iterator[Indices]:
+    """Conversations bucketed by the first bits of their digests; inside a bucket in input order."""
+    bits = max(0, (len(digests) - 1) // MAX_SORTED_DIGESTS).bit_length()
     if not bits:
         yield np.arange(len(digests), dtype=np.int32)
         return
-    for lot in range(2**bits):
+    for bucket in range(2**bits):
         found = [np.empty(0, np.int32)]
         for here in stretches(len(digests)):
-            chosen = np.flatnonzero(digests[here, 0] >> np.uint64(64 - bits) == lot)
+            chosen = np.flatnonzero(digests[here, 0] >> np.uint64(64 - bits) == bucket)
             found.append((chosen + here.start).astype(np.int32))
             let_go(digests)
         yield np.concatenate(found)
 
 
-def _taken(values: NDArray[np.uint64], order: Places) -> NDArray[np.uint64]:
-    """The values of these conversations: (order,)."""
-    taken = np.empty(len(order), np.uint64)
+def _gathered(values: NDArray[np.uint64], order: Indices) -> NDArray[np.uint64]:
+    """``values[order]`` of a mapped column: (order,)."""
+    values_of = np.empty(len(order), np.uint64)
     for here in stretches(len(order)):
-        taken[here] = values[order[here]]
+        values_of[here] = values[order[here]]
     let_go(values)
-    return taken
+    return values_of
 
 
-def _leave_near_copies_out(
-    candidates: Candidates,
-    order: Places,
-    likeness: NDArray[np.uint64],
-    groups: Places,
-    fate: NDArray[np.int8],
-    original: Places,
+def _drop_near_duplicates(
+    candidates: SelectionInput,
+    order: Indices,
+    normalized_hashes: NDArray[np.uint64],
+    groups: Indices,
+    disposition: NDArray[np.int8],
+    original: Indices,
 ) -> None:
-    """Keep what is unlike all that is kept: of the first source, there the first in canonical order.
+    """Keep one representative of near-duplicates: from the first source, the first in canonical order.
 
-    Writes ``fate`` and ``original``.
+    Writes ``disposition`` and ``original``.
     """
-    some = np.flatnonzero((group_sizes(groups) > 1) & (fate[order] == Disposition.KEPT)).astype(np.int32)
+    some = np.flatnonzero((group_sizes(groups) > 1) & (disposition[order] == Disposition.KEPT)).astype(
+        np.int32
+    )
     ranked = some[np.lexsort((candidates.source[order[some]], groups[some]))]
-    stays = representatives(candidates.signatures, order, likeness, groups, ranked)
-    left = ranked[stays[ranked] != ranked]
-    fate[order[left]] = Disposition.NEAR_DUPLICATE
-    original[order[left]] = order[stays[left]]
+    representative_of = representatives(candidates.signatures, order, normalized_hashes, groups, ranked)
+    left = ranked[representative_of[ranked] != ranked]
+    disposition[order[left]] = Disposition.NEAR_DUPLICATE
+    original[order[left]] = order[representative_of[left]]
 
 
-def _without_templates(near: Places, groups: Places, likeness: NDArray[np.uint64]) -> Places:
-    """The groups that fall on one side: in the largest of ``groups``, only equals in likeness."""
+def _split_template_groups(
+    near_groups: Indices, groups: Indices, normalized_hashes: NDArray[np.uint64]
+) -> Indices:
+    """The groups that share a split: of very large ``groups`` only those with equal normalized hashes."""
     large = group_sizes(groups) > max(TEMPLATE_SIZE, TEMPLATE_SHARE * len(groups))
     if not large.any():
         return groups
-    return merge_groups(np.where(large, np.arange(len(groups), dtype=np.int32), near), likeness)
+    return merge_groups(
+        np.where(large, np.arange(len(groups), dtype=np.int32), near_groups), normalized_hashes
+    )
 
 
-def _sides(likeness: NDArray[np.uint64], groups: Places, validation_share: float) -> NDArray[np.int8]:
-    """The side of each group, by a hash of the least likeness in it."""
+def _assign_splits(
+    normalized_hashes: NDArray[np.uint64], groups: Indices, validation_share: float
+) -> NDArray[np.int8]:
+    """Train or validation split of each group, by a hash of its least normalized hash."""
     least = np.full(len(groups), np.iinfo(np.uint64).max, np.uint64)
     for here in stretches(len(groups)):
-        np.minimum.at(least, groups[here], likeness[here])
-    sides = np.empty(len(groups), np.int8)
+        np.minimum.at(least, groups[here], normalized_hashes[here])
+    split = np.empty(len(groups), np.int8)
     for here in stretches(len(groups)):
-        # Hashed once more: the least of many is small, and large groups would all be held out.
-        draws = mix(least[groups[here]] ^ _SIDE_SALT)
-        sides[here] = np.where(draws < np.uint64(int(validation_share * 2**64)), VALIDATION, TRAIN)
-    return sides
+        # Hashed again: the minimum of many is small, and large groups would all be in the validation split.
+        draws = mix(least[groups[here]] ^ _SPLIT_SALT)
+        split[here] = np.where(draws < np.uint64(int(validation_share * 2**64)), VALIDATION, TRAIN)
+    return split
 
 
-def _copies(candidates: Candidates, data: DataRecipe, seed: int, order: Places) -> NDArray[np.int32]:
-    """How often each conversation is taken by the weight of its source: (conversations,)."""
+def _copies(candidates: SelectionInput, data: DataRecipe, seed: int, order: Indices) -> NDArray[np.int32]:
+    """Copies of each conversation by the weight of its source: (conversations,)."""
     weights = np.array([source.weight for source in data.mixture])
-    copies = np.zeros(len(candidates.fate), np.int32)
+    copies = np.zeros(len(candidates.disposition), np.int32)
     for here in stretches(len(order)):
         chosen = order[here]
         weight = weights[candidates.source[chosen]]
@@ -242,13 +258,15 @@ def _copies(candidates: Candidates, data: DataRecipe, seed: int, order: Places) 
     return copies
 
 
-def _choice(
-    fate: NDArray[np.int8],
+def _make_selection(
+    disposition: NDArray[np.int8],
     copies: NDArray[np.int32],
     split: NDArray[np.int8],
-    original: Places,
-    order: Places,
-) -> Choice:
-    out = fate != Disposition.KEPT
-    copies[out], split[out] = 0, NOWHERE
-    return Choice(fate=fate, copies=copies, split=split, original=original, order=order[~out[order]])
+    original: Indices,
+    order: Indices,
+) -> Selection:
+    out = disposition != Disposition.KEPT
+    copies[out], split[out] = 0, NO_SPLIT
+    return Selection(
+        disposition=disposition, copies=copies, split=split, original=original, order=order[~out[order]]
+    )

@@ -21,7 +21,7 @@ class DocumentLines(NamedTuple):
 def number_conversations(pack: Pack) -> tuple[DocumentLines, list[str]]:
     """Order the packed conversations by number; problems where that cannot be."""
     talks = pack.conversations
-    kept = np.flatnonzero(talks.has_fate("kept")).astype(np.int32)
+    kept = np.flatnonzero(talks.has_disposition("kept")).astype(np.int32)
     numbers = talks.number
     lines = kept[np.argsort(numbers[kept], kind="stable")]
     wrong = np.flatnonzero(numbers[lines] != np.arange(len(lines)))
@@ -50,7 +50,7 @@ def _unlikely(pack: Pack, lines: NDArray[np.int32]) -> Iterator[str]:
 def _no_copies(pack: Pack, lines: NDArray[np.int32]) -> Iterator[str]:
     """Duplicates that are none of the conversation whose number they have."""
     talks = pack.conversations
-    copies = np.flatnonzero(talks.has_fate("duplicate") & (talks.number >= 0))
+    copies = np.flatnonzero(talks.has_disposition("duplicate") & (talks.number >= 0))
     original = talks.number[copies]
     if (unknown := original >= len(lines)).any():
         yield f"{pack.place(int(copies[unknown][0]))}: copies {original[unknown][0]:,}, which is in no row"

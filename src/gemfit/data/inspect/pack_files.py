@@ -70,19 +70,19 @@ class Conversations:
             raise AttributeError(name)
         return np.asarray(self._table.column(name).to_numpy())
 
-    def has_fate(self, fate: str) -> NDArray[np.bool_]:
+    def has_disposition(self, disposition: str) -> NDArray[np.bool_]:
         """(conversations,): True for those that became that."""
-        codes, names = self._fates
-        return codes == (names.index(fate) if fate in names else len(names))
+        codes, names = self._dispositions
+        return codes == (names.index(disposition) if disposition in names else len(names))
 
     @property
-    def fates(self) -> list[str]:
+    def dispositions(self) -> list[str]:
         """What became of conversations, in words, sorted; each occurs."""
-        codes, names = self._fates
+        codes, names = self._dispositions
         return sorted(names[code] for code in np.flatnonzero(np.bincount(codes)).tolist())
 
     @cached_property
-    def _fates(self) -> tuple[NDArray[np.int8], list[str]]:
+    def _dispositions(self) -> tuple[NDArray[np.int8], list[str]]:
         """(conversations,) codes, and what they mean."""
         table = self._table.select(["fate"]).unify_dictionaries()
         chunks = table.column("fate").chunks

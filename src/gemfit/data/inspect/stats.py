@@ -56,7 +56,7 @@ def stats(folder: Path, *, as_json: bool, plot: Path | None) -> ExitCode:
 def read_columns(pack: Pack) -> StatColumns:
     """Read what the figures need."""
     talks = pack.conversations
-    kept = np.flatnonzero(talks.has_fate("kept"))
+    kept = np.flatnonzero(talks.has_disposition("kept"))
     source = np.zeros(len(kept), np.int64)
     source[talks.number[kept]] = talks.source[kept]
     repeated = np.zeros(len(pack.manifest.sources), np.int64)
@@ -98,7 +98,7 @@ def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
                 if len(values[split])
             },
         },
-        "fates": _fates(talks),
+        "fates": _dispositions(talks),
         "losses": manifest.losses.model_dump(),
         "rejected": [reason._asdict() for reason in _rejected(pack.folder / "rejected.jsonl")],
         "roles": manifest.roles,
@@ -108,8 +108,8 @@ def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
     }
 
 
-def _fates(talks: Conversations) -> dict[str, dict[str, int]]:
-    tokens, chosen = talks.tokens, {name: talks.has_fate(name) for name in talks.fates}
+def _dispositions(talks: Conversations) -> dict[str, dict[str, int]]:
+    tokens, chosen = talks.tokens, {name: talks.has_disposition(name) for name in talks.dispositions}
     return {
         name: {"conversations": int(np.count_nonzero(own)), "tokens": int(tokens[own].sum(dtype=np.int64))}
         for name, own in chosen.items()

@@ -40,7 +40,7 @@ def grids(figures: Figures) -> Iterator[Grid]:
     yield _splits(figures)
     yield _spread(figures)
     yield _conservation(figures)
-    yield _fates(figures)
+    yield _dispositions(figures)
     yield _roles(figures)
     if figures["rejected"]:
         rows = [(f"{r['lines']:,}", r["first"], r["reason"]) for r in figures["rejected"][:REASONS]]
@@ -113,7 +113,7 @@ def _out_of(one: dict[str, int]) -> int:
     return one["packed"] + sum(one[loss] for loss in LOSSES)
 
 
-def _fates(figures: Figures) -> Grid:
+def _dispositions(figures: Figures) -> Grid:
     losses = figures["losses"]
     lines = {
         "lines read": losses["lines_read"],
@@ -122,8 +122,8 @@ def _fates(figures: Figures) -> Grid:
     }
     rows = [(what, f"{count:,}", "") for what, count in lines.items() if count]
     rows += [
-        (name.replace("_", " "), f"{fate['conversations']:,}", f"{fate['tokens']:,}")
-        for name, fate in figures["fates"].items()
+        (name.replace("_", " "), f"{disposition['conversations']:,}", f"{disposition['tokens']:,}")
+        for name, disposition in figures["fates"].items()
     ]
     for what, counter in (
         ("split", "split_conversations"),

@@ -20,9 +20,9 @@ LOSSES = (
     "truncated",
     "untrained",
 )
-"""What became of tokens that are not in rows, in the order of ``TokenFlow``."""
-WHOLE_FATES = LOSSES[:5]
-"""Fates of conversations of which nothing is packed, by which their tokens are counted."""
+"""Reasons why tokens are not in the rows, in the order of ``TokenFlow``."""
+WHOLE_CONVERSATION_LOSSES = LOSSES[:5]
+"""Dispositions of conversations of which nothing is packed; their tokens are counted under these."""
 
 
 def flow_of_conversations(pack: Pack, repeated: NDArray[np.int64]) -> dict[str, TokenFlow]:
@@ -73,9 +73,9 @@ def in_and_again(flow: TokenFlow) -> int:
 
 def _flow(pack: Pack, chosen: NDArray[np.bool_], repeated: np.int64) -> TokenFlow:
     talks = pack.conversations
-    kept = chosen & talks.has_fate("kept")
+    kept = chosen & talks.has_disposition("kept")
     # Of a conversation that is left out as untrained, all tokens are in these two columns.
-    settled = kept | (chosen & talks.has_fate("untrained"))
+    settled = kept | (chosen & talks.has_disposition("untrained"))
     tokens, truncated, untrained, copies = talks.tokens, talks.truncated, talks.untrained, talks.copies
     placed = again = 0
     for here in stretches(len(talks)):
@@ -83,7 +83,7 @@ def _flow(pack: Pack, chosen: NDArray[np.bool_], repeated: np.int64) -> TokenFlo
         bodies = (tokens[here].astype(np.int64) - truncated[here] - untrained[here])[own]
         placed += int((copies[here][own] * bodies).sum())
         again += int(((copies[here][own] - 1) * bodies).sum())
-    lost = {name: _sum(tokens[chosen & talks.has_fate(name)]) for name in WHOLE_FATES}
+    lost = {name: _sum(tokens[chosen & talks.has_disposition(name)]) for name in WHOLE_CONVERSATION_LOSSES}
     return TokenFlow(
         tokens_read=_sum(tokens[chosen]),
         repeated=int(repeated),

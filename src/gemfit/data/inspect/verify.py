@@ -201,7 +201,7 @@ def _line_counts(pack: Pack) -> Iterator[str]:
         ("overlong", losses.dropped_conversations),
         ("untrained", losses.untrained_conversations),
     ):
-        if (number := int(np.count_nonzero(talks.has_fate(name)))) != said:
+        if (number := int(np.count_nonzero(talks.has_disposition(name)))) != said:
             yield f"losses.{name}: {said:,} conversations in the manifest, but {number:,} are counted"
 
 

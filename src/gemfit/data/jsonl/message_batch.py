@@ -59,7 +59,7 @@ class TokenizedBlock:
     """(conversations,): line in the file, from 1."""
     digests: NDArray[np.uint64]
     """(conversations, 2): equal for exact copies only."""
-    likeness: NDArray[np.uint64]
+    normalized_hashes: NDArray[np.uint64]
     """(conversations,): equal also for copies that differ in case, spacing or punctuation."""
     signatures: NDArray[np.uint32]
     """(conversations, K): MinHash of the text; K is 0 where near duplicates are not looked for."""
