@@ -10,11 +10,17 @@ from __future__ import annotations
 import numpy as np
 
 from gemfit.data.compiled import njit, njit_helper
+from gemfit.data.packing.chunk_gain import (
+    best_chunk,
+    chunk_length,
+    first_chunk,
+    longest_whole,
+    most_fragments,
+    repeated_at,
+)
 
 WINDOW = 128
 """Long conversations that are searched for the best chunk."""
-OPTIONS = 32
-"""Lengths of a row's first chunk that are tried, the longest first."""
 ENOUGH = 32
 """Remainders of conversations, of half a row at most, that pack well without being split."""
 
@@ -29,7 +35,7 @@ def longest_chunks(lengths, bodies, starts, stops, seq_len):  # type: ignore[no-
         fragment = starts[conversation]
         while fragment < stops[conversation]:
             first[num_chunks] = fragment
-            count[num_chunks] = _most_fragments(lengths, bodies, fragment, stops[conversation], seq_len)
+            count[num_chunks] = most_fragments(lengths, bodies, fragment, stops[conversation], seq_len)
             fragment += count[num_chunks]
             num_chunks += 1
     return first[:num_chunks], count[:num_chunks]
@@ -50,12 +56,8 @@ def fill_rows(lengths, bodies, starts, stops, whole, seq_len, fill_weight):  # t
     used = np.zeros(len(whole), np.bool_)
     begin, left, down = _whole_by_length(lengths, whole, seq_len)
     at = starts.copy()
-    tokens_left = np.empty(len(starts), np.int64)
-    long_total = big_total = np.int64(0)
-    for conversation in range(len(starts)):
-        fragments = stops[conversation] - starts[conversation]
-        tokens_left[conversation] = _chunk_length(lengths, bodies, starts[conversation], fragments)
-        long_total += tokens_left[conversation]
+    tokens_left, long_total = _token_counts(lengths, bodies, starts, stops)
+    big_total = np.int64(0)
     for one in whole:
         big_total += lengths[one] if 2 * lengths[one] > seq_len else 0
     long_left, big_left = long_total, big_total
@@ -72,18 +74,18 @@ def fill_rows(lengths, bodies, starts, stops, whole, seq_len, fill_weight):  # t
         budget = seq_len
         # Whole conversations of more than half a row begin rows in turn with the long ones: at the end
         # nothing would be left to share a row with them.
-        chosen, size = base, _longest_whole(down, seq_len)
+        chosen, size = base, longest_whole(down, seq_len)
         if 2 * size > seq_len and float(big_left) * long_total > float(long_left) * big_total:
             num_fragments = 0
         else:
-            num_fragments = _first_chunk(lengths, bodies, at, stops, window, down, seq_len, fill_weight)
-            size = _chunk_length(lengths, bodies, at[chosen], num_fragments)
+            num_fragments = first_chunk(lengths, bodies, at, stops, window, down, seq_len, fill_weight)
+            size = chunk_length(lengths, bodies, at[chosen], num_fragments)
         while size > 0:
             if num_fragments > 0:
                 first[num_chunks], count[num_chunks] = at[chosen], num_fragments
                 tokens_left[chosen] -= size
                 at[chosen] += num_fragments
-                repeated = _repeated_at(lengths, bodies, at[chosen], stops[chosen])
+                repeated = repeated_at(lengths, bodies, at[chosen], stops[chosen])
                 tokens_left[chosen] += repeated
                 long_left -= size - repeated
             else:
@@ -97,22 +99,39 @@ def fill_rows(lengths, bodies, starts, stops, whole, seq_len, fill_weight):  # t
             row[num_chunks] = num_rows
             num_chunks += 1
             budget -= size
-            chosen, num_fragments, size, _ = _best_chunk(
+            chosen, num_fragments, size, _ = best_chunk(
                 lengths, bodies, at, stops, window, down, budget, fill_weight
             )
         free[num_rows] = budget
         num_rows += 1
         size, fresh = _slide_window(conversations, len(window), at, stops, fresh)
         window = conversations[:size]
-    ends = (np.empty(len(window), starts.dtype), np.empty(len(window), starts.dtype))
-    num_ends = 0
+    ends = _remainders(window, at, stops)
+    return first[:num_chunks], count[:num_chunks], row[:num_chunks], free[:num_rows], used, ends
+
+
+@njit_helper
+def _token_counts(lengths, bodies, starts, stops):  # type: ignore[no-untyped-def]
+    """Tokens of each long conversation, and of all."""
+    counts, total = np.empty(len(starts), np.int64), np.int64(0)
+    for conversation in range(len(starts)):
+        fragments = stops[conversation] - starts[conversation]
+        counts[conversation] = chunk_length(lengths, bodies, starts[conversation], fragments)
+        total += counts[conversation]
+    return counts, total
+
+
+@njit_helper
+def _remainders(window, at, stops):  # type: ignore[no-untyped-def]
+    """First fragment and number of fragments of what is left of each conversation."""
+    first, count = np.empty(len(window), at.dtype), np.empty(len(window), at.dtype)
+    number = 0
     for conversation in window:
         if at[conversation] < stops[conversation]:
-            ends[0][num_ends] = at[conversation]
-            ends[1][num_ends] = stops[conversation] - at[conversation]
-            num_ends += 1
-    ends = (ends[0][:num_ends], ends[1][:num_ends])
-    return first[:num_chunks], count[:num_chunks], row[:num_chunks], free[:num_rows], used, ends
+            first[number] = at[conversation]
+            count[number] = stops[conversation] - at[conversation]
+            number += 1
+    return first[:number], count[:number]
 
 
 @njit_helper
@@ -153,81 +172,3 @@ def _whole_by_length(lengths, whole, seq_len):  # type: ignore[no-untyped-def]
         if left[length] == 0:
             down[length] = length - 1
     return begin, left, down
-
-
-@njit_helper
-def _first_chunk(lengths, bodies, at, stops, window, down, seq_len, fill_weight):  # type: ignore[no-untyped-def]
-    """Fragments of the first conversation in a new row, for the highest gain with the best second chunk."""
-    conversation = window[0]
-    fragment = at[conversation]
-    most = _most_fragments(lengths, bodies, fragment, stops[conversation], seq_len)
-    best, best_gain = most, -1
-    for num_fragments in range(most, max(0, most - OPTIONS), -1):
-        length = _chunk_length(lengths, bodies, fragment, num_fragments)
-        _, _, _, gain = _best_chunk(lengths, bodies, at, stops, window, down, seq_len - length, fill_weight)
-        repeated = _repeated_at(lengths, bodies, fragment + num_fragments, stops[conversation])
-        gain += fill_weight * length - repeated
-        if gain > best_gain:
-            best, best_gain = num_fragments, gain
-    return best
-
-
-@njit_helper
-def _best_chunk(lengths, bodies, at, stops, window, down, budget, fill_weight):  # type: ignore[no-untyped-def]
-    """The chunk of highest gain in ``budget``: conversation, fragments (0: a whole one), tokens, gain.
-
-    Tokens are 0 if nothing fits. ``fill_weight`` weighs a filled place against a repeated token.
-    """
-    size = _longest_whole(down, budget)
-    best_conversation, best_fragments, best_size, best_gain = -1, 0, size, fill_weight * size
-    for conversation in window[1:]:
-        start, stop = at[conversation], stops[conversation]
-        if start >= stop or lengths[start] > budget:
-            continue
-        context = lengths[start] - bodies[start]
-        length, end = lengths[start], start + 1
-        while length <= budget:
-            gain = fill_weight * length - _repeated_at(lengths, bodies, end, stop)
-            # A chunk that is mostly repeated context teaches little.
-            if gain > best_gain and length >= 2 * context:
-                best_conversation, best_fragments = conversation, end - start
-                best_size, best_gain = length, gain
-            if end == stop:
-                break
-            length += bodies[end]
-            end += 1
-    return best_conversation, best_fragments, best_size, best_gain
-
-
-@njit_helper
-def _repeated_at(lengths, bodies, fragment, stop):  # type: ignore[no-untyped-def]
-    """Context to repeat if a chunk ends before ``fragment``."""
-    return lengths[fragment] - bodies[fragment] if fragment < stop else 0
-
-
-@njit_helper
-def _longest_whole(down, length):  # type: ignore[no-untyped-def]
-    """The longest whole conversation of at most ``length`` tokens, or 0; compresses paths as it goes."""
-    while down[length] != length:
-        down[length] = down[down[length]]
-        length = down[length]
-    return length
-
-
-@njit_helper
-def _most_fragments(lengths, bodies, fragment, stop, budget):  # type: ignore[no-untyped-def]
-    """Number of fragments from ``fragment`` on that fit into ``budget``."""
-    total, end = lengths[fragment], fragment + 1
-    while end < stop and total + bodies[end] <= budget:
-        total += bodies[end]
-        end += 1
-    return end - fragment
-
-
-@njit_helper
-def _chunk_length(lengths, bodies, fragment, num_fragments):  # type: ignore[no-untyped-def]
-    """Tokens of a chunk of ``num_fragments`` fragments."""
-    total = np.int64(lengths[fragment])
-    for index in range(fragment + 1, fragment + num_fragments):
-        total += bodies[index]
-    return total
