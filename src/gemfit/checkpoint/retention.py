@@ -26,11 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[int]:
-    """Hold a shared lock on a checkpoint while the caller reads it; a retired one is a ``UserError``.
-
-    Yields the lock's file descriptor: a child process that inherits it holds the lock until it exits.
-    """
+def reading(folder: Path) -> Iterator[None]:
+    """Hold a shared lock on a checkpoint while the caller reads it; a retired one is a ``UserError``."""
     gone = UserError(f"{folder}: was retired a moment ago; choose another step, or try again")
     try:
         stream = (folder / MANIFEST).open("rb")
@@ -40,7 +37,7 @@ def reading(folder: Path) -> Iterator[int]:
         lock_shared(stream.fileno())
         if not (folder / MANIFEST).exists():  # retired between the two lines above
             raise gone
-        yield stream.fileno()
+        yield
 
 
 @contextmanager

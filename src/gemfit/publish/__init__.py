@@ -1,4 +1,4 @@
-"""Push of weights and card to the Hugging Face Hub: staging, retries, commits.
+"""Push of weights and card to the Hugging Face Hub: export, retries, commits.
 
 Imports `export`, `modelcard`, `upload`.
 """

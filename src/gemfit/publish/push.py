@@ -1,6 +1,6 @@
 """``python -m gemfit.publish.push RUN``: push a checkpoint to the Hub, or all uploads pending in spools.
 
-Exit status 0 when everything is sent, 75 when something waits in the spool, 2 for what a person can mend.
+Exit status 0 when everything is sent, 75 when a push waits in the spool, 2 for errors in the input.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe, repo_id
-from gemfit.upload.spool import Delivery, Push, Sent, Spool, wanted_push
+from gemfit.upload.spool import Push, SentPush, Spool, SpoolResult, push_of_step
 
 LOCK_SECONDS = 30.0
 
-Told = tuple[dict[str, Any], list[str]]
-"""What was done, for a machine and for a person."""
+Report = tuple[dict[str, Any], list[str]]
+"""Result of a push, as JSON and as lines of text."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the options, push, say what was sent and what is not."""
+    """Push, and print what was sent and what was not."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # Its own lines would name addresses that carry signatures, and the loop around it tells the trouble.
+    # Its own lines contain signed URLs; `retried` logs the errors.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    # Before transformers and huggingface_hub are imported: they would talk, and draw bars into a file.
+    # Before transformers and huggingface_hub are imported, which log and draw progress bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         runs = [RunDir.open(root) for root in options.runs]
         if options.dry_run:
-            return _list(runs[0], _push(runs[0], options), options.json)
-        done = [_spooled(run) if options.spooled else _one(run, options) for run in runs]
+            return _list(runs[0], _requested_push(runs[0], options), options.json)
+        done = [_push_spooled(run) if options.spooled else _push_one(run, options) for run in runs]
     except UserError as error:
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         return ExitCode.USER_ERROR
@@ -56,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ExitCode.STOPPED if any(found["waiting"] for found, _ in done) else ExitCode.DONE
 
 
-def _one(run: RunDir, options: argparse.Namespace) -> Told:
-    """Push one checkpoint, and whatever waits already; a mistake leaves no trace in the spool."""
+def _push_one(run: RunDir, options: argparse.Namespace) -> Report:
+    """Push one checkpoint, and the pushes that wait already; after an error in the input it is not kept."""
     from huggingface_hub import constants  # noqa: PLC0415  (after the environment is set)
 
-    push, spool = _push(run, options), Spool.of(run)
-    before, waiting = spool.sent_as(push, constants.ENDPOINT), spool.waiting(push.step)
+    push, spool = _requested_push(run, options), Spool.of(run)
+    before, waiting = spool.last_sent(push, constants.ENDPOINT), spool.waiting(push.step)
     if waiting is not None and waiting != push:
         raise UserError(
             f"{run.root}: step {push.step} waits to be sent to {waiting.repo} ({waiting.message!r}) already; "
@@ -69,51 +69,50 @@ def _one(run: RunDir, options: argparse.Namespace) -> Told:
         )
     if before and not options.again and waiting is None:
         line = f"step {push.step}: was sent to {push.repo} before ({before.url}); --again sends it once more"
-        return as_json(run, Delivery(reason="sent before")), [line]
-    _greet(push)
-    spool.want(push)
+        return as_json(run, SpoolResult(reason="sent before")), [line]
+    _check_token(push)
+    spool.add(push)
     try:
-        told = _deliver(run)
+        report = _send(run)
     except UserError:
         if waiting is None:
-            spool.drop(push.step)
+            spool.remove(push.step)
         raise
-    if waiting is None and told[0]["refused"] and push.step in told[0]["waiting"]:
-        spool.drop(push.step)
-    return told
+    if waiting is None and report[0]["refused"] and push.step in report[0]["waiting"]:
+        spool.remove(push.step)
+    return report
 
 
-def _spooled(run: RunDir) -> Told:
-    """Send whatever waits."""
+def _push_spooled(run: RunDir) -> Report:
+    """Send the pushes that wait in the spool."""
     if not run.spooled_steps:
-        return as_json(run, Delivery()), [f"{run.root}: nothing waits"]
-    return _deliver(run)
+        return as_json(run, SpoolResult()), [f"{run.root}: nothing waits"]
+    return _send(run)
 
 
-def _deliver(run: RunDir) -> Told:
-    from gemfit.publish.retry import Patience  # noqa: PLC0415  (after the environment is set)
-    from gemfit.publish.send import deliver_spool  # noqa: PLC0415  (imports torch)
+def _send(run: RunDir) -> Report:
+    from gemfit.publish.send_spool import send_spool  # noqa: PLC0415  (imports torch)
 
-    delivery = deliver_spool(run, Patience(), lock_seconds=LOCK_SECONDS)
-    return as_json(run, delivery), [*map(_sent_line, delivery.sent), *_waiting_lines(run, delivery)]
+    result = send_spool(run, lock_seconds=LOCK_SECONDS)
+    return as_json(run, result), [*map(_sent_line, result.sent), *_waiting_lines(run, result)]
 
 
-def as_json(run: RunDir, delivery: Delivery) -> dict[str, Any]:
-    """What became of a spool, for machines."""
+def as_json(run: RunDir, result: SpoolResult) -> dict[str, Any]:
+    """The result of sending a spool, as JSON."""
     sent = [
         {"step": one.push.step, "repo": one.push.repo}
         | one.model_dump(include={"commit", "url", "bytes", "seconds"})
-        for one in delivery.sent
+        for one in result.sent
     ]
-    rest = {"waiting": delivery.waiting, "reason": delivery.reason, "refused": delivery.refused}
+    rest = {"waiting": result.waiting, "reason": result.reason, "refused": result.refused}
     return {"run": str(run.root), "sent": sent, **rest}
 
 
-def _greet(push: Push) -> None:
-    """A token that is missing or wrong, told before the minutes that an export may take."""
+def _check_token(push: Push) -> None:
+    """Check the token before the export, which may take minutes; a wrong one is a ``UserError``."""
     from huggingface_hub import is_offline_mode  # noqa: PLC0415  (after the environment is set)
 
-    from gemfit.publish.client import open_hub, refused  # noqa: PLC0415  (the same)
+    from gemfit.publish.client import open_hub, raise_refusal  # noqa: PLC0415  (the same)
     from gemfit.publish.retry import is_temporary  # noqa: PLC0415  (the same)
 
     if is_offline_mode():
@@ -123,11 +122,11 @@ def _greet(push: Push) -> None:
         hub.api.whoami(hub.token)
     except Exception as error:
         if not is_temporary(error):
-            refused(hub, push, error)
+            raise_refusal(hub, push, error)
 
 
-def _push(run: RunDir, options: argparse.Namespace) -> Push:
-    """What the options say, and the recipe where they say nothing."""
+def _requested_push(run: RunDir, options: argparse.Namespace) -> Push:
+    """The push that the options ask for, completed from the recipe."""
     recipe = run.plan().recipe.hub
     repo = options.repo or recipe.repo
     if repo is None:
@@ -137,7 +136,7 @@ def _push(run: RunDir, options: argparse.Namespace) -> Push:
     except ValueError as error:
         raise UserError(f"--repo {error}") from None
     _, checkpoint = resolve_trained(run, options.checkpoint)
-    push = wanted_push(HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), checkpoint.step)
+    push = push_of_step(HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), checkpoint.step)
     changed: dict[str, Any] = {"message": options.message} if options.message else {}
     changed |= {"private": False} if options.public else {}
     changed |= {"merge_adapter": False} if options.adapter else {}
@@ -146,8 +145,8 @@ def _push(run: RunDir, options: argparse.Namespace) -> Push:
 
 
 def _list(run: RunDir, push: Push, as_json: bool) -> int:
-    """Name every file that would be sent; they are made for it, and removed."""
-    from gemfit.publish.stage import write_files  # noqa: PLC0415  (imports torch)
+    """List the files that would be sent, from an export that is removed again."""
+    from gemfit.publish.export_push import write_files  # noqa: PLC0415  (imports torch)
 
     run.spool.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=run.spool, prefix=".dry-run-") as folder:
@@ -160,37 +159,35 @@ def _list(run: RunDir, push: Push, as_json: bool) -> int:
     total = sum(file.bytes for file in files)
     sys.stdout.write(f"step {push.step} would go to {push.repo}, branch {push.branch}; if new, {kind}\n")
     sys.stdout.write("".join(f"{file.bytes:>16,}  {file.path}\n" for file in files))
-    sys.stdout.write(f"{total:>16,}  in all; nothing was sent\n")
+    sys.stdout.write(f"{total:>16,}  in total; nothing was sent\n")
     return ExitCode.DONE
 
 
-def _sent_line(sent: Sent) -> str:
+def _sent_line(sent: SentPush) -> str:
     size = f"{sent.bytes / 1e6:,.1f} MB in {sent.seconds:.1f} s"
     return f"step {sent.push.step}: sent to {sent.push.repo}, {size}: {sent.url}"
 
 
-def _waiting_lines(run: RunDir, delivery: Delivery) -> list[str]:
-    if not delivery.waiting or delivery.refused:
+def _waiting_lines(run: RunDir, result: SpoolResult) -> list[str]:
+    if not result.waiting or result.refused:
         return []
-    steps = ", ".join(map(str, delivery.waiting))
-    return [
-        f"{run.root}: not sent: step {steps} ({delivery.reason}); later: gemfit push --spooled {run.root}"
-    ]
+    steps = ", ".join(map(str, result.waiting))
+    return [f"{run.root}: not sent: step {steps} ({result.reason}); later: gemfit push --spooled {run.root}"]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gemfit.publish.push", description="Push to the Hub.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
-    parser.add_argument("--spooled", action="store_true", help="send what waits, and nothing else")
-    parser.add_argument("--repo", help="namespace/name; the recipe's when left out")
+    parser.add_argument("--spooled", action="store_true", help="send only the pushes that wait in the spool")
+    parser.add_argument("--repo", help="namespace/name; default: the recipe's hub.repo")
     parser.add_argument("--checkpoint", default=LATEST, help="a step, latest or best")
-    parser.add_argument("--public", action="store_true", help="if the repository is made, for all to see")
-    parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--adapter", action="store_true", help="send a LoRA alone, not merged")
-    parser.add_argument("--multimodal", action="store_true", help="beside the base model's other parts")
-    parser.add_argument("--again", action="store_true", help="send although it was sent before")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
-    parser.add_argument("--json", action="store_true", help="say what was done as JSON")
+    parser.add_argument("--public", action="store_true", help="make a new repository public")
+    parser.add_argument("--message", help="commit message")
+    parser.add_argument("--adapter", action="store_true", help="send the LoRA adapter alone, not merged")
+    parser.add_argument("--multimodal", action="store_true", help="add the base model's vision tower")
+    parser.add_argument("--again", action="store_true", help="send a step again")
+    parser.add_argument("--dry-run", action="store_true", help="list the files, and send nothing")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 

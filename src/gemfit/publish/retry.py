@@ -1,68 +1,54 @@
-"""Which failures of the Hub pass by themselves, and how long to wait for that.
+"""Retries of a push: which errors are temporary, how long to wait, how often.
 
-A request that huggingface_hub makes is tried several times inside it; this is the loop around it, over
-everything that makes up a push. Nothing that has arrived is sent again.
+huggingface_hub retries each transfer of a large file, but not the requests that create a repository and
+its commits. This retries the push as a whole; files that have arrived are not sent again.
 """
 
 from __future__ import annotations
 
-import random
-import time
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+ATTEMPTS = 5
 TEMPORARY_STATUS = frozenset({408, 409, 412, 423, 425, 429, 500, 502, 503, 504})
-"""Timeouts, somebody else's commit a moment earlier, rate limits, and servers in trouble."""
+"""Timeouts, a concurrent commit, rate limits, server errors."""
+
+# The jitter keeps clients that failed together from coming back together.
+_backoff = wait_exponential_jitter(multiplier=2.0, max=60.0, jitter=2.0)
 
 
 class Unreachable(Exception):
-    """The Hub did not take it now; later it may."""
+    """A temporary error that outlasted all attempts."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """How often, and at which distance, something is tried."""
+def retried(action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
+    """The result of ``action``, retried after temporary errors; ``Unreachable`` after the last attempt.
 
-    attempts: int = 5
-    first_seconds: float = 2.0
-
-    def pause(self, failures: int, share: float) -> float:
-        """Seconds before the next try: doubled with each of ``failures``, and cut by ``share`` of a half.
-
-        Clients that failed together would otherwise come back together.
-        """
-        return self.first_seconds * 2.0 ** (failures - 1) * (1 - share / 2)
-
-
-def retried(
-    action: Callable[[], T],
-    patience: Patience,
-    *,
-    say: Callable[[str], None],
-    share: Callable[[], float] = random.random,
-) -> T:
-    """What ``action`` returns, tried again after failures that may pass; ``Unreachable`` after the last.
-
-    A server that says how long to wait is obeyed. Everything else is raised as it is.
+    ``Retry-After`` is respected. Other errors are raised at once.
     """
-    for failures in range(1, patience.attempts + 1):
-        try:
-            return action()
-        except Exception as error:
-            if not is_temporary(error):
-                raise
-            if failures == patience.attempts or isinstance(_cause(error), OfflineModeIsEnabled):
-                raise Unreachable(describe(error)) from error
-            seconds = max(asked_seconds(error), patience.pause(failures, share()))
-            say(f"{describe(error)}; again in {seconds:.0f} s")
-            time.sleep(seconds)
-    raise AssertionError("the last attempt returns or raises")
+    retrying = Retrying(
+        retry=retry_if_exception(is_temporary),
+        stop=stop_after_attempt(attempts),
+        wait=_seconds,
+        before_sleep=_log,
+        reraise=True,
+    )
+    try:
+        return retrying(action)
+    except Exception as error:
+        if is_temporary(error):
+            raise Unreachable(describe(error)) from error
+        raise
 
 
 def is_temporary(error: BaseException) -> bool:
@@ -70,39 +56,55 @@ def is_temporary(error: BaseException) -> bool:
     cause = _cause(error)
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in TEMPORARY_STATUS
-    # The Rust client of xet storage raises RuntimeError for whatever its own retries did not mend.
+    # The Rust client of xet storage raises RuntimeError once its own retries are exhausted.
     storage = type(cause) is RuntimeError
     return storage or isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError))
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, in one line, without addresses that carry signatures."""
+    """The error in one line, without URLs, which may be signed."""
     cause = _cause(error)
     if isinstance(cause, HfHubHTTPError):
         response = cause.response
-        said = response.headers.get("X-Error-Message") or cause.server_message or response.reason_phrase
-        return f"HTTP {response.status_code} {' '.join(said.split())}"
+        message = response.headers.get("X-Error-Message") or cause.server_message or response.reason_phrase
+        return f"HTTP {response.status_code} {' '.join(message.split())}"
     if isinstance(cause, httpx2.TimeoutException):
         return "no answer in time"
     return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no details'}"
 
 
-def asked_seconds(error: BaseException) -> float:
-    """How long the server asked to be left alone; 0 where it did not."""
-    cause = _cause(error)
-    said = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
-    return float(said) if said.isdigit() else 0.0
-
-
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that a failure comes from, if from any."""
+    """The HTTP status behind an error; ``None`` where there was no response."""
     cause = _cause(error)
     return cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
 
 
+def _seconds(state: RetryCallState) -> float:
+    return max(_retry_after(_error(state)), _backoff(state))
+
+
+def _retry_after(error: BaseException) -> float:
+    """Seconds of the ``Retry-After`` header; 0 without one."""
+    cause = _cause(error)
+    header = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
+    return float(header) if header.isdigit() else 0.0
+
+
+def _log(state: RetryCallState) -> None:
+    assert state.next_action is not None, "tenacity sets it before it sleeps"
+    logger.warning("%s; retrying in %.0f s", describe(_error(state)), state.next_action.sleep)
+
+
+def _error(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None, "only errors are retried"
+    return error
+
+
 def _cause(error: BaseException) -> BaseException:
-    """What huggingface_hub wrapped: uploads fail as ``RuntimeError`` from the error itself."""
-    known, chain = (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled), list(_chain(error))
+    """The error that huggingface_hub has wrapped: failed uploads are a ``RuntimeError`` from it."""
+    chain = list(_chain(error))
+    known = (HfHubHTTPError, httpx2.TransportError)
     return next((one for one in chain if isinstance(one, known)), chain[-1])
 
 

@@ -29,7 +29,7 @@ from gemfit.train.telemetry.energy import EnergyCallback
 from gemfit.train.telemetry.hardware import HardwareCallback
 from gemfit.train.telemetry.peak_memory import PeakMemoryCallback
 from gemfit.train.trainer_view import TrainerHooks
-from gemfit.upload.background_uploader import Pusher
+from gemfit.upload.background_uploader import BackgroundUploader
 
 CALLBACKS = (BoundaryCallback, PeakMemoryCallback, HardwareCallback, EnergyCallback)
 """In the order in which transformers calls them."""
@@ -52,7 +52,7 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     stop = Stop(run, stop_at, torch.device(plan.topology.device))
     stop.listen()  # before the minutes that reading a large model may take
     tokenizer = load_matching_tokenizer(plan)
-    uploader = Pusher(run, plan)
+    uploader = BackgroundUploader(run, plan)
     trainer = PackedTrainer(
         run=run,
         plan=plan,
@@ -60,7 +60,7 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
         opened=open_model(plan.recipe, tokenizer),
         tokenizer=tokenizer,
         stop=stop,
-        hooks=TrainerHooks(callbacks=CALLBACKS, self_test=selftest.check, on_commit=uploader.committed),
+        hooks=TrainerHooks(callbacks=CALLBACKS, self_test=selftest.check, on_commit=uploader.on_commit),
         allowed_changes=allowed_changes,
     )
     if rank() == 0:

@@ -1,4 +1,4 @@
-"""Push during training: an upload queue in the run folder, and a low-priority process that empties it.
+"""Push during training: an upload queue in the run folder, and the process that empties it.
 
 Below `train`: imports schemas and `core`; starts `publish.worker` by its command line.
 """

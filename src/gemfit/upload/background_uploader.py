@@ -1,9 +1,9 @@
-"""Push checkpoints while the training goes on, from rank 0.
+"""Background upload of checkpoints during training, from rank 0.
 
-A step costs nothing: the thread that has written a checkpoint takes a shared lock on it, notes what is
-wanted, and another thread starts a process of low priority that inherits the lock and does the rest. One
-such process runs at a time; the newest checkpoint that waits for it replaces older ones, unless each is
-to be tagged. No torch.
+A step does not wait: the thread that has written a checkpoint takes a shared lock on it and adds a pending
+push; another thread starts a process that exports and sends it, and releases the lock once the export is
+complete. One such process runs at a time; a newer pending push replaces older ones, unless each is to be
+tagged. No torch.
 """
 
 from __future__ import annotations
@@ -24,69 +24,70 @@ from gemfit.core.launcher_environment import without_launcher_variables
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit.upload.spool import Push, Spool, wanted_push
+from gemfit.upload.spool import Push, Spool, push_of_step
 
 logger = logging.getLogger(__name__)
 
 KILL_SECONDS = 5.0
 
 
-class Pusher:
-    """Pushes what the recipe asks for. Nothing that goes wrong with it reaches the training."""
+class BackgroundUploader:
+    """Pushes the checkpoints that the recipe asks for. Its failures never affect training."""
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self._run, self._hub, self._total = run, plan.recipe.hub, plan.steps.total
         self._spool = Spool.of(run)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
         self._mutex = threading.Lock()
-        self._held: list[tuple[Push, ExitStack, int]] = []
-        """Checkpoints that wait for the process, each with its lock and the descriptor of that."""
-        self._due = False
-        """Whether something came since the last process began."""
-        self._underway: Future[None] | None = None
+        self._locks: list[tuple[Push, ExitStack]] = []
+        """Shared locks on the checkpoints of pending pushes that no process exports yet."""
+        self._has_pending = False
+        """Whether a push was added since the last process started."""
+        self._upload: Future[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._leaving = False
-        self._said: set[str] = set()
+        self._is_closing = False
+        self._warned: set[str] = set()
 
     def begin(self) -> None:
-        """Go on with what an earlier attempt has left in the spool."""
+        """Continue with the pushes that an earlier attempt has left in the spool."""
         if self._hub.push != "never" and self._run.spooled_steps:
             self._start()
 
-    def committed(self, step: int) -> None:
-        """Push the checkpoint of ``step`` if the recipe wants it; returns within milliseconds."""
+    def on_commit(self, step: int) -> None:
+        """Push the checkpoint of ``step`` if the recipe asks for it; returns within milliseconds."""
         try:
-            if not self._wanted(step):
+            if not self._is_requested(step):
                 return
-            push, held = wanted_push(self._hub, step), ExitStack()
-            descriptor = held.enter_context(reading(self._run.checkpoint(step)))
-            self._spool.want(push)
+            push, lock = push_of_step(self._hub, step), ExitStack()
+            lock.enter_context(reading(self._run.checkpoint(step)))
+            self._spool.add(push)
         except (OSError, UserError) as error:
-            self._say(f"step {step} is not pushed: {error}")
+            self._warn_once(f"step {step} is not pushed: {error}")
             return
         with self._mutex:
-            for waiting in [one for one in self._held if push.replaces(one[0])]:
-                waiting[1].close()
-                self._held.remove(waiting)
-            self._held.append((push, held, descriptor))
+            for older in [one for one in self._locks if push.replaces(one[0])]:
+                older[1].close()
+                self._locks.remove(older)
+            self._locks.append((push, lock))
         self._start()
 
     def finish(self, seconds: float) -> None:
-        """Give the pushes under way ``seconds``, then end them; what is not sent stays in the spool."""
+        """Wait up to ``seconds`` for the push in progress, then end it; unsent pushes stay in the spool."""
         if self._hub.push == "never":
             return
-        if self._underway is not None and not self._underway.done() and seconds:
-            logger.info("waiting up to %.0f s for what is being pushed", seconds)
-            wait([self._underway], timeout=seconds)
+        if self._upload is not None and not self._upload.done() and seconds:
+            logger.info("waiting up to %.0f s for the push in progress", seconds)
+            wait([self._upload], timeout=seconds)
         with self._mutex:
-            self._leaving = True
+            self._is_closing = True
             self._terminate()
         self._thread.shutdown(wait=True, cancel_futures=True)
+        _release(self._locks)
         if waiting := self._run.spooled_steps:
             steps = ", ".join(map(str, waiting))
             logger.warning("not pushed: step %s; later: gemfit push --spooled %s", steps, self._run.root)
 
-    def _wanted(self, step: int) -> bool:
+    def _is_requested(self, step: int) -> bool:
         if self._hub.push == "best":
             found = [(folder, read_manifest(folder)) for folder in self._run.committed()]
             known = [(folder, entry) for folder, entry in found if not isinstance(entry, str)]
@@ -94,58 +95,58 @@ class Pusher:
         return self._hub.push == "every_save" or (self._hub.push == "end" and step >= self._total)
 
     def _start(self) -> None:
-        self._due = True
-        self._underway = self._thread.submit(self._deliver)
+        self._has_pending = True
+        self._upload = self._thread.submit(self._send_spool)
 
-    def _deliver(self) -> None:
-        """Have a process stage and send all that waits now, and await its end."""
+    def _send_spool(self) -> None:
+        """Start a process that exports and sends the spool, and wait for its end."""
         with self._mutex:
-            if self._leaving or not self._due:
+            if self._is_closing or not self._has_pending:
                 return
-            self._due, held, self._held = False, self._held, []
+            self._has_pending, locks, self._locks = False, self._locks, []
             try:
-                self._process = process = self._launch([descriptor for _, _, descriptor in held])
+                self._process = process = self._launch()
             except OSError as error:
-                self._say(f"the process that pushes cannot be started: {error}")
+                _release(locks)
+                self._warn_once(f"the process that pushes cannot be started: {error}")
                 return
-            finally:
-                for _, stack, _ in held:  # the process has inherited the locks
-                    stack.close()
-        output, _ = process.communicate()
-        if not self._leaving:
-            self._tell(process.returncode, output)
+        assert process.stdout is not None, "it is a pipe"
+        with process:
+            output = process.stdout.readline()  # it has exported all pending pushes, or has ended
+            _release(locks)
+            output += process.stdout.read()
+        if not self._is_closing:
+            self._log_result(process.returncode, output)
 
-    def _launch(self, descriptors: list[int]) -> subprocess.Popen[bytes]:
-        holds = [part for descriptor in descriptors for part in ("--hold", str(descriptor))]
+    def _launch(self) -> subprocess.Popen[bytes]:
         with self._spool.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", "gemfit.publish.worker", str(self._run.root), *holds],
-                env=environment(os.environ),
+                [sys.executable, "-P", "-m", "gemfit.publish.worker", str(self._run.root)],
+                env=worker_environment(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                pass_fds=descriptors,
             )
 
-    def _tell(self, status: int, output: bytes) -> None:
+    def _log_result(self, status: int, output: bytes) -> None:
         if status not in (ExitCode.DONE, ExitCode.STOPPED):
-            self._say(f"the process that pushes ended with status {status}; see {self._spool.log}")
+            self._warn_once(f"the process that pushes ended with status {status}; see {self._spool.log}")
             return
-        outcome = json.loads(output)
-        for sent in outcome["sent"]:
+        result = json.loads(output.splitlines()[-1])
+        for sent in result["sent"]:
             logger.info("step %d: pushed to %s (%s)", sent["step"], sent["repo"], sent["url"])
-        for why in [*outcome["refused"], *([outcome["reason"]] if outcome["reason"] else [])]:
-            self._say(f"not pushed, and kept in the spool: {why}; see {self._spool.log}")
+        for reason in [*result["refused"], *([result["reason"]] if result["reason"] else [])]:
+            self._warn_once(f"not pushed, and kept in the spool: {reason}; see {self._spool.log}")
 
-    def _say(self, line: str) -> None:
-        """Each trouble once: an endpoint that is down is so at every save."""
-        if line not in self._said:
-            self._said.add(line)
+    def _warn_once(self, line: str) -> None:
+        """Log a warning once: an endpoint that is down fails at every save."""
+        if line not in self._warned:
+            self._warned.add(line)
             logger.warning("%s", line)
 
     def _terminate(self) -> None:
-        """End the process under way: what it has staged and sent counts, and nothing else is left."""
+        """End the process in progress; completed exports and sent pushes stay."""
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -156,8 +157,13 @@ class Pusher:
             process.kill()
 
 
-def environment(base: Mapping[str, str]) -> dict[str, str]:
-    """``base`` without the traces of a rank: one thread, no GPU. A token in it is handed on, as it is."""
+def _release(locks: list[tuple[Push, ExitStack]]) -> None:
+    for _, lock in locks:
+        lock.close()
+
+
+def worker_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` without the variables of a rank, with one thread and no GPU. A token in it is kept."""
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "TOKIO_WORKER_THREADS")
     return (
         without_launcher_variables(base)

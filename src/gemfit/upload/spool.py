@@ -1,7 +1,7 @@
-"""What is to be sent to the Hub, what is ready to be sent, and what was sent: files below ``RUN/hub``.
+"""Spool of a run: pending, ready and sent pushes as files below ``RUN/hub``.
 
-A push goes through two of them: a small wish, ``pending/step-N.json``, and a folder ``step-N`` with all
-that is sent and the manifest that proves it. Neither needs a network. No torch.
+A pending push is a small file, ``pending/step-N.json``; a ready one a folder, ``step-N``, with an export,
+a card and a manifest. Neither needs a network. No torch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from gemfit.schemas.base import Contract
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.manifest import FileDigest
 
-POLL_SECONDS = 0.1
-Noted = TypeVar("Noted", bound=Contract)
+Record = TypeVar("Record", bound=Contract)
 
 
 class Push(Contract):
-    """A checkpoint that somebody wants on the Hub, and in which form."""
+    """A push of one checkpoint: where it goes, and in which form."""
 
     step: int
     repo: str
@@ -42,13 +41,13 @@ class Push(Contract):
         return f"step-{self.step}"
 
     def replaces(self, other: Push) -> bool:
-        """Whether ``other`` need not be sent any more where this one is."""
+        """Whether ``other`` need not be sent once this one is."""
         same_place = (self.repo, self.branch) == (other.repo, other.branch)
         return same_place and self.step >= other.step and not other.tag
 
 
-class Staged(Contract):
-    """The manifest of a folder that is ready to be sent."""
+class ReadyPush(Contract):
+    """Manifest of a folder that is ready to be sent."""
 
     push: Push
     files: tuple[FileDigest, ...]
@@ -58,43 +57,43 @@ class Staged(Contract):
         return sum(file.bytes for file in self.files)
 
 
-class Sent(Contract):
-    """A push that is done."""
+class SentPush(Contract):
+    """A push that has been sent."""
 
     push: Push
     endpoint: str
     commit: str
-    """Of the repository, in hexadecimal."""
+    """Id of the commit in the repository, in hexadecimal."""
     url: str
     content: str
-    """Digest of the manifest of what was sent."""
+    """Digest of the manifest of the files."""
     bytes: int
-    """Of all files, whether the Hub had some of them already or not."""
+    """Size of all files, including those that the Hub had already."""
     seconds: float
     time: float
     """Seconds since the Unix epoch."""
 
 
 class SentPushes(Contract):
-    """All that a run has sent, oldest first."""
+    """All sent pushes of a run, oldest first."""
 
-    pushes: tuple[Sent, ...] = ()
+    pushes: tuple[SentPush, ...] = ()
 
 
 @dataclass(slots=True)
-class Delivery:
-    """What became of a spool."""
+class SpoolResult:
+    """Result of sending a spool."""
 
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[SentPush] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     reason: str = ""
-    """Why some are waiting."""
+    """Why some are still waiting."""
     refused: list[str] = field(default_factory=list)
-    """What cannot be staged, and what the Hub will not take as it is; that waits as well."""
+    """Errors of pushes that cannot be exported, or that the Hub rejects; they are waiting too."""
 
 
-def wanted_push(hub: HubRecipe, step: int) -> Push:
-    """What a recipe wants of the checkpoint of ``step``."""
+def push_of_step(hub: HubRecipe, step: int) -> Push:
+    """The push of the checkpoint of ``step`` that a recipe asks for."""
     assert hub.repo is not None, "a recipe that pushes names a repository"
     settings = hub.model_dump(include={"repo", "private", "branch", "tag", "merge_adapter", "multimodal"})
     return Push(step=step, message=f"Step {step}", **settings)
@@ -102,7 +101,7 @@ def wanted_push(hub: HubRecipe, step: int) -> Push:
 
 @dataclass(frozen=True, slots=True)
 class Spool:
-    """The spool of one run."""
+    """Spool of one run."""
 
     root: Path
 
@@ -112,7 +111,7 @@ class Spool:
 
     @property
     def log(self) -> Path:
-        """What the processes that push beside the training printed."""
+        """Log of the processes that push during training."""
         return self.root / "push.log"
 
     @property
@@ -120,87 +119,88 @@ class Spool:
         return self.root / "sent.json"
 
     def folder(self, step: int) -> Path:
-        """Where the push of ``step`` is ready to be sent."""
+        """Folder of the ready push of ``step``."""
         return self.root / f"step-{step:08d}"
 
     @staticmethod
     def files(folder: Path) -> Path:
-        """What is sent, inside ``folder``."""
+        """The files to send, inside ``folder``."""
         return folder / "files"
 
     @staticmethod
     def manifest_file(folder: Path) -> Path:
         return folder / "manifest.json"
 
-    def want(self, push: Push) -> None:
-        """Note ``push``, and drop the wishes that it replaces."""
-        for older in self.wanted():
+    def add(self, push: Push) -> None:
+        """Add a pending push, and remove the pending pushes that it replaces."""
+        for older in self.pending():
             if push.replaces(older):
-                self._pending_file(older.step).unlink(missing_ok=True)
+                self.remove_pending(older.step)
         self._pending_file(push.step).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._pending_file(push.step), push.to_json())
 
-    def wanted(self) -> list[Push]:
-        """Pushes whose folder is not ready, oldest step first."""
+    def pending(self) -> list[Push]:
+        """Pushes that are not exported yet, oldest step first."""
         found = [_read(Push, path) for path in sorted(self._pending_file(0).parent.glob("step-*.json"))]
         return [push for push in found if push is not None]
 
-    def staged(self) -> list[Staged]:
+    def ready(self) -> list[ReadyPush]:
         """Pushes that are ready to be sent, oldest step first."""
         manifests = sorted(self.root.glob(f"step-*/{self.manifest_file(Path()).name}"))
-        found = [_read(Staged, path) for path in manifests]
-        return [staged for staged in found if staged is not None]
+        found = [_read(ReadyPush, path) for path in manifests]
+        return [ready for ready in found if ready is not None]
 
     def waiting(self, step: int) -> Push | None:
-        """The push of ``step`` that is not sent, ready or not."""
-        pushes = [*self.wanted(), *(staged.push for staged in self.staged())]
+        """The push of ``step`` that is pending or ready, if any."""
+        pushes = [*self.pending(), *(ready.push for ready in self.ready())]
         return next((push for push in pushes if push.step == step), None)
 
-    def sent(self) -> tuple[Sent, ...]:
+    def sent(self) -> tuple[SentPush, ...]:
+        """All sent pushes, oldest first."""
         return SentPushes.read(self.sent_file).pushes if self.sent_file.is_file() else ()
 
-    def sent_as(self, push: Push, endpoint: str) -> Sent | None:
-        """The sending of the same weights to the same place, whatever was said about it."""
+    def last_sent(self, push: Push, endpoint: str) -> SentPush | None:
+        """The last sent push of the same weights to the same place; message and tag may differ."""
         volatile = {"message", "private", "tag"}
         form = push.model_dump(exclude=volatile)
         there = [sent for sent in self.sent() if sent.endpoint == endpoint]
         same = [sent for sent in there if sent.push.model_dump(exclude=volatile) == form]
         return same[-1] if same else None
 
-    def was_sent(self, staged: Staged, endpoint: str) -> bool:
-        """Whether exactly this was sent: the process ended before it could clear up."""
-        return any((one.content, one.endpoint) == (staged.digest, endpoint) for one in self.sent())
+    def was_sent(self, ready: ReadyPush, endpoint: str) -> bool:
+        """Whether exactly these files were sent, by a process that ended before it removed them."""
+        return any((one.content, one.endpoint) == (ready.digest, endpoint) for one in self.sent())
 
-    def fulfil(self, step: int) -> None:
-        """Forget the wish for ``step``: its folder is ready, or can no longer be made."""
+    def remove_pending(self, step: int) -> None:
+        """Remove the pending push of ``step``."""
         self._pending_file(step).unlink(missing_ok=True)
 
-    def record(self, sent: Sent) -> None:
-        """Note that ``sent`` is done, and remove what was sent."""
+    def record(self, sent: SentPush) -> None:
+        """Add ``sent`` to the sent pushes, and remove its files."""
         write_atomic(self.sent_file, SentPushes(pushes=(*self.sent(), sent)).to_json())
-        self.drop(sent.push.step)
+        self.remove(sent.push.step)
 
-    def drop(self, step: int) -> None:
-        """Forget the push of ``step``, ready or not."""
-        self._pending_file(step).unlink(missing_ok=True)
+    def remove(self, step: int) -> None:
+        """Remove the push of ``step``, pending or ready."""
+        self.remove_pending(step)
         shutil.rmtree(self.folder(step), ignore_errors=True)
 
     @contextmanager
-    def hold(self, *, patience_seconds: float = 0.0) -> Iterator[bool]:
-        """Whether this process alone may stage and send; inside, what others left half-made is cleared."""
+    def locked(self, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+        """Lock the spool; yields whether this process has the lock. Removes partial exports of others."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("a") as stream:
-            if free := try_lock(stream.fileno(), patience_seconds=patience_seconds):
+            if locked := try_lock(stream.fileno(), patience_seconds=wait_seconds):
                 for leftover in self.root.glob(".step-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
-            yield free
+            yield locked
 
     def _pending_file(self, step: int) -> Path:
         return self.root / "pending" / f"step-{step:08d}.json"
 
 
-def _read(kind: type[Noted], path: Path) -> Noted | None:
-    """What is noted at ``path``; ``None`` where another process has removed it a moment ago."""
+def _read(kind: type[Record], path: Path) -> Record | None:
+    """The record at ``path``; ``None`` if another process has just removed it."""
     try:
         return kind.read(path)
     except UserError:

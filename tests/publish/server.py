@@ -1,8 +1,8 @@
-"""A Hub on this machine: the HTTP calls that huggingface_hub makes to push a model and to load it again.
+"""Fake Hub on this machine: the HTTP calls of huggingface_hub that push a model and load it.
 
 Repositories with commits, branches and tags; small files in commits, large ones over LFS (in one piece or
-in parts), and no xet storage, of which it says so (404). It can be told to fail in every way that a
-network and a server can. The client finds it by HF_ENDPOINT, and knows no difference.
+in parts), and no xet storage (404). ``faults`` make it fail as networks and servers do. HF_ENDPOINT points
+the client to it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hub.protocol import Handler
-from hub.repos import TOKEN, Entry, Fault, Repo, Request
+from publish.protocol import Handler
+from publish.repos import TOKEN, Entry, Fault, Repo, Request
 
 
 class HubServer:
-    """The server, inside ``with``. ``folder`` keeps the content of files."""
+    """The server, inside ``with``. ``folder`` stores the content of files."""
 
     def __init__(self, folder: Path, *, part_bytes: int | None = None, token: str = TOKEN) -> None:
         self.folder, self.part_bytes, self.token = folder, part_bytes, token
@@ -42,7 +42,7 @@ class HubServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs to know."""
+        """Environment variables for a client."""
         return {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "NO_PROXY": "127.0.0.1"}
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class HubServer:
         self._http.server_close()
 
     def sent_bytes(self, path: str = "/storage/") -> int:
-        """Bytes of all bodies that were taken for paths which hold ``path``."""
+        """Bytes of all request bodies received for paths that contain ``path``."""
         return sum(request.body_bytes for request in self.requests if path in request.path)
 
     def count(self, method: str, path: str) -> int:
@@ -77,8 +77,8 @@ class HubServer:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Return when ``condition`` holds; an assertion fails when it does not in time."""
+    """Return when ``condition`` holds; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not come"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)

@@ -1,6 +1,6 @@
-"""From a checkpoint to a folder that is ready to be sent: the model, its tokenizer and its card.
+"""Export of a push: model, tokenizer and card in a folder of the spool, ready to be sent.
 
-It costs an export: the weights are read once and written once. No network.
+Reads and writes the weights once. No network.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from gemfit.export.export import export
 from gemfit.modelcard.card import write_card
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import FileDigest
-from gemfit.upload.spool import Push, Spool, Staged
+from gemfit.upload.spool import Push, ReadyPush, Spool
 
 CARD = "README.md"
 
 
-def stage(run: RunDir, push: Push) -> Staged:
-    """Make the folder of ``push`` in the spool, whole or not at all.
+def export_push(run: RunDir, push: Push) -> ReadyPush:
+    """Write the folder of ``push`` in the spool, whole or not at all; an older one of the step is replaced.
 
-    One of the same step is replaced. Raises ``UserError`` where the checkpoint is not there, or is damaged.
+    A missing or damaged checkpoint is a ``UserError``.
     """
     spool = Spool.of(run)
     folder = spool.folder(push.step)
     with staging(folder.absolute()) as partial:
-        staged = Staged(push=push, files=tuple(write_files(run, push, spool.files(partial))))
-        write_atomic(spool.manifest_file(partial), staged.to_json())
-        if folder.exists():  # only now is there something better
+        ready = ReadyPush(push=push, files=tuple(write_files(run, push, spool.files(partial))))
+        write_atomic(spool.manifest_file(partial), ready.to_json())
+        if folder.exists():  # not before its replacement is complete
             shutil.rmtree(folder)
-    spool.fulfil(push.step)
-    return staged
+    spool.remove_pending(push.step)
+    return ready
 
 
 def write_files(run: RunDir, push: Push, out: Path) -> list[FileDigest]:
-    """Everything that ``push`` sends, into ``out``, which must not exist; returns sizes and digests."""
+    """Write all files of ``push`` into ``out``, which must not exist; returns sizes and digests."""
     export(run, out, checkpoint=str(push.step), adapter=not push.merge_adapter, multimodal=push.multimodal)
     write_card(run, step=push.step, repo=push.repo, is_adapter=not push.merge_adapter, out=out / CARD)
     return digest_files(out, sorted(path for path in out.rglob("*") if path.is_file()))

@@ -1,4 +1,4 @@
-"""Two ranks that push while they train."""
+"""Two ranks that push during training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from hub.server import HubServer
+from publish.server import HubServer
 from train.conftest import Attempts
 
 Launch = Callable[..., Attempts]
@@ -16,7 +16,7 @@ Launch = Callable[..., Attempts]
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_a_run_that_is_stopped_spools_and_a_resumed_one_sends_and_trains_the_same(
+def test_a_stopped_run_spools_and_the_resumed_run_sends_with_equal_losses(
     fresh_run: Launch, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with HubServer(tmp_path / "hub") as hub:

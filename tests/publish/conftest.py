@@ -1,4 +1,4 @@
-"""A run that was trained for two steps, made once, and a Hub of its own for each test."""
+"""A run that was trained for two steps, made once, and a fake Hub for each test."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 from huggingface_hub import constants
 
 from gemfit.core.jsonl_log import append_record
-from gemfit.publish.stage import stage
+from gemfit.publish.export_push import export_push
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
-from gemfit.upload.spool import wanted_push
-from hub.server import HubServer
+from gemfit.upload.spool import push_of_step
+from publish.server import HubServer
 from train.trained import Trained, train
 
 REPO = "user/kind"
@@ -32,13 +32,13 @@ SMALL = ScratchModel(vocab_size=512, hidden_size=64, intermediate_size=128, num_
 
 @dataclass(frozen=True)
 class Made:
-    """A copy of the trained run, free to be changed."""
+    """A copy of the trained run that a test may change."""
 
     run: RunDir
     model: torch.nn.Module
 
     def save(self, step: int, eval_loss: float | None = None, *, keep: int = 9) -> None:
-        """Commit another checkpoint of the same weights, nudged so that its file differs."""
+        """Commit another checkpoint, with slightly different weights so that its files differ."""
         with torch.no_grad():
             next(self.model.parameters()).add_(1e-3)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
@@ -69,11 +69,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def staged(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run with a push of its step that is ready to be sent."""
-    root = tmp_path_factory.mktemp("staged") / "run"
+def ready_root(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the run with a push of its step that is ready to be sent."""
+    root = tmp_path_factory.mktemp("ready") / "run"
     shutil.copytree(trained.run.root, root)
-    stage(RunDir(root), wanted_push(HubRecipe(repo=REPO, push="end"), step=2))
+    export_push(RunDir(root), push_of_step(HubRecipe(repo=REPO, push="end"), step=2))
     return root
 
 
@@ -84,20 +84,20 @@ def made(trained: Trained, tmp_path: Path) -> Made:
 
 
 @pytest.fixture
-def ready(staged: Path, tmp_path: Path) -> RunDir:
+def ready(ready_root: Path, tmp_path: Path) -> RunDir:
     """A copy of the run whose push is ready to be sent."""
-    shutil.copytree(staged, tmp_path / "run")
+    shutil.copytree(ready_root, tmp_path / "run")
     return RunDir(tmp_path / "run")
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that this process and its children push to, instead of the public one."""
+    """A fake Hub that this process and its children push to."""
     with HubServer(tmp_path / "hub") as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        # As a process would read them that starts now.
+        # Values that a process started now would read.
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
@@ -106,7 +106,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 @pytest.fixture
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the client would have slept; it does not."""
+    """Seconds of each sleep of the client, which is skipped."""
     slept: list[float] = []
 
     def sleep(seconds: float, real: Callable[[float], None] = time.sleep) -> None:

@@ -1,4 +1,4 @@
-"""What a Hub of the tests holds, what goes wrong with it, and what it was asked."""
+"""Data of the fake Hub: repositories, faults, recorded requests."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ LARGE_BYTES = 100_000
 
 @dataclass(slots=True)
 class Fault:
-    """Something that goes wrong with the next ``times`` requests that match, before they are served."""
+    """A failure of the next ``times`` matching requests, before they are served."""
 
     method: str
     path: str
-    """Regular expression, found anywhere in the path."""
+    """Regular expression, searched in the path."""
     times: int = 1
     status: int = 0
     """Answer with this status instead."""
     headers: dict[str, str] = field(default_factory=dict)
     stall_seconds: float = 0.0
-    """Answer nothing for so long, or until the server closes."""
+    """Do not answer for this long, or until the server closes."""
     cut_after: int | None = None
-    """Take so many bytes of the body, then cut the connection."""
+    """Receive this many bytes of the body, then close the connection."""
     serve_first: bool = False
-    """Do what was asked, and only then fail: the answer is lost."""
+    """Serve the request, then fail: the response is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Repo:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came in, and how many bytes of body were taken."""
+    """A recorded request, with the bytes of its body that were received."""
 
     method: str
     path: str

@@ -21,8 +21,8 @@ from gemfit.schemas.evaluation import Score
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.metrics_history import read_history
 from gemfit.schemas.recipe import DataRecipe, Lora, Quantization, Recipe
-from hub.cards import ReadCard, read_card
-from hub.recorded import GPU, energy, evaluation_of, recorded_run, write_checkpoint
+from modelcard.cards import ReadCard, read_card
+from modelcard.recorded import GPU, energy, evaluation_of, recorded_run, write_checkpoint
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from gemfit.modelcard.facts import gather
 from gemfit.modelcard.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe
-from hub.cards import ReadCard
-from hub.recorded import recorded_plan, recorded_run
+from modelcard.cards import ReadCard
+from modelcard.recorded import recorded_plan, recorded_run
 
 
 def plan_of(folder: Path, **model: object) -> Plan:

@@ -1,4 +1,4 @@
-"""The calls that huggingface_hub makes to push a model and to load it again, and what they are answered."""
+"""HTTP handler of the fake Hub: the calls of huggingface_hub that push a model and load it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from hub.repos import LARGE_BYTES, USER, Entry, Fault, Repo, Request
+from publish.repos import LARGE_BYTES, USER, Entry, Fault, Repo, Request
 
 if TYPE_CHECKING:
-    from hub.server import HubServer
+    from publish.server import HubServer
 
 BLOCK = 1 << 16
 
@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         self._record(0)
 
     def _record(self, status: int) -> None:
-        """Once for each request, and before its answer: who has that finds the request in the list."""
+        """Record a request once, before its answer, so that a client that has it finds the request listed."""
         if not self.recorded:
             self.recorded = True
             with self.hub.lock:
@@ -122,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         self._refuse(404, "EntryNotFound", f"{self.command} {self.where} is not served here")
 
     def _repo(self, repo: str, *, write: bool = False) -> Repo | None:
-        """The repository, if this client may see it, or write to it; else the refusal is sent."""
+        """The repository, if this client may see it, or write to it; otherwise an error is answered."""
         found = self.hub.repos.get(repo)
         if self.headers.get("Authorization") and not self._known:
             self._refuse(401, "", "Invalid credentials in Authorization header")
@@ -174,8 +174,8 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(404, "RevisionNotFound", f"no revision {revision}")
             return
         siblings = [{"rfilename": path} for path in found.commits[commit]]
-        told = {"id": repo, "modelId": repo, "sha": commit, "private": found.private, "tags": []}
-        self._answer(200, told | {"siblings": siblings, "downloads": 0, "likes": 0})
+        info = {"id": repo, "modelId": repo, "sha": commit, "private": found.private, "tags": []}
+        self._answer(200, info | {"siblings": siblings, "downloads": 0, "likes": 0})
 
     def tree(self, repo: str, revision: str, folder: str = "") -> None:
         if (found := self._repo(repo)) is None:
@@ -194,11 +194,11 @@ class Handler(BaseHTTPRequestHandler):
     def refs(self, repo: str) -> None:
         if (found := self._repo(repo)) is not None:
             kinds = {"branches": ("heads", found.branches), "tags": ("tags", found.tags)}
-            told = {
+            info = {
                 kind: [{"name": n, "ref": f"refs/{ref}/{n}", "targetCommit": c} for n, c in names.items()]
                 for kind, (ref, names) in kinds.items()
             }
-            self._answer(200, told | {"converts": []})
+            self._answer(200, info | {"converts": []})
 
     def branch(self, repo: str, name: str) -> None:
         asked = self._json()
@@ -249,15 +249,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _object(self, asked: dict[str, Any], repo: str) -> dict[str, Any]:
         oid, size, parts = asked["oid"], asked["size"], self.hub.part_bytes
-        told = {"oid": oid, "size": size}
+        info = {"oid": oid, "size": size}
         if (self.hub.folder / oid).exists():
-            return told  # without actions: nothing need be sent
+            return info  # without actions: nothing need be sent
         upload: dict[str, Any] = {"href": f"{self.hub.url}/storage/{oid}"}
         if parts is not None and size > parts:
             urls = {str(n + 1): f"{self.hub.url}/storage/{oid}/{n + 1}" for n in range(-(-size // parts))}
             upload = {"href": f"{self.hub.url}/complete/{oid}", "header": {"chunk_size": str(parts), **urls}}
         verify = {"href": f"{self.hub.url}/{repo}.git/info/lfs/verify"}
-        return told | {"actions": {"upload": upload, "verify": verify}}
+        return info | {"actions": {"upload": upload, "verify": verify}}
 
     def store(self, oid: str, part: str = "") -> None:
         name = f"{oid}.part{part}" if part else oid
@@ -337,10 +337,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _described(path: str, entry: Entry) -> dict[str, Any]:
-    told: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
+    info: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
     if entry.large:
-        told["lfs"] = {"oid": entry.oid, "size": entry.size, "pointerSize": 130}
-    return told
+        info["lfs"] = {"oid": entry.oid, "size": entry.size, "pointerSize": 130}
+    return info
 
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
@@ -368,4 +368,4 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("HEAD", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", Handler.resolve),
     ("GET", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", Handler.resolve),
 ]
-"""Method, path, and what serves it."""
+"""Method, path and handler."""
