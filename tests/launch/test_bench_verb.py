@@ -209,7 +209,7 @@ def test_made_up_conversations_stand_in_for_data(cli: Cli, trained: list[Plan]) 
     result = cli("bench", "debug/cpu-tiny", "--synthetic", "--steps", 4, "--warmup", 1)
     assert result.exit_code == 0, result.output
     assert trained[0].steps.total == 5
-    assert "4 steps, after 1 that do not count" in result.stdout
+    assert "4 measured steps after 1 warm-up steps" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_made_up_conversations_stand_in_for_data(cli: Cli, trained: list[Plan]) 
         (("--data", "nowhere.jsonl", "--synthetic"), "not both"),
         (("--synthetic", "--vary", "strategy"), "write KEY=A,B"),
         (("--synthetic", "--vary", "length.max_steps=1,2"), "sets length itself"),
-        (("--synthetic", "--vary", "nproc=two"), "no number of ranks"),
+        (("--synthetic", "--vary", "nproc=two"), "is not a number of ranks"),
         (("--synthetic", "--vary", "optim.learning_rat=1,2"), "learning_rate"),
         (
             ("--synthetic", "--vary", "strategy=ddp,single", "--nproc", "2"),

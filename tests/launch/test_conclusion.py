@@ -11,7 +11,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
-from gemfit_launch.runs.exit_report import conclude, last_words
+from gemfit_launch.runs.exit_report import conclude, tail_of_log
 from gemfit_launch.runs.local import AttemptResult
 
 CRASH = """loading
@@ -74,7 +74,7 @@ def test_the_rank_that_failed_first_is_named(status: int, words: str, run: RunDi
 def test_the_words_of_accelerate_about_a_single_process_are_left_out(run: RunDir) -> None:
     launcher = '  File "/lib/accelerate/commands/launch.py", line 1423, in <module>\nCalledProcessError\n'
     run.log(1).write_text(CRASH + launcher)
-    assert last_words(run.log(1), 1) == ["ValueError: the mistake"]
+    assert tail_of_log(run.log(1), 1) == ["ValueError: the mistake"]
 
 
 def test_a_log_with_nothing_but_a_report_is_shown(run: RunDir) -> None:
@@ -95,4 +95,4 @@ def test_every_line_of_a_mistake_is_marked(run: RunDir) -> None:
 def test_only_the_end_of_a_log_is_shown_whatever_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"".join(b"line %d \xff\n" % number for number in range(100)))
-    assert last_words(path, 2) == ["line 98 \ufffd", "line 99 \ufffd"]
+    assert tail_of_log(path, 2) == ["line 98 \ufffd", "line 99 \ufffd"]

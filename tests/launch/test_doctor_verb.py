@@ -198,8 +198,8 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe | None, bool]]:
         asked.append((recipe, full))
         return (error("recipe", "one BOS", "none", "use another template"),) if recipe else ()
 
-    monkeypatch.setattr(verb, "look_at_machine", lambda: iter([ok("disk", "runs", "fast")]))
-    monkeypatch.setattr(verb, "look_with_torch", with_torch)
+    monkeypatch.setattr(verb, "check_machine", lambda: iter([ok("disk", "runs", "fast")]))
+    monkeypatch.setattr(verb, "check_with_torch", with_torch)
     return asked
 
 
@@ -223,7 +223,7 @@ def test_what_changes_a_recipe_needs_one(cli: Cli, looked: list[Any]) -> None:
     assert looked == []
 
 
-def test_the_recipe_that_is_looked_at_has_no_open_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checked_recipe_has_a_resolved_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
     def ask(module: str, arguments: list[str]) -> str:
@@ -233,12 +233,12 @@ def test_the_recipe_that_is_looked_at_has_no_open_attention(monkeypatch: pytest.
     monkeypatch.setattr(verb, "ask_module", ask)
     monkeypatch.setattr(verb, "find_spec", lambda name: True)
     recipe = Request(name="debug/cpu-tiny").recipe()
-    assert verb.look_with_torch(recipe, False) == ()
+    assert verb.check_with_torch(recipe, False) == ()
     assert asked[0]["model"]["attention"] == "sdpa"
 
 
-def test_without_torch_a_recipe_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_a_recipe_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "find_spec", lambda name: None)
-    assert verb.look_with_torch(None, False) == ()
-    (check,) = verb.look_with_torch(Request(name="debug/cpu-tiny").recipe(), False)
-    assert (check.state, check.found) == ("ok", "not looked at: training packages are absent here")
+    assert verb.check_with_torch(None, False) == ()
+    (check,) = verb.check_with_torch(Request(name="debug/cpu-tiny").recipe(), False)
+    assert (check.state, check.found) == ("ok", "not checked: training packages are not installed")

@@ -31,7 +31,7 @@ SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepS
 
 
 def config(strategy: Strategy, world_size: int = 1, **different: Any) -> Configuration:
-    """The 1b as its recipe has it, four rows a rank."""
+    """The 1b as its recipe has it, four rows per rank."""
     values: dict[str, Any] = {
         "shape": KNOWN["google/gemma-3-1b-it"],
         "lora": None,

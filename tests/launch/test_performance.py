@@ -86,7 +86,7 @@ def test_volumes_are_those_of_rings() -> None:
     )
     assert ddp.between_ranks == 2 * ring * 4 * parameters
     assert fsdp.gather == pytest.approx(2 * 2 * ring * 2 * parameters), (
-        "forward and backward, two micro-steps"
+        "forward and backward, two gradient accumulation steps"
     )
     assert fsdp.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
     assert kept.gather == fsdp.gather / 2

@@ -146,7 +146,7 @@ def test_a_resume_refuses_data_that_has_changed_since(data: Path, cli: Cli) -> N
     data.write_text(data.read_text() * 2)
     result = cli("resume", "runs/a")
     assert result.exit_code == 2
-    assert "has changed since; bring the old data back" in result.stderr
+    assert "has changed since; restore the old data" in result.stderr
 
 
 def test_a_run_goes_on_under_another_strategy_on_other_ranks_and_keeps_the_old_plan(
@@ -280,4 +280,4 @@ def test_gpus_that_are_not_here_are_refused(data: Path, cli: Cli, monkeypatch: p
     monkeypatch.setattr("gemfit_launch.verbs.run.count_gpus", lambda: 0)
     result = cli("run", "debug/cpu-tiny", "--data", data, "--gpus", 2)
     assert result.exit_code == 2
-    assert "2 GPUs are wanted and 0 are here" in result.stderr
+    assert "2 GPUs are requested and 0 are visible" in result.stderr

@@ -148,16 +148,16 @@ def test_a_plan_that_fits_has_no_error(plan: Plan, cluster: Cluster) -> None:
     ("nodes", "site", "about", "words"),
     [
         (2, {"partition": "gpuu"}, "partition", "did you mean 'gpu'"),
-        (5, {}, "nodes", "gives a job 4"),
-        (3, {"partition": "cpu", "gpus_per_node": 0}, "nodes", "3 are wanted, and cpu has 2"),
+        (5, {}, "nodes", "allows 4 per job"),
+        (3, {"partition": "cpu", "gpus_per_node": 0}, "nodes", "3 requested, and cpu has 2"),
         (2, {"gpu_kind": "a100"}, "GPUs", "nodes have 8 h100"),
-        (2, {"gpus_per_node": 16}, "GPUs", "16 a node: 0 of 4"),
+        (2, {"gpus_per_node": 16}, "GPUs", "16 per node: 0 of 4"),
         (2, {"cpus_per_node": 64}, "CPUs", "at most 62"),
         (2, {"memory": "1T"}, "memory", "at most 1000000M"),
         (2, {"constraint": "h200"}, "constraint", "features: h100, nvlink"),
         (2, {"time": "3-00:00:00"}, "time", "longer than gpu allows"),
-        (2, {"time": "5"}, "time", "before its 300 seconds end"),
-        (2, {"time": "tomorrow"}, "time", "no time as sbatch writes it"),
+        (2, {"time": "5"}, "time", "the time limit only 300 seconds"),
+        (2, {"time": "tomorrow"}, "time", "is not a time in the format of sbatch"),
     ],
 )
 def test_a_mistake_is_one_error_that_says_what_there_is(
@@ -187,7 +187,7 @@ def test_a_partition_that_is_down_and_drained_nodes_are_told(plan: Plan, cluster
     ill = replace(cluster, partitions={"gpu": down}, nodes=(*drained, *cluster.nodes[3:]))
     found = dict(errors(examine(planned(plan), ill, None, resolves=lambda host: True)))
     assert "not up" in found["partition"]
-    assert "1 of gpu take jobs (g1 IDLE+DRAIN" in found["nodes"]
+    assert "1 of gpu accept jobs (g1 IDLE+DRAIN" in found["nodes"]
 
 
 @pytest.mark.parametrize(("save", "state"), [(10.0, "ok"), (200.0, "warning")])
@@ -204,4 +204,4 @@ def test_notice_before_preemption_is_compared_with_a_step_and_a_save(
 def test_a_signal_that_comes_too_late_to_save_is_an_error(plan: Plan, cluster: Cluster) -> None:
     pace = Pace(step_seconds=100.0, save_seconds=200.0, checkpoint_bytes=1)
     found = errors(examine(planned(plan, time="1-0"), cluster, pace, resolves=lambda host: True))
-    assert found == [("signal_lead_seconds", "is 300; a step and a save take 360")]
+    assert found == [("signal_lead_seconds", "is 300; a step and a save need 360")]

@@ -17,10 +17,10 @@ from gemfit_launch.runs.local import free_port
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.node.health_check import find_faults, memory_faults
 from gemfit_launch.slurm.node.ranks import Machine, launcher_argv, launcher_environment
-from gemfit_launch.slurm.node.rendezvous import PeerError, meet
-from gemfit_launch.slurm.node.watchdog import TIMES_FOR_THE_START, TIMES_THE_USUAL_STEP, Watchdog
+from gemfit_launch.slurm.node.rendezvous import PeerError, rendezvous
+from gemfit_launch.slurm.node.watchdog import START_FACTOR, USUAL_STEP_FACTOR, Watchdog
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd
-from gemfit_launch.slurm.submit.snapshot_code import code_folder, freeze_code
+from gemfit_launch.slurm.submit.snapshot_code import code_folder, snapshot_code
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def visit(port: int, rank: int, nodes: int, token: str = "t", seconds: float = 5
     def failed() -> bool:
         return False
 
-    meet(
+    rendezvous(
         rank=rank,
         nodes=nodes,
         host="127.0.0.1",
@@ -71,7 +71,7 @@ def test_machines_go_on_together_and_leave_the_port_free() -> None:
 
 
 def test_a_machine_that_does_not_come_is_named() -> None:
-    with pytest.raises(PeerError, match="machine 1 did not come"):
+    with pytest.raises(PeerError, match="machine 1 did not join"):
         visit(free_port(), 0, 2, seconds=0.5)
 
 
@@ -79,7 +79,7 @@ def test_a_machine_of_another_attempt_is_not_let_in() -> None:
     port = free_port()
     stranger = threading.Thread(target=_expect_refusal, args=(port,))
     stranger.start()
-    with pytest.raises(PeerError, match="machine 1 did not come"):
+    with pytest.raises(PeerError, match="machine 1 did not join"):
         visit(port, 0, 2, seconds=1.5)
     stranger.join()
 
@@ -91,7 +91,7 @@ def _expect_refusal(port: int) -> None:
 
 def test_nobody_waits_for_a_machine_that_has_failed() -> None:
     with pytest.raises(PeerError, match="another node has failed"):
-        meet(rank=0, nodes=2, host="127.0.0.1", port=free_port(), token="t", failed=lambda: True)
+        rendezvous(rank=0, nodes=2, host="127.0.0.1", port=free_port(), token="t", failed=lambda: True)
 
 
 def test_the_launcher_of_each_machine_is_told_its_rank_and_where_all_meet(run: RunDir, plan: Plan) -> None:
@@ -153,18 +153,18 @@ def record(step: int, seconds: float) -> str:
 def test_silence_counts_from_the_last_step_and_against_the_usual_one(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     watchdog = Watchdog(Tail(metrics), hang_seconds=30, clock=0.0)
-    start = 30.0 * TIMES_FOR_THE_START
+    start = 30.0 * START_FACTOR
     assert watchdog.silence_beyond_limit(now=start) is None
     assert watchdog.silence_beyond_limit(now=start + 1) == start + 1
     metrics.write_text("".join(f"{record(step, 10.0 * step)}\n" for step in range(5)))
     assert watchdog.silence_beyond_limit(now=40.0) is None
-    assert watchdog.silence_beyond_limit(now=40.0 + 10 * TIMES_THE_USUAL_STEP) is None
-    assert watchdog.silence_beyond_limit(now=41.0 + 10 * TIMES_THE_USUAL_STEP) == 201.0
+    assert watchdog.silence_beyond_limit(now=40.0 + 10 * USUAL_STEP_FACTOR) is None
+    assert watchdog.silence_beyond_limit(now=41.0 + 10 * USUAL_STEP_FACTOR) == 201.0
 
 
 def test_the_frozen_code_is_what_runs_whatever_happens_to_the_installed_one(run: RunDir) -> None:
-    freeze_code(run)
-    freeze_code(run)  # in place of the first copy
+    snapshot_code(run)
+    snapshot_code(run)  # in place of the first copy
     assert not list(code_folder(run).rglob("*.pyc"))
     found = subprocess.run(
         [

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("slurm")
 @pytest.mark.parametrize(
     ("reason", "start", "words"),
     [
-        ("Priority", "N/A", "Priority: others come first"),
+        ("Priority", "N/A", "Priority: jobs of higher priority come first"),
         ("Resources", "2030-01-01T00:00:00", "expected to start 2030-01-01T00:00:00"),
         ("PartitionNodeLimit", "N/A", "it never starts"),
         ("DependencyNeverSatisfied", "N/A", "has failed, so it never starts"),
@@ -111,7 +111,7 @@ def test_stop_cancels_a_job_that_waits_and_asks_one_that_runs(
     assert submitted.stop_file.read_text() == "stop\n"
     assert slurm.calls("scancel") == []
     slurm.set_job(100, "PENDING")
-    assert "was waiting, and is cancelled" in cli("stop", submitted.root).output
+    assert "was pending and is cancelled" in cli("stop", submitted.root).output
     assert [call["arguments"] for call in slurm.calls("scancel")] == [["100"]]
     assert "is not running" in cli("stop", submitted.root).output
 

@@ -144,13 +144,13 @@ def test_a_folder_that_a_container_cannot_mount_is_refused(plan: Plan) -> None:
 
 
 def test_a_run_folder_that_slurm_would_change_is_refused(plan: Plan) -> None:
-    with pytest.raises(UserError, match="takes backslashes out of paths"):
+    with pytest.raises(UserError, match="removes backslashes from paths"):
         render("train", at(plan, SITE), RunDir(Path("/runs/a\\b")), Path("/"))
 
 
 def test_a_nul_character_is_refused(plan: Plan) -> None:
     site = SITE.model_copy(update={"env": {"NOTE": "a\0b"}})
-    with pytest.raises(UserError, match=r"env\.NOTE: holds a NUL"):
+    with pytest.raises(UserError, match=r"env\.NOTE: contains a NUL"):
         render("train", at(plan, site), RUN, Path("/"))
 
 

@@ -65,9 +65,9 @@ def test_contradictions_are_refused(ranks: Ranks, message: str) -> None:
 
 
 def test_a_run_refuses_gpus_that_are_not_here_and_says_what_to_do() -> None:
-    with pytest.raises(UserError, match=r"4 GPUs are wanted and 2 are here.*--device cpu"):
+    with pytest.raises(UserError, match=r"4 GPUs are requested and 2 are visible.*--device cpu"):
         check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cuda"), visible_gpus=2)
-    with pytest.raises(UserError, match="16 GPUs are 2 machines"):
+    with pytest.raises(UserError, match="16 GPUs need 2 machines"):
         check_gpus_present(Topology(nodes=2, ranks_per_node=8, device="cuda"), visible_gpus=8)
     check_gpus_present(Topology(nodes=1, ranks_per_node=2, device="cuda"), visible_gpus=2)
     check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cpu"), visible_gpus=0)

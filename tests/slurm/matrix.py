@@ -134,8 +134,8 @@ def judge(run: SlurmRun, case: Case) -> Result:
     how = first.end.outcome if first.end else "no record"
     saved = later[0].start.step if later else first.end.step if first.end else 0
     then = f"attempt 2 under the same id, from step {saved}" if later else f"ends: {run.state.lower()}"
-    if later and "without" in run.job_log:
-        then += f", {run.job_log.rpartition('back into the queue, ')[2].splitlines()[0]}"
+    if later and "requeued, without" in run.job_log:
+        then += f", {run.job_log.rpartition(': requeued, ')[2].splitlines()[0]}"
     problems = []
     if bool(later) == (case.event in STAYS_AWAY):
         problems.append("came back" if later else "did not come back")

@@ -185,7 +185,7 @@ def planted(cluster: Cluster) -> Iterator[None]:
     ("nodes", "change", "about", "words"),
     [
         (1, "partition=lwo", "partition", "did you mean 'low'"),
-        (5, "cpus_per_node=1", "nodes", "5 are wanted, and low has 4"),
+        (5, "cpus_per_node=1", "nodes", "5 requested, and low has 4"),
         (4, "cpus_per_node=1", "nodes", "n3 IDLE+DRAIN"),
         (1, "cpus_per_node=5", "CPUs", "at most 4"),
         (1, "memory=5G", "memory", "at most 4000M"),

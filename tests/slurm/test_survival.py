@@ -71,7 +71,7 @@ def test_a_stopped_run_ends_and_goes_on_with_other_nodes(bench: Bench, whole: Sl
     assert run.await_end() == "COMPLETED", run.explain()
     assert run.verdict is not None
     assert run.verdict.outcome == AttemptOutcome.STOPPED
-    assert "back into the queue" not in run.job_log
+    assert "gemfit: requeued" not in run.job_log
     answer = bench.gemfit("resume", "stopped", "--nodes", "1", "--json")
     resumed = SlurmRun(bench, run.run, int(answer.rpartition('"job": ')[2].partition(",")[0]))
     assert resumed.await_end() == "COMPLETED", resumed.explain()
@@ -88,7 +88,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(bench: Bench) -> None:
     time.sleep(BACK_IN_THE_QUEUE_SECONDS)
     assert run.state == "CANCELLED", run.explain()
     assert len(run.attempts) == 1
-    assert "does not come back" in run.job_log
+    assert "is not requeued" in run.job_log
 
 
 def test_a_bug_ends_the_job_after_its_restarts_with_the_last_words_of_the_rank(

@@ -14,7 +14,7 @@ from gemfit.train.data.row_ledger import RowLedger
 
 
 def fed(batch: Batch, rows: NDArray[np.int64]) -> list[list[list[int]]]:
-    """For each rank the rows of its micro-steps."""
+    """For each rank the rows of its gradient accumulation steps."""
     return [[part.tolist() for part in rank_rows(rows, batch, rank)] for rank in range(batch.world_size)]
 
 

@@ -31,7 +31,7 @@ VARIANTS: list[tuple[str, int, dict[str, Any], Engine]] = [
     # 16 rows on 3 ranks are 18 slots: two of them are empty rows.
     ("ddp", 3, {}, DDP),
     ("fsdp2", 4, {"model__activation_checkpointing": "true"}, FSDP2),
-    # 16 micro-steps instead of 4
+    # 16 gradient accumulation steps instead of 4
     ("single", 1, {"batch__max_per_device_batch_size": 1}, Engine(model_class="plain")),
 ]
 IDS = ["-".join([name, str(ranks), *settings]) for name, ranks, settings, _ in VARIANTS]

@@ -1,7 +1,7 @@
-"""What the records of a run say of its speed, its stalls and its memory. Pure.
+"""Speed, stalls and peak memory of a run, from its records. Pure.
 
-The window that counts runs from the end of the last warm-up step to the end of the last step. Its wall time
-is that of the steps, of evaluations, of waiting for saves, and of the rest: records, trackers and callbacks.
+Measured is the time from the end of the last warm-up step to the end of the last step. It consists of steps,
+evaluations, waiting for saves, and the rest: records, trackers and callbacks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from gemfit_launch.predict.memory import configuration_of, predict_memory
 from gemfit_launch.predict.shape_lookup import find_shape
 
 CONVENTION = (
-    "2 operations a multiplication with its addition, forward and backward, nothing that is computed again; "
-    "attention as a causal row of the full length sees it, layers with a window only their window; "
+    "2 operations per multiplication with its addition, forward and backward, without recomputation; "
+    "attention of a full causal row, in sliding-window layers only the window; "
     "real tokens, no padding"
 )
 NOT_TENSORS = ("fragmentation", "context")
 HELD_BEFORE = ("parameters", "masters", "buckets")
-"""What is there before the first step; on CPUs only the growth from then on can be measured."""
+"""Allocated before the first step; on CPUs only the growth after that can be measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,30 +35,30 @@ class Stall:
     """Time in which a run does not compute steps."""
 
     each: float
-    """Seconds of one: of a step's batches, of an evaluation, of a save, of a step's records."""
+    """Seconds per event: a step's batches, an evaluation, a save, a step's records."""
     share: float
-    """Of the time of a run that evaluates and saves as often as its recipe says."""
+    """Share of the wall time of a run with the evaluation and save intervals of the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """The steps alone, over all ranks."""
+    """Speed of the steps alone, over all ranks."""
 
     step_median: float
     step_p90: float
     tokens_per_second: float
     trained_tokens_per_second: float
     flops: float | None
-    """Operations a second of one rank, with the output layer."""
+    """FLOPs per second of one rank, with the output layer."""
     flops_without_embedding: float | None
     mfu: float | None
-    """Share of the GPU's peak; ``None`` where the GPU is not known."""
+    """Share of the GPU's peak; ``None`` if the GPU is unknown."""
     mfu_without_embedding: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peak:
-    """The rank that held most. On a GPU, tensors; on a CPU, what was added from the first step on."""
+    """Peak memory of the rank with the most: tensors on a GPU, or growth since the first step on a CPU."""
 
     device: str
     measured: int
@@ -71,10 +71,10 @@ class Peak:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchMeasurements:
-    """All that is measured of one run."""
+    """All measurements of one run."""
 
     steps: tuple[float, ...]
-    """Seconds of each step that counts."""
+    """Seconds of each measured step."""
     speed: Speed
     stalls: dict[str, Stall]
     """`data`, `evaluation`, `checkpoint`, `logging`."""
@@ -85,7 +85,7 @@ class BenchMeasurements:
 def bench_measurements(
     records: Sequence[Record], plan: Plan, recipe: Recipe, warmup: int
 ) -> BenchMeasurements:
-    """What ``records`` of a run of ``plan`` say; ``recipe`` is the one asked for, with its own rhythm."""
+    """Measurements from ``records`` of a run of ``plan``; ``recipe`` has the user's intervals."""
     steps = [record for record in records if isinstance(record, StepRecord)]
     counted = [step for step in steps if step.step > warmup]
     if not counted or any(step.seconds is None for step in counted):

@@ -1,7 +1,7 @@
-"""Carry out the runs of ``gemfit bench``: each setting an ordinary run of its own, in processes of its own.
+"""Runs of ``gemfit bench``: each variant is an ordinary run in processes of its own.
 
-Plans are made for all settings before the first of them trains, so a mistake costs nothing. Folders of runs
-are removed at the end, packs stay in the cache.
+All variants are planned before the first of them trains, so a mistake costs nothing. Run folders are removed
+at the end; packs stay in the cache.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ OURS = (
     "checkpoint.keep",
     "tracking.log_every_steps",
 )
-"""Set by the benchmark itself."""
+"""Fields that the benchmark sets itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Length:
-    """How many steps, and how many before them that do not count."""
+    """Number of measured steps, and of warm-up steps before them."""
 
     steps: int
     warmup: int
@@ -54,7 +54,7 @@ class Length:
         return self.steps + self.warmup
 
     def settings(self) -> tuple[str, ...]:
-        """One evaluation and one save in the middle of the steps that count, and one after the last."""
+        """One evaluation and one save in the middle of the measured steps, and one after the last."""
         middle = self.warmup + -(-self.steps // 2)
         return (
             "length.num_epochs=null",
@@ -70,14 +70,14 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchVariant:
-    """One setting of those that are varied."""
+    """One combination of the varied values."""
 
     changes: tuple[str, ...]
     """Such as ``strategy=ddp``; empty where nothing is varied."""
     recipe: Recipe
-    """With the rhythm that was asked for."""
+    """With the intervals of the user's recipe."""
     run_recipe: Recipe
-    """With the benchmark's."""
+    """With the intervals of the benchmark."""
     ranks: Ranks
 
     @property
@@ -87,14 +87,14 @@ class BenchVariant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchResult:
-    """What came of one setting."""
+    """Measurements of one variant, or why it failed."""
 
     variant: BenchVariant
     plan: Plan
     measurements: BenchMeasurements | None
     failed: str | None
     load: float
-    """Processes that wanted a CPU in the minute before, on average."""
+    """Load average of the minute before the run."""
 
 
 def variants(request: Request, ranks: Ranks, vary: Sequence[str], length: Length) -> list[BenchVariant]:
@@ -118,7 +118,7 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
     counts = {key: value for key, _, value in (change.partition("=") for change in changes) if key in RANKS}
     for key, value in counts.items():
         if not value.isdecimal() or not int(value):
-            raise UserError(f"--vary {key}={value}: is no number of ranks")
+            raise UserError(f"--vary {key}={value}: is not a number of ranks")
     asked = replace(request, settings=(*request.settings, *settings))
     if any(setting.startswith("strategy=") for setting in settings):
         asked = replace(asked, strategy=None)
@@ -135,7 +135,7 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
 
 
 def plan_all(chosen: Sequence[BenchVariant]) -> list[Plan]:
-    """Exact plans, packs built where they are missing. Nothing is packed before every plan can be made."""
+    """Exact plans; builds missing packs, once every plan is known to be valid."""
     for variant in chosen:
         check_gpus_present(
             resolve_plan(variant.run_recipe, variant.ranks).topology, visible_gpus=count_gpus()
@@ -187,7 +187,7 @@ def _ranks(plan: Plan) -> str:
 
 @contextmanager
 def _folder(*, keep: bool, say: Callable[[str], None]) -> Iterator[Path]:
-    """Beside the runs, because checkpoints go where those of a real run would go."""
+    """A folder in ``runs/``, so that checkpoints are written to the same disk as those of a real run."""
     was_there, root = RUNS.is_dir(), RUNS / f"bench-{datetime.now():%Y%m%d-%H%M%S-%f}"
     root.mkdir(parents=True)
     try:

@@ -1,4 +1,4 @@
-"""Conversations of made-up words, for measuring speed where there is no data. The same bytes each time."""
+"""Synthetic conversations of made-up words for benchmarks; the same bytes each time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 BYTES_PER_TOKEN = 4
 LARGEST_BYTES = 8_000_000
-"""More would only take longer to pack: an epoch may be passed several times."""
+"""Upper bound: more would only take longer to pack, and steps may repeat an epoch."""
 SYLLABLES = ("ba", "de", "fi", "go", "hu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wu", "za")
 WORDS = 3000
 

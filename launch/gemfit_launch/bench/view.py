@@ -1,4 +1,4 @@
-"""The measurements of a benchmark, as a person reads them, and as the record keeps them."""
+"""Benchmark results as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STALLS = ("data", "evaluation", "checkpoint", "logging")
 
 
 def bench_json(name: str, results: Sequence[BenchResult], length: Length) -> dict[str, Any]:
-    """Everything that is needed to read the measurements later."""
+    """Results with the recipe, machine and versions that they were measured with."""
     return {
         "recipe": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,7 +44,7 @@ def bench_json(name: str, results: Sequence[BenchResult], length: Length) -> dic
 
 
 def machine() -> dict[str, Any]:
-    """What the measurements were measured on; the GPU stands with each result."""
+    """The machine of the benchmark; the GPU is part of each result."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -57,9 +57,9 @@ def machine() -> dict[str, Any]:
 
 
 def show_bench(name: str, results: Sequence[BenchResult], length: Length) -> None:
-    """Speed, then stalls and memory, one line a setting."""
+    """Tables of speed, stalls and memory, one line per variant."""
     out = console()
-    out.print(f"{name}: {length.steps} steps, after {length.warmup} that do not count\n", style="bold")
+    out.print(f"{name}: {length.steps} measured steps after {length.warmup} warm-up steps\n", style="bold")
     measured = [(result, result.measurements) for result in results if result.measurements is not None]
     if measured:
         out.print(_speed_table(measured))
@@ -76,7 +76,7 @@ def show_bench(name: str, results: Sequence[BenchResult], length: Length) -> Non
 
 def _speed_table(measured: list[tuple[BenchResult, BenchMeasurements]]) -> Any:
     names = [
-        "setting",
+        "variant",
         "step",
         "p90",
         "tokens/s",

@@ -1,4 +1,4 @@
-"""Disk, memory, limits, ports, GPUs, hub and Slurm of the machine at hand; writes one file and removes it."""
+"""Checks of this machine: disk, limits, ports, GPUs, Hub and Slurm; writes one temporary file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLURM_TOOLS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
 
 def check_disks(folders: dict[str, Path]) -> Iterator[CheckResult]:
-    """Speed and room where things are written; a folder that is not there yet counts as its parent."""
+    """Write speed and free space of each folder; for a missing folder, of its parent."""
     for name, folder in folders.items():
         place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         try:
@@ -38,7 +38,7 @@ def check_disks(folders: dict[str, Path]) -> Iterator[CheckResult]:
 
 
 def write_speed(folder: Path, size: int) -> float:
-    """Bytes a second at which a new file of ``size`` bytes reaches the disk, synced."""
+    """Bytes per second at which a new file of ``size`` bytes is written and synced."""
     block = os.urandom(MIB)
     with tempfile.TemporaryFile(dir=folder) as stream:
         started = time.perf_counter()
@@ -50,7 +50,7 @@ def write_speed(folder: Path, size: int) -> float:
 
 
 def judge_disk(name: str, folder: Path, speed: float, free: int) -> CheckResult:
-    """What a speed in bytes a second, and so many free bytes, mean."""
+    """The result for a write speed in bytes per second and free space in bytes."""
     found = f"{folder}: {speed / 1e6:,.0f} MB/s written and synced, {free / GB:,.0f} GB free"
     if free < GB:
         return error("disk", name, found, "free some room, or write elsewhere")
@@ -86,7 +86,7 @@ def judge_limit(name: str, value: int, wanted: int, do: str) -> CheckResult:
 
 
 def check_ports() -> CheckResult:
-    """Whether this machine can meet itself on a free port, as ranks do."""
+    """Whether a free port of this machine accepts connections, which the rendezvous of ranks needs."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -101,7 +101,7 @@ def check_ports() -> CheckResult:
 
 
 def check_hub(environment: dict[str, str]) -> CheckResult:
-    """Whether the hub answers, unless it is not to be asked."""
+    """Whether the Hub answers; not asked when HF_HUB_OFFLINE is set."""
     if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return ok("network", "hub", "not asked: HF_HUB_OFFLINE is set, so models come from the cache")
     address = environment.get("HF_ENDPOINT", "https://huggingface.co")
@@ -121,10 +121,10 @@ def check_hub(environment: dict[str, str]) -> CheckResult:
 
 
 def check_slurm() -> CheckResult:
-    """Which of Slurm's commands are here."""
+    """Which of Slurm's commands are on PATH."""
     missing = [tool for tool in SLURM_TOOLS if shutil.which(tool) is None]
     if len(missing) == len(SLURM_TOOLS):
-        return ok("slurm", "commands", "none are here: `gemfit run` works, `gemfit submit` does not")
+        return ok("slurm", "commands", "none on PATH: `gemfit run` works, `gemfit submit` does not")
     if missing:
         return warning(
             "slurm", "commands", f"not found: {', '.join(missing)}", "add Slurm's bin folder to PATH"
@@ -133,26 +133,26 @@ def check_slurm() -> CheckResult:
 
 
 def check_gpus() -> Iterator[CheckResult]:
-    """GPUs as the driver tells them."""
+    """GPUs as the driver reports them."""
     asked = "name,driver_version,memory.total,compute_cap"
     argv = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
     except FileNotFoundError:
-        yield ok("gpus", "driver", "nvidia-smi is not here: no GPU, or a login node")
+        yield ok("gpus", "driver", "nvidia-smi is not on PATH: no GPU, or a login node")
         return
     except (OSError, subprocess.SubprocessError) as fault:
         said = (getattr(fault, "stdout", "") or str(fault)).strip().splitlines()[0]
-        yield error("gpus", "driver", f"nvidia-smi fails: {said}", "ask who looks after this machine")
+        yield error("gpus", "driver", f"nvidia-smi fails: {said}", "ask the administrator of this machine")
         return
     yield from judge_gpus(done.stdout)
 
 
 def judge_gpus(table: str) -> Iterator[CheckResult]:
-    """One line for each kind of GPU in what nvidia-smi has printed."""
+    """One result per kind of GPU in the output of nvidia-smi."""
     lines = [line.strip() for line in table.splitlines() if line.strip()]
     if not lines:
-        yield error("gpus", "GPUs", "the driver sees none", "ask who looks after this machine")
+        yield error("gpus", "GPUs", "the driver sees none", "ask the administrator of this machine")
     for line in dict.fromkeys(lines):
         name, driver, memory, capability = (part.strip() for part in line.split(","))
         found = f"{lines.count(line)} x {name}, {memory}, compute capability {capability}, driver {driver}"

@@ -1,4 +1,4 @@
-"""Versions of Python and of packages, against our own minimum versions and against known clashes."""
+"""Checks of Python and package versions: minimum versions and known incompatibilities."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OPTIONAL = {
     "triton": "compiled kernels on GPUs",
     "bitsandbytes": "model.quantization: nf4, as in the recipes with -qlora",
 }
-"""Packages that are not needed, and what they are for."""
+"""Optional packages, and what they are for."""
 
 
-class Clash(NamedTuple):
-    """Versions from ``first`` up to, but without, ``below`` of ``package`` that are known to go wrong."""
+class Incompatibility(NamedTuple):
+    """Versions from ``first`` up to, but without, ``below`` of ``package`` that are known to fail."""
 
     package: str
     first: tuple[int, ...]
@@ -33,12 +33,14 @@ class Clash(NamedTuple):
     what: str
 
 
-CLASHES = (
-    Clash("transformers", (4, 50), (4, 51), "the loss of Gemma 3 is scaled by the accumulation (#37197)"),
-    Clash("transformers", (4, 57), (4, 58), "ZeRO-3 cannot load Gemma 3 of 4b and more (#41762)"),
-    Clash("transformers", (5, 0), (5, 8), "training Gemma 3 of 4b and more wants token_type_ids"),
-    Clash("accelerate", (0,), (1, 15), "FSDP2 refuses tied embeddings under torch 2.13 (PR #4171)"),
-    Clash("torch", (2, 11), (2, 13), "cuDNN's attention gives NaN on H100 (#196678)"),
+INCOMPATIBILITIES = (
+    Incompatibility(
+        "transformers", (4, 50), (4, 51), "the loss of Gemma 3 is scaled by the accumulation (#37197)"
+    ),
+    Incompatibility("transformers", (4, 57), (4, 58), "ZeRO-3 cannot load Gemma 3 of 4b and more (#41762)"),
+    Incompatibility("transformers", (5, 0), (5, 8), "training Gemma 3 of 4b and more wants token_type_ids"),
+    Incompatibility("accelerate", (0,), (1, 15), "FSDP2 refuses tied embeddings under torch 2.13 (PR #4171)"),
+    Incompatibility("torch", (2, 11), (2, 13), "cuDNN's attention gives NaN on H100 (#196678)"),
 )
 
 Installed = Callable[[str], str | None]
@@ -53,7 +55,7 @@ def installed_version(package: str) -> str | None:
 
 
 def minimum_versions() -> dict[str, str]:
-    """Our own requirements of what trains: package and lowest version."""
+    """Packages of the extra `train` with their minimum versions."""
     found = {}
     for line in requires("gemfit") or ():
         match = re.match(r"([\w.-]+)\s*>=\s*([\d.]+)\s*;\s*extra == .train", line)
@@ -65,7 +67,7 @@ def minimum_versions() -> dict[str, str]:
 def check_packages(
     minimum: Mapping[str, str], installed: Installed = installed_version, python: tuple[int, ...] = ()
 ) -> Iterator[CheckResult]:
-    """Python, what trains, what is optional."""
+    """Python, training packages, optional packages."""
     yield _python(python or sys.version_info[:3])
     versions = {package: installed(package) for package in minimum}
     if versions.get("torch") is None:
@@ -82,10 +84,10 @@ def check_packages(
 
 
 def _python(found: tuple[int, ...]) -> CheckResult:
-    told = ".".join(map(str, found))
+    shown = ".".join(map(str, found))
     if found < PYTHON:
-        return error(ABOUT, "python", told, "use Python 3.11 or newer")
-    return ok(ABOUT, "python", told)
+        return error(ABOUT, "python", shown, "use Python 3.11 or newer")
+    return ok(ABOUT, "python", shown)
 
 
 def _versions(minimum: Mapping[str, str], versions: Mapping[str, str | None]) -> Iterator[CheckResult]:
@@ -94,21 +96,21 @@ def _versions(minimum: Mapping[str, str], versions: Mapping[str, str | None]) ->
         if found is None:
             yield error(ABOUT, package, "not installed", install_hint("train"))
         elif numbers(found) < numbers(least):
-            clashes = "; ".join(_clashes(package, found))
-            known = f": {clashes}" if clashes else ""
+            problems = "; ".join(_incompatibilities(package, found))
+            known = f": {problems}" if problems else ""
             yield error(
                 ABOUT, package, f"{found}, older than {least}{known}", f"pip install '{package}>={least}'"
             )
-        elif clashes := "; ".join(_clashes(package, found)):
-            yield warning(ABOUT, package, f"{found}: {clashes}", "use a newer version")
+        elif problems := "; ".join(_incompatibilities(package, found)):
+            yield warning(ABOUT, package, f"{found}: {problems}", "use a newer version")
         else:
             yield ok(ABOUT, package, found)
 
 
-def _clashes(package: str, found: str) -> Iterable[str]:
-    return (c.what for c in CLASHES if c.package == package and c.first <= numbers(found) < c.below)
+def _incompatibilities(package: str, found: str) -> Iterable[str]:
+    return (c.what for c in INCOMPATIBILITIES if c.package == package and c.first <= numbers(found) < c.below)
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """The numbers of a version such as ``2.13.0+cpu``, what follows a sign left out."""
+    """The numbers of a version such as ``2.13.0+cpu``, without its suffix."""
     return tuple(int(part) for part in re.match(r"[\d.]*", text)[0].split(".") if part)  # type: ignore[index]  # matches all

@@ -11,7 +11,7 @@ from gemfit_launch.output.tables import table
 
 
 def check_table(results: Sequence[CheckResult]) -> Table:
-    """A row for each, with what to do below what was found."""
+    """One row per result, with the remedy below the finding."""
     rows = [
         (result.state, result.about, result.name, result.found + (f"\n-> {result.do}" if result.do else ""))
         for result in results

@@ -1,4 +1,4 @@
-"""A forecast as a person reads it, and as a program does."""
+"""A forecast as tables and as JSON."""
 
 from __future__ import annotations
 

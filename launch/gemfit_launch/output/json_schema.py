@@ -1,4 +1,4 @@
-"""The JSON schema of a contract, for editors."""
+"""JSON schema of recipe, site and plan, for editors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gemfit.schemas.strategy import STRATEGY_NAMES
 
 
 def json_schema(contract: type[Contract]) -> str:
-    """The schema as indented JSON text; for a recipe and a site, of what a person may write."""
+    """The schema as indented JSON text; for a recipe and a site, of the YAML files that users write."""
     schema: dict[str, Any] = contract.model_json_schema()
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     if contract in (Recipe, Site):
@@ -23,7 +23,7 @@ def json_schema(contract: type[Contract]) -> str:
 
 
 def _extending(schema: dict[str, Any], what: str) -> None:
-    """A file may extend another, which then gives what it leaves out."""
+    """Add `extends`: nothing is required, because the extended file may supply it."""
     schema["properties"]["extends"] = {
         "type": "string",
         "description": f"{what} that this one changes: a name or a file.",
@@ -32,7 +32,7 @@ def _extending(schema: dict[str, Any], what: str) -> None:
 
 
 def _with_short_names(schema: dict[str, Any]) -> None:
-    """A strategy may be a name instead of a mapping."""
+    """Allow a strategy as a short name instead of a mapping."""
     properties = schema["properties"]
     short = {"enum": list(STRATEGY_NAMES), "description": "Short name, with the defaults of its kind."}
     strategy = properties["strategy"]
@@ -40,5 +40,5 @@ def _with_short_names(schema: dict[str, Any]) -> None:
     strategy.pop("discriminator", None)
     strategy["anyOf"] = [short, *kinds]
     for kind in kinds:
-        # Pydantic takes the default; a file must say which of the four it means.
+        # Pydantic has a default; a file must name the kind.
         schema["$defs"][kind["$ref"].rpartition("/")[2]]["required"] = ["kind"]

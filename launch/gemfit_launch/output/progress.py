@@ -1,4 +1,4 @@
-"""Show a running attempt: a bar on a terminal, plain lines in a file."""
+"""Progress of a running attempt: a bar on a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Lines:
 
 
 class Bar:
-    """One line that moves, and the evaluations above it."""
+    """A progress bar, with evaluations printed above it."""
 
     def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
         self.progress = progress
@@ -68,7 +68,7 @@ class Bar:
 
 @contextmanager
 def watching(total: int) -> Iterator[ProgressView]:
-    """A bar where somebody looks, lines where the output is kept."""
+    """A progress bar on a terminal, plain lines otherwise."""
     console = Console()
     if not console.is_terminal:
         yield Lines(total)
@@ -84,12 +84,12 @@ def watching(total: int) -> Iterator[ProgressView]:
 
 
 def step_line(recent: list[StepRecord], total: int) -> str:
-    """The last step in words."""
+    """One line about the last step."""
     return f"step {recent[-1].step}/{total}  {_state(recent, total)}"
 
 
 def evaluation_line(record: EvalRecord) -> str:
-    """An evaluation in words."""
+    """One line about an evaluation."""
     return (
         f"evaluation at step {record.step}: loss {record.loss:.4f}, perplexity {record.perplexity:.2f}, "
         f"token accuracy {record.token_accuracy:.1%}"

@@ -1,4 +1,4 @@
-"""Tables for a person to read; each fits 100 columns, and plain text remains when nobody looks."""
+"""Tables for the terminal, at most 100 columns wide; plain text where the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WIDTH = 100
 
 
 def console() -> Console:
-    """Standard output as it is now, never wider than a page."""
+    """A console on the current standard output, at most ``WIDTH`` columns wide."""
     probe = Console(file=sys.stdout)
     width = min(probe.width, WIDTH) if probe.is_terminal else WIDTH
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:
-    """A table with a head; the columns in ``numbers`` are set to the right."""
+    """A table with a head; the columns in ``numbers`` are right-aligned."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         right = column in numbers
@@ -37,7 +37,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Seq
 
 
 def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    """A title and two columns: what, and how much."""
+    """A title and two columns: name and value."""
     made = Table(
         title=title, box=None, pad_edge=False, title_justify="left", show_header=False, title_style="bold"
     )
@@ -59,7 +59,7 @@ def show_pack(manifest: PackManifest, folder: str) -> None:
 
 
 def show_status(statuses: Sequence[RunStatus]) -> None:
-    """One line a run, and below it why a run failed, where it has said so."""
+    """One line per run; below, why a job waits and why a run ended."""
     with_jobs = any(status.job is not None for status in statuses)
     jobs = ["job"] if with_jobs else []
     names = ["run", "state", *jobs, "attempt", "step", "loss", "eval loss", "tokens/s", "left"]
@@ -87,7 +87,7 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
 
 
 def show_checkpoints(checkpoints: Sequence[CheckpointStatus]) -> None:
-    """One line a checkpoint; below it what is wrong with any of them."""
+    """One line per checkpoint; below, the problems of damaged ones."""
     names = ["step", "attempt", "strategy", "ranks", "size", "eval loss", "state"]
     rows = [
         (

@@ -1,4 +1,4 @@
 """From a recipe and a set of ranks to a complete ``Plan``, and the plan's configuration files.
 
-May import `predict`; does not know runs, Slurm or terminals.
+May import `predict`; imports neither runs, Slurm nor output.
 """

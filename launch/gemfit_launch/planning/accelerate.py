@@ -14,8 +14,8 @@ RUN_DIR = "{run_dir}"
 def accelerate_config(recipe: Recipe, topology: Topology) -> dict[str, Any]:
     """A complete configuration file, as ``accelerate config`` would write it.
 
-    It never says ``use_cpu``: that would make accelerate start one process without torchrun. The
-    training process itself keeps to the CPU, on gloo, when the topology says so.
+    It never sets ``use_cpu``, which would make accelerate start one process without torchrun. The
+    training process itself selects the CPU and gloo where the topology does.
     """
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
@@ -26,7 +26,7 @@ def accelerate_config(recipe: Recipe, topology: Topology) -> dict[str, Any]:
         "machine_rank": 0,
         "main_training_function": "main",
         "use_cpu": False,
-        "rdzv_backend": "static",  # the launcher of each machine is told its rank
+        "rdzv_backend": "static",  # each machine's launcher gets its rank as an argument
         "same_network": True,
     }
     match recipe.strategy:
@@ -38,7 +38,7 @@ def accelerate_config(recipe: Recipe, topology: Topology) -> dict[str, Any]:
             config |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(fsdp)}
         case DeepSpeed():
             config |= {"distributed_type": "DEEPSPEED", "deepspeed_config": _deepspeed()}
-            # DeepSpeed's own file says it, and accelerate refuses to be told twice.
+            # DeepSpeed's own file holds it, and accelerate refuses a second value.
             del config["mixed_precision"]
     return config
 
@@ -57,10 +57,10 @@ def command() -> tuple[str, ...]:
 
 
 def environment(topology: Topology) -> dict[str, str]:
-    """What the processes need in their environment, besides what is there."""
+    """Environment variables that are added for the training processes."""
     env = {"TOKENIZERS_PARALLELISM": "false"}
     if topology.device == "cpu":
-        # One thread a rank: torch would start as many as there are cores, in every rank.
+        # One thread per rank: torch would start one per core in every rank.
         env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     return env
 
@@ -68,8 +68,8 @@ def environment(topology: Topology) -> dict[str, str]:
 def _fsdp(strategy: Fsdp) -> dict[str, Any]:
     """FSDP2 over decoder layers.
 
-    Which class a decoder layer has depends on the model, and a Hugging Face id does not tell it here: the
-    training process finds it in the model itself, and overrides the null.
+    The class of a decoder layer depends on the model, which is not loaded here: the training process reads
+    it from the model and overrides the null.
     """
     return {
         "fsdp_version": 2,
@@ -79,7 +79,7 @@ def _fsdp(strategy: Fsdp) -> dict[str, Any]:
         "fsdp_transformer_layer_cls_to_wrap": None,
         "fsdp_state_dict_type": "SHARDED_STATE_DICT",
         "fsdp_cpu_ram_efficient_loading": False,
-        "fsdp_activation_checkpointing": False,  # the trainer applies it, for every strategy alike
+        "fsdp_activation_checkpointing": False,  # the trainer applies it, in the same way for every strategy
     }
 
 

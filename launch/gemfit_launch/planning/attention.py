@@ -1,7 +1,6 @@
-"""Which attention a run computes with, and why: one pure function over what is installed and plugged in.
+"""Select the attention implementation of a run, from installed packages and the kind of GPU.
 
-The choice is a plan's; whether it keeps documents apart, the training proves on the model itself before
-the first step.
+That it keeps documents apart is checked by the self-test on the loaded model, before the first step.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ CAPABILITIES: dict[str, Capability] = {
     "h200-141": (9, 0),
     "b200-180": (10, 0),
 }
-"""CUDA compute capability by the name of a card, as NVIDIA lists them."""
+"""CUDA compute capability by the name of a GPU, as NVIDIA lists them."""
 WIDE_HEAD = 192
 """FlashAttention 2 has gradients of wider heads on A100 and H100 alone (Dao-AILab/flash-attention #775)."""
 WIDE_HEADS_ON: tuple[Capability, ...] = ((8, 0), (9, 0))
 HUB_KERNELS = {"flash_attention_2": "flash-attn2", "flash_attention_3": "vllm-flash-attn3"}
-"""What transformers takes from kernels-community through the package `kernels`."""
+"""Kernels that transformers loads from kernels-community through the package `kernels`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionFacts:
-    """What the choice depends on; ``None`` is not known."""
+    """Inputs of the selection; ``None`` is unknown."""
 
     installed: frozenset[str] | None = None
-    """Those of ``flash_attention_2`` and ``flash_attention_3`` that can be imported here."""
+    """Those of ``flash_attention_2`` and ``flash_attention_3`` that can be imported."""
     capability: Capability | None = None
     head_dim: int | None = None
 
 
 class Attention(NamedTuple):
-    """A choice."""
+    """The selected implementation, why it was selected, and a warning if there is one."""
 
     name: str
     because: str
@@ -61,7 +60,7 @@ class Attention(NamedTuple):
 
 
 def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> Attention:
-    """The attention of a run; ``auto`` never becomes one that is known to fail here."""
+    """The attention of a run; ``auto`` never selects one that is known to fail on this GPU."""
     asked = recipe.model.attention
     if asked != "auto":
         looked = asked.startswith("flash") and facts.installed is not None
@@ -80,7 +79,7 @@ def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) 
 
 
 def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
-    """What cannot work, whatever is installed."""
+    """Combinations that cannot work with any installation."""
     asked = recipe.model.attention
     if asked == "flex_attention" and topology.device == "cpu":
         return ["model.attention flex_attention has no backward pass on CPUs; use sdpa or auto"]
@@ -94,7 +93,7 @@ def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
 
 
 def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> AttentionFacts:
-    """Look: at installed packages, at the GPU of the site or of this machine, at the model's shape."""
+    """Read installed packages, the GPU of the site or of this machine, and the model's shape."""
     if topology.device == "cpu":
         return AttentionFacts()
     shape = find_shape(recipe.model).shape
@@ -121,7 +120,7 @@ def capability_here() -> Capability | None:
 
 
 def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
-    """Why ``name`` is not to be taken; ``None`` where it can be."""
+    """Why ``name`` cannot be selected; ``None`` if it can."""
     if name not in (facts.installed or ()):
         return "not installed here"
     if recipe.model.dtype == "float32":

@@ -32,7 +32,7 @@ def deepspeed_config(strategy: DeepSpeed, recipe: Recipe, batch: Batch) -> dict[
 
 
 def _float32_sums(strategy: DeepSpeed) -> dict[str, Any]:
-    """Add gradients up in float32, over micro-batches and over ranks, as FSDP2 and DDP do."""
+    """Add gradients up in float32, over accumulation steps and over ranks, as FSDP2 and DDP do."""
     if strategy.stage == 1:
         # DeepSpeed would then take another optimizer, whose state no portable checkpoint can hold.
         return {}

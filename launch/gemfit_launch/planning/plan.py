@@ -1,4 +1,4 @@
-"""``(Recipe, Site, ranks) -> Plan``: all cross-checks, all arithmetic, nothing left open. Pure.
+"""``(Recipe, Site, ranks) -> Plan``: all cross-checks and batch arithmetic, every value resolved. Pure.
 
 The number of packed rows comes in as a value, so that a plan can be made with or without a pack.
 """
@@ -31,10 +31,10 @@ def make_plan(
     site: Site | None = None,
     notes: tuple[str, ...] = (),
 ) -> Plan:
-    """Resolve everything that is open in ``recipe`` for these ranks.
+    """Resolve every open value of ``recipe`` for these ranks.
 
-    ``rows`` is the number of training rows in an epoch; ``notes`` come first among the warnings. What
-    cannot work is one ``UserError`` that tells all of it.
+    ``rows`` is the number of training rows in an epoch; ``notes`` come first among the warnings. All
+    problems are reported in one ``UserError``.
     """
     if problems := find_problems(recipe, topology):
         raise UserError("\n".join(problems))
@@ -60,7 +60,7 @@ def make_plan(
 
 
 def find_problems(recipe: Recipe, topology: Topology) -> list[str]:
-    """Everything that keeps ``recipe`` from running on these ranks; empty where nothing does."""
+    """Everything that keeps ``recipe`` from running on these ranks; empty if nothing does."""
     problems = recipe.strategy.problems(topology.world_size)
     problems += [*attention_problems(recipe, topology), *speed_problems(recipe, topology)]
     try:
@@ -92,13 +92,13 @@ def count_steps(recipe: Recipe, rows: int, *, packed: bool) -> Steps:
 
 
 def _resolve(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> tuple[Recipe, list[str], str]:
-    """The recipe without anything open, warnings, and why it has this attention."""
+    """The resolved recipe, warnings, and why it has this attention."""
     attention = choose_attention(recipe, topology, facts)
     warnings = [attention.warning] if attention.warning else []
     strategy = recipe.strategy
     if isinstance(strategy, Ddp) and topology.world_size == 1:
         strategy = Single()
-        warnings.append("strategy ddp on one rank is strategy single: there is nobody to average with")
+        warnings.append("strategy ddp on one rank is strategy single: there are no gradients to average")
     model = recipe.model.model_copy(update={"attention": attention.name})
     resolved = recipe.model_copy(update={"model": model, "strategy": strategy})
     return resolved, warnings, attention.because

@@ -1,4 +1,4 @@
-"""Where recipes come from: those in the wheel, by name, and a person's own, by path."""
+"""Recipe registry: shipped recipes by name, your own by path."""
 
 from __future__ import annotations
 
@@ -39,10 +39,7 @@ def load_recipe_document(name: str) -> YamlDocument:
 
 
 def copied_text(path: Path, destination: Path) -> str:
-    """The text of a recipe such that it means the same in ``destination``.
-
-    Only ``extends: FILE`` depends on where a recipe lies.
-    """
+    """The text of a recipe, with `extends: FILE` rewritten so that it resolves from ``destination``."""
     document = load(path)
     parent = path.parent / str(document.data.get("extends", ""))
     if "extends" not in document.data or not parent.is_file():

@@ -1,7 +1,6 @@
-"""Plan a run anew for other ranks, another strategy or other settings, from its own plan.
+"""Resume plan: the plan of a run, made again for other ranks, another strategy or other settings.
 
-The packed rows stay as they are unless something changes that decides them, so the conversations need
-not be there any more.
+The pack is reused unless a field that decides its rows changes, so the input data need not exist any more.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from gemfit_launch.planning.row_count import Rows
 from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
 
 PACK_FIELDS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokenizer", "scratch"}}
-"""Parts of a recipe that decide what is packed."""
+"""Recipe fields that decide the rows of the pack."""
 
 
 def replan(
@@ -36,7 +35,7 @@ def replan(
 ) -> Plan:
     """``old`` with the changes of ``request``, on ``ranks``, at ``site``; ``origin`` names it in errors.
 
-    Without any change it is ``old`` itself.
+    Without any change this is ``old`` itself.
     """
     unchanged = ranks in (Ranks(), old.topology) and site in (None, old.site)
     if request == Request(name="") and unchanged:
@@ -50,14 +49,14 @@ def replan(
 
 
 def check_same_training(root: Path, old: Plan, new: Plan, allowed_changes: Collection[str]) -> None:
-    """``UserError`` where ``new`` trains something else than ``old`` did, apart from what is allowed."""
+    """``UserError`` where the training identities differ in a key that is not allowed to change."""
     was, now = old.training_identity(), new.training_identity()
     check_known_keys(allowed_changes, [*was, *now])
     check_changes(was, now, allowed=allowed_changes, place=str(root))
 
 
 def check_not_complete(run: RunDir, plan: Plan) -> None:
-    """``UserError`` where ``run`` has done all steps of ``plan``."""
+    """``UserError`` where ``run`` has completed all steps of ``plan``."""
     verdict = run.verdict()
     if run.is_complete(plan) and verdict is not None and verdict.step < plan.steps.total:
         raise UserError(
@@ -69,16 +68,16 @@ def check_not_complete(run: RunDir, plan: Plan) -> None:
 
 
 def changed_parts(old: Plan, new: Plan) -> list[Change]:
-    """How the two differ for a person: the recipe, the ranks, and how a step is cut over them."""
+    """Differences to print: recipe, ranks, and the batch arithmetic over them."""
     found = changes(_visible(old), _visible(new))
     if old.recipe.strategy.label == new.recipe.strategy.label:
         return found
-    # The label says it all, and the settings of one kind mean nothing to another.
+    # The label covers them, and the fields of one strategy mean nothing to another.
     return [change for change in found if not change.key.startswith("strategy.")]
 
 
 def _topology(old: Plan, recipe: Recipe, ranks: Ranks) -> Topology:
-    """The ranks that are asked for; of what is not said, those of the old plan."""
+    """The requested ranks; what is not given comes from the old plan."""
     if ranks == Ranks():
         if isinstance(recipe.strategy, Single):
             return Topology(nodes=1, ranks_per_node=1, device=old.topology.device)
@@ -97,8 +96,8 @@ def _visible(plan: Plan) -> dict[str, JsonValue]:
             "ranks": plan.topology.world_size,
             "nodes": plan.topology.nodes,
             "device": plan.topology.device,
-            "rows a rank": plan.batch.per_device_batch_size,
-            "micro-steps": plan.batch.gradient_accumulation_steps,
+            "rows per rank": plan.batch.per_device_batch_size,
+            "gradient accumulation steps": plan.batch.gradient_accumulation_steps,
             "steps": plan.steps.total,
             "pack": plan.pack.fingerprint,
         }

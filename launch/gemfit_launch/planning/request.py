@@ -41,7 +41,7 @@ class Request:
         return self.over(load_recipe_document(self.name))
 
     def over(self, base: YamlDocument) -> YamlDocument:
-        """``base`` with the overrides, whatever the name says."""
+        """``base`` with the overrides; the name is ignored."""
         document = with_settings(Recipe, base, self.settings)
         if self.data is not None:
             document = _over(document, "--data", {"data": {"source": self.data, "sources": []}})

@@ -1,4 +1,4 @@
-"""From a recipe and options to a plan, by looking at this machine: GPUs, libraries, packed data."""
+"""Make a plan from a recipe, options, and this machine's GPUs, libraries and packs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gemfit_launch.predict.forecast import with_warnings
 def resolve_plan(
     recipe: Recipe, ranks: Ranks | Topology, rows: Rows | None = None, site: Site | None = None
 ) -> Plan:
-    """The plan for ``recipe`` with ``rows``, or those that are known now; writes nothing."""
+    """The plan for ``recipe`` with ``rows``, else with the rows of a pack or an estimate; writes nothing."""
     topology = (
         ranks
         if isinstance(ranks, Topology)

@@ -1,4 +1,4 @@
-"""How many training rows an epoch has: counted in the pack, or estimated and called an estimate.
+"""Number of training rows per epoch: counted in the pack, or estimated and marked as an estimate.
 
 Reads every input byte once, to find the pack that belongs to it; writes nothing.
 """
@@ -18,18 +18,18 @@ from gemfit.schemas.recipe import DataRecipe, Recipe
 BYTES_PER_TOKEN = 4
 BYTES_PER_COMPRESSED_BYTE = 4
 PLACEHOLDER_TOKENS = 10_000_000
-"""The model card's data; stands in where no data is named."""
+"""Size of the data behind the reproduced model; a placeholder where no data is named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """Training rows of one epoch, and how far that number can be trusted."""
+    """Training rows of one epoch, and whether they were counted or estimated."""
 
     count: int
     pack: PackReference
     packed: bool
     note: str | None = None
-    """What the number rests on, when it is not the pack."""
+    """How the number was obtained, where it was not counted in a pack."""
 
 
 def find_rows(recipe: Recipe) -> Rows:
@@ -65,7 +65,7 @@ def _estimate(job: PackJob, pack: PackReference) -> Rows:
         count=_rows(tokens, job.data),
         pack=pack,
         packed=False,
-        note=f"rows are estimated from the size of the data, {BYTES_PER_TOKEN} bytes a token; "
+        note=f"rows are estimated from the size of the data, {BYTES_PER_TOKEN} bytes per token; "
         "`gemfit pack` counts them",
     )
 
@@ -76,7 +76,7 @@ def _placeholder(data: DataRecipe, pack: PackReference, why: str) -> Rows:
         pack=pack,
         packed=False,
         note=f"{why}: rows are a placeholder, estimated for {PLACEHOLDER_TOKENS:,} training tokens, "
-        "the size of the model card's data",
+        "the size of the data behind the reference recipe",
     )
 
 

@@ -1,4 +1,4 @@
-"""What makes the steps of a plan fast, line by line, and which of it does not go together. Pure."""
+"""Settings that decide the speed of a step, each with its reason, and their conflicts. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB, MIB = 2**30, 2**20
 
 
 class SpeedLine(NamedTuple):
-    """One setting: what it is, and why, or what it saves."""
+    """One setting: its name, its value, and why it was chosen or what it saves."""
 
     what: str
     chosen: str
@@ -23,7 +23,7 @@ class SpeedLine(NamedTuple):
 
 
 def speed_problems(recipe: Recipe, topology: Topology) -> list[str]:
-    """Settings that do not work together, or not here."""
+    """Settings that do not work together, or not on these ranks."""
     model, strategy = recipe.model, recipe.strategy
     problems = []
     if model.kernels == "liger" and topology.device == "cpu":
@@ -44,7 +44,7 @@ def speed_problems(recipe: Recipe, topology: Topology) -> list[str]:
 
 
 def speed_lines(plan: Plan, shape: ModelShape | None) -> list[SpeedLine]:
-    """All settings of speed of ``plan``; the loss's saving is known where the vocabulary is."""
+    """All speed settings of ``plan``; the memory that chunked loss saves is known where the vocabulary is."""
     model = plan.recipe.model
     optimizer = optimizer_of(plan.recipe, plan.topology)
     ahead = prefetch_depth(plan.batch)
@@ -62,7 +62,7 @@ def speed_lines(plan: Plan, shape: ModelShape | None) -> list[SpeedLine]:
 
 
 def logits_of(tokens: int, shape: ModelShape) -> str:
-    """Size of the logits of ``tokens`` places and their gradients, at the peak of a backward pass."""
+    """Size of the logits of ``tokens`` tokens and their gradients, at the peak of a backward pass."""
     size = tokens * shape.vocab_size * LOGIT_BYTES
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / MIB:.1f} MiB"
 
@@ -83,7 +83,7 @@ def _frozen(model: ModelRecipe, shape: ModelShape | None) -> list[SpeedLine]:
     """Nothing unless frozen weights are in 4 bits."""
     if model.quantization is None:
         return []
-    because = "frozen layers in 4 bits, made numbers again for each product: slower, and much smaller"
+    because = "frozen layers in 4 bits, dequantized for each matrix product: slower, and much smaller"
     if shape is not None:
         weights = shape.num_layers * shape.linear_parameters
         because += f": {weights / 2 / GIB:.1f} GiB instead of {weights * 4 / GIB:.1f}"

@@ -18,7 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """The options about ranks."""
+    """The options `--nproc`, `--gpus`, `--nodes` and `--device`."""
 
     nproc: int | None = None
     """Ranks on this machine."""
@@ -28,7 +28,7 @@ class Ranks:
     device: Device = "auto"
 
     def arguments(self) -> list[str]:
-        """The same choice as command line arguments."""
+        """The same options as command line arguments."""
         device = self.device if self.device != "auto" else None
         return to_argv({"nproc": self.nproc, "gpus": self.gpus, "nodes": self.nodes, "device": device})
 
@@ -53,18 +53,18 @@ def check_gpus_present(topology: Topology, *, visible_gpus: int) -> None:
     """``UserError`` where a run would need more GPUs, or machines, than there are here."""
     if topology.nodes > 1:
         raise UserError(
-            f"{topology.world_size} GPUs are {topology.nodes} machines, and `gemfit run` uses this one; "
+            f"{topology.world_size} GPUs need {topology.nodes} machines, and `gemfit run` uses one; "
             f"at most {GPUS_PER_NODE} ranks fit, or give --nodes 1 if this machine is larger"
         )
     if topology.device == "cuda" and topology.ranks_per_node > visible_gpus:
         raise UserError(
-            f"{topology.ranks_per_node} GPUs are wanted and {visible_gpus} are here; "
+            f"{topology.ranks_per_node} GPUs are requested and {visible_gpus} are visible; "
             "give fewer, or train on the CPU with --device cpu --nproc N"
         )
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that a process started here would see; asks the device files, not the driver."""
+    """NVIDIA GPUs visible to a process on this machine; counts device files, without the driver."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     plugged = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if chosen is None or not plugged:

@@ -1,4 +1,4 @@
-"""Write into a run folder what ``accelerate`` and DeepSpeed read, and what a person reads.
+"""Write the configuration files of ``accelerate`` and DeepSpeed, and the resolved recipe, into a run folder.
 
 They are written again before every attempt, because they hold the run folder's absolute path.
 """
@@ -35,7 +35,7 @@ def write_configs(run: RunDir, plan: Plan) -> None:
 
 
 def recipe_yaml(recipe: Recipe, origins: YamlDocument | None = None) -> str:
-    """The recipe as YAML that reads back equal; with ``origins``, each line says where it is from."""
+    """The recipe as YAML that loads back equal; with ``origins``, each line names its source."""
     data = recipe.model_dump(mode="json")
     return to_yaml(data if origins is None else _commented(data, (), origins))
 
@@ -63,7 +63,7 @@ def to_yaml(data: Any) -> str:
     """YAML 1.2, block style."""
     yaml = YAML()
     yaml.width = 1000
-    # ruamel writes nothing at all for null, which looks like a mistake.
+    # ruamel writes an empty value for null, which looks like a mistake.
     yaml.representer.add_representer(
         type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null")
     )

@@ -1,8 +1,8 @@
-"""Bytes that a rank needs while it computes: what the backward pass keeps, logits, gathers, the step itself.
+"""Activation memory of a rank: tensors saved for the backward pass, logits, gathers, gradient transients.
 
-The tensors that autograd keeps for one layer are listed one by one, as `transformers` 5.23 makes them, and
-as Liger's functions save them; benchmarks/memory_peaks.md holds their sum beside what was seen, without
-Liger. What `compile` keeps is the compiler's choice: it is counted as if layers were not compiled.
+The tensors that autograd saves for one layer are listed one by one, as `transformers` 5.23 and Liger's
+functions save them; benchmarks/memory_peaks.md compares their sum with measurements, without Liger. Compiled
+layers are counted like layers that are not compiled, because the compiler decides what it saves.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ GATHERED_UNITS = 2
 
 
 def stream_bytes(config: Configuration) -> int:
-    """Of one number in the residual stream: under autocast the embedding makes it float32."""
+    """Bytes per element of the residual stream, which is float32 under autocast."""
     return FLOAT32 if config.autocast else config.compute_bytes
 
 
 def layer_bytes(config: Configuration) -> int:
-    """What autograd keeps of one layer, for all tokens of a rank."""
+    """What autograd saves of one layer, for all tokens of a rank."""
     return round(config.tokens * (_norms(config) + _attention(config) + _feed_forward(config)))
 
 
 def checkpoint_bytes(config: Configuration) -> int:
-    """What is kept of one layer when its activations are computed again: its input."""
+    """What activation checkpointing saves of one layer: its input."""
     return config.tokens * config.shape.hidden_size * stream_bytes(config)
 
 
 def edge_bytes(config: Configuration) -> int:
-    """What autograd keeps outside the layers: the last norm, targets and positions, and the masks."""
+    """What autograd saves outside the layers: the last norm, targets, positions and masks."""
     hidden = config.shape.hidden_size
     norm = 2 * FLOAT32 * hidden + stream_bytes(config) * hidden
     masks = 0
@@ -49,24 +49,24 @@ def edge_bytes(config: Configuration) -> int:
 
 
 def logits_bytes(config: Configuration) -> int:
-    """The slice of logits that exists, with the gradients of it."""
+    """One slice of logits with its gradients."""
     return min(SLICE_TOKENS, config.tokens) * config.shape.vocab_size * LOGIT_BYTES
 
 
 def output_layer_bytes(config: Configuration) -> int:
-    """What the output layer's gradient needs while the logits are there.
+    """The output layer's gradient while the logits exist.
 
-    The sum over the slices before, in the type of the residual stream; the first slice has only the cast.
+    The sum over earlier slices, in the dtype of the residual stream; the first slice has only the cast.
     """
     embedding = config.shape.embedding_parameters
-    if config.lora is not None:  # frozen, so there is no gradient, but still a cast
+    if config.lora is not None:  # frozen: no gradient, but still a cast
         return embedding * config.compute_bytes if config.autocast else 0
     several = config.tokens > SLICE_TOKENS
     return embedding * (stream_bytes(config) if several else config.compute_bytes)
 
 
 def output_sum_bytes(config: Configuration) -> int:
-    """When the gradient of one slice is added to that of those before, which makes a third tensor."""
+    """Adding the gradient of one slice to that of earlier slices, which makes a third tensor."""
     if config.lora is not None or config.tokens <= SLICE_TOKENS:
         return 0
     tensors = 3 + config.autocast  # the cast is kept for the slices to come
@@ -74,14 +74,14 @@ def output_sum_bytes(config: Configuration) -> int:
 
 
 def output_gradient_bytes(config: Configuration) -> int:
-    """The gradient of a tied output layer, which waits for that of the embedding."""
+    """The gradient of a tied output layer, kept until that of the embedding is there."""
     if config.lora is not None or not config.shape.tied:
         return 0
     return config.shape.embedding_parameters * stream_bytes(config)
 
 
 def embedding_gradient_bytes(config: Configuration) -> int:
-    """At the end of the backward pass: the gradient is dense, and is added to the output layer's."""
+    """The dense embedding gradient at the end of the backward pass, added to the output layer's."""
     if config.lora is not None:
         return 0
     embedding = config.shape.embedding_parameters
@@ -90,7 +90,7 @@ def embedding_gradient_bytes(config: Configuration) -> int:
 
 
 def weight_cache_bytes(config: Configuration) -> int:
-    """Casts of the layers' matrices that autocast remembers until the forward pass is over."""
+    """Casts of the layers' matrices that autocast caches until the end of the forward pass."""
     if not config.casts_inputs:
         return 0
     if config.quantization is not None:  # only adapters are cast
@@ -99,24 +99,24 @@ def weight_cache_bytes(config: Configuration) -> int:
     all_layers = config.compute_bytes * shape.linear_parameters * shape.num_layers
     if config.lora is None or not config.activation_checkpointing:
         return all_layers
-    # Frozen weights are cast but not remembered; a layer that is computed again keeps its own only then.
+    # Casts of frozen weights are not cached; a checkpointed layer has its own only while it is recomputed.
     return config.compute_bytes * config.trained
 
 
 def unpacked_bytes(config: Configuration) -> int:
-    """The largest matrix in the type of computing, which is made of its 4 bits for each product."""
+    """The largest matrix, dequantized from 4 bits to the compute dtype for each product."""
     if config.quantization is None:
         return 0
     return config.compute_bytes * max(rows * columns for rows, columns in config.shape.matrix_shapes)
 
 
 def gather_bytes(config: Configuration) -> int:
-    """Whole parameters that a sharding strategy has to have at a time."""
+    """Gathered parameters of a sharding strategy at a time."""
     compute, layer, edges = config.compute_bytes, config.layer_elements, config.edge_elements
     match config.strategy:
         case Fsdp(reshard_after_forward=False):
             return compute * config.base_elements
-        case Fsdp():  # embedding and last norm are a unit of their own that stays gathered
+        case Fsdp():  # embedding and last norm are one FSDP unit that stays gathered
             return compute * (edges + GATHERED_UNITS * layer)
         case DeepSpeed(stage=3):
             live = max(LIVE_ELEMENTS, edges + layer) + PREFETCH_ELEMENTS
@@ -126,7 +126,7 @@ def gather_bytes(config: Configuration) -> int:
 
 
 def gradient_transient_bytes(config: Configuration) -> int:
-    """Gradients of the layer at hand before they are added up, and what is reduced in float32."""
+    """Gradients of the current layer before accumulation, and their float32 copy for reduction."""
     layer = config.shape.layer_parameters
     if config.lora is not None:
         layer = config.trained // config.shape.num_layers
@@ -135,7 +135,7 @@ def gradient_transient_bytes(config: Configuration) -> int:
 
 
 def _reduces_a_copy(config: Configuration) -> bool:
-    """Whether gradients are cast to float32 to be reduced: a layer's, a bucket's, or the embedding's."""
+    """Whether gradients are cast to float32 for the reduction."""
     match config.strategy:
         case Fsdp():
             return True
@@ -146,9 +146,9 @@ def _reduces_a_copy(config: Configuration) -> bool:
 
 
 def _norms(config: Configuration) -> float:
-    """Bytes a token: a norm keeps its input in float32 and a factor, and its output where it is trained.
+    """Bytes per token: a norm saves its input in float32 and a factor, and its output if it is trained.
 
-    Liger's keeps its input as it is, and the factor.
+    Liger's saves its input in its own dtype, and the factor.
     """
     shape = config.shape
     plain = 2 * FLOAT32 if config.lora is None else FLOAT32
@@ -161,31 +161,33 @@ def _norms(config: Configuration) -> float:
 
 
 def _attention(config: Configuration) -> float:
-    """Bytes a token: inputs of the projections, then what the kernel keeps."""
+    """Bytes per token: inputs of the projections, then what the attention kernel saves."""
     shape, compute = config.shape, config.compute_bytes
     query = shape.num_heads * shape.head_dim
     keys = shape.num_kv_heads * shape.head_dim
     inputs = (3 if config.casts_inputs else 1) * compute * shape.hidden_size
-    if config.lora is not None:  # what lies between its two matrices; and the output's adapter casts too
+    if (
+        config.lora is not None
+    ):  # activations between the two adapter matrices; the output's adapter casts too
         inputs += compute * config.lora.rank * len(config.lora.targets)
         inputs += compute * query if config.casts_inputs else 0
-    if config.attention.startswith("flash_attention"):  # keys and values as they are
+    if config.attention.startswith("flash_attention"):  # keys and values without repetition
         return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * shape.num_heads
     repeated = query if shape.num_kv_heads > 1 else keys
     # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
     cast = compute * (query - repeated) if config.autocast else 0
     kept = inputs + compute * (2 * query + 2 * repeated) + cast
-    if config.attention == "eager":  # all scores, in float32 and as they are multiplied with values
+    if config.attention == "eager":  # all scores, in float32 and in the compute dtype
         a_score = FLOAT32 + (compute if compute != FLOAT32 else 0)
         return kept + a_score * shape.num_heads * config.seq_len
-    # The mask becomes numbers in each layer anew.
+    # Each layer converts the boolean mask to numbers.
     return kept + FLOAT32 * shape.num_heads + compute * config.seq_len
 
 
 def _feed_forward(config: Configuration) -> float:
-    """Bytes a token: inputs of gate and up, the gate before and after its function, up, and the product.
+    """Bytes per token: inputs of gate and up, the gate before and after its activation, up, and the product.
 
-    Liger's GeGLU keeps the gate only as it was before.
+    Liger's GeGLU saves the gate only before its activation.
     """
     shape, compute = config.shape, config.compute_bytes
     inputs = (2 if config.casts_inputs else 1) * compute * shape.hidden_size

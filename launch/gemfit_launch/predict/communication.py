@@ -22,7 +22,7 @@ class CommunicationVolume:
     reduce: float = 0
     """Reductions of gradients, in bytes."""
     collectives: int = 0
-    """Calls, each of which waits for the slowest rank once."""
+    """Number of calls, each with the latency of a ring."""
     offload: float = 0
     """Over PCIe, both directions together, in bytes."""
     host_step: float = 0

@@ -1,8 +1,8 @@
-"""Floating-point operations of one token. A multiplication with its addition counts as two.
+"""FLOPs per token; a multiplication with its addition counts as two.
 
-Convention for MFU: forward and backward pass, without anything that is computed again; the attention counts
-what a causal row sees, layers with a window only their window. Documents that share a row see less than
-that. The output layer is a matrix like any other; "without embedding" leaves it out.
+Convention for MFU: forward and backward pass without recomputation; attention of a full causal row, in
+sliding-window layers only the window. Documents that share a row attend to less than that. The output layer
+is a matrix like any other; "without embedding" leaves it out.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ BACKWARD_FROZEN = 1
 
 
 def layer_forward(config: Configuration) -> float:
-    """All layers, forward: the matrices."""
+    """Matrix products of all layers, forward."""
     shape = config.shape
     adapters = config.trained if config.lora is not None else 0
     return 2.0 * (shape.num_layers * shape.linear_parameters + adapters)
 
 
 def attention_forward(config: Configuration) -> float:
-    """All layers, forward: scores, and values weighed by them."""
+    """Attention scores and weighted values of all layers, forward."""
     shape = config.shape
     sliding = shape.num_sliding_layers
     seen = sliding * shape.attended_tokens(config.seq_len, window=shape.sliding_window)
@@ -37,13 +37,13 @@ def output_forward(config: Configuration) -> float:
 
 
 def model_flops(config: Configuration, *, with_embedding: bool) -> float:
-    """What MFU counts."""
+    """Model FLOPs per token, as MFU counts them."""
     backward = BACKWARD_FROZEN if config.lora is not None else BACKWARD
     matrices = layer_forward(config) + (output_forward(config) if with_embedding else 0)
     return matrices * (1 + backward) + attention_forward(config) * (1 + BACKWARD)
 
 
 def hardware_flops(config: Configuration) -> float:
-    """What is really computed: layers a second time under checkpointing, and the output layer always."""
+    """Executed FLOPs per token: with recomputation of the output layer and of checkpointed layers."""
     again = layer_forward(config) + attention_forward(config) if config.activation_checkpointing else 0
     return model_flops(config, with_embedding=True) + again + output_forward(config)

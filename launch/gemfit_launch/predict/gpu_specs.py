@@ -1,4 +1,4 @@
-"""GPU specifications from NVIDIA's data sheets, and which one a GRES type means.
+"""GPU specifications from NVIDIA's data sheets, and lookup by GRES type.
 
 A gigabyte is 10⁹ bytes here, as in the data sheets. Drivers report up to 7 % more, since the chips hold
 binary gigabytes: that is left as room for the driver itself.
@@ -38,7 +38,7 @@ class GpuSpec:
 
     @property
     def usable_bytes(self) -> int:
-        """A plan that needs more does not fit."""
+        """Upper bound for a plan that fits."""
         return round(USABLE * self.memory_bytes)
 
 

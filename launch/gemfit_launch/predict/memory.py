@@ -102,7 +102,7 @@ WHY = {
 
 
 def configuration_of(plan: Plan, shape: ModelShape) -> Configuration:
-    """The part of a plan that memory depends on."""
+    """The configuration of a plan."""
     batch, topology = plan.batch, plan.topology
     return make_configuration(
         plan.recipe,
@@ -123,7 +123,7 @@ def make_configuration(
     per_device_batch_size: int,
     gradient_accumulation_steps: int,
 ) -> Configuration:
-    """``recipe`` on these ranks; an attention that is still open counts as `sdpa`."""
+    """``recipe`` on these ranks; `attention: auto` counts as `sdpa`."""
     model = recipe.model
     return Configuration(
         shape=shape,
@@ -171,13 +171,13 @@ def gigabytes(size: float) -> str:
 
 
 def _read_at_once(config: Configuration) -> int:
-    """Parameters on the host while loading: each rank reads its own slices, one tensor at a time."""
+    """Parameters in host memory while loading: each rank reads its slices, one tensor at a time."""
     shape = config.shape
     return shape.parameters if config.read_whole else shape.embedding_parameters
 
 
 def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
-    """What is needed besides the states, at each moment at which that can be most."""
+    """Memory other than model states, at each moment of a step that can be the peak."""
     kept = _kept_for_backward(config)
     gathers = MemoryPart(
         name="gathers", bytes=activation_memory.gather_bytes(config), why="whole parameters, not shards"

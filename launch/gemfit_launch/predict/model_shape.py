@@ -1,7 +1,7 @@
-"""The shape of a dense text model, and how many parameters of it lie where.
+"""Tensor shapes and parameter counts of a dense text model.
 
-Pure arithmetic on a configuration: exact for the families in ``FAMILIES``, which is what the tests hold
-against `transformers`. A tied embedding is counted once, as the parameter that it is.
+Pure arithmetic on a model configuration: exact for the families in ``FAMILIES``, which tests compare with
+`transformers`. A tied embedding is one parameter and is counted once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ModelShape:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the matrices of one layer, which are what a token is multiplied with."""
+        """Weights of the matrices of one layer."""
         return sum(inputs * outputs for inputs, outputs in self.linear_shapes.values())
 
     @property

@@ -1,7 +1,7 @@
 """Model-state memory per rank: parameters, float32 masters, gradients, buckets, optimizer moments.
 
-What each engine keeps was read in its source and weighed in running processes: benchmarks/memory_states.md
-holds predicted beside measured. Sizes are those of rank 0, which holds the largest shard.
+What each engine keeps was read in its source and measured in running processes: benchmarks/memory_states.md
+compares prediction and measurement. Sizes are those of rank 0, which holds the largest shard.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from gemfit_launch.predict.model_shape import ModelShape, Shapes
 
 FLOAT32 = 4
 MOMENTS = 8
-"""AdamW: two float32 numbers for each trained parameter."""
+"""AdamW: two float32 numbers per trained parameter."""
 REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed 0.19.8, zero/config.py: `reduce_bucket_size`. A bucket is made whole, however small the model."""
+"""DeepSpeed 0.19.8, zero/config.py: `reduce_bucket_size`. A bucket has its full size for every model."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed 0.19.8, zero/config.py: `sub_group_size`, what ZeRO-3 steps at a time."""
 BLOCK, OUTER_BLOCK = 64, 256
-"""bitsandbytes 0.50: weights that share a scale, and scales that share one when they are in 8 bits."""
+"""bitsandbytes 0.50: weights per scale, and 8-bit scales per scale of the second level."""
 CODES, OUTER_CODES = 16, 256
-"""Numbers that 4 and 8 bits stand for: each layer keeps tables of its own."""
+"""Entries of the 4-bit and 8-bit code tables, which each layer keeps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Configuration:
-    """What the memory of a rank depends on: model, strategy, ranks and batch."""
+    """Everything that memory and time depend on: model, strategy, ranks and batch."""
 
     shape: ModelShape
     lora: Lora | None
@@ -44,7 +44,7 @@ class Configuration:
     attention: str
     kernels: str = "none"
     read_whole: bool = False
-    """Whether each rank has the whole model in float32 on the host while it is loaded."""
+    """Whether each rank loads the whole model in float32 into host memory."""
 
     @property
     def compute_bytes(self) -> int:
@@ -52,15 +52,15 @@ class Configuration:
 
     @property
     def autocast(self) -> bool:
-        """Whether parameters are float32 and cast at each use, so that what is added up stays float32.
+        """Whether parameters are float32 and cast at each use, so that the residual stream stays float32.
 
-        Beside weights in 4 bits everything frozen is in the type of computing already.
+        With 4-bit weights, all other frozen weights are in the compute dtype already.
         """
         return self.casts_inputs and self.quantization is None
 
     @property
     def casts_inputs(self) -> bool:
-        """Whether each trained matrix casts what it is multiplied with, because it is float32 itself."""
+        """Whether trained matrices are float32, so that their inputs are cast."""
         return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp)
 
     @property
@@ -72,7 +72,7 @@ class Configuration:
 
     @property
     def frozen_shapes(self) -> Shapes:
-        """All frozen tensors as engines see them: matrices in 4 bits are columns of the type of computing."""
+        """All frozen tensors as engines see them: 4-bit matrices are columns in the compute dtype."""
         if self.lora is None:
             return ()
         return self._layers(self._held_matrices) + tuple((*shape, 1) for shape in self.shape.edge_shapes)
@@ -105,7 +105,7 @@ class Configuration:
 
     @property
     def scale_bytes(self) -> int:
-        """Of matrices in 4 bits, what turns bits into numbers: whole on every rank, in no parameter."""
+        """Quantization scales and code tables of 4-bit matrices, replicated on every rank."""
         if self.quantization is None:
             return 0
         blocks = [-(-rows * columns // BLOCK) for rows, columns in self.shape.matrix_shapes]
@@ -117,7 +117,7 @@ class Configuration:
 
     @property
     def frozen_type_bytes(self) -> int:
-        """Of one frozen element: what is not ZeRO keeps float32, unless it is beside weights in 4 bits."""
+        """Bytes per frozen element: float32 except under ZeRO and next to 4-bit weights."""
         is_float32 = self.quantization is None and not isinstance(self.strategy, DeepSpeed)
         return FLOAT32 if is_float32 else self.compute_bytes
 
@@ -128,7 +128,7 @@ class Configuration:
 
     @property
     def tokens(self) -> int:
-        """Tokens that a rank takes at once."""
+        """Tokens per forward pass of a rank."""
         return self.per_device_batch_size * self.seq_len
 
 
@@ -138,7 +138,7 @@ class ModelStates:
 
     parameters: int = 0
     masters: int = 0
-    """Float32 copies that the optimizer steps, where the model computes with other ones."""
+    """Float32 copies that the optimizer updates, where the model computes in another dtype."""
     gradients: int = 0
     """At their peak, just before the step."""
     buckets: int = 0
@@ -215,7 +215,7 @@ def _zero12(config: Configuration, strategy: DeepSpeed) -> PlacedStates:
     buckets = 2 * compute * REDUCE_BUCKET_ELEMENTS
     flat = FLOAT32 * shard
     if strategy.offload_optimizer:
-        # Parameters come back through a copy in their own type; stage 2 accumulates apart.
+        # Parameters come back through a copy in their own dtype; stage 2 accumulates separately.
         summed = flat * (1 if strategy.stage == 1 else 2)
         host = ModelStates(
             parameters=compute * shard, masters=flat, gradients=summed, moments=MOMENTS * shard
@@ -226,9 +226,9 @@ def _zero12(config: Configuration, strategy: DeepSpeed) -> PlacedStates:
         )
     if strategy.stage == 1:
         gradients = max(compute * trained, compute * shard + flat)
-    elif compute != FLOAT32:  # sums lie flat already
+    elif compute != FLOAT32:  # accumulated gradients are flat already
         gradients = flat
-    else:  # sums are views of whole gradients, flattened for the step
+    else:  # accumulated gradients are views of whole gradients, flattened for the step
         gradients = flat + FLOAT32 * _whole_tensors(config, shard)
     return PlacedStates(
         gpu=ModelStates(
@@ -238,8 +238,8 @@ def _zero12(config: Configuration, strategy: DeepSpeed) -> PlacedStates:
 
 
 def _whole_tensors(config: Configuration, shard: int) -> int:
-    """Elements of all tensors that reach into the range of a rank, on the one where the embedding ends."""
-    if config.lora is not None:  # adapters are so small that next to nothing reaches beyond it
+    """Elements of all tensors that overlap the shard of the rank in which the embedding ends."""
+    if config.lora is not None:  # adapters are so small that next to none crosses the boundary of a shard
         return 0
     return -(-config.shape.embedding_parameters // shard) * shard
 
@@ -251,14 +251,14 @@ def _zero3(config: Configuration, strategy: DeepSpeed) -> PlacedStates:
     compute = config.compute_bytes
     trained, frozen = _sharded(config.trained_shapes, shard), _sharded(config.frozen_shapes, shard)
     parameters = ModelStates(parameters=compute * (trained + frozen))
-    # Sums, and a copy of those that AdamW steps at a time; on the host each group has its own.
+    # Accumulated gradients, and a copy of those that AdamW steps at a time; on the host per group.
     stepped = trained if strategy.offload_optimizer else min(trained, SUB_GROUP_ELEMENTS)
     optimizer = ModelStates(
         masters=FLOAT32 * trained,
         gradients=FLOAT32 * (trained + stepped),
         moments=MOMENTS * trained,
     )
-    # The bucket is of the type that gradients are reduced in, which is float32.
+    # The bucket has the reduction dtype, float32.
     buckets = ModelStates(buckets=FLOAT32 * REDUCE_BUCKET_ELEMENTS)
     gpu, host = _plus(buckets, ModelStates(parameters=config.scale_bytes)), ModelStates()
     host = _plus(host, optimizer) if strategy.offload_optimizer else host

@@ -1,7 +1,7 @@
 """Predicted time per step, as a range: operations, bytes and a few assumed shares. Pure.
 
 The shares are guesses from the field, not measurements of this code: take the range for a factor of two, and
-the order of strategies for likely. What it does not know: slow file systems, busy networks, other users.
+the order of strategies for likely. Not modelled: slow file systems, busy networks, other users.
 """
 
 from __future__ import annotations

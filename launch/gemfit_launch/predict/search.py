@@ -84,7 +84,7 @@ class Estimate:
         return strategy.label + SHARD_GRAD_OP * gathered
 
     def options(self, asked: Recipe) -> list[str]:
-        """Command-line options that turn ``asked`` into this configuration."""
+        """Command-line options that turn the recipe ``asked`` into this configuration."""
         model, batch = self.recipe.model, self.recipe.batch
         argv = to_argv({"gpus": self.gpus})
         if self.recipe.strategy != asked.strategy:
@@ -136,7 +136,7 @@ def smallest_changes(recipe: Recipe, shape: ModelShape, gpu: GpuSpec, gpus: int)
 
 
 def smaller(model: ModelRecipe) -> str:
-    """A change that needs less memory but trains something else, so that users have to choose it."""
+    """A change that needs less memory but changes the training, so it is left to the user."""
     if model.lora is None:
         return "LoRA"
     return "4 bits (model.quantization=nf4)" if model.quantization is None else "a smaller model"

@@ -34,7 +34,7 @@ class FoundShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """What a ``model_type`` implies and ``config.json`` does not say."""
+    """Properties of a ``model_type`` that ``config.json`` leaves out."""
 
     norms_per_layer: int = 2
     qk_norm: bool = False
@@ -43,7 +43,7 @@ class Family:
     """Of a configuration that leaves `tie_word_embeddings` out."""
     required: tuple[str, ...] = REQUIRED
     defaults: Mapping[str, int] = field(default_factory=dict)
-    """Of transformers, for configurations on disk that leave out what is the default."""
+    """Defaults of transformers, which configurations on disk may leave out."""
 
 
 FAMILIES = {

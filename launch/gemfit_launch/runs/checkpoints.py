@@ -1,6 +1,6 @@
-"""The checkpoints of a run, read from its folder by somebody who takes no part in it.
+"""List the checkpoints of a run from its folder, while it trains or afterwards.
 
-By itself it looks at names and sizes; digests are for ``gemfit.checkpoint.verify_digests`` to compare.
+Checks names and sizes only; ``gemfit.checkpoint.verify_digests`` compares digests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gemfit.schemas.manifest import CheckpointManifest, missing_or_resized
 
 
 class CheckpointStatus(Contract):
-    """One checkpoint as it lies there."""
+    """One checkpoint folder."""
 
     folder: str
     step: int | None
@@ -26,15 +26,15 @@ class CheckpointStatus(Contract):
     attempt: int | None
     eval_loss: float | None
     problem: str | None
-    """Why it cannot be resumed; `None` where nothing speaks against it."""
+    """Why it cannot be resumed; `None` if no problem was found."""
     verified: bool
-    """Whether every byte was compared, or only names and sizes."""
+    """Whether digests were compared, not only names and sizes."""
 
 
 def read_checkpoints(run: RunDir, verified: Mapping[str, str | None] | None = None) -> list[CheckpointStatus]:
-    """All checkpoints by step, and then those in quarantine.
+    """All checkpoints by step, then those in quarantine.
 
-    ``verified`` tells what is wrong with each folder, by name, where every byte has been compared.
+    ``verified`` maps folder names to problems found by comparing digests.
     """
     found = [_status(folder, verified) for folder in run.committed()]
     aside = [_quarantined(folder) for folder in sorted(run.quarantine.glob("*"))]

@@ -1,4 +1,4 @@
-"""Make sure that a pack exists: find it by its fingerprint, or have ``gemfit.data`` build it."""
+"""Find a pack by its fingerprint, or build it with ``gemfit.data``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gemfit_launch.runs.python_module import require_train_extra, run_module
 
 
 class PackFailed(Exception):
-    """The builder gave up and has said why; ``code`` is how it ended."""
+    """The builder failed and has printed why; ``code`` is its exit code."""
 
     def __init__(self, code: ExitCode) -> None:
         super().__init__(f"the pack was not built (exit {code.value})")
@@ -27,7 +27,7 @@ def ensure_pack(
 ) -> PackManifest:
     """The manifest of the pack in ``folder``; builds it from ``job`` if there is none, or on ``force``.
 
-    ``options`` go to the builder: they say how it works, and change nothing of what comes out.
+    ``options`` are passed to the builder; they do not change the result.
     """
     manifest = finished_pack(folder)
     if manifest is not None and not force:
@@ -46,7 +46,7 @@ def ensure_pack(
 
 
 def make_shard(job: PackJob, folder: Path, shard: str, *, options: Sequence[str] = ()) -> None:
-    """Make the parts of one shard, `i/n`, of the pack that will be in ``folder``."""
+    """Build the blocks of one shard, `i/n`, of the pack that will be in ``folder``."""
     require_train_extra("pack")
     _build(job, folder, ["--shard", shard, *options])
 
@@ -61,7 +61,7 @@ def _build(job: PackJob, folder: Path, options: Sequence[str]) -> None:
 
 
 def _rebuild(job: PackJob, folder: Path, options: Sequence[str]) -> None:
-    """Build beside the old pack and swap: a run that reads the old one keeps its open files."""
+    """Build in a sibling folder and swap: a run that reads the old pack keeps its open files."""
     fresh, old = (folder.with_name(f"{folder.name}.{state}") for state in ("fresh", "old"))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)

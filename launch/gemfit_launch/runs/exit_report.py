@@ -1,4 +1,4 @@
-"""What the end of an attempt means: an exit code, and words that say what to do next."""
+"""Exit code and closing message of an attempt, from its verdict and log."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gemfit.schemas.metrics import Verdict
 from gemfit_launch.runs.local import AttemptResult
 
 TAIL_LINES = 20
+"""Lines of a log that are shown after a failure."""
 LAUNCHER_REPORT = re.compile(
     r"[EW]\d{4} .*torch/distributed/elastic/|.*accelerate/commands/launch\.py\", line "
 )
@@ -28,14 +29,14 @@ FAILED_RANK = re.compile(r"rank +: (?P<rank>\d+) .*?exitcode +: (?P<status>-?\d+
 
 @dataclass(frozen=True, slots=True)
 class ExitReport:
-    """The exit code of ``gemfit run``, and its last words."""
+    """Exit code and closing message of ``gemfit run``."""
 
     code: ExitCode
     text: str
 
 
 def conclude(run: RunDir, result: AttemptResult) -> ExitReport:
-    """Judge by the verdict, not by the exit status: torchrun turns every status into 1."""
+    """Report by the verdict, not by the exit status: torchrun turns every status into 1."""
     root, verdict = shlex.quote(str(run.root)), result.verdict
     resume = f"gemfit resume {root}"
     if verdict is None:
@@ -65,7 +66,7 @@ def _early(run: RunDir, verdict: Verdict, root: str) -> str:
 
 
 def _not_pushed(run: RunDir) -> str:
-    """A line about what waits for the Hub, where something does."""
+    """A line about queued uploads, if there are any."""
     if not run.spooled_steps:
         return ""
     steps = ", ".join(map(str, run.spooled_steps))
@@ -74,19 +75,19 @@ def _not_pushed(run: RunDir) -> str:
 
 def _failure(run: RunDir, result: AttemptResult, why: str, next_step: str) -> str:
     log = run.log(result.attempt)
-    tail = [f"  | {line}" for line in last_words(log, TAIL_LINES)]
+    tail = [f"  | {line}" for line in tail_of_log(log, TAIL_LINES)]
     return "\n".join([*tail, f"error: {why}{first_failure(log)}", f"the whole log: {log}", next_step])
 
 
-def last_words(path: Path, count: int) -> list[str]:
-    """The last lines that the ranks wrote, before torchrun's report on them; all of a log without one."""
+def tail_of_log(path: Path, count: int) -> list[str]:
+    """The last lines of the ranks, before torchrun's report on them if there is one."""
     with path.open(encoding="utf-8", errors="replace") as stream:
         own = deque(takewhile(lambda line: not LAUNCHER_REPORT.match(line), stream), maxlen=count)
         return [line.rstrip("\n") for line in own or deque(_rewound(stream), maxlen=count)]
 
 
 def first_failure(path: Path) -> str:
-    """Which rank torchrun saw fail first, as the end of a sentence; empty where it does not say."""
+    """The rank that torchrun names as root cause, as the end of a sentence; empty if it names none."""
     with path.open(encoding="utf-8", errors="replace") as stream:
         report = "".join(deque(stream, maxlen=REPORT_LINES)).rpartition("Root Cause")[2]
     found = FAILED_RANK.search(report)

@@ -1,4 +1,4 @@
-"""The logs of a run as one text over all its attempts, also while it is written."""
+"""Follow the logs of a run over all its attempts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BLOCK_BYTES = 1 << 20
 
 
 def follow(run: RunDir, first: int, goes_on: Callable[[], bool]) -> Iterator[bytes]:
-    """What attempts from ``first`` on print, each after a line that names it, until the run has ended.
+    """Output of the attempts from ``first`` on, each after a headline, until the run has ended.
 
-    ``goes_on`` is asked once everything is read; it may be expensive.
+    ``goes_on`` is called once everything is read; it may be expensive.
     """
     for attempt in _attempts(run, first, goes_on):
         yield headline(attempt, run.log(attempt))
@@ -49,12 +49,12 @@ def _grow(run: RunDir, attempt: int, goes_on: Callable[[], bool]) -> Iterator[by
 
 
 def headline(attempt: int, path: Path) -> bytes:
-    """The line that stands before the log of an attempt."""
+    """The line above the log of an attempt."""
     return f"==> attempt {attempt}: {path} <==\n".encode()
 
 
 def last_lines(path: Path, count: int | None) -> bytes:
-    """The end of a log, or all of it; nothing where no log is."""
+    """The end of a log, or all of it; empty if there is no log."""
     if not path.is_file():
         return b""
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Whether there is a token for the Hugging Face Hub, and where from. Its value is never kept or shown."""
+"""Find the source of the Hugging Face Hub token. Its value is never stored or shown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""Variables that huggingface_hub reads, first one first."""
+"""Variables that huggingface_hub reads, in its order."""
 
 
 def token_source(env: Mapping[str, str] = os.environ) -> str | None:
-    """Where huggingface_hub would find a token, in words; ``None`` where it would find none."""
+    """Name of the variable or file that huggingface_hub would read; ``None`` without a token."""
     for name in NAMES:
         if env.get(name, "").strip():
             return name
@@ -20,7 +20,7 @@ def token_source(env: Mapping[str, str] = os.environ) -> str | None:
 
 
 def token_file(env: Mapping[str, str]) -> Path:
-    """Where `hf auth login` keeps it, as huggingface_hub.constants decides that."""
+    """File of `hf auth login`, as huggingface_hub.constants defines it."""
     cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = Path(env.get("HF_HOME") or cache / "huggingface").expanduser()
     return Path(env.get("HF_TOKEN_PATH") or home / "token").expanduser()

@@ -1,7 +1,7 @@
-"""Carry a plan out on this machine: one attempt, from the lock to the verdict.
+"""Run one attempt of a plan on this machine, from the lock to the verdict.
 
 The processes get a session of their own, so Ctrl-C reaches only the launcher, which asks them to save
-and stop through the run folder: each rank hears of it once, and torchrun stays alive.
+and stop through the stop file: each rank sees it once, and torchrun stays alive.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from gemfit_launch.runs.metrics_tail import Tail
 
 POLL_SECONDS = 0.2
 LOCK_PATIENCE_SECONDS = 1.0
-"""`gemfit status` takes the lock for an instant to see whether it is free."""
+"""`gemfit status` takes the lock briefly to see whether it is free."""
 
 
 class ProgressView(Protocol):
-    """Whoever shows the progress of an attempt."""
+    """Display of the progress of an attempt."""
 
     def show(self, records: list[Record]) -> None:
-        """Show what was measured since the last call."""
+        """Show the records since the last call."""
 
     def say(self, line: str) -> None:
         """Show a line of text."""
@@ -45,7 +45,7 @@ class ProgressView(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptResult:
-    """How an attempt ended."""
+    """Exit status and verdict of an attempt."""
 
     attempt: int
     returncode: int
@@ -62,10 +62,10 @@ def carry_out(
     stop_at: int | None = None,
     allowed_changes: Collection[str] = (),
 ) -> AttemptResult:
-    """Train to the end, to a stop or to a crash, and tell which it was.
+    """Train until the attempt completes, stops or crashes.
 
-    Another ``plan`` than the run's own takes its place. Raises ``UserError`` when another process trains
-    this run.
+    A ``plan`` that differs from the run's own replaces it. Raises ``UserError`` while another process
+    trains this run.
     """
     with run.hold(patience_seconds=LOCK_PATIENCE_SECONDS) as lock:
         run.adopt(plan)
@@ -97,7 +97,7 @@ def carry_out(
 def command_line(
     plan: Plan, run_dir: Path, *, port: int, stop_at: int | None, allowed_changes: Collection[str] = ()
 ) -> list[str]:
-    """argv of the plan's command, with this interpreter whatever PATH says."""
+    """argv of the plan's command, run by this interpreter instead of the one on PATH."""
     argv: list[str] = in_folder(plan.command, str(run_dir))
     if argv[:2] == ["accelerate", "launch"]:
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -106,7 +106,7 @@ def command_line(
 
 
 def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int) -> dict[str, str]:
-    """``base`` without traces of other launchers, with what the plan asks for."""
+    """``base`` without variables of other launchers, with those of the plan."""
     return without_launcher_variables(base) | {
         # A file of the working folder called datasets.py would be imported in place of the library.
         "PYTHONSAFEPATH": "1",
@@ -118,7 +118,7 @@ def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int)
 
 
 def free_port() -> int:
-    """A TCP port that nothing on this machine listens on now."""
+    """A TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -126,9 +126,9 @@ def free_port() -> int:
 
 
 def follow(run: RunDir, process: subprocess.Popen[bytes], tail: Tail, watch: ProgressView) -> None:
-    """Show records as they come, until the process has ended and all of them are shown.
+    """Show new records until the process has ended.
 
-    Where they cannot be shown any more (a closed pipe), the run is stopped and its end awaited.
+    If they cannot be shown any more (a closed pipe), stops the run and waits for its end.
     """
     try:
         while process.poll() is None:

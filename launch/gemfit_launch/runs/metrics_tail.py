@@ -1,4 +1,4 @@
-"""Read the metrics of a run while it writes them: whole lines only, from where reading stopped."""
+"""Tail the metrics file of a running attempt: whole lines only, from the last offset on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TAIL_BYTES = 256 * 1024
 
 @dataclass(slots=True)
 class Tail:
-    """A growing file of records."""
+    """Reader of a growing file of records."""
 
     path: Path
     offset: int = 0

@@ -1,4 +1,4 @@
-"""Start the heavy side: a module of the ``train`` extra, in a process of its own, by this interpreter."""
+"""Run a module that needs the ``train`` extra in a subprocess of this interpreter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gemfit.errors import ExitCode, UserError
 
 
 def require_train_extra(verb: str) -> None:
-    """``UserError`` where the libraries that train are not installed; imports none of them."""
+    """``UserError`` if the training libraries are not installed; imports none of them."""
     if find_spec("torch") is None:
         raise UserError(f"`gemfit {verb}` needs libraries that are not installed: {install_hint('train')}")
 
@@ -27,7 +27,7 @@ def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
 
 
 def ask_module(module: str, arguments: Sequence[str]) -> str:
-    """What ``python -m module`` prints; a bad ending is a ``UserError`` with its words."""
+    """Standard output of ``python -m module``; a failure is a ``UserError`` with its standard error."""
     argv = [sys.executable, "-P", "-m", module, *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -36,7 +36,7 @@ def ask_module(module: str, arguments: Sequence[str]) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Ctrl-C reaches the child as well, and the child gets the time that it needs to clean up."""
+    """Wait through Ctrl-C, which reaches the child too, so that it can clean up."""
     while True:
         try:
             return process.wait()

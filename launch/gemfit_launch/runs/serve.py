@@ -1,6 +1,6 @@
-"""The server that is installed here, and the command that starts it on a model folder. Pure but for a look.
+"""Select an installed inference server, vLLM or that of transformers, and make its command line.
 
-No server is ours: vLLM, or the one that transformers brings. Both speak the chat protocol of OpenAI.
+Both serve the chat completions protocol of OpenAI.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.base import Contract
 
 OF_TRANSFORMERS = ("transformers", "fastapi", "uvicorn", "openai")
-"""Packages without which its server does not start."""
+"""Packages that the server of transformers needs."""
 PORT = 8000
 HOW_TO_INSTALL = (
     "no server is installed: pip install 'transformers[serving]' (any machine), or put vllm on PATH (GPUs, "
@@ -27,19 +27,19 @@ ServerName = Literal["vllm", "transformers"]
 
 
 class Serving(Contract):
-    """How a folder is served."""
+    """Server, command and address for a model folder."""
 
     server: ServerName
     argv: tuple[str, ...]
     url: str
-    """Of the protocol, where clients go."""
+    """Base URL for clients."""
     model: str
     """Its name in requests."""
     dtype: str
 
 
 def installed_server() -> ServerName:
-    """vLLM where it is, else that of transformers; none is a ``UserError`` that says how to get one."""
+    """vLLM if installed, else that of transformers; ``UserError`` with instructions if there is neither."""
     if shutil.which("vllm") or _is_there("vllm"):  # on PATH, it may be of another environment
         return "vllm"
     if all(map(_is_there, OF_TRANSFORMERS)):
@@ -68,6 +68,6 @@ def _is_there(package: str) -> bool:
 
 
 def _script(name: str) -> str:
-    """The command of this environment, also where the environment is not on PATH."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.is_file() else shutil.which(name) or name
+    """The command of this environment, even if the environment is not on PATH."""
+    sibling = Path(sys.executable).parent / name
+    return str(sibling) if sibling.is_file() else shutil.which(name) or name

@@ -1,4 +1,4 @@
-"""What a run is doing, read from its folder by somebody who takes no part in it."""
+"""State and progress of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNS = Path("runs")
 
 
 def default_folder(request: Request) -> Path:
-    """Where a run goes that a person gave no place."""
+    """Run folder if `--run` is not given."""
     return RUNS / f"{request.name_for_folder}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -41,19 +41,19 @@ class RunStatus(Contract):
     """Of the last evaluation."""
     tokens_per_second: float | None
     seconds_left: float | None
-    """`None` unless the run is running and has a pace."""
+    """`None` unless the run is running and its pace is known."""
     reason: str
-    """Why it ended, where it has said so."""
+    """Reason in its verdict."""
     job: int | None = None
     """Its newest Slurm job."""
     waits_for: str = ""
-    """Why that job does not run yet."""
+    """Why that job is pending."""
 
 
 def read_status(
     run: RunDir, *, state: RunState | None = None, job: int | None = None, waits_for: str = ""
 ) -> RunStatus:
-    """The last figures of a run, and its state: that of its ``job``, else what its folder says."""
+    """Progress of a run; ``state`` is that of its Slurm job, else read from the folder."""
     records, total = recent_records(run.metrics_file), run.plan().steps.total
     state = state or read_state(run)
     steps = [record for record in records if isinstance(record, StepRecord)]
@@ -76,7 +76,7 @@ def read_status(
 
 
 def read_state(run: RunDir) -> RunState:
-    """Held and judged: the lock says whether it runs, the verdict how it ended."""
+    """State from the folder: the lock shows whether it runs, the verdict how it ended."""
     if run.attempt == 0:
         return "new"
     if run.is_active:

@@ -1,6 +1,6 @@
-"""The commands of Slurm, with typed answers. None of them asks an accounting database.
+"""Wrappers of Slurm's commands with typed results. None needs an accounting database.
 
-Every call starts one process (some 10 ms on an idle controller).
+Every call starts one process (about 10 ms on an idle controller).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 60
 FORGOTTEN = "Invalid job id specified"
 FIELDS = "%i|%T|%r|%S|%L|%D|%N|%j"
 KEPT = ("SLURM_CONF",)
-"""Says which cluster there is, and nothing about a job."""
+"""Selects the cluster, and sets no option of a job."""
 
 PREFIXES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_")
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
@@ -25,20 +25,20 @@ ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A job as Slurm sees it now."""
+    """A job in the output of squeue."""
 
     id: int
     state: str
     """Such as `PENDING` or `RUNNING`."""
     reason: str
-    """Why it waits, in Slurm's word; `None` while it runs."""
+    """Slurm's reason why it is pending; `None` while it runs."""
     start: str
-    """When it began, or is expected to; `N/A` where nobody knows."""
+    """Start time, actual or expected; `N/A` if unknown."""
     time_left: str
     nodes: int
     node_list: str
     name: str
-    """Tells it from another job, where the ids began again."""
+    """Distinguishes it from another job after the ids have restarted."""
 
     @property
     def is_over(self) -> bool:
@@ -46,37 +46,37 @@ class Job:
 
 
 class SlurmError(UserError):
-    """A command of Slurm refused; the message holds its own words."""
+    """A command of Slurm failed; the message contains its output."""
 
 
 def submit(script: Path, *, after: Sequence[int] = ()) -> int:
-    """Hand a script to sbatch and tell the job's id; it waits until each job of ``after`` ended well."""
+    """Submit a script and return the job id; the job depends on the success of the jobs in ``after``."""
     waiting = [f"--dependency={':'.join(['afterok', *map(str, after)])}", "--kill-on-invalid-dep=yes"]
     answer = call(["sbatch", "--parsable", *(waiting if after else []), str(script)])
     return int(answer.strip().partition(";")[0])
 
 
 def test_only(script: str) -> None:
-    """Have sbatch judge a script, and submit nothing; a refusal is a ``SlurmError``."""
+    """Have sbatch check a script without submitting it; a rejection is a ``SlurmError``."""
     call(["sbatch", "--test-only"], stdin=script)
 
 
 def jobs(ids: Collection[int]) -> dict[int, Job]:
-    """Those of these jobs, of whichever user, that Slurm still knows, by id."""
+    """Those of these jobs, of any user, that Slurm still knows, by id."""
     if not ids:
         return {}
     wanted = f"--jobs={','.join(map(str, sorted(ids)))}"
     try:
         answer = call(["squeue", "--noheader", "--states=all", wanted, f"--format={FIELDS}"])
     except SlurmError as refusal:
-        if FORGOTTEN in str(refusal):  # said where one job is asked for; of several it skips the unknown
+        if FORGOTTEN in str(refusal):  # only for a query of one job; of several, squeue skips unknown ones
             return {}
         raise
     return {job.id: job for job in map(parse_job, answer.splitlines())}
 
 
 def cancel(job: int) -> None:
-    """End a job, and do not let it come back."""
+    """Cancel a job; it is not requeued."""
     call(["scancel", str(job)])
 
 
@@ -96,7 +96,7 @@ def parse_job(line: str) -> Job:
 
 
 def call(argv: list[str], *, stdin: str = "") -> str:
-    """Standard output of one command of Slurm; a refusal and a missing command are a ``UserError``."""
+    """Standard output of one command; a failure or a missing command is a ``SlurmError``."""
     try:
         done = subprocess.run(
             argv,
@@ -115,17 +115,17 @@ def call(argv: list[str], *, stdin: str = "") -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{argv[0]}: Slurm does not answer within {PATIENCE_SECONDS} seconds") from None
     if done.returncode:
-        words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-        raise SlurmError(f"{argv[0]}: {words}")
+        message = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+        raise SlurmError(f"{argv[0]}: {message}")
     return done.stdout
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:
-    """``base`` without what would change a job, or a command's answer, unseen."""
+    """``base`` without variables that Slurm's commands read as options."""
     hidden = set(hidden_options(base))
     return {name: value for name, value in base.items() if name not in hidden}
 
 
 def hidden_options(base: Mapping[str, str]) -> list[str]:
-    """Names of the variables that Slurm's commands would take for options."""
+    """Names of the variables that Slurm's commands would read as options."""
     return sorted(name for name in base if name.startswith(PREFIXES) and name not in KEPT)

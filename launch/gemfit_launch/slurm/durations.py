@@ -1,4 +1,4 @@
-"""Times as Slurm writes and takes them."""
+"""Parse durations in Slurm's notation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 
 
 def seconds(duration: str) -> int | None:
-    """Of ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` or ``D-HH:MM:SS``.
+    """Seconds of ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` or ``D-HH:MM:SS``.
 
-    ``None`` for what is no duration: no limit (UNLIMITED, INFINITE, NONE), or INVALID.
+    ``None`` for anything else: no limit (UNLIMITED, INFINITE, NONE), or INVALID.
     """
     found = DURATION.fullmatch(duration)
     if found is None:

@@ -22,7 +22,7 @@ class RecipeName(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         names = _items(shipped(), incomplete)
-        # In zsh and fish an item of type file replaces what stands beside it.
+        # In zsh and fish an item of type file replaces all other items.
         return names or [CompletionItem(incomplete, type="file")]
 
 

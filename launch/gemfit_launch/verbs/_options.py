@@ -1,4 +1,4 @@
-"""Options that several verbs share; each group of options arrives as one value."""
+"""Options that several verbs share; each group is passed to the verb as one value."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def ranks_options(*, with_nodes: bool) -> Callable[[Verb], Verb]:
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def collect(*, nproc: int | None, gpus: int | None, device: Any, **rest: Any) -> None:
-            # Without it, --nodes is an option of the verb that means something else.
+            # Otherwise --nodes is the verb's own option, with another meaning.
             nodes = rest.pop("nodes") if with_nodes else None
             verb(ranks=Ranks(nproc=nproc, gpus=gpus, nodes=nodes, device=device), **rest)
 

@@ -1,4 +1,4 @@
-"""Options of Slurm verbs; ``--site``, ``--site-set`` and ``--nodes`` arrive as one value."""
+"""Options of Slurm verbs; ``--site``, ``--site-set`` and ``--nodes`` are passed as one value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SiteName(click.ParamType[str]):
         return [*names, CompletionItem(incomplete, type="file")]
 
 
-def placing_options(*, site_required: bool, with_nodes: bool = True) -> Callable[[Verb], Verb]:
+def slurm_options(*, site_required: bool, with_nodes: bool = True) -> Callable[[Verb], Verb]:
     """``--site``, ``--site-set`` and ``--nodes``, as one ``site_options: SiteOptions``."""
 
     def decorate(verb: Verb) -> Verb:

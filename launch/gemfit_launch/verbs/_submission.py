@@ -1,4 +1,4 @@
-"""What ``submit`` and a ``resume`` on a cluster print about a job."""
+"""Messages of ``submit`` and of ``resume`` about a submitted job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gemfit_launch.slurm.records.job_files import Submission
 
 
 def warn_hidden_options() -> None:
-    """Name the environment variables that Slurm would read as options, and that jobs do not get."""
+    """Warn about environment variables that Slurm would read as options; jobs do not get them."""
     if names := commands.hidden_options(os.environ):
         click.echo(f"not passed on, because Slurm would obey it: {', '.join(names)}", err=True)
 

@@ -1,4 +1,4 @@
-"""What ``run`` and a local ``resume`` have in common: pack the data, train, report the exit code."""
+"""Shared by ``run`` and a local ``resume``: pack the data, train, report the exit code."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def pack_data(plan: Plan) -> None:
     job = make_pack_job(plan.recipe)
     if job.fingerprint != plan.pack.fingerprint:
         raise UserError(
-            f"{plan.pack.folder}: the packed data is gone, and {plan.recipe.data.label} has changed since; "
-            "bring the old data back, or start a new run"
+            f"{plan.pack.folder}: the pack was removed, and {plan.recipe.data.label} has changed since; "
+            "restore the old data, or start a new run"
         )
     try:
         ensure_pack(job, Path(plan.pack.folder), force=False, say=click.echo)

@@ -41,7 +41,7 @@ from gemfit_launch.verbs._options import json_option, ranks_options, request_opt
     type=SettingKey(),
     metavar="KEY=A,B",
     multiple=True,
-    help="Measure each value of a setting, such as strategy=ddp,fsdp2 or nproc=1,2; repeatable.",
+    help="Measure each value of a field, such as strategy=ddp,fsdp2 or nproc=1,2; repeatable.",
 )
 @click.option("--keep", is_flag=True, help="Keep the run folders.")
 @json_option
@@ -57,10 +57,10 @@ def bench(
 ) -> None:
     """Measure training speed and memory.
 
-    Each configuration is an ordinary run in processes of its own, with an evaluation and a checkpoint among
+    Each variant is an ordinary run in processes of its own, with an evaluation and a checkpoint among
     the measured steps; their share of the time is scaled to the intervals of the recipe. Progress goes to
     standard error. Run folders are removed, unless --keep; packs stay in the cache.
-    Exit status: 1 where a configuration failed.
+    Exit status: 1 where a variant failed.
 
     \b
     Example:

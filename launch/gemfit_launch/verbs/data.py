@@ -105,5 +105,5 @@ def _pack_folder(path: Path) -> Path:
         )
     folder = Path(Plan.read(RunDir(path).plan_file).pack.folder)
     if not (folder / "manifest.json").is_file():
-        raise UserError(f"{path}: its pack {folder} is not there (any more); make it with `gemfit pack`")
+        raise UserError(f"{path}: its pack {folder} does not exist (any more); build it with `gemfit pack`")
     return folder

@@ -41,24 +41,24 @@ CHECKS: TypeAdapter[tuple[CheckResult, ...]] = TypeAdapter(tuple[CheckResult, ..
 
 @click.command()
 @request_options(required=False)
-@click.option("--full", is_flag=True, help="Load the recipe's weights, instead of a small model like it.")
+@click.option("--full", is_flag=True, help="Load the recipe's weights instead of a small random model.")
 @json_option
 def doctor(request: Request, full: bool, as_json: bool) -> None:
     """Check this machine and a recipe.
 
-    Packages, GPUs, disk, limits, ports, hub and Slurm. With a RECIPE also the known traps: whether
+    Packages, GPUs, disk, limits, ports, Hub and Slurm. With a RECIPE also common mistakes: whether
     documents are kept apart, the loss is a mean over trained tokens, each document begins once, stop
-    tokens are trained, and gradients are finite. Exit status 1 where there is an error.
+    tokens are trained, and gradients are finite. Exit status: 1 where there is an error.
 
     \b
     Example:
       gemfit doctor
-      gemfit doctor gemma3/1b-reference --data talks.jsonl
+      gemfit doctor gemma3/1b-reference --data chat.jsonl
     """
     if not request.name and (full or request.arguments()):
-        raise click.UsageError("--full, --data and what changes a recipe need a RECIPE")
+        raise click.UsageError("--full, --data and options that change a recipe need a RECIPE")
     recipe = request.recipe() if request.name else None
-    checks = [*look_at_machine(), *look_with_torch(recipe, full)]
+    checks = [*check_machine(), *check_with_torch(recipe, full)]
     if as_json:
         click.echo(json.dumps([check.model_dump() for check in checks], indent=2))
     else:
@@ -67,8 +67,8 @@ def doctor(request: Request, full: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 
-def look_at_machine() -> Iterator[CheckResult]:
-    """All that can be found out without torch."""
+def check_machine() -> Iterator[CheckResult]:
+    """Checks of the machine that need no torch."""
     yield from check_packages(minimum_versions())
     yield from check_gpus()
     yield from check_disks({"runs": Path("runs"), "cache": cache_folder()})
@@ -78,10 +78,10 @@ def look_at_machine() -> Iterator[CheckResult]:
     yield check_slurm()
 
 
-def look_with_torch(recipe: Recipe | None, full: bool) -> Sequence[CheckResult]:
-    """What the training packages say of the machine, and of ``recipe``; nothing without them."""
+def check_with_torch(recipe: Recipe | None, full: bool) -> Sequence[CheckResult]:
+    """Checks of the machine and of ``recipe`` by the training packages; none if they are not installed."""
     if find_spec("torch") is None:
-        skipped = ok("recipe", "traps", "not looked at: training packages are absent here")
+        skipped = ok("recipe", "common mistakes", "not checked: training packages are not installed")
         return (skipped,) if recipe is not None else ()
     if recipe is None:
         return _ask([])
@@ -97,7 +97,7 @@ def _ask(arguments: list[str]) -> Sequence[CheckResult]:
 
 
 def _resolved(recipe: Recipe) -> Recipe:
-    """With the attention that a run on this machine would have."""
+    """``recipe`` with the attention that a run on this machine would select."""
     device: Any = "cuda" if count_gpus() else "cpu"
     here = Topology(nodes=1, ranks_per_node=1, device=device)
     chosen = choose_attention(recipe, here, attention_facts(recipe, here, None))

@@ -80,7 +80,7 @@ def eval_(
 
 
 def _check_no_evaluation_options() -> None:
-    """``UserError`` for options that decide what is evaluated, which --show does not."""
+    """``UserError`` for options of the evaluation, which have no effect with --show."""
     context = click.get_current_context()
     given = [
         parameter.opts[0]

@@ -40,8 +40,10 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: 
     run_dir = RunDir.open(run)
     if follow:
         if attempt is not None or lines is not None or node or of_job:
-            raise click.UsageError("--follow shows all of it; leave out --attempt, --lines, --node and --job")
-        for block in follow_run(run_dir, 1, _Asker(run_dir)):
+            raise click.UsageError(
+                "--follow prints all attempts; leave out --attempt, --lines, --node and --job"
+            )
+        for block in follow_run(run_dir, 1, _ActivityPoll(run_dir)):
             click.echo(block, nl=False)
         return
     if of_job:
@@ -55,8 +57,8 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: 
         click.echo(headline(number, path) + last_lines(path, lines), nl=False)
 
 
-class _Asker:
-    """Whether a run goes on; Slurm is asked every few seconds, however often this is."""
+class _ActivityPoll:
+    """Whether a run is active; asks Slurm only every few seconds."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run

@@ -21,13 +21,13 @@ from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, check_ranks, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
 from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option, ranks_options, request_options
-from gemfit_launch.verbs._slurm_options import placing_options
+from gemfit_launch.verbs._slurm_options import slurm_options
 
 
 @click.command()
 @request_options()
 @ranks_options(with_nodes=True)
-@placing_options(site_required=False, with_nodes=False)
+@slurm_options(site_required=False, with_nodes=False)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder, for the job script.")
 @gpu_option(required=False)
 @click.option("--price", type=click.FloatRange(min=0), help="Price per GPU hour, in any currency.")

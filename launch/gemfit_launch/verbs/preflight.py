@@ -16,18 +16,20 @@ from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.preflight import examine
-from gemfit_launch.slurm.cluster.preflight_local import look_around, measured_pace, resolves
+from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_pace, resolves
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
-from gemfit_launch.verbs._slurm_options import placing_options
+from gemfit_launch.verbs._slurm_options import slurm_options
 
 
 @click.command()
 @request_options()
-@placing_options(site_required=True)
+@slurm_options(site_required=True)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
-@click.option("--like", type=RUN_FOLDER, metavar="RUN", help="An earlier run, whose steps and saves count.")
+@click.option(
+    "--like", type=RUN_FOLDER, metavar="RUN", help="Use the measured step and save times of this run."
+)
 @json_option
 def preflight(
     request: Request, site_options: SiteOptions, folder: Path | None, like: Path | None, as_json: bool
@@ -47,7 +49,7 @@ def preflight(
     script = render_scripts(plan, root, Path.cwd())["train"]
     results = [
         *examine(plan, ask_cluster(), pace, resolves=resolves),
-        *look_around(plan, root, pace, script),
+        *check_locally(plan, root, pace, script),
     ]
     if as_json:
         click.echo(json.dumps([result.model_dump() for result in results], indent=2))

@@ -30,7 +30,7 @@ from gemfit_launch.verbs._options import (
     ranks_options,
     request_options,
 )
-from gemfit_launch.verbs._slurm_options import after_option, placing_options
+from gemfit_launch.verbs._slurm_options import after_option, slurm_options
 from gemfit_launch.verbs._submission import report_submission, warn_hidden_options
 from gemfit_launch.verbs._train import pack_data, stop_at_option, train
 
@@ -40,7 +40,7 @@ ONLY_JOB = ("site_settings", "nodes", "after", "as_json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resumption:
-    """A run and what is to be different in its next attempt."""
+    """A run and the changes of its next attempt."""
 
     run: RunDir
     request: Request
@@ -53,7 +53,7 @@ class Resumption:
 @request_options(required=False, with_recipe=False)
 @ranks_options(with_nodes=False)
 @stop_at_option
-@placing_options(site_required=False)
+@slurm_options(site_required=False)
 @after_option
 @click.option("--here", is_flag=True, help="Resume on this machine, though RUN was a Slurm job.")
 @allow_changed_option
@@ -111,7 +111,7 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
     check_gpus_present(plan.topology, visible_gpus=count_gpus())
     require_train_extra("resume")
     pack_data(plan)
-    if plan.steps.rows_are == "estimated":  # other rows than before, which have just been packed
+    if plan.steps.rows_are == "estimated":  # the rows have changed and were packed just now
         plan = replan(old, wanted.request, ranks, str(run.plan_file))
     for change in changed_parts(old, plan):
         click.echo(change)

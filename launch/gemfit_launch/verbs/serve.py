@@ -53,6 +53,6 @@ def model_folder(path: Path) -> Path:
 
 
 def _is_outdated(folder: Path, run: RunDir) -> bool:
-    """Whether the run has saved since ``folder`` was exported; a folder of no run never is."""
+    """Whether the run has saved since ``folder`` was exported; false for a folder outside of a run."""
     exported = (folder / "config.json").stat().st_mtime
     return any(checkpoint.stat().st_mtime > exported for checkpoint in run.committed())

@@ -18,7 +18,7 @@ from gemfit_launch.verbs._options import RUN_FOLDER
 
 POLL_SECONDS = 0.5
 POLL_QUEUE_SECONDS = 3.0
-"""A controller serves thousands of users."""
+"""A Slurm controller serves many users."""
 HALTED = (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED, AttemptOutcome.CANCELLED)
 """Ends that `gemfit stop --wait` reports as success."""
 

@@ -22,13 +22,13 @@ from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_a
 from gemfit_launch.slurm.submit.sweep import Variant, variants
 from gemfit_launch.verbs._completion import SettingKey
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
-from gemfit_launch.verbs._slurm_options import after_option, placing_options
+from gemfit_launch.verbs._slurm_options import after_option, slurm_options
 from gemfit_launch.verbs._submission import report_submission, warn_hidden_options
 
 
 @click.command()
 @request_options()
-@placing_options(site_required=True)
+@slurm_options(site_required=True)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder.  [default: runs/RECIPE-TIME]")
 @after_option
 @click.option(

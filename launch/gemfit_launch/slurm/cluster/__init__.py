@@ -1,4 +1,4 @@
-"""What a login node asks of Slurm: partitions, job states, preflight, cancel, requeue, a first site file.
+"""Queries to Slurm: partitions, job states, preflight, cancel, requeue, generating a site file.
 
 Imports `sites`, `records`, `commands` and `runs`.
 """

@@ -1,4 +1,4 @@
-"""End the jobs of a run, or make sure that there is none: stop, cancel, refuse."""
+"""Stop or cancel the jobs of a run, or check that there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gemfit_launch.slurm.records.job_files import JobFiles
 
 
 def live_jobs(run: RunDir) -> list[Job]:
-    """The jobs of a run that wait or run: the one that packs before the one that trains."""
+    """The pending and running jobs of a run, the packing job first."""
     known = known_jobs([run])
     ids = [
         job for made in JobFiles(run).submissions() for job in (made.pack_job, made.job) if job is not None
@@ -21,7 +21,7 @@ def live_jobs(run: RunDir) -> list[Job]:
 
 
 def known_jobs(runs: Iterable[RunDir]) -> dict[int, Job]:
-    """Every job of these runs that Slurm still knows, by id; it is asked once."""
+    """Every job of these runs that Slurm still knows, by id, with one call."""
     names = {}
     for run in runs:
         files = JobFiles(run)
@@ -33,7 +33,7 @@ def known_jobs(runs: Iterable[RunDir]) -> dict[int, Job]:
 
 
 def cancel_jobs(run: RunDir) -> list[int]:
-    """End every job of a run, and tell which; the one that trains first, which waits for the other."""
+    """Cancel every job of a run and return their ids; the training job first, as it waits for the other."""
     if JobFiles(run).newest() is None:
         raise UserError(f"{run.root}: was never submitted to Slurm; stop it with `gemfit stop {run.root}`")
     ids = [job.id for job in reversed(live_jobs(run))]
@@ -43,9 +43,9 @@ def cancel_jobs(run: RunDir) -> list[int]:
 
 
 def stop_job(run: RunDir) -> str:
-    """Have the job of a run save and end; a job that only waits is cancelled.
+    """Ask the job of a run to save and end; cancel it if it is pending.
 
-    Tells what was done; empty where there is no job.
+    Returns what was done; empty if there is no job.
     """
     jobs = live_jobs(run)
     if not jobs:
@@ -53,13 +53,13 @@ def stop_job(run: RunDir) -> str:
     training = jobs[-1]
     if training.state == "PENDING":
         cancel_jobs(run)
-        return f"job {training.id} was waiting, and is cancelled"
+        return f"job {training.id} was pending and is cancelled"
     run.request_stop()
     return f"job {training.id} is asked to save and end"
 
 
 def check_not_queued(run: RunDir) -> None:
-    """``UserError`` while a job of the run waits or runs."""
+    """``UserError`` while a job of the run is pending or running."""
     for job in live_jobs(run):
         raise UserError(
             f"{run.root}: job {job.id} is {job.state.lower()}; end it first with "

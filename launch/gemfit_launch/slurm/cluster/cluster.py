@@ -1,4 +1,4 @@
-"""What a cluster has, as its controller tells: partitions, nodes and settings. Three calls of scontrol."""
+"""Partitions, nodes and settings of a cluster, by three calls of scontrol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z_:]+)=(.*?)(?=\s+[A-Za-z_:]+=|\s*$)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partition:
-    """A queue and its limits; ``None`` where there is none."""
+    """A partition and its limits; ``None`` is no limit."""
 
     name: str
     is_default: bool
@@ -29,7 +29,7 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """A machine as it is configured."""
+    """A node as it is configured."""
 
     name: str
     address: str
@@ -38,12 +38,12 @@ class Node:
     cpus: int
     memory_megabytes: int
     gpus: dict[str, int]
-    """How many of each kind; the kind is empty where the cluster names none."""
+    """Number by kind; the kind is empty where the cluster names none."""
     features: tuple[str, ...]
 
     @property
     def takes_jobs(self) -> bool:
-        """Now or when its present job ends."""
+        """Whether it accepts jobs, now or after its current one."""
         # A node in the cloud that is powered down takes jobs, so whole words count: IDLE+POWERED_DOWN.
         return not UNUSABLE & set(re.split(r"[^A-Z_]", self.state))
 
@@ -54,7 +54,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """All of it, at one moment."""
+    """A snapshot of a cluster."""
 
     settings: dict[str, str]
     partitions: dict[str, Partition]
@@ -66,7 +66,7 @@ class Cluster:
 
     @property
     def kill_wait_seconds(self) -> int:
-        """From the last request to end until Slurm kills."""
+        """Seconds from SIGTERM to SIGKILL."""
         return int(self.settings.get("KillWait", "30 sec").split()[0])
 
     @property
@@ -78,7 +78,7 @@ class Cluster:
 
 
 def ask_cluster() -> Cluster:
-    """The cluster that the commands of Slurm reach from here; a ``UserError`` where there is none."""
+    """The cluster that Slurm's commands reach from this machine; ``UserError`` without Slurm."""
     settings = dict(
         _setting(line) for line in commands.call(["scontrol", "show", "config"]).splitlines() if "=" in line
     )
@@ -124,7 +124,7 @@ def parse_node(line: str) -> Node:
 
 
 def parse_gpus(gres: Iterable[str]) -> dict[str, int]:
-    """GPUs of each kind in GRES such as ``gpu:h100:8(S:0-1)``."""
+    """Number of GPUs by kind in GRES such as ``gpu:h100:8(S:0-1)``."""
     gpus: dict[str, int] = {}
     for entry in gres:
         name, *rest = entry.partition("(")[0].split(":")
@@ -136,12 +136,12 @@ def parse_gpus(gres: Iterable[str]) -> dict[str, int]:
 
 
 def pairs(line: str) -> dict[str, str]:
-    """``Key=value`` pairs of one line of scontrol; a value may hold blanks."""
+    """``Key=value`` pairs of one line of scontrol; a value may contain blanks."""
     return {name: value for name, value in PAIR.findall(line) if value != "(null)"}
 
 
 def megabytes(text: str) -> int | None:
-    """Memory as sbatch takes it, in MiB (``500G``, ``4000``); ``None`` where it is not that."""
+    """Memory in sbatch notation (``500G``, ``4000``) in MiB; ``None`` for anything else."""
     found = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
     factors = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
     return int(int(found[1]) * factors[found[2]]) if found else None
@@ -153,5 +153,5 @@ def _setting(line: str) -> tuple[str, str]:
 
 
 def _list(text: str) -> tuple[str, ...]:
-    """Parts between commas, where those in parentheses do not count."""
+    """Split at commas outside of parentheses."""
     return tuple(part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip())

@@ -1,4 +1,4 @@
-"""A first site file for the cluster at hand: ``Cluster -> text``. Pure."""
+"""Generate a site file for a cluster: ``Cluster -> text``. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
 
 
 def first_site(cluster: Cluster, partition: str | None) -> str:
-    """YAML with comments for one partition: the default one, or the one with most GPUs."""
+    """YAML with comments for one partition: the default one, or the one with the most GPUs."""
     chosen = cluster.partitions[_choose(cluster, partition)]
     nodes = cluster.nodes_of(chosen.name)
     if not nodes:
@@ -50,7 +50,7 @@ def _choose(cluster: Cluster, wanted: str | None) -> str:
 
 
 def _usual(nodes: list[Node]) -> Node:
-    """A node of the most common shape; of equally common ones that with more GPUs."""
+    """A node of the most common shape; among equally common ones, the one with more GPUs."""
     shapes = Counter(_shape(node) for node in nodes)
     best = max(shapes, key=lambda shape: (shapes[shape], shape[0]))
     return next(node for node in nodes if _shape(node) == best)
@@ -76,7 +76,7 @@ def _time(partition: Partition) -> list[str]:
 
 
 def _pack_partition(cluster: Cluster, chosen: Partition) -> list[str]:
-    """A partition without GPUs, where there is one."""
+    """A partition without GPUs, if there is one."""
     for partition in cluster.partitions.values():
         nodes = cluster.nodes_of(partition.name)
         if partition != chosen and nodes and partition.is_up and not any(node.gpus for node in nodes):

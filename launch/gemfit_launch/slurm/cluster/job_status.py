@@ -1,7 +1,6 @@
-"""What a run is doing as a Slurm job: one question to the queue, and the run folder where Slurm forgot it.
+"""State of a run as a Slurm job: one squeue call, and the run folder for jobs that Slurm has forgotten.
 
-No accounting database is asked. A job that Slurm no longer knows is over, and the verdict says how it
-ended.
+Needs no accounting database. A job that Slurm no longer knows has ended, and the verdict states its outcome.
 """
 
 from __future__ import annotations
@@ -19,41 +18,41 @@ from gemfit_launch.slurm.records.job_attempts import STOP_BY_COMMAND
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 
 WAITING = {
-    "AssocGrpGRES": "the account has as many GPUs as it may have",
-    "BeginTime": "it came back a moment ago, and Slurm lets it wait",
+    "AssocGrpGRES": "the account uses all GPUs that it may use",
+    "BeginTime": "it was requeued, and Slurm delays its start",
     "Dependency": "another job has to end first",
-    "DependencyNeverSatisfied": "a job that it waits for has failed, so it never starts",
-    "JobHeldAdmin": "an administrator holds it",
-    "JobHeldUser": "somebody holds it; `scontrol release JOB`",
-    "None": "Slurm has not looked at it yet",
+    "DependencyNeverSatisfied": "a job that it depends on has failed, so it never starts",
+    "JobHeldAdmin": "held by an administrator",
+    "JobHeldUser": "held by its user; `scontrol release JOB`",
+    "None": "Slurm has not considered it yet",
     "PartitionDown": "the partition is down",
     "PartitionNodeLimit": "it never starts: more nodes than the partition has or allows",
     "PartitionTimeLimit": "it never starts: a longer time limit than the partition allows",
-    "Priority": "others come first",
-    "QOSMaxGRESPerUser": "you have as many GPUs as the QOS allows",
+    "Priority": "jobs of higher priority come first",
+    "QOSMaxGRESPerUser": "you use as many GPUs as the QOS allows",
     "QOSMaxJobsPerUserLimit": "you have as many jobs as the QOS allows",
     "ReqNodeNotAvail": "a node that it needs is down or reserved",
     "Reservation": "the reservation has not begun",
-    "Resources": "no such nodes are free",
+    "Resources": "not enough free nodes",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The jobs that Slurm knows, or why it does not say."""
+    """The jobs that Slurm knows, or its error message."""
 
     jobs: dict[int, Job]
-    silence: str = ""
+    error_message: str = ""
 
 
 def read_statuses(runs: Sequence[RunDir]) -> list[RunStatus]:
-    """The status of each run; Slurm is asked once, and only about runs that went there."""
+    """The status of each run, with one call of squeue if any of them was submitted."""
     queue = ask(runs)
     return [read_with_job(run, queue) for run in runs]
 
 
 def ask(runs: Sequence[RunDir]) -> Queue:
-    """The jobs of these runs; where Slurm does not answer, its words."""
+    """The jobs of these runs; if Slurm does not answer, its error message."""
     try:
         return Queue(known_jobs(runs))
     except commands.SlurmError as error:
@@ -61,7 +60,7 @@ def ask(runs: Sequence[RunDir]) -> Queue:
 
 
 def read_with_job(run: RunDir, queue: Queue) -> RunStatus:
-    """The status of a run: from its folder alone if it never went to Slurm."""
+    """The status of a run; from its folder alone if it was never submitted."""
     made = JobFiles(run).newest()
     if made is None:
         return read_status(run)
@@ -71,7 +70,7 @@ def read_with_job(run: RunDir, queue: Queue) -> RunStatus:
 def state_of(run: RunDir, made: Submission, queue: Queue) -> RunState:
     """The state of a run whose newest job is ``made``."""
     job = queue.jobs.get(made.job)
-    if job is None and queue.silence:
+    if job is None and queue.error_message:
         return "unknown"
     if job is None or job.is_over:
         return _ended(run, job)
@@ -81,17 +80,17 @@ def state_of(run: RunDir, made: Submission, queue: Queue) -> RunState:
 
 
 def waits_for(made: Submission, queue: Queue) -> str:
-    """Why a job does not run, in words a person understands; empty while it runs and after its end."""
+    """Why a job is pending, with an explanation; empty while it runs and after its end."""
     job = queue.jobs.get(made.job)
     if job is None:
-        return queue.silence
+        return queue.error_message
     if job.state != "PENDING":
         return ""
     if job.reason == "Dependency" and made.pack_job in queue.jobs:
         return f"the data is packed first, by job {made.pack_job}"
-    words = WAITING.get(job.reason.partition(",")[0], "")
+    explanation = WAITING.get(job.reason.partition(",")[0], "")
     start = f"; expected to start {job.start}" if job.start != "N/A" else ""
-    return f"{job.reason}{': ' if words else ''}{words}{start}"
+    return f"{job.reason}{': ' if explanation else ''}{explanation}{start}"
 
 
 def _ended(run: RunDir, job: Job | None) -> RunState:

@@ -1,6 +1,6 @@
-"""What would go wrong with a job, found before it is submitted. Pure: the cluster comes in as a value.
+"""Preflight checks of a job against the cluster, before it is submitted. Pure: the cluster is a value.
 
-An error keeps the job from starting or from coming back; a warning says what may cost work.
+An error keeps the job from starting or from being requeued; a warning may cost work.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gemfit_launch.slurm.sites.planned_site import site_of
 
 ABOUT = "cluster"
 MARGIN_SECONDS = 60
-"""Slurm looks at time limits every half minute, and may warn a minute early or late."""
+"""Slurm checks time limits every 30 seconds, and signals up to a minute early or late."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """How long the parts of a run take, as an earlier run measured."""
+    """Step and save times of an earlier run, and its checkpoint size."""
 
     step_seconds: float
     save_seconds: float
@@ -32,14 +32,14 @@ class Pace:
 
     @property
     def stop_seconds(self) -> float:
-        """From the request to stop until everything is saved, at worst."""
+        """Worst case from a stop request until the checkpoint is saved."""
         return self.step_seconds + self.save_seconds
 
 
 def examine(
     plan: Plan, cluster: Cluster, pace: Pace | None, *, resolves: Callable[[str], bool]
 ) -> list[CheckResult]:
-    """Everything that can be said about this plan on this cluster; ``resolves`` asks for a host's address."""
+    """All checks of this plan on this cluster; ``resolves`` looks up a host name."""
     site = site_of(plan)
     name = site.partition or cluster.default_partition
     if name is None:
@@ -57,7 +57,7 @@ def examine(
     return [
         _partition(partition),
         _enough(plan, partition, nodes),
-        # That there are too few nodes at all is said once, above.
+        # Too few nodes at all are reported once, above.
         *_shape(site, min(plan.topology.nodes, len(nodes)), nodes),
         *_hosts(nodes, resolves, plan.topology.nodes),
         *_time(site, partition, pace),
@@ -77,52 +77,56 @@ def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckRes
     wanted, usable = plan.topology.nodes, [node for node in nodes if node.takes_jobs]
     if partition.max_nodes is not None and wanted > partition.max_nodes:
         return error(
-            ABOUT, "nodes", f"{wanted} are wanted, and {partition.name} gives a job {partition.max_nodes}"
+            ABOUT,
+            "nodes",
+            f"{wanted} requested, and {partition.name} allows {partition.max_nodes} per job",
         )
     if wanted > len(nodes):
-        return error(ABOUT, "nodes", f"{wanted} are wanted, and {partition.name} has {len(nodes)}")
+        return error(ABOUT, "nodes", f"{wanted} requested, and {partition.name} has {len(nodes)}")
     if wanted > len(usable):
         states = ", ".join(f"{node.name} {node.state}" for node in nodes if not node.takes_jobs)
         return error(
-            ABOUT, "nodes", f"{wanted} are wanted, and {len(usable)} of {partition.name} take jobs ({states})"
+            ABOUT,
+            "nodes",
+            f"{wanted} requested, and {len(usable)} of {partition.name} accept jobs ({states})",
         )
-    return ok(ABOUT, "nodes", f"{wanted} of {len(usable)} that take jobs")
+    return ok(ABOUT, "nodes", f"{wanted} of {len(usable)} that accept jobs")
 
 
 def _shape(site: Site, wanted: int, nodes: Sequence[Node]) -> Iterator[CheckResult]:
-    """What a node must have; a demand that too few nodes meet is an error of its own."""
-    for about, text, meets in _demands(site):
+    """Requirements on each node; one that too few nodes meet is an error of its own."""
+    for about, text, meets in _requirements(site):
         count = sum(meets(node) for node in nodes)
         if count >= wanted:
             yield ok(ABOUT, about, text)
         else:
             best = _best(about, nodes)
             yield error(
-                ABOUT, about, f"{text}: {count} of {len(nodes)} nodes have that, {wanted} are wanted{best}"
+                ABOUT, about, f"{text}: {count} of {len(nodes)} nodes have that, {wanted} requested{best}"
             )
 
 
-def _demands(site: Site) -> Iterator[tuple[str, str, Callable[[Node], bool]]]:
+def _requirements(site: Site) -> Iterator[tuple[str, str, Callable[[Node], bool]]]:
     if site.gpus_per_node and site.gpu_kind is not None:
         kind, count = site.gpu_kind, site.gpus_per_node
-        yield "GPUs", f"{count} of kind {kind} a node", lambda node: node.gpus.get(kind, 0) >= count
+        yield "GPUs", f"{count} of kind {kind} per node", lambda node: node.gpus.get(kind, 0) >= count
     elif site.gpus_per_node:
-        yield "GPUs", f"{site.gpus_per_node} a node", lambda node: node.num_gpus >= site.gpus_per_node
+        yield "GPUs", f"{site.gpus_per_node} per node", lambda node: node.num_gpus >= site.gpus_per_node
     if (cpus := site.cpus_per_node) is not None:
-        yield "CPUs", f"{cpus} a node", lambda node: node.cpus >= cpus
+        yield "CPUs", f"{cpus} per node", lambda node: node.cpus >= cpus
     if site.memory is not None and (size := megabytes(site.memory)) is not None:
-        yield "memory", f"{site.memory} a node", lambda node: node.memory_megabytes >= size
+        yield "memory", f"{site.memory} per node", lambda node: node.memory_megabytes >= size
     for feature in re.findall(r"[\w.-]+", site.constraint or "") if _is_plain(site.constraint) else []:
         yield "constraint", feature, lambda node, feature=feature: feature in node.features  # type: ignore[misc]
 
 
 def _is_plain(constraint: str | None) -> bool:
-    """Features that all have to be there; alternatives are Slurm's own business."""
+    """Whether all features are required; alternatives are left to Slurm."""
     return constraint is not None and re.fullmatch(r"[\w.-]+([&,][\w.-]+)*", constraint) is not None
 
 
 def _best(about: str, nodes: Sequence[Node]) -> str:
-    """What there is instead, as the end of a sentence."""
+    """What the nodes have instead, as the end of a sentence."""
     match about:
         case "GPUs":
             kinds = {f"{count} {kind or 'GPUs'}" for node in nodes for kind, count in node.gpus.items()}
@@ -137,7 +141,7 @@ def _best(about: str, nodes: Sequence[Node]) -> str:
 
 
 def _hosts(nodes: Sequence[Node], resolves: Callable[[str], bool], wanted: int) -> Iterator[CheckResult]:
-    """Ranks of several nodes meet at the address of the first."""
+    """Ranks of several nodes rendezvous at the address of the first."""
     if wanted < 2:
         return
     lost = [node.name for node in nodes if not resolves(node.address)]
@@ -145,7 +149,7 @@ def _hosts(nodes: Sequence[Node], resolves: Callable[[str], bool], wanted: int) 
         yield error(
             ABOUT,
             "addresses",
-            f"{', '.join(lost)}: the name resolves to no address here; ranks cannot meet there",
+            f"{', '.join(lost)}: the name does not resolve here, so ranks could not rendezvous",
         )
     else:
         yield ok(ABOUT, "addresses", f"those of {len(nodes)} nodes resolve")
@@ -154,7 +158,7 @@ def _hosts(nodes: Sequence[Node], resolves: Callable[[str], bool], wanted: int) 
 def _time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[CheckResult]:
     limit = seconds(site.time) if site.time is not None else partition.max_seconds
     if site.time is not None and limit is None:
-        yield error(ABOUT, "time", f"{site.time} is no time as sbatch writes it, such as 1-00:00:00")
+        yield error(ABOUT, "time", f"{site.time} is not a time in the format of sbatch, such as 1-00:00:00")
         return
     if limit is None:
         yield ok(ABOUT, "time", "no limit")
@@ -166,14 +170,14 @@ def _time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[Check
         yield error(
             ABOUT,
             "time",
-            f"the job is told to save {site.signal_lead_seconds} seconds before its {limit} seconds end",
+            f"signal_lead_seconds is {site.signal_lead_seconds}, and the time limit only {limit} seconds",
         )
     else:
-        yield ok(ABOUT, "time", f"{limit} seconds, asked to save {site.signal_lead_seconds} before")
+        yield ok(ABOUT, "time", f"{limit} seconds, signalled to save {site.signal_lead_seconds} before")
     if pace is not None and pace.stop_seconds + MARGIN_SECONDS > site.signal_lead_seconds:
         needed = round(pace.stop_seconds) + MARGIN_SECONDS
         yield error(
-            ABOUT, "signal_lead_seconds", f"is {site.signal_lead_seconds}; a step and a save take {needed}"
+            ABOUT, "signal_lead_seconds", f"is {site.signal_lead_seconds}; a step and a save need {needed}"
         )
 
 

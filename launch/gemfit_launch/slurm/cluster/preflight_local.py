@@ -1,4 +1,4 @@
-"""What a preflight looks at here, besides the cluster: addresses, disk, tokens, and sbatch's own verdict."""
+"""Preflight checks on the login node: DNS, disk space, Hub token, `sbatch --test-only`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GATED = "google/gemma"
 
 
 def measured_pace(run: RunDir) -> Pace:
-    """How long steps and saves of ``run`` took; a run without both is a ``UserError``."""
+    """Step and save times of ``run``; a run without both is a ``UserError``."""
     records = recent_records(run.metrics_file)
     saves = [record for record in records if isinstance(record, SaveRecord)]
     steps = [record for record in records if isinstance(record, StepRecord)]
@@ -33,7 +33,7 @@ def measured_pace(run: RunDir) -> Pace:
         later.time - earlier.time for earlier, later in pairwise(steps) if later.attempt == earlier.attempt
     ]
     if not saves or not times:
-        raise UserError(f"{run.root}: has not measured a step and a save yet; give a run that has, or none")
+        raise UserError(f"{run.root}: has no step and save yet; name another run, or leave --like out")
     return Pace(
         step_seconds=sorted(times)[len(times) // 2],
         save_seconds=max(save.stall_seconds + save.write_seconds for save in saves),
@@ -42,18 +42,18 @@ def measured_pace(run: RunDir) -> Pace:
 
 
 def resolves(host: str) -> bool:
-    """Whether a name has an address, asked from here."""
+    """Whether a host name resolves on this machine."""
     try:
         return bool(socket.getaddrinfo(host, None))
     except OSError:
         return False
 
 
-def look_around(plan: Plan, root: Path, pace: Pace | None, script: str) -> Iterator[CheckResult]:
-    """Results about the run folder, the token and the script."""
+def check_locally(plan: Plan, root: Path, pace: Pace | None, script: str) -> Iterator[CheckResult]:
+    """Checks of the run folder, the token and the script."""
     yield from _folder(root, plan, pace)
     yield from _token(plan)
-    yield _asked(script)
+    yield _test_only(script)
 
 
 def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
@@ -65,10 +65,10 @@ def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
             ABOUT, "run folder", f"{existing}: is usually local to each machine; nodes have to share it"
         )
     free = shutil.disk_usage(existing).free
-    # Retention keeps these many and the best, beside the one that is written.
+    # Retention keeps this many and the best, and one more is being written.
     copies = plan.recipe.checkpoint.keep + 2
     if pace is None:
-        yield ok(ABOUT, "disk", f"{free / 1e9:,.1f} GB free; --like RUN tells what checkpoints need")
+        yield ok(ABOUT, "disk", f"{free / 1e9:,.1f} GB free; --like RUN compares it with checkpoints")
     elif free < copies * pace.checkpoint_bytes:
         needed = copies * pace.checkpoint_bytes / 1e9
         yield error(ABOUT, "disk", f"{free / 1e9:,.1f} GB free, and {copies} checkpoints need {needed:,.1f}")
@@ -80,21 +80,21 @@ def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
 
 def _token(plan: Plan) -> Iterator[CheckResult]:
     model, hub = plan.recipe.model.id, plan.recipe.hub
-    wants = [f"{model} asks for one"] if model is not None and model.startswith(GATED) else []
+    wants = [f"{model} needs one"] if model is not None and model.startswith(GATED) else []
     wants += [f"hub.push to {hub.repo} needs one"] if hub.push != "never" else []
     if not wants:
         return
     if (source := token_source()) is not None:
-        yield ok(ABOUT, "token", f"there is one for Hugging Face ({source})")
+        yield ok(ABOUT, "token", f"found for Hugging Face ({source})")
     else:
         why = " and ".join(wants)
         yield warning(ABOUT, "token", why, "export HF_TOKEN before `gemfit submit`, or log in")
 
 
-def _asked(script: str) -> CheckResult:
-    """Slurm's own word on the script, without submitting it."""
+def _test_only(script: str) -> CheckResult:
+    """Slurm's own check of the script, without submitting it."""
     try:
         commands.test_only(script)
     except commands.SlurmError as refusal:
         return error(ABOUT, "sbatch", str(refusal).removeprefix("sbatch: ").strip())
-    return ok(ABOUT, "sbatch", "takes the script (--test-only)")
+    return ok(ABOUT, "sbatch", "accepts the script (--test-only)")

@@ -1,4 +1,4 @@
-"""What a running job asks of Slurm about itself: its nodes, its state, and to be tried again."""
+"""Requeue control inside a job: its nodes, its state, excluding a node, requeueing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RequeueDecision = Literal["requeue", "cancelled", "queued"]
 
 
 def scontrol(*arguments: str) -> str:
-    """The output of one command; its refusal is a ``UserError`` with Slurm's own words.
+    """Output of one scontrol command; a failure is a ``UserError`` with Slurm's message.
 
-    A controller that does not answer is asked again for some minutes: a job must not be lost because
-    Slurm is being restarted.
+    Retries for some minutes while the controller does not answer: a job must not be lost because Slurm is
+    being restarted.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -35,12 +35,12 @@ def scontrol(*arguments: str) -> str:
 
 
 def host_names(nodelist: str) -> tuple[str, ...]:
-    """``n[1-3]`` as single names, in the order of the tasks."""
+    """Host names of ``n[1-3]``, in the order of the tasks."""
     return tuple(scontrol("show", "hostnames", nodelist).split())
 
 
 def address(node: str) -> str:
-    """An address of ``node`` that resolves here: as Slurm reaches it, else its name."""
+    """An address of ``node`` that resolves here: its NodeAddr, else its name."""
     candidates = [field(scontrol("show", "node", node, "--oneliner"), "NodeAddr"), node]
     for candidate in candidates:
         if candidate and _resolves(candidate):
@@ -49,17 +49,16 @@ def address(node: str) -> str:
 
 
 def show_job(job: str) -> str:
-    """What the controller knows of a job, besides its name, which may look like anything else."""
+    """`scontrol show job` without the line of the job name, which may contain any text."""
     return scontrol("show", "job", job).partition("\n")[2]
 
 
 def requeue_decision(shown: str, restarts: int) -> RequeueDecision:
-    """Whether a job that has stopped may be requeued, from what Slurm shows of it. Pure.
+    """Whether a job that has stopped is to be requeued, from `scontrol show job`. Pure.
 
-    A requeue would bring back a cancelled job as well. While processes end, Slurm says COMPLETING of
-    all jobs alike: one that Slurm has requeued itself counts more than our own ``restarts``, one that
-    ran out of time has run for as long as it was given, one that was preempted ended at that very time,
-    and any other was cancelled.
+    A requeue would bring back a cancelled job as well. While processes end, the state of every job is
+    COMPLETING: one that Slurm has requeued itself shows more restarts than ``restarts``, one that ran out of
+    time has reached its limit, one that was preempted ended at its PreemptTime, and any other was cancelled.
     """
     state = field(shown, "JobState")
     if state == "PENDING" or int(field(shown, "Restarts") or 0) > restarts:
@@ -73,7 +72,7 @@ def requeue_decision(shown: str, restarts: int) -> RequeueDecision:
 
 
 def requeue(job: str) -> None:
-    """Send ``job`` back into the queue; one that Slurm has put there in the meantime is left alone."""
+    """Requeue ``job``, unless Slurm has done so in the meantime."""
     try:
         scontrol("requeue", job)
     except SlurmError as error:
@@ -82,25 +81,25 @@ def requeue(job: str) -> None:
 
 
 def exclude(job: str, node: str) -> None:
-    """Let ``job``, which has just been requeued, avoid ``node`` besides those that it avoids already."""
+    """Add ``node`` to the excluded nodes of ``job``, which has just been requeued."""
     avoided = [*excluded(show_job(job)), node]
     scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
 
 
 def excluded(shown: str) -> tuple[str, ...]:
-    """The nodes that a job avoids, from what Slurm shows of it."""
+    """The excluded nodes of a job, from `scontrol show job`."""
     nodes = field(shown, "ExcNodeList")
     return () if nodes in ("", "(null)") else host_names(nodes)
 
 
 def field(text: str, name: str) -> str:
-    """The value of the first ``name=value`` in what scontrol shows; empty without one."""
+    """The value of the first ``name=value`` in output of scontrol; empty without one."""
     found = re.search(rf"(?:^|\s){name}=(\S*)", text)
     return found[1] if found else ""
 
 
 def usable_nodes(partition: str) -> set[str]:
-    """Names of the nodes of a partition that take jobs."""
+    """Names of the nodes of a partition that accept jobs."""
     names = set()
     for line in scontrol("show", "nodes", "--oneliner").splitlines():
         if partition in field(line, "Partitions").split(",") and not re.search(

@@ -1,4 +1,4 @@
-"""Look at one node before it trains: a second now, against an hour of waiting for a broken one."""
+"""Health check of a node before training: GPUs, disk and clock, in about a second."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.topology import count_gpus
 
 MIN_FREE_GPU_SHARE = 0.9
-"""Less is free when a process of an earlier job is still there."""
+"""Less is free while a process of an earlier job still runs."""
 MIN_FREE_DISK_BYTES = 1 << 30
 MAX_CLOCK_SKEW_SECONDS = 60
 NVIDIA_SMI_SECONDS = 60
 
 
 def find_faults(run: RunDir, plan: Plan) -> list[str]:
-    """What keeps this node from training, each as a sentence; empty for a healthy node."""
+    """Faults that keep this node from training; empty for a healthy node."""
     return [*_gpu_faults(plan), *_disk_faults(run)]
 
 
@@ -30,14 +30,14 @@ def _gpu_faults(plan: Plan) -> Iterator[str]:
         return
     seen, wanted = count_gpus(), plan.topology.ranks_per_node
     if seen < wanted:
-        yield f"{wanted} GPUs are wanted and {seen} are visible"
+        yield f"{wanted} GPUs are needed and {seen} are visible"
         return
     if shutil.which("nvidia-smi"):
         yield from memory_faults(_query_memory())
 
 
 def memory_faults(table: str) -> Iterator[str]:
-    """Of a table with a line ``index, used, total`` for each GPU, in MiB."""
+    """GPUs with used memory, from lines of ``index, used, total`` in MiB."""
     for line in table.splitlines():
         index, used, total = (part.strip() for part in line.split(","))
         if float(used) > (1 - MIN_FREE_GPU_SHARE) * float(total):
@@ -53,7 +53,7 @@ def _query_memory() -> str:
 
 
 def _disk_faults(run: RunDir) -> Iterator[str]:
-    """Write a file where checkpoints go, and compare the clock of that disk with our own."""
+    """Write a file in the run folder, and compare the clock of that file system with this node's."""
     probe = run.logs / f".probe-{os.uname().nodename}-{os.getpid()}"
     try:
         probe.write_text("probe")

@@ -1,7 +1,7 @@
-"""``python -m gemfit_launch.slurm.node.job begin|end RUN_DIR``: the books of a job, kept by its batch script.
+"""``python -m gemfit_launch.slurm.node.job begin|end RUN_DIR``: attempt hooks of `train.sbatch`.
 
-``begin`` prints attempt, host and port for the tasks, or nothing where there is nothing to do. ``end``
-acts on the verdict. Both leave the exit status that the job is to have.
+``begin`` prints attempt, host and port for the tasks, or nothing if there is nothing to do. ``end`` acts on
+the verdict. The exit status of either is that of the job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit_launch.planning.write_configs import write_configs
-from gemfit_launch.runs.exit_report import TAIL_LINES, last_words
+from gemfit_launch.runs.exit_report import TAIL_LINES, tail_of_log
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.records import job_attempts
@@ -28,11 +28,11 @@ from gemfit_launch.slurm.records.job_files import JobFiles
 STATED_BY_RANKS = (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED, AttemptOutcome.FATAL)
 """Outcomes of verdicts that the training itself writes; `failed` is the verdict of this module."""
 SUBMISSION_SECONDS = 5.0
-"""A job may start before `gemfit submit` has noted its id; one that sbatch took from a person has none."""
+"""A job may start before `gemfit submit` has recorded its id; one submitted by hand has no record."""
 
 
 def main() -> ExitCode:
-    """Read the arguments, keep the books, and say in the job's log what was decided."""
+    """Run one hook and log its decision."""
     parser = argparse.ArgumentParser(prog="python -m gemfit_launch.slurm.node.job")
     parser.add_argument("verb", choices=["begin", "end"])
     parser.add_argument("run_dir", type=Path)
@@ -51,11 +51,11 @@ def main() -> ExitCode:
 
 
 def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
-    """Number a new attempt and say where its ranks meet, unless the run must not go on."""
+    """Begin a new attempt and print its rendezvous address, unless the run must not continue."""
     job = os.environ["SLURM_JOB_ID"]
-    close_interrupted(run)
+    record_interruption(run)
     if stopped_by(run) == job_attempts.STOP_BY_COMMAND:
-        say("asked to stop before this attempt began; `gemfit resume` starts a new job")
+        say("stop was requested before this attempt began; `gemfit resume` starts a new job")
         return ExitCode.DONE
     plan = run.plan()
     if run.is_complete(plan):
@@ -80,11 +80,11 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
 
 
 def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
-    """Close the books of ``attempt``, and send the job back into the queue where that is right."""
+    """Record the outcome of ``attempt``, and requeue the job if it is to continue."""
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
     by_command = stopped_by(run) == job_attempts.STOP_BY_COMMAND
     if verdict is not None and verdict.outcome in STATED_BY_RANKS:
-        _close(run, attempt, verdict.outcome, verdict.reason)
+        _record_end(run, attempt, verdict.outcome, verdict.reason)
         if verdict.outcome is AttemptOutcome.STOPPED and not by_command:
             say(f"saved at step {verdict.step}")
             return _requeue(job, avoid=None)
@@ -94,22 +94,22 @@ def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
     if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
     if by_command:
-        return _fail(run, attempt, f"crashed while it was asked to stop: {failed.reason}")
+        return _fail(run, attempt, f"crashed after a stop request: {failed.reason}")
     return _requeue(job, avoid=failed.node if failed.at_fault else None)
 
 
-def close_interrupted(run: RunDir) -> None:
-    """Close an attempt that was ended with its batch script: Slurm needed the nodes, or lost them."""
+def record_interruption(run: RunDir) -> None:
+    """Record the outcome of an attempt whose batch script was killed: preempted, or its node was lost."""
     files, verdict = AttemptFiles(run, run.attempt), run.verdict()
     if not files.start.is_file() or files.end.is_file():
         return
     saved = verdict is not None and verdict.outcome in (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED)
     outcome = AttemptOutcome.STOPPED if saved else AttemptOutcome.INTERRUPTED
-    _close(run, run.attempt, outcome, "ended by Slurm together with its job")
+    _record_end(run, run.attempt, outcome, "ended by Slurm together with its job")
 
 
 def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
-    """What `gemfit resume` allowed this job to change; it writes that down once Slurm has taken the job."""
+    """Changes that `gemfit resume` has allowed; it records them after sbatch has accepted the job."""
     deadline = time.monotonic() + SUBMISSION_SECONDS
     while True:
         for submission in JobFiles(run).submissions():
@@ -121,31 +121,31 @@ def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
 
 
 def stopped_by(run: RunDir) -> str | None:
-    """What the stop file says; ``None`` without one."""
+    """Content of the stop file; ``None`` without one."""
     return run.stop_file.read_text().strip() if run.stop_file.is_file() else None
 
 
 def say(line: str) -> None:
-    """A line in the job's log; stdout belongs to the batch script."""
+    """Write a line to the job's log; stdout is read by the batch script."""
     sys.stderr.write(f"{time.strftime('%F %T')} gemfit: {line}\n")
 
 
 def _crash(run: RunDir, attempt: int, verdict: Verdict | None) -> NodeEnd:
-    """Close a crashed attempt, and show the last words of the node that failed first."""
+    """Record a crash, and print the end of the log of the node that failed first."""
     files = AttemptFiles(run, attempt)
     failed = job_attempts.first_failure(files.node_ends(), AttemptStart.read(files.start).nodes)
     if failed is None:
-        reason = verdict.reason if verdict else "no verdict, and no node has said why"
+        reason = verdict.reason if verdict else "no verdict, and no exit record of a node"
         failed = NodeEnd(node="", rank=0, stage="training", status=1, reason=reason, time=time.time())
     log = files.log(failed.rank)
-    for line in last_words(log, TAIL_LINES) if log.is_file() else []:
+    for line in tail_of_log(log, TAIL_LINES) if log.is_file() else []:
         sys.stderr.write(f"  {failed.node or 'node'} | {line}\n")
     say(f"attempt {attempt} crashed on {failed.node or 'no single node'}: {failed.reason}")
-    _close(run, attempt, AttemptOutcome.CRASHED, failed.reason, failed)
+    _record_end(run, attempt, AttemptOutcome.CRASHED, failed.reason, failed)
     return failed
 
 
-def _close(
+def _record_end(
     run: RunDir, attempt: int, outcome: AttemptOutcome, reason: str, failed: NodeEnd | None = None
 ) -> None:
     files = AttemptFiles(run, attempt)
@@ -162,32 +162,32 @@ def _close(
 
 
 def _requeue(job: str, *, avoid: str | None) -> ExitCode:
-    """Requeue unless somebody has cancelled the job, or Slurm has requeued it already."""
+    """Requeue unless the job was cancelled, or Slurm has requeued it already."""
     decision = requeue.requeue_decision(
         requeue.show_job(job), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     )
     if decision == "cancelled":
-        say("the job was cancelled, so it does not come back")
+        say("the job was cancelled, so it is not requeued")
         return ExitCode.DONE
     if decision == "queued":
-        say("Slurm has put the job back into the queue itself")
+        say("Slurm has requeued the job itself")
         return ExitCode.DONE
     requeue.requeue(job)
-    say("back into the queue" + (f", without {avoid}" if avoid and _avoid(job, avoid) else ""))
+    say("requeued" + (f", without {avoid}" if avoid and _avoid(job, avoid) else ""))
     return ExitCode.DONE
 
 
 def _avoid(job: str, node: str) -> bool:
-    """Exclude a node that failed, where enough are left: a job that cannot start would wait for ever."""
+    """Exclude a failed node if enough are left: otherwise the job would wait forever."""
     shown = requeue.show_job(job)
     left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*requeue.excluded(shown), node}
     if len(left) < int(os.environ["SLURM_JOB_NUM_NODES"]):
-        say(f"{node} failed, but without it the partition has too few nodes; it is tried again")
+        say(f"{node} failed, but without it the partition has too few nodes; it is used again")
         return False
     try:
         requeue.exclude(job, node)
     except UserError as error:
-        say(f"{node} failed and is tried again: {error}")
+        say(f"{node} failed and is used again: {error}")
         return False
     return True
 

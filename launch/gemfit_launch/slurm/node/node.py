@@ -1,7 +1,6 @@
-"""``python -m gemfit_launch.slurm.node.node RUN_DIR``: one machine of one attempt, started by ``srun``.
+"""``python -m gemfit_launch.slurm.node.node RUN_DIR``: node supervisor of one attempt, started by ``srun``.
 
-Looks at the machine, meets the others, has the ranks started, turns signals into a request to save, and
-leaves word of how it ended.
+Health check, rendezvous with the other nodes, torchrun, signal handling, exit record.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from gemfit.rundir import RunDir
 from gemfit_launch.runs.exit_report import first_failure
 from gemfit_launch.slurm.node.health_check import find_faults
 from gemfit_launch.slurm.node.ranks import POLL_SECONDS, Machine, train
-from gemfit_launch.slurm.node.rendezvous import PeerError, meet
+from gemfit_launch.slurm.node.rendezvous import PeerError, rendezvous
 from gemfit_launch.slurm.records.job_attempts import STOP_TO_REQUEUE, AttemptFiles, NodeEnd, Stage
 
 VERDICT_SECONDS = 5.0
@@ -28,7 +27,7 @@ KILLED = "was killed"
 
 
 def main() -> int:
-    """Take part in the attempt, and leave word of how that ended."""
+    """Run this node's part of the attempt and write its exit record."""
     parser = argparse.ArgumentParser(prog="python -m gemfit_launch.slurm.node.node")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
@@ -45,16 +44,16 @@ def main() -> int:
         host=arguments.host,
         port=arguments.port,
     )
-    listen(machine)
-    end = take_part(machine)
+    install_signal_handlers(machine)
+    end = run_node(machine)
     machine.files.write(machine.files.node(machine.rank), end)
     if end.status:
         sys.stderr.write(f"{machine.name}: {end.reason}\n")
     return end.status
 
 
-def listen(machine: Machine) -> None:
-    """Turn the signals of a preemption into a request to save; whoever asked before has said more."""
+def install_signal_handlers(machine: Machine) -> None:
+    """Turn preemption signals into a stop file; one that exists already is kept."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         try:
@@ -67,12 +66,12 @@ def listen(machine: Machine) -> None:
         signal.signal(number, ask)
 
 
-def take_part(machine: Machine) -> NodeEnd:
-    """Health, meeting, training; the first that fails is the end."""
+def run_node(machine: Machine) -> NodeEnd:
+    """Health check, rendezvous, training; ends at the first failure."""
     if faults := find_faults(machine.run, machine.plan):
         return _end(machine, "health", 1, "; ".join(faults), at_fault=True)
     try:
-        meet(
+        rendezvous(
             rank=machine.rank,
             nodes=machine.plan.topology.nodes,
             host=machine.host,
@@ -93,7 +92,7 @@ def take_part(machine: Machine) -> NodeEnd:
 
 
 def _has_verdict(machine: Machine, *, wait: bool) -> bool:
-    """Whether the attempt has left its verdict; a shared disk may show it late to machines but the first."""
+    """Whether the attempt has a verdict; a shared file system may show it late on other machines."""
     deadline = time.monotonic() + (VERDICT_SECONDS if wait and machine.rank else 0)
     while True:
         verdict = machine.run.verdict()

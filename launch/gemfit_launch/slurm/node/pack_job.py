@@ -1,6 +1,6 @@
 """``python -m gemfit_launch.slurm.node.pack_job RUN_DIR``: pack the data of a run, then make its plan exact.
 
-The plan that was submitted rests on an estimate of the rows. The job that trains waits for this one.
+The submitted plan uses an estimated number of rows. The training job depends on this one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
 
 
 def main() -> ExitCode:
-    """Read the arguments, pack, and turn the ending into an exit status."""
+    """Parse arguments, pack, and return the exit status."""
     parser = argparse.ArgumentParser(description="Pack the data of a run and make its plan exact.")
     parser.add_argument("run_dir", type=Path, help="folder with plan.json")
     run = RunDir.open(parser.parse_args().run_dir)
@@ -37,7 +37,7 @@ def main() -> ExitCode:
 
 
 def pack(plan: Plan) -> Plan:
-    """Build the pack of ``plan`` unless it is there; the plan for the rows that it has."""
+    """Build the pack of ``plan`` unless it exists; returns the plan with the counted rows."""
     job, folder = make_pack_job(plan.recipe), Path(plan.pack.folder)
     if job.fingerprint != plan.pack.fingerprint:
         named = ", ".join(source.name for source in job.sources)
@@ -47,7 +47,7 @@ def pack(plan: Plan) -> Plan:
 
 
 def exact(plan: Plan, rows: int) -> Plan:
-    """The same plan for a counted number of rows."""
+    """The plan with a counted number of rows."""
     made = make_plan(
         plan.recipe,
         topology=plan.topology,

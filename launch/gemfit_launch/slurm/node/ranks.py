@@ -1,6 +1,6 @@
-"""The launcher and the ranks of one machine, from their start to their end, or until they must be ended.
+"""Supervise torchrun and the ranks of one machine: start, hang detection, stack dumps, kill.
 
-torchrun leaves the signals of a preemption alone; only ranks act on them.
+torchrun ignores preemption signals; only ranks act on them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from gemfit_launch.slurm.node.watchdog import Watchdog
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles
 
 POLL_SECONDS = 0.5
-LOOK_AROUND_SECONDS = 3.0
-"""How often the run folder is asked about other machines: each look is a few calls to a shared disk."""
-TOGETHER_SECONDS = LOOK_AROUND_SECONDS + 1.0
-LAST_WORDS_SECONDS = 10.0
-"""Time for ranks to write their stacks, or why they fail, before they are killed."""
+CHECK_SECONDS = 3.0
+"""Interval of checks for other machines: each makes a few calls to a shared file system."""
+TOGETHER_SECONDS = CHECK_SECONDS + 1.0
+DUMP_SECONDS = 10.0
+"""Time for ranks to write their stacks or errors before they are killed."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -49,7 +49,7 @@ class Machine:
 
     @property
     def token(self) -> str:
-        """Of the attempt: ranks of another one, or of another run, are not let in."""
+        """Unique to the attempt, so that ranks of another attempt or run cannot join."""
         return f"{self.plan.digest}.{self.files.attempt}"
 
     def failed_elsewhere(self) -> bool:
@@ -58,11 +58,11 @@ class Machine:
 
 
 def train(machine: Machine, log: IO[bytes]) -> tuple[int, str]:
-    """Run the plan's launcher to its end: its exit status, and why it was ended, where it was."""
+    """Run the plan's launcher; returns its exit status, and why it was ended by this process, if it was."""
     # Ranks whose launcher dies become children of this process, which can then end them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     site = machine.plan.site
-    assert site is not None, "a plan without a site is carried out elsewhere"
+    assert site is not None, "a plan without a site does not run under Slurm"
     watchdog = Watchdog(Tail.from_end(machine.run.metrics_file), site.hang_seconds)
     process = subprocess.Popen(
         launcher_argv(machine),
@@ -97,7 +97,7 @@ def launcher_argv(machine: Machine) -> list[str]:
 def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str, str]:
     """``base`` for the launcher and its ranks.
 
-    torchrun leaves the two signals alone, so that they stay ignored in it and only ranks act on them.
+    torchrun does not handle the two signals, so they stay ignored in it and only ranks act on them.
     """
     kept = environment(machine.plan, base, attempt=machine.files.attempt, port=machine.port)
     return kept | {
@@ -108,13 +108,13 @@ def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str,
 
 
 def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog) -> str:
-    """Stay until the launcher has ended; why it was ended, empty where it ended by itself."""
-    next_look = time.monotonic() + LOOK_AROUND_SECONDS
+    """Wait for the launcher; returns why it was ended, empty if it ended by itself."""
+    next_check = time.monotonic() + CHECK_SECONDS
     while process.poll() is None:
         time.sleep(POLL_SECONDS)
-        if time.monotonic() < next_look:
+        if time.monotonic() < next_check:
             continue
-        next_look = time.monotonic() + LOOK_AROUND_SECONDS
+        next_check = time.monotonic() + CHECK_SECONDS
         silence = watchdog.silence_beyond_limit() if machine.rank == 0 else None
         if silence is not None:
             write_atomic(machine.files.hang, f"no step for {silence:.0f} seconds\n")
@@ -124,25 +124,25 @@ def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog
             _end_ranks(process)
             return f"hung: {machine.files.hang.read_text().strip()}; the stacks of all ranks are in the log"
         if machine.failed_elsewhere():
-            _wait(process, LAST_WORDS_SECONDS)
+            _wait(process, DUMP_SECONDS)
             _end_ranks(process)
             return "ended because another node had failed"
     return ""
 
 
 def _wait_for_the_others(hang: Path) -> None:
-    """Until every machine has seen that the run hangs: ranks notice when another one dies, and die of it."""
+    """Wait until every machine has seen the hang file: ranks die when ranks elsewhere die."""
     age = time.time() - hang.stat().st_mtime
     time.sleep(min(max(TOGETHER_SECONDS - age, 0.0), TOGETHER_SECONDS))
 
 
 def dump_stacks(process: subprocess.Popen[bytes]) -> None:
-    """Let each rank write the stacks of its threads into the log, and die of it."""
+    """Send SIGABRT to each rank, which writes the stacks of its threads into the log and ends."""
     for rank in descendants(process.pid):
         with suppress(ProcessLookupError):
             os.kill(rank, signal.SIGABRT)
-            os.kill(rank, signal.SIGCONT)  # for one that is stopped
-    _wait(process, LAST_WORDS_SECONDS)
+            os.kill(rank, signal.SIGCONT)  # for a stopped process
+    _wait(process, DUMP_SECONDS)
 
 
 def _end_ranks(process: subprocess.Popen[bytes]) -> None:
@@ -158,4 +158,4 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 def _prepare_launcher() -> None:
     for number in PREEMPTION_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # stacks are wanted, not images of the memory
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # stacks in the log, no core dumps

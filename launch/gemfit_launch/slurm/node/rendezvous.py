@@ -1,6 +1,6 @@
-"""Nodes meet before the ranks start: all are healthy and reach machine 0, or the one that is not is named.
+"""Rendezvous of the nodes before the ranks start: names the node that is faulty or unreachable.
 
-One TCP connection for each node, on the port that the ranks use afterwards.
+One TCP connection per node, on the port that the ranks use afterwards.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 
-MEETING_SECONDS = 180
+RENDEZVOUS_SECONDS = 180
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
-GO = b"go\n"
+RELEASE = b"go\n"
 MAX_GREETING_BYTES = 4096
 
 
 class PeerError(Exception):
-    """A node that did not come, or could not be reached."""
+    """A node did not join, or could not be reached."""
 
 
-def meet(
+def rendezvous(
     *,
     rank: int,
     nodes: int,
@@ -29,12 +29,12 @@ def meet(
     port: int,
     token: str,
     failed: Callable[[], bool],
-    patience_seconds: float = MEETING_SECONDS,
+    patience_seconds: float = RENDEZVOUS_SECONDS,
 ) -> None:
-    """Return once all ``nodes`` machines have met at machine 0.
+    """Return once all ``nodes`` machines have connected to machine 0.
 
-    ``token`` is the attempt's own: what arrives with another one belongs to somebody else. ``failed``
-    tells that some node has already given up. Raises ``PeerError``.
+    ``token`` is unique to the attempt: connections with another one are closed. ``failed`` returns whether
+    some node has already failed. Raises ``PeerError``.
     """
     deadline = time.monotonic() + patience_seconds
     if nodes == 1:
@@ -42,42 +42,42 @@ def meet(
     if rank == 0:
         _receive(nodes, port, token, failed, deadline)
     else:
-        _visit(rank, host, port, token, failed, deadline)
+        _join(rank, host, port, token, failed, deadline)
 
 
 def _receive(nodes: int, port: int, token: str, failed: Callable[[], bool], deadline: float) -> None:
-    """Wait for every other machine, then let all of them go at once."""
+    """Wait for every other machine, then release all of them at once."""
     waiting: dict[int, socket.socket] = {}
     with socket.create_server(("", port), backlog=nodes) as server:
         server.settimeout(POLL_SECONDS)
         while len(waiting) < nodes - 1:
             missing = sorted(set(range(1, nodes)) - set(waiting))
-            _check_wait(f"machine {', '.join(map(str, missing))} did not come", failed, deadline)
+            _check_wait(f"machine {', '.join(map(str, missing))} did not join", failed, deadline)
             if (arrived := _accept(server, token)) is not None:
-                rank, guest = arrived
-                waiting[rank] = guest
-    for guest in waiting.values():
-        with closing(guest), suppress(OSError):
-            guest.sendall(GO)
-            # The guest closes first: the side that does keeps the port busy for a minute.
-            guest.recv(1)
+                rank, client = arrived
+                waiting[rank] = client
+    for client in waiting.values():
+        with closing(client), suppress(OSError):
+            client.sendall(RELEASE)
+            # The client closes first: the side that does keeps the port in TIME_WAIT for a minute.
+            client.recv(1)
 
 
 def _accept(server: socket.socket, token: str) -> tuple[int, socket.socket] | None:
-    """The next machine that arrives, and its rank; ``None`` for nobody, and for a stranger."""
+    """Rank and socket of the next machine; ``None`` on timeout or for another token."""
     try:
-        guest, _ = server.accept()
+        client, _ = server.accept()
     except TimeoutError:
         return None
-    guest.settimeout(ANSWER_SECONDS)
-    if (rank := _greeting(guest, token)) is not None:
-        return rank, guest
-    guest.close()
+    client.settimeout(ANSWER_SECONDS)
+    if (rank := _greeting(client, token)) is not None:
+        return rank, client
+    client.close()
     return None
 
 
-def _visit(rank: int, host: str, port: int, token: str, failed: Callable[[], bool], deadline: float) -> None:
-    """Call machine 0 until it is there, and wait for its word; a call that ends without it is made anew."""
+def _join(rank: int, host: str, port: int, token: str, failed: Callable[[], bool], deadline: float) -> None:
+    """Connect to machine 0 and wait for its release; reconnects until the deadline."""
     while True:
         _check_wait(f"{host} does not answer on port {port}", failed, deadline)
         with (
@@ -86,17 +86,17 @@ def _visit(rank: int, host: str, port: int, token: str, failed: Callable[[], boo
         ):
             server.sendall(f"{token} {rank}\n".encode())
             server.settimeout(max(1.0, deadline - time.monotonic()))
-            if server.recv(len(GO)) == GO:
+            if server.recv(len(RELEASE)) == RELEASE:
                 return
         time.sleep(POLL_SECONDS)
 
 
-def _greeting(guest: socket.socket, token: str) -> int | None:
+def _greeting(client: socket.socket, token: str) -> int | None:
     try:
-        said, _, rank = guest.recv(MAX_GREETING_BYTES).decode("utf-8", "replace").strip().rpartition(" ")
+        received, _, rank = client.recv(MAX_GREETING_BYTES).decode("utf-8", "replace").strip().rpartition(" ")
     except OSError:
         return None
-    return int(rank) if said == token and rank.isdigit() else None
+    return int(rank) if received == token and rank.isdigit() else None
 
 
 def _check_wait(what: str, failed: Callable[[], bool], deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""What a run folder keeps of its Slurm jobs: submissions, logs, and how each attempt began and ended.
+"""Records of Slurm jobs in a run folder: submissions, logs, start and outcome of each attempt.
 
 Imports only the core package.
 """

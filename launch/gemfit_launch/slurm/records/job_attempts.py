@@ -1,4 +1,4 @@
-"""What each attempt of a job was and how it ended, in small files; and what follows from that."""
+"""Start and end records of the attempts of a job, and the decision to give up."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gemfit.schemas.base import Contract
 Stage = Literal["health", "training"]
 
 STOP_BY_COMMAND, STOP_TO_REQUEUE = "stop", "requeue"
-"""What the stop file says: `gemfit stop` ends the job, a signal sends it back into the queue."""
+"""Contents of the stop file: `gemfit stop` ends the job, a signal requeues it."""
 
 MAX_FRUITLESS_INTERRUPTIONS = 10
 """In a row without a new checkpoint: the time limit, or the time between preemptions, is too short."""
 
 
 class AttemptStart(Contract):
-    """An attempt that has begun on these nodes."""
+    """Start of an attempt on these nodes."""
 
     attempt: int
     job: str
@@ -34,7 +34,7 @@ class AttemptStart(Contract):
 
 
 class AttemptEnd(Contract):
-    """How an attempt ended."""
+    """Outcome of an attempt."""
 
     attempt: int
     outcome: AttemptOutcome
@@ -44,12 +44,12 @@ class AttemptEnd(Contract):
     node: str | None = None
     """The node that failed first, of a crash."""
     at_fault: bool = False
-    """The node itself failed, not what ran on it: the next attempt avoids it."""
+    """Whether the node itself failed, not what ran on it: the next attempt excludes it."""
     time: float
 
 
 class NodeEnd(Contract):
-    """How the launcher of one node ended."""
+    """Exit record of one node."""
 
     node: str
     rank: int
@@ -64,7 +64,7 @@ class NodeEnd(Contract):
 
 @dataclass(frozen=True, slots=True)
 class AttemptFiles:
-    """Where the records and logs of one attempt lie."""
+    """Paths of the records and logs of one attempt."""
 
     run: RunDir
     attempt: int
@@ -86,11 +86,11 @@ class AttemptFiles:
 
     @property
     def hang(self) -> Path:
-        """Its presence tells every node to dump the stacks of its ranks and end."""
+        """Its presence makes every node dump the stacks of its ranks and end."""
         return self.folder / f"attempt-{self.attempt}.hang"
 
     def log(self, rank: int) -> Path:
-        """What the ranks of a machine printed; that of machine 0 is the attempt's own log."""
+        """Output of the ranks of a machine; that of machine 0 is the attempt's log."""
         return (
             self.run.log(self.attempt)
             if rank == 0
@@ -98,12 +98,12 @@ class AttemptFiles:
         )
 
     def write(self, path: Path, record: Contract) -> None:
-        """Store a record, whole or not at all."""
+        """Write a record atomically."""
         self.folder.mkdir(exist_ok=True)
         write_atomic(path, record.to_json())
 
     def node_ends(self) -> list[NodeEnd]:
-        """Of the nodes that have ended, by machine rank."""
+        """Exit records of the nodes that have ended, by machine rank."""
         found = self.folder.glob(f"attempt-{self.attempt}.node-*.json")
         return sorted(map(NodeEnd.read, found), key=lambda end: end.rank)
 
@@ -117,7 +117,7 @@ class JobAttempt:
 
 
 def read_attempts(run: RunDir) -> list[JobAttempt]:
-    """Every attempt that was made as a Slurm job, oldest first."""
+    """Every attempt of a Slurm job, oldest first."""
     found = []
     for number in range(1, run.attempt + 1):
         files = AttemptFiles(run, number)
@@ -128,14 +128,14 @@ def read_attempts(run: RunDir) -> list[JobAttempt]:
 
 
 def newest_step(run: RunDir) -> int:
-    """Of the newest committed checkpoint, by name only; 0 before the first."""
+    """Step of the newest committed checkpoint, by name only; 0 before the first."""
     return max((int(path.name.rpartition("-")[2]) for path in run.committed()), default=0)
 
 
 def give_up(attempts: Sequence[JobAttempt], job: str, *, max_restarts: int) -> str | None:
-    """Why ``job`` must not be tried again, or ``None``.
+    """Why ``job`` must not be requeued, or ``None``.
 
-    Counts the attempts of this job since the last one that left a new checkpoint.
+    Counts the attempts of this job since the last one that committed a checkpoint.
     """
     crashes = interruptions = 0
     for attempt in reversed(attempts):
@@ -154,15 +154,15 @@ def give_up(attempts: Sequence[JobAttempt], job: str, *, max_restarts: int) -> s
 
 
 def first_failure(ends: Sequence[NodeEnd], nodes: Sequence[str]) -> NodeEnd | None:
-    """The node that an attempt without a verdict failed on.
+    """The node on which an attempt without a verdict failed.
 
-    A node that has left no word was lost with all its processes; else it is the first that failed.
+    A node without an exit record was lost with all its processes; else the first that failed.
     """
-    told = {end.rank for end in ends}
-    lost = [rank for rank in range(len(nodes)) if rank not in told]
+    recorded = {end.rank for end in ends}
+    lost = [rank for rank in range(len(nodes)) if rank not in recorded]
     failed = sorted((end for end in ends if end.status), key=lambda end: (not end.at_fault, end.time))
     if lost and ends:
-        reason = "its processes vanished without a word"
+        reason = "its processes ended without an exit record"
         time = min(end.time for end in ends)
         return NodeEnd(
             node=nodes[lost[0]],

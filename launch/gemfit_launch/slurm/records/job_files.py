@@ -1,4 +1,4 @@
-"""What a run folder holds about Slurm: scripts, logs of the batch shells, and which jobs were submitted."""
+"""Slurm files of a run folder: job scripts, logs of batch scripts, submissions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Submission(Contract):
     job: int
     """Its id, which a requeued job keeps."""
     pack_job: int | None
-    """The job that it waits for, which packs the data."""
+    """The packing job that it depends on."""
     site: str
     nodes: int
     folder: str
-    """Where it was submitted; relative names in the recipe begin there."""
+    """Working folder of the submission, to which relative paths in the recipe refer."""
     allowed_changes: tuple[str, ...] = ()
     """Keys of the training's identity that may differ from what a checkpoint was saved under."""
     time: float
@@ -42,11 +42,11 @@ class JobFiles:
 
     @property
     def root(self) -> Path:
-        """The run folder as nodes name it: absolute."""
+        """Absolute path of the run folder."""
         return self.run.root.resolve()
 
     def job_name(self, kind: str) -> str:
-        """What Slurm calls the job: like the run folder."""
+        """Job name: that of the run folder."""
         return self.root.name if kind == "train" else f"{self.root.name}-{kind}"
 
     @property
@@ -54,17 +54,17 @@ class JobFiles:
         return self.root / "slurm"
 
     def script(self, kind: str) -> Path:
-        """The text of the job that trains, or packs, as it was submitted last."""
+        """Script of the training or packing job, as submitted last."""
         return self.folder / f"{kind}.sbatch"
 
     def log(self, kind: str, job: int) -> Path:
-        """What the batch shell of a job printed, over all its attempts."""
+        """Log of the batch script of a job, over all its attempts."""
         return self.folder / f"{kind}-{job}.log"
 
     def log_pattern(self, kind: str) -> str:
-        """The same as sbatch's ``--output``, which takes ``%`` for its own."""
+        """The same for sbatch's ``--output``, where ``%`` has to be escaped."""
         if "\\" in str(self.root):
-            raise UserError(f"{self.root}: Slurm takes backslashes out of paths; choose another folder")
+            raise UserError(f"{self.root}: Slurm removes backslashes from paths; choose another folder")
         return f"{str(self.folder).replace('%', '%%')}/{kind}-%j.log"
 
     @property
@@ -72,12 +72,12 @@ class JobFiles:
         return self.folder / "submissions.json"
 
     def submissions(self) -> tuple[Submission, ...]:
-        """Every job of the run, the newest last; none for a run that never went to Slurm."""
+        """Every job of the run, the newest last; empty for a run that was never submitted."""
         path = self.submissions_file
         return Submissions.read(path).jobs if path.is_file() else ()
 
     def newest(self) -> Submission | None:
-        """The job that trains the run now, or did last."""
+        """The newest submission, if any."""
         return self.submissions()[-1] if self.submissions() else None
 
     def record(self, submission: Submission) -> None:
@@ -86,7 +86,7 @@ class JobFiles:
         write_atomic(self.submissions_file, jobs.to_json())
 
     def write_script(self, kind: str, text: str) -> Path:
-        """Keep the text of a job, and tell where."""
+        """Write a job script and return its path."""
         self.folder.mkdir(exist_ok=True)
         write_atomic(self.script(kind), text)
         return self.script(kind)

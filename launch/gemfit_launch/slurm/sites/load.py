@@ -1,6 +1,6 @@
-"""Sites from files: a shipped example, a person's own on top of it, ``--site-set`` on top of both.
+"""Load sites: a shipped example, overridden by the user's own file, then by ``--site-set``.
 
-A site is a name, or the path of a YAML file. A file of one's own may also begin with ``extends: NAME``.
+A site is a name or the path of a YAML file, which may begin with ``extends: NAME``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def shipped() -> dict[str, Path]:
 
 
 def own() -> dict[str, Path]:
-    """Name and file of every site in a person's own folder."""
+    """Name and file of every site in the user's folder."""
     return _named(own_folder())
 
 
@@ -34,12 +34,12 @@ def own_folder() -> Path:
 
 
 def load_site(name: str, settings: Iterable[str] = ()) -> Site:
-    """The site that results; all mistakes in it are one ``UserError``."""
+    """The resolved site; all errors in it are one ``UserError``."""
     return build(Site, site_document(name, settings))
 
 
 def site_document(name: str, settings: Iterable[str] = ()) -> YamlDocument:
-    """The YAML that results; every value still knows where it was written."""
+    """The merged YAML; every value keeps the place where it was written."""
     path = Path(name).expanduser()
     if path.is_file():
         document, called = load_extended(path, _find), path.stem
@@ -50,7 +50,7 @@ def site_document(name: str, settings: Iterable[str] = ()) -> YamlDocument:
 
 
 def _layers(name: str) -> YamlDocument:
-    """A person's file on top of a shipped one of the same name; either may be missing, not both."""
+    """The user's file over a shipped one of the same name; one of the two may be missing."""
     paths = [layer[name] for layer in (shipped(), own()) if name in layer]
     if not paths:
         raise UserError(_unknown(name))

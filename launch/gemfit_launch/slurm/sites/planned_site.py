@@ -8,5 +8,5 @@ from gemfit.schemas.site import Site
 
 def site_of(plan: Plan) -> Site:
     """The site of a plan that is made for Slurm."""
-    assert plan.site is not None, "a plan without a site is carried out here, not by Slurm"
+    assert plan.site is not None, "a plan without a site does not run under Slurm"
     return plan.site

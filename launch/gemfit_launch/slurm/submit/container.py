@@ -1,4 +1,4 @@
-"""How Python is started on the nodes: bare, or in an image. Pure."""
+"""Command prefix of Python on the nodes: without a container, Apptainer or pyxis. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemfit.schemas.site import Container, Site
 
 
 def python_on_nodes(site: Site, folders: Sequence[Path]) -> list[str]:
-    """argv that a Python on the nodes begins with; in Apptainer it sees ``folders`` where they are."""
+    """argv prefix of Python on the nodes; Apptainer mounts ``folders`` under the same paths."""
     container = site.container
     if container is None:
         return [site.python or sys.executable]
@@ -24,7 +24,7 @@ def python_on_nodes(site: Site, folders: Sequence[Path]) -> list[str]:
 
 
 def srun_options(site: Site, folders: Sequence[Path]) -> list[str]:
-    """What ``srun`` is told about the image: something under pyxis, nothing otherwise."""
+    """Container options of ``srun`` under pyxis; empty otherwise."""
     container = site.container
     if container is None or container.kind != "pyxis":
         return []
@@ -35,7 +35,7 @@ def srun_options(site: Site, folders: Sequence[Path]) -> list[str]:
 
 
 def mounts(container: Container, folders: Sequence[Path]) -> list[str]:
-    """``SOURCE:TARGET`` of everything that the image has to see."""
+    """``SOURCE:TARGET`` of every mount of the container."""
     for folder in folders:
         if any(character in str(folder) for character in ",:"):
             raise UserError(

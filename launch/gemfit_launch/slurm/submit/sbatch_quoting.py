@@ -1,7 +1,7 @@
-"""``#SBATCH`` lines, quoted for sbatch's own reader, which is not a shell. Pure.
+"""``#SBATCH`` lines, quoted for sbatch's parser, which is not a shell. Pure.
 
-That reader takes a backslash for an escape even inside single quotes, splits at blanks and drops all
-after a ``#``. Inside double quotes only ``\\`` and ``"`` mean something to it.
+That parser reads a backslash as an escape even inside single quotes, splits at blanks and drops all
+after a ``#``. Inside double quotes only ``\\`` and ``"`` are special.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 OWNED = {
     "job-name": "--run",
     "nodes": "--nodes",
-    "ntasks": "the launcher, one task a node",
-    "ntasks-per-node": "the launcher, one task a node",
+    "ntasks": "the launcher, one task per node",
+    "ntasks-per-node": "the launcher, one task per node",
     "partition": "`partition`",
     "account": "`account`",
     "qos": "`qos`",
@@ -58,16 +58,16 @@ def render_directives(options: Options) -> str:
 
 
 def directive(name: str, value: str | None) -> str:
-    """``--name`` or ``--name="value"`` as sbatch's reader takes it; unprintable values are refused."""
+    """``--name`` or ``--name="value"``, quoted for sbatch; unprintable values are a ``UserError``."""
     if not OPTION.fullmatch(name):
         raise UserError(f"{name!r} is not the long name of an sbatch option; write it like `mail-type`")
     return f"--{name}" if value is None else f"--{name}={quoted(value, f'--{name}')}"
 
 
 def quoted(value: str, place: str) -> str:
-    """``value`` in double quotes; ``place`` names it where it cannot be written at all."""
+    """``value`` in double quotes; ``place`` names it in errors."""
     if not value.isprintable():
-        raise UserError(f"{place}: {value!r} holds a character that cannot stand in a job script; remove it")
+        raise UserError(f"{place}: {value!r} contains a character that a job script cannot hold; remove it")
     if not value:
         raise UserError(f"{place}: is empty; leave it out, or give it a value")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -75,13 +75,13 @@ def quoted(value: str, place: str) -> str:
 
 
 def sbatch_options(site: Site) -> Options:
-    """Where a job of ``site`` goes, and what else its owner wants of sbatch."""
+    """Options of the training job: those of ``site``, and its `extra`."""
     named = ("partition", "account", "qos", "constraint", "reservation", "time")
     return [*_given(site, named), *_extra(site)]
 
 
 def pack_options(site: Site) -> Options:
-    """The same for a job without a GPU; what chooses GPU nodes does not go with another partition."""
+    """Options of the packing job; options that select GPU nodes are dropped with another partition."""
     if site.pack_partition is None:
         return sbatch_options(site)
     return [("partition", site.pack_partition), *_given(site, ("account", "time")), *_extra(site)]
@@ -99,7 +99,7 @@ def _extra(site: Site) -> list[tuple[str, str | None]]:
 
 
 def check_option(name: str, site: Site) -> None:
-    """``UserError`` for an option in ``extra`` that the launcher decides, or that is no option's name."""
+    """``UserError`` for an option in ``extra`` that the launcher writes, or with an invalid name."""
     place = f"site {site.name}: extra.{name}"
     if name in OWNED:
         raise UserError(f"{place}: {name} is decided by {OWNED[name]}; remove it from `extra`")

@@ -1,4 +1,4 @@
-"""Which site, how many nodes: what the options of a verb say, and the ranks that follow."""
+"""The options `--site`, `--site-set` and `--nodes`, and the resulting ranks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gemfit_launch.slurm.sites.load import load_site
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteOptions:
-    """A site by name, what is to be different there, and how many of its nodes."""
+    """A site by name, overrides of its values, and a number of nodes."""
 
     name: str | None = None
     settings: tuple[str, ...] = ()
     nodes: int | None = None
 
     def site(self, before: Site | None = None) -> Site:
-        """The site that results; without a name it is the one ``before``, as it was."""
+        """The resolved site; without a name, that of the run ``before``."""
         if self.name is not None:
             return load_site(self.name, self.settings)
         if before is None:
@@ -31,17 +31,17 @@ class SiteOptions:
         return before
 
     def arguments(self) -> list[str]:
-        """The same choice as command line arguments."""
+        """The same options as command line arguments."""
         return to_argv({"site": self.name, "site_set": self.settings, "nodes": self.nodes})
 
 
 def ranks_at(site: Site, nodes: int) -> Topology:
-    """Every rank that ``nodes`` nodes of ``site`` have."""
+    """Ranks of ``nodes`` nodes of ``site``."""
     return Topology(nodes=nodes, ranks_per_node=site.ranks, device="cuda" if site.gpus_per_node else "cpu")
 
 
 def check_ranks(ranks: Ranks, site: Site) -> None:
-    """``UserError`` for options about ranks that the site decides."""
+    """``UserError`` for options of ranks that the site decides."""
     given = [*Ranks(nproc=ranks.nproc, gpus=ranks.gpus, device=ranks.device).arguments()]
     if given:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Keep the code of a run in its folder, so that a job which comes back is the one that was submitted.
+"""Copy the code of both packages into the run folder, so that a requeued job runs what was submitted.
 
 Copies the two packages, some hundred small files; libraries stay where they are.
 """
@@ -16,7 +16,7 @@ PACKAGES = (gemfit, gemfit_launch)
 NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
-def freeze_code(run: RunDir) -> None:
+def snapshot_code(run: RunDir) -> None:
     """Copy the packages as they are now into the run folder, in place of what is there."""
     folder = code_folder(run)
     staging = folder.with_name(f".{folder.name}")

@@ -1,6 +1,6 @@
-"""From a plan to a job in the queue: the scripts into the run folder, then the one call of sbatch.
+"""Submit the jobs of a run: write the scripts into the run folder, then call sbatch.
 
-Data that is not packed yet is packed by a job of its own, without a GPU, for which the training waits.
+Data that is not packed yet is packed by a job without a GPU, on which the training job depends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gemfit_launch.planning.request import Request
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 from gemfit_launch.slurm.sites.planned_site import site_of
-from gemfit_launch.slurm.submit.snapshot_code import freeze_code
+from gemfit_launch.slurm.submit.snapshot_code import snapshot_code
 from gemfit_launch.slurm.submit.template import Kind, render
 
 
@@ -35,7 +35,7 @@ class Prepared:
 def submit_all(
     jobs: Sequence[Prepared], folder: Path, after: int | None
 ) -> Iterator[tuple[Prepared, Submission]]:
-    """Submit one after the other; runs that need the same pack do not build it at the same time."""
+    """Submit one job after the other; a pack that several need is built once."""
     packers: dict[str, int] = {}
     for job in jobs:
         pack = job.plan.pack.fingerprint
@@ -47,7 +47,7 @@ def submit_all(
 
 
 def submit_new(job: Prepared, folder: Path, after: Sequence[int]) -> Submission:
-    """Make the run folder and submit; where Slurm refuses, the folder does not stay."""
+    """Create the run folder and submit; removes the folder if Slurm rejects the job."""
     run = RunDir.create(job.root, job.plan)
     with _undone_on_failure(job.root):
         return submit(run, job.scripts, folder, after)
@@ -60,9 +60,9 @@ def submit(
     after: Sequence[int] = (),
     allowed_changes: tuple[str, ...] = (),
 ) -> Submission:
-    """Submit the jobs of a run that exists, from the code as it is now."""
+    """Submit the jobs of an existing run, with a snapshot of the current code."""
     files, plan = JobFiles(run), run.plan()
-    freeze_code(run)
+    snapshot_code(run)
     paths = {kind: files.write_script(kind, text) for kind, text in scripts.items()}
     pack_job = commands.submit(paths["pack"], after=after) if "pack" in paths else None
     with _cancelled_on_failure(pack_job):

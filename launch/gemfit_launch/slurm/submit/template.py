@@ -1,7 +1,7 @@
-"""``Plan -> text`` of a job script: a plain bash file with two regions filled in. Pure.
+"""Render a job script from a plan: a plain bash file with two regions filled in. Pure.
 
-The file is what shellcheck reads and a person may run; between its marks stand an example's lines,
-which are replaced whole: directives, quoted for sbatch, and values, quoted for bash.
+The template is a valid script, so that shellcheck can read it; the example lines between its marks are
+replaced: directives, quoted for sbatch, and values, quoted for bash.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Kind = Literal["train", "pack"]
 
 
 def render(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> str:
-    """The whole text of the job that trains, or packs the data of, ``run``.
+    """The script of the training or packing job of ``run``.
 
-    It starts in ``folder``, so that relative names in the recipe mean there what they mean here.
+    It starts in ``folder``, so that relative paths in the recipe resolve as they do here.
     """
     text = template(kind)
     text = fill(text, "directives", render_directives(options(kind, plan, run, folder)))
@@ -36,7 +36,7 @@ def render(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> str:
 
 
 def template(kind: Kind) -> str:
-    """The shipped script of this kind, as it lies in ``slurm/``."""
+    """The shipped template of this kind, from ``slurm/``."""
     return (files("gemfit_launch.slurm.shipped") / f"{kind}.sbatch").read_text("utf-8")
 
 
@@ -67,7 +67,7 @@ def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple
 
 
 def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
-    """Assignments that the script reads; see the head of ``slurm/train.sbatch`` for what each is."""
+    """Variable assignments of the script; the head of ``slurm/train.sbatch`` documents them."""
     site, root = site_of(plan), JobFiles(run).root
     seen_inside = [root, Path(plan.pack.folder).parent]  # the packs' own folder may not exist yet
     yield f"RUN_DIR={_word(str(root), 'the run folder')}"
@@ -82,7 +82,7 @@ def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
 
 
 def host_python(site: Site) -> str:
-    """Python outside any container: the site's own, else the one that runs this."""
+    """Python outside of the container: that of the site, else this interpreter."""
     return site.python if site.python is not None and site.container is None else sys.executable
 
 
@@ -98,7 +98,7 @@ def _resources(site: Site) -> Iterator[tuple[str, str | None]]:
 
 
 def _setup(site: Site) -> Iterator[str]:
-    """A function with the site's own lines, not indented: one of them may begin a here-document."""
+    """A shell function with the site's lines, not indented: one of them may begin a here-document."""
     yield "setup() {"
     yield ":"
     for line in site.setup:
@@ -118,5 +118,5 @@ def _word(text: str, place: str) -> str:
 
 def _without_nul(text: str, place: str) -> str:
     if "\0" in text:
-        raise UserError(f"{place}: holds a NUL character, which no shell can take; remove it")
+        raise UserError(f"{place}: contains a NUL character, which a shell cannot hold; remove it")
     return text
