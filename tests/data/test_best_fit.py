@@ -19,13 +19,13 @@ def as_lengths(lengths: list[int]) -> NDArray[np.int32]:
 
 
 def best_fit(lengths: list[int], seq_len: int) -> list[int]:
-    """The free places of each row under best fit, decreasing, the obvious way; sorted."""
+    """Reference: the free places of each row under best-fit decreasing, sorted."""
     free: list[int] = []
     for length in sorted(lengths, reverse=True):
-        rooms = [room for room in free if room >= length]
-        if rooms:
-            free.remove(min(rooms))
-        free.append((min(rooms) if rooms else seq_len) - length)
+        fitting = [places for places in free if places >= length]
+        if fitting:
+            free.remove(min(fitting))
+        free.append((min(fitting) if fitting else seq_len) - length)
     return sorted(free)
 
 
@@ -35,7 +35,7 @@ def contents(lengths: NDArray[np.int32], rows: NDArray[np.int32]) -> list[list[i
 
 
 def conversations(count: int, seed: int, seq_len: int) -> NDArray[np.int32]:
-    """Lengths as of chats, mean 300, cut into rows."""
+    """Lengths like those of chats, mean 300, split into rows."""
     lengths = np.clip(np.random.default_rng(seed).lognormal(5.2, 1, count), 1, 4096).astype(np.int32)
     rest = lengths % seq_len
     full = np.full(int((lengths // seq_len).sum()), seq_len, np.int32)
@@ -43,7 +43,7 @@ def conversations(count: int, seed: int, seq_len: int) -> NDArray[np.int32]:
 
 
 def bimodal(count: int, seed: int, seq_len: int) -> NDArray[np.int32]:
-    """Short ones, and ones of nearly a row."""
+    """Lengths of short documents, and of documents of nearly a row."""
     rng = np.random.default_rng(seed)
     short = np.clip(rng.lognormal(np.log(seq_len / 8), 0.8, count), 1, seq_len)
     near = np.clip(rng.normal(0.9 * seq_len, 0.05 * seq_len, count), 1, seq_len)
@@ -91,13 +91,13 @@ def test_the_order_of_the_documents_changes_nothing_but_their_numbers(lengths: l
 @given(lengths=LENGTHS, free=FREE)
 def test_partly_filled_rows_are_filled_and_keep_their_numbers(lengths: list[int], free: list[int]) -> None:
     rows = pack(as_lengths(lengths), 64, as_lengths(free))
-    room = np.full(max([len(free), *(rows + 1).tolist()]), 64)
-    room[: len(free)] = free
-    assert (np.bincount(rows, weights=lengths, minlength=len(room)) <= room).all()
+    capacity = np.full(max([len(free), *(rows + 1).tolist()]), 64)
+    capacity[: len(free)] = free
+    assert (np.bincount(rows, weights=lengths, minlength=len(capacity)) <= capacity).all()
     fresh = {row for row in rows.tolist() if row >= len(free)}
     assert fresh == set(range(len(free), len(free) + len(fresh)))
     if lengths:
-        assert len(room) >= fewest_rows(as_lengths(lengths), 64, as_lengths(free))
+        assert len(capacity) >= fewest_rows(as_lengths(lengths), 64, as_lengths(free))
 
 
 @pytest.mark.parametrize("seq_len", [1024, 2048, 8192])

@@ -102,7 +102,7 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
     message = 0
     at = np.int64(0)
     for conversation in range(len(last)):
-        start, inset = at, -1
+        start, inline_system = at, -1
         if roles[message] == _SYSTEM and not inside:
             flag = np.uint32(0) if untrained[message] else train_all
             at = _control(words, at, control, edges, _BEFORE, flag)
@@ -114,7 +114,7 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
         else:
             at = _control(words, at, control, edges, BEGIN, train_all)
             if roles[message] == _SYSTEM:
-                inset = message
+                inline_system = message
                 message += 1
         while message < last[conversation]:
             begin, role, inserted = at, roles[message], 0
@@ -122,14 +122,14 @@ def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, 
             flag = TRAINED if role == _ASSISTANT and not untrained[message] else before
             turns[message] = at
             at = _control(words, at, control, edges, HEADERS + role, before)
-            if inset >= 0:
-                system = np.uint32(0) if untrained[inset] else train_all
-                turns[inset] = at
-                at = _content(words, at, ids, content_ends, inset, system)
+            if inline_system >= 0:
+                system = np.uint32(0) if untrained[inline_system] else train_all
+                turns[inline_system] = at
+                at = _content(words, at, ids, content_ends, inline_system, system)
                 at = _control(words, at, control, edges, _AFTER, system)
-                inserted = at - turns[inset]
+                inserted = at - turns[inline_system]
                 role_tokens[conversation, _SYSTEM] = inserted
-                inset = -1
+                inline_system = -1
             at = _content(words, at, ids, content_ends, message, flag)
             at = _control(words, at, control, edges, ENDS + role, flag)
             role_tokens[conversation, role] += at - begin - inserted
