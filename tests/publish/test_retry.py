@@ -124,7 +124,7 @@ def test_a_name_is_valid_exactly_where_huggingface_hub_accepts_it_with_a_namespa
         ({"repo": "a/b"}, "`repo` has no effect"),
         ({"tag": True}, "`tag` has no effect"),
         ({"repo": "a", "push": "end"}, "write namespace/name"),
-        ({"repo": "a/b", "push": "end", "branch": "x y"}, "is no branch"),
+        ({"repo": "a/b", "push": "end", "branch": "x y"}, "is not a valid branch"),
         (
             {"repo": "a/b", "push": "end", "merge_adapter": False, "multimodal": True},
             "no effect on an adapter",

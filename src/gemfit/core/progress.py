@@ -1,4 +1,4 @@
-"""Say how far a build is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress display: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Told the amount done so far; tells it to a person."""
+    """Progress display of one operation."""
 
     def __init__(self, what: str, total: int | None, unit: str, stream: TextIO) -> None:
         self._what, self._total, self._unit, self._stream = what, total, unit, stream
@@ -24,7 +24,7 @@ class Progress:
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def at(self, done: int) -> None:
-        """``done`` of ``total`` units are finished."""
+        """Show that ``done`` of ``total`` units are finished."""
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() >= self._next_line:

@@ -1,4 +1,4 @@
-"""Whether, when and where weights go to the Hugging Face Hub while a run trains."""
+"""Recipe section `hub`: push of checkpoints to the Hugging Face Hub during training."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gemfit.schemas.base import Contract
 
-# The rules of huggingface_hub.utils.validate_repo_id, which a login node need not have; the namespace is
-# required here, because a bare name means another repository for each token.
+# The rules of huggingface_hub.utils.validate_repo_id, which a login node may lack; the namespace is required
+# here, because a bare name is a different repository for each token.
 _REPO_ID = re.compile(r"\b[\w\-.]{1,96}\b/\b[\w\-.]{1,96}\b", re.ASCII)
-# What git-check-ref-format allows, narrowed to what needs no quoting anywhere.
+# A subset of git-check-ref-format that needs no quoting anywhere.
 _BRANCH = re.compile(r"\b[\w\-.]+\b", re.ASCII)
 
 
 def repo_id(text: str) -> str:
-    """``text`` if it can name a model repository, as `namespace/name`; else ``ValueError`` with the rule."""
+    """``text`` if it is a valid repository id, `namespace/name`; else ``ValueError`` with the rule."""
     if not _REPO_ID.fullmatch(text):
         raise ValueError(
-            f"{text!r} is no repository: write namespace/name, of letters, digits, '-', '_' and '.', "
+            f"{text!r} is not a valid repository: write namespace/name, of letters, digits, '-', '_' and '.', "
             "beginning and ending with a letter or a digit"
         )
     if "--" in text or ".." in text or text.endswith(".git"):
-        raise ValueError(f"{text!r} is no repository: '--', '..' and an ending .git are not allowed")
+        raise ValueError(f"{text!r} is not a valid repository: '--', '..' and an ending .git are not allowed")
     return text
 
 
 def _branch(text: str) -> str:
     if not _BRANCH.fullmatch(text) or ".." in text or text.endswith(".lock"):
-        raise ValueError(f"{text!r} is no branch: use letters, digits, '-', '_' and '.'")
+        raise ValueError(f"{text!r} is not a valid branch: use letters, digits, '-', '_' and '.'")
     return text
 
 
 class HubRecipe(Contract):
-    """What is pushed beside the training."""
+    """Push during training."""
 
     repo: Annotated[str, AfterValidator(repo_id)] | None = None
-    """`namespace/name`; made at the first push if it is not there."""
+    """`namespace/name`; created at the first push if it does not exist."""
     push: Literal["never", "end", "best", "every_save"] = "never"
-    """`end`: after the last step. `best`: each checkpoint with the lowest held-out loss so far."""
+    """`end`: after the last step. `best`: each checkpoint with the lowest validation loss so far."""
     private: bool = True
-    """Of a repository that a push makes; one that is there stays as it is."""
+    """Visibility of a repository that a push creates; an existing one is not changed."""
     branch: Annotated[str, AfterValidator(_branch)] = "main"
     """Each push is a commit on it, with the step in its message."""
     tag: bool = False
-    """Tag each commit `step-N`. No save is then skipped for a newer one."""
+    """Tag each commit `step-N`; then no save is skipped for a newer one."""
     merge_adapter: bool = True
     """Push a LoRA merged into its base model; otherwise the adapter alone."""
     multimodal: bool = False
-    """Put the text back beside the other parts of a multimodal base model."""
+    """Put the text model back into its multimodal base model."""
     wait_seconds: Annotated[int, Field(ge=0, le=540)] = 300
-    """How long a run that is complete waits for its pushes, all ranks together, which NCCL bears for ten
-    minutes. What is not sent by then stays spooled."""
+    """Seconds that all ranks of a complete run wait for its pushes; NCCL times out after ten minutes. Unsent
+    pushes stay in the spool."""
 
     @model_validator(mode="after")
     def _have_effect(self) -> Self:
