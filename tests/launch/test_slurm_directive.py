@@ -48,7 +48,7 @@ def test_a_printable_value_is_one_option_and_arrives_unchanged(value: str) -> No
 
 @pytest.mark.parametrize("value", ["a\nb", "a\0b", "a\x1b[31m", "a\rb", "a\x7f", "\t", "a\u2028b"])
 def test_an_unprintable_value_is_refused_and_shown(value: str) -> None:
-    with pytest.raises(UserError, match="cannot stand in a job script") as refusal:
+    with pytest.raises(UserError, match="a job script cannot hold") as refusal:
         directive("comment", value)
     assert repr(value) in str(refusal.value)
 
