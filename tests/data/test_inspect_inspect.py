@@ -19,8 +19,8 @@ from data.handmade import IGNORED, Handmade, handmade
 from gemfit.data.document import token_ids
 from gemfit.data.inspect.__main__ import main
 from gemfit.data.inspect.chunks import REPEATED, RowChunk, positions
-from gemfit.data.inspect.printable import make_visible
-from gemfit.data.inspect.roles import make_marks, spans
+from gemfit.data.inspect.printable import to_printable
+from gemfit.data.inspect.roles import make_control_tokens, spans
 from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.render.template_segments import written
@@ -35,7 +35,7 @@ def made(tokenizer: Any) -> Handmade:
 
 @pytest.fixture
 def inspect(made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Inspect:
-    """Look into the pack ``made``; what is printed."""
+    """Inspect the pack ``made``; what is printed."""
     folder = made.write(tmp_path / "pack")
 
     def run(*options: str, status: int = 0) -> str:
@@ -159,13 +159,13 @@ def test_colours_are_for_terminals_that_want_them(
 
 def test_nothing_in_the_data_can_steer_the_terminal() -> None:
     texts = ["a \n\n  b\t", "c  d \x1b[31m\u202e", "e\r\x00\u200b "]
-    shown = make_visible(texts)
+    shown = to_printable(texts)
     assert shown == ["a·⏎\n⏎\n··b→", "c··d ⟨U+001B⟩[31m⟨U+202E⟩", "e⟨U+000D⟩⟨U+0000⟩⟨U+200B⟩·"]
 
 
 @given(texts=st.lists(st.text(), max_size=5))
 def test_no_control_sign_but_the_line_break_is_left(texts: list[str]) -> None:
-    shown = "".join(make_visible(texts))
+    shown = "".join(to_printable(texts))
     assert not any(ord(char) < 32 and char != "\n" for char in shown)
     assert shown.count("\n") == "".join(texts).count("\n")
 
@@ -180,7 +180,7 @@ def test_spans_of_a_rendered_conversation_are_its_turns(format: str, eos: str, t
     ]
     conversation = Conversation("x:1", tuple(Message(**message) for message in messages))
     (document,) = renderer.render([conversation])
-    found = spans(token_ids(document.words), make_marks(tokenizer, format, eos))
+    found = spans(token_ids(document.words), make_control_tokens(tokenizer, format, eos))
     inside = renderer.grammar.system_inside
     assert [span.role for span in found] == [
         "begin",

@@ -76,7 +76,7 @@ def test_a_sum_that_is_wrong_ends_in_failure_and_is_named(name: str, made: Handm
     status, out, err = stats()
     assert status == 1
     assert f"flow.{name}: read, repeated and oversampled tokens are" in err
-    assert "Conservation" in out
+    assert "Token accounting" in out
 
 
 def test_sums_that_balance_but_are_not_those_of_the_conversations_are_named(

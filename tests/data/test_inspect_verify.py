@@ -30,14 +30,14 @@ def verdict(made: Handmade, folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("loss_on", ["all", "assistant"])
-def test_a_sound_pack_is_proven(
+def test_a_sound_pack_passes(
     loss_on: str, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = handmade(tokenizer, talks(24), loss_on=loss_on)
     status, out, err = verdict(made, tmp_path / "pack", capsys)
     assert (status, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines() if line[:1].islower()] == [
-        "proven",
+        "check",
         "files",
         "conversations",
         "rows",
@@ -189,8 +189,8 @@ DEFECTS: dict[Plant, str] = {
     a_row_lost: "are expected in the rows twice, and are there once",
     a_copy_too_few: "are expected in the rows twice, and are there once",
     two_numbers_alike: "has the number",
-    an_order_that_is_not_canonical: "its digest is not behind that of the conversation",
-    a_copy_that_is_none: "is called a copy of",
+    an_order_that_is_not_canonical: "its digest does not follow that of the conversation",
+    a_copy_that_is_none: "is marked as a duplicate of",
     a_line_that_vanishes: "26 lines were neither blank nor rejected, but 25 are conversations",
     tokens_that_vanish: "flow.first.left_by_weight is 0 in the manifest, but",
     a_split_counted_wrong: "splits.train.conversations is 1 in the manifest, but",
@@ -210,7 +210,7 @@ def test_a_planted_defect_is_found_and_named(
     assert f"error: {tmp_path / 'pack'}: is not sound; delete it and pack again" in err
 
 
-def test_a_gap_and_a_repetition_are_told_with_the_line_of_the_input(
+def test_a_gap_and_a_repetition_name_the_line_of_the_input(
     made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = made.rows["train"].pop(3)
@@ -283,16 +283,16 @@ def test_numbers_of_rows_that_lead_elsewhere_are_found(
     assert "train row 4: its tokens are 48, counted as 47" in err
 
 
-def test_json_holds_proofs_and_problems(
+def test_json_holds_checks_and_problems(
     made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", str(made.write(tmp_path / "sound")), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sound"]
     a_row_lost(made)
     assert main(["verify", str(made.write(tmp_path / "unsound")), "--json"]) == 2
-    told = json.loads(capsys.readouterr().out)
-    assert not told["sound"]
-    assert any("are there once" in problem for proof in told["proofs"] for problem in proof["problems"])
+    result = json.loads(capsys.readouterr().out)
+    assert not result["sound"]
+    assert any("are there once" in problem for check in result["proofs"] for problem in check["problems"])
 
 
 def test_many_problems_of_a_kind_are_counted_not_listed(

@@ -11,8 +11,8 @@ import pytest
 
 from gemfit.data.inspect.annotate import AnnotatedRow, RowAnnotator
 from gemfit.data.inspect.chunks import REPEATED
-from gemfit.data.inspect.pack_files import open_evidence
-from gemfit.data.inspect.roles import Marks, make_marks
+from gemfit.data.inspect.pack_files import open_pack_files
+from gemfit.data.inspect.roles import ControlTokens, make_control_tokens
 from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.evaluate.samples import select_prompts
 from gemfit.evaluate.turn_losses import TurnSpan, turn_spans
@@ -36,8 +36,8 @@ class ValidationRows:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Any = load_tokenizer(str(folder / "tokenizer"))
-        self.evidence = open_evidence(folder)
-        self.marks: Marks = make_marks(self.tokenizer, "role_markers", "token")
+        self.evidence = open_pack_files(folder)
+        self.marks: ControlTokens = make_control_tokens(self.tokenizer, "role_markers", "token")
         count = self.evidence.manifest.splits["validation"].rows
         self.rows: list[AnnotatedRow] = list(
             RowAnnotator(self.evidence, self.marks).rows("validation", range(count))

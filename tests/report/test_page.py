@@ -202,7 +202,7 @@ def test_figures_of_the_data_are_those_of_the_pack(load: Load) -> None:
     page = without_pictures(make_page([report]))
     train = report.pack.figures["splits"]["train"]
     assert page.tables["Rows"][1][:2] == ["train", f"{train['rows']:,}"]
-    conserved = {row[0]: row[-1] for row in page.tables["Conservation of tokens"]}
+    conserved = {row[0]: row[-1] for row in page.tables["Token accounting"]}
     assert conserved["in"] == conserved["out"]
 
 

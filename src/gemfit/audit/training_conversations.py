@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gemfit.data.inspect.chunks import RowChunk, chunks_of
-from gemfit.data.inspect.document_ids import number_conversations
-from gemfit.data.inspect.pack_files import Pack, open_evidence
+from gemfit.data.inspect.document_ids import document_lines
+from gemfit.data.inspect.pack_files import Pack, open_pack_files
 from gemfit.data.inspect.printable import decode
-from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Marks, Span, make_marks, spans
+from gemfit.data.inspect.roles import BEGIN, UNKNOWN, ControlTokens, Span, make_control_tokens, spans
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.schemas.evaluation import SampleMessage
@@ -41,12 +41,12 @@ class TrainingConversations:
     """The conversations of one pack."""
 
     def __init__(self, folder: Path) -> None:
-        self._pack = open_evidence(folder)
+        self._pack = open_pack_files(folder)
         self.tokenizer: Any = load_tokenizer(str(folder / "tokenizer"))
         manifest = self._pack.manifest
-        self._marks = make_marks(self.tokenizer, manifest.format, manifest.eos)
+        self._marks = make_control_tokens(self.tokenizer, manifest.format, manifest.eos)
         self._system_after = make_renderer(self.tokenizer, manifest.format, manifest.eos).grammar.system_after
-        self._lines = number_conversations(self._pack)[0].lines
+        self._lines = document_lines(self._pack)[0].lines
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class TrainingConversations:
             yield SampleMessage(role=span.role, content=decode(self.tokenizer, content))
 
 
-def content_ids(chunk: RowChunk, span: Span, marks: Marks) -> list[int] | None:
+def content_ids(chunk: RowChunk, span: Span, marks: ControlTokens) -> list[int] | None:
     """The tokens of a turn without its header and its end; ``None`` for one that is not whole."""
     ids = chunk.ids[span.start : span.stop]
     header = dict(marks.headers).get(span.role)

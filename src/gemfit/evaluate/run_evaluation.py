@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from gemfit import __version__
 from gemfit.data.inspect.annotate import RowAnnotator
-from gemfit.data.inspect.pack_files import open_evidence
-from gemfit.data.inspect.roles import make_marks
+from gemfit.data.inspect.pack_files import open_pack_files
+from gemfit.data.inspect.roles import make_control_tokens
 from gemfit.data.pack.reader import PackedRows, open_pack
 from gemfit.data.pack.shuffle import epoch_order
 from gemfit.data.tokenize.tokenizer import pad_id
@@ -112,13 +112,13 @@ def make_inputs(run: RunDir, settings: EvaluationSettings, device: torch.device)
     """Rows, turn spans and prompts; ``UserError`` where the split has no trained tokens."""
     plan, tokenizer = plan_here(run, device), packed_tokenizer(run)
     folder = Path(plan.pack.folder)
-    pack, evidence = open_pack(folder, settings.split), open_evidence(folder)
+    pack, evidence = open_pack(folder, settings.split), open_pack_files(folder)
     rows = np.sort(epoch_order(settings.seed, 0, len(pack))[: settings.rows])
     if not pack.trained_tokens.sum():
         raise UserError(f"{folder}: {settings.split} has no trained token; see data.validation_share")
     if not pack.trained_tokens[rows].sum():
         raise UserError(f"--rows {settings.rows}: the rows that were drawn have no trained token; take more")
-    marks = make_marks(tokenizer, evidence.manifest.format, evidence.manifest.eos)
+    marks = make_control_tokens(tokenizer, evidence.manifest.format, evidence.manifest.eos)
     annotated = list(RowAnnotator(evidence, marks).rows(settings.split, range(len(pack))))
     prompts = select_prompts(annotated, marks, tokenizer, count=settings.samples, seed=settings.seed)
     if len(prompts) < settings.samples and rank() == 0:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gemfit.data.inspect.annotate import AnnotatedChunk, AnnotatedRow
-from gemfit.data.inspect.roles import BEGIN, UNKNOWN, Ids, Marks, Span
+from gemfit.data.inspect.roles import BEGIN, UNKNOWN, ControlTokens, Ids, Span
 from gemfit.evaluate.generation import generate_replies
 from gemfit.evaluate.models import LoadedModel
 from gemfit.schemas.evaluation import SampleMessage
@@ -41,7 +41,7 @@ class GenerationSettings:
 
 
 def select_prompts(
-    rows: Iterable[AnnotatedRow], marks: Marks, tokenizer: Any, *, count: int, seed: int
+    rows: Iterable[AnnotatedRow], marks: ControlTokens, tokenizer: Any, *, count: int, seed: int
 ) -> list[ReplyPrompt]:
     """``count`` conversations at most, the same ones in any order of the rows: a hash of them decides."""
     first = [annotated for row in rows for annotated in row.chunks if annotated.chunk.start == 0]
@@ -55,7 +55,7 @@ def select_prompts(
     return found
 
 
-def prompt_of(annotated: AnnotatedChunk, marks: Marks, tokenizer: Any) -> ReplyPrompt | None:
+def prompt_of(annotated: AnnotatedChunk, marks: ControlTokens, tokenizer: Any) -> ReplyPrompt | None:
     """Everything before the last whole reply of ``annotated``; ``None`` where no message precedes a reply."""
     spans = [span for span in annotated.spans if span.role != BEGIN]
     replies = [
@@ -92,14 +92,14 @@ def generate_samples(
     return [text for number in sorted(found) for text in found[number]]
 
 
-def _message(annotated: AnnotatedChunk, span: Span, marks: Marks, tokenizer: Any) -> SampleMessage:
+def _message(annotated: AnnotatedChunk, span: Span, marks: ControlTokens, tokenizer: Any) -> SampleMessage:
     ids = annotated.chunk.ids[span.start : span.stop]
     header = next(ids_of for role, ids_of in marks.headers if role == span.role)
     body = ids[len(header) : len(ids) - _end(ids, marks)]
     return SampleMessage(role=span.role, content=tokenizer.decode(body.tolist()).strip())
 
 
-def _end(ids: Ids, marks: Marks) -> int:
+def _end(ids: Ids, marks: ControlTokens) -> int:
     """Tokens that end the turn ``ids``, and the conversation with it; 0 where it was cut off."""
     for end in sorted((*marks.ends, *(np.append(end, marks.final) for end in marks.ends)), key=len)[::-1]:
         if len(ids) > len(end) and np.array_equal(ids[len(ids) - len(end) :], end):

@@ -20,7 +20,7 @@ from cycler import cycler
 from numpy.typing import NDArray
 from tsdownsample import MinMaxDownsampler
 
-from gemfit.data.inspect.printable import name_unseen
+from gemfit.data.inspect.printable import escape_control_characters
 from gemfit.errors import UserError
 from gemfit.report.blocks import Chart
 
@@ -98,7 +98,7 @@ def draw(chart: Chart, png: Path) -> str:
 def inline_svg(document: str, name: str) -> str:
     """matplotlib's SVG document as an element of a page: without style sheet, ids prefixed by ``name``."""
     # Names of runs and roles may hold control characters, which XML forbids.
-    root = ElementTree.fromstring(name_unseen(document))
+    root = ElementTree.fromstring(escape_control_characters(document))
     for parent in list(root.iter()):
         for child in [child for child in parent if child.tag in NOT_INLINE]:
             parent.remove(child)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gemfit.data.inspect.pack_files import open_evidence
+from gemfit.data.inspect.pack_files import open_pack_files
 from gemfit.data.inspect.stat_columns import StatColumns
 from gemfit.data.inspect.stats import collect, read_columns
 from gemfit.errors import UserError
@@ -114,7 +114,7 @@ def _state(run: RunDir) -> str:
 def _pack(plan: Plan) -> tuple[PackView | None, str]:
     """Statistics of the pack, or why a missing or damaged one has none."""
     try:
-        pack = open_evidence(Path(plan.pack.folder))
+        pack = open_pack_files(Path(plan.pack.folder))
         columns = read_columns(pack)
         return PackView(collect(pack, columns), columns), ""
     except UserError as error:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from gemfit import __version__
 from gemfit.core.atomic_file import write_atomic
-from gemfit.data.inspect.printable import name_unseen
+from gemfit.data.inspect.printable import escape_control_characters
 from gemfit.errors import UserError
 from gemfit.report import inputs, sections
 from gemfit.report.audit_section import audit
@@ -113,7 +113,7 @@ def _shown(value: object) -> object:
     """Text with control characters shown by number; markup is unchanged."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return _SURROGATE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", name_unseen(value))
+    return _SURROGATE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", escape_control_characters(value))
 
 
 def _marked(text: str) -> Markup:

@@ -1,7 +1,7 @@
-"""``python -m gemfit.data.inspect inspect|stats|verify PACK``: what a pack holds, and whether it is sound.
+"""Command line of pack inspection: ``python -m gemfit.data.inspect inspect|stats|verify PACK``.
 
-Exit status 0; 1 where figures do not add up (stats); 2 with ``error: …`` on stderr for a pack that is
-unsound, or a mistake in the arguments.
+Exit status 0; 1 if figures do not add up (stats); 2 with ``error: …`` on stderr for a damaged pack or wrong
+arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gemfit.errors import ExitCode, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options and do the one thing that was asked for."""
+    """Parse the arguments and run one verb."""
     arguments = _parser().parse_args(argv)
     # Before transformers is imported: it would warn about missing frameworks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> ExitCode:
-    # Each verb has imports of its own, of up to a second: only those of one are paid.
+    # Each verb has its own imports, which take up to a second.
     if arguments.verb == "inspect":
         from gemfit.data.inspect.inspect import inspect  # noqa: PLC0415
 
@@ -54,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gemfit.data.inspect", description="Look into a pack.")
+    parser = argparse.ArgumentParser(prog="python -m gemfit.data.inspect", description="Inspect a pack.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     inspect, stats, verify = (verbs.add_parser(name) for name in ("inspect", "stats", "verify"))
     for verb in (inspect, stats, verify):
@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true", help="print JSON")
     inspect.add_argument("--row", default="0", help="7, 0-9 or all")
     inspect.add_argument("--split", default="train", help="train or validation")
-    inspect.add_argument("--document", type=int, help="number of a conversation: all that the pack has of it")
+    inspect.add_argument(
+        "--document", type=int, help="number of a conversation: all rows that hold a part of it"
+    )
     inspect.add_argument("--all", action="store_true", help="show long turns in full")
     inspect.add_argument("--no-color", action="store_true", help="mark with brackets instead of colours")
     stats.add_argument("--plot", type=Path, metavar="PNG", help="draw the figures")
@@ -70,6 +72,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # A reader that has seen enough (head, less) is no mistake. A matter of this process alone.
+    # A reader that closes early (head, less) is not an error. For this process only.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

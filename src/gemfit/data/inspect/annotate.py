@@ -1,4 +1,4 @@
-"""A row with all that is known of it: whose words, which of them trained, from which line of which file."""
+"""Annotate rows of a pack: role and label of each token, source file and line of each chunk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.inspect.chunks import REPEATED, RowChunk, chunks_of, positions
-from gemfit.data.inspect.document_ids import number_conversations
+from gemfit.data.inspect.document_ids import document_lines
 from gemfit.data.inspect.pack_files import Pack, RowBatch
 from gemfit.data.inspect.printable import token_texts
-from gemfit.data.inspect.roles import Marks, Span, inner_header, spans
+from gemfit.data.inspect.roles import ControlTokens, Span, header_before_repeated_system, spans
 from gemfit.errors import UserError
 
 
@@ -27,17 +27,17 @@ class AnnotatedChunk:
     line: int
     """In the file, from 1."""
     conversation_tokens: int
-    """Of the whole conversation."""
+    """Tokens of the whole conversation."""
     copies: int
-    """Times that the conversation is in the pack."""
+    """Copies of the conversation in the pack."""
     positions: NDArray[np.int64]
     """(tokens,): index in the rendered conversation, ``REPEATED`` for what is repeated."""
     spans: tuple[Span, ...]
-    """Whose words."""
+    """Roles of the tokens."""
 
     @property
     def title(self) -> str:
-        """Which tokens of which conversation, in a line."""
+        """One line: which tokens of which conversation."""
         own = self.positions[self.positions != REPEATED]
         part = f"tokens {own[0]:,}–{own[-1]:,} of {self.conversation_tokens:,}"
         if len(own) == self.conversation_tokens:
@@ -55,7 +55,7 @@ class AnnotatedChunk:
         return " · ".join(facts)
 
     def to_json(self) -> dict[str, Any]:
-        """What a program wants to know of the chunk; places are those in the row."""
+        """The chunk as JSON; begins and ends of roles are positions in the row."""
         begin = self.chunk.begin
         return {
             "document": self.chunk.document,
@@ -87,11 +87,11 @@ class AnnotatedRow:
     """(seq_len,)"""
     chunks: tuple[AnnotatedChunk, ...]
     padding: int
-    """Places behind the last chunk."""
+    """Tokens after the last chunk."""
 
     @property
     def title(self) -> str:
-        """What the row holds, in a line."""
+        """One line: documents, fill and trained tokens."""
         places, tokens = len(self.ids), len(self.ids) - self.padding
         trained = int(np.count_nonzero(self.labels >= 0))
         chunks = f"{len(self.chunks):,} document{'s' * (len(self.chunks) != 1)}"
@@ -100,7 +100,7 @@ class AnnotatedRow:
         return f"{row}: {chunks}, {fill}, {trained:,} tokens trained"
 
     def to_json(self, tokenizer: Any) -> dict[str, Any]:
-        """The row with every token, for a program."""
+        """The row as JSON, with every token."""
         return {
             "split": self.split,
             "row": self.number,
@@ -115,14 +115,14 @@ class AnnotatedRow:
 
 
 class RowAnnotator:
-    """Describes rows of a pack. Costs 8 bytes for each conversation that was read."""
+    """Annotates rows of a pack. Memory: 8 bytes per conversation that was read."""
 
-    def __init__(self, pack: Pack, marks: Marks) -> None:
-        self._pack, self._marks = pack, marks
-        numbering, problems = number_conversations(pack)
+    def __init__(self, pack: Pack, control: ControlTokens) -> None:
+        self._pack, self._control = pack, control
+        documents, problems = document_lines(pack)
         if problems:
             raise UserError(f"{problems[0]}; delete {pack.folder} and pack again")
-        self._lines = numbering.lines
+        self._lines = documents.lines
 
     def rows(self, split: str, wanted: range) -> Iterator[AnnotatedRow]:
         """The rows with the numbers in ``wanted``, in order."""
@@ -132,7 +132,7 @@ class RowAnnotator:
                 yield self._row(split, batch, number - batch.first, chunks_of(batch, number - batch.first))
 
     def document(self, number: int) -> list[AnnotatedRow]:
-        """Every row that holds a chunk of the document, with these chunks alone."""
+        """Every row with a chunk of the document, reduced to these chunks."""
         if not 0 <= number < len(self._lines):
             last = len(self._lines) - 1
             raise UserError(f"{self._pack.folder}: has no document {number}; they count from 0 to {last:,}")
@@ -160,16 +160,20 @@ class RowAnnotator:
     def _chunk(self, chunk: RowChunk) -> AnnotatedChunk:
         line = int(self._lines[chunk.document])
         source, file, number = self._pack.origin(line)
-        talks = self._pack.conversations
-        # Where every token is trained, labels show what is repeated.
-        told = None if self._pack.manifest.loss_on == "all" else inner_header(chunk, self._marks)
+        conversations = self._pack.conversations
+        # If every token is trained, labels show which tokens are repeated.
+        header = (
+            None
+            if self._pack.manifest.loss_on == "all"
+            else header_before_repeated_system(chunk, self._control)
+        )
         return AnnotatedChunk(
             chunk=chunk,
             source=source,
             file=file,
             line=number,
-            conversation_tokens=int(talks.tokens[line]),
-            copies=int(talks.copies[line]),
-            positions=positions(chunk, told),
-            spans=tuple(spans(chunk.ids, self._marks)),
+            conversation_tokens=int(conversations.tokens[line]),
+            copies=int(conversations.copies[line]),
+            positions=positions(chunk, header),
+            spans=tuple(spans(chunk.ids, self._control)),
         )

@@ -1,4 +1,4 @@
-"""The chunks of a row, and where in its conversation each of their tokens stands."""
+"""Chunks of a packed row, and the position of each of their tokens in its conversation."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from gemfit.data.document import IGNORED
 from gemfit.data.inspect.pack_files import RowBatch
 
 REPEATED = -1
-"""The position of a token that repeats what stands in another chunk."""
+"""Position of a repeated token."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowChunk:
-    """A conversation, or a part of one, as it stands in a row. Arrays: (tokens,)."""
+    """A chunk of a conversation in a row. Arrays: (tokens,)."""
 
     begin: int
-    """Place of its first token in the row."""
+    """Position of its first token in the row."""
     document: int
     """Number of the conversation in the pack."""
     start: int
     """Index in the rendered conversation of the first token that is not repeated."""
     repeated: int
-    """Masked tokens that repeat what stands in another chunk."""
+    """Repeated tokens: masked context of another chunk."""
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
 
@@ -42,13 +42,13 @@ def chunks_of(batch: RowBatch, row: int) -> list[RowChunk]:
 def positions(chunk: RowChunk, header: tuple[int, int] | None = None) -> NDArray[np.int64]:
     """Index of each token in the rendered conversation, ``REPEATED`` for what is repeated: (tokens,).
 
-    Repeated tokens stand in front, save where a chat template puts the system text behind the first
-    header of the chunk: that header is no repetition. Its labels show it; where it has none, ``header``
-    tells its place in the chunk and its length.
+    Repeated tokens are in front, except where a chat template writes the system text after the first header
+    of the chunk: that header is not repeated. Its labels show it; if it has none, ``header`` is its position
+    in the chunk and its length.
     """
     flagged = np.flatnonzero(chunk.trained[: chunk.repeated])
     if len(flagged):
-        # It ends where the repeated text begins, which has no label, and may be shorter than the header.
+        # It ends at the repeated text, which has no label; a cut may have shortened it.
         header = int(flagged[0]), int(np.argmin(chunk.trained[flagged[0] :]))
     at, count = header or (chunk.repeated, 0)
     places = np.full(len(chunk), REPEATED, np.int64)

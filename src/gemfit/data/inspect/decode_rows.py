@@ -1,4 +1,4 @@
-"""Read a pack's files from end to end, and compare each with its digest. Memory: one record batch."""
+"""Read the files of a pack from end to end and check their digests. Memory: one record batch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gemfit.schemas.manifest import FileDigest, PackManifest
 
 BLOCK_BYTES = 2**20
 LISTS = ("seq_lengths", "document", "starts", "repeated")
-"""Columns with one entry for each chunk of a row."""
+"""Columns with one entry per chunk of a row."""
 
 
-def damage(folder: Path, file: FileDigest, read: Callable[[int], None]) -> str | None:
-    """What is wrong with a file, in words; ``read`` is told of every block."""
+def file_problem(folder: Path, file: FileDigest, read: Callable[[int], None]) -> str | None:
+    """An error text if a file is damaged; calls ``read`` with the bytes of every block."""
     path = folder / file.path
     if not path.is_file():
         return f"{path}: is missing"
@@ -34,7 +34,7 @@ def damage(folder: Path, file: FileDigest, read: Callable[[int], None]) -> str |
     return None if state.hexdigest() == file.xxh3 else f"{path}: is not what was packed: its digest differs"
 
 
-def unlisted(folder: Path, manifest: PackManifest) -> list[str]:
+def unlisted_files(folder: Path, manifest: PackManifest) -> list[str]:
     """Files in the folder that the manifest does not name."""
     named = {file.path for file in manifest.files} | {MANIFEST}
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -42,7 +42,7 @@ def unlisted(folder: Path, manifest: PackManifest) -> list[str]:
 
 
 def read_batches(path: Path, first: int) -> Iterator[RowBatch]:
-    """The rows of a file, read and not mapped, so that memory stays flat; bad Arrow is a ``ValueError``."""
+    """The rows of a file, read instead of mapped for flat memory; bad Arrow is a ``ValueError``."""
     with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as reader:
         for batch in reader:
             offsets = [batch.column(name).offsets for name in LISTS]
@@ -52,8 +52,8 @@ def read_batches(path: Path, first: int) -> Iterator[RowBatch]:
             first += batch.num_rows
 
 
-def found_otherwise(rows: PackedRows, split: str, batch: RowBatch) -> list[str]:
-    """What training would get instead of the batch: by its row numbers, and in its counts of tokens."""
+def reader_differences(rows: PackedRows, split: str, batch: RowBatch) -> list[str]:
+    """Differences between the batch and what training reads: rows by number, and counts of tokens."""
     here = slice(batch.first, batch.first + len(batch.tokens))
     problems = []
     if not np.array_equal(rows[batch.first].input_ids, batch.input_ids[0]):

@@ -1,4 +1,4 @@
-"""``inspect``: rows of a pack, for a person or for a program."""
+"""``inspect``: print rows of a pack as text or JSON."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from gemfit.data.inspect.annotate import AnnotatedRow, RowAnnotator
-from gemfit.data.inspect.pack_files import Pack, open_evidence
-from gemfit.data.inspect.roles import make_marks
-from gemfit.data.inspect.row_view import Look, legend, show_row
+from gemfit.data.inspect.pack_files import Pack, open_pack_files
+from gemfit.data.inspect.roles import make_control_tokens
+from gemfit.data.inspect.row_view import ViewOptions, legend, print_row
 from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.errors import UserError
 
@@ -33,26 +33,26 @@ def inspect(
 ) -> None:
     """Show rows ``rows`` of ``split`` (`7`, `0-9` or `all`), or those that hold ``document``.
 
-    JSON is one row a line. A row, split or document that is not there is a ``UserError``.
+    JSON is one row per line. A missing row, split or document is a ``UserError``.
     """
-    pack = open_evidence(folder)
+    pack = open_pack_files(folder)
     wanted = parse_rows(rows, pack, split) if document is None else range(0)
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
-    marks = make_marks(tokenizer, pack.manifest.format, pack.manifest.eos)
-    describer = RowAnnotator(pack, marks)
-    found = describer.rows(split, wanted) if document is None else describer.document(document)
+    control = make_control_tokens(tokenizer, pack.manifest.format, pack.manifest.eos)
+    annotator = RowAnnotator(pack, control)
+    found = annotator.rows(split, wanted) if document is None else annotator.document(document)
     if as_json:
         for row in found:
             sys.stdout.buffer.write(orjson.dumps(row.to_json(tokenizer), option=orjson.OPT_APPEND_NEWLINE))
         return
     console = _console(no_color)
     plain = no_color or console.no_color or not console.is_terminal
-    _show(found, Look(tokenizer, plain=plain, whole=whole), console)
+    _show(found, ViewOptions(tokenizer, plain=plain, whole=whole), console)
 
 
 def parse_rows(text: str, pack: Pack, split: str) -> range:
-    """The numbers that ``text`` stands for: one, a range `first-last`, or `all`."""
-    num_rows = len_of(pack, split)
+    """Row numbers of ``text``: one, a range `first-last`, or `all`."""
+    num_rows = count_rows(pack, split)
     if text == "all":
         return range(num_rows)
     first, _, last = text.partition("-")
@@ -67,21 +67,23 @@ def parse_rows(text: str, pack: Pack, split: str) -> range:
     return wanted
 
 
-def len_of(pack: Pack, split: str) -> int:
-    """Rows of a split; one that is not there is a ``UserError``."""
+def count_rows(pack: Pack, split: str) -> int:
+    """Number of rows of a split; a missing split is a ``UserError``."""
     if split not in pack.manifest.splits:
         raise UserError(f"{pack.folder}: has no split {split!r}; it has {', '.join(pack.manifest.splits)}")
     return pack.manifest.splits[split].rows
 
 
-def _show(rows: Iterable[AnnotatedRow], look: Look, console: Console) -> None:
-    # What is asked for in full may be long: a terminal shows it page by page.
-    paged = console.pager(styles=not look.plain) if look.whole and console.is_terminal else nullcontext()
+def _show(rows: Iterable[AnnotatedRow], options: ViewOptions, console: Console) -> None:
+    # Full output may be long, so a terminal shows it in a pager.
+    paged = (
+        console.pager(styles=not options.plain) if options.whole and console.is_terminal else nullcontext()
+    )
     with paged:
         for row in rows:
-            show_row(row, look, console)
+            print_row(row, options, console)
             console.print()
-        console.print(Text(legend(look), style="dim"), soft_wrap=True)
+        console.print(Text(legend(options), style="dim"), soft_wrap=True)
 
 
 def _console(no_color: bool) -> Console:

@@ -1,6 +1,6 @@
-"""Whether every token of every conversation is in the rows as often as it should be.
+"""Token ledger of pack verification: every token of a conversation is in the rows as often as expected.
 
-Memory: 48 bytes a conversation, and 12 bytes for each chunk of one that is in several chunks.
+Memory: 48 bytes per conversation, and 12 bytes per chunk of a conversation in several chunks.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Ints = NDArray[np.int32]
 
 
 class Expected(NamedTuple):
-    """What the table of conversations promises of each document. Each array: (documents,)."""
+    """Expected counts per document, from the table of conversations. Each array: (documents,)."""
 
     tokens: Ints
-    """Of the whole conversation."""
+    """Tokens of the whole conversation."""
     left_out: Ints
-    """Of these in no row: cut off, or parts without any trained token."""
+    """Those in no row: cut off, or in chunks without a trained token."""
     trained: Ints
-    """Tokens with a label in each copy; with tokens cut off, at most."""
+    """Trained tokens of each copy; an upper bound if tokens are cut off."""
     cut_off: Ints
     copies: Ints
 
 
 class CountedSpan(NamedTuple):
-    """Tokens of a conversation that are not in the rows as often as they should be."""
+    """Tokens of a conversation with a wrong number of occurrences in the rows."""
 
     document: int
     start: int
@@ -41,19 +41,19 @@ class CountedSpan(NamedTuple):
 
 
 class TokenLedger:
-    """Adds up what the rows hold of each document."""
+    """Adds up the tokens of each document over all rows."""
 
     def __init__(self, expected: Expected) -> None:
         self.expected = expected
         self.tokens = np.zeros(len(expected.tokens), np.int64)
-        """(documents,): tokens in rows, without repeated ones."""
+        """(documents,): tokens in rows, without repeated tokens."""
         self.trained = np.zeros(len(expected.tokens), np.int64)
         self.repeated = np.zeros(len(expected.tokens), np.int64)
         self._whole = np.zeros(len(expected.tokens), np.int32)
         self._parts: list[tuple[Ints, Ints, Ints]] = []
 
     def add(self, batch: RowBatch, trained: NDArray[np.int32]) -> None:
-        """Enter the chunks of a batch; those with an impossible number have been reported elsewhere."""
+        """Add the chunks of a batch, except those with an invalid document number (see ``row_check``)."""
         known = (batch.document >= 0) & (batch.document < len(self.tokens))
         document = batch.document[known]
         repeated = batch.repeated[known].astype(np.int64)
@@ -66,8 +66,8 @@ class TokenLedger:
         parts = (document[~whole], start[~whole], (start + body)[~whole])
         self._parts.append(tuple(part.astype(np.int32) for part in parts))
 
-    def miscounted(self) -> Iterator[tuple[int, str]]:
-        """Documents with a wrong number of trained tokens, and what is wrong."""
+    def wrong_trained_tokens(self) -> Iterator[tuple[int, str]]:
+        """Documents with a wrong number of trained tokens, and the error."""
         copies = self.expected.copies.astype(np.int64)
         right = self.expected.trained * copies
         fewest = right - self.expected.cut_off * copies
@@ -75,11 +75,10 @@ class TokenLedger:
             trained = f"{self.trained[document]:,} of its tokens are trained in all rows"
             yield document, f"{trained}, expected {right[document]:,}"
 
-    def stretches(self) -> tuple[list[CountedSpan], Counts]:
-        """Stretches that are in the rows too seldom or too often, and how many tokens of each are in none.
+    def miscounted_spans(self) -> tuple[list[CountedSpan], Counts]:
+        """Spans with a wrong number of occurrences, and the missing tokens per document: (documents,).
 
-        The latter is (documents,). A stretch that is in no row is in the list only where more tokens are
-        missing than should be.
+        A span that is in no row is listed only if more tokens are missing than expected.
         """
         nothing = (np.empty(0, np.int32),) * 3
         columns = zip(*(self._parts or [nothing]), strict=True)
@@ -94,7 +93,7 @@ class TokenLedger:
             self.expected.copies,
             self._whole,
         )
-        return [CountedSpan(*map(int, stretch)) for stretch in found], missing
+        return [CountedSpan(*map(int, span)) for span in found], missing
 
 
 def _add(sums: Counts | Ints, index: Counts, values: Counts | Ints) -> None:
@@ -103,7 +102,7 @@ def _add(sums: Counts | Ints, index: Counts, values: Counts | Ints) -> None:
 
 @njit
 def _sweep(document, starts, stops, tokens, left_out, copies, whole):  # type: ignore[no-untyped-def]
-    """Walk along each document from one end of a chunk to the next."""
+    """Sweep over the begins and ends of each document's chunks and count the occurrences between them."""
     zero = np.int64(0)
     found = [(zero, zero, zero, zero) for _ in range(0)]
     missing = np.zeros(len(tokens), np.int64)
@@ -136,7 +135,7 @@ def _sweep(document, starts, stops, tokens, left_out, copies, whole):  # type: i
                 closed += 1
             elif position >= tokens[number] or (opened == high and closed == high and upto <= position):
                 break
-        # Parts without a trained token are in no row; nothing else may be missing.
+        # Chunks without a trained token are in no row; nothing else may be missing.
         if missing[number] > left_out[number]:
             found.append((np.int64(number), gap[0], gap[1], zero))
         low = high

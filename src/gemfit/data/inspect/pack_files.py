@@ -1,7 +1,7 @@
-"""A pack as arrays: its rows with their provenance, and what became of each conversation read.
+"""Read the files of a pack as arrays: rows with their provenance, and the table of conversations.
 
-Rows come one record batch of a few MiB at a time. The table of conversations is mapped, and costs the
-columns that are asked for, for as long as they are used.
+Rows come one record batch of a few MiB at a time. The table of conversations is memory-mapped, and only
+the columns in use take memory.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from gemfit.data.pack.reader import BATCHES, CONVERSATIONS, read_manifest
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackManifest
 
-SIDES = ("train", "validation")
+SPLIT_NAMES = ("train", "validation")
 """Names of the values 0 and 1 in the column `split`; -1 is in no split."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBatch:
-    """Some rows of a split that follow one another. Shapes in brackets."""
+    """Consecutive rows of a split. Shapes in brackets."""
 
     first: int
     """Number of the first row in its split."""
     input_ids: NDArray[np.int32]
     """(rows, seq_len)"""
     labels: NDArray[np.int32]
-    """(rows, seq_len), -100 where no loss counts."""
+    """(rows, seq_len), -100 where masked."""
     ends: NDArray[np.int64]
-    """(rows + 1,): where the chunks of each row begin and end in the columns below."""
+    """(rows + 1,): offsets of each row's chunks in the columns below."""
     lengths: NDArray[np.int32]
     """(chunks,): tokens, repeated context included."""
     document: NDArray[np.int64]
@@ -44,7 +44,7 @@ class RowBatch:
     starts: NDArray[np.int32]
     """(chunks,): index in the rendered conversation of the first token that is not repeated."""
     repeated: NDArray[np.int32]
-    """(chunks,): masked tokens that repeat what stands in another chunk."""
+    """(chunks,): repeated tokens, masked context of another chunk."""
     tokens: NDArray[np.int32]
     """(rows,)"""
     trained_tokens: NDArray[np.int32]
@@ -52,7 +52,7 @@ class RowBatch:
 
 
 class Conversations:
-    """``conversations.arrow``: a line for each valid conversation, in input order, column by column."""
+    """``conversations.arrow``: one line per valid conversation in input order, column by column."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / CONVERSATIONS
@@ -71,19 +71,19 @@ class Conversations:
         return np.asarray(self._table.column(name).to_numpy())
 
     def has_disposition(self, disposition: str) -> NDArray[np.bool_]:
-        """(conversations,): True for those that became that."""
+        """(conversations,): True for those with this disposition."""
         codes, names = self._dispositions
         return codes == (names.index(disposition) if disposition in names else len(names))
 
     @property
     def dispositions(self) -> list[str]:
-        """What became of conversations, in words, sorted; each occurs."""
+        """Names of the dispositions that occur, sorted."""
         codes, names = self._dispositions
         return sorted(names[code] for code in np.flatnonzero(np.bincount(codes)).tolist())
 
     @cached_property
     def _dispositions(self) -> tuple[NDArray[np.int8], list[str]]:
-        """(conversations,) codes, and what they mean."""
+        """(conversations,) codes, and their names."""
         table = self._table.select(["fate"]).unify_dictionaries()
         chunks = table.column("fate").chunks
         codes = [chunk.indices.to_numpy().astype(np.int8) for chunk in chunks]
@@ -92,7 +92,7 @@ class Conversations:
 
     @property
     def digests(self) -> NDArray[np.uint64]:
-        """(conversations, 2): equal for exact copies only; the first column counts first. A copy."""
+        """(conversations, 2): equal for exact copies only; the first column is the high half. A copy."""
         parts = self._table.column("digest").chunks
         raw = b"".join(part.buffers()[1][16 * part.offset : 16 * (part.offset + len(part))] for part in parts)
         return np.frombuffer(raw, "<u8").reshape(-1, 2)
@@ -115,7 +115,7 @@ class Pack:
         return [self.folder / name for name in names if name.endswith(".arrow")]
 
     def batches(self, split: str, rows: range | None = None) -> Iterator[RowBatch]:
-        """The batches that hold ``rows`` (all if left out), mapped: only what is looked at is read."""
+        """The batches that hold ``rows`` (all by default), memory-mapped."""
         shards = self.shards(split)
         table = np.load(self.folder / split / BATCHES)
         wanted = rows if rows is not None else range(self.manifest.splits[split].rows)
@@ -133,10 +133,14 @@ class Pack:
                 raise UserError(f"{shards[shard]}: cannot be read: {error}; {way_out}") from None
 
     def origin(self, index: int) -> tuple[str, str, int]:
-        """Name of the source, file and line of the conversation in line ``index`` of the table."""
-        talks = self.conversations
-        source = self.manifest.sources[int(talks.source[index])].name
-        return source, self.manifest.inputs[int(talks.file[index])].path, int(talks.line[index])
+        """Source name, file and line of the conversation in line ``index`` of the table."""
+        conversations = self.conversations
+        source = self.manifest.sources[int(conversations.source[index])].name
+        return (
+            source,
+            self.manifest.inputs[int(conversations.file[index])].path,
+            int(conversations.line[index]),
+        )
 
     def place(self, index: int) -> str:
         """``path:line`` of the conversation in line ``index`` of the table."""
@@ -144,8 +148,8 @@ class Pack:
         return f"{file}:{line}"
 
 
-def open_evidence(folder: Path) -> Pack:
-    """Manifest and tables of the pack in ``folder``; a folder that is no pack is a ``UserError``."""
+def open_pack_files(folder: Path) -> Pack:
+    """Open the pack in ``folder``; a folder that is not a pack is a ``UserError``."""
     return Pack(folder, read_manifest(folder), Conversations(folder))
 
 

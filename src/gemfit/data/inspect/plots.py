@@ -1,4 +1,4 @@
-"""The figures of a pack as one picture: lengths, fill, who speaks, and what became of every token."""
+"""Plot the statistics of a pack: lengths, fill, tokens by role, token accounting."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 BINS = 60
-SHARE_SHOWN = 0.06
-"""A part of a bar that is wider has its number in it."""
+MIN_LABELLED_SHARE = 0.06
+"""Wider parts of a bar are labelled."""
 Figures = dict[str, Any]
 
 
 def draw(figures: Figures, columns: StatColumns, out: Path) -> None:
-    """Write the picture; a file that cannot be written is a ``UserError``."""
+    """Write the figure; a file that cannot be written is a ``UserError``."""
     figure, axes = plt.subplot_mosaic(
         [["lengths", "fill"], ["sources", "roles"], ["flow", "flow"]],
         figsize=(11, 9),
         height_ratios=[3, 2, 2],
         layout="constrained",
     )
-    figure.suptitle(f"{Path(figures['pack']).name}: {_counted(figures)}")
+    figure.suptitle(f"{Path(figures['pack']).name}: {_summary(figures)}")
     draw_lengths(axes["lengths"], columns.lengths, figures["seq_len"])
     draw_fill(axes["fill"], columns.fill)
     draw_parts(axes["sources"], "packed tokens by source", packed_by_source(figures))
     draw_parts(axes["roles"], "tokens by role (of packed conversations, once)", figures["roles"])
-    _flow(axes["flow"], figures["flow"]["total"])
+    draw_flow(axes["flow"], figures["flow"]["total"])
     try:
         figure.savefig(out, dpi=120)
     except (OSError, ValueError) as error:
@@ -47,14 +47,14 @@ def draw(figures: Figures, columns: StatColumns, out: Path) -> None:
         plt.close(figure)
 
 
-def _counted(figures: Figures) -> str:
+def _summary(figures: Figures) -> str:
     rows = sum(split["rows"] for split in figures["splits"].values())
     conversations = sum(split["conversations"] for split in figures["splits"].values())
     return f"{conversations:,} conversations in {rows:,} rows of {figures['seq_len']:,} tokens"
 
 
 def draw_lengths(axes: Any, lengths: NDArray[np.int32], seq_len: int) -> None:
-    """How many conversations have how many tokens; lengths: (conversations,)."""
+    """Histogram of conversation lengths; lengths: (conversations,)."""
     low, high = (max(1, lengths.min()), lengths.max() + 1) if len(lengths) else (1, 2)
     axes.hist(lengths, bins=np.geomspace(low, high, BINS), color="C0")
     axes.axvline(
@@ -77,15 +77,15 @@ def draw_fill(axes: Any, fill: dict[str, NDArray[np.float64]]) -> None:
 
 
 def packed_by_source(figures: Figures) -> dict[str, int]:
-    """Tokens in rows, by the name of the source."""
+    """Packed tokens by name of the source."""
     return {name: one["packed"] for name, one in figures["flow"].items() if name != "total"}
 
 
 def draw_parts(axes: Any, title: str, parts: dict[str, int]) -> None:
-    """One bar a part, with its number."""
-    shown = {name: count for name, count in parts.items() if count}
-    bars = axes.barh([_short(name) for name in shown], list(shown.values()), color="C0")
-    axes.bar_label(bars, [f"{count:,}" for count in shown.values()], padding=4)
+    """One bar per part, with its number."""
+    parts_drawn = {name: count for name, count in parts.items() if count}
+    bars = axes.barh([_short(name) for name in parts_drawn], list(parts_drawn.values()), color="C0")
+    axes.bar_label(bars, [f"{count:,}" for count in parts_drawn.values()], padding=4)
     axes.set_title(title)
     axes.invert_yaxis()
     axes.margins(x=0.2)
@@ -93,8 +93,8 @@ def draw_parts(axes: Any, title: str, parts: dict[str, int]) -> None:
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _flow(axes: Any, total: dict[str, int]) -> None:
-    """Two bars of equal length: what came in, and what came out."""
+def draw_flow(axes: Any, total: dict[str, int]) -> None:
+    """Token accounting: two bars of equal length, tokens in and tokens out."""
     into = {"read": total["tokens_read"], "repeated": total["repeated"], "oversampled": total["oversampled"]}
     out_of = {"packed": total["packed"], **{loss: total[loss] for loss in LOSSES}}
     whole = max(1, sum(into.values()))
@@ -106,10 +106,10 @@ def _flow(axes: Any, total: dict[str, int]) -> None:
                 axes.barh(
                     name, count, left=left, color=next(colors), label=f"{part} {count:,}".replace("_", " ")
                 )
-                if count / whole > SHARE_SHOWN:
+                if count / whole > MIN_LABELLED_SHARE:
                     axes.text(left + count / 2, name, part.replace("_", " "), ha="center", va="center")
                 left += count
-    axes.set(title="every token: what came in, and what became of it", xlabel="tokens", xlim=(0, None))
+    axes.set(title="token accounting", xlabel="tokens", xlim=(0, None))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter(_whole)

@@ -1,7 +1,7 @@
-"""Whose words the tokens of a chunk are, read from its control tokens.
+"""Roles of the tokens of a chunk, found by the control tokens of the format.
 
-A content cannot hold a special token, so a turn that ends in one is found with certainty. Under
-``eos: literal`` a text may spell a header; it then looks like one here, as it does to the model.
+Contents hold no special tokens, so a turn that ends in one is found with certainty. Under ``eos: literal``
+a text may spell a header; it is taken for one here, as by the model.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gemfit.data.render.renderer import make_renderer
 
 Ids = NDArray[np.int32]
 BEGIN = "begin"
-"""The role of what stands before the first turn (BOS)."""
+"""Role of the tokens before the first turn (BOS)."""
 UNKNOWN = "unknown"
-"""The role of a chunk's first words, where the header that they belong to had no room."""
+"""Role of a chunk's first tokens if their header was not repeated for lack of room."""
 
 
 class Span(NamedTuple):
-    """Neighbouring tokens of a chunk that are one role's, or control."""
+    """Consecutive tokens of a chunk with one role, or of the format."""
 
     role: str
     start: int
@@ -31,23 +31,23 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Marks:
+class ControlTokens:
     """The control tokens of a format."""
 
     begin: Ids
     headers: tuple[tuple[str, Ids], ...]
     """Role and header, the longest header first."""
     ends: tuple[Ids, ...]
-    """What ends a turn, the longest first."""
+    """Ends of a turn, the longest first."""
     final: Ids
-    """What ends a conversation."""
+    """End of a conversation."""
     system_inside: bool
     user_header: Ids
     system_end: Ids
-    """What ends a system text, also where it stands inside a user's turn."""
+    """End of a system text, also inside a user turn."""
 
 
-def make_marks(tokenizer: Any, format: str, eos: str) -> Marks:
+def make_control_tokens(tokenizer: Any, format: str, eos: str) -> ControlTokens:
     """The control tokens of ``format`` with this tokenizer."""
     renderer = make_renderer(tokenizer, format, eos)
     grammar = renderer.grammar
@@ -62,7 +62,7 @@ def make_marks(tokenizer: Any, format: str, eos: str) -> Marks:
     ends = {ids(text).tobytes(): ids(text) for text in [*grammar.ends.values(), grammar.system_after] if text}
     if grammar.system_inside:
         ends.pop(ids(grammar.system_after).tobytes(), None)
-    return Marks(
+    return ControlTokens(
         begin=begin,
         headers=tuple(sorted(headers.items(), key=lambda item: -len(item[1]))),
         ends=tuple(sorted(ends.values(), key=len, reverse=True)),
@@ -73,47 +73,49 @@ def make_marks(tokenizer: Any, format: str, eos: str) -> Marks:
     )
 
 
-def spans(ids: Ids, marks: Marks) -> list[Span]:
-    """Who speaks where; the spans follow one another and cover the chunk."""
-    at = len(marks.begin) if _starts(ids, 0, marks.begin) else 0
+def spans(ids: Ids, control: ControlTokens) -> list[Span]:
+    """Roles of all tokens; consecutive spans that cover the chunk."""
+    at = len(control.begin) if _starts(ids, 0, control.begin) else 0
     found = [Span(BEGIN, 0, at)] if at else []
     while at < len(ids):
-        role = next((role for role, header in marks.headers if _starts(ids, at, header)), UNKNOWN)
-        stop = _turn_end(ids, at, marks)
+        role = next((role for role, header in control.headers if _starts(ids, at, header)), UNKNOWN)
+        stop = _turn_end(ids, at, control)
         found.append(Span(role, at, stop))
         at = stop
     return found
 
 
-def inner_header(chunk: RowChunk, marks: Marks) -> tuple[int, int] | None:
-    """Place and length of a header that has repeated system text behind it, where no label shows it.
+def header_before_repeated_system(chunk: RowChunk, control: ControlTokens) -> tuple[int, int] | None:
+    """Position and length of a header before a repeated system text, if no label shows it.
 
-    Told by its looks: up to what ends the system text no turn ends, and no header stands where one would
-    stand otherwise. A cut inside a user's turn looks alike where the user wrote the same break there.
+    Found by its tokens: no turn ends before the end of the system text, and no header is where one would be
+    otherwise. A cut inside a user turn looks the same if the user wrote the same separator there.
     """
-    at, count = len(marks.begin), len(marks.user_header)
-    if not marks.system_inside or not chunk.start or chunk.repeated <= at:
+    at, count = len(control.begin), len(control.user_header)
+    if not control.system_inside or not chunk.start or chunk.repeated <= at:
         return None
-    if not _starts(chunk.ids, at, marks.user_header) or _starts(chunk.ids, chunk.repeated, marks.user_header):
+    if not _starts(chunk.ids, at, control.user_header) or _starts(
+        chunk.ids, chunk.repeated, control.user_header
+    ):
         return None
     within = chunk.ids[at + count : chunk.repeated + count]
-    if not np.array_equal(within[len(within) - len(marks.system_end) :], marks.system_end):
+    if not np.array_equal(within[len(within) - len(control.system_end) :], control.system_end):
         return None
-    return None if any(_find(within, 0, end) < len(within) for end in marks.ends) else (at, count)
+    return None if any(_find(within, 0, end) < len(within) for end in control.ends) else (at, count)
 
 
-def _turn_end(ids: Ids, at: int, marks: Marks) -> int:
-    """Where the turn around ``at`` ends, its end and that of the conversation included."""
-    stops = [(found, -len(end)) for end in marks.ends if (found := _find(ids, at, end)) < len(ids)]
+def _turn_end(ids: Ids, at: int, control: ControlTokens) -> int:
+    """End of the turn around ``at``, with its end tokens and those of the conversation."""
+    stops = [(found, -len(end)) for end in control.ends if (found := _find(ids, at, end)) < len(ids)]
     if not stops:
         return len(ids)
     found, length = min(stops)
     stop = found - length
-    return stop + len(marks.final) if _starts(ids, stop, marks.final) else stop
+    return stop + len(control.final) if _starts(ids, stop, control.final) else stop
 
 
 def _find(ids: Ids, at: int, sought: Ids) -> int:
-    """The first place from ``at`` on where ``sought`` stands; the end where it does not."""
+    """First occurrence of ``sought`` from ``at`` on; the length of ``ids`` if there is none."""
     for place in at + np.flatnonzero(ids[at:] == sought[0]):
         if _starts(ids, int(place), sought):
             return int(place)

@@ -1,4 +1,4 @@
-"""What has to hold in every row, checked by compiled code: about a nanosecond a place."""
+"""Check invariants of packed rows (lengths, labels, padding), compiled: about a nanosecond per token."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ FAULTS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rules:
-    """What the rows of a split are held against."""
+    """Expected values of the rows of a split."""
 
     pad_id: int
     all_trained: bool
-    """Every token but the first of each conversation is trained."""
+    """Whether every token but the first of each conversation is trained."""
     lengths: NDArray[np.int32]
-    """(documents,): tokens of each conversation; 0 for one that is not in this split."""
+    """(documents,): tokens of each conversation; 0 if it is not in this split."""
 
 
 @dataclass(slots=True)
 class RowFaults:
-    """How often each fault was seen, and where first."""
+    """Number and first position of each fault."""
 
     split: str
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(FAULTS), np.int64))
@@ -50,7 +50,7 @@ class RowFaults:
     places: NDArray[np.int64] = field(default_factory=lambda: np.full(len(FAULTS), -1, np.int64))
 
     def messages(self) -> Iterator[str]:
-        """One line for each kind of fault that was seen."""
+        """One line per kind of fault that was found."""
         for fault in np.flatnonzero(self.counts).tolist():
             more = f" ({self.counts[fault]:,} times in all)" if self.counts[fault] > 1 else ""
             where = f"{self.split} row {self.rows[fault]:,}, place {self.places[fault]:,}"
@@ -58,7 +58,7 @@ class RowFaults:
 
 
 def check_rows(batch: RowBatch, rules: Rules, faults: RowFaults) -> NDArray[np.int32]:
-    """Note all faults of the batch; the trained tokens of each chunk: (chunks,)."""
+    """Record all faults of the batch; the trained tokens of each chunk: (chunks,)."""
     trained: NDArray[np.int32] = _check(
         batch.input_ids,
         batch.labels,
@@ -92,40 +92,40 @@ def _check(  # type: ignore[no-untyped-def]
             begin = at
             at = min(at + max(lengths[chunk], 0), ids.shape[1])
             if lengths[chunk] <= 0 or at - begin < lengths[chunk]:
-                _note(counts, rows, places, LENGTHS, first + row, begin)
+                _record(counts, rows, places, LENGTHS, first + row, begin)
             for place in range(begin, at):
                 if labels[row, place] == IGNORED:
                     continue
                 trained[chunk] += 1
                 if labels[row, place] != ids[row, place]:
-                    _note(counts, rows, places, LABEL, first + row, place)
+                    _record(counts, rows, places, LABEL, first + row, place)
             num_labels += trained[chunk]
             if at > begin and labels[row, begin] != IGNORED:
-                _note(counts, rows, places, FIRST, first + row, begin)
+                _record(counts, rows, places, FIRST, first + row, begin)
             body = lengths[chunk] - repeated[chunk]
             if repeated[chunk] < 0 or trained[chunk] > body:
-                _note(counts, rows, places, REPEATED, first + row, begin)
+                _record(counts, rows, places, REPEATED, first + row, begin)
             elif all_trained and trained[chunk] != body - (starts[chunk] == 0):
-                _note(counts, rows, places, UNLABELLED, first + row, begin)
+                _record(counts, rows, places, UNLABELLED, first + row, begin)
             number = document[chunk]
             if number < 0 or number >= len(conversation) or conversation[number] == 0:
-                _note(counts, rows, places, DOCUMENT, first + row, begin)
+                _record(counts, rows, places, DOCUMENT, first + row, begin)
             elif starts[chunk] < 0 or starts[chunk] + body > conversation[number]:
-                _note(counts, rows, places, BEYOND, first + row, begin)
+                _record(counts, rows, places, BEYOND, first + row, begin)
         if at != tokens[row]:
-            _note(counts, rows, places, LENGTHS, first + row, at)
+            _record(counts, rows, places, LENGTHS, first + row, at)
         if num_labels != trained_tokens[row]:
-            _note(counts, rows, places, TRAINED, first + row, 0)
+            _record(counts, rows, places, TRAINED, first + row, 0)
         for place in range(at, ids.shape[1]):
             if ids[row, place] != pad_id:
-                _note(counts, rows, places, PAD, first + row, place)
+                _record(counts, rows, places, PAD, first + row, place)
             if labels[row, place] != IGNORED:
-                _note(counts, rows, places, PADDED_LABEL, first + row, place)
+                _record(counts, rows, places, PADDED_LABEL, first + row, place)
     return trained
 
 
 @njit
-def _note(counts, rows, places, fault, row, place):  # type: ignore[no-untyped-def]
+def _record(counts, rows, places, fault, row, place):  # type: ignore[no-untyped-def]
     if counts[fault] == 0:
         rows[fault] = row
         places[fault] = place

@@ -1,4 +1,4 @@
-"""Columns that the statistics and the plots of a pack are computed from."""
+"""Columns for the statistics and plots of a pack."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StatColumns:
-    """What the figures are made of."""
+    """Arrays for statistics and plots."""
 
     lengths: NDArray[np.int32]
-    """(conversations,): tokens of each that is packed, each counted once."""
+    """(conversations,): tokens of each packed conversation, counted once."""
     fill: dict[str, NDArray[np.float64]]
     """By split: (rows,), from 0 to 1."""
     documents: dict[str, NDArray[np.int64]]

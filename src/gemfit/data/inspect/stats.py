@@ -1,6 +1,6 @@
-"""``stats``: the figures of a pack, and whether its tokens add up.
+"""``stats``: statistics of a pack, with a check of its token accounting.
 
-Reads the table of conversations and the narrow columns of the rows: some 50 bytes a row.
+Reads the table of conversations and the narrow columns of the rows, some 50 bytes per row.
 """
 
 from __future__ import annotations
@@ -16,36 +16,41 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from gemfit.data.inspect.lengths import spread
-from gemfit.data.inspect.pack_files import Conversations, Pack, open_evidence
+from gemfit.data.inspect.lengths import quantiles
+from gemfit.data.inspect.pack_files import Conversations, Pack, open_pack_files
 from gemfit.data.inspect.stat_columns import StatColumns
-from gemfit.data.inspect.stats_view import show
-from gemfit.data.inspect.token_flow import differing, flow_of_conversations, unbalanced, untotalled
+from gemfit.data.inspect.stats_view import print_tables
+from gemfit.data.inspect.token_flow import (
+    flow_of_conversations,
+    manifest_differences,
+    unbalanced_sources,
+    wrong_totals,
+)
 from gemfit.errors import ExitCode
 
 _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,]*")
 
 
 class Reason(NamedTuple):
-    """Why lines were rejected: one kind of mistake."""
+    """A reason for rejected lines."""
 
     reason: str
     lines: int
     first: str
-    """Place of the first."""
+    """``path:line`` of the first."""
 
 
 def stats(folder: Path, *, as_json: bool, plot: Path | None) -> ExitCode:
-    """Print the figures, draw them if asked; ``FAILED`` where tokens do not add up."""
-    pack = open_evidence(folder)
+    """Print the statistics and optionally plot them; ``FAILED`` if tokens do not add up."""
+    pack = open_pack_files(folder)
     columns = read_columns(pack)
     figures = collect(pack, columns)
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     else:
-        show(figures)
+        print_tables(figures)
     if plot is not None:
-        # A second of imports, wanted by few.
+        # The import takes a second, and plots are rare.
         from gemfit.data.inspect.plots import draw  # noqa: PLC0415
 
         draw(figures, columns, plot)
@@ -54,11 +59,11 @@ def stats(folder: Path, *, as_json: bool, plot: Path | None) -> ExitCode:
 
 
 def read_columns(pack: Pack) -> StatColumns:
-    """Read what the figures need."""
-    talks = pack.conversations
-    kept = np.flatnonzero(talks.has_disposition("kept"))
+    """Read the columns for statistics and plots."""
+    conversations = pack.conversations
+    kept = np.flatnonzero(conversations.has_disposition("kept"))
     source = np.zeros(len(kept), np.int64)
-    source[talks.number[kept]] = talks.source[kept]
+    source[conversations.number[kept]] = conversations.source[kept]
     repeated = np.zeros(len(pack.manifest.sources), np.int64)
     fill, documents = {}, {}
     for split in pack.manifest.splits:
@@ -69,16 +74,16 @@ def read_columns(pack: Pack) -> StatColumns:
             np.add.at(repeated, source[batch.document], batch.repeated)
         fill[split] = np.concatenate(tokens) / pack.manifest.seq_len
         documents[split] = np.concatenate(chunks)
-    return StatColumns(talks.tokens[kept], fill, documents, repeated)
+    return StatColumns(conversations.tokens[kept], fill, documents, repeated)
 
 
 def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
-    """All figures as JSON has them, and under ``problems`` the sums that are wrong."""
-    manifest, talks = pack.manifest, pack.conversations
+    """All statistics as in the JSON, with wrong sums under ``problems``."""
+    manifest, conversations = pack.manifest, pack.conversations
     flow = manifest.flow
     counted = flow_of_conversations(pack, columns.repeated)
-    # A sum that is wrong is named once, by the account in which it goes wrong.
-    problems = [*unbalanced(flow), *untotalled(flow)] or list(differing(flow, counted))
+    # A wrong sum is reported once, by the account that contains the error.
+    problems = [*unbalanced_sources(flow), *wrong_totals(flow)] or list(manifest_differences(flow, counted))
     return {
         "pack": str(pack.folder),
         "seq_len": manifest.seq_len,
@@ -87,9 +92,9 @@ def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
             for name, counts in manifest.splits.items()
         },
         "spread": {
-            "tokens of a conversation": spread(columns.lengths),
+            "tokens of a conversation": quantiles(columns.lengths),
             **{
-                f"{what} of {split}": spread(values[split])
+                f"{what} of {split}": quantiles(values[split])
                 for split in manifest.splits
                 for what, values in (
                     ("fill of a row", columns.fill),
@@ -98,7 +103,7 @@ def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
                 if len(values[split])
             },
         },
-        "fates": _dispositions(talks),
+        "fates": _dispositions(conversations),
         "losses": manifest.losses.model_dump(),
         "rejected": [reason._asdict() for reason in _rejected(pack.folder / "rejected.jsonl")],
         "roles": manifest.roles,
@@ -108,8 +113,11 @@ def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
     }
 
 
-def _dispositions(talks: Conversations) -> dict[str, dict[str, int]]:
-    tokens, chosen = talks.tokens, {name: talks.has_disposition(name) for name in talks.dispositions}
+def _dispositions(conversations: Conversations) -> dict[str, dict[str, int]]:
+    tokens, chosen = (
+        conversations.tokens,
+        {name: conversations.has_disposition(name) for name in conversations.dispositions},
+    )
     return {
         name: {"conversations": int(np.count_nonzero(own)), "tokens": int(tokens[own].sum(dtype=np.int64))}
         for name, own in chosen.items()
@@ -117,13 +125,13 @@ def _dispositions(talks: Conversations) -> dict[str, dict[str, int]]:
 
 
 def _rejected(path: Path) -> Iterator[Reason]:
-    """Why lines were rejected, the most frequent reason first."""
+    """Reasons of rejected lines, the most frequent first."""
     if not path.is_file():
         return
     counts, firsts = Counter[str](), dict[str, tuple[str, str]]()
     with path.open("rb") as stream:
         for entry in map(orjson.loads, stream):
-            # Mistakes of a kind differ in the values that they name.
+            # Reasons of one kind differ in the values that they name.
             kind = _VALUE.sub("…", entry["reason"])
             counts[kind] += 1
             firsts.setdefault(kind, (entry["reason"], entry["place"]))

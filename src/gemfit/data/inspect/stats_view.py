@@ -1,4 +1,4 @@
-"""The figures of a pack as tables."""
+"""Print the statistics of a pack as tables."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from gemfit.data.inspect.tables import page, table
+from gemfit.data.inspect.tables import stdout_console, table
 from gemfit.data.inspect.token_flow import LOSSES
 
 REASONS = 8
-"""Reasons of rejected lines that are shown."""
+"""Reasons of rejected lines that are printed."""
 SUMS = ("in", "out")
-"""Rows of the conservation of tokens that are sums."""
+"""Sums in the table of token accounting."""
 Figures = dict[str, Any]
 
 
 class Grid(NamedTuple):
-    """A table before anybody has said how it looks."""
+    """Content of a table, without layout."""
 
     title: str
     heads: list[str]
     rows: Sequence[tuple[str, ...]]
 
 
-def show(figures: Figures) -> None:
-    """Print all tables that have something to say."""
-    out = page()
+def print_tables(figures: Figures) -> None:
+    """Print all tables that are not empty."""
+    out = stdout_console()
     out.print(Text(f"{figures['pack']}: rows of {figures['seq_len']:,} tokens"), soft_wrap=True)
     for grid in grids(figures):
         out.print()
-        out.print(_laid_out(grid))
+        out.print(_layout(grid))
 
 
 def grids(figures: Figures) -> Iterator[Grid]:
-    """All tables that have something to say."""
+    """All tables that are not empty."""
     yield _splits(figures)
     yield _spread(figures)
-    yield _conservation(figures)
+    yield _token_accounting(figures)
     yield _dispositions(figures)
     yield _roles(figures)
     if figures["rejected"]:
@@ -50,8 +50,8 @@ def grids(figures: Figures) -> Iterator[Grid]:
         yield Grid("PII", ["kind", "found"], kinds)
 
 
-def _laid_out(grid: Grid) -> Table:
-    """The sums of an account stand out, with a line between what came in and what went out."""
+def _layout(grid: Grid) -> Table:
+    """Lay out a table, with bold sums and a line between tokens in and tokens out."""
     made = table(grid.heads, grid.rows, title=grid.title)
     for index, row in enumerate(grid.rows):
         made.rows[index].style = "bold" if row[0] in SUMS else None
@@ -73,15 +73,15 @@ def _spread(figures: Figures) -> Grid:
     heads = ["", "mean", "min", "p10", "p50", "p90", "p99", "max"]
     rows = []
     for what, spread in figures["spread"].items():
-        shown = "{:.2%}" if what.startswith("fill") else "{:,.0f}"
-        numbers = [shown.format(spread[name]) for name in heads[2:]]
-        mean = shown.format(spread["mean"]) if what.startswith("fill") else f"{spread['mean']:,.1f}"
+        template = "{:.2%}" if what.startswith("fill") else "{:,.0f}"
+        numbers = [template.format(spread[name]) for name in heads[2:]]
+        mean = template.format(spread["mean"]) if what.startswith("fill") else f"{spread['mean']:,.1f}"
         rows.append((what, mean, *numbers))
     return Grid("Spread", heads, rows)
 
 
-def _conservation(figures: Figures) -> Grid:
-    """What went in and what came out, source by source; the two sums are equal or an error follows."""
+def _token_accounting(figures: Figures) -> Grid:
+    """Token accounting: tokens in and tokens out by source; unequal sums are reported as an error."""
     flow = figures["flow"]
     single = len(flow) == 2  # one source is the total
     names = [name for name in flow if not single or name == "total"]
@@ -89,12 +89,12 @@ def _conservation(figures: Figures) -> Grid:
         *_account("read", "tokens_read", "", flow, names),
         *_account("repeated as context", "repeated", "+ ", flow, names, if_any=True),
         *_account("oversampled by weight", "oversampled", "+ ", flow, names, if_any=True),
-        ("in", *(f"{_into(flow[name]):,}" for name in names)),
+        ("in", *(f"{_tokens_in(flow[name]):,}" for name in names)),
         *_account("packed", "packed", "", flow, names),
         *(row for loss in LOSSES for row in _account(loss, loss, "+ ", flow, names, if_any=True)),
-        ("out", *(f"{_out_of(flow[name]):,}" for name in names)),
+        ("out", *(f"{_tokens_out(flow[name]):,}" for name in names)),
     ]
-    return Grid("Conservation of tokens", ["tokens", *names], rows)
+    return Grid("Token accounting", ["tokens", *names], rows)
 
 
 def _account(
@@ -105,11 +105,11 @@ def _account(
     yield sign + what.replace("_", " "), *(f"{flow[name][kind]:,}" for name in names)
 
 
-def _into(one: dict[str, int]) -> int:
+def _tokens_in(one: dict[str, int]) -> int:
     return one["tokens_read"] + one["repeated"] + one["oversampled"]
 
 
-def _out_of(one: dict[str, int]) -> int:
+def _tokens_out(one: dict[str, int]) -> int:
     return one["packed"] + sum(one[loss] for loss in LOSSES)
 
 

@@ -1,4 +1,4 @@
-"""Tables for a person; plain text where nobody looks."""
+"""Tables for the terminal or a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.table import Table
 WIDTH = 100
 
 
-def page() -> Console:
-    """Standard output, as wide as the terminal but never narrower than a page where there is none."""
+def stdout_console() -> Console:
+    """Console on standard output, as wide as the terminal or ``WIDTH`` without one."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         return console
@@ -21,7 +21,7 @@ def page() -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
-    """A table with a head; columns that hold only numbers are set to the right."""
+    """A table with a header; columns of numbers are aligned to the right."""
     lines = [tuple(row) for row in rows]
     made = Table(
         box=SIMPLE_HEAD,

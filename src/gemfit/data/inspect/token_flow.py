@@ -1,4 +1,4 @@
-"""The sums of a pack, from its conversations and from its manifest, and whether they agree."""
+"""Token accounting of a pack: flow by source from the table of conversations, compared with the manifest."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ WHOLE_CONVERSATION_LOSSES = LOSSES[:5]
 
 
 def flow_of_conversations(pack: Pack, repeated: NDArray[np.int64]) -> dict[str, TokenFlow]:
-    """The flow of tokens as the table of conversations and the rows have it.
+    """The flow of tokens counted from the table of conversations and the rows.
 
-    repeated: (sources,), tokens in rows that are repeated context.
+    repeated: (sources,), repeated tokens in rows.
     """
     names = [source.name for source in pack.manifest.sources]
     flows = [_flow(pack, pack.conversations.source == index, repeated[index]) for index in range(len(names))]
@@ -36,17 +36,17 @@ def flow_of_conversations(pack: Pack, repeated: NDArray[np.int64]) -> dict[str, 
     return dict(zip(names, flows, strict=True)) | {"total": total}
 
 
-def unbalanced(flow: dict[str, TokenFlow]) -> Iterator[str]:
-    """Sources of which more or fewer tokens came out than went in."""
+def unbalanced_sources(flow: dict[str, TokenFlow]) -> Iterator[str]:
+    """Sources whose tokens in and tokens out differ."""
     for name, one in flow.items():
         if one.balance:
             yield (
-                f"flow.{name}: read, repeated and oversampled tokens are {in_and_again(one):,}, "
-                f"but packed and lost ones {in_and_again(one) - one.balance:,}"
+                f"flow.{name}: read, repeated and oversampled tokens are {tokens_in(one):,}, "
+                f"but packed and lost ones {tokens_in(one) - one.balance:,}"
             )
 
 
-def untotalled(flow: dict[str, TokenFlow]) -> Iterator[str]:
+def wrong_totals(flow: dict[str, TokenFlow]) -> Iterator[str]:
     """Kinds of tokens whose sources do not add up to the total."""
     for kind in TokenFlow.model_fields:
         total = getattr(flow["total"], kind)
@@ -55,8 +55,8 @@ def untotalled(flow: dict[str, TokenFlow]) -> Iterator[str]:
             yield f"flow.total.{kind} is {total:,}, but its sources add up to {parts:,}"
 
 
-def differing(manifest: dict[str, TokenFlow], counted: dict[str, TokenFlow]) -> Iterator[str]:
-    """Figures of the manifest that are not what is counted."""
+def manifest_differences(manifest: dict[str, TokenFlow], counted: dict[str, TokenFlow]) -> Iterator[str]:
+    """Figures of the manifest that differ from the counted ones."""
     for name, one in counted.items():
         if name not in manifest:
             yield f"flow.{name} is not in the manifest"
@@ -66,32 +66,39 @@ def differing(manifest: dict[str, TokenFlow], counted: dict[str, TokenFlow]) -> 
                 yield f"flow.{name}.{kind} is {said:,} in the manifest, but {number:,} are counted"
 
 
-def in_and_again(flow: TokenFlow) -> int:
-    """Tokens that went in, and those that were written again."""
+def tokens_in(flow: TokenFlow) -> int:
+    """Tokens read, repeated and oversampled."""
     return flow.tokens_read + flow.repeated + flow.oversampled
 
 
 def _flow(pack: Pack, chosen: NDArray[np.bool_], repeated: np.int64) -> TokenFlow:
-    talks = pack.conversations
-    kept = chosen & talks.has_disposition("kept")
-    # Of a conversation that is left out as untrained, all tokens are in these two columns.
-    settled = kept | (chosen & talks.has_disposition("untrained"))
-    tokens, truncated, untrained, copies = talks.tokens, talks.truncated, talks.untrained, talks.copies
-    placed = again = 0
-    for here in stretches(len(talks)):
+    conversations = pack.conversations
+    kept = chosen & conversations.has_disposition("kept")
+    # An untrained conversation has all its tokens in these two columns.
+    with_losses = kept | (chosen & conversations.has_disposition("untrained"))
+    tokens, truncated, untrained, copies = (
+        conversations.tokens,
+        conversations.truncated,
+        conversations.untrained,
+        conversations.copies,
+    )
+    packed = oversampled = 0
+    for here in stretches(len(conversations)):
         own = kept[here]
         bodies = (tokens[here].astype(np.int64) - truncated[here] - untrained[here])[own]
-        placed += int((copies[here][own] * bodies).sum())
-        again += int(((copies[here][own] - 1) * bodies).sum())
-    lost = {name: _sum(tokens[chosen & talks.has_disposition(name)]) for name in WHOLE_CONVERSATION_LOSSES}
+        packed += int((copies[here][own] * bodies).sum())
+        oversampled += int(((copies[here][own] - 1) * bodies).sum())
+    lost = {
+        name: _sum(tokens[chosen & conversations.has_disposition(name)]) for name in WHOLE_CONVERSATION_LOSSES
+    }
     return TokenFlow(
         tokens_read=_sum(tokens[chosen]),
         repeated=int(repeated),
-        oversampled=again,
-        packed=placed + int(repeated),
+        oversampled=oversampled,
+        packed=packed + int(repeated),
         **lost,
-        truncated=_sum(truncated[settled]),
-        untrained=_sum(untrained[settled]),
+        truncated=_sum(truncated[with_losses]),
+        untrained=_sum(untrained[with_losses]),
     )
 
 

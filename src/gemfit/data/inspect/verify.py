@@ -1,8 +1,8 @@
-"""``verify``: read a pack from end to end and prove what it says of itself.
+"""``verify``: check the integrity of a pack from end to end.
 
-Files against their digests; rows against what has to hold in each; every token of every conversation
-against the number of times it should be in the rows; all sums against each other. Costs about a
-gigabyte a second. Memory: some 60 bytes a conversation, and mapped pages of one file of rows at a time.
+Checks digests of files, invariants of rows, occurrences of every token of every conversation in the rows,
+and all sums. About a gigabyte per second. Memory: some 60 bytes per conversation, and mapped pages of one
+file of rows at a time.
 """
 
 from __future__ import annotations
@@ -15,31 +15,36 @@ from typing import NamedTuple
 import numpy as np
 
 from gemfit.core.progress import progress
-from gemfit.data.inspect.decode_rows import damage, found_otherwise, read_batches, unlisted
-from gemfit.data.inspect.document_ids import DocumentLines, number_conversations
+from gemfit.data.inspect.decode_rows import file_problem, read_batches, reader_differences, unlisted_files
+from gemfit.data.inspect.document_ids import DocumentLines, document_lines
 from gemfit.data.inspect.ledger import Expected, TokenLedger
-from gemfit.data.inspect.pack_files import SIDES, Conversations, Pack
+from gemfit.data.inspect.pack_files import SPLIT_NAMES, Conversations, Pack
 from gemfit.data.inspect.row_check import RowFaults, Rules, check_rows
-from gemfit.data.inspect.token_flow import differing, flow_of_conversations, unbalanced, untotalled
+from gemfit.data.inspect.token_flow import (
+    flow_of_conversations,
+    manifest_differences,
+    unbalanced_sources,
+    wrong_totals,
+)
 from gemfit.data.pack.reader import open_pack, read_manifest
 from gemfit.schemas.manifest import SplitCounts
 
-MOST = 20
-"""Problems of a kind that are told one by one."""
+MAX_PROBLEMS = 20
+"""Problems of a check that are listed one by one."""
 
 
-class Proof(NamedTuple):
-    """One thing that was looked at, and what came out."""
+class PackCheck(NamedTuple):
+    """The result of one check of a pack."""
 
-    what: str
-    seen: str
-    """How much was looked at."""
+    name: str
+    checked: str
+    """How much was checked."""
     problems: tuple[str, ...]
 
 
 @dataclass(slots=True)
-class _Split:
-    """What was counted in the rows of a split."""
+class _SplitSums:
+    """Counts of the rows of a split."""
 
     rows: int = 0
     documents: int = 0
@@ -48,99 +53,108 @@ class _Split:
     repeated_tokens: int = 0
 
 
-def verify(folder: Path) -> list[Proof]:
-    """Everything that could be proven, and every problem; a folder that is no pack is a ``UserError``."""
+def verify(folder: Path) -> list[PackCheck]:
+    """Run all checks; a folder that is not a pack is a ``UserError``."""
     manifest = read_manifest(folder)
     total = sum(file.bytes for file in manifest.files)
-    damaged = []
-    with progress("reading", total, "bytes") as shown:
+    with progress("reading", total, "bytes") as bar:
         done = 0
 
         def read(size: int) -> None:
             nonlocal done
             done += size
-            shown.at(done)
+            bar.at(done)
 
-        damaged = [found for file in manifest.files if (found := damage(folder, file, read))]
-    stray = [f"{folder / name}: is not in the manifest" for name in unlisted(folder, manifest)]
-    files = Proof("files", f"{len(manifest.files):,} files, {total:,} bytes", _told([*damaged, *stray]))
+        damaged = [found for file in manifest.files if (found := file_problem(folder, file, read))]
+    stray = [f"{folder / name}: is not in the manifest" for name in unlisted_files(folder, manifest)]
+    files = PackCheck(
+        "files", f"{len(manifest.files):,} files, {total:,} bytes", _shortened([*damaged, *stray])
+    )
     if damaged:
-        # What is in damaged files says nothing of the builder: there is no more to prove.
+        # The content of damaged files says nothing about the builder.
         return [files]
     pack = Pack(folder, manifest, Conversations(folder))
-    return [files, *_content(pack)]
+    return [files, *_check_content(pack)]
 
 
-def _content(pack: Pack) -> Iterator[Proof]:
-    numbering, problems = number_conversations(pack)
-    yield Proof(
-        "conversations", f"{len(pack.conversations):,} read, {len(numbering.lines):,} packed", _told(problems)
+def _check_content(pack: Pack) -> Iterator[PackCheck]:
+    documents, problems = document_lines(pack)
+    yield PackCheck(
+        "conversations",
+        f"{len(pack.conversations):,} read, {len(documents.lines):,} packed",
+        _shortened(problems),
     )
     if problems:
         return
-    ledger = TokenLedger(_expected(pack, numbering))
+    ledger = TokenLedger(_expected(pack, documents))
     counts, faults = {}, []
     for split in pack.manifest.splits:
-        counts[split], found = _rows(pack, split, numbering, ledger)
+        counts[split], found = _rows(pack, split, documents, ledger)
         faults += found
     rows = sum(count.rows for count in counts.values())
-    yield Proof("rows", f"{rows:,} rows, {rows * pack.manifest.seq_len:,} places", _told(faults))
-    yield Proof("ledger", f"{ledger.trained.sum():,} trained tokens", _told(_once(pack, numbering, ledger)))
-    sums = list(_sums(pack, numbering, ledger, counts))
-    yield Proof("sums", f"{len(pack.manifest.flow):,} accounts of tokens", _told(sums))
+    yield PackCheck("rows", f"{rows:,} rows, {rows * pack.manifest.seq_len:,} places", _shortened(faults))
+    yield PackCheck(
+        "ledger",
+        f"{ledger.trained.sum():,} trained tokens",
+        _shortened(_miscounted_tokens(pack, documents, ledger)),
+    )
+    sums = list(_sums(pack, documents, ledger, counts))
+    yield PackCheck("sums", f"{len(pack.manifest.flow):,} accounts of tokens", _shortened(sums))
 
 
-def _rows(pack: Pack, split: str, numbering: DocumentLines, ledger: TokenLedger) -> tuple[_Split, list[str]]:
-    """Check and enter every row of a split."""
-    tokens = pack.conversations.tokens[numbering.lines]
-    side = pack.conversations.split[numbering.lines]
+def _rows(
+    pack: Pack, split: str, documents: DocumentLines, ledger: TokenLedger
+) -> tuple[_SplitSums, list[str]]:
+    """Check every row of a split and add it to the ledger."""
+    tokens = pack.conversations.tokens[documents.lines]
+    side = pack.conversations.split[documents.lines]
     rules = Rules(
         pad_id=pack.manifest.pad_id,
         all_trained=pack.manifest.loss_on == "all",
-        lengths=np.where(side == SIDES.index(split), tokens, 0).astype(np.int32),
+        lengths=np.where(side == SPLIT_NAMES.index(split), tokens, 0).astype(np.int32),
     )
-    faults, count, broken = RowFaults(split), _Split(), list[str]()
-    with progress(f"checking {split}", pack.manifest.splits[split].rows, "rows") as shown:
+    faults, count, broken = RowFaults(split), _SplitSums(), list[str]()
+    with progress(f"checking {split}", pack.manifest.splits[split].rows, "rows") as bar:
         for path in pack.shards(split):
-            # Opened anew for each file: what was looked at of the one before is let go.
+            # Opened again for each file, to release the mapped pages of the one before.
             opened = open_pack(pack.folder, split)
             try:
                 for batch in read_batches(path, count.rows):
                     trained = check_rows(batch, rules, faults)
                     ledger.add(batch, trained)
-                    broken += found_otherwise(opened, split, batch)
+                    broken += reader_differences(opened, split, batch)
                     count.rows += len(batch.tokens)
                     count.documents += len(batch.lengths)
                     count.tokens += int(batch.tokens.sum(dtype=np.int64))
                     count.trained_tokens += int(trained.sum(dtype=np.int64))
                     count.repeated_tokens += int(batch.repeated.sum(dtype=np.int64))
-                    shown.at(count.rows)
+                    bar.at(count.rows)
             except (OSError, ValueError) as error:
                 broken.append(f"{path}: {error}")
     return count, [*broken, *faults.messages()]
 
 
-def _expected(pack: Pack, numbering: DocumentLines) -> Expected:
-    talks, lines = pack.conversations, numbering.lines
-    cut_off = talks.truncated[lines]
+def _expected(pack: Pack, documents: DocumentLines) -> Expected:
+    conversations, lines = pack.conversations, documents.lines
+    cut_off = conversations.truncated[lines]
     return Expected(
-        tokens=talks.tokens[lines],
-        left_out=cut_off + talks.untrained[lines],
-        trained=talks.trained[lines],
+        tokens=conversations.tokens[lines],
+        left_out=cut_off + conversations.untrained[lines],
+        trained=conversations.trained[lines],
         cut_off=cut_off,
-        copies=talks.copies[lines],
+        copies=conversations.copies[lines],
     )
 
 
-def _once(pack: Pack, numbering: DocumentLines, ledger: TokenLedger) -> Iterator[str]:
-    """Conversations whose tokens are not in the rows as often as they should be."""
+def _miscounted_tokens(pack: Pack, documents: DocumentLines, ledger: TokenLedger) -> Iterator[str]:
+    """Conversations with a wrong number of occurrences of their tokens."""
 
     def place(document: int) -> str:
-        return f"{pack.place(int(numbering.lines[document]))} (document {document:,})"
+        return f"{pack.place(int(documents.lines[document]))} (document {document:,})"
 
-    stretches, missing = ledger.stretches()
-    for found in stretches:
-        copies = int(pack.conversations.copies[numbering.lines[found.document]])
+    spans, missing = ledger.miscounted_spans()
+    for found in spans:
+        copies = int(pack.conversations.copies[documents.lines[found.document]])
         yield (
             f"{place(found.document)}: tokens {found.start:,} to {found.stop - 1:,} are expected in the rows "
             f"{_times(copies)}, and are there {_times(found.times)}"
@@ -150,50 +164,53 @@ def _once(pack: Pack, numbering: DocumentLines, ledger: TokenLedger) -> Iterator
             f"{place(document)}: {missing[document]:,} of its tokens are in no row, "
             f"expected {ledger.expected.left_out[document]:,}"
         )
-    for document, what in ledger.miscounted():
+    for document, what in ledger.wrong_trained_tokens():
         yield f"{place(document)}: {what}"
 
 
 def _sums(
-    pack: Pack, numbering: DocumentLines, ledger: TokenLedger, counts: dict[str, _Split]
+    pack: Pack, documents: DocumentLines, ledger: TokenLedger, counts: dict[str, _SplitSums]
 ) -> Iterator[str]:
-    """Sums that should be equal and are not."""
+    """Sums that should be equal but differ."""
     manifest = pack.manifest
     for split, count in counts.items():
-        yield from _split_counts(split, manifest.splits[split], count, _conversations(pack, numbering, split))
-    source = pack.conversations.source[numbering.lines]
+        yield from _split_counts(split, manifest.splits[split], count, _conversations(pack, documents, split))
+    source = pack.conversations.source[documents.lines]
     repeated = np.zeros(len(manifest.sources), np.int64)
     np.add.at(repeated, source, ledger.repeated)
     counted = flow_of_conversations(pack, repeated)
-    yield from differing(manifest.flow, counted)
-    yield from unbalanced(manifest.flow)
-    yield from untotalled(manifest.flow)
+    yield from manifest_differences(manifest.flow, counted)
+    yield from unbalanced_sources(manifest.flow)
+    yield from wrong_totals(manifest.flow)
     in_rows = sum(count.tokens for count in counts.values())
     if in_rows != counted["total"].packed:
         yield f"the rows hold {in_rows:,} tokens, but the conversations {counted['total'].packed:,}"
-    kept = int(pack.conversations.tokens[numbering.lines].sum(dtype=np.int64))
+    kept = int(pack.conversations.tokens[documents.lines].sum(dtype=np.int64))
     if manifest.roles and sum(manifest.roles.values()) != kept:
         yield f"roles add up to {sum(manifest.roles.values()):,} tokens, but the conversations to {kept:,}"
     yield from _line_counts(pack)
 
 
-def _split_counts(split: str, said: SplitCounts, count: _Split, conversations: int) -> Iterator[str]:
-    counted = {name: getattr(count, name) for name in _Split.__dataclass_fields__}
+def _split_counts(
+    split: str, in_manifest: SplitCounts, count: _SplitSums, conversations: int
+) -> Iterator[str]:
+    counted = {name: getattr(count, name) for name in _SplitSums.__dataclass_fields__}
     for name, number in (counted | {"conversations": conversations}).items():
-        if (stated := getattr(said, name)) != number:
+        if (stated := getattr(in_manifest, name)) != number:
             yield f"splits.{split}.{name} is {stated:,} in the manifest, but {number:,} are counted"
 
 
-def _conversations(pack: Pack, numbering: DocumentLines, split: str) -> int:
-    return int(np.count_nonzero(pack.conversations.split[numbering.lines] == SIDES.index(split)))
+def _conversations(pack: Pack, documents: DocumentLines, split: str) -> int:
+    return int(np.count_nonzero(pack.conversations.split[documents.lines] == SPLIT_NAMES.index(split)))
 
 
 def _line_counts(pack: Pack) -> Iterator[str]:
-    losses, talks = pack.manifest.losses, pack.conversations
+    losses, conversations = pack.manifest.losses, pack.conversations
     valid = losses.lines_read - losses.blank_lines - losses.rejected_lines
-    if valid != len(talks):
-        yield f"losses: {valid:,} lines were neither blank nor rejected, but {len(talks):,} are conversations"
-    for name, said in (
+    if valid != len(conversations):
+        count = len(conversations)
+        yield f"losses: {valid:,} lines were neither blank nor rejected, but {count:,} are conversations"
+    for name, stated in (
         ("duplicate", losses.duplicate_conversations),
         ("near_duplicate", losses.near_duplicate_conversations),
         ("left_by_weight", losses.left_by_weight_conversations),
@@ -201,15 +218,15 @@ def _line_counts(pack: Pack) -> Iterator[str]:
         ("overlong", losses.dropped_conversations),
         ("untrained", losses.untrained_conversations),
     ):
-        if (number := int(np.count_nonzero(talks.has_disposition(name)))) != said:
-            yield f"losses.{name}: {said:,} conversations in the manifest, but {number:,} are counted"
+        if (number := int(np.count_nonzero(conversations.has_disposition(name)))) != stated:
+            yield f"losses.{name}: {stated:,} conversations in the manifest, but {number:,} are counted"
 
 
-def _told(problems: list[str] | Iterator[str]) -> tuple[str, ...]:
-    """The first problems, and how many more there are."""
+def _shortened(problems: list[str] | Iterator[str]) -> tuple[str, ...]:
+    """The first problems, and the number of others."""
     found = list(problems)
-    more = [f"and {len(found) - MOST:,} more of this kind"] if len(found) > MOST else []
-    return tuple(found[:MOST] + more)
+    more = [f"and {len(found) - MAX_PROBLEMS:,} more of this kind"] if len(found) > MAX_PROBLEMS else []
+    return tuple(found[:MAX_PROBLEMS] + more)
 
 
 def _times(number: int) -> str:

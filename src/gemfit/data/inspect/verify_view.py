@@ -1,4 +1,4 @@
-"""Tell what ``verify`` has proven: a short table, or JSON."""
+"""Print the results of ``verify`` as a table or JSON."""
 
 from __future__ import annotations
 
@@ -6,34 +6,42 @@ import json
 import sys
 from pathlib import Path
 
-from gemfit.data.inspect.tables import page, table
+from gemfit.data.inspect.tables import stdout_console, table
 from gemfit.data.inspect.verify import verify
 from gemfit.errors import ExitCode, UserError
 
-MEANING = {
+GUARANTEES = {
     "files": "every file has the size and digest of the manifest",
-    "conversations": "numbered without gaps, in canonical order; each copy is one",
+    "conversations": "numbered without gaps, in canonical order; duplicates are exact",
     "rows": "lengths, labels and padding agree; no label crosses documents",
-    "ledger": "every token of every conversation stands in the rows as often as it should",
+    "ledger": "every token of every conversation is in the rows as often as it should be",
     "sums": "rows, conversations and manifest give the same sums; nothing is lost",
 }
-"""What has been shown where there is no problem."""
+"""What a check without problems guarantees."""
 
 
 def print_verification(folder: Path, *, as_json: bool) -> ExitCode:
-    """Verify the pack and say so; problems are a ``UserError``, or in the JSON with that exit code."""
-    proofs = verify(folder)
-    problems = [problem for proof in proofs for problem in proof.problems]
+    """Verify a pack and print the checks; problems are a ``UserError``, in JSON only its exit code."""
+    checks = verify(folder)
+    problems = [problem for check in checks for problem in check.problems]
     if as_json:
-        told = {
+        result = {
             "pack": str(folder),
             "sound": not problems,
-            "proofs": [proof._asdict() | {"proven": MEANING[proof.what]} for proof in proofs],
+            "proofs": [
+                {
+                    "what": check.name,
+                    "seen": check.checked,
+                    "problems": check.problems,
+                    "proven": GUARANTEES[check.name],
+                }
+                for check in checks
+            ],
         }
-        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         return ExitCode.USER_ERROR if problems else ExitCode.DONE
     if problems:
         raise UserError("\n".join([*problems, f"{folder}: is not sound; delete it and pack again"]))
-    rows = [(proof.what, proof.seen, MEANING[proof.what]) for proof in proofs]
-    page().print(table(["proven", "looked at", "what holds"], rows))
+    rows = [(check.name, check.checked, GUARANTEES[check.name]) for check in checks]
+    stdout_console().print(table(["check", "checked", "guarantee"], rows))
     return ExitCode.DONE
