@@ -65,7 +65,7 @@ $(VENV)/pip:
 	@touch $@
 
 $(VENV)/train: $(VENV)/pip $(SETTINGS)
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,audit]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/train

@@ -18,6 +18,7 @@ from gemfit.audit.run_audit import select_suites
 from gemfit.audit.scoring import AuditSettings, assemble, score_model
 from gemfit.audit.stability import stability
 from gemfit.audit.table import print_audit
+from gemfit.core.install_hint import require_packages
 from gemfit.errors import ExitCode, UserError
 from gemfit.evaluate.models import ModelRef
 from gemfit.schemas.audit import Audit
@@ -111,6 +112,14 @@ def test_a_judge_and_custom_prompts_are_scored_with_the_suites(tmp_path: Path) -
 def test_a_suite_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match="no such suite; did you mean 'crisis'\\?; there are crisis, medical"):
         select_suites(("crises",))
+
+
+def test_missing_packages_are_refused_with_the_extra_that_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gemfit.core.install_hint.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs rapidfuzz, not installed here: .*\[audit\].*docs/slurm\.md"):
+        require_packages("gemfit audit", ("rapidfuzz",), "audit")
 
 
 def test_suites_are_listed_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,7 @@ def test_a_group_that_differs_everywhere_is_found_and_only_the_largest_of_its_ax
     "rows",
     [
         [[0.5, 0.5, 0.5, 0.5, 0.5]] * 12,  # none at all
+        [[-0.9, 0.5, 0.5, 0.5, 0.5]],  # a single template, where no exchange changes the largest
         [[-0.9, 0.5, 0.5, 0.5, 0.5]] * 2,  # too few templates to tell
         [[-0.9, 0.5, 0.5, 0.5, 0.5], [0.5, -0.9, 0.5, 0.5, 0.5]] * 6,  # now one, now another
         [[0.40, 0.5, 0.5, 0.5, 0.5]] * 12,  # certain, but little

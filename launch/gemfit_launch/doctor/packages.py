@@ -20,6 +20,8 @@ OPTIONAL = {
     "liger-kernel": "model.kernels: liger",
     "triton": "compiled kernels on GPUs",
     "bitsandbytes": "model.quantization: nf4, as in the recipes with -qlora",
+    "vaderSentiment": "gemfit audit",
+    "rapidfuzz": "gemfit audit",
 }
 """Optional packages, and what they are for."""
 

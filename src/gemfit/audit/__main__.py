@@ -19,6 +19,7 @@ from rich.text import Text
 
 from gemfit.audit.catalog import SUITES, about
 from gemfit.core.atomic_file import write_atomic
+from gemfit.core.install_hint import require_packages
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
@@ -60,6 +61,7 @@ def write(run: RunDir, audit: Audit) -> Path:
 
 def _audit(arguments: argparse.Namespace) -> ExitCode:
     run = RunDir.open(arguments.run)
+    require_packages("gemfit audit", ("vaderSentiment", "rapidfuzz", "scipy"), "train,audit")
     # Seconds of imports, which a wrong folder should not cost.
     from gemfit.audit.run_audit import run_audit, select_suites  # noqa: PLC0415
     from gemfit.audit.scoring import DEFAULT_CHECKPOINTS, AuditSettings  # noqa: PLC0415

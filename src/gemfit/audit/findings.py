@@ -16,7 +16,7 @@ from gemfit.audit.intervals import interval_of
 from gemfit.audit.permutation_test import axes_of, p_value
 from gemfit.audit.suite import Better, Figure
 from gemfit.audit.thresholds import Threshold, threshold_of
-from gemfit.evaluate.bootstrap import interval
+from gemfit.evaluate.bootstrap import bootstrap_interval
 from gemfit.schemas.audit import AuditFinding
 from gemfit.schemas.evaluation import Interval
 
@@ -130,7 +130,7 @@ def _regression(figure: Figure, base_figure: Figure, intervals: IntervalSettings
     if allowed is None or figure.control or not common:
         return None
     sign = -1.0 if figure.measure.better == "higher" else 1.0
-    change = interval(
+    change = bootstrap_interval(
         [sign * (figure.values[number] - base_figure.values[number]) for number in sorted(common)],
         confidence=intervals.confidence,
         resamples=intervals.resamples,

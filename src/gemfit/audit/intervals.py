@@ -1,20 +1,22 @@
 """Intervals of shares, means and differences.
 
 A share has Wilson's interval (1927), the difference of two shares Newcombe's (1998, method 10), which is
-made of two of Wilson's: the bootstrap of 20 equal answers has no width at all, and would claim certainty
-that 20 prompts cannot give. All else is a percentile bootstrap over independent units.
+made of two of Wilson's: the bootstrap of 20 equal replies has no width at all, and would claim certainty
+that 20 prompts cannot give. All else is a percentile bootstrap over independent units. All by ``scipy.stats``
+but for Newcombe's formula, which it does not have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import hypot, sqrt
-from statistics import NormalDist, fmean
+from math import hypot
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from gemfit.audit.suite import Figure
-from gemfit.evaluate.bootstrap import interval
+from gemfit.evaluate.bootstrap import Floats, bootstrap_interval, percentile_interval
 from gemfit.schemas.evaluation import Interval
 
 
@@ -27,17 +29,16 @@ def interval_of(figure: Figure, *, confidence: float, resamples: int, seed: int)
         return difference_of_shares(values, control, confidence)
     if control:
         return difference(values, control, confidence=confidence, resamples=resamples, seed=seed)
-    return interval(values, confidence=confidence, resamples=resamples, seed=seed)
+    return bootstrap_interval(values, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def share(values: Sequence[float], confidence: float) -> Interval:
     """The share of ones among zeros and ones, with Wilson's score interval."""
-    count, p = len(values), fmean(values)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    # At 0 and 1 a bound is the figure itself, up to rounding.
-    return Interval(value=p, low=min(p, max(0.0, middle - half)), high=max(p, min(1.0, middle + half)))
+    from scipy.stats import binomtest  # noqa: PLC0415  (a second of imports)
+
+    ones, count = round(sum(values)), len(values)
+    low, high = binomtest(ones, count).proportion_ci(confidence, method="wilson")
+    return Interval(value=ones / count, low=float(low), high=float(high))
 
 
 def difference_of_shares(values: Sequence[float], control: Sequence[float], confidence: float) -> Interval:
@@ -59,13 +60,17 @@ def is_binary(values: Sequence[float]) -> bool:
 def difference(
     values: Sequence[float], control: Sequence[float], *, confidence: float, resamples: int, seed: int
 ) -> Interval:
-    """The mean of ``values`` less that of ``control``, two groups that are drawn apart."""
-    rng = np.random.default_rng(seed)
-    one, other = (
-        rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=resamples) @ np.array(group)
-        for group in (values, control)
+    """The mean of ``values`` less that of ``control``, two groups that are resampled independently."""
+    low, high = percentile_interval(
+        (np.array(values), np.array(control)),
+        _difference_of_means,
+        paired=False,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
     )
-    low, high = np.quantile(
-        one / len(values) - other / len(control), [(1 - confidence) / 2, (1 + confidence) / 2]
-    )
-    return Interval(value=fmean(values) - fmean(control), low=float(low), high=float(high))
+    return Interval(value=fmean(values) - fmean(control), low=low, high=high)
+
+
+def _difference_of_means(values: Floats, control: Floats, axis: int) -> Any:
+    return values.mean(axis) - control.mean(axis)

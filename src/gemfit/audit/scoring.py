@@ -20,8 +20,8 @@ from gemfit.schemas.audit import Audit, AuditedModel, AuditedReply, AuditScore
 from gemfit.schemas.base import digest_json
 
 DEFAULT_CHECKPOINTS = (BASE, LATEST)
-LIBRARIES = ("torch", "transformers", "vaderSentiment", "rapidfuzz")
-"""Whose versions decide replies and scores."""
+LIBRARIES = ("torch", "transformers", "vaderSentiment", "rapidfuzz", "scipy")
+"""Whose versions decide replies, scores and intervals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gemfit.core.install_hint import require_packages
 from gemfit.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
     from gemfit.rundir import RunDir  # noqa: PLC0415
     from gemfit.train.collective import on_first_rank  # noqa: PLC0415
 
+    on_first_rank(lambda: require_packages("gemfit eval", ("scipy",), "train"))
     run, tasks = RunDir.open(arguments.run), tuple(filter(None, (arguments.tasks or "").split(",")))
     on_first_rank(lambda: require_harness(tasks))
     # One rank looks: another might find a checkpoint that was saved meanwhile.

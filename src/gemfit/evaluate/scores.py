@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.evaluate.bootstrap import interval
+from gemfit.evaluate.bootstrap import bootstrap_interval
 from gemfit.evaluate.validation import Floats, TurnSums
 from gemfit.schemas.evaluation import ConversationLosses, Interval, Score
 
@@ -29,7 +29,9 @@ class Resampling:
 
     def interval(self, sums: Floats, weights: Floats) -> Interval:
         """Of the ratio of sums, over conversations."""
-        return interval(sums, weights, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
+        return bootstrap_interval(
+            sums, weights, resamples=self.resamples, confidence=self.confidence, seed=self.seed
+        )
 
 
 def score(sums: TurnSums, resampling: Resampling) -> Score:

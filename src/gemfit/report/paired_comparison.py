@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gemfit.evaluate.bootstrap import interval as bootstrap
+from gemfit.evaluate.bootstrap import bootstrap_interval
 from gemfit.report.blocks import Block, Charts, Note
 from gemfit.report.interval_plots import interval_chart
 from gemfit.report.load import RunReport
@@ -66,7 +66,7 @@ def _difference(one: RunReport, other: RunReport) -> tuple[Interval, int] | None
     shared = sorted(before.keys() & after.keys())
     if not shared:
         return None
-    found = bootstrap(
+    found = bootstrap_interval(
         [after[document][0] - before[document][0] for document in shared],
         [before[document][1] for document in shared],
         resamples=a.resamples,
