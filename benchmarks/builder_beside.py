@@ -45,7 +45,7 @@ from pathlib import Path
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 from gemfit.data.jsonl.inputs import all_blocks, block_text
-from gemfit.data.tokenize.tokenizer_cache import backend_json
+from gemfit.data.tokenize.file_tokenizer import backend_json
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.build.setup import (
     Unchecked,

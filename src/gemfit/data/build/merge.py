@@ -38,8 +38,8 @@ from gemfit.data.filter.selection import (
 from gemfit.data.jsonl.inputs import inputs_of
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.reader import CONVERSATIONS, file_digest
+from gemfit.data.tokenize.file_tokenizer import tokenizer_digest_of
 from gemfit.data.tokenize.tokenizer import pad_id, save_tokenizer
-from gemfit.data.tokenize.tokenizer_cache import digest_of
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import FileDigest, PackManifest, PackSource, SplitCounts
 from gemfit.schemas.pack_job import PackJob
@@ -70,7 +70,7 @@ def assemble(
     data = job.data
     return PackManifest(
         fingerprint=job.fingerprint,
-        tokenizer_digest=digest_of(tokenizer),
+        tokenizer_digest=tokenizer_digest_of(tokenizer),
         format=data.format,
         eos=data.eos,
         loss_on=data.loss_on,

@@ -34,7 +34,7 @@ from gemfit.data.jsonl.inputs import check_unchanged
 from gemfit.data.pack.reader import MANIFEST, read_manifest
 from gemfit.data.render.render_context import RenderContext
 from gemfit.data.tokenize import Engine, EngineMismatch
-from gemfit.data.tokenize.tokenizer_cache import digest_of
+from gemfit.data.tokenize.file_tokenizer import tokenizer_digest_of
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob
@@ -60,7 +60,7 @@ def build_pack(job: PackJob, out: Path, ways: BuildOptions, say: Say) -> PackMan
     check_unchanged(job.files)
     with compiling(say) as wait_for_kernels:
         tokenizer = prepare_tokenizer(job)
-        store = block_cache_of(job, digest_of(tokenizer))
+        store = block_cache_of(job, tokenizer_digest_of(tokenizer))
         collector = _parts(job, tokenizer, store, ways, say)
         release(tokenizer)
         wait_for_kernels()
@@ -71,7 +71,7 @@ def build_shard(job: PackJob, shard: Shard, ways: BuildOptions, say: Say) -> Non
     """Make the parts of every ``shard.count``-th block, for ``merge_pack`` to find."""
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
-    store = block_cache_of(job, digest_of(tokenizer))
+    store = block_cache_of(job, tokenizer_digest_of(tokenizer))
     note_shards(job, shard.count)
     _parts(job, tokenizer, store, ways, say, shard)
 
@@ -82,7 +82,7 @@ def merge_pack(job: PackJob, out: Path, ways: BuildOptions) -> PackManifest:
         return _existing(job, out)
     check_unchanged(job.files)
     tokenizer = prepare_tokenizer(job)
-    store = block_cache_of(job, digest_of(tokenizer))
+    store = block_cache_of(job, tokenizer_digest_of(tokenizer))
     with _progress(job, "looking for parts") as shown:
         made = make_blocks(job, store, None, num_workers=ways.num_workers, at=shown.at)
     missing = [one.number for one in made if one.state == "missing"]

@@ -24,9 +24,14 @@ from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.tokenize import Encoder, Engine, reference_encoder, select_encoder
 from gemfit.data.tokenize.bpe.cache_file import FORMAT, load_tables, save_tables
 from gemfit.data.tokenize.bpe.word_cache import WordCache
+from gemfit.data.tokenize.file_tokenizer import (
+    FileTokenizer,
+    backend_json,
+    open_tokenizer,
+    tokenizer_digest_of,
+)
 from gemfit.data.tokenize.select import spread
 from gemfit.data.tokenize.tokenizer import train_tokenizer
-from gemfit.data.tokenize.tokenizer_cache import KnownTokenizer, backend_json, digest_of, known_tokenizer
 from gemfit.data.tokenize.verification import VerificationSample, pick
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
@@ -42,7 +47,7 @@ Say = Callable[[str], None]
 def prepare_tokenizer(job: PackJob) -> Any:
     """The tokenizer that the job names, or one trained on its conversations."""
     if job.tokenizer is not None:
-        return known_tokenizer(job.tokenizer, job.tokenizer_revision)
+        return open_tokenizer(job.tokenizer, job.tokenizer_revision)
     assert job.scratch_vocab_size is not None, "a job names a tokenizer or trains one"
     return train_tokenizer(_texts(job), job.scratch_vocab_size)
 
@@ -104,7 +109,7 @@ def delete_tables(tokenizer: Any) -> None:
 
 def _tables_path(tokenizer: Any) -> Path:
     """Where the tables for this tokenizer are kept, if this version of the reference has proved them."""
-    key = {"format": FORMAT, "tokenizer": digest_of(tokenizer), "tokenizers": version("tokenizers")}
+    key = {"format": FORMAT, "tokenizer": tokenizer_digest_of(tokenizer), "tokenizers": version("tokenizers")}
     return cache_folder() / "words" / f"{digest_json(key)}.npz"
 
 
@@ -117,8 +122,8 @@ def freeze_heap() -> None:
 
 def release(tokenizer: Any) -> None:
     """Give back what only rendering needs: the engines are larger than all that comes after them."""
-    if isinstance(tokenizer, KnownTokenizer):
-        tokenizer.forget()
+    if isinstance(tokenizer, FileTokenizer):
+        tokenizer.free()
     # The encoder went with the last that named it: there are no cycles to look for.
     trim_heap()
 

@@ -6,24 +6,21 @@ a set of numbers up to ``n`` takes ``n / 8`` bytes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
-from numba.extending import intrinsic
 
 from gemfit.data.compiled import njit, njit_helper
 
+_DE_BRUIJN = 0x022FDD63CC95386D
+"""A number of which the first six bits differ under each of 64 shifts (Leiserson, Prokop, Randall 1998)."""
+_INDEX = np.zeros(64, np.int64)
+_INDEX[[(_DE_BRUIJN << shift) % 2**64 >> 58 for shift in range(64)]] = np.arange(64)
 
-@intrinsic
-def _lowest(_context: Any, word: Any) -> Any:
+
+@njit_helper
+def _lowest(word):  # type: ignore[no-untyped-def]
     """Index of the lowest set bit of a word that is not 0."""
-
-    def generate(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
+    lowest = word & (~word + np.uint64(1))
+    return _INDEX[(lowest * np.uint64(_DE_BRUIJN)) >> np.uint64(58)]
 
 
 @njit_helper

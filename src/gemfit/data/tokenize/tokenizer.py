@@ -49,7 +49,7 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
     """The fast tokenizer of a Hugging Face id or a local folder."""
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
-    # It takes two seconds to import; `known_tokenizer` can do without.
+    # It takes two seconds or more to import; `open_tokenizer` can do without.
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     try:

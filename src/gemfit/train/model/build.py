@@ -17,6 +17,7 @@ from transformers import AutoConfig, Gemma3ForCausalLM, Gemma3TextConfig, Genera
 
 from gemfit.core.install_hint import install_hint
 from gemfit.data.pack.reader import read_manifest
+from gemfit.data.tokenize.file_tokenizer import open_tokenizer, tokenizer_digest_of
 from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, tokenizer_digest
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
@@ -134,9 +135,11 @@ def load_matching_tokenizer(plan: Plan) -> Any:
     folder, recipe = Path(plan.pack.folder), plan.recipe.model
     name = recipe.tokenizer or recipe.id
     revision = recipe.revision if name == recipe.id else "main"
-    tokenizer = load_tokenizer(str(folder / "tokenizer") if name is None else name, revision)
+    source = str(folder / "tokenizer") if name is None else name
+    tokenizer = load_tokenizer(source, revision)
     packed, loaded = read_manifest(folder).tokenizer_digest, tokenizer_digest(tokenizer)
-    if packed != loaded:
+    # transformers may mark special tokens by rules of a class that the files do not name.
+    if packed != loaded and packed != tokenizer_digest_of(open_tokenizer(source, revision)):
         raise UserError(
             f"{folder}: was packed with tokenizer {packed[:8]}, but model.tokenizer "
             f"{name or 'of the pack'!r} is {loaded[:8]}: its ids mean other text; "

@@ -1,0 +1,146 @@
+"""A tokenizer read from its files has the ids, digest and special tokens that transformers gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GemmaTokenizer
+
+from gemfit.data.render.renderer import encode_contents, encode_control
+from gemfit.data.tokenize import file_tokenizer
+from gemfit.data.tokenize.file_tokenizer import (
+    FileTokenizer,
+    backend_json,
+    open_tokenizer,
+    tokenizer_digest_of,
+)
+from gemfit.data.tokenize.tokenizer import load_tokenizer, tokenizer_digest
+from gemfit.errors import UserError
+
+
+@pytest.fixture
+def opened(tokenizer_folder: Path) -> FileTokenizer:
+    """The tokenizer of the tests, from its files."""
+    found = open_tokenizer(str(tokenizer_folder))
+    assert isinstance(found, FileTokenizer)
+    return found
+
+
+@pytest.fixture
+def gemma_folder(tokenizer_folder: Path, tmp_path: Path) -> Path:
+    """A tokenizer of Gemma's class, with an unmarked <mask> as in Gemma's own file."""
+    folder = tmp_path / "gemma"
+    load_tokenizer(str(tokenizer_folder)).save_pretrained(str(folder))
+    written = json.loads((folder / "tokenizer.json").read_text())
+    mask = {**written["added_tokens"][0], "id": 5_000, "content": "<mask>", "special": False}
+    mask["id"] = max(written["model"]["vocab"].values()) + 1
+    written["model"]["vocab"]["<mask>"] = mask["id"]
+    written["added_tokens"].append(mask)
+    written["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    decoder = {str(token["id"]): token for token in written["added_tokens"]}
+    config |= {"tokenizer_class": "GemmaTokenizer", "added_tokens_decoder": decoder}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_it_has_the_same_ids_digest_and_special_tokens(opened: FileTokenizer, tokenizer_folder: Path) -> None:
+    loaded = load_tokenizer(str(tokenizer_folder))
+    assert tokenizer_digest_of(opened) == tokenizer_digest(loaded) == tokenizer_digest(opened)
+    assert json.loads(backend_json(opened)) == json.loads(backend_json(loaded))
+    for name in ("bos_token", "eos_token", "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
+        assert getattr(opened, name) == getattr(loaded, name)
+    assert opened.chat_template == loaded.chat_template
+
+
+def test_gemmas_class_marks_the_mask_token_as_transformers_does(gemma_folder: Path) -> None:
+    loaded, opened = load_tokenizer(str(gemma_folder)), open_tokenizer(str(gemma_folder))
+    assert isinstance(loaded, GemmaTokenizer)
+    assert isinstance(opened, FileTokenizer)
+    assert tokenizer_digest_of(opened) == tokenizer_digest(loaded)
+    texts = ["a <mask> b", "<bos>x", " two  spaces \n", "Ünï 漢字"]
+    for mine, theirs in zip(encode_contents(opened, texts), encode_contents(loaded, texts), strict=True):
+        assert mine.tolist() == theirs.tolist()
+
+
+def test_what_it_saves_is_the_same_tokenizer(opened: FileTokenizer, tmp_path: Path) -> None:
+    opened.save_pretrained(str(tmp_path / "saved"))
+    again = open_tokenizer(str(tmp_path / "saved"))
+    assert again.digests == opened.digests
+    assert tokenizer_digest_of(again) == tokenizer_digest_of(opened)
+
+
+def test_templates_are_rendered_by_transformers(opened: FileTokenizer, tokenizer_folder: Path) -> None:
+    messages = [{"role": "user", "content": " Hello "}, {"role": "assistant", "content": "Hi"}]
+    wanted = load_tokenizer(str(tokenizer_folder)).apply_chat_template(messages, tokenize=False)
+    assert opened.apply_chat_template(messages, tokenize=False) == wanted
+
+
+def test_a_second_build_needs_no_backend_for_digest_and_control_text(
+    opened: FileTokenizer, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, texts = load_tokenizer(str(tokenizer_folder)), ["<bos>", "<|user|>", "<eos>\n", ""]
+    wanted = [encode_control(loaded, text).tolist() for text in texts]
+    assert [encode_control(opened, text).tolist() for text in texts] == wanted
+    digest, eos = opened.digest, opened.eos_token_id
+    again = open_tokenizer(str(tokenizer_folder))
+    monkeypatch.setattr(file_tokenizer, "Tokenizer", None)  # so that it cannot be loaded again
+    assert [encode_control(again, text).tolist() for text in texts] == wanted
+    assert (again.digest, again.eos_token_id) == (digest, eos)
+    with pytest.raises(AttributeError):  # as `Tokenizer` is None
+        encode_control(again, "another text")
+
+
+def test_damaged_notes_are_made_again(opened: FileTokenizer, tokenizer_folder: Path) -> None:
+    right = encode_control(opened, "<eos>\n").tolist()
+    opened._notes_file.write_text('{"<eos>')
+    again = open_tokenizer(str(tokenizer_folder))
+    assert encode_control(again, "<eos>\n").tolist() == right
+
+
+def test_a_tokenizer_that_was_changed_is_another(opened: FileTokenizer, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    opened.save_pretrained(str(folder))
+    changing = open_tokenizer(str(folder))
+    settings: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text())
+    settings["model"]["byte_fallback"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    assert tokenizer_digest_of(open_tokenizer(str(folder))) != opened.digest
+    with pytest.raises(UserError, match="have changed"):
+        changing.save_pretrained(str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizer_class": "LlamaTokenizer"},
+        {"tokenizer_class": None},
+        {"chat_template": [{"name": "default", "template": "x"}]},
+        {"eos_token": None},
+    ],
+)
+def test_what_only_transformers_can_load_is_left_to_it(
+    opened: FileTokenizer, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    opened.save_pretrained(str(tmp_path / "other"))
+    (tmp_path / "other" / "chat_template.jinja").unlink(missing_ok=True)
+    file = tmp_path / "other" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert file_tokenizer.read_tokenizer(tmp_path / "other") is None
+
+
+def test_transformers_is_not_imported(tokenizer_folder: Path) -> None:
+    code = (
+        "import sys; from gemfit.data.tokenize.file_tokenizer import open_tokenizer\n"
+        f"t = open_tokenizer({str(tokenizer_folder)!r}); t.digest; t.control_ids('<eos>'); t.pad_token_id\n"
+        "assert not {'transformers', 'torch'} & sys.modules.keys(), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
