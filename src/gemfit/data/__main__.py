@@ -13,12 +13,14 @@ import signal
 import sys
 from pathlib import Path
 
+from gemfit.data.compiled import interpret_kernels
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob
 
 ALONE = __name__ == "__main__"
 """Whether this is a program: only then is collecting garbage, and numba, changed for the whole process."""
+TINY_BYTES = int(os.environ.get("TINY","2000000"))
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -57,6 +59,8 @@ def _build(arguments: argparse.Namespace) -> None:
     if ALONE:
         # What is imported stays: looking for garbage in it, again and again, takes a tenth of the time.
         gc.disable()
+    if ALONE and not job.streams and job.input_bytes < TINY_BYTES:
+        interpret_kernels()
     # A broken job is refused without the wait for these.
     from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
     from gemfit.data.build.pipeline import BuildOptions, build_pack, build_shard, merge_pack  # noqa: PLC0415

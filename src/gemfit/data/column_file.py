@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import DTypeLike, NDArray
+
+from gemfit.data.compiled import external
 
 STRETCH = 2**16
 """Entries that are looked at at once where all of a column are: what is made of them stays small."""
 KEPT_BYTES = 2**23
 """Smaller columns are not worth the fault that brings their pages back."""
-pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
-"""For compiled code: descriptor, address, bytes, offset; what it reads is no mapped page."""
+pread = external("pread", "int64", "int32", "uint64", "uint64", "int64")
+"""For kernels: descriptor, address, bytes, offset; what it reads is no mapped page."""
 
 
 class ColumnFile:

@@ -8,6 +8,7 @@ numba itself distinguishes processors inside it.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -17,19 +18,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core import config
+import numpy as np
 
 from gemfit.schemas.pack_job import cache_folder
 
 SOURCES = Path(__file__).parent
 LOCATOR = f"{__name__}.CacheLocator"
 
+_compiles = True
+
+
+def interpret_kernels() -> None:
+    """Run every kernel that is defined from now on as Python, for inputs that cannot pay for compiling.
+
+    Call it before a module with kernels is imported. Results are the same; numpy's warnings about
+    integers that wrap around, which hashes need, are off.
+    """
+    global _compiles  # noqa: PLW0603  (decorators run once, at import)
+    _compiles = False
+    np.seterr(over="ignore")
+
 
 def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """``numba.njit(cache=True)``, with the folder of ``compiled_folder`` for its cache."""
     if function is None:
         return functools.partial(njit, **options)
+    if not _compiles:
+        return function
+    import numba  # noqa: PLC0415  (half a second to import)
+    from numba.core import config  # noqa: PLC0415
+
     before, config.CACHE_LOCATOR_CLASSES = config.CACHE_LOCATOR_CLASSES, LOCATOR
     try:
         return numba.njit(cache=True, **options)(function)
@@ -45,12 +63,27 @@ def njit_helper(function: Callable[..., Any] | None = None, **options: Any) -> A
     return njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
 
 
+def external(name: str, result: str, *arguments: str) -> Any:
+    """A function of the C library for kernels; its types are integers, as `int64`."""
+    if _compiles:
+        from numba import types  # noqa: PLC0415
+
+        signature = getattr(types, result)(*(getattr(types, argument) for argument in arguments))
+        return types.ExternalFunction(name, signature)
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    function.argtypes = [getattr(ctypes, f"c_{kind}") for kind in arguments]
+    function.restype = getattr(ctypes, f"c_{result}")
+    return lambda *values: function(*map(int, values))
+
+
 @functools.cache
 def compiled_folder() -> Path:
     """Where compiled code is kept: below ``$NUMBA_CACHE_DIR``, if set, else in ``$GEMFIT_CACHE/numba``.
 
     A temporary folder where neither can be written; that is said once.
     """
+    from numba.core import config  # noqa: PLC0415
+
     root = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder() / "numba"
     folder = root / _kernels_digest()
     try:
@@ -65,13 +98,15 @@ def compiled_folder() -> Path:
     return folder
 
 
-def is_compiled() -> bool:
-    """Whether an earlier build has left compiled code."""
-    return any(compiled_folder().glob("*.nbi"))
+def kernels_compile() -> bool:
+    """Whether kernels are compiled in this process, or run as Python."""
+    return _compiles
 
 
 def _kernels_digest() -> str:
     """Of every module with a kernel: a kernel contains those that it calls, from whatever module."""
+    import numba  # noqa: PLC0415
+
     digest = hashlib.blake2b(digest_size=12)
     digest.update(f"{sys.version_info[:3]} {numba.__version__}".encode())
     for path in sorted(SOURCES.rglob("*.py"), key=lambda path: path.relative_to(SOURCES).as_posix()):

@@ -47,6 +47,16 @@ class PackJob(Contract):
     """Of the sources that are files, in order."""
     fingerprint: str
 
+    @property
+    def streams(self) -> bool:
+        """Whether a source is read from the Hub, so that its size is not known."""
+        return any(source.hub is not None for source in self.sources)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of its files, compressed ones as they are."""
+        return sum(file.bytes for file in self.files)
+
 
 def make_pack_job(recipe: Recipe) -> PackJob:
     """Find the input files, digest them, and name the pack that they give.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import binding  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from gemfit.data.build.block_cache import BlockCache, BlockNotes
@@ -25,7 +24,7 @@ from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_gather import BlockFiles, Room, RowChunks, gather
 from gemfit.data.build.row_plan import plan_split
-from gemfit.data.compiled import compiled_folder
+from gemfit.data.compiled import compiled_folder, kernels_compile
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
 from gemfit.data.filter.selection import TRAIN, SelectionInput, select_conversations
 from gemfit.data.jsonl.batch_parser import CODES
@@ -44,6 +43,11 @@ SEQ_LEN = 32
 @contextmanager
 def compiling(say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Compile in the background for as long as the block lasts; yields what waits for it to be done."""
+    if not kernels_compile():
+        yield lambda: None
+        return
+    from llvmlite import binding  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import)
+
     marker = compiled_folder() / f"planned-{binding.get_host_cpu_name()}"
     if marker.exists():
         yield lambda: None

@@ -162,9 +162,7 @@ def _with_progress(
 
 
 def _progress(job: PackJob, what: str, shards: int = 1) -> AbstractContextManager[Progress]:
-    hub = any(source.hub is not None for source in job.sources)
-    total = sum(file.bytes for file in job.files) // shards
-    return progress(what, None if hub else total, "B")
+    return progress(what, None if job.streams else job.input_bytes // shards, "B")
 
 
 def _joined(

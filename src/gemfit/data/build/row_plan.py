@@ -106,9 +106,9 @@ def _scatter(fragments, start, ends, wanted, copies, found, lengths, context, co
                 fragment = fragments[index - start]
                 found[at], lengths[at], context[at], continues[at] = (
                     index,
-                    fragment.length,
-                    fragment.context,
-                    fragment.continues,
+                    fragment["length"],
+                    fragment["context"],
+                    fragment["continues"],
                 )
                 at += 1
 

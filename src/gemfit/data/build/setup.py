@@ -85,8 +85,7 @@ def prepare_render_context(
 
 def is_small(job: PackJob) -> bool:
     """Whether compiling the BPE would take longer than encoding the input with ``tokenizers``."""
-    streamed = any(source.hub is not None for source in job.sources)
-    return not streamed and sum(file.bytes for file in job.files) < WORTH_COMPILING_BYTES
+    return not job.streams and job.input_bytes < WORTH_COMPILING_BYTES
 
 
 def _reference(tokenizer: Any) -> Encoder:
