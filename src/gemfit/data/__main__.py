@@ -13,14 +13,14 @@ import signal
 import sys
 from pathlib import Path
 
-from gemfit.data.compiled import interpret_kernels
+from gemfit.data.compiled import all_compiled_marker, interpret_kernels
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob
 
 ALONE = __name__ == "__main__"
 """Whether this is a program: only then is collecting garbage, and numba, changed for the whole process."""
-TINY_BYTES = int(os.environ.get("TINY","2000000"))
+TINY_BYTES = int(os.environ.get("TINY", "2000000"))
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -59,7 +59,7 @@ def _build(arguments: argparse.Namespace) -> None:
     if ALONE:
         # What is imported stays: looking for garbage in it, again and again, takes a tenth of the time.
         gc.disable()
-    if ALONE and not job.streams and job.input_bytes < TINY_BYTES:
+    if ALONE and _is_tiny(job) and not all_compiled_marker().exists():
         interpret_kernels()
     # A broken job is refused without the wait for these.
     from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
@@ -77,6 +77,12 @@ def _build(arguments: argparse.Namespace) -> None:
         _say(merge_pack(job, out, ways), out)
     else:
         _say(build_pack(job, out, ways, _line), out)
+
+
+def _is_tiny(job: PackJob) -> bool:
+    """Whether running kernels as Python takes less time than compiling them."""
+    plain = not job.streams and all(Path(file.path).suffix == ".jsonl" for file in job.files)
+    return plain and job.input_bytes < TINY_BYTES
 
 
 def _positive(text: str) -> int:

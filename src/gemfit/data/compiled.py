@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def interpret_kernels() -> None:
     Call it before a module with kernels is imported. Results are the same; numpy's warnings about
     integers that wrap around, which hashes need, are off.
     """
-    global _compiles  # noqa: PLW0603  (decorators run once, at import)
+    global _compiles
     _compiles = False
     np.seterr(over="ignore")
 
@@ -82,9 +83,8 @@ def compiled_folder() -> Path:
 
     A temporary folder where neither can be written; that is said once.
     """
-    from numba.core import config  # noqa: PLC0415
-
-    root = Path(config.CACHE_DIR) if config.CACHE_DIR else cache_folder() / "numba"
+    own = os.environ.get("NUMBA_CACHE_DIR")
+    root = Path(own) if own else cache_folder() / "numba"
     folder = root / _kernels_digest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,12 +103,17 @@ def kernels_compile() -> bool:
     return _compiles
 
 
+def all_compiled_marker() -> Path:
+    """A file that is there once a build on this kind of processor has compiled what packing needs."""
+    from llvmlite import binding  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import)
+
+    return compiled_folder() / f"compiled-{binding.get_host_cpu_name()}"
+
+
 def _kernels_digest() -> str:
     """Of every module with a kernel: a kernel contains those that it calls, from whatever module."""
-    import numba  # noqa: PLC0415
-
     digest = hashlib.blake2b(digest_size=12)
-    digest.update(f"{sys.version_info[:3]} {numba.__version__}".encode())
+    digest.update(f"{sys.version_info[:3]} {version('numba')}".encode())
     for path in sorted(SOURCES.rglob("*.py"), key=lambda path: path.relative_to(SOURCES).as_posix()):
         source = path.read_bytes()
         if b"njit" in source or b"numba" in source:

@@ -24,7 +24,7 @@ from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_gather import BlockFiles, Room, RowChunks, gather
 from gemfit.data.build.row_plan import plan_split
-from gemfit.data.compiled import compiled_folder, kernels_compile
+from gemfit.data.compiled import all_compiled_marker, compiled_folder, kernels_compile
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
 from gemfit.data.filter.selection import TRAIN, SelectionInput, select_conversations
 from gemfit.data.jsonl.batch_parser import CODES
@@ -46,9 +46,7 @@ def compiling(say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     if not kernels_compile():
         yield lambda: None
         return
-    from llvmlite import binding  # type: ignore[import-untyped]  # noqa: PLC0415  (slow to import)
-
-    marker = compiled_folder() / f"planned-{binding.get_host_cpu_name()}"
+    marker = all_compiled_marker()
     if marker.exists():
         yield lambda: None
         return

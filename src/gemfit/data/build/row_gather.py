@@ -140,11 +140,14 @@ def _fill(words, first, num_fragments, lengths, row_ends, chosen, fragments, des
             for number in range(first[chunk], first[chunk] + num_fragments[chunk]):
                 fragment = fragments[number]
                 skipped = 0 if number == first[chunk] else fragment["length"]
-                size = fragment["length"] if number == first[chunk] else fragment["length"] - fragment["context"]
+                size = (
+                    fragment["length"] if number == first[chunk] else fragment["length"] - fragment["context"]
+                )
                 # The pointer is that of the row, moved by hand: a view for each read costs more than it.
-                pointer = np.uintp(words[row].ctypes.data + 4 * target)
+                pointer = np.uintp(words[row].ctypes.data + 4 * np.int64(target))
                 offset = 4 * (np.int64(fragment["word"]) + skipped)
-                if pread(descriptors[fragment["part"]], pointer, np.uint64(4 * size), offset) != 4 * size:
+                descriptor = descriptors[fragment["part"]]
+                if pread(descriptor, pointer, np.uint64(4 * size), offset) != 4 * size:
                     return chunk
                 target += size
     return -1
