@@ -10,12 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gemfit.data import compiled as compiled_code
+from gemfit.data.__main__ import main
 from gemfit.data.build import compile_kernels
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+
+from .conftest import WriteConversations, WriteJob, content
+from .conftest import talks as conversations
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
@@ -41,8 +47,13 @@ def environment(cache: Path, code: Path) -> dict[str, str]:
     return inherited | {"GEMFIT_CACHE": str(cache), "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def build(job: Path, out: Path, cache: Path, code: Path) -> str:
-    argv = [sys.executable, "-m", "gemfit.data", str(job), "--out", str(out), "--workers", "1"]
+COMPILES = [sys.executable, "-c", "import sys; from gemfit.data.__main__ import main; sys.exit(main())"]
+"""The builder where it is not the program: it compiles for tiny inputs as well."""
+PROGRAM = [sys.executable, "-m", "gemfit.data"]
+
+
+def build(job: Path, out: Path, cache: Path, code: Path, program: list[str] = COMPILES) -> str:
+    argv = [*program, str(job), "--out", str(out), "--workers", "1"]
     done = subprocess.run(argv, env=environment(cache, code), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -95,7 +106,7 @@ def test_a_small_input_is_encoded_without_compiling_the_bpe(job: Path, tmp_path:
 def test_an_interrupt_while_kernels_are_compiled_leaves_no_process_and_no_traceback(
     job: Path, tmp_path: Path
 ) -> None:
-    argv = [sys.executable, "-m", "gemfit.data", str(job), "--out", str(tmp_path / "out")]
+    argv = [*COMPILES, str(job), "--out", str(tmp_path / "out")]
     env = environment(tmp_path / "cache", SOURCES)
     with subprocess.Popen(
         argv, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -128,7 +139,8 @@ def test_where_nothing_can_be_written_kernels_are_compiled_for_the_build_alone(t
 def test_the_marker_of_another_processor_does_not_count(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(compile_kernels, "compiled_folder", lambda: tmp_path)
+    for module in (compiled_code, compile_kernels):
+        monkeypatch.setattr(module, "compiled_folder", lambda: tmp_path)
     monkeypatch.setattr(compile_kernels, "_compile", lambda work, folder: None)
     said: list[str] = []
     for cpu in ("old", "old", "new"):
@@ -136,3 +148,45 @@ def test_the_marker_of_another_processor_does_not_count(
         with compile_kernels.compiling(said.append) as wait:
             wait()
     assert len(said) == 2
+
+
+WAYS: list[dict[str, Any]] = [
+    {"overlong": "split", "near_duplicates": "group", "pii": "mask"},
+    {"overlong": "cut", "loss_on": "assistant", "near_duplicates": "drop", "pii": "count"},
+    {"overlong": "truncate", "format": "chat_template", "validation_share": 0.3},
+    {"overlong": "drop", "eos": "literal"},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=[way["overlong"] for way in WAYS])
+def test_a_tiny_input_compiles_nothing_and_gives_the_same_bytes(
+    way: dict[str, Any], write_conversations_file: WriteConversations, write_job: WriteJob, tmp_path: Path
+) -> None:
+    lines = conversations(250, seed=5, words=20)
+    lines[7]["messages"][-1]["content"] += " write to someone@example.org "
+    talk = [message for line in lines[30:33] for message in line["messages"] if message["role"] != "system"]
+    lines += [*lines[:20], {"messages": talk}]
+    way = {"validation_share": 0.1} | way
+    job = write_job(write_conversations_file(lines), seq_len=96, **way)
+    cache = tmp_path / "interpreted"
+    build(job, tmp_path / "tiny", cache, SOURCES, PROGRAM)
+    assert not compiled(cache)
+    assert main([str(job), "--out", str(tmp_path / "compiled")]) == 0
+    assert content(tmp_path / "tiny") == content(tmp_path / "compiled")
+
+
+@pytest.mark.slow
+def test_compiled_kernels_are_used_for_tiny_inputs_where_they_are_there(job: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    build(job, tmp_path / "compiled", cache, SOURCES)
+    shutil.rmtree(cache / "blocks")
+    code = (
+        "import sys, runpy; sys.argv = ['gemfit.data', *sys.argv[1:]]\n"
+        "try: runpy.run_module('gemfit.data', run_name='__main__')\n"
+        "finally: sys.stderr.write(f'numba: {\"numba\" in sys.modules}')"
+    )
+    said = build(job, tmp_path / "tiny", cache, SOURCES, [sys.executable, "-c", code])
+    assert said.endswith("numba: True")
+    assert content(tmp_path / "tiny") == content(tmp_path / "compiled")
+    said = build(job, tmp_path / "again", tmp_path / "empty", SOURCES, [sys.executable, "-c", code])
+    assert said.endswith("numba: False")

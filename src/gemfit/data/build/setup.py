@@ -14,6 +14,7 @@ import numpy as np
 
 from gemfit.data.build.malloc import trim_heap
 from gemfit.data.build.reference_check import ReferenceChecker
+from gemfit.data.compiled import kernels_compile
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.jsonl.conversation import Conversation
 from gemfit.data.jsonl.inputs import all_lines
@@ -61,7 +62,7 @@ def prepare_render_context(
     the watch begins with this proof, and goes on with what the encoder does.
     """
     path, sample = _tables_path(tokenizer), sample_of(job)
-    if engine == "auto" and is_small(job) and not path.exists():
+    if engine == "auto" and is_small(job) and not (kernels_compile() and path.exists()):
         engine = "tokenizers"
     known = load_tables(path) if engine == "auto" else None
     with ExitStack() as stack:
