@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.jsonl.conversation import Conversation, parse_conversation
 from gemfit.data.jsonl.line_parser import Rejection
-from gemfit.data.render.jinja_static_check import only_passes_contents_on
+from gemfit.data.render.opaque_content import looks_inside
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.render.template_segments import check_template
 from gemfit.data.tokenize import reference_encoder
@@ -87,22 +88,44 @@ LOOKING_INSIDE = {
     "picked": "{{ m.content }}"
     "{% if messages | selectattr('content', 'equalto', 'kind') | list %}!{% endif %}",
     "macro": "{% macro say(x) %}{{ x }}{% endmacro %}{{ say(m.content) }}",
-    "used above": "{{ seen == 'kind' }}{{ m.content }}{% set seen = m.content %}",
+    "escaped": "{{ m.content | e }}",
+    "as JSON": "{{ m.content | tojson }}",
+    "formatted": "{{ '%s' % m.content }}",
+    "formatted in a list": "{{ '%s %s' % (m.role, m.content) }}",
+    "formatted by name": "{{ '{}'.format(m.content) }}",
+    "joined in a list": "{{ [m.content, m.role] | join }}",
+    "key of a table": "{{ {'kind': 1}.get(m.content, m.content) }}",
+    "counted": "{{ m.content }}{% for x in m.content %}{% endfor %}",
+    "stripped of more": "{{ m.content.strip('k') }}",
 }
+
+
+def template_of(source: str) -> Any:
+    return SimpleNamespace(chat_template=source, bos_token="<bos>", eos_token="<eos>", pad_token=None)
+
+
+ROLES = ["user", "assistant"] * 3
 
 
 @pytest.mark.parametrize("name", PASSING_ON)
 def test_a_template_that_passes_contents_on_is_known(name: str) -> None:
-    assert only_passes_contents_on(PASSING_ON[name])
+    assert not looks_inside(template_of(PASSING_ON[name]), ROLES)
+    assert not looks_inside(template_of(PASSING_ON[name]), ["system", *ROLES])
 
 
 @pytest.mark.parametrize("name", LOOKING_INSIDE)
 def test_a_template_that_may_look_into_contents_is_known(name: str) -> None:
-    assert not only_passes_contents_on(chatml(LOOKING_INSIDE[name]))
+    assert looks_inside(template_of(chatml(LOOKING_INSIDE[name])), ["user", "assistant"])
+
+
+def test_a_template_may_look_into_contents_of_some_roles_alone() -> None:
+    source = chatml("{{ m.content if m.role == 'user' else m.content[:9] }}")
+    assert not looks_inside(template_of(source), ["user"])
+    assert looks_inside(template_of(source), ["user", "assistant"])
 
 
 def test_a_template_that_cannot_be_parsed_here_is_rendered_for_every_conversation() -> None:
-    assert not only_passes_contents_on("{% generation %}{% endgeneration %}")
+    assert looks_inside(template_of("{% generation %}{% endgeneration %}"), ROLES)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from gemfit.data.jsonl.batch_parser import CODES
 from gemfit.data.jsonl.conversation import ROLES, Conversation, Message
 from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.render.assemble_ids import Control, make_control
-from gemfit.data.render.jinja_static_check import only_passes_contents_on
+from gemfit.data.render.opaque_content import looks_inside
 from gemfit.data.render.renderer import Renderer, make_renderer
 from gemfit.data.render.template_segments import check_template
 from gemfit.data.tokenize import Encoder
@@ -34,10 +34,8 @@ class RenderContext:
     """What is done about personal data: `ignore`, `count` or `mask`."""
     num_hashes: int
     """Places of a signature; 0 where near duplicates are not looked for."""
-    by_roles: bool
-    """True where the chat template takes or refuses a conversation by its roles alone."""
-    _followed: set[bytes] = field(default_factory=set)
-    """Sequences of roles that the template was seen to follow; they save rendering it again."""
+    _followed: dict[bytes, bool] = field(default_factory=dict)
+    """By roles of a conversation: whether the template need not be rendered for each that has them."""
 
     def passes(self, messages: Messages) -> bool:
         """True only if ``check`` passes every conversation; a quick look at all of them."""
@@ -49,12 +47,12 @@ class RenderContext:
         if not self.renderer.templated:
             return True
         roles, edges = messages.roles.tobytes(), zip(firsts.tolist(), messages.last.tolist(), strict=True)
-        return self.by_roles and all(map(self._is_followed, {roles[start:stop] for start, stop in edges}))
+        return all(map(self._is_followed, {roles[start:stop] for start, stop in edges}))
 
     def check(self, conversation: Conversation) -> None:
         """Raise ``UserError`` for a conversation that the format cannot express or that trains nothing."""
         roles = bytes(CODES[message.role] for message in conversation.messages)
-        quick = self.by_roles and not conversation.tools and self._is_followed(roles)
+        quick = self.renderer.templated and not conversation.tools and self._is_followed(roles)
         self.renderer.check(conversation, follow=not quick)
 
     def _trainable(self, messages: Messages) -> NDArray[np.bool_]:
@@ -65,16 +63,20 @@ class RenderContext:
         return found if messages.untrained is None else found & ~messages.untrained
 
     def _is_followed(self, roles: bytes) -> bool:
-        """Whether the template writes what the grammar writes, seen on contents that show trimming."""
-        if roles in self._followed:
-            return True
-        marks = tuple(Message(ROLES[role], f" \nmark{index}mark\n ") for index, role in enumerate(roles))
+        """Whether the template writes what the renderer writes, whatever the contents of these roles are."""
+        if roles not in self._followed:
+            self._followed[roles] = self._follows([ROLES[role] for role in roles])
+        return self._followed[roles]
+
+    def _follows(self, roles: list[str]) -> bool:
+        # Contents that show trimming and escaping.
+        marks = tuple(Message(role, f" \n<mark{index}'&\"mark>\n ") for index, role in enumerate(roles))
+        tokenizer = self.renderer.tokenizer
         try:
-            check_template(self.renderer.tokenizer, self.renderer.grammar, Conversation("", marks))
+            check_template(tokenizer, self.renderer.grammar, Conversation("", marks))
         except UserError:
             return False
-        self._followed.add(roles)
-        return True
+        return not looks_inside(tokenizer, roles)
 
 
 def make_render_context(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> RenderContext:
@@ -88,5 +90,4 @@ def make_render_context(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> R
         data.seq_len,
         data.pii,
         NUM_HASHES.get(data.near_duplicates, 0),
-        by_roles=renderer.templated and only_passes_contents_on(tokenizer.chat_template),
     )

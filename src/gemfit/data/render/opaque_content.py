@@ -1,0 +1,110 @@
+"""Whether a chat template looks into contents: render it with strings that only can be written out.
+
+Where it does not, it writes every conversation with these roles in the same way, so it need not be
+rendered for each. Anything that could tell one content from another raises: comparing, searching, slicing,
+counting, methods. Contents may be trimmed, joined with other text, stored and tested for their type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, reduce
+from typing import Any
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+FILTERS = (
+    *("trim", "string", "length", "count", "list", "first", "last", "default", "d"),
+    *("selectattr", "rejectattr", "map"),
+)
+"""Filters that use a content by its own methods or not at all; C code behind others would not notice it."""
+_BLIND = (nodes.Macro, nodes.CallBlock, nodes.AssignBlock, nodes.FilterBlock)
+"""Statements that turn what they enclose into plain text."""
+_OBSERVERS = (
+    *("contains", "eq", "ne", "lt", "le", "gt", "ge", "hash", "len", "bool", "iter", "getitem", "format"),
+    *("mod", "rmod", "mul", "rmul", "html"),
+)
+
+
+class LooksInside(Exception):
+    """A template has used a content for more than writing it."""
+
+
+class OpaqueContent(str):
+    """The content of a message, as it stands."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "strip" and type(self) is OpaqueContent:
+            return lambda chars=None: self if chars is None else _observe(self)
+        return object.__getattribute__(self, name) if name.startswith("__") else _observe(self)
+
+    def __add__(self, other: str) -> JoinedContent:
+        return JoinedContent(str.__add__(self, other))
+
+    def __radd__(self, other: str) -> JoinedContent:
+        return JoinedContent(str.__add__(other, self))
+
+
+class JoinedContent(OpaqueContent):
+    """A content with text around it: trimming it could reach that text."""
+
+    __slots__ = ()
+
+
+def _observe(*_: object) -> Any:
+    raise LooksInside
+
+
+for observer in _OBSERVERS:
+    setattr(OpaqueContent, f"__{observer}__", _observe)
+
+
+def looks_inside(tokenizer: Any, roles: Sequence[str]) -> bool:
+    """Whether the chat template may write messages of these roles differently by their contents."""
+    template = _compile(tokenizer.chat_template)
+    if template is None:
+        return True
+    messages = [{"role": role, "content": OpaqueContent("content")} for role in roles]
+    special = {f"{name}_token": getattr(tokenizer, f"{name}_token", None) for name in ("bos", "eos", "pad")}
+    try:
+        template.render(messages=messages, tools=None, documents=None, add_generation_prompt=False, **special)
+    except (LooksInside, TemplateError, TypeError, ValueError):
+        return True
+    return False
+
+
+@lru_cache(maxsize=4)
+def _compile(source: str) -> Template | None:
+    """The template with `~` as `+`, which contents notice; None where it has what they would not notice."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters = {name: environment.filters[name] for name in FILTERS}
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: ""}
+    try:
+        tree = environment.parse(source)
+        formats = any(not isinstance(node.right, nodes.Const) for node in tree.find_all(nodes.Mod))
+        if formats or any(True for _ in tree.find_all(_BLIND)):
+            return None
+        return environment.from_string(_ConcatAsAdd().visit(tree))
+    except TemplateError:
+        return None
+
+
+class _ConcatAsAdd(NodeTransformer):
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
+        self.generic_visit(node)
+        line = node.lineno
+        texts: list[nodes.Expr] = [
+            nodes.Filter(part, "string", [], [], None, None, lineno=line) for part in node.nodes
+        ]
+        return reduce(lambda left, right: nodes.Add(left, right, lineno=line), texts)
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
