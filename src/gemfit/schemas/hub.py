@@ -20,8 +20,8 @@ def repo_id(text: str) -> str:
     """``text`` if it is a valid repository id, `namespace/name`; else ``ValueError`` with the rule."""
     if not _REPO_ID.fullmatch(text):
         raise ValueError(
-            f"{text!r} is not a valid repository: write namespace/name, of letters, digits, '-', '_' and '.', "
-            "beginning and ending with a letter or a digit"
+            f"{text!r} is not a valid repository: write namespace/name, of letters, digits, '-', '_' and "
+            "'.', beginning and ending with a letter or a digit"
         )
     if "--" in text or ".." in text or text.endswith(".git"):
         raise ValueError(f"{text!r} is not a valid repository: '--', '..' and an ending .git are not allowed")
