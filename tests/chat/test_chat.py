@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(folder: Path) -> LoadedModel:
+def loaded(folder: Path) -> LoadedModel:
     tokenizer = tokenizer_for_chat(train_tokenizer(TEXT, 400), DataRecipe())
     return LoadedModel(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
 
@@ -66,8 +66,8 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return type_in
 
 
-def greedy(opened: LoadedModel, tokens: int = 12) -> ReplyGenerator:
-    return ReplyGenerator(opened, ReplySettings(temperature=0, max_new_tokens=tokens))
+def greedy(loaded: LoadedModel, tokens: int = 12) -> ReplyGenerator:
+    return ReplyGenerator(loaded, ReplySettings(temperature=0, max_new_tokens=tokens))
 
 
 def user(text: str) -> SampleMessage:
@@ -75,14 +75,14 @@ def user(text: str) -> SampleMessage:
 
 
 @pytest.fixture
-def in_words(opened: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+def in_words(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     """The model, made to say whole words: a text of them is tokenized as it was said."""
-    vocab = opened.tokenizer.get_vocab()
+    vocab = loaded.tokenizer.get_vocab()
     spaced = {vocab[word] for word in ("▁sleep", "▁about", "▁know", "▁what", "▁do")}
-    settings = opened.model.generation_config
+    settings = loaded.model.generation_config
     monkeypatch.setattr(settings, "suppress_tokens", sorted(set(vocab.values()) - spaced - {vocab["I"]}))
     monkeypatch.setattr(settings, "begin_suppress_tokens", sorted(spaced))
-    return opened
+    return loaded
 
 
 def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: LoadedModel) -> None:
@@ -106,30 +106,30 @@ def test_what_was_read_is_not_read_again_and_the_replies_are_the_same(in_words: 
     assert all(new < whole / 2 for new, whole in read[1:]), read
 
 
-def test_another_conversation_is_read_from_its_start(opened: LoadedModel) -> None:
-    speaker = greedy(opened)
-    speaker.reply([user("I cannot sleep")], lambda text: None)
-    reply = speaker.reply([user("What to do about exams?")], lambda text: None)
-    assert reply.read == speaker.length([user("What to do about exams?")])
-    assert reply.text == greedy(opened).reply([user("What to do about exams?")], lambda text: None).text
+def test_another_conversation_is_read_from_its_start(loaded: LoadedModel) -> None:
+    generator = greedy(loaded)
+    generator.reply([user("I cannot sleep")], lambda text: None)
+    reply = generator.reply([user("What to do about exams?")], lambda text: None)
+    assert reply.read == generator.length([user("What to do about exams?")])
+    assert reply.text == greedy(loaded).reply([user("What to do about exams?")], lambda text: None).text
 
 
-def test_turns_that_do_not_fit_are_forgotten_oldest_first(opened: LoadedModel, typed: Type) -> None:
+def test_turns_that_do_not_fit_are_forgotten_oldest_first(loaded: LoadedModel, typed: Type) -> None:
     lines = [f"I do not know what to do about exams {number}" for number in range(8)]
-    out, told = typed(lambda: chat_loop(greedy(opened), ChatSession("Be kind."), None), *lines)
+    out, status = typed(lambda: chat_loop(greedy(loaded), ChatSession("Be kind."), None), *lines)
     assert len(out.splitlines()) >= len(lines)
-    assert "the context is full: the oldest 1 turns are forgotten" in told
-    _, told = typed(lambda: chat_loop(greedy(opened), ChatSession(), None), "exams " * 200)
-    assert "error: the message has" in told
-    assert "188 fit" in told
+    assert "the context is full: the oldest 1 turns are forgotten" in status
+    _, status = typed(lambda: chat_loop(greedy(loaded), ChatSession(), None), "exams " * 200)
+    assert "error: the message has" in status
+    assert "188 fit" in status
 
 
 def test_a_pipe_gets_replies_alone_and_commands_work_in_it(folder: Path, typed: Type, tmp_path: Path) -> None:
     saved, options = tmp_path / "talk.jsonl", ["--temperature", "0", "--max-new-tokens", "6"]
     lines = ("I cannot sleep", "", "/bogus", "What?", "/undo", f"/save {saved}", "/quit", "never read")
-    out, told = typed(lambda: main([str(folder), "--system", "Be kind.", *options]), *lines)
-    assert "system: Be kind." in told
-    assert "error: /bogus is no command" in told
+    out, status = typed(lambda: main([str(folder), "--system", "Be kind.", *options]), *lines)
+    assert "system: Be kind." in status
+    assert "error: /bogus is not a command" in status
     [conversation] = map(json.loads, saved.read_text().splitlines())
     roles = [message["role"] for message in conversation["messages"]]
     assert roles == ["system", "user", "assistant"]
@@ -145,28 +145,28 @@ def test_equal_seeds_sample_equal_replies(folder: Path, typed: Type) -> None:
     assert talk(3) == talk(3) != talk(4)
 
 
-def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(opened: LoadedModel) -> None:
-    speaker, parts = greedy(opened, tokens=150), []
+def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(loaded: LoadedModel) -> None:
+    generator, parts = greedy(loaded, tokens=150), []
 
     def write(text: str) -> None:
         parts.append(text)
         if len(parts) == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    reply = speaker.reply([user("I cannot sleep")], write)
+    reply = generator.reply([user("I cannot sleep")], write)
     assert reply.interrupted
     assert 0 < reply.tokens < 150
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_words_that_end_a_reply_are_not_shown(opened: LoadedModel) -> None:
-    whole = greedy(opened).reply([user("I cannot sleep")], lambda text: None).text
+def test_words_that_end_a_reply_are_not_shown(loaded: LoadedModel) -> None:
+    whole = greedy(loaded).reply([user("I cannot sleep")], lambda text: None).text
     stop = whole[len(whole) // 2 :][:4]
-    model = opened.model
+    model = loaded.model
     model.generation_config.stop_strings = [stop]
     try:
         parts: list[str] = []
-        reply = greedy(opened).reply([user("I cannot sleep")], parts.append)
+        reply = greedy(loaded).reply([user("I cannot sleep")], parts.append)
     finally:
         model.generation_config.stop_strings = None
     assert reply.text == whole[: whole.index(stop)].strip()
@@ -187,5 +187,5 @@ def test_a_model_folder_has_no_checkpoints(folder: Path, capsys: pytest.CaptureF
 
 def test_the_context_of_a_multimodal_model_is_that_of_its_text_part() -> None:
     config = Gemma3Config(text_config={"max_position_embeddings": 64})
-    opened = LoadedModel(SimpleNamespace(config=config), None)
-    assert ReplyGenerator(opened, ReplySettings(temperature=0, max_new_tokens=16)).room == 48
+    loaded = LoadedModel(SimpleNamespace(config=config), None)
+    assert ReplyGenerator(loaded, ReplySettings(temperature=0, max_new_tokens=16)).room == 48

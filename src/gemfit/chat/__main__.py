@@ -1,6 +1,6 @@
 """``python -m gemfit.chat MODEL [--message TEXT]``: chat with a checkpoint, its base model or a model folder.
 
-A checkpoint needs no export. Memory is 4 bytes a parameter on a CPU, 2 on a GPU under bfloat16.
+A checkpoint needs no export. Memory is 4 bytes per parameter on a CPU, 2 on a GPU under bfloat16.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ CHECKPOINT = "latest"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options, open the model, talk."""
+    """Parse the options, load the model, chat."""
     arguments = _parser().parse_args(argv)
-    # Before transformers is imported: it would talk about frameworks and draw bars.
+    # Before transformers is imported: it would log about frameworks and draw progress bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> None:
-    """Open the model; answer ``--message``, or go on in the terminal."""
+    """Load the model; reply to ``--message``, or start the chat loop."""
     if arguments.json and arguments.message is None:
         raise UserError("--json needs --message: a chat is not a JSON document")
     path = arguments.model
@@ -49,21 +49,21 @@ def chat(arguments: argparse.Namespace) -> None:
     if not is_run and arguments.checkpoint is not None:
         raise UserError(f"{path}: is a model folder and has no checkpoints; leave --checkpoint out")
     system = arguments.system if arguments.system is not None else _system(path if is_run else None)
-    from transformers import set_seed  # noqa: PLC0415  (mistakes are told without the wait)
+    from transformers import set_seed  # noqa: PLC0415  (errors come without the wait)
 
     from gemfit.chat.generator import ReplyGenerator, ReplySettings  # noqa: PLC0415
     from gemfit.chat.session import ChatSession  # noqa: PLC0415
-    from gemfit.chat.terminal import answer, chat_loop, tell  # noqa: PLC0415
+    from gemfit.chat.terminal import chat_loop, print_status, reply_once  # noqa: PLC0415
 
-    name, opened = _of_run(path, arguments.checkpoint or CHECKPOINT) if is_run else _of_folder(path)
+    name, loaded = _of_run(path, arguments.checkpoint or CHECKPOINT) if is_run else _of_folder(path)
     set_seed(arguments.seed)
-    tell(f"model: {name}")
-    manner = ReplySettings(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
-    speaker = ReplyGenerator(opened, manner)
+    print_status(f"model: {name}")
+    settings = ReplySettings(temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens)
+    generator = ReplyGenerator(loaded, settings)
     if arguments.message is not None:
-        answer(speaker, ChatSession(system), arguments.message, as_json=arguments.json)
+        reply_once(generator, ChatSession(system), arguments.message, as_json=arguments.json)
     else:
-        chat_loop(speaker, ChatSession(system), cache_folder() / "chat-history")
+        chat_loop(generator, ChatSession(system), cache_folder() / "chat-history")
 
 
 def _system(run: Path | None) -> str:
@@ -73,12 +73,12 @@ def _system(run: Path | None) -> str:
     try:
         found = system_prompts(RunDir.open(run).plan().recipe.data)
     except UserError as error:
-        sys.stderr.write(f"no system message of the training is known: {error}\n")
+        sys.stderr.write(f"the system message of the training is unknown: {error}\n")
         return ""
     if found.most_common is not None:
-        looked_at = f"{'the first ' if found.is_sample else ''}{found.conversations:,}"
+        counted = f"{'the first ' if found.is_sample else ''}{found.conversations:,}"
         sys.stderr.write(
-            f"{found.count:,} of {looked_at} training conversations begin with this system message, "
+            f"{found.count:,} of {counted} training conversations begin with this system message, "
             "more than with any other; --system '' leaves it out\n"
         )
     return found.most_common or ""
@@ -120,9 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gemfit.chat", description="Chat with a trained model.")
     parser.add_argument("model", type=Path, help="run folder, or Hugging Face model folder")
     parser.add_argument("--checkpoint", help="of a run: a step, `latest`, `best` or `base`")
-    parser.add_argument("--system", help="what the system says first; the training's when left out")
+    parser.add_argument("--system", help="system prompt; the training's when left out")
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="longest reply")
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="0 takes the likeliest token")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="0: greedy decoding")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
     parser.add_argument("--message", help="answer this one message and exit")
     parser.add_argument("--json", action="store_true", help="with --message: reply and token counts as JSON")

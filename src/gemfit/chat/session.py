@@ -1,4 +1,4 @@
-"""The state of a conversation in a terminal, and what its commands do to it. No torch."""
+"""State of a chat session, and its slash commands. No torch."""
 
 from __future__ import annotations
 
@@ -21,80 +21,83 @@ COMMANDS = ("/reset", "/system", "/undo", "/save", "/help", "/quit")
 
 @dataclass(frozen=True, slots=True)
 class ChatSession:
-    """A conversation up to the next message of the person."""
+    """A conversation up to the next user message."""
 
     system: str = ""
     turns: tuple[tuple[str, str], ...] = ()
-    """What the person said, and what the model said to it."""
+    """Pairs of user and assistant message."""
 
-    def messages(self, said: str | None = None) -> list[SampleMessage]:
-        """The conversation as messages; ``said`` is what the person says next."""
+    def messages(self, user_message: str | None = None) -> list[SampleMessage]:
+        """The conversation as messages; ``user_message`` is the next one of the user."""
         first = [SampleMessage(role="system", content=self.system)] if self.system else []
         for user, assistant in self.turns:
             first += [
                 SampleMessage(role="user", content=user),
                 SampleMessage(role="assistant", content=assistant),
             ]
-        return [*first, *([SampleMessage(role="user", content=said)] if said is not None else [])]
+        return [
+            *first,
+            *([SampleMessage(role="user", content=user_message)] if user_message is not None else []),
+        ]
 
-    def answered(self, said: str, reply: str) -> ChatSession:
+    def with_turn(self, user_message: str, reply: str) -> ChatSession:
         """After one more turn."""
-        return replace(self, turns=(*self.turns, (said, reply)))
+        return replace(self, turns=(*self.turns, (user_message, reply)))
 
-    def shortened(self) -> ChatSession:
+    def without_oldest_turn(self) -> ChatSession:
         """Without the oldest turn."""
         return replace(self, turns=self.turns[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command did."""
+    """Result of a slash command."""
 
-    talk: ChatSession
+    session: ChatSession
     lines: tuple[str, ...] = field(default=())
-    """Said to the person."""
+    """Output for the user."""
     ends: bool = False
 
 
-def command(talk: ChatSession, line: str) -> CommandResult:
-    """Carry out a line that begins with `/`; ``UserError`` for what cannot be done."""
+def command(session: ChatSession, line: str) -> CommandResult:
+    """Run a line that begins with `/`; ``UserError`` for what cannot be done."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
     if name in ("/reset", "/undo", "/help", "/quit") and rest:
         raise UserError(f"{name} takes nothing behind it, not {rest!r}; see /help")
     match name:
         case "/reset":
-            return CommandResult(ChatSession(talk.system), ("begun again",))
+            return CommandResult(ChatSession(session.system), ("begun again",))
         case "/system":
             return CommandResult(
                 ChatSession(rest), (f"begun again; system: {rest}" if rest else "begun again; no system",)
             )
         case "/undo":
-            return _undo(talk)
+            return _undo(session)
         case "/save":
-            return CommandResult(talk, (_save(talk, rest),))
+            return CommandResult(session, (_save(session, rest),))
         case "/help":
-            return CommandResult(talk, tuple(HELP.splitlines()))
+            return CommandResult(session, tuple(HELP.splitlines()))
         case "/quit":
-            return CommandResult(talk, ends=True)
-    raise UserError(f"{name} is no command{did_you_mean(name, COMMANDS)}; see /help")
+            return CommandResult(session, ends=True)
+    raise UserError(f"{name} is not a command{did_you_mean(name, COMMANDS)}; see /help")
 
 
-def _undo(talk: ChatSession) -> CommandResult:
-    if not talk.turns:
+def _undo(session: ChatSession) -> CommandResult:
+    if not session.turns:
         raise UserError("there is no message to take back")
-    return CommandResult(replace(talk, turns=talk.turns[:-1]), ("taken back: " + talk.turns[-1][0],))
+    return CommandResult(replace(session, turns=session.turns[:-1]), ("taken back: " + session.turns[-1][0],))
 
 
-def _save(talk: ChatSession, name: str) -> str:
+def _save(session: ChatSession, name: str) -> str:
     if not name.endswith(".jsonl"):
         raise UserError("/save needs the name of a file that ends in .jsonl")
-    if not talk.turns:
+    if not session.turns:
         raise UserError("there is nothing to save yet")
-    line = json.dumps({"messages": [m.model_dump() for m in talk.messages()]}, ensure_ascii=False)
+    line = json.dumps({"messages": [m.model_dump() for m in session.messages()]}, ensure_ascii=False)
     try:
         with Path(name).expanduser().open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
     except OSError as error:
         raise UserError(f"{name}: cannot be written: {error.strerror}") from None
-    return f"added to {name}: {len(talk.turns)} turns"
+    return f"added to {name}: {len(session.turns)} turns"

@@ -1,4 +1,4 @@
-"""The loop of a conversation: a line of the person, a reply of the model.
+"""Chat loop in a terminal: a line of the user, a reply of the model.
 
 Replies go to standard output and all else to standard error, so that a pipe gets replies alone.
 """
@@ -19,43 +19,43 @@ PROMPT = "> "
 HISTORY_LINES = 1000
 
 
-def chat_loop(speaker: ReplyGenerator, talk: ChatSession, history: Path | None) -> None:
-    """Go on until the input ends or `/quit`; ``history`` keeps the lines of a terminal, if there is one."""
+def chat_loop(generator: ReplyGenerator, session: ChatSession, history: Path | None) -> None:
+    """Chat until the input ends or `/quit`; ``history`` keeps the lines of a terminal, if there is one."""
     is_terminal = sys.stdin.isatty()
     if is_terminal and history is not None:
-        _remember(history)
-    tell(f"system: {talk.system}" if talk.system else "system: none")
+        _use_history(history)
+    print_status(f"system: {session.system}" if session.system else "system: none")
     if is_terminal:
-        tell("/help lists the commands; Ctrl-C interrupts a reply, Ctrl-D ends")
+        print_status("/help lists the commands; Ctrl-C interrupts a reply, Ctrl-D ends")
     while (line := _read(is_terminal)) is not None:
         if not line.strip():
             continue
         try:
             if line.startswith("/"):
-                done = command(talk, line.strip())
-                talk = done.talk
-                for told in done.lines:
-                    tell(told)
+                done = command(session, line.strip())
+                session = done.session
+                for output in done.lines:
+                    print_status(output)
                 if done.ends:
                     return
             else:
-                talk = _turn(speaker, talk, line)
+                session = _turn(generator, session, line)
         except UserError as error:
-            tell(f"error: {error}")
+            print_status(f"error: {error}")
 
 
-def answer(speaker: ReplyGenerator, talk: ChatSession, message: str, *, as_json: bool) -> None:
+def reply_once(generator: ReplyGenerator, session: ChatSession, message: str, *, as_json: bool) -> None:
     """Reply to one message on standard output, as it is generated or as one JSON object.
 
     ``ended`` of the JSON is `stop`, or `length` where the reply has all the tokens that it may have.
     """
-    talk = _fitting(speaker, talk, message)
+    session = _drop_oldest_turns(generator, session, message)
     began = time.monotonic()
-    reply = speaker.reply(talk.messages(message), (lambda text: None) if as_json else _write)
+    reply = generator.reply(session.messages(message), (lambda text: None) if as_json else _write)
     if not as_json:
         _write("\n")
         return
-    full = reply.tokens >= speaker.manner.max_new_tokens and not reply.stopped
+    full = reply.tokens >= generator.settings.max_new_tokens and not reply.stopped
     found = {
         "reply": reply.text,
         "prompt_tokens": reply.read,
@@ -66,39 +66,39 @@ def answer(speaker: ReplyGenerator, talk: ChatSession, message: str, *, as_json:
     _write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
-def tell(line: str) -> None:
-    """Say something that is no reply."""
+def print_status(line: str) -> None:
+    """Print a line that is not part of a reply, on standard error."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
-def _turn(speaker: ReplyGenerator, talk: ChatSession, said: str) -> ChatSession:
-    talk = _fitting(speaker, talk, said)
+def _turn(generator: ReplyGenerator, session: ChatSession, message: str) -> ChatSession:
+    session = _drop_oldest_turns(generator, session, message)
     try:
-        reply = speaker.reply(talk.messages(said), _write)
+        reply = generator.reply(session.messages(message), _write)
     except KeyboardInterrupt:
         _write("\n")
-        tell("interrupted; the message is taken back")
-        return talk
+        print_status("interrupted; the message is taken back")
+        return session
     _write("\n")
     if reply.interrupted:
-        tell("interrupted")
+        print_status("interrupted")
     if not reply.text:
-        tell("the reply is empty; the message is taken back")
-        return talk
-    return talk.answered(said, reply.text)
+        print_status("the reply is empty; the message is taken back")
+        return session
+    return session.with_turn(message, reply.text)
 
 
-def _fitting(speaker: ReplyGenerator, talk: ChatSession, said: str) -> ChatSession:
-    """``talk`` without as many of its oldest turns as do not fit into the model's context any more."""
-    short, room = talk, speaker.room
-    while (length := speaker.length(short.messages(said))) > room:
-        if not short.turns:
+def _drop_oldest_turns(generator: ReplyGenerator, session: ChatSession, message: str) -> ChatSession:
+    """``session`` without the oldest turns that do not fit into the model's context."""
+    shortened, room = session, generator.room
+    while (length := generator.length(shortened.messages(message))) > room:
+        if not shortened.turns:
             raise UserError(f"the message has {length:,} tokens with what comes before it; {room:,} fit")
-        short = short.shortened()
-    if dropped := len(talk.turns) - len(short.turns):
-        tell(f"the context is full: the oldest {dropped} turns are forgotten")
-    return short
+        shortened = shortened.without_oldest_turn()
+    if dropped := len(session.turns) - len(shortened.turns):
+        print_status(f"the context is full: the oldest {dropped} turns are forgotten")
+    return shortened
 
 
 def _read(is_terminal: bool) -> str | None:
@@ -108,10 +108,10 @@ def _read(is_terminal: bool) -> str | None:
             return input(PROMPT if is_terminal else "")
         except EOFError:
             if is_terminal:
-                tell("")
+                print_status("")
             return None
         except KeyboardInterrupt:
-            tell("")
+            print_status("")
 
 
 def _write(text: str) -> None:
@@ -119,8 +119,8 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _remember(history: Path) -> None:
-    """Let the arrow keys bring back lines, those of earlier conversations too."""
+def _use_history(history: Path) -> None:
+    """Readline history, shared by all conversations."""
     import atexit  # noqa: PLC0415  (only a terminal has a history)
     import readline  # noqa: PLC0415
 

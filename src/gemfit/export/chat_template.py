@@ -1,4 +1,4 @@
-"""How a model that was trained in a format is talked to elsewhere: its chat template and stop tokens.
+"""Chat template and stop tokens of an exported model, which write the training format.
 
 The template of ``role_markers`` is written from the same grammar that packing uses. A template is text
 and is encoded as a whole, where packing encodes markers and contents apart; so the exported tokenizer

@@ -27,10 +27,10 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options, export, say what was written."""
+    """Parse the options, export, print what was written."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # Before transformers is imported: it would talk about frameworks and draw bars.
+    # Before transformers is imported: it would log about frameworks and draw progress bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -90,7 +90,7 @@ def _write(
     adapter: bool,
     multimodal: bool,
 ) -> dict[str, Any]:
-    # Seconds of imports, so that a mistake is told without the wait.
+    # Seconds of imports, so that errors come without the wait.
     from gemfit.data.tokenize.tokenizer import save_tokenizer  # noqa: PLC0415
     from gemfit.export.chat_template import generation_settings, tokenizer_for_chat  # noqa: PLC0415
     from gemfit.export.multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
@@ -143,7 +143,7 @@ def packed_tokenizer(run: RunDir) -> Any:
 
 
 def _name_known_class(path: Path) -> None:
-    """Servers with an older transformers know the fast tokenizer by its older name only."""
+    """Use the older class name of fast tokenizers: servers with an older transformers know no other."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config["tokenizer_class"] == "TokenizersBackend":
         _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
@@ -163,9 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="the recipe's when left out")
     parser.add_argument("--adapter", action="store_true", help="write a LoRA alone, not merged")
     parser.add_argument(
-        "--multimodal", action="store_true", help="put the text back beside the base model's other parts"
+        "--multimodal", action="store_true", help="merge the text model into the base model's other parts"
     )
-    parser.add_argument("--json", action="store_true", help="say what was written as JSON")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A trained text part back inside the multimodal checkpoint that it was taken from.
+"""Merge a trained text model back into the multimodal checkpoint that it was taken from.
 
 Names are those of the base's files, whatever version of transformers wrote them; vision tower and
 projector are copied as they are, so that everything which reads the base reads the result.

@@ -1,4 +1,4 @@
-"""From a checkpoint to safetensors, one shard at a time.
+"""Convert a checkpoint to safetensors, one shard at a time.
 
 A full fine-tune is read tensor by tensor: memory is one shard in float32, whatever the model's size.
 Merging adapters needs their base model in memory: 4 bytes a parameter.
@@ -102,7 +102,7 @@ def _read_adapters(model: Any, checkpoint: Path) -> None:
 
 
 def _persistent_buffers(recipe: Recipe, checkpoint: Path) -> Weights:
-    """What the model holds beside its parameters, as some do: it is not trained, so it is the base's."""
+    """Persistent buffers of the model, which some have: not trained, so they are the base's."""
     from gemfit.train.model.build import open_base, persistent_buffers  # noqa: PLC0415  (imports peft)
 
     if recipe.model.id is None or recipe.model.gguf_file is not None or not persistent_buffers(checkpoint):

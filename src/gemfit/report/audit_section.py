@@ -89,19 +89,19 @@ def _charts(suite: SuiteSummary) -> Iterator[Chart]:
 def _replies(suite: SuiteSummary, budget: TextBudget) -> Block:
     """Every prompt, with the replies of all models side by side."""
     blocks: list[Block] = []
-    for asked in suite.prompts[:PROMPTS]:
-        blocks.append(Heading(f"Prompt {asked.prompt}" + (f", {asked.variant}" if asked.variant else "")))
-        blocks.append(_chat(asked, budget))
+    for prompt in suite.prompts[:PROMPTS]:
+        blocks.append(Heading(f"Prompt {prompt.prompt}" + (f", {prompt.variant}" if prompt.variant else "")))
+        blocks.append(_chat(prompt, budget))
     if len(suite.prompts) > PROMPTS:
         blocks.append(Note(f"{len(suite.prompts) - PROMPTS:,} more prompts are in {budget.file}."))
     title = f"{suite.name}: {plural(len(suite.prompts), 'prompt')} and all replies"
     return Fold(title, blocks, budget.print_note)
 
 
-def _chat(asked: PromptReplies, budget: TextBudget) -> ChatBlock:
-    messages = tuple(budget.turn(message.role, message.content) for message in asked.messages)
+def _chat(prompt: PromptReplies, budget: TextBudget) -> ChatBlock:
+    messages = tuple(budget.turn(message.role, message.content) for message in prompt.messages)
     replies = []
-    for model, reply in asked.replies:
+    for model, reply in prompt.replies:
         scores = [f"{name} {value:.3g}" for name, value in reply.scores.items()]
         notes = [reply.label] if reply.label else []
         replies.append(budget.turn(model, reply.reply, ", ".join(notes + scores)))

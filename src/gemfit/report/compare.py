@@ -32,7 +32,7 @@ Points = list[tuple[float, float]]
 
 
 def comparison(runs: Sequence[RunReport]) -> Section:
-    """The first of ``runs`` is the subject of the page."""
+    """Section that compares ``runs``; the first is that of the page."""
     names = unique_names(runs)
     blocks: list[Block] = [Charts(tuple(_charts(names, runs))), _results(names, runs)]
     blocks += [_settings(names, runs), *shared_evaluations(names, runs)]

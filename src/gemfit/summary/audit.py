@@ -57,7 +57,7 @@ class SuiteSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSummary:
-    """What there is to show of an audit."""
+    """Values to show of an audit."""
 
     models: tuple[str, ...]
     findings: tuple[ModelFinding, ...]
@@ -71,11 +71,11 @@ def summarize_audit(audit: Audit) -> AuditSummary:
     models = audit.models
     findings = [ModelFinding(model.name, one) for model in models for one in model.findings]
     scored = (score.probe for model in models for score in model.scores)
-    asked = (reply.probe for model in models for reply in model.replies)
+    replied = (reply.probe for model in models for reply in model.replies)
     return AuditSummary(
         models=tuple(model.name for model in models),
         findings=tuple(sorted(findings, key=lambda one: one.finding.severity != "fail")),
-        suites=tuple(_suite(audit, name) for name in dict.fromkeys([*audit.suites, *scored, *asked])),
+        suites=tuple(_suite(audit, name) for name in dict.fromkeys([*audit.suites, *scored, *replied])),
         method=_method(audit),
     )
 
@@ -146,14 +146,14 @@ def _suite(audit: Audit, name: str) -> SuiteSummary:
 
 
 def _prompts(suite: str, models: Sequence[AuditedModel]) -> tuple[PromptReplies, ...]:
-    asked: dict[tuple[str, str], list[tuple[str, AuditedReply]]] = {}
+    by_prompt: dict[tuple[str, str], list[tuple[str, AuditedReply]]] = {}
     for model in models:
         for reply in model.replies:
             if reply.probe == suite:
-                asked.setdefault((reply.prompt, reply.variant), []).append((model.name, reply))
+                by_prompt.setdefault((reply.prompt, reply.variant), []).append((model.name, reply))
     return tuple(
         PromptReplies(prompt, variant, replies[0][1].messages, tuple(replies))
-        for (prompt, variant), replies in asked.items()
+        for (prompt, variant), replies in by_prompt.items()
     )
 
 

@@ -58,7 +58,7 @@ class SampleReplies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSummary:
-    """What there is to show of an evaluation."""
+    """Values to show of an evaluation."""
 
     models: tuple[ModelScore, ...]
     groups: dict[str, Groups]
