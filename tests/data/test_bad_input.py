@@ -62,7 +62,7 @@ BAD_LINES: dict[str, tuple[object, list[str]]] = {
         say(USER, {**REPLY, "wieght": 0}),
         ["messages[1] has the unknown key", "did you mean 'weight'"],
     ),
-    "ShareGPT": ({"conversations": [{"from": "human", "value": "x"}]}, ["ShareGPT form", "jq -c"]),
+    "ShareGPT": ({"conversations": [{"from": "human", "value": "x"}]}, ["ShareGPT format", "jq -c"]),
     "content null": (say({"role": "user", "content": None}), ["content is null", "remove the message"]),
     "no content": (say({"role": "user"}), ["content is null or missing", "write a string"]),
     "content number": (say({"role": "user", "content": 5}), ["content is 5", "write a string"]),

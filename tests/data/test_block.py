@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gemfit.data.build.block_pipeline import make_block
 from gemfit.data.document import Words
-from gemfit.data.jsonl.batch_parser import MessageColumns, read_block, read_each
+from gemfit.data.jsonl.batch_parser import MessageColumns, parse_lines, read_block
 from gemfit.data.jsonl.conversation import ROLES, Conversation, Message, parse_conversation
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
@@ -123,7 +123,7 @@ def test_reading_at_once_and_line_by_line_find_the_same(
     messages, counts = read_block(block, first_line, "f", Anything(), one.append)
     bare = block.removeprefix(b"\xef\xbb\xbf") if first_line == 1 else block
     each = bare.split(b"\n")
-    wanted, wanted_counts = read_each(
+    wanted, wanted_counts = parse_lines(
         each[:-1] if not each[-1] else each, first_line, "f", Anything(), other.append
     )
     assert columns(messages) == columns(wanted)
@@ -133,7 +133,7 @@ def test_reading_at_once_and_line_by_line_find_the_same(
 @given(values=st.lists(PLAIN.filter(lambda value: "\\u0000" not in json.dumps(value)), min_size=1))
 def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(values: list[Any]) -> None:
     plain = MessageColumns()
-    assert plain.take([orjson.dumps(value) for value in values], 1)
+    assert plain.add_batch([orjson.dumps(value) for value in values], 1)
     named = [
         {
             "id": 1,
@@ -144,7 +144,7 @@ def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(v
         for value in values
     ]
     other = MessageColumns()
-    assert other.take([orjson.dumps(value) for value in named], 1)
+    assert other.add_batch([orjson.dumps(value) for value in named], 1)
     assert columns(plain.messages()) == columns(other.messages())
 
 
@@ -263,8 +263,8 @@ def test_tokens_of_roles_are_those_of_their_turns(tokenizer: Any, format: str, e
     made = rendering(tokenizer, eos=eos, format=format)
     talk = TALK if format == "chat_template" else TOOL_TALK
     part, _ = make_block(lines_of([talk]), 1, "f", made, None)
-    grammar, control = made.renderer.grammar, made.renderer.control
-    outside = len(control[grammar.begin]) + len(control[grammar.final])
+    segments, control = made.renderer.segments, made.renderer.control
+    outside = len(control[segments.begin]) + len(control[segments.final])
     assert part.role_tokens.sum() == part.tokens.sum() - outside
     assert (part.role_tokens[0] > 0).tolist() == [True, True, True, talk is TOOL_TALK]
 

@@ -160,7 +160,7 @@ def refused_by_each(rendering: RenderContext, talks: list[Conversation]) -> list
     found = []
     for number, talk in enumerate(talks, 1):
         try:
-            check_template(rendering.renderer.tokenizer, rendering.renderer.grammar, talk)
+            check_template(rendering.renderer.tokenizer, rendering.renderer.segments, talk)
         except UserError:
             found.append(number)
     return found

@@ -357,7 +357,7 @@ def test_memory_does_not_grow_with_the_input(
 
 
 def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no finished pack .* `gemfit pack`"):
+    with pytest.raises(UserError, match=r"is not a finished pack .* `gemfit pack`"):
         open_pack(tmp_path, "train")
 
 

@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         {},
         r"tool_calls\[0\] has no function name; write",
     ),
-    "other call": ([USER, calls({"type": "retrieval"})], {}, "no call of a function"),
+    "other call": ([USER, calls({"type": "retrieval"})], {}, "not a function call"),
     "bad arguments": ([USER, calls(call("f", "{"))], {}, r"tool_calls\[0\]: its arguments are not JSON"),
     "no object": ([USER, calls(call("f", "3"))], {}, "its arguments are 3, expected an object"),
     "user calls": ([{**USER, "tool_calls": [call("f", {})]}], {}, "only assistants call tools"),
@@ -135,7 +135,11 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         {"tools": [{}]},
         r"`tools`\[0\] is an object without a function's name",
     ),
-    "functions": ([USER, REPLY], {"functions": [{"name": "f"}]}, '`functions` is an old form; write "tools"'),
+    "functions": (
+        [USER, REPLY],
+        {"functions": [{"name": "f"}]},
+        '`functions` is an old format; write "tools"',
+    ),
     "function_call": ([USER, {**REPLY, "function_call": {"name": "f"}}], {}, "write it as `tool_calls`"),
     "half a weight": (
         [USER, {**REPLY, "weight": 0.5}],
@@ -170,7 +174,7 @@ SHAREGPT = {
 
 
 def test_sharegpt_is_refused_with_a_command_that_converts_it() -> None:
-    with pytest.raises(UserError, match=r"^my talks\.jsonl:3: is in the ShareGPT form") as error:
+    with pytest.raises(UserError, match=r"^my talks\.jsonl:3: is in the ShareGPT format") as error:
         parse_conversation(SHAREGPT, "my talks.jsonl:3")
     command = shlex.split(str(error.value).split("convert the file: ")[1])
     assert command == ["jq", "-c", SHAREGPT_TO_MESSAGES, "FILE", ">", "converted.jsonl"]

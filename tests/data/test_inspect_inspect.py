@@ -23,7 +23,7 @@ from gemfit.data.inspect.printable import to_printable
 from gemfit.data.inspect.roles import make_control_tokens, spans
 from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.render.renderer import make_renderer
-from gemfit.data.render.template_segments import written
+from gemfit.data.render.template_segments import rendered_pieces
 
 Inspect = Callable[..., str]
 
@@ -181,7 +181,7 @@ def test_spans_of_a_rendered_conversation_are_its_turns(format: str, eos: str, t
     conversation = Conversation("x:1", tuple(Message(**message) for message in messages))
     (document,) = renderer.render([conversation])
     found = spans(token_ids(document.words), make_control_tokens(tokenizer, format, eos))
-    inside = renderer.grammar.system_inside
+    inside = renderer.segments.system_inside
     assert [span.role for span in found] == [
         "begin",
         *(["system"] * (not inside)),
@@ -192,7 +192,7 @@ def test_spans_of_a_rendered_conversation_are_its_turns(format: str, eos: str, t
     assert found[0].start == 0
     assert all(one.stop == other.start for one, other in pairwise(found))
     assert found[-1].stop == len(document.words)
-    assert written(renderer.grammar, conversation.messages)
+    assert rendered_pieces(renderer.segments, conversation.messages)
 
 
 def chunk(ids: list[int], trained: list[int], *, start: int, repeated: int) -> RowChunk:

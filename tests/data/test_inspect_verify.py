@@ -306,4 +306,4 @@ def test_many_problems_of_a_kind_are_counted_not_listed(
 
 def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path)]) == 2
-    assert "is no finished pack" in capsys.readouterr().err
+    assert "is not a finished pack" in capsys.readouterr().err

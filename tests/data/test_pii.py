@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.filter.pii import ADDRESS, find_personal, scan
+from gemfit.data.filter.pii import ADDRESS, find_pii, scan
 from gemfit.data.filter.pii_scan import find_candidates
 from gemfit.data.jsonl.message_batch import Messages
 
@@ -134,7 +134,7 @@ PIECES = st.one_of(
 @given(texts=st.lists(st.lists(PIECES, max_size=6).map("".join), min_size=1, max_size=6))
 def test_masking_keeps_every_other_byte_and_leaves_nothing_to_find(texts: list[str]) -> None:
     before = contents(*texts)
-    finds = list(find_personal(before))
+    finds = list(find_pii(before))
     after, counts = scan(before, "mask")
     assert sum(counts.values()) == len(finds)
     assert scan(after, "count")[1] == {}

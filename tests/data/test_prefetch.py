@@ -1,4 +1,4 @@
-"""Streams are read ahead, in order, and no further than is held."""
+"""Prefetch: items keep their order, and only the given number is prefetched."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from gemfit.data.jsonl.prefetch import prefetch
 
 
-@given(items=st.lists(st.integers(), max_size=20), held=st.integers(1, 5))
-def test_reading_ahead_changes_neither_items_nor_order(items: list[int], held: int) -> None:
-    assert list(prefetch(iter(items), held)) == items
+@given(items=st.lists(st.integers(), max_size=20), count=st.integers(1, 5))
+def test_prefetching_changes_neither_items_nor_order(items: list[int], count: int) -> None:
+    assert list(prefetch(iter(items), count)) == items
 
 
 def test_the_next_items_are_made_while_one_is_being_used() -> None:
@@ -27,7 +27,7 @@ def test_the_next_items_are_made_while_one_is_being_used() -> None:
                 third.set()
             yield number
 
-    items = prefetch(stream(), held=2)
+    items = prefetch(stream(), count=2)
     assert next(items) == 1
     assert third.wait(10), "two are made beyond the one that is used"
     items.close()  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gemfit.data.pack.shuffle import (
     EMPTY,
-    SORTED_UP_TO,
+    MAX_SORTED_ROWS,
     epoch_order,
     rank_rows,
     rows_at,
@@ -24,7 +24,7 @@ def test_an_epoch_takes_every_row_once(rows: int, seed: int, epoch: int) -> None
     assert sorted(epoch_order(seed, epoch, rows)) == list(range(rows))
 
 
-@pytest.mark.parametrize("rows", [SORTED_UP_TO, SORTED_UP_TO + 1, 65_536, 65_537, 262_145])
+@pytest.mark.parametrize("rows", [MAX_SORTED_ROWS, MAX_SORTED_ROWS + 1, 65_536, 65_537, 262_145])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_epoch_of_many_rows_takes_every_row_once(rows: int, epoch: int) -> None:
     order = epoch_order(3, epoch, rows)
@@ -33,7 +33,7 @@ def test_an_epoch_of_many_rows_takes_every_row_once(rows: int, epoch: int) -> No
     assert (rows_at(places, seed=3, epoch=epoch, rows=rows) == order[places]).all()
 
 
-@pytest.mark.parametrize("rows", [SORTED_UP_TO, 100_000])
+@pytest.mark.parametrize("rows", [MAX_SORTED_ROWS, 100_000])
 def test_rows_do_not_stay_near_their_place_or_their_neighbours(rows: int) -> None:
     order, places = epoch_order(5, 0, rows), np.arange(rows)
     # Of random permutations four in a million have a correlation of 4.6 standard deviations.

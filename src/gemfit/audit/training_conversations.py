@@ -45,7 +45,9 @@ class TrainingConversations:
         self.tokenizer: Any = load_tokenizer(str(folder / "tokenizer"))
         manifest = self._pack.manifest
         self._marks = make_control_tokens(self.tokenizer, manifest.format, manifest.eos)
-        self._system_after = make_renderer(self.tokenizer, manifest.format, manifest.eos).grammar.system_after
+        self._system_after = make_renderer(
+            self.tokenizer, manifest.format, manifest.eos
+        ).segments.system_after
         self._lines = document_lines(self._pack)[0].lines
 
     @property

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.dedup.minhash import signatures
 from gemfit.data.filter.pii import scan
-from gemfit.data.jsonl.batch_parser import Counts, Reject, read_block
+from gemfit.data.jsonl.batch_parser import BlockCounts, Reject, read_block
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
-from gemfit.data.render.assemble_ids import compose
+from gemfit.data.render.assemble_ids import assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.render.render_context import RenderContext
 from gemfit.data.render.trim import trimmed
@@ -23,29 +23,29 @@ from gemfit.data.tokenize.verification import pick
 
 def make_block(
     block: bytes, first_line: int, path: str, rendering: RenderContext, reject: Reject | None
-) -> tuple[TokenizedBlock, Counts]:
+) -> tuple[TokenizedBlock, BlockCounts]:
     """The part of a block of whole JSON lines, and what was found in it.
 
     ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
     ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
     """
     messages, counts = read_block(block, first_line, path, rendering, reject)
-    if rendering.personal != "ignore":
-        messages, counts.personal = scan(messages, rendering.personal)
-    text, text_ends = trimmed(messages, rendering.renderer.grammar.trimmed)
+    if rendering.pii != "ignore":
+        messages, counts.pii = scan(messages, rendering.pii)
+    text, text_ends = trimmed(messages, rendering.renderer.segments.trimmed)
     ids, ends = rendering.encoder.encode(text, text_ends)
     counts.picked = pick(rendering.encoder, text, text_ends, ids, ends)
-    composed = compose(ids, ends, messages, rendering.control)
-    fitted = fit_rows(composed, messages, rendering.control, rendering.overlong, rendering.seq_len)
+    assembled = assemble_ids(ids, ends, messages, rendering.control)
+    fitted = fit_rows(assembled, messages, rendering.control, rendering.overlong, rendering.seq_len)
     return TokenizedBlock(
         **fitted._asdict(),
         lines=messages.lines,
         digests=content_digests(messages),
         normalized_hashes=normalized_hashes(messages),
         signatures=_signatures(ids, ends, messages, rendering.num_hashes),
-        tokens=composed.tokens,
-        trained=composed.trained,
-        role_tokens=composed.role_tokens,
+        tokens=assembled.tokens,
+        trained=assembled.trained,
+        role_tokens=assembled.role_tokens,
     ), counts
 
 

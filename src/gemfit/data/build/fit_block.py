@@ -38,11 +38,11 @@ class FittedRows(NamedTuple):
 
 
 def fit_rows(
-    composed: AssembledIds, messages: Messages, control: Control, overlong: str, seq_len: int
+    assembled: AssembledIds, messages: Messages, control: Control, overlong: str, seq_len: int
 ) -> FittedRows:
     """The fragments of a block: one for a conversation that fits into a row, several or none for others."""
     spans, fragments, counts, costs = _fit_all(
-        composed,
+        assembled,
         messages.roles,
         messages.last,
         control.edges,
@@ -50,8 +50,8 @@ def fit_rows(
         OVERLONG_MODES.index(overlong),
         seq_len,
     )
-    words = composed.words
-    if (composed.tokens > seq_len).any():
+    words = assembled.words
+    if (assembled.tokens > seq_len).any():
         words = concatenate_spans(words, control.words, spans)
     return FittedRows(
         words=words,
@@ -68,7 +68,7 @@ def fit_rows(
 
 
 @njit
-def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, mode: Any, seq_len: Any) -> Any:
+def _fit_all(assembled: Any, roles: Any, last: Any, edges: Any, inside: Any, mode: Any, seq_len: Any) -> Any:
     """Spans of words, fragments, their number for each conversation, and what fitting it cost: (…, 3)."""
     counts, costs = np.empty(len(last), np.int32), np.zeros((len(last), 3), np.int32)
     spans, fragments = np.empty((64, 3), np.int64), np.empty((len(last) + 64, 5), np.int32)
@@ -76,17 +76,17 @@ def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, mode
     # The last span, which grows while conversations fit as they are, is not counted in num_spans.
     put_span(spans, 0, 0, 0, 0)
     for number in range(len(last)):
-        stop, before = composed.ends[number], num_fragments
+        stop, before = assembled.ends[number], num_fragments
         if stop - start <= seq_len:
             fragments = with_capacity(fragments, num_fragments + 1)
             put_fragment(fragments, num_fragments, stop - start, 0, 0, 0, 0)
             num_fragments += 1
             spans[num_spans, 1] = stop
         else:
-            conversation = _conversation_spans(composed, roles, last, edges, inside, number, start)
+            conversation = _conversation_spans(assembled, roles, last, edges, inside, number, start)
             num_spans += spans[num_spans, 0] < spans[num_spans, 1]
             spans, num_spans, fragments, num_fragments, cost = fit_conversation(
-                composed.words, conversation, mode, seq_len, spans, num_spans, fragments, num_fragments
+                assembled.words, conversation, mode, seq_len, spans, num_spans, fragments, num_fragments
             )
             costs[number, 0], costs[number, 1], costs[number, 2] = cost
             spans = with_capacity(spans, num_spans + 1)
@@ -98,27 +98,27 @@ def _fit_all(composed: Any, roles: Any, last: Any, edges: Any, inside: Any, mode
 
 @njit_helper
 def _conversation_spans(
-    composed: Any, roles: Any, last: Any, edges: Any, inside: Any, number: Any, start: Any
+    assembled: Any, roles: Any, last: Any, edges: Any, inside: Any, number: Any, start: Any
 ) -> Any:
     """A conversation as ``Renderer.render`` gives it. edges: of ``Control``."""
-    first, behind = last[number - 1] if number else 0, len(composed.words)
+    first, behind = last[number - 1] if number else 0, len(assembled.words)
     system_prefix, inline_system = _control(edges, BEGIN, behind), (start, start)
     if roles[first] == _SYSTEM:
         if inside:
             inline_system = (
-                composed.turns[first],
-                composed.turns[first] + composed.role_tokens[number, _SYSTEM],
+                assembled.turns[first],
+                assembled.turns[first] + assembled.role_tokens[number, _SYSTEM],
             )
         else:
-            system_prefix = start, composed.turns[first + 1]
+            system_prefix = start, assembled.turns[first + 1]
         first += 1
     own = roles[first : last[number]]
     headers = np.empty(len(own), np.int64)
     for turn in range(len(own)):
         headers[turn] = edges[HEADERS + own[turn] + 1] - edges[HEADERS + own[turn]]
     return ConversationSpans(
-        whole=(start, composed.ends[number]),
-        turns=composed.turns[first : last[number]],
+        whole=(start, assembled.ends[number]),
+        turns=assembled.turns[first : last[number]],
         headers=headers,
         roles=own,
         bos=_control(edges, BEGIN, behind),

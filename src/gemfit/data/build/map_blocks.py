@@ -188,7 +188,7 @@ class _BlockTask:
             lines=counts.lines,
             blank=counts.blank,
             rejected=tuple(rejected),
-            pii=counts.personal,
+            pii=counts.pii,
             engine=rendering.encoder.name,
         )
         self.store.write(key, replace(part, lines=part.lines - _SECOND_LINE + 1), notes)

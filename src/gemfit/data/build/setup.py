@@ -1,4 +1,4 @@
-"""What has to be ready before workers are forked: tokenizer, encoder, grammar, compiled code."""
+"""What has to be ready before workers are forked: tokenizer, encoder, segments, compiled code."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def prepare_render_context(
                 watch.offer(_encoded(encoder, spread(sample)))
         rendering = make_render_context(tokenizer, job.data, encoder)
         renderer = rendering.renderer
-        check_seq_len(renderer.control[renderer.grammar.begin], job.data.seq_len)
+        check_seq_len(renderer.control[renderer.segments.begin], job.data.seq_len)
         stack.pop_all()
         return rendering, watch
 

@@ -62,14 +62,14 @@ def scan(messages: Messages, action: Literal["count", "mask"]) -> tuple[Messages
     All other bytes stay as they are. Conversations are what they were, so their digests are to be taken
     of what is returned.
     """
-    finds = list(find_personal(messages))
+    finds = list(find_pii(messages))
     counts = dict(Counter(find.kind for find in finds))
     if action == "count" or not finds:
         return messages, counts
     return _masked(messages, finds), counts
 
 
-def find_personal(messages: Messages) -> Iterator[Find]:
+def find_pii(messages: Messages) -> Iterator[Find]:
     """Everything that is found, in the order of the text and without overlaps."""
     candidates = find_candidates(messages.text, messages.ends)
     # The content of each candidate; empty contents end where they begin and hold none.

@@ -50,26 +50,28 @@ class ControlTokens:
 def make_control_tokens(tokenizer: Any, format: str, eos: str) -> ControlTokens:
     """The control tokens of ``format`` with this tokenizer."""
     renderer = make_renderer(tokenizer, format, eos)
-    grammar = renderer.grammar
+    segments = renderer.segments
 
     def ids(text: str) -> Ids:
         return renderer.control[text].view(np.int32)
 
-    begin = ids(grammar.begin)
-    headers = {role: ids(text) for role, text in grammar.headers.items()}
-    if not grammar.system_inside and (system := ids(grammar.system_before)[len(begin) :]).size:
+    begin = ids(segments.begin)
+    headers = {role: ids(text) for role, text in segments.headers.items()}
+    if not segments.system_inside and (system := ids(segments.system_before)[len(begin) :]).size:
         headers["system"] = system
-    ends = {ids(text).tobytes(): ids(text) for text in [*grammar.ends.values(), grammar.system_after] if text}
-    if grammar.system_inside:
-        ends.pop(ids(grammar.system_after).tobytes(), None)
+    ends = {
+        ids(text).tobytes(): ids(text) for text in [*segments.ends.values(), segments.system_after] if text
+    }
+    if segments.system_inside:
+        ends.pop(ids(segments.system_after).tobytes(), None)
     return ControlTokens(
         begin=begin,
         headers=tuple(sorted(headers.items(), key=lambda item: -len(item[1]))),
         ends=tuple(sorted(ends.values(), key=len, reverse=True)),
-        final=ids(grammar.final),
-        system_inside=grammar.system_inside,
+        final=ids(segments.final),
+        system_inside=segments.system_inside,
         user_header=headers["user"],
-        system_end=ids(grammar.system_after),
+        system_end=ids(segments.system_after),
     )
 
 

@@ -1,9 +1,8 @@
-"""The bytes of a block to columns of messages, checked.
+"""JSONL parsing of a block into validated columns of messages.
 
-Two ways, one result. At once: some lines are decoded together, and all checks are made on columns; no
-work for a message stands outside a C loop. Line by line: through ``conversation``, which knows what to
-say about a bad line and reads what columns do not hold (tools, parts). Lines among which the first way
-finds anything out of the ordinary go the second way.
+Two paths give the same result. The batch path decodes groups of lines together and validates columns, with
+no Python loop over messages. The line path goes through ``conversation``, which reports errors and reads
+what columns cannot hold (tools, content parts); a group with anything unusual falls back to it.
 
 Memory: the block twice, and its text.
 """
@@ -21,7 +20,7 @@ import orjson
 
 from gemfit.data.jsonl.blocks import BOM
 from gemfit.data.jsonl.conversation import ROLES, Conversation
-from gemfit.data.jsonl.field_checks import plain_messages, plain_values, weightless
+from gemfit.data.jsonl.field_checks import plain_messages, plain_values, zero_weight_messages
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection, read_line, reject_line
 from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.tokenize.verification import VerificationSample
@@ -31,21 +30,21 @@ CODES = {role: code for code, role in enumerate(ROLES)}
 _PLAIN_ROLES = {role: CODES[role] for role in ("system", "user", "assistant")}
 _SYSTEM = CODES["system"]
 GROUP_BYTES = 2**16
-"""Lines decoded together."""
+"""Bytes of lines that are decoded together."""
 Reject = Callable[[Rejection], None]
 
 
 @dataclass(slots=True)
-class Counts:
-    """What was found in a block."""
+class BlockCounts:
+    """BlockCounts of a block."""
 
     lines: int = 0
     blank: int = 0
     rejected: int = 0
-    personal: dict[str, int] = field(default_factory=dict)
-    """Finds of personal data by kind."""
+    pii: dict[str, int] = field(default_factory=dict)
+    """PII by kind."""
     picked: VerificationSample | None = None
-    """Some of its texts and their ids, for who watches the engine; None before it has encoded."""
+    """Sampled texts and their ids for the reference check of the engine; None before encoding."""
 
     def __iadd__(self, other: Self) -> Self:
         self.lines += other.lines
@@ -55,10 +54,10 @@ class Counts:
 
 
 class ConversationCheck(Protocol):
-    """What a format and a loss ask of a conversation, beside what every conversation has to be."""
+    """Checks of a format and a loss, in addition to those of every conversation."""
 
     def passes(self, messages: Messages) -> bool:
-        """True only if ``check`` passes every conversation."""
+        """Return True only if ``check`` passes every conversation."""
 
     def check(self, conversation: Conversation) -> None:
         """Raise ``UserError`` for a conversation that cannot be trained."""
@@ -66,12 +65,12 @@ class ConversationCheck(Protocol):
 
 def read_block(
     block: bytes, first_line: int, path: str, check: ConversationCheck, reject: Reject | None
-) -> tuple[Messages, Counts]:
-    """The valid conversations of whole lines, and what else was there; bad lines go to ``reject``.
+) -> tuple[Messages, BlockCounts]:
+    """The valid conversations of whole lines, and counts; invalid lines go to ``reject``.
 
-    ``first_line`` is the number of the first line, from 1; only there may a byte order mark stand. A line
-    longer than ``LINE_LIMIT`` is refused, so it may come cut behind the first byte too many. Without
-    ``reject`` the first bad line is a ``UserError``.
+    ``first_line`` is the number of the first line, from 1; only line 1 may begin with a byte order mark. A
+    line longer than ``LINE_LIMIT`` is rejected, so it may come truncated after one byte too many. Without
+    ``reject`` the first invalid line is a ``UserError``.
     """
     if first_line == 1:
         block = block.removeprefix(BOM)
@@ -79,45 +78,45 @@ def read_block(
     if not lines[-1]:
         lines.pop()
     found: list[Rejection] = []
-    messages, counts = read_groups(lines, first_line, path, check, found.append)
+    messages, counts = parse_batch(lines, first_line, path, check, found.append)
     if messages is None or (found and not reject):
-        return read_each(lines, first_line, path, check, reject)
+        return parse_lines(lines, first_line, path, check, reject)
     if reject:
         for rejection in found:
             reject(rejection)
     return messages, counts
 
 
-def read_groups(
+def parse_batch(
     lines: Sequence[bytes], first_line: int, path: str, check: ConversationCheck, reject: Reject
-) -> tuple[Messages | None, Counts]:
-    """Group by group, each at once where that can be; None where only going line by line can tell."""
-    columns, counts = MessageColumns(), Counts()
+) -> tuple[Messages | None, BlockCounts]:
+    """The batch path, with single groups on the line path; None if all lines have to take the line path."""
+    columns, counts = MessageColumns(), BlockCounts()
     step = max(1, GROUP_BYTES * len(lines) // (1 + sum(map(len, lines))))
     for start in range(0, len(lines), step):
         group = lines[start : start + step]
-        if columns.take(group, first_line + start):
+        if columns.add_batch(group, first_line + start):
             counts.lines += len(group)
         else:
-            counts += columns.take_each(group, first_line + start, path, check, reject)
+            counts += columns.add_lines(group, first_line + start, path, check, reject)
     messages = columns.messages()
     counts.blank = counts.lines - counts.rejected - len(messages.last)
-    right = b"\0" not in messages.text and _system_in_place(messages) and check.passes(messages)
-    return messages if right else None, counts
+    valid = b"\0" not in messages.text and _system_in_place(messages) and check.passes(messages)
+    return messages if valid else None, counts
 
 
-def read_each(
+def parse_lines(
     lines: Sequence[bytes], first_line: int, path: str, check: ConversationCheck, reject: Reject | None
-) -> tuple[Messages, Counts]:
-    """The same, line by line."""
+) -> tuple[Messages, BlockCounts]:
+    """The line path."""
     columns = MessageColumns()
-    counts = columns.take_each(lines, first_line, path, check, reject)
+    counts = columns.add_lines(lines, first_line, path, check, reject)
     return columns.messages(), counts
 
 
 @dataclass(slots=True)
 class MessageColumns:
-    """Columns that grow by a group of lines at a time, so that decoded values stay in the cache."""
+    """Columns that grow by groups of lines, so that decoded values stay in the CPU cache."""
 
     texts: list[bytes] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -127,36 +126,36 @@ class MessageColumns:
     untrained: list[int] = field(default_factory=list)
     """Indices of messages."""
 
-    def take(self, lines: Sequence[bytes], first_line: int) -> bool:
-        """Decode lines together; nothing is taken, and False, if any of them is out of the ordinary."""
+    def add_batch(self, lines: Sequence[bytes], first_line: int) -> bool:
+        """Add lines by the batch path; without any effect and False if one of them is unusual."""
         full = [number for number, line in enumerate(lines) if line and not line.isspace()]
         try:
             values = [orjson.loads(lines[number]) for number in full]
-            talks = list(map(itemgetter("messages"), values))
-            items = list(chain.from_iterable(talks))
+            message_lists = list(map(itemgetter("messages"), values))
+            items = list(chain.from_iterable(message_lists))
             roles = bytes(map(_PLAIN_ROLES.__getitem__, map(itemgetter("role"), items)))
             contents = list(map(str.encode, map(itemgetter("content"), items)))
-            untrained = weightless(items)
+            untrained = zero_weight_messages(items)
         except (orjson.JSONDecodeError, LookupError, TypeError):
             return False
         if (
-            not (plain_values(values) and plain_messages(items) and all(talks))
+            not (plain_values(values) and plain_messages(items) and all(message_lists))
             or max(map(len, lines)) > LINE_LIMIT
         ):
             return False
-        self._add(contents, roles, talks, [first_line + number for number in full], untrained)
+        self._add(contents, roles, message_lists, [first_line + number for number in full], untrained)
         return True
 
-    def take_each(
+    def add_lines(
         self,
         lines: Sequence[bytes],
         first_line: int,
         path: str,
         check: ConversationCheck,
         reject: Reject | None,
-    ) -> Counts:
-        """Take lines one by one, and count them."""
-        counts = Counts(lines=len(lines))
+    ) -> BlockCounts:
+        """Add lines by the line path, and count them."""
+        counts = BlockCounts(lines=len(lines))
         for number, line in enumerate(lines, first_line):
             too_long = len(line) > LINE_LIMIT
             if not too_long and not line.strip():
@@ -174,7 +173,7 @@ class MessageColumns:
         return counts
 
     def add(self, conversation: Conversation, line: int) -> None:
-        """Take one conversation."""
+        """Add one conversation."""
         contents = [message.content.encode() for message in conversation.messages]
         roles = bytes(CODES[message.role] for message in conversation.messages)
         self._add(contents, roles, [contents], [line], sorted(conversation.untrained))
@@ -183,7 +182,7 @@ class MessageColumns:
         self,
         contents: Sequence[bytes],
         roles: bytes,
-        talks: Sequence[Sized],
+        message_lists: Sequence[Sized],
         lines: Sequence[int],
         untrained: Sequence[int],
     ) -> None:
@@ -191,11 +190,11 @@ class MessageColumns:
         self.texts.append(b"".join(contents))
         self.lengths.extend(map(len, contents))
         self.roles.append(roles)
-        self.counts.extend(map(len, talks))
+        self.counts.extend(map(len, message_lists))
         self.lines.extend(lines)
 
     def messages(self) -> Messages:
-        """What was taken."""
+        """All messages that were added."""
         untrained = np.zeros(len(self.lengths), np.bool_)
         untrained[self.untrained] = True
         return Messages(
@@ -209,7 +208,7 @@ class MessageColumns:
 
 
 def _system_in_place(messages: Messages) -> bool:
-    """True where each system message is the first of several."""
+    """Whether every system message is the first of at least two messages."""
     firsts = np.concatenate([np.zeros(1, np.int64), messages.last[:-1]])[: len(messages.last)]
     system = messages.roles == _SYSTEM
     leading = system[firsts] if len(firsts) else system

@@ -1,8 +1,8 @@
-"""Cut the input into blocks of whole lines: what one worker takes at a time.
+"""Split JSONL input into blocks of whole lines, the unit of work of one worker.
 
-A block of a plain file is a fixed range of bytes, so nobody has to read the file to know its blocks; a
-line belongs to the block in which it starts. Compressed files and hub sources are streams, cut by
-whoever decompresses them (see ``ahead``). Memory: one block, and one line more.
+A block of a plain file is a fixed range of bytes, so blocks are known without reading the file; a line
+belongs to the block in which it starts. Compressed files and hub sources are streams, split while they are
+decompressed (see ``prefetch``). Memory: one block and one line.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from gemfit.data.jsonl.line_parser import LINE_LIMIT
 from gemfit.errors import UserError
 
 BLOCK_BYTES = 8 * 2**20
-CHUNK_BYTES = 2**20
+READ_BYTES = 2**20
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """Where some whole lines are, or the lines themselves where they come from a stream."""
+    """A range of whole lines in a file, or the lines themselves if they come from a stream."""
 
     number: int
     """In input order over all inputs."""
     input: int
     """Index into the inputs of the job."""
     start: int
-    """First byte, of what was decompressed."""
+    """First byte, after decompression."""
     stop: int
     text: bytes | None = None
     lines_before: int | None = None
-    """Lines of the same input in front of it; `None` where nobody has counted them yet."""
+    """Lines of the same input before it; `None` if not counted yet."""
     disk_bytes: int
-    """Bytes of the file on disk that it stands for, for the progress."""
+    """Bytes of the file on disk, for the progress bar."""
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the file is a stream, by its name."""
+    """Whether the file is compressed, by its name."""
     return path.name.endswith((".gz", ".zst"))
 
 
@@ -72,21 +72,21 @@ def file_blocks(path: Path, size: int, input: int, number: int) -> Iterator[Bloc
 
 
 def stream_blocks(stream: BinaryIO, name: str, input: int, number: int) -> Iterator[Block]:
-    """The blocks of a stream; if it breaks off, the lines that came whole, then a ``UserError``."""
+    """The blocks of a stream; if it breaks off, its complete lines, then a ``UserError``."""
     start = lines = 0
     broken: UserError | None = None
     while broken is None:
-        chunks: list[bytes] = []
+        buffers: list[bytes] = []
         try:
-            _fill(stream, chunks)
+            _fill(stream, buffers)
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-            whole = b"".join(chunks)
-            chunks = [whole[: whole.rfind(b"\n") + 1]]
-            place = f"{name}:{lines + chunks[0].count(10) + 1}"
+            whole = b"".join(buffers)
+            buffers = [whole[: whole.rfind(b"\n") + 1]]
+            place = f"{name}:{lines + buffers[0].count(10) + 1}"
             broken = UserError(
                 f"{place}: cannot be read further: {error}; is the file complete? Compress it again"
             )
-        text = b"".join(chunks)
+        text = b"".join(buffers)
         if not text:
             break
         yield Block(
@@ -106,11 +106,11 @@ def stream_blocks(stream: BinaryIO, name: str, input: int, number: int) -> Itera
 def read_block(path: Path, start: int, stop: int) -> bytes:
     """The lines of a plain file that start from byte ``start`` up to before ``stop``.
 
-    Of a line longer than ``LINE_LIMIT`` just so much is read that whoever parses it can see this.
+    A line longer than ``LINE_LIMIT`` is read only as far as the parser needs to reject it.
     """
     try:
         with path.open("rb", buffering=0) as file:
-            # One byte earlier: a line starts at ``start`` where a line break stands before it.
+            # One byte earlier: a line starts at ``start`` if the byte before it is a line break.
             file.seek(max(0, start - 1))
             text = _read_exactly(file, stop - max(0, start - 1))
             if start:
@@ -131,31 +131,31 @@ def count_lines(text: bytes) -> int:
 
 
 def lines_before(path: Path, start: int) -> int:
-    """How many lines of a plain file belong to the blocks before byte ``start``; reads that much."""
+    """Lines of a plain file in the blocks before byte ``start``; reads up to there."""
     if start == 0:
         return 0
     count, left = 1, start - 1  # the line break that the block looks for first is still to come
     with path.open("rb") as file:
-        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
-            count += chunk.count(b"\n")
-            left -= len(chunk)
+        while left and (buffer := file.read(min(left, READ_BYTES))):
+            count += buffer.count(b"\n")
+            left -= len(buffer)
     return count
 
 
-def _fill(stream: BinaryIO, chunks: list[bytes]) -> None:
-    """Read one block to ``chunks``, so that what came before an error is not lost."""
+def _fill(stream: BinaryIO, buffers: list[bytes]) -> None:
+    """Read one block into ``buffers``, so that data before an error is not lost."""
     size = 0
-    while size < BLOCK_BYTES and (chunk := stream.read(min(CHUNK_BYTES, BLOCK_BYTES - size))):
-        chunks.append(chunk)
-        size += len(chunk)
-    if not chunks or chunks[-1].endswith(b"\n"):
+    while size < BLOCK_BYTES and (buffer := stream.read(min(READ_BYTES, BLOCK_BYTES - size))):
+        buffers.append(buffer)
+        size += len(buffer)
+    if not buffers or buffers[-1].endswith(b"\n"):
         return
     rest = stream.readline(LINE_LIMIT + 2)
-    chunks.append(rest)
+    buffers.append(rest)
     if len(rest) == LINE_LIMIT + 2 and not rest.endswith(b"\n"):
-        while (more := stream.readline(CHUNK_BYTES)) and not more.endswith(b"\n"):
+        while (more := stream.readline(READ_BYTES)) and not more.endswith(b"\n"):
             pass
-        chunks.append(b"\n")
+        buffers.append(b"\n")
 
 
 def _read_exactly(file: io.RawIOBase | io.FileIO, size: int) -> bytes:
@@ -167,7 +167,7 @@ def _read_exactly(file: io.RawIOBase | io.FileIO, size: int) -> bytes:
 
 
 def _rest_of_line(file: io.FileIO) -> bytes:
-    """What a line goes on with behind the block, up to a little more than the limit."""
+    """The rest of a line after the block, up to a little more than the limit."""
     parts: list[bytes] = []
     size = 0
     while size <= LINE_LIMIT and (part := file.read(2**16)):
@@ -182,7 +182,7 @@ def _rest_of_line(file: io.FileIO) -> bytes:
 
 @contextmanager
 def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The file, and the stream of its decompressed bytes."""
+    """The file, and a stream of its decompressed bytes."""
     try:
         raw = path.open("rb")
     except OSError as error:
@@ -192,4 +192,4 @@ def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             yield raw, cast(BinaryIO, gzip.GzipFile(fileobj=raw))
         else:
             reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            yield raw, io.BufferedReader(reader, CHUNK_BYTES)
+            yield raw, io.BufferedReader(reader, READ_BYTES)

@@ -1,8 +1,8 @@
-"""The text of a message, whatever form its content has.
+"""Text of a message: content strings, content parts, tool definitions and tool calls.
 
-A list of text parts is joined without anything between. Tools are written as compact JSON: the
-definitions below the system text, the calls of an assistant below what it says, as
-``[{"name": …, "arguments": {…}}, …]``. Ids of calls are left out: results follow in the order of calls.
+Text parts are joined without separator. Tools are written as compact JSON: the
+definitions after the system text, tool calls after the assistant's text, as
+``[{"name": …, "arguments": {…}}, …]``. Ids of calls are omitted: results follow in the order of calls.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gemfit.data.jsonl.error_values import shown
+from gemfit.data.jsonl.error_values import excerpt
 from gemfit.errors import UserError
 
 CALL = '{"type": "function", "function": {"name": "…", "arguments": {…}}}'
@@ -22,17 +22,19 @@ PART = '{"type": "text", "text": "…"}'
 def content_text(value: object, where: str) -> str:
     """A string, or text parts joined."""
     if isinstance(value, list | tuple):
-        value = "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(_some(value, where)))
+        value = "".join(
+            _part(part, f"{where}[{index}]") for index, part in enumerate(_non_empty_list(value, where))
+        )
     if not isinstance(value, str):
-        raise UserError(f"{where} is {shown(value)}, expected text; write a string, or remove the message")
+        raise UserError(f"{where} is {excerpt(value)}, expected text; write a string, or remove the message")
     if "\0" in value:
         raise UserError(f"{where} holds a NUL character at position {value.index(chr(0))}; remove it")
     return value
 
 
 def calls_text(value: object, where: str) -> str:
-    """The calls of an assistant as JSON: names and arguments."""
-    calls = [_call(call, f"{where}[{index}]") for index, call in enumerate(_some(value, where))]
+    """Tool calls as JSON: names and arguments."""
+    calls = [_call(call, f"{where}[{index}]") for index, call in enumerate(_non_empty_list(value, where))]
     return orjson.dumps(calls).decode()
 
 
@@ -42,27 +44,29 @@ def call_ids(calls: object) -> list[object]:
 
 
 def definitions_text(value: object, where: str) -> str:
-    """What a conversation may call, as JSON, as it was given."""
-    for index, tool in enumerate(_some(value, where)):
+    """Tool definitions as JSON, unchanged."""
+    for index, tool in enumerate(_non_empty_list(value, where)):
         if not isinstance(tool, Mapping) or not _name(_function(tool)):
-            raise UserError(f"{where}[{index}] is {shown(tool)} without a function's name; write {CALL}")
+            raise UserError(f"{where}[{index}] is {excerpt(tool)} without a function's name; write {CALL}")
     return orjson.dumps(value).decode()
 
 
 def _part(part: object, where: str) -> str:
     if not isinstance(part, Mapping):
-        raise UserError(f"{where} is {shown(part)}; write {PART}, or one string as the content")
+        raise UserError(f"{where} is {excerpt(part)}; write {PART}, or one string as the content")
     kind, text = part.get("type"), part.get("text")
     if kind != "text":
-        raise UserError(f"{where} is a part of type {shown(kind)}; only text can be trained: remove the part")
+        raise UserError(
+            f"{where} is a part of type {excerpt(kind)}; only text can be trained: remove the part"
+        )
     if not isinstance(text, str):
-        raise UserError(f"{where}.text is {shown(text)}, expected text; write {PART}")
+        raise UserError(f"{where}.text is {excerpt(text)}, expected text; write {PART}")
     return text
 
 
 def _call(call: object, where: str) -> dict[str, Any]:
     if not isinstance(call, Mapping) or call.get("type", "function") != "function":
-        raise UserError(f"{where} is {shown(call)} and no call of a function; write {CALL}")
+        raise UserError(f"{where} is {excerpt(call)} and not a function call; write {CALL}")
     function = _function(call)
     if not _name(function):
         raise UserError(f"{where} has no function name; write {CALL}")
@@ -70,14 +74,14 @@ def _call(call: object, where: str) -> dict[str, Any]:
 
 
 def _arguments(value: object, where: str) -> object:
-    """An object; OpenAI's form has its JSON in a string."""
+    """The arguments as an object; OpenAI's format has it as JSON in a string."""
     if isinstance(value, str):
         try:
             value = orjson.loads(value or "{}")
         except orjson.JSONDecodeError as error:
             raise UserError(f"{where}: its arguments are not JSON: {error}; write an object") from None
     if not isinstance(value, Mapping):
-        raise UserError(f"{where}: its arguments are {shown(value)}, expected an object; write {CALL}")
+        raise UserError(f"{where}: its arguments are {excerpt(value)}, expected an object; write {CALL}")
     return value
 
 
@@ -91,9 +95,9 @@ def _name(function: Mapping[str, Any]) -> bool:
     return isinstance(function.get("name"), str) and bool(function["name"])
 
 
-def _some(value: object, where: str) -> list[Any] | tuple[Any, ...]:
+def _non_empty_list(value: object, where: str) -> list[Any] | tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UserError(f"{where} is {shown(value)}, expected a list")
+        raise UserError(f"{where} is {excerpt(value)}, expected a list")
     if not value:
         raise UserError(f"{where} is an empty list; write a string, or remove the message")
     return value

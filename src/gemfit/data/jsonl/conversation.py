@@ -1,8 +1,8 @@
-"""One conversation, checked: the only form in which data enters the pipeline.
+"""Validated conversations: parsing and validation of one decoded JSONL line.
 
-Whatever is wrong with a line is a ``UserError`` that names the place, the value and the way out.
-Tools and parts are written out as text here (see ``contents``), so that all that follows sees roles and
-texts. ``developer`` as the role of the first message is another word for ``system``.
+An invalid line is a ``UserError`` that names the place, the value and the way out. Tools and content parts
+become text here (see ``content_text``), so later stages see roles and texts only. The role ``developer`` is
+an alias of ``system``.
 """
 
 from __future__ import annotations
@@ -12,65 +12,66 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gemfit.data.jsonl.content_text import call_ids, calls_text, content_text, definitions_text
-from gemfit.data.jsonl.error_values import shown
+from gemfit.data.jsonl.error_values import excerpt
 from gemfit.data.jsonl.field_checks import check_keys
 from gemfit.errors import UserError, did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
 ALIASES = {"developer": "system"}
-"""Other names of roles."""
+"""Aliases of roles."""
 SHAPE = '{"messages": [{"role": "user", "content": "…"}, …]}'
 
 
 class Message(NamedTuple):
-    """One turn."""
+    """Role and text of one message."""
 
     role: str
     content: str
 
 
 class Conversation(NamedTuple):
-    """Messages in order; at most one system message, and that one first."""
+    """Messages in order; a system message may only be the first."""
 
     place: str
-    """Where it was read, as `path:line`."""
+    """`path:line` of the input."""
     messages: tuple[Message, ...]
     untrained: frozenset[int] = frozenset()
     """Indices of the messages that `weight: 0` keeps out of the loss."""
     tools: str = ""
-    """The first thing in it that is about tools, as a person calls it; empty without."""
+    """The first tool feature in it, for error texts; empty without tools."""
 
 
 def parse_conversation(value: object, place: str) -> Conversation:
-    """Check one decoded line; keys beside ``messages`` and ``tools`` are ignored."""
+    """Validate one decoded line; keys other than ``messages`` and ``tools`` are ignored."""
     if not isinstance(value, Mapping):
-        raise UserError(f"{place}: expected a JSON object, found {shown(value)}; write {SHAPE}")
+        raise UserError(f"{place}: expected a JSON object, found {excerpt(value)}; write {SHAPE}")
     if "messages" not in value:
         if isinstance(value.get("conversations"), list):
             raise UserError(
-                f"{place}: is in the ShareGPT form (`conversations`); convert the file: "
+                f"{place}: is in the ShareGPT format (`conversations`); convert the file: "
                 f"jq -c {shlex.quote(SHAREGPT_TO_MESSAGES)} FILE > converted.jsonl"
             )
         keys = ", ".join(map(repr, list(value)[:5])) or "no key"
         raise UserError(f"{place}: there is no `messages`, only {keys}; write {SHAPE}")
     if value.get("functions"):
         raise UserError(
-            f'{place}: `functions` is an old form; write "tools": [{{"type": "function", "function": …}}, …]'
+            f"{place}: `functions` is an old format; write "
+            '"tools": [{"type": "function", "function": …}, …]'
         )
     return parse_messages(value["messages"], place, value.get("tools"))
 
 
 def parse_messages(value: object, place: str, tools: object = None) -> Conversation:
-    """Check a list of messages: roles, contents, and the place of the system message."""
+    """Validate a list of messages: roles, contents, and the position of the system message."""
     if not isinstance(value, list | tuple):
-        raise UserError(f"{place}: `messages` is {shown(value)}, expected a list; write {SHAPE}")
+        raise UserError(f"{place}: `messages` is {excerpt(value)}, expected a list; write {SHAPE}")
     if not value:
         raise UserError(f"{place}: `messages` is empty; remove the line, or write {SHAPE}")
     messages = [_message(item, f"{place}: messages[{index}]") for index, item in enumerate(value)]
     _check_system(messages, place)
     _check_results(value, place)
     untrained = {index for index, item in enumerate(value) if item.get("weight", 1) == 0}
-    about = next((name for item in value if (name := _about_tools(item))), "")
+    about = next((name for item in value if (name := _tool_feature(item))), "")
     if tools:
         messages, untrained = _with_tools(messages, untrained, definitions_text(tools, f"{place}: `tools`"))
         about = "tools"
@@ -79,11 +80,11 @@ def parse_messages(value: object, place: str, tools: object = None) -> Conversat
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, Mapping):
-        raise UserError(f'{where} is {shown(value)}; write {{"role": "user", "content": "…"}}')
+        raise UserError(f'{where} is {excerpt(value)}; write {{"role": "user", "content": "…"}}')
     role = value.get("role")
     if not isinstance(role, str) or role not in (*ROLES, *ALIASES):
         hint = did_you_mean(role, ROLES) if isinstance(role, str) else ""
-        raise UserError(f"{where}.role is {shown(role)}, expected {', '.join(ROLES)}{hint}")
+        raise UserError(f"{where}.role is {excerpt(role)}, expected {', '.join(ROLES)}{hint}")
     check_keys(value, role, where)
     calls, content = value.get("tool_calls"), value.get("content")
     if not calls:
@@ -93,7 +94,7 @@ def _message(value: object, where: str) -> Message:
             f"{where}.tool_calls stands in a message of role {role!r}; only assistants call tools"
         )
     text = "" if content is None else content_text(content, f"{where}.content")
-    return Message(role, _below(text, calls_text(calls, f"{where}.tool_calls")))
+    return Message(role, _append_line(text, calls_text(calls, f"{where}.tool_calls")))
 
 
 def _check_system(messages: Sequence[Message], place: str) -> None:
@@ -109,7 +110,7 @@ def _check_system(messages: Sequence[Message], place: str) -> None:
 
 
 def _check_results(messages: Sequence[Mapping[str, object]], place: str) -> None:
-    """Ids are not written out, so results have to stand in the order of their calls."""
+    """Ids are not rendered, so results have to be in the order of their calls."""
     waiting: list[object] = []
     for index, message in enumerate(messages):
         waiting += call_ids(message.get("tool_calls"))
@@ -118,26 +119,27 @@ def _check_results(messages: Sequence[Mapping[str, object]], place: str) -> None
             continue
         if not waiting or answered != waiting[0]:
             raise UserError(
-                f"{place}: messages[{index}].tool_call_id is {shown(answered)}, but the next call that waits "
-                f"for a result is {shown(waiting[0] if waiting else None)}; put results in the order of calls"
+                f"{place}: messages[{index}].tool_call_id is {excerpt(answered)}, but the next call that "
+                f"waits for a result is {excerpt(waiting[0] if waiting else None)}; "
+                "put results in the order of calls"
             )
         waiting.pop(0)
 
 
-def _about_tools(message: Mapping[str, object]) -> str:
+def _tool_feature(message: Mapping[str, object]) -> str:
     if message["role"] == "tool":
         return "the role tool"
     return "tool_calls" if message.get("tool_calls") else ""
 
 
 def _with_tools(messages: list[Message], untrained: set[int], text: str) -> tuple[list[Message], set[int]]:
-    """The definitions below the system text; a system message of their own where there is none."""
+    """Append the definitions to the system text, or add a system message."""
     if messages[0].role == "system":
-        return [Message("system", _below(messages[0].content, text)), *messages[1:]], untrained
+        return [Message("system", _append_line(messages[0].content, text)), *messages[1:]], untrained
     return [Message("system", text), *messages], {index + 1 for index in untrained}
 
 
-def _below(text: str, more: str) -> str:
+def _append_line(text: str, more: str) -> str:
     return f"{text}\n{more}" if text else more
 
 

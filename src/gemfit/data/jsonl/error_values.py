@@ -1,4 +1,4 @@
-"""A value of somebody's data in a message to them."""
+"""Excerpts of input values for error messages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def shown(value: Any) -> str:
-    """JSON's word for its kind, and a little of it."""
+def excerpt(value: Any) -> str:
+    """The JSON type of a value, or its first characters."""
     if value is None:
         return "null or missing"
     if isinstance(value, Mapping):

@@ -1,7 +1,6 @@
-"""A ``datasets`` source with a ``messages`` column, as a stream of JSON lines.
+"""Streaming Hub datasets: a ``datasets`` source with a ``messages`` column as JSON lines.
 
-Nothing is downloaded whole: rows arrive as they are asked for. A local folder of Parquet or JSON
-files is such a source too.
+Rows are downloaded on demand. A local folder of Parquet or JSON files is such a source, too.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from gemfit.errors import UserError
 from gemfit.schemas.pack_job import JobSource
 
 COLUMNS = ("messages", "tools", "functions", "conversations")
-"""What a conversation is read from; the rest of a row is not looked at."""
+"""Columns of a conversation; others are ignored."""
 
 
 def hub_blocks(source: JobSource, input: int, number: int) -> Iterator[Block]:
-    """The blocks of a hub source, numbered from ``number`` on: one row a line."""
+    """The blocks of a hub source, numbered from ``number`` on, one row per line."""
     start = rows = size = 0
     lines: list[bytes] = []
     broken: UserError | None = None
@@ -28,7 +27,7 @@ def hub_blocks(source: JobSource, input: int, number: int) -> Iterator[Block]:
     while broken is None:
         try:
             line = next(stream, None)
-        except UserError as error:  # the rows before it come first
+        except UserError as error:  # after the rows before it
             broken, line = error, None
         if line is not None:
             lines.append(line)
@@ -44,16 +43,16 @@ def hub_blocks(source: JobSource, input: int, number: int) -> Iterator[Block]:
 
 
 def hub_lines(source: JobSource) -> Iterator[bytes]:
-    """Every row as a JSON line; where the stream breaks off, the rows before it and a ``UserError``."""
+    """Every row as a JSON line; if the stream breaks off, a ``UserError`` after the rows before."""
     number = 0
-    # It takes most of a second to import, and a job on files does not need it.
+    # The import takes most of a second, and jobs on files do not need it.
     from datasets import load_dataset  # noqa: PLC0415
 
     try:
         stream = load_dataset(source.hub, source.hf_config, split=source.hf_split, streaming=True)
         for row in stream:
             number += 1
-            yield orjson.dumps(_readable(row), default=str, option=orjson.OPT_APPEND_NEWLINE)
+            yield orjson.dumps(_conversation_columns(row), default=str, option=orjson.OPT_APPEND_NEWLINE)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -75,17 +74,17 @@ def _block(number: int, input: int, start: int, rows: int, lines: list[bytes]) -
     )
 
 
-def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """The columns that say something; without any, the names of all, so that the error can list them."""
+def _conversation_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a conversation; without any of them all names, for the error message."""
     if not any(name in row for name in COLUMNS):
         return dict.fromkeys(row)
-    return {name: _given(row[name]) for name in COLUMNS if row.get(name) is not None}
+    return {name: _without_nulls(row[name]) for name in COLUMNS if row.get(name) is not None}
 
 
-def _given(value: Any) -> Any:
-    """Without the keys that a table had to fill because another row has them."""
+def _without_nulls(value: Any) -> Any:
+    """Without null values, which tables add for keys of other rows."""
     if isinstance(value, dict):
-        return {key: _given(item) for key, item in value.items() if item is not None}
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_given(item) for item in value]
+        return [_without_nulls(item) for item in value]
     return value

@@ -1,4 +1,4 @@
-"""The inputs of a job: what they are called, their blocks, and whether they are still what was planned."""
+"""Input files and streams of a pack job: names, blocks, and a check that files are unchanged."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def block_text(block: Block, path: str) -> bytes:
 
 
 def all_lines(job: PackJob) -> Iterator[tuple[str, bytes]]:
-    """Every line with its place, for who needs only the first of them."""
+    """Every line with its `path:line`, read lazily."""
     for one in inputs_of(job):
         source, number = job.sources[one.source], 0
         if source.hub is not None:
@@ -69,7 +69,7 @@ def all_lines(job: PackJob) -> Iterator[tuple[str, bytes]]:
 
 
 def check_unchanged(files: tuple[SourceFile, ...]) -> None:
-    """Refuse files whose bytes differ from those that named the pack: the cache would lie.
+    """Refuse files that changed since the pack's fingerprint was computed.
 
     Size and time of the last change are compared; the bytes are read only where these differ.
     """

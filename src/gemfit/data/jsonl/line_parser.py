@@ -1,6 +1,6 @@
-"""One line of JSONL to a conversation, or to what is wrong with it.
+"""JSONL parsing of a single line: a conversation, or the reason for its rejection.
 
-A line longer than ``LINE_LIMIT`` bytes is refused undecoded, so that one bad line cannot take the machine.
+A line longer than ``LINE_LIMIT`` bytes is rejected without decoding, so that it cannot exhaust the memory.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ LINE_LIMIT = 8 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One line that is no conversation."""
+    """A line that is not a valid conversation."""
 
     place: str
     reason: str
 
 
 def reject_line(error: UserError, place: str, reject: Callable[[Rejection], None] | None) -> None:
-    """Tell ``reject`` what is wrong with a line; without one, raise."""
+    """Pass the error of a line to ``reject``; raise it without one."""
     if reject is None:
         raise error
     reject(Rejection(place, str(error).removeprefix(f"{place}: ")))
 
 
 def read_line(line: bytes | None, place: str) -> Conversation:
-    """The conversation of one line without its end; None stands for one above ``LINE_LIMIT``."""
+    """The conversation of one line without line break; None for a line above ``LINE_LIMIT``."""
     return parse_conversation(_decoded(line, place), place)
 
 
@@ -41,17 +41,17 @@ def _decoded(line: bytes | None, place: str) -> object:
     if line is None:
         raise UserError(
             f"{place}: the line is longer than {LINE_LIMIT // 2**20} MiB, the limit for one conversation; "
-            "split the conversation, or check that the file has one conversation a line"
+            "split the conversation, or check that the file has one conversation per line"
         )
     if b"\0" in line:
         raise UserError(f"{place}: holds a NUL byte at byte {line.index(0) + 1}; is this a text file?")
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise UserError(f"{place}: {_why_no_json(line, error)}") from None
+        raise UserError(f"{place}: {_json_error(line, error)}") from None
 
 
-def _why_no_json(line: bytes, error: orjson.JSONDecodeError) -> str:
+def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
     try:
         text = line.decode()
     except UnicodeDecodeError as wrong:

@@ -1,7 +1,7 @@
-"""What a block of input is, between reading and packing: columns instead of objects.
+"""Columnar batches of messages and of tokenized blocks.
 
-A block is some MiB of whole JSON lines. It is read to ``Messages``, and encoded and rendered to a
-``Part``. Both are plain arrays, so that compiled code fills them and worker processes hand them on.
+A block is some MiB of whole JSON lines. It is parsed to ``Messages``, and encoded and rendered to a
+``TokenizedBlock``. Both are plain arrays, for compiled kernels and worker processes.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ class Messages:
     """The messages of the valid conversations of a block, in order. Shapes in brackets."""
 
     text: bytes
-    """All contents, joined, in UTF-8."""
+    """All contents, joined, as UTF-8."""
     ends: NDArray[np.int64]
     """(messages,): where each content ends in ``text``."""
     roles: NDArray[np.uint8]
     """(messages,): index into ``conversation.ROLES``."""
     last: NDArray[np.int64]
-    """(conversations,): number of messages up to and with the last of each conversation."""
+    """(conversations,): end of each conversation's messages, as an index into the messages."""
     lines: NDArray[np.int64]
     """(conversations,): line in the file, from 1."""
     untrained: NDArray[np.bool_] | None = None
-    """(messages,): True for those that `weight: 0` keeps out of the loss; None where there is none."""
+    """(messages,): True for messages with `weight: 0`; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenizedBlock:
-    """What one block became: fragments to pack, and one line of accounts for each valid conversation.
+    """The result of one block: fragments to pack, and counts per valid conversation.
 
     A fragment is stored as at the start of a chunk (context and body); one that may continue the chunk of
     the fragment before it (``continues``) is stored a second time, after that, as its body alone.
@@ -62,7 +62,7 @@ class TokenizedBlock:
     normalized_hashes: NDArray[np.uint64]
     """(conversations,): equal also for copies that differ in case, spacing or punctuation."""
     signatures: NDArray[np.uint32]
-    """(conversations, K): MinHash of the text; K is 0 where near duplicates are not looked for."""
+    """(conversations, K): MinHash of the text; K is 0 if near-duplicates are ignored."""
     tokens: Ints
     """(conversations,): tokens of the whole conversation as rendered."""
     trained: Ints

@@ -1,7 +1,7 @@
-"""Read a stream ahead of who asks for it: decompression goes on while blocks become parts.
+"""Prefetch items of a stream in a thread, such as decompressed blocks.
 
-zlib and zstd let other threads run meanwhile. One stream gives some 300 MB a second of gzip, and three
-times that of zstd, which is enough for ten workers and more. Memory: the items that are held.
+zlib and zstd release the GIL. One stream gives some 300 MB/s of gzip, and three times that of zstd, enough
+for ten workers and more. Memory: the prefetched items.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-HELD = 2
+PREFETCH_ITEMS = 2
 
 
-def prefetch(items: Iterator[Item], held: int = HELD) -> Iterator[Item]:
-    """The same items, of which ``held`` are made in a thread before they are asked for.
+def prefetch(items: Iterator[Item], count: int = PREFETCH_ITEMS) -> Iterator[Item]:
+    """The same items, up to ``count`` of them prefetched by a thread.
 
-    What the stream raises is raised behind the items that came before it. None may be ``None``.
+    An exception of the stream is raised after the items before it. Items may not be ``None``.
     """
     executor = ThreadPoolExecutor(1)
-    coming = deque(executor.submit(next, items, None) for _ in range(held))
+    pending = deque(executor.submit(next, items, None) for _ in range(count))
     try:
-        while (item := coming.popleft().result()) is not None:
-            coming.append(executor.submit(next, items, None))
+        while (item := pending.popleft().result()) is not None:
+            pending.append(executor.submit(next, items, None))
             yield item
     finally:
         executor.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""A finished pack: memory-mapped rows, manifest, shuffled order of an epoch.
+"""Reading of finished packs: memory-mapped rows, manifest, shuffled order of an epoch.
 
-What training reads: imports schemas and `core`.
+Read by training; imports schemas and `core`.
 """

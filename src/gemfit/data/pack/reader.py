@@ -1,7 +1,7 @@
-"""Open a finished pack: memory-mapped rows, read by number.
+"""Read rows of a finished pack by number, memory-mapped (Arrow).
 
-Opening maps tables and reads no row: it takes the same time for any number of rows. The first row of a
-record batch costs some 50 microseconds, each other one a few once its page is there.
+Opening maps tables and reads no row, so it takes the same time for any number of rows. The first row of a
+record batch costs some 50 microseconds, every other one a few once its page is in memory.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ MANIFEST = "manifest.json"
 CONVERSATIONS = "conversations.arrow"
 """Table with one line per valid conversation of the input, packed or not."""
 BATCHES = "batches.npy"
-"""(batches, 3) int64 for each split: shard, first row and byte of every record batch."""
+"""Per split (batches, 3) int64: shard, first row and byte offset of every record batch."""
 COUNTS = "counts.npy"
-"""(2, rows) int64 for each split: tokens and trained tokens of every row."""
+"""Per split (2, rows) int64: tokens and trained tokens of every row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One packed row; read-only views of the mapped file."""
+    """One packed row, as read-only views of the mapped file."""
 
     input_ids: NDArray[np.int32]
     """(seq_len,)"""
     labels: NDArray[np.int32]
-    """(seq_len,), -100 where no loss counts."""
+    """(seq_len,), -100 where masked."""
     seq_lengths: NDArray[np.int32]
-    """(documents,): their sum is the number of real tokens; the rest is padding."""
+    """(documents,): their sum is the number of real tokens, followed by padding."""
 
 
 class PackedRows:
@@ -98,7 +98,7 @@ class PackedRows:
                 self._maps[shard] = whole, pa.ipc.open_stream(whole).schema
             whole, schema = self._maps[shard]
             message = pa.ipc.read_message(pa.BufferReader(whole.slice(at)))
-            return _viewed(pa.ipc.read_record_batch(message, schema))
+            return _batch_views(pa.ipc.read_record_batch(message, schema))
         except (OSError, EOFError, pa.ArrowInvalid, IndexError) as error:
             raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
 
@@ -113,15 +113,17 @@ class PackedRows:
 
 
 def open_pack(folder: Path, split: str) -> PackedRows:
-    """The rows of ``split`` (`train` or `validation`); a folder that is no pack is a ``UserError``."""
+    """The rows of ``split`` (`train` or `validation`); a folder that is not a pack is a ``UserError``."""
     return PackedRows(Path(folder), split)
 
 
 def read_manifest(folder: Path) -> PackManifest:
-    """The manifest of a finished pack; without one there is no pack."""
+    """The manifest of a finished pack; a folder without one is a ``UserError``."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder}: is no finished pack (it has no {MANIFEST}); make one with `gemfit pack`")
+        raise UserError(
+            f"{folder}: is not a finished pack (it has no {MANIFEST}); make one with `gemfit pack`"
+        )
     return PackManifest.read(path)
 
 
@@ -152,7 +154,7 @@ class _Batch(NamedTuple):
     labels: NDArray[np.int32]
     """(rows, seq_len)"""
     ends: NDArray[np.int32]
-    """(rows + 1,): where the lengths of each row begin and end in ``seq_lengths``."""
+    """(rows + 1,): offsets of each row in ``seq_lengths``."""
     seq_lengths: NDArray[np.int32]
 
 
@@ -164,7 +166,7 @@ def _table(path: Path) -> NDArray[np.int64]:
     return table
 
 
-def _viewed(batch: pa.RecordBatch) -> _Batch:
+def _batch_views(batch: pa.RecordBatch) -> _Batch:
     lengths = batch.column("seq_lengths")
     ends = np.frombuffer(lengths.buffers()[1], np.int32, batch.num_rows + 1)
     return _Batch(

@@ -46,7 +46,7 @@ class AssembledIds(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Control:
-    """The control texts of a grammar, encoded, as flat arrays. Places are numbered as above."""
+    """The control texts of a segments, encoded, as flat arrays. Places are numbered as above."""
 
     words: Words
     edges: NDArray[np.int64]
@@ -55,17 +55,17 @@ class Control:
     train_all: bool
 
 
-def make_control(grammar: TemplateSegments, control: Mapping[str, Words], loss_on: str) -> Control:
+def make_control(segments: TemplateSegments, control: Mapping[str, Words], loss_on: str) -> Control:
     """Lay out the control texts; a role without a turn of its own has none."""
-    texts = [grammar.begin, grammar.system_before, grammar.system_after, grammar.final]
-    texts += [grammar.headers.get(role, "") for role in ROLES]
-    texts += [grammar.ends.get(role, "") for role in ROLES]
+    texts = [segments.begin, segments.system_before, segments.system_after, segments.final]
+    texts += [segments.headers.get(role, "") for role in ROLES]
+    texts += [segments.ends.get(role, "") for role in ROLES]
     pieces = [control[text] if text else np.empty(0, np.uint32) for text in texts]
     edges = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-    return Control(np.concatenate(pieces), edges, grammar.system_inside, loss_on == "all")
+    return Control(np.concatenate(pieces), edges, segments.system_inside, loss_on == "all")
 
 
-def compose(
+def assemble_ids(
     ids: NDArray[np.uint32], content_ends: NDArray[np.int64], messages: Messages, control: Control
 ) -> AssembledIds:
     """Render every conversation. ids: (content tokens,), content_ends: (messages,)."""
@@ -78,7 +78,7 @@ def compose(
     total = len(ids) + int(around[messages.roles].sum())
     total += len(messages.last) * int(sizes[BEGIN] + sizes[_FINAL])
     return AssembledIds(
-        *_compose(
+        *_assemble(
             ids,
             content_ends,
             messages.roles,
@@ -94,7 +94,7 @@ def compose(
 
 
 @njit
-def _compose(ids, content_ends, roles, untrained, last, control, edges, inside, train_all, total):  # type: ignore[no-untyped-def]
+def _assemble(ids, content_ends, roles, untrained, last, control, edges, inside, train_all, total):  # type: ignore[no-untyped-def]
     words = np.empty(total, np.uint32)
     ends, turns = np.empty(len(last), np.int64), np.empty(len(roles), np.int64)
     trained = np.empty(len(last), np.int32)

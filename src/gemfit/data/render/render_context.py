@@ -30,7 +30,7 @@ class RenderContext:
     control: Control
     overlong: str
     seq_len: int
-    personal: Literal["ignore", "count", "mask"]
+    pii: Literal["ignore", "count", "mask"]
     """What is done about personal data: `ignore`, `count` or `mask`."""
     num_hashes: int
     """Places of a signature; 0 where near duplicates are not looked for."""
@@ -73,19 +73,19 @@ class RenderContext:
         marks = tuple(Message(role, f" \n<mark{index}'&\"mark>\n ") for index, role in enumerate(roles))
         tokenizer = self.renderer.tokenizer
         try:
-            check_template(tokenizer, self.renderer.grammar, Conversation("", marks))
+            check_template(tokenizer, self.renderer.segments, Conversation("", marks))
         except UserError:
             return False
         return not looks_inside(tokenizer, roles)
 
 
 def make_render_context(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> RenderContext:
-    """Find the grammar of the format and encode its control texts; call it before workers are forked."""
+    """Find the segments of the format and encode its control texts; call it before workers are forked."""
     renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
     return RenderContext(
         renderer,
         encoder,
-        make_control(renderer.grammar, renderer.control, data.loss_on),
+        make_control(renderer.segments, renderer.control, data.loss_on),
         data.overlong,
         data.seq_len,
         data.pii,

@@ -1,6 +1,6 @@
 """Conversations to tokens and labels.
 
-Pieces (control text, contents) are encoded apart and joined; see ``grammar``. The cost is the
+Pieces (control text, contents) are encoded apart and joined; see ``segments``. The cost is the
 tokenizer's: contents of many conversations are encoded in one parallel call.
 
 ``loss_on: all`` trains every token but the first of the conversation, which nothing predicts.
@@ -30,9 +30,9 @@ class Renderer:
     """A tokenizer and a format, ready for any number of conversations."""
 
     tokenizer: Any
-    grammar: TemplateSegments
+    segments: TemplateSegments
     control: Mapping[str, Words]
-    """Every control text of the grammar, encoded."""
+    """Every control text of the segments, encoded."""
     loss_on: str
     templated: bool
 
@@ -43,31 +43,31 @@ class Renderer:
         """
         _check_trained(conversation, self.loss_on)
         if self.templated and follow:
-            check_template(self.tokenizer, self.grammar, conversation)
+            check_template(self.tokenizer, self.segments, conversation)
 
     def render(self, conversations: Sequence[Conversation]) -> list[Document]:
         """One document for each conversation; ``check`` has passed them."""
-        texts = [self.grammar.content(message) for c in conversations for message in c.messages]
+        texts = [self.segments.content(message) for c in conversations for message in c.messages]
         contents = iter(encode_contents(self.tokenizer, texts))
         return [self._document(c, [next(contents) for _ in c.messages]) for c in conversations]
 
     def _document(self, conversation: Conversation, contents: list[Words]) -> Document:
-        grammar, control = self.grammar, self.control
+        segments, control = self.segments, self.control
         flags = [self._flags(conversation, index) for index in range(len(conversation.messages))]
         messages: Sequence[Message] = conversation.messages
-        bos = system_prefix = control[grammar.begin]
+        bos = system_prefix = control[segments.begin]
         flagged, inline_system, system_flag = bos | self._all, _NONE, _NO
         if messages[0].role == "system":
-            system, system_flag = np.concatenate([contents[0], control[grammar.system_after]]), flags[0][0]
+            system, system_flag = np.concatenate([contents[0], control[segments.system_after]]), flags[0][0]
             messages, contents, flags = messages[1:], contents[1:], flags[1:]
-            if grammar.system_inside:
+            if segments.system_inside:
                 inline_system = system
             else:
-                system_prefix = np.concatenate([control[grammar.system_before], system])
+                system_prefix = np.concatenate([control[segments.system_before], system])
                 flagged = system_prefix | system_flag
         pieces, turns, length = [flagged], [], len(system_prefix)
         for index, (message, content) in enumerate(zip(messages, contents, strict=True)):
-            header, end = control[grammar.headers[message.role]], control[grammar.ends[message.role]]
+            header, end = control[segments.headers[message.role]], control[segments.ends[message.role]]
             turns.append(Turn(message.role, length, len(header)))
             before, flag = flags[index]
             turn = [
@@ -77,7 +77,7 @@ class Renderer:
                 end | flag,
             ]
             if index == len(messages) - 1:
-                turn.append(control[grammar.final] | flag)
+                turn.append(control[segments.final] | flag)
             pieces += turn
             length += sum(map(len, turn))
         words = np.concatenate(pieces)
@@ -88,8 +88,8 @@ class Renderer:
             bos,
             system_prefix,
             inline_system,
-            user_header=control[grammar.headers["user"]],
-            user_end=control[grammar.ends["user"]],
+            user_header=control[segments.headers["user"]],
+            user_end=control[segments.ends["user"]],
         )
 
     @property
@@ -105,19 +105,19 @@ class Renderer:
 
 
 def make_renderer(tokenizer: Any, format: str, eos: str = "token", loss_on: str = "all") -> Renderer:
-    """Find the grammar of ``format`` for this tokenizer and encode its control texts."""
-    grammar = chat_template(tokenizer) if format == "chat_template" else role_markers(tokenizer, eos)
+    """Find the segments of ``format`` for this tokenizer and encode its control texts."""
+    segments = chat_template(tokenizer) if format == "chat_template" else role_markers(tokenizer, eos)
     texts = {
-        grammar.begin,
-        grammar.system_before,
-        grammar.system_after,
-        grammar.reply,
-        grammar.final,
-        *grammar.headers.values(),
-        *grammar.ends.values(),
+        segments.begin,
+        segments.system_before,
+        segments.system_after,
+        segments.reply,
+        segments.final,
+        *segments.headers.values(),
+        *segments.ends.values(),
     }
     control = {text: encode_control(tokenizer, text) for text in texts}
-    return Renderer(tokenizer, grammar, control, loss_on, format == "chat_template")
+    return Renderer(tokenizer, segments, control, loss_on, format == "chat_template")
 
 
 def encode_control(tokenizer: Any, text: str) -> Words:
@@ -145,9 +145,9 @@ def prompt_ids(
     renderer = make_renderer(tokenizer, format, eos)
     renderer.check(conversation)
     (document,) = renderer.render([conversation])
-    control, grammar = renderer.control, renderer.grammar
-    told = document.words[: len(document.words) - len(control[grammar.final])]
-    return token_ids(np.concatenate([told, control[grammar.reply]])).tolist()
+    control, segments = renderer.control, renderer.segments
+    told = document.words[: len(document.words) - len(control[segments.final])]
+    return token_ids(np.concatenate([told, control[segments.reply]])).tolist()
 
 
 def stop_ids(tokenizer: Any, format: str, eos: str = "token") -> list[int]:

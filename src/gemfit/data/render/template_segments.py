@@ -72,7 +72,7 @@ def role_markers(tokenizer: Any, eos: str) -> TemplateSegments:
 
 
 def chat_template(tokenizer: Any) -> TemplateSegments:
-    """The grammar of the tokenizer's own template, found by rendering marked conversations.
+    """The segments of the tokenizer's own template, found by rendering marked conversations.
 
     A template whose turns are not header, content, end is a ``UserError``; ``check_template`` later
     compares whole conversations, so what the marks did not show cannot pass unseen.
@@ -91,8 +91,8 @@ def chat_template(tokenizer: Any) -> TemplateSegments:
         ) from None
 
 
-def check_template(tokenizer: Any, grammar: TemplateSegments, conversation: Conversation) -> None:
-    """Refuse a conversation that the template refuses, or renders other than the grammar does."""
+def check_template(tokenizer: Any, segments: TemplateSegments, conversation: Conversation) -> None:
+    """Refuse a conversation that the template refuses, or renders other than the segments does."""
     place, messages = conversation.place, conversation.messages
     if conversation.tools:
         raise UserError(
@@ -108,25 +108,25 @@ def check_template(tokenizer: Any, grammar: TemplateSegments, conversation: Conv
             f"{place}: the chat template refuses the roles {roles}: {error}; "
             "mend the conversation, or use data.format: role_markers"
         ) from None
-    if wanted != "".join(written(grammar, messages)):
+    if wanted != "".join(rendered_pieces(segments, messages)):
         raise UserError(
             f"{place}: the chat template rewrites this conversation (it drops or changes contents), "
             "so its tokens have no certain labels; use data.format: role_markers"
         )
 
 
-def written(grammar: TemplateSegments, messages: Sequence[Message]) -> list[str]:
+def rendered_pieces(segments: TemplateSegments, messages: Sequence[Message]) -> list[str]:
     """The pieces of a conversation: control text and content by turns."""
-    pieces = [grammar.begin]
+    pieces = [segments.begin]
     turns = list(messages)
     if turns[0].role == "system":
-        pieces = [grammar.system_before, grammar.content(turns.pop(0)), grammar.system_after]
+        pieces = [segments.system_before, segments.content(turns.pop(0)), segments.system_after]
     for index, message in enumerate(turns):
         # The system text stands behind the first header already.
-        inside = grammar.system_inside and len(pieces) == 3 and index == 0
-        header = "" if inside else grammar.headers[message.role]
-        pieces += [header, grammar.content(message), grammar.ends[message.role]]
-    return [*pieces, grammar.final]
+        inside = segments.system_inside and len(pieces) == 3 and index == 0
+        header = "" if inside else segments.headers[message.role]
+        pieces += [header, segments.content(message), segments.ends[message.role]]
+    return [*pieces, segments.final]
 
 
 def _probe(tokenizer: Any) -> TemplateSegments:
