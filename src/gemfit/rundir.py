@@ -1,6 +1,6 @@
-"""The folder of a run: every path in it, and every change of its state.
+"""Run folder: its paths, state files and lock.
 
-Nobody else joins paths, but for the records of Slurm jobs and the spool below it. State files are replaced
+Only the records of Slurm jobs and the spool have paths that are defined elsewhere. State files are replaced
 atomically, so a reader sees the old one or the new one.
 """
 
@@ -27,7 +27,7 @@ class RunDir:
 
     @classmethod
     def create(cls, root: Path, plan: Plan) -> RunDir:
-        """Make the folder and write the plan; a folder that holds anything is refused."""
+        """Create the folder and write the plan; a folder that is not empty is a ``UserError``."""
         cls.check_unused(root)
         run = cls(root)
         for folder in (root, run.logs, run.checkpoints):
@@ -37,7 +37,7 @@ class RunDir:
 
     @staticmethod
     def check_unused(root: Path) -> None:
-        """``UserError`` for a folder that holds anything: it is asked before the expensive part."""
+        """``UserError`` for a folder that is not empty; called before anything expensive."""
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UserError(
                 f"{root}: is already in use; resume it with `gemfit resume {root}`, or choose another --run"
@@ -57,11 +57,11 @@ class RunDir:
 
     @property
     def plans(self) -> Path:
-        """What earlier attempts carried out, and what each attempt was allowed."""
+        """Folder of replaced plans and of `AttemptRecord` files."""
         return self.root / "plans"
 
     def earlier_plan(self, attempt: int) -> Path:
-        """The plan that ``attempt`` was the last to carry out."""
+        """The replaced plan that ``attempt`` was the last to run."""
         return self.plans / f"plan-{attempt}.json"
 
     def attempt_record_file(self, attempt: int) -> Path:
@@ -69,7 +69,7 @@ class RunDir:
 
     @property
     def recipe_file(self) -> Path:
-        """The resolved recipe, for a person to read."""
+        """The resolved recipe, for reading only."""
         return self.root / "recipe.yaml"
 
     @property
@@ -85,33 +85,33 @@ class RunDir:
         return self.root / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
-        """Where the committed checkpoint of ``step`` lies."""
+        """Folder of the committed checkpoint of ``step``."""
         return self.checkpoints / f"step-{step:08d}"
 
     def staging(self, step: int, attempt: int) -> Path:
-        """Where it is written before its commit; one per attempt, so that attempts cannot mix."""
+        """Folder in which it is written before its commit; one per attempt, so that attempts do not mix."""
         return self.checkpoints / f".staging-{step:08d}-{attempt}"
 
     def replaced(self, step: int) -> Path:
-        """Where an older checkpoint of the same step waits until the new one is in place."""
+        """Folder of an older checkpoint of the same step until the new one is committed."""
         return self.checkpoints / f"replaced-{step:08d}"
 
     def retired(self, name: str) -> Path:
-        """Where the checkpoint folder ``name`` is while it is being removed."""
+        """Folder to which the checkpoint folder ``name`` is renamed while it is removed."""
         return self.checkpoints / f".retired-{name}"
 
     @property
     def quarantine(self) -> Path:
-        """Where damaged checkpoints are put aside."""
+        """Folder of damaged checkpoints."""
         return self.root / "quarantine"
 
     def committed(self) -> list[Path]:
-        """Every folder that a checkpoint was committed to, in no particular order."""
+        """Folders of committed checkpoints, in no particular order."""
         return [*self.checkpoints.glob("step-*"), *self.checkpoints.glob("replaced-*")]
 
     @property
     def export(self) -> Path:
-        """Default place of the Hugging Face model folder."""
+        """Default folder of the exported Hugging Face model."""
         return self.root / "export"
 
     @property
@@ -136,12 +136,12 @@ class RunDir:
 
     @property
     def card_notes(self) -> Path:
-        """What a person adds to the card, in Markdown."""
+        """User's own section of the model card, in Markdown."""
         return self.root / "card" / "notes.md"
 
     @property
     def card_statements(self) -> Path:
-        """What a person has stated for the card that no file of the run says."""
+        """User statements for the model card that no file of the run contains."""
         return self.root / "card" / "stated.json"
 
     @property
@@ -151,12 +151,12 @@ class RunDir:
 
     @property
     def spool(self) -> Path:
-        """What is to be sent to the Hugging Face Hub."""
+        """Upload queue for the Hugging Face Hub."""
         return self.root / "hub"
 
     @property
     def spooled_steps(self) -> list[int]:
-        """Steps that are to be sent to the Hugging Face Hub, and were not yet."""
+        """Steps whose upload to the Hugging Face Hub is pending."""
         found = [*self.spool.glob("step-*"), *self.spool.glob("pending/step-*.json")]
         return sorted({int(path.stem.removeprefix("step-")) for path in found})
 
@@ -207,13 +207,13 @@ class RunDir:
         return Plan.read(self.plan_file)
 
     def adopt(self, plan: Plan) -> None:
-        """Make ``plan`` the run's own, and keep the one before; the same plan changes nothing."""
+        """Replace the plan of the run and keep the old one; an equal plan changes nothing."""
         old = self.plan()
         if plan == old:
             return
         self.plans.mkdir(exist_ok=True)
         kept = self.earlier_plan(self.attempt)
-        if not kept.exists():  # else no attempt has begun under the plan that is replaced now
+        if not kept.exists():  # else no attempt has begun under the plan being replaced
             write_atomic(kept, old.to_json())
         write_atomic(self.plan_file, plan.to_json())
 
@@ -230,9 +230,9 @@ class RunDir:
         return int(self.attempt_file.read_text()) if self.attempt_file.is_file() else 0
 
     def begin_attempt(self, allowed_changes: Collection[str] = ()) -> int:
-        """Number a new attempt, and clear what the last one left behind.
+        """Number a new attempt, and remove stop file and verdict of the last one.
 
-        What the last attempt was allowed to change is allowed on: it may have ended before it saved.
+        Allowed changes of the last attempt stay allowed: it may have ended before it saved.
         """
         number, earlier = self.attempt + 1, self.attempt_record(self.attempt)
         allowed = tuple(dict.fromkeys([*earlier.allowed_changes, *allowed_changes]))
@@ -245,7 +245,7 @@ class RunDir:
         return number
 
     def attempt_record(self, attempt: int) -> AttemptRecord:
-        """What ``attempt`` was started with; nothing is allowed to one that left no record."""
+        """What ``attempt`` was started with; without a record, no change is allowed."""
         path = self.attempt_record_file(attempt)
         return AttemptRecord.read(path) if path.is_file() else AttemptRecord(attempt=attempt, plan_digest="")
 
@@ -254,7 +254,7 @@ class RunDir:
         write_atomic(self.stop_file, "stop\n")
 
     def is_complete(self, plan: Plan) -> bool:
-        """Whether the last attempt did all that ``plan`` wants, which may be more than the one it had."""
+        """Whether the last attempt completed ``plan``, which may be longer than its own."""
         verdict = self.verdict()
         if verdict is None or verdict.outcome is not AttemptOutcome.COMPLETED:
             return False
@@ -267,7 +267,7 @@ class RunDir:
 
     @property
     def is_active(self) -> bool:
-        """True while some process holds the run."""
+        """Whether some process holds the lock of the run."""
         try:
             with self.hold():
                 return False
@@ -276,9 +276,9 @@ class RunDir:
 
     @contextmanager
     def hold(self, *, patience_seconds: float = 0.0) -> Iterator[int]:
-        """Keep every other launcher out of this run; a held run is a ``UserError``.
+        """Lock the run against other launchers; a locked run is a ``UserError``.
 
-        Yields the lock's file descriptor: a child that inherits it keeps the run held while it lives.
+        Yields the lock's file descriptor: a child that inherits it keeps the lock while it lives.
         """
         with self.lock_file.open("a") as stream:
             if not try_lock(stream.fileno(), patience_seconds=patience_seconds):

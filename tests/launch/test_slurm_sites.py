@@ -83,7 +83,7 @@ def test_a_missing_file_is_not_taken_for_a_name() -> None:
         ("gpus_per_node: 0\ngpu_kind: h100\n", "gpu_kind` has no effect"),
         ("env:\n  HF_TOKEN: hf_abc\n", "would stand in the script"),
         ("env:\n  WANDB_API_KEY: abc\n", "export it in the shell that submits"),
-        ("env:\n  'A B': x\n", "no name of a variable"),
+        ("env:\n  'A B': x\n", "not a valid name of a variable"),
         ("container:\n  kind: docker\n  image: x\n", r"mine.yaml:2: container.kind"),
     ],
 )

@@ -140,7 +140,7 @@ def test_an_inconsistent_hub_section_is_rejected(settings: dict[str, object], wo
 
 def test_best_needs_a_validation_split() -> None:
     hub = {"repo": "a/b", "push": "best"}
-    with pytest.raises(ValidationError, match="held-out data"):
+    with pytest.raises(ValidationError, match="validation_share"):
         Recipe.model_validate({"model": {"scratch": {}}, "hub": hub, "data": {"validation_share": 0.0}})
 
 

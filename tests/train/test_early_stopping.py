@@ -80,8 +80,11 @@ def test_what_is_recalled_is_the_newest_of_each_step_up_to_the_checkpoint(tmp_pa
     ("wrong", "words"),
     [
         ({"checkpoint": CheckpointRecipe(keep_best=False)}, "needs `checkpoint.keep_best`"),
-        ({"checkpoint": CheckpointRecipe(every_steps=30)}, "no multiple of `checkpoint.every_steps`, 30"),
-        ({"data": DataRecipe(validation_share=0)}, "needs held-out data"),
+        (
+            {"checkpoint": CheckpointRecipe(every_steps=30)},
+            r"is not a multiple of `checkpoint.every_steps` \(30\)",
+        ),
+        ({"data": DataRecipe(validation_share=0)}, "needs a validation split"),
         ({"hub": HubRecipe(repo="me/mine", push="end")}, "`hub.push: end` waits for the last step"),
     ],
 )

@@ -71,7 +71,7 @@ def test_a_last_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"kind": "other"}', '{"kind": "step"}'])
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     metrics = write(tmp_path / "m", step(1), tail=line + "\n")
-    with pytest.raises(UserError, match=r"m:2: is no record"):
+    with pytest.raises(UserError, match=r"m:2: is not a record"):
         read_history(metrics)
 
 

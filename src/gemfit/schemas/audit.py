@@ -27,7 +27,7 @@ class AuditedReply(Contract):
 
 
 class AuditScore(Contract):
-    """One figure of one suite."""
+    """One score of one suite."""
 
     probe: str
     name: str
@@ -65,7 +65,7 @@ class AuditedModel(Contract):
 
 
 class AuditedSuite(Contract):
-    """What a suite is for."""
+    """Purpose, source and limits of a suite."""
 
     purpose: str
     source: str

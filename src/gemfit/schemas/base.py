@@ -1,4 +1,4 @@
-"""The base of every value that crosses a file or a process: frozen, strict, no unknown keys."""
+"""Base of all values in files and between processes: frozen, strict pydantic models."""
 
 from __future__ import annotations
 

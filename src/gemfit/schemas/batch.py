@@ -1,4 +1,4 @@
-"""How one optimizer step is cut over ranks and micro-steps. The only place of this arithmetic."""
+"""Batch arithmetic: rows of one optimizer step over ranks and gradient accumulation steps."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Batch(Contract):
         return self.global_batch_size * self.seq_len
 
     def rank_slots(self, rank: int) -> Iterator[range]:
-        """For each micro-step, the slots of ``rank``; a slot of ``global_batch_size`` or more is empty."""
-        for micro in range(self.gradient_accumulation_steps):
-            start = (micro * self.world_size + rank) * self.per_device_batch_size
+        """Slots of ``rank`` per accumulation step; those of ``global_batch_size`` or more are idle."""
+        for accumulation_step in range(self.gradient_accumulation_steps):
+            start = (accumulation_step * self.world_size + rank) * self.per_device_batch_size
             yield range(start, start + self.per_device_batch_size)
 
 
 def make_batch(
     *, global_batch_size: int, max_per_device_batch_size: int, world_size: int, seq_len: int
 ) -> Batch:
-    """The shape with the fewest idle slots, and of those the one with the fewest micro-steps.
+    """The shape with the fewest idle slots, and of those the one with the fewest gradient accumulation steps.
 
     Raises ``UserError`` when there are more ranks than rows in a batch.
     """
@@ -94,7 +94,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 class DataCursor(Contract):
-    """The position in the data: one integer, whatever the world size.
+    """Position in the data: one integer, independent of the world size.
 
     ``row`` counts rows from the start of training, so optimizer step ``k`` takes
     ``[k * global_batch_size, (k + 1) * global_batch_size)`` of an endless sequence of permuted epochs.

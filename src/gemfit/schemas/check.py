@@ -1,4 +1,4 @@
-"""What `gemfit doctor` and `gemfit preflight` find: one result for each thing that was looked at."""
+"""Results of the checks of `gemfit doctor` and `gemfit preflight`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from gemfit.schemas.base import Contract
 
 
 class CheckResult(Contract):
-    """One thing that was looked at."""
+    """Result of one check."""
 
     about: str
     name: str
     state: Literal["ok", "warning", "error"]
     found: str
     do: str = ""
-    """What to do about it; empty where nothing is wrong, or where ``found`` says it."""
+    """Remedy; empty if nothing is wrong, or if ``found`` contains it."""
 
 
 def ok(about: str, name: str, found: str) -> CheckResult:
@@ -24,10 +24,10 @@ def ok(about: str, name: str, found: str) -> CheckResult:
 
 
 def warning(about: str, name: str, found: str, do: str = "") -> CheckResult:
-    """It works, or may work, but not as well as it could, or may cost work."""
+    """Training works, or may work, but slower than it could, or with a risk of lost work."""
     return CheckResult(about=about, name=name, state="warning", found=found, do=do)
 
 
 def error(about: str, name: str, found: str, do: str = "") -> CheckResult:
-    """Training would fail, be wrong, or not come back."""
+    """Training would fail, be wrong, or not resume."""
     return CheckResult(about=about, name=name, state="error", found=found, do=do)

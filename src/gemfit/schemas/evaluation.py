@@ -53,7 +53,7 @@ class TaskScore(Contract):
 
 
 class EvaluatedModel(Contract):
-    """All figures of one model."""
+    """All results of one model."""
 
     name: str
     """`base`, `step 200`, or the folder of a model."""

@@ -1,6 +1,6 @@
-"""What a folder of packed rows or a checkpoint contains, with the digests that prove it.
+"""Manifests of packs and checkpoints: their files with sizes and digests.
 
-A manifest is written last: whoever finds one may trust every file that it names.
+A manifest is written last, so every file that it names is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class FileDigest(Contract):
 
 
 def missing_or_resized(folder: Path, files: Iterable[FileDigest]) -> str | None:
-    """The first of ``files`` that is not in ``folder`` with its size, in words; reads no content."""
+    """Describes the first of ``files`` that is missing or has another size; reads no content."""
     for file in files:
         path = folder / file.path
         if not path.is_file():
@@ -35,7 +35,7 @@ def missing_or_resized(folder: Path, files: Iterable[FileDigest]) -> str | None:
 
 
 class SplitCounts(Contract):
-    """What one split (train or validation) holds."""
+    """Counts of one split (train or validation)."""
 
     rows: int
     conversations: int
@@ -55,7 +55,7 @@ class SplitCounts(Contract):
 
 
 class Losses(Contract):
-    """What did not become a trained token once, and why. Counts are exact."""
+    """Lines, conversations and tokens that were dropped, split or repeated. Counts are exact."""
 
     lines_read: int
     blank_lines: int
@@ -83,7 +83,7 @@ class Losses(Contract):
 
 
 class TokenFlow(Contract):
-    """What became of the tokens that were read: of valid conversations, as rendered."""
+    """Token accounting of one source: tokens of valid conversations, as rendered."""
 
     tokens_read: int
     repeated: int
@@ -105,7 +105,7 @@ class TokenFlow(Contract):
 
     @property
     def balance(self) -> int:
-        """Tokens that went in and were written again, less all that came out: 0, or there is a bug."""
+        """Tokens read and repeated, less those packed and dropped: 0, or there is a bug."""
         lost = self.duplicate + self.near_duplicate + self.left_by_weight + self.beyond_max_rows
         lost += self.overlong + self.truncated + self.untrained
         return self.tokens_read + self.repeated + self.oversampled - self.packed - lost
@@ -153,11 +153,11 @@ class PackManifest(Contract):
     """Tokens of each role's turns in the conversations that are packed, each counted once; `control` is
     what belongs to no turn."""
     pii: dict[str, int] = Field(default_factory=dict)
-    """Personal data found, by kind."""
+    """PII found, by kind."""
     sources: tuple[PackSource, ...] = ()
     inputs: tuple[PackInput, ...] = ()
     engine: str = ""
-    """What turned text into tokens; all engines give the same ones."""
+    """Tokenizer engine; all engines give the same tokens."""
     files: tuple[FileDigest, ...]
     versions: dict[str, str]
 
@@ -174,7 +174,7 @@ class CheckpointManifest(Contract):
     plan_digest: str
     """Of the plan that it was saved under; strategy and world size are part of it."""
     training: dict[str, JsonValue]
-    """What decides the training, as `Plan.training_identity` gives it: a resume compares it."""
+    """`Plan.training_identity`: a resume compares it."""
     attempt: int
     eval_loss: float | None = None
     files: tuple[FileDigest, ...]

@@ -1,4 +1,4 @@
-"""What a running job leaves for others to read: metric lines and the verdict."""
+"""Records of a run: lines of `metrics.jsonl` and `ledger.jsonl`, and the verdict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StepRecord(Contract):
     time: float
     """Seconds since the Unix epoch."""
     data_seconds: float | None = None
-    """How long the first rank waited for the batches of this step, in seconds."""
+    """Seconds that rank 0 waited for the batches of this step."""
     seconds: float | None = None
     """From asking for the step's batches to the agreement of all ranks that it is done."""
     tokens: int | None = None
@@ -38,7 +38,7 @@ class StepRecord(Contract):
 
 
 class EvalRecord(Contract):
-    """One line of ``metrics.jsonl`` after an evaluation on the held-out rows."""
+    """One line of ``metrics.jsonl`` after an evaluation on the validation split."""
 
     kind: Literal["eval"] = "eval"
     attempt: int
@@ -48,7 +48,7 @@ class EvalRecord(Contract):
     token_accuracy: float
     tokens: int
     seconds: float | None = None
-    """How long the training waited for it."""
+    """Seconds that training waited for it."""
     time: float
 
 
@@ -59,23 +59,23 @@ class SaveRecord(Contract):
     attempt: int
     step: int
     stall_seconds: float
-    """How long the training waited: for an earlier save, and for the copy or the whole writing."""
+    """Seconds that training waited: for an earlier save, and for the copy or the whole write."""
     write_seconds: float
     bytes: int
     time: float
 
 
 class RankMemory(Contract):
-    """The most memory that one rank held from its first step on, in bytes."""
+    """Peak memory of one rank from its first step on, in bytes."""
 
     held: int
-    """By the process, in host memory, before the first step."""
+    """Host memory of the process before the first step."""
     host: int
-    """By the process, in host memory; pages of mapped files count, although ranks share them."""
+    """Host memory of the process; includes pages of mapped files, although ranks share them."""
     gpu: int | None = None
-    """In tensors on its GPU."""
+    """Tensors on its GPU."""
     gpu_reserved: int | None = None
-    """By the allocator on its GPU."""
+    """Reserved by the allocator of its GPU."""
 
 
 class MemoryRecord(Contract):
@@ -96,11 +96,11 @@ class Gpu(Contract):
     memory: int
     """In bytes."""
     power_limit_watts: float | None = None
-    """The most that the board draws, as NVML says; `None` where it does not."""
+    """Power limit by NVML; `None` if it reports none."""
 
 
 class Host(Contract):
-    """A machine of an attempt, and how many of the ranks run on it."""
+    """A machine of an attempt, and the number of ranks on it."""
 
     ranks: int
     cpu: str
@@ -114,7 +114,7 @@ class Host(Contract):
 
 
 class HardwareRecord(Contract):
-    """One line of ``metrics.jsonl`` at the start of an attempt: what it runs on."""
+    """One line of ``metrics.jsonl`` at the start of an attempt: machines and versions."""
 
     kind: Literal["hardware"] = "hardware"
     attempt: int
@@ -122,7 +122,7 @@ class HardwareRecord(Contract):
     """Optimizer steps done before it."""
     hosts: tuple[Host, ...]
     versions: dict[str, str]
-    """Of gemfit and of what it builds on; `CUDA` and `driver` where there are GPUs."""
+    """Of gemfit and its dependencies; `CUDA` and `driver` where there are GPUs."""
     time: float
     """When training began, in seconds since the Unix epoch."""
 
@@ -138,15 +138,15 @@ class HardwareRecord(Contract):
 
 
 class EnergyRecord(Contract):
-    """One line of ``metrics.jsonl`` at the end of an attempt: what counters of energy have counted in it."""
+    """One line of ``metrics.jsonl`` at the end of an attempt: readings of energy counters."""
 
     kind: Literal["energy"] = "energy"
     attempt: int
     step: int
     cpu_joules: float | None
-    """By the processors of all hosts (RAPL), whatever else ran there; `None` where one cannot be read."""
+    """CPUs of all hosts (RAPL), including other processes; `None` if one cannot be read."""
     gpu_joules: float | None
-    """By the boards that the ranks use (NVML); `None` where one does not count, and without GPUs."""
+    """GPUs that the ranks use (NVML); `None` if one has no counter, and without GPUs."""
     seconds: float
     """From the start of training to its end."""
     time: float
@@ -177,11 +177,11 @@ class LedgerRecord(Contract):
     step: int
     """Optimizer steps done, this one included."""
     rows: tuple[int, ...]
-    """Rows of the pack as they were fed to the ranks, in the order of the step; -1 for an idle place."""
+    """Rows of the pack as they were fed to the ranks, in the order of the step; -1 for an idle slot."""
 
 
 class AttemptRecord(Contract):
-    """What an attempt was started with, besides the plan."""
+    """Start parameters of an attempt that are not in the plan."""
 
     attempt: int
     plan_digest: str
@@ -190,13 +190,13 @@ class AttemptRecord(Contract):
 
 
 class EarlyStop(Contract):
-    """Why a run ended before its last step: its held-out loss had stopped falling."""
+    """Early stopping: the run ended before its last step, because its validation loss stopped falling."""
 
     patience: int
-    """As `EarlyStopping` had it, like `min_delta`."""
+    """Of `EarlyStopping`, like `min_delta`."""
     min_delta: float
     best_step: int
-    """Of the last improvement; of losses that were lower by less than ``min_delta`` there may be some."""
+    """Step of the last improvement by at least ``min_delta``."""
     best_loss: float
 
 

@@ -1,6 +1,6 @@
-"""The story of a run over all its attempts, read from its metric lines.
+"""Metrics of a run over all its attempts; steps that were repeated after a resume count once.
 
-What a resumed attempt did again counts once, as the later attempt did it.
+The record of the later attempt is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Standing = TypeVar("Standing", StepRecord, EvalRecord, SaveRecord)
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a run did, each step once."""
+    """Records of a run, each step once."""
 
     steps: tuple[StepRecord, ...]
     evaluations: tuple[EvalRecord, ...]
@@ -37,24 +37,24 @@ class History:
     """The last step before each later attempt."""
     saves: tuple[SaveRecord, ...] = ()
     memory: tuple[MemoryRecord, ...] = ()
-    """Of each attempt that ended in order, as they came."""
+    """Of each attempt that ended normally, in order."""
     hardware: tuple[HardwareRecord, ...] = ()
-    """Of each attempt, as they came; none of an attempt by an older version."""
+    """Of each attempt, in order; none of an attempt by an older version."""
     energy: tuple[EnergyRecord, ...] = ()
-    """Of each attempt that ended in order, as they came."""
+    """Of each attempt that ended normally, in order."""
 
 
 def read_history(metrics: Path) -> History:
     """The records of ``metrics``; a later attempt supersedes what an earlier one did from its start on.
 
-    A file that is missing, holds no step or a line that is no record is a ``UserError``; the last line
-    may be cut short by a crash.
+    A missing file, a file without a step and an invalid line are a ``UserError``; the last line may be
+    truncated by a crash.
     """
     return make_history(read_records(metrics), metrics)
 
 
 def make_history(records: Sequence[Record], metrics: Path) -> History:
-    """What the ``records`` of ``metrics`` tell; without a step a ``UserError``."""
+    """The history in the ``records`` of ``metrics``; ``UserError`` without a step."""
     steps = [record for record in records if isinstance(record, StepRecord)]
     if not steps:
         raise UserError(f"{metrics}: holds no training step yet")
@@ -74,9 +74,9 @@ def make_history(records: Sequence[Record], metrics: Path) -> History:
 
 
 def read_records(metrics: Path) -> list[Record]:
-    """Every record of ``metrics`` as it was written, what was done again included.
+    """Every record of ``metrics``, repeated steps included.
 
-    A file that is missing or a line that is no record is a ``UserError``.
+    A missing file and an invalid line are a ``UserError``.
     """
     if not metrics.is_file():
         raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
@@ -85,7 +85,7 @@ def read_records(metrics: Path) -> list[Record]:
 
 
 def _standing(records: Sequence[Standing], firsts: dict[int, int]) -> tuple[Standing, ...]:
-    """The records that no later attempt has done again, by step."""
+    """The records that no later attempt has repeated, by step."""
     kept = [
         record
         for record in records
@@ -98,4 +98,6 @@ def _parse(metrics: Path, number: int, line: str) -> Record:
     try:
         return parse_record(line)
     except (ValueError, KeyError, TypeError, ValidationError):
-        raise UserError(f"{metrics}:{number}: is no record of this version of gemfit: {line[:80]}") from None
+        raise UserError(
+            f"{metrics}:{number}: is not a record of this version of gemfit: {line[:80]}"
+        ) from None

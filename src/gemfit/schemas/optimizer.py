@@ -1,4 +1,4 @@
-"""Settings of speed that follow from a recipe and where it runs: plans show them, the training uses them."""
+"""Optimizer implementation and prefetch depth, derived from a recipe and its ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ OPTIMIZERS = {
     "adamw_torch_fused": "AdamW, all parameters in one kernel",
     "adamw_torch": "AdamW, parameters in groups",
 }
-"""Names in ``TrainingArguments.optim``, and what they are."""
+"""Values of ``TrainingArguments.optim`` with descriptions."""
 
 
 def optimizer_of(recipe: Recipe, topology: Topology) -> str:
-    """Which of torch's AdamW steps the parameters.
+    """Implementation of torch's AdamW for these ranks.
 
-    The fused one of CPUs rounds otherwise than the plain one, and is not worth it there.
+    On CPUs the fused one rounds differently and is not faster.
     """
     strategy = recipe.strategy
     on_host = (isinstance(strategy, Fsdp) and strategy.offload) or (

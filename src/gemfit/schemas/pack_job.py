@@ -1,6 +1,6 @@
-"""What is packed, and the name under which the result is cached.
+"""Input of a pack build, and its fingerprint, under which the pack is cached.
 
-The launcher asks by this name without a tokenizer; the builder in ``gemfit.data`` makes it true.
+The launcher computes the fingerprint without a tokenizer; ``gemfit.data`` builds the pack.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 from gemfit.schemas.source_file import SourceFile, digest_file, digest_files
 
 PACK_FORMAT = 5
-"""Raised whenever the rows that the same input gives would change."""
+"""Increased whenever the same input would give other rows."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 
 
 class JobSource(Contract):
-    """One source of conversations: files, or a stream of a hub."""
+    """One source of conversations: files, or a streamed data set of the Hub."""
 
     name: str
     weight: float = 1.0
-    """How often its conversations occur in an epoch."""
+    """Occurrences of each of its conversations per epoch."""
     hub: str | None = None
     """Name for ``datasets``; `None` for files."""
     hf_config: str | None = None
@@ -59,7 +59,7 @@ class PackJob(Contract):
 
 
 def make_pack_job(recipe: Recipe) -> PackJob:
-    """Find the input files, digest them, and name the pack that they give.
+    """Find and digest the input files, and compute the fingerprint of the pack.
 
     A process reads every input byte once. Missing, empty and unreadable sources are a ``UserError``.
     """
@@ -89,7 +89,7 @@ def make_pack_job(recipe: Recipe) -> PackJob:
 
 
 def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[SourceFile, ...]) -> object:
-    """All that the rows depend on; equal for equal packs."""
+    """Everything that the rows depend on; equal for equal packs."""
     drawn = any(source.weight != 1 for source in sources)
     return {
         "format": PACK_FORMAT,
@@ -109,7 +109,7 @@ def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[Source
 
 
 def _sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
-    """Every source, and what its files are called."""
+    """Every source, with its file name, folder or glob."""
     if not data.mixture:
         find_files(None)  # says how to name the data
     return [
@@ -153,7 +153,7 @@ def cache_folder() -> Path:
 
 
 def pack_folder(fingerprint: str) -> Path:
-    """Where the pack with this fingerprint lies, or will lie."""
+    """Folder of the pack with this fingerprint, whether or not it exists."""
     return cache_folder() / "packs" / fingerprint
 
 

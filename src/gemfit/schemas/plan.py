@@ -1,6 +1,6 @@
-"""The plan: one recipe on one set of ranks, with nothing left open.
+"""The plan: one recipe on one set of ranks, with every value resolved.
 
-Two equal plans are the same run. Everything after planning only carries it out.
+Equal plans are the same run; everything after planning only executes a plan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gemfit.schemas.training_identity import flatten
 
 
 class Topology(Contract):
-    """Processes and where they run."""
+    """Number and device of the training processes."""
 
     nodes: int
     ranks_per_node: int
@@ -29,7 +29,7 @@ class Topology(Contract):
 
 
 class Steps(Contract):
-    """How long the run is, in optimizer steps."""
+    """Length of the run in optimizer steps."""
 
     rows: int
     """Packed training rows in one epoch."""
@@ -37,7 +37,7 @@ class Steps(Contract):
     per_epoch: float
     total: int
     warmup_share: float
-    """Part of all steps spent below the peak learning rate; above 1 the peak is never reached."""
+    """Warm-up steps as a share of all steps; above 1 the peak learning rate is never reached."""
 
 
 class PackReference(Contract):
@@ -58,11 +58,11 @@ NON_IDENTITY_FIELDS: dict[str, Any] = {
     "tracking": True,
     "hub": True,
 }
-"""Parts of a recipe that decide how it is trained, and where, but not what comes out of it."""
+"""Recipe fields that are not part of the training identity: they decide how a model is trained, not what."""
 
 
 class Plan(Contract):
-    """What will run, completely."""
+    """Everything that a run will do."""
 
     recipe: Recipe
     """Resolved: `attention` is not `auto`, `data.source` is set."""
@@ -81,12 +81,12 @@ class Plan(Contract):
     """Added to the environment of the command."""
     versions: dict[str, str]
     warnings: tuple[str, ...]
-    """What works, but is probably not what was meant."""
+    """Valid settings that are probably not intended."""
     attention_because: str = ""
-    """Why `recipe.model.attention` is what it is."""
+    """Why `recipe.model.attention` was selected."""
 
     def training_identity(self) -> dict[str, JsonValue]:
-        """What decides the training, by dotted key; two plans with equal identities train the same model.
+        """Training identity by dotted key; plans with equal identities train the same model.
 
         The number of steps follows from it. The data counts by the pack's fingerprint, not by its path.
         """

@@ -1,7 +1,7 @@
 """What to train: model, data, optimisation and strategy. Nothing about a cluster.
 
-Defaults are the values of the model card that the recipes reproduce, so a recipe shows only what it
-changes. A field without an effect does not exist here.
+Defaults are the values of the reference recipe, so a recipe contains only what it changes. There is no field
+without an effect.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ScratchModel(Contract):
     """A Gemma 3 with random weights and a tokenizer trained on the data: for tests and first steps."""
 
     vocab_size: Annotated[int, Field(ge=300)] = 2048
-    """Target size of the trained BPE vocabulary; 256 byte pieces and the special tokens included."""
+    """Target size of the trained BPE vocabulary; 256 byte tokens and the special tokens included."""
     hidden_size: PositiveInt = 128
     intermediate_size: PositiveInt = 512
     num_hidden_layers: PositiveInt = 6
@@ -54,7 +54,7 @@ class Quantization(Contract):
     type: Literal["nf4", "fp4"] = "nf4"
     """The 16 values that a weight may have, as multiples of the largest of its block of 64."""
     double: bool = True
-    """Keep the largest value of each block in 8 bits too: 0.127 bits a weight instead of 0.5."""
+    """Keep the largest value of each block in 8 bits too: 0.127 bits per weight instead of 0.5."""
 
 
 def _expand_quantization(value: object) -> object:
@@ -78,7 +78,7 @@ class ModelRecipe(Contract):
     attention: Literal[
         "auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
     ] = "auto"
-    """How attention is computed. `auto` takes what is installed and known to work on the card."""
+    """Attention implementation. `auto` takes what is installed and known to work on the GPU."""
     kernels: Literal["none", "liger"] = "none"
     """`liger`: fused norms, GeGLU and rotary positions for Gemma 3 on GPUs, from liger-kernel."""
     compile: bool = False
@@ -115,8 +115,8 @@ class SourceRecipe(Contract):
     """What tables call it; `source` when left out."""
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """How often each of its conversations is in an epoch: 0.5 takes every other one, 2.5 takes each twice
-    and every other one a third time. Which ones, a hash of content and `seed` decides. A held-out
-    conversation is never taken twice."""
+    and every other one a third time. Which ones, a hash of content and `seed` decides. A conversation
+    of the validation split is never taken twice."""
     hf_config: str | None = None
     """As `data.hf_config`."""
     hf_split: str = "train"
@@ -153,22 +153,22 @@ class DataRecipe(Contract):
     seq_len: Annotated[int, Field(ge=16)] = 1024
     """Tokens in a packed row."""
     overlong: Literal["split", "cut", "truncate", "drop"] = "split"
-    """What becomes of a conversation longer than a row. `split` loses nothing and cuts between turns;
-    `cut` loses nothing and fills rows to the end, by cuts inside a turn."""
+    """Handling of conversations longer than a row. `split` loses nothing and splits between turns; `cut`
+    loses nothing and fills rows to the end, by splitting inside turns."""
     near_duplicates: Literal["ignore", "group", "drop"] = "group"
-    """What becomes of conversations that are nearly the same: `group` keeps them on one side of the
-    held-out split, `drop` leaves all but one out. More than 1 % of all (and more than 8) share a template:
-    they are held out one by one."""
+    """Handling of near-duplicates: `group` keeps them on one side of the validation split, `drop` leaves all
+    but one out. A group of more than 1 % of all conversations (and more than 8) shares a template: its
+    members are split one by one."""
     near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.8
-    """How much of two conversations has to agree: estimated Jaccard similarity of their runs of five
-    tokens, system messages left aside."""
+    """Estimated Jaccard similarity of 5-gram token sets, without system messages, from which on two
+    conversations are near-duplicates."""
     pii: Literal["ignore", "count", "mask"] = "count"
-    """E-mail addresses, phone, card and bank account numbers in contents: `mask` writes `[EMAIL]`,
-    `[PHONE]`, `[CARD]`, `[IBAN]` in their place."""
+    """PII in contents (e-mail addresses, phone, payment card and bank account numbers): `mask` replaces it by
+    `[EMAIL]`, `[PHONE]`, `[CARD]`, `[IBAN]`."""
     max_rows: PositiveInt | None = None
     """Training rows of an epoch at most; a hash of their content decides which conversations stay."""
     validation_share: Share = 0.05
-    """Share of conversations held out, chosen by a hash of their content."""
+    """Share of conversations in the validation split, chosen by a hash of their content."""
     on_error: Literal["fail", "skip"] = "fail"
     """`skip` goes on after a bad line, counts it and lists it in `rejected.jsonl`."""
 
@@ -183,7 +183,7 @@ class DataRecipe(Contract):
         if self.sources and self.source is not None:
             raise ValueError("give `source` or `sources`, not both")
         if self.sources and (self.hf_config is not None or self.hf_split != "train"):
-            raise ValueError("`hf_config` and `hf_split` have no effect beside `sources`: write them there")
+            raise ValueError("`hf_config` and `hf_split` have no effect with `sources`: write them there")
         if not self.sources:
             _check_hub_settings(self.source, self.hf_config, self.hf_split)
         titles = [source.title for source in self.sources]
@@ -206,7 +206,7 @@ class DataRecipe(Contract):
 
     @property
     def label(self) -> str:
-        """The sources as a person would say them; empty before any is named."""
+        """Names and weights of the sources, for display; empty before any is named."""
         return ", ".join(
             source.title if source.weight == 1 else f"{source.title} x {source.weight:g}"
             for source in self.mixture
@@ -236,7 +236,7 @@ class BatchRecipe(Contract):
     """Rows per optimizer step."""
 
     global_batch_size: PositiveInt = 64
-    """Rows in one optimizer step, over all ranks and micro-steps: the same on every cluster."""
+    """Rows in one optimizer step, over all ranks and gradient accumulation steps."""
     max_per_device_batch_size: PositiveInt = 4
     """Upper bound of rows that one rank takes at once."""
 
@@ -259,14 +259,14 @@ class CheckpointRecipe(Contract):
 
     every_steps: PositiveInt = 100
     keep: PositiveInt = 3
-    """How many of the newest stay."""
+    """Number of newest checkpoints that are kept."""
     keep_best: bool = True
-    """Let the one of lowest held-out loss stay as well, of those saved at a step that was evaluated."""
+    """Keep the one with the lowest validation loss as well, of those saved at an evaluated step."""
     asynchronous: bool = True
-    """Train on while a copy is written; the ranks together hold 12 bytes a trained parameter for it."""
+    """Continue training while a copy is written, for 12 bytes of host memory per trained parameter."""
     max_lost_steps: PositiveInt | None = None
-    """Most steps that a crash may cost: training waits for the save under way rather than take more.
-    Left out, that is twice `every_steps`, because a save waits for the one before it."""
+    """Upper bound of steps lost in a crash: training waits for the save in progress before it exceeds it.
+    Default: twice `every_steps`, because a save waits for the one before it."""
 
     @model_validator(mode="after")
     def _bound_has_effect(self) -> Self:
@@ -285,23 +285,23 @@ class CheckpointRecipe(Contract):
 
 
 class EarlyStopping(Contract):
-    """When a run has learned what it can: it then ends before its last step, as completed."""
+    """Early stopping on the validation loss: the run ends before its last step, as completed."""
 
     patience: PositiveInt
     """Evaluations in a row without an improvement after which the run ends."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """By how much the held-out loss has to fall below that of the last improvement to be one, in nats."""
+    """Smallest decrease of the validation loss, in nats, that counts as an improvement."""
 
 
 class EvaluationRecipe(Contract):
-    """When to measure loss, perplexity and token accuracy on the held-out rows."""
+    """Evaluation of loss, perplexity and token accuracy on the validation split."""
 
     every_steps: PositiveInt = 100
     early_stopping: EarlyStopping | None = None
 
 
 class TrackingRecipe(Contract):
-    """Where metrics go, besides the run folder."""
+    """Experiment trackers, in addition to the run folder."""
 
     report_to: tuple[str, ...] = ("tensorboard",)
     """Names that Hugging Face `TrainingArguments.report_to` knows."""
@@ -309,7 +309,7 @@ class TrackingRecipe(Contract):
 
 
 class Recipe(Contract):
-    """Everything that decides what is trained. It says nothing about where."""
+    """What is trained; nothing about a cluster."""
 
     description: str = ""
     """One line for `gemfit recipes list`."""
@@ -336,14 +336,16 @@ class Recipe(Contract):
             )
         if evaluated % saved:
             raise ValueError(
-                f"`evaluation.early_stopping` needs a checkpoint of every step that is evaluated: "
-                f"`evaluation.every_steps` is {evaluated}, no multiple of `checkpoint.every_steps`, {saved}"
+                "`evaluation.early_stopping` needs a checkpoint at each evaluation: `evaluation.every_steps` "
+                f"({evaluated}) is not a multiple of `checkpoint.every_steps` ({saved})"
             )
         if not self.data.validation_share:
-            raise ValueError("`evaluation.early_stopping` needs held-out data; set `data.validation_share`")
+            raise ValueError(
+                "`evaluation.early_stopping` needs a validation split; set `data.validation_share`"
+            )
         if self.hub.push == "end":
             raise ValueError(
-                "`hub.push: end` waits for the last step, which early stopping spares; use `best`"
+                "`hub.push: end` waits for the last step, which early stopping may skip; use `best`"
             )
         return self
 
@@ -356,6 +358,6 @@ class Recipe(Contract):
             raise ValueError("`hub.multimodal` needs a multimodal `model.id`; remove it")
         if hub.push == "best" and not (self.checkpoint.keep_best and self.data.validation_share):
             raise ValueError(
-                "`hub.push: best` needs `checkpoint.keep_best` and held-out data (`data.validation_share`)"
+                "`hub.push: best` needs `checkpoint.keep_best`, and `data.validation_share` above 0"
             )
         return self

@@ -7,7 +7,7 @@ from gemfit.schemas.base import Contract
 
 
 class Ending(Contract):
-    """How one attempt of a job ended."""
+    """Outcome of one attempt of a Slurm job."""
 
     attempt: int
     outcome: AttemptOutcome

@@ -1,4 +1,4 @@
-"""Where to train: what one cluster looks like. Nothing about the model."""
+"""Cluster profile: where to train, nothing about the model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Container(Contract):
     image: str
     """Apptainer: a file or URI. Pyxis: what `srun --container-image` takes."""
     mounts: tuple[str, ...] = ()
-    """`SOURCE:TARGET`, besides the run folder and the packed data, which are always there."""
+    """`SOURCE:TARGET`, in addition to the run folder and the packs, which are always mounted."""
 
 
 class Site(Contract):
-    """One cluster, as its users describe it."""
+    """Cluster profile."""
 
     name: str
-    """How a person calls it; the name of its file when left out."""
+    """Name of the site; default: the name of its file."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -57,13 +57,13 @@ class Site(Contract):
     """Environment on the nodes, after `setup`; no secrets: they come with the environment of `submit`."""
     container: Container | None = None
     signal_lead_seconds: PositiveInt = 300
-    """How long before the time limit the job is told to save."""
+    """Seconds before the time limit at which the job gets the signal to save."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Restarts after a crash, in a row and without a new checkpoint, before the job gives up."""
     hang_seconds: PositiveInt = 1800
-    """No step for so long, and for 20 times the usual step, ends an attempt as a crash, with all stacks."""
+    """Seconds without a step (at least 20 times the usual step) that end an attempt as a crash."""
     extra: dict[str, str] = Field(default_factory=dict)
-    """Any sbatch option that the launcher does not own, without dashes: `mail-type: END`."""
+    """Other sbatch options, without dashes: `mail-type: END`."""
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
@@ -77,7 +77,7 @@ class Site(Contract):
     def _environment_is_no_secret(self) -> Self:
         for name in self.env:
             if not VARIABLE_NAME.fullmatch(name):
-                raise ValueError(f"`env` holds {name!r}, which is no name of a variable")
+                raise ValueError(f"`env` holds {name!r}, which is not a valid name of a variable")
             if SECRET_NAME.search(name):
                 raise ValueError(
                     f"`env` holds {name}, which would stand in the script for others to read; "

@@ -1,7 +1,7 @@
-"""How parameters, gradients and optimizer state are laid over the ranks.
+"""Strategies: how parameters, gradients and optimizer state are distributed over the ranks.
 
-Four siblings with the same three members: ``label`` (for tables), ``problems`` (why it cannot work
-here) and ``engine`` (what the start-up self-test must find in the running process).
+Four classes with the same three members: ``label`` (for tables), ``problems`` (why it cannot work on these
+ranks) and ``engine`` (what the self-test expects in the running process).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STRATEGY_NAMES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 
 
 class Engine(Contract):
-    """What proves that a strategy is in use, not merely asked for."""
+    """Expected classes in the running process, which prove that the strategy is in use."""
 
     model_class: Literal["plain", "DistributedDataParallel", "FSDPModule", "DeepSpeedEngine"]
     """Class of the wrapped model; `plain` is the model itself."""
@@ -25,7 +25,7 @@ class Engine(Contract):
 
 
 class Single(Contract):
-    """One process, nothing distributed."""
+    """One process."""
 
     kind: Literal["single"] = "single"
 
@@ -44,7 +44,7 @@ class Single(Contract):
 
 
 class Ddp(Contract):
-    """Every rank holds everything; gradients are averaged."""
+    """Replicated on every rank; gradients are averaged."""
 
     kind: Literal["ddp"] = "ddp"
 

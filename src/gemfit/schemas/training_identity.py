@@ -1,7 +1,7 @@
-"""What decides the training, as flat dotted keys, and how two of them differ.
+"""Training identity as flat dotted keys, and the comparison of two.
 
-Who resumes may change how a model is trained (ranks, strategy, when to save), and not what is trained,
-unless they say so key by key.
+A resume may change how a model is trained (ranks, strategy, when to save). What is trained may change only
+in keys that are allowed one by one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def changes(was: Flat, now: Flat) -> list[Change]:
 
 
 def check_changes(was: Flat, now: Flat, *, allowed: Collection[str], place: str) -> None:
-    """``UserError`` that lists how ``now`` would train something else than ``was``.
+    """``UserError`` that lists the keys in which ``now`` differs from ``was``.
 
     ``allowed`` holds keys, or the beginnings of keys such as ``optim``.
     """
@@ -59,7 +59,7 @@ def check_changes(was: Flat, now: Flat, *, allowed: Collection[str], place: str)
 
 
 def check_known_keys(allowed: Iterable[str], known: Collection[str]) -> None:
-    """``UserError`` for a key of ``--allow-changed`` that is no part of a training's identity."""
+    """``UserError`` for a key of ``--allow-changed`` that is not part of the training identity."""
     for key in allowed:
         if not any(_covers((key,), name) for name in known):
             hint = did_you_mean(key, known) or "; keys: " + ", ".join(known)
