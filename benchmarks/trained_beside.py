@@ -40,7 +40,7 @@ from gemfit.train.checks import selftest
 from gemfit.train.data.batches import RowSchedule
 from gemfit.train.distributed.cpu_backend import leave, use_cpu_backend
 from gemfit.train.distributed.stop import Stop
-from gemfit.train.loop.arguments import optimization_settings
+from gemfit.train.loop.arguments import on_one_gpu, optimization_settings
 from gemfit.train.loop.trainer import PackedTrainer
 from gemfit.train.main import CALLBACKS
 from gemfit.train.model.build import load_matching_tokenizer, load_model, open_model
@@ -156,12 +156,13 @@ def train_trl(plan: Plan, scratch: Path) -> dict[str, Any]:
     tokenizer = load_matching_tokenizer(plan)
     schedule = RowSchedule(plan, open_pack(Path(plan.pack.folder), "train"))
     order = [int(row) for step in range(plan.steps.total) for row in schedule.rows_of(step) if row != EMPTY]
-    arguments = SFTConfig(
+    config = SFTConfig(
         packing=True,  # its collator then makes position ids of `seq_lengths`, and no mask
         max_length=plan.batch.seq_len,
         dataset_kwargs={"skip_prepare_dataset": True},
         **_arguments(plan, scratch),
     )
+    arguments = on_one_gpu(config)
     rows = datasets.Dataset.from_list([_unpadded(schedule.rows[row]) for row in order])
     trainer = Sft(
         model=_plain(plan, tokenizer), args=arguments, train_dataset=rows, processing_class=tokenizer
@@ -184,7 +185,7 @@ def train_padded(plan: Plan, scratch: Path) -> dict[str, Any]:
     ]
     wanted = plan.steps.total * plan.batch.global_batch_size
     fed = [padded[number % len(padded)] for number in range(wanted)]
-    arguments = TrainingArguments(**_arguments(plan, scratch))
+    arguments = on_one_gpu(TrainingArguments(**_arguments(plan, scratch)))
     trainer = Summing(
         model=_plain(plan, tokenizer), args=arguments, train_dataset=datasets.Dataset.from_list(fed)
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch.nn import functional
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -30,10 +31,14 @@ from gemfit.train.data.collate import to_device
 from gemfit.train.data.probe_rows import LENGTHS, probe_batch, random_ids, row_of
 from gemfit.train.distributed.meta_init import init_on_meta
 from gemfit.train.model.attention_checks import check_gradient, check_in_use, check_isolation, gradient_norm
+from gemfit.train.model.packed_lm import PackedCausalLM
 from gemfit.train.model.sharded_init import base_name
 from gemfit.train.trainer_view import TrainerView
 
 logger = logging.getLogger(__name__)
+
+ENGINES = ("DistributedDataParallel", "FSDPModule", "DeepSpeedEngine")
+"""Classes that an engine wraps the model in, or mixes into its class."""
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
 """Largest difference of logits, as a share of the largest logit: kernels differ with the length."""
@@ -45,11 +50,10 @@ def check(trainer: TrainerView) -> None:
     A failed attention check is a ``UserError``: another backend can be chosen.
     """
     recipe = trainer.plan.recipe
-    found = engine_in_use(trainer.model_wrapped, trainer.accelerator.unwrap_model(trainer.model_wrapped))
-    facts: dict[str, Any] = {"engine": found.model_dump()}
-    # All ranks fail or none: a rank that raises alone would leave the others in a forward pass.
-    on_every_rank(lambda: _check_engine(found, recipe.strategy.engine))
     module, attention = trainer.accelerator.unwrap_model(trainer.model_wrapped), recipe.model.attention
+    # All ranks fail or none: a rank that raises alone would leave the others in a forward pass.
+    found = on_every_rank(lambda: _check_engine(trainer.model_wrapped, module, recipe.strategy.engine))[0]
+    facts: dict[str, Any] = {"engine": found.model_dump()}
     on_every_rank(lambda: check_module(module))
     on_every_rank(lambda: check_in_use(module, attention))
     if recipe.model.quantization is not None:
@@ -63,23 +67,38 @@ def check(trainer: TrainerView) -> None:
         logger.info("selftest %s", json.dumps(facts))
 
 
-def engine_in_use(wrapped: Any, module: torch.nn.Module) -> Engine:
-    """The engine that ``wrapped`` is, in the terms of a strategy."""
-    names = {cls.__name__ for cls in type(wrapped).__mro__}
-    kinds = ("DistributedDataParallel", "FSDPModule", "DeepSpeedEngine")
+def engine_in_use(wrapped: Any, module: Any) -> Engine:
+    """The engine that ``wrapped`` is, in the terms of a strategy; ``RuntimeError`` for any other wrapper."""
     parameters = {type(parameter).__name__ for parameter in module.parameters()}
+    kind = _wrapper(wrapped)
     return Engine.model_validate(
         {
-            "model_class": next((kind for kind in kinds if kind in names), "plain"),
+            "model_class": kind,
             "parameter_class": "DTensor" if "DTensor" in parameters else "Parameter",
-            "zero_stage": wrapped.zero_optimization_stage() if "DeepSpeedEngine" in names else None,
+            "zero_stage": wrapped.zero_optimization_stage() if kind == "DeepSpeedEngine" else None,
         }
     )
 
 
-def _check_engine(found: Engine, expected: Engine) -> None:
+def _wrapper(wrapped: Any) -> str:
+    """Class of the engine around the model; `plain` is a ``PackedCausalLM``, with or without adapters."""
+    names = {cls.__name__ for cls in type(wrapped).__mro__}
+    if known := [kind for kind in ENGINES if kind in names]:
+        return known[0]
+    inner = wrapped.get_base_model() if isinstance(wrapped, PeftModel) else wrapped
+    if not isinstance(inner, PackedCausalLM):
+        raise RuntimeError(
+            f"self-test: the engine is {type(wrapped).__name__}, which is not one of a strategy: "
+            f"{', '.join(ENGINES)}, or the model itself"
+        )
+    return "plain"
+
+
+def _check_engine(wrapped: Any, module: Any, expected: Engine) -> Engine:
+    found = engine_in_use(wrapped, module)
     if found != expected:
         raise RuntimeError(f"self-test: the engine is {found!r}, but the strategy asks for {expected!r}")
+    return found
 
 
 def check_module(module: Any) -> None:

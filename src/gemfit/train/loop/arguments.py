@@ -33,7 +33,16 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
         "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": _is_fsdp2(plan)}},
         "logging_steps": recipe.tracking.log_every_steps,
     }
-    return TrainingArguments(**settings, **FIXED)
+    return on_one_gpu(TrainingArguments(**settings, **FIXED))
+
+
+def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """The same arguments, with one GPU for this process even where more are visible.
+
+    A process without a group would wrap the model in ``nn.DataParallel`` over all visible GPUs.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def optimization_settings(plan: Plan) -> dict[str, Any]:
