@@ -38,9 +38,9 @@ format: $(VENV)/dev   ## Format and sort imports
 wheel: $(VENV)/dev    ## Build dist/*.whl
 	$(BIN)/python -m build --wheel
 
-bench: $(VENV)/train  ## Run the benchmarks beside their peers and print the ratios
+bench: $(VENV)/train  ## Run the benchmarks against their peers and print the ratios
 	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl
-	$(BIN)/python benchmarks/packers_beside.py --lengths 20000 --conversations 50
+	$(BIN)/python benchmarks/compare_packers.py --lengths 20000 --conversations 50
 	$(BIN)/python benchmarks/packed_against_padded.py
 
 parity: $(VENV)/train ## Train one tiny model in every way that this machine has, and write docs/parity.md

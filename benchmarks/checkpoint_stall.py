@@ -51,7 +51,7 @@ SCRATCH: dict[str, Settings] = {
 
 
 class Timed(PackedTrainer):
-    """Writes when steps began and ended, and how long each save kept the next step waiting."""
+    """Writes when steps began and ended, and how long each save delayed the next step."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from builder_beside import PEER
+from compare_builders import PEER
 
 ROOT = Path(__file__).parents[1]
 SEQ_LEN = 1024
@@ -37,8 +37,8 @@ def timed(argv: list[str], environment: dict[str, str]) -> float:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Seconds of each, and how many functions were compiled."""
-    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    ours = kept | {"GEMFIT_CACHE": str(folder / "cache")}
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    ours = environment | {"GEMFIT_CACHE": str(folder / "cache")}
     recipe = [
         "gemma3/1b-reference",
         "--data",
@@ -49,7 +49,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     pack = [sys.executable, "-m", "gemfit_launch.cli", "pack", *recipe, "--set"]
     first = timed([*pack, f"data.seq_len={SEQ_LEN}"], ours)
     compiled = len(list((folder / "cache" / "numba").rglob("*.nbi")))
-    peers = kept | {"PYTHONPATH": str(arguments.peers), "HF_HOME": str(folder / "hf")}
+    peers = environment | {"PYTHONPATH": str(arguments.peers), "HF_HOME": str(folder / "hf")}
     inputs = [arguments.data, arguments.tokenizer, SEQ_LEN, os.cpu_count(), folder / "trl"]
     trl = timed([sys.executable, "-c", PEER, *map(str, inputs)], peers)
     second = timed([*pack, f"data.seq_len={SEQ_LEN + 1}"], ours)

@@ -19,7 +19,7 @@ SYSTEM = (
     "You are a careful engineer. Answer with code where code helps.",
     "You explain software to people who are new to it.",
     "Reply in as few words as the matter allows.",
-    "You review changes. Say what is wrong, and how to mend it.",
+    "You review changes. Say what is wrong, and how to fix it.",
 )
 
 

@@ -1,4 +1,4 @@
-"""One GPU: tokens a second, MFU, and peak memory against the prediction; gemfit beside TRL in one run.
+"""One GPU: tokens/s, MFU, and peak memory against the prediction; gemfit and TRL in one run.
 
     python benchmarks/gpu_speed.py --tokenizer DIR [--sizes 1b,4b] [--steps 12] [--peers DIR] [--json]
     python benchmarks/gpu_speed.py --sizes scratch --without-trl      # any machine, a minute
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trained_beside import PEERS, train_apart
+from timed_training import PEERS, train_apart
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gemfit.schemas.pack_job import make_pack_job
@@ -140,8 +140,8 @@ def _mfu(done: float, gpu: GpuSpec | None) -> float | None:
     return done / gpu.peak_flops if gpu is not None else None
 
 
-def told(found: dict[str, Any]) -> str:
-    """A few lines a person reads."""
+def as_text(found: dict[str, Any]) -> str:
+    """A few lines of text."""
     lines = [
         f"{found['size']}, {found['how']}, {found['attention']}, {found['rows_at_once']} rows at once, "
         f"{found['device']}; predicted {found['predicted_tensor_bytes'] / 1e9:.1f} GB of tensors"
@@ -179,7 +179,7 @@ def main() -> None:
         for size in sizes:
             plan = plan_for(size, Path(scratch), options.tokenizer, options.steps)
             results.append(measure(size, plan, sides, options.peers))
-    print(json.dumps(results) if options.json else "\n".join(map(told, results)))
+    print(json.dumps(results) if options.json else "\n".join(map(as_text, results)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""First batch after opening a pack of a million rows, and a seek in it, beside one of a thousand rows.
+"""First batch after opening a pack of a million rows, and a seek in it, compared with a thousand rows.
 
     python benchmarks/pack_reading.py
 
@@ -8,7 +8,7 @@ The seek goes to row 900,000 of the epoch (row 900 of the small pack). The rows 
 default), so that a million fit into little disk and the page cache; batches and files hold as many rows
 as those of 2,048 tokens would. Times are medians in milliseconds, each of a fresh opening on warm files;
 `order only` is what of them finding the numbers of the rows takes. The permutation of at most 32,768 rows
-is kept for two epochs, and so warm here. Beside other work on the machine, `beyond CPU` says more.
+is cached for two epochs, and so warm here. Under other load of the machine, `beyond CPU` says more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Trained tokens a second: packed rows beside one document a row, padded or truncated, as the card does it.
+"""Trained tokens/s: packed rows, and one document per row, padded or truncated, as the reference trains.
 
     python benchmarks/packed_against_padded.py [--data FILE] [--model DIR] [--threads 1] [--out FILE]
 
-Two corpora: conversations as they are in the sample, and such as the card's: few, with many turns, some
+Two corpora: conversations as they are in the sample, and such as the reference's: few, with many turns, some
 20,000 tokens each, made of the sample's. Both sides train the same model with the same batch and recomputed
 activations, each in a process of its own; `padded` is ``transformers.Trainer``.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from trained_beside import train_apart
+from timed_training import train_apart
 
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.plan import Plan
@@ -46,8 +46,8 @@ def as_they_are(source: Path, target: Path, count: int) -> None:
         target.write_text("".join(islice(lines, count)))
 
 
-def like_the_card(source: Path, target: Path, count: int) -> None:
-    """The turns of one conversation after another, until each new one is as long as the card's."""
+def like_the_reference(source: Path, target: Path, count: int) -> None:
+    """The turns of one conversation after another, until each new one is as long as the reference's."""
     with source.open() as lines, target.open("w") as out:
         for messages in islice(_joined(json.loads(line)["messages"] for line in lines), count):
             out.write(json.dumps({"messages": messages}) + "\n")
@@ -67,8 +67,8 @@ def _joined(conversations: Iterator[list[dict[str, str]]]) -> Iterator[list[dict
 
 CORPORA = (
     ("the sample, truncate", as_they_are, "truncate"),
-    ("like the card's, truncate", like_the_card, "truncate"),
-    ("like the card's, split", like_the_card, "split"),
+    ("like the reference's, truncate", like_the_reference, "truncate"),
+    ("like the reference's, split", like_the_reference, "split"),
 )
 
 
@@ -84,16 +84,16 @@ def compare(
 
     packed, padded = plan("split"), plan(overlong)
     ours = train_apart("ours", packed, threads=threads)
-    card = train_apart("padded", padded, threads=threads)
-    found = {"packed": summary(ours), "padded": summary(card)}
-    kept, truncated = (_trained(p) for p in (packed, padded))
+    unpacked = train_apart("padded", padded, threads=threads)
+    found = {"packed": summary(ours), "padded": summary(unpacked)}
+    packed_tokens, padded_tokens = (_trained(p) for p in (packed, padded))
     return {
         "corpus": name,
         **found,
         "speed_ratio": found["packed"]["per_second"] / found["padded"]["per_second"],
         "cpu_ratio": found["packed"]["per_cpu_second"] / found["padded"]["per_cpu_second"],
-        "padded_share": truncated / kept,
-        "rows": {"packed": packed.steps.rows, "padded": card["documents"]},
+        "padded_share": padded_tokens / packed_tokens,
+        "rows": {"packed": packed.steps.rows, "padded": unpacked["documents"]},
     }
 
 
@@ -115,19 +115,20 @@ def _trained(plan: Plan) -> int:
 
 PAGE = """# Packed rows against padded ones ({date})
 
-`python benchmarks/packed_against_padded.py`: {model}, rows of 1,024, 8 rows a step in micro-batches of 4,
-activations recomputed, {threads} thread(s), {cores} cores. Medians over {steps} steps. `padded` is one
-conversation a row, padded or truncated to 1,024 tokens with an attention mask, trained by
-`transformers.Trainer`, as the card does it; "split" has each chunk of a conversation in a padded row instead.
+`python benchmarks/packed_against_padded.py`: {model}, rows of 1,024, 8 rows per step in batches of 4,
+activation checkpointing, {threads} thread(s), {cores} cores. Medians over {steps} steps. `padded` is one
+conversation per row, padded or truncated to 1,024 tokens with an attention mask, trained by
+`transformers.Trainer`, as the reproduced model did; "split" has each chunk of a
+conversation in a padded row instead.
 
-| corpus, and what padded rows do | trained tokens a row: packed, padded | trained tokens a CPU second: \
-packed, padded, ratio | a second of wall time | of all trained tokens, padded rows have |
+| corpus, and what padded rows do | trained tokens per row: packed, padded | trained tokens per CPU second: \
+packed, padded, ratio | per second of wall time | of all trained tokens, padded rows have |
 |---|---:|---:|---:|---:|
 {rows}
 
 Where conversations are short, padding is what the padded side computes much of. Where they are as long as the
-card's, rows are full on both sides; a packed row then repeats the system message, which is not trained again,
-so it trains a little less, and truncation has thrown nearly all of the data away.
+reference's, rows are full on both sides; a packed row then repeats the system message, which is not trained
+again, so it trains a little less, and truncation has thrown nearly all of the data away.
 """
 
 

@@ -1,10 +1,10 @@
-"""How full are rows: gemfit's packing beside padding and truncating each conversation.
+"""How full are rows: gemfit's packing, padding and truncating compared.
 
     python benchmarks/packing_efficiency.py --data examples/conversations.jsonl --tokenizer scratch
 
 All methods see the same rendered conversations in one process. `padded` splits long conversations at
-the same positions, but gives each chunk a row of its own; `truncated` is the model card: one row per
-conversation, and what does not fit is lost.
+the same positions, but gives each chunk a row of its own; `truncated` is what the reproduced model did: one
+row per conversation, and what does not fit is lost.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Outcome:
     rows: int
     real_share: float
     """Real tokens in all places of all rows."""
-    kept_share: float
+    packed_share: float
     """Tokens of the conversations that are in some row."""
     useful_share: float
     """Tokens of the conversations, each counted once, in all places: no padding, no repetition."""
-    rows_beside_gemfit: float
+    rows_per_gemfit_row: float
 
 
 def main() -> int:
@@ -104,9 +104,9 @@ def measure(documents: list[Document], seq_len: int) -> list[Outcome]:
             method=method,
             rows=rows,
             real_share=real / (rows * seq_len),
-            kept_share=(real - repeated) / total,
+            packed_share=(real - repeated) / total,
             useful_share=(real - repeated) / (rows * seq_len),
-            rows_beside_gemfit=rows / ours,
+            rows_per_gemfit_row=rows / ours,
         )
         for method, rows, real, repeated in cases
     ]
@@ -129,11 +129,11 @@ def report(outcomes: list[Outcome], documents: list[Document], arguments: argpar
     print(
         ", ".join(f"{name}: {value:,}" if isinstance(value, int) else value for name, value in about.items())
     )
-    print(f"{'method':<12}{'rows':>10}{'real':>10}{'kept':>10}{'useful':>10}{'rows/ours':>11}")
+    print(f"{'method':<12}{'rows':>10}{'real':>10}{'packed':>10}{'useful':>10}{'rows/ours':>11}")
     for outcome in outcomes:
-        shares = (outcome.real_share, outcome.kept_share, outcome.useful_share)
+        shares = (outcome.real_share, outcome.packed_share, outcome.useful_share)
         columns = "".join(f"{share:>10.2%}" for share in shares)
-        print(f"{outcome.method:<12}{outcome.rows:>10,}{columns}{outcome.rows_beside_gemfit:>11.2f}")
+        print(f"{outcome.method:<12}{outcome.rows:>10,}{columns}{outcome.rows_per_gemfit_row:>11.2f}")
 
 
 if __name__ == "__main__":

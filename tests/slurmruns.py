@@ -64,7 +64,7 @@ class Bench:
         """Write the conversations, and pack them once for all runs."""
         bench = cls(cluster, folder)
         with SAMPLE.open() as lines:
-            (folder / "talks.jsonl").write_text("".join(itertools.islice(lines, 24)))
+            (folder / "conversations.jsonl").write_text("".join(itertools.islice(lines, 24)))
         bench.gemfit("pack", *_recipe({"length.max_steps": "1"}))
         return bench
 
@@ -182,7 +182,7 @@ def losses_by_step(steps: list[StepRecord]) -> dict[int, float]:
 
 def _recipe(changes: dict[str, str]) -> list[str]:
     settings = [part for key, value in (RECIPE | changes).items() for part in ("--set", f"{key}={value}")]
-    return ["debug/cpu-tiny", "--data", "talks.jsonl", *settings]
+    return ["debug/cpu-tiny", "--data", "conversations.jsonl", *settings]
 
 
 def _node(pid: int) -> str:

@@ -50,6 +50,6 @@ def test_of_much_data_the_same_number_of_every_file_is_looked_at(
 
 
 def test_data_that_is_gone_or_on_a_hub_is_not_guessed_at(tmp_path: Path) -> None:
-    for source in (str(tmp_path / "gone.jsonl"), "hf:someone/talks"):
+    for source in (str(tmp_path / "gone.jsonl"), "hf:someone/conversations"):
         with pytest.raises(UserError):
             system_prompts(DataRecipe(source=source))

@@ -48,7 +48,7 @@ class ValidationRows:
 def validation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ValidationRows:
     root = tmp_path_factory.mktemp(request.param)
     lines = (
-        [CONVERSATION[0], {"role": "user", "content": f"talk {n}"}, CONVERSATION[2], *CONVERSATION[1:]]
+        [CONVERSATION[0], {"role": "user", "content": f"chat {n}"}, CONVERSATION[2], *CONVERSATION[1:]]
         for n in range(8)
     )
     (root / "data.jsonl").write_text(
@@ -77,7 +77,7 @@ def test_the_words_of_each_turn_are_those_of_its_message(validation: ValidationR
 
 
 def user_words() -> list[str]:
-    return ["talk ", *(message["content"] for message in CONVERSATION if message["role"] == "user")]
+    return ["chat ", *(message["content"] for message in CONVERSATION if message["role"] == "user")]
 
 
 def assistant_words() -> list[str]:
@@ -120,7 +120,7 @@ def test_samples_stop_before_a_whole_reply_and_are_the_same_in_any_order(validat
         assert roles[-1] == "user"
         assert prompt.reference in assistant_words()
         assert prompt.prompt[0].content == "Be brief."
-        assert prompt.prompt[1].content.startswith("talk ")
+        assert prompt.prompt[1].content.startswith("chat ")
 
 
 def test_another_seed_chooses_other_samples(validation: ValidationRows) -> None:

@@ -79,9 +79,9 @@ def hand_over(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
 
 
 @pytest.fixture
-def talks(tmp_path: Path) -> Path:
+def conversations(tmp_path: Path) -> Path:
     """Forty short conversations."""
-    path = tmp_path / "talks.jsonl"
+    path = tmp_path / "conversations.jsonl"
     messages = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Very well."}]
     path.write_text(40 * (json.dumps({"messages": messages}) + "\n"))
     return path
@@ -152,9 +152,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 @pytest.fixture
-def submitted(talks: Path, packed: Callable[..., PackManifest], cli: Cli, slurm: FakeSlurm) -> RunDir:
+def submitted(conversations: Path, packed: Callable[..., PackManifest], cli: Cli, slurm: FakeSlurm) -> RunDir:
     """A run on 2 nodes, packed before, that waits as job 100."""
-    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe()))
+    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(conversations)).recipe()))
     result = cli("submit", *ASKED, "--run", "runs/first")
     assert result.exit_code == 0, result.output
     return RunDir(Path("runs/first"))

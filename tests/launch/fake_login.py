@@ -14,7 +14,7 @@ from gemfit.rundir import RunDir
 
 FAKE = Path(__file__).with_name("fake_slurm.py")
 SITE = "partition: low\ngpus_per_node: 0\nranks_per_node: 2\n"
-ASKED = ["debug/cpu-tiny", "--data", "talks.jsonl", "--site", "site.yaml", "--nodes", "2"]
+ASKED = ["debug/cpu-tiny", "--data", "conversations.jsonl", "--site", "site.yaml", "--nodes", "2"]
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,11 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: Callable[..
     return plans
 
 
-def test_every_combination_is_an_ordinary_run_of_its_own(cli: Cli, trained: list[Plan], talks: Path) -> None:
+def test_every_combination_is_an_ordinary_run_of_its_own(
+    cli: Cli, trained: list[Plan], conversations: Path
+) -> None:
     vary = ("--vary", "strategy=ddp,fsdp2", "--vary", "nproc=2,4")
-    result = cli("bench", "debug/cpu-tiny", "--data", talks, "--steps", 4, *vary, "--json")
+    result = cli("bench", "debug/cpu-tiny", "--data", conversations, "--steps", 4, *vary, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [r["changes"] for r in found["results"]] == [
@@ -185,9 +187,9 @@ def test_every_combination_is_an_ordinary_run_of_its_own(cli: Cli, trained: list
 
 
 def test_no_run_folder_stays_unless_it_is_wanted(
-    cli: Cli, trained: list[Plan], talks: Path, tmp_path: Path
+    cli: Cli, trained: list[Plan], conversations: Path, tmp_path: Path
 ) -> None:
-    bench = ("bench", "debug/cpu-tiny", "--data", talks, "--steps", 4)
+    bench = ("bench", "debug/cpu-tiny", "--data", conversations, "--steps", 4)
     assert cli(*bench).exit_code == 0
     assert not (tmp_path / "runs").exists()
     result = cli(*bench, "--keep")
@@ -196,9 +198,11 @@ def test_no_run_folder_stays_unless_it_is_wanted(
     assert RunDir.open(kept / "1").plan() == trained[-1]
 
 
-def test_a_setting_that_fails_is_told_beside_the_others(cli: Cli, trained: list[Plan], talks: Path) -> None:
+def test_a_setting_that_fails_is_told_beside_the_others(
+    cli: Cli, trained: list[Plan], conversations: Path
+) -> None:
     vary = ("--vary", "model.activation_checkpointing=true,false")
-    result = cli("bench", "debug/cpu-tiny", "--data", talks, "--steps", 4, *vary)
+    result = cli("bench", "debug/cpu-tiny", "--data", conversations, "--steps", 4, *vary)
     assert result.exit_code == 1
     assert len(trained) == 2
     assert "model.activation_checkpointing=true: error: the training processes ended" in result.stdout

@@ -34,16 +34,16 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_submitting_a_sweep_of_six_digests_once(
-    talks: Path, cli: Cli, slurm: FakeSlurm, reads: Counter[str]
+    conversations: Path, cli: Cli, slurm: FakeSlurm, reads: Counter[str]
 ) -> None:
     result = cli("submit", *ASKED, "--run", "runs/six", "--sweep", "seed=1,2,3,4,5,6", "--json")
     assert result.exit_code == 0, result.output
     assert len(slurm.calls("sbatch")) == 2 * 6  # to pack and to train
-    assert reads == {talks.name: 1}
+    assert reads == {conversations.name: 1}
 
 
 def test_a_run_that_packs_digests_once(
-    talks: Path,
+    conversations: Path,
     cli: Cli,
     packed: Callable[..., Any],
     reads: Counter[str],
@@ -59,13 +59,13 @@ def test_a_run_that_packs_digests_once(
     monkeypatch.setattr("gemfit_launch.runs.ensure_pack.require_train_extra", lambda verb: None)
     monkeypatch.setattr("gemfit_launch.verbs.run.require_train_extra", lambda verb: None)
     monkeypatch.setattr("gemfit_launch.verbs.run.train", lambda *_: ExitCode.DONE)
-    result = cli("run", "debug/cpu-tiny", "--data", talks, "--device", "cpu", "--run", "runs/a")
+    result = cli("run", "debug/cpu-tiny", "--data", conversations, "--device", "cpu", "--run", "runs/a")
     assert result.exit_code == 0, result.output
-    assert reads == {talks.name: 1}
+    assert reads == {conversations.name: 1}
 
 
 def test_a_benchmark_of_two_variants_digests_once(
-    talks: Path,
+    conversations: Path,
     cli: Cli,
     packed: Callable[..., Any],
     reads: Counter[str],
@@ -76,10 +76,10 @@ def test_a_benchmark_of_two_variants_digests_once(
     monkeypatch.setattr("gemfit_launch.verbs.bench.require_train_extra", lambda verb: None)
     monkeypatch.setattr(runner, "ensure_pack", lambda job, folder, **_: packed(job))
     monkeypatch.setattr("gemfit_launch.verbs.bench.measure_all", lambda *_, **__: [])
-    bench = ("bench", "debug/cpu-tiny", "--data", talks, "--steps", 4)
+    bench = ("bench", "debug/cpu-tiny", "--data", conversations, "--steps", 4)
     result = cli(*bench, "--vary", "strategy=ddp,fsdp2", "--nproc", 2, "--json")
     assert result.exit_code == 0, result.output
-    assert reads == {talks.name: 1}
+    assert reads == {conversations.name: 1}
 
 
 def test_a_file_that_has_changed_is_digested_again(tmp_path: Path, reads: Counter[str]) -> None:

@@ -219,7 +219,7 @@ def test_json_is_a_list_of_checks(cli: Cli, looked: list[Any]) -> None:
 
 
 def test_what_changes_a_recipe_needs_one(cli: Cli, looked: list[Any]) -> None:
-    assert cli("doctor", "--data", "talks.jsonl").exit_code == 2
+    assert cli("doctor", "--data", "conversations.jsonl").exit_code == 2
     assert looked == []
 
 

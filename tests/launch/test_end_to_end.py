@@ -27,10 +27,10 @@ SMALL = {
 
 @pytest.mark.dist
 def test_a_run_is_packed_stopped_resumed_exported_and_answers(tmp_path: Path) -> None:
-    talks = tmp_path / "talks.jsonl"
-    talks.write_text("".join(SAMPLE.read_text().splitlines(keepends=True)[:40]))
+    conversations = tmp_path / "conversations.jsonl"
+    conversations.write_text("".join(SAMPLE.read_text().splitlines(keepends=True)[:40]))
     settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
-    recipe = ["debug/cpu-tiny", "--data", "talks.jsonl", *settings]
+    recipe = ["debug/cpu-tiny", "--data", "conversations.jsonl", *settings]
     ranks = ["--nproc", "2", "--device", "cpu"]
 
     stopped = gemfit(tmp_path, "run", *recipe, *ranks, "--strategy", "fsdp2", "--run", "r", "--stop-at", "3")

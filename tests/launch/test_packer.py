@@ -37,8 +37,8 @@ class Builder:
 
 
 @pytest.fixture
-def job(talks: Path) -> PackJob:
-    return make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe())
+def job(conversations: Path) -> PackJob:
+    return make_pack_job(Request(name="debug/cpu-tiny", data=str(conversations)).recipe())
 
 
 @pytest.fixture
@@ -80,18 +80,22 @@ def test_a_builder_that_fails_leaves_the_old_pack_when_forced(job: PackJob, buil
     assert (pack_folder(job.fingerprint) / "manifest.json").is_file()
 
 
-def test_pack_exits_as_the_builder_did(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
+def test_pack_exits_as_the_builder_did(
+    builder: Builder, conversations: Path, cli: Callable[..., Result]
+) -> None:
     builder.manifest, builder.code = None, ExitCode.USER_ERROR
-    assert cli("pack", "debug/cpu-tiny", "--data", talks).exit_code == 2
+    assert cli("pack", "debug/cpu-tiny", "--data", conversations).exit_code == 2
 
 
-def test_pack_shows_what_the_manifest_says(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
-    result = cli("pack", "debug/cpu-tiny", "--data", talks)
+def test_pack_shows_what_the_manifest_says(
+    builder: Builder, conversations: Path, cli: Callable[..., Result]
+) -> None:
+    result = cli("pack", "debug/cpu-tiny", "--data", conversations)
     assert result.exit_code == 0
     assert "train" in result.stdout
     assert "77" in result.stdout
     assert builder.manifest is not None
-    as_json = cli("pack", "debug/cpu-tiny", "--data", talks, "--json")
+    as_json = cli("pack", "debug/cpu-tiny", "--data", conversations, "--json")
     assert PackManifest.model_validate_json(as_json.stdout) == builder.manifest
     assert "already packed" in as_json.stderr
 
@@ -102,29 +106,34 @@ def test_pack_without_data_says_how_to_name_it(cli: Callable[..., Result]) -> No
     assert "pass --data FILE.jsonl" in result.stderr
 
 
-def test_pack_hands_on_how_to_work(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
-    assert cli("pack", "debug/cpu-tiny", "--data", talks, "--workers", 3, "--merge").exit_code == 0
+def test_pack_hands_on_how_to_work(builder: Builder, conversations: Path, cli: Callable[..., Result]) -> None:
+    assert cli("pack", "debug/cpu-tiny", "--data", conversations, "--workers", 3, "--merge").exit_code == 0
     assert builder.options == ["--workers", "3", "--merge"]
-    assert cli("pack", "debug/cpu-tiny", "--data", talks, "--force", "--engine", "tokenizers").exit_code == 0
+    assert (
+        cli("pack", "debug/cpu-tiny", "--data", conversations, "--force", "--engine", "tokenizers").exit_code
+        == 0
+    )
     assert builder.options == ["--engine", "tokenizers"]
 
 
-def test_a_shard_makes_parts_and_no_pack(builder: Builder, talks: Path, cli: Callable[..., Result]) -> None:
+def test_a_shard_makes_parts_and_no_pack(
+    builder: Builder, conversations: Path, cli: Callable[..., Result]
+) -> None:
     builder.manifest = None
-    result = cli("pack", "debug/cpu-tiny", "--data", talks, "--shard", "2/8")
+    result = cli("pack", "debug/cpu-tiny", "--data", conversations, "--shard", "2/8")
     assert (result.exit_code, result.stdout) == (0, "")
     assert builder.options == ["--shard", "2/8"]
 
 
 @pytest.mark.parametrize("shard", ["0/8", "9/8", "2", "2/", "a/b", "-1/2"])
-def test_a_shard_that_is_none_is_refused(shard: str, talks: Path, cli: Callable[..., Result]) -> None:
-    result = cli("pack", "debug/cpu-tiny", "--data", talks, "--shard", shard)
+def test_a_shard_that_is_none_is_refused(shard: str, conversations: Path, cli: Callable[..., Result]) -> None:
+    result = cli("pack", "debug/cpu-tiny", "--data", conversations, "--shard", shard)
     assert result.exit_code == 2
     assert "write i/n, with i from 1 to n" in result.stderr
 
 
 @pytest.mark.parametrize("other", ["--merge", "--force", "--json"])
-def test_a_shard_has_no_result_to_show(other: str, talks: Path, cli: Callable[..., Result]) -> None:
-    result = cli("pack", "debug/cpu-tiny", "--data", talks, "--shard", "1/2", other)
+def test_a_shard_has_no_result_to_show(other: str, conversations: Path, cli: Callable[..., Result]) -> None:
+    result = cli("pack", "debug/cpu-tiny", "--data", conversations, "--shard", "1/2", other)
     assert result.exit_code == 2
     assert "--shard builds one shard only" in result.stderr

@@ -94,7 +94,7 @@ def test_volumes_are_those_of_rings() -> None:
     assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
 
 
-def test_one_gpu_talks_to_nobody() -> None:
+def test_one_gpu_does_not_communicate() -> None:
     assert communication_volume(config(Single())).between_ranks == 0
     assert communication_volume(config(Fsdp())).between_ranks == 0
 

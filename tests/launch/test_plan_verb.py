@@ -45,11 +45,11 @@ def test_more_gpus_than_rows_exit_2_and_name_what_works(cli: Cli) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_text_fits_a_page_and_ends_with_a_command_that_plans_the_same(
-    strategy: str, talks: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    strategy: str, conversations: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(talks.parent)
+    monkeypatch.chdir(conversations.parent)
     ranks = 1 if strategy == "single" else 2
-    asked = ["debug/cpu-tiny", "--data", "talks.jsonl", "--strategy", strategy, "--nproc", str(ranks)]
+    asked = ["debug/cpu-tiny", "--data", "conversations.jsonl", "--strategy", strategy, "--nproc", str(ranks)]
     output = cli("plan", *asked).output
     assert max(map(len, output.splitlines())) <= 100
     command = shlex.split(output.strip().splitlines()[-1])
@@ -58,11 +58,11 @@ def test_text_fits_a_page_and_ends_with_a_command_that_plans_the_same(
 
 
 def test_an_estimate_is_called_one_and_a_packed_count_is_not(
-    talks: Path, packed: Callable[..., PackManifest], cli: Cli
+    conversations: Path, packed: Callable[..., PackManifest], cli: Cli
 ) -> None:
-    before = cli("plan", "debug/cpu-tiny", "--data", talks).output
-    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe()), rows=123)
-    after = cli("plan", "debug/cpu-tiny", "--data", talks).output
+    before = cli("plan", "debug/cpu-tiny", "--data", conversations).output
+    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(conversations)).recipe()), rows=123)
+    after = cli("plan", "debug/cpu-tiny", "--data", conversations).output
     assert "warning: rows are estimated" in before
     assert "warning: rows" not in after
     assert "123 of 512 tokens, packed" in after
@@ -74,11 +74,13 @@ def test_a_plan_without_data_says_that_its_rows_are_a_placeholder(cli: Cli) -> N
     assert "--data FILE.jsonl" in output
 
 
-def test_planning_leaves_nothing_behind(talks: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(talks.parent)
-    before = sorted(talks.parent.rglob("*"))
-    assert cli("plan", "debug/cpu-tiny", "--data", talks, "--nproc", 2).exit_code == 0
-    assert sorted(talks.parent.rglob("*")) == before
+def test_planning_leaves_nothing_behind(
+    conversations: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(conversations.parent)
+    before = sorted(conversations.parent.rglob("*"))
+    assert cli("plan", "debug/cpu-tiny", "--data", conversations, "--nproc", 2).exit_code == 0
+    assert sorted(conversations.parent.rglob("*")) == before
 
 
 def test_a_wrong_setting_names_itself(cli: Cli) -> None:

@@ -27,9 +27,9 @@ def test_without_data_the_size_of_the_cards_data_stands_in_and_is_called_a_place
     assert "placeholder" in str(rows.note)
 
 
-def test_unpacked_data_is_estimated_from_its_bytes(talks: Path) -> None:
-    rows = find_rows(tiny(talks))
-    assert rows.count == -(-talks.stat().st_size * 0.9 / 4 // 512)
+def test_unpacked_data_is_estimated_from_its_bytes(conversations: Path) -> None:
+    rows = find_rows(tiny(conversations))
+    assert rows.count == -(-conversations.stat().st_size * 0.9 / 4 // 512)
     assert not rows.packed
     assert "estimated" in str(rows.note)
 
@@ -42,38 +42,40 @@ def test_compressed_data_is_estimated_larger_than_its_bytes(tmp_path: Path) -> N
     assert find_rows(tiny(packed)).count > 3 * find_rows(tiny(plain)).count
 
 
-def test_packed_data_is_counted(talks: Path, packed: Callable[..., PackManifest]) -> None:
-    packed(make_pack_job(tiny(talks)), rows=123)
-    rows = find_rows(tiny(talks))
+def test_packed_data_is_counted(conversations: Path, packed: Callable[..., PackManifest]) -> None:
+    packed(make_pack_job(tiny(conversations)), rows=123)
+    rows = find_rows(tiny(conversations))
     assert (rows.count, rows.packed, rows.note) == (123, True, None)
 
 
-def test_a_pack_of_other_settings_is_not_taken(talks: Path, packed: Callable[..., PackManifest]) -> None:
-    packed(make_pack_job(tiny(talks)), rows=123)
-    changed = Request(name="debug/cpu-tiny", data=str(talks), settings=("data.seq_len=256",)).recipe()
+def test_a_pack_of_other_settings_is_not_taken(
+    conversations: Path, packed: Callable[..., PackManifest]
+) -> None:
+    packed(make_pack_job(tiny(conversations)), rows=123)
+    changed = Request(name="debug/cpu-tiny", data=str(conversations), settings=("data.seq_len=256",)).recipe()
     assert not find_rows(changed).packed
 
 
 def test_a_source_on_the_hub_is_not_asked_for_its_size() -> None:
-    rows = find_rows(tiny("hf:someone/talks"))
-    assert "hf:someone/talks is not packed yet" in str(rows.note)
+    rows = find_rows(tiny("hf:someone/conversations"))
+    assert "hf:someone/conversations is not packed yet" in str(rows.note)
     assert rows.pack.fingerprint
 
 
-def test_a_pack_folder_without_a_manifest_is_refused(talks: Path) -> None:
-    pack_folder(make_pack_job(tiny(talks)).fingerprint).mkdir(parents=True)
+def test_a_pack_folder_without_a_manifest_is_refused(conversations: Path) -> None:
+    pack_folder(make_pack_job(tiny(conversations)).fingerprint).mkdir(parents=True)
     with pytest.raises(UserError, match="is not a finished pack"):
-        find_rows(tiny(talks))
+        find_rows(tiny(conversations))
 
 
 def test_a_pack_is_named_by_its_absolute_path_even_in_a_relative_cache(
-    talks: Path, monkeypatch: pytest.MonkeyPatch
+    conversations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(talks.parent)
+    monkeypatch.chdir(conversations.parent)
     monkeypatch.setenv("GEMFIT_CACHE", "here")
-    assert Path(find_rows(tiny(talks)).pack.folder).parent == talks.parent / "here" / "packs"
+    assert Path(find_rows(tiny(conversations)).pack.folder).parent == conversations.parent / "here" / "packs"
 
 
-def test_looking_writes_nothing(talks: Path, empty_cache: Path) -> None:
-    find_rows(tiny(talks))
+def test_looking_writes_nothing(conversations: Path, empty_cache: Path) -> None:
+    find_rows(tiny(conversations))
     assert not empty_cache.exists()

@@ -26,17 +26,17 @@ STEPS = 12
 
 @pytest.fixture
 def data(
-    talks: Path, packed: Callable[..., PackManifest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    conversations: Path, packed: Callable[..., PackManifest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Path:
     """Packed conversations, in a working folder of their own."""
-    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(talks)).recipe()))
+    packed(make_pack_job(Request(name="debug/cpu-tiny", data=str(conversations)).recipe()))
     monkeypatch.setattr(
         "gemfit_launch.planning.plan.command", lambda: (sys.executable, str(TRAINING), "{run_dir}")
     )
     for verb in ("run", "resume"):
         monkeypatch.setattr(f"gemfit_launch.verbs.{verb}.require_train_extra", lambda verb: None)
     monkeypatch.chdir(tmp_path)
-    return talks
+    return conversations
 
 
 def train(cli: Cli, data: Path, *more: object) -> Result:

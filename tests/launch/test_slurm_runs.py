@@ -87,11 +87,11 @@ def test_another_job_with_the_same_id_is_not_the_runs(submitted: RunDir, cli: Cl
 
 def test_a_pack_that_failed_is_why_the_run_failed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
     submitted.write_verdict(
-        Verdict(outcome=AttemptOutcome.FATAL, attempt=0, step=0, reason="talks.jsonl:3: is not JSON")
+        Verdict(outcome=AttemptOutcome.FATAL, attempt=0, step=0, reason="conversations.jsonl:3: is not JSON")
     )
     slurm.set_job(100, "CANCELLED")
     found = status_of(cli, submitted)
-    assert (found["state"], found["reason"]) == (AttemptOutcome.FATAL, "talks.jsonl:3: is not JSON")
+    assert (found["state"], found["reason"]) == (AttemptOutcome.FATAL, "conversations.jsonl:3: is not JSON")
 
 
 def test_where_slurm_is_silent_the_state_is_unknown_and_its_words_are_shown(
@@ -117,7 +117,7 @@ def test_stop_cancels_a_job_that_waits_and_asks_one_that_runs(
 
 
 def test_cancel_ends_the_training_before_the_packing_it_waits_for(
-    talks: Path, cli: Cli, slurm: FakeSlurm
+    conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:
     cli("submit", *ASKED, "--run", "runs/first")
     assert cli("cancel", "runs/first").exit_code == 0

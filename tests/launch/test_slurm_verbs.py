@@ -49,13 +49,15 @@ def test_the_command_that_plan_shows_submits_the_same(submitted: RunDir, cli: Cl
     assert f"train.sbatch\n{sent}" in shown
 
 
-def test_dry_run_leaves_nothing_behind(talks: Path, cli: Cli, slurm: FakeSlurm) -> None:
+def test_dry_run_leaves_nothing_behind(conversations: Path, cli: Cli, slurm: FakeSlurm) -> None:
     assert cli("submit", *ASKED, "--dry-run").exit_code == 0
     assert not Path("runs").exists()
     assert slurm.calls("sbatch") == []
 
 
-def test_data_that_is_not_packed_gets_a_job_of_its_own_first(talks: Path, cli: Cli, slurm: FakeSlurm) -> None:
+def test_data_that_is_not_packed_gets_a_job_of_its_own_first(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
     result = cli("submit", *ASKED, "--run", "runs/first", "--after", "7")
     assert "packing: job 100" in result.output
     pack, train = (call["arguments"] for call in slurm.calls("sbatch"))
@@ -67,7 +69,7 @@ def test_data_that_is_not_packed_gets_a_job_of_its_own_first(talks: Path, cli: C
 
 
 def test_nothing_in_the_environment_that_slurm_would_obey_reaches_it(
-    talks: Path, cli: Cli, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    conversations: Path, cli: Cli, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_NTASKS", "SQUEUE_FORMAT"):
         monkeypatch.setenv(name, "x")
@@ -84,7 +86,9 @@ def test_nothing_in_the_environment_that_slurm_would_obey_reaches_it(
     ]
 
 
-def test_a_refusal_of_slurm_is_told_and_leaves_no_run_folder(talks: Path, cli: Cli, slurm: FakeSlurm) -> None:
+def test_a_refusal_of_slurm_is_told_and_leaves_no_run_folder(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
     slurm.refuse("sbatch", "sbatch: error: invalid partition specified: low\n")
     result = cli("submit", *ASKED, "--run", "runs/first")
     assert result.exit_code == 2
@@ -93,7 +97,7 @@ def test_a_refusal_of_slurm_is_told_and_leaves_no_run_folder(talks: Path, cli: C
 
 
 def test_where_only_the_training_is_refused_the_packing_is_cancelled(
-    talks: Path, cli: Cli, slurm: FakeSlurm
+    conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:
     (slurm.folder / "sbatch.refuses_after").write_text("1")
     result = cli("submit", *ASKED, "--run", "runs/first")
@@ -102,7 +106,7 @@ def test_where_only_the_training_is_refused_the_packing_is_cancelled(
 
 
 def test_without_slurm_the_way_out_is_named(
-    talks: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    conversations: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     result = cli("submit", *ASKED, "--run", "runs/first")
@@ -124,7 +128,7 @@ def test_ranks_are_the_sites_business(cli: Cli) -> None:
 
 
 def test_a_sweep_is_one_run_for_each_combination_and_packs_once(
-    talks: Path, cli: Cli, slurm: FakeSlurm
+    conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:
     sweep = ["--sweep", "seed=1,2", "--sweep", "optim.betas=[0.9,0.95],[0.9,0.99]"]
     made = json.loads(cli("submit", *ASKED, "--run", "runs/try", *sweep, "--json").stdout)
@@ -153,13 +157,13 @@ def test_a_sweep_is_one_run_for_each_combination_and_packs_once(
     ],
 )
 def test_a_sweep_that_makes_no_sense_submits_nothing(
-    sweep: str, words: str, talks: Path, cli: Cli, slurm: FakeSlurm
+    sweep: str, words: str, conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:
     result = cli("submit", *ASKED, "--sweep", sweep)
     assert (result.exit_code, words in result.stderr) == (2, True)
     assert slurm.calls("sbatch") == []
 
 
-def test_a_sweep_that_an_option_overrides_is_refused(talks: Path, cli: Cli) -> None:
+def test_a_sweep_that_an_option_overrides_is_refused(conversations: Path, cli: Cli) -> None:
     result = cli("submit", *ASKED, "--seed", "3", "--sweep", "seed=1,2")
     assert "would train the same; leave one of them out, or the option that overrides" in result.stderr

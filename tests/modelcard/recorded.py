@@ -62,7 +62,7 @@ def recorded_plan(folder: Path, **settings: Any) -> Plan:
     request = Request(
         name="debug/cpu-tiny",
         settings=tuple(f"{key}={value}" for key, value in values.items()),
-        data=str(folder / "private" / "talks.jsonl"),
+        data=str(folder / "private" / "conversations.jsonl"),
     )
     return make_plan(
         request.recipe(),

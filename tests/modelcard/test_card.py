@@ -65,7 +65,7 @@ def test_statistics_of_the_data_are_those_of_the_pack(run: RunDir) -> None:
     assert card.facts("Digests") == {
         "pack": pack.fingerprint,
         "tokenizer and template": pack.tokenizer_digest,
-        "talks.jsonl": pack.inputs[0].xxh3,
+        "conversations.jsonl": pack.inputs[0].xxh3,
     }
 
 
@@ -270,7 +270,7 @@ def write_audit(run: RunDir) -> None:
 def test_the_recipe_in_the_card_is_the_recipe_of_the_run(run: RunDir) -> None:
     text = card_of(run).section("Reproduction").partition("```yaml\n")[2].partition("```")[0]
     read = YAML(typ="safe").load(text)
-    assert read["data"]["source"] == "talks.jsonl"
+    assert read["data"]["source"] == "conversations.jsonl"
     read["data"]["source"] = run.plan().recipe.data.source
     assert Recipe.model_validate(read, strict=False) == run.plan().recipe
     assert card_of(run).facts("Reproduction")["pack fingerprint"] == run.plan().pack.fingerprint

@@ -15,7 +15,7 @@ from gemfit.schemas.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "talks"
+    made = tmp_path / "conversations"
     (made / "deep").mkdir(parents=True)
     for name in ("b.jsonl", "a.jsonl.gz", "deep/c.jsonl.zst", "notes.txt", "x.json"):
         (made / name).write_text(f"content of {name}")

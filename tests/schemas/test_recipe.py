@@ -84,8 +84,8 @@ def test_mixtures_that_contradict_themselves_are_refused(data: dict[str, object]
 
 
 def test_one_source_and_several_have_one_form() -> None:
-    short = DataRecipe(source="hf:talks", hf_config="en", hf_split="dev")
-    assert short.mixture == (SourceRecipe(source="hf:talks", hf_config="en", hf_split="dev"),)
+    short = DataRecipe(source="hf:conversations", hf_config="en", hf_split="dev")
+    assert short.mixture == (SourceRecipe(source="hf:conversations", hf_config="en", hf_split="dev"),)
     several = (SourceRecipe(source="a.jsonl"), SourceRecipe(source="b/", name="books", weight=2.5))
     assert DataRecipe(sources=several).mixture == several
     assert [source.title for source in several] == ["a.jsonl", "books"]

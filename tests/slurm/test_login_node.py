@@ -51,7 +51,7 @@ def seen(bench: Bench, cluster: Cluster) -> Iterator[Seen]:
         patch.setenv("WANDB_API_KEY", TOKEN)
         (bench.folder / "token.site.yaml").write_text(json.dumps(SITE | SITE_WITH_TOKEN))
         settings = [part for key, value in RECIPE_TO_PACK.items() for part in ("--set", f"{key}={value}")]
-        asked = ["debug/cpu-tiny", "--data", "talks.jsonl", *settings, "--run", "seen"]
+        asked = ["debug/cpu-tiny", "--data", "conversations.jsonl", *settings, "--run", "seen"]
         site = ["--site", "token.site.yaml", "--nodes", "2"]
         submitted = json.loads(bench.gemfit("submit", *asked, *site, "--json"))
         run = SlurmRun(bench, RunDir(bench.folder / "seen"), submitted["job"])
@@ -209,7 +209,13 @@ def test_preflight_names_a_planted_mistake(
     gpus = {"gpus_per_node": 1, "ranks_per_node": None} if change.startswith("gpu") else {}
     (tmp_path / "site.yaml").write_text(json.dumps(SITE | {"signal_lead_seconds": 100} | gpus))
     root = seen.run.bench.folder
-    asked = ["debug/cpu-tiny", "--data", str(root / "talks.jsonl"), "--site", str(tmp_path / "site.yaml")]
+    asked = [
+        "debug/cpu-tiny",
+        "--data",
+        str(root / "conversations.jsonl"),
+        "--site",
+        str(tmp_path / "site.yaml"),
+    ]
     findings = preflight(cluster, *asked, "--nodes", str(nodes), "--site-set", change)
     assert [f for f in findings if f["state"] == "error" and f["name"] == about and words in f["found"]], (
         findings
@@ -230,7 +236,13 @@ def test_preflight_compares_notice_and_lead_with_what_a_run_took(
     (slow / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps + saves))
     (tmp_path / "site.yaml").write_text(json.dumps(limited))
     root = seen.run.bench.folder
-    asked = ["debug/cpu-tiny", "--data", str(root / "talks.jsonl"), "--site", str(tmp_path / "site.yaml")]
+    asked = [
+        "debug/cpu-tiny",
+        "--data",
+        str(root / "conversations.jsonl"),
+        "--site",
+        str(tmp_path / "site.yaml"),
+    ]
     findings = {f["name"]: f for f in preflight(cluster, *asked, "--nodes", "1", "--like", str(slow))}
     assert findings["preemption"]["state"] == "warning"
     assert "25 seconds from notice to kill" in findings["preemption"]["found"]

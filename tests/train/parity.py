@@ -1,4 +1,4 @@
-"""Does every way of training give the same model? Losses of each beside those of a plain loop, in float32.
+"""Does every way of training give the same model? Losses of each against a plain loop, in float32.
 
     python tests/train/parity.py [--steps 50] [--ranks 1,2,4] [--only NAME,…] [--out docs/parity.md] [--json]
 
@@ -40,7 +40,7 @@ from gemfit.train.model.build import load_matching_tokenizer, load_model
 from gemfit_launch.output.tables import console, table
 from tiny_runs import make_plan, sample, steps_of
 
-# Five sliding layers and a global one; two slices of the loss in each micro-batch of 4 rows.
+# Five sliding layers and a global one; two slices of the loss in each per-device batch of 4 rows.
 MODEL: dict[str, Any] = {
     "model.scratch.vocab_size": 512,
     "model.scratch.hidden_size": 48,
@@ -100,13 +100,13 @@ Not compared, because this machine does not have it:
 
 {absent}
 
-All ways compute the loss in slices (two for each micro-batch of four rows here) where the reference has all
-logits at once; they use `sdpa` unless the line says otherwise, and batches that a thread has made ahead.
+All ways compute the loss in slices (two per batch of four rows here) where the reference has all
+logits at once; they use `sdpa` unless the line says otherwise, and batches that a thread prefetches.
 """
 
 
 def ways(ranks: list[int]) -> Iterator[Way]:
-    """Every one that a machine without GPUs has."""
+    """Every way that a machine without GPUs supports."""
     for name in STRATEGIES:
         for count in [n for n in ranks if n > 1 or name != "ddp"] if name != "single" else [1]:
             yield Way(name=name, strategy=name, ranks=count)
@@ -115,8 +115,8 @@ def ways(ranks: list[int]) -> Iterator[Way]:
         yield Way(name=f"{name}+offload", strategy=name, ranks=min(2, most), offload=True)
     yield Way(name="attention eager", settings={"model__attention": "eager"})
     yield Way(name="attention flex_attention", settings={"model__attention": "flex_attention"})
-    yield Way(name="recomputed activations", settings={"model__activation_checkpointing": "true"})
-    yield Way(name="one row a micro-step", settings={"batch__max_per_device_batch_size": 1})
+    yield Way(name="activation checkpointing", settings={"model__activation_checkpointing": "true"})
+    yield Way(name="per-device batch of 1", settings={"batch__max_per_device_batch_size": 1})
     yield Way(name="compile", settings={"model__compile": "true"})
     yield Way(name="three ranks, idle slots", strategy="fsdp2", ranks=3)
 
@@ -202,8 +202,8 @@ def largest_difference(found: list[float], expected: list[float]) -> float:
 def compare(chosen: list[Way], steps: int, scratch: Path) -> dict[str, Any]:
     """Losses of the reference, and of each way its losses and difference, or why there are none."""
     data = sample(scratch)
-    rhythm = {"evaluation__every_steps": steps, "checkpoint__every_steps": steps}
-    common = SETTINGS | rhythm | {"length__max_steps": steps, "optim__learning_rate": 2e-3}
+    intervals = {"evaluation__every_steps": steps, "checkpoint__every_steps": steps}
+    common = SETTINGS | intervals | {"length__max_steps": steps, "optim__learning_rate": 2e-3}
     forked_ranks.assert_one_thread()
     expected = apart(make_plan(data, "single", 1, model=MODEL, **common), scratch / "reference.json")
     results: dict[str, Any] = {}
@@ -215,7 +215,7 @@ def compare(chosen: list[Way], steps: int, scratch: Path) -> dict[str, Any]:
             results[way.label] = {"absent": str(error)}
         except RuntimeError as error:
             results[way.label] = {"failed": str(error)}
-        said = results[way.label].get("failed") or told(results[way.label])
+        said = results[way.label].get("failed") or in_words(results[way.label])
         print(f"{number + 1}/{len(chosen)} {way.label}: {said}", file=sys.stderr, flush=True)
     return {"steps": steps, "reference": expected, "limit": LIMIT, "ways": results}
 
@@ -224,7 +224,7 @@ def page(compared: dict[str, Any]) -> str:
     """docs/parity.md."""
     reference = compared["reference"]
     packages = ("torch", "transformers", "accelerate", "deepspeed")
-    rows = "\n".join(f"| {label} | {told(found)} |" for label, found in compared["ways"].items())
+    rows = "\n".join(f"| {label} | {in_words(found)} |" for label, found in compared["ways"].items())
     return PAGE.format(
         date=date.today(),
         steps=compared["steps"],
@@ -238,7 +238,7 @@ def page(compared: dict[str, Any]) -> str:
     )
 
 
-def told(found: dict[str, Any]) -> str:
+def in_words(found: dict[str, Any]) -> str:
     """The difference of one way, or why there is none; in one line."""
     if "absent" in found:
         return f"not here: {found['absent'].splitlines()[0]}"
@@ -267,7 +267,7 @@ def main() -> int:
     if options.json:
         print(json.dumps(compared))
     else:
-        rows = [(label, told(found)) for label, found in compared["ways"].items()]
+        rows = [(label, in_words(found)) for label, found in compared["ways"].items()]
         console().print(table(("way, on how many ranks", "largest difference"), rows))
     compared_ways = [found for found in compared["ways"].values() if "absent" not in found]
     return 0 if all(found.get("difference", 1.0) <= LIMIT for found in compared_ways) else 1

@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 SCRATCH = ScratchModel(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
 )
-TALK = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
+MESSAGES = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
 
 
 def recipe(**settings: Any) -> Recipe:
@@ -67,8 +67,8 @@ def test_a_sound_recipe_falls_into_no_trap(dtype: str) -> None:
 
 
 def test_the_data_of_the_recipe_is_looked_at(tmp_path: Path) -> None:
-    path = tmp_path / "talks.jsonl"
-    path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": []}) + "\n")
+    path = tmp_path / "conversations.jsonl"
+    path.write_text(json.dumps({"messages": MESSAGES}) + "\n" + json.dumps({"messages": []}) + "\n")
     made = recipe().model_copy(update={"data": DataRecipe(source=str(path))})
     (check,) = check_recipe(made, CPU, full=False)
     assert (check.state, check.name) == ("error", "data and tokenizer")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-WAYS = ("single", "zero2", "one row a micro-step", "attention flex_attention")
+WAYS = ("single", "zero2", "per-device batch of 1", "attention flex_attention")
 FEW_STEPS = 1e-6
 """Of a relative difference in float32 after three steps; rounding has had no time to grow."""
 
@@ -19,6 +19,6 @@ def test_every_loss_is_that_of_a_plain_loop_over_documents_alone(measure: Callab
     found = measure("tests/train/parity.py", *options, timeout_seconds=400)
     ways = found["ways"]
     assert "no backward pass on CPUs" in ways.pop("attention flex_attention on 1")["absent"]
-    assert list(ways) == ["single on 1", "zero2 on 2", "one row a micro-step on 1"]
+    assert list(ways) == ["single on 1", "zero2 on 2", "per-device batch of 1 on 1"]
     assert all(way["difference"] <= FEW_STEPS for way in ways.values())
     assert found["reference"][0] != pytest.approx(found["reference"][-1]), "nothing was trained"

@@ -1,6 +1,6 @@
-"""How fast contents become ids: each engine beside the reference, on one thread of one process.
+"""How fast contents become ids: each engine compared with the reference, on one thread of one process.
 
-    python benchmarks/tokenizers_beside.py --data examples/conversations.jsonl --tokenizer DIR
+    python benchmarks/compare_tokenizers.py --data examples/conversations.jsonl --tokenizer DIR
 
 Every engine encodes the same texts, and its ids are compared with those of the reference, which encodes
 the first --reference-megabytes of them. A second pass over the same texts shows what an engine keeps: `new`
@@ -43,8 +43,8 @@ class Speed:
     new: float
     """MB per second of processor time, first pass of a new encoder; median of the rounds."""
     again: float
-    new_beside_reference: float
-    again_beside_reference: float
+    new_per_reference: float
+    again_per_reference: float
     texts_that_differ: int
 
 
@@ -85,7 +85,7 @@ def messages(path: Path) -> Iterator[bytes]:
 
 
 def sources() -> Iterator[bytes]:
-    """The Python files of the installed packages, in pieces; the same ones in the same order every time."""
+    """Chunks of the Python files of the installed packages, always the same ones in the same order."""
     for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
         text = path.read_text(errors="replace")
         for start in range(0, len(text), MESSAGES):
@@ -93,23 +93,23 @@ def sources() -> Iterator[bytes]:
 
 
 def take(contents: Iterator[bytes], limit: float) -> Texts:
-    kept, size = [], 0
+    chosen, size = [], 0
     for content in contents:
         if size + len(content) > limit:
             break
-        kept.append(content)
+        chosen.append(content)
         size += len(content)
-    return Texts(b"".join(kept), np.cumsum([len(content) for content in kept]))
+    return Texts(b"".join(chosen), np.cumsum([len(content) for content in chosen]))
 
 
 def measure(texts: Texts, arguments: argparse.Namespace) -> list[Speed]:
     """Every engine in turn, as often as there are rounds, so that a busy moment hits all of them."""
     file = (arguments.tokenizer / "tokenizer.json").read_bytes()
     parsed, reference = parse_tokenizer(file), reference_encoder(Tokenizer.from_buffer(file))
-    known = word_cache(parsed)
+    cache = word_cache(parsed)
     makers: dict[str, Callable[[], Encoder]] = {
         "gigatoken": lambda: gigatoken_encoder(parsed),
-        "word cache": lambda: make_word_cache(known.merges, known.cuts, known.together, known.runs),
+        "word cache": lambda: make_word_cache(cache.merges, cache.cuts, cache.together, cache.runs),
     }
     head = texts.first(arguments.reference_megabytes)
     right = reference.encode(head.text, head.ends)
@@ -133,8 +133,8 @@ def measure(texts: Texts, arguments: argparse.Namespace) -> list[Speed]:
             engine=name,
             new=first,
             again=second,
-            new_beside_reference=first / slow,
-            again_beside_reference=second / slow,
+            new_per_reference=first / slow,
+            again_per_reference=second / slow,
             texts_that_differ=differ.get(name, 0),
         )
         for name, first, second in [("tokenizers", slow, slow), *lines]
@@ -177,7 +177,7 @@ def report(speeds: list[Speed], texts: Texts, arguments: argparse.Namespace) -> 
     )
     print(f"{'engine':<26}{'new':>8}{'again':>8}{'new/reference':>15}{'again/reference':>17}{'differ':>8}")
     for line in speeds:
-        ratios = f"{line.new_beside_reference:>15.1f}{line.again_beside_reference:>17.1f}"
+        ratios = f"{line.new_per_reference:>15.1f}{line.again_per_reference:>17.1f}"
         print(f"{line.engine:<26}{line.new:>8.1f}{line.again:>8.1f}{ratios}{line.texts_that_differ:>8}")
 
 

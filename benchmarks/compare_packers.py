@@ -1,13 +1,13 @@
-"""Packers beside one another on the same lengths, in one process: rows, fill and time.
+"""Packers compared on the same lengths, in one process: rows, fill and time.
 
     pip install --no-deps --target PEERS trl llamafactory
-    python benchmarks/packers_beside.py --peers PEERS --lengths 100000 1000000
+    python benchmarks/compare_packers.py --peers PEERS --lengths 100000 1000000
 
 (a) lognormal lengths of mean 300, the tail clipped at 4,096; (b) conversations of some 20,000 tokens, one
 for 200 lengths asked for; (c) bimodal: seven in ten short (mean an eighth of a row), the others nearly a
-row. What is longer than a row is cut into rows and a rest beforehand, alike for all packers. The peers run
+row. What is longer than a row is cut into rows and a rest first, the same for all packers. The peers run
 as they are shipped: in blocks of 1,000. TRL moves tokens as well as choosing rows; its tokens here take
-one byte, which is in its favour. A peer that is not installed is left out, and that is said. All times
+one byte, which is in its favour. A peer that is not installed is left out and named. All times
 are CPU time of the process, so that other work on the machine counts less.
 
 Then (b) with its turns: what `overlong: split` and `cut` make of it.
@@ -162,7 +162,7 @@ def ours(lengths: Lengths, seq_len: int) -> int:
 
 
 def peers() -> Iterator[tuple[str, Packer]]:
-    """The packers that are installed beside ours."""
+    """The other packers that are installed."""
     for name, make in (("TRL bfd_split", trl), ("LLaMA-Factory knapsack", llama_factory)):
         try:
             yield name, make()
@@ -271,7 +271,7 @@ def report(outcomes: list[Outcome], long: list[Long], *, as_json: bool) -> None:
         tables = {"packers": [asdict(o) for o in outcomes], "long": [asdict(one) for one in long]}
         print(json.dumps(tables | {"peak_gib": peak}, indent=2))
         return
-    print("| lengths | row | packer | rows | above the bound | fill % | ms | M/s | time beside ours |")
+    print("| lengths | row | packer | rows | above the bound | fill % | ms | M/s | time relative to ours |")
     print("|---|---|---|---|---|---|---|---|---|")
     for o in outcomes:
         speed = o.count / o.seconds / 1e6

@@ -1,11 +1,11 @@
-"""One training in a process of its own, timed by the same clock whoever trains: gemfit, TRL or plain padding.
+"""One training in a process of its own, timed by the same clock: gemfit, TRL or plain padding.
 
-    python benchmarks/trained_beside.py {ours|trl|padded} PLAN.json --out RESULT.json [--peers FOLDER]
+    python benchmarks/timed_training.py {ours|trl|padded} PLAN.json --out RESULT.json [--peers FOLDER]
 
 All three take the model, the batch and the optimizer of one plan, and its pack: gemfit and TRL's
-``SFTTrainer`` the same rows in the same order; `padded` is ``transformers.Trainer`` with one document a row,
-padded to the row's length, with an attention mask, as most scripts do. Nothing is evaluated or saved. A
-step is timed from the end of the one before, so that loading and logging count. For beside_trl.py,
+``SFTTrainer`` the same rows in the same order; `padded` is ``transformers.Trainer`` with one document per
+row, padded to the row's length, with an attention mask, as most scripts do. Nothing is evaluated or saved. A
+step is timed from the end of the one before, so that loading and logging count. For compare_trl.py,
 packed_against_padded.py and gpu_speed.py.
 """
 
@@ -47,7 +47,7 @@ from gemfit.train.model.build import load_matching_tokenizer, load_model, open_m
 from gemfit.train.trainer_view import TrainerHooks
 
 PEERS = ""
-"""Where TRL is installed (`pip install --no-deps --target FOLDER trl`); empty: beside gemfit."""
+"""Where TRL is installed (`pip install --no-deps --target FOLDER trl`); empty: in gemfit's environment."""
 HERE = Path(__file__).resolve()
 
 
@@ -151,7 +151,7 @@ def train_trl(plan: Plan, scratch: Path) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415  (installed apart, and wanted here only)
 
     class Sft(Summing, SFTTrainer):
-        """TRL's trainer, with its losses kept."""
+        """TRL's trainer that records its losses."""
 
     tokenizer = load_matching_tokenizer(plan)
     schedule = RowSchedule(plan, open_pack(Path(plan.pack.folder), "train"))

@@ -1,18 +1,18 @@
-"""JSONL to packed rows on disk, start-up included: ours beside datasets with TRL, and the bare encoder.
+"""JSONL to packed rows on disk, start-up included: gemfit, datasets with TRL, and the bare encoder.
 
-    python benchmarks/builder_beside.py --tokenizer FOLDER --megabytes 420 --peers FOLDER
+    python benchmarks/compare_builders.py --tokenizer FOLDER --megabytes 420 --peers FOLDER
 
 The corpus is made of the texts of installed packages (``conversation_corpus``). `ours` reads, checks,
-renders, labels, encodes, looks for near duplicates and personal data, splits, packs and writes rows with
-their origin, digests and a manifest; `plain` does so without looking for near duplicates and personal data.
+renders, labels, encodes, looks for near-duplicates and PII, splits, packs and writes rows with
+their origin, digests and a manifest; `plain` does so without near-duplicates and PII.
 `ceiling` is the same encoder, its start and its proof on the user's data included, in as many processes: it
-reads and encodes, and throws the ids away; `gigatoken` is the same with the fastest encoder that can be
+reads and encodes, and discards the ids; `gigatoken` is the same with the fastest encoder that can be
 installed, and without a proof. `trl` is ``load_dataset``, ``map(num_proc)``, ``trl.pack_dataset`` and
 ``save_to_disk``; it has neither labels nor checks. No part, and no cache of datasets, is there when a run
-begins; compiled code and what is known of the tokenizer are. Peak memory is the sum of PSS of all
-processes, sampled five times a second.
+begins; compiled code and the tokenizer's cache are. Peak memory is the sum of PSS of all
+processes, sampled five times per second.
 
-TRL is no dependency of ours: `pip install --no-deps --target FOLDER trl` and name FOLDER by --peers.
+TRL is not a dependency: `pip install --no-deps --target FOLDER trl`, and pass FOLDER as --peers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def work(number):
     for block in all_blocks(job):
         if block.number % workers == number:
             text = block_text(block, job.files[0].path)
-            messages, _ = read_block(text, 2, "talks", Unchecked(), None)
+            messages, _ = read_block(text, 2, "conversations", Unchecked(), None)
             tokens += len(encoder.encode(messages.text, messages.ends)[0])
     os._exit(0 if tokens else 1)
 children = []
@@ -120,7 +120,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments, self.folder = arguments, folder
-        self.corpus = folder / "talks.jsonl"
+        self.corpus = folder / "conversations.jsonl"
         self.conversations = write_corpus(self.corpus, arguments.megabytes)
         self.megabytes = self.corpus.stat().st_size / 1e6
         self.environment = os.environ | {

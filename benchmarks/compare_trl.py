@@ -1,10 +1,10 @@
-"""gemfit beside TRL's SFTTrainer on CPU: the same model, the same packed rows, the same clock.
+"""gemfit and TRL's SFTTrainer on CPU: the same model, the same packed rows, the same clock.
 
-    python benchmarks/beside_trl.py [--model DIR] [--rounds 2] [--threads 1] [--peers DIR] [--out FILE]
+    python benchmarks/compare_trl.py [--model DIR] [--rounds 2] [--threads 1] [--peers DIR] [--out FILE]
 
-Both take their turns, each in a fresh process, with as many threads. Ratios are of medians over all steps but
-the first of each process. Tokens for a second of CPU time say what is computed, whatever else the machine
-does; tokens for a second of wall time are what a person sees. Without --model only the tiny model is trained.
+Both take turns, each in a fresh process, with the same number of threads. Ratios are of medians over all
+steps but the first of each process. Tokens per CPU second do not depend on other load of the machine; tokens
+per second of wall time are what users see. Without --model only the tiny model is trained.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from trained_beside import PEERS, train_apart
+from timed_training import PEERS, train_apart
 
 from tiny_runs import Settings, make_plan, sample
 
 GB = 1e9
 TINY: Settings = {"model.scratch.vocab_size": 2048}
-RECOMPUTED = {"model__activation_checkpointing": "true", "optim__learning_rate": 1e-4}
+CHECKPOINTED = {"model__activation_checkpointing": "true", "optim__learning_rate": 1e-4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +42,8 @@ class Case:
 
 
 def cases(model: Path | None, tokenizer: Path | None) -> list[Case]:
-    """The tiny model; and the real one where it is given."""
-    small = RECOMPUTED | {"data__seq_len": 512, "batch__global_batch_size": 16, "length__max_steps": 8}
+    """The tiny model, and the real one if given."""
+    small = CHECKPOINTED | {"data__seq_len": 512, "batch__global_batch_size": 16, "length__max_steps": 8}
     found = [
         Case(name="tiny, float32, 4 rows of 512", model=TINY, settings=small),
         Case(
@@ -59,7 +59,7 @@ def cases(model: Path | None, tokenizer: Path | None) -> list[Case]:
         "model.id": str(model),
         **({"model.tokenizer": str(tokenizer)} if tokenizer else {}),
     }
-    large = RECOMPUTED | {"data__seq_len": 128, "batch__global_batch_size": 4, "length__max_steps": 3}
+    large = CHECKPOINTED | {"data__seq_len": 128, "batch__global_batch_size": 4, "length__max_steps": 3}
     bf16 = large | {"model__dtype": "bfloat16"}
     return [
         *found,
@@ -77,8 +77,8 @@ def compare(case: Case, data: Path, *, rounds: int, threads: int, peers: str) ->
     """Medians of both sides, ratios, and the largest difference of a loss."""
     plan = make_plan(data, "single", 1, model=case.model, **case.settings)
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
-    for turn in range(rounds):
-        for who in ("ours", "trl") if turn % 2 == 0 else ("trl", "ours"):
+    for number in range(rounds):
+        for who in ("ours", "trl") if number % 2 == 0 else ("trl", "ours"):
             found[who].append(train_apart(who, plan, threads=threads, peers=peers))
     sides = {who: summary(results) for who, results in found.items()}
     ours, trl = sides["ours"], sides["trl"]
@@ -107,9 +107,9 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(compared: list[dict[str, Any]]) -> str:
-    """One line a case."""
+    """One line per case."""
     lines = [
-        "| case | tokens/s of wall time: gemfit, TRL, ratio | tokens a CPU second: gemfit, TRL, ratio | "
+        "| case | tokens/s of wall time: gemfit, TRL, ratio | tokens per CPU second: gemfit, TRL, ratio | "
         "peak GB: gemfit, TRL, ratio | first loss differs by | any loss by |",
         "|---|---:|---:|---:|---:|---:|",
     ]
@@ -126,16 +126,16 @@ def table(compared: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-PAGE = """# gemfit beside TRL's SFTTrainer, on CPU ({date})
+PAGE = """# gemfit and TRL's SFTTrainer, on CPU ({date})
 
-`python benchmarks/beside_trl.py`, {threads} thread(s) each, {rounds} round(s) in turns, one process each;
+`python benchmarks/compare_trl.py`, {threads} thread(s) each, {rounds} round(s) in turns, one process each;
 torch {torch}, transformers {transformers}, TRL {trl}. The same weights, the same packed rows in the same
-order, AdamW, activations recomputed on both sides, a step timed from the end of the one before. Processes
+order, AdamW, activation checkpointing on both sides, a step timed from the end of the one before. Processes
 that wanted one of the {cores} cores after each case: {load}, so CPU time is given too.
 
 {table}
 
-TRL lays the rows of a micro-batch end to end and computes attention over all of them at once with a mask,
+TRL lays the rows of a per-device batch end to end and computes attention over all at once with a mask,
 which costs most where rows are many: hence the lines with 1 row, where both compute the same attention. TRL
 also computes entropy and accuracy of every step, and takes the loss in chunks without keeping logits, as
 gemfit does. Peaks are of the whole process (VmHWM from the start of training on), imports included.
