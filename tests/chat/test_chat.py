@@ -58,9 +58,9 @@ def loaded(folder: Path) -> LoadedModel:
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
     """What stands on stdout and stderr after these lines were piped into a chat."""
 
-    def type_in(talk: Callable[[], Any], *lines: str) -> tuple[str, str]:
+    def type_in(chat: Callable[[], Any], *lines: str) -> tuple[str, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
-        talk()
+        chat()
         return capsys.readouterr()
 
     return type_in
@@ -125,7 +125,7 @@ def test_turns_that_do_not_fit_are_forgotten_oldest_first(loaded: LoadedModel, t
 
 
 def test_a_pipe_gets_replies_alone_and_commands_work_in_it(folder: Path, typed: Type, tmp_path: Path) -> None:
-    saved, options = tmp_path / "talk.jsonl", ["--temperature", "0", "--max-new-tokens", "6"]
+    saved, options = tmp_path / "chat.jsonl", ["--temperature", "0", "--max-new-tokens", "6"]
     lines = ("I cannot sleep", "", "/bogus", "What?", "/undo", f"/save {saved}", "/quit", "never read")
     out, status = typed(lambda: main([str(folder), "--system", "Be kind.", *options]), *lines)
     assert "system: Be kind." in status
@@ -138,11 +138,11 @@ def test_a_pipe_gets_replies_alone_and_commands_work_in_it(folder: Path, typed: 
 
 
 def test_equal_seeds_sample_equal_replies(folder: Path, typed: Type) -> None:
-    def talk(seed: int) -> str:
+    def chat_with(seed: int) -> str:
         options = ["--temperature", "1.5", "--seed", str(seed), "--max-new-tokens", "20"]
         return typed(lambda: main([str(folder), *options]), "I cannot sleep")[0]
 
-    assert talk(3) == talk(3) != talk(4)
+    assert chat_with(3) == chat_with(3) != chat_with(4)
 
 
 def test_ctrl_c_ends_the_reply_and_keeps_what_was_said(loaded: LoadedModel) -> None:

@@ -242,7 +242,7 @@ def test_a_task_of_ones_own_is_run_by_the_harness(
     assert 0 <= score.value <= 1
 
 
-def test_a_pack_without_held_out_tokens_is_refused(run: RunDir, tmp_path: Path) -> None:
+def test_a_pack_without_validation_tokens_is_refused(run: RunDir, tmp_path: Path) -> None:
     copied = RunDir(tmp_path / "run")
     shutil.copytree(run.root, copied.root, ignore=shutil.ignore_patterns("checkpoints"))
     text = json.loads(copied.plan_file.read_text())

@@ -19,7 +19,7 @@ from gemfit.report.load import RunReport, load_run
 from gemfit.report.page import make_page, render, write_page
 from gemfit.schemas.report_facts import RunFacts
 from report.conftest import HOSTILE, MakeRun, audit, evaluation, step
-from report.reading import Read, read
+from report.parsed_page import ParsedPage, parse_page
 
 SHOWN = HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\x00", "⟨U+0000⟩")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -37,8 +37,8 @@ def load(make_run: MakeRun) -> Load:
     return make
 
 
-def without_pictures(page: Page) -> Read:
-    return read(render(page, lambda chart: Markup("<svg></svg>")))
+def without_pictures(page: Page) -> ParsedPage:
+    return parse_page(render(page, lambda chart: Markup("<svg></svg>")))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def written(load: Load, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
 
 def test_the_page_is_valid_and_loads_nothing(written: tuple[str, list[Path]]) -> None:
     text, files = written
-    page = read(text)
+    page = parse_page(text)
     assert (page.wrong, page.unclosed) == ([], [])
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(names) == len(set(names)) > 100, "charts bring names of their own"
@@ -79,7 +79,7 @@ def test_the_page_is_valid_and_loads_nothing(written: tuple[str, list[Path]]) ->
 
 
 def test_every_reference_inside_the_page_has_its_target(written: tuple[str, list[Path]]) -> None:
-    page = read(written[0])
+    page = parse_page(written[0])
     names = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     for _, attributes in page.elements:
         for name in ("href", "xlink:href"):
@@ -91,7 +91,7 @@ def test_every_reference_inside_the_page_has_its_target(written: tuple[str, list
 
 def test_hostile_texts_are_shown_and_not_obeyed(load: Load) -> None:
     text = render(make_page([load()]), lambda chart: Markup("<svg></svg>"))
-    page = read(text)
+    page = parse_page(text)
     assert not {"script", "img", "b"} & {tag for tag, _ in page.elements}
     assert "\x00" not in text
     assert "\u202e" not in text

@@ -1,4 +1,4 @@
-"""Read a page back as a program would: elements, tables, texts."""
+"""Parse a report page: elements, tables, texts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Attributes = list[tuple[str, str | None]]
 
 
 @dataclass
-class Read(HTMLParser):
-    """All that tests ask of a page; ``wrong`` lists elements that are not closed where they should be."""
+class ParsedPage(HTMLParser):
+    """Parsed page; ``wrong`` lists elements that are not closed where they should be."""
 
     elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -75,8 +75,8 @@ class Read(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def read(text: str) -> Read:
-    page = Read()
+def parse_page(text: str) -> ParsedPage:
+    page = ParsedPage()
     page.feed(text)
     page.close()
     return page
