@@ -29,7 +29,7 @@ def say(*messages: object) -> dict[str, Any]:
 
 
 def left(folder: Path) -> set[str]:
-    """What is there beside the cache of parts, which has a folder of its own."""
+    """What is there besides the block cache, which has a folder of its own."""
     return {path.name for path in folder.iterdir()} - {"cache"}
 
 
@@ -219,7 +219,7 @@ def test_a_folder_in_use_is_refused_and_left_as_it_is(
     (tmp_path / "pack/mine.txt").write_text("mine")
     status, printed = build(write_conversations_file(GOOD))
     assert status == 2
-    assert "pack: is already there and is not this pack; remove it" in printed
+    assert "pack: holds something else; choose another --out" in printed
     assert [p.name for p in (tmp_path / "pack").iterdir()] == ["mine.txt"]
 
 

@@ -89,7 +89,7 @@ sys.exit(main([sys.argv[1], "--out", sys.argv[2], "--workers", "2"]))
 
 @pytest.fixture
 def begun(cache: Path, tmp_path: Path) -> Callable[[Path], tuple[subprocess.Popen[str], list[int]]]:
-    """Start a build in a process of its own; it, and its workers, when some parts are there."""
+    """Start a build in a process of its own; it, and its workers, when some blocks are in the cache."""
 
     def start(job: Path) -> tuple[subprocess.Popen[str], list[int]]:
         argv = [sys.executable, "-c", KILLED, str(job), str(tmp_path / "packs/pack"), str(BLOCK)]
@@ -141,15 +141,15 @@ def test_a_build_goes_on_after_it_was_killed(
     status, printed = call(job, "resumed")
     assert status == 0
     blocks = -(-PackJob.read(job).files[0].bytes // BLOCK)
-    assert f"{found} of {blocks} blocks were there\n" in printed
+    assert f"{found} of {blocks} blocks were in the cache\n" in printed
     assert list(cache.rglob(".*")) == []
     monkeypatch.setenv("GEMFIT_CACHE", str(tmp_path / "another"))
-    assert "blocks were there" not in call(job, "whole")[1]
+    assert "blocks were in the cache" not in call(job, "whole")[1]
     assert content(tmp_path / "resumed") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_leaves_parts_only(
+def test_an_interrupted_build_leaves_cached_blocks_only(
     number: signal.Signals,
     begun: Callable[..., Any],
     lines: list[dict[str, Any]],
@@ -162,11 +162,11 @@ def test_an_interrupted_build_leaves_parts_only(
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
     assert printed.endswith(
-        "interrupted; the parts that are done stay, and the next build goes on from them\n"
+        "interrupted; the blocks that are done stay in the cache, and the next build goes on from them\n"
     )
     assert "Traceback" not in printed
     assert gone(workers)
-    assert not (tmp_path / "packs").exists()
+    assert list((tmp_path / "packs").iterdir()) == []
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])

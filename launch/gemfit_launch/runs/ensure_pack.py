@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gemfit.core.atomic_file import temporary_name
+from gemfit.core.atomic_folder import explaining
 from gemfit.errors import ExitCode
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob
 from gemfit_launch.planning.row_count import finished_pack
 from gemfit_launch.runs.python_module import require_train_extra, run_module
+
+_FRESH, _OLD = "fresh-", "old-"
 
 
 class PackFailed(Exception):
@@ -35,7 +40,8 @@ def ensure_pack(
         return manifest
     require_train_extra("pack")
     say(f"packing into {folder}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with explaining(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     if manifest is None:
         _build(job, folder, options)
     else:
@@ -62,10 +68,19 @@ def _build(job: PackJob, folder: Path, options: Sequence[str]) -> None:
 
 def _rebuild(job: PackJob, folder: Path, options: Sequence[str]) -> None:
     """Build in a sibling folder and swap: a run that reads the old pack keeps its open files."""
-    fresh, old = (folder.with_name(f"{folder.name}.{state}") for state in ("fresh", "old"))
-    for leftover in (fresh, old):
+    for leftover in _leftovers(folder):
         shutil.rmtree(leftover, ignore_errors=True)
+    fresh, old = temporary_name(folder, _FRESH), temporary_name(folder, _OLD)
     _build(job, fresh, options)
-    folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old)
+    with explaining(folder):
+        folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What rebuilds that were killed more than a day ago have left."""
+    starts = tuple(f".{folder.name}.{state}" for state in (_FRESH, _OLD))
+    before = time.time() - 24 * 3600
+    found = (path for path in folder.parent.iterdir() if path.name.startswith(starts))
+    return [path for path in found if path.stat().st_mtime < before]

@@ -11,6 +11,7 @@ from pathlib import Path
 from gemfit.core.atomic_file import temporary_name
 from gemfit.errors import UserError
 
+_PARTIAL = "partial-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -21,16 +22,30 @@ def staging(out: Path) -> Iterator[Path]:
 
     A full disk and a folder without write permission are a ``UserError``.
     """
-    partial = temporary_name(out, "partial-")
+    partial = temporary_name(out, _PARTIAL)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial
-        partial.rename(out)
-    except OSError as error:
-        raise explained(error, out) from error
+        with explaining(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            partial.mkdir()
+            yield partial
+            partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_folders(out: Path) -> list[Path]:
+    """The hidden folders that ``staging`` has made for ``out`` and that are still there."""
+    start = f".{out.name}.{_PARTIAL}"
+    return [path for path in out.parent.iterdir() if path.name.startswith(start)]
+
+
+@contextmanager
+def explaining(out: Path) -> Iterator[None]:
+    """Turn a full disk and missing write permission into a ``UserError`` about writing ``out``."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, out) from error
 
 
 def explained(error: OSError, out: Path) -> Exception:
@@ -45,7 +60,7 @@ def explained(error: OSError, out: Path) -> Exception:
             f"{error.filename or out}: {error.strerror}; write elsewhere (--out, or GEMFIT_CACHE)"
         )
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return UserError(f"{out}: already exists; remove it, or write elsewhere")
+        return UserError(f"{out}: already exists; choose another name")
     return error
 
 

@@ -1,6 +1,6 @@
-"""``python -m gemfit.data JOB.json --out FOLDER``: build one pack, or one shard of its parts.
+"""``python -m gemfit.data JOB.json --out FOLDER``: build one pack, or tokenize one shard of its blocks.
 
-Exit status 0, or 2 with ``error: …`` on stderr for whatever a person can mend.
+Exit status 0, or 2 with ``error: …`` on stderr for an error of the user.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the parts that are done stay, and the next build goes on from them\n")
+        sys.stderr.write(
+            "interrupted; the blocks that are done stay in the cache, and the next build goes on from them\n"
+        )
         return INTERRUPTED
     return ExitCode.DONE
 
@@ -47,8 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_positive, help="processes; all cores by default")
     parser.add_argument("--engine", choices=("auto", "tokenizers", "gigatoken"), default="auto")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--shard", type=_shard, metavar="I/N", help="make the parts of every Nth block only")
-    only.add_argument("--merge", action="store_true", help="join the parts that shards have made")
+    only.add_argument("--shard", type=_shard, metavar="I/N", help="tokenize every Nth block only")
+    only.add_argument(
+        "--merge", action="store_true", help="build the pack from the blocks that shards have tokenized"
+    )
     return parser
 
 
@@ -63,20 +67,21 @@ def _build(arguments: argparse.Namespace) -> None:
         interpret_kernels()
     # A broken job is refused without the wait for these.
     from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
-    from gemfit.data.build.pipeline import BuildOptions, build_pack, build_shard, merge_pack  # noqa: PLC0415
+    from gemfit.data.build.pipeline import BuildOptions, PackBuilder  # noqa: PLC0415
     from gemfit.data.build.worker_pool import available_cores  # noqa: PLC0415
 
     if ALONE:
         gc.freeze()
         gc.enable()
     out = arguments.out.absolute()
-    ways = BuildOptions(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
+    options = BuildOptions(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
+    builder = PackBuilder(job, options, _line)
     if arguments.shard:
-        build_shard(job, Shard(*arguments.shard), ways, _line)
+        builder.build_shard(Shard(*arguments.shard))
     elif arguments.merge:
-        _say(merge_pack(job, out, ways), out)
+        _say(builder.merge(out), out)
     else:
-        _say(build_pack(job, out, ways, _line), out)
+        _say(builder.build(out), out)
 
 
 def _is_tiny(job: PackJob) -> bool:

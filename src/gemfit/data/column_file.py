@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gemfit.data.compiled import external
 
-STRETCH = 2**16
+SLICE_ENTRIES = 2**16
 """Entries that are looked at at once where all of a column are: what is made of them stays small."""
 KEPT_BYTES = 2**23
 """Smaller columns are not worth the fault that brings their pages back."""
@@ -71,7 +71,7 @@ def let_go(*columns: NDArray[Any]) -> None:
             column._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
-def stretches(count: int, size: int = STRETCH) -> Iterator[slice]:
+def slices(count: int, size: int = SLICE_ENTRIES) -> Iterator[slice]:
     """``count`` entries in turns of ``size``."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

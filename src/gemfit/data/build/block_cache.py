@@ -1,12 +1,12 @@
-"""Parts on disk: what became of each block, kept under a name that says what it was made of.
+"""Block cache: tokenized blocks on disk, named by a digest of what they were made from.
 
-A part depends on the bytes of its block, the tokenizer and the settings of rendering, so it is found
-again by whoever meets the same block: a build that was interrupted, the same file with lines appended,
-another job of the same array. Reading the columns costs some 70 bytes a conversation; words are
-fetched piece by piece (see ``gather``).
+A tokenized block depends on the bytes of its lines, the tokenizer and the rendering settings, so it is found
+again by any build that meets the same block: after an interruption, with lines appended to the file, in
+another job of the same array. Reading the columns costs some 70 bytes per conversation; words are
+read chunk by chunk (see ``row_gather``).
 
-The cache is bounded: after a build, parts that were not used for longest go first until
-``GEMFIT_BLOCKS_GIB`` (20) are left; 0 keeps none. Parts that another build used within the last day stay.
+The cache is bounded: after a build, blocks that were not used for longest go first until
+``GEMFIT_BLOCKS_GIB`` (20) are left; 0 keeps none. Blocks that another build used within the last day stay.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NAMES = tuple(field.name for field in fields(TokenizedBlock) if field.name not 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockNotes:
-    """What is stored beside the columns of a part. Lines count from 1 within the block."""
+    """What is stored with the columns of a tokenized block. Lines count from 1 within the block."""
 
     lines: int
     blank: int
@@ -63,17 +63,17 @@ class BlockNotes:
 
 
 class BlockCache:
-    """The folder of parts of one tokenizer and one way of rendering."""
+    """The folder of tokenized blocks of one tokenizer and one set of rendering settings."""
 
     def __init__(self, cache: Path, meaning: str) -> None:
         self.cache, self.folder = cache, cache / meaning
 
     def key(self, block: bytes) -> str:
-        """The name of the part of these lines."""
+        """The name of the tokenized block of these lines."""
         return str(xxhash.xxh3_128_hexdigest(block))
 
     def path(self, key: str) -> Path:
-        """Where the part of this name is, or will be."""
+        """The path of the block of this name."""
         return self.folder / f"{key}.block"
 
     def has(self, key: str) -> bool:
@@ -91,11 +91,11 @@ class BlockCache:
             return False
         return bool(state.hexdigest() == header["xxh3"])
 
-    def write(self, key: str, part: TokenizedBlock, notes: BlockNotes) -> None:
-        """Store a part, whole or not at all."""
+    def write(self, key: str, tokenized: TokenizedBlock, notes: BlockNotes) -> None:
+        """Store a block, whole or not at all."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = [(name, np.ascontiguousarray(getattr(part, name))) for name in (*_NAMES, *_APART)]
+        arrays = [(name, np.ascontiguousarray(getattr(tokenized, name))) for name in (*_NAMES, *_APART)]
         with replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
             _write(file, arrays, notes)
 
@@ -104,7 +104,7 @@ class BlockCache:
         return BlockColumns.read(self.path(key))
 
     def drop(self, engine: str) -> None:
-        """Remove every part of the store that ``engine`` made."""
+        """Remove every block that ``engine`` encoded."""
         for path in self.folder.glob("*.block"):
             with suppress(OSError, ValueError):
                 if BlockColumns.read(path).notes.engine == engine:
@@ -113,7 +113,7 @@ class BlockCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockColumns:
-    """A part without its words and signatures, and where the words are."""
+    """A tokenized block without its words and signatures, and where the words are."""
 
     path: Path
     notes: BlockNotes
@@ -136,7 +136,7 @@ class BlockColumns:
 
 
 def read_block_signatures(path: Path) -> NDArray[np.uint32]:
-    """The MinHash signatures of one part: (conversations, K)."""
+    """The MinHash signatures of one block: (conversations, K)."""
     with path.open("rb") as file:
         header, start = _header(file.fileno(), path)
         kind, shape, at = header["arrays"]["signatures"]
@@ -145,7 +145,7 @@ def read_block_signatures(path: Path) -> NDArray[np.uint32]:
 
 
 def note_shards(job: PackJob, count: int) -> None:
-    """Remember that the parts of this job are made by so many shards, for who finds one missing."""
+    """Record the number of shards of this job, for the error that names missing blocks."""
     note = _shards_note(job)
     note.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(note, f"{count}\n")
@@ -164,14 +164,14 @@ def _shards_note(job: PackJob) -> Path:
 
 
 def block_cache_of(job: PackJob, tokenizer_digest: str) -> BlockCache:
-    """The store for the parts of this job."""
+    """The cache for the blocks of this job."""
     data = job.data.model_dump(mode="json", include=set(PART_SETTINGS))
     meaning = {"format": PACK_FORMAT, "tokenizer": tokenizer_digest, "data": data}
     return BlockCache(cache_folder() / "blocks", digest_json(meaning))
 
 
 def trim(cache: Path, own: Iterable[Path]) -> None:
-    """Remove parts until the cache is within its bound; ``own`` are those of the build that ended."""
+    """Remove blocks until the cache is within its bound; ``own`` are those of the build that ended."""
     limit = limit_bytes()
     mine = set(own)
     lately = time.time() - USED_LATELY_SECONDS
@@ -207,7 +207,7 @@ def limit_bytes() -> int:
             raise ValueError
     except ValueError:
         raise UserError(
-            f"GEMFIT_BLOCKS_GIB is {value!r}; write a number of GiB, 0 to keep no parts"
+            f"GEMFIT_BLOCKS_GIB is {value!r}; write a number of GiB, 0 to keep no blocks"
         ) from None
     return int(gib * 2**30)
 
@@ -246,7 +246,7 @@ def _header(descriptor: int, path: Path) -> tuple[dict[str, Any], int]:
     """The header, and the byte where the arrays begin; ``ValueError`` for a file that broke off."""
     start = os.pread(descriptor, 16, 0)
     if start[:8] != MAGIC:
-        raise ValueError(f"{path}: is no part")
+        raise ValueError(f"{path}: is not a tokenized block")
     size = int.from_bytes(start[8:], "little")
     header = json.loads(os.pread(descriptor, size, 16))
     if os.fstat(descriptor).st_size != 16 + size + header["bytes"]:

@@ -1,7 +1,7 @@
-"""One block of input to one part: read, check, encode, render, label, fit.
+"""Tokenize one block: read, check, encode, render, label, fit.
 
-A part depends on the bytes of its block, the tokenizer and the settings, on nothing else. Conversations
-stay arrays all the way.
+A tokenized block depends on the bytes of its lines, the tokenizer and the settings, on nothing else.
+Conversations stay arrays all the way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gemfit.data.tokenize.verification import pick
 def make_block(
     block: bytes, first_line: int, path: str, rendering: RenderContext, reject: Reject | None
 ) -> tuple[TokenizedBlock, BlockCounts]:
-    """The part of a block of whole JSON lines, and what was found in it.
+    """Tokenize a block of whole JSON lines; also counts of what was found in it.
 
     ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
     ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.

@@ -1,8 +1,8 @@
-"""The columns of all parts, joined in input order: all that planning the rows has to know.
+"""The columns of all blocks, joined in input order: all that planning the rows has to know.
 
-They are appended to files as the parts come, and mapped when all are there: some 70 bytes a conversation
+They are appended to files as the blocks come, and mapped when all are there: some 70 bytes a conversation
 on disk, 24 per fragment, and 350 for signatures and their bands where near duplicates are looked for. Memory:
-a path for each part, and the pages of what is looked at, until they are let go.
+a path for each block, and the pages of what is looked at, until they are let go.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gemfit.data.build.block_cache import BlockCache, BlockColumns, read_block_signatures
 from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_gather import FRAGMENT
-from gemfit.data.column_file import ColumnFile, let_go, stretches
+from gemfit.data.column_file import ColumnFile, let_go, slices
 from gemfit.data.dedup.lsh import Signatures
 from gemfit.data.dedup.minhash import NUM_HASHES
 from gemfit.data.jsonl.conversation import ROLES
@@ -64,11 +64,11 @@ class ConversationTable:
     signatures: Signatures
 
     part_ends: NDArray[np.int64]
-    """(parts,): where the conversations of each part end."""
+    """(blocks,): where the conversations of each block end."""
     part_inputs: Ints
-    """(parts,): index into the inputs."""
+    """(blocks,): index into the inputs."""
     paths: list[Path]
-    """Of the parts, by number."""
+    """Of the blocks, by number."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -77,9 +77,9 @@ class ConversationTable:
         """Index into the inputs of each of these: (conversations,)."""
         return self.part_inputs[np.searchsorted(self.part_ends, conversations, "right")]
 
-    def stretches(self) -> Iterator[slice]:
+    def slices(self) -> Iterator[slice]:
         """All conversations in turns, whose pages are let go again."""
-        for here in stretches(len(self)):
+        for here in slices(len(self)):
             yield here
             self.let_go()
 
@@ -102,14 +102,14 @@ class Notes:
     """Parts with rejected lines: file, input, and lines of that input before it."""
 
     def rejections(self) -> Iterator[tuple[int, int, str]]:
-        """Input, line and reason of every rejected line; reads them from the parts."""
+        """Input, line and reason of every rejected line; reads them from the blocks."""
         for path, input, before in self.rejecting:
             for line, reason in BlockColumns.read(path).notes.rejected:
                 yield input, before + line, reason
 
 
 class Collector:
-    """Takes the parts of all blocks in input order, one by one as they are made."""
+    """Takes the tokenized blocks in input order, one by one as they are made."""
 
     def __init__(self, store: BlockCache, data: DataRecipe) -> None:
         self._store = store
@@ -133,17 +133,17 @@ class Collector:
         self._before[made.input] += made.lines
         if not made.key:
             return
-        part = self._store.read(made.key)
-        self._note(part, made.input, before)
-        self._append(part, before)
+        tokenized = self._store.read(made.key)
+        self._note(tokenized, made.input, before)
+        self._append(tokenized, before)
         self._part_ends.append(len(self._lines))
         self._part_inputs.append(made.input)
-        self._paths.append(part.path)
+        self._paths.append(tokenized.path)
 
     def finish(self) -> tuple[ConversationTable, Notes]:
         """All that was taken, mapped."""
         columns = {name: column.mapped() for name, column in self._columns.items()}
-        talks = ConversationTable(
+        table = ConversationTable(
             line=self._lines.mapped(),
             fragment_ends=self._fragment_ends.mapped(),
             fragments=self._fragments.mapped(),
@@ -161,18 +161,18 @@ class Collector:
             engines=tuple(sorted(self._engines)),
             rejecting=tuple(self._rejecting),
         )
-        return talks, notes
+        return table, notes
 
-    def _note(self, part: BlockColumns, input: int, before: int) -> None:
-        notes = part.notes
+    def _note(self, tokenized: BlockColumns, input: int, before: int) -> None:
+        notes = tokenized.notes
         self._counts.update(lines=notes.lines, blank=notes.blank, rejected=len(notes.rejected))
         self._pii.update(notes.pii)
         self._engines.add(notes.engine)
         if notes.rejected:
-            self._rejecting.append((part.path, input, before))
+            self._rejecting.append((tokenized.path, input, before))
 
-    def _append(self, part: BlockColumns, before: int) -> None:
-        columns = part.columns
+    def _append(self, tokenized: BlockColumns, before: int) -> None:
+        columns = tokenized.columns
         for name, column in self._columns.items():
             column.append(columns[name])
         self._lines.append(columns["lines"] + before)
@@ -183,20 +183,20 @@ class Collector:
                 f"data: more than {MAX_FRAGMENTS:,} fragments of conversations; make several packs of them"
             )
         self._fragment_ends.append(ends)
-        self._fragments.append(_fragments(part, len(self._paths)))
+        self._fragments.append(_fragments(tokenized, len(self._paths)))
         if self._signatures.num_hashes:
-            self._signatures.append(read_block_signatures(part.path))
+            self._signatures.append(read_block_signatures(tokenized.path))
 
 
-def _fragments(part: BlockColumns, number: int) -> NDArray[np.void]:
-    """The fragments of a part, with the number that it has."""
-    columns = part.columns
+def _fragments(tokenized: BlockColumns, number: int) -> NDArray[np.void]:
+    """The fragments of a block, with the number that it has."""
+    columns = tokenized.columns
     fragments = np.empty(len(columns["lengths"]), FRAGMENT)
     lengths = columns["lengths"].astype(np.int64)
     # A fragment that continues is stored a second time, as its body alone.
     stored = lengths + np.where(columns["continues"], lengths - columns["context"], 0)
-    fragments["word"] = part.words_at // 4 + np.cumsum(stored) - stored
-    fragments["part"] = number
+    fragments["word"] = tokenized.words_at // 4 + np.cumsum(stored) - stored
+    fragments["block"] = number
     fragments["length"], fragments["start"] = columns["lengths"], columns["starts"]
     for name in ("context", "continues", "mid_message"):
         fragments[name] = columns[name]

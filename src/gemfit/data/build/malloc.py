@@ -1,4 +1,4 @@
-"""What becomes of memory that was freed: given back to the system, or kept for what comes next.
+"""Whether freed memory goes back to the system (malloc_trim) or is used again (mallopt).
 
 Both are settings of the GNU library; elsewhere they do nothing, and cost some memory or time.
 """

@@ -1,6 +1,6 @@
-"""The first half of a build: every block of the input becomes a part, on all cores.
+"""The first half of a build: every block of the input becomes a tokenized block, on all cores.
 
-A block whose part is there already costs reading it. The parent holds one small record a block;
+A block that is in the cache costs reading it. The parent holds one small record a block;
 each worker holds one block and what becomes of it.
 """
 
@@ -27,7 +27,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.pack_job import PackJob
 
 _SECOND_LINE = 2
-"""A byte order mark is no part of a block: who cuts blocks has removed it, and says "not the first line"."""
+"""Lines of a block count from here: its byte order mark is gone, so no line is the first of a file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +37,12 @@ class MappedBlock:
     number: int
     input: int
     key: str
-    """Name of its part; empty where no line starts in the block."""
+    """Name in the cache; empty where no line starts in the block."""
     lines: int
     tokens: int = 0
-    """Of its conversations; 0 where its part is missing."""
+    """Of its conversations; 0 where it is missing."""
     state: str
-    """`found`: the part was there; `made`: it was made now; `missing`: it was only looked for."""
+    """`found`: it was in the cache; `made`: it was tokenized now; `missing`: it was only looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ def make_blocks(
     shard: Shard = ALL,
     at: Callable[[int], None] = lambda done: None,
     take: Callable[[MappedBlock], None] = lambda made: None,
-    watch: ReferenceChecker | None = None,
+    checker: ReferenceChecker | None = None,
 ) -> list[MappedBlock]:
-    """Make the parts of all blocks of ``shard``, in input order; without ``rendering`` only look for them.
+    """Make the tokenized blocks of ``shard``, in input order; without ``rendering`` only look for them.
 
     The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` is told
-    the bytes that are done, ``take`` each block in input order while others are being made. ``watch`` is
+    the bytes that are done, ``take`` each block in input order while others are being made. ``checker`` is
     offered a sample of each, and its ``EngineMismatch`` is raised.
     """
     task = _BlockTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
@@ -86,9 +86,9 @@ def make_blocks(
     offered = None
     try:
         for block, (made, picked) in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
-            if watch is not None and picked is not None:
-                watch.offer(picked)
-                offered = watch
+            if checker is not None and picked is not None:
+                checker.offer(picked)
+                offered = checker
             ordered.add(made)
             done += block.disk_bytes
             at(done)
@@ -102,7 +102,7 @@ def make_blocks(
 
 
 def _await(offered: ReferenceChecker | None) -> None:
-    """Wait for the comparison: parts are there for later builds, which do not compare them again."""
+    """Wait for the comparison: later builds take the blocks from the cache without comparing again."""
     if offered is not None:
         offered.finish()
 
@@ -160,10 +160,10 @@ class _BlockTask:
         if not key:
             return made, None
         if self.store.has(key):
-            part = self.store.read(key)
-            if part.notes.rejected and self.job.data.on_error == "fail":
-                raise self._refusal(block, *part.notes.rejected[0])
-            return replace(made, tokens=int(part.columns["tokens"].sum(dtype=np.int64))), None
+            tokenized = self.store.read(key)
+            if tokenized.notes.rejected and self.job.data.on_error == "fail":
+                raise self._refusal(block, *tokenized.notes.rejected[0])
+            return replace(made, tokens=int(tokenized.columns["tokens"].sum(dtype=np.int64))), None
         if self.rendering is None:
             return replace(made, state="missing"), None
         tokens, picked = self._make(self.rendering, block, text, key)
@@ -183,7 +183,7 @@ class _BlockTask:
                 raise self._refusal(block, line, rejection.reason)
             rejected.append((line, rejection.reason))
 
-        part, counts = make_block(text, _SECOND_LINE, "block", rendering, reject)
+        tokenized, counts = make_block(text, _SECOND_LINE, "block", rendering, reject)
         notes = BlockNotes(
             lines=counts.lines,
             blank=counts.blank,
@@ -191,8 +191,8 @@ class _BlockTask:
             pii=counts.pii,
             engine=rendering.encoder.name,
         )
-        self.store.write(key, replace(part, lines=part.lines - _SECOND_LINE + 1), notes)
-        return int(part.tokens.sum(dtype=np.int64)), counts.picked
+        self.store.write(key, replace(tokenized, lines=tokenized.lines - _SECOND_LINE + 1), notes)
+        return int(tokenized.tokens.sum(dtype=np.int64)), counts.picked
 
     def _refusal(self, block: Block, line: int, reason: str) -> UserError:
         """The error that ends a build on its first bad line."""

@@ -1,4 +1,4 @@
-"""From the columns of all parts to the files of a pack: choose, plan, write, account."""
+"""From the columns of all blocks to the files of a pack: choose, plan, write, account."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ LIBRARIES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 
 
 def assemble(
-    job: PackJob, tokenizer: Any, talks: ConversationTable, notes: Notes, folder: Path, *, num_workers: int
+    job: PackJob, tokenizer: Any, table: ConversationTable, notes: Notes, folder: Path, *, num_workers: int
 ) -> PackManifest:
     """Write everything but the manifest into ``folder``; the manifest."""
-    sources = _sources_of(job, talks)
-    selection = _choose(job, talks, sources)
-    _check_enough(job, talks, selection, notes)
+    sources = _sources_of(job, table)
+    selection = _choose(job, table, sources)
+    _check_enough(job, table, selection, notes)
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
-    plans = [plan_split(talks, selection, split, seq_len, tight=tight) for split in range(len(SPLITS))]
-    sums_by_split = [chunk_sums(talks, selection, sources, len(job.sources), plan) for plan in plans]
-    flow = token_flow(talks, selection, sources, _names(job), sums_by_split)
-    source = Source(fragments=talks.fragments, paths=talks.paths, seq_len=seq_len, pad=pad_id(tokenizer))
+    plans = [plan_split(table, selection, split, seq_len, tight=tight) for split in range(len(SPLITS))]
+    sums_by_split = [chunk_sums(table, selection, sources, len(job.sources), plan) for plan in plans]
+    flow = token_flow(table, selection, sources, _names(job), sums_by_split)
+    source = Source(fragments=table.fragments, paths=table.paths, seq_len=seq_len, pad=pad_id(tokenizer))
     trim_heap()
     with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
         shards, trained = write_rows(
             folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at
         )
     save_tokenizer(tokenizer, folder / "tokenizer")
-    write_conversations(folder / CONVERSATIONS, talks, selection, sources)
+    write_conversations(folder / CONVERSATIONS, table, selection, sources)
     write_rejected(folder / REJECTED, notes, [one.path for one in inputs_of(job)])
     data = job.data
     return PackManifest(
@@ -83,9 +83,9 @@ def assemble(
             plan.name: _counts(plan, sums, trained[plan.name])
             for plan, sums in zip(plans, sums_by_split, strict=True)
         },
-        losses=losses(talks, selection, notes, flow["total"], sums_by_split, seq_len),
+        losses=losses(table, selection, notes, flow["total"], sums_by_split, seq_len),
         flow=flow,
-        roles=role_tokens(talks, selection),
+        roles=role_tokens(table, selection),
         pii=notes.pii,
         sources=tuple(PackSource(name=source.name, weight=source.weight) for source in job.sources),
         inputs=inputs_of(job),
@@ -99,49 +99,49 @@ def _names(job: PackJob) -> list[str]:
     return [source.name for source in job.sources]
 
 
-def _sources_of(job: PackJob, talks: ConversationTable) -> NDArray[np.int16]:
+def _sources_of(job: PackJob, table: ConversationTable) -> NDArray[np.int16]:
     """The source of each conversation."""
     by_input = np.array([one.source for one in inputs_of(job)], np.int16)
-    sources = np.empty(len(talks), np.int16)
-    for here in talks.stretches():
-        sources[here] = by_input[talks.inputs(np.arange(here.start, here.stop))]
+    sources = np.empty(len(table), np.int16)
+    for here in table.slices():
+        sources[here] = by_input[table.inputs(np.arange(here.start, here.stop))]
     return sources
 
 
-def _dispositions(talks: ConversationTable) -> NDArray[np.int8]:
+def _dispositions(table: ConversationTable) -> NDArray[np.int8]:
     """What is packed unless something else is against it: (conversations,)."""
-    dispositions = np.empty(len(talks), np.int8)
-    for here in talks.stretches():
-        before = talks.fragment_ends[here.start - 1 : here.start]
-        whole = np.diff(talks.fragment_ends[here], prepend=before if here.start else 0) > 0
-        lost = np.where(talks.dropped[here] > 0, Disposition.OVERLONG, Disposition.UNTRAINED)
+    dispositions = np.empty(len(table), np.int8)
+    for here in table.slices():
+        before = table.fragment_ends[here.start - 1 : here.start]
+        whole = np.diff(table.fragment_ends[here], prepend=before if here.start else 0) > 0
+        lost = np.where(table.dropped[here] > 0, Disposition.OVERLONG, Disposition.UNTRAINED)
         dispositions[here] = np.where(whole, Disposition.KEPT, lost)
     return dispositions
 
 
-def _choose(job: PackJob, talks: ConversationTable, sources: NDArray[np.int16]) -> Selection:
+def _choose(job: PackJob, table: ConversationTable, sources: NDArray[np.int16]) -> Selection:
     candidates = SelectionInput(
-        digests=talks.digests,
-        normalized_hashes=talks.normalized_hashes,
-        signatures=talks.signatures,
+        digests=table.digests,
+        normalized_hashes=table.normalized_hashes,
+        signatures=table.signatures,
         source=sources,
-        disposition=_dispositions(talks),
+        disposition=_dispositions(table),
     )
     selection = select_conversations(candidates, job.data, job.seed)
-    talks.signatures.close()
+    table.signatures.close()
     if job.data.max_rows is None:
         return selection
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
     return within_max_rows(
         selection,
         job.data.max_rows,
-        lambda some: plan_split(talks, some, TRAIN, seq_len, tight=tight).num_rows,
+        lambda some: plan_split(table, some, TRAIN, seq_len, tight=tight).num_rows,
     )
 
 
-def _check_enough(job: PackJob, talks: ConversationTable, selection: Selection, notes: Notes) -> None:
+def _check_enough(job: PackJob, table: ConversationTable, selection: Selection, notes: Notes) -> None:
     named = ", ".join(_names(job))
-    if not len(talks):
+    if not len(table):
         raise UserError(
             f"{named}: holds no valid conversation: of {notes.lines} lines {notes.blank} are blank and "
             f"{notes.rejected} were rejected"
@@ -149,7 +149,7 @@ def _check_enough(job: PackJob, talks: ConversationTable, selection: Selection, 
     if not np.any(selection.split == TRAIN):
         dropped = int(np.count_nonzero(selection.disposition == Disposition.OVERLONG))
         raise UserError(
-            f"{named}: no conversation is left to train on: of {len(talks)}, "
+            f"{named}: no conversation is left to train on: of {len(table)}, "
             f"{dropped} were longer than data.seq_len and dropped, the rest is "
             f"held out (data.validation_share: {job.data.validation_share}; near copies stay on one side, "
             f"data.near_duplicates: {job.data.near_duplicates}); give more data, or change these"

@@ -1,9 +1,9 @@
 """Build a pack: conversations in, a folder of packed rows out, whole or not at all.
 
-First every block of the input becomes a part, on all cores (``make_blocks``); meanwhile the parent joins
-their columns on disk (``talks``), then decides what each row holds (``plan_rows``), and all cores gather
-and write the rows (``rows``). The engines are given back before that. A worker keeps one block, then one
-batch of rows. Disk: parts take 4 bytes a token and stay in the cache, the result takes 8 bytes a place.
+Map: every block of the input is tokenized, on all cores (``make_blocks``), while the parent collects columns
+per conversation on disk (``ConversationTable``). Then rows are planned (``row_plan``), and all cores gather
+and write them (``write_rows``). Tokenizer and encoders are freed before that. A worker holds one block, then
+one batch of rows. Disk: blocks take 4 bytes per token and stay in the cache, the pack 8 bytes per token.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gemfit.core.atomic_file import write_atomic
-from gemfit.core.atomic_folder import explained, staging
+from gemfit.core.atomic_folder import explaining, staging
 from gemfit.core.progress import Progress, progress
 from gemfit.data.build.block_cache import BlockCache, block_cache_of, note_shards, noted_shards, trim
 from gemfit.data.build.compile_kernels import compiling
 from gemfit.data.build.conversation_table import Collector
 from gemfit.data.build.map_blocks import ALL, MappedBlock, Shard, make_blocks
 from gemfit.data.build.merge import assemble
+from gemfit.data.build.one_builder import one_builder
 from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.build.setup import (
     delete_tables,
@@ -50,129 +52,142 @@ class BuildOptions:
     engine: Engine = "auto"
 
 
-def build_pack(job: PackJob, out: Path, ways: BuildOptions, say: Say) -> PackManifest:
-    """Make the pack of ``job`` in the folder ``out``; a pack of the same fingerprint there is kept.
+class PackBuilder:
+    """Builds the pack of one job, whole or in shards; a fault of the input is a ``UserError``.
 
-    Everything that a person can get wrong is a ``UserError``, and leaves nothing but the parts.
+    Blocks that were tokenized stay in the cache, whatever happens: the next build goes on from them.
     """
-    if out.exists() and any(out.iterdir()):
-        return _existing(job, out)
-    check_unchanged(job.files)
-    with compiling(say) as wait_for_kernels:
-        tokenizer = prepare_tokenizer(job)
-        store = block_cache_of(job, tokenizer_digest_of(tokenizer))
-        collector = _parts(job, tokenizer, store, ways, say)
-        release(tokenizer)
-        wait_for_kernels()
-    return _joined(job, tokenizer, store, collector, out, ways)
 
+    def __init__(self, job: PackJob, options: BuildOptions, say: Say) -> None:
+        self.job = job
+        self.options = options
+        self._say = say
 
-def build_shard(job: PackJob, shard: Shard, ways: BuildOptions, say: Say) -> None:
-    """Make the parts of every ``shard.count``-th block, for ``merge_pack`` to find."""
-    check_unchanged(job.files)
-    tokenizer = prepare_tokenizer(job)
-    store = block_cache_of(job, tokenizer_digest_of(tokenizer))
-    note_shards(job, shard.count)
-    _parts(job, tokenizer, store, ways, say, shard)
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer that the job names, or one trained on its conversations."""
+        return prepare_tokenizer(self.job)
 
+    @cached_property
+    def cache(self) -> BlockCache:
+        """Where the tokenized blocks of this job are kept."""
+        return block_cache_of(self.job, tokenizer_digest_of(self.tokenizer))
 
-def merge_pack(job: PackJob, out: Path, ways: BuildOptions) -> PackManifest:
-    """The pack of parts that are all there; a missing one is a ``UserError`` that names its shard."""
-    if out.exists() and any(out.iterdir()):
-        return _existing(job, out)
-    check_unchanged(job.files)
-    tokenizer = prepare_tokenizer(job)
-    store = block_cache_of(job, tokenizer_digest_of(tokenizer))
-    with _progress(job, "looking for parts") as shown:
-        made = make_blocks(job, store, None, num_workers=ways.num_workers, at=shown.at)
-    missing = [one.number for one in made if one.state == "missing"]
-    if missing:
-        raise UserError(_to_run(missing, len(made), noted_shards(job)))
-    try:
-        collector = Collector(store, job.data)
-        for one in made:
-            collector.add(one)
-    except OSError as error:
-        raise explained(error, store.folder) from error
-    return _joined(job, tokenizer, store, collector, out, ways)
+    def build(self, out: Path) -> PackManifest:
+        """Make the pack in the folder ``out``; one of the same fingerprint there is taken as it is."""
+        # Before the lock: a finished pack may lie where nothing can be written.
+        if manifest := self._finished(out):
+            return manifest
+        with one_builder(out, self._say):
+            if manifest := self._finished(out):
+                return manifest
+            check_unchanged(self.job.files)
+            with compiling(self._say) as wait_for_kernels:
+                collector = self._tokenize()
+                release(self.tokenizer)
+                wait_for_kernels()
+            return self._write(collector, out)
 
+    def build_shard(self, shard: Shard) -> None:
+        """Tokenize every ``shard.count``-th block, for ``merge`` to find."""
+        check_unchanged(self.job.files)
+        note_shards(self.job, shard.count)
+        self._tokenize(shard)
 
-def _existing(job: PackJob, out: Path) -> PackManifest:
-    if (out / MANIFEST).is_file() and (manifest := read_manifest(out)).fingerprint == job.fingerprint:
+    def merge(self, out: Path) -> PackManifest:
+        """Make the pack of blocks that are all in the cache; an error names the shards of missing ones."""
+        with one_builder(out, self._say):
+            if manifest := self._finished(out):
+                return manifest
+            check_unchanged(self.job.files)
+            with _progress(self.job, "looking for blocks") as shown:
+                workers = self.options.num_workers
+                blocks = make_blocks(self.job, self.cache, None, num_workers=workers, at=shown.at)
+            if missing := [block.number for block in blocks if block.state == "missing"]:
+                raise UserError(_shards_to_run(missing, len(blocks), noted_shards(self.job)))
+            with explaining(self.cache.folder):
+                collector = Collector(self.cache, self.job.data)
+                for block in blocks:
+                    collector.add(block)
+            return self._write(collector, out)
+
+    def _finished(self, out: Path) -> PackManifest | None:
+        if not out.exists() or not any(out.iterdir()):
+            return None
+        if (out / MANIFEST).is_file() and (found := read_manifest(out)).fingerprint == self.job.fingerprint:
+            return found
+        raise UserError(f"{out}: holds something else; choose another --out")
+
+    def _tokenize(self, shard: Shard = ALL) -> Collector:
+        """Tokenize the blocks; once more by the reference, if the fast engine was caught at a difference."""
+        engine = self.options.engine
+        context, checker = prepare_render_context(self.job, self.tokenizer, self._say, engine)
+        try:
+            blocks, collector = self._map(context, checker, shard)
+        except EngineMismatch as difference:
+            if engine != "auto":
+                raise UserError(f"--engine {engine}: {difference}; use --engine tokenizers") from None
+            self._say(
+                f"{difference}; the blocks that {context.encoder.name} made are made again by tokenizers"
+            )
+            self.cache.drop(context.encoder.name)
+            delete_tables(self.tokenizer)
+            context, _ = prepare_render_context(self.job, self.tokenizer, self._say, "tokenizers")
+            blocks, collector = self._map(context, None, shard)
+        if found := sum(block.state == "found" for block in blocks):
+            self._say(f"{found:,} of {len(blocks):,} blocks were in the cache")
+        return collector
+
+    def _map(
+        self, context: RenderContext, checker: ReferenceChecker | None, shard: Shard
+    ) -> tuple[list[MappedBlock], Collector]:
+        freeze_heap()
+        job, cache = self.job, self.cache
+        with (
+            _progress(job, "reading", shard.count) as shown,
+            closing(checker) if checker else nullcontext(),
+            explaining(cache.folder),
+        ):
+            collector = Collector(cache, job.data)
+            blocks = make_blocks(
+                job,
+                cache,
+                context,
+                num_workers=self.options.num_workers,
+                shard=shard,
+                at=shown.at,
+                take=collector.add if shard == ALL else lambda block: None,
+                checker=checker,
+            )
+            return blocks, collector
+
+    def _write(self, collector: Collector, out: Path) -> PackManifest:
+        table, notes = collector.finish()
+        try:
+            with staging(out) as partial:
+                workers = self.options.num_workers
+                manifest = assemble(self.job, self.tokenizer, table, notes, partial, num_workers=workers)
+                check_unchanged(self.job.files)
+                # The manifest goes last: a reader that finds it may trust every other file.
+                write_atomic(partial / MANIFEST, manifest.to_json())
+        except UserError:
+            # Where locks do not reach, another build may have been first: its pack is the same.
+            if found := self._finished(out):
+                return found
+            raise
+        trim(self.cache.cache, table.paths)
         return manifest
-    raise UserError(f"{out}: is already there and is not this pack; remove it, or choose another --out")
 
 
-def _to_run(missing: list[int], blocks: int, shards: int | None) -> str:
-    """What to do about missing parts."""
+def _shards_to_run(missing: list[int], blocks: int, shards: int | None) -> str:
+    """The commands that make missing blocks."""
+    what = f"{len(missing)} of {blocks} blocks are missing"
     if shards is None:
-        what = f"{len(missing)} of {blocks} parts are not there"
         return f"{what}; run `gemfit pack … --shard i/n` for i from 1 to n"
     which = sorted({number % shards + 1 for number in missing})
     runs = ", ".join(f"--shard {index}/{shards}" for index in which[:8]) + (", …" if len(which) > 8 else "")
-    return f"{len(missing)} of {blocks} parts are not there; run again with {runs}, then --merge"
-
-
-def _parts(
-    job: PackJob, tokenizer: Any, store: BlockCache, ways: BuildOptions, say: Say, shard: Shard = ALL
-) -> Collector:
-    """Make the parts; once more by the reference, if the fast engine was caught at a difference."""
-    rendering, watch = prepare_render_context(job, tokenizer, say, ways.engine)
-    try:
-        made, collector = _with_progress(job, store, rendering, watch, ways, shard)
-    except EngineMismatch as difference:
-        if ways.engine != "auto":
-            raise UserError(f"--engine {ways.engine}: {difference}; use --engine tokenizers") from None
-        say(f"{difference}; the parts that {rendering.encoder.name} made are made again by tokenizers")
-        store.drop(rendering.encoder.name)
-        delete_tables(tokenizer)
-        rendering, _ = prepare_render_context(job, tokenizer, say, "tokenizers")
-        made, collector = _with_progress(job, store, rendering, None, ways, shard)
-    if found := sum(one.state == "found" for one in made):
-        say(f"{found:,} of {len(made):,} blocks were there")
-    return collector
-
-
-def _with_progress(
-    job: PackJob,
-    store: BlockCache,
-    rendering: RenderContext,
-    watch: ReferenceChecker | None,
-    ways: BuildOptions,
-    shard: Shard,
-) -> tuple[list[MappedBlock], Collector]:
-    freeze_heap()
-    with _progress(job, "reading", shard.count) as shown, closing(watch) if watch else nullcontext():
-        try:
-            collector = Collector(store, job.data)
-            take = collector.add if shard == ALL else lambda made: None
-            made = make_blocks(
-                job,
-                store,
-                rendering,
-                num_workers=ways.num_workers,
-                shard=shard,
-                at=shown.at,
-                take=take,
-                watch=watch,
-            )
-            return made, collector
-        except OSError as error:
-            raise explained(error, store.folder) from error
+    return f"{what}; run again with {runs}, then --merge"
 
 
 def _progress(job: PackJob, what: str, shards: int = 1) -> AbstractContextManager[Progress]:
     return progress(what, None if job.streams else job.input_bytes // shards, "B")
-
-
-def _joined(
-    job: PackJob, tokenizer: Any, store: BlockCache, collector: Collector, out: Path, ways: BuildOptions
-) -> PackManifest:
-    talks, notes = collector.finish()
-    with staging(out) as partial:
-        manifest = assemble(job, tokenizer, talks, notes, partial, num_workers=ways.num_workers)
-        check_unchanged(job.files)
-        # The manifest goes last: a reader that finds it may trust every other file.
-        write_atomic(partial / MANIFEST, manifest.to_json())
-    trim(store.cache, talks.paths)
-    return manifest

@@ -1,6 +1,6 @@
-"""Fetch the words of chunks from the parts on disk and lay them out as rows: one read per fragment.
+"""Fetch the words of chunks from the blocks on disk and lay them out as rows: one read per fragment.
 
-It reads by ``pread``, so pages of the parts do not count as memory of the process. Files stay open
+It reads by ``pread``, so pages of the blocks do not count as memory of the process. Files stay open
 as long as there are few of them.
 """
 
@@ -24,7 +24,7 @@ from gemfit.data.jsonl.message_batch import Ints
 FRAGMENT = np.dtype(
     [
         ("word", np.uint32),
-        ("part", np.int32),
+        ("block", np.int32),
         ("length", np.int32),
         ("context", np.int32),
         ("start", np.int32),
@@ -63,13 +63,13 @@ class RowArrays(NamedTuple):
 
 @dataclass(slots=True)
 class BlockFiles:
-    """Descriptors of the files of parts, opened when they are needed."""
+    """Descriptors of the files of blocks, opened when they are needed."""
 
     paths: Sequence[Path]
     most: int
     """How many may be open at once."""
     descriptors: NDArray[np.int32]
-    """(parts,): -1 where closed."""
+    """(blocks,): -1 where closed."""
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> BlockFiles:
@@ -113,15 +113,15 @@ def gather(
     """The rows that these chunks make, until ``room`` is used again. fragments: all, of type ``FRAGMENT``."""
     rows = len(chunks.row_ends) - 1
     words, labels = room.words[:rows], room.labels[:rows]
-    parts = fragments["part"][chunks.first]  # a chunk is one conversation's, so all of it is in one part
-    needed = np.unique(parts).tolist()
+    blocks = fragments["block"][chunks.first]  # a chunk is one conversation's, so all of it is in one block
+    needed = np.unique(blocks).tolist()
     for start in range(0, len(needed), files.most):
         group = needed[start : start + files.most]
         files.open(group)
-        chosen = np.isin(parts, group) if len(group) < len(needed) else np.ones(len(parts), np.bool_)
+        chosen = np.isin(blocks, group) if len(group) < len(needed) else np.ones(len(blocks), np.bool_)
         failed = _fill(words, *chunks, chosen, fragments.view(np.ndarray), files.descriptors)
         if failed >= 0:
-            raise OSError(f"{files.paths[parts[failed]]}: could not be read to its end")
+            raise OSError(f"{files.paths[blocks[failed]]}: could not be read to its end")
     return RowArrays(
         words.view(np.int32), labels, *_finish(words, labels, chunks.row_ends, chunks.lengths, pad)
     )
@@ -146,7 +146,7 @@ def _fill(words, first, num_fragments, lengths, row_ends, chosen, fragments, des
                 # The pointer is that of the row, moved by hand: a view for each read costs more than it.
                 pointer = np.uintp(words[row].ctypes.data + 4 * np.int64(target))
                 offset = 4 * (np.int64(fragment["word"]) + skipped)
-                descriptor = descriptors[fragment["part"]]
+                descriptor = descriptors[fragment["block"]]
                 if pread(descriptor, pointer, np.uint64(4 * size), offset) != 4 * size:
                     return chunk
                 target += size

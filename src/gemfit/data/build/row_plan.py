@@ -1,9 +1,9 @@
 """Decide what every row holds, from the columns of all conversations at once.
 
 Conversations are taken in the order of their digests, so the rows depend neither on the order of the
-input nor on who made the parts. Rows are put into an order drawn from their number alone, because best
-fit leaves them sorted by length. Memory of a million conversations of 1.6 million fragments: 120 MB on the
-way, and 25 MB in the end.
+input nor on which process made the blocks. Rows are put into an order drawn from their number alone,
+because best fit leaves them sorted by length. Memory for a million conversations of 1.6 million fragments:
+120 MB at its peak, 25 MB at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.build.conversation_table import MAX_FRAGMENTS, ConversationTable
 from gemfit.data.build.shards import SplitPlan
-from gemfit.data.column_file import stretches
+from gemfit.data.column_file import slices
 from gemfit.data.compiled import njit
 from gemfit.data.filter.selection import Selection
 from gemfit.data.jsonl.message_batch import Ints
@@ -27,16 +27,16 @@ SPLITS = ("train", "validation")
 
 
 def plan_split(
-    talks: ConversationTable, selection: Selection, split: int, seq_len: int, *, tight: bool
+    table: ConversationTable, selection: Selection, split: int, seq_len: int, *, tight: bool
 ) -> SplitPlan:
     """The rows of one split (an index into ``SPLITS``); ``tight`` as of ``pack_chunks``."""
     numbers = np.flatnonzero(selection.split[selection.order] == split).astype(np.int32)
-    fragments, fitted, heads = _fragments_of(talks, selection, numbers)
+    fragments, fitted, heads = _fragments_of(table, selection, numbers)
     packed = pack_chunks(fitted, seq_len, tight=tight)
     del fitted
     chunks, row_ends = _permuted(packed.row, order_rows(int(packed.row[-1]) + 1 if len(packed.row) else 0))
     document, first = np.empty(len(chunks), np.int32), np.empty(len(chunks), np.int32)
-    for here in stretches(len(chunks)):
+    for here in slices(len(chunks)):
         begin = packed.first[chunks[here]]
         document[here] = numbers[np.searchsorted(heads, begin, "right") - 1]
         first[here] = fragments[begin]
@@ -54,13 +54,13 @@ def plan_split(
 def order_rows(rows: int) -> Ints:
     """Which row comes at each place: (rows,), a permutation fixed by their number alone."""
     order = np.empty(rows, np.int32)
-    for here in stretches(rows):
+    for here in slices(rows):
         order[here] = rows_at(np.arange(here.start, here.stop), seed=_ORDER_SEED, epoch=rows, rows=rows)
     return order
 
 
 def _fragments_of(
-    talks: ConversationTable, selection: Selection, numbers: Ints
+    table: ConversationTable, selection: Selection, numbers: Ints
 ) -> tuple[Ints, Fragments, Ints]:
     """The fragments of conversations, each as often as it is copied, one conversation after another.
 
@@ -69,9 +69,9 @@ def _fragments_of(
     """
     chosen = selection.order[numbers]
     copies = selection.copies[chosen]
-    begin = talks.fragment_ends[chosen - 1]
+    begin = table.fragment_ends[chosen - 1]
     begin[chosen == 0] = 0
-    ends = np.cumsum((talks.fragment_ends[chosen] - begin) * copies, dtype=np.int64)
+    ends = np.cumsum((table.fragment_ends[chosen] - begin) * copies, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     if total > MAX_FRAGMENTS:
         raise UserError(
@@ -80,14 +80,14 @@ def _fragments_of(
         )
     heads = np.concatenate([np.zeros(1, np.int32), ends.astype(np.int32)])[:-1]
     # Columns are read in the order that they have on disk, and written to where they are wanted.
-    wanted = np.full(len(talks), -1, np.int32)
+    wanted = np.full(len(table), -1, np.int32)
     wanted[chosen] = heads
     found = np.empty(total, np.int32)
     fragments = Fragments(np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.bool_))
-    for here in talks.stretches():
-        ends_here = np.asarray(talks.fragment_ends[here])
-        start = int(talks.fragment_ends[here.start - 1]) if here.start else 0
-        own = np.asarray(talks.fragments[start : ends_here[-1]])
+    for here in table.slices():
+        ends_here = np.asarray(table.fragment_ends[here])
+        start = int(table.fragment_ends[here.start - 1]) if here.start else 0
+        own = np.asarray(table.fragments[start : ends_here[-1]])
         _scatter(own, start, ends_here, wanted[here], selection.copies[here], found, *fragments)
     return found, fragments, heads
 

@@ -59,7 +59,7 @@ def prepare_render_context(
     """The rendering of the job with the fastest encoder that was proved, and who watches it.
 
     The word cache is proved on the beginning of the input before its tables are kept. When they are there,
-    the watch begins with this proof, and goes on with what the encoder does.
+    the checker begins with this proof, and goes on with what the encoder does.
     """
     path, sample = _tables_path(tokenizer), sample_of(job)
     if engine == "auto" and is_small(job) and not (kernels_compile() and path.exists()):
@@ -70,18 +70,20 @@ def prepare_render_context(
             encoder = select_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
             if isinstance(encoder, WordCache):
                 save_tables(encoder, path)
-            watch = None if encoder.name == "tokenizers" else ReferenceChecker(lambda: _reference(tokenizer))
+            checker = (
+                None if encoder.name == "tokenizers" else ReferenceChecker(lambda: _reference(tokenizer))
+            )
         else:
-            encoder, watch = known, ReferenceChecker(lambda: _reference(tokenizer))
-        if watch is not None:
-            stack.callback(watch.close)
+            encoder, checker = known, ReferenceChecker(lambda: _reference(tokenizer))
+        if checker is not None:
+            stack.callback(checker.close)
             if known is not None:
-                watch.offer(_encoded(encoder, spread(sample)))
+                checker.offer(_encoded(encoder, spread(sample)))
         rendering = make_render_context(tokenizer, job.data, encoder)
         renderer = rendering.renderer
         check_seq_len(renderer.control[renderer.segments.begin], job.data.seq_len)
         stack.pop_all()
-        return rendering, watch
+        return rendering, checker
 
 
 def is_small(job: PackJob) -> bool:

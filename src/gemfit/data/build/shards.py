@@ -51,12 +51,12 @@ class SplitPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Source:
-    """What rows are made of: the fragments of all parts."""
+    """What rows are made of: the fragments of all blocks."""
 
     fragments: NDArray[np.void]
     """(fragments,) of type ``FRAGMENT``"""
     paths: list[Path]
-    """Of the parts, by number."""
+    """Of the blocks, by number."""
     seq_len: int
     pad: int
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.build.conversation_table import ConversationTable, Notes
 from gemfit.data.build.shards import SplitPlan, as_arrow
-from gemfit.data.column_file import let_go, stretches
+from gemfit.data.column_file import let_go, slices
 from gemfit.data.filter.selection import Disposition, Selection
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.schemas.manifest import Losses, TokenFlow
@@ -60,22 +60,22 @@ class ChunkSums(NamedTuple):
 
 
 def chunk_sums(
-    talks: ConversationTable, selection: Selection, source: NDArray[np.int16], count: int, plan: SplitPlan
+    table: ConversationTable, selection: Selection, source: NDArray[np.int16], count: int, plan: SplitPlan
 ) -> ChunkSums:
     """What the rows of a split hold of each of ``count`` sources. source: (conversations,)."""
     packed, repeated, mid_message_cuts = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
-    for here in stretches(len(plan.first)):
+    for here in slices(len(plan.first)):
         owner = source[selection.order[plan.document[here]]]
-        fragments = talks.fragments[plan.first[here]]
+        fragments = table.fragments[plan.first[here]]
         packed += _summed(owner, plan.lengths[here], count)
         repeated += _summed(owner, fragments["context"], count)
         mid_message_cuts += int(np.count_nonzero(fragments["mid_message"]))
-        let_go(talks.fragments)
+        let_go(table.fragments)
     return ChunkSums(packed, repeated, mid_message_cuts)
 
 
 def token_flow(
-    talks: ConversationTable,
+    table: ConversationTable,
     selection: Selection,
     source: NDArray[np.int16],
     names: Sequence[str],
@@ -85,7 +85,7 @@ def token_flow(
 
     source: (conversations,), index into ``names``. sums_by_split: of every split.
     """
-    columns = _flow_columns(talks, selection, source, len(names), sums_by_split)
+    columns = _flow_columns(table, selection, source, len(names), sums_by_split)
     total = {"total": {name: int(sums.sum()) for name, sums in columns.items()}}
     each = {
         source_name: {name: int(sums[number]) for name, sums in columns.items()}
@@ -99,16 +99,16 @@ def token_flow(
 
 
 def _flow_columns(
-    talks: ConversationTable,
+    table: ConversationTable,
     selection: Selection,
     source: NDArray[np.int16],
     count: int,
     sums_by_split: Sequence[ChunkSums],
 ) -> dict[str, NDArray[np.int64]]:
     sums = {name: np.zeros(count, np.int64) for name in TokenFlow.model_fields}
-    for here in talks.stretches():
-        owner, disposition, tokens = source[here], selection.disposition[here], talks.tokens[here]
-        truncated, untrained = talks.truncated[here], talks.untrained[here]
+    for here in table.slices():
+        owner, disposition, tokens = source[here], selection.disposition[here], table.tokens[here]
+        truncated, untrained = table.truncated[here], table.untrained[here]
         settled = (disposition == Disposition.KEPT) | (disposition == Disposition.UNTRAINED)
         again = (tokens.astype(np.int64) - truncated - untrained) * (
             selection.copies[here].astype(np.int64) - 1
@@ -136,7 +136,7 @@ def _summed(
 
 
 def losses(
-    talks: ConversationTable,
+    table: ConversationTable,
     selection: Selection,
     notes: Notes,
     flow: TokenFlow,
@@ -146,11 +146,11 @@ def losses(
     """Counts of lines, conversations and chunks."""
     dispositions = np.zeros(len(Disposition), np.int64)
     split = truncated = 0
-    for here in talks.stretches():
-        disposition, cut_off = selection.disposition[here], talks.truncated[here] > 0
+    for here in table.slices():
+        disposition, cut_off = selection.disposition[here], table.truncated[here] > 0
         dispositions += np.bincount(disposition, minlength=len(Disposition))
         kept = disposition == Disposition.KEPT
-        split += int(np.count_nonzero(kept & (talks.tokens[here] > seq_len) & ~cut_off))
+        split += int(np.count_nonzero(kept & (table.tokens[here] > seq_len) & ~cut_off))
         truncated += int(np.count_nonzero((kept | (disposition == Disposition.UNTRAINED)) & cut_off))
     return Losses(
         lines_read=notes.lines,
@@ -172,38 +172,38 @@ def losses(
     )
 
 
-def role_tokens(talks: ConversationTable, selection: Selection) -> dict[str, int]:
+def role_tokens(table: ConversationTable, selection: Selection) -> dict[str, int]:
     """Tokens of each role in kept conversations, each counted once; ``control`` belongs to no turn."""
     sums, total = np.zeros(len(ROLES), np.int64), 0
-    for here in talks.stretches():
+    for here in table.slices():
         kept = selection.disposition[here] == Disposition.KEPT
-        sums += talks.role_tokens[here][kept].sum(axis=0, dtype=np.int64)
-        total += int(talks.tokens[here][kept].sum(dtype=np.int64))
+        sums += table.role_tokens[here][kept].sum(axis=0, dtype=np.int64)
+        total += int(table.tokens[here][kept].sum(dtype=np.int64))
     return dict(zip(ROLES, sums.tolist(), strict=True)) | {"control": total - int(sums.sum())}
 
 
 def write_conversations(
-    path: Path, talks: ConversationTable, selection: Selection, source: NDArray[np.int16]
+    path: Path, table: ConversationTable, selection: Selection, source: NDArray[np.int16]
 ) -> None:
     """The table of all conversations, as an Arrow stream."""
     numbers = selection.numbers()
     names = _strings([disposition.name.lower() for disposition in Disposition])
     with path.open("wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for here in talks.stretches():
-            digests = pa.py_buffer(np.ascontiguousarray(talks.digests[here]).astype("<u8"))
+        for here in table.slices():
+            digests = pa.py_buffer(np.ascontiguousarray(table.digests[here]).astype("<u8"))
             columns = [
                 as_arrow(source[here]),
-                as_arrow(talks.inputs(np.arange(here.start, here.stop))),
-                as_arrow(talks.line[here]),
+                as_arrow(table.inputs(np.arange(here.start, here.stop))),
+                as_arrow(table.line[here]),
                 pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), here.stop - here.start, [None, digests]),
-                as_arrow(talks.tokens[here]),
-                as_arrow(talks.trained[here]),
+                as_arrow(table.tokens[here]),
+                as_arrow(table.trained[here]),
                 pa.DictionaryArray.from_arrays(as_arrow(selection.disposition[here]), names),
                 as_arrow(numbers[here].astype(np.int64)),
                 as_arrow(selection.copies[here]),
                 as_arrow(selection.split[here]),
-                as_arrow(talks.truncated[here]),
-                as_arrow(talks.untrained[here]),
+                as_arrow(table.truncated[here]),
+                as_arrow(table.untrained[here]),
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
 

@@ -1,4 +1,4 @@
-"""The second half of a build: rows gathered from the parts and written, shards of both splits at once."""
+"""The second half of a build: rows gathered from the blocks and written, shards of both splits at once."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.column_file import ColumnFile, let_go, pread, stretches
+from gemfit.data.column_file import ColumnFile, let_go, pread, slices
 from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.hash_constants import MURMUR_MIX_1
 
@@ -60,7 +60,7 @@ class Signatures:
         """Keys of a band of the conversations in ``order``: (order,)."""
         keys = self._bands[number].mapped()
         found = np.empty(len(order), np.uint64)
-        for here in stretches(len(order)):
+        for here in slices(len(order)):
             found[here] = keys[order[here]]
         let_go(keys)
         return found

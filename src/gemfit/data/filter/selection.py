@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.column_file import let_go, stretches
+from gemfit.data.column_file import let_go, slices
 from gemfit.data.dedup.lsh import (
     Indices,
     Signatures,
@@ -85,7 +85,7 @@ class Selection:
     def numbers(self) -> Indices:
         """Number of each in canonical order; a duplicate's is that of its original, others have -1."""
         numbers = np.full(len(self.disposition), -1, np.int32)
-        for here in stretches(len(self.order)):
+        for here in slices(len(self.order)):
             numbers[self.order[here]] = np.arange(here.start, here.stop)
         copy = np.flatnonzero(self.disposition == Disposition.DUPLICATE)
         numbers[copy] = numbers[self.original[copy]]
@@ -181,7 +181,7 @@ def _prefix_buckets(digests: NDArray[np.uint64]) -> Iterator[Indices]:
         return
     for bucket in range(2**bits):
         found = [np.empty(0, np.int32)]
-        for here in stretches(len(digests)):
+        for here in slices(len(digests)):
             chosen = np.flatnonzero(digests[here, 0] >> np.uint64(64 - bits) == bucket)
             found.append((chosen + here.start).astype(np.int32))
             let_go(digests)
@@ -191,7 +191,7 @@ def _prefix_buckets(digests: NDArray[np.uint64]) -> Iterator[Indices]:
 def _gathered(values: NDArray[np.uint64], order: Indices) -> NDArray[np.uint64]:
     """``values[order]`` of a mapped column: (order,)."""
     values_of = np.empty(len(order), np.uint64)
-    for here in stretches(len(order)):
+    for here in slices(len(order)):
         values_of[here] = values[order[here]]
     let_go(values)
     return values_of
@@ -236,10 +236,10 @@ def _assign_splits(
 ) -> NDArray[np.int8]:
     """Train or validation split of each group, by a hash of its least normalized hash."""
     least = np.full(len(groups), np.iinfo(np.uint64).max, np.uint64)
-    for here in stretches(len(groups)):
+    for here in slices(len(groups)):
         np.minimum.at(least, groups[here], normalized_hashes[here])
     split = np.empty(len(groups), np.int8)
-    for here in stretches(len(groups)):
+    for here in slices(len(groups)):
         # Hashed again: the minimum of many is small, and large groups would all be in the validation split.
         draws = mix(least[groups[here]] ^ _SPLIT_SALT)
         split[here] = np.where(draws < np.uint64(int(validation_share * 2**64)), VALIDATION, TRAIN)
@@ -250,7 +250,7 @@ def _copies(candidates: SelectionInput, data: DataRecipe, seed: int, order: Indi
     """Copies of each conversation by the weight of its source: (conversations,)."""
     weights = np.array([source.weight for source in data.mixture])
     copies = np.zeros(len(candidates.disposition), np.int32)
-    for here in stretches(len(order)):
+    for here in slices(len(order)):
         chosen = order[here]
         weight = weights[candidates.source[chosen]]
         copies[chosen] = copies_by_weight(candidates.digests[chosen], weight, seed)

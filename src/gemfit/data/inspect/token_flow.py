@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.column_file import stretches
+from gemfit.data.column_file import slices
 from gemfit.data.inspect.pack_files import Pack
 from gemfit.schemas.manifest import TokenFlow
 
@@ -83,7 +83,7 @@ def _flow(pack: Pack, chosen: NDArray[np.bool_], repeated: np.int64) -> TokenFlo
         conversations.copies,
     )
     packed = oversampled = 0
-    for here in stretches(len(conversations)):
+    for here in slices(len(conversations)):
         own = kept[here]
         bodies = (tokens[here].astype(np.int64) - truncated[here] - untrained[here])[own]
         packed += int((copies[here][own] * bodies).sum())

@@ -35,12 +35,12 @@ def test_lines_that_are_added_cost_only_their_blocks(
     grown = -(-path.stat().st_size // BLOCK)
     status, printed = call(write_job(path, seq_len=128), "after")
     assert status == 0
-    assert f"{blocks - 1} of {grown} blocks were there" in printed
+    assert f"{blocks - 1} of {grown} blocks were in the cache" in printed
     # What decides only over whole conversations makes no part anew.
     status, printed = call(write_job(path, seq_len=128, validation_share=0.3), "other")
     assert status == 0
-    assert f"{grown} of {grown} blocks were there" in printed
-    assert "were there" not in call(write_job(path, seq_len=256), "longer")[1]
+    assert f"{grown} of {grown} blocks were in the cache" in printed
+    assert "were in the cache" not in call(write_job(path, seq_len=256), "longer")[1]
 
 
 def test_a_part_that_is_missing_at_the_merge_names_its_shard(
@@ -54,7 +54,7 @@ def test_a_part_that_is_missing_at_the_merge_names_its_shard(
     assert call(job, "pack", "--shard", "3/3")[0] == 0
     status, printed = call(job, "pack", "--merge")
     assert status == 2
-    assert "parts are not there; run again with --shard 2/3, then --merge" in printed
+    assert "blocks are missing; run again with --shard 2/3, then --merge" in printed
 
 
 def test_a_damaged_part_is_made_again(
@@ -75,7 +75,7 @@ def test_a_damaged_part_is_made_again(
     parts[2].write_bytes(b"")
     status, printed = call(job, "again")
     assert status == 0
-    assert f"{len(parts) - 3} of {len(parts)} blocks were there" in printed
+    assert f"{len(parts) - 3} of {len(parts)} blocks were in the cache" in printed
     assert content(tmp_path / "first") == content(tmp_path / "again")
 
 
@@ -130,7 +130,7 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     status, printed = call(job, "pack")
     assert status == 0
     assert "word cache differs from tokenizers at token " in printed
-    assert "the parts that word cache made are made again by tokenizers\n" in printed
+    assert "the blocks that word cache made are made again by tokenizers\n" in printed
     assert read_manifest(tmp_path / "pack").engine == "tokenizers"
     assert not kept.exists()
     assert call(job, "again")[0] == 0
@@ -167,5 +167,5 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
     path = write_conversations_file([*lines, {"messages": [{"role": "user", "content": "Last words"}]}])
     status, printed = call(write_job(path, seq_len=128), "pack")
     assert status == 0
-    assert "the parts that fast engine made are made again by tokenizers\n" in printed
+    assert "the blocks that fast engine made are made again by tokenizers\n" in printed
     assert read_manifest(tmp_path / "pack").engine == "tokenizers"
