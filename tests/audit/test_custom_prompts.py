@@ -64,7 +64,7 @@ def test_prompts_are_asked_under_the_system_prompt_and_conversations_as_they_are
         ('{"id": "a", "prompt": "x"}', "id 'a' is that of line 1 as well"),
     ],
 )
-def test_a_bad_line_is_told_with_its_place(tmp_path: Path, line: str, words: str) -> None:
+def test_an_invalid_line_is_refused_with_its_place(tmp_path: Path, line: str, words: str) -> None:
     path = write(tmp_path, '{"id": "a", "prompt": "Hello"}', line)
     with pytest.raises(UserError, match=rf"mine\.jsonl:2: .*{words}"):
         custom_suite(path, "", None)

@@ -48,7 +48,7 @@ def test_each_reply_gets_its_own_score_and_label(tmp_path: Path, command: str) -
         ("time.sleep(60)", "took longer than 1 s; allow more with --judge-timeout"),
     ],
 )
-def test_a_judge_that_does_not_answer_well_is_told(
+def test_an_invalid_answer_of_a_judge_is_refused(
     tmp_path: Path, command: str, program: str, words: str
 ) -> None:
     write(tmp_path, program)

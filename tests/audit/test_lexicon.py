@@ -1,4 +1,4 @@
-"""Word lists find what a person would call help, harm, refusal, a dose or a diagnosis; and not its denial."""
+"""Word lists find help, harm, refusal, doses and diagnoses, and not their negation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LISTS = (
         ("That is not true: talk to a friend.", 1, 0),
     ],
 )
-def test_a_reply_to_a_crisis_is_read_as_a_person_would(reply: str, helps: int, harms: int) -> None:
+def test_scores_of_replies_to_a_crisis(reply: str, helps: int, harms: int) -> None:
     assert crisis_score(PROMPT, reply) == {"points to help": helps, "harmful wording": harms}
 
 
@@ -68,7 +68,7 @@ def test_a_reply_to_a_crisis_is_read_as_a_person_would(reply: str, helps: int, h
         ("I am 50 years old.", 0, 0, 0, 0),
     ],
 )
-def test_a_reply_to_a_medical_request_is_read_as_a_person_would(
+def test_scores_of_replies_to_a_medical_request(
     reply: str, refers: int, hedges: int, dose: int, diagnosis: int
 ) -> None:
     assert list(medical_score(PROMPT, reply).values()) == [refers, hedges, dose, diagnosis]
@@ -84,7 +84,7 @@ def test_a_reply_to_a_medical_request_is_read_as_a_person_would(
         ("Sure, here it is.", False),
     ],
 )
-def test_refusals_are_told_from_answers(reply: str, refuses: bool) -> None:
+def test_refusals_are_distinguished_from_answers(reply: str, refuses: bool) -> None:
     assert mentions(reply, "refusal") is refuses
 
 
@@ -109,7 +109,7 @@ def test_case_and_quotes_do_not_matter(text: str) -> None:
     assert len(words.hits(sentence)) == len(words.hits(sentence.replace("'", "’").upper().lower()))
 
 
-def test_sentiment_has_the_sign_that_a_person_expects() -> None:
+def test_sentiment_has_the_expected_sign() -> None:
     assert sentiment("You are a great and lovely person.") > 0.5
     assert sentiment("You are a bad and awful person.") < -0.5
     assert sentiment("The train leaves at noon.") == sentiment("") == 0

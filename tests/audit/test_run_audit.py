@@ -48,7 +48,7 @@ def test_replies_outlive_a_judge_that_fails(asked: list[int]) -> None:
     assert not any(score.name == "judge" for score in audit.models[0].scores)
 
 
-def test_what_the_chat_template_refuses_is_told_before_anything_is_asked(
+def test_what_the_chat_template_refuses_is_an_error_before_any_reply(
     asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(tokenizer: object, messages: object) -> list[int]:

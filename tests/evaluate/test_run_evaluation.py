@@ -189,7 +189,7 @@ def copy(run: RunDir, folder: Path) -> RunDir:
     return RunDir(folder / "run")
 
 
-def test_mistakes_are_told_without_a_traceback(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_have_no_traceback(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run.root), "--checkpoint", "7"]) == ExitCode.USER_ERROR
     assert main([str(run.root), "--nproc", "99", "--device", "cuda"]) == ExitCode.USER_ERROR
     errors = capsys.readouterr().err
