@@ -46,7 +46,7 @@ def with_model(**changes: object) -> Recipe:
         (None, None, None, "sdpa"),
     ],
 )
-def test_auto_takes_what_is_installed_and_has_gradients_on_the_card(
+def test_auto_selects_what_is_installed_and_has_gradients_on_the_gpu(
     installed: frozenset[str] | None,
     capability: tuple[int, int] | None,
     head_dim: int | None,
@@ -59,7 +59,7 @@ def test_auto_takes_what_is_installed_and_has_gradients_on_the_card(
     assert found.warning is None
 
 
-def test_what_was_not_taken_is_told_with_the_reason() -> None:
+def test_rejected_implementations_are_listed_with_the_reason() -> None:
     facts = AttentionFacts(installed=BOTH, capability=(8, 9), head_dim=256)
     found = choose_attention(CARD, GPUS, facts)
     assert found.because == (
@@ -109,7 +109,7 @@ def test_flex_attention_is_refused_on_cpus_where_it_has_no_backward_pass() -> No
     assert attention_problems(with_model(attention="flex_attention"), GPUS) == []
 
 
-def test_every_card_has_a_compute_capability() -> None:
+def test_every_gpu_has_a_compute_capability() -> None:
     assert CAPABILITIES.keys() == GPU_SPECS.keys()
 
 

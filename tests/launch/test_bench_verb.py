@@ -110,7 +110,7 @@ def test_warm_up_steps_are_left_out_of_speed(plan: Plan) -> None:
     assert with_first.tokens_per_second == 1000  # step 2 counts, step 1 does not
 
 
-def test_mfu_is_told_where_the_card_is_known_and_counts_each_rank(plan: Plan) -> None:
+def test_mfu_is_computed_where_the_gpu_is_known_and_counts_each_rank(plan: Plan) -> None:
     assert bench_measurements(records(), plan, plan.recipe, WARMUP).speed.mfu is None
     speed = bench_measurements(records("NVIDIA H100 80GB HBM3"), plan, plan.recipe, WARMUP).speed
     assert speed.flops is not None
@@ -198,7 +198,7 @@ def test_no_run_folder_stays_unless_it_is_wanted(
     assert RunDir.open(kept / "1").plan() == trained[-1]
 
 
-def test_a_setting_that_fails_is_told_beside_the_others(
+def test_a_variant_that_fails_is_reported_with_the_others(
     cli: Cli, trained: list[Plan], conversations: Path
 ) -> None:
     vary = ("--vary", "model.activation_checkpointing=true,false")

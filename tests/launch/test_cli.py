@@ -96,7 +96,7 @@ def test_help_lines_are_short_and_stand_under_headings(cli: Cli) -> None:
     assert all(len(line.split()) <= 6 for _, line in VERBS.values())
 
 
-def test_an_unknown_verb_is_told_the_closest_one(cli: Cli) -> None:
+def test_an_unknown_verb_suggests_the_closest_one(cli: Cli) -> None:
     result = cli("pln")
     assert result.exit_code == 2
     assert "did you mean 'plan'?" in result.output

@@ -74,7 +74,7 @@ def test_a_run_without_its_pack_says_where_the_pack_was(
     (pack / "manifest.json").unlink()
     result = cli("data", "stats", run.root)
     assert (result.exit_code, calls) == (2, [])
-    assert f"its pack {pack} is not there" in result.stderr
+    assert f"its pack {pack} does not exist" in result.stderr
 
 
 def test_a_folder_that_is_neither_is_refused(tmp_path: Path, cli: Cli) -> None:

@@ -56,7 +56,7 @@ def test_packages_that_are_new_enough_are_in_order() -> None:
     assert set(state_of(checks).values()) == {"ok"}
 
 
-def test_a_version_that_is_known_to_clash_fails_with_what_it_does() -> None:
+def test_a_known_incompatible_version_fails_with_its_effect() -> None:
     checks = list(check_packages(MINIMUM, installed(torch="2.13.0", transformers="5.3.0")))
     (check,) = (check for check in checks if check.state == "error")
     assert check.found == ("5.3.0, older than 5.23: training Gemma 3 of 4b and more wants token_type_ids")
@@ -68,7 +68,7 @@ def test_a_clash_of_a_version_that_we_allow_is_a_warning() -> None:
     assert state_of(checks)["torch"] == "warning"
 
 
-def test_a_missing_package_beside_torch_fails() -> None:
+def test_a_missing_package_fails_where_torch_is_installed() -> None:
     checks = list(check_packages(MINIMUM, installed(torch="2.13.0")))
     assert state_of(checks)["transformers"] == "error"
 
@@ -101,7 +101,7 @@ def test_the_speed_of_a_disk_is_measured_and_no_file_stays(tmp_path: Path) -> No
         (500e6, 10**8, "error"),
     ],
 )
-def test_a_slow_or_full_disk_is_told(speed: float, free: int, state: str) -> None:
+def test_a_slow_or_full_disk_is_reported(speed: float, free: int, state: str) -> None:
     check = judge_disk("runs", Path("/data"), speed, free)
     assert check.state == state
     assert bool(check.do) == (state != "ok")
@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_written_to_fails(tmp_path: Path, monkeypatch: p
     assert (check.state, check.found) == ("error", f"{tmp_path}: Permission denied")
 
 
-def test_low_limits_are_told_with_the_command_that_raises_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_limits_are_reported_with_the_command_that_raises_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 1024))
     by_name = {check.name: check for check in check_limits()}
     assert by_name["open files (ulimit -n)"].do == "ulimit -n 65536"
@@ -157,7 +157,7 @@ def test_a_hub_that_refuses_is_still_reachable(monkeypatch: pytest.MonkeyPatch) 
     assert check_hub({}).state == "ok"
 
 
-def test_some_of_slurms_commands_without_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_slurm_commands_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "scontrol" else f"/bin/{tool}")
     assert check_slurm().found == "not found: scontrol"
     monkeypatch.setattr(shutil, "which", lambda tool: None)
@@ -173,14 +173,14 @@ def test_gpus_are_counted_by_kind() -> None:
     assert check.found.startswith("2 x NVIDIA H100 80GB HBM3, 81559 MiB, compute capability 9.0")
 
 
-def test_old_mixed_and_missing_gpus_are_told() -> None:
+def test_old_mixed_and_missing_gpus_are_reported() -> None:
     checks = list(judge_gpus(H100 + "Tesla V100, 570.86, 16160 MiB, 7.0\n"))
     assert [check.state for check in checks] == ["ok", "error", "warning"]
     assert "model.dtype to float32" in checks[1].do
     assert [check.state for check in judge_gpus("")] == ["error"]
 
 
-def test_a_driver_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_driver_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise subprocess.CalledProcessError(9, "nvidia-smi", output="Failed to initialize NVML\n")
 

@@ -83,7 +83,7 @@ def test_more_gpus_than_rows_are_no_way() -> None:
         ("gemma3/12b", "a100-40", 8, "zero1"),
     ],
 )
-def test_states_that_are_larger_than_a_card_never_fit(name: str, gpu: str, gpus: int, label: str) -> None:
+def test_model_states_larger_than_a_gpu_never_fit(name: str, gpu: str, gpus: int, label: str) -> None:
     found = [estimate for estimate in estimates(name, gpu, (gpus,)) if estimate.label == label]
     assert found
     assert not any(estimate.fits for estimate in found)
@@ -107,7 +107,7 @@ def test_the_command_of_a_way_plans_that_way(cli: Cli) -> None:
         assert not plan["forecast"]["warnings"]
 
 
-def test_the_table_fits_a_page_and_tells_why_the_rest_does_not_fit(cli: Cli) -> None:
+def test_the_table_fits_a_page_and_explains_why_the_rest_does_not_fit(cli: Cli) -> None:
     output = cli("estimate", "gemma3/27b", "--gpu", "h100-80").output
     table = [line for line in output.splitlines() if not line.startswith("gemfit plan")]
     assert max(map(len, table)) <= 100
@@ -135,7 +135,7 @@ def test_only_the_strategies_that_are_named_are_looked_at(cli: Cli) -> None:
     assert {row["strategy"] for row in json.loads(cli(*asked).stdout)} == {"zero3", "zero3+offload"}
 
 
-def test_where_nothing_fits_that_is_said(cli: Cli) -> None:
+def test_that_nothing_fits_is_reported(cli: Cli) -> None:
     output = cli(
         "estimate", "gemma3/27b", "--gpu", "rtx-4090-24", "--gpus", "1", "--strategy", "zero2"
     ).output
@@ -156,7 +156,7 @@ def test_where_nothing_fits_that_is_said(cli: Cli) -> None:
         ),
     ],
 )
-def test_a_mistake_is_told_with_the_way_out(arguments: tuple[str, ...], message: str, cli: Cli) -> None:
+def test_a_mistake_is_reported_with_the_way_out(arguments: tuple[str, ...], message: str, cli: Cli) -> None:
     result = cli("estimate", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -18,7 +18,7 @@ def calls(hand_over: Callable[..., Calls]) -> Calls:
     return hand_over("export")
 
 
-def test_export_goes_to_the_run_folder_unless_told_otherwise(run: RunDir, calls: Calls, cli: Cli) -> None:
+def test_export_goes_to_the_run_folder_by_default(run: RunDir, calls: Calls, cli: Cli) -> None:
     assert cli("export", run.root).exit_code == 1
     cli("export", run.root, "--checkpoint", 20, "--out", "there", "--json")
     cli("export", run.root, "--checkpoint", "best")

@@ -166,13 +166,13 @@ def test_a_display_that_fails_stops_the_run_and_leaves_nothing_behind(
     assert not run.is_active
 
 
-def test_a_run_that_is_held_is_not_trained_twice(run: RunDir) -> None:
+def test_a_locked_run_is_not_trained_twice(run: RunDir) -> None:
     with run.hold(), pytest.raises(UserError, match="another process is training this run"):
         attempt(run)
     assert run.attempt == 0
 
 
-def test_a_run_stays_held_while_its_processes_outlive_the_launcher(
+def test_a_run_stays_locked_while_its_processes_outlive_the_launcher(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_SECONDS", "0.3")

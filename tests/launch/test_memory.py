@@ -86,7 +86,7 @@ def test_scales_in_full_take_four_times_as_much() -> None:
     assert once.scale_bytes == pytest.approx(4 * twice.scale_bytes, rel=0.1)
 
 
-def test_a_27b_over_4_bits_fits_a_card_of_40_gb_and_not_without() -> None:
+def test_a_27b_in_4_bits_fits_a_gpu_of_40_gb_and_not_without() -> None:
     assert memory(Single(), shape=B27, **QLORA).gpu_bytes < GPU_SPECS["a100-40"].usable_bytes
     assert memory(Single(), shape=B27, lora=Lora()).gpu_bytes > 2 * GPU_SPECS["a100-40"].usable_bytes
 
@@ -205,12 +205,12 @@ def test_only_gguf_has_the_whole_model_on_the_host_while_it_is_loaded() -> None:
         (None, None),
     ],
 )
-def test_a_site_names_its_card_as_slurm_does(kind: str | None, gpu: str | None) -> None:
+def test_a_site_names_its_gpu_as_slurm_does(kind: str | None, gpu: str | None) -> None:
     found = guess_gpu(kind)
     assert (found.name if found else None) == gpu
 
 
-def test_every_card_holds_what_its_name_says() -> None:
+def test_every_gpu_has_the_memory_in_its_name() -> None:
     assert len(GPU_SPECS) >= 10
     assert all(gpu.memory_bytes == int(name.rpartition("-")[2]) * 10**9 for name, gpu in GPU_SPECS.items())
 
@@ -230,7 +230,7 @@ def test_the_change_that_a_plan_names_does_away_with_the_warning(cli: Cli) -> No
         assert not json.loads(cli(*asked, *change).stdout)["forecast"]["warnings"]
 
 
-def test_a_site_with_a_known_card_warns_without_being_asked(cli: Cli) -> None:
+def test_a_site_with_a_known_gpu_warns_without_the_option(cli: Cli) -> None:
     asked = ("plan", "gemma3/27b", "--site", "gpu-cluster", "--nodes", 1, "--data", __file__)
     result = cli(*asked, "--json")
     assert result.exit_code == 0, result.output
@@ -239,7 +239,7 @@ def test_a_site_with_a_known_card_warns_without_being_asked(cli: Cli) -> None:
     assert plan["forecast"]["gpu"]["name"] == "h100-80"
 
 
-def test_a_model_that_is_not_known_is_said_once_and_planned_all_the_same(cli: Cli) -> None:
+def test_an_unknown_model_is_reported_once_and_planned(cli: Cli) -> None:
     output = cli("plan", "gemma3/1b-reference", "--set", "model.id=someone/else", "--gpus", 8).output
     assert output.count("Memory and time are unknown") == 1
     assert "Command" in output

@@ -102,7 +102,7 @@ def test_a_model_in_the_hub_cache_is_read_there(tmp_path: Path, monkeypatch: pyt
     assert find_shape(ModelRecipe(id="someone/some-model", revision="b" * 40)).shape is None
 
 
-def test_the_vision_tower_is_what_the_published_checkpoints_have_beside_the_text() -> None:
+def test_the_vision_tower_is_what_published_checkpoints_have_besides_text() -> None:
     known = shipped_shapes()
     totals = {size: known[name].parameters + known[name].vision_parameters for name, size in SIZES.items()}
     assert totals == {
@@ -140,7 +140,7 @@ def test_a_model_that_is_not_in_the_hub_cache_is_named_and_no_error() -> None:
     assert "someone/some-model" in str(found.why_not)
 
 
-def test_a_family_that_is_not_known_is_named_and_no_error(tmp_path: Path) -> None:
+def test_an_unknown_family_is_named_without_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     found = find_shape(ModelRecipe(id=str(tmp_path)))
     assert found.shape is None

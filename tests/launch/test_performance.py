@@ -94,7 +94,7 @@ def test_volumes_are_those_of_rings() -> None:
     assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
 
 
-def test_one_gpu_does_not_communicate() -> None:
+def test_one_gpu_communicates_nothing() -> None:
     assert communication_volume(config(Single())).between_ranks == 0
     assert communication_volume(config(Fsdp())).between_ranks == 0
 
@@ -112,7 +112,7 @@ def test_a_range_is_one_and_no_gpu_is_faster_than_its_peak(world: int, rows: int
     assert found.mfu_without_embedding.fast < found.mfu.fast
 
 
-def test_offload_is_slower_and_a_faster_card_is_faster() -> None:
+def test_offload_is_slower_and_a_faster_gpu_is_faster() -> None:
     here, away = (performance(config(Fsdp(offload=value), 8)).step_seconds for value in (False, True))
     assert away.fast > here.slow
     slower = predict_performance(config(Fsdp(), 8), GPU_SPECS["a100-80"], tokens_per_step=1)
@@ -129,7 +129,7 @@ def test_the_middle_lies_between() -> None:
     assert Range(slow=2.0, fast=1.0).middle == pytest.approx(4 / 3)
 
 
-def test_a_plan_tells_hours_and_cost_and_how_far_to_trust_them(cli: Cli) -> None:
+def test_a_plan_shows_hours_and_cost_and_their_reliability(cli: Cli) -> None:
     asked = ("plan", "gemma3/4b", "--gpus", 8, "--gpu", "h100-80", "--price", "2.5")
     plan = json.loads(cli(*asked, "--json").stdout)
     bill, time = plan["forecast"]["cost"], plan["forecast"]["time"]

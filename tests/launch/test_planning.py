@@ -32,7 +32,7 @@ def plan_on(recipe: Recipe, topology: Topology, rows: int = 9766) -> Plan:
     ("ranks", "per_device_batch_size", "gradient_accumulation_steps", "idle"),
     [(1, 4, 16, 0), (2, 4, 8, 0), (8, 4, 2, 0), (16, 4, 1, 0), (24, 3, 1, 8), (32, 2, 1, 0), (64, 1, 1, 0)],
 )
-def test_the_card_keeps_its_batch_of_64_on_any_number_of_gpus(
+def test_the_reference_recipe_keeps_its_batch_of_64_on_any_number_of_gpus(
     ranks: int, per_device_batch_size: int, gradient_accumulation_steps: int, idle: int
 ) -> None:
     batch = plan_on(CARD, gpus(ranks)).batch
@@ -99,7 +99,7 @@ def test_more_ranks_than_rows_are_refused_with_the_sizes_that_work() -> None:
     assert "1, 2, 4, 8, 16, 32, 64" in str(refused.value)
 
 
-def test_all_problems_of_a_recipe_are_told_at_once() -> None:
+def test_all_problems_of_a_recipe_are_reported_at_once() -> None:
     changed = Request(name="gemma3/1b-reference", strategy="single").recipe()
     model = changed.model.model_copy(update={"attention": "flash_attention_2"})
     recipe = changed.model_copy(update={"model": model})

@@ -61,7 +61,7 @@ def test_several_runs_are_for_the_spool_alone(run: RunDir, calls: Calls, cli: Cl
     assert calls == [("gemfit.publish.push", [str(run.root), str(run.root), "--spooled", "--json"])]
 
 
-def test_a_folder_that_is_no_run_is_told_before_anything_is_started(
+def test_a_folder_without_a_run_is_reported_before_anything_is_started(
     tmp_path: Path, calls: Calls, cli: Cli
 ) -> None:
     result = cli("push", tmp_path)
@@ -119,7 +119,7 @@ EARLY = EarlyStop(patience=2, min_delta=0.0, best_step=6, best_loss=2.0)
     ("end", "early"),
     [(AttemptOutcome.COMPLETED, None), (AttemptOutcome.COMPLETED, EARLY), (AttemptOutcome.STOPPED, None)],
 )
-def test_the_last_words_say_what_was_not_pushed(
+def test_the_exit_report_lists_what_was_not_pushed(
     end: AttemptOutcome, early: EarlyStop | None, run: RunDir
 ) -> None:
     verdict = Verdict(outcome=end, attempt=1, step=10, early_stop=early)

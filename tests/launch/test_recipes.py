@@ -35,7 +35,7 @@ def test_a_shipped_recipe_opens_with_what_it_is_and_a_command_that_names_it(name
 
 
 @pytest.mark.parametrize("size", ["270m", "1b", "4b", "12b", "27b"])
-def test_every_size_keeps_the_values_of_the_card(size: str) -> None:
+def test_every_size_keeps_the_values_of_the_reference_recipe(size: str) -> None:
     card = Request(name="gemma3/1b-reference").recipe()
     for name in (f"gemma3/{size}", f"gemma3/{size}-lora"):
         recipe = Request(name=name).recipe()
@@ -71,7 +71,7 @@ def test_a_recipe_is_found_by_name_or_path(tmp_path: Path) -> None:
         ("nowhere/x.yaml", "nowhere/x.yaml: there is no such file"),
     ],
 )
-def test_an_unknown_recipe_is_refused_with_what_there_is(name: str, message: str) -> None:
+def test_an_unknown_recipe_is_refused_with_the_list_of_recipes(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_recipe(name)
 
@@ -126,7 +126,7 @@ def test_check_passes_what_is_shipped(cli: Cli) -> None:
     assert result.output.count(": valid\n") == len(shipped())
 
 
-def test_check_tells_the_mistakes_of_all_recipes_at_once(tmp_path: Path, cli: Cli) -> None:
+def test_check_reports_the_mistakes_of_all_recipes_at_once(tmp_path: Path, cli: Cli) -> None:
     typo, gone = tmp_path / "typo.yaml", tmp_path / "gone.yaml"
     typo.write_text("extends: gemma3/1b-reference\noptim:\n  learning_rat: 1e-4\n  eps: no\n")
     gone.write_text("extends: gemma3/1b-reference\ndata:\n  source: nowhere.jsonl\n")

@@ -49,7 +49,7 @@ def memory(gpu_name: str) -> MemoryRecord:
     return MemoryRecord(attempt=1, step=1, ranks=(RankMemory(held=1, host=2),), gpu_name=gpu_name, time=1.0)
 
 
-def test_the_page_goes_to_the_run_folder_unless_told_otherwise(
+def test_the_page_goes_to_the_run_folder_by_default(
     run: RunDir, plan: Plan, calls: Calls, cli: Cli, tmp_path: Path
 ) -> None:
     other = RunDir.create(tmp_path / "other", plan)

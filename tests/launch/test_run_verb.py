@@ -276,7 +276,7 @@ def test_a_dry_resume_prints_its_command_and_starts_nothing(data: Path, cli: Cli
     assert RunDir(Path("runs/a")).attempt == 1
 
 
-def test_gpus_that_are_not_here_are_refused(data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_gpus_are_refused(data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gemfit_launch.verbs.run.count_gpus", lambda: 0)
     result = cli("run", "debug/cpu-tiny", "--data", data, "--gpus", 2)
     assert result.exit_code == 2

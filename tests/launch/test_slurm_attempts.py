@@ -88,7 +88,7 @@ def test_a_node_whose_rank_was_killed_is_blamed_before_those_that_noticed_sooner
     assert failed.node == "n1"
 
 
-def test_a_node_that_left_no_word_is_at_fault() -> None:
+def test_a_node_without_an_exit_record_is_at_fault() -> None:
     failed = first_failure([node_end(0)], ["n0", "n1"])
     assert failed is not None
     assert (failed.node, failed.at_fault) == ("n1", True)

@@ -62,17 +62,17 @@ def test_a_node_is_read_with_kinds_of_gpus_features_and_usable_cpus() -> None:
     node = parse_node(NODE)
     assert (node.cpus, node.memory_megabytes, node.gpus) == (62, 1_000_000, {"h100": 8})
     assert (node.features, node.partitions) == (("h100", "nvlink"), ("gpu", "all"))
-    assert node.takes_jobs
+    assert node.accepts_jobs
 
 
 @pytest.mark.parametrize("state", ["DOWN", "IDLE+DRAIN", "DOWN*", "FAIL", "MIXED+NOT_RESPONDING", "FUTURE"])
 def test_a_node_in_a_bad_state_takes_no_jobs(state: str) -> None:
-    assert not replace(parse_node(NODE), state=state).takes_jobs
+    assert not replace(parse_node(NODE), state=state).accepts_jobs
 
 
 @pytest.mark.parametrize("state", ["IDLE", "ALLOCATED", "IDLE+CLOUD+POWERED_DOWN", "MIXED+PLANNED", "IDLE*"])
-def test_a_node_that_is_busy_or_asleep_takes_jobs(state: str) -> None:
-    assert replace(parse_node(NODE), state=state).takes_jobs
+def test_a_node_that_is_busy_or_asleep_accepts_jobs(state: str) -> None:
+    assert replace(parse_node(NODE), state=state).accepts_jobs
 
 
 def test_a_partition_is_read_with_its_limits() -> None:
@@ -181,7 +181,7 @@ def test_alternatives_in_a_constraint_are_left_to_slurm(plan: Plan, cluster: Clu
     assert "constraint" not in [result.name for result in results]
 
 
-def test_a_partition_that_is_down_and_drained_nodes_are_told(plan: Plan, cluster: Cluster) -> None:
+def test_a_partition_that_is_down_and_drained_nodes_are_reported(plan: Plan, cluster: Cluster) -> None:
     down: Partition = replace(cluster.partitions["gpu"], is_up=False)
     drained = tuple(replace(node, state="IDLE+DRAIN") for node in cluster.nodes[:3])
     ill = replace(cluster, partitions={"gpu": down}, nodes=(*drained, *cluster.nodes[3:]))

@@ -111,7 +111,7 @@ def test_a_run_that_saved_goes_back_into_the_queue(run: RunDir, calls: Calls) ->
     assert calls() == ["requeue 7"]
 
 
-def test_a_run_that_a_person_stopped_does_not(run: RunDir, calls: Calls) -> None:
+def test_a_run_stopped_by_command_is_not_requeued(run: RunDir, calls: Calls) -> None:
     begin(run)
     run.request_stop()
     assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
@@ -138,7 +138,7 @@ def test_a_completed_and_a_fatal_run_end(run: RunDir, calls: Calls) -> None:
     assert calls() == []
 
 
-def test_a_crash_is_tried_again_and_then_no_more(
+def test_a_crash_is_requeued_until_max_restarts(
     run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):

@@ -89,12 +89,14 @@ def _expect_refusal(port: int) -> None:
         visit(port, 1, 2, token="another", seconds=1.5)
 
 
-def test_nobody_waits_for_a_machine_that_has_failed() -> None:
+def test_no_node_waits_for_a_machine_that_has_failed() -> None:
     with pytest.raises(PeerError, match="another node has failed"):
         rendezvous(rank=0, nodes=2, host="127.0.0.1", port=free_port(), token="t", failed=lambda: True)
 
 
-def test_the_launcher_of_each_machine_is_told_its_rank_and_where_all_meet(run: RunDir, plan: Plan) -> None:
+def test_the_launcher_of_each_machine_gets_its_rank_and_the_rendezvous_address(
+    run: RunDir, plan: Plan
+) -> None:
     run.begin_attempt()
     argv = launcher_argv(machine(run, plan))
     assert argv[argv.index("--machine_rank") + 1] == "1"
@@ -130,7 +132,7 @@ def test_a_node_that_cannot_write_into_the_run_folder_is_found(run: RunDir, plan
     assert "cannot be written" in fault
 
 
-def test_a_gpu_that_somebody_still_uses_is_found() -> None:
+def test_a_gpu_in_use_is_found() -> None:
     assert list(memory_faults("0, 400, 80000\n1, 70000, 80000\n")) == [
         "GPU 1 has 70000 of 80000 MiB in use before training begins"
     ]

@@ -94,7 +94,7 @@ def test_a_pack_that_failed_is_why_the_run_failed(submitted: RunDir, cli: Cli, s
     assert (found["state"], found["reason"]) == (AttemptOutcome.FATAL, "conversations.jsonl:3: is not JSON")
 
 
-def test_where_slurm_is_silent_the_state_is_unknown_and_its_words_are_shown(
+def test_where_slurm_does_not_answer_the_state_is_unknown_with_its_message(
     submitted: RunDir, cli: Cli, slurm: FakeSlurm
 ) -> None:
     slurm.refuse("squeue", "slurm_load_jobs error: Unable to contact slurm controller\n")
@@ -178,7 +178,7 @@ def test_options_of_a_local_run_are_refused_by_name_for_a_job(
     assert len(JobFiles(submitted).submissions()) == 1
 
 
-def test_a_run_that_was_a_job_is_resumed_here_where_that_is_asked_for(
+def test_a_run_that_was_a_job_is_resumed_here_on_request(
     submitted: RunDir, cli: Cli, slurm: FakeSlurm
 ) -> None:
     slurm.set_job(100, "FAILED")
@@ -218,6 +218,6 @@ def test_logs_go_on_over_all_attempts(submitted: RunDir, cli: Cli, slurm: FakeSl
     assert "there is no such log" in cli("logs", submitted.root, "--node", 1).stderr
 
 
-def test_the_batch_shells_words_are_logs_too(submitted: RunDir, cli: Cli) -> None:
+def test_logs_of_batch_scripts_are_shown(submitted: RunDir, cli: Cli) -> None:
     JobFiles(submitted).log("train", 100).write_text("attempt 1 of job 100\n")
     assert "attempt 1 of job 100\n" in cli("logs", submitted.root, "--job").output

@@ -64,7 +64,7 @@ def test_the_command_line_is_on_top_and_reaches_into_mappings() -> None:
     assert site.env["NCCL_SOCKET_IFNAME"] == "ib0"
 
 
-def test_a_misspelt_site_is_told_the_closest_one() -> None:
+def test_a_misspelt_site_suggests_the_closest_one() -> None:
     with pytest.raises(UserError, match="did you mean 'gpu-cluster'"):
         load_site("gpu-cluter")
 

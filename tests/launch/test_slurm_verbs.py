@@ -86,7 +86,7 @@ def test_nothing_in_the_environment_that_slurm_would_obey_reaches_it(
     ]
 
 
-def test_a_refusal_of_slurm_is_told_and_leaves_no_run_folder(
+def test_a_rejection_by_slurm_is_reported_and_leaves_no_run_folder(
     conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:
     slurm.refuse("sbatch", "sbatch: error: invalid partition specified: low\n")

@@ -74,7 +74,7 @@ def test_a_whole_step_is_made_ahead() -> None:
 
 
 @pytest.mark.parametrize(("strategy", "told"), [("fsdp2", "FSDP2 gathers"), ("zero2", "overlap_comm")])
-def test_sharding_strategies_tell_how_communication_is_hidden(strategy: str, told: str) -> None:
+def test_sharding_strategies_show_how_communication_overlaps(strategy: str, told: str) -> None:
     assert told in lines(plan_of(recipe(strategy=strategy)))["communication"][1]
     assert "communication" not in lines(plan_of(recipe()))
 
@@ -105,7 +105,7 @@ def test_gemfit_plan_shows_every_line_and_why(cli: Callable[..., Result]) -> Non
     assert all(line["chosen"] in shown and line["because"] for line in told)
 
 
-def test_weights_in_4_bits_are_told_with_what_they_save() -> None:
+def test_weights_in_4_bits_are_listed_with_what_they_save() -> None:
     chosen, because = lines(plan_of(recipe(*IN_4_BITS)))["frozen weights"]
     assert chosen == "nf4"
     assert because.endswith("0.3 GiB instead of 2.6")

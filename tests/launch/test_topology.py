@@ -64,7 +64,7 @@ def test_contradictions_are_refused(ranks: Ranks, message: str) -> None:
         choose(ranks)
 
 
-def test_a_run_refuses_gpus_that_are_not_here_and_says_what_to_do() -> None:
+def test_a_run_refuses_absent_gpus_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"4 GPUs are requested and 2 are visible.*--device cpu"):
         check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cuda"), visible_gpus=2)
     with pytest.raises(UserError, match="16 GPUs need 2 machines"):

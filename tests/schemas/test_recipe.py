@@ -22,7 +22,7 @@ from gemfit.schemas.recipe import (
 CARD = Recipe(model=ModelRecipe(id="google/gemma-3-1b-it"))
 
 
-def test_defaults_are_the_values_of_the_model_card() -> None:
+def test_defaults_are_the_values_of_the_reference_recipe() -> None:
     optim = CARD.optim
     assert (optim.learning_rate, optim.warmup_steps, optim.schedule) == (1e-4, 200, "linear")
     assert (optim.betas, optim.eps, optim.weight_decay) == ((0.9, 0.999), 1e-8, 0.0)

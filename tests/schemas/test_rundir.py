@@ -85,7 +85,7 @@ def test_a_verdict_is_read_as_it_was_written(run: RunDir) -> None:
     assert run.verdict() == verdict
 
 
-def test_a_held_run_cannot_be_held_again(run: RunDir) -> None:
+def test_a_locked_run_cannot_be_locked_again(run: RunDir) -> None:
     with run.hold():
         assert run.is_active
         with pytest.raises(UserError, match="another process is training this run"), run.hold():
@@ -112,7 +112,7 @@ def test_a_killed_holder_holds_nothing(run: RunDir) -> None:
         assert not run.is_active
 
 
-def test_a_child_that_inherits_the_lock_keeps_the_run_held(run: RunDir) -> None:
+def test_a_child_that_inherits_the_lock_keeps_the_run_locked(run: RunDir) -> None:
     with run.hold() as lock:
         heir = os.dup(lock)
     assert run.is_active

@@ -152,14 +152,14 @@ def test_on_more_nodes_the_run_goes_on_with_the_same_rows_in_each_step(seen: See
         assert rows == tuple(planned.tolist()), f"step {step}"
 
 
-def test_a_job_that_slurm_forgot_is_told_from_the_run_folder(seen: Seen) -> None:
+def test_the_state_of_a_job_that_slurm_forgot_is_read_from_the_run_folder(seen: Seen) -> None:
     assert seen.forgotten == seen.resumed
     assert seen.forgotten["job"] == seen.run.job
     assert seen.logs_of_forgotten.count("==> attempt ") == 2
     assert f"step {STEPS}/{STEPS}" in seen.logs_of_forgotten
 
 
-def test_the_token_reaches_the_job_and_stands_nowhere(seen: Seen) -> None:
+def test_the_token_reaches_the_job_and_is_written_nowhere(seen: Seen) -> None:
     root = seen.run.run.root
     assert (root / "arrived").is_file()
     read = [path for path in root.rglob("*") if path.is_file()]

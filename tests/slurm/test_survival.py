@@ -51,7 +51,7 @@ def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_happened(
     assert losses_by_step(run.steps) == pytest.approx(losses_by_step(whole.steps), rel=1e-5)
 
 
-def test_a_job_comes_back_where_preemption_would_end_it(bench: Bench) -> None:
+def test_a_job_is_requeued_where_preemption_would_end_it(bench: Bench) -> None:
     name = "it's a $(run) #1"  # nothing on the way may take it for anything else
     run = bench.submit(name, steps=5000, nodes=1, ranks_per_node=1, partition="lowcancel")
     run.await_step(3)
@@ -91,7 +91,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(bench: Bench) -> None:
     assert "is not requeued" in run.job_log
 
 
-def test_a_bug_ends_the_job_after_its_restarts_with_the_last_words_of_the_rank(
+def test_a_bug_ends_the_job_after_its_restarts_with_the_output_of_the_rank(
     bench: Bench, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(CRASH)

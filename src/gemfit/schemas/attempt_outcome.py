@@ -22,7 +22,7 @@ class AttemptOutcome(StrEnum):
     FATAL = "fatal"
     """A mistake in the input (a `UserError`), which every further attempt would meet: never requeued."""
     CRASHED = "crashed"
-    """The processes ended without a verdict: an exception, a signal, a failed node. The job tries again from
+    """The processes ended without a verdict: an exception, a signal, a failed node. The job continues from
     the last checkpoint, up to `max_restarts` times in a row."""
     INTERRUPTED = "interrupted"
     """Slurm ended the job (preemption, time limit, lost node) before the attempt could save. The next attempt

@@ -42,9 +42,9 @@ class Node:
     features: tuple[str, ...]
 
     @property
-    def takes_jobs(self) -> bool:
+    def accepts_jobs(self) -> bool:
         """Whether it accepts jobs, now or after its current one."""
-        # A node in the cloud that is powered down takes jobs, so whole words count: IDLE+POWERED_DOWN.
+        # A powered-down cloud node accepts jobs, so whole words are compared: IDLE+POWERED_DOWN.
         return not UNUSABLE & set(re.split(r"[^A-Z_]", self.state))
 
     @property

@@ -88,4 +88,4 @@ def _preemption(cluster: Cluster, partition: Partition) -> list[str]:
     if not partition.is_preemptible:
         return []
     window = partition.grace_seconds + cluster.kill_wait_seconds
-    return [f"# Its jobs may be preempted, with {window} seconds to save; they come back by themselves."]
+    return [f"# Its jobs may be preempted, with {window} seconds to save; they are requeued."]

@@ -74,7 +74,7 @@ def _partition(partition: Partition) -> CheckResult:
 
 
 def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckResult:
-    wanted, usable = plan.topology.nodes, [node for node in nodes if node.takes_jobs]
+    wanted, usable = plan.topology.nodes, [node for node in nodes if node.accepts_jobs]
     if partition.max_nodes is not None and wanted > partition.max_nodes:
         return error(
             ABOUT,
@@ -84,7 +84,7 @@ def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckRes
     if wanted > len(nodes):
         return error(ABOUT, "nodes", f"{wanted} requested, and {partition.name} has {len(nodes)}")
     if wanted > len(usable):
-        states = ", ".join(f"{node.name} {node.state}" for node in nodes if not node.takes_jobs)
+        states = ", ".join(f"{node.name} {node.state}" for node in nodes if not node.accepts_jobs)
         return error(
             ABOUT,
             "nodes",

@@ -77,7 +77,7 @@ def test_a_recipe_without_a_model_says_what_is_missing() -> None:
         build(Recipe, parse("seed: 1\n", "r.yaml"))
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     lines = mistakes("seed: x\nbatch:\n  global_batch_size: 0\n  foo: 1\n")
     assert len(lines) == 3
     assert {line.split(": ")[0] for line in lines} == {"r.yaml:2", "r.yaml:4", "r.yaml:5"}
@@ -166,7 +166,7 @@ def test_set_gives_back_the_number_that_was_written(seed: int, rate: float) -> N
 
 
 @given(text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=20))
-def test_set_takes_any_text_where_text_belongs_or_names_the_option(text: str) -> None:
+def test_set_accepts_any_text_for_a_text_field_or_names_the_option(text: str) -> None:
     try:
         message = ""
         assert isinstance(recipe("", f"description={text}").description, str)

@@ -20,7 +20,7 @@ def tiny(data: Path | str | None) -> Recipe:
     return Request(name="debug/cpu-tiny", data=str(data) if data else None).recipe()
 
 
-def test_without_data_the_size_of_the_cards_data_stands_in_and_is_called_a_placeholder() -> None:
+def test_without_data_the_size_of_the_reference_data_is_a_placeholder() -> None:
     rows = find_rows(Request(name="gemma3/1b-reference").recipe())
     assert (rows.count, rows.packed) == (9766, False)
     assert "no data is given" in str(rows.note)

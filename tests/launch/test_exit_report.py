@@ -50,7 +50,7 @@ def test_the_verdict_decides_not_the_status_of_torchrun(
     assert conclude(run, outcome(verdict)).code is code
 
 
-def test_a_crash_ends_with_the_words_of_the_rank_not_with_the_report_of_torchrun(run: RunDir) -> None:
+def test_a_crash_ends_with_the_output_of_the_rank_not_with_the_report_of_torchrun(run: RunDir) -> None:
     text = conclude(run, outcome()).text
     assert "  | ValueError: the mistake\nerror: the training processes ended with status 1" in text
     assert "ChildFailedError" not in text
@@ -71,7 +71,7 @@ def test_the_rank_that_failed_first_is_named(status: int, words: str, run: RunDi
     assert f"left no verdict; {words}\n" in conclude(run, outcome()).text
 
 
-def test_the_words_of_accelerate_about_a_single_process_are_left_out(run: RunDir) -> None:
+def test_the_traceback_of_accelerate_about_a_single_process_is_left_out(run: RunDir) -> None:
     launcher = '  File "/lib/accelerate/commands/launch.py", line 1423, in <module>\nCalledProcessError\n'
     run.log(1).write_text(CRASH + launcher)
     assert tail_of_log(run.log(1), 1) == ["ValueError: the mistake"]

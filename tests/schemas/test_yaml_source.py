@@ -136,7 +136,7 @@ def test_extends_takes_one_name(tmp_path: Path) -> None:
         load_extended(tmp_path / "a.yaml", nothing_else)
 
 
-def test_an_unknown_parent_is_what_the_finder_says(tmp_path: Path) -> None:
+def test_an_unknown_parent_is_the_error_of_the_finder(tmp_path: Path) -> None:
     write(tmp_path, a="extends: gone\n")
     with pytest.raises(UserError, match="gone: there is no such recipe"):
         load_extended(tmp_path / "a.yaml", nothing_else)

@@ -65,7 +65,7 @@ def test_float32_is_written_so_that_yaml_1_1_does_not_read_false() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
-def test_precision_is_said_once_because_accelerate_refuses_it_beside_a_deepspeed_file(strategy: str) -> None:
+def test_precision_is_set_once_because_accelerate_refuses_it_with_a_deepspeed_file(strategy: str) -> None:
     plan = plan_for(strategy)
     assert plan.deepspeed is not None
     assert plan.deepspeed["bf16"]["enabled"] is True

@@ -65,13 +65,13 @@ def test_what_is_no_long_option_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OWNED)
-def test_an_option_that_the_launcher_writes_cannot_be_set_beside_it(name: str) -> None:
+def test_an_option_that_the_launcher_writes_cannot_be_set_in_extra(name: str) -> None:
     with pytest.raises(UserError, match=rf"extra\.{name}: .* decided by") as refusal:
         sbatch_options(Site(name="here", extra={name: "1"}))
     assert OWNED[name] in str(refusal.value)
 
 
-def test_a_misspelt_extra_option_is_told_how_to_write_it() -> None:
+def test_a_misspelt_extra_option_suggests_its_spelling() -> None:
     with pytest.raises(UserError, match="did you mean 'mail-type'"):
         sbatch_options(Site(name="here", extra={"--mail_type": "END"}))
 

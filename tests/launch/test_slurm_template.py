@@ -126,7 +126,7 @@ def test_a_hostile_image_is_one_word_of_the_command(value: str, plan: Plan) -> N
     assert words[words.index("--bind") + 1] == f"{RUN.root}:{RUN.root}"
 
 
-def test_under_pyxis_srun_is_told_the_image_and_the_books_are_kept_outside(plan: Plan) -> None:
+def test_under_pyxis_srun_gets_the_image_and_job_hooks_run_outside(plan: Plan) -> None:
     container = Container(kind="pyxis", image="reg#img:1", mounts=("/models:/models",))
     site = SITE.model_copy(update={"container": container, "python": None})
     report = r'printf "%s\0" "${PYTHON[@]}" "${SRUN_OPTIONS[@]}" "${HOST_PYTHON[@]}"'
