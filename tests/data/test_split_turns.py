@@ -27,7 +27,7 @@ def documents(draw: st.DrawFn) -> Document:
     """Documents whose trained tokens all differ, so that each can be counted."""
     roles = draw(st.lists(st.sampled_from(["user", "assistant"]), min_size=1, max_size=12))
     bos = draw(st.sampled_from([[], [BEGIN]]))
-    system = draw(st.sampled_from([[], [SYSTEM] * 3, [SYSTEM] * 20]))
+    system = draw(st.sampled_from([[], [SYSTEM] * 3, [SYSTEM] * 20, [SYSTEM] * 90]))
     inside = draw(st.booleans())
     loss_on_all = draw(st.booleans())
     words, turns, fresh = (bos if inside else bos + system), [], 1000
@@ -72,6 +72,16 @@ def test_every_trained_token_is_trained_exactly_once_and_every_fragment_fits(
 @given(document=documents(), seq_len=st.integers(16, 80), cut=st.booleans())
 def test_a_trained_token_always_has_left_context(document: Document, seq_len: int, cut: bool) -> None:
     assert not any(fragment.words[0] & TRAINED for fragment in split(document, seq_len, cut=cut))
+
+
+@settings(max_examples=300)
+@given(document=documents(), seq_len=st.integers(16, 80), cut=st.booleans())
+def test_every_fragment_begins_with_the_bos_token_and_has_no_other(
+    document: Document, seq_len: int, cut: bool
+) -> None:
+    for fragment in split(document, seq_len, cut=cut):
+        assert np.count_nonzero(token_ids(fragment.words) == BEGIN) == len(document.bos)
+        assert fragment.words[: len(document.bos)].tolist() == document.bos.tolist()
 
 
 @settings(max_examples=300)

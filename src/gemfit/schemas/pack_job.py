@@ -14,7 +14,7 @@ from gemfit.schemas.base import Contract, digest_json
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 from gemfit.schemas.source_file import SourceFile, digest_file, digest_files
 
-PACK_FORMAT = 5
+PACK_FORMAT = 6
 """Increased whenever the same input would give other rows."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

@@ -1,6 +1,6 @@
 """Continuation context: the masked tokens that a chunk repeats if it begins in mid-conversation.
 
-It begins with BOS and the system message; a chunk that begins inside an exchange also repeats the
+It begins with BOS, always, and the system message; a chunk that begins inside an exchange also repeats the
 question, or as much of its end as fits; one that begins inside a message also that message's header and
 the tokens just before the cut. Context takes at most half a row; a system message longer than a quarter
 of a row is not repeated.
@@ -31,7 +31,8 @@ def add_context(conversation: Any, position: Any, seq_len: Any, spans: Any, at: 
     system = conversation.inline_system if repeatable else (position, position)
     turn, offset, first = turns_until(conversation, position) - 1, 0, at
     if turn < 0:  # inside a system message that fills a row
-        at = _add(spans, at, _tail(position, conversation.whole[0], seq_len))
+        at = _add(spans, at, conversation.bos)
+        at = _add(spans, at, _tail(position, conversation.whole[0] + size(conversation.bos), seq_len))
     elif conversation.roles[turn] == USER and conversation.turns[turn] == position:
         at = _add(spans, at, prefix)
         offset = conversation.headers[turn] if size(system) else 0
