@@ -10,11 +10,15 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others in a collective: what one of them does meanwhile must take less."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 It costs host memory for this rank's share of parameters and moments (12 bytes per trained parameter, over
 the ranks) while a save is under way. The threads of all ranks communicate over a gloo group of their own,
-so their messages cannot mix with those of the training. One save is under way at a time.
+so their messages cannot mix with those of the training. One save is under way at a time. The thread makes no
+CUDA call. Synchronous saves use the group of the training and need no other.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch.distributed as dist
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import SaveRecord
 from gemfit.train.checkpoint.save_load import SaveContext, Snapshot, TrainingState, take_snapshot, write
-from gemfit.train.collective import rank
+from gemfit.train.collective import COLLECTIVE_TIMEOUT, rank
+from gemfit.train.thread_device import device_setter
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ class Saver:
         """The newest step that a crash cannot lose; a resume sets it."""
         self._on_commit = on_commit
         # In order of creation on every rank, and never one that the training uses.
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._group = _thread_group() if asynchronous and dist.is_initialized() else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=device_setter())
         self._underway: Future[None] | None = None
 
     def save(self, training: TrainingState, *, step: int, cursor_row: int, eval_loss: float | None) -> None:
@@ -120,3 +122,8 @@ class Saver:
                 "step %d: checkpoint of %d bytes; training waited %.3f s, writing took %.3f s",
                 *(record.step, size, record.stall_seconds, record.write_seconds),
             )
+
+
+def _thread_group() -> Any:
+    """A group of all ranks for their checkpoint threads; over sockets, since NCCL would use the GPU."""
+    return dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)

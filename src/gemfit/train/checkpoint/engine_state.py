@@ -60,11 +60,15 @@ def rank_share(state: State, rank: int, world_size: int, *, copied: bool) -> Sta
 
 
 def write(state: State, folder: Path, group: Any = None) -> None:
-    """Save ``state`` into ``folder``, each file flushed. Collective; raises on every rank or on none."""
+    """Save ``state``, in host memory, into ``folder``, each file flushed.
+
+    Collective; raises on every rank or on none. Makes no CUDA call.
+    """
     with _allow_single_process():
         save(
             state,
-            storage_writer=FileSystemWriter(folder),
+            # Copying ahead would synchronize a stream of the thread's GPU, where nothing is to be copied.
+            storage_writer=FileSystemWriter(folder, per_thread_copy_ahead=0),
             planner=ShardSavePlanner(flatten_state_dict=False),
             process_group=group,
         )

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from gemfit.train.data.collate import Tensors
+from gemfit.train.thread_device import device_setter
 
 T = TypeVar("T")
 
@@ -48,11 +49,12 @@ def prefetch(source: Iterable[T], depth: int, prepare: Callable[[T], T]) -> Iter
     the thread.
     """
     queue: Queue[T | _End] = Queue(depth)
-    cancelled = threading.Event()
+    cancelled, set_device = threading.Event(), device_setter()
 
     def make() -> None:
         end = _End(None)
         try:
+            set_device()  # pinning memory is a CUDA call
             for item in source:
                 if not _put(queue, prepare(item), cancelled):
                     return

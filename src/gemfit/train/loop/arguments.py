@@ -13,6 +13,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.optimizer import optimizer_of
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.strategy import Fsdp
+from gemfit.train.collective import COLLECTIVE_TIMEOUT
 
 
 def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
@@ -27,6 +28,7 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
         # would round differently from an uninterrupted one. Looking for unused parameters keeps the first
         # order. On GPUs speed counts more than the last bit.
         "ddp_find_unused_parameters": plan.topology.device == "cpu",
+        "ddp_timeout": int(COLLECTIVE_TIMEOUT.total_seconds()),
         "report_to": list(recipe.tracking.report_to) or "none",
         # Without it accelerate accumulates whole gradients on every rank: 4 bytes per parameter that no
         # number of GPUs makes smaller. A reduction in each gradient accumulation step keeps them sharded.
