@@ -79,7 +79,7 @@ class Bench:
         )
 
     def gemfit(self, *arguments: str) -> str:
-        """Standard output of one command of the launcher, as a person at the login node gives it."""
+        """Standard output of one command of the launcher on the login node."""
         done = subprocess.run(
             [sys.executable, "-m", "gemfit_launch.cli", *arguments],
             cwd=self.folder,
@@ -130,7 +130,7 @@ class SlurmRun:
         return path.read_text() if path.is_file() else ""
 
     def explain(self) -> str:
-        """Everything that a person would look at."""
+        """Job state and logs, for assertion messages."""
         logs = "\n".join(
             f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.run.logs.glob("*.log"))
         )

@@ -61,7 +61,7 @@ def run(tmp_path: Path, plan: Plan) -> RunDir:
 
 @pytest.fixture
 def hand_over(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
-    """Record the modules that these verbs would have run; each ends as told, so that passing it on shows."""
+    """Record the modules that these verbs would have run; each returns the given exit code."""
 
     def record_calls(*verbs: str, ends: ExitCode = ExitCode.FAILED) -> Calls:
         made: Calls = []

@@ -85,11 +85,11 @@ def test_serve_shows_the_command_of_the_server_that_is_there(
     exported: Path, run: RunDir, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, *serve.OF_TRANSFORMERS)
-    told = json.loads(cli("serve", run.root, "--port", "9000", "--json").stdout)
-    assert Path(told["argv"][0]).name == "transformers"
+    printed = json.loads(cli("serve", run.root, "--port", "9000", "--json").stdout)
+    assert Path(printed["argv"][0]).name == "transformers"
     options = ["--host", "127.0.0.1", "--port", "9000", "--dtype", "bfloat16"]
-    assert told["argv"][1:] == ["serve", str(exported), *options]
-    assert told["url"] == "http://127.0.0.1:9000/v1"
+    assert printed["argv"][1:] == ["serve", str(exported), *options]
+    assert printed["url"] == "http://127.0.0.1:9000/v1"
     install(monkeypatch, *serve.OF_TRANSFORMERS, scripts=("vllm",))
     assert cli("serve", run.root).stdout.startswith("/somewhere/vllm serve ")
 

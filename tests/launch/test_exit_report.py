@@ -1,4 +1,4 @@
-"""The last words about an attempt."""
+"""Exit code and closing message of an attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gemfit plan``, as a person and as a program read it."""
+"""``gemfit plan`` as text and as JSON."""
 
 from __future__ import annotations
 

@@ -72,17 +72,17 @@ def test_a_folder_without_a_run_is_reported_before_anything_is_started(
 def test_a_plan_says_where_a_token_is_and_never_the_token(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = json.loads(cli("plan", "debug/cpu-tiny", *PUSHES, "--json").stdout)
-    assert told["hub_token"] is None
+    printed = json.loads(cli("plan", "debug/cpu-tiny", *PUSHES, "--json").stdout)
+    assert printed["hub_token"] is None
     assert "no token" in cli("plan", "debug/cpu-tiny", *PUSHES).stdout
     (home / "token").write_text("hf_stored")
     monkeypatch.setenv("COLUMNS", "400")
     for where in ("token", "HF_TOKEN"):
-        told = json.loads(cli("plan", "debug/cpu-tiny", *PUSHES, "--json").stdout)
-        assert Path(told["hub_token"]).name == where
+        printed = json.loads(cli("plan", "debug/cpu-tiny", *PUSHES, "--json").stdout)
+        assert Path(printed["hub_token"]).name == where
         shown = cli("plan", "debug/cpu-tiny", *PUSHES).stdout
         assert "each best checkpoint to me/kind" in shown
-        both = shown + json.dumps(told)
+        both = shown + json.dumps(printed)
         assert "hf_stored" not in both
         assert "hf_environment" not in both
         monkeypatch.setenv("HF_TOKEN", "hf_environment")

@@ -1,4 +1,4 @@
-"""Starting the heavy side in a process of its own."""
+"""Running modules of the train extra in a subprocess."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_a_resume_without_options_keeps_the_plan(data: Path, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "printed"),
     [
         (("--seed", 1), "seed: was 42, is 1"),
         (("--set", "optim.learning_rate=1e-5"), "optim.learning_rate: was 0.002, is 1e-05"),
@@ -199,14 +199,14 @@ def test_a_resume_without_options_keeps_the_plan(data: Path, cli: Cli) -> None:
     ],
 )
 def test_a_resume_that_would_train_something_else_is_refused_and_changes_nothing(
-    options: tuple[object, ...], told: str, data: Path, cli: Cli
+    options: tuple[object, ...], printed: str, data: Path, cli: Cli
 ) -> None:
     train(cli, data, "--run", "runs/a", "--stop-at", 5)
     run = RunDir(Path("runs/a"))
     before = run.plan_file.read_bytes()
     result = cli("resume", "runs/a", *options)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert printed in result.stderr
     assert (run.plan_file.read_bytes(), run.attempt) == (before, 1)
 
 

@@ -1,4 +1,4 @@
-"""What Slurm shows of a job that has just stopped, and whether it may be requeued."""
+"""Requeue decision from `scontrol show job`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Cli = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def own_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A person without sites."""
+    """An empty folder of user sites."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     folder = own_folder()
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What makes steps fast is told line by line, and what does not go together is refused."""
+"""Speed settings of a plan, and refused combinations of them."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def lines(plan: Plan) -> dict[str, tuple[str, str]]:
 
 
 def test_the_loss_in_slices_saves_what_a_whole_batch_would_need() -> None:
-    told = lines(plan_of(recipe("batch.max_per_device_batch_size=4")))["loss"]
-    assert told == (
+    printed = lines(plan_of(recipe("batch.max_per_device_batch_size=4")))["loss"]
+    assert printed == (
         "in slices of 1,024 tokens",
         "3.0 GiB of logits at a time instead of 12.0 GiB, in training and in evaluation",
     )
 
 
 def test_a_batch_of_one_slice_saves_nothing_and_says_so() -> None:
-    told = lines(plan_of(recipe("batch.max_per_device_batch_size=1")))["loss"]
-    assert told[1] == "a batch is one slice; 3.0 GiB of logits"
+    printed = lines(plan_of(recipe("batch.max_per_device_batch_size=1")))["loss"]
+    assert printed[1] == "a batch is one slice; 3.0 GiB of logits"
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_whole_step_is_made_ahead() -> None:
     assert "pinned" not in lines(plan_of(recipe(), CPUS))["batches"][1]
 
 
-@pytest.mark.parametrize(("strategy", "told"), [("fsdp2", "FSDP2 gathers"), ("zero2", "overlap_comm")])
-def test_sharding_strategies_show_how_communication_overlaps(strategy: str, told: str) -> None:
-    assert told in lines(plan_of(recipe(strategy=strategy)))["communication"][1]
+@pytest.mark.parametrize(("strategy", "printed"), [("fsdp2", "FSDP2 gathers"), ("zero2", "overlap_comm")])
+def test_sharding_strategies_show_how_communication_overlaps(strategy: str, printed: str) -> None:
+    assert printed in lines(plan_of(recipe(strategy=strategy)))["communication"][1]
     assert "communication" not in lines(plan_of(recipe()))
 
 
@@ -98,11 +98,11 @@ def test_settings_that_do_not_work_together_are_refused(
 
 def test_gemfit_plan_shows_every_line_and_why(cli: Callable[..., Result]) -> None:
     shown = cli("plan", "gemma3/1b-reference", "--gpus", "2").output
-    told = json.loads(cli("plan", "gemma3/1b-reference", "--gpus", "2", "--json").stdout)["speed"]
-    assert [line["what"] for line in told] == [
+    printed = json.loads(cli("plan", "gemma3/1b-reference", "--gpus", "2", "--json").stdout)["speed"]
+    assert [line["what"] for line in printed] == [
         *("attention", "loss", "kernels", "compile", "optimizer", "batches")
     ]
-    assert all(line["chosen"] in shown and line["because"] for line in told)
+    assert all(line["chosen"] in shown and line["because"] for line in printed)
 
 
 def test_weights_in_4_bits_are_listed_with_what_they_save() -> None:

@@ -1,4 +1,4 @@
-"""Which files are packed, and the name under which the result is kept."""
+"""Input files of a pack, and its fingerprint."""
 
 from __future__ import annotations
 

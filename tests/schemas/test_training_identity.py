@@ -1,4 +1,4 @@
-"""What decides a training, and how a change of it is told."""
+"""Training identity, and messages about its changes."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_the_number_of_ranks_is_no_part_of_what_is_trained() -> None:
     assert plan_of({}, ranks=3).training_identity() == plan_of({}).training_identity()
 
 
-@pytest.mark.parametrize(("recipe", "told"), WHAT)
-def test_what_is_trained_is_compared_key_by_key(recipe: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("recipe", "printed"), WHAT)
+def test_what_is_trained_is_compared_key_by_key(recipe: dict[str, Any], printed: str) -> None:
     found = changes(plan_of({}).training_identity(), plan_of(recipe).training_identity())
-    assert told in [str(change) for change in found]
+    assert printed in [str(change) for change in found]
 
 
 def test_data_counts_by_its_content() -> None:

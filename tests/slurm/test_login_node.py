@@ -29,7 +29,7 @@ RECIPE_TO_PACK = RECIPE | {"length.max_steps": str(STEPS), "data.seq_len": "48"}
 
 @dataclass(frozen=True)
 class Seen:
-    """What a person saw, in the order of its fields."""
+    """Output of the commands, in the order of its fields."""
 
     run: SlurmRun
     pack_job: int

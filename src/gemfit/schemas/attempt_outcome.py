@@ -20,12 +20,13 @@ class AttemptOutcome(StrEnum):
     """The Slurm job gave up: too many crashes or interruptions without a new checkpoint, or an attempt that
     could not begin. A resume from the last checkpoint is worthwhile once the cause is removed."""
     FATAL = "fatal"
-    """A mistake in the input (a `UserError`), which every further attempt would meet: never requeued."""
+    """A mistake in the input (a `UserError`), or data that cannot be packed: never requeued, because
+    another attempt would fail in the same way."""
     CRASHED = "crashed"
     """The processes ended without a verdict: an exception, a signal, a failed node. The job continues from
     the last checkpoint, up to `max_restarts` times in a row."""
     INTERRUPTED = "interrupted"
     """Slurm ended the job (preemption, time limit, lost node) before the attempt could save. The next attempt
-    starts from the last checkpoint."""
+    starts from the last checkpoint. The report also infers it where a later attempt has repeated steps."""
     CANCELLED = "cancelled"
     """The Slurm job was cancelled (`gemfit cancel`, `scancel`) before it began, or before it could save."""
