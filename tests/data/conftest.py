@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def sentence(rng: random.Random, words: int) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
 
 
-def talk(rng: random.Random, exchanges: int = 2, words: int = 8, system: bool = True) -> dict[str, Any]:
+def random_conversation(
+    rng: random.Random, exchanges: int = 2, words: int = 8, system: bool = True
+) -> dict[str, Any]:
     """One conversation with ``exchanges`` questions and answers."""
     turns = [("user", "assistant")[turn % 2] for turn in range(2 * exchanges)]
     roles = ["system", *turns] if system else turns
@@ -53,11 +56,16 @@ def talk(rng: random.Random, exchanges: int = 2, words: int = 8, system: bool = 
     return {"messages": messages}
 
 
-def talks(count: int, seed: int = 0, **options: Any) -> list[dict[str, Any]]:
+def random_conversations(count: int, seed: int = 0, **options: Any) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     return [
-        talk(rng, exchanges=rng.randint(1, 9), system=rng.random() < 0.7, **options) for _ in range(count)
+        random_conversation(rng, exchanges=rng.randint(1, 9), system=rng.random() < 0.7, **options)
+        for _ in range(count)
     ]
+
+
+def command(job: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "gemfit.data", str(job), "--out", str(out)]
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +95,7 @@ def write_conversations_file(tmp_path: Path) -> WriteConversations:
     """Write values, or bytes as they are, one a line."""
 
     def write(lines: Sequence[object]) -> Path:
-        path = tmp_path / "talks.jsonl"
+        path = tmp_path / "conversations.jsonl"
         encoded = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
         path.write_bytes(b"".join(line + b"\n" for line in encoded))
         return path
@@ -128,7 +136,7 @@ def build(
 
 @pytest.fixture(scope="module")
 def lines() -> list[dict[str, Any]]:
-    return talks(1500, seed=3)
+    return random_conversations(1500, seed=3)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ HEADS = (
     "wrong",
     "repeated",
 )
-ConversationSpans = list[dict[str, str]]
+MessageDicts = list[dict[str, str]]
 
 
 @dataclass(kw_only=True)
@@ -105,13 +105,13 @@ def main() -> int:
     parser.add_argument("--only", choices=["/".join(way) for way in WAYS], help="one way to pack")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    talks = make_talks(arguments.count, arguments.seed)
+    conversations = make_conversations(arguments.count, arguments.seed)
     ways = [way for way in WAYS if arguments.only in (None, "/".join(way))]
     counts = []
     if not arguments.json:
         print(line(HEADS))
     for way in ways:
-        counts.append(count_way(talks, arguments.tokenizer, arguments.seq_len, *way))
+        counts.append(count_way(conversations, arguments.tokenizer, arguments.seq_len, *way))
         if not arguments.json:
             print(line(asdict(counts[-1]).values()), flush=True)
     sound = sum(count.sound for count in counts)
@@ -122,14 +122,16 @@ def main() -> int:
     return 0 if 0 < sound == len(counts) else 1
 
 
-def make_talks(count: int, seed: int) -> list[ConversationSpans]:
+def make_conversations(count: int, seed: int) -> list[MessageDicts]:
     """A third real conversations, a third hostile ones, the rest random; user and assistant take turns."""
     rng = random.Random(seed)
     with REAL.open(encoding="utf-8") as stream:
         real = [json.loads(line)["messages"] for line in stream]
     rng.shuffle(real)
-    made = [talk for talk in real if alternates(talk)][: count // 3]
-    words = sorted({word for talk in real for message in talk for word in message["content"].split()})
+    made = [conversation for conversation in real if alternates(conversation)][: count // 3]
+    words = sorted(
+        {word for conversation in real for message in conversation for word in message["content"].split()}
+    )
     while len(made) < count:
         hostile = len(made) % 2 == 0
         turns = rng.choice([1, 2, 3, 4, 8, 20, 60])
@@ -140,9 +142,9 @@ def make_talks(count: int, seed: int) -> list[ConversationSpans]:
     return made
 
 
-def alternates(talk: ConversationSpans) -> bool:
+def alternates(conversation: MessageDicts) -> bool:
     """Whether Gemma's template takes it."""
-    roles = [message["role"] for message in talk]
+    roles = [message["role"] for message in conversation]
     turns = roles[roles[0] == "system" :]
     return len(turns) > 1 and all(role == ("user", "assistant")[i % 2] for i, role in enumerate(turns))
 
@@ -159,7 +161,7 @@ def content(rng: random.Random, words: list[str], hostile: bool) -> str:
 
 
 def render(
-    tokenizer: Tokenizer, talk: ConversationSpans, format: str, loss_on: str
+    tokenizer: Tokenizer, conversation: MessageDicts, format: str, loss_on: str
 ) -> tuple[list[int], list[bool]]:
     """Ids of a conversation and which are trained: control and contents encoded apart, as documented."""
 
@@ -170,14 +172,14 @@ def render(
 
     ids, trained = encode("<bos>", control=True), [False]
     gemma = format == "chat_template"
-    for index, message in enumerate(talk):
+    for index, message in enumerate(conversation):
         role, text = message["role"], message["content"]
         if gemma and role == "system":
             continue
         header = f"<start_of_turn>{'model' if role == 'assistant' else 'user'}\n" if gemma else f"<|{role}|>"
         prefix = encode(header, control=True)
-        if gemma and index == 1 and talk[0]["role"] == "system":
-            prefix += encode(talk[0]["content"], control=False) + encode("\n\n", control=True)
+        if gemma and index == 1 and conversation[0]["role"] == "system":
+            prefix += encode(conversation[0]["content"], control=False) + encode("\n\n", control=True)
         body = encode(text.strip() if gemma else text, control=False)
         body += encode("<end_of_turn>\n" if gemma else "<eos>", control=True)
         ids += prefix + body
@@ -187,12 +189,20 @@ def render(
 
 
 def count_way(
-    talks: list[ConversationSpans], tokenizer: str, seq_len: int, format: Any, loss_on: Any, overlong: Any
+    conversations: list[MessageDicts],
+    tokenizer: str,
+    seq_len: int,
+    format: Any,
+    loss_on: Any,
+    overlong: Any,
 ) -> Count:
     """Pack in one way, inspect all rows, and compare."""
     with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch) / "talks.jsonl"
-        data.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks), encoding="utf-8")
+        data = Path(scratch) / "conversations.jsonl"
+        data.write_text(
+            "".join(json.dumps({"messages": conversation}) + "\n" for conversation in conversations),
+            encoding="utf-8",
+        )
         recipe = DataRecipe(
             source=str(data),
             format=format,
@@ -204,11 +214,11 @@ def count_way(
         pack = build(Recipe(model=ModelRecipe(id=tokenizer), data=recipe), Path(scratch))
         rows = inspected(pack)
     engine = Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json"))
-    return compare(talks, rows, engine, format, loss_on, overlong)
+    return compare(conversations, rows, engine, format, loss_on, overlong)
 
 
 def compare(
-    talks: list[ConversationSpans],
+    conversations: list[MessageDicts],
     rows: list[dict[str, Any]],
     engine: Tokenizer,
     format: str,
@@ -217,8 +227,11 @@ def compare(
 ) -> Count:
     """Hold every place of every row against the plain rendering."""
     # Of exact copies the first is packed.
-    firsts = {json.dumps(talk): line for line, talk in reversed(list(enumerate(talks, start=1)))}
-    rendered = {line: render(engine, talks[line - 1], format, loss_on) for line in firsts.values()}
+    firsts = {
+        json.dumps(conversation): line
+        for line, conversation in reversed(list(enumerate(conversations, start=1)))
+    }
+    rendered = {line: render(engine, conversations[line - 1], format, loss_on) for line in firsts.values()}
     count = Count(
         format=format,
         loss_on=loss_on,

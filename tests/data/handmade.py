@@ -52,7 +52,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]], loss_on: str) -> tupl
 
 
 @dataclass
-class ConversationSpans:
+class TableEntry:
     """A line of the table of conversations."""
 
     ids: list[int]
@@ -89,7 +89,7 @@ class Handmade:
     tokenizer: Any
     seq_len: int
     loss_on: str
-    talks: list[ConversationSpans]
+    entries: list[TableEntry]
     rows: dict[str, list[Row]]
     changes: dict[str, Any] = field(default_factory=dict)
     """Values of the manifest that replace the true ones."""
@@ -107,7 +107,7 @@ class Handmade:
         for split, rows in self.rows.items():
             (folder / split).mkdir(parents=True)
             self._write_rows(folder / split / "data-00000-of-00001.arrow", rows)
-        self._write_talks(folder / "conversations.arrow")
+        self._write_conversations(folder / "conversations.arrow")
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest = self._manifest(tuple(digest(folder, path) for path in files))
@@ -139,28 +139,28 @@ class Handmade:
         counts = [[row.tokens for row in rows], [row.trained_tokens for row in rows]]
         np.save(path.parent / "counts.npy", np.array(counts, np.int64))
 
-    def _write_talks(self, path: Path) -> None:
+    def _write_conversations(self, path: Path) -> None:
         table = pa.table(
             {
-                "source": pa.array([talk.source for talk in self.talks], pa.int16()),
-                "file": pa.array([talk.source for talk in self.talks], pa.int32()),
-                "line": pa.array([talk.line for talk in self.talks], pa.int64()),
-                "digest": pa.array([talk.digest for talk in self.talks], pa.binary(16)),
-                "tokens": pa.array([len(talk.ids) for talk in self.talks], pa.int32()),
-                "trained": pa.array([sum(talk.trained) for talk in self.talks], pa.int32()),
-                "fate": pa.array([talk.disposition for talk in self.talks]).dictionary_encode(),
-                "number": pa.array([talk.number for talk in self.talks], pa.int64()),
-                "copies": pa.array([talk.copies for talk in self.talks], pa.int32()),
-                "split": pa.array([talk.split for talk in self.talks], pa.int8()),
-                "truncated": pa.array([talk.truncated for talk in self.talks], pa.int32()),
-                "untrained": pa.array([talk.untrained for talk in self.talks], pa.int32()),
+                "source": pa.array([entry.source for entry in self.entries], pa.int16()),
+                "file": pa.array([entry.source for entry in self.entries], pa.int32()),
+                "line": pa.array([entry.line for entry in self.entries], pa.int64()),
+                "digest": pa.array([entry.digest for entry in self.entries], pa.binary(16)),
+                "tokens": pa.array([len(entry.ids) for entry in self.entries], pa.int32()),
+                "trained": pa.array([sum(entry.trained) for entry in self.entries], pa.int32()),
+                "fate": pa.array([entry.disposition for entry in self.entries]).dictionary_encode(),
+                "number": pa.array([entry.number for entry in self.entries], pa.int64()),
+                "copies": pa.array([entry.copies for entry in self.entries], pa.int32()),
+                "split": pa.array([entry.split for entry in self.entries], pa.int8()),
+                "truncated": pa.array([entry.truncated for entry in self.entries], pa.int32()),
+                "untrained": pa.array([entry.untrained for entry in self.entries], pa.int32()),
             }
         )
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
 
     def _manifest(self, files: tuple[FileDigest, ...]) -> PackManifest:
-        kept = [talk for talk in self.talks if talk.disposition == "kept"]
+        kept = [entry for entry in self.entries if entry.disposition == "kept"]
         values: dict[str, Any] = {
             "fingerprint": "f" * 32,
             "tokenizer_digest": "0" * 32,
@@ -176,11 +176,13 @@ class Handmade:
                 split: self._counts(index, rows) for index, (split, rows) in enumerate(self.rows.items())
             },
             "losses": Losses(
-                lines_read=len(self.talks),
+                lines_read=len(self.entries),
                 blank_lines=0,
                 rejected_lines=0,
-                duplicate_conversations=sum(talk.disposition == "duplicate" for talk in self.talks),
-                left_by_weight_conversations=sum(talk.disposition == "left_by_weight" for talk in self.talks),
+                duplicate_conversations=sum(entry.disposition == "duplicate" for entry in self.entries),
+                left_by_weight_conversations=sum(
+                    entry.disposition == "left_by_weight" for entry in self.entries
+                ),
                 split_conversations=0,
                 repeated_tokens=sum(sum(row.repeated) for rows in self.rows.values() for row in rows),
                 truncated_conversations=0,
@@ -189,7 +191,7 @@ class Handmade:
                 dropped_tokens=0,
             ),
             "flow": self.flow(),
-            "roles": {"user": sum(len(talk.ids) for talk in kept)},
+            "roles": {"user": sum(len(entry.ids) for entry in kept)},
             "sources": (PackSource(name="first", weight=1.0), PackSource(name="second", weight=2.0)),
             "inputs": tuple(
                 PackInput(path=f"{name}.jsonl", bytes=1, xxh3="0" * 32, source=index)
@@ -203,7 +205,7 @@ class Handmade:
     def _counts(self, side: int, rows: list[Row]) -> SplitCounts:
         return SplitCounts(
             rows=len(rows),
-            conversations=sum(talk.disposition == "kept" and talk.split == side for talk in self.talks),
+            conversations=sum(entry.disposition == "kept" and entry.split == side for entry in self.entries),
             documents=sum(len(row.seq_lengths) for row in rows),
             tokens=sum(row.tokens for row in rows),
             trained_tokens=sum(row.trained_tokens for row in rows),
@@ -211,9 +213,9 @@ class Handmade:
         )
 
     def _flow(self, sources: set[int]) -> TokenFlow:
-        talks = [talk for talk in self.talks if talk.source in sources]
-        kept = [talk for talk in talks if talk.disposition == "kept"]
-        of_source = {talk.number for talk in kept}
+        entries = [entry for entry in self.entries if entry.source in sources]
+        kept = [entry for entry in entries if entry.disposition == "kept"]
+        of_source = {entry.number for entry in kept}
         repeated = sum(
             again
             for rows in self.rows.values()
@@ -221,9 +223,9 @@ class Handmade:
             for number, again in zip(row.document, row.repeated, strict=True)
             if number in of_source
         )
-        oversampled = sum((talk.copies - 1) * len(talk.ids) for talk in kept)
+        oversampled = sum((entry.copies - 1) * len(entry.ids) for entry in kept)
         lost = {
-            disposition: sum(len(talk.ids) for talk in talks if talk.disposition == disposition)
+            disposition: sum(len(entry.ids) for entry in entries if entry.disposition == disposition)
             for disposition in (
                 "duplicate",
                 "near_duplicate",
@@ -233,10 +235,10 @@ class Handmade:
             )
         }
         return TokenFlow(
-            tokens_read=sum(len(talk.ids) for talk in talks),
+            tokens_read=sum(len(entry.ids) for entry in entries),
             repeated=repeated,
             oversampled=oversampled,
-            packed=sum(len(talk.ids) for talk in kept) + oversampled + repeated,
+            packed=sum(len(entry.ids) for entry in kept) + oversampled + repeated,
             truncated=0,
             untrained=0,
             **lost,
@@ -250,33 +252,31 @@ def handmade(
 
     The last conversation has a copy, and the one before it was not drawn.
     """
-    talks = []
+    entries = []
     for index, conversation in enumerate(conversations):
         ids, trained = render(tokenizer, conversation["messages"], loss_on)
         name = xxhash.xxh3_128_digest(json.dumps(conversation).encode())
         second = index % 3 == 2
-        talk = ConversationSpans(ids, trained, index + 1, int(second), digest=name, split=int(index % 5 == 4))
-        talk.copies = 1 + second
-        talks.append(talk)
-    talks[-2].disposition, talks[-2].copies, talks[-2].split = "left_by_weight", 0, -1
+        entry = TableEntry(ids, trained, index + 1, int(second), digest=name, split=int(index % 5 == 4))
+        entry.copies = 1 + second
+        entries.append(entry)
+    entries[-2].disposition, entries[-2].copies, entries[-2].split = "left_by_weight", 0, -1
     kept = sorted(
-        (talk for talk in talks if talk.disposition == "kept"),
-        key=lambda talk: struct.unpack("<2Q", talk.digest),
+        (entry for entry in entries if entry.disposition == "kept"),
+        key=lambda entry: struct.unpack("<2Q", entry.digest),
     )
-    for number, talk in enumerate(kept):
-        talk.number = number
-    last = talks[-1]
-    copy = ConversationSpans(
-        last.ids, last.trained, len(talks) + 1, last.source, "duplicate", last.number, 0, -1
-    )
-    talks.append(ConversationSpans(**{**vars(copy), "digest": last.digest}))
+    for number, entry in enumerate(kept):
+        entry.number = number
+    last = entries[-1]
+    copy = TableEntry(last.ids, last.trained, len(entries) + 1, last.source, "duplicate", last.number, 0, -1)
+    entries.append(TableEntry(**{**vars(copy), "digest": last.digest}))
     rows = {
         split: _rows(
-            [talk for talk in kept if talk.split == side for _ in range(talk.copies)], tokenizer, seq_len
+            [entry for entry in kept if entry.split == side for _ in range(entry.copies)], tokenizer, seq_len
         )
         for side, split in enumerate(("train", "validation"))
     }
-    return Handmade(tokenizer, seq_len, loss_on, talks, rows)
+    return Handmade(tokenizer, seq_len, loss_on, entries, rows)
 
 
 def digest(folder: Path, path: Path) -> FileDigest:
@@ -286,26 +286,28 @@ def digest(folder: Path, path: Path) -> FileDigest:
     return FileDigest(path=name, bytes=len(content), xxh3=xxhash.xxh3_128_hexdigest(content))
 
 
-def _rows(talks: list[ConversationSpans], tokenizer: Any, seq_len: int) -> list[Row]:
+def _rows(entries: list[TableEntry], tokenizer: Any, seq_len: int) -> list[Row]:
     rows = [Row()]
-    for talk in talks:
+    for entry in entries:
         position = 0
-        while position < len(talk.ids):
+        while position < len(entry.ids):
             context = (
-                [tokenizer.bos_token_id, *talk.ids[max(0, position - CONTEXT) : position]] if position else []
+                [tokenizer.bos_token_id, *entry.ids[max(0, position - CONTEXT) : position]]
+                if position
+                else []
             )
             if rows[-1].tokens + len(context) >= seq_len:
                 rows.append(Row())
             row = rows[-1]
-            stop = min(len(talk.ids), position + seq_len - row.tokens - len(context))
+            stop = min(len(entry.ids), position + seq_len - row.tokens - len(context))
             labels = [
                 token if trained else IGNORED
-                for token, trained in zip(talk.ids[position:stop], talk.trained[position:stop], strict=True)
+                for token, trained in zip(entry.ids[position:stop], entry.trained[position:stop], strict=True)
             ]
-            row.input_ids += context + talk.ids[position:stop]
+            row.input_ids += context + entry.ids[position:stop]
             row.labels += [IGNORED] * len(context) + labels
             row.seq_lengths.append(len(context) + stop - position)
-            row.document.append(talk.number)
+            row.document.append(entry.number)
             row.starts.append(position)
             row.repeated.append(len(context))
             row.tokens += row.seq_lengths[-1]

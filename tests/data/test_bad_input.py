@@ -19,9 +19,9 @@ from gemfit.data.jsonl.line_parser import LINE_LIMIT
 from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.errors import UserError
 
-from .conftest import Build, WriteConversations, talk, talks
+from .conftest import Build, WriteConversations, random_conversation, random_conversations
 
-GOOD = talks(40)
+GOOD = random_conversations(40)
 
 
 def say(*messages: object) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def test_a_bad_line_stops_the_build_and_says_where_what_and_how(
     assert "Traceback" not in printed
     for hint in hints:
         assert hint in printed
-    assert left(tmp_path) == {"talks.jsonl", "job.json"}
+    assert left(tmp_path) == {"conversations.jsonl", "job.json"}
 
 
 def test_bad_lines_are_skipped_counted_and_listed_when_asked(
@@ -159,19 +159,19 @@ def test_a_file_without_a_valid_line_is_refused(
     status, printed = build(path, on_error="skip")
     assert status == 2
     assert f"error: {path}: holds no valid conversation" in printed
-    assert left(tmp_path) == {"talks.jsonl", "job.json"}
+    assert left(tmp_path) == {"conversations.jsonl", "job.json"}
 
 
-def test_a_byte_order_mark_crlf_and_a_missing_last_newline_are_no_mistakes(
+def test_a_byte_order_mark_crlf_and_a_missing_last_newline_are_accepted(
     write_job: Callable[..., Path], build: Build, tmp_path: Path
 ) -> None:
-    path = tmp_path / "talks.jsonl"
+    path = tmp_path / "conversations.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(orjson.dumps(line) for line in GOOD))
     status, printed = build(path)
     assert status == 0, printed
 
 
-def test_keys_beside_the_messages_are_ignored(
+def test_keys_other_than_messages_are_ignored(
     write_conversations_file: WriteConversations, build: Build
 ) -> None:
     lines = [{"id": i, "source": ["x"], **line} for i, line in enumerate(GOOD)]
@@ -180,9 +180,9 @@ def test_keys_beside_the_messages_are_ignored(
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
 def test_a_compressed_file_that_ends_too_early_is_named(suffix: str, build: Build, tmp_path: Path) -> None:
-    plain = b"".join(orjson.dumps(line) + b"\n" for line in talks(300, seed=2))
+    plain = b"".join(orjson.dumps(line) + b"\n" for line in random_conversations(300, seed=2))
     whole = gzip.compress(plain) if suffix.endswith(".gz") else zstandard.compress(plain)
-    path = tmp_path / f"talks{suffix}"
+    path = tmp_path / f"conversations{suffix}"
     path.write_bytes(whole[: len(whole) // 2] if suffix.endswith(".gz") else b"nonsense" + whole)
     status, printed = build(path)
     assert status == 2
@@ -191,10 +191,10 @@ def test_a_compressed_file_that_ends_too_early_is_named(suffix: str, build: Buil
     assert not (tmp_path / "pack").exists()
 
 
-def test_data_that_is_all_held_out_or_dropped_is_refused(
+def test_data_without_training_conversations_is_refused(
     write_conversations_file: WriteConversations, build: Build
 ) -> None:
-    path = write_conversations_file([talk(random.Random(0), exchanges=30)])
+    path = write_conversations_file([random_conversation(random.Random(0), exchanges=30)])
     status, printed = build(path, seq_len=64, overlong="drop")
     assert status == 2
     assert "no conversation is left to train on: of 1, 1 were longer than data.seq_len" in printed
@@ -223,6 +223,6 @@ def test_a_folder_in_use_is_refused_and_left_as_it_is(
     assert [p.name for p in (tmp_path / "pack").iterdir()] == ["mine.txt"]
 
 
-def test_rows_too_short_for_the_beginning_of_a_conversation_are_refused() -> None:
+def test_rows_too_short_for_a_system_prefix_are_refused() -> None:
     with pytest.raises(UserError, match=r"data.seq_len is 16, but .* 5 tokens .* at least 20"):
         check_seq_len(np.zeros(5, np.uint32), 16)

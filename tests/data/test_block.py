@@ -1,4 +1,4 @@
-"""Blocks to parts: both ways of reading agree, and compiled code renders what the renderer renders."""
+"""Blocks to tokenized blocks: batch and line parsing agree, and compiled assembly equals the renderer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe
 
-from .conftest import talks
+from .conftest import random_conversations
 
 COLUMNS = ("ends", "roles", "last", "lines")
 
@@ -114,9 +114,7 @@ def columns(messages: Messages) -> dict[str, Any]:
 
 @settings(max_examples=400)
 @given(lines=LINES, first_line=st.sampled_from([1, 7]), ends=st.booleans())
-def test_reading_at_once_and_line_by_line_find_the_same(
-    lines: list[bytes], first_line: int, ends: bool
-) -> None:
+def test_batch_and_line_parsing_give_the_same(lines: list[bytes], first_line: int, ends: bool) -> None:
     block = b"\n".join(lines) + (b"\n" if ends and lines else b"")
     one: list[Rejection] = []
     other: list[Rejection] = []
@@ -131,7 +129,7 @@ def test_reading_at_once_and_line_by_line_find_the_same(
 
 
 @given(values=st.lists(PLAIN.filter(lambda value: "\\u0000" not in json.dumps(value)), min_size=1))
-def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(values: list[Any]) -> None:
+def test_plain_conversations_take_the_batch_path_with_any_harmless_keys(values: list[Any]) -> None:
     plain = MessageColumns()
     assert plain.add_batch([orjson.dumps(value) for value in values], 1)
     named = [
@@ -148,7 +146,7 @@ def test_plain_conversations_are_read_at_once_whatever_harmless_keys_they_have(v
     assert columns(plain.messages()) == columns(other.messages())
 
 
-def test_lines_that_are_json_only_together_are_refused_one_by_one() -> None:
+def test_lines_that_are_json_only_together_are_rejected_one_by_one() -> None:
     good = orjson.dumps(say(("user", "a")))
     block = b"\n".join([good[:-1] + b', "a": 1', b'"b": 2}', good + b"," + good, good[:30], good[30:]])
     found: list[Rejection] = []
@@ -157,7 +155,7 @@ def test_lines_that_are_json_only_together_are_refused_one_by_one() -> None:
     assert (counts.rejected, len(messages.last)) == (5, 0)
 
 
-def test_the_first_bad_line_of_a_block_stops_it_without_a_place_for_them() -> None:
+def test_the_first_bad_line_of_a_block_raises_without_reject() -> None:
     block = lines_of([say(("user", "a")), b"", b"nonsense", b"{"])
     with pytest.raises(UserError, match=r"^f:12: is not JSON"):
         read_block(block, 10, "f", Anything(), None)
@@ -212,7 +210,7 @@ FORMATS = [("role_markers", "token"), ("role_markers", "literal"), ("chat_templa
 @pytest.mark.parametrize("loss_on", ["all", "assistant"])
 @settings(max_examples=40)
 @given(draw=st.data())
-def test_compiled_rendering_is_the_renderers_bit_for_bit(
+def test_compiled_assembly_equals_the_renderer_bit_for_bit(
     tokenizer: Any, format: str, eos: str, loss_on: str, draw: st.DataObject
 ) -> None:
     overlong = draw.draw(st.sampled_from(["split", "cut", "truncate", "drop"]))
@@ -243,7 +241,7 @@ def test_every_token_of_a_conversation_is_in_a_fragment_or_counted_as_lost(
     tokenizer: Any, overlong: str
 ) -> None:
     made = rendering(tokenizer, overlong=overlong, seq_len=64, loss_on="assistant")
-    part, _ = make_block(lines_of(talks(60, seed=3)), 1, "f", made, None)
+    part, _ = make_block(lines_of(random_conversations(60, seed=3)), 1, "f", made, None)
     assert (part.tokens > 64).sum() > 20
     bodies = np.bincount(part.conversation, part.lengths - part.context, len(part.tokens))
     accounted = bodies + part.truncated + part.dropped + part.untrained
@@ -254,31 +252,31 @@ def test_every_token_of_a_conversation_is_in_a_fragment_or_counted_as_lost(
     assert not lost.any()
 
 
-TALK = say(("system", "we"), ("user", "rest"), ("assistant", "night"))
-TOOL_TALK = say(("system", "we"), ("user", "rest"), ("tool", "day"), ("assistant", "night"))
+CONVERSATION = say(("system", "we"), ("user", "rest"), ("assistant", "night"))
+TOOL_CONVERSATION = say(("system", "we"), ("user", "rest"), ("tool", "day"), ("assistant", "night"))
 
 
 @pytest.mark.parametrize(("format", "eos"), FORMATS)
 def test_tokens_of_roles_are_those_of_their_turns(tokenizer: Any, format: str, eos: str) -> None:
     made = rendering(tokenizer, eos=eos, format=format)
-    talk = TALK if format == "chat_template" else TOOL_TALK
-    part, _ = make_block(lines_of([talk]), 1, "f", made, None)
+    conversation = CONVERSATION if format == "chat_template" else TOOL_CONVERSATION
+    part, _ = make_block(lines_of([conversation]), 1, "f", made, None)
     segments, control = made.renderer.segments, made.renderer.control
     outside = len(control[segments.begin]) + len(control[segments.final])
     assert part.role_tokens.sum() == part.tokens.sum() - outside
-    assert (part.role_tokens[0] > 0).tolist() == [True, True, True, talk is TOOL_TALK]
+    assert (part.role_tokens[0] > 0).tolist() == [True, True, True, conversation is TOOL_CONVERSATION]
 
 
-def test_a_block_without_conversations_is_an_empty_part(tokenizer: Any) -> None:
+def test_a_block_without_conversations_is_an_empty_tokenized_block(tokenizer: Any) -> None:
     made = rendering(tokenizer, near_duplicates="group", pii="count")
     part, counts = make_block(b"\n\n", 1, "f", made, None)
     assert (counts.lines, counts.blank) == (2, 2)
     assert all(len(getattr(part, name)) == 0 for name in TokenizedBlock.__dataclass_fields__)
 
 
-def test_a_part_does_not_depend_on_where_its_block_begins(tokenizer: Any) -> None:
+def test_a_tokenized_block_does_not_depend_on_its_position(tokenizer: Any) -> None:
     made = rendering(tokenizer, near_duplicates="group")
-    block = lines_of(talks(5))
+    block = lines_of(random_conversations(5))
     one, other = (make_block(block, first, "f", made, None)[0] for first in (1, 1000))
     assert (other.lines - one.lines).tolist() == [999] * 5
     for name in set(TokenizedBlock.__dataclass_fields__) - {"lines"}:
@@ -290,12 +288,12 @@ def test_a_part_does_not_depend_on_where_its_block_begins(tokenizer: Any) -> Non
         st.text(st.sampled_from([*SPACES, "a", "é", "漢", "\u200b", "\u2011"]), max_size=6), min_size=1
     )
 )
-def test_contents_lose_the_white_space_that_python_strips(texts: list[str]) -> None:
-    talk = Conversation(
+def test_contents_are_stripped_like_python_strings(texts: list[str]) -> None:
+    conversation = Conversation(
         "f:1", tuple(Message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts))
     )
     read = MessageColumns()
-    read.add(talk, 1)
+    read.add(conversation, 1)
     found, ends = trimmed(read.messages(), frozenset({"user"}))
     wanted = [text.strip() if i % 2 == 0 else text for i, text in enumerate(texts)]
     starts = [0, *ends.tolist()]

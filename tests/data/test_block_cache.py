@@ -15,7 +15,7 @@ from gemfit.data.pack.reader import read_manifest
 from gemfit.data.tokenize import EngineMismatch, reference_encoder
 from gemfit.data.tokenize.hf_tokenizers import Reference
 
-from .conftest import BLOCK, Call, WriteConversations, WriteJob, content, rows, talks
+from .conftest import BLOCK, Call, WriteConversations, WriteJob, content, random_conversations, rows
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -31,7 +31,7 @@ def test_lines_that_are_added_cost_only_their_blocks(
     blocks = -(-path.stat().st_size // BLOCK)
     assert call(write_job(path, seq_len=128), "before")[0] == 0
     with path.open("a") as stream:
-        stream.writelines(json.dumps(line) + "\n" for line in talks(20, seed=99))
+        stream.writelines(json.dumps(line) + "\n" for line in random_conversations(20, seed=99))
     grown = -(-path.stat().st_size // BLOCK)
     status, printed = call(write_job(path, seq_len=128), "after")
     assert status == 0

@@ -144,7 +144,7 @@ def with_template(tokenizer: Any) -> Iterator[Callable[[str], RenderContext]]:
 
 
 CONTENTS = st.text(st.sampled_from("ab \n\u3000<é"), max_size=5) | st.sampled_from(["kind", " kind "])
-TALKS = st.lists(
+CONVERSATIONS = st.lists(
     st.lists(
         st.tuples(st.sampled_from(["user", "user", "assistant", "assistant", "system"]), CONTENTS),
         min_size=1,
@@ -155,12 +155,12 @@ TALKS = st.lists(
 )
 
 
-def refused_by_each(rendering: RenderContext, talks: list[Conversation]) -> list[int]:
+def refused_by_each(rendering: RenderContext, conversations: list[Conversation]) -> list[int]:
     """Lines that the template refuses or rewrites when it renders each conversation."""
     found = []
-    for number, talk in enumerate(talks, 1):
+    for number, conversation in enumerate(conversations, 1):
         try:
-            check_template(rendering.renderer.tokenizer, rendering.renderer.segments, talk)
+            check_template(rendering.renderer.tokenizer, rendering.renderer.segments, conversation)
         except UserError:
             found.append(number)
     return found
@@ -173,19 +173,19 @@ def test_conversations_are_refused_as_if_the_template_rendered_each(
     rendering = with_template(template)
 
     @settings(max_examples=40)
-    @given(values=TALKS)
+    @given(values=CONVERSATIONS)
     def compare(values: list[list[tuple[str, str]]]) -> None:
-        talks, lines = [], []
+        conversations, lines = [], []
         for turns in values:
             value = {"messages": [{"role": role, "content": content} for role, content in turns]}
             try:
-                talks.append(parse_conversation(value, "f:1"))
+                conversations.append(parse_conversation(value, "f:1"))
             except UserError:
                 continue
             lines.append(orjson.dumps(value))
         found: list[Rejection] = []
         read_block(b"\n".join(lines), 1, "f", rendering, found.append)
-        assert [int(one.place.split(":")[1]) for one in found] == refused_by_each(rendering, talks)
+        assert [int(one.place.split(":")[1]) for one in found] == refused_by_each(rendering, conversations)
 
     compare()
 
@@ -195,7 +195,10 @@ def test_a_template_that_looks_inside_refuses_by_content(
 ) -> None:
     rendering = with_template(chatml(LOOKING_INSIDE["search"]))
     turns = [[("user", "a"), ("assistant", text)] for text in ("b", "kind", "c")]
-    lines = [orjson.dumps({"messages": [{"role": r, "content": c} for r, c in talk]}) for talk in turns]
+    lines = [
+        orjson.dumps({"messages": [{"role": r, "content": c} for r, c in conversation]})
+        for conversation in turns
+    ]
     found: list[Rejection] = []
     messages, _ = read_block(b"\n".join(lines), 1, "f", rendering, found.append)
     assert messages.lines.tolist() == [1, 3]

@@ -29,7 +29,7 @@ CONVERSATIONS, PARTS = 4_000, 50
 SEQ_LEN = 2048
 KEPT_BYTES, MOST_BYTES = 60, 200
 """Of a conversation: when all is decided, and on the way. A third of them are of two fragments."""
-DATA = DataRecipe(source="talks.jsonl", seq_len=SEQ_LEN, near_duplicates="group")
+DATA = DataRecipe(source="conversations.jsonl", seq_len=SEQ_LEN, near_duplicates="group")
 
 
 def part(seed: int) -> TokenizedBlock:
@@ -68,23 +68,25 @@ def decide(folder: Path, parts: range) -> tuple[ConversationTable, Selection, ob
     collector = Collector(store, DATA)
     for number in parts:
         collector.add(MappedBlock(number=number, input=0, key=str(number), lines=CONVERSATIONS, state="made"))
-    talks, notes = collector.finish()
-    source = np.zeros(len(talks), np.int16)
+    conversations, notes = collector.finish()
+    source = np.zeros(len(conversations), np.int16)
     candidates = SelectionInput(
-        digests=talks.digests,
-        normalized_hashes=talks.normalized_hashes,
-        signatures=talks.signatures,
+        digests=conversations.digests,
+        normalized_hashes=conversations.normalized_hashes,
+        signatures=conversations.signatures,
         source=source,
-        disposition=np.zeros(len(talks), np.int8),
+        disposition=np.zeros(len(conversations), np.int8),
     )
     selection = select_conversations(candidates, DATA, seed=0)
-    plans = [plan_split(talks, selection, split, SEQ_LEN, tight=False) for split in (0, 1)]
-    sums = [chunk_sums(talks, selection, source, 1, plan) for plan in plans]
-    flow = token_flow(talks, selection, source, ["talks"], sums)
-    assert losses(talks, selection, notes, flow["total"], sums, SEQ_LEN).lines_read == len(talks)
-    assert role_tokens(talks, selection)["control"] == flow["total"].tokens_read
-    write_conversations(folder / "conversations.arrow", talks, selection, source)
-    return talks, selection, plans
+    plans = [plan_split(conversations, selection, split, SEQ_LEN, tight=False) for split in (0, 1)]
+    sums = [chunk_sums(conversations, selection, source, 1, plan) for plan in plans]
+    flow = token_flow(conversations, selection, source, ["conversations"], sums)
+    assert losses(conversations, selection, notes, flow["total"], sums, SEQ_LEN).lines_read == len(
+        conversations
+    )
+    assert role_tokens(conversations, selection)["control"] == flow["total"].tokens_read
+    write_conversations(folder / "conversations.arrow", conversations, selection, source)
+    return conversations, selection, plans
 
 
 def child(folder: Path, connection: Connection) -> None:

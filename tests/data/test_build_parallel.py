@@ -62,7 +62,7 @@ def test_order_of_lines_and_files_does_not_change_the_rows(
         call(write_job(write_conversations_file(copies), seq_len=128, validation_share=0.2), "plain")[0] == 0
     )
     shuffled = random.Random(0).sample(copies, len(copies))
-    folder = tmp_path / "talks"
+    folder = tmp_path / "conversations"
     folder.mkdir()
     for name, part in (("a.jsonl", shuffled[:900]), ("b.jsonl", shuffled[900:1000])):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in part))
@@ -215,7 +215,7 @@ def test_what_comes_before_the_end_of_a_broken_file_is_told_first(
     lines: list[dict[str, Any]], write_job: WriteJob, call: Call, tmp_path: Path
 ) -> None:
     some = [json.dumps(line).encode() + b"\n" for line in lines]
-    path = tmp_path / "talks.jsonl.gz"
+    path = tmp_path / "conversations.jsonl.gz"
     path.write_bytes(gzip.compress(b"".join(some))[:-1000])
     status, printed = call(write_job(path), "pack")
     assert status == 2

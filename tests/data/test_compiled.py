@@ -21,7 +21,7 @@ from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 
 from .conftest import WriteConversations, WriteJob, content
-from .conftest import talks as conversations
+from .conftest import random_conversations as conversations
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
@@ -31,7 +31,10 @@ SOURCES = ROOT / "src"
 def job(tmp_path: Path) -> Path:
     """A job of a few conversations, one of them longer than a row."""
     data = tmp_path / "data.jsonl"
-    turns = [{"role": ("user", "assistant")[n % 2], "content": f"word {n} of a long talk"} for n in range(40)]
+    turns = [
+        {"role": ("user", "assistant")[n % 2], "content": f"word {n} of a long conversation"}
+        for n in range(40)
+    ]
     conversations = [turns, *(turns[:2] for _ in range(12))]
     data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in conversations))
     recipe = Recipe(
@@ -164,8 +167,10 @@ def test_a_tiny_input_compiles_nothing_and_gives_the_same_bytes(
 ) -> None:
     lines = conversations(250, seed=5, words=20)
     lines[7]["messages"][-1]["content"] += " write to someone@example.org "
-    talk = [message for line in lines[30:33] for message in line["messages"] if message["role"] != "system"]
-    lines += [*lines[:20], {"messages": talk}]
+    conversation = [
+        message for line in lines[30:33] for message in line["messages"] if message["role"] != "system"
+    ]
+    lines += [*lines[:20], {"messages": conversation}]
     way = {"validation_share": 0.1} | way
     job = write_job(write_conversations_file(lines), seq_len=96, **way)
     cache = tmp_path / "interpreted"

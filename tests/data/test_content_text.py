@@ -1,4 +1,4 @@
-"""Contents in parts, tools, weights and other keys of a message: written out, or refused by name."""
+"""Content parts, tools, weights and other message keys: rendered as text, or refused by name."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def parse(*messages: object, **more: object) -> Conversation:
     return parse_conversation({"messages": list(messages), **more}, "f:1")
 
 
-def test_text_parts_are_joined_without_anything_between() -> None:
+def test_text_parts_are_joined_without_separator() -> None:
     parts = [{"type": "text", "text": "Is it"}, {"type": "text", "text": " raining?", "image": None}]
     assert parse({"role": "user", "content": parts}) == parse(USER)
 
 
-def test_a_first_message_of_a_developer_is_the_system_message() -> None:
+def test_the_developer_role_is_an_alias_of_system() -> None:
     assert parse({**SYSTEM, "role": "developer"}, USER) == parse(SYSTEM, USER)
     with pytest.raises(UserError, match=r"messages\[1\] is a system message"):
         parse(USER, {**SYSTEM, "role": "developer"})
 
 
-def test_calls_and_definitions_of_tools_are_compact_json_below_the_text() -> None:
-    talk = parse(
+def test_tool_calls_and_definitions_are_compact_json_after_the_text() -> None:
+    conversation = parse(
         SYSTEM,
         USER,
         calls(call("weather", '{"place": "here"}', id="1"), call("time", {}, id="2"), content="I look."),
@@ -61,25 +61,25 @@ def test_calls_and_definitions_of_tools_are_compact_json_below_the_text() -> Non
         REPLY,
         tools=[WEATHER],
     )
-    roles = " ".join(message.role for message in talk.messages)
+    roles = " ".join(message.role for message in conversation.messages)
     assert roles == "system user assistant tool tool assistant"
-    assert talk.messages[0].content == "Be kind.\n" + json.dumps([WEATHER], separators=(",", ":"))
-    assert talk.messages[2].content == (
+    assert conversation.messages[0].content == "Be kind.\n" + json.dumps([WEATHER], separators=(",", ":"))
+    assert conversation.messages[2].content == (
         'I look.\n[{"name":"weather","arguments":{"place":"here"}},{"name":"time","arguments":{}}]'
     )
-    assert talk.tools == "tools"
+    assert conversation.tools == "tools"
 
 
-def test_definitions_without_a_system_text_get_a_message_of_their_own_and_weights_keep_their_place() -> None:
-    talk = parse(USER, {**REPLY, "weight": 0}, USER, REPLY, tools=[WEATHER])
-    assert talk.messages[0] == Message("system", orjson.dumps([WEATHER]).decode())
-    assert talk.untrained == {2}
+def test_definitions_without_system_text_add_a_system_message_and_weights_stay_aligned() -> None:
+    conversation = parse(USER, {**REPLY, "weight": 0}, USER, REPLY, tools=[WEATHER])
+    assert conversation.messages[0] == Message("system", orjson.dumps([WEATHER]).decode())
+    assert conversation.untrained == {2}
 
 
 @pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}], ids=["no", "null", "empty"])
 def test_calls_need_no_content(content: dict[str, object]) -> None:
-    talk = parse(USER, calls(call("weather", {}), **content))
-    assert talk.messages[1].content == '[{"name":"weather","arguments":{}}]'
+    conversation = parse(USER, calls(call("weather", {}), **content))
+    assert conversation.messages[1].content == '[{"name":"weather","arguments":{}}]'
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_calls_need_no_content(content: dict[str, object]) -> None:
 )
 def test_a_chat_template_gets_no_tools(tokenizer: Any, messages: list[Any], what: str) -> None:
     more = messages.pop() if "tools" in messages[-1] else {}
-    talk = parse(*messages, **more)
+    conversation = parse(*messages, **more)
     data = DataRecipe(source="x", format="chat_template")
     rendering = make_render_context(tokenizer, data, reference_encoder(tokenizer))
     with pytest.raises(UserError, match=rf"^f:1: has {what}, .* use data.format: role_markers"):
-        rendering.check(talk)
+        rendering.check(conversation)
 
 
 def part(**values: object) -> dict[str, object]:
@@ -155,13 +155,13 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_trained_as_it_was_meant_is_refused(kind: str) -> None:
+def test_unsupported_messages_are_refused(kind: str) -> None:
     messages, more, reason = REFUSED[kind]
     with pytest.raises(UserError, match=rf"^f:1: .*{reason}"):
         parse(*messages, **more)
 
 
-def test_keys_that_change_nothing_are_ignored() -> None:
+def test_keys_without_effect_are_ignored() -> None:
     nothing: dict[str, object] = {"images": [], "tool_calls": None, "weight": None, "height": ""}
     named: dict[str, object] = {**USER, "name": "Ada", "id": 3, **nothing}
     assert parse(named, {**REPLY, "weight": 1, "refusal": None}) == parse(USER, REPLY)
@@ -174,8 +174,8 @@ SHAREGPT = {
 
 
 def test_sharegpt_is_refused_with_a_command_that_converts_it() -> None:
-    with pytest.raises(UserError, match=r"^my talks\.jsonl:3: is in the ShareGPT format") as error:
-        parse_conversation(SHAREGPT, "my talks.jsonl:3")
+    with pytest.raises(UserError, match=r"^my conversations\.jsonl:3: is in the ShareGPT format") as error:
+        parse_conversation(SHAREGPT, "my conversations.jsonl:3")
     command = shlex.split(str(error.value).split("convert the file: ")[1])
     assert command == ["jq", "-c", SHAREGPT_TO_MESSAGES, "FILE", ">", "converted.jsonl"]
 
@@ -183,7 +183,7 @@ def test_sharegpt_is_refused_with_a_command_that_converts_it() -> None:
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 def test_the_command_converts(tmp_path: Path) -> None:
     without = {"conversations": SHAREGPT["conversations"]}
-    path = tmp_path / "talks.jsonl"
+    path = tmp_path / "conversations.jsonl"
     path.write_bytes(orjson.dumps(SHAREGPT) + b"\n" + orjson.dumps(without) + b"\n")
     command = ["jq", "-c", SHAREGPT_TO_MESSAGES, str(path)]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -51,7 +51,7 @@ class Wrong:
         return (ids[:-1], stops) if self.lose and any(hit) else (ids, stops)
 
 
-TALK = sample("we feel the night", "I know the day.\n\nAnd you?", "rest <eos> today", "")
+SAMPLE_TEXTS = sample("we feel the night", "I know the day.\n\nAnd you?", "rest <eos> today", "")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def no_gigatoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(fields: dict[str, Any], said: list[str], **options: Any) -> Encoder:
-    return select_encoder(json.dumps(fields), options.pop("sample", TALK), said.append, **options)
+    return select_encoder(json.dumps(fields), options.pop("sample", SAMPLE_TEXTS), said.append, **options)
 
 
 @pytest.mark.parametrize(("engine", "name"), [("auto", "word cache"), ("gigatoken", "gigatoken")])

@@ -1,4 +1,4 @@
-"""Tokens in, tokens packed, tokens lost: the sums agree whatever the conversations and the settings are."""
+"""Token accounting: tokens read, packed and lost add up for any conversations and settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gemfit.schemas.manifest import PackManifest, TokenFlow
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
 
-from .conftest import talks
+from .conftest import random_conversations
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 message = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": text})
@@ -108,7 +108,7 @@ def test_hostile_conversations_are_accounted_for(
     found, status = pack(
         folder,
         tokenizer_folder,
-        [lines, [*lines[:2], *talks(3)]],
+        [lines, [*lines[:2], *random_conversations(3)]],
         weight0=data.draw(st.sampled_from([0.4, 1.0, 2.5])),
         seq_len=64,
         overlong=overlong,
@@ -122,11 +122,11 @@ def test_hostile_conversations_are_accounted_for(
         check(found)
 
 
-def test_weights_copy_and_leave_out(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_weights_copy_and_drop_conversations(tokenizer_folder: Path, tmp_path: Path) -> None:
     found, status = pack(
         tmp_path,
         tokenizer_folder,
-        [talks(200, seed=1), talks(200, seed=2)],
+        [random_conversations(200, seed=1), random_conversations(200, seed=2)],
         weight0=2.5,
         weight1=0.25,
         seq_len=128,
@@ -144,7 +144,9 @@ def test_weights_copy_and_leave_out(tokenizer_folder: Path, tmp_path: Path) -> N
 
 
 def test_no_more_rows_than_were_asked_for(tokenizer_folder: Path, tmp_path: Path) -> None:
-    found, status = pack(tmp_path, tokenizer_folder, [talks(300, seed=1)], seq_len=128, max_rows=50)
+    found, status = pack(
+        tmp_path, tokenizer_folder, [random_conversations(300, seed=1)], seq_len=128, max_rows=50
+    )
     assert status == 0
     manifest = check(found)
     assert 48 <= manifest.splits["train"].rows <= 50
@@ -152,8 +154,8 @@ def test_no_more_rows_than_were_asked_for(tokenizer_folder: Path, tmp_path: Path
     assert manifest.losses.beyond_max_rows_conversations > 100
 
 
-def test_the_place_of_each_conversation_is_kept(tokenizer_folder: Path, tmp_path: Path) -> None:
-    lines: list[Any] = talks(50, seed=1)
+def test_the_line_of_each_conversation_is_stored(tokenizer_folder: Path, tmp_path: Path) -> None:
+    lines: list[Any] = random_conversations(50, seed=1)
     found, status = pack(tmp_path, tokenizer_folder, [lines, lines[10:12]], seq_len=2048)
     assert status == 0
     told = table(found)

@@ -1,4 +1,4 @@
-"""Sources of the ``datasets`` library, here a local folder of Parquet."""
+"""Hub datasets as streams, here from a local folder of Parquet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from gemfit.data.__main__ import main
 from gemfit.data.pack.reader import read_manifest
 
-from .conftest import Build, talks
+from .conftest import Build, random_conversations
 
 
 @pytest.fixture
@@ -29,10 +29,10 @@ def parquet(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_a_folder_of_parquet_is_packed_like_the_lines(
+def test_a_folder_of_parquet_is_packed_like_jsonl(
     parquet: Callable[..., Path], build: Build, tmp_path: Path
 ) -> None:
-    folder = parquet(talks(60))
+    folder = parquet(random_conversations(60))
     status, printed = build(f"hf:{folder}", seq_len=256)
     assert status == 0, printed
     manifest = read_manifest(tmp_path / "pack")
@@ -41,7 +41,7 @@ def test_a_folder_of_parquet_is_packed_like_the_lines(
 
 
 def test_a_bad_row_is_named_by_its_number(parquet: Callable[..., Path], build: Build, tmp_path: Path) -> None:
-    rows = talks(5)
+    rows = random_conversations(5)
     rows[3]["messages"][1]["role"] = "robot"
     folder = parquet(rows)
     status, printed = build(f"hf:{folder}")
@@ -58,7 +58,7 @@ def test_a_bad_row_is_named_by_its_number(parquet: Callable[..., Path], build: B
 def test_an_unknown_split_or_configuration_is_named(
     options: dict[str, str], reason: str, parquet: Callable[..., Path], build: Build
 ) -> None:
-    folder = parquet(talks(5))
+    folder = parquet(random_conversations(5))
     status, printed = build(f"hf:{folder}", **options)
     assert status == 2
     assert f"error: hf:{folder}:" in printed
@@ -73,14 +73,14 @@ def test_rows_without_messages_are_refused(parquet: Callable[..., Path], build: 
     assert f"{folder}:1: there is no `messages`, only 'text'" in printed
 
 
-def test_a_stream_is_read_no_further_than_it_is_needed(
+def test_a_stream_is_read_lazily(
     parquet: Callable[..., Path],
     write_job: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gemfit.data.jsonl.hub_stream.BLOCK_BYTES", 2**13)
-    job = write_job(f"hf:{parquet(talks(400))}", seq_len=128, max_rows=20)
+    job = write_job(f"hf:{parquet(random_conversations(400))}", seq_len=128, max_rows=20)
     before = signal.getsignal(signal.SIGTERM)
     for workers in ("1", "3"):
         assert main([str(job), "--out", str(tmp_path / workers), "--workers", workers]) == 0

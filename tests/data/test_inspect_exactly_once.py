@@ -1,4 +1,4 @@
-"""Packs of the real builder, looked into: each trained token once, and everything proven."""
+"""Packs of the real builder, inspected: each trained token once, and all checks pass."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_each_trained_token_of_hostile_and_real_conversations_is_in_the_rows_onc
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    talks = plain.make_talks(45, seed=3)
-    path = write_conversations_file([{"messages": talk} for talk in talks])
+    entries = plain.make_conversations(45, seed=3)
+    path = write_conversations_file([{"messages": entry} for entry in entries])
     status, said = build(
         path, format=format, loss_on=loss_on, overlong=overlong, seq_len=256, validation_share=0.1
     )
@@ -54,7 +54,7 @@ def test_each_trained_token_of_hostile_and_real_conversations_is_in_the_rows_onc
     for split in ("train", "validation"):
         assert main(["inspect", str(tmp_path / "pack"), "--row", "all", "--split", split, "--json"]) == 0
         rows += [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    count = plain.compare(talks, rows, tokenizer.backend_tokenizer, format, loss_on, overlong)
+    count = plain.compare(entries, rows, tokenizer.backend_tokenizer, format, loss_on, overlong)
     assert count.sound, count
     assert count.repeated > 0
     assert main(["verify", str(tmp_path / "pack")]) == 0
@@ -62,7 +62,7 @@ def test_each_trained_token_of_hostile_and_real_conversations_is_in_the_rows_onc
 
 
 @pytest.mark.parametrize("overlong", ["truncate", "drop"])
-def test_what_is_lost_by_length_is_counted_and_proven(
+def test_tokens_lost_by_length_are_counted_and_verified(
     overlong: str,
     plain: ModuleType,
     build: Build,
@@ -70,10 +70,12 @@ def test_what_is_lost_by_length_is_counted_and_proven(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    talks = plain.make_talks(45, seed=4)
+    entries = plain.make_conversations(45, seed=4)
     assert (
         build(
-            write_conversations_file([{"messages": talk} for talk in talks]), overlong=overlong, seq_len=128
+            write_conversations_file([{"messages": entry} for entry in entries]),
+            overlong=overlong,
+            seq_len=128,
         )[0]
         == 0
     )

@@ -1,4 +1,4 @@
-"""``inspect``: rows as a person sees them, and as a program does."""
+"""``inspect``: rows as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.conftest import sentence, talk, talks
+from data.conftest import random_conversation, random_conversations, sentence
 from data.handmade import IGNORED, Handmade, handmade
 from gemfit.data.document import token_ids
 from gemfit.data.inspect.__main__ import main
@@ -23,14 +23,14 @@ from gemfit.data.inspect.printable import to_printable
 from gemfit.data.inspect.roles import make_control_tokens, spans
 from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.render.renderer import make_renderer
-from gemfit.data.render.template_segments import rendered_pieces
+from gemfit.data.render.template_segments import rendered_texts
 
 Inspect = Callable[..., str]
 
 
 @pytest.fixture
 def made(tokenizer: Any) -> Handmade:
-    return handmade(tokenizer, talks(24), loss_on="assistant")
+    return handmade(tokenizer, random_conversations(24), loss_on="assistant")
 
 
 @pytest.fixture
@@ -50,34 +50,30 @@ def rows_of(printed: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed.splitlines()]
 
 
-def test_all_rows_as_json_hold_every_token_with_its_place_in_its_conversation(
-    made: Handmade, inspect: Inspect
-) -> None:
+def test_json_has_every_token_with_its_position_in_its_conversation(made: Handmade, inspect: Inspect) -> None:
     found = {split: rows_of(inspect("--row", "all", "--split", split, "--json")) for split in made.rows}
-    talk_of = {talk.number: talk for talk in made.talks if talk.disposition == "kept"}
+    entry_of = {entry.number: entry for entry in made.entries if entry.disposition == "kept"}
     looked_at = 0
     for split, rows in found.items():
         assert [row["row"] for row in rows] == list(range(len(made.rows[split])))
         for row, own in zip(rows, made.rows[split], strict=True):
             assert (row["ids"], row["labels"]) == (own.input_ids, own.labels)
             for document in row["documents"]:
-                talk = talk_of[document["document"]]
-                assert (document["line"], document["copies"]) == (talk.line, talk.copies)
+                entry = entry_of[document["document"]]
+                assert (document["line"], document["copies"]) == (entry.line, entry.copies)
                 assert document["file"] == f"{document['source']}.jsonl"
-                assert document["conversation_tokens"] == len(talk.ids)
+                assert document["conversation_tokens"] == len(entry.ids)
                 for place, position in enumerate(document["positions"], start=document["begin"]):
                     if position is None:
                         assert row["labels"][place] == IGNORED
                         continue
-                    assert row["ids"][place] == talk.ids[position]
-                    assert (row["labels"][place] != IGNORED) == talk.trained[position]
+                    assert row["ids"][place] == entry.ids[position]
+                    assert (row["labels"][place] != IGNORED) == entry.trained[position]
                     looked_at += 1
-    assert looked_at == sum(len(talk.ids) * talk.copies for talk in talk_of.values())
+    assert looked_at == sum(len(entry.ids) * entry.copies for entry in entry_of.values())
 
 
-def test_brackets_stand_around_what_is_trained_where_there_is_no_colour(
-    made: Handmade, inspect: Inspect
-) -> None:
+def test_trained_tokens_are_in_brackets_without_colours(made: Handmade, inspect: Inspect) -> None:
     row = made.rows["train"][0]
     title, _, _, *lines = inspect().splitlines()
     assert title == (
@@ -96,27 +92,33 @@ def test_each_document_is_named_by_file_and_line_and_part(made: Handmade, inspec
     )
     row = made.rows["train"][number]
     out = inspect("--row", str(number))
-    talk = next(talk for talk in made.talks if talk.number == row.document[0] and talk.disposition == "kept")
+    entry = next(
+        entry for entry in made.entries if entry.number == row.document[0] and entry.disposition == "kept"
+    )
     start, stop = row.starts[0], row.starts[0] + row.seq_lengths[0] - row.repeated[0]
-    name = ("first", "second")[talk.source]
-    assert f"document {talk.number} · {name}.jsonl:{talk.line} ({name}) · tokens {start}–{stop - 1} of" in out
+    name = ("first", "second")[entry.source]
+    assert (
+        f"document {entry.number} · {name}.jsonl:{entry.line} ({name}) · tokens {start}–{stop - 1} of" in out
+    )
     assert f"{row.repeated[0]} repeated" in out
     assert "↻ " in out
 
 
-def test_a_document_is_shown_with_all_its_pieces_in_order(made: Handmade, inspect: Inspect) -> None:
-    talk = max((talk for talk in made.talks if talk.disposition == "kept"), key=lambda talk: len(talk.ids))
-    rows = rows_of(inspect("--document", str(talk.number), "--json"))
+def test_a_document_is_printed_with_all_its_chunks_in_order(made: Handmade, inspect: Inspect) -> None:
+    entry = max(
+        (entry for entry in made.entries if entry.disposition == "kept"), key=lambda entry: len(entry.ids)
+    )
+    rows = rows_of(inspect("--document", str(entry.number), "--json"))
     assert len(rows) > 2
     places = [at for row in rows for chunk in row["documents"] for at in chunk["positions"] if at is not None]
-    assert sorted(places) == sorted(list(range(len(talk.ids))) * talk.copies)
-    assert {chunk["document"] for row in rows for chunk in row["documents"]} == {talk.number}
+    assert sorted(places) == sorted(list(range(len(entry.ids))) * entry.copies)
+    assert {chunk["document"] for row in rows for chunk in row["documents"]} == {entry.number}
 
 
-def test_long_turns_are_shortened_unless_all_is_asked_for(
+def test_long_turns_are_shortened_without_all(
     tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = [talk(random.Random(seed), exchanges=1, words=400) for seed in range(5)]
+    long = [random_conversation(random.Random(seed), exchanges=1, words=400) for seed in range(5)]
     folder = handmade(tokenizer, long, seq_len=2048).write(tmp_path / "pack")
     assert main(["inspect", str(folder)]) == 0
     short = capsys.readouterr().out
@@ -138,12 +140,14 @@ def test_long_turns_are_shortened_unless_all_is_asked_for(
         (["--document", "99"], "has no document 99; they count from 0 to 22"),
     ],
 )
-def test_what_is_not_there_is_named_with_what_is(options: list[str], what: str, inspect: Inspect) -> None:
+def test_a_missing_row_or_split_is_named_with_the_existing_ones(
+    options: list[str], what: str, inspect: Inspect
+) -> None:
     options = [f"{options[0]}={options[1]}"]
     assert what in inspect(*options, status=2)
 
 
-def test_colours_are_for_terminals_that_want_them(
+def test_colours_are_for_terminals_only(
     made: Handmade, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "\x1b" not in inspect()
@@ -157,14 +161,14 @@ def test_colours_are_for_terminals_that_want_them(
     assert "⟦" in inspect()
 
 
-def test_nothing_in_the_data_can_steer_the_terminal() -> None:
+def test_data_cannot_control_the_terminal() -> None:
     texts = ["a \n\n  b\t", "c  d \x1b[31m\u202e", "e\r\x00\u200b "]
     shown = to_printable(texts)
     assert shown == ["a·⏎\n⏎\n··b→", "c··d ⟨U+001B⟩[31m⟨U+202E⟩", "e⟨U+000D⟩⟨U+0000⟩⟨U+200B⟩·"]
 
 
 @given(texts=st.lists(st.text(), max_size=5))
-def test_no_control_sign_but_the_line_break_is_left(texts: list[str]) -> None:
+def test_no_control_character_but_the_line_break_is_left(texts: list[str]) -> None:
     shown = "".join(to_printable(texts))
     assert not any(ord(char) < 32 and char != "\n" for char in shown)
     assert shown.count("\n") == "".join(texts).count("\n")
@@ -192,14 +196,14 @@ def test_spans_of_a_rendered_conversation_are_its_turns(format: str, eos: str, t
     assert found[0].start == 0
     assert all(one.stop == other.start for one, other in pairwise(found))
     assert found[-1].stop == len(document.words)
-    assert rendered_pieces(renderer.segments, conversation.messages)
+    assert rendered_texts(renderer.segments, conversation.messages)
 
 
 def chunk(ids: list[int], trained: list[int], *, start: int, repeated: int) -> RowChunk:
     return RowChunk(0, 0, start, repeated, np.array(ids, np.int32), np.isin(np.arange(len(ids)), trained))
 
 
-def test_repeated_tokens_stand_in_front() -> None:
+def test_repeated_tokens_come_first() -> None:
     assert positions(chunk([1, 2, 3, 4], [2, 3], start=10, repeated=2)).tolist() == [
         REPEATED,
         REPEATED,
@@ -209,7 +213,7 @@ def test_repeated_tokens_stand_in_front() -> None:
     assert positions(chunk([1, 2], [1], start=0, repeated=0)).tolist() == [0, 1]
 
 
-def test_a_header_before_repeated_system_text_is_no_repetition() -> None:
+def test_a_header_before_repeated_system_text_is_not_repeated() -> None:
     # BOS, header of two, system text of three, body of two; under loss_on: all the header has labels.
     ids = [1, 2, 3, 4, 5, 6, 7, 8]
     wanted = [REPEATED, 20, 21, REPEATED, REPEATED, REPEATED, 22, 23]
@@ -217,6 +221,6 @@ def test_a_header_before_repeated_system_text_is_no_repetition() -> None:
     assert positions(chunk(ids, [], start=20, repeated=4), (1, 2)).tolist() == wanted
 
 
-def test_the_header_may_be_longer_than_the_system_text_behind_it() -> None:
+def test_the_header_may_be_longer_than_the_system_text_after_it() -> None:
     ids, wanted = [1, 2, 3, 4, 5, 6], [REPEATED, 20, 21, 22, REPEATED, 23]
     assert positions(chunk(ids, [1, 2, 3, 5], start=20, repeated=2)).tolist() == wanted

@@ -1,4 +1,4 @@
-"""``stats``: figures of a pack, and the sums that have to agree."""
+"""``stats``: statistics of a pack, and its token accounting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data.conftest import talks
+from data.conftest import random_conversations
 from data.handmade import Handmade, handmade
 from gemfit.data.inspect.__main__ import main
 
@@ -21,7 +21,7 @@ Stats = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def made(tokenizer: Any) -> Handmade:
-    return handmade(tokenizer, talks(24))
+    return handmade(tokenizer, random_conversations(24))
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def numbers(line: str) -> list[int]:
     return [int(word.replace(",", "")) for word in line.split() if word.replace(",", "").isdigit()]
 
 
-def test_what_came_in_is_what_came_out_for_each_source(made: Handmade, stats: Stats) -> None:
+def test_tokens_in_equal_tokens_out_for_each_source(made: Handmade, stats: Stats) -> None:
     status, out, err = stats()
     assert (status, err) == (0, "")
     lines = {line.split()[0]: numbers(line) for line in out.splitlines() if line and len(numbers(line)) == 3}
     assert lines["in"] == lines["out"]
     assert lines["in"][2] == lines["in"][0] + lines["in"][1] > 0
-    assert lines["read"][2] == sum(len(talk.ids) for talk in made.talks)
+    assert lines["read"][2] == sum(len(entry.ids) for entry in made.entries)
 
 
 def test_json_holds_all_figures(made: Handmade, stats: Stats) -> None:
@@ -59,7 +59,7 @@ def test_json_holds_all_figures(made: Handmade, stats: Stats) -> None:
     assert figures["splits"]["train"]["fill"] == pytest.approx(
         sum(r.tokens for r in train) / 48 / len(train), abs=1e-6
     )
-    kept = sorted(len(talk.ids) for talk in made.talks if talk.disposition == "kept")
+    kept = sorted(len(entry.ids) for entry in made.entries if entry.disposition == "kept")
     lengths = figures["spread"]["tokens of a conversation"]
     assert (lengths["count"], lengths["min"], lengths["max"]) == (len(kept), kept[0], kept[-1])
     assert lengths["p50"] in kept
@@ -79,9 +79,7 @@ def test_a_sum_that_is_wrong_ends_in_failure_and_is_named(name: str, made: Handm
     assert "Token accounting" in out
 
 
-def test_sums_that_balance_but_are_not_those_of_the_conversations_are_named(
-    made: Handmade, stats: Stats
-) -> None:
+def test_balanced_sums_that_differ_from_the_conversations_are_named(made: Handmade, stats: Stats) -> None:
     flow = made.flow()
     made.changes["flow"] = {
         name: one.model_copy(update={"duplicate": 0, "near_duplicate": one.duplicate})
@@ -106,24 +104,24 @@ def test_reasons_of_rejected_lines_are_counted_by_kind(made: Handmade, stats: St
     assert "a.jsonl:3" in stats()[1]
 
 
-def test_a_picture_is_drawn(stats: Stats, tmp_path: Path) -> None:
+def test_a_plot_is_written(stats: Stats, tmp_path: Path) -> None:
     assert stats("--plot", str(tmp_path / "pack.png"))[0] == 0
     assert (tmp_path / "pack.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_that_cannot_be_written_is_a_mistake(stats: Stats, tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_written_is_an_error(stats: Stats, tmp_path: Path) -> None:
     status, _, err = stats("--plot", str(tmp_path / "nowhere" / "pack.png"))
     assert status == 2
     assert "cannot be written" in err
 
 
-def test_a_caller_keeps_its_own_way_with_broken_pipes(stats: Stats) -> None:
+def test_sigpipe_handling_of_a_caller_is_unchanged(stats: Stats) -> None:
     before = signal.getsignal(signal.SIGPIPE)
     stats()
     assert signal.getsignal(signal.SIGPIPE) is before
 
 
-def test_a_reader_that_has_seen_enough_is_no_mistake(made: Handmade, tmp_path: Path) -> None:
+def test_a_closed_output_pipe_is_not_an_error(made: Handmade, tmp_path: Path) -> None:
     made.write(tmp_path / "pack")
     program = [sys.executable, "-m", "gemfit.data.inspect", "stats", str(tmp_path / "pack")]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

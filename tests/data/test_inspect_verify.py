@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.conftest import talks
+from data.conftest import random_conversations
 from data.handmade import IGNORED, Handmade, Row, handmade
 from gemfit.data.inspect.__main__ import main
 from gemfit.schemas.manifest import Losses, SplitCounts
@@ -20,7 +20,7 @@ Plant = Callable[[Handmade], None]
 
 @pytest.fixture
 def made(tokenizer: Any) -> Handmade:
-    return handmade(tokenizer, talks(24), loss_on="all")
+    return handmade(tokenizer, random_conversations(24), loss_on="all")
 
 
 def verdict(made: Handmade, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -33,7 +33,7 @@ def verdict(made: Handmade, folder: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_sound_pack_passes(
     loss_on: str, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = handmade(tokenizer, talks(24), loss_on=loss_on)
+    made = handmade(tokenizer, random_conversations(24), loss_on=loss_on)
     status, out, err = verdict(made, tmp_path / "pack", capsys)
     assert (status, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines() if line[:1].islower()] == [
@@ -110,7 +110,7 @@ def a_document_that_does_not_exist(made: Handmade) -> None:
 
 
 def a_document_of_the_other_side(made: Handmade) -> None:
-    held_out = next(talk for talk in made.talks if talk.disposition == "kept" and talk.split == 1)
+    held_out = next(entry for entry in made.entries if entry.disposition == "kept" and entry.split == 1)
     train_row(made).document[0] = held_out.number
 
 
@@ -132,26 +132,26 @@ def a_row_lost(made: Handmade) -> None:
 
 
 def a_copy_too_few(made: Handmade) -> None:
-    next(talk for talk in made.talks if talk.disposition == "kept").copies += 1
+    next(entry for entry in made.entries if entry.disposition == "kept").copies += 1
 
 
 def two_numbers_alike(made: Handmade) -> None:
-    kept = [talk for talk in made.talks if talk.disposition == "kept"]
+    kept = [entry for entry in made.entries if entry.disposition == "kept"]
     kept[0].number = kept[1].number
 
 
 def an_order_that_is_not_canonical(made: Handmade) -> None:
-    first, second = (next(talk for talk in made.talks if talk.number == number) for number in (0, 1))
+    first, second = (next(entry for entry in made.entries if entry.number == number) for number in (0, 1))
     first.digest, second.digest = second.digest, first.digest
 
 
 def a_copy_that_is_none(made: Handmade) -> None:
-    next(talk for talk in made.talks if talk.disposition == "duplicate").digest = b"0" * 16
+    next(entry for entry in made.entries if entry.disposition == "duplicate").digest = b"0" * 16
 
 
 def a_line_that_vanishes(made: Handmade) -> None:
     counts = dict.fromkeys((name for name, one in Losses.model_fields.items() if one.is_required()), 0)
-    made.changes["losses"] = Losses(**counts | {"lines_read": len(made.talks) + 1})
+    made.changes["losses"] = Losses(**counts | {"lines_read": len(made.entries) + 1})
 
 
 def tokens_that_vanish(made: Handmade) -> None:
@@ -214,25 +214,29 @@ def test_a_gap_and_a_repetition_name_the_line_of_the_input(
     made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = made.rows["train"].pop(3)
-    talk = next(talk for talk in made.talks if talk.number == row.document[-1] and talk.disposition == "kept")
+    entry = next(
+        entry for entry in made.entries if entry.number == row.document[-1] and entry.disposition == "kept"
+    )
     _, _, err = verdict(made, tmp_path / "pack", capsys)
-    assert f"{('first', 'second')[talk.source]}.jsonl:{talk.line} (document {talk.number}): tokens " in err
+    assert f"{('first', 'second')[entry.source]}.jsonl:{entry.line} (document {entry.number}): tokens " in err
 
 
-def test_parts_without_trained_tokens_may_be_missing_when_they_are_counted(
+def test_chunks_without_trained_tokens_may_be_missing_if_counted(
     tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = handmade(tokenizer, talks(24), seq_len=12, loss_on="assistant")
-    once = {talk.number for talk in made.talks if talk.disposition == "kept" and talk.copies == 1}
+    made = handmade(tokenizer, random_conversations(24), seq_len=12, loss_on="assistant")
+    once = {entry.number for entry in made.entries if entry.disposition == "kept" and entry.copies == 1}
     row = next(row for row in made.rows["train"] if not row.trained_tokens and set(row.document) <= once)
-    talk = next(talk for talk in made.talks if talk.number == row.document[0] and talk.disposition == "kept")
+    entry = next(
+        entry for entry in made.entries if entry.number == row.document[0] and entry.disposition == "kept"
+    )
     made.rows["train"].remove(row)
     assert "and are there not at all" in verdict(made, tmp_path / "unannounced", capsys)[2]
-    talk.untrained = sum(row.seq_lengths) - sum(row.repeated)
+    entry.untrained = sum(row.seq_lengths) - sum(row.repeated)
     err = verdict(made, tmp_path / "announced", capsys)[2]
     assert "not at all" not in err
     assert "flow.first.untrained is 0 in the manifest" in err
-    talk.untrained += 1
+    entry.untrained += 1
     assert "of its tokens are in no row, expected" in verdict(made, tmp_path / "too-few", capsys)[2]
 
 
@@ -264,7 +268,7 @@ def test_missing_shortened_and_stray_files_are_named(
     assert "train/notes.txt: is not in the manifest" in err
 
 
-def test_numbers_of_rows_that_lead_elsewhere_are_found(
+def test_wrong_row_numbers_are_found(
     made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = np.save
@@ -295,7 +299,7 @@ def test_json_holds_checks_and_problems(
     assert any("are there once" in problem for check in result["proofs"] for problem in check["problems"])
 
 
-def test_many_problems_of_a_kind_are_counted_not_listed(
+def test_many_problems_of_a_check_are_counted_not_listed(
     made: Handmade, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.rows["train"].clear()
@@ -304,6 +308,6 @@ def test_many_problems_of_a_kind_are_counted_not_listed(
     assert "more of this kind" in err
 
 
-def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_pack_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path)]) == 2
     assert "is not a finished pack" in capsys.readouterr().err

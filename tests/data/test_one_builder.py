@@ -20,14 +20,16 @@ from gemfit.data.build import merge, pipeline
 from gemfit.data.build import one_builder as module
 from gemfit.data.build.one_builder import one_builder
 
-from .conftest import Call, WriteConversations, WriteJob, content, talks
+from .conftest import Call, WriteConversations, WriteJob, content, random_conversations
 
 PROGRAM = [sys.executable, "-m", "gemfit.data"]
 
 
 @pytest.fixture
 def job(write_conversations_file: WriteConversations, write_job: WriteJob) -> Path:
-    return write_job(write_conversations_file(talks(60, seed=2)), seq_len=128, validation_share=0.2)
+    return write_job(
+        write_conversations_file(random_conversations(60, seed=2)), seq_len=128, validation_share=0.2
+    )
 
 
 def test_of_builds_at_once_all_end_well_with_one_pack(job: Path, call: Call, tmp_path: Path) -> None:

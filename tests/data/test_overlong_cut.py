@@ -10,14 +10,16 @@ import pytest
 
 from gemfit.data.pack.reader import open_pack, read_manifest
 
-from .conftest import Build, WriteConversations, talk
+from .conftest import Build, WriteConversations, random_conversation
 
 
 @pytest.mark.parametrize("loss_on", ["all", "assistant"])
 def test_long_conversations_fill_rows_and_train_every_token_once(
     loss_on: str, write_conversations_file: WriteConversations, build: Build, tmp_path: Path
 ) -> None:
-    source = write_conversations_file([talk(random.Random(number), 4, 130) for number in range(100)])
+    source = write_conversations_file(
+        [random_conversation(random.Random(number), 4, 130) for number in range(100)]
+    )
     manifests, trained = {}, {}
     for overlong in ("split", "cut"):
         out = tmp_path / "pack"

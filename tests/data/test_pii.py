@@ -1,4 +1,4 @@
-"""Personal data: what is found, what is left alone, and that masking changes nothing else."""
+"""PII scan: what is found, what is ignored, and that masking changes nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemfit.data.filter.pii import ADDRESS, find_pii, scan
+from gemfit.data.filter.pii import ADDRESS, find_pii, scan_pii
 from gemfit.data.filter.pii_scan import find_candidates
 from gemfit.data.jsonl.message_batch import Messages
 
@@ -32,7 +32,7 @@ def texts_of(messages: Messages) -> list[str]:
 
 
 def masked(*texts: str) -> list[str]:
-    return texts_of(scan(contents(*texts), "mask")[0])
+    return texts_of(scan_pii(contents(*texts), "mask")[0])
 
 
 FOUND = {
@@ -80,25 +80,25 @@ LEFT_ALONE = [
 
 
 @pytest.mark.parametrize(("text", "expected"), FOUND.items())
-def test_personal_data_is_masked_where_it_stands(text: str, expected: str) -> None:
+def test_pii_is_masked_in_place(text: str, expected: str) -> None:
     assert masked(text) == [expected]
 
 
 @pytest.mark.parametrize("text", LEFT_ALONE)
-def test_what_only_looks_like_it_is_left_alone(text: str) -> None:
-    assert scan(contents(text), "mask")[1] == {}
+def test_text_that_only_looks_like_pii_is_unchanged(text: str) -> None:
+    assert scan_pii(contents(text), "mask")[1] == {}
     assert masked(text) == [text]
 
 
-def test_finds_are_counted_by_kind_and_counting_changes_nothing() -> None:
+def test_pii_is_counted_by_kind_and_counting_changes_nothing() -> None:
     before = contents(*FOUND)
-    after, counts = scan(before, "count")
+    after, counts = scan_pii(before, "count")
     assert after is before
     assert counts == {"email": 6, "phone": 8, "card": 4, "iban": 3}
-    assert scan(before, "mask")[1] == counts
+    assert scan_pii(before, "mask")[1] == counts
 
 
-def test_nothing_is_found_across_two_contents() -> None:
+def test_no_match_spans_two_contents() -> None:
     torn = [
         "joe@",
         "x.com",
@@ -110,18 +110,18 @@ def test_nothing_is_found_across_two_contents() -> None:
         "DE89 3704 0044 ",
         "0532 0130 00",
     ]
-    assert scan(contents(*torn), "count")[1] == {}
-    assert scan(contents("".join(torn[:2]), "".join(torn[3:5])), "count")[1] == {"email": 1, "card": 1}
+    assert scan_pii(contents(*torn), "count")[1] == {}
+    assert scan_pii(contents("".join(torn[:2]), "".join(torn[3:5])), "count")[1] == {"email": 1, "card": 1}
 
 
-def test_what_stands_at_the_edges_of_contents_is_found() -> None:
+def test_pii_at_the_edges_of_contents_is_found() -> None:
     texts = ["1.", "4111 1111 1111 1111", "2 joe@x.com", "joe@x.com", "9", "+4930901820", "", "5"]
     assert masked(*texts) == ["1.", "[CARD]", "2 [EMAIL]", "[EMAIL]", "9", "[PHONE]", "", "5"]
 
 
-def test_no_contents_hold_nothing() -> None:
+def test_an_empty_batch_has_no_pii() -> None:
     nothing = contents()
-    assert scan(nothing, "mask") == (nothing, {})
+    assert scan_pii(nothing, "mask") == (nothing, {})
 
 
 PIECES = st.one_of(
@@ -132,12 +132,12 @@ PIECES = st.one_of(
 
 @settings(deadline=None)
 @given(texts=st.lists(st.lists(PIECES, max_size=6).map("".join), min_size=1, max_size=6))
-def test_masking_keeps_every_other_byte_and_leaves_nothing_to_find(texts: list[str]) -> None:
+def test_masking_keeps_every_other_byte_and_leaves_no_pii(texts: list[str]) -> None:
     before = contents(*texts)
-    finds = list(find_pii(before))
-    after, counts = scan(before, "mask")
-    assert sum(counts.values()) == len(finds)
-    assert scan(after, "count")[1] == {}
+    matches = list(find_pii(before))
+    after, counts = scan_pii(before, "mask")
+    assert sum(counts.values()) == len(matches)
+    assert scan_pii(after, "count")[1] == {}
     expected = [
         text.replace("joe@x.com", "[EMAIL]")
         .replace("+49 30 901820", "[PHONE]")
@@ -159,7 +159,7 @@ def test_every_address_lies_inside_a_candidate(text: str) -> None:
 
 @pytest.mark.parametrize("mark", [b"ab@cd.ef", b"212-555-0123"])
 @pytest.mark.parametrize("byte", range(256))
-def test_bytes_of_all_kinds_around_it_hide_nothing(byte: int, mark: bytes) -> None:
+def test_surrounding_bytes_of_any_kind_hide_no_candidate(byte: int, mark: bytes) -> None:
     for before in range(20):  # bytes are looked at eight at a time
         data = bytes([byte]) * before + b" " + mark + b" " + bytes([byte]) * 9
         found = find_candidates(data, np.array([len(data)]))

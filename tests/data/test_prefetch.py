@@ -17,7 +17,7 @@ def test_prefetching_changes_neither_items_nor_order(items: list[int], count: in
     assert list(prefetch(iter(items), count)) == items
 
 
-def test_the_next_items_are_made_while_one_is_being_used() -> None:
+def test_the_next_items_are_prefetched_while_one_is_used() -> None:
     made, third = list[int](), threading.Event()
 
     def stream() -> Iterator[int]:
@@ -34,7 +34,7 @@ def test_the_next_items_are_made_while_one_is_being_used() -> None:
     assert made == [1, 2, 3]
 
 
-def test_what_came_before_an_error_is_not_lost() -> None:
+def test_items_before_an_error_are_not_lost() -> None:
     def stream() -> Iterator[str]:
         yield "one"
         yield "two"

@@ -1,4 +1,4 @@
-"""The order of rows: any number of ranks sees the same global batches."""
+"""Shuffle: any number of ranks gets the same global batches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_epoch_of_many_rows_takes_every_row_once(rows: int, epoch: int) -> No
 
 
 @pytest.mark.parametrize("rows", [MAX_SORTED_ROWS, 100_000])
-def test_rows_do_not_stay_near_their_place_or_their_neighbours(rows: int) -> None:
+def test_rows_do_not_stay_near_their_position_or_their_neighbours(rows: int) -> None:
     order, places = epoch_order(5, 0, rows), np.arange(rows)
     # Of random permutations four in a million have a correlation of 4.6 standard deviations.
     assert abs(np.corrcoef(order, places)[0, 1]) < 4.6 / rows**0.5
@@ -60,7 +60,7 @@ def test_the_order_of_many_rows_never_changes() -> None:
     assert epoch_order(42, 0, 100_000)[-1] == 4911
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     orders = {epoch_order(seed, epoch, 50).tobytes() for seed in (1, 2) for epoch in (0, 1)}
     assert len(orders) == 4
 
@@ -70,7 +70,7 @@ def test_the_order_is_the_one_that_older_runs_used() -> None:
     assert epoch_order(42, 1, 8).tolist() == [1, 2, 5, 3, 6, 0, 4, 7]
 
 
-def test_an_order_cannot_be_changed_by_its_user() -> None:
+def test_an_order_is_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         epoch_order(1, 0, 5)[0] = 3
 
@@ -106,7 +106,7 @@ def test_the_steps_of_a_run_are_its_epochs_in_a_row(
     step=st.integers(0, 30),
     rows=st.integers(1, 90),
 )
-def test_the_ranks_of_any_cluster_share_out_the_same_global_batch(
+def test_any_number_of_ranks_gets_the_same_global_batch(
     global_batch_size: int, per_device_batch_size: int, ranks: int, step: int, rows: int
 ) -> None:
     ranks = min(ranks, global_batch_size)
@@ -131,7 +131,7 @@ def test_the_ranks_of_any_cluster_share_out_the_same_global_batch(
     assert (slots[global_batch_size:] == EMPTY).all()
 
 
-def test_a_digest_tells_rows_and_places_apart() -> None:
+def test_a_digest_depends_on_rows_and_positions() -> None:
     rows = np.array([3, 1, 2])
     assert rows_digest(rows) == rows_digest(rows.astype(np.int32))
     assert len({rows_digest(rows), rows_digest(rows[::-1]), rows_digest(rows[:2])}) == 3

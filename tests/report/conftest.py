@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.conftest import sentence, talks
+from data.conftest import random_conversations, sentence
 from data.handmade import handmade
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.rundir import RunDir
@@ -211,7 +211,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = random.Random(1)
     text = [sentence(rng, 12) + "\n\nuser assistant system" for _ in range(300)]
     folder = tmp_path_factory.mktemp("packed") / "pack"
-    handmade(train_tokenizer(text, 400), talks(24)).write(folder)
+    handmade(train_tokenizer(text, 400), random_conversations(24)).write(folder)
     return folder
 
 

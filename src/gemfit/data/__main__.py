@@ -1,6 +1,6 @@
-"""``python -m gemfit.data JOB.json --out FOLDER``: build one pack, or tokenize one shard of its blocks.
+"""Command line of the pack builder: ``python -m gemfit.data JOB.json --out FOLDER``.
 
-Exit status 0, or 2 with ``error: …`` on stderr for an error of the user.
+Exit status 0, or 2 with ``error: …`` on stderr for user errors.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob
 
-ALONE = __name__ == "__main__"
-"""Whether this is a program: only then is collecting garbage, and numba, changed for the whole process."""
-TINY_BYTES = int(os.environ.get("TINY", "2000000"))
+IS_MAIN = __name__ == "__main__"
+"""Whether this is the main program: only then garbage collection and numba change for the whole process."""
+TINY_BYTES = 2_000_000
+"""Smaller inputs run kernels as Python, which takes less time than compiling them."""
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the job, build the pack or what of it was asked for, say what is in it."""
+    """Parse the arguments, build the pack or a part of it, and report the result."""
     arguments = _parser().parse_args(argv)
-    # SIGTERM takes the way of Ctrl-C, so that a cancelled build cleans up as well.
+    # SIGTERM is handled as Ctrl-C, so that a cancelled build cleans up as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _build(arguments)
@@ -60,28 +61,28 @@ def _build(arguments: argparse.Namespace) -> None:
     job = PackJob.read(arguments.job)
     # Before transformers is imported: it would warn about missing frameworks and forks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if ALONE:
-        # What is imported stays: looking for garbage in it, again and again, takes a tenth of the time.
+    if IS_MAIN:
+        # Imported objects stay alive: scanning them again and again takes a tenth of the time.
         gc.disable()
-    if ALONE and _is_tiny(job) and not all_compiled_marker().exists():
+    if IS_MAIN and _is_tiny(job) and not all_compiled_marker().exists():
         interpret_kernels()
     # A broken job is refused without the wait for these.
     from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
     from gemfit.data.build.pipeline import BuildOptions, PackBuilder  # noqa: PLC0415
     from gemfit.data.build.worker_pool import available_cores  # noqa: PLC0415
 
-    if ALONE:
+    if IS_MAIN:
         gc.freeze()
         gc.enable()
     out = arguments.out.absolute()
     options = BuildOptions(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
-    builder = PackBuilder(job, options, _line)
+    builder = PackBuilder(job, options, _print_line)
     if arguments.shard:
         builder.build_shard(Shard(*arguments.shard))
     elif arguments.merge:
-        _say(builder.merge(out), out)
+        _report(builder.merge(out), out)
     else:
-        _say(builder.build(out), out)
+        _report(builder.build(out), out)
 
 
 def _is_tiny(job: PackJob) -> bool:
@@ -103,12 +104,12 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _line(text: str) -> None:
+def _print_line(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
-def _say(manifest: PackManifest, out: Path) -> None:
+def _report(manifest: PackManifest, out: Path) -> None:
     for name, counts in manifest.splits.items():
         sys.stderr.write(
             f"{name}: {counts.rows:,} rows of {manifest.seq_len}, {counts.conversations:,} conversations, "

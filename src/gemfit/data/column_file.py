@@ -1,7 +1,7 @@
-"""Columns on disk: they grow at their end while they are made, and are mapped when they are whole.
+"""Temporary columns on disk: append-only while they are written, memory-mapped afterwards.
 
-The files have no name, so nothing is left of them however a process ends. Mapped pages belong to the
-kernel, which drops them when it needs room; ``let_go`` takes them off the account of this process.
+The files have no name, so nothing remains of them however a process ends. Mapped pages belong to the kernel,
+which drops them when it needs memory; ``release_pages`` (madvise) takes them off this process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numpy.typing import DTypeLike, NDArray
 from gemfit.data.compiled import external
 
 SLICE_ENTRIES = 2**16
-"""Entries that are looked at at once where all of a column are: what is made of them stays small."""
-KEPT_BYTES = 2**23
-"""Smaller columns are not worth the fault that brings their pages back."""
+"""Entries processed at a time, so that temporary arrays stay small."""
+MIN_RELEASED_BYTES = 2**23
+"""Smaller columns are not worth the page faults that bring their pages back."""
 pread = external("pread", "int64", "int32", "uint64", "uint64", "int64")
-"""For kernels: descriptor, address, bytes, offset; what it reads is no mapped page."""
+"""For kernels: descriptor, address, bytes, offset; what it reads is not counted as mapped pages."""
 
 
 class ColumnFile:
@@ -34,7 +34,7 @@ class ColumnFile:
         self.width = width
         self._file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (closed below)
         self._entries = 0
-        # However a build ends, the file ends with its column.
+        # The file is deleted with its column, however a build ends.
         self._close = weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class ColumnFile:
 
     @property
     def descriptor(self) -> int:
-        """For who reads it entry by entry, until it is closed."""
+        """File descriptor for reads of single entries, until the column is closed."""
         return int(self._file.fileno())
 
     def append(self, values: NDArray[Any]) -> None:
@@ -60,18 +60,18 @@ class ColumnFile:
         return np.memmap(self._file, self.dtype, "r", shape=shape)
 
     def close(self) -> None:
-        """Give the file back, as far as nothing maps it."""
+        """Close the file, which is deleted once nothing maps it."""
         self._close()
 
 
-def let_go(*columns: NDArray[Any]) -> None:
-    """Take the pages of mapped columns off this process; what is in memory stays there."""
+def release_pages(*columns: NDArray[Any]) -> None:
+    """Take the pages of mapped columns off this process; the page cache keeps them."""
     for column in columns:
-        if isinstance(column, np.memmap) and column.nbytes > KEPT_BYTES:
+        if isinstance(column, np.memmap) and column.nbytes > MIN_RELEASED_BYTES:
             column._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def slices(count: int, size: int = SLICE_ENTRIES) -> Iterator[slice]:
-    """``count`` entries in turns of ``size``."""
+    """Slices of ``size`` entries that cover ``count`` entries."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

@@ -1,6 +1,6 @@
-"""``njit`` with its cache in ``$GEMFIT_CACHE/numba``, found by what the code is and not by where it lies.
+"""``njit`` with a cache in ``$GEMFIT_CACHE/numba`` that is keyed by the content of the source, not its path.
 
-numba caches machine code beside the source or in the home folder, by path and time of the file: a job with a
+numba caches machine code next to the source or in the home folder, by path and time of the file: a job with a
 frozen copy of the code, a container with a read-only site-packages and a fresh home would compile again each
 time, which takes half a minute. Here the folder is named by a digest of all kernels, of Python and of numba;
 numba itself distinguishes processors inside it.
@@ -57,9 +57,9 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 
 def njit_helper(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """As ``njit``, for a kernel that only other kernels call: without what Python would need to call it.
+    """``njit`` for a kernel that only other kernels call, without the wrapper for Python callers.
 
-    That wrapper is a fifth of the time that a small function takes to compile.
+    The wrapper is a fifth of the compile time of a small function.
     """
     return njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
 
@@ -79,9 +79,9 @@ def external(name: str, result: str, *arguments: str) -> Any:
 
 @functools.cache
 def compiled_folder() -> Path:
-    """Where compiled code is kept: below ``$NUMBA_CACHE_DIR``, if set, else in ``$GEMFIT_CACHE/numba``.
+    """Folder of compiled code: below ``$NUMBA_CACHE_DIR`` if set, else in ``$GEMFIT_CACHE/numba``.
 
-    A temporary folder where neither can be written; that is said once.
+    A temporary folder, with a message on stderr, if it cannot be written.
     """
     own = os.environ.get("NUMBA_CACHE_DIR")
     root = Path(own) if own else cache_folder() / "numba"
@@ -111,7 +111,7 @@ def all_compiled_marker() -> Path:
 
 
 def _kernels_digest() -> str:
-    """Of every module with a kernel: a kernel contains those that it calls, from whatever module."""
+    """Digest of every module with kernels: a kernel contains those that it calls, from any module."""
     digest = hashlib.blake2b(digest_size=12)
     digest.update(f"{sys.version_info[:3]} {version('numba')}".encode())
     for path in sorted(SOURCES.rglob("*.py"), key=lambda path: path.relative_to(SOURCES).as_posix()):
@@ -122,7 +122,7 @@ def _kernels_digest() -> str:
 
 
 class CacheLocator:
-    """What numba asks where the cache of one function is (``NUMBA_CACHE_LOCATOR_CLASSES``)."""
+    """numba's locator of the cache of one function (``NUMBA_CACHE_LOCATOR_CLASSES``)."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         # Two modules of one file name may have kernels of one name.
@@ -140,7 +140,7 @@ class CacheLocator:
         return os.fspath(compiled_folder())
 
     def get_source_stamp(self) -> str:
-        """The folder's name has the digest of the source."""
+        """Constant: the folder's name contains the digest of the source."""
         return "1"
 
     def get_disambiguator(self) -> str:

@@ -1,4 +1,4 @@
-"""A rendered conversation: tokens, which of them are trained, and where its turns lie.
+"""A rendered conversation: token ids, trained flags (loss mask) and positions of its turns.
 
 A token and its "trained" flag share one 32-bit word, so that both travel together: 31 bits hold the
 id, the highest bit the flag.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint32]
 TRAINED = np.uint32(1 << 31)
 IGNORED = -100
-"""The label that no loss counts."""
+"""Label of masked tokens."""
 
 
 class Turn(NamedTuple):
@@ -50,12 +50,12 @@ class Document:
 
 
 def count_trained(words: Words) -> int:
-    """How many tokens carry a label."""
+    """Number of trained tokens."""
     return int(np.count_nonzero(words & TRAINED))
 
 
 def masked(words: Words) -> Words:
-    """The same tokens without a label."""
+    """The same tokens without trained flags."""
     return words & ~TRAINED
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.dedup.minhash import signatures
-from gemfit.data.filter.pii import scan
+from gemfit.data.filter.pii import scan_pii
 from gemfit.data.jsonl.batch_parser import BlockCounts, Reject, read_block
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import assemble_ids
@@ -31,7 +31,7 @@ def make_block(
     """
     messages, counts = read_block(block, first_line, path, rendering, reject)
     if rendering.pii != "ignore":
-        messages, counts.pii = scan(messages, rendering.pii)
+        messages, counts.pii = scan_pii(messages, rendering.pii)
     text, text_ends = trimmed(messages, rendering.renderer.segments.trimmed)
     ids, ends = rendering.encoder.encode(text, text_ends)
     counts.picked = pick(rendering.encoder, text, text_ends, ids, ends)

@@ -30,7 +30,7 @@ from gemfit.data.filter.selection import TRAIN, SelectionInput, select_conversat
 from gemfit.data.jsonl.batch_parser import CODES
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
-from gemfit.data.render.assemble_ids import Control, assemble_ids
+from gemfit.data.render.assemble_ids import ControlIds, assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.tokenize.sampling import pick_texts
 from gemfit.schemas.recipe import DataRecipe
@@ -91,7 +91,9 @@ def render_block(_: Path) -> None:
     lines = np.arange(1, len(last) + 1)
     messages = Messages(text=b"".join(contents), ends=ends, roles=turns, last=last, lines=lines)
     places = 4 + 2 * len(ROLES)
-    control = Control(np.ones(places, np.uint32), np.arange(places + 1), system_inside=True, train_all=True)
+    control = ControlIds(
+        np.ones(places, np.uint32), np.arange(places + 1), system_inside=True, train_all=True
+    )
     ids = np.arange(ends[-1], dtype=np.uint32)
     pick_texts(messages.text, ends, 1)
     assembled = assemble_ids(ids, ends, messages, control)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gemfit.data.build.block_cache import BlockCache, BlockColumns, read_block_signatures
 from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_gather import FRAGMENT
-from gemfit.data.column_file import ColumnFile, let_go, slices
+from gemfit.data.column_file import ColumnFile, release_pages, slices
 from gemfit.data.dedup.lsh import Signatures
 from gemfit.data.dedup.minhash import NUM_HASHES
 from gemfit.data.jsonl.conversation import ROLES
@@ -81,12 +81,12 @@ class ConversationTable:
         """All conversations in turns, whose pages are let go again."""
         for here in slices(len(self)):
             yield here
-            self.let_go()
+            self.release_pages()
 
-    def let_go(self) -> None:
+    def release_pages(self) -> None:
         """Take all mapped pages off this process."""
-        let_go(self.line, self.tokens, self.trained, self.role_tokens, self.truncated, self.untrained)
-        let_go(self.digests, self.normalized_hashes, self.dropped, self.fragment_ends, self.fragments)
+        release_pages(self.line, self.tokens, self.trained, self.role_tokens, self.truncated, self.untrained)
+        release_pages(self.digests, self.normalized_hashes, self.dropped, self.fragment_ends, self.fragments)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

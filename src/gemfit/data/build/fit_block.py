@@ -17,7 +17,7 @@ from gemfit.data.jsonl.message_batch import Ints, Messages
 from gemfit.data.packing.overlong import OVERLONG_MODES, fit_conversation
 from gemfit.data.packing.split_turns import CONTEXT, CONTINUES, LENGTH, MID_MESSAGE, START, with_capacity
 from gemfit.data.packing.turn_spans import USER, ConversationSpans, concatenate_spans, put_fragment, put_span
-from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, AssembledIds, Control
+from gemfit.data.render.assemble_ids import BEGIN, ENDS, HEADERS, AssembledIds, ControlIds
 
 _SYSTEM = ROLES.index("system")
 
@@ -38,7 +38,7 @@ class FittedRows(NamedTuple):
 
 
 def fit_rows(
-    assembled: AssembledIds, messages: Messages, control: Control, overlong: str, seq_len: int
+    assembled: AssembledIds, messages: Messages, control: ControlIds, overlong: str, seq_len: int
 ) -> FittedRows:
     """The fragments of a block: one for a conversation that fits into a row, several or none for others."""
     spans, fragments, counts, costs = _fit_all(
@@ -100,7 +100,7 @@ def _fit_all(assembled: Any, roles: Any, last: Any, edges: Any, inside: Any, mod
 def _conversation_spans(
     assembled: Any, roles: Any, last: Any, edges: Any, inside: Any, number: Any, start: Any
 ) -> Any:
-    """A conversation as ``Renderer.render`` gives it. edges: of ``Control``."""
+    """A conversation as ``Renderer.render`` gives it. edges: of ``ControlIds``."""
     first, behind = last[number - 1] if number else 0, len(assembled.words)
     system_prefix, inline_system = _control(edges, BEGIN, behind), (start, start)
     if roles[first] == _SYSTEM:

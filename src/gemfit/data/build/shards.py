@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gemfit.data.build.row_gather import BlockFiles, Room, RowArrays, RowChunks, gather
-from gemfit.data.column_file import let_go
+from gemfit.data.column_file import release_pages
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.reader import BATCHES, COUNTS
 from gemfit.schemas.manifest import FileDigest
@@ -121,7 +121,7 @@ def write_shard(
                     batch, rows = _batch(plan, start, stop, source, files, room, schema)
                     writer.write_batch(batch)
                     counts.append(np.stack([rows.tokens, rows.trained]).astype(np.int64))
-                    let_go(source.fragments)
+                    release_pages(source.fragments)
                     at(stop - start)
     finally:
         files.close()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.build.conversation_table import ConversationTable, Notes
 from gemfit.data.build.shards import SplitPlan, as_arrow
-from gemfit.data.column_file import let_go, slices
+from gemfit.data.column_file import release_pages, slices
 from gemfit.data.filter.selection import Disposition, Selection
 from gemfit.data.jsonl.conversation import ROLES
 from gemfit.schemas.manifest import Losses, TokenFlow
@@ -70,7 +70,7 @@ def chunk_sums(
         packed += _summed(owner, plan.lengths[here], count)
         repeated += _summed(owner, fragments["context"], count)
         mid_message_cuts += int(np.count_nonzero(fragments["mid_message"]))
-        let_go(table.fragments)
+        release_pages(table.fragments)
     return ChunkSums(packed, repeated, mid_message_cuts)
 
 

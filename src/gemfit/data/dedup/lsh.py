@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.column_file import ColumnFile, let_go, pread, slices
+from gemfit.data.column_file import ColumnFile, pread, release_pages, slices
 from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.hash_constants import MURMUR_MIX_1
 
@@ -62,7 +62,7 @@ class Signatures:
         found = np.empty(len(order), np.uint64)
         for here in slices(len(order)):
             found[here] = keys[order[here]]
-        let_go(keys)
+        release_pages(keys)
         return found
 
     @property

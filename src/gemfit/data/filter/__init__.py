@@ -1,4 +1,4 @@
-"""Conversation selection: validation split, exact duplicates, PII, mixture weights.
+"""Conversation selection: deduplication, validation split, PII scan, mixture weights.
 
 May import `dedup`, `render`, `jsonl`.
 """

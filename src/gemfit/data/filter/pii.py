@@ -1,11 +1,11 @@
-"""Find personal data in contents: e-mail addresses, phone, card and bank account numbers.
+"""PII scan: find and mask e-mail addresses, phone, payment card and bank account numbers.
 
-What it finds: e-mail addresses (``email-validator``'s syntax, no reserved domain); phone numbers with
+Finds: e-mail addresses (``email-validator``'s syntax, no reserved domain); phone numbers with
 their country code, and North American ones in groups of 3, 3 and 4 (``phonenumbers``, valid ones only);
-card numbers of a known issuer that pass Luhn's check, IBANs that pass theirs (``python-stdnum``).
-What it cannot find: names, postal addresses, national phone numbers of other countries, and whatever is
-written out, spelled apart or in digits other than ASCII. It prefers to miss: a number glued to a word, a
-path, a version or a decimal point is left alone, and so is what follows `user:` in an address of the web.
+payment card numbers of a known issuer with a valid Luhn checksum, valid IBANs (``python-stdnum``).
+Does not find: names, postal addresses, national phone numbers of other countries, and numbers in words,
+spelled out or in digits other than ASCII. It prefers false negatives: numbers next to a word, a path, a
+version or a decimal point are ignored, and so are credentials (`user:…`) in a URL.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ADDRESS = re.compile(
 _FILE_SUFFIXES = frozenset(
     b"css csv exe gif html jar jpeg jpg js json log pdf png svg ts txt webp xml".split()
 )
-"""Ends of names such as `icon@2x.png`; no top-level domains."""
+"""Suffixes of file names such as `icon@2x.png`, which are not top-level domains."""
 _CARD = re.compile(
     rb"(?<![\d.,-])(?<!\d )(?:"
     rb"(?:4\d|5[1-5]|2[2-7]|6[0245]|35)\d\d([ -]?)\d{4}\1\d{4}\1\d{4}"
@@ -48,43 +48,42 @@ _IBAN = re.compile(
 )
 
 
-class Find(NamedTuple):
-    """One piece of personal data, by its bytes in the text."""
+class PiiMatch(NamedTuple):
+    """One occurrence of PII, as a byte range of the text."""
 
     start: int
     end: int
     kind: str
 
 
-def scan(messages: Messages, action: Literal["count", "mask"]) -> tuple[Messages, dict[str, int]]:
-    """Count what is found, by kind; under ``mask`` write `[EMAIL]` and such in its place.
+def scan_pii(messages: Messages, action: Literal["count", "mask"]) -> tuple[Messages, dict[str, int]]:
+    """Count PII by kind; ``mask`` replaces it by `[EMAIL]`, `[PHONE]`, `[CARD]` or `[IBAN]`.
 
-    All other bytes stay as they are. Conversations are what they were, so their digests are to be taken
-    of what is returned.
+    All other bytes stay. Content digests are computed from the returned messages.
     """
-    finds = list(find_pii(messages))
-    counts = dict(Counter(find.kind for find in finds))
-    if action == "count" or not finds:
+    matches = list(find_pii(messages))
+    counts = dict(Counter(pii.kind for pii in matches))
+    if action == "count" or not matches:
         return messages, counts
-    return _masked(messages, finds), counts
+    return _masked(messages, matches), counts
 
 
-def find_pii(messages: Messages) -> Iterator[Find]:
-    """Everything that is found, in the order of the text and without overlaps."""
+def find_pii(messages: Messages) -> Iterator[PiiMatch]:
+    """All PII, in the order of the text and without overlaps."""
     candidates = find_candidates(messages.text, messages.ends)
-    # The content of each candidate; empty contents end where they begin and hold none.
+    # The content of each candidate; empty contents have none.
     content = np.searchsorted(messages.ends, [start for _, start, _ in candidates], side="right")
     low = np.concatenate([np.zeros(1, np.int64), messages.ends])[content]
     bounds = zip(low.tolist(), messages.ends[content].tolist(), strict=True)
     done = 0
     for (kind, start, end), (low_end, high_end) in zip(candidates, bounds, strict=True):
-        for find in _CHECKS[kind](messages.text, start, end, low_end, high_end):
-            if find.start >= done:
-                done = find.end
-                yield find
+        for pii in _CHECKS[kind](messages.text, start, end, low_end, high_end):
+            if pii.start >= done:
+                done = pii.end
+                yield pii
 
 
-def _emails(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[Find]:
+def _emails(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[PiiMatch]:
     for match in ADDRESS.finditer(text, start, end):
         suffix = match[0].rpartition(b".")[2].lower()
         if suffix in _FILE_SUFFIXES or _is_code(text, match.start(), match.end(), low, high):
@@ -93,7 +92,7 @@ def _emails(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[
             validate_email(match[0].decode(), check_deliverability=False)
         except EmailNotValidError:
             continue
-        yield Find(match.start(), match.end(), "email")
+        yield PiiMatch(match.start(), match.end(), "email")
 
 
 def _is_code(text: bytes, start: int, end: int, low: int, high: int) -> bool:
@@ -107,54 +106,57 @@ def _is_code(text: bytes, start: int, end: int, low: int, high: int) -> bool:
     )
 
 
-def _numbers(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[Find]:
+def _numbers(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[PiiMatch]:
     if text[start] == ord("+"):
         yield from _phones(text, start, end, low, region=None)
         return
-    if _glued(text, start, end, low, high):
+    if _is_part_of_word(text, start, end, low, high):
         return
     number = text[start:end]
     for match in _CARD.finditer(number):
         if luhn.is_valid(re.sub(rb"\D", b"", match[0]).decode()):
-            yield Find(start + match.start(), start + match.end(), "card")
+            yield PiiMatch(start + match.start(), start + match.end(), "card")
     for match in _NORTH_AMERICAN.finditer(number):
         yield from _phones(text, start + match.start(), start + match.end(), low, region="US")
 
 
-def _glued(text: bytes, start: int, end: int, low: int, high: int) -> bool:
-    """True for digits that are part of a word, a path, a version, an identifier or a decimal."""
+def _is_part_of_word(text: bytes, start: int, end: int, low: int, high: int) -> bool:
+    """Whether digits are part of a word, a path, a version, an identifier or a decimal."""
     before, after = text[max(low, start - 1) : start], text[end : min(end + 1, high)]
     if before.isalnum() or after.isalnum() or after in (b"_", b"/"):
         return True
     return before in (b".", b"-", b"/", b",") and text[max(low, start - 2) : start - 1].isalnum()
 
 
-def _phones(text: bytes, start: int, end: int, low: int, region: str | None) -> Iterator[Find]:
+def _phones(text: bytes, start: int, end: int, low: int, region: str | None) -> Iterator[PiiMatch]:
     # After a letter, digit or bracket, `+` is a sum.
     if start > low and text[start] == ord("+") and re.match(rb"[\w)\]]", text[start - 1 : start]):
         return
     for match in PhoneNumberMatcher(text[start:end].decode(), region, Leniency.VALID):
-        yield Find(start + match.start, start + match.end, "phone")
+        yield PiiMatch(start + match.start, start + match.end, "phone")
 
 
-def _ibans(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[Find]:
+def _ibans(text: bytes, start: int, end: int, low: int, high: int) -> Iterator[PiiMatch]:
     match = _IBAN.match(text, start, end)
     if match and iban.is_valid(match[0].decode()):
-        yield Find(match.start(), match.end(), "iban")
+        yield PiiMatch(match.start(), match.end(), "iban")
 
 
-Check = Callable[[bytes, int, int, int, int], Iterator[Find]]
+Check = Callable[[bytes, int, int, int, int], Iterator[PiiMatch]]
 _CHECKS: tuple[Check, ...] = (_emails, _numbers, _ibans)
-"""By kind of the candidate. Each takes the text, the bounds of the candidate and those of its content."""
+"""By kind of the candidate. Arguments: the text, the bounds of the candidate, the bounds of its content."""
 
 
-def _masked(messages: Messages, finds: list[Find]) -> Messages:
-    pieces, at = [], 0
-    for find in finds:
-        pieces += [messages.text[at : find.start], _MASKS[find.kind]]
-        at = find.end
-    pieces.append(messages.text[at:])
-    grown = np.array([len(_MASKS[find.kind]) - (find.end - find.start) for find in finds], np.int64)
+def _masked(messages: Messages, matches: list[PiiMatch]) -> Messages:
+    parts, at = [], 0
+    for pii in matches:
+        parts += [messages.text[at : pii.start], _MASKS[pii.kind]]
+        at = pii.end
+    parts.append(messages.text[at:])
+    grown = np.array(
+        [len(_MASKS[pii.kind]) - (pii.end - pii.start) for pii in matches],
+        np.int64,
+    )
     shifts = np.concatenate([np.zeros(1, np.int64), np.cumsum(grown)])
-    masked_before = np.searchsorted([find.end for find in finds], messages.ends, side="right")
-    return replace(messages, text=b"".join(pieces), ends=messages.ends + shifts[masked_before])
+    masked_before = np.searchsorted([pii.end for pii in matches], messages.ends, side="right")
+    return replace(messages, text=b"".join(parts), ends=messages.ends + shifts[masked_before])

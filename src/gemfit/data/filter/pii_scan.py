@@ -1,7 +1,7 @@
 """PII scan, first pass: byte ranges that may hold an e-mail address, a number or an IBAN, by numpy.
 
-It marks more than there is and never less than ``pii`` accepts. A candidate lies inside one content, so that
-nothing is found across two of them. DigitRuns of digits are looked at all at once: some 2 ms per MB of text.
+Candidates are a superset of what ``pii`` accepts, each inside one content. Runs of digits are processed as
+columns: some 2 ms per MB of text.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 EMAIL, NUMBER, IBAN = 0, 1, 2
 """Kinds: around an `@`; digits grouped as in a phone or card number; two letters and two digits."""
-MOST_EMAIL_BYTES, MOST_NUMBER_BYTES, MOST_IBAN_BYTES = 320, 64, 48
-LEAST_DIGITS, LEAST_IBAN_REST = 8, 13
+MAX_EMAIL_BYTES, MAX_NUMBER_BYTES, MAX_IBAN_BYTES = 320, 64, 48
+MIN_DIGITS, MIN_IBAN_REST = 8, 13
 
 Candidate = tuple[int, int, int]
 """Kind, first byte, end."""
-Places = NDArray[np.int64]
+Offsets = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _MAILBOX_BEFORE = re.compile(rb"[A-Za-z0-9_.%+-]*\Z")
 _MAILBOX = re.compile(rb"[A-Za-z0-9_.%+-]*")
-_IBAN_REST = re.compile(rb"[A-Za-z0-9_ ]{%d,%d}" % (LEAST_IBAN_REST, MOST_IBAN_BYTES))
+_IBAN_REST = re.compile(rb"[A-Za-z0-9_ ]{%d,%d}" % (MIN_IBAN_REST, MAX_IBAN_BYTES))
 
 
 def _table(members: bytes) -> Mask:
@@ -42,18 +42,18 @@ _SEPARATOR, _BRACKET = _table(b" .-()"), _table(b"()")
 
 
 class DigitRuns(NamedTuple):
-    """DigitRuns of digits in contents. Each array: (runs,)."""
+    """Runs of digits in contents. Each array: (runs,)."""
 
-    starts: Places
-    stops: Places
-    low: Places
-    """Where the content of the run begins."""
-    high: Places
-    """Where it ends."""
+    starts: Offsets
+    stops: Offsets
+    low: Offsets
+    """Start of the content of the run."""
+    high: Offsets
+    """End of the content of the run."""
 
 
-def find_candidates(text: bytes, ends: Places) -> list[Candidate]:
-    """SelectionInput in the order of the text. ends: (contents,), where each content ends in ``text``."""
+def find_candidates(text: bytes, ends: Offsets) -> list[Candidate]:
+    """SelectionInput in the order of the text. ends: (contents,), end of each content in ``text``."""
     data = np.frombuffer(text, np.uint8)
     runs = _runs(data, ends)
     lettered = (runs.starts > runs.low) & _LETTER[data[runs.starts - 1]]
@@ -65,7 +65,7 @@ def find_candidates(text: bytes, ends: Places) -> list[Candidate]:
     return [candidate for _, candidate in sorted(found)]
 
 
-def _runs(data: NDArray[np.uint8], ends: Places) -> DigitRuns:
+def _runs(data: NDArray[np.uint8], ends: Offsets) -> DigitRuns:
     digit = (data - np.uint8(48)) < 10
     after_digit, before_digit = np.zeros_like(digit), np.zeros_like(digit)
     after_digit[1:], before_digit[:-1] = digit[:-1], digit[1:]
@@ -77,12 +77,12 @@ def _runs(data: NDArray[np.uint8], ends: Places) -> DigitRuns:
     return DigitRuns(starts, stops, np.concatenate([np.zeros(1, np.int64), ends])[content], ends[content])
 
 
-def _emails(text: bytes, data: NDArray[np.uint8], ends: Places) -> Iterator[tuple[int, Candidate]]:
+def _emails(text: bytes, data: NDArray[np.uint8], ends: Offsets) -> Iterator[tuple[int, Candidate]]:
     for at in np.flatnonzero(data == ord("@")).tolist():
         content = int(np.searchsorted(ends, at, "right"))
         low, high = int(ends[content - 1]) if content else 0, int(ends[content])
-        before = _MAILBOX_BEFORE.search(text[max(low, at - MOST_EMAIL_BYTES) : at])
-        after = _MAILBOX.match(text, at + 1, min(high, at + MOST_EMAIL_BYTES))
+        before = _MAILBOX_BEFORE.search(text[max(low, at - MAX_EMAIL_BYTES) : at])
+        after = _MAILBOX.match(text, at + 1, min(high, at + MAX_EMAIL_BYTES))
         assert before is not None, "it matches nothing, too"
         assert after is not None, "it matches nothing, too"
         first, stop = at - len(before[0]), after.end()
@@ -105,14 +105,14 @@ def _numbers(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Iterat
     card = (two == 4) & ((one == 4) | (one == 6)) & (lengths >= 4)
     shaped = (lengths >= 14) | third & (phone | card) | ~linked & (before == ord("+"))
     heads, tails = _chains(linked)
-    likely = (np.add.reduceat(lengths, heads) >= LEAST_DIGITS) & np.logical_or.reduceat(shaped, heads)
+    likely = (np.add.reduceat(lengths, heads) >= MIN_DIGITS) & np.logical_or.reduceat(shaped, heads)
     likely &= ~lettered[heads]
     for head, tail in zip(heads[likely].tolist(), tails[likely].tolist(), strict=True):
         yield int(runs.starts[head]), (NUMBER, _first_byte(data, runs, head), int(runs.stops[tail]))
 
 
 def _linked(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Mask:
-    """Which runs go on with the number of the run before: by a space, hyphen or dot, or around brackets."""
+    """Which runs continue the number of the run before: after a space, hyphen, dot or bracket."""
     linked = np.zeros(len(runs.starts), np.bool_)
     gap, first = runs.starts[1:] - runs.stops[:-1], data[runs.stops[:-1].clip(max=len(data) - 1)]
     second = data[runs.starts[1:] - 1]
@@ -122,26 +122,26 @@ def _linked(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Mask:
     return linked
 
 
-def _chains(linked: Mask) -> tuple[Places, Places]:
+def _chains(linked: Mask) -> tuple[Offsets, Offsets]:
     """The first and the last run of each chain."""
     heads = np.flatnonzero(~linked)
     return heads, np.append(heads[1:], len(linked)) - 1
 
 
 def _cut_long_chains(data: NDArray[np.uint8], runs: DigitRuns, linked: Mask) -> None:
-    """A chain, such as a row of a table, goes on for ``MOST_NUMBER_BYTES``; what comes then is another."""
+    """Cut chains, such as rows of a table, after ``MAX_NUMBER_BYTES`` into several."""
     heads, tails = _chains(linked)
-    long = runs.stops[tails] - runs.starts[heads] > MOST_NUMBER_BYTES
+    long = runs.stops[tails] - runs.starts[heads] > MAX_NUMBER_BYTES
     for head, tail in zip(heads[long].tolist(), tails[long].tolist(), strict=True):
         first = _first_byte(data, runs, head)
         for run in range(head + 1, tail + 1):
-            if runs.starts[run] - first > MOST_NUMBER_BYTES:
+            if runs.starts[run] - first > MAX_NUMBER_BYTES:
                 linked[run] = False
                 first = _first_byte(data, runs, run)
 
 
 def _first_byte(data: NDArray[np.uint8], runs: DigitRuns, head: int) -> int:
-    """Where a number begins: at its first digit, or at the bracket or plus sign in front of that."""
+    """Start of a number: its first digit, or the bracket or plus sign before it."""
     first = int(runs.starts[head])
     return first - (first > runs.low[head] and data[first - 1] in b"(+")
 
@@ -149,9 +149,9 @@ def _first_byte(data: NDArray[np.uint8], runs: DigitRuns, head: int) -> int:
 def _ibans(
     text: bytes, data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask
 ) -> Iterator[tuple[int, Candidate]]:
-    """Two capitals at the start of a word, two digits, and as many letters and digits as an IBAN has."""
+    """Two capitals at the start of a word, two digits, and the letters and digits of an IBAN."""
     room = runs.starts - runs.low
-    # Bytes before the first are not looked at where ``room`` says so; 0 stands in for them.
+    # ``room`` excludes bytes before the first, for which index 0 is read instead.
     last, last_but_one, before = (data[np.maximum(runs.starts - back, 0)] for back in (1, 2, 3))
     capitals = (room >= 2) & _CAPITAL[last] & _CAPITAL[last_but_one]
     word = (room == 2) | ~_WORD[before]

@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.column_file import let_go, slices
+from gemfit.data.column_file import release_pages, slices
 from gemfit.data.dedup.lsh import (
     Indices,
     Signatures,
@@ -169,7 +169,7 @@ def _remove_exact_duplicates(
         original[bucket[order]] = first[np.cumsum(new) - 1]
         disposition[bucket[order[~new]]] = Disposition.DUPLICATE
         firsts.append(first)
-        let_go(digests)
+        release_pages(digests)
     return np.concatenate(firsts), original
 
 
@@ -184,7 +184,7 @@ def _prefix_buckets(digests: NDArray[np.uint64]) -> Iterator[Indices]:
         for here in slices(len(digests)):
             chosen = np.flatnonzero(digests[here, 0] >> np.uint64(64 - bits) == bucket)
             found.append((chosen + here.start).astype(np.int32))
-            let_go(digests)
+            release_pages(digests)
         yield np.concatenate(found)
 
 
@@ -193,7 +193,7 @@ def _gathered(values: NDArray[np.uint64], order: Indices) -> NDArray[np.uint64]:
     values_of = np.empty(len(order), np.uint64)
     for here in slices(len(order)):
         values_of[here] = values[order[here]]
-    let_go(values)
+    release_pages(values)
     return values_of
 
 
@@ -254,7 +254,7 @@ def _copies(candidates: SelectionInput, data: DataRecipe, seed: int, order: Indi
         chosen = order[here]
         weight = weights[candidates.source[chosen]]
         copies[chosen] = copies_by_weight(candidates.digests[chosen], weight, seed)
-    let_go(candidates.digests)
+    release_pages(candidates.digests)
     return copies
 
 

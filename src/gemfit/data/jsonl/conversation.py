@@ -90,9 +90,7 @@ def _message(value: object, where: str) -> Message:
     if not calls:
         return Message(ALIASES.get(role, role), content_text(content, f"{where}.content"))
     if role != "assistant":
-        raise UserError(
-            f"{where}.tool_calls stands in a message of role {role!r}; only assistants call tools"
-        )
+        raise UserError(f"{where}.tool_calls is in a message of role {role!r}; only assistants call tools")
     text = "" if content is None else content_text(content, f"{where}.content")
     return Message(role, _append_line(text, calls_text(calls, f"{where}.tool_calls")))
 

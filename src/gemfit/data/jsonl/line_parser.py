@@ -60,6 +60,8 @@ def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
             "convert the file to UTF-8 (iconv -t UTF-8)"
         )
     if "surrogate" in error.msg:
-        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it"
+        return (
+            "holds half of a surrogate pair (\\ud800 to \\udfff), which is not a valid character; remove it"
+        )
     start = text[:30] + ("…" if len(text) > 30 else "")
     return f"is not JSON: {error.msg} at column {error.colno}, in {start!r}; write {SHAPE} on one line"

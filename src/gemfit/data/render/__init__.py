@@ -1,4 +1,4 @@
-"""Render messages to token ids and labels: chat template, label mask, content hash.
+"""Chat template rendering: messages to token ids and labels (loss mask), content hashes.
 
 May import `tokenize`, `jsonl`, `document`.
 """

@@ -1,7 +1,7 @@
-"""Ids of contents to whole conversations: control tokens, labels and accounts, compiled.
+"""Assemble the token ids of rendered conversations from contents and control tokens, compiled.
 
-The same tokens and flags as ``Renderer.render`` gives, for all conversations of a block in one call.
-Cost: about a nanosecond a token.
+Gives the tokens and trained flags of ``Renderer.render`` for all conversations of a block in one call.
+Cost: about a nanosecond per token.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ class AssembledIds(NamedTuple):
     words: Words
     """(tokens,): see ``document``."""
     ends: NDArray[np.int64]
-    """(conversations,): where each ends in ``words``."""
+    """(conversations,): end of each in ``words``."""
     trained: Ints
     """(conversations,)"""
     role_tokens: Ints
     """(conversations, roles)"""
     turns: NDArray[np.int64]
-    """(messages,): where each turn begins in ``words``; of a system message, its content."""
+    """(messages,): start of each turn in ``words``; for a system message, of its content."""
 
     @property
     def tokens(self) -> Ints:
-        """How many each conversation has: (conversations,)."""
+        """Tokens of each conversation: (conversations,)."""
         return np.diff(self.ends, prepend=0).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Control:
-    """The control texts of a segments, encoded, as flat arrays. Places are numbered as above."""
+class ControlIds:
+    """Encoded control texts of a format as flat arrays, numbered by the constants above."""
 
     words: Words
     edges: NDArray[np.int64]
-    """(places + 1,): where each begins in ``words``."""
+    """(control texts + 1,): offsets in ``words``."""
     system_inside: bool
     train_all: bool
 
 
-def make_control(segments: TemplateSegments, control: Mapping[str, Words], loss_on: str) -> Control:
-    """Lay out the control texts; a role without a turn of its own has none."""
+def make_control_ids(segments: TemplateSegments, control: Mapping[str, Words], loss_on: str) -> ControlIds:
+    """Flatten the encoded control texts; a role without its own turn has none."""
     texts = [segments.begin, segments.system_before, segments.system_after, segments.final]
     texts += [segments.headers.get(role, "") for role in ROLES]
     texts += [segments.ends.get(role, "") for role in ROLES]
-    pieces = [control[text] if text else np.empty(0, np.uint32) for text in texts]
-    edges = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-    return Control(np.concatenate(pieces), edges, segments.system_inside, loss_on == "all")
+    encoded = [control[text] if text else np.empty(0, np.uint32) for text in texts]
+    edges = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return ControlIds(np.concatenate(encoded), edges, segments.system_inside, loss_on == "all")
 
 
 def assemble_ids(
-    ids: NDArray[np.uint32], content_ends: NDArray[np.int64], messages: Messages, control: Control
+    ids: NDArray[np.uint32], content_ends: NDArray[np.int64], messages: Messages, control: ControlIds
 ) -> AssembledIds:
     """Render every conversation. ids: (content tokens,), content_ends: (messages,)."""
     untrained = messages.roles == _TOOL
@@ -94,7 +94,7 @@ def assemble_ids(
 
 
 @njit
-def _assemble(ids, content_ends, roles, untrained, last, control, edges, inside, train_all, total):  # type: ignore[no-untyped-def]
+def _assemble(ids, content_ends, roles, untrained, last, control, edges, system_inside, train_all, total):  # type: ignore[no-untyped-def]
     words = np.empty(total, np.uint32)
     ends, turns = np.empty(len(last), np.int64), np.empty(len(roles), np.int64)
     trained = np.empty(len(last), np.int32)
@@ -103,7 +103,7 @@ def _assemble(ids, content_ends, roles, untrained, last, control, edges, inside,
     at = np.int64(0)
     for conversation in range(len(last)):
         start, inline_system = at, -1
-        if roles[message] == _SYSTEM and not inside:
+        if roles[message] == _SYSTEM and not system_inside:
             flag = np.uint32(0) if untrained[message] else train_all
             at = _control(words, at, control, edges, _BEFORE, flag)
             turns[message] = at
@@ -136,16 +136,16 @@ def _assemble(ids, content_ends, roles, untrained, last, control, edges, inside,
             message += 1
             if message == last[conversation]:
                 at = _control(words, at, control, edges, _FINAL, flag)
-        words[start] &= ~TRAINED  # nothing predicts the first token
+        words[start] &= ~TRAINED  # no token predicts the first one
         ends[conversation] = at
         trained[conversation] = _count(words, start, at)
     return words[:at], ends, trained, role_tokens, turns
 
 
 @njit_helper
-def _control(words, at, control, edges, place, flag):  # type: ignore[no-untyped-def]
-    """Write a control text at ``at``; where it ends."""
-    first, count = edges[place], edges[place + 1] - edges[place]
+def _control(words, at, control, edges, text, flag):  # type: ignore[no-untyped-def]
+    """Write a control text at ``at``; its end."""
+    first, count = edges[text], edges[text + 1] - edges[text]
     for index in range(count):
         words[at + index] = control[first + index] | flag
     return at + count
@@ -153,7 +153,7 @@ def _control(words, at, control, edges, place, flag):  # type: ignore[no-untyped
 
 @njit
 def _content(words, at, ids, content_ends, message, flag):  # type: ignore[no-untyped-def]
-    """Write the content of a message at ``at``; where it ends."""
+    """Write the content of a message at ``at``; its end."""
     first = content_ends[message - 1] if message else 0
     count = content_ends[message] - first
     for index in range(count):
@@ -163,7 +163,7 @@ def _content(words, at, ids, content_ends, message, flag):  # type: ignore[no-un
 
 @njit_helper
 def _count(words, start, stop):  # type: ignore[no-untyped-def]
-    """How many of the words are trained."""
+    """Number of trained words."""
     count = np.int64(0)
     for index in range(start, stop):
         count += np.int64(words[index] >> np.uint32(31))

@@ -103,7 +103,7 @@ def _normalize_message(text, start, stop, classes, normalized, at):  # type: ign
         at += np.int64((kind != _SEPARATOR) | (before != _SEPARATOR))
         before = kind
         position += 1
-    # The role's byte stands in front, so one place back is still this message's.
+    # The role's byte precedes the text, so the byte before is still this message's.
     return at - 1 if before == _SEPARATOR and at > 0 and normalized[at - 1] == _SEPARATOR else at
 
 

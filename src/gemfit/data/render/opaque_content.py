@@ -1,7 +1,7 @@
-"""Whether a chat template looks into contents: render it with strings that only can be written out.
+"""Chat template rendering with opaque contents: whether a template depends on the contents of messages.
 
-Where it does not, it writes every conversation with these roles in the same way, so it need not be
-rendered for each. Anything that could tell one content from another raises: comparing, searching, slicing,
+If it does not, it renders all conversations with these roles in the same way, so it need not be rendered
+for each. Any operation that could distinguish contents raises: comparing, searching, slicing,
 counting, methods. Contents may be trimmed, joined with other text, stored and tested for their type.
 """
 
@@ -20,9 +20,9 @@ FILTERS = (
     *("trim", "string", "length", "count", "list", "first", "last", "default", "d"),
     *("selectattr", "rejectattr", "map"),
 )
-"""Filters that use a content by its own methods or not at all; C code behind others would not notice it."""
+"""Filters that use only Python methods of a content; others run C code that bypasses them."""
 _BLIND = (nodes.Macro, nodes.CallBlock, nodes.AssignBlock, nodes.FilterBlock)
-"""Statements that turn what they enclose into plain text."""
+"""Statements that convert their body to a plain string."""
 _OBSERVERS = (
     *("contains", "eq", "ne", "lt", "le", "gt", "ge", "hash", "len", "bool", "iter", "getitem", "format"),
     *("mod", "rmod", "mul", "rmul", "html"),
@@ -30,11 +30,11 @@ _OBSERVERS = (
 
 
 class LooksInside(Exception):
-    """A template has used a content for more than writing it."""
+    """A template has used a content for more than output."""
 
 
 class OpaqueContent(str):
-    """The content of a message, as it stands."""
+    """The unchanged content of a message."""
 
     __slots__ = ()
 
@@ -51,7 +51,7 @@ class OpaqueContent(str):
 
 
 class JoinedContent(OpaqueContent):
-    """A content with text around it: trimming it could reach that text."""
+    """A content joined with other text, which trimming could reach."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ for observer in _OBSERVERS:
 
 
 def looks_inside(tokenizer: Any, roles: Sequence[str]) -> bool:
-    """Whether the chat template may write messages of these roles differently by their contents."""
+    """Whether the chat template may render messages of these roles differently by their contents."""
     template = _compile(tokenizer.chat_template)
     if template is None:
         return True
@@ -80,7 +80,7 @@ def looks_inside(tokenizer: Any, roles: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=4)
 def _compile(source: str) -> Template | None:
-    """The template with `~` as `+`, which contents notice; None where it has what they would not notice."""
+    """The template with `~` as `+`, which contents detect; None if it has constructs they cannot detect."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )

@@ -1,4 +1,4 @@
-"""Everything that turns bytes of a block into a part, made once and then shared by all workers."""
+"""Render context: tokenizer, format and settings to render a block, made once and shared by all workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gemfit.data.dedup.minhash import NUM_HASHES
 from gemfit.data.jsonl.batch_parser import CODES
 from gemfit.data.jsonl.conversation import ROLES, Conversation, Message
 from gemfit.data.jsonl.message_batch import Messages
-from gemfit.data.render.assemble_ids import Control, make_control
+from gemfit.data.render.assemble_ids import ControlIds, make_control_ids
 from gemfit.data.render.opaque_content import looks_inside
 from gemfit.data.render.renderer import Renderer, make_renderer
 from gemfit.data.render.template_segments import check_template
@@ -23,22 +23,22 @@ from gemfit.schemas.recipe import DataRecipe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderContext:
-    """A tokenizer, a format and the settings that a part depends on."""
+    """The tokenizer, format and settings that a tokenized block depends on."""
 
     renderer: Renderer
     encoder: Encoder
-    control: Control
+    control: ControlIds
     overlong: str
     seq_len: int
     pii: Literal["ignore", "count", "mask"]
-    """What is done about personal data: `ignore`, `count` or `mask`."""
+    """Handling of PII: `ignore`, `count` or `mask`."""
     num_hashes: int
-    """Places of a signature; 0 where near duplicates are not looked for."""
+    """Values per MinHash signature; 0 if near-duplicates are ignored."""
     _followed: dict[bytes, bool] = field(default_factory=dict)
-    """By roles of a conversation: whether the template need not be rendered for each that has them."""
+    """By roles of a conversation: whether the renderer equals the template for all contents."""
 
     def passes(self, messages: Messages) -> bool:
-        """True only if ``check`` passes every conversation; a quick look at all of them."""
+        """Return True only if ``check`` passes every conversation; a fast check of all of them."""
         if not len(messages.last):
             return True
         firsts = np.concatenate([np.zeros(1, np.int64), messages.last[:-1]])
@@ -63,7 +63,7 @@ class RenderContext:
         return found if messages.untrained is None else found & ~messages.untrained
 
     def _is_followed(self, roles: bytes) -> bool:
-        """Whether the template writes what the renderer writes, whatever the contents of these roles are."""
+        """Whether the template and the renderer agree for these roles, whatever the contents are."""
         if roles not in self._followed:
             self._followed[roles] = self._follows([ROLES[role] for role in roles])
         return self._followed[roles]
@@ -80,12 +80,12 @@ class RenderContext:
 
 
 def make_render_context(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> RenderContext:
-    """Find the segments of the format and encode its control texts; call it before workers are forked."""
+    """Find the template segments of the format and encode them; call it before workers are forked."""
     renderer = make_renderer(tokenizer, data.format, data.eos, data.loss_on)
     return RenderContext(
         renderer,
         encoder,
-        make_control(renderer.segments, renderer.control, data.loss_on),
+        make_control_ids(renderer.segments, renderer.control, data.loss_on),
         data.overlong,
         data.seq_len,
         data.pii,

@@ -1,6 +1,6 @@
-"""Conversations to tokens and labels.
+"""Render conversations to token ids and labels (loss mask), by role markers or the chat template.
 
-Pieces (control text, contents) are encoded apart and joined; see ``segments``. The cost is the
+Control texts and contents are tokenized separately and joined; see ``template_segments``. The cost is the
 tokenizer's: contents of many conversations are encoded in one parallel call.
 
 ``loss_on: all`` trains every token but the first of the conversation, which nothing predicts.
@@ -27,7 +27,7 @@ _NO = np.uint32(0)
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """A tokenizer and a format, ready for any number of conversations."""
+    """Renders conversations with a tokenizer and a format."""
 
     tokenizer: Any
     segments: TemplateSegments
@@ -39,14 +39,14 @@ class Renderer:
     def check(self, conversation: Conversation, *, follow: bool = True) -> None:
         """Raise ``UserError`` for a conversation that the format cannot express, or that trains nothing.
 
-        Without ``follow`` the chat template is not asked.
+        Without ``follow`` the chat template is not rendered.
         """
         _check_trained(conversation, self.loss_on)
         if self.templated and follow:
             check_template(self.tokenizer, self.segments, conversation)
 
     def render(self, conversations: Sequence[Conversation]) -> list[Document]:
-        """One document for each conversation; ``check`` has passed them."""
+        """One document per conversation; they have passed ``check``."""
         texts = [self.segments.content(message) for c in conversations for message in c.messages]
         contents = iter(encode_contents(self.tokenizer, texts))
         return [self._document(c, [next(contents) for _ in c.messages]) for c in conversations]
@@ -65,7 +65,7 @@ class Renderer:
             else:
                 system_prefix = np.concatenate([control[segments.system_before], system])
                 flagged = system_prefix | system_flag
-        pieces, turns, length = [flagged], [], len(system_prefix)
+        parts, turns, length = [flagged], [], len(system_prefix)
         for index, (message, content) in enumerate(zip(messages, contents, strict=True)):
             header, end = control[segments.headers[message.role]], control[segments.ends[message.role]]
             turns.append(Turn(message.role, length, len(header)))
@@ -78,9 +78,9 @@ class Renderer:
             ]
             if index == len(messages) - 1:
                 turn.append(control[segments.final] | flag)
-            pieces += turn
+            parts += turn
             length += sum(map(len, turn))
-        words = np.concatenate(pieces)
+        words = np.concatenate(parts)
         words[:1] &= ~TRAINED
         return Document(
             words,
@@ -97,7 +97,7 @@ class Renderer:
         return TRAINED if self.loss_on == "all" else _NO
 
     def _flags(self, conversation: Conversation, index: int) -> tuple[np.uint32, np.uint32]:
-        """The flag of a message's header, and that of its content and end."""
+        """Trained flag of a message's header, and of its content and end."""
         role = conversation.messages[index].role
         if role == "tool" or index in conversation.untrained:
             return _NO, _NO
@@ -105,7 +105,7 @@ class Renderer:
 
 
 def make_renderer(tokenizer: Any, format: str, eos: str = "token", loss_on: str = "all") -> Renderer:
-    """Find the segments of ``format`` for this tokenizer and encode its control texts."""
+    """Find the template segments of ``format`` for this tokenizer and encode them."""
     segments = chat_template(tokenizer) if format == "chat_template" else role_markers(tokenizer, eos)
     texts = {
         segments.begin,
@@ -128,14 +128,14 @@ def encode_control(tokenizer: Any, text: str) -> Words:
 
 
 def encode_contents(tokenizer: Any, texts: list[str]) -> list[Words]:
-    """Ids of contents: what looks like a special token is ordinary text."""
+    """Ids of contents: special tokens in them are ordinary text."""
     return _encode(tokenizer, texts, encode_special_tokens=True)
 
 
 def prompt_ids(
     messages: Sequence[Mapping[str, str]], tokenizer: Any, format: str, eos: str = "token"
 ) -> list[int]:
-    """Tokens up to where the assistant's reply starts, BOS included, as in training.
+    """Prompt tokens before the assistant's reply, with BOS, as in training.
 
     The last message has to be a user's; anything else is a ``UserError``.
     """
@@ -146,8 +146,8 @@ def prompt_ids(
     renderer.check(conversation)
     (document,) = renderer.render([conversation])
     control, segments = renderer.control, renderer.segments
-    told = document.words[: len(document.words) - len(control[segments.final])]
-    return token_ids(np.concatenate([told, control[segments.reply]])).tolist()
+    prompt = document.words[: len(document.words) - len(control[segments.final])]
+    return token_ids(np.concatenate([prompt, control[segments.reply]])).tolist()
 
 
 def stop_ids(tokenizer: Any, format: str, eos: str = "token") -> list[int]:
@@ -163,7 +163,7 @@ def stop_ids(tokenizer: Any, format: str, eos: str = "token") -> list[int]:
 
 
 def _check_trained(conversation: Conversation, loss_on: str) -> None:
-    """Refuse a conversation of which nothing is trained."""
+    """Refuse a conversation without trained tokens."""
     roles = ("assistant",) if loss_on == "assistant" else ("system", "user", "assistant")
     trainable = [index for index, message in enumerate(conversation.messages) if message.role in roles]
     so = f"so data.loss_on: {loss_on} trains nothing of it; remove it"

@@ -1,12 +1,11 @@
-"""What stands around the contents of a conversation, as text.
+"""Template segments: the control texts of a format, for chat template rendering and role markers.
 
-One rule for both formats: control text and contents are pieces that are encoded apart and joined.
-Special tokens are recognised in control text only, so a user's text never becomes a control token.
-The words ``<|user|>`` of ``role_markers`` are no special tokens: a user can write them, but cannot
-write the EOS token that ends every message.
+In both formats control texts and contents are tokenized separately and joined. Special tokens are
+recognised in control texts only, so a user's text never becomes a control token. ``<|user|>`` of
+``role_markers`` is not a special token: a user can write it, but not the EOS token that ends every message.
 
-With Gemma's tokenizer and template the joined pieces are the ids of the whole text tokenized at once,
-save where a system text begins or ends with a line break: there one token for two breaks becomes two.
+With Gemma's tokenizer and template the joined ids equal those of the whole text, except if a system text
+begins or ends with a line break: there one token for two breaks becomes two.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ _MARK = re.compile(r"( \n)?mark(\d)mark(\n )?")
 
 @dataclass(frozen=True, slots=True)
 class TemplateSegments:
-    """The control texts of a format, for one tokenizer."""
+    """Control texts of a format, for one tokenizer."""
 
     begin: str
     """Before the first message of a conversation without a system message."""
     headers: Mapping[str, str]
-    """Before the content of each role that has turns."""
+    """Before the content, by role."""
     ends: Mapping[str, str]
-    """After it."""
+    """After the content, by role."""
     system_before: str
     system_after: str
     system_inside: bool
-    """True when the system text stands inside the first user turn, after its header (Gemma)."""
+    """Whether the system text is inside the first user turn, after its header (Gemma)."""
     reply: str
-    """What makes the model answer, after the last message."""
+    """Generation prompt, after the last message."""
     trimmed: frozenset[str] = field(default_factory=frozenset)
-    """Roles whose content loses white space at both ends."""
+    """Roles whose content is stripped of white space."""
     final: str = ""
     """After the last message."""
 
     def content(self, message: Message) -> str:
-        """The text of a message as it is encoded."""
+        """The text of a message as it is tokenized."""
         return message.content.strip() if message.role in self.trimmed else message.content
 
 
 def role_markers(tokenizer: Any, eos: str) -> TemplateSegments:
-    """``<|role|>`` as text, content, and the tokenizer's EOS token after each message.
+    """Segments of ``role_markers``: ``<|role|>`` as text, content, the tokenizer's EOS token.
 
     With ``eos="literal"`` the text ``<|eos|>`` ends a message, and one EOS token the conversation.
     """
@@ -72,10 +71,10 @@ def role_markers(tokenizer: Any, eos: str) -> TemplateSegments:
 
 
 def chat_template(tokenizer: Any) -> TemplateSegments:
-    """The segments of the tokenizer's own template, found by rendering marked conversations.
+    """Segments of the tokenizer's chat template, found by rendering marked conversations.
 
-    A template whose turns are not header, content, end is a ``UserError``; ``check_template`` later
-    compares whole conversations, so what the marks did not show cannot pass unseen.
+    A template whose turns are not header, content, end is a ``UserError``; ``check_template`` later compares
+    whole conversations, so that nothing the marks missed passes unnoticed.
     """
     if not tokenizer.chat_template:
         raise UserError(
@@ -92,12 +91,12 @@ def chat_template(tokenizer: Any) -> TemplateSegments:
 
 
 def check_template(tokenizer: Any, segments: TemplateSegments, conversation: Conversation) -> None:
-    """Refuse a conversation that the template refuses, or renders other than the segments does."""
+    """Refuse a conversation that the template refuses, or renders differently than the segments."""
     place, messages = conversation.place, conversation.messages
     if conversation.tools:
         raise UserError(
-            f"{place}: has {conversation.tools}, for which the chat template has no certain form; "
-            "use data.format: role_markers, or remove what is about tools"
+            f"{place}: has {conversation.tools}, which the chat template has no fixed format for; "
+            "use data.format: role_markers, or remove the tools"
         )
     dicts = [message._asdict() for message in messages]
     try:
@@ -106,27 +105,27 @@ def check_template(tokenizer: Any, segments: TemplateSegments, conversation: Con
         roles = ", ".join(role for role, _ in messages[:6]) + (", …" if len(messages) > 6 else "")
         raise UserError(
             f"{place}: the chat template refuses the roles {roles}: {error}; "
-            "mend the conversation, or use data.format: role_markers"
+            "correct the conversation, or use data.format: role_markers"
         ) from None
-    if wanted != "".join(rendered_pieces(segments, messages)):
+    if wanted != "".join(rendered_texts(segments, messages)):
         raise UserError(
             f"{place}: the chat template rewrites this conversation (it drops or changes contents), "
             "so its tokens have no certain labels; use data.format: role_markers"
         )
 
 
-def rendered_pieces(segments: TemplateSegments, messages: Sequence[Message]) -> list[str]:
-    """The pieces of a conversation: control text and content by turns."""
-    pieces = [segments.begin]
+def rendered_texts(segments: TemplateSegments, messages: Sequence[Message]) -> list[str]:
+    """Control texts and contents of a conversation, alternating."""
+    texts = [segments.begin]
     turns = list(messages)
     if turns[0].role == "system":
-        pieces = [segments.system_before, segments.content(turns.pop(0)), segments.system_after]
+        texts = [segments.system_before, segments.content(turns.pop(0)), segments.system_after]
     for index, message in enumerate(turns):
-        # The system text stands behind the first header already.
-        inside = segments.system_inside and len(pieces) == 3 and index == 0
+        # The first header precedes the system text already.
+        inside = segments.system_inside and len(texts) == 3 and index == 0
         header = "" if inside else segments.headers[message.role]
-        pieces += [header, segments.content(message), segments.ends[message.role]]
-    return [*pieces, segments.final]
+        texts += [header, segments.content(message), segments.ends[message.role]]
+    return [*texts, segments.final]
 
 
 def _probe(tokenizer: Any) -> TemplateSegments:
@@ -153,17 +152,17 @@ def _probe(tokenizer: Any) -> TemplateSegments:
 
 
 def _probe_system(tokenizer: Any, begin: str, header: str) -> tuple[str, str, bool, frozenset[str]]:
-    """Text before and after the system content, and whether it stands inside the user's turn."""
+    """Text before and after the system content, and whether it is inside the user turn."""
     try:
         (before, after, _), trimmed = _render(tokenizer, "system", "user")
     except TemplateError:
-        # It takes no system message: check_template refuses the conversations that have one.
+        # The template takes no system message: check_template refuses the conversations that have one.
         return begin, "", False, frozenset()
     if after.endswith(header):
         return before, _without_end(after, header), False, trimmed
     if before == begin + header:
         return before, after, True, trimmed
-    raise ValueError("the system message stands neither in a turn of its own nor in the first user turn")
+    raise ValueError("the system message is neither a turn of its own nor in the first user turn")
 
 
 def _render(tokenizer: Any, *roles: str, generate: bool = False) -> tuple[list[str], frozenset[str]]:

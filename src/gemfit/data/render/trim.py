@@ -1,7 +1,7 @@
-"""White space at both ends of contents, cut off as a chat template's ``trim`` does.
+"""Strip white space of contents, as the ``trim`` filter of chat templates does.
 
-It is what Python calls white space. Cost: nothing where no role is trimmed; else a look at both ends of
-each content, and a copy of the text if any content has to be cut.
+White space is that of Python's ``str.strip``. No cost if no role is trimmed; else both ends of each content
+are read, and the text is copied if any content changes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _BY_WIDTH = tuple(
     np.array([_bytes(space) for space in SPACES if len(space.encode()) == width], np.int64)
     for width in (1, 2, 3)
 )
-"""White space by its number of bytes in UTF-8: 1, 2, 3."""
+"""White space by number of UTF-8 bytes: 1, 2, 3."""
 
 
 def trimmed(messages: Messages, roles: AbstractSet[str]) -> tuple[bytes, NDArray[np.int64]]:
-    """All contents as they are encoded, and where each ends. ends: (messages,)."""
+    """All contents as they are tokenized, and their ends. ends: (messages,)."""
     cut = np.array([role in roles for role in ROLES])[messages.roles]
     if not cut.any():
         return messages.text, messages.ends
@@ -46,7 +46,7 @@ def trimmed(messages: Messages, roles: AbstractSet[str]) -> tuple[bytes, NDArray
 
 @njit
 def _inner(text, ends, cut, one, two, three):  # type: ignore[no-untyped-def]
-    """Where each content begins and ends without its white space."""
+    """Start and end of each content without white space."""
     starts, stops = np.empty(len(ends), np.int64), np.empty(len(ends), np.int64)
     start = 0
     for message in range(len(ends)):
@@ -67,7 +67,7 @@ def _inner(text, ends, cut, one, two, three):  # type: ignore[no-untyped-def]
 
 @njit_helper
 def _space(text, start, stop, at_end, one, two, three):  # type: ignore[no-untyped-def]
-    """Bytes of the white space at one end, or 0."""
+    """Bytes of the white space character at one end, or 0."""
     value = np.int64(0)
     for width in range(1, min(3, stop - start) + 1):
         if at_end:
