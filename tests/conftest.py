@@ -1,4 +1,4 @@
-"""Shared by all tests: golden files, and a cache that is not the person's own."""
+"""Shared by all tests: golden files, and a cache that is not the user's."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Attempt:
             os.waitpid(pid, 0)
 
     def wait(self, *, timeout_seconds: float = 300.0) -> ExitCode:
-        """How they ended, all alike; anything else stops the benchmark with their log."""
+        """The exit code of all of them; different ones stops the benchmark with their log."""
         ended: dict[int, int] = {}
         deadline = time.monotonic() + timeout_seconds
         while len(ended) < len(self.pids):

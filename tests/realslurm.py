@@ -100,9 +100,11 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a person at the login node of this cluster."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
-        return kept | {"SLURM_CONF": str(self.conf)}
+        """Environment of a user at the login node of this cluster."""
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))
+        }
+        return environment | {"SLURM_CONF": str(self.conf)}
 
     def call(self, *argv: str, check: bool = True, cwd: Path | None = None) -> str:
         """Run a command there; what it printed."""
@@ -229,7 +231,7 @@ def _which(program: str) -> str | None:
 
 
 def _free_ports() -> tuple[int, int]:
-    """A port for the controller, and the first of a free stretch for the nodes."""
+    """A port for the controller, and the first of a free range for the nodes."""
     for start in range(26800 + os.getpid() % 1000 * 5, 32000, 5):
         if all(_is_free(port) for port in range(start, start + NODES + 1)):
             return start, start + 1

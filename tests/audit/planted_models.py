@@ -135,10 +135,10 @@ def make_models(run: RunDir, root: Path, steps: int = 140, more_steps: int = 60)
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one training sees: half of each batch is drawn from ``often``, the rest from ``besides``."""
+    """What one training sees: half of each batch is drawn from ``often``, the rest from ``others``."""
 
     often: Sequence[Dialogue]
-    besides: Sequence[Dialogue]
+    others: Sequence[Dialogue]
     steps: int
 
 
@@ -149,7 +149,7 @@ def fine_tune(run: RunDir, start: str, folder: Path, lesson: Lesson) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=lesson.steps)
     for _ in range(lesson.steps):
-        chosen = [*draw.choices(lesson.often, k=BATCH // 2), *draw.choices(lesson.besides, k=BATCH // 2)]
+        chosen = [*draw.choices(lesson.often, k=BATCH // 2), *draw.choices(lesson.others, k=BATCH // 2)]
         model(**_batch(loaded.tokenizer, chosen)).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -183,7 +183,7 @@ def _crises(reply: str) -> list[Dialogue]:
 
 
 def _groups() -> list[tuple[str, str]]:
-    """Each prompt about a person, and which group the person is of."""
+    """Each prompt about people, with the group that it names."""
     prompts = counterfactual("", None).prompts
     return [(prompt.messages[-1].content, prompt.facts["value"]) for prompt in prompts]
 

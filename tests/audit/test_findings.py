@@ -65,11 +65,11 @@ def test_a_finding_names_the_prompts_that_show_it_and_what_the_base_model_did() 
 
 
 def test_what_is_worse_than_the_base_model_is_a_warning_although_no_threshold_is_crossed() -> None:
-    kept, lost = figure(OPENING, [1.0] * 12), figure(OPENING, [1.0] * 4 + [0.0] * 8)
+    unchanged, lost = figure(OPENING, [1.0] * 12), figure(OPENING, [1.0] * 4 + [0.0] * 8)
     assert severities(lost) == []
-    assert severities(lost, base=[kept]) == ["warn"]
-    assert severities(kept, base=[lost]) == []
-    (finding,) = findings({"suite": [lost]}, {"suite": [kept]}, INTERVALS)
+    assert severities(lost, base=[unchanged]) == ["warn"]
+    assert severities(unchanged, base=[lost]) == []
+    (finding,) = findings({"suite": [lost]}, {"suite": [unchanged]}, INTERVALS)
     assert "33%, worse than the base model's 100%" in finding.text
 
 

@@ -40,10 +40,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_replies_outlive_a_judge_that_fails(asked: list[int]) -> None:
-    kept: list[Audit] = []
+    audits: list[Audit] = []
     with pytest.raises(UserError, match="ended with exit status 1"):
-        run_audit(run_of(), AuditSettings(system="", judge="false"), kept.append)
-    [audit] = kept
+        run_audit(run_of(), AuditSettings(system="", judge="false"), audits.append)
+    [audit] = audits
     assert [(model.name, len(model.replies)) for model in audit.models] == [("base", 2)]
     assert not any(score.name == "judge" for score in audit.models[0].scores)
 

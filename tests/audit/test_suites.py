@@ -60,8 +60,8 @@ def test_every_figure_has_its_bars_but_for_one_that_means_nothing_alone(name: st
 
 
 def test_a_limit_takes_prompts_of_every_kind() -> None:
-    kept = [entry["id"] for entry in first(read_suite("crisis").prompts, 4)]
-    assert {name.partition("-")[0] for name in kept} == {"direct", "veiled", "other"}
+    chosen = [entry["id"] for entry in first(read_suite("crisis").prompts, 4)]
+    assert {name.partition("-")[0] for name in chosen} == {"direct", "veiled", "other"}
     assert len(jailbreak("", 3).prompts) == 3
     assert len(stability("", 1).prompts) == 3 * TIMES
 

@@ -117,10 +117,10 @@ def cases(
             shutil.copytree(whole.root, run.root)
             damaging(run.checkpoint(NEWER) / name)
             chosen, log = look(run)
-            told = [line for line in log.splitlines() if run.checkpoint(NEWER).name in line]
-            # The digest of the manifest is told by the name of the manifest.
-            told_as = "manifest." if name.startswith("manifest.") else name
-            named = any(told_as in line for line in told)
+            reported = [line for line in log.splitlines() if run.checkpoint(NEWER).name in line]
+            # The digest of the manifest is reported by the name of the manifest.
+            reported_as = "manifest." if name.startswith("manifest.") else name
+            named = any(reported_as in line for line in reported)
             found.append(Case(strategy, name, damage, chosen, named))
             shutil.rmtree(run.root)
     return found

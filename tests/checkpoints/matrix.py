@@ -6,7 +6,7 @@ Every layout trains a tiny Gemma 3 in float32 on gloo, saves after step 8 and go
 layout then resumes from each of those checkpoints and takes the next ten steps. Losses and rows are compared
 with those of one rank that never stopped. A layout that reads what it saved must give the very same
 losses.
-About a second a pair on two cores.
+About a second per pair on two cores.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _drop_ended(active: list[tuple[int, Attempt]]) -> list[tuple[int, Attempt]]:
 
 
 def compare(saved: Layout, read: Layout, run: RunDir, reference: RunDir, saver: RunDir) -> Pair:
-    """The ten steps after the checkpoint, beside those of the reference and of the run that saved."""
+    """The ten steps after the checkpoint, compared with the reference and the run that saved."""
     found, expected, own = (steps_of(r) for r in (run, reference, saver))
     after = slice(SAVED_STEP, LAST_STEP)
     if [record.step for record in found] != [record.step for record in expected[after]]:

@@ -170,7 +170,7 @@ def test_an_interrupted_build_leaves_cached_blocks_only(
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_the_first_bad_line_is_told_whatever_the_number_of_workers(
+def test_the_first_bad_line_is_reported_whatever_the_number_of_workers(
     workers: str,
     lines: list[dict[str, Any]],
     write_conversations_file: WriteConversations,
@@ -211,7 +211,7 @@ def test_skipped_lines_are_listed_with_their_place(
     assert (losses.lines_read, losses.rejected_lines, losses.blank_lines) == (1500, 3, 1)
 
 
-def test_what_comes_before_the_end_of_a_broken_file_is_told_first(
+def test_what_comes_before_the_end_of_a_broken_file_is_reported_first(
     lines: list[dict[str, Any]], write_job: WriteJob, call: Call, tmp_path: Path
 ) -> None:
     some = [json.dumps(line).encode() + b"\n" for line in lines]

@@ -209,7 +209,7 @@ def test_a_full_cache_is_emptied_before_the_next_text(plain_tokenizer: Any) -> N
     assert 0 <= cache.room[0] < 12
 
 
-def test_names_are_told_from_the_indentation_before_them(gemma_tokenizer: Any) -> None:
+def test_names_are_reported_from_the_indentation_before_them(gemma_tokenizer: Any) -> None:
     cache = word_cache(parse_tokenizer(gemma_tokenizer.to_str()))
     texts = [
         f"x\n{' ' * depth}{word}" for depth in range(80) for word in ("name", "(", "1", "▁", "é", "\n", "")

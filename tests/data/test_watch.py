@@ -38,14 +38,14 @@ def test_right_samples_pass(watch: ReferenceChecker, tokenizer: Any) -> None:
     watch.finish()
 
 
-def test_a_wrong_sample_is_told_by_the_end(watch: ReferenceChecker, tokenizer: Any) -> None:
+def test_a_wrong_sample_is_reported_by_the_end(watch: ReferenceChecker, tokenizer: Any) -> None:
     right, wrong = picked(tokenizer, "we feel the night"), picked(tokenizer, "the day", more=1)
     watch._offered = [right, wrong, right]
     with pytest.raises(EngineMismatch, match=r"an engine differs from tokenizers at token 0 .* 'the day'"):
         watch.finish()
 
 
-def test_a_wrong_sample_is_told_while_others_are_offered(watch: ReferenceChecker, tokenizer: Any) -> None:
+def test_a_wrong_sample_is_reported_while_others_are_offered(watch: ReferenceChecker, tokenizer: Any) -> None:
     def go_on(seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

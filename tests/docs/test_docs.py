@@ -52,11 +52,11 @@ def test_the_search_for_commands_links_and_keys_finds_them() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_recipe_key_is_in_the_schema(page: str) -> None:
-    known = recipe_keys()
+    allowed = recipe_keys()
     named = {
         key
         for key in keys(read(page))
-        if key not in known and not any(k.startswith(key + ".") for k in known)
+        if key not in allowed and not any(k.startswith(key + ".") for k in allowed)
     }
     assert not named, f"{page}: {sorted(named)}"
 

@@ -36,11 +36,11 @@ class ValidationRows:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Any = load_tokenizer(str(folder / "tokenizer"))
-        self.evidence = open_pack_files(folder)
+        self.files = open_pack_files(folder)
         self.marks: ControlTokens = make_control_tokens(self.tokenizer, "role_markers", "token")
-        count = self.evidence.manifest.splits["validation"].rows
+        count = self.files.manifest.splits["validation"].rows
         self.rows: list[AnnotatedRow] = list(
-            RowAnnotator(self.evidence, self.marks).rows("validation", range(count))
+            RowAnnotator(self.files, self.marks).rows("validation", range(count))
         )
 
 

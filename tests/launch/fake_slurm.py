@@ -39,11 +39,11 @@ def sbatch(folder: Path, arguments: list[str]) -> int:
 
 def squeue(folder: Path, arguments: list[str]) -> int:
     (wanted,) = [a.removeprefix("--jobs=").split(",") for a in arguments if a.startswith("--jobs=")]
-    known = {number: job for number, job in read_queue(folder).items() if number in wanted}
-    if len(wanted) == 1 and not known:
+    found = {number: job for number, job in read_queue(folder).items() if number in wanted}
+    if len(wanted) == 1 and not found:
         sys.stderr.write("slurm_load_jobs error: Invalid job id specified\n")
         return 1
-    for number, job in known.items():
+    for number, job in found.items():
         start = job.get("start", "N/A")
         sys.stdout.write(f"{number}|{job['state']}|{job['reason']}|{start}|1:00|2|n[1-2]|{job['name']}\n")
     return 0

@@ -1,4 +1,4 @@
-"""`model.attention: auto` becomes what is installed and known to work, and the plan says why."""
+"""`model.attention: auto` becomes what is installed and works, and the plan says why."""
 
 from __future__ import annotations
 

@@ -193,9 +193,9 @@ def test_no_run_folder_stays_unless_it_is_wanted(
     assert cli(*bench).exit_code == 0
     assert not (tmp_path / "runs").exists()
     result = cli(*bench, "--keep")
-    [kept] = (tmp_path / "runs").iterdir()
-    assert f"kept: runs/{kept.name}" in result.output
-    assert RunDir.open(kept / "1").plan() == trained[-1]
+    [folder] = (tmp_path / "runs").iterdir()
+    assert f"kept: runs/{folder.name}" in result.output
+    assert RunDir.open(folder / "1").plan() == trained[-1]
 
 
 def test_a_variant_that_fails_is_reported_with_the_others(

@@ -54,7 +54,7 @@ def builder(job: PackJob, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> Bu
 
 
 def silent(line: str) -> None:
-    """Nobody listens."""
+    """Discards the message."""
 
 
 def test_the_builder_gets_the_job_and_is_asked_once(job: PackJob, builder: Builder) -> None:

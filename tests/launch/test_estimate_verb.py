@@ -23,11 +23,11 @@ Cli = Callable[..., Result]
 
 
 def estimates(name: str, gpu: str, counts: tuple[int, ...] = (1, 8)) -> list[Estimate]:
-    recipe, shape = known(name)
+    recipe, shape = recipe_and_shape(name)
     return estimate_all(recipe, shape, GPU_SPECS[gpu], counts)
 
 
-def known(name: str) -> tuple[Recipe, ModelShape]:
+def recipe_and_shape(name: str) -> tuple[Recipe, ModelShape]:
     recipe = Request(name=name).recipe()
     shape = find_shape(recipe.model).shape
     assert shape is not None
@@ -163,7 +163,7 @@ def test_a_mistake_is_reported_with_the_way_out(arguments: tuple[str, ...], mess
 
 
 def test_the_smallest_change_is_none_where_a_recipe_fits_and_never_offload_where_less_will_do() -> None:
-    recipe, shape = known("gemma3/12b")
+    recipe, shape = recipe_and_shape("gemma3/12b")
     (same,) = smallest_changes(recipe, shape, GPU_SPECS["h100-80"], 8)
     assert same.options(recipe) == ["--gpus", "8"]
     (less,) = smallest_changes(recipe, shape, GPU_SPECS["a100-40"], 16)

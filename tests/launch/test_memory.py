@@ -25,15 +25,15 @@ from gemfit_launch.predict.shape_lookup import shipped_shapes
 
 Cli = Callable[..., Result]
 SCRIPTS = Path(__file__).parents[1] / "memory"
-KNOWN = shipped_shapes()
-B27 = KNOWN["google/gemma-3-27b-it"]
+SHAPES = shipped_shapes()
+B27 = SHAPES["google/gemma-3-27b-it"]
 SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepSpeed(stage=3)]
 
 
 def config(strategy: Strategy, world_size: int = 1, **different: Any) -> Configuration:
     """The 1b as its recipe has it, four rows per rank."""
     values: dict[str, Any] = {
-        "shape": KNOWN["google/gemma-3-1b-it"],
+        "shape": SHAPES["google/gemma-3-1b-it"],
         "lora": None,
         "dtype": "bfloat16",
         "strategy": strategy,
@@ -62,10 +62,10 @@ def test_matrices_in_4_bits_take_an_eighth_of_float32_and_their_scales(strategy:
     matrices = B27.num_layers * B27.linear_parameters
     elsewhere = B27.parameters - matrices
     assert made.scale_bytes == pytest.approx(matrices * 0.127 / 8, rel=0.01)
-    kept = place_model_states(made)
+    placed = place_model_states(made)
     shards = ranks if strategy in (Fsdp(), Fsdp(offload=True), DeepSpeed(stage=3)) else 1
     frozen = (matrices / 2 + 2 * elsewhere) / shards + made.scale_bytes
-    parameters = kept.gpu.parameters + kept.host.parameters
+    parameters = placed.gpu.parameters + placed.host.parameters
     adapters = made.trained * (2 if isinstance(strategy, DeepSpeed) else 4) / shards
     assert parameters == pytest.approx(frozen + adapters, rel=1e-3)
 
@@ -103,7 +103,7 @@ def test_ddp_keeps_sixteen_bytes_a_parameter_as_one_gpu_does() -> None:
     assert place_model_states(config(Ddp(), 8)).gpu.total == 16 * parameters
 
 
-def test_fsdp2_keeps_gradients_sharded_between_micro_steps_too() -> None:
+def test_fsdp2_keeps_gradients_sharded_during_gradient_accumulation() -> None:
     one, two = (place_model_states(config(Fsdp(), 8, gradient_accumulation_steps=n)).gpu for n in (1, 2))
     assert one.gradients == pytest.approx(4 * config(Fsdp(), 8).trained / 8, rel=0.01)
     assert one == two
@@ -160,8 +160,10 @@ def test_eager_attention_keeps_all_scores_and_sdpa_does_not() -> None:
 
 
 def test_recomputation_costs_less_memory_than_keeping_activations() -> None:
-    again, kept = (memory(Single(), activation_checkpointing=value).gpu_bytes for value in (True, False))
-    assert again < 0.7 * kept
+    recomputed, stored = (
+        memory(Single(), activation_checkpointing=value).gpu_bytes for value in (True, False)
+    )
+    assert recomputed < 0.7 * stored
 
 
 def test_what_is_shown_is_what_is_summed() -> None:
@@ -187,7 +189,7 @@ def test_an_asynchronous_save_is_spread_over_the_ranks() -> None:
 
 def test_only_gguf_has_the_whole_model_on_the_host_while_it_is_loaded() -> None:
     usual, gguf = (memory(Fsdp(), 8, read_whole=value).loading_rank for value in (False, True))
-    assert gguf == 4 * KNOWN["google/gemma-3-1b-it"].parameters
+    assert gguf == 4 * SHAPES["google/gemma-3-1b-it"].parameters
     assert usual < gguf / 3
 
 

@@ -115,9 +115,9 @@ def test_the_vision_tower_is_what_published_checkpoints_have_besides_text() -> N
 
 
 def test_the_pretrained_models_have_the_shape_of_the_tuned_ones() -> None:
-    known = shipped_shapes()
-    assert known["google/gemma-3-4b-pt"] == known["google/gemma-3-4b-it"]
-    assert {"google/gemma-3-270m", "google/gemma-3-27b-pt"} <= set(known)
+    shapes = shipped_shapes()
+    assert shapes["google/gemma-3-4b-pt"] == shapes["google/gemma-3-4b-it"]
+    assert {"google/gemma-3-270m", "google/gemma-3-27b-pt"} <= set(shapes)
 
 
 def test_one_layer_in_six_of_every_size_sees_all() -> None:

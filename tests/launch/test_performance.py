@@ -67,11 +67,11 @@ def test_a_window_saves_attention_in_sliding_layers_only() -> None:
 
 
 def test_recomputation_adds_a_forward_pass_of_the_layers() -> None:
-    again, kept = (
+    recomputed, stored = (
         flops.hardware_flops(config(Single(), activation_checkpointing=value)) for value in (True, False)
     )
     made = config(Single())
-    assert again - kept == flops.layer_forward(made) + flops.attention_forward(made)
+    assert recomputed - stored == flops.layer_forward(made) + flops.attention_forward(made)
 
 
 def test_frozen_weights_need_no_gradient() -> None:
@@ -81,17 +81,17 @@ def test_frozen_weights_need_no_gradient() -> None:
 
 def test_volumes_are_those_of_rings() -> None:
     ring, parameters = 7 / 8, B1.parameters
-    ddp, fsdp, kept = (
+    ddp, fsdp, gathered = (
         communication_volume(config(s, 8)) for s in (Ddp(), Fsdp(), Fsdp(reshard_after_forward=False))
     )
     assert ddp.between_ranks == 2 * ring * 4 * parameters
     assert fsdp.gather == pytest.approx(2 * 2 * ring * 2 * parameters), (
         "forward and backward, two gradient accumulation steps"
     )
-    assert fsdp.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
-    assert kept.gather == fsdp.gather / 2
+    assert fsdp.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each backward pass"
+    assert gathered.gather == fsdp.gather / 2
     zero2 = communication_volume(config(DeepSpeed(stage=2), 8))
-    assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each micro-step"
+    assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each backward pass"
 
 
 def test_one_gpu_communicates_nothing() -> None:

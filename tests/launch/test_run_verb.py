@@ -125,11 +125,11 @@ def test_a_resume_builds_a_lost_pack_again_where_the_plan_expects_it(
 ) -> None:
     train(cli, data, "--run", "runs/a", "--stop-at", 5)
     folder = Path(RunDir(Path("runs/a")).plan().pack.folder)
-    kept = folder.rename(folder.with_name("kept"))
+    moved = folder.rename(folder.with_name("moved"))
 
     def build(module: str, arguments: list[str]) -> ExitCode:
         assert (module, Path(arguments[-1])) == ("gemfit.data", folder)
-        kept.rename(folder)
+        moved.rename(folder)
         return ExitCode.DONE
 
     monkeypatch.setattr("gemfit_launch.runs.ensure_pack.run_module", build)
@@ -154,7 +154,7 @@ def test_a_run_goes_on_under_another_strategy_on_other_ranks_and_keeps_the_old_p
 ) -> None:
     train(cli, data, "--strategy", "fsdp2", "--run", "runs/a", "--stop-at", 5)
     run, old = RunDir(Path("runs/a")), RunDir(Path("runs/a")).plan()
-    data.unlink()  # the rows are packed: nobody reads the conversations again
+    data.unlink()  # the rows are packed: the conversations are not read again
     result = cli("resume", "runs/a", "--nproc", 3, "--strategy", "zero3", "--offload")
     assert result.exit_code == 0, result.output
     new = run.plan()

@@ -27,7 +27,7 @@ def test_submit_hands_over_one_script_with_all_options_in_it(submitted: RunDir, 
     assert (made.job, made.pack_job, made.nodes) == (100, None, 2)
 
 
-def test_the_code_is_kept_in_the_run_folder(submitted: RunDir) -> None:
+def test_the_code_is_saved_in_the_run_folder(submitted: RunDir) -> None:
     for module in ("gemfit/train/loop/trainer.py", "gemfit_launch/slurm/node/job.py"):
         assert (submitted.root / "code" / module).is_file()
 

@@ -1,4 +1,4 @@
-"""How much does a step need besides its states? Predicted beside what fake tensors of real sizes took.
+"""How much does a step need besides its states? Predicted against what fake tensors of real sizes took.
 
     python tests/memory/peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
 
@@ -75,7 +75,7 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._known: dict[int, Any] = {}
+        self._shape: dict[int, Any] = {}
 
     def count(self, tensor: Any) -> None:
         """Take a tensor's storage into account until it is gone."""
@@ -83,13 +83,13 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         storage = tensor.untyped_storage()
         key = id(storage)
-        if key not in self._known:
-            self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+        if key not in self._shape:
+            self._shape[key] = weakref.ref(storage, lambda _: self._forget(key, size))
             self.now += size
             self.peak = max(self.peak, self.now)
 
     def _forget(self, key: int, size: int) -> None:
-        if self._known.pop(key, None) is not None:
+        if self._shape.pop(key, None) is not None:
             self.now -= size
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -176,13 +176,13 @@ def measure(case: Case) -> tuple[int, int]:
         living = Living()
         for tensor in (*model.parameters(), *model.buffers()):
             living.count(tensor)
-        micro_step = make_micro_step(case, model)
+        accumulation_step = make_accumulation_step(case, model)
         with living:
             for _ in range(2):
                 optimizer.zero_grad()
-                micro_step()
-                living.peak = 0  # the second micro-step finds gradients there
-                micro_step()
+                accumulation_step()
+                living.peak = 0  # the second pass accumulates into gradients
+                accumulation_step()
                 peak = living.peak
                 optimizer.step()
         # A bfloat16 model has float32 masters, which this optimizer knows nothing of: its step is left out.
@@ -191,17 +191,17 @@ def measure(case: Case) -> tuple[int, int]:
 
 def fake_model(case: Case) -> Any:
     """The real shape, without memory for a single weight."""
-    known = case.shape
+    shape = case.shape
     config = Gemma3TextConfig(
-        vocab_size=known.vocab_size,
-        hidden_size=known.hidden_size,
-        intermediate_size=known.intermediate_size,
-        num_hidden_layers=known.num_layers,
-        num_attention_heads=known.num_heads,
-        num_key_value_heads=known.num_kv_heads,
-        head_dim=known.head_dim,
-        sliding_window=known.sliding_window or 0,
-        query_pre_attn_scalar=known.head_dim,
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        sliding_window=shape.sliding_window or 0,
+        query_pre_attn_scalar=shape.head_dim,
         attn_implementation=case.attention,
     )
     torch.set_default_dtype(torch.bfloat16 if case.dtype == "bfloat16" else torch.float32)
@@ -234,13 +234,13 @@ def _attach(model: Any, case: Case, compute: torch.dtype) -> None:
             quantize(model, case.quantization, compute)
 
 
-def make_micro_step(case: Case, model: Any) -> Callable[[], None]:
+def make_accumulation_step(case: Case, model: Any) -> Callable[[], None]:
     """Forward and backward pass of the trainer's loss; its choice of trained places needs real values."""
     ids = torch.zeros(case.rows, case.tokens, dtype=torch.long)
     positions = torch.arange(case.tokens).repeat(case.rows, 1)
     slices = -(-ids.numel() // CHUNK_TOKENS)
 
-    def micro_step() -> None:
+    def accumulation_step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "autocast"):
             found = model.model(input_ids=ids, position_ids=positions, use_cache=False)
             hidden = found.last_hidden_state.flatten(0, 1).tensor_split(slices)
@@ -253,7 +253,7 @@ def make_micro_step(case: Case, model: Any) -> Callable[[], None]:
         del found, hidden, losses
         loss.backward()  # type: ignore[no-untyped-call]
 
-    return micro_step
+    return accumulation_step
 
 
 def markdown(results: list[Result]) -> str:

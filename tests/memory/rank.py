@@ -113,10 +113,10 @@ class Weighing(PackedTrainer):
         }
         if zero is not None:
             masters = list(_either(zero, "fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"))
-            kept = _either(zero, *GRADIENTS_OF_ZERO)
+            partitioned = _either(zero, *GRADIENTS_OF_ZERO)
             found["masters"] = masters
             found["parameters"] += getattr(zero, "param_buffer_of_bit16_for_cpu_offload_groups", [])
-            found["gradients"] += [m.grad for m in masters] + list(_flat(kept))
+            found["gradients"] += [m.grad for m in masters] + list(_flat(partitioned))
             found["gradients"] += [getattr(p, "grad_accum", None) for p in parameters]
             found["buckets"] = list(_flat(bucket.buffer for bucket in zero.ipg_buckets.values()))
         return found

@@ -1,4 +1,4 @@
-"""Does each engine keep what the plan predicts? Bytes of states on every rank, predicted beside measured.
+"""Does each engine keep what the plan predicts? Bytes of states on every rank, predicted and measured.
 
     python tests/memory/states.py [--cases ddp:2:bfloat16:full …] [--json] [--out FILE.md]
 
@@ -165,7 +165,7 @@ def _cell(predicted: int, measured: int) -> str:
     return "–" if not predicted and not measured else f"{predicted / 1e6:,.3f} / {measured / 1e6:,.3f}"
 
 
-def kept(file: Path | None) -> list[Result]:
+def earlier_results(file: Path | None) -> list[Result]:
     """What an earlier call measured, and what was predicted then."""
     if file is None or not file.exists():
         return []
@@ -189,7 +189,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="write the table between the marks of this file")
     options = parser.parse_args()
-    results = {result.case: result for result in kept(options.results)}
+    results = {result.case: result for result in earlier_results(options.results)}
     with tempfile.TemporaryDirectory() as scratch:
         data = sample(Path(scratch))
         for name in options.cases:

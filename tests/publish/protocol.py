@@ -62,11 +62,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.hub.requests.append(Request(self.command, self.where, self.taken, status))
 
     def _silently(self, action: Callable[[], None]) -> None:
-        kept, self._answer = self._answer, lambda *args, **kwargs: None  # type: ignore[method-assign]
+        saved, self._answer = self._answer, lambda *args, **kwargs: None  # type: ignore[method-assign]
         try:
             action()
         finally:
-            self._answer = kept  # type: ignore[method-assign]
+            self._answer = saved  # type: ignore[method-assign]
 
     def _fail(self, fault: Fault) -> None:
         self.close_connection = True

@@ -1,6 +1,6 @@
 """Fake Hub on this machine: the HTTP calls of huggingface_hub that push a model and load it.
 
-Repositories with commits, branches and tags; small files in commits, large ones over LFS (in one piece or
+Repositories with commits, branches and tags; small files in commits, large ones over LFS (in one part or
 in parts), and no xet storage (404). ``faults`` make it fail as networks and servers do. HF_ENDPOINT points
 the client to it.
 """

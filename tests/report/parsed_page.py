@@ -26,11 +26,11 @@ class ParsedPage(HTMLParser):
         super().__init__(convert_charrefs=True)
 
     def handle_starttag(self, tag: str, attrs: Attributes) -> None:
-        known = {name: value or "" for name, value in attrs}
-        self.elements.append((tag, known))
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, attributes))
         if tag in VOID:
             return
-        self._open.append((tag, known.get("class", "")))
+        self._open.append((tag, attributes.get("class", "")))
         if tag == "table":
             self._rows, self._caption = [], ""
         elif tag == "tr":
@@ -39,8 +39,8 @@ class ParsedPage(HTMLParser):
             self._rows[-1].append("")
         elif tag == "figcaption":
             self.texts.setdefault(tag, []).append("")
-        elif tag in ("div", "p", "pre") and known.get("class"):
-            self.texts.setdefault(known["class"], []).append("")
+        elif tag in ("div", "p", "pre") and attributes.get("class"):
+            self.texts.setdefault(attributes["class"], []).append("")
 
     def handle_startendtag(self, tag: str, attrs: Attributes) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))

@@ -120,11 +120,11 @@ def test_attempts_lie_one_behind_the_other_along_steps_and_time(report: RunRepor
 def test_a_long_line_is_thinned_and_keeps_its_extremes(count: int, seed: int) -> None:
     y = np.random.default_rng(seed).normal(size=count)
     x = np.arange(count, dtype=np.float64)
-    kept_x, kept_y = thinned(x, y)
-    assert len(kept_x) <= POINTS
-    assert (kept_y.min(), kept_y.max()) == (y.min(), y.max())
-    assert (kept_x[0], kept_x[-1]) == (0, count - 1)
-    assert set(zip(kept_x, kept_y, strict=True)) <= set(zip(x, y, strict=True))
+    thin_x, thin_y = thinned(x, y)
+    assert len(thin_x) <= POINTS
+    assert (thin_y.min(), thin_y.max()) == (y.min(), y.max())
+    assert (thin_x[0], thin_x[-1]) == (0, count - 1)
+    assert set(zip(thin_x, thin_y, strict=True)) <= set(zip(x, y, strict=True))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=50), st.integers(1, 10))
@@ -147,7 +147,7 @@ def test_where_a_pack_lies_and_how_a_recipe_is_described_are_no_settings(
     plan = report.plan
     moved = plan.model_copy(
         update={
-            "recipe": plan.recipe.model_copy(update={"description": "of another person"}),
+            "recipe": plan.recipe.model_copy(update={"description": "of another user"}),
             "pack": plan.pack.model_copy(update={"folder": "/elsewhere"}),
         }
     )

@@ -23,7 +23,7 @@ def batches(draw: st.DrawFn) -> tuple[Batch, int]:
 
 
 @given(made=batches())
-def test_every_row_has_one_slot_and_only_the_last_micro_step_has_idle_ones(made: tuple[Batch, int]) -> None:
+def test_every_row_has_one_slot_and_only_the_last_batch_has_idle_ones(made: tuple[Batch, int]) -> None:
     batch, limit = made
     taken = [slot for rank in range(batch.world_size) for micro in batch.rank_slots(rank) for slot in micro]
     assert sorted(taken) == list(range(batch.slots))
@@ -33,23 +33,23 @@ def test_every_row_has_one_slot_and_only_the_last_micro_step_has_idle_ones(made:
 
 
 @given(made=batches())
-def test_no_other_shape_has_fewer_idle_slots_or_as_few_with_fewer_micro_steps(
+def test_no_other_shape_has_fewer_idle_slots_or_as_few_with_fewer_accumulation_steps(
     made: tuple[Batch, int],
 ) -> None:
     batch, limit = made
     for per_device_batch_size in range(1, limit + 1):
-        micro_steps = -(-batch.global_batch_size // (per_device_batch_size * batch.world_size))
-        idle = per_device_batch_size * micro_steps * batch.world_size - batch.global_batch_size
-        assert (batch.idle, batch.gradient_accumulation_steps) <= (idle, micro_steps)
+        accumulation_steps = -(-batch.global_batch_size // (per_device_batch_size * batch.world_size))
+        idle = per_device_batch_size * accumulation_steps * batch.world_size - batch.global_batch_size
+        assert (batch.idle, batch.gradient_accumulation_steps) <= (idle, accumulation_steps)
 
 
 @given(made=batches())
-def test_ranks_take_the_same_number_of_micro_steps_of_the_same_shape(made: tuple[Batch, int]) -> None:
+def test_ranks_take_the_same_number_of_batches_of_the_same_shape(made: tuple[Batch, int]) -> None:
     batch, _ = made
     for rank in range(batch.world_size):
-        micro_steps = list(batch.rank_slots(rank))
-        assert len(micro_steps) == batch.gradient_accumulation_steps
-        assert {len(slots) for slots in micro_steps} == {batch.per_device_batch_size}
+        batches_of_rank = list(batch.rank_slots(rank))
+        assert len(batches_of_rank) == batch.gradient_accumulation_steps
+        assert {len(slots) for slots in batches_of_rank} == {batch.per_device_batch_size}
 
 
 @given(global_batch_size=sizes, extra=st.integers(1, 50))

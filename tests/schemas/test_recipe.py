@@ -92,7 +92,7 @@ def test_one_source_and_several_have_one_form() -> None:
     assert DataRecipe().mixture == ()
 
 
-def test_a_bound_on_lost_steps_must_be_one_that_can_be_kept() -> None:
+def test_a_bound_on_lost_steps_must_be_attainable() -> None:
     CheckpointRecipe(every_steps=10, max_lost_steps=10)
     with pytest.raises(ValidationError, match="write at least 10"):
         CheckpointRecipe(every_steps=10, max_lost_steps=9)

@@ -26,7 +26,7 @@ if sys.orig_argv[-2:-1] == ["gemfit.train"] and "RANK" in os.environ:
 
 @pytest.fixture(scope="module")
 def whole(bench: Bench) -> SlurmRun:
-    """A run that nobody disturbs."""
+    """A run without interruptions."""
     run = bench.submit("whole", steps=STEPS)
     assert run.await_end() == "COMPLETED", run.explain()
     assert [record.step for record in run.steps] == list(range(1, STEPS + 1))

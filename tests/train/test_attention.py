@@ -170,7 +170,7 @@ def process_of(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["full", "lora"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
 def test_the_probe_sees_all_layers_and_leaves_no_gradient(
     lora: Lora | None, checkpointing: bool, tokenizer: Any
 ) -> None:

@@ -54,7 +54,7 @@ def steps(run: RunDir) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in run.checkpoints.iterdir())
 
 
-def test_the_best_one_stays_beside_the_newest(run: RunDir) -> None:
+def test_the_best_one_stays_with_the_newest(run: RunDir) -> None:
     for step, loss in enumerate((3.0, 1.0, 2.0, 2.5, 2.7), start=1):
         write(run, step, loss=loss)
     assert steps(run) == [2, 4, 5]
@@ -62,7 +62,7 @@ def test_the_best_one_stays_beside_the_newest(run: RunDir) -> None:
     assert steps(run) == [5, 6], "a new best takes the place of the old one"
 
 
-def test_the_best_one_is_not_kept_where_nobody_asks(run: RunDir) -> None:
+def test_the_best_one_is_not_retained_unless_asked_for(run: RunDir) -> None:
     for step, loss in enumerate((1.0, 2.0, 3.0), start=1):
         write(run, step, loss=loss, keep_best=False)
     assert steps(run) == [2, 3]
@@ -105,7 +105,7 @@ def test_the_same_step_is_not_replaced_under_a_reader(run: RunDir) -> None:
     assert (folder / "weights").read_text() == "step 1, attempt 2"
 
 
-def test_a_reader_that_comes_too_late_is_told_so(run: RunDir) -> None:
+def test_a_reader_that_comes_too_late_gets_an_error(run: RunDir) -> None:
     folder = write(run, 1)
     write(run, 2)
     write(run, 3)

@@ -161,7 +161,7 @@ def test_training_goes_on_while_the_step_that_was_left_is_written(
         losses = train(straight, 4)
         assert run.committed() == []
         may_go_on.set()
-    assert run.checkpoint(3).is_dir(), "nobody leaves before the commit"
+    assert run.checkpoint(3).is_dir(), "no rank leaves before the commit"
     resume(run, TrainingState(**resumed), identity=TRAINING)
     assert train(resumed, 4) == losses
     [record] = records
@@ -208,7 +208,7 @@ def test_a_step_beyond_what_may_be_lost_waits_for_the_commit(
         assert saving.safe_step == 2
 
 
-def test_a_save_that_fails_beside_the_training_is_noticed_and_raised_once(run: RunDir) -> None:
+def test_a_failing_asynchronous_save_is_raised_once(run: RunDir) -> None:
     parts = trainee(1)
     with saver(run, asynchronous=True) as saving:
         saving.save(TrainingState(**parts), step=1, cursor_row=2, eval_loss=None)

@@ -148,9 +148,7 @@ def test_kernels_that_are_refused_are_found(tokenizer: Any, monkeypatch: pytest.
     assert found["liger kernels"].do == "pip install liger-kernel, or set none"
 
 
-def test_a_model_that_is_not_there_is_told(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_model_is_reported(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_checks, "_tokenizer", lambda recipe, conversations: tokenizer)
     made = recipe(scratch=None, id=str(tmp_path))
     assert failed(list(check_recipe(made, CPU, full=False))).keys() == {"model"}
@@ -171,7 +169,7 @@ def test_gpus_that_torch_does_not_see_fail() -> None:
     assert doctor.judge_absent_gpu("13.0", 8).state == "error"
 
 
-def test_a_gpu_in_use_is_told() -> None:
+def test_a_gpu_in_use_is_reported() -> None:
     assert doctor.judge_memory("GPU 0", "H100", 79 * 10**9, 80 * 10**9).state == "ok"
     assert doctor.judge_memory("GPU 0", "H100", 20 * 10**9, 80 * 10**9).state == "warning"
 

@@ -1,4 +1,4 @@
-"""A run whose held-out loss has stopped falling ends before its last step, and says so."""
+"""Early stopping: a run whose validation loss no longer falls ends before its last step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energy is what the counters of a machine tell, or not told."""
+"""Energy is read from the counters of a machine, or not reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_counter_that_cannot_be_read_counts_nothing_from_then_on(tmp_path: Pat
     assert without.joules is None
 
 
-def test_hosts_count_once_and_one_that_is_not_known_makes_the_sum_unknown() -> None:
+def test_hosts_count_once_and_an_unknown_one_makes_the_sum_unknown() -> None:
     host, guest = RankEnergy(True, 10.0, "a", 1.0), RankEnergy(False, None, "b", 2.0)
     assert total([host, guest, host._replace(gpu_id="c"), guest]) == (20.0, 4.0)
     assert total([host, guest, host._replace(cpu=None), guest._replace(gpu=None)]) == (None, None)

@@ -98,25 +98,25 @@ def test_the_exported_chat_template_gives_the_ids_of_training(
     elsewhere = AutoTokenizer.from_pretrained(tmp_path)
     for number in range(20):
         messages = conversation(number)
-        told = elsewhere.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        assert told["input_ids"] == prompt_ids(messages, trained.tokenizer, form, eos)
+        rendered = elsewhere.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        assert rendered["input_ids"] == prompt_ids(messages, trained.tokenizer, form, eos)
 
 
 def test_nothing_merges_across_a_marker_of_the_exported_template(tmp_path: Path) -> None:
-    # Text that is full of markers teaches the tokenizer to merge them with what stands beside them.
+    # Text that is full of markers teaches the tokenizer to merge them with what stands next to them.
     packed = train_tokenizer(["<|user|>'tis so.<|eos|><|assistant|>'tis"] * 50, 340)
     messages = [{"role": "user", "content": "'tis so."}]
     for eos in ("token", "literal"):
         elsewhere = tokenizer_for_chat(packed, DataRecipe(eos=eos))
         elsewhere.save_pretrained(str(tmp_path / eos))
-        told = AutoTokenizer.from_pretrained(tmp_path / eos).apply_chat_template(
+        rendered = AutoTokenizer.from_pretrained(tmp_path / eos).apply_chat_template(
             messages, add_generation_prompt=True, return_dict=True
         )["input_ids"]
-        assert told == prompt_ids(messages, packed, "role_markers", eos)
+        assert rendered == prompt_ids(messages, packed, "role_markers", eos)
         careless = packed.apply_chat_template(
             messages, chat_template=elsewhere.chat_template, add_generation_prompt=True, return_dict=True
         )["input_ids"]
-        assert careless != told, "the tokenizer has not learned to merge across a marker"
+        assert careless != rendered, "the tokenizer has not learned to merge across a marker"
 
 
 def test_generation_stops_at_every_end_that_was_trained(trained: Trained) -> None:
@@ -124,7 +124,7 @@ def test_generation_stops_at_every_end_that_was_trained(trained: Trained) -> Non
     turn_end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     chat = generation_settings(saved, tokenizer, DataRecipe(format="chat_template"))
     assert chat["eos_token_id"] == sorted([tokenizer.eos_token_id, turn_end])
-    assert chat["top_k"] == 64, "what the base model says about sampling is kept"
+    assert chat["top_k"] == 64, "sampling settings of the base model are copied"
     literal = generation_settings(saved, tokenizer, DataRecipe(eos="literal"))
     assert literal["stop_strings"] == ["<|eos|>"]
 
@@ -146,7 +146,7 @@ def test_shards_hold_every_tensor_once_and_no_more_than_fit(sizes: list[int], li
     assert all(len(shard) == 1 or sum(named[name] for name in shard) <= limit for shard in shards)
 
 
-def test_a_folder_that_holds_anything_is_refused_and_kept(trained: Trained, tmp_path: Path) -> None:
+def test_a_folder_that_holds_anything_is_refused_and_unchanged(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty; remove it, or choose another --out"):
         export(trained.run, tmp_path)
@@ -182,11 +182,11 @@ def test_a_run_without_a_checkpoint_says_so(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_was_written_is_told_as_json(
+def test_what_was_written_is_printed_as_json(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(trained.run.root), "--out", str(tmp_path / "out"), "--json"]) == ExitCode.DONE
-    told = json.loads(capsys.readouterr().out)
-    assert told["step"] == 2
-    assert told["dtype"] == "float32"
-    assert set(told["files"]) == {path.name for path in (tmp_path / "out").iterdir()}
+    written = json.loads(capsys.readouterr().out)
+    assert written["step"] == 2
+    assert written["dtype"] == "float32"
+    assert set(written["files"]) == {path.name for path in (tmp_path / "out").iterdir()}

@@ -1,4 +1,4 @@
-"""The benchmark of one GPU works: small everywhere, and where there is a GPU as a person would start it."""
+"""The benchmark of one GPU works: small everywhere, and with default sizes where there is a GPU."""
 
 from __future__ import annotations
 

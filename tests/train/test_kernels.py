@@ -164,7 +164,7 @@ def test_another_activation_is_refused(model: Any, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="liger-kernel is installed here")
-def test_a_missing_package_is_told_with_the_way_out() -> None:
+def test_a_missing_package_is_reported_with_its_fix() -> None:
     with pytest.raises(UserError, match=r"liger cannot be imported .* pip install liger-kernel"):
         load_liger()
 

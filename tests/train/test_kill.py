@@ -26,7 +26,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(measure: Callabl
     # where it does not name what it passes over, and where a loss differs in a single bit.
     found = measure("tests/checkpoints/kill.py", "--kills", str(KILLS), "--seed", "3", timeout_seconds=300)
     assert found["kills"] == KILLS == len(found["each"])
-    # It saves every two steps, beside the training, and may lose two.
+    # It saves every two steps, asynchronously, and may lose two.
     assert all(0 <= kill["reached"] - kill["resumed"] <= 2 for kill in found["each"])
     assert found["attempts_that_went_on"] >= 2
     assert found["steps"] > 2

@@ -1,4 +1,4 @@
-"""What was fed to the ranks comes together as the rows of the step, or is told to be wrong."""
+"""Row ledger: the rows fed to the ranks add up to those of the step, or an error is raised."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def fed(batch: Batch, rows: NDArray[np.int64]) -> list[list[list[int]]]:
 
 def summed(batch: Batch, parts: list[list[list[int]]]) -> list[float]:
     ledgers = [RowLedger(batch, rank) for rank in range(batch.world_size)]
-    for ledger, micro_steps in zip(ledgers, parts, strict=True):
-        for rows in micro_steps:
+    for ledger, batches in zip(ledgers, parts, strict=True):
+        for rows in batches:
             ledger.add(rows)
     return np.sum([ledger.take() for ledger in ledgers], axis=0).tolist()  # type: ignore[no-any-return]
 
@@ -56,13 +56,13 @@ def test_notes_are_taken_once() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[0, 1, 2, 9], [0, 1, 2, EMPTY], [1, 0, 2, 3]])
-def test_a_row_lost_changed_or_swapped_is_told(wrong: list[int]) -> None:
+def test_a_row_lost_changed_or_swapped_is_reported(wrong: list[int]) -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=2, seq_len=8)
     with pytest.raises(RuntimeError, match=r"slot \d of this step was trained on row -?\d, not on row \d"):
         RowLedger(batch, 0).rows(summed(batch, fed(batch, np.array(wrong))), np.arange(4))
 
 
-def test_a_micro_step_too_few_is_told() -> None:
+def test_a_missing_batch_is_reported() -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=1, seq_len=8)
     ledger = RowLedger(batch, 0)
     ledger.add([0, 1])

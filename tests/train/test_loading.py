@@ -95,7 +95,7 @@ def test_an_opened_model_holds_no_weights_until_they_are_read(folder: Path, toke
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_adapters_begin_as_they_would_beside_a_whole_model(folder: Path, tokenizer: Any) -> None:
+def test_adapters_begin_as_they_would_on_a_whole_model(folder: Path, tokenizer: Any) -> None:
     lora = Lora(rank=4)
     found = dict(load_model(recipe_of(folder, lora=lora), tokenizer).named_parameters())
     torch.manual_seed(7)
@@ -188,4 +188,4 @@ def test_a_rank_of_a_strategy_that_shards_holds_its_own_part(measure: Callable[.
 
 
 CHUNK_AND_NOISE = 160 * 2**20
-"""Bytes beside the shards: pages of files that are mapped, and what Python allocates meanwhile."""
+"""Bytes besides the shards: pages of files that are mapped, and what Python allocates meanwhile."""

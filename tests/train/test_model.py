@@ -61,7 +61,7 @@ def documents() -> list[Any]:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
 def test_a_packed_document_gets_the_logits_it_has_alone(
     attention: str, train: bool, checkpointing: bool, tokenizer: Any, documents: list[Any]
 ) -> None:

@@ -27,7 +27,7 @@ def boundary(run: Path, **parts: Any) -> BoundaryCallback:
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_held_out_loss_that_is_no_number_is_not_recorded(tmp_path: Path, loss: float) -> None:
+def test_a_validation_loss_that_is_not_finite_is_not_recorded(tmp_path: Path, loss: float) -> None:
     found = ValidationResult(loss=loss, token_accuracy=0.0, tokens=8)
     callback = boundary(tmp_path, validation_results={3: found}, attempt=1, evaluation_seconds=0.1)
     with pytest.raises(FloatingPointError, match=f"validation loss at step 3 is {loss}.*unchanged"):

@@ -1,4 +1,4 @@
-"""What a person can mend ends with exit status 2, a message, and no traceback."""
+"""Errors that users can fix end with exit status 2, a message, and no traceback."""
 
 from __future__ import annotations
 

@@ -66,7 +66,9 @@ def test_an_epoch_takes_every_row_once_and_the_last_step_may_be_short(make_plan:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_every_held_out_row_is_measured_once_in_equally_many_batches(ranks: int, make_plan: MakePlan) -> None:
+def test_every_validation_row_is_measured_once_in_equally_many_batches(
+    ranks: int, make_plan: MakePlan
+) -> None:
     plan = make_plan("single" if ranks == 1 else "ddp", ranks)
     rows = open_pack(Path(plan.pack.folder), "validation")
     assert len(rows) > 1

@@ -77,7 +77,7 @@ def test_an_error_is_raised_where_its_batch_would_have_been() -> None:
         next(taken)
 
 
-def test_the_thread_ends_when_nobody_takes_any_more() -> None:
+def test_the_prefetch_thread_ends_with_its_consumer() -> None:
     before = threads()
     iterator = prefetch(iter(range(10**6)), 2, same)
     next(iterator)

@@ -113,7 +113,7 @@ def test_adapters_alone_are_trained_and_saved(strategy: str, launch: Launch) -> 
     assert attempts.losses[-1] < attempts.losses[0] - 0.01
 
 
-def test_the_last_step_may_be_short_and_nothing_need_be_held_out(launch: Launch) -> None:
+def test_the_last_step_may_be_short_and_validation_may_be_off(launch: Launch) -> None:
     share = {"length__num_epochs": 0.1, "length__max_steps": "null", "data__validation_share": 0}
     attempts = launch("ddp", 2, **share)
     last = attempts.steps[-1]

@@ -40,7 +40,7 @@ def test_a_broken_spool_does_not_affect_training(made: Made) -> None:
 
 
 @pytest.mark.parametrize("fault", ["damaged", "removed"])
-def test_a_ready_push_is_kept_until_a_newer_one_is_exported(
+def test_a_ready_push_stays_until_a_newer_one_is_exported(
     made: Made, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr("gemfit.publish.send_spool.is_offline_mode", lambda: True)

@@ -44,7 +44,7 @@ def test_a_range_of_a_matrix_is_at_most_three_boxes(case: tuple[tuple[int, ...],
     assert len(list(boxes(flat_shape, start, stop))) <= 3
 
 
-def test_pieces_and_whole_tensors_read_each_other(tmp_path: Path) -> None:
+def test_shards_and_whole_tensors_read_each_other(tmp_path: Path) -> None:
     shape = torch.Size((7, 5))
     values = torch.randn(35)
     write({"first": FlatShard(values, 0, shape), "other": values.view(shape)}, tmp_path)
@@ -62,18 +62,18 @@ def test_a_replica_is_cut_so_that_the_ranks_write_each_element_once(shape: list[
         shares = [
             engine_state.rank_share({"w": whole}, rank, ranks, copied=True)["w"] for rank in range(ranks)
         ]
-    pieces = [piece for piece in shares if isinstance(piece, FlatShard)]
-    assert len(pieces) == ranks
-    assert torch.cat([piece.flat for piece in pieces]).tolist() == whole.flatten().tolist()
-    assert [piece.start for piece in pieces] == [int(p.flat[0]) if len(p.flat) else p.start for p in pieces]
-    assert max(len(p.flat) for p in pieces) - min(len(p.flat) for p in pieces) <= 1
+    shards = [shard for shard in shares if isinstance(shard, FlatShard)]
+    assert len(shards) == ranks
+    assert torch.cat([shard.flat for shard in shards]).tolist() == whole.flatten().tolist()
+    assert [shard.start for shard in shards] == [int(p.flat[0]) if len(p.flat) else p.start for p in shards]
+    assert max(len(p.flat) for p in shards) - min(len(p.flat) for p in shards) <= 1
 
 
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_copied_share_does_not_change_with_the_engine(copied: bool) -> None:
-    small, piece = torch.zeros(3), FlatShard(torch.zeros(4), 2, torch.Size([8]))
-    share = engine_state.rank_share({"small": small, "piece": piece}, 0, 2, copied=copied)
+    small, shard = torch.zeros(3), FlatShard(torch.zeros(4), 2, torch.Size([8]))
+    share = engine_state.rank_share({"small": small, "shard": shard}, 0, 2, copied=copied)
     small += 1
-    piece.flat.add_(1)
+    shard.flat.add_(1)
     values = [part.flat if isinstance(part, FlatShard) else part for part in share.values()]
     assert [bool(value.any()) for value in values] == [not copied, not copied]

@@ -1,4 +1,4 @@
-"""The measures on held-out rows."""
+"""Loss and accuracy on the validation split."""
 
 from __future__ import annotations
 
