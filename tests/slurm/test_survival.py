@@ -71,7 +71,7 @@ def test_a_stopped_run_ends_and_goes_on_with_other_nodes(bench: Bench, whole: Sl
     assert run.await_end() == "COMPLETED", run.explain()
     assert run.verdict is not None
     assert run.verdict.outcome == AttemptOutcome.STOPPED
-    assert "gemfit: requeued" not in run.job_log
+    assert "requeued" not in run.job_log
     answer = bench.gemfit("resume", "stopped", "--nodes", "1", "--json")
     resumed = SlurmRun(bench, run.run, int(answer.rpartition('"job": ')[2].partition(",")[0]))
     assert resumed.await_end() == "COMPLETED", resumed.explain()

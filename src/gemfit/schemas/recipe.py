@@ -170,7 +170,7 @@ class DataRecipe(Contract):
     validation_share: Share = 0.05
     """Share of conversations in the validation split, chosen by a hash of their content."""
     on_error: Literal["fail", "skip"] = "fail"
-    """`skip` goes on after a bad line, counts it and lists it in `rejected.jsonl`."""
+    """`skip` continues after a bad line, counts it and lists it in `rejected.jsonl`."""
 
     @model_validator(mode="after")
     def _eos_has_effect(self) -> Self:
