@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gemfit.data.pack.reader import read_manifest
 from gemfit.data.tokenize import Encoder, EngineMismatch, reference_encoder, select, select_encoder
+from gemfit.data.tokenize.bpe import word_cache as bpe_word_cache
 from gemfit.data.tokenize.bpe.cache_file import load_tables, save_tables
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
@@ -20,6 +23,8 @@ from gemfit.data.tokenize.sampling import pick_texts
 from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 from gemfit.data.tokenize.verification import compare, pick
 from gemfit.errors import UserError
+
+from .conftest import WriteConversations, WriteJob, talks
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Callable[..., None
     def put(word: str, **options: Any) -> None:
         wrong = Wrong(reference_encoder(tokenizer), word.encode(), **options)
         monkeypatch.setattr(select, "gigatoken_encoder", lambda _: wrong)
-        monkeypatch.setattr(select, "word_cache", unproven)
+        monkeypatch.setattr(bpe_word_cache, "word_cache", unproven)
 
     def unproven(_: Any) -> None:
         raise Unsuited("this is a test")
@@ -186,7 +191,9 @@ def test_a_cache_that_cuts_where_it_must_not_is_found(
 ) -> None:
     everywhere = np.zeros((2, 256, 256), np.bool_)
     everywhere[:, :128, :128] = True
-    monkeypatch.setattr(select, "word_cache", lambda given: replace(word_cache(given), cuts=everywhere))
+    monkeypatch.setattr(
+        bpe_word_cache, "word_cache", lambda given: replace(word_cache(given), cuts=everywhere)
+    )
     said: list[str] = []
     assert chosen(fields, said).name == "tokenizers"
     assert said[0].startswith("tokenizers encodes, since word cache differs")
@@ -242,3 +249,19 @@ def test_the_texts_that_are_checked_depend_on_their_content_alone() -> None:
 def sample_arrays(texts: list[str]) -> tuple[bytes, Ends]:
     given = sample(*texts)
     return given.text, given.ends
+
+
+def test_a_tiny_build_imports_no_bpe(
+    write_conversations_file: WriteConversations, write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(write_conversations_file(talks(40)), seq_len=128)
+    code = (
+        "import runpy, sys\n"
+        "try:\n    runpy.run_module('gemfit.data', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print([name for name in sys.modules if name.startswith('gemfit.data.tokenize.bpe')])"
+    )
+    argv = [sys.executable, "-c", code, str(job), "--out", str(tmp_path / "pack"), "--workers", "1"]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+    assert read_manifest(tmp_path / "pack").engine == "tokenizers"

@@ -21,12 +21,12 @@ from gemfit.core.progress import Progress, progress
 from gemfit.data.build.block_cache import BlockCache, block_cache_of, note_shards, noted_shards, trim
 from gemfit.data.build.compile_kernels import compiling
 from gemfit.data.build.conversation_table import Collector
+from gemfit.data.build.encoder_tables import delete_tables
 from gemfit.data.build.map_blocks import ALL, MappedBlock, Shard, make_blocks
 from gemfit.data.build.merge import assemble
 from gemfit.data.build.one_builder import one_builder
 from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.build.setup import (
-    delete_tables,
     freeze_heap,
     prepare_render_context,
     prepare_tokenizer,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gemfit.data.build.encoder_tables import tables_path
 from gemfit.data.build.malloc import trim_heap
 from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.compiled import kernels_compile
@@ -23,20 +22,12 @@ from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.tokenize import Encoder, Engine, reference_encoder, select_encoder
-from gemfit.data.tokenize.bpe.cache_file import FORMAT, load_tables, save_tables
-from gemfit.data.tokenize.bpe.word_cache import WordCache
-from gemfit.data.tokenize.file_tokenizer import (
-    FileTokenizer,
-    backend_json,
-    open_tokenizer,
-    tokenizer_digest_of,
-)
+from gemfit.data.tokenize.file_tokenizer import FileTokenizer, backend_json, open_tokenizer
 from gemfit.data.tokenize.select import spread
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.data.tokenize.verification import VerificationSample, pick
 from gemfit.errors import UserError
-from gemfit.schemas.base import digest_json
-from gemfit.schemas.pack_job import PackJob, cache_folder
+from gemfit.schemas.pack_job import PackJob
 
 SAMPLE_LINES, SAMPLE_BYTES = 2_000, 2**20
 """How much of the input engines are compared on, at most."""
@@ -56,34 +47,45 @@ def prepare_tokenizer(job: PackJob) -> Any:
 def prepare_render_context(
     job: PackJob, tokenizer: Any, say: Say, engine: Engine = "auto"
 ) -> tuple[RenderContext, ReferenceChecker | None]:
-    """The rendering of the job with the fastest encoder that was proved, and who watches it.
+    """The render context with the fastest verified encoder, and the process that keeps verifying it.
 
-    The word cache is proved on the beginning of the input before its tables are kept. When they are there,
-    the checker begins with this proof, and goes on with what the encoder does.
+    The word cache is verified on the beginning of the input before its tables are cached. Where cached
+    tables are found, the process begins with this verification, and goes on with samples of the input.
     """
-    path, sample = _tables_path(tokenizer), sample_of(job)
-    if engine == "auto" and is_small(job) and not (kernels_compile() and path.exists()):
-        engine = "tokenizers"
-    known = load_tables(path) if engine == "auto" else None
+    sample = sample_of(job)
+    encoder, is_cached = _encoder(job, tokenizer, sample, say, engine)
+    checker = None if encoder.name == "tokenizers" else ReferenceChecker(lambda: _reference(tokenizer))
     with ExitStack() as stack:
-        if known is None:
-            encoder = select_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
-            if isinstance(encoder, WordCache):
-                save_tables(encoder, path)
-            checker = (
-                None if encoder.name == "tokenizers" else ReferenceChecker(lambda: _reference(tokenizer))
-            )
-        else:
-            encoder, checker = known, ReferenceChecker(lambda: _reference(tokenizer))
         if checker is not None:
             stack.callback(checker.close)
-            if known is not None:
+            if is_cached:
                 checker.offer(_encoded(encoder, spread(sample)))
-        rendering = make_render_context(tokenizer, job.data, encoder)
-        renderer = rendering.renderer
+        context = make_render_context(tokenizer, job.data, encoder)
+        renderer = context.renderer
         check_seq_len(renderer.control[renderer.segments.begin], job.data.seq_len)
         stack.pop_all()
-        return rendering, checker
+        return context, checker
+
+
+def _encoder(
+    job: PackJob, tokenizer: Any, sample: Messages, say: Say, engine: Engine
+) -> tuple[Encoder, bool]:
+    """The encoder, and whether its tables came from the cache, not yet verified on this input."""
+    path = tables_path(tokenizer)
+    if engine == "auto" and is_small(job) and not (kernels_compile() and path.exists()):
+        engine = "tokenizers"
+    if engine != "auto":
+        return select_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer), False
+    # Only here: small inputs need none of the compiled BPE.
+    from gemfit.data.tokenize.bpe.cache_file import load_tables, save_tables  # noqa: PLC0415
+    from gemfit.data.tokenize.bpe.word_cache import WordCache  # noqa: PLC0415
+
+    if (cached := load_tables(path)) is not None:
+        return cached, True
+    encoder = select_encoder(backend_json(tokenizer), sample, say, engine=engine, tokenizer=tokenizer)
+    if isinstance(encoder, WordCache):
+        save_tables(encoder, path)
+    return encoder, False
 
 
 def is_small(job: PackJob) -> bool:
@@ -102,17 +104,6 @@ def _encoded(encoder: Encoder, texts: list[bytes]) -> VerificationSample:
     """All of these texts, to be compared."""
     text, ends = b"".join(texts), np.cumsum([len(text) for text in texts], dtype=np.int64)
     return pick(encoder, text, ends, *encoder.encode(text, ends), one_in=1)
-
-
-def delete_tables(tokenizer: Any) -> None:
-    """Remove tables that were not what they seemed."""
-    _tables_path(tokenizer).unlink(missing_ok=True)
-
-
-def _tables_path(tokenizer: Any) -> Path:
-    """Where the tables for this tokenizer are kept, if this version of the reference has proved them."""
-    key = {"format": FORMAT, "tokenizer": tokenizer_digest_of(tokenizer), "tokenizers": version("tokenizers")}
-    return cache_folder() / "words" / f"{digest_json(key)}.npz"
 
 
 def freeze_heap() -> None:

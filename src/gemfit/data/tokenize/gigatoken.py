@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 
 from gemfit.core.install_hint import install_hint
-from gemfit.data.tokenize.bpe.pretokenize_proof import check_provable
-from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
 from gemfit.data.tokenize.tokenizer_json import TokenizerJson, shadowing
 
@@ -67,6 +65,10 @@ def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:
 
 def _idle_steps(tokenizer: TokenizerJson) -> tuple[str, ...]:
     """The pre-tokenizer, where tokens are proven to be the same without it: the engine knows few of them."""
+    # Only here: a build without gigatoken imports none of the compiled BPE for it.
+    from gemfit.data.tokenize.bpe.pretokenize_proof import check_provable  # noqa: PLC0415
+    from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item  # noqa: PLC0415
+
     try:
         check_provable(tokenizer)
     except Unsuited:

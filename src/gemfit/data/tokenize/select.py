@@ -14,7 +14,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from gemfit.data.tokenize.adversarial_texts import adversarial_texts
-from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.hf_tokenizers import reference_encoder
 from gemfit.data.tokenize.protocol import Encoder, Engine, EngineMismatch, Texts, Unsuited
@@ -83,6 +82,9 @@ def verify_encoder(candidate: Encoder, reference: Encoder, texts: Sequence[bytes
 def _candidate(parsed: TokenizerJson, reference: Encoder, engine: Engine, say: Say) -> Encoder:
     try:
         if engine == "auto":
+            # Only here: small inputs, and other engines, need none of the compiled BPE.
+            from gemfit.data.tokenize.bpe.word_cache import word_cache  # noqa: PLC0415
+
             return word_cache(parsed)
     except Unsuited as why:
         uncached = str(why)

@@ -16,8 +16,6 @@ from gemfit.core.atomic_file import replacing
 from gemfit.data.tokenize.bpe.bpe_merge import Merges
 from gemfit.data.tokenize.bpe.word_cache import WordCache, make_word_cache
 
-FORMAT = 3
-"""Raised with every change of what the tables hold, or of how they are used."""
 _OTHERS = ("cuts", "together", "runs")
 
 
