@@ -24,7 +24,7 @@ from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 from gemfit.data.tokenize.verification import compare, pick
 from gemfit.errors import UserError
 
-from .conftest import WriteConversations, WriteJob, conversations
+from .conftest import WriteConversations, WriteJob, random_conversations
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def sample_arrays(texts: list[str]) -> tuple[bytes, Ends]:
 def test_a_tiny_build_imports_no_bpe(
     write_conversations_file: WriteConversations, write_job: WriteJob, tmp_path: Path
 ) -> None:
-    job = write_job(write_conversations_file(conversations(40)), seq_len=128)
+    job = write_job(write_conversations_file(random_conversations(40)), seq_len=128)
     code = (
         "import runpy, sys\n"
         "try:\n    runpy.run_module('gemfit.data', run_name='__main__')\n"
