@@ -8,8 +8,8 @@ from enum import StrEnum
 class AttemptOutcome(StrEnum):
     """How an attempt ended; the values are what JSON files hold.
 
-    A verdict states `completed`, `stopped`, `failed` or `fatal`. Without one, the attempt was `crashed`,
-    `interrupted` or `cancelled`.
+    A verdict states `completed`, `stopped`, `failed` or `fatal`, or `crashed` with its reason. Without one,
+    the attempt was `crashed`, `interrupted` or `cancelled`.
     """
 
     COMPLETED = "completed"
@@ -20,8 +20,8 @@ class AttemptOutcome(StrEnum):
     """The Slurm job gave up: too many crashes or interruptions without a new checkpoint, or an attempt that
     could not begin. A resume from the last checkpoint is worthwhile once the cause is removed."""
     FATAL = "fatal"
-    """A mistake in the input (a `UserError`), or data that cannot be packed: never requeued, because
-    another attempt would fail in the same way."""
+    """An error that every further attempt would meet: in the input (a `UserError`), data that cannot be
+    packed, or at start-up (self-test, missing package, too little memory for a step). Never requeued."""
     CRASHED = "crashed"
     """The processes ended without a verdict: an exception, a signal, a failed node. The job continues from
     the last checkpoint, up to `max_restarts` times in a row."""

@@ -1,20 +1,22 @@
 """``python -m gemfit.train RUN_DIR [options]``: one rank of a run, under ``accelerate launch``.
 
 Exit status 0 when the plan is done, 75 when stopped and resumable, 2 with ``error: …`` on stderr for
-an error of the user. A bug keeps its traceback and leaves no verdict.
+an error of the user. A bug keeps its traceback; it leaves a verdict only where a restart cannot help.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.train.attempt_verdict import rank_of_process, write_failure
 
 
 def main() -> ExitCode:
@@ -31,29 +33,34 @@ def main() -> ExitCode:
     )
     arguments = parser.parse_args()
     _quiet()
-    from gemfit.train.main import train, write_fatal  # noqa: PLC0415  (seconds of imports after --help)
-
     try:
+        from gemfit.train.main import train  # noqa: PLC0415  (seconds of imports after --help)
+
         return train(arguments.run_dir, arguments.stop_at, arguments.allow_changed)
     except UserError as error:
-        if _rank() == 0:
+        if rank_of_process() == 0:
             sys.stderr.write(f"error: {error}\n")
-            if (arguments.run_dir / "plan.json").is_file():
-                write_fatal(arguments.run_dir, error)
         return ExitCode.USER_ERROR
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        if isinstance(error, ImportError):
+            _state_import_error(arguments.run_dir, error)
         return ExitCode.FAILED
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+def _state_import_error(run_dir: Path, error: ImportError) -> None:
+    """Leave a verdict where not even the training's own modules can be imported."""
+    reason = f"the training cannot be imported ({error}); install it in the environment of the ranks"
+    if (run_dir / "plan.json").is_file():
+        write_failure(RunDir.open(run_dir), AttemptOutcome.FATAL, f"{reason}, see `gemfit doctor`")
 
 
 def _quiet() -> None:
     """Show gemfit's own log lines and warnings of libraries; filter the noise named here."""
-    level = logging.INFO if _rank() == 0 else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format=f"[rank {_rank()}] %(message)s", stream=sys.stdout)
+    level = logging.INFO if rank_of_process() == 0 else logging.WARNING
+    logging.basicConfig(
+        level=logging.WARNING, format=f"[rank {rank_of_process()}] %(message)s", stream=sys.stdout
+    )
     logging.getLogger("gemfit").setLevel(level)
     # The trainer counts gradient accumulation steps itself, and DeepSpeed by its own configuration.
     logging.getLogger("accelerate.accelerator").addFilter(

@@ -5,7 +5,9 @@ The heavy imports happen while this module is loaded; ``__main__`` turns errors 
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
+from gemfit.train.attempt_verdict import attempt_number, rank_of_process, write_failure
 from gemfit.train.checks import selftest
+from gemfit.train.checks.failure_verdict import judge_failure
 from gemfit.train.collective import on_every_rank, rank
 from gemfit.train.distributed.cpu_backend import use_cpu_backend
 from gemfit.train.distributed.stop import Stop
@@ -31,38 +35,54 @@ from gemfit.train.telemetry.peak_memory import PeakMemoryCallback
 from gemfit.train.trainer_view import TrainerHooks
 from gemfit.upload.background_uploader import BackgroundUploader
 
+logger = logging.getLogger(__name__)
+
+FIRST_RANK_SECONDS = 2.0
+"""Time for rank 0 to state an error that all ranks have met."""
 CALLBACKS = (BoundaryCallback, PeakMemoryCallback, HardwareCallback, EnergyCallback)
 """In the order in which transformers calls them."""
 
 
-def attempt_number(run: RunDir) -> int:
-    """The attempt of this process: from the launcher's environment, else the run's current one."""
-    return int(os.environ.get("GEMFIT_ATTEMPT") or run.attempt)
-
-
 def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()) -> ExitCode:
-    """Train until the plan is done or the ranks agree to stop; rank 0 writes the verdict."""
+    """Train until the plan is done or the ranks agree to stop; rank 0 writes the verdict.
+
+    An error that every further attempt would meet leaves a verdict too, by the rank that it happens to.
+    """
     disable_progress_bar()  # the output goes to a log file
     run = RunDir.open(root)
-    plan, attempt = run.plan(), attempt_number(run)
-    _check_world_size(plan)
+    plan, trainer = run.plan(), None
+    try:
+        _check_world_size(plan)
+        uploader = BackgroundUploader(run, plan)
+        trainer = _make_trainer(run, plan, stop_at, allowed_changes, uploader)
+        return _run_attempt(trainer, uploader)
+    except Exception as error:
+        _state_failure(run, plan, error, trainer)
+        raise
+
+
+def _make_trainer(
+    run: RunDir, plan: Plan, stop_at: int | None, allowed: Collection[str], uploader: BackgroundUploader
+) -> PackedTrainer:
     prepare_attention(plan.topology.device)
     if plan.topology.device == "cpu":
         use_cpu_backend()
     stop = Stop(run, stop_at, torch.device(plan.topology.device))
     stop.listen()  # before the minutes that reading a large model may take
     tokenizer = load_matching_tokenizer(plan)
-    uploader = BackgroundUploader(run, plan)
-    trainer = PackedTrainer(
+    return PackedTrainer(
         run=run,
         plan=plan,
-        attempt=attempt,
+        attempt=attempt_number(run),
         opened=open_model(plan.recipe, tokenizer),
         tokenizer=tokenizer,
         stop=stop,
         hooks=TrainerHooks(callbacks=CALLBACKS, self_test=selftest.check, on_commit=uploader.on_commit),
-        allowed_changes=allowed_changes,
+        allowed_changes=allowed,
     )
+
+
+def _run_attempt(trainer: PackedTrainer, uploader: BackgroundUploader) -> ExitCode:
     if rank() == 0:
         uploader.begin()
     with trainer.saver:
@@ -70,19 +90,25 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     verdict = _verdict(trainer)
     completed = verdict.outcome is AttemptOutcome.COMPLETED
     if rank() == 0:
-        run.write_verdict(verdict)
-    seconds = plan.recipe.hub.wait_seconds if completed else 0  # a preempted job has no time to wait
+        trainer.run.write_verdict(verdict)
+    # A preempted job has no time to wait.
+    seconds = trainer.plan.recipe.hub.wait_seconds if completed else 0
     # The first rank that exits makes the launcher end the others, so all of them wait for the uploads.
     on_every_rank(lambda: uploader.finish(seconds) if rank() == 0 else None)
     return ExitCode.DONE if completed else ExitCode.STOPPED
 
 
-def write_fatal(root: Path, error: UserError) -> None:
-    """Record in the run folder that another attempt cannot succeed; called once, by rank 0."""
-    run = RunDir.open(root)
-    run.write_verdict(
-        Verdict(outcome=AttemptOutcome.FATAL, attempt=attempt_number(run), step=0, reason=str(error))
-    )
+def _state_failure(run: RunDir, plan: Plan, error: Exception, trainer: PackedTrainer | None) -> None:
+    """Leave a verdict where the error is one that a restart does not help."""
+    step = trainer.state.global_step if trainer else 0
+    stepped = trainer is not None and step > trainer.train_dataset.start_step
+    found = judge_failure(error, plan.recipe.model, stepped=stepped)
+    if found is None:
+        return
+    if (number := rank_of_process()) > 0:
+        time.sleep(FIRST_RANK_SECONDS)
+    if write_failure(run, found.outcome, found.reason, step=step) and number > 0:
+        logger.error("error: %s", found.reason)
 
 
 def _verdict(trainer: PackedTrainer) -> Verdict:

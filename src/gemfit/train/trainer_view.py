@@ -33,6 +33,10 @@ class TrainerView(Protocol):
         """The sum of ``compute_loss`` since the last call; sets it back to zero."""
 
 
+class SelfTestError(RuntimeError):
+    """The prepared model is not what the plan says, or computes wrongly: every attempt would find it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerHooks:
     """What a trainer calls without importing it."""

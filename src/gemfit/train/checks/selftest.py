@@ -33,7 +33,7 @@ from gemfit.train.distributed.meta_init import init_on_meta
 from gemfit.train.model.attention_checks import check_gradient, check_in_use, check_isolation, gradient_norm
 from gemfit.train.model.packed_lm import PackedCausalLM
 from gemfit.train.model.sharded_init import base_name
-from gemfit.train.trainer_view import TrainerView
+from gemfit.train.trainer_view import SelfTestError, TrainerView
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
 
 
 def check(trainer: TrainerView) -> None:
-    """Raise ``RuntimeError`` with what was found and what was expected. Collective.
+    """Raise ``SelfTestError`` with what was found and what was expected. Collective.
 
     A failed attention check is a ``UserError``: another backend can be chosen.
     """
@@ -68,7 +68,7 @@ def check(trainer: TrainerView) -> None:
 
 
 def engine_in_use(wrapped: Any, module: Any) -> Engine:
-    """The engine that ``wrapped`` is, in the terms of a strategy; ``RuntimeError`` for any other wrapper."""
+    """The engine that ``wrapped`` is, in the terms of a strategy; ``SelfTestError`` for any other wrapper."""
     parameters = {type(parameter).__name__ for parameter in module.parameters()}
     kind = _wrapper(wrapped)
     return Engine.model_validate(
@@ -87,7 +87,7 @@ def _wrapper(wrapped: Any) -> str:
         return known[0]
     inner = wrapped.get_base_model() if isinstance(wrapped, PeftModel) else wrapped
     if not isinstance(inner, PackedCausalLM):
-        raise RuntimeError(
+        raise SelfTestError(
             f"self-test: the engine is {type(wrapped).__name__}, which is not one of a strategy: "
             f"{', '.join(ENGINES)}, or the model itself"
         )
@@ -97,20 +97,20 @@ def _wrapper(wrapped: Any) -> str:
 def _check_engine(wrapped: Any, module: Any, expected: Engine) -> Engine:
     found = engine_in_use(wrapped, module)
     if found != expected:
-        raise RuntimeError(f"self-test: the engine is {found!r}, but the strategy asks for {expected!r}")
+        raise SelfTestError(f"self-test: the engine is {found!r}, but the strategy asks for {expected!r}")
     return found
 
 
 def check_module(module: Any) -> None:
-    """``RuntimeError`` where tied weights are not tied, or a buffer has a wrong value or dtype."""
+    """``SelfTestError`` where tied weights are not tied, or a buffer has a wrong value or dtype."""
     embedding, output = module.get_input_embeddings().weight, module.get_output_embeddings().weight
     if module.config.tie_word_embeddings and embedding is not output:
-        raise RuntimeError(
+        raise SelfTestError(
             "self-test: input and output embeddings are tied in the configuration, not in memory"
         )
     for name, buffer in module.named_buffers():
         if "inv_freq" in name and buffer.dtype != torch.float32:
-            raise RuntimeError(f"self-test: {name} is {buffer.dtype}; rotary positions need float32")
+            raise SelfTestError(f"self-test: {name} is {buffer.dtype}; rotary positions need float32")
     _check_buffers(module.get_base_model() if hasattr(module, "get_base_model") else module)
 
 
@@ -121,11 +121,11 @@ def _check_buffers(model: Any) -> None:
     saved = model.state_dict().keys()
     for name, buffer in model.named_buffers():
         if name not in saved and not torch.equal(buffer.cpu(), fresh[str(base_name(name))]):
-            raise RuntimeError(f"self-test: buffer {name} is not what {type(config).__name__} computes")
+            raise SelfTestError(f"self-test: buffer {name} is not what {type(config).__name__} computes")
 
 
 def check_quantized(module: Any, device: torch.device) -> int:
-    """Number of 4-bit layers; ``RuntimeError`` where a frozen one is not, or a kernel is wrong."""
+    """Number of 4-bit layers; ``SelfTestError`` where a frozen one is not, or a kernel is wrong."""
     from gemfit.train.model.qlora import check_layers  # noqa: PLC0415  (imports bitsandbytes)
 
     return check_layers(module, device)
@@ -166,7 +166,7 @@ def _isolation(trainer: TrainerView, *, train: bool) -> dict[str, float]:
 def _check_isolation(leak: dict[str, float], mode: str, trainer: TrainerView) -> None:
     recipe = trainer.plan.recipe.model
     if not all(math.isfinite(difference) for difference in leak.values()):
-        raise RuntimeError(
+        raise SelfTestError(
             f"self-test: logits are not finite in {mode} mode under attention {recipe.attention}: a weight "
             "was not read, or a kernel fails"
         )
@@ -206,7 +206,7 @@ def _loss_scale(trainer: TrainerView) -> float:
 def _check_loss_scale(scale: float, trainer: TrainerView) -> None:
     # In bfloat16 two passes over the same tokens may use different kernels.
     if not abs(scale - 1) <= TOLERANCE[trainer.plan.recipe.model.dtype]:
-        raise RuntimeError(
+        raise SelfTestError(
             f"self-test: the loss of a step is {scale:.6f} times the mean over its trained tokens, not 1"
         )
 

@@ -168,4 +168,7 @@ class BoundaryCallback(TrainerCallback):
 def check_finite(loss: float, what: str) -> None:
     """``FloatingPointError`` for a loss that is not finite, before a checkpoint of such weights is saved."""
     if not math.isfinite(loss):
-        raise FloatingPointError(f"{what} is {loss}; the last checkpoint is unchanged")
+        raise FloatingPointError(
+            f"{what} is {loss}; the last checkpoint is unchanged: resume from it with a lower learning rate "
+            "(--set optim.learning_rate=… --allow-changed optim.learning_rate)"
+        )

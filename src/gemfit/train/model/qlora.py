@@ -19,6 +19,7 @@ from bitsandbytes.nn import Linear4bit
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import Quantization
 from gemfit.train.distributed.meta_init import replace_parameters
+from gemfit.train.trainer_view import SelfTestError
 
 BLOCK = 64
 """Weights that share a scale; bitsandbytes' default, and the only block size used here."""
@@ -119,19 +120,19 @@ def dequantize(model: Any) -> None:
 def check_layers(model: torch.nn.Module, device: torch.device) -> int:
     """Number of 4-bit layers, after a check of the kernels for ``device``.
 
-    ``RuntimeError`` where a frozen layer is not in 4 bits, or its values are not restored correctly.
+    ``SelfTestError`` where a frozen layer is not in 4 bits, or its values are not restored correctly.
     """
     found = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     left = [name for _, name, _ in _frozen_linears(model)]
     if left or not found:
-        raise RuntimeError(f"{len(found)} layers are in 4 bits; these are not: {', '.join(left) or 'none'}")
+        raise SelfTestError(f"{len(found)} layers are in 4 bits; these are not: {', '.join(left) or 'none'}")
     for layer in {layer.in_features: layer for layer in found}.values():
         check_kernels(layer, device)
     return len(found)
 
 
 def check_kernels(like: QuantizedLinear, device: torch.device) -> None:
-    """``RuntimeError`` unless a layer as wide as ``like`` dequantizes and multiplies within tolerance."""
+    """``SelfTestError`` unless a layer as wide as ``like`` dequantizes and multiplies within tolerance."""
     generator, dtype = torch.Generator().manual_seed(0), like.compute_dtype
     plain = torch.nn.Linear(like.in_features, BLOCK, bias=False)
     plain.weight.data.normal_(generator=generator)
@@ -143,7 +144,7 @@ def check_kernels(like: QuantizedLinear, device: torch.device) -> None:
         expected = torch.nn.functional.linear(x, restored)
         error = float((product - expected).abs().max() / expected.abs().max())
     if not (rounding < ROUNDING[like.settings.type] and error < TOLERANCE[dtype]):
-        raise RuntimeError(
+        raise SelfTestError(
             f"bitsandbytes {bitsandbytes.__version__} on {device.type}, {like.in_features} inputs: weights "
             f"come back {rounding:.1%} off, products {error:.1%}; set model.quantization to null"
         )
