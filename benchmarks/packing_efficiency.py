@@ -27,6 +27,7 @@ from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.source_file import digest_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def render(arguments: argparse.Namespace) -> list[Document]:
     conversations = [
         read_line(line, str(path))
         for path in find_files(arguments.data)
-        for block in file_blocks(path, path.stat().st_size, 0, 0)
+        for block in file_blocks(digest_file(path), 0, 0)
         for line in block_text(block, str(path)).split(b"\n")
         if line.strip()
     ]

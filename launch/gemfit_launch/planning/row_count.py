@@ -14,6 +14,7 @@ from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob, make_pack_job, pack_folder
 from gemfit.schemas.plan import PackReference
 from gemfit.schemas.recipe import DataRecipe, Recipe
+from gemfit.schemas.source_file import SourceFile
 
 BYTES_PER_TOKEN = 4
 BYTES_PER_COMPRESSED_BYTE = 4
@@ -59,7 +60,7 @@ def finished_pack(folder: Path) -> PackManifest | None:
 
 
 def _estimate(job: PackJob, pack: PackReference) -> Rows:
-    size = sum(file.bytes * _expansion(file.path) * job.sources[file.source].weight for file in job.files)
+    size = sum(file.bytes * _expansion(file) * job.sources[file.source].weight for file in job.files)
     tokens = size / BYTES_PER_TOKEN * (1 - job.data.validation_share)
     return Rows(
         count=_rows(tokens, job.data),
@@ -85,5 +86,5 @@ def _rows(tokens: float, data: DataRecipe) -> int:
     return rows if data.max_rows is None else min(rows, data.max_rows)
 
 
-def _expansion(path: str) -> int:
-    return BYTES_PER_COMPRESSED_BYTE if path.endswith((".gz", ".zst")) else 1
+def _expansion(file: SourceFile) -> int:
+    return BYTES_PER_COMPRESSED_BYTE if file.compression else 1

@@ -34,6 +34,8 @@ def ensure_pack(
 
     ``options`` are passed to the builder; they do not change the result.
     """
+    for note in job.notes:
+        say(note)
     manifest = finished_pack(folder)
     if manifest is not None and not force:
         say(f"already packed: {folder}")

@@ -87,7 +87,7 @@ def _build(arguments: argparse.Namespace) -> None:
 
 def _is_tiny(job: PackJob) -> bool:
     """Whether running kernels as Python takes less time than compiling them."""
-    plain = not job.streams and all(Path(file.path).suffix == ".jsonl" for file in job.files)
+    plain = not job.streams and all(file.compression is None for file in job.files)
     return plain and job.input_bytes < TINY_BYTES
 
 

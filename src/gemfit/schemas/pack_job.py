@@ -12,7 +12,13 @@ from pathlib import Path
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract, digest_json
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
-from gemfit.schemas.source_file import SourceFile, digest_file, digest_files
+from gemfit.schemas.source_file import (
+    SourceFile,
+    check_readable,
+    content_note,
+    digest_file,
+    digest_files,
+)
 
 PACK_FORMAT = 6
 """Increased whenever the same input would give other rows."""
@@ -46,6 +52,8 @@ class PackJob(Contract):
     files: tuple[SourceFile, ...]
     """Of the sources that are files, in order."""
     fingerprint: str
+    notes: tuple[str, ...] = ()
+    """What to say of the input, a line each: files that are not what their names promise."""
 
     @property
     def streams(self) -> bool:
@@ -74,6 +82,8 @@ def make_pack_job(recipe: Recipe) -> PackJob:
     files = tuple(
         file.model_copy(update={"source": number}) for file, (_, number) in zip(digested, paths, strict=True)
     )
+    for file in files:
+        check_readable(file)
     jobs = tuple(source for source, _ in sources)
     scratch = recipe.model.scratch
     return PackJob(
@@ -85,6 +95,7 @@ def make_pack_job(recipe: Recipe) -> PackJob:
         sources=jobs,
         files=files,
         fingerprint=digest_json(_meaning(recipe, jobs, files)),
+        notes=tuple(note for file in files if (note := content_note(file))),
     )
 
 

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract
+
+Compression = Literal["gzip", "bzip2", "xz", "zstd"]
+COMPRESSION_SUFFIXES: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+    ".zst": "zstd",
+}
+_MAGIC: tuple[tuple[bytes, Compression], ...] = (
+    (rb"\x1f\x8b", "gzip"),
+    (rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)", "bzip2"),
+    (rb"\xfd7zXZ\x00", "xz"),
+    (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd"),  # a frame, or one to be skipped
+)
+_JSON = rb"(\xef\xbb\xbf)?\s*([{\[]|$)"
+_ARCHIVES = ((rb"PK\x03\x04", "zip"), (rb"7z\xbc\xaf\x27\x1c", "7z"), (rb"Rar!\x1a\x07", "rar"))
+_HEAD_BYTES = 16
 
 
 class SourceFile(Contract):
@@ -23,6 +42,8 @@ class SourceFile(Contract):
     """Modification time: while it and the size stay, the content is taken to be the same."""
     source: int = 0
     """Index into the sources of the job."""
+    compression: Compression | None = None
+    """As its first bytes say, whatever its name says; `None` if it is not compressed."""
 
 
 def digest_files(paths: Sequence[Path]) -> list[SourceFile]:
@@ -41,11 +62,52 @@ def digest_file(path: Path) -> SourceFile:
     try:
         status = path.stat()
         xxh3 = _xxh3(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if status.st_size == 0:
         raise UserError(f"{path}: is empty; write one conversation per line")
-    return SourceFile(path=str(path), bytes=status.st_size, xxh3=xxh3, modified_ns=status.st_mtime_ns)
+    return SourceFile(
+        path=str(path),
+        bytes=status.st_size,
+        xxh3=xxh3,
+        modified_ns=status.st_mtime_ns,
+        compression=compression_of(head, path.name),
+    )
+
+
+def compression_of(head: bytes, name: str) -> Compression | None:
+    """The compression of a file that begins with ``head``: its first ten bytes or more.
+
+    Its name counts only where the content is neither compressed nor JSON.
+    """
+    found = next((kind for magic, kind in _MAGIC if re.match(magic, head, re.DOTALL)), None)
+    return found or (None if re.match(_JSON, head) else compression_by_name(name))
+
+
+def compression_by_name(path: str) -> Compression | None:
+    """The compression that a file's name promises."""
+    return COMPRESSION_SUFFIXES.get(Path(path).suffix.lower())
+
+
+def check_readable(file: SourceFile) -> None:
+    """``UserError`` for an archive of files, which has to be unpacked first."""
+    with Path(file.path).open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    for magic, name in _ARCHIVES:
+        if re.match(magic, head):
+            raise UserError(f"{file.path}: is a {name} archive; unpack it, and give the files in it")
+
+
+def content_note(file: SourceFile) -> str | None:
+    """What to say of a file whose name and content differ in their compression."""
+    named, found = compression_by_name(file.path), file.compression
+    if named == found:
+        return None
+    if found is None:
+        return f"{file.path}: is not compressed, though its name says {named}; read as it is"
+    return f"{file.path}: is {found} inside, though its name says {named or 'nothing of it'}; decompressed"
 
 
 @cache

@@ -7,22 +7,17 @@ decompressed (see ``prefetch``). Memory: one block and one line.
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
 
-import zstandard
-
+from gemfit.data.jsonl.decompress import DECOMPRESSION_ERRORS, READ_BYTES, decompressed
 from gemfit.data.jsonl.line_parser import LINE_LIMIT
 from gemfit.errors import UserError
+from gemfit.schemas.source_file import SourceFile
 
 BLOCK_BYTES = 8 * 2**20
-READ_BYTES = 2**20
 BOM = b"\xef\xbb\xbf"
 
 
@@ -44,34 +39,21 @@ class Block:
     """Bytes of the file on disk, for the progress bar."""
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether the file is compressed, by its name."""
-    return path.name.endswith((".gz", ".zst"))
-
-
-def file_blocks(path: Path, size: int, input: int, number: int) -> Iterator[Block]:
-    """The blocks of one file, numbered from ``number`` on. size: bytes on disk."""
-    if not is_compressed(path):
-        for index, start in enumerate(range(0, size, BLOCK_BYTES)):
-            stop = min(start + BLOCK_BYTES, size)
+def file_blocks(file: SourceFile, input: int, number: int) -> Iterator[Block]:
+    """The blocks of one file, numbered from ``number`` on."""
+    if file.compression is None:
+        for index, start in enumerate(range(0, file.bytes, BLOCK_BYTES)):
+            stop = min(start + BLOCK_BYTES, file.bytes)
             yield Block(number=number + index, input=input, start=start, stop=stop, disk_bytes=stop - start)
         return
-    with _decompressed(path) as (raw, stream):
+    with decompressed(Path(file.path), file.compression) as (raw, stream):
         before = 0
-        for block in stream_blocks(stream, str(path), input, number):
-            yield Block(
-                number=block.number,
-                input=input,
-                start=block.start,
-                stop=block.stop,
-                text=block.text,
-                lines_before=block.lines_before,
-                disk_bytes=raw.tell() - before,
-            )
+        for block in stream_blocks(stream, file.path, input, number):
+            yield replace(block, disk_bytes=raw.tell() - before)
             before = raw.tell()
 
 
-def stream_blocks(stream: BinaryIO, name: str, input: int, number: int) -> Iterator[Block]:
+def stream_blocks(stream: io.BufferedIOBase, name: str, input: int, number: int) -> Iterator[Block]:
     """The blocks of a stream; if it breaks off, its complete lines, then a ``UserError``."""
     start = lines = 0
     broken: UserError | None = None
@@ -79,12 +61,12 @@ def stream_blocks(stream: BinaryIO, name: str, input: int, number: int) -> Itera
         buffers: list[bytes] = []
         try:
             _fill(stream, buffers)
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except DECOMPRESSION_ERRORS as error:
             whole = b"".join(buffers)
             buffers = [whole[: whole.rfind(b"\n") + 1]]
             place = f"{name}:{lines + buffers[0].count(10) + 1}"
             broken = UserError(
-                f"{place}: cannot be read further: {error}; is the file complete? Compress it again"
+                f"{place}: cannot be read further: {error}; is the file complete? Copy or compress it again"
             )
         text = b"".join(buffers)
         if not text:
@@ -142,10 +124,10 @@ def lines_before(path: Path, start: int) -> int:
     return count
 
 
-def _fill(stream: BinaryIO, buffers: list[bytes]) -> None:
-    """Read one block into ``buffers``, so that data before an error is not lost."""
+def _fill(stream: io.BufferedIOBase, buffers: list[bytes]) -> None:
+    """Read one block into ``buffers``, so that data before an error is not lost: ``read`` would lose it."""
     size = 0
-    while size < BLOCK_BYTES and (buffer := stream.read(min(READ_BYTES, BLOCK_BYTES - size))):
+    while size < BLOCK_BYTES and (buffer := stream.read1(min(READ_BYTES, BLOCK_BYTES - size))):
         buffers.append(buffer)
         size += len(buffer)
     if not buffers or buffers[-1].endswith(b"\n"):
@@ -178,18 +160,3 @@ def _rest_of_line(file: io.FileIO) -> bytes:
         parts.append(part)
         size += len(part)
     return b"".join(parts)
-
-
-@contextmanager
-def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The file, and a stream of its decompressed bytes."""
-    try:
-        raw = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    with raw:
-        if path.name.endswith(".gz"):
-            yield raw, cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-        else:
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            yield raw, io.BufferedReader(reader, READ_BYTES)

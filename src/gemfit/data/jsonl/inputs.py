@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from gemfit.data.jsonl.blocks import Block, file_blocks, is_compressed, read_block
+from gemfit.data.jsonl.blocks import Block, file_blocks, read_block
 from gemfit.data.jsonl.hub_stream import hub_blocks, hub_lines
 from gemfit.data.jsonl.prefetch import prefetch
 from gemfit.errors import UserError
@@ -33,21 +33,28 @@ def _of_source(job: PackJob, number: int, source: JobSource) -> Iterator[PackInp
 def all_blocks(job: PackJob) -> Iterator[Block]:
     """Every block of every input, numbered in order. What cannot be read is a ``UserError``."""
     number = 0
-    for index, one in enumerate(inputs_of(job)):
-        source = job.sources[one.source]
+    for index, origin in enumerate(_origins(job)):
         blocks = (
-            _of_file(Path(one.path), one.bytes, index, number)
-            if source.hub is None
-            else hub_blocks(source, index, number)
+            _of_file(origin, index, number)
+            if isinstance(origin, SourceFile)
+            else hub_blocks(origin, index, number)
         )
         for block in blocks:
             yield block
             number = block.number + 1
 
 
-def _of_file(path: Path, size: int, input: int, number: int) -> Iterator[Block]:
-    blocks = file_blocks(path, size, input, number)
-    return prefetch(blocks) if is_compressed(path) else blocks
+def _origins(job: PackJob) -> Iterator[SourceFile | JobSource]:
+    """What each of ``inputs_of`` is read from, in the same order."""
+    for number, source in enumerate(job.sources):
+        if source.hub is not None:
+            yield source
+        yield from (file for file in job.files if file.source == number)
+
+
+def _of_file(file: SourceFile, input: int, number: int) -> Iterator[Block]:
+    blocks = file_blocks(file, input, number)
+    return prefetch(blocks) if file.compression else blocks
 
 
 def block_text(block: Block, path: str) -> bytes:
@@ -57,13 +64,13 @@ def block_text(block: Block, path: str) -> bytes:
 
 def all_lines(job: PackJob) -> Iterator[tuple[str, bytes]]:
     """Every line with its `path:line`, read lazily."""
-    for one in inputs_of(job):
-        source, number = job.sources[one.source], 0
-        if source.hub is not None:
-            lines = hub_lines(source)
-        else:
-            blocks = file_blocks(Path(one.path), one.bytes, 0, 0)
+    lines: Iterator[bytes]
+    for one, origin in zip(inputs_of(job), _origins(job), strict=True):
+        if isinstance(origin, SourceFile):
+            blocks = file_blocks(origin, 0, 0)
             lines = chain.from_iterable(block_text(block, one.path).split(b"\n") for block in blocks)
+        else:
+            lines = hub_lines(origin)
         for number, line in enumerate(lines, 1):
             yield f"{one.path}:{number}", line
 
