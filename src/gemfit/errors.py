@@ -1,4 +1,4 @@
-"""What a person did wrong, said so that they can mend it; and the exit codes of every command."""
+"""Errors that users can fix, and the exit codes of every command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
 
 
 class UserError(Exception):
-    """A mistake in the input: the message names the place, the value and the way out.
+    """A mistake in the input: the message names the place, the value and the fix.
 
     Commands print it without a traceback and exit with ``ExitCode.USER_ERROR``.
     """

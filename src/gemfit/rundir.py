@@ -212,9 +212,9 @@ class RunDir:
         if plan == old:
             return
         self.plans.mkdir(exist_ok=True)
-        kept = self.earlier_plan(self.attempt)
-        if not kept.exists():  # else no attempt has begun under the plan being replaced
-            write_atomic(kept, old.to_json())
+        saved = self.earlier_plan(self.attempt)
+        if not saved.exists():  # else no attempt has begun under the plan being replaced
+            write_atomic(saved, old.to_json())
         write_atomic(self.plan_file, plan.to_json())
 
     def verdict(self) -> Verdict | None:

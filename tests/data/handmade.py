@@ -1,4 +1,4 @@
-"""A pack made by hand: the plainest rendering, pieces cut anywhere, rows filled as they come.
+"""A pack made by hand: the simplest rendering, chunks split anywhere, rows filled as they come.
 
 It shares no code with the builder, so that what reads packs is not tested with what writes them.
 Every value can be changed before it is written, to plant a defect.
@@ -28,7 +28,7 @@ from gemfit.schemas.manifest import (
 
 IGNORED = -100
 CONTEXT = 4
-"""Tokens of what came before, in front of a continued piece."""
+"""Tokens of what came before, at the start of a continued chunk."""
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]], loss_on: str) -> tuple[list[int], list[bool]]:

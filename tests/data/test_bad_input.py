@@ -29,7 +29,7 @@ def say(*messages: object) -> dict[str, Any]:
 
 
 def left(folder: Path) -> set[str]:
-    """What is there besides the block cache, which has a folder of its own."""
+    """Files besides the block cache, which has a folder of its own."""
     return {path.name for path in folder.iterdir()} - {"cache"}
 
 

@@ -120,11 +120,11 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     job = write_job(write_conversations_file(lines), seq_len=128)
     assert call(job, "right")[0] == 0
     assert read_manifest(tmp_path / "right").engine == "word cache"
-    (kept,) = cache.glob("words/*.npz")
-    with np.load(kept) as file:
+    (tables,) = cache.glob("words/*.npz")
+    with np.load(tables) as file:
         arrays = dict(file)
     arrays["become"] ^= 1
-    np.savez(kept, **arrays)
+    np.savez(tables, **arrays)
     for part in cache.glob("blocks/*/*.block"):
         part.unlink()
     status, printed = call(job, "pack")
@@ -132,7 +132,7 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     assert "word cache differs from tokenizers at token " in printed
     assert "the blocks that word cache made are made again by tokenizers\n" in printed
     assert read_manifest(tmp_path / "pack").engine == "tokenizers"
-    assert not kept.exists()
+    assert not tables.exists()
     assert call(job, "again")[0] == 0
     right, *others = (rows(tmp_path / name) for name in ("right", "pack", "again"))
     assert all(other == right for other in others)

@@ -39,7 +39,7 @@ def lines_by_number(folder: Path) -> dict[int, int]:
     return {one["number"]: one["line"] - 1 for one in table if one["fate"] == "kept"}
 
 
-def pieces(folder: Path, split: str) -> list[tuple[int, list[int], list[int]]]:
+def documents_of(folder: Path, split: str) -> list[tuple[int, list[int], list[int]]]:
     """Line, ids and labels of every document of every row."""
     found, lines = [], lines_by_number(folder)
     for row in load_from_disk(str(folder / split)):
@@ -72,7 +72,7 @@ def test_the_command_packs_every_conversation_once(
     assert "packed: " in done.stderr
     assert "Warning" not in done.stderr
     manifest = verify_pack(tmp_path / "pack")
-    packed = {split: pieces(tmp_path / "pack", split) for split in ("train", "validation")}
+    packed = {split: documents_of(tmp_path / "pack", split) for split in ("train", "validation")}
     documents = make_renderer(tokenizer, "role_markers", loss_on="assistant").render(parsed(lines))
     wanted = sorted((token_ids(d.words).tolist(), labels(d.words).tolist()) for d in documents)
     assert sorted((ids, marks) for found in packed.values() for _, ids, marks in found) == wanted
@@ -95,7 +95,7 @@ def test_a_document_of_a_row_is_the_conversation_of_its_number(
     assert build(write_conversations_file(lines), seq_len=1024)[0] == 0
     documents = make_renderer(tokenizer, "role_markers").render(parsed(lines))
     for split in ("train", "validation"):
-        for source, ids, _ in pieces(tmp_path / "pack", split):
+        for source, ids, _ in documents_of(tmp_path / "pack", split):
             assert ids == token_ids(documents[source].words).tolist()
 
 
@@ -114,7 +114,7 @@ def test_split_conversations_train_every_token_once_and_are_counted(
     trained = [0] * len(documents)
     lengths = [0] * len(documents)
     for split in ("train", "validation"):
-        for source, ids, marks in pieces(tmp_path / "pack", split):
+        for source, ids, marks in documents_of(tmp_path / "pack", split):
             trained[source] += sum(mark != -100 for mark in marks)
             lengths[source] += len(ids)
             assert marks[0] == -100
@@ -164,7 +164,7 @@ def test_duplicates_are_dropped_and_near_duplicates_share_a_split(
     sides: dict[str, set[str]] = {}
     tokenizer_text = open_text(tmp_path / "pack")
     for split in ("train", "validation"):
-        for _, ids, _ in pieces(tmp_path / "pack", split):
+        for _, ids, _ in documents_of(tmp_path / "pack", split):
             sides.setdefault(" ".join(tokenizer_text(ids).casefold().split()), set()).add(split)
     assert len(sides) == 120
     assert all(len(side) == 1 for side in sides.values())
@@ -234,6 +234,6 @@ def test_counts_of_the_manifest_are_those_of_the_columns(
     assert rows.tokens.sum() == counts.tokens
     assert rows.trained_tokens.sum() == counts.trained_tokens
     assert rows.tokens.dtype == rows.trained_tokens.dtype == np.int64
-    sources = Counter(source for source, _, _ in pieces(tmp_path / "pack", "train"))
+    sources = Counter(source for source, _, _ in documents_of(tmp_path / "pack", "train"))
     assert len(sources) == counts.conversations
     assert sources.total() == counts.documents

@@ -1,4 +1,4 @@
-"""Compiled code is found by what it is: never beside the source, never compiled twice."""
+"""Compiled code is cached by its content: never next to the source, never compiled twice."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 
 GEMMA = Path(__file__).parents[2] / "examples/gemma-270m-chat/work/model"
 ENGINES = ("word cache", "gigatoken")
-PIECES = (
+SNIPPETS = (
     *TEXTS,
     *SPECIAL,
     *("<unused0>", "[multimodal]", "<mask>", "<start_of_image>", "<un", "used1>", "_turn>", "<start"),
@@ -47,7 +47,8 @@ unspaced = st.text(
     st.characters(min_codepoint=0x2E80, max_codepoint=0x9FFF) | st.sampled_from("的一是不了のはをにが、。")
 )
 hostile = st.lists(
-    st.lists(st.sampled_from(PIECES) | st.text(max_size=12) | unspaced, max_size=10).map("".join), max_size=8
+    st.lists(st.sampled_from(SNIPPETS) | st.text(max_size=12) | unspaced, max_size=10).map("".join),
+    max_size=8,
 )
 
 

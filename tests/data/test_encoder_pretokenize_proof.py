@@ -43,10 +43,10 @@ WORDS = (
     "漢<",
     "a乀",
 )
-ALIKE = "一乀亀什"
+IDEOGRAPHS = "一乀亀什"
 """The same first and last byte in UTF-8: one pair of them in an item, and by bytes none of them is cut."""
 text_strategy = st.lists(
-    st.sampled_from(WORDS) | st.text("abcéс漢字𠮷 \n▁<>,", max_size=4) | st.text(ALIKE, max_size=9),
+    st.sampled_from(WORDS) | st.text("abcéс漢字𠮷 \n▁<>,", max_size=4) | st.text(IDEOGRAPHS, max_size=9),
     max_size=12,
 ).map("".join)
 
@@ -69,7 +69,7 @@ BEHAVIORS = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 @st.composite
 def models(draw: st.DrawFn) -> dict[str, Any]:
     """BPE with merges at random."""
-    items, merges = [*"abc<>,\n▁éс漢", *ALIKE[:3]], []
+    items, merges = [*"abc<>,\n▁éс漢", *IDEOGRAPHS[:3]], []
     for _ in range(draw(st.integers(0, 25))):
         pair = draw(st.sampled_from(items)), draw(st.sampled_from(items))
         if "".join(pair) not in items:
@@ -173,21 +173,21 @@ def test_neighbours_in_items_and_added_tokens_stand_together(tokenizer: Any) -> 
     found = find_char_pairs(changed(tokenizer, model=model, added_tokens=[{**TOKEN, "content": "字<𠮷a"}]))
     inside = [*("▁漢", " 漢", "漢字", "é\0", "字<", "<𠮷", "𠮷a"), *(" ▁", "▁ ")]
     assert all(stand_together(found, *pair) for pair in inside)
-    others = [*("字漢", "𠮷<", "漢\0", "字a", "é漢"), *map("".join, product(ALIKE, ALIKE))]
+    others = [*("字漢", "𠮷<", "漢\0", "字a", "é漢"), *map("".join, product(IDEOGRAPHS, IDEOGRAPHS))]
     assert not any(stand_together(found, *pair) for pair in others)
 
 
 def test_a_sentence_without_spaces_is_cut_into_words(tokenizer: Any) -> None:
-    items = [*BYTES, "▁", *ALIKE, ALIKE[:2]]
+    items = [*BYTES, "▁", *IDEOGRAPHS, IDEOGRAPHS[:2]]
     model = {**fields_of(tokenizer)["model"], "vocab": {item: at for at, item in enumerate(items)}}
-    parsed = changed(tokenizer, model=model | {"merges": [tuple(ALIKE[:2])]}, added_tokens=[])
-    cache, text = word_cache(parsed, 64), (ALIKE * 50).encode()
-    assert cut_places(ALIKE, find_cuts(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == [], (
+    parsed = changed(tokenizer, model=model | {"merges": [tuple(IDEOGRAPHS[:2])]}, added_tokens=[])
+    cache, text = word_cache(parsed, 64), (IDEOGRAPHS * 50).encode()
+    assert cut_places(IDEOGRAPHS, find_cuts(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == [], (
         "by bytes it is not"
     )
     room = cache.room[0]
     ids, _ = cache.encode(text, np.array([len(text)], np.int64))
-    assert ids.tolist() == [items.index(item) for item in (ALIKE[:2], ALIKE[2], ALIKE[3])] * 50
+    assert ids.tolist() == [items.index(item) for item in (IDEOGRAPHS[:2], IDEOGRAPHS[2], IDEOGRAPHS[3])] * 50
     assert room - cache.room[0] == 3
 
 

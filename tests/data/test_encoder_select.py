@@ -215,19 +215,19 @@ def test_a_sample_of_what_is_encoded_tells_a_wrong_engine_from_a_right_one(token
 
 def test_kept_tables_encode_as_those_that_were_made(tokenizer: Any, tmp_path: Path) -> None:
     cache = word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
-    save_tables(cache, tmp_path / "words/kept.npz")
-    kept = load_tables(tmp_path / "words/kept.npz")
-    assert kept is not None
+    save_tables(cache, tmp_path / "words/tables.npz")
+    loaded = load_tables(tmp_path / "words/tables.npz")
+    assert loaded is not None
     text, ends = sample_arrays(
         [f"text {number} <eos>\n\nabout é  the weather 漢字の話" for number in range(50)]
     )
-    mine, theirs = kept.encode(text, ends), cache.encode(text, ends)
+    mine, theirs = loaded.encode(text, ends), cache.encode(text, ends)
     assert [one.tolist() for one in mine] == [one.tolist() for one in theirs]
 
 
 @pytest.mark.parametrize("damage", [0, 1, 100, -1])
 def test_damaged_tables_count_as_none(tokenizer: Any, tmp_path: Path, damage: int) -> None:
-    path = tmp_path / "kept.npz"
+    path = tmp_path / "tables.npz"
     save_tables(word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str())), path)
     whole = path.read_bytes()
     path.write_bytes(whole[:damage])

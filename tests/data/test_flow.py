@@ -158,14 +158,16 @@ def test_the_line_of_each_conversation_is_stored(tokenizer_folder: Path, tmp_pat
     lines: list[Any] = random_conversations(50, seed=1)
     found, status = pack(tmp_path, tokenizer_folder, [lines, lines[10:12]], seq_len=2048)
     assert status == 0
-    told = table(found)
-    assert [(line["source"], line["file"], line["line"]) for line in told[49:]] == [
+    lines_of_pack = table(found)
+    assert [(line["source"], line["file"], line["line"]) for line in lines_of_pack[49:]] == [
         (0, 0, 50),
         (1, 1, 1),
         (1, 1, 2),
     ]
-    assert [line["fate"] for line in told[50:]] == ["duplicate", "duplicate"]
-    assert [line["number"] for line in told[50:]] == [line["number"] for line in told[10:12]]
+    assert [line["fate"] for line in lines_of_pack[50:]] == ["duplicate", "duplicate"]
+    assert [line["number"] for line in lines_of_pack[50:]] == [
+        line["number"] for line in lines_of_pack[10:12]
+    ]
     manifest = read_manifest(found)
     assert [one.path for one in manifest.inputs] == [str(tmp_path / "0.jsonl"), str(tmp_path / "1.jsonl")]
     assert manifest.flow["s1"].duplicate == manifest.flow["s1"].tokens_read > 0

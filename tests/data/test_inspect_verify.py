@@ -110,8 +110,10 @@ def a_document_that_does_not_exist(made: Handmade) -> None:
 
 
 def a_document_of_the_other_side(made: Handmade) -> None:
-    held_out = next(entry for entry in made.entries if entry.disposition == "kept" and entry.split == 1)
-    train_row(made).document[0] = held_out.number
+    validation_entry = next(
+        entry for entry in made.entries if entry.disposition == "kept" and entry.split == 1
+    )
+    train_row(made).document[0] = validation_entry.number
 
 
 def a_piece_beyond_its_end(made: Handmade) -> None:

@@ -99,7 +99,7 @@ def test_pii_is_counted_by_kind_and_counting_changes_nothing() -> None:
 
 
 def test_no_match_spans_two_contents() -> None:
-    torn = [
+    split = [
         "joe@",
         "x.com",
         "",
@@ -110,8 +110,8 @@ def test_no_match_spans_two_contents() -> None:
         "DE89 3704 0044 ",
         "0532 0130 00",
     ]
-    assert scan_pii(contents(*torn), "count")[1] == {}
-    assert scan_pii(contents("".join(torn[:2]), "".join(torn[3:5])), "count")[1] == {"email": 1, "card": 1}
+    assert scan_pii(contents(*split), "count")[1] == {}
+    assert scan_pii(contents("".join(split[:2]), "".join(split[3:5])), "count")[1] == {"email": 1, "card": 1}
 
 
 def test_pii_at_the_edges_of_contents_is_found() -> None:
@@ -124,14 +124,14 @@ def test_an_empty_batch_has_no_pii() -> None:
     assert scan_pii(nothing, "mask") == (nothing, {})
 
 
-PIECES = st.one_of(
+SNIPPETS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs", "Nd"], exclude_characters="@+(-./:[="), max_size=20),
     st.sampled_from([" joe@x.com ", " +49 30 901820 ", " 4111-1111-1111-1111 ", " DE89370400440532013000 "]),
 )
 
 
 @settings(deadline=None)
-@given(texts=st.lists(st.lists(PIECES, max_size=6).map("".join), min_size=1, max_size=6))
+@given(texts=st.lists(st.lists(SNIPPETS, max_size=6).map("".join), min_size=1, max_size=6))
 def test_masking_keeps_every_other_byte_and_leaves_no_pii(texts: list[str]) -> None:
     before = contents(*texts)
     matches = list(find_pii(before))

@@ -55,16 +55,16 @@ def test_lengths_are_wide_and_skewed(conversations: list[Messages]) -> None:
     assert 1_000_000 < SAMPLE.stat().st_size < 1_500_000
 
 
-def test_no_two_conversations_are_near_copies(conversations: list[Messages]) -> None:
-    def pieces(messages: Messages) -> set[str]:
+def test_no_two_conversations_are_near_duplicates(conversations: list[Messages]) -> None:
+    def shingles(messages: Messages) -> set[str]:
         words = " ".join(message["content"] for message in messages[1:]).split()
         return {" ".join(words[start : start + 5]) for start in range(len(words) - 4)}
 
-    sets = list(map(pieces, conversations))
-    numbers = {piece: number for number, piece in enumerate(set().union(*sets))}
+    sets = list(map(shingles, conversations))
+    numbers = {shingle: number for number, shingle in enumerate(set().union(*sets))}
     holds = np.zeros((len(sets), len(numbers)), np.float32)
     for row, one in zip(holds, sets, strict=True):
-        row[[numbers[piece] for piece in one]] = 1
+        row[[numbers[shingle] for shingle in one]] = 1
     sizes, both = holds.sum(axis=1), holds @ holds.T
     similar = (both / (sizes[:, None] + sizes - both))[np.triu_indices(len(sets), 1)]
     assert len(similar) == 300 * 299 / 2

@@ -123,8 +123,8 @@ def test_any_number_of_ranks_gets_the_same_global_batch(
     for rank in range(ranks):
         shares = rank_rows(wanted, batch, rank)
         assert len(shares) == batch.gradient_accumulation_steps
-        for micro, share in enumerate(shares):
-            start = (micro * ranks + rank) * batch.per_device_batch_size
+        for number, share in enumerate(shares):
+            start = (number * ranks + rank) * batch.per_device_batch_size
             assert share.shape == (batch.per_device_batch_size,)
             slots[start : start + batch.per_device_batch_size] = share
     assert slots[:global_batch_size].tolist() == wanted.tolist()

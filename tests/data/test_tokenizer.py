@@ -1,4 +1,4 @@
-"""Tokenizers: trained alike every time, and named by their content."""
+"""Tokenizers: trained the same every time, and named by their content."""
 
 from __future__ import annotations
 

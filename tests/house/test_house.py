@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,8 +15,6 @@ ROOT = Path(__file__).parents[2]
 SOURCES = {"gemfit": ROOT / "src", "gemfit_launch": ROOT / "launch"}
 MODULES = sorted(path for package, root in SOURCES.items() for path in (root / package).rglob("*.py"))
 FOLDERS = sorted({path.parent for path in MODULES})
-RETIRED = {"traps", "beside", "ahead"}
-"""Private words of an earlier version; docs/glossary.md has those of the field."""
 ROLES = ("verbs", "output", "schemas", "summary", "report", "modelcard")
 """Folders whose modules are called after their subject: a verb, its output, its data model, its rendering."""
 
@@ -92,15 +89,3 @@ def test_a_folder_says_what_it_is_and_what_it_imports(folder: Path) -> None:
     assert what.endswith("."), "the first line says what the folder is"
     assert len(what.splitlines()) == 1
     assert "import" in imported.lower(), "the second paragraph says what the folder may import"
-
-
-def test_retired_words_name_no_module_class_or_function() -> None:
-    names = {
-        node.name
-        for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
-        if hasattr(node, "name")
-    }
-    stems = {path.stem for path in MODULES}
-    words = {word for name in {*names, *stems} if name for word in re.findall(r"[A-Z]?[a-z]+", name)}
-    assert {word.lower() for word in words} & RETIRED == set()

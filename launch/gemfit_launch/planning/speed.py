@@ -47,7 +47,7 @@ def speed_lines(plan: Plan, shape: ModelShape | None) -> list[SpeedLine]:
     """All speed settings of ``plan``; the memory that chunked loss saves is known where the vocabulary is."""
     model = plan.recipe.model
     optimizer = optimizer_of(plan.recipe, plan.topology)
-    ahead = prefetch_depth(plan.batch)
+    depth = prefetch_depth(plan.batch)
     pinned = ", pinned, copied while the GPU computes" if plan.topology.device == "cuda" else ""
     return [
         SpeedLine("attention", model.attention, plan.attention_because),
@@ -56,7 +56,7 @@ def speed_lines(plan: Plan, shape: ModelShape | None) -> list[SpeedLine]:
         SpeedLine("kernels", model.kernels, _kernels(plan)),
         SpeedLine("compile", "on" if model.compile else "off", _compile(plan)),
         SpeedLine("optimizer", optimizer, OPTIMIZERS[optimizer]),
-        SpeedLine("batches", f"{ahead} made ahead", f"by a thread of each rank{pinned}"),
+        SpeedLine("batches", f"{depth} made ahead", f"by a thread of each rank{pinned}"),
         *_overlap(plan),
     ]
 

@@ -69,12 +69,12 @@ def output_sum_bytes(config: Configuration) -> int:
     """Adding the gradient of one slice to that of earlier slices, which makes a third tensor."""
     if config.lora is not None or config.tokens <= SLICE_TOKENS:
         return 0
-    tensors = 3 + config.autocast  # the cast is kept for the slices to come
+    tensors = 3 + config.autocast  # the cast is saved for the slices to come
     return tensors * config.shape.embedding_parameters * config.compute_bytes
 
 
 def output_gradient_bytes(config: Configuration) -> int:
-    """The gradient of a tied output layer, kept until that of the embedding is there."""
+    """The gradient of a tied output layer, held until that of the embedding is there."""
     if config.lora is not None or not config.shape.tied:
         return 0
     return config.shape.embedding_parameters * stream_bytes(config)
@@ -176,12 +176,12 @@ def _attention(config: Configuration) -> float:
     repeated = query if shape.num_kv_heads > 1 else keys
     # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
     cast = compute * (query - repeated) if config.autocast else 0
-    kept = inputs + compute * (2 * query + 2 * repeated) + cast
+    saved = inputs + compute * (2 * query + 2 * repeated) + cast
     if config.attention == "eager":  # all scores, in float32 and in the compute dtype
         a_score = FLOAT32 + (compute if compute != FLOAT32 else 0)
-        return kept + a_score * shape.num_heads * config.seq_len
+        return saved + a_score * shape.num_heads * config.seq_len
     # Each layer converts the boolean mask to numbers.
-    return kept + FLOAT32 * shape.num_heads + compute * config.seq_len
+    return saved + FLOAT32 * shape.num_heads + compute * config.seq_len
 
 
 def _feed_forward(config: Configuration) -> float:
@@ -191,5 +191,5 @@ def _feed_forward(config: Configuration) -> float:
     """
     shape, compute = config.shape, config.compute_bytes
     inputs = (2 if config.casts_inputs else 1) * compute * shape.hidden_size
-    kept = 3 if config.kernels == "liger" else 4
-    return inputs + kept * compute * shape.intermediate_size
+    saved = 3 if config.kernels == "liger" else 4
+    return inputs + saved * compute * shape.intermediate_size

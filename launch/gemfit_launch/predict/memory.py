@@ -178,7 +178,7 @@ def _read_at_once(config: Configuration) -> int:
 
 def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
     """Memory other than model states, at each moment of a step that can be the peak."""
-    kept = _kept_for_backward(config)
+    saved = _saved_for_backward(config)
     gathers = MemoryPart(
         name="gathers", bytes=activation_memory.gather_bytes(config), why="whole parameters, not shards"
     )
@@ -211,10 +211,10 @@ def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, lis
     )
     roots = FLOAT32 * placed.gpu.moments // MOMENTS
     return {
-        "forward": [kept, gathers, casts, unpacked, forward_logits],
-        "loss": [kept, gathers, *saved_casts, logits, _output(config)],
-        "output layer": [kept, gathers, *saved_casts, _output_sum(config)],
-        "backward": [kept, gathers, *saved_casts, unpacked, waiting, layer, *checkpointed],
+        "forward": [saved, gathers, casts, unpacked, forward_logits],
+        "loss": [saved, gathers, *saved_casts, logits, _output(config)],
+        "output layer": [saved, gathers, *saved_casts, _output_sum(config)],
+        "backward": [saved, gathers, *saved_casts, unpacked, waiting, layer, *checkpointed],
         "embedding": [gathers, _embedding(config)],
         "step": [MemoryPart(name="step", bytes=roots, why="AdamW: roots of all second moments")],
     }
@@ -235,7 +235,7 @@ def _embedding(config: Configuration) -> MemoryPart:
     return MemoryPart(name="embedding gradient", bytes=size, why="dense, and added to the output layer's")
 
 
-def _kept_for_backward(config: Configuration) -> MemoryPart:
+def _saved_for_backward(config: Configuration) -> MemoryPart:
     layers = config.shape.num_layers
     each = (
         activation_memory.checkpoint_bytes

@@ -129,9 +129,9 @@ def _step(config: Configuration, gpu: GpuSpec, moved: CommunicationVolume, which
 def _forward_backward(config: Configuration, gpu: GpuSpec, which: int) -> float:
     multiplying = config.tokens * flops.hardware_flops(config) / (gpu.peak_flops * MATRIX_SHARE[which])
     passes = 4 / 3 if config.activation_checkpointing else 1
-    kept = config.shape.num_layers * layer_bytes(config) * TOUCHES * passes
+    touched = config.shape.num_layers * layer_bytes(config) * TOUCHES * passes
     logits = config.tokens * config.shape.vocab_size * LOGIT_TOUCHES
-    moving = (kept + logits + _unpacking(config)) / (gpu.memory_bandwidth * BANDWIDTH_SHARE[which])
+    moving = (touched + logits + _unpacking(config)) / (gpu.memory_bandwidth * BANDWIDTH_SHARE[which])
     launches = config.shape.num_layers * KERNELS_PER_LAYER * (4 if config.activation_checkpointing else 3)
     return max(multiplying + moving, launches * LAUNCH_SECONDS[which])
 

@@ -16,7 +16,7 @@ from gemfit.errors import UserError
 PATIENCE_SECONDS = 60
 FORGOTTEN = "Invalid job id specified"
 FIELDS = "%i|%T|%r|%S|%L|%D|%N|%j"
-KEPT = ("SLURM_CONF",)
+PASSED_ON = ("SLURM_CONF",)
 """Selects the cluster, and sets no option of a job."""
 
 PREFIXES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_")
@@ -128,4 +128,4 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
 
 def hidden_options(base: Mapping[str, str]) -> list[str]:
     """Names of the variables that Slurm's commands would read as options."""
-    return sorted(name for name in base if name.startswith(PREFIXES) and name not in KEPT)
+    return sorted(name for name in base if name.startswith(PREFIXES) and name not in PASSED_ON)

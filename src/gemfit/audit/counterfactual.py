@@ -1,4 +1,4 @@
-"""Counterfactual fairness suite: replies should not differ where one attribute of a person does.
+"""Counterfactual fairness suite: replies should not differ where one attribute of the person described does.
 
 For each value of an axis, such as a religion, every template gives one difference: the score of the reply
 for this value less the mean over the other values of the axis. Templates are the independent units.

@@ -27,7 +27,7 @@ EXAMPLES = {"--set": "--set optim.learning_rate=5e-5", "--site-set": "--site-set
 
 
 def build(model: type[Model], document: YamlDocument) -> Model:
-    """Validate ``document`` as ``model``; all mistakes are told at once, one a line."""
+    """Validate ``document`` as ``model``; one error reports all mistakes, one per line."""
     try:
         # Through JSON, because there strict mode still takes a list for a tuple.
         return model.model_validate_json(json.dumps(document.data, default=str))
@@ -41,7 +41,7 @@ def with_settings(
 ) -> YamlDocument:
     """``document`` with each ``a.b=c`` on top, the value read as the type that the field has.
 
-    ``option`` is where a person wrote them, for errors.
+    ``option`` is the command-line option that errors name.
     """
     settings = list(settings)
     for setting in _other_form_left_out(settings):

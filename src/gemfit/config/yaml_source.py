@@ -76,7 +76,7 @@ def parse(text: str, origin: str) -> YamlDocument:
 def load_extended(path: Path, find: Callable[[str], Path]) -> YamlDocument:
     """Read ``path`` and whatever its ``extends:`` names, recursively; the nearer file wins.
 
-    ``find`` turns a name that is no file beside ``path`` into a path. Cycles are refused.
+    ``find`` turns a name that is not a file in the folder of ``path`` into a path. Cycles are refused.
     """
     return _extended(path, find, ())
 
@@ -89,8 +89,8 @@ def _extended(path: Path, find: Callable[[str], Path], above: tuple[Path, ...]) 
     if not isinstance(name, str):
         raise UserError(f"{place}: extends: expected the name of one recipe, found {name!r}")
     seen = (*above, path.resolve())
-    beside = path.parent / name
-    parent = beside if beside.is_file() else find(name)
+    sibling = path.parent / name
+    parent = sibling if sibling.is_file() else find(name)
     if parent.resolve() in seen:
         chain = " -> ".join(p.name for p in (*seen, parent))
         raise UserError(f"{place}: extends: the recipes extend each other in a circle: {chain}")

@@ -112,19 +112,19 @@ def make_inputs(run: RunDir, settings: EvaluationSettings, device: torch.device)
     """Rows, turn spans and prompts; ``UserError`` where the split has no trained tokens."""
     plan, tokenizer = plan_here(run, device), packed_tokenizer(run)
     folder = Path(plan.pack.folder)
-    pack, evidence = open_pack(folder, settings.split), open_pack_files(folder)
+    pack, files = open_pack(folder, settings.split), open_pack_files(folder)
     rows = np.sort(epoch_order(settings.seed, 0, len(pack))[: settings.rows])
     if not pack.trained_tokens.sum():
         raise UserError(f"{folder}: {settings.split} has no trained token; see data.validation_share")
     if not pack.trained_tokens[rows].sum():
         raise UserError(f"--rows {settings.rows}: the rows that were drawn have no trained token; take more")
-    marks = make_control_tokens(tokenizer, evidence.manifest.format, evidence.manifest.eos)
-    annotated = list(RowAnnotator(evidence, marks).rows(settings.split, range(len(pack))))
+    marks = make_control_tokens(tokenizer, files.manifest.format, files.manifest.eos)
+    annotated = list(RowAnnotator(files, marks).rows(settings.split, range(len(pack))))
     prompts = select_prompts(annotated, marks, tokenizer, count=settings.samples, seed=settings.seed)
     if len(prompts) < settings.samples and rank() == 0:
         logger.warning(
             "%d of %d samples: no more conversations have a whole reply in a row of %d tokens",
-            *(len(prompts), settings.samples, evidence.manifest.seq_len),
+            *(len(prompts), settings.samples, files.manifest.seq_len),
         )
     return EvaluationInputs(plan, pack, rows, turn_spans(annotated), prompts, pad_id(tokenizer))
 

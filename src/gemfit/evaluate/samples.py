@@ -1,6 +1,6 @@
 """Sample prompts: conversations of the validation split up to their last reply.
 
-The messages are read back from packed rows: what was trained is what is prompted, masked personal data
+The messages are read back from packed rows: what was trained is what is prompted, masked PII
 included. Only the first chunk of a conversation is read, so a prompt never exceeds a row. A system
 text that the format puts inside the first user's turn stays there.
 """

@@ -19,7 +19,7 @@ from gemfit.data.render.template_segments import LITERAL_EOS, TemplateSegments, 
 from gemfit.schemas.recipe import DataRecipe
 
 MARKERS = Regex(r"<\|(?:system|user|assistant|tool|eos)\|>")
-KEPT = ("bos_token", "eos_token", "pad_token", "unk_token", "model_max_length", "padding_side")
+COPIED_ATTRIBUTES = ("bos_token", "eos_token", "pad_token", "unk_token", "model_max_length", "padding_side")
 """What a tokenizer says besides its rules."""
 
 
@@ -33,7 +33,7 @@ def tokenizer_for_chat(tokenizer: Any, data: DataRecipe) -> Any:
     # The class of a model family would build its own rules again; this one keeps those of the file.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        **{name: getattr(tokenizer, name) for name in KEPT},
+        **{name: getattr(tokenizer, name) for name in COPIED_ATTRIBUTES},
         chat_template=marker_template(role_markers(tokenizer, data.eos)),
     )
 

@@ -57,9 +57,9 @@ def weights_of_checkpoint(checkpoint: Path) -> Weights:
 
 def weights_of_model(model: torch.nn.Module) -> Weights:
     """A model in memory. Tied weights appear once, under their first name."""
-    kept = model.state_dict()
+    state = model.state_dict()
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    tensors |= {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if name in state}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Weights(shapes, lambda names: {name: tensors[name] for name in names})
 

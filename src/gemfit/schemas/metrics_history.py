@@ -1,6 +1,6 @@
 """Metrics of a run over all its attempts; steps that were repeated after a resume count once.
 
-The record of the later attempt is kept.
+The record of the later attempt wins.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def read_records(metrics: Path) -> list[Record]:
 
 def _standing(records: Sequence[Standing], firsts: dict[int, int]) -> tuple[Standing, ...]:
     """The records that no later attempt has repeated, by step."""
-    kept = [
+    records = [
         record
         for record in records
         if all(record.step < first for attempt, first in firsts.items() if attempt > record.attempt)
     ]
-    return tuple(sorted(kept, key=lambda record: record.step))
+    return tuple(sorted(records, key=lambda record: record.step))
 
 
 def _parse(metrics: Path, number: int, line: str) -> Record:

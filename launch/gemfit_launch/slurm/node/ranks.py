@@ -99,8 +99,8 @@ def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str,
 
     torchrun does not handle the two signals, so they stay ignored in it and only ranks act on them.
     """
-    kept = environment(machine.plan, base, attempt=machine.files.attempt, port=machine.port)
-    return kept | {
+    variables = environment(machine.plan, base, attempt=machine.files.attempt, port=machine.port)
+    return variables | {
         "PET_SIGNALS_TO_HANDLE": "SIGINT",
         "PET_RDZV_ID": machine.token,
         "PYTHONFAULTHANDLER": "1",  # SIGABRT writes the stacks of all threads

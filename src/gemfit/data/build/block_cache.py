@@ -214,13 +214,13 @@ def limit_bytes() -> int:
 
 def _write(file: Any, arrays: list[tuple[str, NDArray[Any]]], notes: BlockNotes) -> None:
     specs, at, state = {}, 0, xxhash.xxh3_64()
-    pieces: list[Any] = []
+    buffers: list[Any] = []
     for name, array in arrays:
         specs[name] = (array.dtype.str, array.shape, at)
         padding = bytes(-array.nbytes % ALIGNMENT)
-        for piece in (array.reshape(-1).view(np.uint8).data, padding):
-            state.update(piece)
-            pieces.append(piece)
+        for buffer in (array.reshape(-1).view(np.uint8).data, padding):
+            state.update(buffer)
+            buffers.append(buffer)
         at += array.nbytes + len(padding)
     header = orjson.dumps(
         {
@@ -232,8 +232,8 @@ def _write(file: Any, arrays: list[tuple[str, NDArray[Any]]], notes: BlockNotes)
         option=orjson.OPT_NON_STR_KEYS,
     )
     header += b" " * (-(len(header) + 16) % ALIGNMENT)
-    for piece in (MAGIC + len(header).to_bytes(8, "little") + header, *pieces):
-        view = memoryview(piece)
+    for buffer in (MAGIC + len(header).to_bytes(8, "little") + header, *buffers):
+        view = memoryview(buffer)
         while view:
             view = view[file.write(view) :]
 

@@ -91,7 +91,7 @@ class ConversationTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notes:
-    """What was read beside the valid conversations."""
+    """What was read besides the valid conversations."""
 
     lines: int
     blank: int

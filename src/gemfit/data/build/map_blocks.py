@@ -74,8 +74,8 @@ def make_blocks(
 ) -> list[MappedBlock]:
     """Make the tokenized blocks of ``shard``, in input order; without ``rendering`` only look for them.
 
-    The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` is told
-    the bytes that are done, ``take`` each block in input order while others are being made. ``checker`` is
+    The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` gets
+    the number of bytes done, ``take`` each block in input order while others are being made. ``checker`` is
     offered a sample of each, and its ``EngineMismatch`` is raised.
     """
     task = _BlockTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
@@ -121,7 +121,7 @@ def tokens_wanted(job: PackJob) -> int | None:
 class _InOrder:
     """Blocks as they come, taken in order until they hold the tokens that are wanted.
 
-    Which blocks are taken follows from their order, whoever was faster.
+    Which blocks are taken follows from their order, not from which worker was faster.
     """
 
     def __init__(self, tokens: int | None, shard: Shard, take: Callable[[MappedBlock], None]) -> None:

@@ -1,4 +1,4 @@
-"""One builder per pack: whoever comes later waits, and takes the finished pack.
+"""One builder per pack: later ones wait, and take the finished pack.
 
 A lock file in the pack's parent folder (flock) holds over processes, containers and, where the file system
 passes locks on, over nodes. Where it does not, two builds do the same work, and the first to rename wins.

@@ -1,7 +1,7 @@
 """Packed rows as Arrow shards, in the layout that ``datasets.load_from_disk`` opens.
 
 Digests are taken of what is written on its way to the disk. Memory: one record batch of a few MiB for
-each writer. Beside the shards lie two tables that let a reader find any row without reading others:
+each writer. Next to the shards are two tables that let a reader find any row without reading others:
 ``batches.npy`` (shard, first row and byte of every record batch) and ``counts.npy`` (tokens, trained
 tokens of every row).
 """
@@ -103,7 +103,7 @@ def shard_jobs(plan: SplitPlan, seq_len: int) -> list[ShardJob]:
 def write_shard(
     folder: Path, job: ShardJob, plan: SplitPlan, source: Source, at: Callable[[int], None]
 ) -> WrittenShard:
-    """Gather the rows of one file and write them; ``at`` is told how many more rows are done."""
+    """Gather the rows of one file and write them; ``at`` gets the number of rows written since."""
     batch_rows = max(1, BATCH_BYTES // (8 * source.seq_len))
     schema = row_schema(source.seq_len)
     files, room = BlockFiles.of(source.paths), Room.of(batch_rows, source.seq_len)
@@ -136,7 +136,7 @@ def write_shard(
 def describe_split(
     folder: Path, name: str, seq_len: int, fingerprint: str, shards: list[WrittenShard]
 ) -> None:
-    """The files beside the shards: what ``datasets`` knows them by, and the two tables."""
+    """The files next to the shards: what ``datasets`` knows them by, and the two tables."""
     batches = [
         np.column_stack([np.full(len(shard.batches), number), shard.batches])
         for number, shard in enumerate(shards)
@@ -177,9 +177,9 @@ def row_schema(seq_len: int) -> pa.Schema:
 
 def as_arrow(values: NDArray[Any]) -> pa.Array:
     """Integers as an Arrow array over the same memory; ``pa.array`` would import pandas for it."""
-    kept = np.ascontiguousarray(values)
-    buffers = [None, pa.py_buffer(kept)]
-    return pa.Array.from_buffers(pa.from_numpy_dtype(kept.dtype), len(kept), buffers)
+    contiguous = np.ascontiguousarray(values)
+    buffers = [None, pa.py_buffer(contiguous)]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(contiguous.dtype), len(contiguous), buffers)
 
 
 def _batch(

@@ -1,6 +1,6 @@
-"""What became of every conversation and every token: the tables and sums that a pack carries.
+"""Disposition of every conversation and every token: the tables and sums of a pack.
 
-``conversations.arrow`` has a line for each valid conversation in input order. Sums are made twice, from
+``conversations.arrow`` has a row per valid conversation in input order. Sums are made twice, from
 that table and from the rows, and have to agree.
 """
 

@@ -41,11 +41,11 @@ def run_tasks(
     describe: Callable[[Task], str],
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Task, Result]]:
-    """Do ``work`` on every task, in the order given to whoever is free; results as they come.
+    """Do ``work`` on every task, in the order given, by the next idle worker; results as they come.
 
-    ``tasks`` is consumed lazily, one ahead for each worker. What ``work`` raises is raised here, after
+    ``tasks`` is consumed lazily, one ahead per worker. What ``work`` raises is raised here, after
     the tasks before it in order have ended: so the first failure is the same for any number of workers.
-    ``tick`` is called between results, some times a second.
+    ``tick`` is called between results, some times per second.
     """
     with closing(_Pool(work, num_workers, describe)) as pool:
         yield from pool.run(tasks, tick)
@@ -96,7 +96,7 @@ class _Pool(Generic[Task, Result]):
                 worker.order, worker.task = order, task
                 self._send(worker, task)
                 busy[worker.connection] = worker
-            # Whoever takes the results may be at it for a while: by now everybody is at work again.
+            # The consumer may take a while over the results: all workers are busy again by now.
             yield from done
             done.clear()
             if failed is not None and all(worker.order > failed[0] for worker in busy.values()):

@@ -32,7 +32,7 @@ def write_rows(
 ) -> tuple[list[FileDigest], dict[str, int]]:
     """Write every split; digests of the shards, and the trained tokens of each split.
 
-    ``at`` is told the rows that are done.
+    ``at`` gets the number of rows done.
     """
     by_name = {plan.name: plan for plan in plans}
     jobs = [job for plan in plans for job in shard_jobs(plan, source.seq_len)]

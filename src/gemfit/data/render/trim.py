@@ -40,8 +40,8 @@ def trimmed(messages: Messages, roles: AbstractSet[str]) -> tuple[bytes, NDArray
     if len(ends) and ends[-1] == len(text):
         return messages.text, messages.ends
     view = memoryview(messages.text)
-    kept = zip(starts.tolist(), stops.tolist(), strict=True)
-    return b"".join([view[start:stop] for start, stop in kept]), ends
+    spans = zip(starts.tolist(), stops.tolist(), strict=True)
+    return b"".join([view[start:stop] for start, stop in spans]), ends
 
 
 @njit

@@ -26,7 +26,7 @@ class Reference:
         texts = split_texts(text, ends)
         ids, counts = [], np.empty(len(texts), np.int64)
         for first in range(0, len(texts), BATCH_TEXTS):
-            encodings = self._encode([piece.decode() for piece in texts[first : first + BATCH_TEXTS]])
+            encodings = self._encode([text.decode() for text in texts[first : first + BATCH_TEXTS]])
             counts[first : first + len(encodings)] = [len(encoding) for encoding in encodings]
             ids.append(_join(encodings))
         return np.concatenate(ids) if ids else np.empty(0, np.uint32), np.cumsum(counts)

@@ -1,7 +1,7 @@
 """What an encoder of contents is: UTF-8 in, token ids out, arrays at both ends.
 
 An encoder works on one thread and may be used after ``os.fork``: worker processes are the parallelism.
-Contents are a person's text, so nothing in them becomes a control token and none is added.
+Contents are users' text, so nothing in them becomes a control token and none is added.
 """
 
 from __future__ import annotations

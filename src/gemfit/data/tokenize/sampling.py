@@ -13,7 +13,7 @@ _32 = np.uint64(32)
 
 
 def pick_texts(text: bytes, ends: Ends, one_in: int) -> NDArray[np.int64]:
-    """Indices of about one in ``one_in`` texts; equal texts are picked alike, wherever they stand."""
+    """Indices of about one in ``one_in`` texts; the choice depends on the text only, not on its position."""
     data = np.frombuffer(text, np.uint8)
     # Eight bytes from every position on, without a copy.
     eights = np.ndarray((max(len(data) - 7, 0),), np.dtype("<u8"), buffer=text, strides=(1,))

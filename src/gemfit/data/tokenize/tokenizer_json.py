@@ -34,7 +34,7 @@ class TokenizerJson:
     def without(self, *steps: str) -> bytes:
         """The file without special tokens, what is put around a text (which names them), and these steps.
 
-        For an engine that cannot be told to take special tokens in a text for ordinary text.
+        For an engine that has no option to encode special tokens in a text as ordinary text.
         """
         ordinary = [token for token in self.added_tokens if not token["special"]]
         gone = dict.fromkeys(("post_processor", *steps))

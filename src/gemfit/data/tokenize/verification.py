@@ -1,8 +1,8 @@
-"""What an engine gave, beside what the reference gives.
+"""Comparison of an engine's ids with those of the reference.
 
-While an engine works, a small sample of all texts is encoded a second time, by the reference. Which texts,
-their content says: so the same ones whatever process they fall to, about one in 1,024. At 4 MB a second
-for the reference this costs some 2 % of the time of an engine of 100 MB a second.
+While an engine works, a small sample of all texts is encoded a second time, by the reference. The content
+decides which texts, so they are the same ones in any process, about one in 1,024. With 4 MB/s for the
+reference this costs some 2 % of the time of an engine of 100 MB/s.
 """
 
 from __future__ import annotations

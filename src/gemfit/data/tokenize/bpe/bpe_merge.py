@@ -123,14 +123,14 @@ def merge_text(  # type: ignore[no-untyped-def]
     text, start, stop, ids, at,
     pairs, become, first_ranks, ascii, byte_ids, classes, trie, tokens, items, ranks, before, after, heap,
 ):  # fmt: skip
-    """Write the ids of ``text[start:stop]`` from ``ids[at]`` on, one a byte at most; where they end."""
-    piece = place = start
+    """Write the ids of ``text[start:stop]`` from ``ids[at]`` on, at most one per byte; where they end."""
+    plain = place = start
     while place <= stop:
         token, end = NOTHING, place
         if place < stop and classes[text[place]] and trie[0, classes[text[place]]]:
             token, end = _added_token(text, place, stop, classes, trie, tokens)
-        if piece < place and (token >= 0 or place == stop):
-            count = _items(text, piece, place, pairs, become, first_ranks, ascii, byte_ids, items, ranks)
+        if plain < place and (token >= 0 or place == stop):
+            count = _items(text, plain, place, pairs, become, first_ranks, ascii, byte_ids, items, ranks)
             if count <= SCANNED:
                 at = _scan(count, pairs, become, items, ranks, ids, at)
             else:
@@ -138,7 +138,7 @@ def merge_text(  # type: ignore[no-untyped-def]
         if token >= 0:
             ids[at] = token
             at += 1
-            piece = end
+            plain = end
         place = max(end, place + 1)
     return at
 

@@ -40,7 +40,7 @@ from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 SPACE = "▁"
 MARK = ord("<")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-_BETWEEN = "\0"  # Between two items; it parts, but does not allow a cut beside such a character.
+_BETWEEN = "\0"  # Between two items; it separates, but does not allow a cut next to such a character.
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PLAIN_BPE: Mapping[str, tuple[Any, ...]] = {
     "type": ("BPE",),

@@ -1,4 +1,4 @@
-"""The process beside a build that compares samples with the reference."""
+"""The process that compares samples of a build with the reference."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gemfit.errors import UserError
 
 
 @pytest.fixture
-def watch(tokenizer: Any) -> Iterator[ReferenceChecker]:
-    with closing(ReferenceChecker(lambda: reference_encoder(tokenizer))) as watch:
-        yield watch
+def checker(tokenizer: Any) -> Iterator[ReferenceChecker]:
+    with closing(ReferenceChecker(lambda: reference_encoder(tokenizer))) as checker:
+        yield checker
 
 
 def picked(tokenizer: Any, *texts: str, more: int = 0) -> VerificationSample:
@@ -32,27 +32,29 @@ def picked(tokenizer: Any, *texts: str, more: int = 0) -> VerificationSample:
     )
 
 
-def test_right_samples_pass(watch: ReferenceChecker, tokenizer: Any) -> None:
+def test_right_samples_pass(checker: ReferenceChecker, tokenizer: Any) -> None:
     for number in range(200):
-        watch.offer(picked(tokenizer, f"we feel {number}", "the night" * number))
-    watch.finish()
+        checker.offer(picked(tokenizer, f"we feel {number}", "the night" * number))
+    checker.finish()
 
 
-def test_a_wrong_sample_is_reported_by_the_end(watch: ReferenceChecker, tokenizer: Any) -> None:
+def test_a_wrong_sample_is_reported_by_the_end(checker: ReferenceChecker, tokenizer: Any) -> None:
     right, wrong = picked(tokenizer, "we feel the night"), picked(tokenizer, "the day", more=1)
-    watch._offered = [right, wrong, right]
+    checker._offered = [right, wrong, right]
     with pytest.raises(EngineMismatch, match=r"an engine differs from tokenizers at token 0 .* 'the day'"):
-        watch.finish()
+        checker.finish()
 
 
-def test_a_wrong_sample_is_reported_while_others_are_offered(watch: ReferenceChecker, tokenizer: Any) -> None:
+def test_a_wrong_sample_is_reported_while_others_are_offered(
+    checker: ReferenceChecker, tokenizer: Any
+) -> None:
     def go_on(seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            watch.offer(picked(tokenizer, "the night"))
+            checker.offer(picked(tokenizer, "the night"))
             time.sleep(0.01)
 
-    watch.offer(picked(tokenizer, "the day", more=1))
+    checker.offer(picked(tokenizer, "the day", more=1))
     with pytest.raises(EngineMismatch):
         go_on(30)
 
@@ -60,12 +62,12 @@ def test_a_wrong_sample_is_reported_while_others_are_offered(watch: ReferenceChe
 def test_offering_never_waits_for_the_reference(tokenizer: Any) -> None:
     def slow() -> Encoder:
         time.sleep(60)
-        raise AssertionError("nobody waits so long")
+        raise AssertionError("nothing waits so long")
 
     started = time.monotonic()
-    with closing(ReferenceChecker(slow)) as watch:
+    with closing(ReferenceChecker(slow)) as checker:
         for _ in range(1000):
-            watch.offer(picked(tokenizer, "the night " * 100))
+            checker.offer(picked(tokenizer, "the night " * 100))
     assert time.monotonic() - started < 30
 
 
@@ -73,14 +75,14 @@ def test_a_reference_that_cannot_be_loaded_is_an_error(tokenizer: Any) -> None:
     def missing() -> Encoder:
         raise UserError("it is gone")
 
-    with closing(ReferenceChecker(missing)) as watch, pytest.raises(UserError, match="it is gone"):
-        watch.finish()
+    with closing(ReferenceChecker(missing)) as checker, pytest.raises(UserError, match="it is gone"):
+        checker.finish()
 
 
-def test_a_process_that_is_killed_is_an_error(watch: ReferenceChecker) -> None:
-    watch.finish()
-    os.kill(watch._process.pid or 0, signal.SIGKILL)
-    watch._process.join()
-    watch.offer(VerificationSample("an engine", [b"a"], [np.zeros(1, np.uint32)]))
+def test_a_process_that_is_killed_is_an_error(checker: ReferenceChecker) -> None:
+    checker.finish()
+    os.kill(checker._process.pid or 0, signal.SIGKILL)
+    checker._process.join()
+    checker.offer(VerificationSample("an engine", [b"a"], [np.zeros(1, np.uint32)]))
     with pytest.raises(UserError, match=r"checks the engine ended with status -9 .*memory"):
-        watch.finish()
+        checker.finish()
