@@ -84,4 +84,10 @@ def _fsdp(strategy: Fsdp) -> dict[str, Any]:
 
 
 def _deepspeed() -> dict[str, Any]:
-    return {"deepspeed_config_file": f"{RUN_DIR}/deepspeed.json", "zero3_init_flag": False}
+    return {
+        "deepspeed_config_file": f"{RUN_DIR}/deepspeed.json",
+        "zero3_init_flag": False,
+        # torchrun on each machine. The default starts ranks over ssh from one of them, and writes the whole
+        # environment, tokens included, into a file.
+        "deepspeed_multinode_launcher": "standard",
+    }
