@@ -227,7 +227,13 @@ class RunDir:
     @property
     def attempt(self) -> int:
         """Number of the current or last attempt; 0 before the first."""
-        return int(self.attempt_file.read_text()) if self.attempt_file.is_file() else 0
+        try:
+            return int(self.attempt_file.read_bytes())
+        except FileNotFoundError:
+            return 0
+        except ValueError:  # damaged; the record of each attempt is written before its number
+            numbers = (path.stem.removeprefix("attempt-") for path in self.plans.glob("attempt-*.json"))
+            return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def begin_attempt(self, allowed_changes: Collection[str] = ()) -> int:
         """Number a new attempt, and remove stop file and verdict of the last one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,30 @@ def test_logs_go_on_over_all_attempts(submitted: RunDir, cli: Cli, slurm: FakeSl
 def test_logs_of_batch_scripts_are_shown(submitted: RunDir, cli: Cli) -> None:
     JobFiles(submitted).log("train", 100).write_text("attempt 1 of job 100\n")
     assert "attempt 1 of job 100\n" in cli("logs", submitted.root, "--job").output
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plan.json", "{"),
+        ("verdict.json", '{"outcome": "lost"}'),
+        ("slurm/submissions.json", ""),
+        ("metrics.jsonl", '{"kind":"step","loss":"high"}\n{"kind":"st'),
+        ("attempt", ""),
+        ("attempt", "one\n"),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(
+    name: str, content: str, submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    damaged = RunDir.create(Path("runs/damaged"), submitted.plan())
+    (damaged.root / "slurm").mkdir()
+    (damaged.root / name).write_text(content)
+    result = cli("status", "--json")
+    assert result.exit_code == 0, result.output
+    states = {Path(one["run"]).name: (one["state"], one["reason"]) for one in json.loads(result.stdout)}
+    assert states[submitted.root.name][0] == "pending"
+    if name in ("metrics.jsonl", "attempt"):
+        assert states["damaged"] == ("new", "")
+    else:
+        assert (states["damaged"][0], name in states["damaged"][1]) == ("damaged", True)

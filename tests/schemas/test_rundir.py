@@ -172,3 +172,11 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 def wait_for_line(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
+
+
+@pytest.mark.parametrize("content", ["", "\0\0", "one\n"])
+def test_the_attempt_number_outlives_its_file(content: str, run: RunDir) -> None:
+    run.begin_attempt()
+    run.begin_attempt()
+    run.attempt_file.write_text(content)
+    assert (run.attempt, run.begin_attempt(), run.attempt) == (2, 3, 3)

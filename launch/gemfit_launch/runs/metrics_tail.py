@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemfit.core.jsonl_log import count_lines, parse_lines
 from gemfit.schemas.metrics import Record, StepRecord, parse_record
 
 TAIL_BYTES = 256 * 1024
@@ -23,14 +24,21 @@ class Tail:
         return cls(path, path.stat().st_size if path.is_file() else 0)
 
     def read(self) -> list[Record]:
-        """The records that are complete since the last call; a half-written line waits for its end."""
+        """The records that are complete since the last call; a half-written line waits for its end.
+
+        Lines that hold no record, such as the half line of a crashed attempt, are skipped with a warning.
+        """
         if not self.path.is_file():
             return []
         with self.path.open("rb") as stream:
             stream.seek(self.offset)
             whole, newline, _ = stream.read().rpartition(b"\n")
+        start = self.offset
         self.offset += len(whole) + len(newline)
-        return [parse_record(line) for line in whole.splitlines() if line.strip()]
+        lines = whole.split(b"\n")
+        return parse_lines(
+            self.path, lines, parse_record, first_line=lambda: count_lines(self.path, start) + 1
+        )
 
 
 def recent_records(path: Path) -> list[Record]:

@@ -13,8 +13,11 @@ from gemfit.schemas.metrics import EvalRecord, StepRecord
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.metrics_tail import recent_records, seconds_left
 
-RunState = Literal["new", "pending", "running", "stopping", "suspended", "unknown"] | AttemptOutcome
-"""Before and during an attempt, or the outcome of the last one; `unknown`: Slurm does not answer."""
+RunState = (
+    Literal["new", "pending", "running", "stopping", "suspended", "unknown", "damaged"] | AttemptOutcome
+)
+"""Before and during an attempt, or the outcome of the last one; `unknown`: Slurm does not answer; `damaged`:
+its files cannot be read."""
 ACTIVE_STATES = ("pending", "running", "stopping", "suspended", "unknown")
 """States that change without a further command."""
 
@@ -72,6 +75,22 @@ def read_status(
         reason=verdict.reason if verdict else "",
         job=job,
         waits_for=waits_for,
+    )
+
+
+def damaged_status(run: RunDir, error: Exception) -> RunStatus:
+    """Status of a run whose files cannot be read, with the reason: other runs are still shown."""
+    return RunStatus(
+        run=str(run.root),
+        state="damaged",
+        attempt=0,
+        step=0,
+        total_steps=0,
+        loss=None,
+        eval_loss=None,
+        tokens_per_second=None,
+        seconds_left=None,
+        reason=str(error),
     )
 
 

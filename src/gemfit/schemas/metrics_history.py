@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
+from gemfit.core.jsonl_log import parse_lines
 from gemfit.errors import UserError
 from gemfit.schemas.metrics import (
     EnergyRecord,
@@ -47,8 +46,7 @@ class History:
 def read_history(metrics: Path) -> History:
     """The records of ``metrics``; a later attempt supersedes what an earlier one did from its start on.
 
-    A missing file, a file without a step and an invalid line are a ``UserError``; the last line may be
-    truncated by a crash.
+    A missing file and a file without a step are a ``UserError``; lines that a crash has cut are skipped.
     """
     return make_history(read_records(metrics), metrics)
 
@@ -74,14 +72,17 @@ def make_history(records: Sequence[Record], metrics: Path) -> History:
 
 
 def read_records(metrics: Path) -> list[Record]:
-    """Every record of ``metrics``, repeated steps included.
+    """Every record of ``metrics``, repeated steps included; lines that hold none are skipped with a warning.
 
-    A missing file and an invalid line are a ``UserError``.
+    A missing file, and one that holds no record but other lines, are a ``UserError``.
     """
     if not metrics.is_file():
         raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
-    lines = metrics.read_text(encoding="utf-8").split("\n")
-    return [_parse(metrics, number, line) for number, line in enumerate(lines[:-1], start=1)]
+    lines = metrics.read_bytes().split(b"\n")
+    records = parse_lines(metrics, lines, parse_record, first_line=lambda: 1)
+    if not records and any(map(bytes.strip, lines[:-1])):
+        raise UserError(f"{metrics}: holds no record of this version of gemfit")
+    return records
 
 
 def _standing(records: Sequence[Standing], firsts: dict[int, int]) -> tuple[Standing, ...]:
@@ -92,12 +93,3 @@ def _standing(records: Sequence[Standing], firsts: dict[int, int]) -> tuple[Stan
         if all(record.step < first for attempt, first in firsts.items() if attempt > record.attempt)
     ]
     return tuple(sorted(records, key=lambda record: record.step))
-
-
-def _parse(metrics: Path, number: int, line: str) -> Record:
-    try:
-        return parse_record(line)
-    except (ValueError, KeyError, TypeError, ValidationError):
-        raise UserError(
-            f"{metrics}:{number}: is not a record of this version of gemfit: {line[:80]}"
-        ) from None

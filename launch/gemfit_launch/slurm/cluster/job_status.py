@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit_launch.runs.status import RunState, RunStatus, read_state, read_status
+from gemfit_launch.runs.status import RunState, RunStatus, damaged_status, read_state, read_status
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cancel import known_jobs
 from gemfit_launch.slurm.commands import Job
 from gemfit_launch.slurm.records.job_attempts import STOP_BY_COMMAND
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
+
+UNREADABLE = (UserError, OSError, ValueError)
+"""What reading the files of a damaged run raises, or of one that this user may not read."""
 
 WAITING = {
     "AssocGrpGRES": "the account uses all GPUs that it may use",
@@ -47,8 +51,8 @@ class Queue:
 
 def read_statuses(runs: Sequence[RunDir]) -> list[RunStatus]:
     """The status of each run, with one call of squeue if any of them was submitted."""
-    queue = ask(runs)
-    return [read_with_job(run, queue) for run in runs]
+    queue = ask([run for run in runs if _has_sound_submissions(run)])
+    return [_read_or_damaged(run, queue) for run in runs]
 
 
 def ask(runs: Sequence[RunDir]) -> Queue:
@@ -65,6 +69,21 @@ def read_with_job(run: RunDir, queue: Queue) -> RunStatus:
     if made is None:
         return read_status(run)
     return read_status(run, state=state_of(run, made, queue), job=made.job, waits_for=waits_for(made, queue))
+
+
+def _has_sound_submissions(run: RunDir) -> bool:
+    try:
+        JobFiles(run).submissions()
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _read_or_damaged(run: RunDir, queue: Queue) -> RunStatus:
+    try:
+        return read_with_job(run, queue)
+    except UNREADABLE as error:
+        return damaged_status(run, error)
 
 
 def state_of(run: RunDir, made: Submission, queue: Queue) -> RunState:
