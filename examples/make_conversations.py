@@ -5,7 +5,7 @@
 A conversation is an opening and a row of moves. In a move the assistant asks or offers something and
 the person replies; around that come sentences from shuffled decks, so that nothing is said twice until
 a deck is used up. ``{feeling}`` in a fragment is a word from a list, ``[a|b]`` one of the alternatives.
-All text is in the two JSON files beside this script. It takes about half a second.
+All text is in the two JSON files next to this script. It takes about half a second.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _reaction(composer: Composer, said: Move, size: Size) -> list[str]:
 
 
 def _reply(composer: Composer, move: Move, size: Size, *, is_last: bool) -> list[str]:
-    if move.answer:  # whoever says this says nothing else
+    if move.answer:  # such a message has no other text
         return [move.reply]
     opener = composer.some(1, "user_openers") if composer.rng.random() < 0.5 else []
     progress = composer.some(1, "user_progress") if move.tried else []

@@ -135,7 +135,7 @@ def test_truncated_and_dropped_tokens_are_counted_exactly(
     documents = make_renderer(tokenizer, "role_markers").render(parsed(lines))
     lengths = [len(document.words) for document in documents]
     long = [length for length in lengths if length > 96]
-    for overlong, kept, lost in (
+    for overlong, packed, lost in (
         ("truncate", sum(lengths) - sum(long) + 96 * len(long), sum(long) - 96 * len(long)),
         ("drop", sum(lengths) - sum(long), sum(long)),
     ):
@@ -145,7 +145,7 @@ def test_truncated_and_dropped_tokens_are_counted_exactly(
         name = {"truncate": "truncated", "drop": "dropped"}[overlong]
         assert losses[f"{name}_conversations"] == len(long)
         assert losses[f"{name}_tokens"] == lost
-        assert sum(counts.tokens for counts in manifest.splits.values()) == kept
+        assert sum(counts.tokens for counts in manifest.splits.values()) == packed
         (tmp_path / "pack").rename(tmp_path / overlong)
 
 

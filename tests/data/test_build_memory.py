@@ -27,7 +27,7 @@ from gemfit.schemas.recipe import DataRecipe
 
 CONVERSATIONS, PARTS = 4_000, 50
 SEQ_LEN = 2048
-KEPT_BYTES, MOST_BYTES = 60, 200
+HELD_BYTES, MOST_BYTES = 60, 200
 """Of a conversation: when all is decided, and on the way. A third of them are of two fragments."""
 DATA = DataRecipe(source="conversations.jsonl", seq_len=SEQ_LEN, near_duplicates="group")
 
@@ -94,9 +94,9 @@ def child(folder: Path, connection: Connection) -> None:
     trim_heap()
     connection.send("ready")
     connection.recv()
-    kept = decide(folder, range(PARTS))
+    selected = decide(folder, range(PARTS))
     trim_heap()
-    connection.send(len(kept[0]))
+    connection.send(len(selected[0]))
     connection.recv()
 
 
@@ -122,10 +122,10 @@ def test_the_parent_keeps_a_few_bytes_of_each_conversation(tmp_path: Path) -> No
     while not here.poll(0.002):
         most = max(most, anonymous(process.pid or 0))
     count = here.recv()
-    kept = anonymous(process.pid or 0)
+    after = anonymous(process.pid or 0)
     here.send("end")
     process.join()
     here.close()
     assert count == CONVERSATIONS * PARTS
-    assert (kept - before) / count < KEPT_BYTES
+    assert (after - before) / count < HELD_BYTES
     assert (most - before) / count < MOST_BYTES

@@ -302,11 +302,11 @@ def test_max_rows_keeps_the_longest_beginning_that_fits(
             within_max_rows(whole, max_rows, rows_of)
         return
     cut = within_max_rows(whole, max_rows, rows_of)
-    kept = len(cut.order)
-    assert cut.order.tolist() == whole.order[:kept].tolist()
+    chosen = len(cut.order)
+    assert cut.order.tolist() == whole.order[:chosen].tolist()
     assert rows_of(cut) <= max_rows
-    assert kept == count or rows_of(first_conversations(whole, kept + 1)) > max_rows
-    beyond = whole.order[kept:]
+    assert chosen == count or rows_of(first_conversations(whole, chosen + 1)) > max_rows
+    beyond = whole.order[chosen:]
     assert (cut.disposition[beyond] == Disposition.BEYOND_MAX_ROWS).all()
     assert (cut.copies[beyond] == 0).all()
     assert (cut.split[beyond] == NO_SPLIT).all()

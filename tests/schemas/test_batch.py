@@ -25,7 +25,7 @@ def batches(draw: st.DrawFn) -> tuple[Batch, int]:
 @given(made=batches())
 def test_every_row_has_one_slot_and_only_the_last_batch_has_idle_ones(made: tuple[Batch, int]) -> None:
     batch, limit = made
-    taken = [slot for rank in range(batch.world_size) for micro in batch.rank_slots(rank) for slot in micro]
+    taken = [slot for rank in range(batch.world_size) for slots in batch.rank_slots(rank) for slot in slots]
     assert sorted(taken) == list(range(batch.slots))
     assert 1 <= batch.per_device_batch_size <= limit
     assert batch.slots == batch.per_device_batch_size * batch.gradient_accumulation_steps * batch.world_size

@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_data_file_of_a_package_is_in_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    printed: dict[str, Any] = {}
-    monkeypatch.setattr("setuptools.setup", lambda **options: printed.update(options))
+    passed: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", lambda **options: passed.update(options))
     monkeypatch.chdir(ROOT)
     runpy.run_path(str(ROOT / "setup.py"))
     found = 0
-    for package, folder in printed["package_dir"].items():
-        patterns = printed["package_data"].get(
-            package, printed["package_data"].get(package.partition(".")[0], [])
+    for package, folder in passed["package_dir"].items():
+        patterns = passed["package_data"].get(
+            package, passed["package_data"].get(package.partition(".")[0], [])
         )
         below = ROOT / folder
         files = below.rglob("*") if "." not in package else below.glob("*")

@@ -37,8 +37,8 @@ def test_the_ranks_together_train_the_same_tokens_at_every_world_size(
     parts = [take(schedule, rank) for rank in range(ranks)]
     assert {len(part) for part in parts} == {6 * gradient_accumulation_steps}
     for step in range(6):
-        micro = slice(step * gradient_accumulation_steps, (step + 1) * gradient_accumulation_steps)
-        batches = [batch for part in parts for batch in part[micro]]
+        of_step = slice(step * gradient_accumulation_steps, (step + 1) * gradient_accumulation_steps)
+        batches = [batch for part in parts for batch in part[of_step]]
         trained = sum(int((batch["targets"] != -100).sum()) for batch in batches)
         assert trained == schedule.trained_tokens(step)
         assert {batch["step_tokens"] for batch in batches} == {trained}

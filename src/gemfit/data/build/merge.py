@@ -151,8 +151,9 @@ def _check_enough(job: PackJob, table: ConversationTable, selection: Selection, 
         raise UserError(
             f"{named}: no conversation is left to train on: of {len(table)}, "
             f"{dropped} were longer than data.seq_len and dropped, the rest is "
-            f"held out (data.validation_share: {job.data.validation_share}; near copies stay on one side, "
-            f"data.near_duplicates: {job.data.near_duplicates}); give more data, or change these"
+            f"in the validation split (data.validation_share: {job.data.validation_share}; "
+            f"near-duplicates stay on one side, data.near_duplicates: {job.data.near_duplicates}); "
+            f"give more data, or change these"
         )
 
 

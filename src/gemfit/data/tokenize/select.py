@@ -39,8 +39,8 @@ def select_encoder(
 ) -> Encoder:
     """The fastest encoder with the ids of ``tokenizers``.
 
-    ``tokenizer_json`` is that of the tokenizer in use (``to_str()``), which may differ from a file beside
-    it; ``tokenizer`` is the same, where it is loaded. ``say`` gets one line whenever it is not the first
+    ``tokenizer_json`` is that of the tokenizer in use (``to_str()``), which may differ from a file next
+    to it; ``tokenizer`` is the same, where it is loaded. ``say`` gets one line whenever it is not the first
     choice. ``engine`` forces one: ``tokenizers``, plain, or ``gigatoken``, where ``UserError`` says that it
     is missing, or that its ids differ.
     """
