@@ -40,7 +40,16 @@ TOPOLOGIES = [
     Topology(nodes=nodes, ranks_per_node=ranks, device=device)
     for device, nodes, ranks in product(DEVICES, (1, 2), (1, 8))
 ]
-SHOWN = ("ACCELERATE_USE_", "ACCELERATE_MIXED", "FSDP_VERSION", "FSDP_OFFLOAD", "CUDA_", "DS_", "OMP_")
+SHOWN = (
+    "ACCELERATE_USE_",
+    "ACCELERATE_MIXED",
+    "FSDP_VERSION",
+    "FSDP_OFFLOAD",
+    "CUDA_",
+    "DS_",
+    "OMP_",
+    "PYTORCH_",
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Plan,
         torchrun, "run", lambda args: records.append(Launch("torchrun", args, dict(os.environ)))
     )
     monkeypatch.setattr(subprocess, "Popen", RecordedProcess)
+    monkeypatch.setattr("gemfit_launch.runs.local.available_cores", lambda: 32)
     monkeypatch.chdir(tmp_path)
 
     def start(plan: Plan, rank: int) -> Launch:

@@ -17,7 +17,8 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
-from gemfit.schemas.plan import Plan
+from gemfit.schemas.plan import Plan, Topology
+from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.runs.local import AttemptResult, carry_out, command_line, descendants, environment
 
 TRAINING = Path(__file__).with_name("fake_training.py")
@@ -206,6 +207,25 @@ def test_the_environment_of_another_launcher_is_not_inherited(plan: Plan) -> Non
     assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_FSDP", "SLURM_JOB_ID"} & set(env)
     assert env["HOME"] == "/home"
     assert (env["GEMFIT_ATTEMPT"], env["MASTER_PORT"], env["OMP_NUM_THREADS"]) == ("2", "99", "1")
+
+
+@pytest.mark.parametrize(
+    ("base", "threads", "allocator"),
+    [
+        ({}, "8", "expandable_segments:True"),
+        ({"OMP_NUM_THREADS": "3"}, "3", "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "8", "backend:native"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "8", None),
+    ],
+)
+def test_gpu_ranks_share_the_cores_of_their_machine_unless_the_user_decides(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, base: dict[str, str], threads: str, allocator: str | None
+) -> None:
+    monkeypatch.setattr("gemfit_launch.runs.local.available_cores", lambda: 32)
+    topology = Topology(nodes=2, ranks_per_node=4, device="cuda")
+    gpu_plan = make_plan(plan.recipe, topology=topology, pack=plan.pack, rows=100, rows_are_packed=True)
+    env = environment(gpu_plan, base, attempt=1, port=99)
+    assert (env["OMP_NUM_THREADS"], env.get("PYTORCH_ALLOC_CONF")) == (threads, allocator)
 
 
 def test_descendants_are_found_across_sessions() -> None:

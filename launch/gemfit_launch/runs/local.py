@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from gemfit.core.available_cores import available_cores
 from gemfit.core.launcher_environment import without_launcher_variables
 from gemfit.core.stop_signals import STOP_SIGNALS
 from gemfit.rundir import RunDir
@@ -107,7 +108,9 @@ def command_line(
 
 def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int) -> dict[str, str]:
     """``base`` without variables of other launchers, with those of the plan."""
-    return without_launcher_variables(base) | {
+    return {
+        **(gpu_defaults(plan.topology.ranks_per_node, base) if plan.topology.device == "cuda" else {}),
+        **without_launcher_variables(base),
         # A file of the working folder called datasets.py would be imported in place of the library.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
@@ -115,6 +118,17 @@ def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int)
         "GEMFIT_ATTEMPT": str(attempt),
         "MASTER_PORT": str(port),
     }
+
+
+def gpu_defaults(ranks: int, base: Mapping[str, str]) -> dict[str, str]:
+    """Variables for ``ranks`` GPU ranks of this machine where ``base`` does not set them."""
+    # accelerate and torchrun would give each rank one thread: optimizers in host memory and the conversion
+    # of weights while they are read would use one core per GPU.
+    defaults = {"OMP_NUM_THREADS": str(max(1, available_cores() // ranks))}
+    if "PYTORCH_CUDA_ALLOC_CONF" not in base:  # the older name
+        # Logits of each batch have another size, which leaves gaps between segments of fixed size.
+        defaults["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    return defaults
 
 
 def free_port() -> int:

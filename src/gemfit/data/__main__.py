@@ -67,9 +67,9 @@ def _build(arguments: argparse.Namespace) -> None:
     if IS_MAIN and _is_tiny(job) and not all_compiled_marker().exists():
         interpret_kernels()
     # A broken job is refused without the wait for these.
+    from gemfit.core.available_cores import available_cores  # noqa: PLC0415
     from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
     from gemfit.data.build.pipeline import BuildOptions, PackBuilder  # noqa: PLC0415
-    from gemfit.data.build.worker_pool import available_cores  # noqa: PLC0415
 
     if IS_MAIN:
         gc.freeze()

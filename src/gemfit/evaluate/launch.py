@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from gemfit.core.available_cores import available_cores
 from gemfit.errors import ExitCode, UserError
 from gemfit.train.model.attention_checks import prepare_attention
 
@@ -83,7 +84,7 @@ def _threads_shared_by(count: int) -> Iterator[None]:
         yield
         return
     # Every rank would start as many threads as there are cores.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // count))
     try:
         yield
     finally:

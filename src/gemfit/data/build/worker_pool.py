@@ -7,7 +7,6 @@ memory is shared until somebody writes to it. A worker that dies is named; none 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 import traceback
@@ -24,13 +23,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _FORK = multiprocessing.get_context("fork")
 POLL_SECONDS = 0.2
-
-
-def available_cores() -> int:
-    """Cores that this process may use: of a Slurm job, those that it was given."""
-    cores = len(os.sched_getaffinity(0))
-    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    return min(cores, int(given)) if given.isdecimal() and int(given) else cores
 
 
 def run_tasks(
