@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import importlib
+import io
+import os
+import sys
 from typing import Any
 
 import click
@@ -64,6 +68,17 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 VERBS = {name: entry for verbs in HEADINGS.values() for name, entry in verbs.items()}
 
 
+MACHINE_LIMITS = {
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "this machine has no more open files to give",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+}
+"""Errors of the operating system that are not a bug, wherever they occur, and the way out."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and help line, and imports one when it is called."""
 
@@ -85,11 +100,25 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name.ljust(width), line) for name, (_, line) in verbs.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows signs as escapes
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except UserError as error:
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
+            ctx.exit(ExitCode.USER_ERROR)
+        except OSError as error:
+            if error.errno not in MACHINE_LIMITS:
+                raise
+            name = f"{str(error.filename)[:80]}: " if error.filename else ""
+            fix = MACHINE_LIMITS[error.errno]
+            click.echo(f"error: {name}{str(error.strerror).lower()}; {fix}", err=True)
+            if error.filename is None:  # it may have been stdout, which Python flushes once more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(ExitCode.USER_ERROR)
 
 

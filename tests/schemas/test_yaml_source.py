@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,61 @@ def test_merging_keeps_all_of_the_top_and_changes_neither(
     assert YamlDocument(top).over(YamlDocument(merged)).data == merged
     assert set(merged) == set(base) | set(top)
     assert repr((base, top)) == before
+
+
+def test_merge_keys_are_merged_and_know_the_line_that_they_came_from() -> None:
+    text = "a: &a\n  x: 1\n  y: 2\nb: {<<: *a, y: 3}\nc:\n  <<: {z: 4}\n<<: *a\n"
+    document = parse(text, "f.yaml")
+    assert document.data == {
+        "a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"z": 4}, "x": 1, "y": 2
+    }  # fmt: skip
+    places = [("b", "x"), ("b", "y"), ("c", "z"), ("x",)]
+    assert [document.place(place) for place in places] == ["f.yaml:2", "f.yaml:4", "f.yaml:6", "f.yaml:2"]
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BOMB, "once its aliases are written out"),
+        ("a: " + "[" * 60 + "]" * 60, "f.yaml:1: is nested more than 40 levels deep"),
+        ("{a: " * 3000 + "1" + "}" * 3000, "is nested more than 40 levels deep"),
+        ("x: 1\na: !foo bar\n", "f.yaml:2: the tag !foo has no meaning here; remove it"),
+        ("a: !!python/object/apply:os.system ['id']\n", "f.yaml:1: the tag .*os.system has no meaning"),
+        ("a: !!binary aGVsbG8=\n", "f.yaml:1: "),
+        ("? [a, b]\n: 1\n", "a key is a word"),
+        ("a: " + "9" * 5000 + "\n", "is not YAML"),
+    ],
+    ids=[
+        "aliases of aliases",
+        "deep",
+        "very deep",
+        "tag",
+        "Python",
+        "binary",
+        "list as a key",
+        "huge number",
+    ],
+)
+def test_what_could_exhaust_the_reader_or_has_no_meaning_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        parse(text, "f.yaml")
+
+
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
+    large = tmp_path / "large.yaml"
+    large.write_text("a: 1\n" * 400_000)
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (Path("/dev/zero"), "a device or a pipe"),
+        (tmp_path / "pipe", "a device or a pipe"),
+        (tmp_path / ("x" * 300), "name too long"),
+        (Path("a\0b"), "is not a valid path"),
+        (large, "larger than 1 MiB"),
+    ):
+        with pytest.raises(UserError, match=f"(?i){reason}"):
+            load(path)

@@ -5,19 +5,31 @@ YAML 1.2 (ruamel.yaml): ``1e-5`` is a number and ``no`` is text. Duplicate keys 
 
 from __future__ import annotations
 
+import datetime
+import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.timestamp import TimeStamp
 
 from gemfit.errors import UserError
 
 KeyPath = tuple[str | int, ...]
+MAX_BYTES = 2**20
+"""Recipes and sites have some hundred lines; a larger file is something else."""
+MAX_VALUES = 20_000
+"""Values of a document with every alias written out: aliases of aliases multiply."""
+MAX_DEPTH = 40
+STANDARD_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,12 @@ class YamlDocument:
 def load(path: Path) -> YamlDocument:
     """Read one YAML mapping; anything else is a ``UserError`` with its position."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path}: is a device or a pipe, not a YAML file")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(
+                f"{path}: is larger than {MAX_BYTES // 2**20} MiB, so it is not a recipe or a site"
+            )
         # utf-8-sig: an editor's byte-order mark is no part of the first key.
         return parse(path.read_text("utf-8-sig"), str(path))
     except FileNotFoundError:
@@ -53,10 +71,16 @@ def load(path: Path) -> YamlDocument:
         raise UserError(f"{path}: is a folder, not a YAML file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{str(path)[:200]}: cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL character
+        raise UserError(f"{str(path)!r}: is not a valid path") from None
 
 
 def parse(text: str, origin: str) -> YamlDocument:
     """Read YAML text; ``origin`` names it in errors."""
+    if _open_brackets(text) > 10 * MAX_DEPTH:  # the parser needs long for these
+        raise UserError(f"{origin}: is nested more than {MAX_DEPTH} levels deep")
     try:
         tree = YAML(typ="rt").load(text)
     except DuplicateKeyError as error:
@@ -65,12 +89,14 @@ def parse(text: str, origin: str) -> YamlDocument:
         raise UserError(_marked(error, origin)) from None
     except (YAMLError, ValueError) as error:
         raise UserError(f"{origin}: is not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{origin}: is nested more than {MAX_DEPTH} levels deep") from None
     if tree is None:
         return YamlDocument({}, {}, origin)
     if not isinstance(tree, Mapping):
         raise UserError(f"{origin}:1: expected `key: value` lines, found {_kind(tree)}")
-    places: dict[KeyPath, str] = {}
-    return YamlDocument(_plain(tree, (), origin, places), places, origin)
+    reader = _Reader(origin)
+    return YamlDocument(reader.plain(tree, ()), reader.places, origin)
 
 
 def load_extended(path: Path, find: Callable[[str], Path]) -> YamlDocument:
@@ -114,22 +140,66 @@ def _mergeable(base: Any, top: Any) -> bool:
     return both and top.get("kind", base.get("kind")) == base.get("kind")
 
 
-def _plain(node: Any, path: KeyPath, origin: str, places: dict[KeyPath, str]) -> Any:
-    if isinstance(node, CommentedMap):
-        for key in node:
-            places[(*path, key)] = f"{origin}:{node.lc.key(key)[0] + 1}"
-        return {str(key): _plain(value, (*path, key), origin, places) for key, value in node.items()}
-    if isinstance(node, CommentedSeq):
-        for index in range(len(node)):
-            places[(*path, index)] = f"{origin}:{node.lc.item(index)[0] + 1}"
-        return [_plain(value, (*path, index), origin, places) for index, value in enumerate(node)]
-    if isinstance(node, bool) or node is None:
-        return node
-    # ruamel keeps formatting in subclasses of int, float and str; the data is what we want.
-    for kind in (int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return str(node)
+class _Reader:
+    """Turns ruamel's tree into plain data, and notes where each value was written."""
+
+    def __init__(self, origin: str) -> None:
+        self.places: dict[KeyPath, str] = {}
+        self._origin = origin
+        self._values = 0
+
+    def plain(self, node: Any, path: KeyPath) -> Any:
+        self._check(node, path)
+        if isinstance(node, CommentedMap):
+            for key in node:
+                if not isinstance(key, str | int | float | None):
+                    raise UserError(f"{self._place(path)}: has the key {str(key)[:40]}; a key is a word")
+                self.places[(*path, str(key))] = f"{self._origin}:{_line_of_key(node, key)}"
+            return {str(key): self.plain(value, (*path, str(key))) for key, value in node.items()}
+        if isinstance(node, CommentedSeq):
+            for index in range(len(node)):
+                self.places[(*path, index)] = f"{self._origin}:{node.lc.item(index)[0] + 1}"
+            return [self.plain(value, (*path, index)) for index, value in enumerate(node)]
+        if isinstance(node, bool) or node is None:
+            return node
+        # ruamel keeps formatting in subclasses of int, float and str; the data is what we want.
+        for kind in (int, float, str):
+            if isinstance(node, kind):
+                return kind(node)
+        if isinstance(node, datetime.date | TimeStamp):
+            return str(node)
+        raise UserError(f"{self._place(path)}: is of a kind that has no meaning here; write text or a number")
+
+    def _check(self, node: Any, path: KeyPath) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise UserError(
+                f"{self._origin}: has more than {MAX_VALUES:,} values once its aliases are written out; "
+                "remove aliases of aliases"
+            )
+        if len(path) > MAX_DEPTH:
+            raise UserError(f"{self._place(path)}: is nested more than {MAX_DEPTH} levels deep")
+        tag = getattr(getattr(node, "tag", None), "value", None)
+        if tag and (str(tag) not in STANDARD_TAGS or isinstance(node, TaggedScalar)):
+            raise UserError(f"{self._place(path)}: the tag {str(tag)[:60]} has no meaning here; remove it")
+
+    def _place(self, path: KeyPath) -> str:
+        return YamlDocument({}, self.places, self._origin).place(path)
+
+
+def _line_of_key(node: CommentedMap, key: Any) -> int:
+    """The line of a key, from 1; of a merged one (`<<`) the line of the mapping that it came from."""
+    merged = getattr(node.merge, "value", None) or []
+    for mapping in (node, *merged):
+        if key in (mapping.lc.data or {}):
+            return int(mapping.lc.key(key)[0]) + 1
+    return int(node.lc.line) + 1
+
+
+def _open_brackets(text: str) -> int:
+    """The most brackets and braces that are open at once, those inside of quotes included."""
+    steps = (1 if sign in "[{" else -1 for sign in re.findall(r"[\[\]{}]", text))
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _kind(tree: Any) -> str:

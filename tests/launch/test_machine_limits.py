@@ -1,0 +1,46 @@
+"""Limits of the machine end a command with a reason and a way out, never with a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GEMFIT = [sys.executable, "-m", "gemfit_launch.cli"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "x" * 300),
+        ("plan", "debug/cpu-tiny", "--data", "x" * 300),
+        ("plan", "debug/cpu-tiny", "--data", "x/" * 3000),
+        ("status", "x" * 300),
+        ("recipes", "check", "x" * 5000),
+        ("submit", "debug/cpu-tiny", "--site", "x" * 300),
+    ],
+    ids=lambda arguments: " ".join(argument[:20] for argument in arguments),
+)
+def test_a_name_that_is_too_long_is_an_error_of_the_user(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run([*GEMFIT, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "too long" in done.stderr or "there is no" in done.stderr
+
+
+def test_a_full_disk_behind_stdout_is_named() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*GEMFIT, "recipes", "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: no space left on device; free some space\n"
+
+
+def test_a_terminal_that_cannot_encode_shows_escapes(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    for arguments in (["recipes", "list"], ["recipes", "show", "debug/cpu-tiny"], ["plan", "naïve—name"]):
+        done = subprocess.run([*GEMFIT, *arguments], env=environment, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        assert done.returncode in (0, 2)
