@@ -109,7 +109,9 @@ def measure(texts: Texts, arguments: argparse.Namespace) -> list[Speed]:
     cache = word_cache(parsed)
     makers: dict[str, Callable[[], Encoder]] = {
         "gigatoken": lambda: gigatoken_encoder(parsed),
-        "word cache": lambda: make_word_cache(cache.merges, cache.cuts, cache.together, cache.runs),
+        "word cache": lambda: make_word_cache(
+            cache.merge_tables, cache.split_points, cache.char_pairs, cache.splittable_runs
+        ),
     }
     head = texts.first(arguments.reference_megabytes)
     right = reference.encode(head.text, head.ends)

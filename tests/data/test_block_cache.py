@@ -123,7 +123,7 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     (tables,) = cache.glob("words/*.npz")
     with np.load(tables) as file:
         arrays = dict(file)
-    arrays["become"] ^= 1
+    arrays["merged"] ^= 1
     np.savez(tables, **arrays)
     for part in cache.glob("blocks/*/*.block"):
         part.unlink()

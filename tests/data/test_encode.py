@@ -195,11 +195,11 @@ def test_texts_of_many_segments_and_endless_words_are_encoded_alike(small_encode
 
 def test_a_word_seen_again_is_not_learned_again(plain_tokenizer: Any) -> None:
     cache = word_cache(parse_tokenizer(plain_tokenizer.to_str()), 64)
-    before = cache.room[0]
+    before = cache.free_rows[0]
     rows(cache, ["the night the night", "the night"])
-    assert cache.room[0] == before - 3, "`the`, ` night` and ` the`"
+    assert cache.free_rows[0] == before - 3, "`the`, ` night` and ` the`"
     rows(cache, ["the night the night", " the"])
-    assert cache.room[0] == before - 3
+    assert cache.free_rows[0] == before - 3
 
 
 def test_a_full_cache_is_emptied_before_the_next_text(plain_tokenizer: Any) -> None:
@@ -207,7 +207,7 @@ def test_a_full_cache_is_emptied_before_the_next_text(plain_tokenizer: Any) -> N
     texts = [" ".join(f"{letter}{other}" for other in "abcdefgh") for letter in "abcdefgh"]
     right = rows(reference_encoder(plain_tokenizer), texts)
     assert all(rows(cache, texts) == right for _ in range(3))
-    assert 0 <= cache.room[0] < 12
+    assert 0 <= cache.free_rows[0] < 12
 
 
 def test_names_are_reported_from_the_indentation_before_them(gemma_tokenizer: Any) -> None:
@@ -216,7 +216,7 @@ def test_names_are_reported_from_the_indentation_before_them(gemma_tokenizer: An
         f"x\n{' ' * depth}{word}" for depth in range(80) for word in ("name", "(", "1", "▁", "é", "\n", "")
     ]
     assert rows(cache, texts) == rows(reference_encoder(gemma_tokenizer), texts)
-    assert sum(cache.runs) > 50, "or nothing was parted"
+    assert sum(cache.splittable_runs) > 50, "or nothing was parted"
 
 
 @pytest.mark.parametrize("name", ["tokenizers", *ENGINES])

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gemfit.data.tokenize import reference_encoder
-from gemfit.data.tokenize.bpe.bpe_tables import make_merges
-from gemfit.data.tokenize.bpe.char_pairs import CharPairs, are_char_pair
-from gemfit.data.tokenize.bpe.pretokenize_proof import MARK, Cuts, find_char_pairs, find_cuts
-from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item
-from gemfit.data.tokenize.bpe.whitespace_proof import find_runs
+from gemfit.data.tokenize.bpe.bpe_tables import make_merge_tables
+from gemfit.data.tokenize.bpe.char_pairs import CharPairs, may_be_char_pair
+from gemfit.data.tokenize.bpe.pretokenize_proof import MARK, SplitPoints, find_char_pairs, find_split_points
+from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_vocabulary
+from gemfit.data.tokenize.bpe.whitespace_proof import find_splittable_runs
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.protocol import Unsuited
@@ -118,7 +118,7 @@ def check_cuts(file: str, text: str) -> int:
     tokenizer.encode_special_tokens = True
     parsed = parse_tokenizer(file)
     whole = tokenizer.encode(text, add_special_tokens=False).ids
-    places = cut_places(text, find_cuts(parsed), find_char_pairs(parsed))
+    places = cut_places(text, find_split_points(parsed), find_char_pairs(parsed))
     for at in places:
         sides = text[:at], text[at:]
         ids = [tokenizer.encode(side, add_special_tokens=False).ids for side in sides]
@@ -126,8 +126,8 @@ def check_cuts(file: str, text: str) -> int:
     return len(places)
 
 
-def cut_places(text: str, cuts: Cuts, together: CharPairs) -> list[int]:
-    """Where this text may be cut: see ``find_cuts`` for what a mark does."""
+def cut_places(text: str, cuts: SplitPoints, together: CharPairs) -> list[int]:
+    """Where this text may be cut: see ``find_split_points`` for what a mark does."""
     places, marked = [], False
     for at, pair in enumerate(pairwise(text), 1):
         last, first = pair[0].encode()[-1], pair[1].encode()[0]
@@ -141,7 +141,7 @@ def cut_places(text: str, cuts: Cuts, together: CharPairs) -> list[int]:
 
 def stand_together(together: CharPairs, *characters: str) -> bool:
     return bool(
-        are_char_pair(together, *(np.uint64(int.from_bytes(one.encode(), "little")) for one in characters))
+        may_be_char_pair(together, *(np.uint64(int.from_bytes(one.encode(), "little")) for one in characters))
     )
 
 
@@ -157,7 +157,7 @@ def test_words_are_cut_before_the_space_and_around_line_breaks(tokenizer: Any) -
 
 
 def test_items_and_added_tokens_are_never_cut(tokenizer: Any) -> None:
-    cuts = find_cuts(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
+    cuts = find_split_points(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
     inside = [*tokenizer.get_vocab(), *tokenizer.all_special_tokens]
     inside += [item.replace("▁", " ") for item in inside]
     pairs = [pair for item in inside for pair in pairwise(item.encode())]
@@ -182,10 +182,10 @@ def test_a_sentence_without_spaces_is_cut_into_words(tokenizer: Any) -> None:
     model = {**fields_of(tokenizer)["model"], "vocab": {item: at for at, item in enumerate(items)}}
     parsed = changed(tokenizer, model=model | {"merges": [tuple(IDEOGRAPHS[:2])]}, added_tokens=[])
     cache, text = word_cache(parsed, 64), (IDEOGRAPHS * 50).encode()
-    assert cut_places(IDEOGRAPHS, find_cuts(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == [], (
+    assert cut_places(IDEOGRAPHS, find_split_points(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == [], (
         "by bytes it is not"
     )
-    room = cache.room[0]
+    room = cache.free_rows[0]
     ids, _ = cache.encode(text, np.array([len(text)], np.int64))
     assert ids.tolist() == [items.index(item) for item in (IDEOGRAPHS[:2], IDEOGRAPHS[2], IDEOGRAPHS[3])] * 50
     assert room - cache.room[0] == 3
@@ -193,7 +193,7 @@ def test_a_sentence_without_spaces_is_cut_into_words(tokenizer: Any) -> None:
 
 def test_behind_a_mark_items_with_the_mark_count(tokenizer: Any) -> None:
     added = [{**TOKEN, "content": "<x12>"}]
-    cuts = find_cuts(changed(tokenizer, added_tokens=added))
+    cuts = find_split_points(changed(tokenizer, added_tokens=added))
     one_two = (ord("1"), ord("2"))
     assert (cuts[(0, *one_two)], cuts[(1, *one_two)], cuts[1, MARK, ord("x")]) == (True, False, False)
 
@@ -210,7 +210,7 @@ def test_the_word_cache_gives_the_ids_of_the_reference_for_any_tokenizer_that_it
     except Unsuited:
         normalized = any(token["normalized"] for token in parsed.added_tokens)
         steps = split_steps(parsed.fields["pre_tokenizer"])
-        assert normalized or splits_an_item(steps, parsed.vocabulary)
+        assert normalized or splits_vocabulary(steps, parsed.vocabulary)
         return
     data, ends = text.encode(), np.array([len(text.encode())], np.int64)
     right, _ = reference_encoder(Tokenizer.from_str(file)).encode(data, ends)
@@ -223,7 +223,7 @@ def test_the_word_cache_gives_the_ids_of_the_reference_for_any_tokenizer_that_it
 def test_a_run_of_spaces_that_may_be_parted_has_the_tokens_of_itself(
     file: str, length: int, behind: str
 ) -> None:
-    if find_runs(parse_tokenizer(file))[length]:
+    if find_splittable_runs(parse_tokenizer(file))[length]:
         tokenizer, run = Tokenizer.from_str(file), " " * length
         ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in (run, behind, run + behind)]
         assert ids[0] + ids[1] == ids[2]
@@ -244,20 +244,20 @@ def test_which_runs_of_two_to_four_spaces_are_parted(
 ) -> None:
     items = [*BYTES, "▁", "a", "b", *("".join(merge) for merge in merges)]
     model = {**fields_of(tokenizer)["model"], "vocab": {item: at for at, item in enumerate(items)}}
-    found = find_runs(changed(tokenizer, model=model | {"merges": merges}))
+    found = find_splittable_runs(changed(tokenizer, model=model | {"merges": merges}))
     assert found[2:5].tolist() == parted
 
 
 def test_a_merge_that_comes_twice_is_refused(tokenizer: Any) -> None:
     model = fields_of(tokenizer)["model"]
     model["merges"].append(model["merges"][0])
-    with pytest.raises(Unsuited, match="comes twice"):
-        make_merges(changed(tokenizer, model=model))
+    with pytest.raises(Unsuited, match="occurs twice"):
+        make_merge_tables(changed(tokenizer, model=model))
 
 
 def test_an_added_token_of_normalized_text_is_refused_by_the_word_cache(tokenizer: Any) -> None:
     token = {**TOKEN, "normalized": True}
-    with pytest.raises(Unsuited, match="'<x>' is looked for in normalized text"):
+    with pytest.raises(Unsuited, match="'<x>' is matched in normalized text"):
         word_cache(changed(tokenizer, added_tokens=[token]))
 
 
@@ -267,7 +267,7 @@ def test_a_pre_tokenizer_that_splits_no_item_changes_no_tokens(file: str, text: 
     fields = json.loads(file)
     steps = split_steps(fields["pre_tokenizer"])
     without = json.dumps({**fields, "pre_tokenizer": None})
-    files = [file] if splits_an_item(steps, fields["model"]["vocab"]) else [file, without]
+    files = [file] if splits_vocabulary(steps, fields["model"]["vocab"]) else [file, without]
     ids = {tuple(Tokenizer.from_str(each).encode(text, add_special_tokens=False).ids) for each in files}
     assert len(ids) == 1
 
@@ -290,7 +290,7 @@ def test_a_pre_tokenizer_that_splits_no_item_changes_no_tokens(file: str, text: 
 )
 def test_which_items_a_step_splits(pattern: dict[str, str], behavior: str, item: str, splits: bool) -> None:
     step = {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
-    assert splits_an_item(split_steps(step), {"x": 0, item: 1, "▁": 2, "\n": 3}) is splits
+    assert splits_vocabulary(split_steps(step), {"x": 0, item: 1, "▁": 2, "\n": 3}) is splits
 
 
 def test_gigatoken_loads_a_tokenizer_that_we_train(tokenizer: Any) -> None:
@@ -312,14 +312,14 @@ TOKEN |= {"normalized": False, "special": False}
         ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE]}}, "normalizer"),
         ({"pre_tokenizer": {"type": "Metaspace"}}, "pre-tokenizer Metaspace"),
         ({"pre_tokenizer": {"type": "ByteLevel"}}, "pre-tokenizer ByteLevel"),
-        ({"added_tokens": [{**TOKEN, "lstrip": True}]}, "'<x>' looks at its neighbours"),
-        ({"added_tokens": [{**TOKEN, "rstrip": True}]}, "'<x>' looks at its neighbours"),
-        ({"added_tokens": [{**TOKEN, "single_word": True}]}, "'<x>' looks at its neighbours"),
+        ({"added_tokens": [{**TOKEN, "lstrip": True}]}, "'<x>' depends on its neighbours"),
+        ({"added_tokens": [{**TOKEN, "rstrip": True}]}, "'<x>' depends on its neighbours"),
+        ({"added_tokens": [{**TOKEN, "single_word": True}]}, "'<x>' depends on its neighbours"),
     ],
 )
 def test_a_step_that_may_look_beyond_a_cut_is_refused(tokenizer: Any, changes: Any, why: str) -> None:
     with pytest.raises(Unsuited, match=why):
-        find_cuts(changed(tokenizer, **changes))
+        find_split_points(changed(tokenizer, **changes))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_step_that_may_look_beyond_a_cut_is_refused(tokenizer: Any, changes: A
 def test_a_split_at_more_than_one_character_is_refused(tokenizer: Any, pattern: dict[str, str]) -> None:
     split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
     with pytest.raises(Unsuited, match="splits at"):
-        find_cuts(changed(tokenizer, pre_tokenizer=split))
+        find_split_points(changed(tokenizer, pre_tokenizer=split))
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_split_at_more_than_one_character_is_refused(tokenizer: Any, pattern: 
 def test_a_model_that_is_not_plain_is_refused(tokenizer: Any, setting: str, value: Any) -> None:
     model = {**fields_of(tokenizer)["model"], setting: value}
     with pytest.raises(Unsuited, match=f"its model has {setting}"):
-        find_cuts(changed(tokenizer, model=model))
+        find_split_points(changed(tokenizer, model=model))
 
 
 @pytest.mark.parametrize(("lost", "why"), [("<0x41>", "lacks some bytes"), ("▁", "has no ▁")])
@@ -352,14 +352,14 @@ def test_a_vocabulary_without_all_bytes_or_the_space_is_refused(tokenizer: Any, 
     model = fields_of(tokenizer)["model"]
     del model["vocab"][lost]
     with pytest.raises(Unsuited, match=why):
-        find_cuts(changed(tokenizer, model=model))
+        find_split_points(changed(tokenizer, model=model))
 
 
 def test_a_vocabulary_that_may_merge_bytes_is_refused(tokenizer: Any) -> None:
     model = fields_of(tokenizer)["model"]
     model["vocab"]["<0x41><0x42>"] = len(model["vocab"])
-    with pytest.raises(Unsuited, match="name of a byte in it"):
-        find_cuts(changed(tokenizer, model=model))
+    with pytest.raises(Unsuited, match="contains the name of a byte"):
+        find_split_points(changed(tokenizer, model=model))
 
 
 @pytest.mark.parametrize(

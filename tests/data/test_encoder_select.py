@@ -109,7 +109,7 @@ def test_a_cache_that_is_not_proven_is_left_out_and_why_is_said(fields: dict[str
     said: list[str] = []
     vocab = fields["model"]["vocab"] | {"<0x41>b": 999}
     assert chosen({**fields, "model": fields["model"] | {"vocab": vocab}}, said).name == "gigatoken"
-    why = "an item of its vocabulary has the name of a byte in it"
+    why = "an entry of its vocabulary contains the name of a byte"
     assert said == [f"gigatoken encodes, without a word cache, since {why}"]
 
 
@@ -192,7 +192,7 @@ def test_a_cache_that_cuts_where_it_must_not_is_found(
     everywhere = np.zeros((2, 256, 256), np.bool_)
     everywhere[:, :128, :128] = True
     monkeypatch.setattr(
-        bpe_word_cache, "word_cache", lambda given: replace(word_cache(given), cuts=everywhere)
+        bpe_word_cache, "word_cache", lambda given: replace(word_cache(given), split_points=everywhere)
     )
     said: list[str] = []
     assert chosen(fields, said).name == "tokenizers"

@@ -67,11 +67,11 @@ def _idle_steps(tokenizer: TokenizerJson) -> tuple[str, ...]:
     """The pre-tokenizer, where tokens are proven to be the same without it: the engine knows few of them."""
     # Only here: a build without gigatoken imports none of the compiled BPE for it.
     from gemfit.data.tokenize.bpe.pretokenize_proof import check_provable  # noqa: PLC0415
-    from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_an_item  # noqa: PLC0415
+    from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_vocabulary  # noqa: PLC0415
 
     try:
         check_provable(tokenizer)
     except Unsuited:
         return ()
     steps = split_steps(tokenizer.fields.get("pre_tokenizer"))
-    return () if splits_an_item(steps, tokenizer.vocabulary) else ("pre_tokenizer",)
+    return () if splits_vocabulary(steps, tokenizer.vocabulary) else ("pre_tokenizer",)

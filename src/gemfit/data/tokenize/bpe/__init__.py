@@ -1,4 +1,4 @@
-"""Exact BPE with a word cache, compiled with numba, for large inputs. See README.md.
+"""Exact BPE with a word cache, compiled with numba, for large inputs; see README.md.
 
-Behind the `Encoder` protocol; imports numba and tables of `tokenizer.json`.
+It implements the `Encoder` protocol. Imported only by builds that are large enough to pay for compiling it.
 """

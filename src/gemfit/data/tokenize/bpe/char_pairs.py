@@ -1,11 +1,13 @@
-"""Which characters stand together in items: a bitmap that may say yes wrongly, and never no.
+"""Character-pair filter: a Bloom filter of the characters that are adjacent in vocabulary entries.
 
-By bytes alone (``cuts``) hardly a sentence of Chinese or Japanese is cut: whatever byte a character ends in,
-some item has it before the byte that the next begins with. By characters it is cut at most places. Gemma's
-items have 33,000 pairs that are not both ASCII; each sets one bit of a million: 128 KiB for any vocabulary.
-Of all other pairs 3 % fall on such a bit, and are not cut, which is always right.
+It has false positives and no false negatives. By bytes alone (``pretokenize_proof``) hardly any sentence of
+Chinese or Japanese can be split: whatever byte a character ends with, some entry has it before the byte
+that the next one begins with. By characters most positions can be split. Gemma's vocabulary has 33,000
+pairs that are not both ASCII; each sets one bit of a million: 128 KiB for any vocabulary. Of all other
+pairs 3 % collide with such a bit and are not split, which is always correct.
 
-A character is its UTF-8, as one number. Nothing here checks a bound: 8 bytes can be read at each place.
+A character is its UTF-8 bytes as one integer. Nothing here checks a bound: 8 bytes must be readable at each
+position.
 """
 
 from __future__ import annotations
@@ -31,52 +33,52 @@ _SHIFT = np.uint64(64 - BITS)
 CharPairs = NDArray[np.uint64]
 
 
-def mark_char_pairs(items: Iterable[str]) -> CharPairs:
-    """(2**BITS / 64,): the bits of all pairs of neighbours in these items that are not both ASCII."""
-    encoded = [item.encode() for item in items]
+def mark_char_pairs(entries: Iterable[str]) -> CharPairs:
+    """(2**BITS / 64,): the bits of all adjacent characters in these entries that are not both ASCII."""
+    encoded = [entry.encode() for entry in entries]
     data = np.frombuffer(b"".join(encoded) + bytes(8), np.uint8)
-    eights = np.ndarray((len(data) - 7,), np.uint64, buffer=data, strides=(1,))
+    windows = np.ndarray((len(data) - 7,), np.uint64, buffer=data, strides=(1,))
     bits = np.zeros(2**BITS // 64, np.uint64)
-    _mark(eights, np.cumsum([len(item) for item in encoded], dtype=np.int64), bits)
+    _mark(windows, np.cumsum([len(entry) for entry in encoded], dtype=np.int64), bits)
     return bits
 
 
 @njit_helper
-def width_of(byte):  # type: ignore[no-untyped-def]
-    """Bytes of the character that begins with this one."""
+def char_width(byte):  # type: ignore[no-untyped-def]
+    """Bytes of the UTF-8 character that begins with this byte."""
     return 1 + np.int64(byte >= 0xC0) + np.int64(byte >= 0xE0) + np.int64(byte >= 0xF0)
 
 
 @njit
-def character(eight, width):  # type: ignore[no-untyped-def]
-    """The first of these 8 bytes, which has so many."""
-    return eight & (_ALL >> np.uint64(64 - 8 * width))
+def character(window, width):  # type: ignore[no-untyped-def]
+    """The character of ``width`` bytes at the beginning of a window of 8 bytes."""
+    return window & (_ALL >> np.uint64(64 - 8 * width))
 
 
 @njit_helper
 def bit_of(left, right):  # type: ignore[no-untyped-def]
-    """Where the bit of two characters is."""
+    """Index of the bit of two characters."""
     mixed = (left << _32 | right) * GOLDEN_RATIO
     return ((mixed ^ (mixed >> _32)) * GOLDEN_RATIO) >> _SHIFT
 
 
 @njit
-def are_char_pair(bits, left, right):  # type: ignore[no-untyped-def]
-    """1 where an item may have these neighbours, 0 where none has."""
+def may_be_char_pair(bits, left, right):  # type: ignore[no-untyped-def]
+    """1 if these characters may be adjacent in an entry, 0 if they certainly are not."""
     bit = bit_of(left, right)
     return np.int64(bits[bit >> _6] >> (bit & _BIT) & _1)
 
 
 @njit
-def _mark(eights, ends, bits):  # type: ignore[no-untyped-def]
-    place = 0
+def _mark(windows, ends, bits):  # type: ignore[no-untyped-def]
+    position = 0
     for end in ends:
-        start, left = place, np.uint64(0)
-        while place < end:
-            width = width_of(eights[place] & _BYTE)
-            right = character(eights[place], width)
-            if place > start and (left | right) > _ASCII:
+        start, left = position, np.uint64(0)
+        while position < end:
+            width = char_width(windows[position] & _BYTE)
+            right = character(windows[position], width)
+            if position > start and (left | right) > _ASCII:
                 bit = bit_of(left, right)
                 bits[bit >> _6] |= _1 << (bit & _BIT)
             left = right
-            place += width
+            position += width

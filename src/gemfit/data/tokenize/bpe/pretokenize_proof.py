@@ -1,26 +1,27 @@
-"""Where a text may be cut without changing its tokens, and the proof that this holds.
+"""Exact split points: where a text may be split without changing its BPE tokens, with the proof.
 
-The claim: if characters *a* and *b* stand together, in this order, in no item of the vocabulary and in no
-added token, then the tokens of a text with *ab* in it are the tokens of what ends in *a*, followed by those
-of what begins with *b*. ``find_cuts`` grants it only to a tokenizer for which every step below holds, and
-says otherwise why not. It goes by the last byte of *a* and the first of *b*: if these two are neighbours
-nowhere, neither are the characters. ``find_char_pairs`` goes by the characters themselves.
+Theorem: if the characters *a* and *b* are adjacent, in this order, in no vocabulary entry and in no added
+token, then the tokens of a text with *ab* in it are the tokens of the part that ends with *a*, followed by
+those of the part that begins with *b*. ``find_split_points`` applies it only to a tokenizer for which every
+step below holds, and otherwise raises why not. It tests the last byte of *a* and the first byte of *b*: if
+these two are adjacent nowhere, neither are the characters. ``find_char_pairs`` tests the characters.
 
-1. Added tokens are looked for first, the leftmost and among those the longest. None spans the cut, since
-   none has *ab* in it, and none looks at its neighbours (``single_word``, ``lstrip``, ``rstrip``). So each
-   side finds its own, special ones included, whether or not they are then passed over.
-2. The normalizer is none, or replaces each space by ``▁``: it works character by character. An item counts
-   twice, with its ``▁`` as they are and read as spaces. Between a space and a ``▁`` nothing is cut.
-3. The pre-tokenizer is none, or splits at one character or at runs of one: where it splits depends on
-   that character alone, but for a run that the cut divides, and there it differs only at the cut.
-4. The model is BPE without dropout, affixes or whole words looked up before merging. A character is an item
-   or becomes its bytes; all 256 bytes are items, so that nothing is unknown and nothing is fused. The name
-   of a byte stands in no other item, so bytes are never merged.
-5. A merge joins two items to an item which is their texts joined. What spans the cut would have *ab* in
-   it, and is no item. So no merge spans the cut, and merges on one side never look at the other.
+1. Added tokens are matched first, leftmost and longest. None spans the split, since none contains *ab*,
+   and none depends on its neighbours (``single_word``, ``lstrip``, ``rstrip``). So each side matches its own,
+   special tokens included, whether or not they are then treated as text.
+2. There is no normalizer, or it replaces each space by ``▁``: it works character by character. An entry
+   counts twice, with its ``▁`` as they are and as spaces. Between a space and a ``▁`` nothing is split.
+3. There is no pre-tokenizer, or it splits at one character or at runs of one: where it splits depends on that
+   character alone, except for a run that is split here, and there it differs only at the split.
+4. The model is BPE without dropout, affixes or lookup of whole words before merging. A character is an
+   entry or becomes its bytes; all 256 bytes are entries, so nothing is unknown and nothing is fused. The
+   name of a byte occurs in no other entry, so bytes are never merged.
+5. A merge joins two symbols to an entry that is the concatenation of their texts. One that spans the split
+   would contain *ab*, and is not an entry. So no merge spans the split, and merges on one side do not depend
+   on the other side.
 
-An item in which *ab* comes behind a ``<`` can stand there only if a ``<`` does: between the last cut and *b*.
-Where there is none, such items do not count. So numbers are cut, although Gemma has ``<unused12>``.
+An entry in which *ab* comes after a ``<`` can match only if there is a ``<`` between the last split and
+*b*. Where there is none, such entries do not count: numbers are split, although Gemma has ``<unused12>``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 SPACE = "▁"
 MARK = ord("<")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-_BETWEEN = "\0"  # Between two items; it separates, but does not allow a cut next to such a character.
+_SEPARATOR = "\0"  # Between two entries; a text is never split next to such a character.
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PLAIN_BPE: Mapping[str, tuple[Any, ...]] = {
     "type": ("BPE",),
@@ -51,7 +52,7 @@ _PLAIN_BPE: Mapping[str, tuple[Any, ...]] = {
     "ignore_merges": (None, False),
 }
 
-Cuts = NDArray[np.bool_]
+SplitPoints = NDArray[np.bool_]
 
 
 def check_provable(tokenizer: TokenizerJson) -> None:
@@ -62,46 +63,47 @@ def check_provable(tokenizer: TokenizerJson) -> None:
     _check_model(tokenizer)
 
 
-def find_cuts(tokenizer: TokenizerJson) -> Cuts:
-    """(2, 256, 256): whether a text may be cut between two bytes, and whether even behind a ``<``.
+def find_split_points(tokenizer: TokenizerJson) -> SplitPoints:
+    """(2, 256, 256): whether a text may be split between two bytes; [1] also holds after a ``<``.
 
     ``Unsuited`` where that is not proven.
     """
     check_provable(tokenizer)
-    joined = _BETWEEN.join(_items(tokenizer))
-    data = np.frombuffer(_BETWEEN.join([joined, joined.replace(SPACE, " ")]).encode(), np.uint8)
-    # Where the latest mark is, and the end of the item before.
-    places = np.arange(len(data))
-    mark, end = (np.maximum.accumulate(np.where(data == byte, places, -1)) for byte in (MARK, 0))
+    joined = _SEPARATOR.join(_entries(tokenizer))
+    data = np.frombuffer(_SEPARATOR.join([joined, joined.replace(SPACE, " ")]).encode(), np.uint8)
+    # Positions of the latest mark, and of the latest end of an entry.
+    positions = np.arange(len(data))
+    mark, end = (np.maximum.accumulate(np.where(data == byte, positions, -1)) for byte in (MARK, 0))
     unmarked = mark[:-1] <= end[:-1]
-    cuts = np.ones((2, 256, 256), np.bool_)
-    cuts[0, data[:-1][unmarked], data[1:][unmarked]] = False
-    cuts[1, data[:-1], data[1:]] = False
-    cuts[:, :, 0x80:0xC0] = False  # inside a character
+    split_points = np.ones((2, 256, 256), np.bool_)
+    split_points[0, data[:-1][unmarked], data[1:][unmarked]] = False
+    split_points[1, data[:-1], data[1:]] = False
+    split_points[:, :, 0x80:0xC0] = False  # inside a character
     space = SPACE.encode()
-    cuts[:, ord(" "), space[0]] = cuts[:, space[-1], ord(" ")] = False
-    return cuts
+    split_points[:, ord(" "), space[0]] = split_points[:, space[-1], ord(" ")] = False
+    return split_points
 
 
 def find_char_pairs(tokenizer: TokenizerJson) -> CharPairs:
-    """Which characters stand together, of all that are not both ASCII; between others texts may be cut.
+    """Characters that are adjacent in entries, of all pairs that are not both ASCII; others may be split.
 
-    ``Unsuited`` where that is not proven. Items behind a ``<`` count as all others do.
+    ``Unsuited`` where that is not proven. Entries with a ``<`` count like all others.
     """
     check_provable(tokenizer)
-    items = _items(tokenizer)
-    spaces = [item.replace(SPACE, " ") for item in items if SPACE in item]
-    return mark_char_pairs([*items, *spaces, f" {SPACE} "])
+    entries = _entries(tokenizer)
+    spaces = [entry.replace(SPACE, " ") for entry in entries if SPACE in entry]
+    return mark_char_pairs([*entries, *spaces, f" {SPACE} "])
 
 
-def _items(tokenizer: TokenizerJson) -> list[str]:
+def _entries(tokenizer: TokenizerJson) -> list[str]:
+    """Vocabulary entries and added tokens."""
     return [*tokenizer.vocabulary, *(token["content"] for token in tokenizer.added_tokens)]
 
 
 def _check_added_tokens(tokenizer: TokenizerJson) -> None:
     for token in tokenizer.added_tokens:
         if token["single_word"] or token["lstrip"] or token["rstrip"]:
-            raise Unsuited(f"the added token {token['content']!r} looks at its neighbours")
+            raise Unsuited(f"the added token {token['content']!r} depends on its neighbours")
 
 
 def _check_normalizer(tokenizer: TokenizerJson) -> None:
@@ -122,6 +124,6 @@ def _check_model(tokenizer: TokenizerJson) -> None:
     vocabulary = tokenizer.vocabulary
     if any(name not in vocabulary for name in BYTES):
         raise Unsuited("its vocabulary lacks some bytes")
-    names = re.findall(r"<0x[0-9A-F]{2}>", _BETWEEN.join(vocabulary))
+    names = re.findall(r"<0x[0-9A-F]{2}>", _SEPARATOR.join(vocabulary))
     if len(names) != len(BYTES):
-        raise Unsuited("an item of its vocabulary has the name of a byte in it")
+        raise Unsuited("an entry of its vocabulary contains the name of a byte")

@@ -1,8 +1,8 @@
-"""Pre-tokenizers that split at one character: which these are, and whether they change anything.
+"""Pre-tokenizers that split at one character, and whether they change any tokens.
 
-Where such a step splits depends on two neighbouring characters alone. If it splits no item of the vocabulary,
-then no merge could have joined what it keeps apart, since the joined text would be an item; so tokens are the
-same without it. Tokenizers that we train are of this kind: their items never went beyond a word.
+Where such a step splits depends on two adjacent characters alone. If it splits no vocabulary entry, then no
+merge could join what it separates, since the merged text would be an entry; so the tokens are the same
+without it. Tokenizers trained here are of this kind: none of their entries spans words.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from gemfit.data.tokenize.protocol import Unsuited
 
-_BETWEEN = "\ufdd0"  # Between two items: Unicode has promised that it is no character.
+_SEPARATOR = "\ufdd0"  # Between two entries: a Unicode noncharacter.
 _KEEPING = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 _REGEX = re.compile(r"(?P<character>[^\W_]|[\n\t ▁]|\\[nt])(?P<run>\+?)")
 _ESCAPES = {r"\n": "\n", r"\t": "\t"}
@@ -46,17 +46,17 @@ def _character(pattern: Mapping[str, str]) -> tuple[str, bool]:
     return _ESCAPES.get(match["character"], match["character"]), bool(match["run"])
 
 
-def splits_an_item(steps: list[tuple[str, bool, str]], vocabulary: Mapping[str, int]) -> bool:
-    """Whether any of these steps would split an item of the vocabulary, or may."""
-    joined = _BETWEEN.join(vocabulary)
-    return joined.count(_BETWEEN) >= len(vocabulary) or any(
+def splits_vocabulary(steps: list[tuple[str, bool, str]], vocabulary: Mapping[str, int]) -> bool:
+    """Whether any of these steps splits a vocabulary entry, or may."""
+    joined = _SEPARATOR.join(vocabulary)
+    return joined.count(_SEPARATOR) >= len(vocabulary) or any(
         re.search(_boundary(*step), joined) for step in steps
     )
 
 
 def _boundary(character: str, run: bool, behavior: str) -> str:
-    """What matches where the step splits, within an item."""
+    """A pattern that matches where the step splits, inside an entry."""
     at = re.escape(character)
-    other = f"[^{_BETWEEN}{at if run or behavior == 'Contiguous' else ''}]"
+    other = f"[^{_SEPARATOR}{at if run or behavior == 'Contiguous' else ''}]"
     sides = {"MergedWithNext": f"{other}{at}", "MergedWithPrevious": f"{at}{other}"}
     return sides.get(behavior, f"{other}{at}|{at}{other}")
