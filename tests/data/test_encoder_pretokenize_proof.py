@@ -185,10 +185,10 @@ def test_a_sentence_without_spaces_is_cut_into_words(tokenizer: Any) -> None:
     assert cut_places(IDEOGRAPHS, find_split_points(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == [], (
         "by bytes it is not"
     )
-    room = cache.free_rows[0]
+    free_rows = cache.free_rows[0]
     ids, _ = cache.encode(text, np.array([len(text)], np.int64))
     assert ids.tolist() == [items.index(item) for item in (IDEOGRAPHS[:2], IDEOGRAPHS[2], IDEOGRAPHS[3])] * 50
-    assert room - cache.room[0] == 3
+    assert free_rows - cache.free_rows[0] == 3
 
 
 def test_behind_a_mark_items_with_the_mark_count(tokenizer: Any) -> None:
