@@ -24,6 +24,7 @@ from gemfit_launch.slurm.cluster.cluster import (
 )
 from gemfit_launch.slurm.cluster.generate_site import first_site
 from gemfit_launch.slurm.cluster.preflight import Pace, examine
+from gemfit_launch.slurm.states import parse_node_state
 from gemfit_launch.slurm.submit.site_options import ranks_at
 
 NODE = (
@@ -63,16 +64,6 @@ def test_a_node_is_read_with_kinds_of_gpus_features_and_usable_cpus() -> None:
     assert (node.cpus, node.memory_megabytes, node.gpus) == (62, 1_000_000, {"h100": 8})
     assert (node.features, node.partitions) == (("h100", "nvlink"), ("gpu", "all"))
     assert node.accepts_jobs
-
-
-@pytest.mark.parametrize("state", ["DOWN", "IDLE+DRAIN", "DOWN*", "FAIL", "MIXED+NOT_RESPONDING", "FUTURE"])
-def test_a_node_in_a_bad_state_takes_no_jobs(state: str) -> None:
-    assert not replace(parse_node(NODE), state=state).accepts_jobs
-
-
-@pytest.mark.parametrize("state", ["IDLE", "ALLOCATED", "IDLE+CLOUD+POWERED_DOWN", "MIXED+PLANNED", "IDLE*"])
-def test_a_node_that_is_busy_or_asleep_accepts_jobs(state: str) -> None:
-    assert replace(parse_node(NODE), state=state).accepts_jobs
 
 
 def test_a_partition_is_read_with_its_limits() -> None:
@@ -183,11 +174,19 @@ def test_alternatives_in_a_constraint_are_left_to_slurm(plan: Plan, cluster: Clu
 
 def test_a_partition_that_is_down_and_drained_nodes_are_reported(plan: Plan, cluster: Cluster) -> None:
     down: Partition = replace(cluster.partitions["gpu"], is_up=False)
-    drained = tuple(replace(node, state="IDLE+DRAIN") for node in cluster.nodes[:3])
+    drained = tuple(replace(node, state=parse_node_state("IDLE+DRAIN")) for node in cluster.nodes[:3])
     ill = replace(cluster, partitions={"gpu": down}, nodes=(*drained, *cluster.nodes[3:]))
     found = dict(errors(examine(planned(plan), ill, None, resolves=lambda host: True)))
     assert "not up" in found["partition"]
     assert "1 of gpu accept jobs (g1 IDLE+DRAIN" in found["nodes"]
+
+
+def test_nodes_in_a_state_that_is_not_in_the_table_are_a_warning(plan: Plan, cluster: Cluster) -> None:
+    strange = tuple(replace(node, state=parse_node_state("IDLE+LEASED")) for node in cluster.nodes)
+    results = examine(planned(plan), replace(cluster, nodes=strange), None, resolves=lambda host: True)
+    (found,) = [result for result in results if result.name == "nodes"]
+    assert found.state == "warning"
+    assert "g1 IDLE+LEASED" in found.found
 
 
 @pytest.mark.parametrize(("save", "state"), [(10.0, "ok"), (200.0, "warning")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ import pytest
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles, AttemptStart
 from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.conftest import Cli
 from launch.fake_login import ASKED, FakeSlurm, status_of
 
 pytestmark = pytest.mark.usefixtures("slurm")
+
+
+def begin_in_job(run: RunDir, job: int) -> None:
+    """Begin an attempt as the batch script of ``job`` does."""
+    files = AttemptFiles(run, run.begin_attempt())
+    start = AttemptStart(attempt=files.attempt, job=str(job), nodes=("n1", "n2"), step=0, time=time.time())
+    files.write(files.start, start)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +62,19 @@ def test_status_says_why_a_job_waits(
         ("COMPLETED", AttemptOutcome.STOPPED, None, AttemptOutcome.STOPPED),
         ("FAILED", AttemptOutcome.FAILED, None, AttemptOutcome.FAILED),
         ("CANCELLED", None, None, AttemptOutcome.CANCELLED),
-        ("NODE_FAIL", None, None, AttemptOutcome.CRASHED),
+        ("NODE_FAIL", None, None, AttemptOutcome.INTERRUPTED),
+        ("PREEMPTED", None, None, AttemptOutcome.INTERRUPTED),
+        ("PREEMPTED", AttemptOutcome.STOPPED, None, AttemptOutcome.STOPPED),
+        ("TIMEOUT", None, None, AttemptOutcome.INTERRUPTED),
+        ("OUT_OF_MEMORY", None, None, AttemptOutcome.CRASHED),
+        ("FAILED", None, None, AttemptOutcome.CRASHED),
+        ("SPECIAL_EXIT", None, None, "pending"),
+        ("REQUEUE_HOLD", None, None, "pending"),
+        ("CONFIGURING", None, None, "pending"),
+        ("SIGNALING", None, None, "running"),
+        ("STOPPED", None, None, "suspended"),
+        ("REVOKED", None, None, "unknown"),
+        ("HIBERNATING", None, None, "unknown"),
         (None, AttemptOutcome.COMPLETED, None, AttemptOutcome.COMPLETED),
         (None, None, None, AttemptOutcome.CRASHED),
     ],
@@ -67,7 +88,7 @@ def test_the_state_of_a_run_is_the_jobs_and_after_its_end_the_verdicts(
     cli: Cli,
     slurm: FakeSlurm,
 ) -> None:
-    submitted.begin_attempt()
+    begin_in_job(submitted, 100)
     if verdict is not None:
         submitted.write_verdict(Verdict(outcome=verdict, attempt=1, step=3, reason="as it is"))
     if stop is not None:
@@ -77,6 +98,68 @@ def test_the_state_of_a_run_is_the_jobs_and_after_its_end_the_verdicts(
     else:
         slurm.set_job(100, job)
     assert status_of(cli, submitted)["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("job", "state", "words"),
+    [
+        ("FAILED", "failed", "ended with an error before its first attempt; `gemfit logs runs/first --job`"),
+        ("PREEMPTED", "interrupted", "was preempted, and Slurm did not requeue it before its first attempt"),
+        ("BOOT_FAIL", "interrupted", "did not boot before its first attempt"),
+        ("CANCELLED", "cancelled", ""),
+    ],
+)
+def test_a_job_that_ended_before_its_first_attempt_has_a_state_and_a_reason(
+    job: str, state: str, words: str, submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, job)
+    found = status_of(cli, submitted)
+    assert (found["state"], words in found["reason"]) == (state, True)
+
+
+def test_a_preempted_job_that_slurm_does_not_requeue_can_be_resumed(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    begin_in_job(submitted, 100)
+    slurm.set_job(100, "PREEMPTED")
+    assert "was preempted" in status_of(cli, submitted)["reason"]
+    assert "is not running (interrupted)" in cli("stop", submitted.root).output
+    assert "has no pending or running job" in cli("cancel", submitted.root).output
+    assert cli("status", submitted.root, "--watch").exit_code == 0
+    assert cli("resume", submitted.root).exit_code == 0
+    assert len(slurm.calls("sbatch")) == 2
+
+
+def test_the_reason_of_the_attempt_before_is_not_shown_while_a_new_job_is_pending(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    begin_in_job(submitted, 100)
+    submitted.write_verdict(Verdict(outcome=AttemptOutcome.FATAL, attempt=1, step=0, reason="no such file"))
+    slurm.set_job(100, "FAILED")
+    assert status_of(cli, submitted)["reason"] == "no such file"
+    assert cli("resume", submitted.root).exit_code == 0
+    found = status_of(cli, submitted)
+    assert (found["state"], found["reason"]) == ("pending", "")
+
+
+def test_a_job_in_an_unknown_state_is_shown_as_it_is_and_neither_resumed_nor_cancelled(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "HIBERNATING")
+    assert "HIBERNATING: gemfit does not know this state" in status_of(cli, submitted)["waits_for"]
+    assert "job 100 is hibernating (gemfit does not know" in cli("resume", submitted.root).stderr
+    assert "HIBERNATING" in cli("stop", submitted.root).output
+    assert submitted.stop_file.exists()
+    assert slurm.calls("scancel") == []
+
+
+def test_stop_works_by_the_stop_file_where_slurm_does_not_answer(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.refuse("squeue", "slurm_load_jobs error: Unable to contact slurm controller\n")
+    result = cli("stop", submitted.root)
+    assert (result.exit_code, "Unable to contact" in result.output) == (0, True)
+    assert submitted.stop_file.read_text() == "stop\n"
 
 
 def test_another_job_with_the_same_id_is_not_the_runs(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:

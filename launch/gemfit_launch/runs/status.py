@@ -46,7 +46,7 @@ class RunStatus(Contract):
     seconds_left: float | None
     """`None` unless the run is running and its pace is known."""
     reason: str
-    """Reason in its verdict."""
+    """Why its last attempt ended; empty while it is pending or active."""
     job: int | None = None
     """Its newest Slurm job."""
     waits_for: str = ""
@@ -54,14 +54,23 @@ class RunStatus(Contract):
 
 
 def read_status(
-    run: RunDir, *, state: RunState | None = None, job: int | None = None, waits_for: str = ""
+    run: RunDir,
+    *,
+    state: RunState | None = None,
+    job: int | None = None,
+    waits_for: str = "",
+    reason: str = "",
 ) -> RunStatus:
-    """Progress of a run; ``state`` is that of its Slurm job, else read from the folder."""
+    """Progress of a run; ``state`` is that of its Slurm job, else read from the folder.
+
+    ``reason`` is what Slurm reports of a job that ended without a verdict.
+    """
     records, total = recent_records(run.metrics_file), run.plan().steps.total
     state = state or read_state(run)
     steps = [record for record in records if isinstance(record, StepRecord)]
     evaluations = [record for record in records if isinstance(record, EvalRecord)]
-    verdict = run.verdict()
+    # While a job is pending, the verdict is that of the attempt before.
+    verdict = run.verdict() if state not in ACTIVE_STATES else None
     return RunStatus(
         run=str(run.root),
         state=state,
@@ -72,7 +81,7 @@ def read_status(
         eval_loss=evaluations[-1].loss if evaluations else None,
         tokens_per_second=steps[-1].tokens_per_second if steps else None,
         seconds_left=seconds_left(steps, total) if steps and state == "running" else None,
-        reason=verdict.reason if verdict else "",
+        reason=reason or (verdict.reason if verdict else ""),
         job=job,
         waits_for=waits_for,
     )

@@ -1,5 +1,5 @@
 """Runs as Slurm jobs: sites, sbatch text, Slurm commands, node supervisor.
 
-Imports `runs` and `planning`; inside, each imports those before it: `commands` and `durations`, `records`,
-`sites`, `cluster`, `submit`, `node`.
+Imports `runs` and `planning`; inside, each imports those before it: `states`, `durations` and
+`records`, `commands`, `sites`, `cluster`, `submit`, `node`.
 """

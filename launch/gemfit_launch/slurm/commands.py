@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.errors import UserError
+from gemfit_launch.slurm.states import JobState, parse_job_state
 
 PATIENCE_SECONDS = 60
 FORGOTTEN = "Invalid job id specified"
@@ -20,7 +21,6 @@ PASSED_ON = ("SLURM_CONF",)
 """Selects the cluster, and sets no option of a job."""
 
 PREFIXES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_")
-ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +28,7 @@ class Job:
     """A job in the output of squeue."""
 
     id: int
-    state: str
-    """Such as `PENDING` or `RUNNING`."""
+    state: JobState
     reason: str
     """Slurm's reason why it is pending; `None` while it runs."""
     start: str
@@ -42,7 +41,7 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        return self.state in ENDED
+        return self.state.phase == "ended"
 
 
 class SlurmError(UserError):
@@ -85,7 +84,7 @@ def parse_job(line: str) -> Job:
     number, state, reason, start, left, nodes, node_list, name = line.split("|", maxsplit=7)
     return Job(
         id=int(number),
-        state=state,
+        state=parse_job_state(state),
         reason=reason,
         start=start,
         time_left=left,

@@ -13,6 +13,7 @@ from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.runs.status import ACTIVE_STATES
 from gemfit_launch.slurm.cluster.cancel import cancel_jobs, stop_job
 from gemfit_launch.slurm.cluster.job_status import read_statuses
+from gemfit_launch.slurm.commands import SlurmError
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.verbs._options import RUN_FOLDER
 
@@ -41,11 +42,7 @@ def stop(run: Path, wait: bool) -> None:
     if state not in ACTIVE_STATES and not run_dir.is_active:
         click.echo(f"{run}: is not running ({state})")
         return
-    if JobFiles(run_dir).newest() is not None and (done := stop_job(run_dir)):
-        click.echo(f"{run}: {done}")
-    else:
-        run_dir.request_stop()
-        click.echo(f"{run}: asked to save and stop")
+    click.echo(f"{run}: {_request(run_dir)}")
     if wait:
         raise click.exceptions.Exit(_wait(run_dir))
 
@@ -66,6 +63,18 @@ def cancel(run: Path) -> None:
         click.echo(f"{run}: job {job} is cancelled")
     if not cancelled:
         click.echo(f"{run}: has no pending or running job")
+
+
+def _request(run: RunDir) -> str:
+    """Ask for the stop, and say what was done."""
+    try:
+        done = stop_job(run) if JobFiles(run).newest() is not None else ""
+    except SlurmError as error:
+        run.request_stop()
+        return f"{error}; asked to save and end by its stop file, which a pending job finds when it starts"
+    if not done:
+        run.request_stop()
+    return done or "asked to save and stop"
 
 
 def _wait(run: RunDir) -> ExitCode:

@@ -12,7 +12,7 @@ from gemfit_launch.slurm.records.job_files import JobFiles
 
 
 def live_jobs(run: RunDir) -> list[Job]:
-    """The pending and running jobs of a run, the packing job first."""
+    """The jobs of a run that have not ended, as far as is known; the packing job first."""
     known = known_jobs([run])
     ids = [
         job for made in JobFiles(run).submissions() for job in (made.pack_job, made.job) if job is not None
@@ -51,17 +51,23 @@ def stop_job(run: RunDir) -> str:
     if not jobs:
         return ""
     training = jobs[-1]
-    if training.state == "PENDING":
+    if training.state.phase == "pending":
         cancel_jobs(run)
         return f"job {training.id} was pending and is cancelled"
     run.request_stop()
+    if training.state.phase == "unknown":
+        return (
+            f"job {training.id} is {training.state.text} ({training.state.meaning}); "
+            "if it runs, it saves and ends"
+        )
     return f"job {training.id} is asked to save and end"
 
 
 def check_not_queued(run: RunDir) -> None:
     """``UserError`` while a job of the run is pending or running."""
     for job in live_jobs(run):
+        why = f" ({job.state.meaning})" if job.state.meaning else ""
         raise UserError(
-            f"{run.root}: job {job.id} is {job.state.lower()}; end it first with "
+            f"{run.root}: job {job.id} is {job.state.text.lower()}{why}; end it first with "
             f"`gemfit stop {run.root}` or `gemfit cancel {run.root}`"
         )

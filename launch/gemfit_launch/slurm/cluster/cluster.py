@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.durations import seconds
+from gemfit_launch.slurm.states import NodeState, NodeUse, parse_node_state
 
 UNLIMITED = ("UNLIMITED", "NONE", "INFINITE", "n/a", "")
-UNUSABLE = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "ERROR", "FAIL", "FAILING", "FUTURE", "NOT_RESPONDING"}
 PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z_:]+)=(.*?)(?=\s+[A-Za-z_:]+=|\s*$)")
 
 
@@ -33,7 +33,7 @@ class Node:
 
     name: str
     address: str
-    state: str
+    state: NodeState
     partitions: tuple[str, ...]
     cpus: int
     memory_megabytes: int
@@ -43,9 +43,8 @@ class Node:
 
     @property
     def accepts_jobs(self) -> bool:
-        """Whether it accepts jobs, now or after its current one."""
-        # A powered-down cloud node accepts jobs, so whole words are compared: IDLE+POWERED_DOWN.
-        return not UNUSABLE & set(re.split(r"[^A-Z_]", self.state))
+        """Whether it is known to accept jobs, now or after its current one."""
+        return self.state.accepts_jobs is NodeUse.YES
 
     @property
     def num_gpus(self) -> int:
@@ -114,7 +113,7 @@ def parse_node(line: str) -> Node:
     return Node(
         name=shown["NodeName"],
         address=shown.get("NodeAddr", shown["NodeName"]),
-        state=shown.get("State", "UNKNOWN"),
+        state=parse_node_state(shown.get("State", "UNKNOWN")),
         partitions=_list(shown.get("Partitions", "")),
         cpus=int(shown.get("CPUEfctv") or shown.get("CPUTot", "1")),
         memory_megabytes=int(shown.get("RealMemory", "0")),

@@ -16,6 +16,7 @@ from gemfit.schemas.site import Site
 from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, megabytes
 from gemfit_launch.slurm.durations import seconds
 from gemfit_launch.slurm.sites.planned_site import site_of
+from gemfit_launch.slurm.states import NodeUse
 
 ABOUT = "cluster"
 MARGIN_SECONDS = 60
@@ -84,12 +85,12 @@ def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckRes
     if wanted > len(nodes):
         return error(ABOUT, "nodes", f"{wanted} requested, and {partition.name} has {len(nodes)}")
     if wanted > len(usable):
-        states = ", ".join(f"{node.name} {node.state}" for node in nodes if not node.accepts_jobs)
-        return error(
-            ABOUT,
-            "nodes",
-            f"{wanted} requested, and {len(usable)} of {partition.name} accept jobs ({states})",
-        )
+        states = ", ".join(f"{node.name} {node.state.text}" for node in nodes if not node.accepts_jobs)
+        found = f"{wanted} requested, and {len(usable)} of {partition.name} accept jobs ({states})"
+        unclear = sum(node.state.accepts_jobs is NodeUse.UNKNOWN for node in nodes)
+        if wanted <= len(usable) + unclear:
+            return warning(ABOUT, "nodes", f"{found}; gemfit does not know all of these states")
+        return error(ABOUT, "nodes", found)
     return ok(ABOUT, "nodes", f"{wanted} of {len(usable)} that accept jobs")
 
 

@@ -8,8 +8,10 @@ import time
 from typing import Literal
 
 from gemfit.errors import UserError
+from gemfit_launch.slurm.cluster.cluster import parse_node
 from gemfit_launch.slurm.commands import SlurmError, call
 from gemfit_launch.slurm.durations import seconds
+from gemfit_launch.slurm.states import parse_job_state
 
 PATIENCE_SECONDS = 300.0
 RETRY_SECONDS = 5.0
@@ -61,7 +63,7 @@ def requeue_decision(shown: str, restarts: int) -> RequeueDecision:
     time has reached its limit, one that was preempted ended at its PreemptTime, and any other was cancelled.
     """
     state = field(shown, "JobState")
-    if state == "PENDING" or int(field(shown, "Restarts") or 0) > restarts:
+    if parse_job_state(state).phase == "pending" or int(field(shown, "Restarts") or 0) > restarts:
         return "queued"
     if state == "COMPLETING":
         limit, ran = seconds(field(shown, "TimeLimit")), seconds(field(shown, "RunTime"))
@@ -100,13 +102,10 @@ def field(text: str, name: str) -> str:
 
 def usable_nodes(partition: str) -> set[str]:
     """Names of the nodes of a partition that accept jobs."""
-    names = set()
-    for line in scontrol("show", "nodes", "--oneliner").splitlines():
-        if partition in field(line, "Partitions").split(",") and not re.search(
-            r"DOWN|DRAIN|FAIL|NOT_RESP", field(line, "State")
-        ):
-            names.add(field(line, "NodeName"))
-    return names
+    # --all: a partition may be hidden from users.
+    shown = scontrol("show", "nodes", "--all", "--oneliner").splitlines()
+    nodes = [parse_node(line) for line in shown if "NodeName=" in line]
+    return {node.name for node in nodes if partition in node.partitions and node.accepts_jobs}
 
 
 def _resolves(name: str) -> bool:
