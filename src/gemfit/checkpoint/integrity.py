@@ -6,8 +6,8 @@ Making and checking a digest costs one read of the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import xxhash
@@ -17,6 +17,8 @@ from gemfit.schemas.manifest import CheckpointManifest, FileDigest, missing_or_r
 
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.xxh3"
+READERS = 8
+"""Files that a process reads at once."""
 
 
 def digest_files(folder: Path, files: Iterable[Path]) -> list[FileDigest]:
@@ -50,9 +52,28 @@ def find_damage(folder: Path, manifest: CheckpointManifest) -> str | None:
     """The first difference of ``folder`` from its manifest, in words; ``None`` when it is intact."""
     if problem := missing_or_resized(folder, manifest.files):
         return problem
-    with ThreadPoolExecutor() as pool:  # xxhash releases the GIL, and disks are faster with a queue
-        damage = pool.map(lambda file: _content_damage(folder, file), manifest.files)
-        return next(filter(None, damage), None)
+    verification = verify_contents(folder, manifest.files)
+    while True:
+        try:
+            next(verification)
+        except StopIteration as end:
+            damage: str | None = end.value
+            return damage
+
+
+def verify_contents(folder: Path, files: Iterable[FileDigest]) -> Generator[None, None, str | None]:
+    """Read ``files`` and return the first damage found; yields about once per second meanwhile."""
+    pool = ThreadPoolExecutor(READERS)  # xxhash releases the GIL, and disks are faster with a queue
+    pending = {pool.submit(_content_damage, folder, file) for file in files}
+    try:
+        while pending:
+            done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+            if damage := next(filter(None, (checked.result() for checked in done)), None):
+                return damage
+            yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return None
 
 
 def flush_folder(folder: Path) -> None:

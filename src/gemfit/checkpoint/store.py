@@ -123,15 +123,20 @@ def newest_valid(run: RunDir) -> Found | None:
 
 def survey(run: RunDir) -> tuple[Found | None, list[tuple[Path, str]]]:
     """The newest valid checkpoint, and each damaged folder that is newer, with the reason."""
-    for folder in run.checkpoints.glob(".staging-*"):
-        logger.warning("%s skipped: half-written, its save did not end", folder)
-    checkpoints, damaged = _newest_first(run)
+    checkpoints, damaged = candidates(run)
     for folder, manifest in checkpoints:
         damage = find_damage(folder, manifest)
         if damage is None:
             return (folder, manifest), damaged
         damaged.append((folder, damage))
     return None, damaged
+
+
+def candidates(run: RunDir) -> tuple[list[Found], list[tuple[Path, str]]]:
+    """Checkpoints to verify, newest first, and folders without a valid manifest, with the reason."""
+    for folder in run.checkpoints.glob(".staging-*"):
+        logger.warning("%s skipped: half-written, its save did not end", folder)
+    return _newest_first(run)
 
 
 def newest_listed(run: RunDir) -> Found | None:

@@ -152,7 +152,23 @@ class EnergyRecord(Contract):
     time: float
 
 
-Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord | HardwareRecord | EnergyRecord
+ProgressActivity = Literal["evaluation", "checkpoint verification", "loading weights"]
+
+
+class ProgressRecord(Contract):
+    """One line of ``metrics.jsonl`` per minute of work between two steps: the attempt is alive."""
+
+    kind: Literal["progress"] = "progress"
+    attempt: int
+    step: int
+    """Optimizer steps done before it."""
+    activity: ProgressActivity
+    seconds: float
+    """Since the activity began."""
+    time: float
+
+
+Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord | HardwareRecord | EnergyRecord | ProgressRecord
 """A line of ``metrics.jsonl``."""
 
 KINDS: dict[str, type[Record]] = {
@@ -162,6 +178,7 @@ KINDS: dict[str, type[Record]] = {
     "memory": MemoryRecord,
     "hardware": HardwareRecord,
     "energy": EnergyRecord,
+    "progress": ProgressRecord,
 }
 
 

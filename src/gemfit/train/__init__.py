@@ -9,6 +9,7 @@ Layers, top to bottom; a module imports only from layers below its own::
     model
     checkpoint
     data | distributed
+    heartbeat
     attempt_verdict | collective | thread_device | trainer_view
 """
 

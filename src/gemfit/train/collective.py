@@ -8,7 +8,8 @@ A background thread passes a ``group`` of its own, which holds all ranks.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,9 @@ from typing import Any, Generic, TypeVar
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+ROUND_SECONDS = 60.0
+"""How often the ranks meet during work of unknown length; see ``in_rounds``."""
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others in a collective: what one of them does meanwhile must take less."""
@@ -56,6 +60,33 @@ def on_every_rank(action: Callable[[], T], group: Any = None) -> list[T]:
     dist.all_gather_object(outcomes, _sendable(outcome), group=group)
     _unwrap(outcome)  # a rank that failed itself raises its own error, with its traceback
     return [_unwrap(other) for other in outcomes]
+
+
+def in_rounds(work: Generator[object, None, T], after_round: Callable[[], None] = lambda: None) -> list[T]:
+    """Run ``work`` to its end on every rank; every rank returns all values, or raises the first failure.
+
+    For work of any size, which takes longer on one rank than on another: the ranks meet every
+    ``ROUND_SECONDS`` and call ``after_round``, so none waits for much longer than one item of ``work`` takes.
+    """
+    ended: _Outcome[T] | None = None
+
+    def advance() -> _Outcome[T] | None:
+        nonlocal ended
+        deadline = time.monotonic() + ROUND_SECONDS
+        while ended is None:
+            try:
+                next(work)
+            except StopIteration as end:
+                ended = _Outcome(value=end.value)
+            if time.monotonic() >= deadline:
+                break
+        return ended
+
+    while True:
+        rounds = on_every_rank(advance)
+        after_round()
+        if all(outcome is not None for outcome in rounds):
+            return [_unwrap(outcome) for outcome in rounds if outcome is not None]
 
 
 def _attempt(action: Callable[[], T]) -> _Outcome[T]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +20,14 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from gemfit.checkpoint import store
-from gemfit.checkpoint.integrity import digest_files
+from gemfit.checkpoint.integrity import digest_files, verify_contents
 from gemfit.checkpoint.retention import quarantine, reading
 from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
-from gemfit.schemas.manifest import CheckpointManifest, FileDigest
+from gemfit.schemas.manifest import CheckpointManifest, FileDigest, missing_or_resized
 from gemfit.schemas.training_identity import Flat, check_changes
 from gemfit.train.checkpoint import deepspeed_zero, engine_state
-from gemfit.train.collective import on_every_rank, on_first_rank, rank, world_size
+from gemfit.train.collective import in_rounds, on_every_rank, on_first_rank, rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -147,16 +148,25 @@ def write(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any = No
 
 
 def resume(
-    run: RunDir, training: TrainingState, *, identity: Flat, allowed_changes: Collection[str] = ()
+    run: RunDir,
+    training: TrainingState,
+    *,
+    identity: Flat,
+    allowed_changes: Collection[str] = (),
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> CheckpointManifest | None:
     """Load the newest valid checkpoint into ``training``; ``None`` when there is none.
 
     Collective. A training identity other than ``identity`` is a ``UserError``, except for the keys in
-    ``allowed_changes``. Damaged checkpoints are moved to ``quarantine/`` and named in the log.
+    ``allowed_changes``. Damaged checkpoints are moved to ``quarantine/`` and named in the log. All ranks
+    read and digest the files, each its share; ``heartbeat`` is called meanwhile.
     """
-    found = on_first_rank(lambda: _choose(run, identity, allowed_changes))
+    found = _newest_valid(run, heartbeat)
     if found is None:
         return None
+    on_first_rank(
+        lambda: check_changes(found[1].training, identity, allowed=allowed_changes, place=str(found[0]))
+    )
     folder, manifest = found
     with reading(folder):
         state = engine_state.collect(training.model, training.optimizer, training.accelerator)
@@ -170,15 +180,25 @@ def resume(
     return manifest
 
 
-def _choose(
-    run: RunDir, identity: Flat, allowed_changes: Collection[str]
-) -> tuple[Path, CheckpointManifest] | None:
-    found, damaged = store.survey(run)
+def _newest_valid(run: RunDir, heartbeat: Callable[[], None]) -> store.Found | None:
+    """The newest checkpoint without damage; newer ones are moved to ``quarantine/``. Collective."""
+    checkpoints, damaged = on_first_rank(lambda: store.candidates(run))
     for folder, reason in damaged:
-        quarantine(run, folder, reason)
-    if found is not None:
-        check_changes(found[1].training, identity, allowed=allowed_changes, place=str(found[0]))
-    return found
+        on_first_rank(partial(quarantine, run, folder, reason))
+    for folder, manifest in checkpoints:
+        damage = on_first_rank(partial(missing_or_resized, folder, manifest.files))
+        if damage is None:
+            verification = verify_contents(folder, _verified_by(rank(), manifest))
+            damage = next(filter(None, in_rounds(verification, heartbeat)), None)
+        if damage is None:
+            return folder, manifest
+        on_first_rank(partial(quarantine, run, folder, damage))
+    return None
+
+
+def _verified_by(number: int, manifest: CheckpointManifest) -> list[FileDigest]:
+    """The files that rank ``number`` verifies: about as many bytes as any other."""
+    return sorted(manifest.files, key=lambda file: file.bytes, reverse=True)[number :: world_size()]
 
 
 def _restore_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from gemfit.data.pack.reader import PackedRows, open_pack
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest
-from gemfit.schemas.metrics import SaveRecord
+from gemfit.schemas.metrics import ProgressActivity, SaveRecord
 from gemfit.schemas.optimizer import prefetch_depth
 from gemfit.schemas.plan import Plan
 from gemfit.train.checkpoint.async_saver import Saver
@@ -42,6 +42,7 @@ from gemfit.train.distributed.engine import (
     sharded_init,
 )
 from gemfit.train.distributed.stop import Stop
+from gemfit.train.heartbeat import Heartbeat
 from gemfit.train.loop.arguments import training_arguments
 from gemfit.train.loop.ddp_buckets import allocate_gradients, use_bucket_views
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
@@ -152,6 +153,7 @@ class PackedTrainer(Trainer):
             self._training_state(),
             identity=self.training_identity,
             allowed_changes=self.allowed_changes,
+            heartbeat=self._heartbeat("checkpoint verification"),
         )
         self._load_base_weights(trained=manifest is None)
         if manifest is not None:
@@ -167,7 +169,16 @@ class PackedTrainer(Trainer):
         """Read frozen weights, which no checkpoint holds, and the ``trained`` ones of a new run."""
         if self.base_weights is not None:
             module = self.accelerator.unwrap_model(self.model_wrapped)
-            load_into_engine(self.model_wrapped, module, self.base_weights, trained=trained)
+            load_into_engine(
+                self.model_wrapped,
+                module,
+                self.base_weights,
+                trained=trained,
+                heartbeat=self._heartbeat("loading weights"),
+            )
+
+    def _heartbeat(self, activity: ProgressActivity) -> Heartbeat:
+        return Heartbeat(self.run.metrics_file, self.attempt, self.state.global_step, activity)
 
     def _continue_from(self, manifest: CheckpointManifest) -> None:
         self.state.global_step = self.train_dataset.start_step = manifest.step
@@ -218,7 +229,14 @@ class PackedTrainer(Trainer):
         """Evaluate the validation rows with the weights after ``state.global_step`` steps. Collective."""
         step, started = self.state.global_step, time.perf_counter()
         batches = ValidationBatches(self.plan, self.validation_rows, self.args.process_index, self.pad_id)
-        found = evaluate_rows(self.model_wrapped, batches, stop=self.stop, step=step, device=self.args.device)
+        found = evaluate_rows(
+            self.model_wrapped,
+            batches,
+            stop=self.stop,
+            step=step,
+            device=self.args.device,
+            heartbeat=self._heartbeat("evaluation"),
+        )
         reshard(self.model_wrapped)
         if found is None:
             return {}

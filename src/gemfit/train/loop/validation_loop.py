@@ -7,7 +7,7 @@ is that of one chunk of tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,18 @@ class ValidationResult:
 
 
 def evaluate_rows(
-    model: Any, batches: Iterable[Tensors], *, stop: Stop, step: int, device: torch.device
+    model: Any,
+    batches: Iterable[Tensors],
+    *,
+    stop: Stop,
+    step: int,
+    device: torch.device,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> ValidationResult | None:
-    """Evaluate the wrapped ``model``; ``None`` when the ranks agreed to stop meanwhile. Collective."""
+    """Evaluate the wrapped ``model``; ``None`` when the ranks agreed to stop meanwhile. Collective.
+
+    ``heartbeat`` is called after each batch.
+    """
     loss, correct, tokens = 0.0, 0.0, 0.0
     model.eval()
     with torch.no_grad():
@@ -51,4 +60,5 @@ def evaluate_rows(
             )
             if stop.agreed:
                 return None
+            heartbeat()
     return ValidationResult(loss=loss / tokens, token_accuracy=correct / tokens, tokens=round(tokens))

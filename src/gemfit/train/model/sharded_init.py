@@ -6,7 +6,7 @@ checkpoint holds them. Nothing is communicated, apart from what DeepSpeed needs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from gemfit.train.checkpoint import deepspeed_zero
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.checkpoint.engine_state import is_deepspeed, local_shard
-from gemfit.train.collective import on_every_rank
+from gemfit.train.collective import in_rounds
 from gemfit.train.model.safetensors_reader import BaseWeights
 
 ADAPTER = "lora_"
@@ -43,19 +43,27 @@ def load_buffers(model: torch.nn.Module, weights: BaseWeights) -> None:
             weights.fill_whole(name, buffer)
 
 
-def load_into_engine(engine: Any, module: torch.nn.Module, weights: BaseWeights, *, trained: bool) -> None:
+def load_into_engine(
+    engine: Any,
+    module: torch.nn.Module,
+    weights: BaseWeights,
+    *,
+    trained: bool,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> None:
     """Fill this rank's shards of a prepared model: frozen parameters, and trained ones if ``trained``.
 
     ``module`` is the model inside ``engine``. Collective:
-    a file that one rank cannot read is an error on all ranks.
+    a file that one rank cannot read is an error on all ranks. ``heartbeat`` is called meanwhile.
     """
 
-    def fill() -> None:
+    def fill() -> Generator[None, None, None]:
         for name, parameter in module.named_parameters():
             if base_name(name) is not None and (trained or not parameter.requires_grad):
                 _fill(module, name, weights, _shards(engine, parameter))
+                yield
 
-    on_every_rank(fill)
+    in_rounds(fill(), heartbeat)
     if is_deepspeed(engine):
         deepspeed_zero.sync_parameters(engine, 0) if trained else deepspeed_zero.regather_persistent(engine)
 
