@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, read
+from gemfit.train.checkpoint.safe_reader import SafeReader
 
 SHARD_BYTES = 5 * 10**9
 
@@ -40,7 +40,7 @@ class Weights:
 
 def weights_of_checkpoint(checkpoint: Path) -> Weights:
     """The model of a full fine-tune, read from its checkpoint when asked for."""
-    metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    metadata = SafeReader(checkpoint).read_metadata().state_dict_metadata
     shapes = {
         name.removeprefix(WEIGHT_PREFIX): entry.size
         for name, entry in metadata.items()

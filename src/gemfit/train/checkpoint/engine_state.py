@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
@@ -27,6 +27,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from gemfit.train.checkpoint import deepspeed_zero
 from gemfit.train.checkpoint.dcp_planner import FlatShard, ShardLoadPlanner, ShardSavePlanner
+from gemfit.train.checkpoint.safe_reader import SafeReader
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT_PREFIX = "model."
@@ -79,10 +80,11 @@ def read(state: State, folder: Path) -> None:
 
     Raises where a name or a shape of ``state`` is not what was saved.
     """
+    reader = SafeReader(folder)
+    # Its error is every rank's; in the collective it would be wrapped.
+    reader.read_metadata()
     with _allow_single_process():
-        load(
-            state, storage_reader=FileSystemReader(folder), planner=ShardLoadPlanner(flatten_state_dict=False)
-        )
+        load(state, storage_reader=reader, planner=ShardLoadPlanner(flatten_state_dict=False))
 
 
 def local_bytes(shares: State, *, first_rank: bool) -> int:

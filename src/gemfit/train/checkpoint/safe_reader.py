@@ -1,0 +1,83 @@
+"""Reader of torch's distributed checkpoints that executes nothing of what it reads.
+
+torch keeps the metadata of a checkpoint as a pickle, and values that are not tensors as further ones;
+loading a pickle may run any code. Here only the classes of the metadata format are allowed, and values
+other than tensors are refused: gemfit saves none. Tensors themselves torch reads with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path, PosixPath
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.serialization import _get_layout
+
+from gemfit.errors import UserError
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    **{
+        (kind.__module__, kind.__name__): kind
+        for kind in (
+            metadata.ChunkStorageMetadata,
+            metadata.BytesStorageMetadata,  # refused below, by its name
+            metadata.Metadata,
+            metadata.MetadataIndex,
+            metadata.StorageMeta,
+            metadata.TensorProperties,
+            metadata.TensorStorageMetadata,
+            metadata._MEM_FORMAT_ENCODING,
+            filesystem._StorageInfo,
+        )
+    },
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): _get_layout,
+    ("pathlib", "PosixPath"): PosixPath,
+    ("pathlib._local", "PosixPath"): PosixPath,
+}
+"""What the metadata of a checkpoint is made of, by module and name."""
+
+
+class SafeReader(FileSystemReader):
+    """``FileSystemReader`` for checkpoints from anywhere; other than plain tensors is a ``UserError``."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self._get_metadata_path(kwargs.get("rank")))
+        with path.open("rb") as stream:
+            found = _MetadataUnpickler(stream, path).load()
+        _check(found, path)
+        found.storage_meta = found.storage_meta or metadata.StorageMeta()
+        found.storage_meta.load_id = self.load_id
+        return found
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def __init__(self, stream: Any, path: Path) -> None:
+        super().__init__(stream)
+        self._path = path
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if module_name == "torch" and isinstance(dtype := getattr(torch, global_name, None), torch.dtype):
+            return dtype
+        if (module_name, global_name) not in _ALLOWED:
+            raise UserError(
+                f"{self._path}: names {module_name}.{global_name}, which the metadata of a checkpoint never "
+                "does; nothing was loaded or run: take another checkpoint, from a source that you trust"
+            )
+        return _ALLOWED[module_name, global_name]
+
+
+def _check(found: object, path: Path) -> None:
+    if not isinstance(found, Metadata):
+        raise UserError(f"{path}: is not the metadata of a checkpoint")
+    for name, entry in found.state_dict_metadata.items():
+        if not isinstance(entry, TensorStorageMetadata):
+            raise UserError(f"{path}: {name!r} is not a tensor, so it was not loaded")
+    for info in (found.storage_data or {}).values():
+        file = info.relative_path if isinstance(info, filesystem._StorageInfo) else ""
+        if not file or Path(file).name != file:
+            raise UserError(f"{path}: names a file outside of its folder; nothing was loaded")

@@ -1,0 +1,84 @@
+"""Reading a checkpoint runs nothing that is in it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from gemfit.errors import UserError
+from gemfit.export.weights import weights_of_checkpoint
+from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, read, write
+from gemfit.train.checkpoint.safe_reader import SafeReader
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self._command = f"touch {victim}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self._command,)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    types = (torch.float32, torch.bfloat16, torch.uint8, torch.int64)
+    tensors = {f"{WEIGHT_PREFIX}{kind}": torch.arange(6).reshape(2, 3).to(kind) for kind in types}
+    write(dict(tensors), tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_plain_checkpoints_are_read_as_torch_reads_them(checkpoint: Path) -> None:
+    mine = SafeReader(checkpoint).read_metadata()
+    theirs = FileSystemReader(checkpoint).read_metadata()
+    assert mine.state_dict_metadata == theirs.state_dict_metadata
+    assert mine.storage_data == theirs.storage_data
+    name = f"{WEIGHT_PREFIX}{torch.float32}"
+    state: dict[str, Any] = {name: torch.zeros(2, 3)}
+    read(state, checkpoint)
+    assert state[name].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("place", ["instead", "planner_data", "entry"])
+def test_metadata_with_code_in_it_is_refused_and_runs_nothing(
+    checkpoint: Path, tmp_path: Path, place: str
+) -> None:
+    victim = tmp_path / "victim"
+    metadata: Any = FileSystemReader(checkpoint).read_metadata()
+    if place == "planner_data":
+        metadata.planner_data = Command(victim)
+    elif place == "entry":
+        metadata.state_dict_metadata["x"] = Command(victim)
+    else:
+        metadata = Command(victim)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    for reading in (lambda: weights_of_checkpoint(checkpoint), lambda: read({}, checkpoint)):
+        with pytest.raises(UserError, match=r"\.metadata: names .*system.* nothing was loaded or run"):
+            reading()
+    assert not victim.exists()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_values_that_are_not_tensors_are_refused(tmp_path: Path) -> None:
+    save({"a": torch.zeros(2), "b": io.BytesIO(b"x")}, checkpoint_id=tmp_path / "other", no_dist=True)
+    with pytest.raises(UserError, match="'b' is not a tensor"):
+        weights_of_checkpoint(tmp_path / "other")
+
+
+@pytest.mark.parametrize("file", ["../secret", "/etc/passwd", "a/b", ""])
+def test_files_outside_of_the_checkpoint_are_refused(checkpoint: Path, file: str) -> None:
+    metadata = FileSystemReader(checkpoint).read_metadata()
+    for info in metadata.storage_data.values():
+        info.relative_path = file
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(UserError, match="outside of its folder"):
+        weights_of_checkpoint(checkpoint)
