@@ -259,6 +259,13 @@ class RunDir:
         """Ask the running attempt to save and stop at the next step."""
         write_atomic(self.stop_file, "stop\n")
 
+    def stop_requested_by(self) -> str | None:
+        """Content of the stop file; ``None`` without one."""
+        try:
+            return self.stop_file.read_text().strip()
+        except FileNotFoundError:
+            return None
+
     def is_complete(self, plan: Plan) -> bool:
         """Whether the last attempt completed ``plan``, which may be longer than its own."""
         verdict = self.verdict()

@@ -17,10 +17,9 @@
 RUN_DIR='/shared/runs/50% done'
 PYTHON=(/shared/venv/bin/python)
 SRUN_OPTIONS=()
-setup() {
+SETUP=('module load cuda' 'source /shared/venv/bin/activate')
+export_env() {
 :
-module load cuda
-source /shared/venv/bin/activate
 export NCCL_SOCKET_IFNAME=ib0
 export NOTE='it'"'"'s $HOME'
 }

@@ -25,10 +25,9 @@ MAX_RESTARTS=3
 HOST_PYTHON=(/shared/venv/bin/python)
 PYTHON=(/shared/venv/bin/python)
 SRUN_OPTIONS=()
-setup() {
+SETUP=('module load cuda' 'source /shared/venv/bin/activate')
+export_env() {
 :
-module load cuda
-source /shared/venv/bin/activate
 export NCCL_SOCKET_IFNAME=ib0
 export NOTE='it'"'"'s $HOME'
 }

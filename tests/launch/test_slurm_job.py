@@ -8,14 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.errors import ExitCode
+from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
+from gemfit.schemas.site import Site
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import job
-from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd, read_attempts
+from gemfit_launch.slurm.node.time_limit import requeue_before_limit, seconds_left
+from gemfit_launch.slurm.records.job_attempts import (
+    LIMIT_REACHED,
+    MAX_FRUITLESS_STOPS,
+    AttemptFiles,
+    NodeEnd,
+    read_attempts,
+)
 
 SHOWN = """\
 JobId=7 JobName=JobState=CANCELLED Restarts=9
@@ -41,7 +49,8 @@ Calls = Callable[[], list[str]]
 @pytest.fixture
 def run(tmp_path: Path, plan: Plan) -> RunDir:
     topology = plan.topology.model_copy(update={"nodes": 2})
-    return RunDir.create(tmp_path / "run", plan.model_copy(update={"topology": topology}))
+    changes = {"topology": topology, "site": Site(name="test", signal_lead_seconds=60)}
+    return RunDir.create(tmp_path / "run", plan.model_copy(update=changes))
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +65,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     for name, value in {"JOB_ID": "7", "JOB_NODELIST": "n[1-2]", "JOB_NUM_NODES": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr(job, "SUBMISSION_SECONDS", 0.0)
+    monkeypatch.setattr(job, "PACK_SECONDS", 0.0)
+    monkeypatch.setattr(job, "finished_pack", lambda folder: None if "gone" in str(folder) else "a pack")
 
     def made() -> list[str]:
         lines = (tmp_path / "calls").read_text().splitlines()
@@ -189,7 +200,7 @@ def test_a_stop_that_comes_before_the_attempt_is_heard(run: RunDir) -> None:
 def test_a_job_of_the_wrong_size_says_so_in_the_run(
     run: RunDir, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.adopt(plan)  # one node
+    run.adopt(plan.model_copy(update={"site": run.plan().site}))  # one node
     monkeypatch.setattr("sys.argv", ["job", "begin", str(run.root), "--max-restarts", "1"])
     assert job.main() == ExitCode.FAILED
     verdict = run.verdict()
@@ -207,3 +218,138 @@ def test_a_controller_that_does_not_answer_is_asked_again(
     )
     monkeypatch.setattr(requeue, "RETRY_SECONDS", 0.01)
     assert requeue.scontrol("ping") == "hello\n"
+
+
+UNANSWERED = "echo 'Unexpected message received for job 7' >&2; exit 1"
+
+
+def answer_requeues(folder: Path, *answers: str) -> None:
+    """Answers of `scontrol requeue`, one per call, as shell lines; the last one repeats."""
+    tool = folder / "bin" / "scontrol"
+    cases = "".join(f"  {number}) {answer} ;;\n" for number, answer in enumerate(answers[:-1], start=1))
+    count = (
+        f"echo x >>{folder}/requeues\ncase $(wc -l <{folder}/requeues) in\n{cases}  *) {answers[-1]} ;;\nesac"
+    )
+    text = tool.read_text().replace("#!/bin/sh\n", "#!/bin/sh\nif [ $1 = requeue ]; then\n:\nREQUEUE\nfi\n")
+    tool.write_text(text.replace("REQUEUE", count))
+
+
+@pytest.mark.parametrize(
+    ("after", "requeues"),
+    [
+        ("true", 2),  # the requeue did not take place, so it is repeated
+        ("sed -i 's/Restarts=0/Restarts=1/' {job}", 1),
+        ("sed -i 's/JobState=RUNNING/JobState=PENDING/' {job}", 1),
+        ("sed -i 's/JobState=RUNNING/JobState=CANCELLED/' {job}", 1),
+    ],
+)
+def test_the_job_decides_whether_a_requeue_without_an_answer_took_place(
+    after: str, requeues: int, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requeue, "RETRY_SECONDS", 0.01)
+    begin(run)
+    answer_requeues(tmp_path, f"{after.format(job=tmp_path / 'job')}; {UNANSWERED}", "exit 0")
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert (tmp_path / "requeues").read_text().count("x") == requeues
+
+
+def test_a_refused_requeue_is_not_repeated(run: RunDir, tmp_path: Path) -> None:
+    begin(run)
+    answer_requeues(tmp_path, "echo 'Requested operation is presently disabled' >&2; exit 1")
+    with pytest.raises(UserError, match="presently disabled"):
+        end(run, AttemptOutcome.STOPPED)
+
+
+def test_a_job_at_its_limit_is_requeued_and_counts_as_interrupted(
+    run: RunDir, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(run)
+    text = (tmp_path / "job").read_text().replace("RunTime=00:10:00", "RunTime=00:59:50")
+    (tmp_path / "job").write_text(text)
+    assert requeue_before_limit(run, 1) == ExitCode.DONE
+    assert calls() == ["requeue 7"]
+    assert "time limit is reached before a save" in capsys.readouterr().err
+    show(tmp_path, "COMPLETING", restarts=1)
+    assert end(run) == ExitCode.DONE
+    [attempt] = read_attempts(run)
+    assert attempt.end is not None
+    assert (attempt.end.outcome, attempt.end.reason) == (AttemptOutcome.INTERRUPTED, LIMIT_REACHED)
+    assert calls() == ["requeue 7"]
+
+
+def test_a_batch_script_killed_at_its_limit_is_recorded_by_the_next_attempt(run: RunDir) -> None:
+    begin(run)
+    AttemptFiles(run, 1).limit.touch()
+    begin(run)
+    first = read_attempts(run)[0]
+    assert first.end is not None
+    assert (first.end.outcome, first.end.reason) == (AttemptOutcome.INTERRUPTED, LIMIT_REACHED)
+
+
+def test_a_stop_by_command_is_not_requeued_at_the_limit(run: RunDir, calls: Calls, tmp_path: Path) -> None:
+    begin(run)
+    run.request_stop()
+    (tmp_path / "job").write_text((tmp_path / "job").read_text().replace("00:10:00", "00:59:59"))
+    assert requeue_before_limit(run, 1) == ExitCode.DONE
+    assert calls() == []
+
+
+@pytest.mark.parametrize(
+    ("state", "times", "left"),
+    [
+        ("RUNNING", "RunTime=00:10:00 TimeLimit=01:00:00", 3000),
+        ("RUNNING", "RunTime=01:10:00 TimeLimit=01:00:00", 0),
+        ("RUNNING", "RunTime=1-00:00:00 TimeLimit=2-00:00:00 PreemptTime=None", 24 * 3600),
+        ("RUNNING", "RunTime=00:10:00 TimeLimit=01:00:00 PreemptTime=2026-11-30T10:00:00", None),
+        ("RUNNING", "RunTime=00:10:00 TimeLimit=UNLIMITED", None),
+        ("COMPLETING", "RunTime=00:10:00 TimeLimit=01:00:00", None),
+        ("CANCELLED", "RunTime=00:10:00 TimeLimit=01:00:00", None),
+    ],
+)
+def test_seconds_to_the_time_limit(state: str, times: str, left: int | None) -> None:
+    assert seconds_left(f"JobState={state} Reason=None\n {times}") == left
+
+
+def test_a_limit_below_the_lead_of_the_signal_is_said(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job").write_text((tmp_path / "job").read_text().replace("01:00:00", "00:01:00"))
+    begin(run)
+    assert "warning: the job has 60 seconds" in capsys.readouterr().err
+
+
+def test_stops_right_after_the_start_are_bounded_and_said(
+    run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in range(1, MAX_FRUITLESS_STOPS + 2):
+        assert begin(run) == ExitCode.DONE
+        run.checkpoint(step).mkdir()
+        assert end(run, AttemptOutcome.STOPPED, step=step) == ExitCode.DONE
+    assert "warning: stopped 10 times in a row within 2 steps" in capsys.readouterr().err
+    assert begin(run) == ExitCode.FAILED
+    verdict = run.verdict()
+    assert verdict is not None
+    assert "stopped 11 times in a row within 2 steps of the start" in verdict.reason
+
+
+def test_a_stop_after_more_steps_ends_the_count(run: RunDir) -> None:
+    for step in range(3, 3 * MAX_FRUITLESS_STOPS + 9, 3):
+        assert begin(run) == ExitCode.DONE
+        run.checkpoint(step).mkdir()
+        end(run, AttemptOutcome.STOPPED, step=step)
+    assert begin(run) == ExitCode.DONE
+
+
+def test_packed_data_that_is_gone_is_said_before_ranks_start(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = run.plan()
+    gone = plan.pack.model_copy(update={"folder": "/packs/gone"})
+    run.adopt(plan.model_copy(update={"pack": gone}))
+    monkeypatch.setattr("sys.argv", ["job", "begin", str(run.root), "--max-restarts", "1"])
+    assert job.main() == ExitCode.FAILED
+    assert capsys.readouterr().out == "recorded\n"
+    verdict = run.verdict()
+    assert verdict is not None
+    assert "/packs/gone: the packed data of this run is gone; `gemfit resume" in verdict.reason
+    assert run.attempt == 0

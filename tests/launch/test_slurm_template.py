@@ -58,13 +58,18 @@ HOSTILE = [
 ]
 
 
+def shell_functions(kind: Kind = "train") -> str:
+    """The functions of a script, as shipped."""
+    return template(kind).partition("# >>> functions\n")[2].partition("# <<< functions\n")[0]
+
+
 def at(plan: Plan, site: Site, nodes: int = 2) -> Plan:
     return plan.model_copy(update={"site": site, "topology": ranks_at(site, nodes)})
 
 
 def values_in_bash(plan: Plan, run: RunDir, report: str) -> list[str]:
     """What the values are once bash has read them; ``report`` prints them, each with a NUL."""
-    text = "\n".join(values("train", plan, run))
+    text = "\n".join([*values("train", plan, run), shell_functions()])
     bash = shutil.which("bash")
     assert bash is not None
     done = subprocess.run([bash, "-c", f"{text}\n{report}"], capture_output=True, check=True, timeout=20)
@@ -112,7 +117,7 @@ def test_bash_reads_any_run_folder_as_it_is(name: str, plan: Plan) -> None:
 @pytest.mark.parametrize("value", HOSTILE)
 def test_bash_reads_a_hostile_environment_value_and_python_as_they_are(value: str, plan: Plan) -> None:
     site = SITE.model_copy(update={"env": {"NOTE": value}, "python": value, "setup": ()})
-    report = r'setup; printf "%s\0" "$NOTE" "${PYTHON[@]}" "${HOST_PYTHON[@]}" "$NODES" "$CPUS"'
+    report = r'run_setup; printf "%s\0" "$NOTE" "${PYTHON[@]}" "${HOST_PYTHON[@]}" "$NODES" "$CPUS"'
     assert values_in_bash(at(plan, site), RUN, report) == [value, value, value, "2", "64"]
 
 
@@ -148,6 +153,12 @@ def test_a_run_folder_that_slurm_would_change_is_refused(plan: Plan) -> None:
         render("train", at(plan, SITE), RunDir(Path("/runs/a\\b")), Path("/"))
 
 
+@pytest.mark.parametrize("name", ["2026-11-30T10:00:00", "a:", ":"])
+def test_a_run_folder_that_would_split_the_import_path_is_refused(name: str, plan: Plan) -> None:
+    with pytest.raises(UserError, match="a colon separates folders in PYTHONPATH"):
+        render("train", at(plan, SITE), RunDir(Path("/runs") / name), Path("/"))
+
+
 def test_a_nul_character_is_refused(plan: Plan) -> None:
     site = SITE.model_copy(update={"env": {"NOTE": "a\0b"}})
     with pytest.raises(UserError, match=r"env\.NOTE: contains a NUL"):
@@ -156,7 +167,7 @@ def test_a_nul_character_is_refused(plan: Plan) -> None:
 
 def test_setup_lines_run_as_they_were_written(plan: Plan) -> None:
     site = SITE.model_copy(update={"setup": ("TEXT=$(cat <<END", "  two words", "END", ")"), "env": {}})
-    report = r'setup; printf "%s\0" "$TEXT"'
+    report = r'run_setup; printf "%s\0" "$TEXT"'
     assert values_in_bash(at(plan, site), RUN, report) == ["  two words"]
 
 
@@ -171,3 +182,7 @@ def test_shellcheck_has_nothing_to_say_about_a_rendered_script(
     script.write_text(render(kind, at(plan, site), RUN, Path("/home/me")))
     done = subprocess.run([shellcheck, str(script)], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_both_scripts_have_the_same_functions() -> None:
+    assert shell_functions("train") == shell_functions("pack") != ""

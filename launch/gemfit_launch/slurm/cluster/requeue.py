@@ -15,7 +15,10 @@ from gemfit_launch.slurm.states import parse_job_state
 
 PATIENCE_SECONDS = 300.0
 RETRY_SECONDS = 5.0
-NO_ANSWER = re.compile(r"unable to contact|timed out|does not answer|connect|communication", re.IGNORECASE)
+NO_ANSWER = re.compile(
+    r"unable to contact|timed out|does not answer|connect|communication|unexpected message", re.IGNORECASE
+)
+"""`Unexpected message received` is what requeue and update print for any failure of the connection."""
 
 RequeueDecision = Literal["requeue", "cancelled", "queued"]
 
@@ -73,13 +76,24 @@ def requeue_decision(shown: str, restarts: int) -> RequeueDecision:
     return "cancelled" if state == "CANCELLED" else "requeue"
 
 
-def requeue(job: str) -> None:
-    """Requeue ``job``, unless Slurm has done so in the meantime."""
-    try:
-        scontrol("requeue", job)
-    except SlurmError as error:
-        if "pending execution" not in str(error):
-            raise
+def requeue(job: str, restarts: int) -> RequeueDecision:
+    """Requeue ``job``; returns ``queued`` or ``cancelled`` if one of them has happened in the meantime.
+
+    An answer may be lost after the requeue has taken place, so the state of the job decides what follows.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            call(["scontrol", "requeue", job])
+            return "requeue"
+        except SlurmError as error:
+            if "pending execution" in str(error):
+                return "queued"
+            if not NO_ANSWER.search(str(error)) or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_SECONDS)
+        if (decision := requeue_decision(show_job(job), restarts)) != "requeue":
+            return decision
 
 
 def exclude(job: str, node: str) -> None:

@@ -1,7 +1,8 @@
-"""``python -m gemfit_launch.slurm.node.job begin|end RUN_DIR``: attempt hooks of `train.sbatch`.
+"""``python -m gemfit_launch.slurm.node.job begin|limit|end RUN_DIR``: attempt hooks of `train.sbatch`.
 
-``begin`` prints attempt, host and port for the tasks, or nothing if there is nothing to do. ``end`` acts on
-the verdict. The exit status of either is that of the job.
+``begin`` prints attempt, host and port for the tasks, nothing if there is nothing to do, or ``recorded`` if
+it failed and has written the verdict. ``limit`` requeues a job that has not saved just before its time limit.
+``end`` acts on the verdict. The exit status is that of the job.
 """
 
 from __future__ import annotations
@@ -17,16 +18,23 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.plan import Plan
+from gemfit_launch.planning.row_count import finished_pack
 from gemfit_launch.planning.write_configs import write_configs
 from gemfit_launch.runs.exit_report import TAIL_LINES, tail_of_log
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
+from gemfit_launch.slurm.node import time_limit
+from gemfit_launch.slurm.node.requeue_job import requeue_job, say
 from gemfit_launch.slurm.records import job_attempts
 from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, NodeEnd
 from gemfit_launch.slurm.records.job_files import JobFiles
+from gemfit_launch.slurm.sites.planned_site import site_of
 
 STATED_BY_RANKS = (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED, AttemptOutcome.FATAL)
 """Outcomes of verdicts that the training itself writes; `failed` is the verdict of this module."""
+PACK_SECONDS = 10.0
+"""A shared file system may show a new pack late on another node."""
 SUBMISSION_SECONDS = 5.0
 """A job may start before `gemfit submit` has recorded its id; one submitted by hand has no record."""
 
@@ -34,35 +42,49 @@ SUBMISSION_SECONDS = 5.0
 def main() -> ExitCode:
     """Run one hook and log its decision."""
     parser = argparse.ArgumentParser(prog="python -m gemfit_launch.slurm.node.job")
-    parser.add_argument("verb", choices=["begin", "end"])
+    parser.add_argument("verb", choices=["begin", "limit", "end"])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--max-restarts", type=int, required=True)
     parser.add_argument("--attempt", type=int, default=0)
     parser.add_argument("--status", type=int, default=0, help="of srun; for the log only")
     arguments = parser.parse_args()
     run = RunDir(arguments.run_dir)
+    if arguments.verb == "begin":
+        return _begin_or_record(run, arguments.max_restarts)
+    if arguments.verb == "limit":
+        return time_limit.requeue_before_limit(run, arguments.attempt)
+    say(f"attempt {arguments.attempt} has ended (srun: {arguments.status})")
     try:
-        if arguments.verb == "begin":
-            return begin(run, max_restarts=arguments.max_restarts)
-        say(f"attempt {arguments.attempt} has ended (srun: {arguments.status})")
-        return end(run, arguments.attempt, max_restarts=arguments.max_restarts)
+        return end(run, arguments.attempt, max_restarts=arguments.max_restarts, status=arguments.status)
     except UserError as error:
         return _fail(run, run.attempt, str(error))
+
+
+def _begin_or_record(run: RunDir, max_restarts: int) -> ExitCode:
+    try:
+        code = begin(run, max_restarts=max_restarts)
+    except UserError as error:
+        code = _fail(run, run.attempt, str(error))
+    if code is not ExitCode.DONE:
+        sys.stdout.write("recorded\n")
+    return code
 
 
 def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     """Begin a new attempt and print its rendezvous address, unless the run must not continue."""
     job = os.environ["SLURM_JOB_ID"]
     record_interruption(run)
-    if stopped_by(run) == job_attempts.STOP_BY_COMMAND:
+    if run.stop_requested_by() == job_attempts.STOP_BY_COMMAND:
         say("stop was requested before this attempt began; `gemfit resume` starts a new job")
         return ExitCode.DONE
     plan = run.plan()
     if run.is_complete(plan):
         say("the run is complete already")
         return ExitCode.DONE
-    if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
+    attempts = job_attempts.read_attempts(run)
+    if reason := job_attempts.give_up(attempts, job, max_restarts=max_restarts):
         return _fail(run, run.attempt, reason)
+    _check_pack(run, plan)
     nodes = requeue.host_names(os.environ["SLURM_JOB_NODELIST"])
     if len(nodes) != plan.topology.nodes:
         raise UserError(f"{run.plan_file} is for {plan.topology.nodes} nodes, but the job has {len(nodes)}")
@@ -71,6 +93,9 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     step = job_attempts.newest_step(run)
     attempt = run.begin_attempt(_allowed_changes(run, job))
     files = AttemptFiles(run, attempt)
+    time_limit.warn_of_short_limit(job, site_of(plan).signal_lead_seconds)
+    if stops := job_attempts.fruitless_stops(attempts, job):
+        say(f"warning: {job_attempts.describe_stops(stops)}")
     start = AttemptStart(attempt=attempt, job=job, nodes=nodes, step=step, time=time.time())
     files.write(files.start, start)
     say(f"attempt {attempt} of job {job} on {','.join(nodes)}, from step {step} of {plan.steps.total}")
@@ -79,23 +104,26 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     return ExitCode.DONE
 
 
-def end(run: RunDir, attempt: int, *, max_restarts: int) -> ExitCode:
+def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> ExitCode:
     """Record the outcome of ``attempt``, and requeue the job if it is to continue."""
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
-    by_command = stopped_by(run) == job_attempts.STOP_BY_COMMAND
+    by_command = run.stop_requested_by() == job_attempts.STOP_BY_COMMAND
     if verdict is not None and verdict.outcome in STATED_BY_RANKS:
         _record_end(run, attempt, verdict.outcome, verdict.reason)
         if verdict.outcome is AttemptOutcome.STOPPED and not by_command:
             say(f"saved at step {verdict.step}")
-            return _requeue(job, avoid=None)
+            return requeue_job(job)
         say(f"{verdict.outcome} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
         return ExitCode.USER_ERROR if verdict.outcome is AttemptOutcome.FATAL else ExitCode.DONE
-    failed = _crash(run, attempt, verdict)
+    if AttemptFiles(run, attempt).limit.is_file():
+        _record_end(run, attempt, AttemptOutcome.INTERRUPTED, job_attempts.LIMIT_REACHED)
+        return requeue_job(job)
+    failed = _crash(run, attempt, verdict, status)
     if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
     if by_command:
         return _fail(run, attempt, f"crashed after a stop request: {failed.reason}")
-    return _requeue(job, avoid=failed.node if failed.at_fault else None)
+    return requeue_job(job, avoid=failed.node if failed.at_fault else None)
 
 
 def record_interruption(run: RunDir) -> None:
@@ -105,7 +133,20 @@ def record_interruption(run: RunDir) -> None:
         return
     saved = verdict is not None and verdict.outcome in (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED)
     outcome = AttemptOutcome.STOPPED if saved else AttemptOutcome.INTERRUPTED
-    _record_end(run, run.attempt, outcome, "ended by Slurm together with its job")
+    at_limit = files.limit.is_file() and not saved
+    reason = job_attempts.LIMIT_REACHED if at_limit else "ended by Slurm together with its job"
+    _record_end(run, run.attempt, outcome, reason)
+
+
+def _check_pack(run: RunDir, plan: Plan) -> None:
+    """``UserError`` without the packed data: a cache may have been cleaned since the run was submitted."""
+    folder, deadline = Path(plan.pack.folder), time.monotonic() + PACK_SECONDS
+    while finished_pack(folder) is None:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{folder}: the packed data of this run is gone; `gemfit resume {run.root}` packs it again"
+            )
+        time.sleep(0.5)
 
 
 def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
@@ -120,22 +161,13 @@ def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
         time.sleep(0.2)
 
 
-def stopped_by(run: RunDir) -> str | None:
-    """Content of the stop file; ``None`` without one."""
-    return run.stop_file.read_text().strip() if run.stop_file.is_file() else None
-
-
-def say(line: str) -> None:
-    """Write a line to the job's log; stdout is read by the batch script."""
-    sys.stderr.write(f"{time.strftime('%F %T')} gemfit: {line}\n")
-
-
-def _crash(run: RunDir, attempt: int, verdict: Verdict | None) -> NodeEnd:
+def _crash(run: RunDir, attempt: int, verdict: Verdict | None, status: int) -> NodeEnd:
     """Record a crash, and print the end of the log of the node that failed first."""
     files = AttemptFiles(run, attempt)
     failed = job_attempts.first_failure(files.node_ends(), AttemptStart.read(files.start).nodes)
     if failed is None:
-        reason = verdict.reason if verdict else "no verdict, and no exit record of a node"
+        no_start = f"no node has begun to train, and srun ended with status {status}; see `gemfit logs --job`"
+        reason = verdict.reason if verdict else no_start
         failed = NodeEnd(node="", rank=0, stage="training", status=1, reason=reason, time=time.time())
     log = files.log(failed.rank)
     for line in tail_of_log(log, TAIL_LINES) if log.is_file() else []:
@@ -159,37 +191,6 @@ def _record_end(
         time=time.time(),
     )
     files.write(files.end, record)
-
-
-def _requeue(job: str, *, avoid: str | None) -> ExitCode:
-    """Requeue unless the job was cancelled, or Slurm has requeued it already."""
-    decision = requeue.requeue_decision(
-        requeue.show_job(job), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    )
-    if decision == "cancelled":
-        say("the job was cancelled, so it is not requeued")
-        return ExitCode.DONE
-    if decision == "queued":
-        say("Slurm has requeued the job itself")
-        return ExitCode.DONE
-    requeue.requeue(job)
-    say("requeued" + (f", without {avoid}" if avoid and _avoid(job, avoid) else ""))
-    return ExitCode.DONE
-
-
-def _avoid(job: str, node: str) -> bool:
-    """Exclude a failed node if enough are left: otherwise the job would wait forever."""
-    shown = requeue.show_job(job)
-    left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*requeue.excluded(shown), node}
-    if len(left) < int(os.environ["SLURM_JOB_NUM_NODES"]):
-        say(f"{node} failed, but without it the partition has too few nodes; it is used again")
-        return False
-    try:
-        requeue.exclude(job, node)
-    except UserError as error:
-        say(f"{node} failed and is used again: {error}")
-        return False
-    return True
 
 
 def _fail(run: RunDir, attempt: int, reason: str) -> ExitCode:

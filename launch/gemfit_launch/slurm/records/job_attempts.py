@@ -20,6 +20,11 @@ STOP_BY_COMMAND, STOP_TO_REQUEUE = "stop", "requeue"
 MAX_FRUITLESS_INTERRUPTIONS = 10
 """In a row without a new checkpoint: the time limit, or the time between preemptions, is too short."""
 
+MAX_FRUITLESS_STOPS = 10
+"""In a row, each within `FRUITLESS_STEPS` of its start: an attempt costs more time than it trains."""
+FRUITLESS_STEPS = 2
+LIMIT_REACHED = "reached its time limit before it could save"
+
 
 class AttemptStart(Contract):
     """Start of an attempt on these nodes."""
@@ -89,6 +94,11 @@ class AttemptFiles:
         """Its presence makes every node dump the stacks of its ranks and end."""
         return self.folder / f"attempt-{self.attempt}.hang"
 
+    @property
+    def limit(self) -> Path:
+        """Its presence says that the job was requeued at its time limit, before the attempt had saved."""
+        return self.folder / f"attempt-{self.attempt}.limit"
+
     def log(self, rank: int) -> Path:
         """Output of the ranks of a machine; that of machine 0 is the attempt's log."""
         return (
@@ -150,7 +160,30 @@ def give_up(attempts: Sequence[JobAttempt], job: str, *, max_restarts: int) -> s
             f"interrupted {interruptions} times in a row before it could save a new checkpoint; "
             "give it more time, or save more often (checkpoint.every_steps)"
         )
+    if (stops := fruitless_stops(attempts, job)) > MAX_FRUITLESS_STOPS:
+        return describe_stops(stops)
     return None
+
+
+def fruitless_stops(attempts: Sequence[JobAttempt], job: str) -> int:
+    """Number of attempts of ``job``, the newest in a row, that were stopped within few steps of the start."""
+    count = 0
+    for attempt in reversed(attempts):
+        end = attempt.end
+        if attempt.start.job != job or end is None or end.outcome is not AttemptOutcome.STOPPED:
+            break
+        if end.step - attempt.start.step > FRUITLESS_STEPS:
+            break
+        count += 1
+    return count
+
+
+def describe_stops(count: int) -> str:
+    """The reason of a warning or verdict about fruitless stops."""
+    return (
+        f"stopped {count} times in a row within {FRUITLESS_STEPS} steps of the start; give the job more time "
+        "(`time` of the site, else the partition's DefaultTime), or lower signal_lead_seconds"
+    )
 
 
 def first_failure(ends: Sequence[NodeEnd], nodes: Sequence[str]) -> NodeEnd | None:

@@ -65,6 +65,11 @@ class JobFiles:
         """The same for sbatch's ``--output``, where ``%`` has to be escaped."""
         if "\\" in str(self.root):
             raise UserError(f"{self.root}: Slurm removes backslashes from paths; choose another folder")
+        if ":" in str(self.root):
+            raise UserError(
+                f"{self.root}: a colon separates folders in PYTHONPATH, and the job imports the code in this "
+                "folder; choose another"
+            )
         return f"{str(self.folder).replace('%', '%%')}/{kind}-%j.log"
 
     @property

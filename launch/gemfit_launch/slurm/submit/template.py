@@ -98,13 +98,13 @@ def _resources(site: Site) -> Iterator[tuple[str, str | None]]:
 
 
 def _setup(site: Site) -> Iterator[str]:
-    """A shell function with the site's lines, not indented: one of them may begin a here-document."""
-    yield "setup() {"
+    """The site's lines, which the script checks one by one, and a function that exports its variables."""
+    place = f"site {site.name}"
+    yield f"SETUP=({' '.join(_word(line, f'{place}: setup') for line in site.setup)})"
+    yield "export_env() {"
     yield ":"
-    for line in site.setup:
-        yield _without_nul(line, f"site {site.name}: setup")
     for name, value in site.env.items():
-        yield f"export {name}={_word(value, f'site {site.name}: env.{name}')}"
+        yield f"export {name}={_word(value, f'{place}: env.{name}')}"
     yield "}"
 
 

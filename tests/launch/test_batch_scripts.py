@@ -1,0 +1,208 @@
+"""The job scripts, executed by bash with small programs in place of Slurm and Python."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.plan import Plan
+from gemfit.schemas.site import Site
+from gemfit_launch.slurm.submit.template import Kind, render
+
+JOB = "7"
+PYTHON = """\
+#!/bin/bash
+echo "$@" >>{folder}/calls
+case " $* " in
+  *" begin "*) echo "1 127.0.0.1 12345" ;;
+esac
+"""
+SRUN = """\
+#!/bin/bash
+echo "srun" >>{folder}/calls
+echo "NOTE=$NOTE IFS=$(printf %q "$IFS")" >>{folder}/calls
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A folder in which a job script runs."""
+
+    folder: Path
+    run: RunDir
+
+    def program(self, name: str, text: str) -> Path:
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text.format(folder=self.folder))
+        path.chmod(0o755)
+        return path
+
+    def execute(self, kind: Kind, *, setup: tuple[str, ...] = (), python: str = "") -> int:
+        """Exit status of the job; its log is where Slurm would write it."""
+        site = Site(
+            name="test", setup=setup, env={"NOTE": "a b"}, python=python or str(self.folder / "bin/python")
+        )
+        plan = self.run.plan().model_copy(update={"site": site})
+        script = self.folder / "job.sbatch"
+        script.write_text(render(kind, plan, self.run, self.folder))
+        log = self.run.root / "slurm" / f"{kind}-{JOB}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("ab") as stream:
+            environment = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": JOB}
+            done = subprocess.run(
+                ["bash", str(script)], env=environment, stdout=stream, stderr=stream, check=False, timeout=60
+            )
+        return done.returncode
+
+    @property
+    def calls(self) -> str:
+        path = self.folder / "calls"
+        return path.read_text() if path.is_file() else ""
+
+    @property
+    def reason(self) -> str:
+        """Of the verdict, which has to be `failed`."""
+        verdict = self.run.verdict()
+        assert verdict is not None
+        assert verdict.outcome is AttemptOutcome.FAILED
+        return verdict.reason
+
+
+@pytest.fixture
+def node(tmp_path: Path, plan: Plan) -> Node:
+    made = Node(tmp_path, RunDir.create(tmp_path / "run", plan))
+    made.program("python", PYTHON)
+    made.program("srun", SRUN)
+    return made
+
+
+BAD_LINES = [
+    "module load cuda/99.9",
+    "source ~/no/such/bin/activate",
+    "false",
+    "cd /no/such/folder && true",
+    "true && false",
+    "true | (exit 3)",
+    "X=$(exit 5)",
+    "if true; then",
+    "echo 'unterminated",
+    "return 4",
+    "exit 6",
+    "set -e; false",
+    "cat <<END | grep -q other\ntext\nEND",
+    'echo "say \\"hi\\" \\\\"; false',
+]
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+@pytest.mark.parametrize("before", [(), ("true", "X=1")])
+@pytest.mark.parametrize("after", [(), ("true",)])
+@pytest.mark.parametrize("bad", BAD_LINES)
+def test_every_failing_line_of_setup_ends_the_job_with_a_verdict(
+    bad: str, before: tuple[str, ...], after: tuple[str, ...], kind: Kind, node: Node
+) -> None:
+    assert node.execute(kind, setup=(*before, bad, *after)) == 2
+    assert "srun" not in node.calls
+    if not bad.startswith(("return", "exit", "set -e")):
+        assert bad.splitlines()[0] in node.reason
+    assert "before its first attempt" in node.reason or "setup" in node.reason
+
+
+def test_the_verdict_has_the_lines_that_say_why_and_the_step_of_the_run(node: Node) -> None:
+    node.run.begin_attempt()
+    for step in (8, 90):
+        node.run.checkpoint(step).mkdir()
+    assert node.execute("train", setup=("no_such_command --here",)) == 2
+    assert "no_such_command: command not found" in node.reason
+    verdict = node.run.verdict()
+    assert verdict is not None
+    assert (verdict.attempt, verdict.step) == (1, 90)
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        (),
+        ("# a comment",),
+        ("TEXT=$(cat <<END", "two words", "END", ")", '[[ $TEXT == "two words" ]]'),
+        ("for x in 1 2; do", "true", "done"),
+        (
+            "echo one \\",
+            "  two",
+        ),
+        ("set -eu",),
+        ("IFS=,",),
+        ("false || true",),
+        ("f() {", "false", "true", "}", "f"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["train", "pack"])
+def test_setup_that_works_starts_the_tasks(kind: Kind, setup: tuple[str, ...], node: Node) -> None:
+    assert node.execute(kind, setup=setup) == 0
+    assert "srun\nNOTE=a b IFS=$' \\t\\n'\n" in node.calls
+    assert node.run.verdict() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "/bin/missing: No such file or directory"),
+        ("#!/bin/bash\necho 'No module named gemfit_launch' >&2; exit 1\n", "No module named gemfit_launch"),
+        ("#!/bin/bash\nkill -9 $$\n", "failed with status 137"),
+    ],
+)
+def test_a_python_that_cannot_run_leaves_a_verdict(text: str | None, words: str, node: Node) -> None:
+    python = node.folder / "bin/missing" if text is None else node.program("broken", text)
+    assert node.execute("train", python=str(python)) == 2
+    assert words in node.reason
+
+
+def test_a_failure_that_begin_has_recorded_is_kept(node: Node) -> None:
+    node.program("python", "#!/bin/bash\necho recorded; exit 1\n")
+    assert node.execute("train") == 1
+    assert node.run.verdict() is None
+
+
+def test_a_locked_run_is_left_to_the_process_that_trains_it(node: Node) -> None:
+    node.program("flock", "#!/bin/bash\nexec /usr/bin/flock --nonblock 9\n")
+    with node.run.lock_file.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert node.execute("train") == 2
+    assert node.run.verdict() is None
+    assert "srun" not in node.calls
+
+
+@pytest.mark.parametrize("status", [65, 66, 69, 71, 127])
+def test_a_file_system_without_locks_is_named_as_the_reason(status: int, node: Node) -> None:
+    node.program("flock", f"#!/bin/bash\nexit {status}\n")
+    assert node.execute("train") == 2
+    assert ("is not installed" if status == 127 else "file system without file locks") in node.reason
+
+
+def test_a_lock_that_cannot_be_written_is_named(node: Node) -> None:
+    node.run.lock_file.mkdir()
+    assert node.execute("train") == 2
+    assert "cannot be written" in node.reason
+
+
+def test_a_signal_before_the_time_limit_asks_for_a_save_and_watches_the_limit(node: Node) -> None:
+    node.program("srun", "#!/bin/bash\nkill -USR1 $PPID\nsleep 2\n")
+    assert node.execute("train") == 0
+    assert node.run.stop_file.read_text() == "requeue\n"
+    made = [line.split()[3] for line in node.calls.splitlines()]
+    assert made == ["begin", "limit", "end"]
+
+
+def test_a_signal_before_the_attempt_is_not_lost(node: Node) -> None:
+    assert node.execute("train", setup=("kill -USR1 $$",)) == 0
+    assert node.run.stop_file.read_text() == "requeue\n"
+    made = [line.split()[3] for line in node.calls.splitlines() if line.startswith("-P")]
+    assert sorted(made) == ["begin", "end", "limit"]
