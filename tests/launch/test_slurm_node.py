@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,11 @@ def machine(run: RunDir, plan: Plan, *, rank: int = 1, nodes: int = 2) -> Machin
     return Machine(run=run, plan=plan, files=AttemptFiles(run, 3), rank=rank, name="n1", host="n0", port=77)
 
 
-def visit(port: int, rank: int, nodes: int, token: str = "t", seconds: float = 5) -> None:
+def visit(port: int, rank: int, nodes: int, token: str = "t", seconds: float = 5) -> str | None:
     def failed() -> bool:
         return False
 
-    rendezvous(
+    return rendezvous(
         rank=rank,
         nodes=nodes,
         host="127.0.0.1",
@@ -49,10 +50,10 @@ def visit(port: int, rank: int, nodes: int, token: str = "t", seconds: float = 5
 
 
 def test_machines_go_on_together_and_leave_the_port_free() -> None:
-    port, done = free_port(), []
+    port, done, addresses = free_port(), [], []
 
     def go(rank: int) -> None:
-        visit(port, rank, 3)
+        addresses.append(visit(port, rank, 3))
         done.append(time.monotonic())
 
     threads = [threading.Thread(target=go, args=(rank,)) for rank in (2, 1)]
@@ -60,10 +61,11 @@ def test_machines_go_on_together_and_leave_the_port_free() -> None:
         thread.start()
     time.sleep(0.3)
     assert not done, "they wait for machine 0"
-    visit(port, 0, 3)
+    addresses.append(visit(port, 0, 3))
     for thread in threads:
         thread.join()
     assert len(done) == 2
+    assert addresses == ["127.0.0.1"] * 3
     with_reuse = subprocess.run(
         [sys.executable, "-c", f"import socket; socket.create_server(('', {port}))"], check=False
     )
@@ -111,6 +113,14 @@ def test_ranks_of_another_attempt_cannot_join(run: RunDir, plan: Plan) -> None:
     assert mine["GEMFIT_ATTEMPT"] == "3"
     assert mine["HOME"] == "/root"
     assert "SLURM_NODEID" not in mine
+
+
+def test_gloo_gets_the_interface_between_machines_unless_the_user_names_one(run: RunDir, plan: Plan) -> None:
+    found = replace(machine(run, plan), interface="ib0")
+    assert launcher_environment(found, {})["GLOO_SOCKET_IFNAME"] == "ib0"
+    assert launcher_environment(found, {"GLOO_SOCKET_IFNAME": "eth1"})["GLOO_SOCKET_IFNAME"] == "eth1"
+    assert "NCCL_SOCKET_IFNAME" not in launcher_environment(found, {})
+    assert "GLOO_SOCKET_IFNAME" not in launcher_environment(machine(run, plan), {})
 
 
 def test_another_machine_that_failed_is_noticed(run: RunDir, plan: Plan) -> None:

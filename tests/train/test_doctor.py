@@ -15,7 +15,7 @@ from transformers import Gemma3TextConfig
 
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.schemas.check import CheckResult
+from gemfit.schemas.check import CheckResult, ok
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 from gemfit.train.checks import doctor, recipe_checks
 from gemfit.train.checks.recipe_checks import (
@@ -178,6 +178,32 @@ def test_a_host_without_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor, "RENDEZVOUS_SECONDS", 1.0)
     assert doctor.check_rendezvous("127.0.0.1").state == "ok"
     assert doctor.check_rendezvous("no-such-host.invalid").state == "error"
+
+
+def test_rendezvous_is_checked_at_the_address_that_others_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(doctor, "local_address", lambda: "10.1.0.5")
+
+    def record(host: str) -> CheckResult:
+        asked.append(host)
+        return ok("torch", "rendezvous", host)
+
+    monkeypatch.setattr(doctor, "check_rendezvous", record)
+    list(doctor.check_torch())
+    assert asked == ["10.1.0.5"]
+
+
+def test_a_host_name_at_loopback_is_shown_with_the_interface_that_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "interface_addresses", lambda: {"10.1.0.5": "ib0", "127.0.1.1": "lo"})
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    found = doctor.judge_host_name("n7", "127.0.1.1", "10.1.0.5").found
+    assert found.startswith("n7 resolves to 127.0.1.1, and the route outside is ib0 (10.1.0.5)")
+    assert doctor.judge_host_name("n7", "10.1.0.5", "10.1.0.5").found == "n7 resolves to 10.1.0.5"
+    assert doctor.judge_host_name("n7", None, None).found == "n7 resolves to no address"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
+    assert "eth1" in doctor.judge_host_name("n7", "127.0.1.1", "10.1.0.5").found
 
 
 @pytest.mark.slow

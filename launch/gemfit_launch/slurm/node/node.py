@@ -11,9 +11,11 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from gemfit.core.network_interface import interface_addresses, interface_of
 from gemfit.core.stop_signals import PREEMPTION_SIGNALS
 from gemfit.rundir import RunDir
 from gemfit_launch.runs.exit_report import first_failure
@@ -71,7 +73,7 @@ def run_node(machine: Machine) -> NodeEnd:
     if faults := find_faults(machine.run, machine.plan):
         return _end(machine, "health", 1, "; ".join(faults), at_fault=True)
     try:
-        rendezvous(
+        address = rendezvous(
             rank=machine.rank,
             nodes=machine.plan.topology.nodes,
             host=machine.host,
@@ -82,13 +84,18 @@ def run_node(machine: Machine) -> NodeEnd:
     except (PeerError, OSError) as error:
         return _end(machine, "health", 1, str(error))
     with machine.files.log(machine.rank).open("ab") as log:
-        status, reason = train(machine, log)
+        status, reason = train(replace(machine, interface=reachable_interface(address)), log)
     if _has_verdict(machine, wait=status != 0 and not machine.failed_elsewhere()):
         return _end(machine, "training", 0, "")
     if not reason:
         failure = first_failure(machine.files.log(machine.rank))
         reason = f"the launcher ended with status {status}{failure}"
     return _end(machine, "training", status or 1, reason, at_fault=KILLED in reason)
+
+
+def reachable_interface(address: str | None) -> str | None:
+    """The interface that reaches the other machines; ``None`` for a single machine."""
+    return interface_of(address, interface_addresses()) if address is not None else None
 
 
 def _has_verdict(machine: Machine, *, wait: bool) -> bool:

@@ -46,6 +46,8 @@ class Machine:
     name: str
     host: str
     port: int
+    interface: str | None = None
+    """Network interface that reaches the other machines."""
 
     @property
     def token(self) -> str:
@@ -100,11 +102,24 @@ def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str,
     torchrun does not handle the two signals, so they stay ignored in it and only ranks act on them.
     """
     variables = environment(machine.plan, base, attempt=machine.files.attempt, port=machine.port)
-    return variables | {
-        "PET_SIGNALS_TO_HANDLE": "SIGINT",
-        "PET_RDZV_ID": machine.token,
-        "PYTHONFAULTHANDLER": "1",  # SIGABRT writes the stacks of all threads
-    }
+    return (
+        gloo_default(machine.interface)
+        | variables
+        | {
+            "PET_SIGNALS_TO_HANDLE": "SIGINT",
+            "PET_RDZV_ID": machine.token,
+            "PYTHONFAULTHANDLER": "1",  # SIGABRT writes the stacks of all threads
+        }
+    )
+
+
+def gloo_default(interface: str | None) -> dict[str, str]:
+    """The interface that gloo binds to where the environment does not say which.
+
+    gloo would take the address that the host's own name resolves to, 127.0.1.1 on many systems. NCCL selects
+    interfaces by itself.
+    """
+    return {"GLOO_SOCKET_IFNAME": interface} if interface is not None else {}
 
 
 def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog) -> str:

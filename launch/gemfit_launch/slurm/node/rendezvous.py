@@ -30,22 +30,22 @@ def rendezvous(
     token: str,
     failed: Callable[[], bool],
     patience_seconds: float = RENDEZVOUS_SECONDS,
-) -> None:
+) -> str | None:
     """Return once all ``nodes`` machines have connected to machine 0.
 
-    ``token`` is unique to the attempt: connections with another one are closed. ``failed`` returns whether
-    some node has already failed. Raises ``PeerError``.
+    Returns the address of this machine that the others reach, or from which it reached machine 0; ``None``
+    for a single machine. ``token`` is unique to the attempt: connections with another one are closed.
+    ``failed`` returns whether some node has already failed. Raises ``PeerError``.
     """
     deadline = time.monotonic() + patience_seconds
     if nodes == 1:
-        return
+        return None
     if rank == 0:
-        _receive(nodes, port, token, failed, deadline)
-    else:
-        _join(rank, host, port, token, failed, deadline)
+        return _receive(nodes, port, token, failed, deadline)
+    return _join(rank, host, port, token, failed, deadline)
 
 
-def _receive(nodes: int, port: int, token: str, failed: Callable[[], bool], deadline: float) -> None:
+def _receive(nodes: int, port: int, token: str, failed: Callable[[], bool], deadline: float) -> str:
     """Wait for every other machine, then release all of them at once."""
     waiting: dict[int, socket.socket] = {}
     with socket.create_server(("", port), backlog=nodes) as server:
@@ -56,11 +56,13 @@ def _receive(nodes: int, port: int, token: str, failed: Callable[[], bool], dead
             if (arrived := _accept(server, token)) is not None:
                 rank, client = arrived
                 waiting[rank] = client
+    address = _own_address(next(iter(waiting.values())))
     for client in waiting.values():
         with closing(client), suppress(OSError):
             client.sendall(RELEASE)
             # The client closes first: the side that does keeps the port in TIME_WAIT for a minute.
             client.recv(1)
+    return address
 
 
 def _accept(server: socket.socket, token: str) -> tuple[int, socket.socket] | None:
@@ -76,7 +78,7 @@ def _accept(server: socket.socket, token: str) -> tuple[int, socket.socket] | No
     return None
 
 
-def _join(rank: int, host: str, port: int, token: str, failed: Callable[[], bool], deadline: float) -> None:
+def _join(rank: int, host: str, port: int, token: str, failed: Callable[[], bool], deadline: float) -> str:
     """Connect to machine 0 and wait for its release; reconnects until the deadline."""
     while True:
         _check_wait(f"{host} does not answer on port {port}", failed, deadline)
@@ -87,8 +89,13 @@ def _join(rank: int, host: str, port: int, token: str, failed: Callable[[], bool
             server.sendall(f"{token} {rank}\n".encode())
             server.settimeout(max(1.0, deadline - time.monotonic()))
             if server.recv(len(RELEASE)) == RELEASE:
-                return
+                return _own_address(server)
         time.sleep(POLL_SECONDS)
+
+
+def _own_address(connection: socket.socket) -> str:
+    address: str = connection.getsockname()[0]
+    return address
 
 
 def _greeting(client: socket.socket, token: str) -> int | None:

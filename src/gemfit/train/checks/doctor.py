@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import socket
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
+from gemfit.core.network_interface import interface_addresses, interface_of, local_address
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.recipe import Recipe
@@ -59,7 +62,9 @@ def check_torch() -> Iterator[CheckResult]:
         yield from _check_cuda()
     else:
         yield judge_absent_gpu(torch.version.cuda, len(list(Path("/dev").glob("nvidia[0-9]*"))))
-    yield check_rendezvous("127.0.0.1")
+    address = local_address()
+    yield check_rendezvous(address or "127.0.0.1")
+    yield judge_host_name(socket.gethostname(), _resolved(socket.gethostname()), address)
     compiler = shutil.which("g++") or shutil.which("c++")
     yield ok("torch", "compiler", compiler or "none: model.compile does not work on CPUs")
 
@@ -108,7 +113,7 @@ def judge_memory(name: str, gpu_name: str, free: int, total: int) -> CheckResult
 def check_rendezvous(host: str) -> CheckResult:
     """Whether a process group can be opened at ``host``, as all ranks do."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         port = probe.getsockname()[1]
     try:
         address, patience = f"tcp://{host}:{port}", timedelta(seconds=RENDEZVOUS_SECONDS)
@@ -120,6 +125,23 @@ def check_rendezvous(host: str) -> CheckResult:
         do = "give this host an address that it reaches: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME choose one"
         return error("torch", "rendezvous", first, do)
     return ok("torch", "rendezvous", f"a process group opens at {host}")
+
+
+def judge_host_name(name: str, resolved: str | None, address: str | None) -> CheckResult:
+    """Which address gloo would bind to, with ``resolved`` of the host's ``name``, and which others reach."""
+    interface = interface_of(address, interface_addresses()) if address is not None else None
+    if chosen := os.environ.get("GLOO_SOCKET_IFNAME"):
+        return ok("torch", "gloo", f"GLOO_SOCKET_IFNAME selects {chosen}")
+    if interface is None or resolved == address:
+        return ok("torch", "gloo", f"{name} resolves to {resolved or 'no address'}")
+    found = f"{name} resolves to {resolved or 'no address'}, and the route outside is {interface} ({address})"
+    return ok("torch", "gloo", f"{found}: Slurm jobs set GLOO_SOCKET_IFNAME; set it for other launchers")
+
+
+def _resolved(name: str) -> str | None:
+    with suppress(OSError):
+        return socket.gethostbyname(name)
+    return None
 
 
 if __name__ == "__main__":
