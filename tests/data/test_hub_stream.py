@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 from gemfit.data.__main__ import main
 from gemfit.data.pack.reader import read_manifest
+from gemfit.errors import UserError
+from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
 
 from .conftest import Build, random_conversations
 
@@ -79,7 +83,7 @@ def test_a_stream_is_read_lazily(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gemfit.data.jsonl.hub_stream.BLOCK_BYTES", 2**13)
+    monkeypatch.setattr("gemfit.data.jsonl.line_blocks.BLOCK_BYTES", 2**13)
     job = write_job(f"hf:{parquet(random_conversations(400))}", seq_len=128, max_rows=20)
     before = signal.getsignal(signal.SIGTERM)
     for workers in ("1", "3"):
@@ -89,3 +93,37 @@ def test_a_stream_is_read_lazily(
     assert one == three
     assert one.splits["train"].rows == 20
     assert 1.4 < one.flow["total"].tokens_read / (20 * 128) < 4
+
+
+def fingerprint(source: str, **data: str) -> str:
+    recipe = Recipe(
+        model=ModelRecipe(scratch=ScratchModel()),
+        data=DataRecipe(source=source, **data),  # type: ignore[arg-type]
+    )
+    return make_pack_job(recipe).fingerprint
+
+
+def test_a_local_folder_is_known_by_its_content(
+    parquet: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = parquet(random_conversations(5))
+    before = fingerprint(f"hf:{folder}")
+    moved = tmp_path / "project" / "rows"
+    shutil.copytree(folder, moved)
+    monkeypatch.chdir(moved.parent)
+    assert fingerprint("hf:rows") == before  # equal content, wherever it lies
+    (moved / ".cache").mkdir()
+    (moved / ".cache/note").write_text("x")
+    assert fingerprint("hf:rows") == before
+    (moved / "part.parquet").rename(moved / "test.parquet")  # of another split now
+    assert fingerprint("hf:rows") != before
+    pyarrow.parquet.write_table(pa.Table.from_pylist(random_conversations(6)), folder / "part.parquet")
+    assert fingerprint(f"hf:{folder}") != before
+
+
+def test_what_has_no_effect_on_a_folder_is_refused(parquet: Callable[..., Path]) -> None:
+    folder = parquet(random_conversations(5))
+    with pytest.raises(UserError, match=r"data\.hf_revision has no effect"):
+        fingerprint(f"hf:{folder}", hf_revision="v1")
+    with pytest.raises(UserError, match="is a file; `hf:` takes a folder"):
+        fingerprint(f"hf:{folder}/part.parquet")

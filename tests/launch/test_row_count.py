@@ -57,7 +57,9 @@ def test_a_pack_of_other_settings_is_not_taken(
 
 
 def test_a_source_on_the_hub_is_not_asked_for_its_size() -> None:
-    rows = find_rows(tiny("hf:someone/conversations"))
+    settings = (f"data.hf_revision={'c' * 40}",)
+    request = Request(name="debug/cpu-tiny", data="hf:someone/conversations", settings=settings)
+    rows = find_rows(request.recipe())
     assert "hf:someone/conversations is not packed yet" in str(rows.note)
     assert rows.pack.fingerprint
 

@@ -191,6 +191,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._answer(200, [_described(path, entry) for path, entry in inside.items()])
 
+    def paths_info(self, repo: str, revision: str) -> None:
+        asked = parse_qs(self._body().decode())
+        if (found := self._repo(repo)) is None:
+            return
+        if (commit := found.commit_of(revision)) is None:
+            self._refuse(404, "RevisionNotFound", f"no revision {revision}")
+            return
+        files = found.commits[commit]
+        self._answer(200, [_described(path, files[path]) for path in asked["paths"] if path in files])
+
     def refs(self, repo: str) -> None:
         if (found := self._repo(repo)) is not None:
             kinds = {"branches": ("heads", found.branches), "tags": ("tags", found.tags)}
@@ -344,7 +354,8 @@ def _described(path: str, entry: Entry) -> dict[str, Any]:
 
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
-_MODEL = rf"/api/models/{_REPO}"
+_MODEL = rf"/api/(?:models|datasets)/{_REPO}"
+_FILES = rf"(?:/datasets)?/{_REPO}/resolve"
 _REVISION = r"(?P<revision>[^/]+)"
 
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
@@ -354,6 +365,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", _MODEL, Handler.info),
     ("GET", rf"{_MODEL}/revision/{_REVISION}", Handler.info),
     ("GET", rf"{_MODEL}/tree/{_REVISION}(/(?P<folder>.+))?", Handler.tree),
+    ("POST", rf"{_MODEL}/paths-info/{_REVISION}", Handler.paths_info),
     ("GET", rf"{_MODEL}/refs", Handler.refs),
     ("POST", rf"{_MODEL}/branch/(?P<name>[^/]+)", Handler.branch),
     ("POST", rf"{_MODEL}/tag/(?P<name>[^/]+)", Handler.tag),
@@ -365,7 +377,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", rf"/{_REPO}\.git/info/lfs/verify", Handler.verify),
     ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})(/(?P<part>\d+))?", Handler.store),
     ("POST", r"/complete/(?P<oid>[0-9a-f]{64})", Handler.complete),
-    ("HEAD", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", Handler.resolve),
-    ("GET", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", Handler.resolve),
+    ("HEAD", rf"{_FILES}/{_REVISION}/(?P<path>.+)", Handler.resolve),
+    ("GET", rf"{_FILES}/{_REVISION}/(?P<path>.+)", Handler.resolve),
 ]
 """Method, path and handler."""

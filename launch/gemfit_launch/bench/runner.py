@@ -125,7 +125,7 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
     return BenchVariant(
         changes=changes,
         recipe=asked.recipe(),
-        run_recipe=replace(asked, settings=(*asked.settings, *length.settings())).recipe(),
+        run_recipe=replace(asked, settings=(*asked.settings, *length.settings())).pinned_recipe(),
         ranks=replace(
             ranks,
             nproc=int(counts["nproc"]) if "nproc" in counts else ranks.nproc,

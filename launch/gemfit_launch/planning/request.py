@@ -13,6 +13,7 @@ from typing import Any
 from gemfit.config.overrides import build, with_settings
 from gemfit.config.yaml_source import YamlDocument
 from gemfit.errors import UserError
+from gemfit.schemas.pin_revisions import pin_revisions
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.strategy import strategy_from_name
 from gemfit_launch.argv import to_argv
@@ -55,6 +56,10 @@ class Request:
     def recipe(self) -> Recipe:
         """The recipe that results; all errors in it are one ``UserError``."""
         return build(Recipe, self.document())
+
+    def pinned_recipe(self) -> Recipe:
+        """``recipe`` with commits in place of branches: what plans and packs are made of."""
+        return pin_revisions(self.recipe())
 
     def arguments(self) -> list[str]:
         """The same request as command line arguments."""

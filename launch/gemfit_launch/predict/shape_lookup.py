@@ -6,7 +6,6 @@ Looks into a local folder or the Hub cache. Nothing is downloaded, because login
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from gemfit.core.hub_commit import hub_cache
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import ModelRecipe, ScratchModel
 from gemfit_launch.predict.model_shape import ModelShape
@@ -107,14 +107,6 @@ def find_config(model_id: str, revision: str) -> Path | None:
     commit = ref.read_text().strip() if ref.is_file() else revision
     cached = repo / "snapshots" / commit / "config.json"
     return cached if cached.is_file() else None
-
-
-def hub_cache() -> Path:
-    """Cache folder of ``huggingface_hub``, by its environment variables."""
-    if folder := os.environ.get("HF_HUB_CACHE"):
-        return Path(folder)
-    cache_home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("HF_HOME", f"{cache_home}/huggingface")).expanduser() / "hub"
 
 
 def shape_of_scratch(scratch: ScratchModel) -> ModelShape:

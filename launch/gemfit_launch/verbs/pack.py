@@ -65,7 +65,7 @@ def pack(
     """
     if shard and (merge or force or as_json):
         raise UserError("--shard builds one shard only: use it without --merge, --force and --json")
-    job = make_pack_job(request.recipe())
+    job = make_pack_job(request.pinned_recipe())
     folder = pack_folder(job.fingerprint)
     options = to_argv({"engine": engine if engine != "auto" else None, "workers": workers})
     try:

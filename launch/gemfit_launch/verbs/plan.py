@@ -60,7 +60,7 @@ def plan(
         return
     if site_options.settings or folder is not None:
         raise click.UsageError("--site-set and --run are about a job; give --site SITE")
-    made = resolve_plan(request.recipe(), ranks)
+    made = resolve_plan(request.pinned_recipe(), ranks)
     forecast = on.forecast(made)
     if as_json:
         click.echo(plan_json(made, forecast))
@@ -92,7 +92,7 @@ def _plan_at_site(
 ) -> None:
     site = site_options.site()
     check_ranks(ranks, site)
-    made = resolve_plan(request.recipe(), ranks_at(site, ranks.nodes or 1), site=site)
+    made = resolve_plan(request.pinned_recipe(), ranks_at(site, ranks.nodes or 1), site=site)
     forecast = on.forecast(made)
     if as_json:
         click.echo(plan_json(made, forecast))

@@ -44,7 +44,7 @@ def preflight(
       gemfit preflight gemma3/1b-reference --site gpu-cluster --nodes 2 --like runs/first
     """
     site, root = site_options.site(), folder or default_folder(request)
-    plan = resolve_plan(request.recipe(), ranks_at(site, site_options.nodes or 1), site=site)
+    plan = resolve_plan(request.pinned_recipe(), ranks_at(site, site_options.nodes or 1), site=site)
     pace = measured_pace(RunDir.open(like)) if like is not None else None
     script = render_scripts(plan, root, Path.cwd())["train"]
     results = [

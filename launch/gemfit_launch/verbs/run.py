@@ -36,7 +36,7 @@ def run(request: Request, ranks: Ranks, folder: Path | None, stop_at: int | None
     Example:
       gemfit run debug/cpu-tiny --data chat.jsonl --nproc 2 --strategy fsdp2 --run runs/first
     """
-    recipe, folder = request.recipe(), folder or default_folder(request)
+    recipe, folder = request.pinned_recipe(), folder or default_folder(request)
     estimate = resolve_plan(recipe, ranks)
     if dry_run:
         options = [*request.arguments(), *ranks.arguments(), *to_argv({"run": folder})]

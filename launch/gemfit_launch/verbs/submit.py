@@ -85,7 +85,7 @@ def submit(
 
 def _prepare(variant: Variant, site_options: SiteOptions, root: Path) -> Prepared:
     """The plan and the scripts of one run; writes nothing."""
-    site, recipe = site_options.site(), variant.request.recipe()
+    site, recipe = site_options.site(), variant.request.pinned_recipe()
     plan = resolve_plan(recipe, ranks_at(site, site_options.nodes or 1), site=site)
     place = root.with_name(f"{root.name}{variant.suffix}")
     return Prepared(place, variant.request, plan, render_scripts(plan, place, Path.cwd()))

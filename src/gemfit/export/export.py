@@ -134,12 +134,11 @@ def packed_tokenizer(run: RunDir) -> Any:
     packed, model = Path(plan.pack.folder) / "tokenizer", plan.recipe.model
     if packed.is_dir():
         return load_tokenizer(str(packed))
-    name = model.tokenizer or model.id
-    if name is None:
+    if model.tokenizer_source is None:
         raise UserError(
             f"{packed}: the tokenizer of this run was trained with its pack, and the pack is gone"
         )
-    return load_tokenizer(name, model.revision if name == model.id else "main")
+    return load_tokenizer(*model.tokenizer_source)
 
 
 def _name_known_class(path: Path) -> None:

@@ -128,6 +128,8 @@ class PackInput(Contract):
     """XXH3-128 of the content, in hexadecimal; empty for a stream."""
     source: int
     """Index into `PackManifest.sources`."""
+    commit: str | None = None
+    """Of a dataset on the Hub."""
 
 
 class PackManifest(Contract):

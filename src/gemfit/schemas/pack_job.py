@@ -9,9 +9,10 @@ import glob
 import os
 from pathlib import Path
 
+from gemfit.core.hub_commit import dataset_commit
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract, digest_json
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, SourceRecipe
 from gemfit.schemas.source_file import (
     SourceFile,
     check_readable,
@@ -34,7 +35,9 @@ class JobSource(Contract):
     weight: float = 1.0
     """Occurrences of each of its conversations per epoch."""
     hub: str | None = None
-    """Name for ``datasets``; `None` for files."""
+    """Name or local folder for ``datasets``; `None` for files."""
+    commit: str | None = None
+    """Commit of a dataset on the Hub; `None` for a local folder, whose files are digested."""
     hf_config: str | None = None
     hf_split: str = "train"
 
@@ -50,7 +53,7 @@ class PackJob(Contract):
     seed: int
     sources: tuple[JobSource, ...]
     files: tuple[SourceFile, ...]
-    """Of the sources that are files, in order."""
+    """Of the sources that are files or local folders for ``datasets``, in order."""
     fingerprint: str
     notes: tuple[str, ...] = ()
     """What to say of the input, a line each: files that are not what their names promise."""
@@ -69,33 +72,35 @@ class PackJob(Contract):
 def make_pack_job(recipe: Recipe) -> PackJob:
     """Find and digest the input files, and compute the fingerprint of the pack.
 
-    A process reads every input byte once. Missing, empty and unreadable sources are a ``UserError``.
+    A process reads every input byte once. Missing, empty and unreadable sources are a ``UserError``, and so
+    is a Hub that does not answer, unless the commits of its datasets are given.
     """
     sources = _sources(recipe.data)
     paths = [
         (path, number)
         for number, (source, origin) in enumerate(sources)
-        if source.hub is None
-        for path in find_files(origin)
+        for path in _files_of(source, origin)
     ]
     digested = digest_files([path for path, _ in paths])
     files = tuple(
         file.model_copy(update={"source": number}) for file, (_, number) in zip(digested, paths, strict=True)
     )
-    for file in files:
-        check_readable(file)
     jobs = tuple(source for source, _ in sources)
+    lines = [file for file in files if jobs[file.source].hub is None]
+    for file in lines:
+        check_readable(file)
     scratch = recipe.model.scratch
+    tokenizer, revision = recipe.model.tokenizer_source or (None, "main")
     return PackJob(
         data=recipe.data,
-        tokenizer=recipe.model.tokenizer or recipe.model.id,
-        tokenizer_revision=recipe.model.revision,
+        tokenizer=tokenizer,
+        tokenizer_revision=revision,
         scratch_vocab_size=scratch.vocab_size if scratch else None,
         seed=recipe.seed,
         sources=jobs,
         files=files,
         fingerprint=digest_json(_meaning(recipe, jobs, files)),
-        notes=tuple(note for file in files if (note := content_note(file))),
+        notes=tuple(note for file in lines if (note := content_note(file))),
     )
 
 
@@ -105,12 +110,11 @@ def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[Source
     return {
         "format": PACK_FORMAT,
         "settings": recipe.data.model_dump(
-            mode="json", exclude={"source", "sources", "hf_config", "hf_split"}
+            mode="json", exclude={"source", "sources", "hf_config", "hf_split", "hf_revision"}
         ),
         "sources": [
-            source.model_dump(mode="json", exclude={"name"})
-            # A renamed or moved file gives the same rows, so only content counts, in order.
-            | {"files": [file.xxh3 for file in files if file.source == number]}
+            source.model_dump(mode="json", exclude={"name"} if source.commit else {"name", "hub"})
+            | {"files": [_file_meaning(source, file) for file in files if file.source == number]}
             for number, source in enumerate(sources)
         ],
         # What a weight below 1 leaves out is drawn by the seed.
@@ -129,6 +133,7 @@ def _sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
                 name=source.title,
                 weight=source.weight,
                 hub=_hub(source.source),
+                commit=_commit(source),
                 hf_config=source.hf_config,
                 hf_split=source.hf_split,
             ),
@@ -168,17 +173,63 @@ def pack_folder(fingerprint: str) -> Path:
     return cache_folder() / "packs" / fingerprint
 
 
+def _file_meaning(source: JobSource, file: SourceFile) -> object:
+    """What of a file the rows depend on: a renamed or moved one gives the same."""
+    if source.hub is None:
+        return file.xxh3
+    # ``datasets`` reads splits and formats from the names.
+    return [Path(file.path).relative_to(source.hub).as_posix(), file.xxh3]
+
+
+def _files_of(source: JobSource, origin: str) -> list[Path]:
+    if source.hub is None:
+        return find_files(origin)
+    return [] if source.commit else _all_files(Path(source.hub))
+
+
+def _all_files(folder: Path) -> list[Path]:
+    """Every file of a folder that ``datasets`` reads: which ones count, its README may say."""
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.stat().st_size
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise UserError(f"hf:{folder}: there is no file in this folder")
+    return found
+
+
 def _hub(source: str) -> str | None:
-    """What follows `hf:`, or `None`."""
-    return source.removeprefix("hf:") if source.startswith("hf:") else None
+    """What follows `hf:`, a local folder as a path; or `None`."""
+    if not source.startswith("hf:"):
+        return None
+    name = source.removeprefix("hf:")
+    path = Path(name).expanduser()
+    if path.is_file():
+        raise UserError(f"{source}: is a file; `hf:` takes a folder or a dataset on the Hub: write {name}")
+    return str(path) if path.is_dir() else name
+
+
+def _commit(source: SourceRecipe) -> str | None:
+    """The commit of a source on the Hub, the one that is given or the newest; `None` for all others."""
+    name = _hub(source.source)
+    if name is None:
+        return None
+    if Path(name).is_dir():
+        if source.hf_revision is not None:
+            raise UserError(f"{source.source}: is a folder, so data.hf_revision has no effect; remove it")
+        return None
+    return dataset_commit(name, source.hf_revision or "main")
 
 
 def _tokenizer_identity(model: ModelRecipe) -> object:
     if model.scratch is not None:
         return {"trained": model.scratch.vocab_size}
-    name = model.tokenizer or model.id
-    assert name is not None, "ModelRecipe has an id or is scratch"
+    assert model.tokenizer_source is not None, "ModelRecipe has an id or is scratch"
+    name, revision = model.tokenizer_source
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        return {"id": name, "revision": model.revision}
+        return {"id": name, "revision": revision}
     return {f: digest_file(folder / f).xxh3 for f in TOKENIZER_FILES if (folder / f).is_file()}

@@ -73,6 +73,8 @@ class ModelRecipe(Contract):
     scratch: ScratchModel | None = None
     tokenizer: str | None = None
     """Hugging Face id or local folder of the tokenizer; the model's own when left out."""
+    tokenizer_revision: str = "main"
+    """Branch, tag or commit of `tokenizer`; the model's own tokenizer is of `revision`."""
     dtype: Annotated[Literal["bfloat16", "float32"], BeforeValidator(_no_float16)] = "bfloat16"
     """Compute precision. Master weights are float32. float16 overflows in Gemma 3 and is refused."""
     attention: Literal[
@@ -88,6 +90,19 @@ class ModelRecipe(Contract):
     lora: Lora | None = None
     quantization: Annotated[Quantization | None, BeforeValidator(_expand_quantization)] = None
     """Keep frozen weights in 4 bits; needs `lora`. `nf4` is short for `{type: nf4}`."""
+
+    @property
+    def tokenizer_source(self) -> tuple[str, str] | None:
+        """Name and revision of the tokenizer; `None` where it is trained with the pack."""
+        if self.tokenizer is not None and self.tokenizer != self.id:
+            return self.tokenizer, self.tokenizer_revision
+        return (self.id, self.revision) if self.id is not None else None
+
+    @model_validator(mode="after")
+    def _tokenizer_revision_has_effect(self) -> Self:
+        if self.tokenizer_revision != "main" and self.tokenizer in (None, self.id):
+            raise ValueError("`tokenizer_revision` is of another `tokenizer`; use `revision`")
+        return self
 
     @model_validator(mode="after")
     def _quantization_has_something_to_train(self) -> Self:
@@ -121,6 +136,8 @@ class SourceRecipe(Contract):
     """As `data.hf_config`."""
     hf_split: str = "train"
     """As `data.hf_split`."""
+    hf_revision: str | None = None
+    """As `data.hf_revision`."""
 
     @property
     def title(self) -> str:
@@ -129,7 +146,7 @@ class SourceRecipe(Contract):
 
     @model_validator(mode="after")
     def _hub_settings_have_effect(self) -> Self:
-        _check_hub_settings(self.source, self.hf_config, self.hf_split)
+        _check_hub_settings(self.source, self.hf_config, self.hf_split, self.hf_revision)
         return self
 
 
@@ -145,6 +162,8 @@ class DataRecipe(Contract):
     """Configuration name of an `hf:` source."""
     hf_split: str = "train"
     """Split of an `hf:` source."""
+    hf_revision: str | None = None
+    """Branch, tag or commit of a dataset on the Hub, `main` when left out. A plan states the commit."""
     format: Literal["role_markers", "chat_template"] = "role_markers"
     """`role_markers`: `<|role|>`, content, end of sequence. `chat_template`: the tokenizer's own."""
     eos: Literal["token", "literal"] = "token"
@@ -182,10 +201,13 @@ class DataRecipe(Contract):
     def _one_form_of_sources(self) -> Self:
         if self.sources and self.source is not None:
             raise ValueError("give `source` or `sources`, not both")
-        if self.sources and (self.hf_config is not None or self.hf_split != "train"):
-            raise ValueError("`hf_config` and `hf_split` have no effect with `sources`: write them there")
+        hub_settings = (self.hf_config, self.hf_split, self.hf_revision)
+        if self.sources and hub_settings != (None, "train", None):
+            raise ValueError(
+                "`hf_config`, `hf_split` and `hf_revision` have no effect with `sources`: write them there"
+            )
         if not self.sources:
-            _check_hub_settings(self.source, self.hf_config, self.hf_split)
+            _check_hub_settings(self.source, *hub_settings)
         titles = [source.title for source in self.sources]
         if twice := next((title for title in titles if titles.count(title) > 1), None):
             raise ValueError(f"two of `sources` are called {twice!r}: give each a `name` of its own")
@@ -202,7 +224,14 @@ class DataRecipe(Contract):
         """All sources, in the form of `sources`; empty before any is named."""
         if self.source is None:
             return self.sources
-        return (SourceRecipe(source=self.source, hf_config=self.hf_config, hf_split=self.hf_split),)
+        return (
+            SourceRecipe(
+                source=self.source,
+                hf_config=self.hf_config,
+                hf_split=self.hf_split,
+                hf_revision=self.hf_revision,
+            ),
+        )
 
     @property
     def label(self) -> str:
@@ -213,9 +242,13 @@ class DataRecipe(Contract):
         )
 
 
-def _check_hub_settings(source: str | None, hf_config: str | None, hf_split: str) -> None:
-    if not (source or "").startswith("hf:") and (hf_config is not None or hf_split != "train"):
-        raise ValueError("`hf_config` and `hf_split` have no effect unless `source` begins with `hf:`")
+def _check_hub_settings(
+    source: str | None, hf_config: str | None, hf_split: str, hf_revision: str | None
+) -> None:
+    if not (source or "").startswith("hf:") and (hf_config, hf_split, hf_revision) != (None, "train", None):
+        raise ValueError(
+            "`hf_config`, `hf_split` and `hf_revision` have no effect unless `source` begins with `hf:`"
+        )
 
 
 class OptimRecipe(Contract):

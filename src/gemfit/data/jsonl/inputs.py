@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 
 from gemfit.data.jsonl.blocks import Block, file_blocks, read_block
-from gemfit.data.jsonl.hub_stream import hub_blocks, hub_lines
+from gemfit.data.jsonl.hub_stream import hub_lines
+from gemfit.data.jsonl.line_blocks import line_blocks
 from gemfit.data.jsonl.prefetch import prefetch
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackInput
@@ -24,7 +25,8 @@ def inputs_of(job: PackJob) -> tuple[PackInput, ...]:
 
 def _of_source(job: PackJob, number: int, source: JobSource) -> Iterator[PackInput]:
     if source.hub is not None:
-        yield PackInput(path=source.hub, bytes=0, xxh3="", source=number)
+        yield PackInput(path=source.hub, bytes=0, xxh3="", source=number, commit=source.commit)
+        return
     for file in job.files:
         if file.source == number:
             yield PackInput(path=file.path, bytes=file.bytes, xxh3=file.xxh3, source=number)
@@ -37,7 +39,7 @@ def all_blocks(job: PackJob) -> Iterator[Block]:
         blocks = (
             _of_file(origin, index, number)
             if isinstance(origin, SourceFile)
-            else hub_blocks(origin, index, number)
+            else line_blocks(hub_lines(origin), index, number)
         )
         for block in blocks:
             yield block
@@ -49,7 +51,8 @@ def _origins(job: PackJob) -> Iterator[SourceFile | JobSource]:
     for number, source in enumerate(job.sources):
         if source.hub is not None:
             yield source
-        yield from (file for file in job.files if file.source == number)
+        else:
+            yield from (file for file in job.files if file.source == number)
 
 
 def _of_file(file: SourceFile, input: int, number: int) -> Iterator[Block]:

@@ -231,9 +231,8 @@ def _tokenizer(recipe: Recipe, conversations: Iterable[Conversation]) -> Any:
     if model.scratch is not None:
         texts = [text for conversation in conversations for _, text in conversation.messages]
         return train_tokenizer(texts, model.scratch.vocab_size)
-    name = model.tokenizer or model.id
-    assert name is not None, "a recipe has a model"
-    return load_tokenizer(name, model.revision if name == model.id else "main")
+    assert model.tokenizer_source is not None, "a recipe has a model"
+    return load_tokenizer(*model.tokenizer_source)
 
 
 def _render(recipe: Recipe, tokenizer: Any, conversations: Sequence[Conversation]) -> list[Document]:

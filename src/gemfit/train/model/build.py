@@ -134,8 +134,7 @@ def load_matching_tokenizer(plan: Plan) -> Any:
     """The tokenizer of the model; ``UserError`` unless the pack was made with the same tokenizer."""
     folder, recipe = Path(plan.pack.folder), plan.recipe.model
     name = recipe.tokenizer or recipe.id
-    revision = recipe.revision if name == recipe.id else "main"
-    source = str(folder / "tokenizer") if name is None else name
+    source, revision = recipe.tokenizer_source or (str(folder / "tokenizer"), "main")
     tokenizer = load_tokenizer(source, revision)
     packed, loaded = read_manifest(folder).tokenizer_digest, tokenizer_digest(tokenizer)
     # transformers may mark special tokens by rules of a class that the files do not name.

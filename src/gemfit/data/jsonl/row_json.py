@@ -1,0 +1,60 @@
+"""A row of a table as one line of JSON, without the nulls that Arrow adds to structs.
+
+Arrow gives all structs of a column the same keys, so a key of one message is null in all others. Such nulls
+are left out, as the schema of the column shows them. In the arguments and parameters of tools a null may have
+been written: what is stored as JSON (text, or the type ``Json`` of ``datasets``) is kept as it is, and in
+structs, where the two cannot be told apart, a null is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gemfit.errors import UserError
+
+_WRITTEN = ("arguments", "parameters")
+"""Keys whose values are the user's own JSON."""
+
+
+def row_line(row: Mapping[str, Any], features: Mapping[str, Any] | None, place: str) -> bytes:
+    """The row as a line that ends in a line break; ``features`` are those of ``datasets``."""
+    kept = {
+        name: _without_padding(value, (features or {}).get(name), f"{place}: {name}", written=False)
+        for name, value in row.items()
+        if value is not None
+    }
+    try:
+        return orjson.dumps(kept or dict.fromkeys(row), default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # an integer of more than 64 bits
+        return json.dumps(kept, default=str, ensure_ascii=False).encode() + b"\n"
+
+
+def _without_padding(value: Any, feature: Any, place: str, *, written: bool) -> Any:
+    if isinstance(value, list):
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+        return [
+            _without_padding(item, inner, f"{place}[{index}]", written=written)
+            for index, item in enumerate(value)
+        ]
+    if not (isinstance(value, dict) and isinstance(feature, dict)):
+        return value
+    kept = {}
+    for key, item in value.items():
+        below = written or key in _WRITTEN
+        if item is not None:
+            kept[key] = _without_padding(item, feature.get(key), f"{place}.{key}", written=below)
+        elif written:
+            raise UserError(_cannot_tell(f"{place}.{key}"))
+    return kept
+
+
+def _cannot_tell(place: str) -> str:
+    return (
+        f"{place} is null in a struct of Arrow, which fills the keys of other rows with null: whether it was "
+        "written cannot be told; store tool arguments and parameters as JSON text (json.dumps) or as "
+        "datasets.Json(), without the nulls that were not written; give JSON files without `hf:`"
+    )

@@ -1,0 +1,114 @@
+"""Rows of tables as JSON: padding of structs is left out, nulls that were written stay or are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from gemfit.data.jsonl.hub_stream import hub_lines
+from gemfit.data.jsonl.row_json import row_line
+from gemfit.errors import UserError
+from gemfit.schemas.pack_job import JobSource
+
+CALL = {"name": "f", "arguments": {"city": "Bern", "limit": None}}
+OTHER_CALL = {"name": "g", "arguments": {}}
+TOOL = {"function": {"name": "f", "parameters": {"a": {"type": "string", "default": None}}}}
+OTHER_TOOL = {"function": {"name": "g", "parameters": {}}}
+ROWS: list[dict[str, Any]] = [
+    {
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": None, "tool_calls": [{"function": CALL}]},
+        ],
+        "tools": [TOOL],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "b", "name": "x"},
+            {"role": "assistant", "content": "c", "tool_calls": [{"function": OTHER_CALL}]},
+        ],
+        "tools": [OTHER_TOOL],
+    },
+]
+as_json = datasets.Features(
+    {"messages": datasets.List(datasets.Json()), "tools": datasets.List(datasets.Json())}
+)
+
+
+def read(folder: Path, **source: Any) -> list[Any]:
+    lines = hub_lines(JobSource(name="x", hub=str(folder), **source))
+    return [json.loads(line) for line in lines]
+
+
+def write_jsonl(folder: Path) -> None:
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def write_parquet_of_json(folder: Path) -> None:
+    datasets.Dataset.from_list(ROWS, features=as_json).to_parquet(folder / "a.parquet")
+
+
+def write_saved(folder: Path) -> None:
+    datasets.Dataset.from_list(ROWS, features=as_json).save_to_disk(folder)
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet_of_json, write_saved])
+def test_json_columns_are_kept_to_the_last_null(write: Callable[[Path], None], tmp_path: Path) -> None:
+    write(tmp_path)
+    assert read(tmp_path) == ROWS
+
+
+def write_structs(folder: Path, rows: list[dict[str, Any]]) -> None:
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+
+
+def test_padding_of_structs_is_left_out(tmp_path: Path) -> None:
+    text = [{**row, "tools": None} for row in ROWS]
+    for row in text:
+        for message in row["messages"]:
+            for call in message.get("tool_calls") or ():
+                call["function"] = {**call["function"], "arguments": json.dumps(CALL["arguments"])}
+    write_structs(tmp_path, text)
+    first, second = read(tmp_path)
+    assert first["messages"][0] == {"role": "user", "content": "a"}
+    assert first["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"city": "Bern", "limit": null}'
+    assert second["messages"][0] == {"role": "user", "content": "b", "name": "x"}
+    assert "tools" not in first
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters"])
+def test_a_null_in_a_struct_of_arguments_is_refused_by_its_place(key: str, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "assistant", "content": "x"}], "tools": [{"function": {key: value}}]}
+        for value in ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}})
+    ]
+    write_structs(tmp_path, rows)
+    with pytest.raises(UserError, match=rf":2: tools\[0\]\.function\.{key}\.a\.c is null in a struct"):
+        read(tmp_path)
+    write_structs(tmp_path, rows[:1])
+    assert read(tmp_path) == rows[:1]
+
+
+def test_integers_above_64_bits_are_kept() -> None:
+    row = {"messages": [{"role": "user", "content": "é", "number": 10**30}]}
+    line = row_line(row, None, "x:1")
+    assert json.loads(line) == row
+    assert line.count(b"\n") == 1
+
+
+def test_a_saved_dict_of_datasets_is_read_by_its_split(tmp_path: Path) -> None:
+    saved = datasets.Dataset.from_list(ROWS, features=as_json)
+    datasets.DatasetDict({"train": saved, "dev": saved.select([1])}).save_to_disk(tmp_path)
+    assert read(tmp_path) == ROWS
+    assert read(tmp_path, hf_split="dev") == ROWS[1:]
+    with pytest.raises(UserError, match="its splits are train, dev"):
+        read(tmp_path, hf_split="test")
+    with pytest.raises(UserError, match="has no configurations"):
+        read(tmp_path, hf_config="de")
