@@ -19,9 +19,9 @@ from gemfit.data.tokenize.bpe import word_cache as bpe_word_cache
 from gemfit.data.tokenize.bpe.cache_file import load_tables, save_tables
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
-from gemfit.data.tokenize.sampling import pick_texts
+from gemfit.data.tokenize.sampling import sample_texts
 from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
-from gemfit.data.tokenize.verification import compare, pick
+from gemfit.data.tokenize.verification import compare, sample_encoded
 from gemfit.errors import UserError
 
 from .conftest import WriteConversations, WriteJob, random_conversations
@@ -202,15 +202,15 @@ def test_a_cache_that_cuts_where_it_must_not_is_found(
 def test_a_sample_of_what_is_encoded_tells_a_wrong_engine_from_a_right_one(tokenizer: Any) -> None:
     reference = reference_encoder(tokenizer)
     text, ends = sample_arrays([f"text {number} about the weather" for number in range(5000)])
-    right = pick(reference, text, ends, *reference.encode(text, ends), one_in=100)
+    right = sample_encoded(reference, text, ends, *reference.encode(text, ends), one_in=100)
     assert 20 < len(right.texts) < 80
     compare(right, reference)
     engine = Wrong(reference, b"weather")
-    wrong = pick(engine, text, ends, *engine.encode(text, ends), one_in=100)
+    wrong = sample_encoded(engine, text, ends, *engine.encode(text, ends), one_in=100)
     with pytest.raises(EngineMismatch, match=r"gigatoken differs .* 'text \d+ about the weather'"):
         compare(wrong, reference)
     with pytest.raises(EngineMismatch, match=r"4999 of 5000 ids"):
-        pick(reference, b"a" * 5000, np.arange(1, 5001), np.zeros(5000, np.uint32), np.arange(5000))
+        sample_encoded(reference, b"a" * 5000, np.arange(1, 5001), np.zeros(5000, np.uint32), np.arange(5000))
 
 
 def test_kept_tables_encode_as_those_that_were_made(tokenizer: Any, tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def test_damaged_tables_count_as_none(tokenizer: Any, tmp_path: Path, damage: in
 def test_the_texts_that_are_checked_depend_on_their_content_alone() -> None:
     texts = [f"{number} is a number" for number in range(100_000)]
     text, ends = sample_arrays(texts)
-    picked = {texts[index] for index in pick_texts(text, ends, 1024)}
+    picked = {texts[index] for index in sample_texts(text, ends, 1024)}
     assert 60 < len(picked) < 140
     text, ends = sample_arrays(texts[::-1][:50_000])
-    assert {texts[::-1][index] for index in pick_texts(text, ends, 1024)} == picked & set(texts[50_000:])
+    assert {texts[::-1][index] for index in sample_texts(text, ends, 1024)} == picked & set(texts[50_000:])
 
 
 def sample_arrays(texts: list[str]) -> tuple[bytes, Ends]:

@@ -99,9 +99,9 @@ def test_a_second_build_needs_no_backend_for_digest_and_control_text(
         encode_control(again, "another text")
 
 
-def test_damaged_notes_are_made_again(opened: FileTokenizer, tokenizer_folder: Path) -> None:
+def test_a_damaged_cache_file_is_written_again(opened: FileTokenizer, tokenizer_folder: Path) -> None:
     right = encode_control(opened, "<eos>\n").tolist()
-    opened._notes_file.write_text('{"<eos>')
+    opened._cache_file.write_text('{"<eos>')
     again = open_tokenizer(str(tokenizer_folder))
     assert encode_control(again, "<eos>\n").tolist() == right
 

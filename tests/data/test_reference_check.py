@@ -24,7 +24,7 @@ def checker(tokenizer: Any) -> Iterator[ReferenceChecker]:
         yield checker
 
 
-def picked(tokenizer: Any, *texts: str, more: int = 0) -> VerificationSample:
+def sample_of(tokenizer: Any, *texts: str, more: int = 0) -> VerificationSample:
     """What an engine made of them, each id too high by ``more``."""
     ids = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     return VerificationSample(
@@ -34,13 +34,13 @@ def picked(tokenizer: Any, *texts: str, more: int = 0) -> VerificationSample:
 
 def test_right_samples_pass(checker: ReferenceChecker, tokenizer: Any) -> None:
     for number in range(200):
-        checker.offer(picked(tokenizer, f"we feel {number}", "the night" * number))
+        checker.offer(sample_of(tokenizer, f"we feel {number}", "the night" * number))
     checker.finish()
 
 
 def test_a_wrong_sample_is_reported_by_the_end(checker: ReferenceChecker, tokenizer: Any) -> None:
-    right, wrong = picked(tokenizer, "we feel the night"), picked(tokenizer, "the day", more=1)
-    checker._offered = [right, wrong, right]
+    right, wrong = sample_of(tokenizer, "we feel the night"), sample_of(tokenizer, "the day", more=1)
+    checker._queue = [right, wrong, right]
     with pytest.raises(EngineMismatch, match=r"an engine differs from tokenizers at token 0 .* 'the day'"):
         checker.finish()
 
@@ -51,10 +51,10 @@ def test_a_wrong_sample_is_reported_while_others_are_offered(
     def go_on(seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            checker.offer(picked(tokenizer, "the night"))
+            checker.offer(sample_of(tokenizer, "the night"))
             time.sleep(0.01)
 
-    checker.offer(picked(tokenizer, "the day", more=1))
+    checker.offer(sample_of(tokenizer, "the day", more=1))
     with pytest.raises(EngineMismatch):
         go_on(30)
 
@@ -67,7 +67,7 @@ def test_offering_never_waits_for_the_reference(tokenizer: Any) -> None:
     started = time.monotonic()
     with closing(ReferenceChecker(slow)) as checker:
         for _ in range(1000):
-            checker.offer(picked(tokenizer, "the night " * 100))
+            checker.offer(sample_of(tokenizer, "the night " * 100))
     assert time.monotonic() - started < 30
 
 

@@ -18,31 +18,31 @@ from gemfit.data.render.assemble_ids import assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.render.render_context import RenderContext
 from gemfit.data.render.trim import trimmed
-from gemfit.data.tokenize.verification import pick
+from gemfit.data.tokenize.verification import sample_encoded
 
 
 def make_block(
-    block: bytes, first_line: int, path: str, rendering: RenderContext, reject: Reject | None
+    block: bytes, first_line: int, path: str, context: RenderContext, reject: Reject | None
 ) -> tuple[TokenizedBlock, BlockCounts]:
     """Tokenize a block of whole JSON lines; also counts of what was found in it.
 
     ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
     ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
     """
-    messages, counts = read_block(block, first_line, path, rendering, reject)
-    if rendering.pii != "ignore":
-        messages, counts.pii = scan_pii(messages, rendering.pii)
-    text, text_ends = trimmed(messages, rendering.renderer.segments.trimmed)
-    ids, ends = rendering.encoder.encode(text, text_ends)
-    counts.picked = pick(rendering.encoder, text, text_ends, ids, ends)
-    assembled = assemble_ids(ids, ends, messages, rendering.control)
-    fitted = fit_rows(assembled, messages, rendering.control, rendering.overlong, rendering.seq_len)
+    messages, counts = read_block(block, first_line, path, context, reject)
+    if context.pii != "ignore":
+        messages, counts.pii = scan_pii(messages, context.pii)
+    text, text_ends = trimmed(messages, context.renderer.segments.trimmed)
+    ids, ends = context.encoder.encode(text, text_ends)
+    counts.sample = sample_encoded(context.encoder, text, text_ends, ids, ends)
+    assembled = assemble_ids(ids, ends, messages, context.control)
+    fitted = fit_rows(assembled, messages, context.control, context.overlong, context.seq_len)
     return TokenizedBlock(
         **fitted._asdict(),
         lines=messages.lines,
         digests=content_digests(messages),
         normalized_hashes=normalized_hashes(messages),
-        signatures=_signatures(ids, ends, messages, rendering.num_hashes),
+        signatures=_signatures(ids, ends, messages, context.num_hashes),
         tokens=assembled.tokens,
         trained=assembled.trained,
         role_tokens=assembled.role_tokens,

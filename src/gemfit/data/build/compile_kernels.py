@@ -32,7 +32,7 @@ from gemfit.data.jsonl.conversation import ROLES
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import ControlIds, assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
-from gemfit.data.tokenize.sampling import pick_texts
+from gemfit.data.tokenize.sampling import sample_texts
 from gemfit.schemas.recipe import DataRecipe
 
 NUM_CONVERSATIONS, CHUNKS = 8, 3
@@ -95,7 +95,7 @@ def render_block(_: Path) -> None:
         np.ones(places, np.uint32), np.arange(places + 1), system_inside=True, train_all=True
     )
     ids = np.arange(ends[-1], dtype=np.uint32)
-    pick_texts(messages.text, ends, 1)
+    sample_texts(messages.text, ends, 1)
     assembled = assemble_ids(ids, ends, messages, control)
     fit_rows(assembled, messages, control, "split", SEQ_LEN)
     content_digests(messages)

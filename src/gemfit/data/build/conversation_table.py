@@ -1,8 +1,8 @@
-"""The columns of all blocks, joined in input order: all that planning the rows has to know.
+"""Conversation table: the columns of all blocks, joined in input order, from which rows are planned.
 
-They are appended to files as the blocks come, and mapped when all are there: some 70 bytes a conversation
-on disk, 24 per fragment, and 350 for signatures and their bands where near duplicates are looked for. Memory:
-a path for each block, and the pages of what is looked at, until they are let go.
+Columns are appended to files as the blocks come, and memory-mapped when all are there. Disk: 70 bytes per
+conversation, 24 per fragment, and 350 per conversation for MinHash signatures and LSH bands where
+near-duplicates are searched. Memory: a path per block, and the mapped pages in use.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_FRAGMENTS = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ConversationTable:
-    """Every valid conversation that was read, in input order. Arrays are mapped. Shapes in brackets."""
+    """All valid conversations in input order, as memory-mapped columns. Shapes in brackets."""
 
     line: NDArray[np.int64]
     """(conversations,): line of its input, from 1."""
@@ -58,7 +58,7 @@ class ConversationTable:
     untrained: Ints
 
     fragment_ends: Ints
-    """(conversations,): where the fragments of each end; those of the next begin there."""
+    """(conversations,): end of each one's fragments, where those of the next begin."""
     fragments: NDArray[np.void]
     """(fragments,) of type ``FRAGMENT``"""
     signatures: Signatures
@@ -68,30 +68,30 @@ class ConversationTable:
     part_inputs: Ints
     """(blocks,): index into the inputs."""
     paths: list[Path]
-    """Of the blocks, by number."""
+    """Files of the blocks, by number."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def inputs(self, conversations: NDArray[Any]) -> Ints:
-        """Index into the inputs of each of these: (conversations,)."""
+        """The input of each of these conversations, as an index: (conversations,)."""
         return self.part_inputs[np.searchsorted(self.part_ends, conversations, "right")]
 
     def slices(self) -> Iterator[slice]:
-        """All conversations in turns, whose pages are let go again."""
+        """All conversations in slices, whose pages are released afterwards."""
         for here in slices(len(self)):
             yield here
             self.release_pages()
 
     def release_pages(self) -> None:
-        """Take all mapped pages off this process."""
+        """Release all mapped pages (``madvise``)."""
         release_pages(self.line, self.tokens, self.trained, self.role_tokens, self.truncated, self.untrained)
         release_pages(self.digests, self.normalized_hashes, self.dropped, self.fragment_ends, self.fragments)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notes:
-    """What was read besides the valid conversations."""
+    """Counts of lines, rejected lines, PII and engines of a build."""
 
     lines: int
     blank: int
@@ -99,17 +99,17 @@ class Notes:
     pii: dict[str, int]
     engines: tuple[str, ...]
     rejecting: tuple[tuple[Path, int, int], ...]
-    """Parts with rejected lines: file, input, and lines of that input before it."""
+    """Blocks with rejected lines: file, input, and lines of that input before it."""
 
     def rejections(self) -> Iterator[tuple[int, int, str]]:
-        """Input, line and reason of every rejected line; reads them from the blocks."""
+        """Input, line and reason of every rejected line, read from the blocks."""
         for path, input, before in self.rejecting:
             for line, reason in BlockColumns.read(path).notes.rejected:
                 yield input, before + line, reason
 
 
 class Collector:
-    """Takes the tokenized blocks in input order, one by one as they are made."""
+    """Builds the conversation table from tokenized blocks, added in input order."""
 
     def __init__(self, store: BlockCache, data: DataRecipe) -> None:
         self._store = store
@@ -128,7 +128,7 @@ class Collector:
         self._rejecting: list[tuple[Path, int, int]] = []
 
     def add(self, made: MappedBlock) -> None:
-        """The next block in input order."""
+        """Append the next block in input order."""
         before = self._before[made.input]
         self._before[made.input] += made.lines
         if not made.key:
@@ -141,7 +141,7 @@ class Collector:
         self._paths.append(tokenized.path)
 
     def finish(self) -> tuple[ConversationTable, Notes]:
-        """All that was taken, mapped."""
+        """The table of all blocks that were added, and the counts."""
         columns = {name: column.mapped() for name, column in self._columns.items()}
         table = ConversationTable(
             line=self._lines.mapped(),
@@ -189,7 +189,7 @@ class Collector:
 
 
 def _fragments(tokenized: BlockColumns, number: int) -> NDArray[np.void]:
-    """The fragments of a block, with the number that it has."""
+    """The fragments of a block, with its number."""
     columns = tokenized.columns
     fragments = np.empty(len(columns["lengths"]), FRAGMENT)
     lengths = columns["lengths"].astype(np.int64)

@@ -1,7 +1,7 @@
-"""The first half of a build: every block of the input becomes a tokenized block, on all cores.
+"""Map stage of a build: every block of the input is tokenized by worker processes.
 
-A block that is in the cache costs reading it. The parent holds one small record a block;
-each worker holds one block and what becomes of it.
+A block that is in the cache is only read. The parent holds one small record per block; each worker
+holds one block and its tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SECOND_LINE = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MappedBlock:
-    """What is known of one block once it was read."""
+    """A block that was looked up or tokenized."""
 
     number: int
     input: int
@@ -47,14 +47,14 @@ class MappedBlock:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several jobs that share the blocks of a pack: it takes every ``count``-th."""
+    """One of several jobs that share the blocks of a pack: every ``count``-th block."""
 
     index: int
     """From 1."""
     count: int
 
     def takes(self, number: int) -> bool:
-        """Whether the block of this number is its own."""
+        """Whether the block of this number belongs to the shard."""
         return number % self.count == self.index - 1
 
 
@@ -64,34 +64,34 @@ ALL = Shard(1, 1)
 def make_blocks(
     job: PackJob,
     store: BlockCache,
-    rendering: RenderContext | None,
+    context: RenderContext | None,
     *,
     num_workers: int,
     shard: Shard = ALL,
-    at: Callable[[int], None] = lambda done: None,
-    take: Callable[[MappedBlock], None] = lambda made: None,
+    on_progress: Callable[[int], None] = lambda done: None,
+    on_block: Callable[[MappedBlock], None] = lambda made: None,
     checker: ReferenceChecker | None = None,
 ) -> list[MappedBlock]:
-    """Make the tokenized blocks of ``shard``, in input order; without ``rendering`` only look for them.
+    """Make the tokenized blocks of ``shard``, in input order; without ``context`` only look for them.
 
-    The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``at`` gets
-    the number of bytes done, ``take`` each block in input order while others are being made. ``checker`` is
-    offered a sample of each, and its ``EngineMismatch`` is raised.
+    The first bad line in input order is a ``UserError`` unless ``on_error`` is `skip`. ``on_progress``
+    gets the number of bytes done, ``on_block`` each block in input order while others are being made.
+    ``checker`` gets a sample of each, and its ``EngineMismatch`` is raised.
     """
-    task = _BlockTask(job, tuple(one.path for one in inputs_of(job)), store, rendering)
-    ordered = _InOrder(tokens_wanted(job) if shard == ALL else None, shard, take)
+    task = _BlockTask(job, tuple(one.path for one in inputs_of(job)), store, context)
+    ordered = _InOrder(tokens_wanted(job) if shard == ALL else None, shard, on_block)
     done = 0
     blocks = (block for block in all_blocks(job) if shard.takes(block.number))
     wanted = takewhile(lambda _: not ordered.reached, blocks)
     offered = None
     try:
-        for block, (made, picked) in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
-            if checker is not None and picked is not None:
-                checker.offer(picked)
+        for block, (made, sample) in run_tasks(wanted, task, num_workers=num_workers, describe=task.describe):
+            if checker is not None and sample is not None:
+                checker.offer(sample)
                 offered = checker
             ordered.add(made)
             done += block.disk_bytes
-            at(done)
+            on_progress(done)
     except EngineMismatch:
         raise
     except BaseException:
@@ -119,13 +119,13 @@ def tokens_wanted(job: PackJob) -> int | None:
 
 
 class _InOrder:
-    """Blocks as they come, taken in order until they hold the tokens that are wanted.
+    """Reorders blocks to input order, until they hold the tokens that are wanted.
 
-    Which blocks are taken follows from their order, not from which worker was faster.
+    Which blocks are taken depends on their order, not from which worker was faster.
     """
 
-    def __init__(self, tokens: int | None, shard: Shard, take: Callable[[MappedBlock], None]) -> None:
-        self._wanted, self._step, self._take = tokens, shard.count, take
+    def __init__(self, tokens: int | None, shard: Shard, on_block: Callable[[MappedBlock], None]) -> None:
+        self._wanted, self._step, self._on_block = tokens, shard.count, on_block
         self._waiting: dict[int, MappedBlock] = {}
         self._next, self._tokens = shard.index - 1, 0
         self.taken: list[MappedBlock] = []
@@ -138,19 +138,19 @@ class _InOrder:
             self._next += self._step
             self._tokens += one.tokens
             self.taken.append(one)
-            self._take(one)
+            self._on_block(one)
             self.reached = self._wanted is not None and self._tokens >= self._wanted
 
 
 @dataclass(frozen=True, slots=True)
 class _BlockTask:
-    """What a worker does with a block."""
+    """Work of a worker on one block: look it up in the cache, else tokenize it."""
 
     job: PackJob
     paths: tuple[str, ...]
     """Of the inputs."""
     store: BlockCache
-    rendering: RenderContext | None
+    context: RenderContext | None
 
     def __call__(self, block: Block) -> tuple[MappedBlock, VerificationSample | None]:
         text = block_text(block, self.paths[block.input])
@@ -164,16 +164,16 @@ class _BlockTask:
             if tokenized.notes.rejected and self.job.data.on_error == "fail":
                 raise self._refusal(block, *tokenized.notes.rejected[0])
             return replace(made, tokens=int(tokenized.columns["tokens"].sum(dtype=np.int64))), None
-        if self.rendering is None:
+        if self.context is None:
             return replace(made, state="missing"), None
-        tokens, picked = self._make(self.rendering, block, text, key)
-        return replace(made, state="made", tokens=tokens), picked
+        tokens, sample = self._make(self.context, block, text, key)
+        return replace(made, state="made", tokens=tokens), sample
 
     def describe(self, block: Block) -> str:
         return f"{self.paths[block.input]}, bytes {block.start:,} to {block.stop:,}"
 
     def _make(
-        self, rendering: RenderContext, block: Block, text: bytes, key: str
+        self, context: RenderContext, block: Block, text: bytes, key: str
     ) -> tuple[int, VerificationSample | None]:
         rejected: list[tuple[int, str]] = []
 
@@ -183,16 +183,16 @@ class _BlockTask:
                 raise self._refusal(block, line, rejection.reason)
             rejected.append((line, rejection.reason))
 
-        tokenized, counts = make_block(text, _SECOND_LINE, "block", rendering, reject)
+        tokenized, counts = make_block(text, _SECOND_LINE, "block", context, reject)
         notes = BlockNotes(
             lines=counts.lines,
             blank=counts.blank,
             rejected=tuple(rejected),
             pii=counts.pii,
-            engine=rendering.encoder.name,
+            engine=context.encoder.name,
         )
         self.store.write(key, replace(tokenized, lines=tokenized.lines - _SECOND_LINE + 1), notes)
-        return int(tokenized.tokens.sum(dtype=np.int64)), counts.picked
+        return int(tokenized.tokens.sum(dtype=np.int64)), counts.sample
 
     def _refusal(self, block: Block, line: int, reason: str) -> UserError:
         """The error that ends a build on its first bad line."""

@@ -1,4 +1,4 @@
-"""From the columns of all blocks to the files of a pack: choose, plan, write, account."""
+"""Assembly of a pack from the conversation table: select, plan rows, write, account."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LIBRARIES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 def assemble(
     job: PackJob, tokenizer: Any, table: ConversationTable, notes: Notes, folder: Path, *, num_workers: int
 ) -> PackManifest:
-    """Write everything but the manifest into ``folder``; the manifest."""
+    """Write all files but the manifest into ``folder``, and return the manifest."""
     sources = _sources_of(job, table)
     selection = _choose(job, table, sources)
     _check_enough(job, table, selection, notes)
@@ -62,7 +62,7 @@ def assemble(
     trim_heap()
     with progress("writing", sum(plan.num_rows for plan in plans), "rows") as shown:
         shards, trained = write_rows(
-            folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, at=shown.at
+            folder, plans, source, fingerprint=job.fingerprint, num_workers=num_workers, on_progress=shown.at
         )
     save_tokenizer(tokenizer, folder / "tokenizer")
     write_conversations(folder / CONVERSATIONS, table, selection, sources)
@@ -109,7 +109,7 @@ def _sources_of(job: PackJob, table: ConversationTable) -> NDArray[np.int16]:
 
 
 def _dispositions(table: ConversationTable) -> NDArray[np.int8]:
-    """What is packed unless something else is against it: (conversations,)."""
+    """Dispositions before selection: kept, overlong, or without trained tokens: (conversations,)."""
     dispositions = np.empty(len(table), np.int8)
     for here in table.slices():
         before = table.fragment_ends[here.start - 1 : here.start]
@@ -169,14 +169,14 @@ def _counts(plan: SplitPlan, sums: ChunkSums, trained: int) -> SplitCounts:
 
 
 def _distinct(documents: Ints) -> int:
-    """How many different numbers there are."""
+    """The number of distinct values."""
     there = np.zeros(int(documents.max()) + 1 if len(documents) else 0, np.bool_)
     there[documents] = True
     return int(np.count_nonzero(there))
 
 
 def _digests(folder: Path, shards: Sequence[FileDigest]) -> tuple[FileDigest, ...]:
-    """Every file of the pack, sorted by path; the shards were digested while they were written."""
+    """Digests of every file of the pack, sorted by path; those of the shards are known already."""
     known = {shard.path: shard for shard in shards}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return tuple(

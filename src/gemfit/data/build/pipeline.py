@@ -27,10 +27,10 @@ from gemfit.data.build.merge import assemble
 from gemfit.data.build.one_builder import one_builder
 from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.build.setup import (
+    free_encoder,
     freeze_heap,
     prepare_render_context,
     prepare_tokenizer,
-    release,
 )
 from gemfit.data.jsonl.inputs import check_unchanged
 from gemfit.data.pack.reader import MANIFEST, read_manifest
@@ -84,7 +84,7 @@ class PackBuilder:
             check_unchanged(self.job.files)
             with compiling(self._say) as wait_for_kernels:
                 collector = self._tokenize()
-                release(self.tokenizer)
+                free_encoder(self.tokenizer)
                 wait_for_kernels()
             return self._write(collector, out)
 
@@ -102,7 +102,7 @@ class PackBuilder:
             check_unchanged(self.job.files)
             with _progress(self.job, "looking for blocks") as shown:
                 workers = self.options.num_workers
-                blocks = make_blocks(self.job, self.cache, None, num_workers=workers, at=shown.at)
+                blocks = make_blocks(self.job, self.cache, None, num_workers=workers, on_progress=shown.at)
             if missing := [block.number for block in blocks if block.state == "missing"]:
                 raise UserError(_shards_to_run(missing, len(blocks), noted_shards(self.job)))
             with explaining(self.cache.folder):
@@ -155,8 +155,8 @@ class PackBuilder:
                 context,
                 num_workers=self.options.num_workers,
                 shard=shard,
-                at=shown.at,
-                take=collector.add if shard == ALL else lambda block: None,
+                on_progress=shown.at,
+                on_block=collector.add if shard == ALL else lambda block: None,
                 checker=checker,
             )
             return blocks, collector

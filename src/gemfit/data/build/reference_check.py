@@ -1,7 +1,7 @@
-"""A process that holds the reference, and checks samples of what an engine encodes while it works.
+"""Reference process: compares samples of what an engine encodes with the reference, while it works.
 
-It loads the reference while the engine is at work already; nobody waits for it before the end. The parent
-never blocks on it either: what is offered waits until the process asks for more. Memory: the reference, once.
+It loads the reference while the engine already runs; the build waits for it only at the end. ``offer`` never
+blocks: samples are queued until the process asks for more. Memory: the reference, once.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ _FORK = multiprocessing.get_context("fork")
 
 
 class ReferenceChecker:
-    """Compares what is offered with the reference that ``load`` gives."""
+    """The parent's end of the reference process; ``load`` makes the reference, in that process."""
 
     def __init__(self, load: Callable[[], Encoder]) -> None:
-        self._connection, there = _FORK.Pipe()
-        self._process = _FORK.Process(target=_serve, args=(load, there, self._connection), daemon=True)
+        self._connection, child_end = _FORK.Pipe()
+        self._process = _FORK.Process(target=_serve, args=(load, child_end, self._connection), daemon=True)
         self._process.start()
-        there.close()
-        self._offered: list[VerificationSample] = []
-        self._asks = False
+        child_end.close()
+        self._queue: list[VerificationSample] = []
+        self._is_asking = False
 
-    def offer(self, picked: VerificationSample) -> None:
-        """Have a sample compared; raises the ``EngineMismatch`` of an earlier one once it is known."""
-        if picked.texts:
-            self._offered.append(picked)
-        if self._asks or self._connection.poll():
+    def offer(self, sample: VerificationSample) -> None:
+        """Queue a sample; raises the ``EngineMismatch`` of an earlier one once it is known."""
+        if sample.texts:
+            self._queue.append(sample)
+        if self._is_asking or self._connection.poll():
             self._send()
 
     def finish(self) -> None:
-        """Wait until everything was compared."""
+        """Wait until all samples were compared."""
         self._send()
-        self._listen()
+        self._await_request()
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
     def _send(self) -> None:
-        self._listen()
-        if self._offered:
-            # A process that is dead is noticed when it is listened to.
+        self._await_request()
+        if self._queue:
+            # A dead process is noticed by the next receive.
             with suppress(BrokenPipeError, ConnectionResetError):
-                self._connection.send(self._offered)
-            self._offered, self._asks = [], False
+                self._connection.send(self._queue)
+            self._queue, self._is_asking = [], False
 
-    def _listen(self) -> None:
+    def _await_request(self) -> None:
         """Wait until the process asks for more."""
-        if self._asks:
+        if self._is_asking:
             return
         try:
             error = self._connection.recv()
@@ -70,21 +70,21 @@ class ReferenceChecker:
             ) from None
         if error is not None:
             raise error
-        self._asks = True
+        self._is_asking = True
 
 
-def _serve(load: Callable[[], Encoder], connection: Connection, parents: Connection) -> None:
-    """Ask for samples until the parent closes its end, or dies."""
+def _serve(load: Callable[[], Encoder], connection: Connection, parent_end: Connection) -> None:
+    """Loop of the reference process: ask for samples until the parent closes its end, or dies."""
     # Ctrl-C reaches the whole group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parents.close()
+    parent_end.close()
     try:
         reference = load()
         while True:
             connection.send(None)
-            for picked in connection.recv():
-                compare(picked, reference)
+            for sample in connection.recv():
+                compare(sample, reference)
     except Exception as error:
         with suppress(BrokenPipeError):  # the parent is gone, which is an error as well
             connection.send(error)

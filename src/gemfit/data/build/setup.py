@@ -1,4 +1,4 @@
-"""What has to be ready before workers are forked: tokenizer, encoder, segments, compiled code."""
+"""Setup before workers are forked: tokenizer, verified encoder, render context, heap."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.tokenize import Encoder, Engine, reference_encoder, select_encoder
 from gemfit.data.tokenize.file_tokenizer import FileTokenizer, backend_json, open_tokenizer
-from gemfit.data.tokenize.select import spread
+from gemfit.data.tokenize.select import even_sample
 from gemfit.data.tokenize.tokenizer import train_tokenizer
-from gemfit.data.tokenize.verification import VerificationSample, pick
+from gemfit.data.tokenize.verification import VerificationSample, sample_encoded
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import PackJob
 
 SAMPLE_LINES, SAMPLE_BYTES = 2_000, 2**20
-"""How much of the input engines are compared on, at most."""
+"""The part of the input that engines are verified on, at most."""
 WORTH_COMPILING_BYTES = 32 * 2**20
 """Compiling the BPE takes as long as ``tokenizers`` takes for so much text on two cores."""
 Say = Callable[[str], None]
@@ -59,7 +59,7 @@ def prepare_render_context(
         if checker is not None:
             stack.callback(checker.close)
             if is_cached:
-                checker.offer(_encoded(encoder, spread(sample)))
+                checker.offer(_encode_all(encoder, even_sample(sample)))
         context = make_render_context(tokenizer, job.data, encoder)
         renderer = context.renderer
         check_seq_len(renderer.control[renderer.segments.begin], job.data.seq_len)
@@ -94,35 +94,35 @@ def is_small(job: PackJob) -> bool:
 
 
 def _reference(tokenizer: Any) -> Encoder:
-    """The reference, for a process that has nothing else in it."""
+    """The reference encoder, loaded in the reference process."""
     encoder = reference_encoder(tokenizer)
     trim_heap()
     return encoder
 
 
-def _encoded(encoder: Encoder, texts: list[bytes]) -> VerificationSample:
-    """All of these texts, to be compared."""
+def _encode_all(encoder: Encoder, texts: list[bytes]) -> VerificationSample:
+    """All of these texts and their ids, as one verification sample."""
     text, ends = b"".join(texts), np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return pick(encoder, text, ends, *encoder.encode(text, ends), one_in=1)
+    return sample_encoded(encoder, text, ends, *encoder.encode(text, ends), one_in=1)
 
 
 def freeze_heap() -> None:
-    """Give back what loading has left over, and leave the rest where it is: workers share it after a fork."""
+    """Collect garbage, exempt the rest from collection (``gc.freeze``), and trim: workers share the heap."""
     gc.collect()
     gc.freeze()
     trim_heap()
 
 
-def release(tokenizer: Any) -> None:
-    """Give back what only rendering needs: the engines are larger than all that comes after them."""
+def free_encoder(tokenizer: Any) -> None:
+    """Free the tokenizer's backend, which only rendering needs: it is larger than all that follows."""
     if isinstance(tokenizer, FileTokenizer):
         tokenizer.free()
-    # The encoder went with the last that named it: there are no cycles to look for.
+    # The encoder was freed with its last reference, without a garbage collection.
     trim_heap()
 
 
 def sample_of(job: PackJob) -> Messages:
-    """The beginning of the input, for engines to be compared on."""
+    """The beginning of the input, which engines are verified on."""
     lines: list[bytes] = []
     size = 0
     for _, line in islice(all_lines(job), SAMPLE_LINES):
@@ -130,8 +130,8 @@ def sample_of(job: PackJob) -> Messages:
         size += len(line)
         if size >= SAMPLE_BYTES:
             break
-    # Bad lines are told when their block is read.
-    return read_block(b"\n".join(lines), 1, "sample", Unchecked(), _pass_over)[0]
+    # Bad lines are reported when their block is read.
+    return read_block(b"\n".join(lines), 1, "sample", Unchecked(), _ignore)[0]
 
 
 def _texts(job: PackJob) -> Any:
@@ -148,7 +148,7 @@ def _texts(job: PackJob) -> Any:
 
 
 class Unchecked:
-    """Lets every conversation pass: only texts are wanted."""
+    """A check that every conversation passes: only texts are needed."""
 
     def passes(self, messages: Messages) -> bool:
         return True
@@ -157,5 +157,5 @@ class Unchecked:
         pass
 
 
-def _pass_over(rejection: Rejection) -> None:
+def _ignore(rejection: Rejection) -> None:
     pass

@@ -1,7 +1,7 @@
 """Packed rows as Arrow shards, in the layout that ``datasets.load_from_disk`` opens.
 
-Digests are taken of what is written on its way to the disk. Memory: one record batch of a few MiB for
-each writer. Next to the shards are two tables that let a reader find any row without reading others:
+Shards are hashed while they are written. Memory: one record batch of a few MiB per writer. Two index files
+next to the shards let a reader find any row without reading others:
 ``batches.npy`` (shard, first row and byte of every record batch) and ``counts.npy`` (tokens, trained
 tokens of every row).
 """
@@ -31,11 +31,11 @@ SHARD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SplitPlan:
-    """Every row of a split: chunks by row, and where they come from. Arrays: (chunks,), but the last."""
+    """The rows of a split: the chunks of each row, and where they begin. Arrays: (chunks,), but the last."""
 
     name: str
     first: Ints
-    """The fragment that it begins with."""
+    """The first fragment of each chunk."""
     num_fragments: Ints
     lengths: Ints
     document: Ints
@@ -51,7 +51,7 @@ class SplitPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Source:
-    """What rows are made of: the fragments of all blocks."""
+    """The fragments of all blocks, from which rows are gathered."""
 
     fragments: NDArray[np.void]
     """(fragments,) of type ``FRAGMENT``"""
@@ -63,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
-    """One file to write."""
+    """A shard to write: a range of the rows of a split."""
 
     split: str
     name: str
@@ -75,7 +75,7 @@ class ShardJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class WrittenShard:
-    """One file that was written."""
+    """A written shard, with its digest and index."""
 
     digest: FileDigest
     batches: NDArray[np.int64]
@@ -85,7 +85,7 @@ class WrittenShard:
 
 
 def shard_jobs(plan: SplitPlan, seq_len: int) -> list[ShardJob]:
-    """The files of a split; all have about the same number of rows, none more than ``SHARD_BYTES``."""
+    """The shards of a split: about equal numbers of rows, none more than ``SHARD_BYTES``."""
     count = max(1, -(-plan.num_rows * 8 * seq_len // SHARD_BYTES))
     edges = [plan.num_rows * shard // count for shard in range(count + 1)]
     return [
@@ -101,9 +101,9 @@ def shard_jobs(plan: SplitPlan, seq_len: int) -> list[ShardJob]:
 
 
 def write_shard(
-    folder: Path, job: ShardJob, plan: SplitPlan, source: Source, at: Callable[[int], None]
+    folder: Path, job: ShardJob, plan: SplitPlan, source: Source, on_rows: Callable[[int], None]
 ) -> WrittenShard:
-    """Gather the rows of one file and write them; ``at`` gets the number of rows written since."""
+    """Gather and write the rows of one shard; ``on_rows`` gets the number of rows of each batch."""
     batch_rows = max(1, BATCH_BYTES // (8 * source.seq_len))
     schema = row_schema(source.seq_len)
     files, room = BlockFiles.of(source.paths), Room.of(batch_rows, source.seq_len)
@@ -122,7 +122,7 @@ def write_shard(
                     writer.write_batch(batch)
                     counts.append(np.stack([rows.tokens, rows.trained]).astype(np.int64))
                     release_pages(source.fragments)
-                    at(stop - start)
+                    on_rows(stop - start)
     finally:
         files.close()
     digest = FileDigest(path=f"{job.split}/{job.name}", bytes=sink.size, xxh3=sink.hexdigest())
@@ -136,7 +136,7 @@ def write_shard(
 def describe_split(
     folder: Path, name: str, seq_len: int, fingerprint: str, shards: list[WrittenShard]
 ) -> None:
-    """The files next to the shards: what ``datasets`` knows them by, and the two tables."""
+    """Write the other files of a split: the metadata of ``datasets``, and the two index files."""
     batches = [
         np.column_stack([np.full(len(shard.batches), number), shard.batches])
         for number, shard in enumerate(shards)
@@ -159,7 +159,7 @@ def describe_split(
 
 
 def row_schema(seq_len: int) -> pa.Schema:
-    """The columns of a packed row, as ``datasets`` would declare them."""
+    """Arrow schema of a packed row, with the features metadata of ``datasets``."""
     row = pa.list_(pa.int32(), seq_len)
     fields = [
         ("input_ids", row),
@@ -214,7 +214,7 @@ def _fixed(values: NDArray[np.int32], seq_len: int) -> pa.Array:
 
 
 def _features(seq_len: int) -> dict[str, Any]:
-    """The columns in the words of ``datasets``, which takes half a second to import."""
+    """The features of ``datasets`` as JSON, without importing it, which takes half a second."""
     row = {"feature": _value("int32"), "length": seq_len, "_type": "List"}
     ragged = {
         name: {"feature": _value(kind), "_type": "List"}
@@ -238,7 +238,7 @@ def _write_json(path: Path, value: object) -> None:
 
 
 class _Hashed:
-    """A file that digests what goes through it."""
+    """A file that computes the digest of what is written to it."""
 
     def __init__(self, file: BinaryIO | Any) -> None:
         self._file, self._state, self.size = file, xxhash.xxh3_128(), 0
@@ -257,7 +257,7 @@ class _Hashed:
         return self.size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
     def close(self) -> None:
         self.closed = True

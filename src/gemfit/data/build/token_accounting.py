@@ -1,4 +1,4 @@
-"""Disposition of every conversation and every token: the tables and sums of a pack.
+"""Token accounting: where every token and every conversation went, as sums and a table.
 
 ``conversations.arrow`` has a row per valid conversation in input order. Sums are made twice, from
 that table and from the rows, and have to agree.
@@ -54,7 +54,7 @@ class ChunkSums(NamedTuple):
     packed: NDArray[np.int64]
     """(sources,): tokens."""
     repeated: NDArray[np.int64]
-    """(sources,): those of them that are repeated context."""
+    """(sources,): those that are repeated context."""
     mid_message_cuts: int
     """Chunks that begin inside a message."""
 
@@ -62,7 +62,7 @@ class ChunkSums(NamedTuple):
 def chunk_sums(
     table: ConversationTable, selection: Selection, source: NDArray[np.int16], count: int, plan: SplitPlan
 ) -> ChunkSums:
-    """What the rows of a split hold of each of ``count`` sources. source: (conversations,)."""
+    """Sums over the chunks in the rows of a split, for ``count`` sources. source: (conversations,)."""
     packed, repeated, mid_message_cuts = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
     for here in slices(len(plan.first)):
         owner = source[selection.order[plan.document[here]]]
@@ -81,7 +81,7 @@ def token_flow(
     names: Sequence[str],
     sums_by_split: Sequence[ChunkSums],
 ) -> dict[str, TokenFlow]:
-    """The flow of each source and of all; ``ValueError`` if they do not add up, which is a bug.
+    """Token flow of each source and of the total; ``ValueError`` if it does not add up, which is a bug.
 
     source: (conversations,), index into ``names``. sums_by_split: of every split.
     """
@@ -109,7 +109,7 @@ def _flow_columns(
     for here in table.slices():
         owner, disposition, tokens = source[here], selection.disposition[here], table.tokens[here]
         truncated, untrained = table.truncated[here], table.untrained[here]
-        settled = (disposition == Disposition.KEPT) | (disposition == Disposition.UNTRAINED)
+        is_placed = (disposition == Disposition.KEPT) | (disposition == Disposition.UNTRAINED)
         again = (tokens.astype(np.int64) - truncated - untrained) * (
             selection.copies[here].astype(np.int64) - 1
         )
@@ -117,11 +117,11 @@ def _flow_columns(
             sums[name] += _summed(owner, tokens, count, disposition == lost)
         sums["tokens_read"] += _summed(owner, tokens, count)
         sums["oversampled"] += _summed(owner, again, count, disposition == Disposition.KEPT)
-        sums["truncated"] += _summed(owner, truncated, count, settled)
-        sums["untrained"] += _summed(owner, untrained, count, settled)
-    for one in sums_by_split:
-        sums["packed"] += one.packed
-        sums["repeated"] += one.repeated
+        sums["truncated"] += _summed(owner, truncated, count, is_placed)
+        sums["untrained"] += _summed(owner, untrained, count, is_placed)
+    for sums_of_split in sums_by_split:
+        sums["packed"] += sums_of_split.packed
+        sums["repeated"] += sums_of_split.repeated
     return sums
 
 
@@ -149,9 +149,9 @@ def losses(
     for here in table.slices():
         disposition, cut_off = selection.disposition[here], table.truncated[here] > 0
         dispositions += np.bincount(disposition, minlength=len(Disposition))
-        kept = disposition == Disposition.KEPT
-        split += int(np.count_nonzero(kept & (table.tokens[here] > seq_len) & ~cut_off))
-        truncated += int(np.count_nonzero((kept | (disposition == Disposition.UNTRAINED)) & cut_off))
+        is_kept = disposition == Disposition.KEPT
+        split += int(np.count_nonzero(is_kept & (table.tokens[here] > seq_len) & ~cut_off))
+        truncated += int(np.count_nonzero((is_kept | (disposition == Disposition.UNTRAINED)) & cut_off))
     return Losses(
         lines_read=notes.lines,
         blank_lines=notes.blank,
@@ -162,7 +162,7 @@ def losses(
         beyond_max_rows_conversations=int(dispositions[Disposition.BEYOND_MAX_ROWS]),
         split_conversations=split,
         repeated_tokens=flow.repeated,
-        mid_message_cuts=sum(one.mid_message_cuts for one in sums_by_split),
+        mid_message_cuts=sum(sums_of_split.mid_message_cuts for sums_of_split in sums_by_split),
         untrained_conversations=int(dispositions[Disposition.UNTRAINED]),
         untrained_tokens=flow.untrained,
         truncated_conversations=truncated,
@@ -176,9 +176,9 @@ def role_tokens(table: ConversationTable, selection: Selection) -> dict[str, int
     """Tokens of each role in kept conversations, each counted once; ``control`` belongs to no turn."""
     sums, total = np.zeros(len(ROLES), np.int64), 0
     for here in table.slices():
-        kept = selection.disposition[here] == Disposition.KEPT
-        sums += table.role_tokens[here][kept].sum(axis=0, dtype=np.int64)
-        total += int(table.tokens[here][kept].sum(dtype=np.int64))
+        is_kept = selection.disposition[here] == Disposition.KEPT
+        sums += table.role_tokens[here][is_kept].sum(axis=0, dtype=np.int64)
+        total += int(table.tokens[here][is_kept].sum(dtype=np.int64))
     return dict(zip(ROLES, sums.tolist(), strict=True)) | {"control": total - int(sums.sum())}
 
 

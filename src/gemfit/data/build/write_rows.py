@@ -1,4 +1,4 @@
-"""The second half of a build: rows gathered from the blocks and written, shards of both splits at once."""
+"""Parallel writing of rows: gathered from the blocks, shards of both splits at once."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def write_rows(
     *,
     fingerprint: str,
     num_workers: int,
-    at: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[FileDigest], dict[str, int]]:
-    """Write every split; digests of the shards, and the trained tokens of each split.
+    """Write every split; returns the digests of the shards, and the trained tokens of each split.
 
-    ``at`` gets the number of rows done.
+    ``on_progress`` gets the number of rows written so far.
     """
     by_name = {plan.name: plan for plan in plans}
     jobs = [job for plan in plans for job in shard_jobs(plan, source.seq_len)]
     for plan in plans:
         (folder / plan.name).mkdir()
-    # Workers count in memory that all see; each in a place of its own, so that nothing is lost.
+    # Workers count in shared memory, each in an element of its own, without locks.
     rows = np.frombuffer(mmap.mmap(-1, 8 * len(jobs)), np.int64)
-    place = {(job.split, job.number): index for index, job in enumerate(jobs)}
+    index_of = {(job.split, job.number): index for index, job in enumerate(jobs)}
 
     def work(job: ShardJob) -> WrittenShard:
-        def more(count: int) -> None:
-            rows[place[job.split, job.number]] += count
+        def count_rows(count: int) -> None:
+            rows[index_of[job.split, job.number]] += count
 
-        return write_shard(folder, job, by_name[job.split], source, more)
+        return write_shard(folder, job, by_name[job.split], source, count_rows)
 
     written = {
         (job.split, job.number): shard
@@ -55,7 +55,7 @@ def write_rows(
             work,
             num_workers=min(num_workers, len(jobs)),
             describe=lambda job: f"{folder / job.split / job.name}",
-            tick=lambda: at(int(rows.sum())),
+            tick=lambda: on_progress(int(rows.sum())),
         )
     }
     shards = {

@@ -43,7 +43,7 @@ class BlockCounts:
     rejected: int = 0
     pii: dict[str, int] = field(default_factory=dict)
     """PII by kind."""
-    picked: VerificationSample | None = None
+    sample: VerificationSample | None = None
     """Sampled texts and their ids for the reference check of the engine; None before encoding."""
 
     def __iadd__(self, other: Self) -> Self:

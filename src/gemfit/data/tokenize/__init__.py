@@ -1,4 +1,4 @@
-"""Tokenize contents, as fast as the machine and exactly as `tokenizers`; see ``select``.
+"""Encoders: message contents to token ids, exactly those of `tokenizers`; see ``select``.
 
 May import `jsonl`; `bpe` only where the input is large enough to pay for compiling it.
 """

@@ -1,11 +1,11 @@
-"""Texts that tell one tokenizer from another: each is a habit in which engines are known to differ."""
+"""Adversarial texts: each exercises a rule in which implementations of BPE are known to differ."""
 
 from __future__ import annotations
 
 from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 
 ADDED_TOKENS = 64
-"""At most this many ordinary added tokens are tried: Gemma has 6,405, nearly all of one kind."""
+"""At most this many ordinary added tokens are used: Gemma has 6,405, nearly all of one kind."""
 
 TEXTS = (
     "",
@@ -30,7 +30,7 @@ TEXTS = (
 
 
 def adversarial_texts(tokenizer: TokenizerJson) -> list[str]:
-    """``TEXTS``, and the added tokens of this tokenizer alone, in words, and one after another."""
+    """``TEXTS``, and the added tokens of this tokenizer: alone, inside words, and joined."""
     special = [token["content"] for token in tokenizer.added_tokens if token["special"]]
     ordinary = [token["content"] for token in tokenizer.added_tokens if not token["special"]]
     tokens = special + ordinary[:ADDED_TOKENS]

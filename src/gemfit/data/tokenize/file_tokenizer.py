@@ -1,4 +1,4 @@
-"""A tokenizer read from its files by ``tokenizers``, without importing transformers.
+"""Tokenizer read from its files by ``tokenizers``, without importing transformers.
 
 Importing transformers and loading Gemma's tokenizer through it takes some six seconds, the library
 alone one and a half. Ids, digest and special tokens are those of transformers for Gemma's class and for
@@ -31,12 +31,12 @@ NAMED = ("bos", "eos", "pad", "unk", "mask")
 _FILES = (*TOKENIZER_FILES, "special_tokens_map.json")
 _FOREIGN = ("added_tokens.json", "additional_chat_templates")
 """Files of older or richer tokenizers, which transformers merges by rules of its own."""
-_NOTES_FORMAT = 2
+_CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class FileTokenizer:
-    """What a build needs of a tokenizer; transformers is loaded only where a chat template is rendered."""
+    """The part of a tokenizer that a build needs; transformers is loaded only to render a chat template."""
 
     folder: Path
     digests: dict[str, str]
@@ -59,16 +59,16 @@ class FileTokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """``tokenizer_digest``, remembered in the cache."""
-        return str(self._remembered("digest", lambda: tokenizer_digest(self)))
+        """``tokenizer_digest``, cached on disk."""
+        return str(self._cached("digest", lambda: tokenizer_digest(self)))
 
     def control_ids(self, text: str) -> list[int]:
-        """Ids of control text, special tokens recognised; remembered in the cache."""
+        """Ids of control text, with special tokens recognised; cached on disk."""
 
         def encode() -> list[int]:
             return list(self.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-        return list(self._remembered(f"control {text}", encode))
+        return list(self._cached(f"control {text}", encode))
 
     def __getattr__(self, name: str) -> Any:
         """``bos_token``, ``bos_token_id`` and so on for each of ``NAMED``; None where there is none."""
@@ -78,29 +78,29 @@ class FileTokenizer:
         token = self.special.get(role)
         if what == "token" or token is None:
             return token
-        return self._remembered(f"id {token}", lambda: self.backend_tokenizer.token_to_id(token))
+        return self._cached(f"id {token}", lambda: self.backend_tokenizer.token_to_id(token))
 
     @cached_property
-    def _notes(self) -> dict[str, Any]:
+    def _cache(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
-            found = json.loads(self._notes_file.read_text("utf-8"))
+            found = json.loads(self._cache_file.read_text("utf-8"))
             if isinstance(found, dict):
                 return found
         return {}
 
     @property
-    def _notes_file(self) -> Path:
-        key = {"format": _NOTES_FORMAT, "files": self.digests, "tokenizers": version("tokenizers")}
+    def _cache_file(self) -> Path:
+        key = {"format": _CACHE_FORMAT, "files": self.digests, "tokenizers": version("tokenizers")}
         return cache_folder() / "tokenizers" / f"{digest_json(key)}.json"
 
-    def _remembered(self, name: str, compute: Any) -> Any:
-        """A value that needs the backend, from the notes in the cache or computed and added to them."""
-        if name not in self._notes:
-            self._notes[name] = compute()
+    def _cached(self, name: str, compute: Any) -> Any:
+        """A value that needs the backend, from the cache file, or computed and added to it."""
+        if name not in self._cache:
+            self._cache[name] = compute()
             with suppress(OSError):  # a cache that cannot be written costs loading the backend again
-                self._notes_file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(self._notes_file, json.dumps(self._notes))
-        return self._notes[name]
+                self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(self._cache_file, json.dumps(self._cache))
+        return self._cache[name]
 
     @cached_property
     def _transformers(self) -> Any:
@@ -111,7 +111,7 @@ class FileTokenizer:
         return self._transformers.apply_chat_template(*arguments, **options)
 
     def free(self) -> None:
-        """Drop the backend; it is read again when it is needed."""
+        """Free the backend; it is read again when it is needed."""
         self.__dict__.pop("backend_tokenizer", None)
 
     def save_pretrained(self, folder: str) -> None:
@@ -124,13 +124,13 @@ class FileTokenizer:
 
 
 def open_tokenizer(name: str, revision: str = "main") -> Any:
-    """The tokenizer of a Hugging Face id or a local folder, by its files where they say everything."""
+    """The tokenizer of a Hugging Face id or a local folder, from its files where they are sufficient."""
     folder = _local_files(name, revision)
     return (folder and read_tokenizer(folder)) or load_tokenizer(name, revision)
 
 
 def read_tokenizer(folder: Path) -> FileTokenizer | None:
-    """The tokenizer in ``folder``; None where only transformers knows how to load it."""
+    """The tokenizer in ``folder``; None where only transformers can load it."""
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         special_file = folder / "special_tokens_map.json"

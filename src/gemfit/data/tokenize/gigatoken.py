@@ -1,4 +1,4 @@
-"""``gigatoken``: exact for the tokenizers it knows, at 25 to 100 MB a second. An optional dependency."""
+"""``gigatoken`` encoder: exact for the tokenizers it supports, 25 to 100 MB/s. An optional dependency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gemfit.data.tokenize.tokenizer_json import TokenizerJson, shadowing
 
 @dataclass(frozen=True, slots=True)
 class Gigatoken:
-    """The engine's own arrays, without a copy."""
+    """An encoder that returns the engine's own arrays, without a copy."""
 
     backend: Any
     awkward: Any
@@ -38,7 +38,7 @@ class Gigatoken:
 
 
 def check_utf8(text: bytes, ends: Ends) -> None:
-    """Raise ``ValueError`` where a text is not UTF-8, with which the engine would crash the process."""
+    """Raise ``ValueError`` where a text is not UTF-8, on which the engine would crash the process."""
     text.decode()
     starts = np.frombuffer(text, np.uint8)[ends[ends < len(text)]]
     if np.any(starts & 0xC0 == 0x80):
@@ -48,7 +48,7 @@ def check_utf8(text: bytes, ends: Ends) -> None:
 def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:
     """The engine for this tokenizer; ``Unsuited`` where it is not installed or cannot be exact."""
     try:
-        # Optional; and 0.1 s that those who encode without it need not spend.
+        # Optional, and 0.1 s to import.
         import awkward  # noqa: PLC0415
         import gigatoken  # noqa: PLC0415
     except ImportError as error:
@@ -57,14 +57,14 @@ def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:
     if overlap is not None:
         raise Unsuited("the special token {!r} overlaps the added token {!r}".format(*overlap))
     try:
-        backend = gigatoken.Tokenizer.from_json(tokenizer.without(*_idle_steps(tokenizer))).backend
+        backend = gigatoken.Tokenizer.from_json(tokenizer.without(*_redundant_steps(tokenizer))).backend
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise Unsuited(f"it cannot load this tokenizer ({str(error).splitlines()[0]})") from None
     return Gigatoken(backend, awkward)
 
 
-def _idle_steps(tokenizer: TokenizerJson) -> tuple[str, ...]:
-    """The pre-tokenizer, where tokens are proven to be the same without it: the engine knows few of them."""
+def _redundant_steps(tokenizer: TokenizerJson) -> tuple[str, ...]:
+    """The pre-tokenizer, where tokens are proven to be the same without it: the engine supports few."""
     # Only here: a build without gigatoken imports none of the compiled BPE for it.
     from gemfit.data.tokenize.bpe.pretokenize_proof import check_provable  # noqa: PLC0415
     from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_vocabulary  # noqa: PLC0415

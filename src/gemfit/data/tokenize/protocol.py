@@ -1,4 +1,4 @@
-"""What an encoder of contents is: UTF-8 in, token ids out, arrays at both ends.
+"""Encoder protocol: UTF-8 in, token ids out, arrays at both ends.
 
 An encoder works on one thread and may be used after ``os.fork``: worker processes are the parallelism.
 Contents are users' text, so nothing in them becomes a control token and none is added.
@@ -33,15 +33,15 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """How it is called in a manifest: ``tokenizers``, ``word cache`` or ``gigatoken``."""
+        """Its name in a manifest: ``tokenizers``, ``word cache`` or ``gigatoken``."""
 
     def encode(self, text: bytes, ends: Ends) -> tuple[Ids, Ends]:
         """Ids (tokens,) of all texts, and where each text ends in them (texts,); see ``Texts``."""
 
 
 class EngineMismatch(Exception):
-    """An engine gave other ids than the reference: what it encoded is worthless, the reference is not."""
+    """An engine gave other ids than the reference: its output is discarded, the reference is correct."""
 
 
 class Unsuited(Exception):
-    """Why a way of encoding cannot serve a tokenizer, as the end of a sentence."""
+    """An engine cannot encode exactly for a tokenizer; the message is why, as the end of a sentence."""

@@ -1,8 +1,8 @@
-"""Choose the fastest engine that gives the reference's ids, proved on the data at hand.
+"""Encoder selection: the fastest engine with the ids of the reference, verified on a sample of the data.
 
-The first choice is the word cache; where it is not proven to be exact, gigatoken. The choice encodes a
-sample of the data and texts made to be hostile, twice, since a cache answers differently the second time; the
-reference does as well, which takes 0.1 s for Gemma. Any difference, and the reference does all the work.
+The first choice is the word cache; where it is not proven to be exact, gigatoken. The candidate encodes a
+sample of the data and adversarial texts twice, with an empty and a filled cache, and is compared with the
+reference, which takes 0.1 s for Gemma. On any difference the reference encodes everything.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from gemfit.data.tokenize.verification import VerificationSample, check_ends, co
 from gemfit.errors import UserError
 
 SAMPLE_BYTES = 2**18
-"""The reference encodes this much of the sample: texts from all of it, evenly."""
+"""Size of the verification sample: texts taken evenly from the sample of the input."""
 HEAD_BYTES = 2**14
-"""Of a long text, this much is enough."""
+"""Bytes of each text that are used, at most."""
 
 Say = Callable[[str], None]
 
@@ -56,7 +56,9 @@ def select_encoder(
         return reference
     try:
         verify_encoder(
-            candidate, reference, [*spread(sample), *(text.encode() for text in adversarial_texts(parsed))]
+            candidate,
+            reference,
+            [*even_sample(sample), *(text.encode() for text in adversarial_texts(parsed))],
         )
     except EngineMismatch as difference:
         if engine == "gigatoken":
@@ -100,11 +102,11 @@ def _candidate(parsed: TokenizerJson, reference: Encoder, engine: Engine, say: S
     return chosen
 
 
-def spread(sample: Texts) -> list[bytes]:
-    """Texts from all over the sample, ``SAMPLE_BYTES`` or a little less in all."""
+def even_sample(sample: Texts) -> list[bytes]:
+    """Texts taken evenly from the sample, up to ``SAMPLE_BYTES`` in all."""
     every = max(1, -(-len(sample.text) // SAMPLE_BYTES))
     picked = np.arange(0, len(sample.ends), every)
-    # The beginning of a long text is a text as well; a character cut in two is left out.
+    # The beginning of a long text; a character that is cut in two is left out.
     heads = [text[:HEAD_BYTES] for text in take(sample.text, sample.ends, picked)]
     texts = [head.decode(errors="ignore").encode() for head in heads]
     fits = np.cumsum([len(text) for text in texts]) <= SAMPLE_BYTES

@@ -1,4 +1,4 @@
-"""Load a tokenizer, train one for models from scratch, and name one by its content."""
+"""Tokenizers: loading, training for models from scratch, and digests of their content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 
 TRAINING_CHARACTERS = 16_000_000
-"""A trained tokenizer sees this much of the text, so its memory has a bound."""
+"""Training uses this much text, which bounds its memory."""
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 
@@ -103,10 +103,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A BPE tokenizer in Gemma's manner: byte fallback, `▁` for the space, nothing put in front.
+    """A BPE tokenizer like Gemma's: byte fallback, `▁` for the space, no prefix space.
 
     Deterministic. The vocabulary has at most ``vocab_size`` entries: six special ones, 256 bytes,
-    characters, merges. Only the first ``TRAINING_CHARACTERS`` characters are looked at.
+    characters, merges. Only the first ``TRAINING_CHARACTERS`` characters are used.
     """
     sample = list(_first_characters(texts))
     tokens, merges = _learn(sample, vocab_size - len(SPECIAL) - 256)
@@ -136,11 +136,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def _learn(sample: list[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """Characters and merges, ``size`` in all; rare characters are left to the bytes."""
+    """Characters and merges, ``size`` in all; rare characters use byte fallback."""
     counts = Counter[str]()
     for text in sample:
         counts.update(text.replace(" ", "▁"))
-    # A third of the room at most: a text with thousands of characters would leave none for merges.
+    # A third of the vocabulary at most: thousands of characters would leave none for merges.
     kept = sorted(sorted(counts), key=lambda char: -counts[char])[: max(1, size // 3)]
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", "▁")

@@ -1,8 +1,7 @@
-"""Comparison of an engine's ids with those of the reference.
+"""Verification samples: an engine's ids of about one text in 1,024, compared with those of the reference.
 
-While an engine works, a small sample of all texts is encoded a second time, by the reference. The content
-decides which texts, so they are the same ones in any process, about one in 1,024. With 4 MB/s for the
-reference this costs some 2 % of the time of an engine of 100 MB/s.
+Texts are sampled by a hash of their content, so the sample does not depend on which process encodes them. At
+4 MB/s for the reference this costs 2 % of the time of an engine of 100 MB/s.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.tokenize.protocol import Encoder, Ends, EngineMismatch, Ids
-from gemfit.data.tokenize.sampling import pick_texts
+from gemfit.data.tokenize.sampling import sample_texts
 
 Values = TypeVar("Values", bytes, Ids)
 
@@ -22,37 +21,37 @@ SHOWN_BYTES = 60
 
 
 class VerificationSample(NamedTuple):
-    """Some texts, and what the engine of this name made of them."""
+    """Some texts, and the ids that the engine of this name gave them."""
 
     engine: str
     texts: list[bytes]
     ids: list[Ids]
 
 
-def pick(
+def sample_encoded(
     engine: Encoder, text: bytes, ends: Ends, ids: Ids, id_ends: Ends, one_in: int = ONE_IN
 ) -> VerificationSample:
-    """The sample of what an engine has encoded; ``EngineMismatch`` where its ends cannot be right."""
+    """A sample of texts that an engine has encoded; ``EngineMismatch`` where its ends are inconsistent."""
     check_ends(engine.name, ids, id_ends, len(ends))
-    picked = pick_texts(text, ends, one_in)
-    # Copies: what they are taken from is large, and not needed for long.
+    sample = sample_texts(text, ends, one_in)
+    # Copies, so that the large arrays can be freed.
     return VerificationSample(
-        engine.name, take(text, ends, picked), [one.copy() for one in take(ids, id_ends, picked)]
+        engine.name, take(text, ends, sample), [one.copy() for one in take(ids, id_ends, sample)]
     )
 
 
-def compare(picked: VerificationSample, reference: Encoder) -> None:
+def compare(sample: VerificationSample, reference: Encoder) -> None:
     """Raise ``EngineMismatch`` for the first text of which the engine found other ids."""
-    lengths = np.array([len(text) for text in picked.texts], np.int64)
-    ids, ends = reference.encode(b"".join(picked.texts), np.cumsum(lengths))
-    right_ids = take(ids, ends, np.arange(len(picked.texts)))
-    for text, mine, right in zip(picked.texts, picked.ids, right_ids, strict=True):
+    lengths = np.array([len(text) for text in sample.texts], np.int64)
+    ids, ends = reference.encode(b"".join(sample.texts), np.cumsum(lengths))
+    right_ids = take(ids, ends, np.arange(len(sample.texts)))
+    for text, mine, right in zip(sample.texts, sample.ids, right_ids, strict=True):
         if not np.array_equal(mine, right):
             same = min(len(mine), len(right))
             unequal = np.flatnonzero(mine[:same] != right[:same])
             token = int(unequal[0]) if len(unequal) else same
             raise EngineMismatch(
-                f"{picked.engine} differs from {reference.name} at token {token} of a text of {len(text)} "
+                f"{sample.engine} differs from {reference.name} at token {token} of a text of {len(text)} "
                 f"bytes that begins with {text[:SHOWN_BYTES].decode(errors='replace')!r}: it has "
                 f"{mine[token : token + 3].tolist()}, and {right[token : token + 3].tolist()} is right"
             )
@@ -67,6 +66,6 @@ def check_ends(name: str, ids: Ids, id_ends: Ends, num_texts: int) -> None:
         )
 
 
-def take(values: Values, ends: Ends, picked: NDArray[np.int64]) -> list[Values]:
-    """What belongs to the picked texts."""
-    return [values[int(ends[index - 1]) if index else 0 : int(ends[index])] for index in picked.tolist()]
+def take(values: Values, ends: Ends, sample: NDArray[np.int64]) -> list[Values]:
+    """Slices of ``values`` that belong to the texts of these indices."""
+    return [values[int(ends[index - 1]) if index else 0 : int(ends[index])] for index in sample.tolist()]
