@@ -37,6 +37,13 @@ class FakeSlurm:
     def forget_all(self) -> None:
         (self.folder / "queue.json").write_text("{}")
 
+    def add_job(self, number: int, state: str) -> None:
+        """Add a job of another user."""
+        path = self.folder / "queue.json"
+        queue = json.loads(path.read_text()) if path.is_file() else {}
+        queue[str(number)] = {"state": state, "reason": "None", "name": "other"}
+        path.write_text(json.dumps(queue))
+
     def refuse(self, command: str, words: str) -> None:
         (self.folder / f"{command}.refuses").write_text(words)
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 
@@ -17,10 +18,17 @@ def main(command: str, arguments: list[str]) -> int:
     with (folder / "calls.jsonl").open("a") as stream:
         call = {"command": command, "arguments": arguments, "environment": dict(os.environ)}
         stream.write(json.dumps(call) + "\n")
+    if (banner := folder / "banner").is_file():
+        sys.stdout.write(banner.read_text())
+        sys.stdout.flush()
     refusal = folder / f"{command}.refuses"
     if refusal.is_file():
         sys.stderr.write(refusal.read_text())
         return 1
+    if (folder / f"{command}.hangs").is_file():
+        sys.stderr.write(f"{command}: error: sleeping and retrying\n")
+        sys.stderr.flush()
+        time.sleep(30)
     return COMMANDS[command](folder, arguments)
 
 
@@ -33,7 +41,8 @@ def sbatch(folder: Path, arguments: list[str]) -> int:
     name = re.search(r'--job-name="(.*)"', Path(arguments[-1]).read_text())
     assert name is not None
     write_queue(folder, jobs | {number: {"state": "PENDING", "reason": "Priority", "name": name[1]}})
-    sys.stdout.write(f"{number};fake\n")
+    answer = folder / "sbatch.answers"
+    sys.stdout.write(answer.read_text() if answer.is_file() else f"{number};fake\n")
     return 0
 
 

@@ -87,3 +87,26 @@ def test_what_chooses_gpu_nodes_does_not_go_with_another_partition_for_packing()
     )
     assert dict(pack_options(site)) == {"partition": "cpu", "account": "us"}
     assert dict(pack_options(site.model_copy(update={"pack_partition": None}))) == dict(sbatch_options(site))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("clusters", "decided by the login node"),
+        ("cluster-constraint", "decided by the login node"),
+        ("container", "decided by `container`"),
+        ("no-kill", "decided by the launcher"),
+        ("uid", "decided by the user who submits"),
+        ("time-min", "decided by `time`"),
+        ("partit", "sbatch would read partit as partition"),
+        ("clust", "sbatch would read clust as cluster"),
+    ],
+)
+def test_an_option_that_would_move_or_change_the_job_is_refused(option: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        list(sbatch_options(Site(name="s", extra={option: "x"})))
+
+
+@pytest.mark.parametrize("option", ["nodelist", "exclusive", "mem-per-gpu", "gres-flags", "begin"])
+def test_other_options_are_passed_on(option: str) -> None:
+    assert (option, "x") in list(sbatch_options(Site(name="s", extra={option: "x"})))

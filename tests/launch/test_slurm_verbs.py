@@ -58,11 +58,12 @@ def test_dry_run_leaves_nothing_behind(conversations: Path, cli: Cli, slurm: Fak
 def test_data_that_is_not_packed_gets_a_job_of_its_own_first(
     conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:
+    slurm.add_job(7, "RUNNING")
     result = cli("submit", *ASKED, "--run", "runs/first", "--after", "7")
-    assert "packing: job 100" in result.output
+    assert "packing: job 101" in result.output
     pack, train = (call["arguments"] for call in slurm.calls("sbatch"))
     assert pack[1:] == ["--dependency=afterok:7", "--kill-on-invalid-dep=yes", pack[-1]]
-    assert train[1] == "--dependency=afterok:100"
+    assert train[1] == "--dependency=afterok:101"
     assert "gres" not in Path(pack[-1]).read_text()
     found = status_of(cli, RunDir(Path("runs/first")))
     assert found["state"] == "pending"
@@ -74,12 +75,15 @@ def test_nothing_in_the_environment_that_slurm_would_obey_reaches_it(
     for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_NTASKS", "SQUEUE_FORMAT"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("SLURM_CONF", "/etc/there")
+    monkeypatch.setenv("SLURM_CONF_SERVER", "controller:6817")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     result = cli("submit", *ASKED, "--run", "runs/first")
     assert "SBATCH_PARTITION, SLURM_JOB_ID, SLURM_NTASKS" in result.stderr
     environment = slurm.calls("sbatch")[0]["environment"]
     assert not [name for name in environment if commands.hidden_options({name: ""})]
     assert (environment["SLURM_CONF"], environment["HF_TOKEN"]) == ("/etc/there", "hf_secret")
+    assert environment["SLURM_CONF_SERVER"] == "controller:6817"
+    assert "SLURM_CONF" not in result.stderr
     assert "hf_secret" not in result.output
     assert not [
         path for path in Path("runs").rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()
@@ -103,6 +107,77 @@ def test_where_only_the_training_is_refused_the_packing_is_cancelled(
     result = cli("submit", *ASKED, "--run", "runs/first")
     assert (result.exit_code, "accounting policy" in result.stderr) == (2, True)
     assert [call["arguments"] for call in slurm.calls("scancel")] == [["100"]]
+    assert Path("runs/first").exists(), "the packing job may have begun"
+
+
+def test_the_job_id_is_found_among_lines_of_a_wrapper(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    (slurm.folder / "banner").write_text("----\nWelcome, 3 messages\n2026\n----\n")
+    slurm.set_job(100, "FAILED")
+    assert cli("resume", submitted.root).exit_code == 0
+    made = JobFiles(submitted).newest()
+    assert made is not None
+    assert made.job == 101
+    assert status_of(cli, submitted)["state"] == "pending"
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [("7\n", 7), ("7;fake\n", 7), ("x 1\n2\n  8;c\nbye\n", 8), ("Submitted batch job 7\n", None), ("", None)],
+)
+def test_the_job_id_is_the_last_line_that_is_one(answer: str, number: int | None) -> None:
+    assert commands.job_id(answer) == number
+
+
+def test_a_run_folder_stays_where_sbatch_accepted_the_job_without_an_id(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    (slurm.folder / "sbatch.answers").write_text("Submitted. Have a nice day.\n")
+    result = cli("submit", *ASKED, "--run", "runs/first")
+    assert result.exit_code == 2
+    assert "printed no job id but: Submitted. Have a nice day." in result.stderr
+    assert "squeue --me --name=first" in result.stderr
+    assert Path("runs/first/plan.json").exists()
+    assert slurm.calls("scancel") == []
+
+
+def test_a_run_folder_stays_where_sbatch_did_not_end_in_time(
+    conversations: Path, cli: Cli, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "PATIENCE_SECONDS", 2)
+    (slurm.folder / "sbatch.hangs").write_text("")
+    result = cli("submit", *ASKED, "--run", "runs/first")
+    assert "within 2 seconds (sbatch: error: sleeping and retrying); a job may have been" in result.stderr
+    assert Path("runs/first/plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (None, "Slurm does not know this job"),
+        ("FAILED", "has not succeeded (FAILED)"),
+        ("COMPLETED", ""),
+        ("RUNNING", ""),
+    ],
+)
+def test_a_job_to_wait_for_has_to_be_one_that_can_succeed(
+    state: str | None, words: str, conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    if state is not None:
+        slurm.add_job(7, state)
+    result = cli("submit", *ASKED, "--run", "runs/first", "--after", "7")
+    assert (result.exit_code == 0, words in result.stderr) == (not words, True)
+    assert bool(slurm.calls("sbatch")) == (not words)
+
+
+def test_a_sweep_that_is_refused_half_way_prints_what_was_submitted(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    (slurm.folder / "sbatch.refuses_after").write_text("4")
+    result = cli("submit", *ASKED, "--run", "runs/lr", "--sweep", "seed=1,2,3", "--json")
+    assert result.exit_code == 2
+    assert [one["run"] for one in json.loads(result.stdout)] == ["runs/lr-seed=1", "runs/lr-seed=2"]
+    assert "runs/lr-seed=3: sbatch:" in result.stderr
+    assert "2 of 3 runs are submitted" in result.stderr
 
 
 def test_without_slurm_the_way_out_is_named(

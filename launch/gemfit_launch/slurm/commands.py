@@ -6,6 +6,7 @@ Every call starts one process (about 10 ms on an idle controller).
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from gemfit_launch.slurm.states import JobState, parse_job_state
 PATIENCE_SECONDS = 60
 FORGOTTEN = "Invalid job id specified"
 FIELDS = "%i|%T|%r|%S|%L|%D|%N|%j"
-PASSED_ON = ("SLURM_CONF",)
-"""Selects the cluster, and sets no option of a job."""
+JOB_LINE = re.compile(r"\d+\|(?:[^|]*\|){4}\d+\|[^|]*\|")
+"""What a line of that format begins with; a wrapper of squeue may print others."""
+PASSED_ON = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
+"""Where Slurm is and who the user is: these set no option of a job, and without them a command may not find
+its controller (a login node without configuration files) or not be accepted (a token)."""
 
 PREFIXES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_")
 
@@ -48,11 +52,38 @@ class SlurmError(UserError):
     """A command of Slurm failed; the message contains its output."""
 
 
+class NoAnswerError(SlurmError):
+    """A command of Slurm did not end in time; what it asked for may have happened."""
+
+
+class JobMayExistError(UserError):
+    """Whether a job was submitted is not known, so its run folder has to stay."""
+
+
 def submit(script: Path, *, after: Sequence[int] = ()) -> int:
-    """Submit a script and return the job id; the job depends on the success of the jobs in ``after``."""
+    """Submit a script and return the job id; the job depends on the success of the jobs in ``after``.
+
+    A ``SlurmError`` means that Slurm refused it; ``JobMayExistError`` that it may have been accepted.
+    """
     waiting = [f"--dependency={':'.join(['afterok', *map(str, after)])}", "--kill-on-invalid-dep=yes"]
-    answer = call(["sbatch", "--parsable", *(waiting if after else []), str(script)])
-    return int(answer.strip().partition(";")[0])
+    try:
+        answer = call(["sbatch", "--parsable", *(waiting if after else []), str(script)])
+    except NoAnswerError as error:
+        raise JobMayExistError(f"{error}; a job may have been submitted") from None
+    number = job_id(answer)
+    if number is None:
+        said = answer.strip() or "nothing"
+        raise JobMayExistError(f"sbatch: accepted the job, and printed no job id but: {said}")
+    return number
+
+
+def job_id(answer: str) -> int | None:
+    """The job id in the output of ``sbatch --parsable``: the last line that is ``N`` or ``N;CLUSTER``.
+
+    A site may wrap sbatch in a script that prints lines of its own.
+    """
+    found = re.findall(r"^\s*(\d+)(?:;\S*)?\s*$", answer, re.MULTILINE)
+    return int(found[-1]) if found else None
 
 
 def test_only(script: str) -> None:
@@ -71,7 +102,8 @@ def jobs(ids: Collection[int]) -> dict[int, Job]:
         if FORGOTTEN in str(refusal):  # only for a query of one job; of several, squeue skips unknown ones
             return {}
         raise
-    return {job.id: job for job in map(parse_job, answer.splitlines())}
+    lines = (line for line in answer.splitlines() if JOB_LINE.match(line))
+    return {job.id: job for job in map(parse_job, lines)}
 
 
 def cancel(job: int) -> None:
@@ -111,12 +143,22 @@ def call(argv: list[str], *, stdin: str = "") -> str:
         raise SlurmError(
             f"{argv[0]} is not on PATH; run this on a login node, or train here with `gemfit run`"
         ) from None
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{argv[0]}: Slurm does not answer within {PATIENCE_SECONDS} seconds") from None
+    except OSError as error:
+        raise SlurmError(f"{argv[0]}: cannot be started: {error.strerror}") from None
+    except subprocess.TimeoutExpired as error:
+        raise NoAnswerError(_no_answer(argv[0], error)) from None
     if done.returncode:
         message = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
         raise SlurmError(f"{argv[0]}: {message}")
     return done.stdout
+
+
+def _no_answer(command: str, error: subprocess.TimeoutExpired) -> str:
+    written = error.stderr or b""
+    words = (written.decode(errors="replace") if isinstance(written, bytes) else written).strip()
+    return f"{command}: Slurm does not answer within {PATIENCE_SECONDS} seconds" + (
+        f" ({words})" if words else ""
+    )
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.pack_job import find_files
 from gemfit_launch.argv import to_argv
@@ -16,6 +17,7 @@ from gemfit_launch.output.tables import console
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
+from gemfit_launch.slurm.cluster.dependency import check_dependency
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_all
@@ -71,16 +73,24 @@ def submit(
         RunDir.check_unused(job.root)
         if not job.plan.recipe.data.mixture:
             find_files(None)  # raises with the option that names the data
+    check_dependency(after)
     warn_hidden_options()
     if not as_json:
         show_summary(console(), jobs[0].plan, request.name)
-    submitted = []
-    for job, submission in submit_all(jobs, Path.cwd(), after):
-        if not as_json:
-            report_submission(job.root, submission)  # at once: Slurm may refuse the next one
-        submitted.append({"run": str(job.root), **submission.model_dump(mode="json")})
-    if as_json:
-        click.echo(json.dumps(submitted if sweeps else submitted[0], indent=2))
+    submitted: list[dict[str, object]] = []
+    try:
+        for job, submission in submit_all(jobs, Path.cwd(), after):
+            if not as_json:
+                report_submission(job.root, submission)  # at once: Slurm may refuse the next one
+            submitted.append({"run": str(job.root), **submission.model_dump(mode="json")})
+    except UserError as error:
+        if not sweeps:
+            raise
+        count = f"{len(submitted)} of {len(jobs)} runs are submitted"
+        raise UserError(f"{jobs[len(submitted)].root}: {error}\n{count}") from None
+    finally:
+        if as_json and (sweeps or submitted):
+            click.echo(json.dumps(submitted if sweeps else submitted[0], indent=2))
 
 
 def _prepare(variant: Variant, site_options: SiteOptions, root: Path) -> Prepared:

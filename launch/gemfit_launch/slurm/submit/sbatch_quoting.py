@@ -18,7 +18,10 @@ OWNED = {
     "job-name": "--run",
     "nodes": "--nodes",
     "ntasks": "the launcher, one task per node",
+    "ntasks-per-core": "the launcher, one task per node",
+    "ntasks-per-gpu": "the launcher, one task per node",
     "ntasks-per-node": "the launcher, one task per node",
+    "ntasks-per-socket": "the launcher, one task per node",
     "partition": "`partition`",
     "account": "`account`",
     "qos": "`qos`",
@@ -27,11 +30,21 @@ OWNED = {
     "gres": "`gpus_per_node` and `gpu_kind`",
     "gpus": "`gpus_per_node` and `gpu_kind`",
     "gpus-per-node": "`gpus_per_node` and `gpu_kind`",
+    "gpus-per-socket": "`gpus_per_node` and `gpu_kind`",
     "gpus-per-task": "`gpus_per_node` and `gpu_kind`",
     "cpus-per-task": "`cpus_per_node`",
     "mem": "`memory`",
     "time": "`time`",
+    "time-min": "`time`",
     "signal": "`signal_lead_seconds`",
+    "cluster": "the login node; submit on one of that cluster",
+    "clusters": "the login node; submit on one of that cluster",
+    "cluster-constraint": "the login node; submit on one of that cluster",
+    "container": "`container`",
+    "container-id": "`container`",
+    "uid": "the user who submits",
+    "gid": "the user who submits",
+    "no-kill": "the launcher, whose ranks need all nodes",
     "requeue": "the launcher, which requeues",
     "no-requeue": "the launcher, which requeues",
     "open-mode": "the launcher, which appends",
@@ -39,6 +52,7 @@ OWNED = {
     "error": "the run folder",
     "chdir": "the run folder",
     "dependency": "--after",
+    "kill-on-invalid-dep": "--after",
     "array": "--sweep",
     "export": "the launcher, which removes what would change the job",
     "export-file": "the launcher, which removes what would change the job",
@@ -46,6 +60,9 @@ OWNED = {
     "parsable": "the launcher",
     "test-only": "--dry-run",
     "wait": "the launcher",
+    "help": "the launcher",
+    "usage": "the launcher",
+    "version": "the launcher",
 }
 """Options that the launcher writes itself, and what decides each of them."""
 
@@ -103,6 +120,9 @@ def check_option(name: str, site: Site) -> None:
     place = f"site {site.name}: extra.{name}"
     if name in OWNED:
         raise UserError(f"{place}: {name} is decided by {OWNED[name]}; remove it from `extra`")
+    # sbatch takes an abbreviation for the option itself.
+    if whole := [owned for owned in OWNED if owned.startswith(name) and len(name) > 1]:
+        raise UserError(f"{place}: sbatch would read {name} as {whole[0]}; write the whole name of an option")
     if not OPTION.fullmatch(name):
         hint = did_you_mean(name.lstrip("-").replace("_", "-").lower(), [*OWNED, "mail-type", "mail-user"])
         raise UserError(f"{place}: write the long name of an sbatch option, without dashes{hint}")

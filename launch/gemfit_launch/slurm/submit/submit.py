@@ -5,6 +5,7 @@ Data that is not packed yet is packed by a job without a GPU, on which the train
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.request import Request
 from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.commands import JobMayExistError, SlurmError
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.snapshot_code import snapshot_code
@@ -47,9 +49,9 @@ def submit_all(
 
 
 def submit_new(job: Prepared, folder: Path, after: Sequence[int]) -> Submission:
-    """Create the run folder and submit; removes the folder if Slurm rejects the job."""
+    """Create the run folder and submit; removes the folder if no job can exist."""
     run = RunDir.create(job.root, job.plan)
-    with _undone_on_failure(job.root):
+    with _removed_if_refused(run):
         return submit(run, job.scripts, folder, after)
 
 
@@ -65,7 +67,7 @@ def submit(
     snapshot_code(run)
     paths = {kind: files.write_script(kind, text) for kind, text in scripts.items()}
     pack_job = commands.submit(paths["pack"], after=after) if "pack" in paths else None
-    with _cancelled_on_failure(pack_job):
+    with _cancelled_if_refused(pack_job):
         job = commands.submit(paths["train"], after=after if pack_job is None else [pack_job])
     submission = Submission(
         job=job,
@@ -89,19 +91,37 @@ def render_scripts(plan: Plan, root: Path, folder: Path) -> dict[Kind, str]:
 
 
 @contextmanager
-def _undone_on_failure(root: Path) -> Iterator[None]:
+def _removed_if_refused(run: RunDir) -> Iterator[None]:
+    """Remove the folder of a run that has no job; a folder whose job may exist stays."""
     try:
         yield
+    except JobMayExistError as error:
+        raise JobMayExistError(f"{error}\n{_kept(run)}") from None
+    except SlurmError:
+        shutil.rmtree(run.root)
+        raise
     except BaseException:
-        shutil.rmtree(root)
+        # An interrupted sbatch may have been accepted; without a script it was not called yet.
+        if not JobFiles(run).script("train").is_file():
+            shutil.rmtree(run.root)
         raise
 
 
 @contextmanager
-def _cancelled_on_failure(job: int | None) -> Iterator[None]:
+def _cancelled_if_refused(job: int | None) -> Iterator[None]:
+    """Cancel the packing job where the training job is refused."""
     try:
         yield
-    except BaseException:
-        if job is not None:
-            commands.cancel(job)
-        raise
+    except SlurmError as error:
+        if job is None:
+            raise
+        commands.cancel(job)
+        raise JobMayExistError(f"{error}\nthe packing job {job} was accepted, and is cancelled now") from None
+
+
+def _kept(run: RunDir) -> str:
+    name = shlex.quote(JobFiles(run).job_name("train"))
+    return (
+        f"{run.root} is kept; look for a job with `squeue --me --name={name}`. "
+        f"If there is none, remove the folder, or submit it with `gemfit resume {run.root} --site SITE`"
+    )
