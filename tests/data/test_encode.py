@@ -1,4 +1,4 @@
-"""Encoders give the ids of the reference, whatever the text, the order and what they saw before."""
+"""Encoders give the ids of the reference for any text, in any order, with an empty or a filled cache."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SNIPPETS = (
 unspaced = st.text(
     st.characters(min_codepoint=0x2E80, max_codepoint=0x9FFF) | st.sampled_from("的一是不了のはをにが、。")
 )
-hostile = st.lists(
+adversarial = st.lists(
     st.lists(st.sampled_from(SNIPPETS) | st.text(max_size=12) | unspaced, max_size=10).map("".join),
     max_size=8,
 )
@@ -127,13 +127,13 @@ def agree(encoders: Encoders, texts: Sequence[str]) -> None:
         assert rows(encoder, texts) == right, encoder.name
 
 
-@given(texts=hostile)
+@given(texts=adversarial)
 @settings(max_examples=200)
 def test_every_encoder_gives_the_ids_of_the_reference(small_encoders: Encoders, texts: list[str]) -> None:
     agree(small_encoders, texts)
 
 
-@given(texts=hostile)
+@given(texts=adversarial)
 @settings(max_examples=200)
 def test_every_encoder_gives_the_ids_of_the_reference_with_gemmas_tokenizer(
     gemma_encoders: Encoders, texts: list[str]
@@ -216,7 +216,7 @@ def test_names_are_reported_from_the_indentation_before_them(gemma_tokenizer: An
         f"x\n{' ' * depth}{word}" for depth in range(80) for word in ("name", "(", "1", "▁", "é", "\n", "")
     ]
     assert rows(cache, texts) == rows(reference_encoder(gemma_tokenizer), texts)
-    assert sum(cache.splittable_runs) > 50, "or nothing was parted"
+    assert sum(cache.splittable_runs) > 50, "or no run was split"
 
 
 @pytest.mark.parametrize("name", ["tokenizers", *ENGINES])

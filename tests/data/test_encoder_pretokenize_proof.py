@@ -1,4 +1,4 @@
-"""Where the word cache cuts: tokens stay what they were, and what is not proven is refused."""
+"""Exact split points: splitting changes no tokens, and tokenizers without a proof are refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WORDS = (
     "a乀",
 )
 IDEOGRAPHS = "一乀亀什"
-"""The same first and last byte in UTF-8: one pair of them in an item, and by bytes none of them is cut."""
+"""The same first and last byte in UTF-8: with one pair of them in an entry, bytes alone split none of them."""
 text_strategy = st.lists(
     st.sampled_from(WORDS) | st.text("abcéс漢字𠮷 \n▁<>,", max_size=4) | st.text(IDEOGRAPHS, max_size=9),
     max_size=12,
@@ -112,90 +112,96 @@ def tokenizer_files(draw: st.DrawFn) -> str:
     return json.dumps(fields)
 
 
-def check_cuts(file: str, text: str) -> int:
-    """Assert that no cut changes the tokens; returns how many there are."""
+def check_split_points(file: str, text: str) -> int:
+    """Assert that no split changes the tokens; returns how many there are."""
     tokenizer = Tokenizer.from_str(file)
     tokenizer.encode_special_tokens = True
     parsed = parse_tokenizer(file)
     whole = tokenizer.encode(text, add_special_tokens=False).ids
-    places = cut_places(text, find_split_points(parsed), find_char_pairs(parsed))
-    for at in places:
+    positions = split_positions(text, find_split_points(parsed), find_char_pairs(parsed))
+    for at in positions:
         sides = text[:at], text[at:]
         ids = [tokenizer.encode(side, add_special_tokens=False).ids for side in sides]
         assert ids[0] + ids[1] == whole, sides
-    return len(places)
+    return len(positions)
 
 
-def cut_places(text: str, cuts: SplitPoints, together: CharPairs) -> list[int]:
-    """Where this text may be cut: see ``find_split_points`` for what a mark does."""
-    places, marked = [], False
+def split_positions(text: str, split_points: SplitPoints, char_pairs: CharPairs) -> list[int]:
+    """Where this text may be split: see ``find_split_points`` for what a mark does."""
+    positions, marked = [], False
     for at, pair in enumerate(pairwise(text), 1):
         last, first = pair[0].encode()[-1], pair[1].encode()[0]
         marked |= last == MARK
-        apart = not "".join(pair).isascii() and not stand_together(together, *pair)
-        if apart or cuts[int(marked), last, first]:
-            places.append(at)
-        marked &= not (apart or cuts[1, last, first])
-    return places
+        apart = not "".join(pair).isascii() and not are_adjacent(char_pairs, *pair)
+        if apart or split_points[int(marked), last, first]:
+            positions.append(at)
+        marked &= not (apart or split_points[1, last, first])
+    return positions
 
 
-def stand_together(together: CharPairs, *characters: str) -> bool:
+def are_adjacent(char_pairs: CharPairs, *characters: str) -> bool:
     return bool(
-        may_be_char_pair(together, *(np.uint64(int.from_bytes(one.encode(), "little")) for one in characters))
+        may_be_char_pair(
+            char_pairs, *(np.uint64(int.from_bytes(one.encode(), "little")) for one in characters)
+        )
     )
 
 
 @given(file=tokenizer_files(), text=text_strategy)
 @settings(max_examples=300)
-def test_tokens_of_the_sides_of_a_cut_are_the_tokens_of_the_whole(file: str, text: str) -> None:
-    check_cuts(file, text)
+def test_tokens_of_both_sides_of_a_split_are_the_tokens_of_the_whole(file: str, text: str) -> None:
+    check_split_points(file, text)
 
 
-def test_words_are_cut_before_the_space_and_around_line_breaks(tokenizer: Any) -> None:
+def test_words_are_split_before_the_space_and_around_line_breaks(tokenizer: Any) -> None:
     file = tokenizer.backend_tokenizer.to_str()
-    assert check_cuts(file, "we feel the night.\n\nAnd  the day <eos> é") >= 7
+    assert check_split_points(file, "we feel the night.\n\nAnd  the day <eos> é") >= 7
 
 
-def test_items_and_added_tokens_are_never_cut(tokenizer: Any) -> None:
-    cuts = find_split_points(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
+def test_entries_and_added_tokens_are_never_split(tokenizer: Any) -> None:
+    split_points = find_split_points(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
     inside = [*tokenizer.get_vocab(), *tokenizer.all_special_tokens]
     inside += [item.replace("▁", " ") for item in inside]
     pairs = [pair for item in inside for pair in pairwise(item.encode())]
     assert len(pairs) > 1000
-    assert not any(cuts[(1, *pair)] for pair in pairs)
-    assert not cuts[:, :, 0x80:0xC0].any(), "a character is never cut"
-    assert cuts[0, "é".encode()[-1], ord(" ")]
+    assert not any(split_points[(1, *pair)] for pair in pairs)
+    assert not split_points[:, :, 0x80:0xC0].any(), "a character is never split"
+    assert split_points[0, "é".encode()[-1], ord(" ")]
 
 
-def test_neighbours_in_items_and_added_tokens_stand_together(tokenizer: Any) -> None:
+def test_adjacent_characters_of_entries_and_added_tokens_are_in_the_filter(tokenizer: Any) -> None:
     vocab = {**fields_of(tokenizer)["model"]["vocab"], "▁漢字": 998, "é\0": 999}
     model = {**fields_of(tokenizer)["model"], "vocab": vocab}
     found = find_char_pairs(changed(tokenizer, model=model, added_tokens=[{**TOKEN, "content": "字<𠮷a"}]))
     inside = [*("▁漢", " 漢", "漢字", "é\0", "字<", "<𠮷", "𠮷a"), *(" ▁", "▁ ")]
-    assert all(stand_together(found, *pair) for pair in inside)
+    assert all(are_adjacent(found, *pair) for pair in inside)
     others = [*("字漢", "𠮷<", "漢\0", "字a", "é漢"), *map("".join, product(IDEOGRAPHS, IDEOGRAPHS))]
-    assert not any(stand_together(found, *pair) for pair in others)
+    assert not any(are_adjacent(found, *pair) for pair in others)
 
 
-def test_a_sentence_without_spaces_is_cut_into_words(tokenizer: Any) -> None:
+def test_a_sentence_without_spaces_is_split_into_words(tokenizer: Any) -> None:
     items = [*BYTES, "▁", *IDEOGRAPHS, IDEOGRAPHS[:2]]
     model = {**fields_of(tokenizer)["model"], "vocab": {item: at for at, item in enumerate(items)}}
     parsed = changed(tokenizer, model=model | {"merges": [tuple(IDEOGRAPHS[:2])]}, added_tokens=[])
     cache, text = word_cache(parsed, 64), (IDEOGRAPHS * 50).encode()
-    assert cut_places(IDEOGRAPHS, find_split_points(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == [], (
-        "by bytes it is not"
-    )
+    assert (
+        split_positions(IDEOGRAPHS, find_split_points(parsed), np.full(2**14, 2**64 - 1, np.uint64)) == []
+    ), "by bytes it is not"
     free_rows = cache.free_rows[0]
     ids, _ = cache.encode(text, np.array([len(text)], np.int64))
     assert ids.tolist() == [items.index(item) for item in (IDEOGRAPHS[:2], IDEOGRAPHS[2], IDEOGRAPHS[3])] * 50
     assert free_rows - cache.free_rows[0] == 3
 
 
-def test_behind_a_mark_items_with_the_mark_count(tokenizer: Any) -> None:
+def test_entries_with_a_mark_count_after_that_mark(tokenizer: Any) -> None:
     added = [{**TOKEN, "content": "<x12>"}]
-    cuts = find_split_points(changed(tokenizer, added_tokens=added))
+    split_points = find_split_points(changed(tokenizer, added_tokens=added))
     one_two = (ord("1"), ord("2"))
-    assert (cuts[(0, *one_two)], cuts[(1, *one_two)], cuts[1, MARK, ord("x")]) == (True, False, False)
+    assert (split_points[(0, *one_two)], split_points[(1, *one_two)], split_points[1, MARK, ord("x")]) == (
+        True,
+        False,
+        False,
+    )
 
 
 @given(file=tokenizer_files(), text=text_strategy)
@@ -218,19 +224,21 @@ def test_the_word_cache_gives_the_ids_of_the_reference_for_any_tokenizer_that_it
         assert cache.encode(data, ends)[0].tolist() == right.tolist()
 
 
-@given(file=tokenizer_files(), length=st.integers(2, 12), behind=st.sampled_from("abc<>,\n"))
+@given(file=tokenizer_files(), length=st.integers(2, 12), following=st.sampled_from("abc<>,\n"))
 @settings(max_examples=200)
-def test_a_run_of_spaces_that_may_be_parted_has_the_tokens_of_itself(
-    file: str, length: int, behind: str
+def test_a_run_of_spaces_that_may_be_split_has_the_tokens_that_it_has_alone(
+    file: str, length: int, following: str
 ) -> None:
     if find_splittable_runs(parse_tokenizer(file))[length]:
         tokenizer, run = Tokenizer.from_str(file), " " * length
-        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in (run, behind, run + behind)]
+        ids = [
+            tokenizer.encode(text, add_special_tokens=False).ids for text in (run, following, run + following)
+        ]
         assert ids[0] + ids[1] == ids[2]
 
 
 @pytest.mark.parametrize(
-    ("merges", "parted"),
+    ("merges", "splittable"),
     [
         ([("▁", "▁"), ("▁", "a")], [True, False, True]),  # of three spaces one is left for the letter
         ([("▁", "a"), ("▁", "▁")], [False, False, False]),  # the letter takes its space first
@@ -239,16 +247,16 @@ def test_a_run_of_spaces_that_may_be_parted_has_the_tokens_of_itself(
         ([("a", "b")], [True, True, True]),
     ],
 )
-def test_which_runs_of_two_to_four_spaces_are_parted(
-    tokenizer: Any, merges: list[tuple[str, str]], parted: list[bool]
+def test_which_runs_of_two_to_four_spaces_may_be_split(
+    tokenizer: Any, merges: list[tuple[str, str]], splittable: list[bool]
 ) -> None:
     items = [*BYTES, "▁", "a", "b", *("".join(merge) for merge in merges)]
     model = {**fields_of(tokenizer)["model"], "vocab": {item: at for at, item in enumerate(items)}}
     found = find_splittable_runs(changed(tokenizer, model=model | {"merges": merges}))
-    assert found[2:5].tolist() == parted
+    assert found[2:5].tolist() == splittable
 
 
-def test_a_merge_that_comes_twice_is_refused(tokenizer: Any) -> None:
+def test_a_merge_that_occurs_twice_is_refused(tokenizer: Any) -> None:
     model = fields_of(tokenizer)["model"]
     model["merges"].append(model["merges"][0])
     with pytest.raises(Unsuited, match="occurs twice"):
@@ -263,7 +271,7 @@ def test_an_added_token_of_normalized_text_is_refused_by_the_word_cache(tokenize
 
 @given(file=tokenizer_files(), text=text_strategy)
 @settings(max_examples=300)
-def test_a_pre_tokenizer_that_splits_no_item_changes_no_tokens(file: str, text: str) -> None:
+def test_a_pre_tokenizer_that_splits_no_entry_changes_no_tokens(file: str, text: str) -> None:
     fields = json.loads(file)
     steps = split_steps(fields["pre_tokenizer"])
     without = json.dumps({**fields, "pre_tokenizer": None})
@@ -288,7 +296,7 @@ def test_a_pre_tokenizer_that_splits_no_item_changes_no_tokens(file: str, text: 
         ({"String": "▁"}, "MergedWithNext", "\ufdd0▁", True),
     ],
 )
-def test_which_items_a_step_splits(pattern: dict[str, str], behavior: str, item: str, splits: bool) -> None:
+def test_which_entries_a_step_splits(pattern: dict[str, str], behavior: str, item: str, splits: bool) -> None:
     step = {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
     assert splits_vocabulary(split_steps(step), {"x": 0, item: 1, "▁": 2, "\n": 3}) is splits
 
@@ -317,7 +325,9 @@ TOKEN |= {"normalized": False, "special": False}
         ({"added_tokens": [{**TOKEN, "single_word": True}]}, "'<x>' depends on its neighbours"),
     ],
 )
-def test_a_step_that_may_look_beyond_a_cut_is_refused(tokenizer: Any, changes: Any, why: str) -> None:
+def test_a_step_that_may_depend_on_text_beyond_a_split_is_refused(
+    tokenizer: Any, changes: Any, why: str
+) -> None:
     with pytest.raises(Unsuited, match=why):
         find_split_points(changed(tokenizer, **changes))
 

@@ -1,4 +1,4 @@
-"""The choice of an engine: the fastest that is proved, and a wrong one is found and named."""
+"""Encoder selection: the fastest verified engine is chosen, and a wrong one is found and named."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def chosen(fields: dict[str, Any], said: list[str], **options: Any) -> Encoder:
 
 
 @pytest.mark.parametrize(("engine", "name"), [("auto", "word cache"), ("gigatoken", "gigatoken")])
-def test_an_engine_is_chosen_without_a_word(fields: dict[str, Any], engine: Any, name: str) -> None:
+def test_an_engine_is_chosen_without_a_message(fields: dict[str, Any], engine: Any, name: str) -> None:
     said: list[str] = []
     assert (chosen(fields, said, engine=engine).name, said) == (name, [])
 
@@ -105,7 +105,7 @@ def test_the_reference_can_be_asked_for(fields: dict[str, Any]) -> None:
     assert (chosen(fields, said, engine="tokenizers").name, said) == ("tokenizers", [])
 
 
-def test_a_cache_that_is_not_proven_is_left_out_and_why_is_said(fields: dict[str, Any]) -> None:
+def test_a_cache_that_is_not_proven_is_left_out_and_the_reason_is_said(fields: dict[str, Any]) -> None:
     said: list[str] = []
     vocab = fields["model"]["vocab"] | {"<0x41>b": 999}
     assert chosen({**fields, "model": fields["model"] | {"vocab": vocab}}, said).name == "gigatoken"
@@ -134,7 +134,7 @@ def test_the_word_cache_needs_no_gigatoken(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("no_gigatoken")
-def test_without_any_fast_engine_the_reference_encodes_and_why_is_said(fields: dict[str, Any]) -> None:
+def test_without_any_fast_engine_the_reference_encodes_and_the_reason_is_said(fields: dict[str, Any]) -> None:
     said: list[str] = []
     model = fields["model"] | {"ignore_merges": True}
     assert chosen({**fields, "model": model}, said).name == "tokenizers"
@@ -163,7 +163,7 @@ def test_an_engine_that_is_wrong_on_the_data_is_named_and_the_reference_works(
     assert "begins with 'I know the day." in line
 
 
-def test_an_engine_that_is_wrong_on_hostile_text_alone_is_found(
+def test_an_engine_that_is_wrong_on_adversarial_text_alone_is_found(
     fields: dict[str, Any], plant: Callable[..., None]
 ) -> None:
     plant("👩‍👩‍👧‍👦")
@@ -186,9 +186,7 @@ def test_an_engine_that_is_asked_for_and_wrong_is_an_error(
         chosen(fields, [], engine="gigatoken")
 
 
-def test_a_cache_that_cuts_where_it_must_not_is_found(
-    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_split_points_are_found(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     everywhere = np.zeros((2, 256, 256), np.bool_)
     everywhere[:, :128, :128] = True
     monkeypatch.setattr(
@@ -213,7 +211,7 @@ def test_a_sample_of_what_is_encoded_tells_a_wrong_engine_from_a_right_one(token
         sample_encoded(reference, b"a" * 5000, np.arange(1, 5001), np.zeros(5000, np.uint32), np.arange(5000))
 
 
-def test_kept_tables_encode_as_those_that_were_made(tokenizer: Any, tmp_path: Path) -> None:
+def test_cached_tables_encode_like_new_ones(tokenizer: Any, tmp_path: Path) -> None:
     cache = word_cache(parse_tokenizer(tokenizer.backend_tokenizer.to_str()))
     save_tables(cache, tmp_path / "words/tables.npz")
     loaded = load_tables(tmp_path / "words/tables.npz")

@@ -71,7 +71,7 @@ def test_no_two_conversations_are_near_duplicates(conversations: list[Messages])
     assert 0 < similar.max() < 0.5
 
 
-def test_no_grammar_is_left_in_the_text(conversations: list[Messages]) -> None:
+def test_no_template_syntax_is_left_in_the_text(conversations: list[Messages]) -> None:
     text = "".join(message["content"] for messages in conversations for message in messages)
     assert re.findall(r"[\[\]{}|<>]|  | [.,?!]", text) == []
 

@@ -45,7 +45,7 @@ def reference_encoder(tokenizer: Any) -> Encoder:
     """The reference for a ``tokenizers.Tokenizer``, or for a fast tokenizer of transformers.
 
     It sets ``TOKENIZERS_PARALLELISM=false`` for this process and those it starts: threads that exist
-    before ``os.fork`` would be missing behind it.
+    before ``os.fork`` would be missing after it.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
