@@ -44,7 +44,7 @@ WORDS = (
     "a乀",
 )
 IDEOGRAPHS = "一乀亀什"
-"""The same first and last byte in UTF-8: with one pair of them in an entry, bytes alone split none of them."""
+"""The same first and last byte in UTF-8: with one pair in an entry, bytes alone split none of them."""
 text_strategy = st.lists(
     st.sampled_from(WORDS) | st.text("abcéс漢字𠮷 \n▁<>,", max_size=4) | st.text(IDEOGRAPHS, max_size=9),
     max_size=12,
