@@ -6,17 +6,21 @@ atomically, so a reader sees the old one or the new one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.core.atomic_file import write_atomic
-from gemfit.core.file_lock import try_lock
+from gemfit.core.file_lock import explaining_locks, lock_state, try_lock
 from gemfit.errors import UserError
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import AttemptRecord, Verdict
 from gemfit.schemas.plan import Plan
+
+RECENT_SECONDS = 600.0
+"""Steps, evaluations and saves of a training are rarely further apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +261,8 @@ class RunDir:
 
     def request_stop(self) -> None:
         """Ask the running attempt to save and stop at the next step."""
-        write_atomic(self.stop_file, "stop\n")
+        with explaining_locks(self.lock_file):
+            write_atomic(self.stop_file, "stop\n")
 
     def stop_requested_by(self) -> str | None:
         """Content of the stop file; ``None`` without one."""
@@ -280,12 +285,19 @@ class RunDir:
 
     @property
     def is_active(self) -> bool:
-        """Whether some process holds the lock of the run."""
-        try:
-            with self.hold():
-                return False
-        except UserError:
-            return True
+        """Whether some process trains this run: it holds the lock.
+
+        Where locks cannot be seen, an attempt without a verdict is active while it writes metrics or logs.
+        """
+        state = lock_state(self.lock_file)
+        return self._has_recent_output() if state == "unknown" else state == "held"
+
+    def _has_recent_output(self) -> bool:
+        if self.attempt == 0 or self.verdict_file.is_file():
+            return False
+        files = (self.metrics_file, self.log(self.attempt), self.attempt_file)
+        newest = max(path.stat().st_mtime for path in files if path.is_file())
+        return time.time() - newest < RECENT_SECONDS
 
     @contextmanager
     def hold(self, *, patience_seconds: float = 0.0) -> Iterator[int]:
@@ -293,8 +305,12 @@ class RunDir:
 
         Yields the lock's file descriptor: a child that inherits it keeps the lock while it lives.
         """
-        with self.lock_file.open("a") as stream:
-            if not try_lock(stream.fileno(), patience_seconds=patience_seconds):
+        with explaining_locks(self.lock_file):
+            stream = self.lock_file.open("a")
+        with stream:
+            with explaining_locks(self.lock_file):
+                is_held = try_lock(stream.fileno(), patience_seconds=patience_seconds)
+            if not is_held:
                 raise UserError(
                     f"{self.root}: another process is training this run; "
                     f"stop it with `gemfit stop {self.root}`"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gemfit.core.atomic_file import write_atomic
-from gemfit.core.file_lock import try_lock
+from gemfit.core.file_lock import explaining_locks, try_lock
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.base import Contract
@@ -188,9 +188,14 @@ class Spool:
     @contextmanager
     def locked(self, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         """Lock the spool; yields whether this process has the lock. Removes partial exports of others."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a") as stream:
-            if locked := try_lock(stream.fileno(), patience_seconds=wait_seconds):
+        lock = self.root / "lock"
+        with explaining_locks(lock):
+            self.root.mkdir(parents=True, exist_ok=True)
+            stream = lock.open("a")
+        with stream:
+            with explaining_locks(lock):
+                locked = try_lock(stream.fileno(), patience_seconds=wait_seconds)
+            if locked:
                 for leftover in self.root.glob(".step-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             yield locked

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from gemfit.core.file_lock import explaining_locks, try_lock
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.check import CheckResult, error, ok, warning
@@ -60,6 +62,8 @@ def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
     existing = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK):
         yield error(ABOUT, "run folder", f"{existing}: cannot be written to", "choose another --run")
+    else:
+        yield from _file_locks(existing)
     if any(existing.is_relative_to(folder) for folder in LOCAL_FOLDERS) and plan.topology.nodes > 1:
         yield warning(
             ABOUT, "run folder", f"{existing}: is usually local to each machine; nodes have to share it"
@@ -76,6 +80,15 @@ def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
         yield ok(
             ABOUT, "disk", f"{free / 1e9:,.1f} GB free, {copies * pace.checkpoint_bytes / 1e9:,.1f} needed"
         )
+
+
+def _file_locks(folder: Path) -> Iterator[CheckResult]:
+    """Try a lock where the run folder will be; the job locks its run in the same way."""
+    try:
+        with explaining_locks(folder / "lock"), tempfile.NamedTemporaryFile(dir=folder) as stream:
+            try_lock(stream.fileno())
+    except UserError as refusal:
+        yield error(ABOUT, "run folder", str(refusal), "choose another --run")
 
 
 def _token(plan: Plan) -> Iterator[CheckResult]:

@@ -6,7 +6,6 @@ passes locks on, over nodes. Where it does not, two builds do the same work, and
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import shutil
@@ -15,9 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gemfit.core.atomic_folder import explaining, partial_folders
-from gemfit.core.file_lock import try_lock
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+from gemfit.core.file_lock import NO_LOCKS, try_lock
 
 
 @contextmanager
@@ -51,7 +48,7 @@ def _acquire(lock: Path, out: Path, say: Callable[[str], None]) -> tuple[int, bo
             if _is_still(lock, descriptor):
                 return descriptor, True
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno in NO_LOCKS:
                 return descriptor, False
             os.close(descriptor)
             raise
