@@ -70,3 +70,15 @@ def test_no_mask_is_made() -> None:
 
 def test_an_empty_row_is_one_document_of_padding() -> None:
     assert document_lengths(None, SEQ_LEN).tolist() == [SEQ_LEN]
+
+
+def test_boundaries_of_a_constant_number_do_not_depend_on_the_batch() -> None:
+    batches = [
+        collate([make_row(lengths), None], seq_len=SEQ_LEN, pad_id=0, flatten=True, documents=4)
+        for lengths in ([5, 4], [2, 2, 3], [SEQ_LEN])
+    ]
+    first = batches[0]["cu_seq_lens_q"].tolist()
+    assert first == [0, 5, 9, SEQ_LEN, 2 * SEQ_LEN] + 4 * [2 * SEQ_LEN]
+    assert {len(batch["cu_seq_lens_q"]) for batch in batches} == {2 * 4 + 1}
+    assert {batch["max_length_q"] for batch in batches} == {SEQ_LEN}
+    assert all(batch["cu_seq_lens_q"].dtype == torch.int32 for batch in batches)

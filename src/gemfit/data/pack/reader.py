@@ -83,6 +83,12 @@ class PackedRows:
         """Tokens with a label of each row: (rows,), mapped."""
         return self._counts[1]
 
+    @property
+    def most_documents(self) -> int:
+        """The largest number of documents in a row; costs one read of their offsets."""
+        batches = (self._batch(number) for number in range(len(self._batches)))
+        return max((int(np.diff(batch.ends).max()) for batch in batches), default=0)
+
     def _batch(self, number: int) -> _Batch:
         batch = self._opened.get(number)
         if batch is None:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from gemfit.data.pack.reader import PackedRows, Row
 from gemfit.data.pack.shuffle import EMPTY, rank_rows, rows_of_step
 from gemfit.schemas.plan import Plan
-from gemfit.train.data.collate import Tensors, collate
+from gemfit.train.data.collate import Tensors, collate, needs_boundaries
 
 
 class RowSchedule:
@@ -62,6 +62,7 @@ class TrainBatches(IterableDataset[Tensors]):
 
     def __init__(self, schedule: RowSchedule, rank: int, pad_id: int) -> None:
         self.schedule, self.rank, self.pad_id = schedule, rank, pad_id
+        self.documents = constant_documents(schedule.rows, schedule.plan)
         self.start_step = 0
 
     def __iter__(self) -> Iterator[Tensors]:
@@ -69,7 +70,7 @@ class TrainBatches(IterableDataset[Tensors]):
         for step in range(self.start_step, plan.steps.total):
             step_tokens = self.schedule.trained_tokens(step)
             for rows in rank_rows(self.schedule.rows_of(step), plan.batch, self.rank):
-                batch = batch_of(self.schedule.rows, rows, plan, self.pad_id)
+                batch = batch_of(self.schedule.rows, rows, plan, self.pad_id, self.documents)
                 yield batch | {"step_tokens": step_tokens, "rows": rows.tolist()}
 
 
@@ -78,6 +79,7 @@ class ValidationBatches(IterableDataset[Tensors]):
 
     def __init__(self, plan: Plan, rows: PackedRows, rank: int, pad_id: int) -> None:
         self.plan, self.rows, self.rank, self.pad_id = plan, rows, rank, pad_id
+        self.documents = constant_documents(rows, plan)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // (self.plan.batch.per_device_batch_size * self.plan.batch.world_size))
@@ -87,14 +89,23 @@ class ValidationBatches(IterableDataset[Tensors]):
         for number in range(len(self)):
             start = (number * batch.world_size + self.rank) * batch.per_device_batch_size
             rows = np.arange(start, start + batch.per_device_batch_size)
-            yield batch_of(self.rows, np.where(rows < len(self.rows), rows, EMPTY), self.plan, self.pad_id)
+            known = np.where(rows < len(self.rows), rows, EMPTY)
+            yield batch_of(self.rows, known, self.plan, self.pad_id, self.documents)
 
 
-def batch_of(pack: PackedRows, rows: NDArray[np.int64], plan: Plan, pad_id: int) -> Tensors:
-    """Tensors of these pack rows; ``EMPTY`` is a row without trained tokens."""
+def constant_documents(rows: PackedRows, plan: Plan) -> int | None:
+    """The documents of each row, its padding included, to which compiled layers need boundaries padded."""
+    model = plan.recipe.model
+    return rows.most_documents + 1 if model.compile and needs_boundaries(model.attention) else None
+
+
+def batch_of(
+    pack: PackedRows, rows: NDArray[np.int64], plan: Plan, pad_id: int, documents: int | None = None
+) -> Tensors:
+    """Tensors of these pack rows; ``EMPTY`` is a row of zero weight. For ``documents`` see ``collate``."""
     found: list[Row | None] = [None if row == EMPTY else pack[int(row)] for row in rows]
-    flatten = plan.recipe.model.attention.startswith("flash_attention")
-    return collate(found, seq_len=plan.batch.seq_len, pad_id=pad_id, flatten=flatten)
+    flatten = needs_boundaries(plan.recipe.model.attention)
+    return collate(found, seq_len=plan.batch.seq_len, pad_id=pad_id, flatten=flatten, documents=documents)
 
 
 def _real(rows: NDArray[np.int64]) -> NDArray[np.int64]:

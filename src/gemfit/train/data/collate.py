@@ -21,11 +21,20 @@ Tensors: TypeAlias = dict[str, Any]
 """Tensors by argument name; FlashAttention's longest lengths are integers."""
 
 
-def collate(rows: Sequence[Row | None], *, seq_len: int, pad_id: int, flatten: bool) -> Tensors:
+def needs_boundaries(attention: str) -> bool:
+    """Whether this attention takes flattened rows with the boundaries of documents, not their positions."""
+    return attention.startswith("flash_attention")
+
+
+def collate(
+    rows: Sequence[Row | None], *, seq_len: int, pad_id: int, flatten: bool, documents: int | None = None
+) -> Tensors:
     """The arguments of a ``PackedCausalLM`` for ``rows``; ``None`` is an empty row of zero weight.
 
     ``input_ids``, ``position_ids``, ``targets``: (rows, seq_len), or (1, rows * seq_len) when
-    ``flatten``; then ``cu_seq_lens_q`` and its siblings hold the boundaries.
+    ``flatten``; then ``cu_seq_lens_q`` and its siblings hold the boundaries. With ``documents``, the most
+    that a row has with its padding, neither shapes nor lengths differ between batches: compiled code would
+    be compiled again for each. Boundaries then end in documents without tokens.
     """
     ids = np.full((len(rows), seq_len), pad_id, np.int64)
     targets = np.full((len(rows), seq_len), IGNORED, np.int64)
@@ -39,7 +48,8 @@ def collate(rows: Sequence[Row | None], *, seq_len: int, pad_id: int, flatten: b
     if not flatten:
         return _tensors(ids, positions, targets)
     flat = _tensors(ids.reshape(1, -1), positions.reshape(1, -1), targets.reshape(1, -1))
-    return flat | _boundaries(np.concatenate(lengths))
+    boundaries = _boundaries(np.concatenate(lengths))
+    return flat | (boundaries if documents is None else _constant(boundaries, len(rows) * documents, seq_len))
 
 
 def document_lengths(row: Row | None, seq_len: int) -> NDArray[np.int64]:
@@ -67,6 +77,18 @@ def _boundaries(lengths: NDArray[np.int64]) -> Tensors:
     ends = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     longest = int(lengths.max())
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+def _constant(boundaries: Tensors, documents: int, seq_len: int) -> Tensors:
+    """``boundaries`` of ``documents`` documents, the last ones empty, and an upper bound of their lengths."""
+    ends = boundaries["cu_seq_lens_q"]
+    padded = torch.cat([ends, ends[-1:].expand(documents + 1 - len(ends))])
+    return {
+        "cu_seq_lens_q": padded,
+        "cu_seq_lens_k": padded,
+        "max_length_q": seq_len,
+        "max_length_k": seq_len,
+    }
 
 
 def _tensors(ids: NDArray[np.int64], positions: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensors:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
-from gemfit.train.data.collate import Tensors, collate, to_device
+from gemfit.train.data.collate import Tensors, collate, needs_boundaries, to_device
 from gemfit.train.trainer_view import TrainerView
 
 LENGTHS = (37, 23)
@@ -29,8 +29,14 @@ def row_of(trainer: TrainerView, documents: list[Any]) -> Tensors:
     tokens = np.concatenate(documents).astype(np.int32)
     ids[: len(tokens)], labels[1 : len(tokens)] = tokens, tokens[1:]
     row = Row(ids, labels, np.array([len(document) for document in documents], np.int32))
-    flatten = trainer.plan.recipe.model.attention.startswith("flash_attention")
-    return collate([row], seq_len=seq_len, pad_id=trainer.pad_id, flatten=flatten)
+    model = trainer.plan.recipe.model
+    return collate(
+        [row],
+        seq_len=seq_len,
+        pad_id=trainer.pad_id,
+        flatten=needs_boundaries(model.attention),
+        documents=len(LENGTHS) + 1 if model.compile else None,
+    )
 
 
 def probe_batch(trainer: TrainerView) -> Tensors:

@@ -1,0 +1,108 @@
+"""Compiled layers are compiled for kinds of layers, not for batches: no value of a batch is in a guard."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers.modeling_flash_attention_utils as flash
+from torch._dynamo.utils import counters
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from gemfit.data.pack.reader import Row
+from gemfit.train.data.collate import collate, needs_boundaries
+from gemfit.train.model.compile import compile_layers
+from gemfit.train.model.packed_lm import packed_class
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's own
+
+SEQ_LEN, ROWS, MOST_DOCUMENTS = 256, 2, 20
+
+
+@torch.library.custom_op("gemfit_tests::varlen", mutates_args=())
+def opaque_varlen(query: torch.Tensor, boundaries: torch.Tensor, longest: int) -> torch.Tensor:
+    """A kernel that dynamo cannot look into, as the packages register theirs."""
+    return query.clone()
+
+
+@opaque_varlen.register_fake
+def _(query: torch.Tensor, boundaries: torch.Tensor, longest: int) -> torch.Tensor:
+    return torch.empty_like(query)
+
+
+opaque_varlen.register_autograd(lambda context, gradient: (gradient, None, None))
+
+
+def flash_varlen(query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, max_seqlen_q: int, **_: Any) -> Any:
+    return opaque_varlen(query, cu_seqlens_q, max_seqlen_q)
+
+
+def import_flash(implementation: str, *args: Any, **kwargs: Any) -> Any:
+    def supported(**given: Any) -> dict[str, Any]:
+        return {name: given[name] for name in ("max_seqlen_q", "max_seqlen_k")}
+
+    return (None, flash_varlen, None, None, None), (supported, None)
+
+
+@pytest.fixture(autouse=True)
+def _dynamo_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", import_flash)
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled_model(attention: str) -> Any:
+    config = Gemma3TextConfig(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=32,
+    )
+    model = packed_class(Gemma3ForCausalLM)(config)
+    model.config._attn_implementation_internal = attention  # no package is asked for
+    compile_layers(model)
+    return model.train()
+
+
+def random_row(generator: np.random.Generator) -> Row:
+    lengths: list[int] = []
+    while sum(lengths) < SEQ_LEN - 20 and len(lengths) < MOST_DOCUMENTS:
+        lengths.append(min(int(generator.integers(5, 100)), SEQ_LEN - sum(lengths)))
+    ids = generator.integers(0, 128, SEQ_LEN).astype(np.int32)
+    return Row(ids, ids.copy(), np.array(lengths, np.int32))
+
+
+def frames_after_each_batch(attention: str, *, batches: int = 12) -> list[int]:
+    model, generator = compiled_model(attention), np.random.default_rng(0)
+    frames = []
+    for _ in range(batches):
+        rows = [random_row(generator) for _ in range(ROWS)]
+        batch = collate(
+            rows,
+            seq_len=SEQ_LEN,
+            pad_id=0,
+            flatten=needs_boundaries(attention),
+            documents=MOST_DOCUMENTS + 1,
+        )
+        model(**batch).loss_sum.backward()
+        frames.append(counters["frames"]["ok"])
+    return frames
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2", "flash_attention_3"])
+def test_frames_stop_growing_after_the_first_batches(attention: str) -> None:
+    frames = frames_after_each_batch(attention)
+    assert frames[0] > 0
+    assert set(frames[2:]) == {frames[2]}
