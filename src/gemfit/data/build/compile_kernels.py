@@ -22,7 +22,7 @@ from gemfit.data.build.block_cache import BlockCache, BlockNotes
 from gemfit.data.build.conversation_table import Collector, ConversationTable
 from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.build.map_blocks import MappedBlock
-from gemfit.data.build.row_gather import BlockFiles, Room, RowChunks, gather
+from gemfit.data.build.row_gather import BlockFiles, RowBuffers, RowChunks, gather
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.compiled import all_compiled_marker, compiled_folder, kernels_compile
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
@@ -119,7 +119,7 @@ def plan_and_gather(folder: Path) -> None:
     plan = plan_split(table, selection, TRAIN, SEQ_LEN, tight=True)
     files = BlockFiles.of(table.paths)
     chunks = RowChunks(plan.first, plan.num_fragments, plan.lengths, plan.row_ends)
-    gather(chunks, table.fragments, files, Room.of(plan.num_rows, SEQ_LEN), pad=0)
+    gather(chunks, table.fragments, files, RowBuffers.of(plan.num_rows, SEQ_LEN), pad=0)
     files.close()
 
 

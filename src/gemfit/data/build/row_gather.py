@@ -93,8 +93,8 @@ class BlockFiles:
         self.descriptors[:] = -1
 
 
-class Room(NamedTuple):
-    """Where rows are laid out, batch after batch: fresh pages for each would cost as much as the copy."""
+class RowBuffers(NamedTuple):
+    """Buffers of a batch of rows, reused: fresh pages for each batch would cost as much as the copy."""
 
     words: NDArray[np.uint32]
     """(rows, seq_len)"""
@@ -102,17 +102,17 @@ class Room(NamedTuple):
     """(rows, seq_len)"""
 
     @classmethod
-    def of(cls, rows: int, seq_len: int) -> Room:
-        """For this many rows at a time."""
+    def of(cls, rows: int, seq_len: int) -> RowBuffers:
+        """Buffers for this many rows."""
         return cls(np.empty((rows, seq_len), np.uint32), np.empty((rows, seq_len), np.int32))
 
 
 def gather(
-    chunks: RowChunks, fragments: NDArray[np.void], files: BlockFiles, room: Room, *, pad: int
+    chunks: RowChunks, fragments: NDArray[np.void], files: BlockFiles, buffers: RowBuffers, *, pad: int
 ) -> RowArrays:
-    """The rows that these chunks make, until ``room`` is used again. fragments: all, of type ``FRAGMENT``."""
+    """The rows of these chunks, valid until ``buffers`` is reused. fragments: all, of type ``FRAGMENT``."""
     rows = len(chunks.row_ends) - 1
-    words, labels = room.words[:rows], room.labels[:rows]
+    words, labels = buffers.words[:rows], buffers.labels[:rows]
     blocks = fragments["block"][chunks.first]  # a chunk is one conversation's, so all of it is in one block
     needed = np.unique(blocks).tolist()
     for start in range(0, len(needed), files.most):

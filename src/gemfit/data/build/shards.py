@@ -19,7 +19,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from gemfit.data.build.row_gather import BlockFiles, Room, RowArrays, RowChunks, gather
+from gemfit.data.build.row_gather import BlockFiles, RowArrays, RowBuffers, RowChunks, gather
 from gemfit.data.column_file import release_pages
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.data.pack.reader import BATCHES, COUNTS
@@ -106,7 +106,7 @@ def write_shard(
     """Gather and write the rows of one shard; ``on_rows`` gets the number of rows of each batch."""
     batch_rows = max(1, BATCH_BYTES // (8 * source.seq_len))
     schema = row_schema(source.seq_len)
-    files, room = BlockFiles.of(source.paths), Room.of(batch_rows, source.seq_len)
+    files, buffers = BlockFiles.of(source.paths), RowBuffers.of(batch_rows, source.seq_len)
     edges: list[tuple[int, int]] = []
     counts: list[NDArray[np.int64]] = [np.empty((2, 0), np.int64)]
     path = folder / job.split / job.name
@@ -118,7 +118,7 @@ def write_shard(
                     # The schema goes out together with the first batch.
                     edges.append((start, sink.size or schema.serialize().size))
                     stop = min(start + batch_rows, job.stop)
-                    batch, rows = _batch(plan, start, stop, source, files, room, schema)
+                    batch, rows = _batch(plan, start, stop, source, files, buffers, schema)
                     writer.write_batch(batch)
                     counts.append(np.stack([rows.tokens, rows.trained]).astype(np.int64))
                     release_pages(source.fragments)
@@ -188,7 +188,7 @@ def _batch(
     stop: int,
     source: Source,
     files: BlockFiles,
-    room: Room,
+    buffers: RowBuffers,
     schema: pa.Schema,
 ) -> tuple[pa.RecordBatch, RowArrays]:
     ends = plan.row_ends[start : stop + 1]
@@ -196,7 +196,7 @@ def _batch(
     first, lengths = plan.first[chosen], plan.lengths[chosen]
     ends = ends - ends[0]
     chunks = RowChunks(first, plan.num_fragments[chosen], lengths, ends)
-    rows = gather(chunks, source.fragments, files, room, pad=source.pad)
+    rows = gather(chunks, source.fragments, files, buffers, pad=source.pad)
     offsets = as_arrow(ends.astype(np.int32))
     begin = source.fragments[first]
     ragged = (lengths, plan.document[chosen].astype(np.int64), begin["start"], begin["context"])
