@@ -18,7 +18,8 @@ from gemfit_launch.runs.local import free_port
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.node.health_check import find_faults, memory_faults
 from gemfit_launch.slurm.node.ranks import Machine, launcher_argv, launcher_environment
-from gemfit_launch.slurm.node.rendezvous import PeerError, rendezvous
+from gemfit_launch.slurm.node.rendezvous import PeerError, _join, _Patience, rendezvous
+from gemfit_launch.slurm.node.running_clock import RunningClock
 from gemfit_launch.slurm.node.watchdog import START_FACTOR, USUAL_STEP_FACTOR, Watchdog
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd
 from gemfit_launch.slurm.submit.snapshot_code import code_folder, snapshot_code
@@ -172,6 +173,38 @@ def test_silence_counts_from_the_last_step_and_against_the_usual_one(tmp_path: P
     assert watchdog.silence_beyond_limit(now=40.0) is None
     assert watchdog.silence_beyond_limit(now=40.0 + 10 * USUAL_STEP_FACTOR) is None
     assert watchdog.silence_beyond_limit(now=41.0 + 10 * USUAL_STEP_FACTOR) == 201.0
+
+
+@pytest.mark.parametrize("suspended", [31.0, 300.0, 86_400.0])
+@pytest.mark.parametrize("silence", [0.0, 10.0, 29.0])
+def test_a_suspension_is_not_silence(suspended: float, silence: float, tmp_path: Path) -> None:
+    metrics, now = tmp_path / "metrics.jsonl", [1000.0]
+    watchdog = Watchdog(Tail(metrics), hang_seconds=30, running=RunningClock(lambda: now[0]))
+    metrics.write_text(f"{record(1, 0.0)}\n{record(2, 1.0)}\n")
+    assert watchdog.silence_beyond_limit() is None
+    for step in (silence, suspended):
+        now[0] += step
+        assert watchdog.silence_beyond_limit() is None
+    now[0] += 30.0 - silence
+    assert watchdog.silence_beyond_limit() is None, "30 seconds of silence are allowed"
+    now[0] += 1
+    assert watchdog.silence_beyond_limit() == pytest.approx(31.0), "a hang is still found"
+
+
+def test_a_suspension_does_not_end_the_rendezvous() -> None:
+    offset = [0.0]
+    real = time.monotonic
+    port, joined = free_port(), []
+    clock = RunningClock(lambda: real() + offset[0])
+    patience = _Patience(5.0, lambda: False, clock)
+    thread = threading.Thread(target=lambda: joined.append(_join(1, "127.0.0.1", port, "t", patience)))
+    thread.start()
+    time.sleep(0.3)
+    offset[0] += 3600.0
+    time.sleep(0.7)
+    assert visit(port, 0, 2) == "127.0.0.1"
+    thread.join()
+    assert joined == ["127.0.0.1"]
 
 
 def test_the_frozen_code_is_what_runs_whatever_happens_to_the_installed_one(run: RunDir) -> None:

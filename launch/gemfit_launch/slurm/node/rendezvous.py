@@ -9,6 +9,9 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+from gemfit_launch.slurm.node.running_clock import RunningClock
 
 RENDEZVOUS_SECONDS = 180
 POLL_SECONDS = 0.5
@@ -37,22 +40,38 @@ def rendezvous(
     for a single machine. ``token`` is unique to the attempt: connections with another one are closed.
     ``failed`` returns whether some node has already failed. Raises ``PeerError``.
     """
-    deadline = time.monotonic() + patience_seconds
     if nodes == 1:
         return None
+    patience = _Patience(patience_seconds, failed)
     if rank == 0:
-        return _receive(nodes, port, token, failed, deadline)
-    return _join(rank, host, port, token, failed, deadline)
+        return _receive(nodes, port, token, patience)
+    return _join(rank, host, port, token, patience)
 
 
-def _receive(nodes: int, port: int, token: str, failed: Callable[[], bool], deadline: float) -> str:
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long to wait for the other machines; a suspension of the job does not count."""
+
+    seconds: float
+    failed: Callable[[], bool]
+    running: RunningClock = field(default_factory=RunningClock)
+
+    def check(self, what: str) -> None:
+        """``PeerError`` once another node has failed, or the time is over."""
+        if self.failed():
+            raise PeerError("another node has failed")
+        if self.running.read() > self.seconds:
+            raise PeerError(what)
+
+
+def _receive(nodes: int, port: int, token: str, patience: _Patience) -> str:
     """Wait for every other machine, then release all of them at once."""
     waiting: dict[int, socket.socket] = {}
     with socket.create_server(("", port), backlog=nodes) as server:
         server.settimeout(POLL_SECONDS)
         while len(waiting) < nodes - 1:
             missing = sorted(set(range(1, nodes)) - set(waiting))
-            _check_wait(f"machine {', '.join(map(str, missing))} did not join", failed, deadline)
+            patience.check(f"machine {', '.join(map(str, missing))} did not join")
             if (arrived := _accept(server, token)) is not None:
                 rank, client = arrived
                 waiting[rank] = client
@@ -78,19 +97,29 @@ def _accept(server: socket.socket, token: str) -> tuple[int, socket.socket] | No
     return None
 
 
-def _join(rank: int, host: str, port: int, token: str, failed: Callable[[], bool], deadline: float) -> str:
-    """Connect to machine 0 and wait for its release; reconnects until the deadline."""
+def _join(rank: int, host: str, port: int, token: str, patience: _Patience) -> str:
+    """Connect to machine 0 and wait for its release; reconnects until the time is over."""
+    what = f"{host} does not answer on port {port}"
     while True:
-        _check_wait(f"{host} does not answer on port {port}", failed, deadline)
+        patience.check(what)
         with (
             suppress(ConnectionError, TimeoutError),
             socket.create_connection((host, port), timeout=ANSWER_SECONDS) as server,
         ):
             server.sendall(f"{token} {rank}\n".encode())
-            server.settimeout(max(1.0, deadline - time.monotonic()))
-            if server.recv(len(RELEASE)) == RELEASE:
+            if _is_released(server, what, patience):
                 return _own_address(server)
         time.sleep(POLL_SECONDS)
+
+
+def _is_released(server: socket.socket, what: str, patience: _Patience) -> bool:
+    """Wait for the word of machine 0; ``False`` if it has closed the connection."""
+    server.settimeout(ANSWER_SECONDS)
+    while True:
+        try:
+            return server.recv(len(RELEASE)) == RELEASE
+        except TimeoutError:
+            patience.check(what)
 
 
 def _own_address(connection: socket.socket) -> str:
@@ -104,10 +133,3 @@ def _greeting(client: socket.socket, token: str) -> int | None:
     except OSError:
         return None
     return int(rank) if received == token and rank.isdigit() else None
-
-
-def _check_wait(what: str, failed: Callable[[], bool], deadline: float) -> None:
-    if failed():
-        raise PeerError("another node has failed")
-    if time.monotonic() > deadline:
-        raise PeerError(what)

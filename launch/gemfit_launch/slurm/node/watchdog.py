@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass, field
 
 from gemfit.schemas.metrics import StepRecord
 from gemfit_launch.runs.metrics_tail import Tail
+from gemfit_launch.slurm.node.running_clock import RunningClock
 
 USUAL_STEP_FACTOR = 20
 START_FACTOR = 4
@@ -21,12 +21,14 @@ class Watchdog:
     tail: Tail
     hang_seconds: float
     """Shortest time without a step that counts as a hang, after the first step: a save may be large."""
-    clock: float = field(default_factory=time.monotonic)
+    clock: float = 0.0
+    """When the last record was read, by ``running``."""
+    running: RunningClock = field(default_factory=RunningClock)
     times: list[float] = field(default_factory=list)
 
     def silence_beyond_limit(self, now: float | None = None) -> float | None:
-        """Seconds since the last step if beyond the limit, else ``None``."""
-        now = time.monotonic() if now is None else now
+        """Seconds since the last step, without suspensions, if beyond the limit; else ``None``."""
+        now = self.running.read() if now is None else now
         if records := self.tail.read():
             self.clock = now
             self.times += [record.time for record in records if isinstance(record, StepRecord)]
