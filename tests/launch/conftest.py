@@ -140,7 +140,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     """A login node, with the working folder in a folder of the test."""
     folder = tmp_path / "slurm"
     folder.mkdir()
-    for command in ("sbatch", "squeue", "scancel"):
+    for command in ("sbatch", "squeue", "scancel", "scontrol"):
         path = folder / command
         path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(FAKE), command])} "$@"\n')
         path.chmod(0o755)

@@ -1,6 +1,6 @@
 """A Slurm that fits into a folder: commands that note how they were called, and a queue in a file.
 
-Put in front on PATH by the tests of the launcher as ``sbatch``, ``squeue`` and ``scancel``.
+Put in front on PATH by the tests of the launcher as ``sbatch``, ``squeue``, ``scancel`` and ``scontrol``.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ def scancel(folder: Path, arguments: list[str]) -> int:
     return 0
 
 
+def scontrol(folder: Path, arguments: list[str]) -> int:
+    path = folder / "partitions"
+    unlimited = "PartitionName=low Default=YES DefaultTime=NONE MaxTime=UNLIMITED State=UP\n"
+    sys.stdout.write(path.read_text() if path.is_file() else unlimited)
+    return 0
+
+
 def read_queue(folder: Path) -> dict[str, dict[str, str]]:
     path = folder / "queue.json"
     queue: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.is_file() else {}
@@ -75,7 +82,7 @@ def write_queue(folder: Path, jobs: dict[str, dict[str, str]]) -> None:
     (folder / "queue.json").write_text(json.dumps(jobs))
 
 
-COMMANDS = {"sbatch": sbatch, "squeue": squeue, "scancel": scancel}
+COMMANDS = {"sbatch": sbatch, "squeue": squeue, "scancel": scancel, "scontrol": scontrol}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], sys.argv[2:]))

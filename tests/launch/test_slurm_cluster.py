@@ -16,14 +16,13 @@ from gemfit_launch.slurm.cluster.cluster import (
     Cluster,
     Node,
     Partition,
-    megabytes,
-    pairs,
-    parse_gpus,
     parse_node,
     parse_partition,
 )
 from gemfit_launch.slurm.cluster.generate_site import first_site
-from gemfit_launch.slurm.cluster.preflight import Pace, examine
+from gemfit_launch.slurm.cluster.preflight import examine
+from gemfit_launch.slurm.cluster.preflight_limits import Pace
+from gemfit_launch.slurm.cluster.scontrol_text import megabytes, pairs, parse_gpus
 from gemfit_launch.slurm.states import parse_node_state
 from gemfit_launch.slurm.submit.site_options import ranks_at
 
@@ -38,6 +37,9 @@ PARTITION = (
 )
 
 
+REQUEUE = {"PreemptMode": "REQUEUE"}
+
+
 def gpu_node(name: str) -> Node:
     return replace(parse_node(NODE), name=name)
 
@@ -49,8 +51,8 @@ def cpu_node(name: str) -> Node:
 @pytest.fixture
 def cluster() -> Cluster:
     """Four GPU nodes whose jobs may be preempted, and two without a GPU."""
-    gpu = parse_partition(PARTITION, "REQUEUE")
-    cpu = replace(gpu, name="cpu", is_default=False, is_preemptible=False, max_nodes=None, max_seconds=None)
+    gpu = parse_partition(PARTITION, REQUEUE)
+    cpu = replace(gpu, name="cpu", is_default=False, preemption="off", max_nodes=None, max_seconds=None)
     nodes = (*map(gpu_node, ("g1", "g2", "g3", "g4")), cpu_node("c1"), cpu_node("c2"))
     return Cluster(
         settings={"ClusterName": "big", "KillWait": "30 sec"},
@@ -67,11 +69,11 @@ def test_a_node_is_read_with_kinds_of_gpus_features_and_usable_cpus() -> None:
 
 
 def test_a_partition_is_read_with_its_limits() -> None:
-    partition = parse_partition(PARTITION, "REQUEUE")
+    partition = parse_partition(PARTITION, REQUEUE)
     assert (partition.max_nodes, partition.max_seconds, partition.grace_seconds) == (4, 172_800, 120)
     assert partition.is_default
-    assert partition.is_preemptible
-    assert not parse_partition(PARTITION, "OFF").is_preemptible
+    assert (partition.default_seconds, partition.preemption) == (None, "requeue")
+    assert parse_partition(PARTITION, {"PreemptMode": "OFF"}).preemption == "off"
 
 
 def test_values_with_blanks_stay_whole() -> None:
@@ -84,6 +86,7 @@ def test_values_with_blanks_stay_whole() -> None:
     [
         (("gpu:2",), {"": 2}),
         (("gpu:a100:4(S:0)", "gpu:h100:8"), {"a100": 4, "h100": 8}),
+        (("gpu:h100:no_consume:8", "gpu:no_consume:2"), {"h100": 8, "": 2}),
         (("nvme:1",), {}),
         (("gpu:a100_1g.5gb:7",), {"a100_1g.5gb": 7}),
         ((), {}),
@@ -204,3 +207,138 @@ def test_a_signal_that_comes_too_late_to_save_is_an_error(plan: Plan, cluster: C
     pace = Pace(step_seconds=100.0, save_seconds=200.0, checkpoint_bytes=1)
     found = errors(examine(planned(plan, time="1-0"), cluster, pace, resolves=lambda host: True))
     assert found == [("signal_lead_seconds", "is 300; a step and a save need 360")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("REQUEUE", "requeue"),
+        ("CANCEL", "cancel"),
+        ("GANG,SUSPEND", "suspend"),
+        ("OFF", "off"),
+        ("GANG", "off"),
+    ],
+)
+def test_the_kind_of_preemption_is_read(mode: str, kind: str) -> None:
+    line = PARTITION.replace("PreemptMode=REQUEUE", f"PreemptMode={mode}")
+    assert parse_partition(line, REQUEUE).preemption == kind
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode", "state", "words"),
+    [
+        ({}, "cancel", "warning", "does not come back"),
+        ({}, "suspend", "ok", "is suspended without notice"),
+        ({"PreemptType": "preempt/qos"}, "cancel", "ok", "the QOS decides"),
+    ],
+)
+def test_each_kind_of_preemption_is_described(
+    settings: dict[str, str], mode: Any, state: str, words: str, plan: Plan, cluster: Cluster
+) -> None:
+    gpu = replace(cluster.partitions["gpu"], preemption=mode)
+    changed = replace(cluster, settings=cluster.settings | settings, partitions={"gpu": gpu})
+    results = examine(planned(plan, cpus_per_node=8), changed, None, resolves=lambda host: True)
+    (found,) = [result for result in results if result.name == "preemption"]
+    assert (found.state, words in found.found) == (state, True)
+    assert {"cancel": "PreemptMode=CANCEL", "suspend": "suspended"}[mode] in first_site(
+        replace(changed, settings=cluster.settings), None
+    )
+
+
+def test_a_job_without_a_time_gets_the_default_time_of_its_partition(plan: Plan, cluster: Cluster) -> None:
+    gpu = replace(cluster.partitions["gpu"], default_seconds=180, max_seconds=None)
+    short = replace(cluster, partitions={"gpu": gpu})
+    found = errors(examine(planned(plan), short, None, resolves=lambda host: True))
+    assert found == [
+        (
+            "time",
+            "signal_lead_seconds is 300, and the time limit only 180 seconds "
+            "(`time` is not set: DefaultTime of gpu)",
+        )
+    ]
+    assert "\ntime: 1-00:00:00 " in first_site(short, None)
+    assert errors(examine(planned(plan, time="1-0"), short, None, resolves=lambda host: True)) == []
+
+
+@pytest.mark.parametrize("time", ["0", "UNLIMITED"])
+def test_no_limit_is_longer_than_a_partition_that_has_one(time: str, plan: Plan, cluster: Cluster) -> None:
+    found = errors(examine(planned(plan, time=time), cluster, None, resolves=lambda host: True))
+    assert found == [("time", f"{time} is longer than gpu allows (172800 seconds)")]
+
+
+def test_the_first_site_of_a_short_partition_passes_preflight(plan: Plan, cluster: Cluster) -> None:
+    gpu = replace(cluster.partitions["gpu"], max_seconds=300)
+    short = replace(cluster, partitions={"gpu": gpu})
+    site = build(Site, parse(f"name: x\n{first_site(short, None)}", "first"))
+    assert site.signal_lead_seconds == 100
+    made = plan.model_copy(update={"site": site, "topology": ranks_at(site, 2)})
+    assert errors(examine(made, short, None, resolves=lambda host: True)) == []
+
+
+def test_memory_that_slurm_keeps_for_the_system_is_not_offered() -> None:
+    assert parse_node(f"{NODE} MemSpecLimit=500").memory_megabytes == 999_500
+
+
+def test_whole_gpus_come_before_mig_slices(cluster: Cluster) -> None:
+    node = replace(cluster.nodes[0], gpus={"h100": 2, "1g.10gb": 7})
+    text = first_site(replace(cluster, nodes=(node,)), "gpu")
+    assert "gpus_per_node: 2\ngpu_kind: h100\n" in text
+    assert "# MIG slices are not used: 7 1g.10gb\n" in text
+    only = first_site(replace(cluster, nodes=(replace(node, gpus={"1g.10gb": 7}),)), "gpu")
+    assert "gpus_per_node: 1\ngpu_kind: 1g.10gb\n" in only
+
+
+@pytest.mark.parametrize(
+    ("site", "partition", "settings", "state"),
+    [
+        ({}, {}, {}, "warning"),
+        ({"cpus_per_node": 8}, {}, {}, "ok"),
+        ({"extra": {"exclusive": ""}}, {}, {}, None),
+        ({"extra": {"cpus-per-gpu": "8"}}, {}, {}, None),
+        ({}, {"has_whole_nodes": True}, {}, None),
+        ({}, {"has_cpus_per_gpu": True}, {}, None),
+        ({}, {}, {"SelectType": "select/linear"}, None),
+    ],
+)
+def test_a_gpu_job_that_would_get_one_cpu_is_a_warning(
+    site: dict[str, Any],
+    partition: dict[str, Any],
+    settings: dict[str, str],
+    state: str | None,
+    plan: Plan,
+    cluster: Cluster,
+) -> None:
+    gpu = replace(cluster.partitions["gpu"], **partition)
+    changed = replace(cluster, settings=cluster.settings | settings, partitions={"gpu": gpu})
+    results = examine(planned(plan, **site), changed, None, resolves=lambda host: True)
+    assert [result.state for result in results if result.name == "CPUs"] == ([] if state is None else [state])
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ({"pack_partition": "cpuu"}, "did you mean 'cpu'"),
+        ({"pack_partition": "cpu", "time": "1-0"}, "longer than cpu allows (3600 seconds)"),
+        ({"pack_partition": "down"}, "is not up"),
+    ],
+)
+def test_the_partition_of_the_packing_job_is_checked(
+    site: dict[str, Any], words: str, plan: Plan, cluster: Cluster
+) -> None:
+    cpu = replace(cluster.partitions["cpu"], max_seconds=3600)
+    partitions = {**cluster.partitions, "cpu": cpu, "down": replace(cpu, name="down", is_up=False)}
+    found = errors(
+        examine(
+            planned(plan, **site), replace(cluster, partitions=partitions), None, resolves=lambda host: True
+        )
+    )
+    assert [name for name, _ in found] == ["pack_partition"]
+    assert words in found[0][1]
+
+
+def test_cpus_per_gpu_and_whole_nodes_of_a_partition_are_read() -> None:
+    line = f"{PARTITION} JobDefaults=DefCpuPerGPU=8 OverSubscribe=EXCLUSIVE"
+    assert parse_partition(line).has_cpus_per_gpu
+    assert parse_partition(line).has_whole_nodes
+    assert not parse_partition(f"{PARTITION} JobDefaults=(null) OverSubscribe=NO").has_whole_nodes
+    assert parse_partition(f"{PARTITION} DefaultTime=00:03:00").default_seconds == 180

@@ -169,6 +169,24 @@ def test_a_job_to_wait_for_has_to_be_one_that_can_succeed(
     assert bool(slurm.calls("sbatch")) == (not words)
 
 
+@pytest.mark.parametrize(
+    ("line", "settings", "words"),
+    [
+        ("DefaultTime=00:03:00 MaxTime=UNLIMITED", [], "180 seconds (`time` is not set: DefaultTime of low)"),
+        ("DefaultTime=NONE MaxTime=00:04:00", [], "240 seconds (MaxTime of low)"),
+        ("DefaultTime=00:03:00 MaxTime=UNLIMITED", ["--site-set", "time=5"], "300 seconds (`time`)"),
+        ("DefaultTime=00:03:00 MaxTime=UNLIMITED", ["--site-set", "time=1-0"], ""),
+    ],
+)
+def test_a_job_whose_signal_to_save_would_come_at_its_start_is_refused(
+    line: str, settings: list[str], words: str, conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    (slurm.folder / "partitions").write_text(f"PartitionName=low Default=YES {line} State=UP\n")
+    result = cli("submit", *ASKED, *settings, "--run", "runs/first")
+    assert (result.exit_code == 0, words in result.stderr) == (not words, True)
+    assert bool(slurm.calls("sbatch")) == (not words)
+
+
 def test_a_sweep_that_is_refused_half_way_prints_what_was_submitted(
     conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:

@@ -46,10 +46,10 @@ def preflight(
     site, root = site_options.site(), folder or default_folder(request)
     plan = resolve_plan(request.pinned_recipe(), ranks_at(site, site_options.nodes or 1), site=site)
     pace = measured_pace(RunDir.open(like)) if like is not None else None
-    script = render_scripts(plan, root, Path.cwd())["train"]
+    scripts = render_scripts(plan, root, Path.cwd())
     results = [
         *examine(plan, ask_cluster(), pace, resolves=resolves),
-        *check_locally(plan, root, pace, script),
+        *check_locally(plan, root, pace, scripts.items()),
     ]
     if as_json:
         click.echo(json.dumps([result.model_dump() for result in results], indent=2))

@@ -20,6 +20,7 @@ from gemfit_launch.planning.topology import Ranks, check_gpus_present, count_gpu
 from gemfit_launch.runs.python_module import require_train_extra
 from gemfit_launch.slurm.cluster.cancel import check_not_queued
 from gemfit_launch.slurm.cluster.dependency import check_dependency
+from gemfit_launch.slurm.cluster.job_limit import check_lead
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
@@ -133,6 +134,7 @@ def _resume_job(wanted: Resumption, site_options: SiteOptions, after: int | None
     check_not_queued(run)
     check_not_complete(run, plan)
     check_dependency(after)
+    check_lead(site)
     warn_hidden_options()
     _adopt(run, plan)
     for change in changed_parts(old, plan):

@@ -18,6 +18,8 @@ from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.dependency import check_dependency
+from gemfit_launch.slurm.cluster.job_limit import check_lead
+from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_all
@@ -74,6 +76,7 @@ def submit(
         if not job.plan.recipe.data.mixture:
             find_files(None)  # raises with the option that names the data
     check_dependency(after)
+    check_lead(site_of(jobs[0].plan))
     warn_hidden_options()
     if not as_json:
         show_summary(console(), jobs[0].plan, request.name)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.cluster.scontrol_text import comma_list, pairs, parse_gpus
 from gemfit_launch.slurm.durations import seconds
 from gemfit_launch.slurm.states import NodeState, NodeUse, parse_node_state
 
+Preemption = Literal["off", "requeue", "cancel", "suspend"]
 UNLIMITED = ("UNLIMITED", "NONE", "INFINITE", "n/a", "")
-PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z_:]+)=(.*?)(?=\s+[A-Za-z_:]+=|\s*$)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +25,14 @@ class Partition:
     is_up: bool
     max_nodes: int | None
     max_seconds: int | None
-    is_preemptible: bool
+    default_seconds: int | None
+    """Limit of a job that asks for none; ``None``: ``max_seconds``."""
+    preemption: Preemption
     grace_seconds: int
+    has_whole_nodes: bool
+    """Whether a job gets all CPUs of its nodes."""
+    has_cpus_per_gpu: bool
+    """Whether a job gets CPUs with its GPUs, without asking for them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +45,7 @@ class Node:
     partitions: tuple[str, ...]
     cpus: int
     memory_megabytes: int
+    """What jobs may use: RealMemory without MemSpecLimit."""
     gpus: dict[str, int]
     """Number by kind; the kind is empty where the cluster names none."""
     features: tuple[str, ...]
@@ -70,7 +79,17 @@ class Cluster:
 
     @property
     def default_partition(self) -> str | None:
-        return next((partition.name for partition in self.partitions.values() if partition.is_default), None)
+        return default_partition(self.partitions)
+
+    @property
+    def preempts_by_qos(self) -> bool:
+        """Whether the QOS decides which jobs are preempted, how, and with what notice."""
+        return self.settings.get("PreemptType") == "preempt/qos"
+
+    @property
+    def allocates_cpus(self) -> bool:
+        """Whether jobs get single CPUs, not whole nodes."""
+        return self.settings.get("SelectType") != "select/linear"
 
     def nodes_of(self, partition: str) -> list[Node]:
         return [node for node in self.nodes if partition in node.partitions]
@@ -81,30 +100,52 @@ def ask_cluster() -> Cluster:
     settings = dict(
         _setting(line) for line in commands.call(["scontrol", "show", "config"]).splitlines() if "=" in line
     )
-    mode = settings.get("PreemptMode", "OFF")
-    shown = commands.call(["scontrol", "show", "partition", "--all", "--oneliner"])
-    partitions = [parse_partition(line, mode) for line in shown.splitlines() if "PartitionName=" in line]
     nodes = commands.call(["scontrol", "show", "node", "--all", "--oneliner"])
     return Cluster(
         settings=settings,
-        partitions={partition.name: partition for partition in partitions},
+        partitions=ask_partitions(settings),
         nodes=tuple(parse_node(line) for line in nodes.splitlines() if "NodeName=" in line),
     )
 
 
-def parse_partition(line: str, cluster_preempt_mode: str) -> Partition:
+def ask_partitions(settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, Partition]:
+    """Every partition by name; ``settings`` of the cluster complete what a line does not contain."""
+    shown = commands.call(["scontrol", "show", "partition", "--all", "--oneliner"])
+    partitions = [parse_partition(line, settings) for line in shown.splitlines() if "PartitionName=" in line]
+    return {partition.name: partition for partition in partitions}
+
+
+def default_partition(partitions: Mapping[str, Partition]) -> str | None:
+    """Name of the partition of jobs that name none."""
+    return next((partition.name for partition in partitions.values() if partition.is_default), None)
+
+
+def parse_partition(line: str, settings: Mapping[str, str] = MappingProxyType({})) -> Partition:
     """One line of ``scontrol show partition --oneliner``."""
     shown = pairs(line)
-    mode = shown.get("PreemptMode", cluster_preempt_mode)
+    cluster_mode = settings.get("PreemptMode", "OFF")
+    mode = shown.get("PreemptMode", cluster_mode) if preemption(cluster_mode) != "off" else "OFF"
+    defaults = shown.get("JobDefaults", "") + settings.get("JobDefaults", "")
     return Partition(
         name=shown["PartitionName"],
         is_default=shown.get("Default") == "YES",
         is_up=shown.get("State") == "UP",
         max_nodes=None if (limit := shown.get("MaxNodes", "")) in UNLIMITED else int(limit),
         max_seconds=seconds(shown.get("MaxTime", "")),
-        is_preemptible=not mode.startswith("OFF") and not cluster_preempt_mode.startswith("OFF"),
+        default_seconds=seconds(shown.get("DefaultTime", "")),
+        preemption=preemption(mode),
         grace_seconds=int(shown.get("GraceTime", "0")),
+        has_whole_nodes="EXCLUSIVE" in shown.get("OverSubscribe", "")
+        or shown.get("Exclusive") in ("YES", "NODE"),
+        has_cpus_per_gpu="DefCpuPerGPU" in defaults,
     )
+
+
+def preemption(mode: str) -> Preemption:
+    """What happens to a preempted job, from ``PreemptMode`` such as ``REQUEUE`` or ``GANG,SUSPEND``."""
+    words = mode.lower().split(",")
+    found: list[Preemption] = [kind for kind in ("requeue", "cancel", "suspend") if kind in words]
+    return found[0] if found else "off"
 
 
 def parse_node(line: str) -> Node:
@@ -114,43 +155,14 @@ def parse_node(line: str) -> Node:
         name=shown["NodeName"],
         address=shown.get("NodeAddr", shown["NodeName"]),
         state=parse_node_state(shown.get("State", "UNKNOWN")),
-        partitions=_list(shown.get("Partitions", "")),
+        partitions=comma_list(shown.get("Partitions", "")),
         cpus=int(shown.get("CPUEfctv") or shown.get("CPUTot", "1")),
-        memory_megabytes=int(shown.get("RealMemory", "0")),
-        gpus=parse_gpus(_list(shown.get("Gres", ""))),
-        features=_list(shown.get("AvailableFeatures", "")),
+        memory_megabytes=int(shown.get("RealMemory", "0")) - int(shown.get("MemSpecLimit", "0")),
+        gpus=parse_gpus(comma_list(shown.get("Gres", ""))),
+        features=comma_list(shown.get("AvailableFeatures", "")),
     )
-
-
-def parse_gpus(gres: Iterable[str]) -> dict[str, int]:
-    """Number of GPUs by kind in GRES such as ``gpu:h100:8(S:0-1)``."""
-    gpus: dict[str, int] = {}
-    for entry in gres:
-        name, *rest = entry.partition("(")[0].split(":")
-        if name == "gpu" and rest:
-            *kinds, count = rest if rest[-1].isdigit() else [*rest, "1"]
-            kind = ":".join(kinds)
-            gpus[kind] = gpus.get(kind, 0) + int(count)
-    return gpus
-
-
-def pairs(line: str) -> dict[str, str]:
-    """``Key=value`` pairs of one line of scontrol; a value may contain blanks."""
-    return {name: value for name, value in PAIR.findall(line) if value != "(null)"}
-
-
-def megabytes(text: str) -> int | None:
-    """Memory in sbatch notation (``500G``, ``4000``) in MiB; ``None`` for anything else."""
-    found = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
-    factors = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
-    return int(int(found[1]) * factors[found[2]]) if found else None
 
 
 def _setting(line: str) -> tuple[str, str]:
     name, _, value = line.partition("=")
     return name.strip(), value.strip()
-
-
-def _list(text: str) -> tuple[str, ...]:
-    """Split at commas outside of parentheses."""
-    return tuple(part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip())

@@ -6,6 +6,7 @@ from collections import Counter
 
 from gemfit.errors import UserError, did_you_mean
 from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
+from gemfit_launch.slurm.cluster.scontrol_text import is_mig
 
 
 def first_site(cluster: Cluster, partition: str | None) -> str:
@@ -29,7 +30,7 @@ def first_site(cluster: Cluster, partition: str | None) -> str:
             *_pack_partition(cluster, chosen),
             "# setup:                    # lines that run on each node first",
             "#   - module load cuda",
-            "signal_lead_seconds: 300    # longer than one step and one checkpoint together",
+            *_lead(chosen),
         ]
     )
 
@@ -61,18 +62,37 @@ def _shape(node: Node) -> tuple[int, int, int]:
 
 
 def _gpus(node: Node) -> list[str]:
+    """Whole GPUs before MIG slices, then the kind that the node has most of."""
     if not node.gpus:
         return ["gpus_per_node: 0            # trains on CPUs", "ranks_per_node: 1"]
-    kind, count = max(node.gpus.items(), key=lambda item: item[1])
-    return [f"gpus_per_node: {count}", *([f"gpu_kind: {kind}"] if kind else [])]
+    kind, count = max(node.gpus.items(), key=lambda item: (not is_mig(item[0]), item[1]))
+    slices = [f"{number} {name}" for name, number in node.gpus.items() if is_mig(name)]
+    lines = [f"# MIG slices are not used: {', '.join(slices)}"] if slices else []
+    if is_mig(kind):
+        count, lines = (
+            1,
+            [f"# MIG slices ({', '.join(slices)}): a rank sees one, and NCCL joins no two of one GPU."],
+        )
+    return [*lines, f"gpus_per_node: {count}", *([f"gpu_kind: {kind}"] if kind else [])]
 
 
 def _time(partition: Partition) -> list[str]:
-    if partition.max_seconds is None:
-        return ["# time: 1-00:00:00          # no limit here; with one the job saves and requeues itself"]
-    days, rest = divmod(partition.max_seconds, 86400)
-    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return [f"time: {days}-{clock}          # the longest here; the run may be longer"]
+    if partition.max_seconds is not None:
+        return [f"time: {_clock(partition.max_seconds)}          # the longest here; the run may be longer"]
+    if partition.default_seconds is not None:
+        default = _clock(partition.default_seconds)
+        return [f"time: 1-00:00:00            # without it a job gets {default} (DefaultTime)"]
+    return ["# time: 1-00:00:00          # no limit here; with one the job saves and requeues itself"]
+
+
+def _clock(limit: int) -> str:
+    days, rest = divmod(limit, 86400)
+    return f"{days}-{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+
+
+def _lead(partition: Partition) -> list[str]:
+    lead = min(300, partition.max_seconds // 3) if partition.max_seconds is not None else 300
+    return [f"signal_lead_seconds: {lead:<3}    # longer than one step and one checkpoint together"]
 
 
 def _pack_partition(cluster: Cluster, chosen: Partition) -> list[str]:
@@ -85,7 +105,18 @@ def _pack_partition(cluster: Cluster, chosen: Partition) -> list[str]:
 
 
 def _preemption(cluster: Cluster, partition: Partition) -> list[str]:
-    if not partition.is_preemptible:
+    if partition.preemption == "off":
         return []
+    if cluster.preempts_by_qos:
+        return ["# Its jobs may be preempted; the QOS decides with what notice, and what follows."]
     window = partition.grace_seconds + cluster.kill_wait_seconds
-    return [f"# Its jobs may be preempted, with {window} seconds to save; they are requeued."]
+    match partition.preemption:
+        case "suspend":
+            return ["# Its jobs may be suspended without notice; they continue later."]
+        case "cancel":
+            return [
+                f"# Its jobs may be preempted, with {window} seconds to save; they are requeued only if",
+                "# a step and a save take less (PreemptMode=CANCEL): else `gemfit resume` brings them back.",
+            ]
+        case _:
+            return [f"# Its jobs may be preempted, with {window} seconds to save; they are requeued."]

@@ -7,34 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from gemfit.errors import did_you_mean
 from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
-from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, megabytes
-from gemfit_launch.slurm.durations import seconds
+from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
+from gemfit_launch.slurm.cluster.preflight_limits import ABOUT, Pace, check_preemption, check_time
+from gemfit_launch.slurm.cluster.preflight_pack import check_pack_partition
+from gemfit_launch.slurm.cluster.scontrol_text import megabytes
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.states import NodeUse
-
-ABOUT = "cluster"
-MARGIN_SECONDS = 60
-"""Slurm checks time limits every 30 seconds, and signals up to a minute early or late."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pace:
-    """Step and save times of an earlier run, and its checkpoint size."""
-
-    step_seconds: float
-    save_seconds: float
-    checkpoint_bytes: int
-
-    @property
-    def stop_seconds(self) -> float:
-        """Worst case from a stop request until the checkpoint is saved."""
-        return self.step_seconds + self.save_seconds
 
 
 def examine(
@@ -61,8 +44,10 @@ def examine(
         # Too few nodes at all are reported once, above.
         *_shape(site, min(plan.topology.nodes, len(nodes)), nodes),
         *_hosts(nodes, resolves, plan.topology.nodes),
-        *_time(site, partition, pace),
-        *_preemption(site, partition, cluster, pace),
+        *_cpus(site, partition, cluster),
+        *check_time(site, partition, pace),
+        *check_preemption(partition, cluster, pace),
+        *check_pack_partition(site, cluster),
     ]
 
 
@@ -156,48 +141,18 @@ def _hosts(nodes: Sequence[Node], resolves: Callable[[str], bool], wanted: int) 
         yield ok(ABOUT, "addresses", f"those of {len(nodes)} nodes resolve")
 
 
-def _time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[CheckResult]:
-    limit = seconds(site.time) if site.time is not None else partition.max_seconds
-    if site.time is not None and limit is None:
-        yield error(ABOUT, "time", f"{site.time} is not a time in the format of sbatch, such as 1-00:00:00")
+def _cpus(site: Site, partition: Partition, cluster: Cluster) -> Iterator[CheckResult]:
+    """Without a number of CPUs, Slurm gives a job one per node."""
+    asks = site.cpus_per_node is not None or {"exclusive", "cpus-per-gpu"} & set(site.extra)
+    gets = partition.has_whole_nodes or not cluster.allocates_cpus
+    if asks or gets or (site.gpus_per_node and partition.has_cpus_per_gpu):
         return
-    if limit is None:
-        yield ok(ABOUT, "time", "no limit")
-        return
-    longest = partition.max_seconds
-    if longest is not None and limit > longest:
-        yield error(ABOUT, "time", f"{site.time} is longer than {partition.name} allows ({longest} seconds)")
-    elif site.signal_lead_seconds + MARGIN_SECONDS >= limit:
-        yield error(
-            ABOUT,
-            "time",
-            f"signal_lead_seconds is {site.signal_lead_seconds}, and the time limit only {limit} seconds",
-        )
-    else:
-        yield ok(ABOUT, "time", f"{limit} seconds, signalled to save {site.signal_lead_seconds} before")
-    if pace is not None and pace.stop_seconds + MARGIN_SECONDS > site.signal_lead_seconds:
-        needed = round(pace.stop_seconds) + MARGIN_SECONDS
-        yield error(
-            ABOUT, "signal_lead_seconds", f"is {site.signal_lead_seconds}; a step and a save need {needed}"
-        )
-
-
-def _preemption(
-    site: Site, partition: Partition, cluster: Cluster, pace: Pace | None
-) -> Iterator[CheckResult]:
-    if not partition.is_preemptible:
-        return
-    window = partition.grace_seconds + cluster.kill_wait_seconds
-    text = f"{window} seconds from notice to kill (GraceTime {partition.grace_seconds})"
-    if pace is None:
-        yield ok(ABOUT, "preemption", f"{text}; --like RUN compares it with what a run took")
-    elif pace.stop_seconds > window:
+    if site.gpus_per_node or site.ranks > 1:
+        ranks = f"{site.ranks} GPUs" if site.gpus_per_node else f"{site.ranks} ranks"
+        best = max((node.cpus for node in cluster.nodes_of(partition.name)), default=0)
         yield warning(
             ABOUT,
-            "preemption",
-            f"{text}, but a step and a save take {pace.stop_seconds:.0f}: a preempted job goes back to "
-            "its last checkpoint",
-            "save more often (checkpoint.every_steps)",
+            "CPUs",
+            f"the site names no number, so the {ranks} of a node share one CPU",
+            f"set cpus_per_node (nodes have up to {best})",
         )
-    else:
-        yield ok(ABOUT, "preemption", f"{text}; a step and a save take {pace.stop_seconds:.0f}")

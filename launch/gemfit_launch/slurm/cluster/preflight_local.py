@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.hub_token import token_source
 from gemfit_launch.runs.metrics_tail import recent_records
 from gemfit_launch.slurm import commands
-from gemfit_launch.slurm.cluster.preflight import Pace
+from gemfit_launch.slurm.cluster.preflight_limits import Pace
 
 ABOUT = "machine"
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
@@ -51,11 +51,14 @@ def resolves(host: str) -> bool:
         return False
 
 
-def check_locally(plan: Plan, root: Path, pace: Pace | None, script: str) -> Iterator[CheckResult]:
-    """Checks of the run folder, the token and the script."""
+def check_locally(
+    plan: Plan, root: Path, pace: Pace | None, scripts: Iterable[tuple[str, str]]
+) -> Iterator[CheckResult]:
+    """Checks of the run folder, the token and the scripts, by kind."""
     yield from _folder(root, plan, pace)
     yield from _token(plan)
-    yield _test_only(script)
+    for kind, script in scripts:
+        yield _test_only("sbatch" if kind == "train" else f"sbatch ({kind})", script)
 
 
 def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
@@ -104,10 +107,10 @@ def _token(plan: Plan) -> Iterator[CheckResult]:
         yield warning(ABOUT, "token", why, "export HF_TOKEN before `gemfit submit`, or log in")
 
 
-def _test_only(script: str) -> CheckResult:
+def _test_only(name: str, script: str) -> CheckResult:
     """Slurm's own check of the script, without submitting it."""
     try:
         commands.test_only(script)
     except commands.SlurmError as refusal:
-        return error(ABOUT, "sbatch", str(refusal).removeprefix("sbatch: ").strip())
-    return ok(ABOUT, "sbatch", "accepts the script (--test-only)")
+        return error(ABOUT, name, str(refusal).removeprefix("sbatch: ").strip())
+    return ok(ABOUT, name, "accepts the script (--test-only)")
