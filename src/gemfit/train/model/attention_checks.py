@@ -15,16 +15,19 @@ from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBA
 
 from gemfit.errors import UserError
 from gemfit.train.data.collate import Tensors
+from gemfit.train.model.attention_functions import register_attention
 from gemfit.train.trainer_view import TrainerView
 
 PACKAGES = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3"}
 
 
 def prepare_attention(device: str) -> None:
-    """Disable a backend of torch that returns NaN; call it before the first forward pass.
+    """Register gemfit's attention functions and disable a backend of torch that returns NaN.
 
-    cuDNN's attention returns NaN gradients for masked rows on H100 (pytorch #196678).
+    Call it before a model is built. cuDNN's attention returns NaN gradients for masked rows on H100
+    (pytorch #196678).
     """
+    register_attention()
     if device == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
 
