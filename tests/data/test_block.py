@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from gemfit.data.build.block_pipeline import make_block
 from gemfit.data.document import Words
-from gemfit.data.jsonl.batch_parser import MessageColumns, parse_lines, read_block
-from gemfit.data.jsonl.conversation import ROLES, Conversation, Message, parse_conversation
-from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection
+from gemfit.data.jsonl.batch_parser import parse_lines, read_block
+from gemfit.data.jsonl.conversation import Conversation, Message, parse_conversation
+from gemfit.data.jsonl.line_parser import Rejection
+from gemfit.data.jsonl.line_settings import DEFAULTS, ROLES
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
+from gemfit.data.jsonl.message_columns import MessageColumns
 from gemfit.data.packing.overlong import fit_document
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.render.trim import SPACES, trimmed
@@ -128,7 +130,13 @@ def test_batch_and_line_parsing_give_the_same(lines: list[bytes], first_line: in
     assert (counts, one) == (wanted_counts, other)
 
 
-@given(values=st.lists(PLAIN.filter(lambda value: "\\u0000" not in json.dumps(value)), min_size=1))
+def is_plain(value: Any) -> bool:
+    """Whether nothing of it is refused: no NUL, and no reply without text."""
+    replies = [message["content"] for message in value["messages"] if message["role"] == "assistant"]
+    return "\\u0000" not in json.dumps(value) and all(map(str.strip, replies))
+
+
+@given(values=st.lists(PLAIN.filter(is_plain), min_size=1))
 def test_plain_conversations_take_the_batch_path_with_any_harmless_keys(values: list[Any]) -> None:
     plain = MessageColumns()
     assert plain.add_batch([orjson.dumps(value) for value in values], 1)
@@ -163,9 +171,9 @@ def test_the_first_bad_line_of_a_block_raises_without_reject() -> None:
 
 def test_a_line_at_the_limit_is_read_and_one_byte_more_is_refused() -> None:
     empty = len(orjson.dumps(say(("user", ""))))
-    fits = orjson.dumps(say(("user", "a" * (LINE_LIMIT - empty))))
+    fits = orjson.dumps(say(("user", "a" * (DEFAULTS.max_bytes - empty))))
     found: list[Rejection] = []
-    block = b"\n".join([fits, fits + b" ", b" " * (LINE_LIMIT + 1), b" " * LINE_LIMIT])
+    block = b"\n".join([fits, fits + b" ", b" " * (DEFAULTS.max_bytes + 1), b" " * DEFAULTS.max_bytes])
     messages, counts = read_block(block, 1, "f", Anything(), found.append)
     assert messages.lines.tolist() == [1]
     assert [rejection.place for rejection in found] == ["f:2", "f:3"]
@@ -196,8 +204,11 @@ def conversations(draw: st.DrawFn, templated: bool) -> list[dict[str, Any]]:
         value = say(*draw(SYSTEM), *draw(ALTERNATING if templated else TURNS), ("assistant", "yes"))
         if templated and value["messages"][-2]["role"] == "assistant":
             value["messages"].pop()
+            value["messages"][-1]["content"] += "yes"
         for message in value["messages"][:-1]:
-            if draw(st.integers(0, 5)) == 0:
+            if draw(st.integers(0, 5)) == 0 or (
+                message["role"] == "assistant" and not message["content"].strip()
+            ):
                 message["weight"] = 0
         found.append(value)
     return found

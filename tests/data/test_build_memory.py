@@ -21,7 +21,7 @@ from gemfit.data.build.token_accounting import (
     write_conversations,
 )
 from gemfit.data.filter.selection import Selection, SelectionInput, select_conversations
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import TokenizedBlock
 from gemfit.schemas.recipe import DataRecipe
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.data.jsonl.batch_parser import MessageColumns
 from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.jsonl.message_batch import Messages
+from gemfit.data.jsonl.message_columns import MessageColumns
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
 
 Turns = Sequence[tuple[str, str]]

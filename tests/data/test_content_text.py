@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from gemfit.data.jsonl.conversation import SHAREGPT_TO_MESSAGES, Conversation, Message, parse_conversation
+from gemfit.data.jsonl.conversation import Conversation, Message, parse_conversation
 from gemfit.data.render.render_context import make_render_context
 from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
@@ -120,7 +116,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         r"tool_calls\[0\] has no function name; write",
     ),
     "other call": ([USER, calls({"type": "retrieval"})], {}, "not a function call"),
-    "bad arguments": ([USER, calls(call("f", "{"))], {}, r"tool_calls\[0\]: its arguments are not JSON"),
+    "bad arguments": ([USER, calls(call("f", "{"))], {}, r"tool_calls\[0\]: its arguments: '{' is not JSON"),
     "no object": ([USER, calls(call("f", "3"))], {}, "its arguments are 3, expected an object"),
     "user calls": ([{**USER, "tool_calls": [call("f", {})]}], {}, "only assistants call tools"),
     "wrong order": (
@@ -129,7 +125,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         r"messages\[2\].tool_call_id is '2', but the next call that waits for a result is '1'",
     ),
     "no call": ([USER, result("x", tool_call_id="1")], {}, "waits for a result is null or missing"),
-    "tools no list": ([USER, REPLY], {"tools": "weather"}, r"`tools` is 'weather', expected a list"),
+    "tools no list": ([USER, REPLY], {"tools": "weather"}, r"`tools`: 'weather' is not JSON"),
     "tool without name": (
         [USER, REPLY],
         {"tools": [{}]},
@@ -138,7 +134,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "functions": (
         [USER, REPLY],
         {"functions": [{"name": "f"}]},
-        '`functions` is an old format; write "tools"',
+        "has the key 'functions' next to `messages`; write \"tools\"",
     ),
     "function_call": ([USER, {**REPLY, "function_call": {"name": "f"}}], {}, "write it as `tool_calls`"),
     "half a weight": (
@@ -147,7 +143,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         r"weight is 0.5, expected 0 \(not trained\) or 1",
     ),
     "weight of a user": ([{**USER, "weight": 1}, REPLY], {}, "weight is 1 in a message of role 'user'"),
-    "misspelt weight": ([USER, {**REPLY, "wieght": 0}], {}, "unknown key 'wieght'; did you mean 'weight'"),
+    "misspelt weight": ([USER, {**REPLY, "wieght": 0}], {}, "has the key 'wieght'; did you mean 'weight'"),
     "train": ([USER, {**REPLY, "train": False}], {}, "has the key 'train'; write `weight` 0 or 1"),
     "reasoning": ([USER, {**REPLY, "reasoning_content": "Hm."}], {}, "key 'reasoning_content'; put"),
     "images": ([{**USER, "images": ["x.png"]}], {}, "key 'images'; only text can be trained"),
@@ -165,29 +161,3 @@ def test_keys_without_effect_are_ignored() -> None:
     nothing: dict[str, object] = {"images": [], "tool_calls": None, "weight": None, "height": ""}
     named: dict[str, object] = {**USER, "name": "Ada", "id": 3, **nothing}
     assert parse(named, {**REPLY, "weight": 1, "refusal": None}) == parse(USER, REPLY)
-
-
-SHAREGPT = {
-    "system": "Be kind.",
-    "conversations": [{"from": "human", "value": "Is it raining?"}, {"from": "gpt", "value": "Yes."}],
-}
-
-
-def test_sharegpt_is_refused_with_a_command_that_converts_it() -> None:
-    with pytest.raises(UserError, match=r"^my conversations\.jsonl:3: is in the ShareGPT format") as error:
-        parse_conversation(SHAREGPT, "my conversations.jsonl:3")
-    command = shlex.split(str(error.value).split("convert the file: ")[1])
-    assert command == ["jq", "-c", SHAREGPT_TO_MESSAGES, "FILE", ">", "converted.jsonl"]
-
-
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-def test_the_command_converts(tmp_path: Path) -> None:
-    without = {"conversations": SHAREGPT["conversations"]}
-    path = tmp_path / "conversations.jsonl"
-    path.write_bytes(orjson.dumps(SHAREGPT) + b"\n" + orjson.dumps(without) + b"\n")
-    command = ["jq", "-c", SHAREGPT_TO_MESSAGES, str(path)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [parse_conversation(json.loads(line), "f:1") for line in found] == [
-        parse(SYSTEM, USER, REPLY),
-        parse(USER, REPLY),
-    ]

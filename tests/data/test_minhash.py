@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.dedup.lsh import Signatures, band_width, merge_groups, near_duplicate_groups
 from gemfit.data.dedup.minhash import NUM_HASHES, SHINGLE, signatures
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 
 RoleTokens = list[tuple[str, list[int]]]
 """Roles and token ids."""

@@ -120,6 +120,9 @@ def _report(manifest: PackManifest, out: Path) -> None:
     for name, number in manifest.losses.model_dump().items():
         if number and name != "lines_read":
             sys.stderr.write(f"{name.replace('_', ' ')}: {number:,}\n")
+    if manifest.forms:
+        forms = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.forms.items())
+        sys.stderr.write(f"read as messages: {forms}\n")
     sys.stderr.write(f"packed: {out}\n")
 
 

@@ -60,6 +60,8 @@ class Losses(Contract):
     lines_read: int
     blank_lines: int
     rejected_lines: int
+    untrained_lines: int = 0
+    """With a `weight` of 0, or `train: false`; they are left out."""
     duplicate_conversations: int
     """Exact copies, each counted once less than it occurs; they are left out."""
     near_duplicate_conversations: int = 0
@@ -154,6 +156,8 @@ class PackManifest(Contract):
     roles: dict[str, int] = Field(default_factory=dict)
     """Tokens of each role's turns in the conversations that are packed, each counted once; `control` is
     what belongs to no turn."""
+    forms: dict[str, int] = Field(default_factory=dict)
+    """Lines that are not written as `messages`, by the form in which they are."""
     pii: dict[str, int] = Field(default_factory=dict)
     """PII found, by kind."""
     sources: tuple[PackSource, ...] = ()

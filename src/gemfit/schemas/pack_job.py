@@ -21,7 +21,7 @@ from gemfit.schemas.source_file import (
     digest_files,
 )
 
-PACK_FORMAT = 6
+PACK_FORMAT = 7
 """Increased whenever the same input would give other rows."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

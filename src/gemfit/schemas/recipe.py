@@ -16,6 +16,21 @@ from gemfit.schemas.strategy import Ddp, Strategy
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+MAX_LINE_MIB = 128
+Column = Literal[
+    "messages",
+    "system",
+    "tools",
+    "weight",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "history",
+]
+"""Keys of a line that `data.columns` may rename."""
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 def _no_float16(value: object) -> object:
@@ -190,6 +205,14 @@ class DataRecipe(Contract):
     """Share of conversations in the validation split, chosen by a hash of their content."""
     on_error: Literal["fail", "skip"] = "fail"
     """`skip` continues after a bad line, counts it and lists it in `rejected.jsonl`."""
+    columns: dict[Column, str] = Field(default_factory=dict)
+    """What keys of a line are called in the data: `{prompt: question, completion: answer}`."""
+    roles: dict[str, Role] = Field(default_factory=dict)
+    """Further names of roles in the data: `{bot: assistant}`."""
+    ignore_columns: tuple[str, ...] = ()
+    """Keys of a line that are not read, although they look like a part of the conversation."""
+    max_line_mib: Annotated[int, Field(ge=1, le=MAX_LINE_MIB)] = 8
+    """Longest line, in MiB. A worker needs a multiple of it as memory."""
 
     @model_validator(mode="after")
     def _eos_has_effect(self) -> Self:
@@ -211,6 +234,15 @@ class DataRecipe(Contract):
         titles = [source.title for source in self.sources]
         if twice := next((title for title in titles if titles.count(title) > 1), None):
             raise ValueError(f"two of `sources` are called {twice!r}: give each a `name` of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_different(self) -> Self:
+        names = list(self.columns.values())
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"`columns` names {twice!r} twice: a key of the data has one meaning")
+        if both := next((name for name in names if name in self.ignore_columns), None):
+            raise ValueError(f"`columns` names {both!r}, and `ignore_columns` as well: keep one of them")
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ PART_SETTINGS = (
     "overlong",
     "near_duplicates",
     "pii",
+    "columns",
+    "roles",
+    "ignore_columns",
+    "max_line_mib",
 )
 """Settings of ``DataRecipe`` that decide what a block becomes."""
 USED_LATELY_SECONDS = 86_400
@@ -58,6 +62,10 @@ class BlockNotes:
     blank: int
     rejected: tuple[tuple[int, str], ...]
     """Line and reason."""
+    untrained: int = 0
+    """Lines that their own `weight` or `train` keeps out of the training."""
+    forms: dict[str, int] = field(default_factory=dict)
+    """Valid lines by form, without `messages`."""
     pii: dict[str, int]
     engine: str
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from gemfit.data.build.fit_block import fit_rows
 from gemfit.data.dedup.minhash import signatures
 from gemfit.data.filter.pii import scan_pii
-from gemfit.data.jsonl.batch_parser import BlockCounts, Reject, read_block
+from gemfit.data.jsonl.batch_parser import read_block
+from gemfit.data.jsonl.block_counts import BlockCounts
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
+from gemfit.data.jsonl.message_columns import Reject
 from gemfit.data.render.assemble_ids import assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.render.render_context import RenderContext
@@ -29,7 +31,7 @@ def make_block(
     ``first_line`` is the number of the block's first line in ``path``, from 1. Each bad line goes to
     ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
     """
-    messages, counts = read_block(block, first_line, path, context, reject)
+    messages, counts = read_block(block, first_line, path, context, reject, context.line_settings)
     if context.pii != "ignore":
         messages, counts.pii = scan_pii(messages, context.pii)
     text, text_ends = trimmed(messages, context.renderer.segments.trimmed)

@@ -27,8 +27,8 @@ from gemfit.data.build.row_plan import plan_split
 from gemfit.data.compiled import all_compiled_marker, compiled_folder, kernels_compile
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
 from gemfit.data.filter.selection import TRAIN, SelectionInput, select_conversations
-from gemfit.data.jsonl.batch_parser import CODES
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_group import CODES
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import ControlIds, assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes

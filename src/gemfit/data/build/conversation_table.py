@@ -22,7 +22,7 @@ from gemfit.data.build.row_gather import FRAGMENT
 from gemfit.data.column_file import ColumnFile, release_pages, slices
 from gemfit.data.dedup.lsh import Signatures
 from gemfit.data.dedup.minhash import NUM_HASHES
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe
@@ -96,6 +96,10 @@ class Notes:
     lines: int
     blank: int
     rejected: int
+    untrained: int
+    """Lines that their own `weight` or `train` keeps out of the training."""
+    forms: dict[str, int]
+    """Valid lines by form, without `messages`."""
     pii: dict[str, int]
     engines: tuple[str, ...]
     rejecting: tuple[tuple[Path, int, int], ...]
@@ -123,7 +127,7 @@ class Collector:
         self._signatures = Signatures(places, data.near_duplicate_threshold, folder)
         self._part_ends, self._part_inputs, self._paths = list[int](), list[int](), list[Path]()
         self._before = Counter[int]()
-        self._counts, self._pii = Counter[str](), Counter[str]()
+        self._counts, self._pii, self._forms = Counter[str](), Counter[str](), Counter[str]()
         self._engines = set[str]()
         self._rejecting: list[tuple[Path, int, int]] = []
 
@@ -157,6 +161,8 @@ class Collector:
             lines=self._counts["lines"],
             blank=self._counts["blank"],
             rejected=self._counts["rejected"],
+            untrained=self._counts["untrained"],
+            forms=dict(sorted(self._forms.items())),
             pii=dict(sorted(self._pii.items())),
             engines=tuple(sorted(self._engines)),
             rejecting=tuple(self._rejecting),
@@ -165,7 +171,13 @@ class Collector:
 
     def _note(self, tokenized: BlockColumns, input: int, before: int) -> None:
         notes = tokenized.notes
-        self._counts.update(lines=notes.lines, blank=notes.blank, rejected=len(notes.rejected))
+        self._counts.update(
+            lines=notes.lines,
+            blank=notes.blank,
+            rejected=len(notes.rejected),
+            untrained=notes.untrained,
+        )
+        self._forms.update(notes.forms)
         self._pii.update(notes.pii)
         self._engines.add(notes.engine)
         if notes.rejected:

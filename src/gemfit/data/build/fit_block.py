@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import Words
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
 from gemfit.data.packing.overlong import OVERLONG_MODES, fit_conversation
 from gemfit.data.packing.split_turns import CONTEXT, CONTINUES, LENGTH, MID_MESSAGE, START, with_capacity

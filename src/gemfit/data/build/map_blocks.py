@@ -188,6 +188,8 @@ class _BlockTask:
             lines=counts.lines,
             blank=counts.blank,
             rejected=tuple(rejected),
+            untrained=counts.untrained,
+            forms=dict(counts.forms),
             pii=counts.pii,
             engine=context.encoder.name,
         )

@@ -86,6 +86,7 @@ def assemble(
         losses=losses(table, selection, notes, flow["total"], sums_by_split, seq_len),
         flow=flow,
         roles=role_tokens(table, selection),
+        forms=notes.forms,
         pii=notes.pii,
         sources=tuple(PackSource(name=source.name, weight=source.weight) for source in job.sources),
         inputs=inputs_of(job),

@@ -17,7 +17,8 @@ from gemfit.data.compiled import kernels_compile
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.jsonl.conversation import Conversation
 from gemfit.data.jsonl.inputs import all_lines
-from gemfit.data.jsonl.line_parser import LINE_LIMIT, Rejection, read_line
+from gemfit.data.jsonl.line_parser import Rejection, read_line
+from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.data.render.render_context import RenderContext, make_render_context
@@ -131,15 +132,16 @@ def sample_of(job: PackJob) -> Messages:
         if size >= SAMPLE_BYTES:
             break
     # Bad lines are reported when their block is read.
-    return read_block(b"\n".join(lines), 1, "sample", Unchecked(), _ignore)[0]
+    return read_block(b"\n".join(lines), 1, "sample", Unchecked(), _ignore, LineSettings.of(job.data))[0]
 
 
 def _texts(job: PackJob) -> Any:
     """Every content of every valid conversation; bad lines stop it only if they stop the build."""
+    settings = LineSettings.of(job.data)
     for place, line in all_lines(job):
         if line.strip():
             try:
-                conversation = read_line(line.rstrip(b"\r\n") if len(line) <= LINE_LIMIT else None, place)
+                conversation = read_line(line.rstrip(b"\n"), place, settings)
             except UserError:
                 if job.data.on_error == "fail":
                     raise

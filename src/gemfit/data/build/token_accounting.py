@@ -19,7 +19,7 @@ from gemfit.data.build.conversation_table import ConversationTable, Notes
 from gemfit.data.build.shards import SplitPlan, as_arrow
 from gemfit.data.column_file import release_pages, slices
 from gemfit.data.filter.selection import Disposition, Selection
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.schemas.manifest import Losses, TokenFlow
 
 REJECTED = "rejected.jsonl"
@@ -156,6 +156,7 @@ def losses(
         lines_read=notes.lines,
         blank_lines=notes.blank,
         rejected_lines=notes.rejected,
+        untrained_lines=notes.untrained,
         duplicate_conversations=int(dispositions[Disposition.DUPLICATE]),
         near_duplicate_conversations=int(dispositions[Disposition.NEAR_DUPLICATE]),
         left_by_weight_conversations=int(dispositions[Disposition.LEFT_BY_WEIGHT]),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit
 from gemfit.data.hash_constants import GOLDEN_RATIO, MURMUR_MIX_1
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 
 NUM_HASHES = {"group": 64, "drop": 128}
 """Values per signature: conversations that are to be dropped are compared with twice the precision."""

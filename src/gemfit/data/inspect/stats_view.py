@@ -119,6 +119,7 @@ def _dispositions(figures: Figures) -> Grid:
         "lines read": losses["lines_read"],
         "blank lines": losses["blank_lines"],
         "rejected lines": losses["rejected_lines"],
+        "untrained lines": losses["untrained_lines"],
     }
     rows = [(what, f"{count:,}", "") for what, count in lines.items() if count]
     rows += [

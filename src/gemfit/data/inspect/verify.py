@@ -206,10 +206,10 @@ def _conversations(pack: Pack, documents: DocumentLines, split: str) -> int:
 
 def _line_counts(pack: Pack) -> Iterator[str]:
     losses, conversations = pack.manifest.losses, pack.conversations
-    valid = losses.lines_read - losses.blank_lines - losses.rejected_lines
+    valid = losses.lines_read - losses.blank_lines - losses.rejected_lines - losses.untrained_lines
     if valid != len(conversations):
         count = len(conversations)
-        yield f"losses: {valid:,} lines were neither blank nor rejected, but {count:,} are conversations"
+        yield f"losses: {valid:,} lines should be conversations, but {count:,} are"
     for name, stated in (
         ("duplicate", losses.duplicate_conversations),
         ("near_duplicate", losses.near_duplicate_conversations),

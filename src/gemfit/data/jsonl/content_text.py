@@ -3,6 +3,7 @@
 Text parts are joined without separator. Tools are written as compact JSON: the
 definitions after the system text, tool calls after the assistant's text, as
 ``[{"name": …, "arguments": {…}}, …]``. Ids of calls are omitted: results follow in the order of calls.
+Numbers, nulls and the order of keys stay as they were written (see ``exact_json``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 
 from gemfit.data.jsonl.error_values import excerpt
+from gemfit.data.jsonl.exact_json import RepeatedKey, dump_json, load_json
 from gemfit.errors import UserError
 
 CALL = '{"type": "function", "function": {"name": "…", "arguments": {…}}}'
@@ -35,7 +37,7 @@ def content_text(value: object, where: str) -> str:
 def calls_text(value: object, where: str) -> str:
     """Tool calls as JSON: names and arguments."""
     calls = [_call(call, f"{where}[{index}]") for index, call in enumerate(_non_empty_list(value, where))]
-    return orjson.dumps(calls).decode()
+    return _written(calls, where)
 
 
 def call_ids(calls: object) -> list[object]:
@@ -43,12 +45,19 @@ def call_ids(calls: object) -> list[object]:
     return [call["id"] for call in (calls if isinstance(calls, list | tuple) else ()) if call.get("id")]
 
 
+def one_call(value: object, where: str) -> object:
+    """The calls in the content of ShareGPT's `function_call`: an object or a list, or JSON of it."""
+    value = json_of_text(value, where) if isinstance(value, str) else value
+    return [value] if isinstance(value, Mapping) else value
+
+
 def definitions_text(value: object, where: str) -> str:
-    """Tool definitions as JSON, unchanged."""
+    """Tool definitions as JSON, unchanged; they may be JSON in a string."""
+    value = json_of_text(value, where) if isinstance(value, str) else value
     for index, tool in enumerate(_non_empty_list(value, where)):
         if not isinstance(tool, Mapping) or not _name(_function(tool)):
             raise UserError(f"{where}[{index}] is {excerpt(tool)} without a function's name; write {CALL}")
-    return orjson.dumps(value).decode()
+    return _written(value, where)
 
 
 def _part(part: object, where: str) -> str:
@@ -76,13 +85,28 @@ def _call(call: object, where: str) -> dict[str, Any]:
 def _arguments(value: object, where: str) -> object:
     """The arguments as an object; OpenAI's format has it as JSON in a string."""
     if isinstance(value, str):
-        try:
-            value = orjson.loads(value or "{}")
-        except orjson.JSONDecodeError as error:
-            raise UserError(f"{where}: its arguments are not JSON: {error}; write an object") from None
+        value = json_of_text(value or "{}", f"{where}: its arguments")
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: its arguments are {excerpt(value)}, expected an object; write {CALL}")
     return value
+
+
+def json_of_text(text: str, where: str) -> object:
+    """The value of JSON in a string."""
+    try:
+        orjson.loads(text)
+        return load_json(text)
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{where}: {excerpt(text)} is not JSON: {error}; write it as JSON") from None
+    except RepeatedKey as key:
+        raise UserError(f"{where}: the key {key} stands twice in one object; remove one") from None
+
+
+def _written(value: object, where: str) -> str:
+    try:
+        return dump_json(value)
+    except ValueError as error:
+        raise UserError(f"{where} cannot be written as JSON: {error}") from None
 
 
 def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:

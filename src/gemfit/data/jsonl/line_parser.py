@@ -1,6 +1,6 @@
 """JSONL parsing of a single line: a conversation, or the reason for its rejection.
 
-A line longer than ``LINE_LIMIT`` bytes is rejected without decoding, so that it cannot exhaust the memory.
+A line longer than ``data.max_line_mib`` is rejected without decoding, so that it cannot exhaust the memory.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 import orjson
 
-from gemfit.data.jsonl.conversation import SHAPE, Conversation, parse_conversation
+from gemfit.data.jsonl.conversation import Conversation, parse_conversation
+from gemfit.data.jsonl.exact_json import RepeatedKey, first_constant, load_json
+from gemfit.data.jsonl.forms.read_form import SHAPE
+from gemfit.data.jsonl.line_settings import DEFAULTS, LineSettings
 from gemfit.errors import UserError
+from gemfit.schemas.recipe import MAX_LINE_MIB
 
-LINE_LIMIT = 8 * 2**20
-"""Longest line in bytes: some two million tokens, a hundred times the longest of real conversations."""
+LINE_LIMIT = MAX_LINE_MIB * 2**20
+"""Bytes of the longest line that a recipe may allow: files are read up to there, and a little further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +36,28 @@ def reject_line(error: UserError, place: str, reject: Callable[[Rejection], None
     reject(Rejection(place, str(error).removeprefix(f"{place}: ")))
 
 
-def read_line(line: bytes | None, place: str) -> Conversation:
-    """The conversation of one line without line break; None for a line above ``LINE_LIMIT``."""
-    return parse_conversation(_decoded(line, place), place)
+def read_line(line: bytes, place: str, settings: LineSettings = DEFAULTS) -> Conversation:
+    """The conversation of one line without line break."""
+    return parse_conversation(_decoded(line, place, settings.max_bytes), place, settings)
 
 
-def _decoded(line: bytes | None, place: str) -> object:
-    if line is None:
+def _decoded(line: bytes, place: str, limit: int) -> object:
+    if len(line) > limit:
         raise UserError(
-            f"{place}: the line is longer than {LINE_LIMIT // 2**20} MiB, the limit for one conversation; "
-            "split the conversation, or check that the file has one conversation per line"
+            f"{place}: the line is longer than {limit // 2**20} MiB, the limit for one conversation; split "
+            "the conversation, raise data.max_line_mib, or check that the file has one conversation per line"
         )
     if b"\0" in line:
         raise UserError(f"{place}: holds a NUL byte at byte {line.index(0) + 1}; is this a text file?")
     try:
-        return orjson.loads(line)
+        orjson.loads(line)
+        return load_json(line.decode())
     except orjson.JSONDecodeError as error:
         raise UserError(f"{place}: {_json_error(line, error)}") from None
+    except RepeatedKey as key:
+        raise UserError(
+            f"{place}: the key {key} stands twice in one object, and one of the two would be lost; remove it"
+        ) from None
 
 
 def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
@@ -60,8 +69,13 @@ def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
             "convert the file to UTF-8 (iconv -t UTF-8)"
         )
     if "surrogate" in error.msg:
+        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it"
+    if text.strip() == "[":
         return (
-            "holds half of a surrogate pair (\\ud800 to \\udfff), which is not a valid character; remove it"
+            "is only '[': the file is one JSON list; write one conversation per line: "
+            "jq -c '.[]' FILE > converted.jsonl"
         )
+    if constant := first_constant(text):
+        return f"is not JSON: it holds {constant}; write null instead, or remove the key"
     start = text[:30] + ("…" if len(text) > 30 else "")
     return f"is not JSON: {error.msg} at column {error.colno}, in {start!r}; write {SHAPE} on one line"

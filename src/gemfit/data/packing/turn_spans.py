@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import TRAINED, Document, Words
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 
 USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 Bounds = tuple[int, int]

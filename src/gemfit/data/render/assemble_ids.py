@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
 from gemfit.data.document import TRAINED, Words
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Ints, Messages
 from gemfit.data.render.template_segments import TemplateSegments
 

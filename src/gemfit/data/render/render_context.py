@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.dedup.minhash import NUM_HASHES
-from gemfit.data.jsonl.batch_parser import CODES
-from gemfit.data.jsonl.conversation import ROLES, Conversation, Message
+from gemfit.data.jsonl.conversation import Conversation, Message
+from gemfit.data.jsonl.line_group import CODES
+from gemfit.data.jsonl.line_settings import DEFAULTS, ROLES, LineSettings
 from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.render.assemble_ids import ControlIds, make_control_ids
 from gemfit.data.render.opaque_content import looks_inside
@@ -34,6 +35,7 @@ class RenderContext:
     """Handling of PII: `ignore`, `count` or `mask`."""
     num_hashes: int
     """Values per MinHash signature; 0 if near-duplicates are ignored."""
+    line_settings: LineSettings = DEFAULTS
     _followed: dict[bytes, bool] = field(default_factory=dict)
     """By roles of a conversation: whether the renderer equals the template for all contents."""
 
@@ -90,4 +92,5 @@ def make_render_context(tokenizer: Any, data: DataRecipe, encoder: Encoder) -> R
         data.seq_len,
         data.pii,
         NUM_HASHES.get(data.near_duplicates, 0),
+        LineSettings.of(data),
     )

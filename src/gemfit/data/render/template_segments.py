@@ -17,7 +17,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from gemfit.data.jsonl.conversation import ROLES, Conversation, Message
+from gemfit.data.jsonl.conversation import Conversation, Message
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.errors import UserError
 
 LITERAL_EOS = "<|eos|>"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
-from gemfit.data.jsonl.conversation import ROLES
+from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Messages
 
 

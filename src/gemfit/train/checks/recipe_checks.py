@@ -20,6 +20,7 @@ from gemfit.data.document import IGNORED, Document, labels, token_ids
 from gemfit.data.jsonl.conversation import Conversation, parse_messages
 from gemfit.data.jsonl.inputs import all_lines
 from gemfit.data.jsonl.line_parser import read_line
+from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.data.render.renderer import make_renderer, stop_ids
 from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, train_tokenizer
 from gemfit.errors import UserError
@@ -220,10 +221,11 @@ def _trainer_view(recipe: Recipe, model: Any, tokenizer: Any, device: torch.devi
 
 
 def _conversations(recipe: Recipe) -> Iterator[Conversation]:
+    settings = LineSettings.of(recipe.data)
     if recipe.data.mixture:
         for place, line in all_lines(make_pack_job(recipe)):
-            if line.strip():
-                yield read_line(line.rstrip(b"\r\n"), place)
+            if line.strip() and (found := read_line(line.rstrip(b"\n"), place, settings)).messages:
+                yield found
 
 
 def _tokenizer(recipe: Recipe, conversations: Iterable[Conversation]) -> Any:
