@@ -193,7 +193,7 @@ DEFECTS: dict[Plant, str] = {
     two_numbers_alike: "has the number",
     an_order_that_is_not_canonical: "its digest does not follow that of the conversation",
     a_copy_that_is_none: "is marked as a duplicate of",
-    a_line_that_vanishes: "26 lines were neither blank nor rejected, but 25 are conversations",
+    a_line_that_vanishes: "26 lines should be conversations, but 25 are",
     tokens_that_vanish: "flow.first.left_by_weight is 0 in the manifest, but",
     a_split_counted_wrong: "splits.train.conversations is 1 in the manifest, but",
     roles_counted_wrong: "roles add up to 1 tokens",
