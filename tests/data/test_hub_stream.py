@@ -127,3 +127,13 @@ def test_what_has_no_effect_on_a_folder_is_refused(parquet: Callable[..., Path])
         fingerprint(f"hf:{folder}", hf_revision="v1")
     with pytest.raises(UserError, match="is a file; `hf:` takes a folder"):
         fingerprint(f"hf:{folder}/part.parquet")
+
+
+def test_rows_of_another_form_are_read_as_those_of_files(parquet: Callable[..., Path], build: Build) -> None:
+    rows = [
+        {"question": f"day {n}", "answer": "sleep", "persona": "we" if n % 2 else None} for n in range(20)
+    ]
+    columns = {"prompt": "question", "completion": "answer", "system": "persona"}
+    status, printed = build(f"hf:{parquet(rows)}", columns=columns)
+    assert status == 0, printed
+    assert "read as messages: prompt completion 20" in printed

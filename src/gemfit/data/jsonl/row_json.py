@@ -25,10 +25,9 @@ def row_line(row: Mapping[str, Any], features: Mapping[str, Any] | None, place: 
     kept = {
         name: _without_padding(value, (features or {}).get(name), f"{place}: {name}", written=False)
         for name, value in row.items()
-        if value is not None
     }
     try:
-        return orjson.dumps(kept or dict.fromkeys(row), default=str, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(kept, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # an integer of more than 64 bits
         return json.dumps(kept, default=str, ensure_ascii=False).encode() + b"\n"
 
