@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from fake_nvidia_smi import FakeNvidiaSmi, nvidia_smi
 from gemfit.schemas.plan import PackReference, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.planning import attention
@@ -21,6 +21,7 @@ from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
 from gemfit_launch.predict.gpu_specs import GPU_SPECS
 
+__all__ = ["nvidia_smi"]
 CARD = Request(name="gemma3/1b-reference").recipe()
 GPUS, CPUS = (Topology(nodes=1, ranks_per_node=2, device=device) for device in ("cuda", "cpu"))
 BOTH = frozenset({"flash_attention_2", "flash_attention_3"})
@@ -123,15 +124,17 @@ def test_a_kernel_in_the_hub_cache_counts_as_installed(
     assert list(attention._installed()) == ["flash_attention_2"]
 
 
-def test_the_lowest_capability_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = subprocess.CompletedProcess([], 0, stdout="9.0\n8.6\n")
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
-    assert capability_here() == (8, 6)
+@pytest.mark.parametrize(
+    ("output", "capability"),
+    [("9.0\n8.6\n", (8, 6)), ("12.1\n", (12, 1)), ("[N/A]\n", None), ("9.0\n[N/A]\n", None), ("", None)],
+)
+def test_the_lowest_capability_of_the_machine_counts(
+    nvidia_smi: FakeNvidiaSmi, output: str, capability: tuple[int, int] | None
+) -> None:
+    nvidia_smi.prints(output)
+    assert capability_here() == capability
 
 
-def test_without_a_driver_the_capability_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*args: object, **kwargs: object) -> None:
-        raise FileNotFoundError("nvidia-smi")
-
-    monkeypatch.setattr(subprocess, "run", absent)
+def test_without_a_driver_the_capability_is_not_known(nvidia_smi: FakeNvidiaSmi) -> None:
+    nvidia_smi.prints("Failed to initialize NVML\n", status=9)
     assert capability_here() is None

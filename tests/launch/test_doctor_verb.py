@@ -6,7 +6,6 @@ import json
 import resource
 import shutil
 import socket
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -16,10 +15,13 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from fake_nvidia_smi import FakeNvidiaSmi, nvidia_smi
+from gemfit.core.nvidia_smi import NvidiaSmiUnavailable, parse_rows
 from gemfit.schemas.check import CheckResult, error, ok
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.doctor import machine
 from gemfit_launch.doctor.machine import (
+    GPU_FIELDS,
     check_disks,
     check_gpus,
     check_hub,
@@ -35,6 +37,7 @@ from gemfit_launch.doctor.packages import check_packages, minimum_versions, numb
 from gemfit_launch.planning.request import Request
 from gemfit_launch.verbs import doctor as verb
 
+__all__ = ["nvidia_smi"]
 Cli = Callable[..., Result]
 MINIMUM = {"torch": "2.13", "transformers": "5.23"}
 
@@ -164,27 +167,48 @@ def test_missing_slurm_commands_are_reported(monkeypatch: pytest.MonkeyPatch) ->
     assert check_slurm().state == "ok"
 
 
-H100 = "NVIDIA H100 80GB HBM3, 570.86, 81559 MiB, 9.0\n"
+H100 = "NVIDIA H100 80GB HBM3, 570.86, 81559, 9.0\n"
 
 
 def test_gpus_are_counted_by_kind() -> None:
-    (check,) = judge_gpus(2 * H100)
+    (check,) = judge_gpus(parse_rows(2 * H100, GPU_FIELDS))
     assert check.state == "ok"
     assert check.found.startswith("2 x NVIDIA H100 80GB HBM3, 81559 MiB, compute capability 9.0")
 
 
 def test_old_mixed_and_missing_gpus_are_reported() -> None:
-    checks = list(judge_gpus(H100 + "Tesla V100, 570.86, 16160 MiB, 7.0\n"))
+    checks = list(judge_gpus(parse_rows(H100 + "Tesla V100, 570.86, 16160, 7.0\n", GPU_FIELDS)))
     assert [check.state for check in checks] == ["ok", "error", "warning"]
     assert "model.dtype to float32" in checks[1].do
-    assert [check.state for check in judge_gpus("")] == ["error"]
+    assert [check.state for check in judge_gpus([])] == ["error"]
 
 
-def test_a_failing_driver_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: Any, **kwargs: Any) -> None:
-        raise subprocess.CalledProcessError(9, "nvidia-smi", output="Failed to initialize NVML\n")
+@pytest.mark.parametrize(
+    ("line", "state", "found"),
+    [
+        ("NVIDIA GB10, 580.95, [N/A], 12.1", "ok", "memory [N/A], compute capability 12.1"),
+        ("Orin (nvgpu), N/A, [N/A], [N/A]", "ok", "compute capability [N/A]"),
+        ("NVIDIA H100 PCIe, 570.86, [GPU requires reset], 9.0", "error", "[GPU requires reset]"),
+    ],
+)
+def test_values_that_the_driver_does_not_give_are_no_error(line: str, state: str, found: str) -> None:
+    (check,) = judge_gpus(parse_rows(line, GPU_FIELDS))
+    assert check.state == state
+    assert found in check.found
 
-    monkeypatch.setattr(subprocess, "run", broken)
+
+def test_without_nvidia_smi_device_files_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*args: Any, **kwargs: Any) -> None:
+        raise NvidiaSmiUnavailable("nvidia-smi is not on PATH")
+
+    monkeypatch.setattr(machine, "query_gpus", absent)
+    for files, state in ((0, "ok"), (8, "warning")):
+        monkeypatch.setattr(machine, "count_device_files", lambda root, files=files: files)
+        assert [check.state for check in check_gpus()] == [state]
+
+
+def test_a_failing_driver_is_reported(nvidia_smi: FakeNvidiaSmi) -> None:
+    nvidia_smi.prints("Failed to initialize NVML\n", status=9)
     (check,) = check_gpus()
     assert (check.state, check.found) == ("error", "nvidia-smi fails: Failed to initialize NVML")
 

@@ -6,23 +6,34 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fake_nvidia_smi import GB10, TWO_H100, FakeNvidiaSmi, nvidia_smi
+from gemfit.core.nvidia_smi import parse_rows
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.runs.metrics_tail import Tail
-from gemfit_launch.slurm.node.health_check import find_faults, memory_faults
+from gemfit_launch.slurm.node.health_check import (
+    MEMORY_FIELDS,
+    find_faults,
+    memory_faults,
+    selected_rows,
+)
+from gemfit_launch.slurm.node.node import run_and_record, run_node
 from gemfit_launch.slurm.node.ranks import Machine, launcher_argv, launcher_environment
 from gemfit_launch.slurm.node.rendezvous import PeerError, _join, _Patience, rendezvous
 from gemfit_launch.slurm.node.running_clock import RunningClock
 from gemfit_launch.slurm.node.watchdog import START_FACTOR, USUAL_STEP_FACTOR, Watchdog
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd
 from gemfit_launch.slurm.submit.snapshot_code import code_folder, snapshot_code
+
+__all__ = ["nvidia_smi"]
 
 
 @pytest.fixture
@@ -143,10 +154,81 @@ def test_a_node_that_cannot_write_into_the_run_folder_is_found(run: RunDir, plan
     assert "cannot be written" in fault
 
 
-def test_a_gpu_in_use_is_found() -> None:
-    assert list(memory_faults("0, 400, 80000\n1, 70000, 80000\n")) == [
-        "GPU 1 has 70000 of 80000 MiB in use before training begins"
-    ]
+HEALTHY = "0, GPU-a, Disabled, 400, 81559\n1, GPU-b, Disabled, 3, 81559\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "visible", "faults"),
+    [
+        (HEALTHY, None, []),
+        (
+            HEALTHY.replace(" 3,", " 70000,"),
+            None,
+            ["GPU 1 has 70000 of 81559 MiB in use before training begins"],
+        ),
+        (HEALTHY.replace(" 3,", " 70000,"), "0", []),
+        (HEALTHY.replace(" 3,", " 70000,"), "GPU-a", []),
+        ("0, GPU-a, Enabled, 70000, 81559\n", "MIG-x", []),
+        ("0, GPU-a, Enabled, 70000, 81559\n", None, []),
+        ("0, GPU-a, [N/A], [N/A], [N/A]\n", None, []),
+        ("0, GPU-a, [Not Supported], 3, 49140\n", None, []),
+        ("0, GPU-a, Disabled, [Insufficient Permissions], [Insufficient Permissions]\n", None, []),
+        (
+            "0, GPU-a, Disabled, [GPU requires reset], 81559\n",
+            None,
+            ["GPU 0 is out of order: 0, GPU-a, Disabled, [GPU requires reset], 81559"],
+        ),
+    ],
+)
+def test_memory_in_use_and_broken_gpus_are_faults_and_missing_values_are_none(
+    table: str, visible: str | None, faults: list[str]
+) -> None:
+    rows = parse_rows(table, MEMORY_FIELDS)
+    assert list(memory_faults(selected_rows(rows, visible))) == faults
+
+
+def on_gpus(plan: Plan) -> Plan:
+    topology = plan.topology.model_copy(update={"device": "cuda"})
+    return plan.model_copy(update={"topology": topology})
+
+
+def test_a_gpu_node_is_judged_by_its_driver(run: RunDir, plan: Plan, nvidia_smi: FakeNvidiaSmi) -> None:
+    nvidia_smi.prints(HEALTHY, listing=TWO_H100)
+    assert find_faults(run, on_gpus(plan)) == []
+    nvidia_smi.prints("0, GPU-a, [N/A], [N/A], [N/A]\n", listing=GB10)
+    assert find_faults(run, on_gpus(plan)) == ["2 GPUs are needed and 1 are visible"]
+    nvidia_smi.prints("Failed to initialize NVML: Unknown Error\n", status=255)
+    assert find_faults(run, on_gpus(plan)) == ["nvidia-smi fails: Failed to initialize NVML: Unknown Error"]
+
+
+def test_a_hung_nvidia_smi_is_a_fault_of_the_node(
+    run: RunDir, plan: Plan, nvidia_smi: FakeNvidiaSmi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi.hangs()
+    monkeypatch.setattr("gemfit_launch.slurm.node.health_check.NVIDIA_SMI_SECONDS", 0.2)
+    end = run_node(machine(run, on_gpus(plan)))
+    assert (end.stage, end.status, end.at_fault) == ("health", 1, True)
+    assert end.reason == "nvidia-smi does not answer within 0 s"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("could not convert"), "the node supervisor failed: ValueError('could not convert')"),
+        (KeyboardInterrupt(), "the node supervisor was interrupted"),
+    ],
+)
+def test_a_supervisor_that_fails_leaves_an_end_record(
+    run: RunDir, plan: Plan, monkeypatch: pytest.MonkeyPatch, error: BaseException, reason: str
+) -> None:
+    def broken(run: RunDir, plan: Plan) -> list[str]:
+        raise error
+
+    me = machine(run, plan)
+    monkeypatch.setattr("gemfit_launch.slurm.node.node.find_faults", broken)
+    with suppress(KeyboardInterrupt):
+        assert run_and_record(me).status == 1
+    assert [(end.rank, end.status, end.reason) for end in me.files.node_ends()] == [(1, 1, reason)]
 
 
 def record(step: int, seconds: float) -> str:

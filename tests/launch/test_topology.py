@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.strategy import Ddp, Single
-from gemfit_launch.planning.topology import Ranks, check_gpus_present, choose_topology
+from gemfit_launch.planning.topology import Ranks, check_cpu_intended, check_gpus_present, choose_topology
 
 
 def choose(ranks: Ranks, *, visible: int = 0) -> tuple[int, int, str]:
@@ -71,3 +71,17 @@ def test_a_run_refuses_absent_gpus_with_the_way_out() -> None:
         check_gpus_present(Topology(nodes=2, ranks_per_node=8, device="cuda"), visible_gpus=8)
     check_gpus_present(Topology(nodes=1, ranks_per_node=2, device="cuda"), visible_gpus=2)
     check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cpu"), visible_gpus=0)
+
+
+def test_a_run_does_not_use_cpus_unasked_where_there_seems_to_be_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpus = Topology(nodes=1, ranks_per_node=1, device="cpu")
+    signs = ["nvidia-smi does not answer within 20 s", "1 on the PCI bus"]
+    monkeypatch.setattr("gemfit_launch.planning.topology.unused_gpu_signs", lambda: iter(signs))
+    with pytest.raises(UserError, match=r"does not answer within 20 s; 1 on the PCI bus.*--device cpu"):
+        check_cpu_intended(Ranks(), cpus)
+    check_cpu_intended(Ranks(device="cpu"), cpus)
+    check_cpu_intended(Ranks(), Topology(nodes=1, ranks_per_node=1, device="cuda"))
+    monkeypatch.setattr("gemfit_launch.planning.topology.unused_gpu_signs", lambda: iter([]))
+    check_cpu_intended(Ranks(nproc=2), cpus)

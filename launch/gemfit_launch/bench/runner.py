@@ -15,6 +15,7 @@ from datetime import datetime
 from itertools import product
 from pathlib import Path
 
+from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.pack_job import make_pack_job
@@ -24,7 +25,7 @@ from gemfit_launch.bench.measurements import BenchMeasurements, bench_measuremen
 from gemfit_launch.output.progress import watching
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
-from gemfit_launch.planning.topology import Ranks, check_gpus_present, count_gpus
+from gemfit_launch.planning.topology import Ranks, check_cpu_intended, check_gpus_present
 from gemfit_launch.runs.ensure_pack import ensure_pack
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.local import carry_out
@@ -137,9 +138,9 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
 def plan_all(chosen: Sequence[BenchVariant]) -> list[Plan]:
     """Exact plans; builds missing packs, once every plan is known to be valid."""
     for variant in chosen:
-        check_gpus_present(
-            resolve_plan(variant.run_recipe, variant.ranks).topology, visible_gpus=count_gpus()
-        )
+        topology = resolve_plan(variant.run_recipe, variant.ranks).topology
+        check_gpus_present(topology, visible_gpus=count_gpus())
+        check_cpu_intended(variant.ranks, topology)
     for variant in chosen:
         folder = Path(resolve_plan(variant.run_recipe, variant.ranks).pack.folder)
         if not (folder / "manifest.json").is_file():

@@ -6,14 +6,24 @@ import os
 import resource
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gemfit.core.gpu_count import count_device_files
+from gemfit.core.nvidia_smi import (
+    NvidiaSmiFault,
+    NvidiaSmiUnavailable,
+    Row,
+    compute_capability,
+    is_broken,
+    number,
+    query_gpus,
+)
 from gemfit.schemas.check import CheckResult, error, ok, warning
 
 MIB, GB = 2**20, 10**9
@@ -22,6 +32,9 @@ SLOW_MB, FREE_GB = 100, 50
 """Below this a checkpoint of a 1b model takes minutes, or a few of them fill the disk."""
 OPEN_FILES, LOCKED_BYTES, SHARED_BYTES = 4096, 2**30, 2**30
 HUB_SECONDS = 5
+GPU_FIELDS = ("name", "driver_version", "memory.total", "compute_cap")
+GPU_SECONDS = 20
+NO_TOOL = "install nvidia-smi (in a container: the `utility` capability), which names broken GPUs"
 SLURM_TOOLS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
 
@@ -134,33 +147,40 @@ def check_slurm() -> CheckResult:
 
 def check_gpus() -> Iterator[CheckResult]:
     """GPUs as the driver reports them."""
-    asked = "name,driver_version,memory.total,compute_cap"
-    argv = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
-    except FileNotFoundError:
-        yield ok("gpus", "driver", "nvidia-smi is not on PATH: no GPU, or a login node")
-        return
-    except (OSError, subprocess.SubprocessError) as fault:
-        said = (getattr(fault, "stdout", "") or str(fault)).strip().splitlines()[0]
-        yield error("gpus", "driver", f"nvidia-smi fails: {said}", "ask the administrator of this machine")
-        return
-    yield from judge_gpus(done.stdout)
-
-
-def judge_gpus(table: str) -> Iterator[CheckResult]:
-    """One result per kind of GPU in the output of nvidia-smi."""
-    lines = [line.strip() for line in table.splitlines() if line.strip()]
-    if not lines:
-        yield error("gpus", "GPUs", "the driver sees none", "ask the administrator of this machine")
-    for line in dict.fromkeys(lines):
-        name, driver, memory, capability = (part.strip() for part in line.split(","))
-        found = f"{lines.count(line)} x {name}, {memory}, compute capability {capability}, driver {driver}"
-        if tuple(map(int, capability.split("."))) < (8, 0):
-            yield error("gpus", "GPUs", found, "bfloat16 needs 8.0 or more: set model.dtype to float32")
+        rows = query_gpus(GPU_FIELDS, timeout_seconds=GPU_SECONDS)
+    except NvidiaSmiUnavailable as why:
+        if files := count_device_files(Path("/")):
+            yield warning("gpus", "driver", f"{why}, and there are device files of {files} GPUs", NO_TOOL)
         else:
-            yield ok("gpus", "GPUs", found)
-    if len(set(lines)) > 1:
+            yield ok("gpus", "driver", f"{why}: no GPU, or a login node")
+        return
+    except NvidiaSmiFault as fault:
+        yield error("gpus", "driver", str(fault), "ask the administrator of this machine")
+        return
+    yield from judge_gpus(rows)
+
+
+def judge_gpus(rows: Sequence[Row]) -> Iterator[CheckResult]:
+    """One result per kind of GPU."""
+    if not rows:
+        yield error("gpus", "GPUs", "the driver sees none", "ask the administrator of this machine")
+    kinds = Counter(tuple(row.values()) for row in rows)
+    for kind, count in kinds.items():
+        yield _judge_kind(dict(zip(GPU_FIELDS, kind, strict=True)), count)
+    if len(kinds) > 1:
         yield warning(
             "gpus", "GPUs", "of several kinds", "the slowest sets the pace: choose with CUDA_VISIBLE_DEVICES"
         )
+
+
+def _judge_kind(row: Row, count: int) -> CheckResult:
+    name, driver, memory, capability = (row[field] for field in GPU_FIELDS)
+    amount = f"{memory} MiB" if number(memory) is not None else f"memory {memory}"
+    found = f"{count} x {name}, {amount}, compute capability {capability}, driver {driver}"
+    if is_broken(row):
+        return error("gpus", "GPUs", found, "ask the administrator of this machine")
+    known = compute_capability(capability)
+    if known is not None and known < (8, 0):
+        return error("gpus", "GPUs", found, "bfloat16 needs 8.0 or more: set model.dtype to float32")
+    return ok("gpus", "GPUs", found)

@@ -6,13 +6,13 @@ That it keeps documents apart is checked by the self-test on the loaded model, b
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from gemfit.core.nvidia_smi import NvidiaSmiFault, NvidiaSmiUnavailable, compute_capability, query_gpus
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
@@ -110,13 +110,14 @@ def capability_of(gpu: GpuSpec | None) -> Capability | None:
 
 
 def capability_here() -> Capability | None:
-    """The lowest compute capability of this machine's GPUs; ``None`` without a driver."""
-    asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    """The lowest compute capability of this machine's GPUs; ``None`` where the driver does not give it."""
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
-        return min((int(major), int(minor)) for major, _, minor in _versions(done.stdout))
-    except (OSError, ValueError, subprocess.SubprocessError):
+        rows = query_gpus(["compute_cap"], timeout_seconds=20)
+    except (NvidiaSmiFault, NvidiaSmiUnavailable):
         return None
+    found = [compute_capability(row["compute_cap"]) for row in rows]
+    known = [capability for capability in found if capability is not None]
+    return min(known) if known and len(known) == len(found) else None
 
 
 def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
@@ -154,10 +155,6 @@ def _hub_kernel(name: str) -> bool:
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     return any(cache.glob(f"*--kernels-community--{HUB_KERNELS[name]}/snapshots/*"))
-
-
-def _versions(text: str) -> Iterator[tuple[str, str, str]]:
-    return (line.strip().partition(".") for line in text.splitlines() if line.strip())
 
 
 def _dotted(capability: Capability) -> str:

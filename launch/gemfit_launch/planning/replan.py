@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from gemfit.config.overrides import build
 from gemfit.config.yaml_source import YamlDocument
+from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan, Topology
@@ -24,7 +25,7 @@ from gemfit.schemas.training_identity import Change, changes, check_changes, che
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.row_count import Rows
-from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
+from gemfit_launch.planning.topology import Ranks, choose_topology
 
 PACK_FIELDS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokenizer", "scratch"}}
 """Recipe fields that decide the rows of the pack."""

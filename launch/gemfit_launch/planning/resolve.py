@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from gemfit.core.gpu_count import count_gpus
 from gemfit.schemas.plan import Plan, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
 from gemfit_launch.planning.attention import attention_facts
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.row_count import Rows, find_rows
-from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
+from gemfit_launch.planning.topology import Ranks, choose_topology
 from gemfit_launch.predict.forecast import with_warnings
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from gemfit.core.gpu_count import unused_gpu_signs
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.strategy import Single, Strategy
@@ -63,13 +62,15 @@ def check_gpus_present(topology: Topology, *, visible_gpus: int) -> None:
         )
 
 
-def count_gpus() -> int:
-    """NVIDIA GPUs visible to a process on this machine; counts device files, without the driver."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    plugged = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    if chosen is None or not plugged:
-        return plugged
-    return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
+def check_cpu_intended(ranks: Ranks, topology: Topology) -> None:
+    """``UserError`` where a run would use CPUs unasked on a machine with signs of a GPU."""
+    if ranks.device != "auto" or topology.device == "cuda":
+        return
+    if signs := list(unused_gpu_signs()):
+        raise UserError(
+            f"no GPU can be used, although this machine seems to have one: {'; '.join(signs)}. "
+            "`gemfit doctor` checks the driver; to train on the CPU, give --device cpu"
+        )
 
 
 def _usual_nodes(gpus: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 from pydantic import TypeAdapter
 
+from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import ExitCode
 from gemfit.schemas.check import CheckResult, ok
 from gemfit.schemas.pack_job import cache_folder
@@ -32,7 +33,6 @@ from gemfit_launch.output.checks import check_table
 from gemfit_launch.output.tables import console
 from gemfit_launch.planning.attention import attention_facts, choose_attention
 from gemfit_launch.planning.request import Request
-from gemfit_launch.planning.topology import count_gpus
 from gemfit_launch.runs.python_module import ask_module
 from gemfit_launch.verbs._options import json_option, request_options
 

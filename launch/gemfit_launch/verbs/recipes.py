@@ -9,6 +9,7 @@ import click
 
 from gemfit.config.overrides import build
 from gemfit.core.atomic_file import write_atomic
+from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import find_files
 from gemfit.schemas.recipe import Recipe
@@ -16,7 +17,7 @@ from gemfit_launch.output.tables import console, table
 from gemfit_launch.planning.plan import find_problems
 from gemfit_launch.planning.recipes import SUFFIX, copied_text, find_recipe, load_recipe_document, shipped
 from gemfit_launch.planning.request import Request
-from gemfit_launch.planning.topology import Ranks, choose_topology, count_gpus
+from gemfit_launch.planning.topology import Ranks, choose_topology
 from gemfit_launch.planning.write_configs import recipe_yaml
 from gemfit_launch.verbs._completion import RecipeName
 from gemfit_launch.verbs._options import (

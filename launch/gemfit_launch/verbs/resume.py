@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
@@ -16,7 +17,7 @@ from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan
 from gemfit_launch.planning.replan import changed_parts, check_not_complete, check_same_training, replan
 from gemfit_launch.planning.request import Request
-from gemfit_launch.planning.topology import Ranks, check_gpus_present, count_gpus
+from gemfit_launch.planning.topology import Ranks, check_gpus_present
 from gemfit_launch.runs.python_module import require_train_extra
 from gemfit_launch.slurm.cluster.cancel import check_not_queued
 from gemfit_launch.slurm.cluster.dependency import check_dependency

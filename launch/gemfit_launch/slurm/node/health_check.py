@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gemfit.core.gpu_count import count_gpus
+from gemfit.core.nvidia_smi import (
+    NvidiaSmiFault,
+    NvidiaSmiUnavailable,
+    Row,
+    is_broken,
+    number,
+    query_gpus,
+)
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit_launch.planning.topology import count_gpus
 
 MIN_FREE_GPU_SHARE = 0.9
 """Less is free while a process of an earlier job still runs."""
 MIN_FREE_DISK_BYTES = 1 << 30
 MAX_CLOCK_SKEW_SECONDS = 60
 NVIDIA_SMI_SECONDS = 60
+MEMORY_FIELDS = ("index", "uuid", "mig.mode.current", "memory.used", "memory.total")
 
 
 def find_faults(run: RunDir, plan: Plan) -> list[str]:
@@ -28,28 +36,41 @@ def find_faults(run: RunDir, plan: Plan) -> list[str]:
 def _gpu_faults(plan: Plan) -> Iterator[str]:
     if plan.topology.device != "cuda":
         return
+    try:
+        rows = query_gpus(MEMORY_FIELDS, timeout_seconds=NVIDIA_SMI_SECONDS)
+    except NvidiaSmiFault as fault:
+        yield str(fault)
+        return
+    except NvidiaSmiUnavailable:
+        rows = []  # a container may lack the tool
     seen, wanted = count_gpus(), plan.topology.ranks_per_node
     if seen < wanted:
         yield f"{wanted} GPUs are needed and {seen} are visible"
-        return
-    if shutil.which("nvidia-smi"):
-        yield from memory_faults(_query_memory())
+    yield from memory_faults(selected_rows(rows, os.environ.get("CUDA_VISIBLE_DEVICES")))
 
 
-def memory_faults(table: str) -> Iterator[str]:
-    """GPUs with used memory, from lines of ``index, used, total`` in MiB."""
-    for line in table.splitlines():
-        index, used, total = (part.strip() for part in line.split(","))
-        if float(used) > (1 - MIN_FREE_GPU_SHARE) * float(total):
-            yield f"GPU {index} has {used} of {total} MiB in use before training begins"
+def memory_faults(rows: Sequence[Row]) -> Iterator[str]:
+    """GPUs that are out of order or have used memory; values that the driver does not give are no fault.
+
+    The memory of a GPU that is divided into MIG devices says nothing about those of this job.
+    """
+    for row in rows:
+        used, total = number(row["memory.used"]), number(row["memory.total"])
+        if is_broken(row):
+            yield f"GPU {row['index']} is out of order: {', '.join(row.values())}"
+        elif used is None or total is None or row["mig.mode.current"] == "Enabled":
+            continue
+        elif used > (1 - MIN_FREE_GPU_SHARE) * total:
+            yield f"GPU {row['index']} has {used:.0f} of {total:.0f} MiB in use before training begins"
 
 
-def _query_memory() -> str:
-    argv = ["nvidia-smi", "--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits"]
-    if chosen := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        argv.append(f"--id={chosen}")
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=NVIDIA_SMI_SECONDS)
-    return done.stdout if done.returncode == 0 else ""
+def selected_rows(rows: Sequence[Row], visible: str | None) -> Sequence[Row]:
+    """The rows of the GPUs in ``CUDA_VISIBLE_DEVICES``."""
+    if visible is None:
+        return rows
+    entries = [entry.strip() for entry in visible.split(",")]
+    names = tuple(entry for entry in entries if entry.startswith("GPU-"))
+    return [row for row in rows if row["index"] in entries or (names and row["uuid"].startswith(names))]
 
 
 def _disk_faults(run: RunDir) -> Iterator[str]:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -47,8 +48,7 @@ def main() -> int:
         port=arguments.port,
     )
     install_signal_handlers(machine)
-    end = run_node(machine)
-    machine.files.write(machine.files.node(machine.rank), end)
+    end = run_and_record(machine)
     if end.status:
         sys.stderr.write(f"{machine.name}: {end.reason}\n")
     return end.status
@@ -66,6 +66,19 @@ def install_signal_handlers(machine: Machine) -> None:
 
     for number in PREEMPTION_SIGNALS:
         signal.signal(number, ask)
+
+
+def run_and_record(machine: Machine) -> NodeEnd:
+    """``run_node``, with an exit record whatever happens: the other nodes wait for it."""
+    end = _end(machine, "training", 1, "the node supervisor was interrupted")
+    try:
+        end = run_node(machine)
+    except Exception as error:
+        traceback.print_exc()
+        end = _end(machine, "training", 1, f"the node supervisor failed: {error!r}")
+    finally:
+        machine.files.write(machine.files.node(machine.rank), end)
+    return end
 
 
 def run_node(machine: Machine) -> NodeEnd:

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
+from gemfit.core.gpu_count import count_device_files
 from gemfit.core.network_interface import interface_addresses, interface_of, local_address
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.check import CheckResult, error, ok, warning
@@ -61,7 +62,7 @@ def check_torch() -> Iterator[CheckResult]:
     if torch.cuda.is_available():
         yield from _check_cuda()
     else:
-        yield judge_absent_gpu(torch.version.cuda, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+        yield judge_absent_gpu(torch.version.cuda, count_device_files(Path("/")))
     address = local_address()
     yield check_rendezvous(address or "127.0.0.1")
     yield judge_host_name(socket.gethostname(), _resolved(socket.gethostname()), address)
