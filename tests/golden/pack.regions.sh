@@ -6,6 +6,7 @@
 #SBATCH --ntasks-per-node="1"
 #SBATCH --nodes="1"
 #SBATCH --requeue
+#SBATCH --signal="B:USR1@60"
 #SBATCH --partition="cpu"
 #SBATCH --account="my project"
 #SBATCH --time="1-00:00:00"
@@ -15,6 +16,8 @@
 
 # >>> values
 RUN_DIR='/shared/runs/50% done'
+CPUS=
+HOST_PYTHON=(/shared/venv/bin/python)
 PYTHON=(/shared/venv/bin/python)
 SRUN_OPTIONS=()
 SETUP=('module load cuda' 'source /shared/venv/bin/activate')

@@ -202,7 +202,33 @@ def test_a_signal_before_the_time_limit_asks_for_a_save_and_watches_the_limit(no
 
 
 def test_a_signal_before_the_attempt_is_not_lost(node: Node) -> None:
+    node.program("srun", "#!/bin/bash\nsleep 1\n")
     assert node.execute("train", setup=("kill -USR1 $$",)) == 0
     assert node.run.stop_file.read_text() == "requeue\n"
     made = [line.split()[3] for line in node.calls.splitlines() if line.startswith("-P")]
     assert sorted(made) == ["begin", "end", "limit"]
+
+
+@pytest.mark.parametrize(("number", "signalled"), [("USR1", True), ("TERM", False)])
+def test_a_signal_ends_the_build_and_is_passed_on_before_the_time_limit(
+    number: str, signalled: bool, node: Node
+) -> None:
+    node.program("scancel", "#!/bin/bash\necho scancel $@ >>{folder}/calls\n")
+    node.program("srun", f"#!/bin/bash\nkill -{number} $PPID\nsleep 1\nexit 75\n")
+    node.execute("pack")
+    end = "-P -m gemfit_launch.slurm.node.pack_job end " + f"{node.run.root} --status 75 --asked"
+    assert node.calls.splitlines() == [*(["scancel --signal=TERM 7"] if signalled else []), end]
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 75, 127, 137])
+def test_the_status_of_the_build_is_what_end_gets(status: int, node: Node) -> None:
+    node.program("srun", f"#!/bin/bash\nexit {status}\n")
+    assert node.execute("pack") == 0
+    assert ("end" in node.calls) == (status != 0)
+    assert not status or f"--status {status}\n" in node.calls
+
+
+def test_a_signal_before_the_build_ends_the_job(node: Node) -> None:
+    node.execute("pack", setup=("kill -TERM $$",))
+    assert "srun" not in node.calls
+    assert "--asked" in node.calls

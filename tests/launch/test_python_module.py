@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.errors import ExitCode
-from gemfit_launch.runs.python_module import run_module
+from gemfit_launch.runs.python_module import ModuleKilled, run_module
 
 CLEANER = """
 import sys, time
@@ -62,3 +62,32 @@ def test_after_an_interrupt_the_child_may_clean_up(tmp_path: Path) -> None:
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.stdout.read() == "cleaned up\n"
         assert parent.wait() == ExitCode.USER_ERROR
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGKILL, "SIGKILL, as happens where memory runs out"), (signal.SIGSEGV, "SIGSEGV$")],
+)
+def test_a_module_that_was_killed_is_reported(
+    number: signal.Signals, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaves.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ModuleKilled, match=f"leaves was killed by {words}"):
+        run_module("leaves", [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_module_does_not_outlive_its_launcher(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "sleeper.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    program = "from gemfit_launch.runs.python_module import run_module; run_module('sleeper', [])"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    ) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline())
+        parent.send_signal(number)
+        assert parent.stdout.read() == "", "the pipe closes when both have ended"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +12,8 @@ from importlib.util import find_spec
 from gemfit.core.install_hint import install_hint
 from gemfit.errors import ExitCode, UserError
 
+PR_SET_PDEATHSIG = 1
+
 
 def require_train_extra(verb: str) -> None:
     """``UserError`` if the training libraries are not installed; imports none of them."""
@@ -17,11 +21,21 @@ def require_train_extra(verb: str) -> None:
         raise UserError(f"`gemfit {verb}` needs libraries that are not installed: {install_hint('train')}")
 
 
+class ModuleKilled(UserError):
+    """A module was killed by a signal, and could not say why."""
+
+
 def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
-    """Run ``python -m module``, on this terminal, to its end."""
+    """Run ``python -m module``, on this terminal, to its end; it gets SIGTERM if this process dies before.
+
+    Raises ``ModuleKilled`` if a signal other than a request to end has killed it.
+    """
     # -P: a file of the working folder called datasets.py would be imported in place of the library.
-    process = subprocess.Popen([sys.executable, "-P", "-m", module, *arguments])
-    returncode = _wait(process)
+    argv = [sys.executable, "-P", "-m", module, *arguments]
+    returncode = _wait(subprocess.Popen(argv, preexec_fn=_end_with_parent))
+    if returncode < 0 and -returncode not in (signal.SIGTERM, signal.SIGINT):
+        memory = ", as happens where memory runs out" if returncode == -signal.SIGKILL else ""
+        raise ModuleKilled(f"{module} was killed by {signal.Signals(-returncode).name}{memory}")
     known = {code.value for code in ExitCode}
     return ExitCode(returncode) if returncode in known else ExitCode.FAILED
 
@@ -33,6 +47,11 @@ def ask_module(module: str, arguments: Sequence[str]) -> str:
     if done.returncode != 0:
         raise UserError(done.stderr.strip().removeprefix("error: "))
     return done.stdout
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -3,8 +3,44 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Sent by Slurm to the processes of a job: before the time limit and on preemption."""
 STOP_SIGNALS = (*PREEMPTION_SIGNALS, signal.SIGINT, signal.SIGHUP)
 """Those, and what a terminal sends: Ctrl-C and its end."""
+REPEAT_SECONDS = 1.0
+
+
+@contextmanager
+def insistent_interrupts() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise ``KeyboardInterrupt``, repeatedly until it leaves the block.
+
+    An exception that is raised in a callback from C, such as those of llvmlite while numba compiles, is
+    printed and lost.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
+    if not _is_unwinding():
+        raise KeyboardInterrupt
+
+
+def _is_unwinding() -> bool:
+    """Whether the process is cleaning up after an interrupt: another one would end that halfway."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

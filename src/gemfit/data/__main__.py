@@ -9,10 +9,10 @@ import argparse
 import gc
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
+from gemfit.core.stop_signals import insistent_interrupts
 from gemfit.data.compiled import all_compiled_marker, interpret_kernels
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.manifest import PackManifest
@@ -29,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the arguments, build the pack or a part of it, and report the result."""
     arguments = _parser().parse_args(argv)
     # SIGTERM is handled as Ctrl-C, so that a cancelled build cleans up as well.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _build(arguments)
+        with insistent_interrupts():
+            _build(arguments)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR

@@ -49,6 +49,10 @@ class Site(Contract):
     """Time limit, as sbatch writes it (`1-00:00:00`). The job saves and requeues itself before it."""
     pack_partition: str | None = None
     """Where data is packed, without a GPU; `partition` when left out."""
+    pack_cpus: PositiveInt | None = None
+    """CPUs of the packing job; Slurm gives 1 when left out."""
+    pack_memory: str | None = None
+    """Memory of the packing job, as sbatch takes it; the default of the partition when left out."""
     setup: tuple[str, ...] = ()
     """Shell lines that run on the node before training (modules, environments)."""
     python: str | None = None

@@ -1,11 +1,14 @@
-"""``python -m gemfit_launch.slurm.node.pack_job RUN_DIR``: pack the data of a run, then make its plan exact.
+"""``python -m gemfit_launch.slurm.node.pack_job build|end RUN_DIR``: the packing job of a run.
 
-The submitted plan uses an estimated number of rows. The training job depends on this one.
+``build`` packs the data, then makes the plan exact: the submitted one uses an estimated number of rows.
+``end`` requeues a job whose build a signal has ended, and records why another build failed. The training job
+depends on this one.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,23 +20,76 @@ from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
+from gemfit_launch.runs.python_module import ModuleKilled
+from gemfit_launch.slurm.cluster.requeue import forbid_requeue
+from gemfit_launch.slurm.node.end_builder import BuilderEnd
+from gemfit_launch.slurm.node.requeue_job import requeue_job, say
+from gemfit_launch.slurm.records.job_files import JobFiles
+
+MAX_RESTARTS = 20
+"""Of a packing job: its time limit, or the time between preemptions, is too short."""
+KILLED_STATUS = 128 + 9
+MORE_MEMORY = "give the packing job more (`pack_memory` of the site)"
 
 
 def main() -> ExitCode:
-    """Parse arguments, pack, and return the exit status."""
-    parser = argparse.ArgumentParser(description="Pack the data of a run and make its plan exact.")
+    """Run one verb and return the exit status of the task, or of the job."""
+    parser = argparse.ArgumentParser(prog="python -m gemfit_launch.slurm.node.pack_job")
+    parser.add_argument("verb", choices=["build", "end"])
     parser.add_argument("run_dir", type=Path, help="folder with plan.json")
-    run = RunDir.open(parser.parse_args().run_dir)
+    parser.add_argument("--status", type=int, default=0, help="of srun")
+    parser.add_argument("--asked", action="store_true", help="a signal has asked the job to end")
+    arguments = parser.parse_args()
+    run = RunDir.open(arguments.run_dir)
+    if arguments.verb == "build":
+        return build(run)
+    return end(run, arguments.status, was_asked=arguments.asked)
+
+
+def build(run: RunDir) -> ExitCode:
+    """Pack the data of ``run``; ``STOPPED`` if a signal ended the build."""
+    builder_end = BuilderEnd.install()
     try:
         run.adopt(pack(run.plan()))
+        return ExitCode.DONE
     except PackFailed as error:
-        _give_up(run, f"the data could not be packed; `gemfit logs {run.root} --job` says why")
-        return error.code
+        code, reason = error.code, f"the data could not be packed; `gemfit logs {run.root} --job` says why"
+    except ModuleKilled as error:
+        code, reason = ExitCode.USER_ERROR, f"the data could not be packed: {error}; {MORE_MEMORY}"
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        _give_up(run, str(error))
-        return ExitCode.USER_ERROR
-    return ExitCode.DONE
+        code, reason = ExitCode.USER_ERROR, str(error)
+    if builder_end.requests:
+        return ExitCode.STOPPED
+    sys.stderr.write(f"error: {reason}\n")
+    _give_up(run, reason)
+    return code
+
+
+def end(run: RunDir, status: int, *, was_asked: bool) -> ExitCode:
+    """Requeue a job whose build was ended by a signal; else leave a verdict that says why it failed.
+
+    Never ``DONE``: the training job must not start.
+    """
+    has_failed = status in (ExitCode.FAILED, ExitCode.USER_ERROR) and _has_verdict(run)
+    if not has_failed and (was_asked or status == ExitCode.STOPPED):
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < MAX_RESTARTS:
+            requeue_job(os.environ["SLURM_JOB_ID"])
+            return ExitCode.FAILED
+        _give_up(run, f"packing was interrupted {MAX_RESTARTS} times; give the job more `time`")
+    elif not has_failed:
+        memory = f"; memory may have run out: {MORE_MEMORY}" if status == KILLED_STATUS else ""
+        _give_up(run, f"packing ended with status {status}{memory}; see `gemfit logs {run.root} --job`")
+    try:
+        forbid_requeue(os.environ["SLURM_JOB_ID"])
+    except UserError as error:
+        say(f"if this cluster has RequeueExit, Slurm may requeue the job: {error}")
+    return ExitCode.USER_ERROR if status == ExitCode.USER_ERROR else ExitCode.FAILED
+
+
+def _has_verdict(run: RunDir) -> bool:
+    """Whether the build has written a verdict: one that is newer than the script of the job."""
+    files = (run.verdict_file, JobFiles(run).script("pack"))
+    return all(path.is_file() for path in files) and files[0].stat().st_mtime >= files[1].stat().st_mtime
 
 
 def pack(plan: Plan) -> Plan:

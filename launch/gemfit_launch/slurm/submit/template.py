@@ -24,6 +24,9 @@ from gemfit_launch.slurm.submit.sbatch_quoting import pack_options, render_direc
 
 Kind = Literal["train", "pack"]
 
+PACK_LEAD_SECONDS = 60
+"""From the signal to the time limit of the packing job, which ends a build within seconds."""
+
 
 def render(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> str:
     """The script of the training or packing job of ``run``.
@@ -60,6 +63,7 @@ def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple
     yield "nodes", str(plan.topology.nodes if kind == "train" else 1)
     yield "requeue", None
     if kind == "pack":
+        yield from _pack_resources(site)
         yield from pack_options(site)
         return
     yield from _resources(site)
@@ -75,7 +79,9 @@ def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
         yield f"NODES={plan.topology.nodes}"
         yield f"CPUS={site.cpus_per_node or ''}"
         yield f"MAX_RESTARTS={site.max_restarts}"
-        yield f"HOST_PYTHON={_array([host_python(site)])}"
+    else:
+        yield f"CPUS={site.pack_cpus or ''}"
+    yield f"HOST_PYTHON={_array([host_python(site)])}"
     yield f"PYTHON={_array(python_on_nodes(site, seen_inside))}"
     yield f"SRUN_OPTIONS={_array(srun_options(site, seen_inside))}"
     yield from _setup(site)
@@ -95,6 +101,14 @@ def _resources(site: Site) -> Iterator[tuple[str, str | None]]:
     if site.memory is not None:
         yield "mem", site.memory
     yield "signal", f"B:USR1@{site.signal_lead_seconds}"
+
+
+def _pack_resources(site: Site) -> Iterator[tuple[str, str | None]]:
+    if site.pack_cpus:
+        yield "cpus-per-task", str(site.pack_cpus)
+    if site.pack_memory is not None:
+        yield "mem", site.pack_memory
+    yield "signal", f"B:USR1@{PACK_LEAD_SECONDS}"
 
 
 def _setup(site: Site) -> Iterator[str]:
