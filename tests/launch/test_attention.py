@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,12 @@ import pytest
 from fake_nvidia_smi import FakeNvidiaSmi, nvidia_smi
 from gemfit.schemas.plan import PackReference, Topology
 from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.site import Container, Site
 from gemfit_launch.planning import attention
 from gemfit_launch.planning.attention import (
     CAPABILITIES,
     AttentionFacts,
+    attention_facts,
     attention_problems,
     capability_here,
     choose_attention,
@@ -118,10 +122,66 @@ def test_a_kernel_in_the_hub_cache_counts_as_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "find_spec", lambda name: name == "kernels" or None)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert list(attention._installed()) == []
+    assert list(attention._installed({"HF_HUB_CACHE": str(tmp_path)})) == []
     (tmp_path / "models--kernels-community--flash-attn2" / "snapshots" / "abc").mkdir(parents=True)
-    assert list(attention._installed()) == ["flash_attention_2"]
+    assert list(attention._installed({"HF_HUB_CACHE": str(tmp_path)})) == ["flash_attention_2"]
+
+
+@pytest.mark.parametrize(
+    ("distributions", "found"),
+    [
+        ({"flash-attn": "2.8.3"}, ["flash_attention_2"]),
+        ({"flash-attn": "2.8.3+cu13torch2.13"}, ["flash_attention_2"]),
+        ({"flash-attn": "2.3.2"}, []),
+        ({"flash-attn": "1.0.9"}, []),
+        ({"flash-attn-4": "4.0.0"}, []),
+        ({"flash-attn-3": "3.0.0"}, ["flash_attention_3"]),
+        ({"flash-attn": "2.8.3", "flash-attn-3": "3.0.0"}, ["flash_attention_2", "flash_attention_3"]),
+        ({"some-fork": "1.0"}, []),
+    ],
+)
+def test_packages_count_by_the_distribution_that_transformers_asks_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, distributions: dict[str, str], found: list[str]
+) -> None:
+    def version(name: str) -> str:
+        if name not in distributions:
+            raise metadata.PackageNotFoundError(name)
+        return distributions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(attention, "find_spec", lambda name: True)  # all have a module of this name
+    assert list(attention._installed({"HF_HUB_CACHE": str(tmp_path)})) == found
+
+
+@pytest.mark.parametrize(
+    ("site", "known"),
+    [
+        (Site(name="c", gpu_kind="h100"), True),
+        (Site(name="c", gpu_kind="h100", python=sys.executable), True),
+        (Site(name="c", gpu_kind="h100", python="/opt/python3"), False),
+        (Site(name="c", gpu_kind="h100", container=Container(kind="apptainer", image="a.sif")), False),
+    ],
+)
+def test_packages_of_the_python_that_submits_say_nothing_about_another(
+    monkeypatch: pytest.MonkeyPatch, site: Site, known: bool
+) -> None:
+    monkeypatch.setattr(attention, "_installed", lambda environment: iter(BOTH))
+    facts = attention_facts(CARD, GPUS, site)
+    found = choose_attention(CARD, GPUS, facts)
+    assert found.name == ("flash_attention_3" if known else "sdpa")
+    assert (found.warning is None) is known
+    if not known:
+        assert "is not known here" in found.because
+        assert "set it to flash_attention_3 or flash_attention_2" in (found.warning or "")
+        assert choose_attention(with_model(dtype="float32"), GPUS, facts).warning is None
+        assert choose_attention(with_model(attention="flash_attention_2"), GPUS, facts).warning is None
+
+
+def test_the_hub_cache_of_a_site_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda name: name == "kernels" or None)
+    (tmp_path / "hub" / "models--kernels-community--flash-attn2" / "snapshots" / "abc").mkdir(parents=True)
+    site = Site(name="c", gpu_kind="h100", env={"HF_HOME": str(tmp_path)})
+    assert attention_facts(CARD, GPUS, site).installed == frozenset({"flash_attention_2"})
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ That it keeps documents apart is checked by the self-test on the loaded model, b
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +40,14 @@ CAPABILITIES: dict[str, Capability] = {
 WIDE_HEAD = 192
 """FlashAttention 2 has gradients of wider heads on A100 and H100 alone (Dao-AILab/flash-attention #775)."""
 WIDE_HEADS_ON: tuple[Capability, ...] = ((8, 0), (9, 0))
+PREFERRED = ("flash_attention_3", "flash_attention_2")
+DISTRIBUTIONS = {
+    "flash_attention_2": ("flash-attn", "flash_attn"),
+    "flash_attention_3": ("flash-attn-3", "flash_attn_interface"),
+}
+"""Distributions that transformers asks for, and their modules: FlashAttention 4 is a ``flash_attn``, too."""
+OLDEST_FLASH_2 = (2, 3, 3)
+"""The oldest that transformers takes."""
 HUB_KERNELS = {"flash_attention_2": "flash-attn2", "flash_attention_3": "vllm-flash-attn3"}
 """Kernels that transformers loads from kernels-community through the package `kernels`."""
 
@@ -47,6 +58,8 @@ class AttentionFacts:
 
     installed: frozenset[str] | None = None
     """Those of ``flash_attention_2`` and ``flash_attention_3`` that can be imported."""
+    elsewhere: str | None = None
+    """The Python that trains, where it is not the one that plans; ``installed`` is unknown then."""
     capability: Capability | None = None
     head_dim: int | None = None
 
@@ -69,13 +82,24 @@ def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) 
         return Attention(asked, "the recipe says so", warning)
     if topology.device == "cpu":
         return Attention("sdpa", "the fastest on CPUs")
+    if facts.elsewhere is not None:
+        return _without_knowledge(recipe, facts, facts.elsewhere)
     reasons = []
-    for name in ("flash_attention_3", "flash_attention_2"):
+    for name in PREFERRED:
         why_not = _why_not(name, recipe, facts)
         if why_not is None:
             return Attention(name, "it is installed, and packed rows need no mask in it")
         reasons.append(f"{name}: {why_not}")
     return Attention("sdpa", "; ".join(reasons))
+
+
+def _without_knowledge(recipe: Recipe, facts: AttentionFacts, elsewhere: str) -> Attention:
+    """What runs with any installation; a warning where one that is faster may be in it."""
+    because = f"what is installed in {elsewhere} is not known here"
+    if_installed = replace(facts, installed=frozenset(PREFERRED))
+    faster = [name for name in PREFERRED if _why_not(name, recipe, if_installed) is None]
+    warning = f"{because}, so model.attention is sdpa; if it has flash-attn, set it to {' or '.join(faster)}"
+    return Attention("sdpa", because, warning if faster else None)
 
 
 def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
@@ -97,8 +121,11 @@ def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> At
     if topology.device == "cpu":
         return AttentionFacts()
     shape = find_shape(recipe.model).shape
+    elsewhere = _runs_elsewhere(site)
+    environment = {**os.environ, **(site.env if site is not None else {})}
     return AttentionFacts(
-        installed=frozenset(_installed()),
+        installed=None if elsewhere else frozenset(_installed(environment)),
+        elsewhere=elsewhere,
         capability=capability_of(guess_gpu(site.gpu_kind)) if site is not None else capability_here(),
         head_dim=shape.head_dim if shape is not None else None,
     )
@@ -141,19 +168,39 @@ def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
     return None
 
 
-def _installed() -> Iterator[str]:
-    if find_spec("flash_attn") is not None or _hub_kernel("flash_attention_2"):
-        yield "flash_attention_2"
-    if find_spec("flash_attn_interface") is not None or _hub_kernel("flash_attention_3"):
-        yield "flash_attention_3"
+def _runs_elsewhere(site: Site | None) -> str | None:
+    """The Python of ``site``, where it is not this one; what is installed in it cannot be read here."""
+    if site is None:
+        return None
+    if site.container is not None:
+        return f"the container of site {site.name}"
+    other = site.python is not None and Path(site.python) != Path(sys.executable)
+    return f"{site.python} of site {site.name}" if other else None
 
 
-def _hub_kernel(name: str) -> bool:
+def _installed(environment: Mapping[str, str]) -> Iterator[str]:
+    for name, distribution in DISTRIBUTIONS.items():
+        if _is_installed(*distribution) or _hub_kernel(name, environment):
+            yield name
+
+
+def _is_installed(distribution: str, module: str) -> bool:
+    """Whether transformers would take ``module``: other distributions have a module of the same name."""
+    try:
+        version = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    if distribution == "flash-attn" and tuple(map(int, re.findall(r"\d+", version)[:3])) < OLDEST_FLASH_2:
+        return False
+    return find_spec(module) is not None
+
+
+def _hub_kernel(name: str, environment: Mapping[str, str]) -> bool:
     """Whether transformers would find this kernel without a network."""
     if find_spec("kernels") is None:
         return False
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    home = Path(environment.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(environment.get("HF_HUB_CACHE", home / "hub"))
     return any(cache.glob(f"*--kernels-community--{HUB_KERNELS[name]}/snapshots/*"))
 
 
