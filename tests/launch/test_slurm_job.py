@@ -24,6 +24,7 @@ from gemfit_launch.slurm.records.job_attempts import (
     NodeEnd,
     read_attempts,
 )
+from gemfit_launch.slurm.records.job_files import JobFiles
 
 SHOWN = """\
 JobId=7 JobName=JobState=CANCELLED Restarts=9
@@ -353,3 +354,17 @@ def test_packed_data_that_is_gone_is_said_before_ranks_start(
     assert verdict is not None
     assert "/packs/gone: the packed data of this run is gone; `gemfit resume" in verdict.reason
     assert run.attempt == 0
+
+
+@pytest.mark.parametrize("outcome", [None, AttemptOutcome.STOPPED])
+def test_a_cancelled_job_is_recorded_as_such(
+    outcome: str | None, run: RunDir, calls: Calls, tmp_path: Path
+) -> None:
+    begin(run)
+    show(tmp_path, "CANCELLED")
+    assert end(run, outcome) == ExitCode.DONE
+    assert calls() == []
+    assert JobFiles(run).was_cancelled(7)
+    [attempt] = read_attempts(run)
+    assert attempt.end is not None
+    assert attempt.end.outcome == (outcome or AttemptOutcome.CANCELLED)

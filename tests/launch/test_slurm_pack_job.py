@@ -57,7 +57,7 @@ def run(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
 @pytest.fixture
 def requeued(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
-    monkeypatch.setattr(pack_job, "requeue_job", made.append)
+    monkeypatch.setattr(pack_job, "requeue_job", lambda run, job: made.append(job))
     return made
 
 

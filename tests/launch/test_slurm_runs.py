@@ -332,3 +332,39 @@ def test_a_damaged_run_does_not_hide_the_others(
         assert states["damaged"] == ("new", "")
     else:
         assert (states["damaged"][0], name in states["damaged"][1]) == ("damaged", True)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "stop"])
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_cancelled_stays_cancelled_when_slurm_forgets(
+    verb: str, attempts: int, submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    for _ in range(attempts):
+        submitted.begin_attempt()
+        files = AttemptFiles(submitted, 1)
+        files.write(files.start, AttemptStart(attempt=1, job="100", nodes=("n1",), step=0, time=1.0))
+    assert cli(verb, submitted.root).exit_code == 0
+    for forget in (False, True):
+        if forget:
+            slurm.forget_all()
+        assert status_of(cli, submitted)["state"] == AttemptOutcome.CANCELLED
+    assert cli("resume", submitted.root).exit_code == 0
+    assert status_of(cli, submitted)["state"] == "pending"
+
+
+@pytest.mark.parametrize("options", [(), ("--follow",), ("-n", 3)])
+def test_logs_point_to_the_job_where_no_attempt_has_begun(
+    options: tuple[object, ...], submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "FAILED")
+    result = cli("logs", submitted.root, *options)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"no attempt has begun; the log of its job: gemfit logs {submitted.root} --job" in result.stderr
+
+
+def test_a_log_that_ends_within_a_line_gets_a_newline(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    JobFiles(submitted).log("train", 100).write_text("one\ntwo")
+    submitted.begin_attempt()
+    submitted.log(1).write_text("three")
+    assert cli("logs", submitted.root, "--job").stdout.endswith("one\ntwo\n")
+    assert cli("logs", submitted.root).stdout.endswith("three\n")

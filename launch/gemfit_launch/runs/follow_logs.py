@@ -54,11 +54,12 @@ def headline(attempt: int, path: Path) -> bytes:
 
 
 def last_lines(path: Path, count: int | None) -> bytes:
-    """The end of a log, or all of it; empty if there is no log."""
+    """The end of a log, or all of it, with a newline at its end; empty if there is no log."""
     if not path.is_file():
         return b""
     with path.open("rb") as stream:
-        return b"".join(deque(stream, maxlen=count))
+        text = b"".join(deque(stream, maxlen=count))
+    return text if not text or text.endswith(b"\n") else text + b"\n"
 
 
 def _read_from(path: Path, offset: int) -> Iterator[bytes]:

@@ -45,6 +45,7 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: 
             )
         for block in follow_run(run_dir, 1, _ActivityPoll(run_dir)):
             click.echo(block, nl=False)
+        _point_to_job_log(run_dir)
         return
     if of_job:
         for path in _job_logs(run_dir):
@@ -55,6 +56,14 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: 
         if node and not path.is_file():
             raise UserError(f"{path}: there is no such log; --node counts the machines of an attempt from 0")
         click.echo(headline(number, path) + last_lines(path, lines), nl=False)
+    _point_to_job_log(run_dir)
+
+
+def _point_to_job_log(run: RunDir) -> None:
+    """Say where to look if there was no attempt."""
+    if run.attempt == 0:
+        of_job = f"; the log of its job: gemfit logs {run.root} --job" if JobFiles(run).newest() else ""
+        click.echo(f"{run.root}: no attempt has begun{of_job}", err=True)
 
 
 class _ActivityPoll:

@@ -39,6 +39,7 @@ def cancel_jobs(run: RunDir) -> list[int]:
     ids = [job.id for job in reversed(live_jobs(run))]
     for number in ids:
         commands.cancel(number)
+        JobFiles(run).record_cancelled(number)
     return ids
 
 

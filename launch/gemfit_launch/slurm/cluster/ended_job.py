@@ -6,12 +6,14 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.runs.status import ACTIVE_STATES, RunState, read_state
 from gemfit_launch.slurm.records.job_attempts import read_attempts
-from gemfit_launch.slurm.records.job_files import Submission
-from gemfit_launch.slurm.states import JobState
+from gemfit_launch.slurm.records.job_files import JobFiles, Submission
+from gemfit_launch.slurm.states import JobState, parse_job_state
 
 
 def ended_state(run: RunDir, made: Submission, job: JobState | None) -> tuple[RunState, str]:
     """The state, and the reason if no verdict contains it; ``job`` is ``None`` if Slurm has forgotten it."""
+    if job is None and JobFiles(run).was_cancelled(made.job):
+        job = parse_job_state("CANCELLED")
     state = read_state(run)
     if state in ACTIVE_STATES:  # resumed on this machine
         return state, ""

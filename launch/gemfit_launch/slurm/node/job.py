@@ -25,7 +25,7 @@ from gemfit_launch.runs.exit_report import TAIL_LINES, tail_of_log
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import time_limit
-from gemfit_launch.slurm.node.requeue_job import requeue_job, say
+from gemfit_launch.slurm.node.requeue_job import is_cancelled, requeue_job, say
 from gemfit_launch.slurm.records import job_attempts
 from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, NodeEnd
 from gemfit_launch.slurm.records.job_files import JobFiles
@@ -127,18 +127,21 @@ def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> Exi
         _record_end(run, attempt, verdict.outcome, verdict.reason)
         if verdict.outcome is AttemptOutcome.STOPPED and not by_command:
             say(f"saved at step {verdict.step}")
-            return requeue_job(job)
+            return requeue_job(run, job)
         say(f"{verdict.outcome} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
         return ExitCode.USER_ERROR if verdict.outcome is AttemptOutcome.FATAL else ExitCode.DONE
     if AttemptFiles(run, attempt).limit.is_file():
         _record_end(run, attempt, AttemptOutcome.INTERRUPTED, job_attempts.LIMIT_REACHED)
-        return requeue_job(job)
+        return requeue_job(run, job)
+    if verdict is None and is_cancelled(job):
+        _record_end(run, attempt, AttemptOutcome.CANCELLED, "the job was cancelled before it could save")
+        return requeue_job(run, job)
     failed = _crash(run, attempt, verdict, status)
     if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
     if by_command:
         return _fail(run, attempt, f"crashed after a stop request: {failed.reason}")
-    return requeue_job(job, avoid=failed.node if failed.at_fault else None)
+    return requeue_job(run, job, avoid=failed.node if failed.at_fault else None)
 
 
 def record_interruption(run: RunDir) -> None:

@@ -73,7 +73,7 @@ def end(run: RunDir, status: int, *, was_asked: bool) -> ExitCode:
     has_failed = status in (ExitCode.FAILED, ExitCode.USER_ERROR) and _has_verdict(run)
     if not has_failed and (was_asked or status == ExitCode.STOPPED):
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < MAX_RESTARTS:
-            requeue_job(os.environ["SLURM_JOB_ID"])
+            requeue_job(run, os.environ["SLURM_JOB_ID"])
             return ExitCode.FAILED
         _give_up(run, f"packing was interrupted {MAX_RESTARTS} times; give the job more `time`")
     elif not has_failed:

@@ -7,7 +7,9 @@ import sys
 import time
 
 from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir
 from gemfit_launch.slurm.cluster import requeue
+from gemfit_launch.slurm.records.job_files import JobFiles
 
 
 def say(line: str) -> None:
@@ -16,19 +18,32 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def requeue_job(job: str, *, avoid: str | None = None) -> ExitCode:
+def is_cancelled(job: str) -> bool:
+    """Whether ``job``, whose tasks have ended, was cancelled."""
+    return _decision(job) == "cancelled"
+
+
+def requeue_job(run: RunDir, job: str, *, avoid: str | None = None) -> ExitCode:
     """Requeue ``job`` and exclude the node ``avoid``, if enough others are left."""
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    decision = requeue.requeue_decision(requeue.show_job(job), restarts)
+    decision = _decision(job)
     if decision == "requeue":
-        decision = requeue.requeue(job, restarts)
+        decision = requeue.requeue(job, _restarts())
     if decision == "cancelled":
         say("the job was cancelled, so it is not requeued")
+        JobFiles(run).record_cancelled(int(job))
     elif decision == "queued":
         say("Slurm has requeued the job itself")
     else:
         say("requeued" + (f", without {avoid}" if avoid and _avoid(job, avoid) else ""))
     return ExitCode.DONE
+
+
+def _decision(job: str) -> requeue.RequeueDecision:
+    return requeue.requeue_decision(requeue.show_job(job), _restarts())
+
+
+def _restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def _avoid(job: str, node: str) -> bool:

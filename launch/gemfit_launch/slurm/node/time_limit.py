@@ -35,7 +35,7 @@ def requeue_before_limit(run: RunDir, attempt: int) -> ExitCode:
             return ExitCode.DONE
         say("the time limit is reached before a save; the job continues from the last checkpoint")
         write_atomic(AttemptFiles(run, attempt).limit, "")
-        return requeue_job(job)
+        return requeue_job(run, job)
     except UserError as error:
         say(f"the job could not be requeued before its time limit: {error}")
         return ExitCode.FAILED

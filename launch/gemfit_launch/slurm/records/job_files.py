@@ -90,6 +90,18 @@ class JobFiles:
         jobs = Submissions(jobs=(*self.submissions(), submission))
         write_atomic(self.submissions_file, jobs.to_json())
 
+    def was_cancelled(self, job: int) -> bool:
+        """Whether ``job`` is known to have been cancelled, also when Slurm has forgotten it."""
+        return self._cancelled_file(job).is_file()
+
+    def record_cancelled(self, job: int) -> None:
+        """Record that ``job`` was cancelled."""
+        self.folder.mkdir(exist_ok=True)
+        write_atomic(self._cancelled_file(job), "")
+
+    def _cancelled_file(self, job: int) -> Path:
+        return self.folder / f"job-{job}.cancelled"
+
     def write_script(self, kind: str, text: str) -> Path:
         """Write a job script and return its path."""
         self.folder.mkdir(exist_ok=True)
