@@ -122,3 +122,55 @@ def test_sites_are_listed_with_ones_own_first_and_shown_resolved(own_sites: Path
     shown = cli("site", "show", "mine", "--site-set", "gpus_per_node=2").output
     assert "partition: p1\n" in shown
     assert "gpus_per_node: 2\n" in shown
+
+
+def test_numbers_are_text_where_a_key_takes_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "memory: 0\ntime: 60\naccount: 4711\ngpu_kind: 3090\nextra:\n  nice: 9\nenv:\n  OMP_NUM_THREADS: 8\n"
+    )
+    site = load_site(str(path))
+    assert (site.memory, site.time, site.account, site.gpu_kind) == ("0", "60", "4711", "3090")
+    assert (site.extra["nice"], site.env["OMP_NUM_THREADS"], site.gpus_per_node) == ("9", "8", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("memory: 1.10", "mine.yaml:1: memory: is text; write it in quotes"),
+        ("account: true", "mine.yaml:1: account: is text; write it in quotes"),
+        ("account: 0123", "mine.yaml:1: account: a number begins with 0; write it in quotes"),
+        ("env: {PATH: '/opt/x/bin:$PATH'}", 'write the line `export PATH="/opt/x/bin:$PATH"` in `setup`'),
+        ("env: {HF_HOME: '${SCRATCH}/hf'}", "values are literal"),
+        ("python: $HOME/venv/bin/python", "write what it stands for"),
+        ("extra: {nodelist: $NODES}", "extra.nodelist: $NODES would not be replaced"),
+    ],
+)
+def test_text_that_would_arrive_changed_is_refused_with_the_way_out(
+    line: str, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{line}\n")
+    with pytest.raises(UserError) as refusal:
+        load_site(str(path))
+    assert words in str(refusal.value)
+
+
+def test_the_command_line_gives_text_as_it_is() -> None:
+    site = load_site("gpu-cluster", ["account=0123", "env.X=1.10", "memory=0", "qos=null"])
+    assert (site.account, site.env["X"], site.memory, site.qos) == ("0123", "1.10", "0", None)
+
+
+def test_the_home_folder_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "python: ~/venv/bin/python\nenv: {HF_HOME: ~/hf, LIBS: /a:~/b, NOTE: a~b}\nsetup: [source ~/x]\n"
+        "container: {kind: apptainer, image: ~/a.sif, mounts: ['~/models:/models']}\n"
+    )
+    site = load_site(str(path))
+    assert site.python == "/home/me/venv/bin/python"
+    assert site.env == {"HF_HOME": "/home/me/hf", "LIBS": "/a:/home/me/b", "NOTE": "a~b"}
+    assert site.setup == ("source ~/x",)
+    assert site.container is not None
+    assert (site.container.image, site.container.mounts) == ("/home/me/a.sif", ("/home/me/models:/models",))

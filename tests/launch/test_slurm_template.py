@@ -16,6 +16,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Container, Site
+from gemfit_launch.slurm.submit.container_paths import check_mounts, paths_inside
 from gemfit_launch.slurm.submit.site_options import ranks_at
 from gemfit_launch.slurm.submit.template import Kind, fill, render, template, values
 
@@ -35,6 +36,7 @@ SITE = Site(
     extra={"mail-type": "END", "exclusive": ""},
 )
 RUN = RunDir(Path("/shared/runs/50% done"))
+FOLDER = Path("/home/me")
 HOSTILE = [
     "plain",
     "two words",
@@ -69,7 +71,7 @@ def at(plan: Plan, site: Site, nodes: int = 2) -> Plan:
 
 def values_in_bash(plan: Plan, run: RunDir, report: str) -> list[str]:
     """What the values are once bash has read them; ``report`` prints them, each with a NUL."""
-    text = "\n".join([*values("train", plan, run), shell_functions()])
+    text = "\n".join([*values("train", plan, run, FOLDER), shell_functions()])
     bash = shutil.which("bash")
     assert bash is not None
     done = subprocess.run([bash, "-c", f"{text}\n{report}"], capture_output=True, check=True, timeout=20)
@@ -107,7 +109,9 @@ def test_every_directive_stands_before_the_first_command(kind: Kind, plan: Plan)
 @given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1))
 def test_bash_reads_any_run_folder_as_it_is(name: str, plan: Plan) -> None:
     path = Path("/shared/runs") / f"x{name}"
-    text = next(line for line in values("train", at(plan, SITE), RunDir(path)) if line.startswith("RUN_DIR="))
+    text = next(
+        line for line in values("train", at(plan, SITE), RunDir(path), FOLDER) if line.startswith("RUN_DIR=")
+    )
     done = subprocess.run(
         ["bash", "-c", f'{text}\nprintf %s "$RUN_DIR"'], capture_output=True, check=True, timeout=20
     )
@@ -135,11 +139,49 @@ def test_under_pyxis_srun_gets_the_image_and_job_hooks_run_outside(plan: Plan) -
     container = Container(kind="pyxis", image="reg#img:1", mounts=("/models:/models",))
     site = SITE.model_copy(update={"container": container, "python": None})
     report = r'printf "%s\0" "${PYTHON[@]}" "${SRUN_OPTIONS[@]}" "${HOST_PYTHON[@]}"'
-    python, image, mounts, host = values_in_bash(at(plan, site), RUN, report)
+    pack = plan.pack.model_copy(update={"folder": "/cache/packs/f"})
+    packed = at(plan, site).model_copy(update={"pack": pack})
+    python, image, mounts, workdir, host = values_in_bash(packed, RUN, report)
     assert (python, image) == ("python3", "--container-image=reg#img:1")
     assert mounts.startswith(f"--container-mounts={RUN.root}:{RUN.root},")
-    assert mounts.endswith(",/models:/models")
+    assert mounts.endswith(",/home/me:/home/me,/models:/models")
+    assert workdir == "--container-workdir=/home/me"
     assert Path(host).is_absolute()
+
+
+def test_data_models_and_working_folder_are_mounted_where_they_are(plan: Plan, tmp_path: Path) -> None:
+    for folder in ("work", "data/a", "model", "packs/f"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "work" / "local.jsonl").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    data = plan.recipe.data.model_copy(update={"source": f"{tmp_path}/data/*/x.jsonl"})
+    model = plan.recipe.model.model_copy(update={"id": "../link", "tokenizer": "google/gemma-3-1b-it"})
+    recipe = plan.recipe.model_copy(update={"data": data, "model": model})
+    pack = plan.pack.model_copy(update={"folder": f"{tmp_path}/packs/f"})
+    made = plan.model_copy(update={"recipe": recipe, "pack": pack})
+    found = paths_inside(made, tmp_path / "run", tmp_path / "work")
+    assert {str(path.relative_to(tmp_path)) for path in found} == {
+        *("run", "packs", "work", "data", "link", "model")
+    }
+
+
+def test_no_folder_of_the_image_is_hidden_by_a_mount(plan: Plan, tmp_path: Path) -> None:
+    pack = plan.pack.model_copy(update={"folder": f"{tmp_path}/packs/f"})
+    made = plan.model_copy(update={"pack": pack})
+    assert paths_inside(made, tmp_path / "run", Path("/")) == [tmp_path / "run", tmp_path / "packs"]
+
+
+def test_paths_of_the_environment_that_are_not_mounted_are_named(plan: Plan, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    container = Container(kind="pyxis", image="i", mounts=("/shared/models:/shared/models",))
+    env = {"HF_HOME": str(hub), "HF_MODELS": "/shared/models/x", "NCCL_DEBUG": "WARN"}
+    site = SITE.model_copy(update={"container": container, "env": env})
+    pack = plan.pack.model_copy(update={"folder": "/cache/packs/f"})
+    made = at(plan, site).model_copy(update={"pack": pack})
+    (found,) = check_mounts(site, made, RUN.root, FOLDER)
+    assert f"env.HF_HOME: {hub} is not mounted" in found.found
+    assert list(check_mounts(SITE, made, RUN.root, FOLDER)) == []
 
 
 def test_a_folder_that_a_container_cannot_mount_is_refused(plan: Plan) -> None:

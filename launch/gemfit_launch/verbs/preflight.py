@@ -17,6 +17,7 @@ from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.preflight import examine
 from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_pace, resolves
+from gemfit_launch.slurm.submit.container_paths import check_mounts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
@@ -49,6 +50,7 @@ def preflight(
     scripts = render_scripts(plan, root, Path.cwd())
     results = [
         *examine(plan, ask_cluster(), pace, resolves=resolves),
+        *check_mounts(site, plan, root, Path.cwd()),
         *check_locally(plan, root, pace, scripts.items()),
     ]
     if as_json:

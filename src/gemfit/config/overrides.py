@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -87,8 +87,23 @@ def annotation_at(model: type[BaseModel], path: tuple[str, ...], place: str) -> 
 
 def _typed(annotation: Any, text: str, place: str) -> Any:
     """Text is text where the field takes text; elsewhere it is read as YAML."""
-    value = parse(f"value: {text}", place).data["value"] if text.strip() else text
+    try:
+        value = parse(f"value: {text}", place).data["value"] if text.strip() else text
+    except UserError:
+        if _is_text(annotation):
+            return text
+        raise
+    if _is_text(annotation) and isinstance(value, int | float):  # `0123` is not 123
+        return text
     return value if _accepts(annotation, value) or not _accepts(annotation, text) else text
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a field takes text and nothing else, apart from `null`."""
+    if get_origin(annotation) is Annotated:
+        return _is_text(get_args(annotation)[0])
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return all(map(_is_text, kinds)) if kinds else annotation is str
 
 
 def _accepts(annotation: Any, value: Any) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gemfit.schemas.base import Contract
 
@@ -15,50 +15,62 @@ SECRET_NAME = re.compile(r"TOKEN$|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACC
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def _as_text(value: Any) -> Any:
+    """An integer as its digits (`memory: 0`). A float may have been written in another way, as `1.10`."""
+    if isinstance(value, bool | float):
+        raise ValueError("is text; write it in quotes")
+    return str(value) if isinstance(value, int) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+
+
 class Container(Contract):
     """The image that training runs in; the launcher's own bookkeeping stays outside."""
 
     kind: Literal["apptainer", "pyxis"]
-    image: str
+    image: Text
     """Apptainer: a file or URI. Pyxis: what `srun --container-image` takes."""
-    mounts: tuple[str, ...] = ()
-    """`SOURCE:TARGET`, in addition to the run folder and the packs, which are always mounted."""
+    mounts: tuple[Text, ...] = ()
+    """`SOURCE:TARGET`, in addition to what is always mounted: run folder, packs, working folder, local data
+    and models."""
 
 
 class Site(Contract):
     """Cluster profile."""
 
-    name: str
+    name: Text
     """Name of the site; default: the name of its file."""
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
     """Features that nodes must have, as sbatch writes them (`h100&nvlink`)."""
-    reservation: str | None = None
+    reservation: Text | None = None
     gpus_per_node: Annotated[int, Field(ge=0)] = 1
     """One rank each; 0 trains on CPUs."""
-    gpu_kind: str | None = None
+    gpu_kind: Text | None = None
     """GRES type, such as `h100`."""
     ranks_per_node: PositiveInt | None = None
     """Ranks on a node without GPUs; 1 when left out."""
     cpus_per_node: PositiveInt | None = None
-    memory: str | None = None
+    memory: Text | None = None
     """Memory per node, as sbatch writes it (`500G`); `0` is all of it."""
-    time: str | None = None
+    time: Text | None = None
     """Time limit, as sbatch writes it (`1-00:00:00`). The job saves and requeues itself before it."""
-    pack_partition: str | None = None
+    pack_partition: Text | None = None
     """Where data is packed, without a GPU; `partition` when left out."""
     pack_cpus: PositiveInt | None = None
     """CPUs of the packing job; Slurm gives 1 when left out."""
-    pack_memory: str | None = None
+    pack_memory: Text | None = None
     """Memory of the packing job, as sbatch takes it; the default of the partition when left out."""
-    setup: tuple[str, ...] = ()
+    setup: tuple[Text, ...] = ()
     """Shell lines that run on the node before training (modules, environments)."""
-    python: str | None = None
+    python: Text | None = None
     """Python on the nodes; the one that submits when left out, `python3` in a container."""
-    env: dict[str, str] = Field(default_factory=dict)
-    """Environment on the nodes, after `setup`; no secrets: they come with the environment of `submit`."""
+    env: dict[str, Text] = Field(default_factory=dict)
+    """Environment on the nodes, after `setup`; no secrets: they come with the environment of `submit`. Values
+    are literal, except `~`; write `export` in `setup` where a variable is to be replaced."""
     container: Container | None = None
     signal_lead_seconds: PositiveInt = 300
     """Seconds before the time limit at which the job gets the signal to save."""
@@ -66,7 +78,7 @@ class Site(Contract):
     """Restarts after a crash, in a row and without a new checkpoint, before the job gives up."""
     hang_seconds: PositiveInt = 1800
     """Seconds without a step (at least 20 times the usual step) that end an attempt as a crash."""
-    extra: dict[str, str] = Field(default_factory=dict)
+    extra: dict[str, Text] = Field(default_factory=dict)
     """Other sbatch options, without dashes: `mail-type: END`."""
 
     @model_validator(mode="after")

@@ -6,14 +6,16 @@ A site is a name or the path of a YAML file, which may begin with ``extends: NAM
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
 from gemfit.config.overrides import build, with_settings
-from gemfit.config.yaml_source import YamlDocument, load, load_extended
+from gemfit.config.yaml_source import KeyPath, YamlDocument, load, load_extended
 from gemfit.errors import UserError, did_you_mean
 from gemfit.schemas.site import Site
+from gemfit_launch.slurm.sites.expand import expand
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -35,7 +37,9 @@ def own_folder() -> Path:
 
 def load_site(name: str, settings: Iterable[str] = ()) -> Site:
     """The resolved site; all errors in it are one ``UserError``."""
-    return build(Site, site_document(name, settings))
+    document = site_document(name, settings)
+    _check_leading_zeros(document, document.data, ())
+    return expand(build(Site, document))
 
 
 def site_document(name: str, settings: Iterable[str] = ()) -> YamlDocument:
@@ -47,6 +51,19 @@ def site_document(name: str, settings: Iterable[str] = ()) -> YamlDocument:
         document, called = _layers(name), name
     called_so = YamlDocument({"name": called}, {("name",): "the name of the file"}, document.origin)
     return with_settings(Site, document.over(called_so), settings, option="--site-set")
+
+
+def _check_leading_zeros(document: YamlDocument, value: object, path: KeyPath) -> None:
+    """``UserError`` for a number such as `0123`: as text, such as an account, it would become `123`."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        _check_leading_zeros(document, inner, (*path, key))
+    if not isinstance(value, int):
+        return
+    file, _, line = document.place(path).rpartition(":")
+    if line.isdigit() and Path(file).is_file():
+        written = Path(file).read_text("utf-8-sig").splitlines()[int(line) - 1]
+        if re.search(rf":\s*0+{value}\b", written) and value:
+            raise UserError(f"{file}:{line}: {path[-1]}: a number begins with 0; write it in quotes")
 
 
 def _layers(name: str) -> YamlDocument:

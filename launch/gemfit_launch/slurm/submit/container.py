@@ -10,8 +10,11 @@ from gemfit.errors import UserError
 from gemfit.schemas.site import Container, Site
 
 
-def python_on_nodes(site: Site, folders: Sequence[Path]) -> list[str]:
-    """argv prefix of Python on the nodes; Apptainer mounts ``folders`` under the same paths."""
+def python_on_nodes(site: Site, folders: Sequence[Path], workdir: Path) -> list[str]:
+    """argv prefix of Python on the nodes; Apptainer mounts ``folders`` under the same paths.
+
+    It starts in ``workdir``, if that is mounted: relative paths in the recipe refer to it.
+    """
     container = site.container
     if container is None:
         return [site.python or sys.executable]
@@ -20,10 +23,11 @@ def python_on_nodes(site: Site, folders: Sequence[Path]) -> list[str]:
         return [python]
     gpus = ["--nv"] if site.gpus_per_node else []
     binds = [part for mount in mounts(container, folders) for part in ("--bind", mount)]
-    return ["apptainer", "exec", *gpus, *binds, container.image, python]
+    start = ["--pwd", str(workdir)] if _is_mounted(workdir, folders) else []
+    return ["apptainer", "exec", *gpus, *binds, *start, container.image, python]
 
 
-def srun_options(site: Site, folders: Sequence[Path]) -> list[str]:
+def srun_options(site: Site, folders: Sequence[Path], workdir: Path) -> list[str]:
     """Container options of ``srun`` under pyxis; empty otherwise."""
     container = site.container
     if container is None or container.kind != "pyxis":
@@ -31,6 +35,7 @@ def srun_options(site: Site, folders: Sequence[Path]) -> list[str]:
     return [
         f"--container-image={container.image}",
         f"--container-mounts={','.join(mounts(container, folders))}",
+        *([f"--container-workdir={workdir}"] if _is_mounted(workdir, folders) else []),
     ]
 
 
@@ -42,3 +47,7 @@ def mounts(container: Container, folders: Sequence[Path]) -> list[str]:
                 f"{folder}: a path with a comma or a colon cannot be mounted into a container; choose another"
             )
     return [*(f"{folder}:{folder}" for folder in folders), *container.mounts]
+
+
+def _is_mounted(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)

@@ -20,6 +20,7 @@ from gemfit.schemas.site import Site
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.container import python_on_nodes, srun_options
+from gemfit_launch.slurm.submit.container_paths import paths_inside
 from gemfit_launch.slurm.submit.sbatch_quoting import pack_options, render_directives, sbatch_options
 
 Kind = Literal["train", "pack"]
@@ -35,7 +36,7 @@ def render(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> str:
     """
     text = template(kind)
     text = fill(text, "directives", render_directives(options(kind, plan, run, folder)))
-    return fill(text, "values", "".join(f"{line}\n" for line in values(kind, plan, run)))
+    return fill(text, "values", "".join(f"{line}\n" for line in values(kind, plan, run, folder)))
 
 
 def template(kind: Kind) -> str:
@@ -70,10 +71,10 @@ def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple
     yield from sbatch_options(site)
 
 
-def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
+def values(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[str]:
     """Variable assignments of the script; the head of ``slurm/train.sbatch`` documents them."""
     site, root = site_of(plan), JobFiles(run).root
-    seen_inside = [root, Path(plan.pack.folder).parent]  # the packs' own folder may not exist yet
+    inside = paths_inside(plan, root, folder) if site.container is not None else []
     yield f"RUN_DIR={_word(str(root), 'the run folder')}"
     if kind == "train":
         yield f"NODES={plan.topology.nodes}"
@@ -82,8 +83,8 @@ def values(kind: Kind, plan: Plan, run: RunDir) -> Iterator[str]:
     else:
         yield f"CPUS={site.pack_cpus or ''}"
     yield f"HOST_PYTHON={_array([host_python(site)])}"
-    yield f"PYTHON={_array(python_on_nodes(site, seen_inside))}"
-    yield f"SRUN_OPTIONS={_array(srun_options(site, seen_inside))}"
+    yield f"PYTHON={_array(python_on_nodes(site, inside, folder))}"
+    yield f"SRUN_OPTIONS={_array(srun_options(site, inside, folder))}"
     yield from _setup(site)
 
 
