@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gemfit.data.document import Document
-from gemfit.data.jsonl.blocks import file_blocks
+from gemfit.data.jsonl.file_blocks import file_blocks
 from gemfit.data.jsonl.inputs import block_text
 from gemfit.data.jsonl.line_parser import read_line
 from gemfit.data.packing.chunk_packing import Fragments, pack_chunks, pack_longest_chunks
@@ -26,7 +26,7 @@ from gemfit.data.packing.overlong import fit_document
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer, train_tokenizer
 from gemfit.errors import UserError
-from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.find_inputs import find_files
 from gemfit.schemas.source_file import digest_file
 
 

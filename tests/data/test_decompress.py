@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from gemfit.data.jsonl.blocks import file_blocks
 from gemfit.data.jsonl.decompress import decompressed
+from gemfit.data.jsonl.file_blocks import file_blocks
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel

@@ -61,6 +61,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
         ("model", _model(recipe.model)),
         ("strategy", f"{recipe.strategy.label} on {_places(plan)}"),
         ("data", f"{recipe.data.label or 'not given'}, {_rendering(plan)}"),
+        *(("files", note) for note in plan.data_notes),
         ("rows", f"{plan.steps.rows:,} of {recipe.data.seq_len:,} tokens, {plan.steps.rows_are}"),
         ("batch", _batch(plan)),
         ("tokens per step", f"{plan.batch.tokens_per_step:,}"),

@@ -33,4 +33,4 @@ def resolve_plan(
         site=site,
         notes=(rows.note,) if rows.note else (),
     )
-    return with_warnings(plan)
+    return with_warnings(plan.model_copy(update={"data_notes": rows.data_notes}))

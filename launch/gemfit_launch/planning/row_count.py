@@ -6,7 +6,7 @@ Reads every input byte once, to find the pack that belongs to it; writes nothing
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gemfit.errors import UserError
@@ -31,6 +31,8 @@ class Rows:
     packed: bool
     note: str | None = None
     """How the number was obtained, where it was not counted in a pack."""
+    data_notes: tuple[str, ...] = ()
+    """As `PackJob.notes`."""
 
 
 def find_rows(recipe: Recipe) -> Rows:
@@ -43,11 +45,14 @@ def find_rows(recipe: Recipe) -> Rows:
     folder = pack_folder(job.fingerprint).absolute()
     pack = PackReference(fingerprint=job.fingerprint, folder=str(folder))
     if (manifest := finished_pack(folder)) is not None:
-        return Rows(count=manifest.splits["train"].rows, pack=pack, packed=True)
+        rows = manifest.splits["train"].rows
+        return Rows(count=rows, pack=pack, packed=True, data_notes=job.notes)
     streams = [source.name for source in job.sources if source.hub is not None]
     if streams:
-        return _placeholder(recipe.data, pack, f"{', '.join(streams)} is not packed yet")
-    return _estimate(job, pack)
+        found = _placeholder(recipe.data, pack, f"{', '.join(streams)} is not packed yet")
+    else:
+        found = _estimate(job, pack)
+    return replace(found, data_notes=job.notes)
 
 
 def finished_pack(folder: Path) -> PackManifest | None:
@@ -87,4 +92,4 @@ def _rows(tokens: float, data: DataRecipe) -> int:
 
 
 def _expansion(file: SourceFile) -> int:
-    return BYTES_PER_COMPRESSED_BYTE if file.compression else 1
+    return BYTES_PER_COMPRESSED_BYTE if file.compression or file.kind == "parquet" else 1

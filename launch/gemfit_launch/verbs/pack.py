@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import click
 
 from gemfit.errors import UserError
+from gemfit.schemas.find_inputs import is_stream
 from gemfit.schemas.pack_job import make_pack_job, pack_folder
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.tables import show_pack
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack, make_shard
+from gemfit_launch.runs.spool_input import spool_input
 from gemfit_launch.verbs._options import json_option, request_options
 
 
@@ -58,6 +61,7 @@ def pack(
     Example:
       gemfit pack gemma3/1b-reference --data chat.jsonl
       gemfit pack debug/cpu-tiny --data 'chats/*.jsonl.zst' --set data.seq_len=2048 --json
+      zcat chats.gz | gemfit pack debug/cpu-tiny --data -
     \b
     On eight nodes with a shared cache, then on one:
       sbatch --array=1-8 --wrap 'gemfit pack RECIPE --data DATA --shard $SLURM_ARRAY_TASK_ID/8'
@@ -65,6 +69,9 @@ def pack(
     """
     if shard and (merge or force or as_json):
         raise UserError("--shard builds one shard only: use it without --merge, --force and --json")
+    if request.data is not None and is_stream(request.data):
+        kept = spool_input(request.data, lambda line: click.echo(line, err=True))
+        request = replace(request, data=str(kept))
     job = make_pack_job(request.pinned_recipe())
     folder = pack_folder(job.fingerprint)
     options = to_argv({"engine": engine if engine != "auto" else None, "workers": workers})

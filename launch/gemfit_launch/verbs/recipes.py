@@ -11,7 +11,7 @@ from gemfit.config.overrides import build
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import UserError
-from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.find_inputs import find_files
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.output.tables import console, table
 from gemfit_launch.planning.plan import find_problems

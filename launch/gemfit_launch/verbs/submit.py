@@ -10,7 +10,7 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
-from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.find_inputs import find_files
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan, show_summary
 from gemfit_launch.output.tables import console

@@ -6,19 +6,16 @@ parsed.
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import orjson
-import zstandard
 
+from gemfit.data.jsonl.inputs import lines_of
 from gemfit.errors import UserError
-from gemfit.schemas.pack_job import find_files
+from gemfit.schemas.find_inputs import find_files
 from gemfit.schemas.recipe import DataRecipe
 
 MOST_CONVERSATIONS = 100_000
@@ -55,7 +52,7 @@ def system_prompts(data: DataRecipe) -> SystemPrompts:
     files = [path for source in data.mixture for path in _files(source.source)]
     share = max(1, MOST_CONVERSATIONS // max(1, len(files)))
     for path in files:
-        lines = _lines(path)
+        lines = lines_of(path)
         for line in islice(lines, share):
             if not line.strip():
                 continue
@@ -73,15 +70,6 @@ def _files(source: str) -> list[Path]:
     if source.startswith("hf:"):
         raise UserError(f"{source}: a Hub source is not read again, so its system messages are unknown")
     return find_files(source)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    if path.suffix == ".zst":
-        with zstandard.open(path, "rb") as raw, io.BufferedReader(raw) as stream:
-            yield from stream
-    else:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            yield from stream
 
 
 def _system(line: bytes) -> str | None:

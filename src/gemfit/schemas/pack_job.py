@@ -5,13 +5,13 @@ The launcher computes the fingerprint without a tokenizer; ``gemfit.data`` build
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 
 from gemfit.core.hub_commit import dataset_commit
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract, digest_json
+from gemfit.schemas.find_inputs import check_name, find_files, find_inputs
 from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, SourceRecipe
 from gemfit.schemas.source_file import (
     SourceFile,
@@ -24,7 +24,6 @@ from gemfit.schemas.source_file import (
 PACK_FORMAT = 7
 """Increased whenever the same input would give other rows."""
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 
 
@@ -56,7 +55,7 @@ class PackJob(Contract):
     """Of the sources that are files or local folders for ``datasets``, in order."""
     fingerprint: str
     notes: tuple[str, ...] = ()
-    """What to say of the input, a line each: files that are not what their names promise."""
+    """What to say of the input, a line each: what folders hold, and files of misleading names."""
 
     @property
     def streams(self) -> bool:
@@ -76,11 +75,12 @@ def make_pack_job(recipe: Recipe) -> PackJob:
     is a Hub that does not answer, unless the commits of its datasets are given.
     """
     sources = _sources(recipe.data)
-    paths = [
-        (path, number)
-        for number, (source, origin) in enumerate(sources)
-        for path in _files_of(source, origin)
-    ]
+    paths: list[tuple[Path, int]] = []
+    notes: list[str] = []
+    for number, (source, origin) in enumerate(sources):
+        found, note = _files_of(source, origin)
+        paths += [(path, number) for path in found]
+        notes += [note] if note else []
     digested = digest_files([path for path, _ in paths])
     files = tuple(
         file.model_copy(update={"source": number}) for file, (_, number) in zip(digested, paths, strict=True)
@@ -100,7 +100,7 @@ def make_pack_job(recipe: Recipe) -> PackJob:
         sources=jobs,
         files=files,
         fingerprint=digest_json(_meaning(recipe, jobs, files)),
-        notes=tuple(note for file in lines if (note := content_note(file))),
+        notes=(*notes, *(note for file in lines if (note := content_note(file)))),
     )
 
 
@@ -143,24 +143,6 @@ def _sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
     ]
 
 
-def find_files(source: str | None) -> list[Path]:
-    """The JSONL files that a file name, folder or glob stands for, sorted by path."""
-    if source is None:
-        raise UserError("data.source is not set; pass --data FILE.jsonl or write data.source in the recipe")
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)]
-    elif glob.has_magic(source) and not path.exists():
-        found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
-    elif path.is_file():
-        found = [path]
-    else:
-        raise UserError(f"{source}: there is no such file or folder; data.source names the conversations")
-    if not found:
-        raise UserError(f"{source}: no {', '.join(SUFFIXES)} file is there")
-    return sorted(found)
-
-
 def cache_folder() -> Path:
     """``$GEMFIT_CACHE``, else ``$XDG_CACHE_HOME/gemfit``, else ``~/.cache/gemfit``."""
     if own := os.environ.get("GEMFIT_CACHE"):
@@ -176,15 +158,16 @@ def pack_folder(fingerprint: str) -> Path:
 def _file_meaning(source: JobSource, file: SourceFile) -> object:
     """What of a file the rows depend on: a renamed or moved one gives the same."""
     if source.hub is None:
-        return file.xxh3
+        return file.xxh3 if file.kind == "jsonl" else [file.kind, file.xxh3]
     # ``datasets`` reads splits and formats from the names.
     return [Path(file.path).relative_to(source.hub).as_posix(), file.xxh3]
 
 
-def _files_of(source: JobSource, origin: str) -> list[Path]:
+def _files_of(source: JobSource, origin: str) -> tuple[list[Path], str | None]:
+    """The files of a source, and what to say of them."""
     if source.hub is None:
-        return find_files(origin)
-    return [] if source.commit else _all_files(Path(source.hub))
+        return find_inputs(origin)
+    return ([] if source.commit else _all_files(Path(source.hub))), None
 
 
 def _all_files(folder: Path) -> list[Path]:
@@ -198,6 +181,8 @@ def _all_files(folder: Path) -> list[Path]:
     ]
     if not found:
         raise UserError(f"hf:{folder}: there is no file in this folder")
+    for path in found:
+        check_name(str(path))
     return found
 
 

@@ -82,6 +82,8 @@ class Plan(Contract):
     versions: dict[str, str]
     warnings: tuple[str, ...]
     """Valid settings that are probably not intended."""
+    data_notes: tuple[str, ...] = ()
+    """Files that the folders of the data hold, those that are passed over, and those of misleading names."""
     attention_because: str = ""
     """Why `recipe.model.attention` was selected."""
 

@@ -169,7 +169,7 @@ class DataRecipe(Contract):
     """Where conversations come from and how they become rows."""
 
     source: str | None = None
-    """File, folder or glob of JSONL (plain, .gz, .zst); or `hf:NAME` for a `datasets` source."""
+    """File, folder or glob (JSONL, JSON array, CSV, Parquet); or `hf:NAME` for a `datasets` source."""
     sources: tuple[SourceRecipe, ...] = ()
     """Several sources with weights, instead of `source`. A conversation that is in more than one of them
     belongs to the first."""

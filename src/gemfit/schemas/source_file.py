@@ -14,6 +14,14 @@ from gemfit.errors import UserError
 from gemfit.schemas.base import Contract
 
 Compression = Literal["gzip", "bzip2", "xz", "zstd"]
+Kind = Literal["jsonl", "json", "csv", "parquet"]
+KIND_SUFFIXES: dict[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
 COMPRESSION_SUFFIXES: dict[str, Compression] = {
     ".gz": "gzip",
     ".bz2": "bzip2",
@@ -26,7 +34,9 @@ _MAGIC: tuple[tuple[bytes, Compression], ...] = (
     (rb"\xfd7zXZ\x00", "xz"),
     (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd"),  # a frame, or one to be skipped
 )
+_PARQUET = b"PAR1"
 _JSON = rb"(\xef\xbb\xbf)?\s*([{\[]|$)"
+_ARRAY = rb"(\xef\xbb\xbf)?\s*\["
 _ARCHIVES = ((rb"PK\x03\x04", "zip"), (rb"7z\xbc\xaf\x27\x1c", "7z"), (rb"Rar!\x1a\x07", "rar"))
 _HEAD_BYTES = 16
 
@@ -44,6 +54,8 @@ class SourceFile(Contract):
     """Index into the sources of the job."""
     compression: Compression | None = None
     """As its first bytes say, whatever its name says; `None` if it is not compressed."""
+    kind: Kind = "jsonl"
+    """`json` is an array, or lines."""
 
 
 def digest_files(paths: Sequence[Path]) -> list[SourceFile]:
@@ -74,6 +86,7 @@ def digest_file(path: Path) -> SourceFile:
         xxh3=xxh3,
         modified_ns=status.st_mtime_ns,
         compression=compression_of(head, path.name),
+        kind="parquet" if head.startswith(_PARQUET) else kind_by_name(path.name) or "jsonl",
     )
 
 
@@ -91,6 +104,29 @@ def compression_by_name(path: str) -> Compression | None:
     return COMPRESSION_SUFFIXES.get(Path(path).suffix.lower())
 
 
+def suffix_of_content(head: bytes) -> str:
+    """The suffix for a file that begins with ``head`` and has no name: lines, unless it is something else."""
+    compression = compression_of(head, "")
+    if compression is not None:
+        return ".jsonl" + next(suffix for suffix, kind in COMPRESSION_SUFFIXES.items() if kind == compression)
+    if head.startswith(_PARQUET):
+        return ".parquet"
+    return ".json" if re.match(_ARRAY, head) else ".jsonl"
+
+
+def kind_by_name(name: str) -> Kind | None:
+    """The kind of a file that its name promises; `None` for one that is not read.
+
+    A name without a suffix below that of a compression is taken for lines.
+    """
+    compressed = compression_by_name(name) is not None
+    suffix = Path(Path(name).stem if compressed else name).suffix.lower()
+    if compressed and not suffix:
+        return "jsonl"
+    kind = KIND_SUFFIXES.get(suffix)
+    return None if compressed and kind == "parquet" else kind
+
+
 def check_readable(file: SourceFile) -> None:
     """``UserError`` for an archive of files, which has to be unpacked first."""
     with Path(file.path).open("rb") as stream:
@@ -103,6 +139,8 @@ def check_readable(file: SourceFile) -> None:
 def content_note(file: SourceFile) -> str | None:
     """What to say of a file whose name and content differ in their compression."""
     named, found = compression_by_name(file.path), file.compression
+    if file.kind == "parquet" and kind_by_name(file.path) != "parquet":
+        return f"{file.path}: is Parquet inside, whatever its name says; read as such"
     if named == found:
         return None
     if found is None:

@@ -201,4 +201,4 @@ class _BlockTask:
         path, before = self.paths[block.input], block.lines_before
         if before is None:
             before = lines_before(Path(path), block.start)
-        return UserError(f"{path}:{before + line}: {reason}")
+        return UserError(f"{block.place(path, before + line)}: {reason}")

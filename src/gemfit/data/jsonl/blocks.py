@@ -1,21 +1,20 @@
 """Split JSONL input into blocks of whole lines, the unit of work of one worker.
 
 A block of a plain file is a fixed range of bytes, so blocks are known without reading the file; a line
-belongs to the block in which it starts. Compressed files and hub sources are streams, split while they are
-decompressed (see ``prefetch``). Memory: one block and one line.
+belongs to the block in which it starts. Other files are streams (``file_blocks``), split while they are read
+(``prefetch``). Memory: one block and one line.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from gemfit.data.jsonl.decompress import DECOMPRESSION_ERRORS, READ_BYTES, decompressed
+from gemfit.data.jsonl.decompress import DECOMPRESSION_ERRORS, READ_BYTES
 from gemfit.data.jsonl.line_parser import LINE_LIMIT
 from gemfit.errors import UserError
-from gemfit.schemas.source_file import SourceFile
 
 BLOCK_BYTES = 8 * 2**20
 BOM = b"\xef\xbb\xbf"
@@ -37,20 +36,12 @@ class Block:
     """Lines of the same input before it; `None` if not counted yet."""
     disk_bytes: int
     """Bytes of the file on disk, for the progress bar."""
+    in_array: bool = False
+    """Whether its lines are elements of a JSON array."""
 
-
-def file_blocks(file: SourceFile, input: int, number: int) -> Iterator[Block]:
-    """The blocks of one file, numbered from ``number`` on."""
-    if file.compression is None:
-        for index, start in enumerate(range(0, file.bytes, BLOCK_BYTES)):
-            stop = min(start + BLOCK_BYTES, file.bytes)
-            yield Block(number=number + index, input=input, start=start, stop=stop, disk_bytes=stop - start)
-        return
-    with decompressed(Path(file.path), file.compression) as (raw, stream):
-        before = 0
-        for block in stream_blocks(stream, file.path, input, number):
-            yield replace(block, disk_bytes=raw.tell() - before)
-            before = raw.tell()
+    def place(self, path: str, line: int) -> str:
+        """Where a line of the input is: `path:line` from 1, of an array `path[index]` from 0."""
+        return f"{path}[{line - 1}]" if self.in_array else f"{path}:{line}"
 
 
 def stream_blocks(stream: io.BufferedIOBase, name: str, input: int, number: int) -> Iterator[Block]:

@@ -12,6 +12,7 @@ from typing import Any
 from gemfit.core.hub_commit import cached_snapshot, is_offline
 from gemfit.data.jsonl.row_json import row_line
 from gemfit.errors import UserError
+from gemfit.schemas.find_inputs import is_saved
 from gemfit.schemas.pack_job import JobSource
 
 
@@ -52,8 +53,3 @@ def _open(source: JobSource) -> Any:
     if revision is not None and is_offline() and (cached := cached_snapshot("dataset", name, revision)):
         name, revision = str(cached), None
     return load_dataset(name, source.hf_config, split=source.hf_split, revision=revision, streaming=True)
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` of ``datasets`` wrote the folder."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))

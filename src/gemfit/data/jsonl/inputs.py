@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from gemfit.data.jsonl.blocks import Block, file_blocks, read_block
+from gemfit.data.jsonl.blocks import Block, read_block
+from gemfit.data.jsonl.file_blocks import file_blocks
 from gemfit.data.jsonl.hub_stream import hub_lines
 from gemfit.data.jsonl.line_blocks import line_blocks
 from gemfit.data.jsonl.prefetch import prefetch
@@ -57,7 +58,7 @@ def _origins(job: PackJob) -> Iterator[SourceFile | JobSource]:
 
 def _of_file(file: SourceFile, input: int, number: int) -> Iterator[Block]:
     blocks = file_blocks(file, input, number)
-    return prefetch(blocks) if file.compression else blocks
+    return prefetch(blocks) if file.kind != "jsonl" or file.compression else blocks
 
 
 def block_text(block: Block, path: str) -> bytes:
@@ -66,16 +67,27 @@ def block_text(block: Block, path: str) -> bytes:
 
 
 def all_lines(job: PackJob) -> Iterator[tuple[str, bytes]]:
-    """Every line with its `path:line`, read lazily."""
-    lines: Iterator[bytes]
+    """Every line with its place, read lazily."""
     for one, origin in zip(inputs_of(job), _origins(job), strict=True):
         if isinstance(origin, SourceFile):
-            blocks = file_blocks(origin, 0, 0)
-            lines = chain.from_iterable(block_text(block, one.path).split(b"\n") for block in blocks)
+            yield from _file_lines(origin)
         else:
-            lines = hub_lines(origin)
-        for number, line in enumerate(lines, 1):
-            yield f"{one.path}:{number}", line
+            for number, line in enumerate(hub_lines(origin), 1):
+                yield f"{one.path}:{number}", line
+
+
+def _file_lines(file: SourceFile) -> Iterator[tuple[str, bytes]]:
+    number = 0
+    for block in file_blocks(file, 0, 0):
+        if text := block_text(block, file.path):
+            for line in text.removesuffix(b"\n").split(b"\n"):
+                number += 1
+                yield block.place(file.path, number), line
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Every line of one file."""
+    return (line for _, line in _file_lines(digest_file(path)))
 
 
 def check_unchanged(files: tuple[SourceFile, ...]) -> None:

@@ -8,7 +8,9 @@ from gemfit.data.jsonl.blocks import BLOCK_BYTES, Block
 from gemfit.errors import UserError
 
 
-def line_blocks(stream: Iterator[bytes], input: int, number: int) -> Iterator[Block]:
+def line_blocks(
+    stream: Iterator[bytes], input: int, number: int, *, in_array: bool = False
+) -> Iterator[Block]:
     """The blocks of lines, numbered from ``number`` on; an error is raised after the lines before it."""
     start = rows = size = 0
     lines: list[bytes] = []
@@ -22,7 +24,7 @@ def line_blocks(stream: Iterator[bytes], input: int, number: int) -> Iterator[Bl
             lines.append(line)
             size += len(line)
         if lines and (line is None or size >= BLOCK_BYTES):
-            yield _block(number, input, start, rows, lines)
+            yield _block(number, input, start, rows, lines, in_array)
             number, start, rows = number + 1, start + size, rows + len(lines)
             lines, size = [], 0
         if line is None:
@@ -31,7 +33,7 @@ def line_blocks(stream: Iterator[bytes], input: int, number: int) -> Iterator[Bl
         raise broken
 
 
-def _block(number: int, input: int, start: int, rows: int, lines: list[bytes]) -> Block:
+def _block(number: int, input: int, start: int, rows: int, lines: list[bytes], in_array: bool) -> Block:
     text = b"".join(lines)
     return Block(
         number=number,
@@ -40,5 +42,6 @@ def _block(number: int, input: int, start: int, rows: int, lines: list[bytes]) -
         stop=start + len(text),
         text=text,
         lines_before=rows,
-        disk_bytes=len(text),
+        disk_bytes=0,
+        in_array=in_array,
     )

@@ -1,0 +1,60 @@
+"""Rows of a CSV file as JSON lines: JSON text in a column, such as ``messages``, becomes the value it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import orjson
+
+from gemfit.data.jsonl.line_parser import LINE_LIMIT
+from gemfit.errors import UserError
+
+
+def csv_lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
+    """Each row below the header as one line; a malformed file is a ``UserError`` after the rows before."""
+    csv.field_size_limit(LINE_LIMIT)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    rows = csv.reader(text, strict=True)
+    number = 0
+    try:
+        header = next(rows, [])
+        if "messages" not in header:
+            named = ", ".join(map(repr, header[:12]))
+            raise UserError(
+                f"{path}: there is no column `messages` in the first row, only {named}; "
+                "name the column that holds the messages as JSON text"
+            )
+        for row in rows:
+            number += 1
+            if len(row) > len(header):
+                raise UserError(f"{path}:{number}: has {len(row)} fields, and the header {len(header)}")
+            yield _line(dict(zip(header, row, strict=False)))
+    except csv.Error as error:
+        raise UserError(f"{path}:{number + 1}: is not valid CSV: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}:{number + 1}: is not UTF-8: {error.reason}; convert the file to UTF-8 (iconv -t UTF-8)"
+        ) from None
+    finally:
+        text.detach()  # the stream is closed by its owner
+
+
+def _line(row: dict[str, str]) -> bytes:
+    fields = [orjson.dumps(name) + b":" + _value(text) for name, text in row.items() if text]
+    return b"{" + b",".join(fields) + b"}\n"
+
+
+def _value(text: str) -> bytes:
+    """JSON text of an object or array as it is written; any other text as a string."""
+    if text.lstrip()[:1] in ("[", "{"):
+        encoded = text.encode()
+        try:
+            orjson.loads(encoded)
+        except orjson.JSONDecodeError:
+            pass
+        else:  # a string holds no line break, so these are between tokens
+            return encoded.replace(b"\r", b" ").replace(b"\n", b" ")
+    return orjson.dumps(text)

@@ -1,0 +1,31 @@
+"""Rows of a Parquet file as JSON lines, with the types that ``datasets`` stored in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gemfit.data.jsonl.row_json import row_line
+from gemfit.errors import UserError
+
+_BATCH_ROWS = 256
+
+
+def parquet_lines(path: Path) -> Iterator[bytes]:
+    """Each row as one line; a file that cannot be read is a ``UserError`` after the rows before."""
+    # They take a second to import, and other files do not need them.
+    import pyarrow  # noqa: PLC0415
+    from datasets import Features  # noqa: PLC0415
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415
+
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            features = Features.from_arrow_schema(file.schema_arrow)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield row_line(features.decode_example(row), features, f"{path}:{number}")
+    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}:{number + 1}: cannot be read as Parquet: {first}") from None
