@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import open_pack
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluate import validation
+from gemfit.evaluate import harness, validation
 from gemfit.evaluate.__main__ import main
 from gemfit.evaluate.harness import task_scores
 from gemfit.evaluate.models import find_models, for_generation, open_sharded
@@ -213,6 +215,40 @@ def test_metrics_of_the_harness_are_read_with_their_errors() -> None:
     ]
 
 
+def test_only_the_file_of_a_task_is_read_not_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    managers, evaluated = [], []
+
+    def manager(**options: object) -> SimpleNamespace:
+        managers.append(options)
+        return SimpleNamespace(all_tasks=["hellaswag"])
+
+    def simple_evaluate(*, tasks: list[str], **options: object) -> dict[str, object]:
+        evaluated.append(tasks)
+        return {"results": {"of_the_file": {"acc,none": 0.5}}}
+
+    modules = {
+        "lm_eval": SimpleNamespace(simple_evaluate=simple_evaluate),
+        "lm_eval.tasks": SimpleNamespace(TaskManager=manager),
+        "lm_eval.models.huggingface": SimpleNamespace(HFLM=lambda **options: None),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(harness, "find_spec", lambda name: True)
+    (tmp_path / "mine.yaml").write_text("task: of_the_file")
+    monkeypatch.chdir(tmp_path)
+    tasks = ["hellaswag", "mine.yaml"]
+    harness.require_harness(tasks)
+    loaded = SimpleNamespace(model=None, tokenizer=None)
+    found = harness.run_tasks(loaded, tasks, limit=None, batch_size=1, seed=0)  # type: ignore[arg-type]
+    assert evaluated == [["hellaswag", str(tmp_path / "mine.yaml")]]
+    assert managers == [{}, {}], "a folder of tasks was searched"
+    assert [score.task for score in found] == ["of_the_file"]
+    with pytest.raises(UserError, match=r"missing\.yaml: no such file"):
+        harness.require_harness(["missing.yaml"])
+
+
 TASK = """task: tiny_choice
 dataset_path: json
 dataset_kwargs: {data_files: DATA}
@@ -233,8 +269,8 @@ def test_a_task_of_ones_own_is_run_by_the_harness(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data.jsonl").write_text(4 * (json.dumps({"question": "What grows?"}) + "\n"))
-    (tmp_path / "tiny_choice.yaml").write_text(TASK.replace("DATA", str(tmp_path / "data.jsonl")))
-    options = ["--checkpoint", "latest", "--samples", "0", "--tasks", str(tmp_path / "tiny_choice.yaml")]
+    (tmp_path / "own.yaml").write_text(TASK.replace("DATA", str(tmp_path / "data.jsonl")))
+    options = ["--checkpoint", "latest", "--samples", "0", "--tasks", str(tmp_path / "own.yaml")]
     copied = copy(run, tmp_path)
     assert main([str(copied.root), *options, "--limit", "3"]) == ExitCode.DONE
     [score] = Evaluation.read(copied.evaluation_file).models[0].tasks

@@ -44,6 +44,16 @@ def test_a_module_in_the_working_folder_is_not_taken_for_a_library(
     assert run_module("leaves", []) is ExitCode.FAILED
 
 
+def test_a_reply_that_the_terminal_cannot_encode_is_shown_with_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "replies.py").write_text(r"print('\u4f60 caf\xe9')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert run_module("replies", []) is ExitCode.DONE
+    assert capfd.readouterr().out == r"\u4f60 caf\xe9" + "\n"
+
+
 def test_after_an_interrupt_the_child_may_clean_up(tmp_path: Path) -> None:
     (tmp_path / "cleaner.py").write_text(CLEANER)
     program = (

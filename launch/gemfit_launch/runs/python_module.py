@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from gemfit.core.install_hint import install_hint
@@ -32,7 +33,8 @@ def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
     """
     # -P: a file of the working folder called datasets.py would be imported in place of the library.
     argv = [sys.executable, "-P", "-m", module, *arguments]
-    returncode = _wait(subprocess.Popen(argv, preexec_fn=_end_with_parent))
+    environment = {**os.environ, **_text_streams(os.environ)}
+    returncode = _wait(subprocess.Popen(argv, env=environment, preexec_fn=_end_with_parent))
     if returncode < 0 and -returncode not in (signal.SIGTERM, signal.SIGINT):
         memory = ", as happens where memory runs out" if returncode == -signal.SIGKILL else ""
         raise ModuleKilled(f"{module} was killed by {signal.Signals(-returncode).name}{memory}")
@@ -52,6 +54,12 @@ def ask_module(module: str, arguments: Sequence[str]) -> str:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _text_streams(environment: Mapping[str, str]) -> dict[str, str]:
+    """Replies are free text: what the terminal's encoding lacks is written as an escape, not an error."""
+    encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
+    return {"PYTHONIOENCODING": f"{encoding}:{errors or 'backslashreplace'}"}
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -21,7 +21,10 @@ def require_harness(tasks: Sequence[str]) -> None:
             f"--tasks {','.join(tasks)}: needs lm-evaluation-harness, which is not installed: "
             "pip install lm-eval, or leave --tasks out"
         )
-    if unknown := sorted({_task_name(task) for task in tasks} - set(_manager(tasks).all_tasks)):
+    for file in filter(_is_file, tasks):
+        if not Path(file).is_file():
+            raise UserError(f"--tasks: {file}: no such file; give the YAML file of a task, or a task's name")
+    if unknown := sorted({task for task in tasks if not _is_file(task)} - set(_manager().all_tasks)):
         raise UserError(
             f"--tasks: lm-evaluation-harness has no task {', '.join(unknown)}; see `lm-eval ls tasks`"
         )
@@ -41,8 +44,9 @@ def run_tasks(
 
     found = simple_evaluate(
         model=HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size),
-        tasks=[_task_name(task) for task in tasks],
-        task_manager=_manager(tasks),
+        # The file itself: with its folder, the harness would read every YAML file below it.
+        tasks=[str(Path(task).resolve()) if _is_file(task) else task for task in tasks],
+        task_manager=_manager(),
         limit=limit,
         bootstrap_iters=1000,
         random_seed=seed,
@@ -53,11 +57,10 @@ def run_tasks(
     return tuple(task_scores(found["results"]))
 
 
-def _manager(tasks: Sequence[str]) -> Any:
+def _manager() -> Any:
     from lm_eval.tasks import TaskManager  # noqa: PLC0415  (optional, and seconds of imports)
 
-    files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
-    return TaskManager(include_path=[str(file.parent.resolve()) for file in files] or None)
+    return TaskManager()
 
 
 def task_scores(results: dict[str, dict[str, Any]]) -> list[TaskScore]:
@@ -79,6 +82,5 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _task_name(task: str) -> str:
-    """The name of a task; that of a file is its stem."""
-    return Path(task).stem if task.endswith((".yaml", ".yml")) else task
+def _is_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml"))

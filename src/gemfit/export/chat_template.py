@@ -1,58 +1,112 @@
-"""Chat template and stop tokens of an exported model, which write the training format.
+"""Chat template and stop tokens of an exported model: the training format, read as the training data was.
 
-The template of ``role_markers`` is written from the same grammar that packing uses. A template is text
-and is encoded as a whole, where packing encodes markers and contents apart; so the exported tokenizer
-gets a rule that nothing merges across a marker. A special token that a message spells out is taken for
-one, as with every chat template.
+The template of ``role_markers`` is written from the segments that packing uses; that of the base model is
+preceded by the reading of roles and content parts. A template is text and is encoded as a whole, where
+packing encodes control texts and contents separately. So the exported tokenizer of ``role_markers`` gets a
+rule that nothing merges across a marker, and a template refuses a message that spells out a special token.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gemfit.data.render.renderer import stop_ids
+from gemfit.data.jsonl.field_checks import REFUSED_KEYS
+from gemfit.data.render.renderer import prompt_ids, stop_ids
 from gemfit.data.render.template_segments import LITERAL_EOS, TemplateSegments, role_markers
+from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe
+
+logger = logging.getLogger(__name__)
 
 MARKERS = Regex(r"<\|(?:system|user|assistant|tool|eos)\|>")
 COPIED_ATTRIBUTES = ("bos_token", "eos_token", "pad_token", "unk_token", "model_max_length", "padding_side")
 """What a tokenizer says besides its rules."""
 
 
-def tokenizer_for_chat(tokenizer: Any, data: DataRecipe) -> Any:
-    """A tokenizer whose chat template writes the training format; under `chat_template`, as it is."""
-    if data.format == "chat_template":
-        return tokenizer
+def tokenizer_for_chat(tokenizer: Any, data: DataRecipe, *, text_only: bool = True) -> Any:
+    """A tokenizer whose chat template renders the training format, or raises.
+
+    With ``text_only`` a template of the base model refuses content parts that are not text.
+    """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    if data.format == "chat_template":
+        if isinstance(tokenizer.chat_template, str):
+            tokenizer = copy.copy(tokenizer)
+            tokenizer.chat_template = text_message_template(tokenizer.chat_template, special, text_only)
+        return tokenizer
     apart, own = pre_tokenizers.Split(MARKERS, "isolated"), backend.pre_tokenizer
     backend.pre_tokenizer = apart if own is None else pre_tokenizers.Sequence([apart, own])
     # The class of a model family would build its own rules again; this one keeps those of the file.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **{name: getattr(tokenizer, name) for name in COPIED_ATTRIBUTES},
-        chat_template=marker_template(role_markers(tokenizer, data.eos)),
+        chat_template=marker_template(role_markers(tokenizer, data.eos), special),
     )
 
 
-def marker_template(grammar: TemplateSegments) -> str:
-    """A Jinja template that writes what ``grammar`` writes, for any sequence of its roles."""
-    end, final = grammar.ends["user"], grammar.final
-    return (
-        "{%- set headers = " + json.dumps(dict(grammar.headers)) + " -%}"
-        "{{- " + json.dumps(grammar.begin) + " -}}"
-        "{%- for message in messages -%}"
-        "{{- headers[message.role] ~ message.content ~ " + json.dumps(end) + " -}}"
-        "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}"
-        "{{- " + json.dumps(grammar.reply) + " -}}"
-        "{%- else -%}"
-        "{{- " + json.dumps(final) + " -}}"
-        "{%- endif -%}"
+def marker_template(segments: TemplateSegments, special: list[str]) -> str:
+    """A Jinja template that renders what ``segments`` do for any conversation, and raises for anything else.
+
+    A message with a marker or one of the ``special`` tokens is refused: in a whole text they are control
+    tokens.
+    """
+    values = {
+        "bos": segments.begin,
+        "headers": dict(segments.headers),
+        "end": segments.ends["user"],
+        "final": segments.final,
+        "controls": [*special, *segments.headers.values(), LITERAL_EOS],
+        "refused": list(REFUSED_KEYS),
+    }
+    return _assignments(values) + _template("role_markers")
+
+
+def text_message_template(template: str, special: list[str], text_only: bool) -> str:
+    """``template`` after the training data's reading of roles and content parts."""
+    values = {"controls": special, "text_only": text_only}
+    return _assignments(values) + _template("text_messages") + template
+
+
+def check_same_ids(exported: Any, tokenizer: Any, data: DataRecipe) -> None:
+    """Warn where whole texts give other ids than training: a tokenizer that adds or merges at boundaries."""
+    system = {"role": "system", "content": "Answer in one line."}
+    messages = [
+        {"role": "user", "content": "What grows in 3 weeks?"},
+        {"role": "assistant", "content": "Cress.\nIt needs water"},
+        {"role": "user", "content": "And then?"},
+    ]
+    for conversation in (messages, [system, *messages]):
+        try:
+            trained = prompt_ids(conversation, tokenizer, data.format, data.eos)
+        except UserError:  # a template without system messages
+            continue
+        rendered = exported.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)
+        if list(rendered["input_ids"]) != trained:
+            logger.warning(
+                "the exported chat template gives other token ids than training: this tokenizer merges or "
+                "adds tokens at the boundaries of messages; give input_ids as `gemfit chat` does"
+            )
+            return
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return "".join(
+        "{%- set " + name + " = " + json.dumps(value, ensure_ascii=False) + " -%}"
+        for name, value in values.items()
     )
+
+
+def _template(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
 def generation_settings(saved: dict[str, Any], tokenizer: Any, data: DataRecipe) -> dict[str, Any]:

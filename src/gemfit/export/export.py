@@ -92,7 +92,7 @@ def _write(
 ) -> dict[str, Any]:
     # Seconds of imports, so that errors come without the wait.
     from gemfit.data.tokenize.tokenizer import save_tokenizer  # noqa: PLC0415
-    from gemfit.export.chat_template import generation_settings, tokenizer_for_chat  # noqa: PLC0415
+    from gemfit.export.chat_template import check_same_ids, generation_settings, tokenizer_for_chat  # noqa: PLC0415
     from gemfit.export.multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
     from gemfit.export.weights import trained_weights, write_adapter, write_weights  # noqa: PLC0415
 
@@ -113,7 +113,9 @@ def _write(
     elif not adapter:
         config = json.loads((checkpoint / CONFIG).read_text())
         _write_json(folder / CONFIG, config | {"use_cache": True, "dtype": dtype})
-    save_tokenizer(tokenizer_for_chat(tokenizer, recipe.data), folder)
+    exported = tokenizer_for_chat(tokenizer, recipe.data, text_only=base is None)
+    check_same_ids(exported, tokenizer, recipe.data)
+    save_tokenizer(exported, folder)
     _name_known_class(folder / TOKENIZER_CONFIG)
     saved = json.loads((checkpoint / GENERATION_CONFIG).read_text())
     _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
