@@ -228,3 +228,26 @@ def test_shellcheck_has_nothing_to_say_about_a_rendered_script(
 
 def test_both_scripts_have_the_same_functions() -> None:
     assert shell_functions("train") == shell_functions("pack") != ""
+
+
+@pytest.mark.parametrize(
+    ("listed", "status", "left"),
+    [
+        ("(null)", 2, 2),
+        ("1-4", 2, 5),
+        ("1-4", 0, 0),
+        ("2,5-9", 2, 3),
+        ("1-255", 2, 0),
+    ],
+)
+def test_a_job_leaves_with_a_status_for_which_slurm_does_not_requeue_it(
+    listed: str, status: int, left: int, tmp_path: Path
+) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        f"#!/bin/sh\necho 'RequeueExit             = {listed}'\necho 'RequeueExitHold = (null)'\n"
+    )
+    scontrol.chmod(0o755)
+    script = f"PATH={tmp_path}:$PATH\nIFS=,\nset -u\n{shell_functions()}\nleave {status}"
+    done = subprocess.run(["bash", "-c", script], check=False, timeout=20)
+    assert done.returncode == left

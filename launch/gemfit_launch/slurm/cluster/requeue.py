@@ -96,14 +96,6 @@ def requeue(job: str, restarts: int) -> RequeueDecision:
             return decision
 
 
-def forbid_requeue(job: str) -> None:
-    """Make the end of ``job`` final: with RequeueExit, Slurm requeues it for its exit status.
-
-    Asks once; a job that Slurm requeues all the same gives up again at once.
-    """
-    call(["scontrol", "update", f"JobId={job}", "Requeue=0"])
-
-
 def exclude(job: str, node: str) -> None:
     """Add ``node`` to the excluded nodes of ``job``, which has just been requeued."""
     avoided = [*excluded(show_job(job)), node]

@@ -49,14 +49,6 @@ def main() -> ExitCode:
     parser.add_argument("--status", type=int, default=0, help="of srun; for the log only")
     arguments = parser.parse_args()
     run = RunDir(arguments.run_dir)
-    code = _run_hook(run, arguments)
-    # Another hook may still requeue after a failed `limit`.
-    if code is not ExitCode.DONE and arguments.verb != "limit":
-        _make_final()
-    return code
-
-
-def _run_hook(run: RunDir, arguments: argparse.Namespace) -> ExitCode:
     if arguments.verb == "begin":
         return _begin_or_record(run, arguments.max_restarts)
     if arguments.verb == "limit":
@@ -66,13 +58,6 @@ def _run_hook(run: RunDir, arguments: argparse.Namespace) -> ExitCode:
         return end(run, arguments.attempt, max_restarts=arguments.max_restarts, status=arguments.status)
     except UserError as error:
         return _fail(run, run.attempt, str(error))
-
-
-def _make_final() -> None:
-    try:
-        requeue.forbid_requeue(os.environ["SLURM_JOB_ID"])
-    except UserError as error:
-        say(f"if this cluster has RequeueExit, Slurm may requeue the job: {error}")
 
 
 def _begin_or_record(run: RunDir, max_restarts: int) -> ExitCode:

@@ -1,0 +1,113 @@
+"""States, partitions and exits of a real Slurm, as the launcher reads them."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gemfit.schemas.site import Site
+from gemfit_launch.slurm import commands
+from gemfit_launch.slurm.cluster.cluster import ask_cluster, ask_partitions
+from gemfit_launch.slurm.cluster.job_limit import job_limit
+from gemfit_launch.slurm.cluster.requeue import usable_nodes
+from gemfit_launch.slurm.commands import job_id
+from gemfit_launch.slurm.submit.template import template
+from realslurm import Cluster, wait_until
+
+pytestmark = pytest.mark.slurm
+
+ALL = ("--nodes=4", "--exclusive")
+
+
+@pytest.fixture(autouse=True)
+def login_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands of the launcher reach the cluster of the tests; jobs of a test end with it."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+    yield
+    cluster.call("scancel", f"--user={getpass.getuser()}", check=False)
+    wait_until(lambda: not cluster.call("squeue", "--noheader").strip(), 60)
+
+
+def start(cluster: Cluster, command: str, *options: str) -> int:
+    answer = cluster.call(
+        "sbatch", "--parsable", "--output=/dev/null", "--requeue", *options, f"--wrap={command}"
+    )
+    number = job_id(answer)
+    assert number is not None, answer
+    return number
+
+
+def reaches(number: int, text: str, phase: str) -> None:
+    """Wait until Slurm reports this state, and check its phase."""
+    wait_until(
+        lambda: commands.jobs([number])[number].state.text == text, 60, lambda: str(commands.jobs([number]))
+    )
+    assert commands.jobs([number])[number].state.phase == phase
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [("true", "COMPLETED"), ("false", "FAILED"), ("scancel $SLURM_JOB_ID; sleep 60", "CANCELLED")],
+)
+def test_a_job_that_ends_by_itself_has_ended(command: str, text: str, cluster: Cluster) -> None:
+    reaches(start(cluster, command), text, "ended")
+
+
+def test_a_suspended_job_is_suspended_and_a_held_one_pending(cluster: Cluster) -> None:
+    number = start(cluster, "sleep 300")
+    reaches(number, "RUNNING", "running")
+    cluster.call("scontrol", "suspend", str(number))
+    reaches(number, "SUSPENDED", "suspended")
+    cluster.call("scontrol", "resume", str(number))
+    cluster.call("scontrol", "requeuehold", "State=SpecialExit", str(number))
+    reaches(number, "SPECIAL_EXIT", "pending")
+
+
+def test_a_job_that_is_preempted_without_a_requeue_has_ended(cluster: Cluster) -> None:
+    number = start(cluster, "sleep 300", "--partition=lowcancel", *ALL)
+    reaches(number, "RUNNING", "running")
+    start(cluster, "sleep 1", "--partition=high", *ALL)
+    reaches(number, "PREEMPTED", "ended")
+
+
+def test_partitions_are_read_with_kind_of_preemption_and_default_time(cluster: Cluster) -> None:
+    found = ask_cluster()
+    kinds = {name: partition.preemption for name, partition in found.partitions.items()}
+    assert kinds == {"low": "requeue", "lowgrace": "requeue", "lowcancel": "cancel", "high": "off"}
+    assert not found.preempts_by_qos
+    assert job_limit(Site(name="s"), found.partitions["low"]).seconds is None
+    cluster.call("scontrol", "update", "partitionname=low", "defaulttime=3")
+    try:
+        assert job_limit(Site(name="s"), ask_partitions()["low"]).seconds == 180
+    finally:
+        cluster.call("scontrol", "update", "partitionname=low", "defaulttime=UNLIMITED")
+
+
+def test_a_drained_node_is_not_usable(cluster: Cluster) -> None:
+    assert usable_nodes("low") == {"n1", "n2", "n3", "n4"}
+    cluster.call("scontrol", "update", "nodename=n3", "state=drain", "reason=planted")
+    try:
+        assert usable_nodes("low") == {"n1", "n2", "n4"}
+    finally:
+        cluster.call("scontrol", "update", "nodename=n3", "state=resume")
+
+
+def test_a_final_exit_is_not_requeued_where_the_cluster_requeues_exit_codes(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    functions = template("train").partition("# >>> functions\n")[2].partition("# <<< functions\n")[0]
+    cluster.set_parameters("RequeueExit=1-4\nRequeueExitHold=5,7")
+    try:
+        looping, held = start(cluster, "exit 2", "--no-requeue"), start(cluster, "exit 5")
+        script = tmp_path / "final.sh"
+        script.write_text(f"{functions}\nleave 2\n")
+        final = start(cluster, f"bash {script}")
+        reaches(final, "FAILED", "ended")
+        wait_until(lambda: int(cluster.job(looping)["Restarts"]) > 0, 60)
+        assert (cluster.job(final)["Restarts"], cluster.job(final)["ExitCode"]) == ("0", "6:0")
+        reaches(held, "SPECIAL_EXIT", "pending")
+    finally:
+        cluster.set_parameters("")
