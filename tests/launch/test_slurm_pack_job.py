@@ -49,7 +49,6 @@ def run(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     made = RunDir.create(tmp_path / "run", plan)
     JobFiles(made).write_script("pack", "")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(pack_job, "forbid_requeue", lambda job: None)
     monkeypatch.setattr(BuilderEnd, "install", classmethod(lambda cls: cls()))
     return made
 

@@ -21,9 +21,8 @@ from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
 from gemfit_launch.runs.python_module import ModuleKilled
-from gemfit_launch.slurm.cluster.requeue import forbid_requeue
 from gemfit_launch.slurm.node.end_builder import BuilderEnd
-from gemfit_launch.slurm.node.requeue_job import requeue_job, say
+from gemfit_launch.slurm.node.requeue_job import requeue_job
 from gemfit_launch.slurm.records.job_files import JobFiles
 
 MAX_RESTARTS = 20
@@ -79,10 +78,6 @@ def end(run: RunDir, status: int, *, was_asked: bool) -> ExitCode:
     elif not has_failed:
         memory = f"; memory may have run out: {MORE_MEMORY}" if status == KILLED_STATUS else ""
         _give_up(run, f"packing ended with status {status}{memory}; see `gemfit logs {run.root} --job`")
-    try:
-        forbid_requeue(os.environ["SLURM_JOB_ID"])
-    except UserError as error:
-        say(f"if this cluster has RequeueExit, Slurm may requeue the job: {error}")
     return ExitCode.USER_ERROR if status == ExitCode.USER_ERROR else ExitCode.FAILED
 
 
