@@ -177,6 +177,11 @@ class RunDir:
         return self.root / "tensorboard"
 
     @property
+    def trackers_file(self) -> Path:
+        """Ids of the run in experiment trackers."""
+        return self.root / "trackers.json"
+
+    @property
     def metrics_file(self) -> Path:
         """JSON lines, each a `Record` of ``gemfit.schemas.metrics``, over all attempts."""
         return self.root / "metrics.jsonl"

@@ -23,7 +23,7 @@ from gemfit.train import __main__ as entry
 from gemfit.train import main as training
 from gemfit.train.attempt_verdict import write_failure
 from gemfit.train.checks.failure_verdict import judge_failure
-from gemfit.train.loop.callbacks import check_finite
+from gemfit.train.loop.finite import check_finite
 from gemfit.train.trainer_view import SelfTestError
 
 FATAL, CRASHED = AttemptOutcome.FATAL, AttemptOutcome.CRASHED

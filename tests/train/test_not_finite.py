@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.utils._pytree import tree_leaves
 
+from gemfit.data.pack.shuffle import EMPTY
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.train.loop.callbacks import BoundaryCallback
+from gemfit.train.loop.finite import check_grad_norm
 from gemfit.train.loop.validation_loop import ValidationResult
+
+if TYPE_CHECKING:
+    from train.conftest import Launch
 
 STATE = SimpleNamespace(global_step=3, max_steps=10, epoch=0.0)
 
@@ -49,3 +59,39 @@ def test_a_training_loss_that_is_no_number_asks_for_no_checkpoint(tmp_path: Path
         callback.on_step_end(None, STATE, control)
     assert not control.should_save
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf"), -1.0])
+def test_a_gradient_norm_that_is_not_finite_names_step_and_rows(norm: float) -> None:
+    rows = [*range(100, 112), EMPTY]
+    with pytest.raises(FloatingPointError, match=r"norm of step 5 is (nan|inf) \(rows 100, .* and 4 more"):
+        check_grad_norm(norm, 5, rows)
+
+
+@pytest.mark.parametrize("norm", [0.0, 1.0, 3.4e38])
+def test_a_finite_gradient_norm_passes(norm: float) -> None:
+    check_grad_norm(norm, 5, [1])
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [("single", 1), ("ddp", 2), ("fsdp2", 2), ("zero2", 2), ("zero3", 2)]
+)
+def test_a_run_that_diverges_keeps_finite_checkpoints_only(
+    strategy: str, ranks: int, fresh_run: Launch, tmp_path: Path
+) -> None:
+    attempts = fresh_run(
+        strategy, ranks, optim__learning_rate=1e35, optim__warmup_steps=0, checkpoint__every_steps=1
+    )
+    assert attempts.train().returncode != 0
+    verdict = attempts.verdict
+    assert verdict is not None
+    assert verdict.outcome is AttemptOutcome.FATAL
+    assert re.match(r"the (gradient norm|loss) of step \d+ is (nan|inf) \(rows \d+, ", verdict.reason)
+    for folder in attempts.run.committed():
+        dcp_to_torch_save(folder, tmp_path / "whole.pt")
+        saved = tree_leaves(torch.load(tmp_path / "whole.pt", weights_only=False))
+        tensors = [leaf for leaf in saved if isinstance(leaf, torch.Tensor)]
+        assert len(tensors) > 100
+        assert all(tensor.isfinite().all() for tensor in tensors), folder

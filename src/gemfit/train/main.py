@@ -32,6 +32,7 @@ from gemfit.train.model.build import load_matching_tokenizer, open_model
 from gemfit.train.telemetry.energy import EnergyCallback
 from gemfit.train.telemetry.hardware import HardwareCallback
 from gemfit.train.telemetry.peak_memory import PeakMemoryCallback
+from gemfit.train.telemetry.trackers import TrackerCallback
 from gemfit.train.trainer_view import TrainerHooks
 from gemfit.upload.background_uploader import BackgroundUploader
 
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_RANK_SECONDS = 2.0
 """Time for rank 0 to state an error that all ranks have met."""
-CALLBACKS = (BoundaryCallback, PeakMemoryCallback, HardwareCallback, EnergyCallback)
+CALLBACKS = (BoundaryCallback, PeakMemoryCallback, HardwareCallback, EnergyCallback, TrackerCallback)
 """In the order in which transformers calls them."""
 
 

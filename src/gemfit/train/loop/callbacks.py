@@ -7,7 +7,6 @@ asynchronous save has failed.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from gemfit.train.data.batches import RowSchedule
 from gemfit.train.data.row_ledger import RowLedger
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
+from gemfit.train.loop.finite import check_finite
 from gemfit.train.loop.validation_loop import ValidationResult
 from gemfit.train.trainer_view import TrainerView
 
@@ -94,7 +94,7 @@ class BoundaryCallback(TrainerCallback):
         loss = summed / trainer.plan.batch.world_size
         rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)
-        check_finite(loss, f"the loss of step {step}")
+        check_finite(loss, f"the loss of step {step}", rows)
         last = step >= state.max_steps
         ledger = LedgerRecord(attempt=trainer.attempt, step=step, rows=tuple(rows.tolist()))
         self._write(trainer.run.ledger_file, ledger)
@@ -163,12 +163,3 @@ class BoundaryCallback(TrainerCallback):
     def _write(self, path: Path, record: Contract) -> None:
         if rank() == 0:
             append_record(path, record)
-
-
-def check_finite(loss: float, what: str) -> None:
-    """``FloatingPointError`` for a loss that is not finite, before a checkpoint of such weights is saved."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"{what} is {loss}; the last checkpoint is unchanged: resume from it with a lower learning rate "
-            "(--set optim.learning_rate=… --allow-changed optim.learning_rate)"
-        )

@@ -46,6 +46,7 @@ from gemfit.train.heartbeat import Heartbeat
 from gemfit.train.loop.arguments import training_arguments
 from gemfit.train.loop.ddp_buckets import allocate_gradients, use_bucket_views
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
+from gemfit.train.loop.finite import check_grad_norm
 from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
 from gemfit.train.model.build import OpenedModel
 from gemfit.train.model.compile import compile_layers
@@ -223,6 +224,11 @@ class PackedTrainer(Trainer):
         found = super()._get_grad_norm(model, grad_norm)
         found = found.full_tensor() if hasattr(found, "full_tensor") else found
         self.grad_norm = None if found is None else float(found)
+        if (
+            self.grad_norm is not None
+        ):  # before the optimizer's step, except under DeepSpeed, which has done it
+            step = self.state.global_step
+            check_grad_norm(self.grad_norm, step + 1, self.schedule.rows_of(step))
         return self.grad_norm
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
