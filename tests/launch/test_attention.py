@@ -8,22 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from fake_nvidia_smi import FakeNvidiaSmi, nvidia_smi
+from fake_nvidia_smi import nvidia_smi
 from gemfit.schemas.plan import PackReference, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Container, Site
 from gemfit_launch.planning import attention
 from gemfit_launch.planning.attention import (
-    CAPABILITIES,
     AttentionFacts,
     attention_facts,
     attention_problems,
-    capability_here,
     choose_attention,
 )
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
-from gemfit_launch.predict.gpu_specs import GPU_SPECS
 
 __all__ = ["nvidia_smi"]
 CARD = Request(name="gemma3/1b-reference").recipe()
@@ -114,10 +111,6 @@ def test_flex_attention_is_refused_on_cpus_where_it_has_no_backward_pass() -> No
     assert attention_problems(with_model(attention="flex_attention"), GPUS) == []
 
 
-def test_every_gpu_has_a_compute_capability() -> None:
-    assert CAPABILITIES.keys() == GPU_SPECS.keys()
-
-
 def test_a_kernel_in_the_hub_cache_counts_as_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,19 +175,3 @@ def test_the_hub_cache_of_a_site_is_looked_into(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "hub" / "models--kernels-community--flash-attn2" / "snapshots" / "abc").mkdir(parents=True)
     site = Site(name="c", gpu_kind="h100", env={"HF_HOME": str(tmp_path)})
     assert attention_facts(CARD, GPUS, site).installed == frozenset({"flash_attention_2"})
-
-
-@pytest.mark.parametrize(
-    ("output", "capability"),
-    [("9.0\n8.6\n", (8, 6)), ("12.1\n", (12, 1)), ("[N/A]\n", None), ("9.0\n[N/A]\n", None), ("", None)],
-)
-def test_the_lowest_capability_of_the_machine_counts(
-    nvidia_smi: FakeNvidiaSmi, output: str, capability: tuple[int, int] | None
-) -> None:
-    nvidia_smi.prints(output)
-    assert capability_here() == capability
-
-
-def test_without_a_driver_the_capability_is_not_known(nvidia_smi: FakeNvidiaSmi) -> None:
-    nvidia_smi.prints("Failed to initialize NVML\n", status=9)
-    assert capability_here() is None

@@ -277,7 +277,7 @@ def test_a_dry_resume_prints_its_command_and_starts_nothing(data: Path, cli: Cli
 
 
 def test_absent_gpus_are_refused(data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gemfit_launch.verbs.run.count_gpus", lambda: 0)
+    monkeypatch.setattr("gemfit_launch.planning.this_machine.count_gpus", lambda: 0)
     result = cli("run", "debug/cpu-tiny", "--data", data, "--gpus", 2)
     assert result.exit_code == 2
     assert "2 GPUs are requested and 0 are visible" in result.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fake_nvidia_smi import GB10, TWO_H100, FakeNvidiaSmi, nvidia_smi
-from gemfit.core.nvidia_smi import parse_rows
+from gemfit.core.nvidia_smi import parse_rows, selected_rows
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.plan import Plan
@@ -23,7 +23,6 @@ from gemfit_launch.slurm.node.health_check import (
     MEMORY_FIELDS,
     find_faults,
     memory_faults,
-    selected_rows,
 )
 from gemfit_launch.slurm.node.node import run_and_record, run_node
 from gemfit_launch.slurm.node.ranks import Machine, launcher_argv, launcher_environment

@@ -169,6 +169,12 @@ def test_gpus_that_torch_does_not_see_fail() -> None:
     assert doctor.judge_absent_gpu("13.0", 8).state == "error"
 
 
+def test_bfloat16_that_torch_emulates_is_not_supported() -> None:
+    assert doctor.judge_bfloat16([(8, 0), (12, 1)]).state == "ok"
+    found = doctor.judge_bfloat16([(9, 0), (7, 5)])
+    assert (found.state, found.found) == ("error", "emulated by GPU 1: no bfloat16 units")
+
+
 def test_a_gpu_in_use_is_reported() -> None:
     assert doctor.judge_memory("GPU 0", "H100", 79 * 10**9, 80 * 10**9).state == "ok"
     assert doctor.judge_memory("GPU 0", "H100", 20 * 10**9, 80 * 10**9).state == "warning"

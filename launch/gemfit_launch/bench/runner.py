@@ -15,7 +15,6 @@ from datetime import datetime
 from itertools import product
 from pathlib import Path
 
-from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.pack_job import make_pack_job
@@ -25,7 +24,8 @@ from gemfit_launch.bench.measurements import BenchMeasurements, bench_measuremen
 from gemfit_launch.output.progress import watching
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
-from gemfit_launch.planning.topology import Ranks, check_cpu_intended, check_gpus_present
+from gemfit_launch.planning.this_machine import check_this_machine
+from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.runs.ensure_pack import ensure_pack
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.local import carry_out
@@ -138,9 +138,7 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
 def plan_all(chosen: Sequence[BenchVariant]) -> list[Plan]:
     """Exact plans; builds missing packs, once every plan is known to be valid."""
     for variant in chosen:
-        topology = resolve_plan(variant.run_recipe, variant.ranks).topology
-        check_gpus_present(topology, visible_gpus=count_gpus())
-        check_cpu_intended(variant.ranks, topology)
+        check_this_machine(variant.ranks, resolve_plan(variant.run_recipe, variant.ranks))
     for variant in chosen:
         folder = Path(resolve_plan(variant.run_recipe, variant.ranks).pack.folder)
         if not (folder / "manifest.json").is_file():

@@ -64,7 +64,7 @@ def _gpu_of(records: Sequence[Record], plan: Plan) -> GpuSpec | None:
             kinds += [one.name for one in record.gpus]
         elif isinstance(record, MemoryRecord) and record.gpu_name:
             kinds.append(record.gpu_name)
-    return next((gpu for kind in reversed(kinds) if (gpu := guess_gpu(kind)) is not None), None)
+    return guess_gpu(kinds[-1]) if kinds else None
 
 
 def _flops_per_token(plan: Plan) -> tuple[float | None, str | None]:

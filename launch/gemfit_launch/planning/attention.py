@@ -15,28 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from gemfit.core.nvidia_smi import NvidiaSmiFault, NvidiaSmiUnavailable, compute_capability, query_gpus
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
-from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
+from gemfit_launch.planning.compute_capability import Capability, capability_here, capability_of, dotted
+from gemfit_launch.predict.gpu_specs import guess_gpu
 from gemfit_launch.predict.shape_lookup import find_shape
 
-Capability = tuple[int, int]
-
-CAPABILITIES: dict[str, Capability] = {
-    "rtx-4090-24": (8, 9),
-    "l4-24": (8, 9),
-    "a10g-24": (8, 6),
-    "a100-40": (8, 0),
-    "l40s-48": (8, 9),
-    "a100-80": (8, 0),
-    "h100-pcie-80": (9, 0),
-    "h100-80": (9, 0),
-    "h200-141": (9, 0),
-    "b200-180": (10, 0),
-}
-"""CUDA compute capability by the name of a GPU, as NVIDIA lists them."""
 WIDE_HEAD = 192
 """FlashAttention 2 has gradients of wider heads on A100 and H100 alone (Dao-AILab/flash-attention #775)."""
 WIDE_HEADS_ON: tuple[Capability, ...] = ((8, 0), (9, 0))
@@ -131,22 +116,6 @@ def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> At
     )
 
 
-def capability_of(gpu: GpuSpec | None) -> Capability | None:
-    """The compute capability of ``gpu``; ``None`` where none is named."""
-    return CAPABILITIES[gpu.name] if gpu is not None else None
-
-
-def capability_here() -> Capability | None:
-    """The lowest compute capability of this machine's GPUs; ``None`` where the driver does not give it."""
-    try:
-        rows = query_gpus(["compute_cap"], timeout_seconds=20)
-    except (NvidiaSmiFault, NvidiaSmiUnavailable):
-        return None
-    found = [compute_capability(row["compute_cap"]) for row in rows]
-    known = [capability for capability in found if capability is not None]
-    return min(known) if known and len(known) == len(found) else None
-
-
 def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
     """Why ``name`` cannot be selected; ``None`` if it can."""
     if name not in (facts.installed or ()):
@@ -158,12 +127,12 @@ def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
         narrow = facts.head_dim is not None and facts.head_dim <= WIDE_HEAD
         return None if narrow and name == "flash_attention_2" else "the kind of GPU is unknown"
     if name == "flash_attention_3":
-        return None if facts.capability == (9, 0) else f"needs a Hopper GPU, not {_dotted(facts.capability)}"
+        return None if facts.capability == (9, 0) else f"needs a Hopper GPU, not {dotted(facts.capability)}"
     if facts.capability < (8, 0):
-        return f"needs compute capability 8.0, not {_dotted(facts.capability)}"
+        return f"needs compute capability 8.0, not {dotted(facts.capability)}"
     if (facts.head_dim or WIDE_HEAD + 1) > WIDE_HEAD and facts.capability not in WIDE_HEADS_ON:
         return (
-            f"no gradients for heads of {facts.head_dim or 'unknown'} numbers on {_dotted(facts.capability)}"
+            f"no gradients for heads of {facts.head_dim or 'unknown'} numbers on {dotted(facts.capability)}"
         )
     return None
 
@@ -202,7 +171,3 @@ def _hub_kernel(name: str, environment: Mapping[str, str]) -> bool:
     home = Path(environment.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(environment.get("HF_HUB_CACHE", home / "hub"))
     return any(cache.glob(f"*--kernels-community--{HUB_KERNELS[name]}/snapshots/*"))
-
-
-def _dotted(capability: Capability) -> str:
-    return ".".join(map(str, capability))

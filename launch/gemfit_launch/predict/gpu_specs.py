@@ -7,6 +7,7 @@ binary gigabytes: that is left as room for the driver itself.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gemfit.errors import UserError, did_you_mean
@@ -15,6 +16,12 @@ GB = 1_000_000_000
 USABLE = 0.97
 """Assumed: usable share of the memory in a GPU's name."""
 
+
+PART_OF_A_GPU = re.compile(r"(?<![a-z])mig(?![a-z])|\d+g[._-]\d+gb")
+OTHER_VARIANTS = {"laptop", "mobile", "d"}
+"""Words in the names of GPUs with fewer units (`RTX 4090 D`) or less memory."""
+OTHER_FORMS = {"pcie", "nvl"}
+"""Those of a chip that are slower than its SXM modules."""
 
 GPUS_PER_NODE = 8
 """Default; `--nodes` overrides it."""
@@ -54,9 +61,9 @@ def _spec(name: str, teraflops: float, memory_gb: float, link_gb: float, network
 
 
 # bf16 dense TFLOP/s, memory GB/s and link GB/s from the data sheets "GeForce RTX 4090", "L4", "A10G" (that of
-# the AWS G5 instances), "A100", "L40S", "H100", "H200", "HGX B200"; where a sheet gives a rate with sparsity,
-# half of it, and of NVLink one direction. Network: one 400 Gb/s adapter per GPU on HGX H100 and later,
-# 200 Gb/s on A100, a tenth of that on GPUs without NVLink: assumed.
+# the AWS G5 instances), "A100", "L40S", "H100", "H100 NVL", "H200", "H200 NVL", "HGX B200"; where a sheet
+# gives a rate with sparsity, half of it, and of NVLink one direction. Network: one 400 Gb/s adapter per GPU
+# on HGX H100 and later, 200 Gb/s on A100 and NVL, a tenth of that on GPUs without NVLink: assumed.
 GPU_SPECS = {
     gpu.name: gpu
     for gpu in (
@@ -68,7 +75,9 @@ GPU_SPECS = {
         _spec("a100-80", 312, 2039, 300, 25),
         _spec("h100-pcie-80", 756, 2000, 64, 25),
         _spec("h100-80", 989, 3350, 450, 50),
+        _spec("h100-nvl-94", 835, 3900, 300, 25),
         _spec("h200-141", 989, 4800, 450, 50),
+        _spec("h200-nvl-141", 835, 4800, 450, 25),
         _spec("b200-180", 2250, 7700, 900, 50),
     )
 }
@@ -85,16 +94,31 @@ def find_gpu(name: str) -> GpuSpec:
 def guess_gpu(gpu_kind: str | None) -> GpuSpec | None:
     """The GPU that a GRES type such as ``h100`` or ``nvidia_a100-sxm4-80gb`` names; ``None`` if none does.
 
-    Where the type leaves open the size of the memory, the smaller one is taken.
+    Where the type leaves open the size of the memory, the smaller one is taken. A part of a GPU (MIG) is not
+    described by the whole one, nor is a variant with another number of units.
     """
-    if gpu_kind is None:
+    if gpu_kind is None or PART_OF_A_GPU.search(gpu_kind.lower()):
         return None
     words = re.findall(r"[a-z]+\d+[a-z]*|\d+|[a-z]+", gpu_kind.lower().replace("rtx", "rtx-"))
+    if OTHER_VARIANTS & set(words):
+        return None
     fitting = [gpu for gpu in GPU_SPECS.values() if _chip(gpu) in words]
-    if sizes := [gpu for gpu in fitting if gpu.name.rpartition("-")[2] in {w.rstrip("gb") for w in words}]:
-        fitting = sizes
-    by_slot = [gpu for gpu in fitting if ("pcie" in gpu.name) == ("pcie" in words)] or fitting
-    return min(by_slot, key=lambda gpu: gpu.memory_bytes, default=None)
+    chips = set(map(_chip, fitting))
+    if sizes := [int(word) for word in words if word.isdecimal() and word not in chips and len(word) > 1]:
+        # No more than the named size: an 80 GB entry does not describe a model of 64 GB.
+        fitting = [gpu for gpu in fitting if _size(gpu) <= max(sizes)]
+        largest = max(map(_size, fitting), default=0)
+        fitting = [gpu for gpu in fitting if _size(gpu) == largest]
+    by_form = [gpu for gpu in fitting if _forms(gpu.name.split("-")) == _forms(words)]
+    return min(by_form or fitting, key=_size, default=None)
+
+
+def _forms(words: Iterable[str]) -> set[str]:
+    return OTHER_FORMS & set(words)
+
+
+def _size(gpu: GpuSpec) -> int:
+    return int(gpu.name.rpartition("-")[2])
 
 
 def _chip(gpu: GpuSpec) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
@@ -17,7 +16,8 @@ from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan
 from gemfit_launch.planning.replan import changed_parts, check_not_complete, check_same_training, replan
 from gemfit_launch.planning.request import Request
-from gemfit_launch.planning.topology import Ranks, check_gpus_present
+from gemfit_launch.planning.this_machine import check_this_machine
+from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.runs.python_module import require_train_extra
 from gemfit_launch.slurm.cluster.cancel import check_not_queued
 from gemfit_launch.slurm.cluster.dependency import check_dependency
@@ -111,7 +111,7 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
         show_plan(plan, str(run.root), ["gemfit", "resume", str(run.root), *options])
         return
     check_not_complete(run, plan)
-    check_gpus_present(plan.topology, visible_gpus=count_gpus())
+    check_this_machine(Ranks(device=plan.topology.device), plan)
     require_train_extra("resume")
     pack_data(plan)
     if plan.steps.rows_are == "estimated":  # the rows have changed and were packed just now

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from gemfit.core.gpu_count import count_gpus
 from gemfit.rundir import RunDir
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan, show_summary
 from gemfit_launch.output.tables import console
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
-from gemfit_launch.planning.topology import Ranks, check_cpu_intended, check_gpus_present
+from gemfit_launch.planning.this_machine import check_this_machine
+from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.runs.python_module import require_train_extra
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.verbs._options import RUN_FOLDER, ranks_options, request_options
@@ -43,8 +43,7 @@ def run(request: Request, ranks: Ranks, folder: Path | None, stop_at: int | None
         options = [*request.arguments(), *ranks.arguments(), *to_argv({"run": folder})]
         show_plan(estimate, request.name, ["gemfit", "run", *options])
         return
-    check_gpus_present(estimate.topology, visible_gpus=count_gpus())
-    check_cpu_intended(ranks, estimate.topology)
+    check_this_machine(ranks, estimate)
     require_train_extra("run")
     RunDir.check_unused(folder)
     pack_data(estimate)

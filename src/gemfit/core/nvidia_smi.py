@@ -62,6 +62,15 @@ def parse_rows(table: str, fields: Sequence[str]) -> list[Row]:
     return [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
 
 
+def selected_rows(rows: list[Row], visible: str | None) -> list[Row]:
+    """The rows, with ``index`` and ``uuid``, of the GPUs in ``CUDA_VISIBLE_DEVICES``."""
+    if visible is None:
+        return rows
+    entries = [entry.strip() for entry in visible.split(",")]
+    names = tuple(entry for entry in entries if entry.startswith("GPU-"))
+    return [row for row in rows if row["index"] in entries or (names and row["uuid"].startswith(names))]
+
+
 def number(value: str) -> float | None:
     """A number; ``None`` for ``[N/A]``, ``[Not Supported]``, ``[Insufficient Permissions]`` and the like."""
     try:

@@ -16,6 +16,7 @@ from gemfit.core.nvidia_smi import (
     is_broken,
     number,
     query_gpus,
+    selected_rows,
 )
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
@@ -62,15 +63,6 @@ def memory_faults(rows: Sequence[Row]) -> Iterator[str]:
             continue
         elif used > (1 - MIN_FREE_GPU_SHARE) * total:
             yield f"GPU {row['index']} has {used:.0f} of {total:.0f} MiB in use before training begins"
-
-
-def selected_rows(rows: Sequence[Row], visible: str | None) -> Sequence[Row]:
-    """The rows of the GPUs in ``CUDA_VISIBLE_DEVICES``."""
-    if visible is None:
-        return rows
-    entries = [entry.strip() for entry in visible.split(",")]
-    names = tuple(entry for entry in entries if entry.startswith("GPU-"))
-    return [row for row in rows if row["index"] in entries or (names and row["uuid"].startswith(names))]
 
 
 def _disk_faults(run: RunDir) -> Iterator[str]:

@@ -92,10 +92,18 @@ def _check_cuda() -> Iterator[CheckResult]:
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         yield judge_memory(f"GPU {index}", torch.cuda.get_device_name(index), free, total)
-    if not torch.cuda.is_bf16_supported():
-        yield error("torch", "bfloat16", "not supported by this GPU", "set model.dtype to float32")
-    else:
-        yield ok("torch", "bfloat16", "supported by the GPU; cuDNN attention is off (NaN on H100)")
+    yield judge_bfloat16(
+        [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    )
+
+
+def judge_bfloat16(capabilities: list[tuple[int, int]]) -> CheckResult:
+    """Whether all GPUs have bfloat16 units; torch counts its emulation on older ones as support."""
+    without = [f"GPU {index}" for index, found in enumerate(capabilities) if found < (8, 0)]
+    if without:
+        found = f"emulated by {', '.join(without)}: no bfloat16 units"
+        return error("torch", "bfloat16", found, "set model.dtype to float32, or use other GPUs")
+    return ok("torch", "bfloat16", "supported by the GPU; cuDNN attention is off (NaN on H100)")
 
 
 def _nccl_version() -> tuple[int, ...]:
