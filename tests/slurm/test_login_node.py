@@ -190,9 +190,9 @@ def planted(cluster: Cluster) -> Iterator[None]:
         (1, "cpus_per_node=5", "CPUs", "at most 4"),
         (1, "memory=5G", "memory", "at most 4000M"),
         (1, "constraint=fast", "constraint", "fast: 0 of 4 nodes"),
-        (2, "cpus_per_node=1", "addresses", "n4: the name resolves to no address"),
+        (2, "cpus_per_node=1", "addresses", "n4: the name does not resolve"),
         (1, "time=1:00:00", "time", "longer than low allows"),
-        (1, "time=2", "time", "before its 120 seconds end"),
+        (1, "time=2", "time", "the time limit only 120 seconds"),
         (1, "gpu_kind=h100", "GPUs", "nodes have 2 GPUs"),
     ],
 )

@@ -17,8 +17,8 @@ from gemfit_launch.slurm.states import JobState, parse_job_state
 
 PATIENCE_SECONDS = 60
 FORGOTTEN = "Invalid job id specified"
-FIELDS = "%i|%T|%r|%S|%L|%D|%N|%j"
-JOB_LINE = re.compile(r"\d+\|(?:[^|]*\|){4}\d+\|[^|]*\|")
+FIELDS = "%i|%T|%r|%S|%D|%N|%j"
+JOB_LINE = re.compile(r"\d+\|(?:[^|]*\|){3}\d+\|[^|]*\|")
 """What a line of that format begins with; a wrapper of squeue may print others."""
 PASSED_ON = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
 """Where Slurm is and who the user is: these set no option of a job, and without them a command may not find
@@ -37,7 +37,6 @@ class Job:
     """Slurm's reason why it is pending; `None` while it runs."""
     start: str
     """Start time, actual or expected; `N/A` if unknown."""
-    time_left: str
     nodes: int
     node_list: str
     name: str
@@ -113,13 +112,12 @@ def cancel(job: int) -> None:
 
 def parse_job(line: str) -> Job:
     """One line of ``squeue``."""
-    number, state, reason, start, left, nodes, node_list, name = line.split("|", maxsplit=7)
+    number, state, reason, start, nodes, node_list, name = line.split("|", maxsplit=6)
     return Job(
         id=int(number),
         state=parse_job_state(state),
         reason=reason,
         start=start,
-        time_left=left,
         nodes=int(nodes),
         node_list=node_list,
         name=name,
