@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from gemfit.data.document import TRAINED, token_ids
 from gemfit.data.jsonl.conversation import parse_conversation
+from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
@@ -22,6 +23,8 @@ from gemfit.schemas.recipe import DataRecipe
 Format = Literal["role_markers", "chat_template"]
 TEXT = '\'tis so.<|eos|><|assistant|>\'tis the rain in [{"name": "f", "arguments": {}}]\n\nwhat now?'
 CONTROLS = ("<|", "<eos>", "<bos>", "<pad>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {"bot": "assistant"}
+SETTINGS = LineSettings.of(DataRecipe(roles=ROLES))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,8 @@ def exported(tokenizer: Any) -> dict[tuple[str, str], Any]:
         ("chat_template", "token"),
     ]
     return {
-        (form, eos): tokenizer_for_chat(tokenizer, DataRecipe(format=form, eos=eos)) for form, eos in kinds
+        (form, eos): tokenizer_for_chat(tokenizer, DataRecipe(format=form, eos=eos, roles=ROLES))
+        for form, eos in kinds
     }
 
 
@@ -60,7 +64,7 @@ calls = functions | st.fixed_dictionaries(
     {"type": st.just("function"), "function": functions}, optional={"id": st.sampled_from("xyz")}
 )
 messages = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "assistant", "tool", "user", "developer"])},
+    {"role": st.sampled_from(["user", "assistant", "gpt", "tool", "human", "developer", "bot"])},
     optional={
         "content": contents | contents | contents | st.none() | st.sampled_from([[], 3, {"type": "image"}]),
         "tool_calls": st.lists(calls, max_size=2) | st.none(),
@@ -69,7 +73,7 @@ messages = st.fixed_dictionaries(
         "weight": st.just(0),
     },
 )
-plain = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool"]), "content": contents})
+plain = st.fixed_dictionaries({"role": st.sampled_from(["user", "model", "tool"]), "content": contents})
 first = st.fixed_dictionaries({"role": st.sampled_from(["system", "developer", "user"]), "content": contents})
 conversations = st.fixed_dictionaries(
     {"messages": st.builds(lambda head, rest: [head, *rest], first, st.lists(messages | plain, max_size=5))},
@@ -81,7 +85,7 @@ def trained(tokenizer: Any, form: str, eos: str, value: Any) -> list[int] | None
     """Ids of training; ``None`` where training refuses the conversation."""
     renderer = make_renderer(tokenizer, form, eos)
     try:
-        read = parse_conversation(orjson.loads(orjson.dumps(value)), "here")
+        read = parse_conversation(orjson.loads(orjson.dumps(value)), "here", SETTINGS)
         renderer.check(read)
     except UserError:
         return None
@@ -95,7 +99,7 @@ def rendered(exported: Any, value: Any, **options: Any) -> Any:
     )
 
 
-FIXED = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FIXED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("eos", ["token", "literal"])
@@ -125,12 +129,14 @@ def test_a_chat_template_renders_the_ids_of_training_or_raises(
     try:
         found = rendered(exported["chat_template", "token"], value)["input_ids"]
     except TemplateError:
-        assert ids is None or any(control in json.dumps(value) for control in CONTROLS)
+        system = value["messages"][0]
+        text = "".join(p["text"] for p in c) if isinstance(c := system["content"], list) else c
+        # At the edge of a system text, line breaks merge with those of the template.
+        merges = system["role"] != "user" and (not text or text != text.strip("\n"))
+        written = json.dumps(value)
+        assert ids is None or merges or any(control in written for control in CONTROLS), written
         return
-    system = value["messages"][0]
-    text = "".join(p["text"] for p in c) if isinstance(c := system["content"], list) else c
-    # A line break at the edge of a system text merges with those of the template.
-    if ids is not None and text == text.strip("\n"):
+    if ids is not None:
         assert found == ids
 
 
@@ -141,7 +147,7 @@ def test_generation_marks_are_the_tokens_that_the_loss_on_the_assistant_trains(
 ) -> None:
     renderer = make_renderer(tokenizer, "role_markers", "literal", "assistant")
     try:
-        read = parse_conversation(orjson.loads(orjson.dumps(value)), "here")
+        read = parse_conversation(orjson.loads(orjson.dumps(value)), "here", SETTINGS)
         renderer.check(read)
         found = rendered(exported["role_markers", "literal"], value, return_assistant_tokens_mask=True)
     except (UserError, TemplateError):

@@ -18,9 +18,12 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from gemfit.data.document import token_ids
+from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.jsonl.field_checks import REFUSED_KEYS
-from gemfit.data.render.renderer import prompt_ids, stop_ids
-from gemfit.data.render.template_segments import LITERAL_EOS, TemplateSegments, role_markers
+from gemfit.data.jsonl.line_settings import LineSettings
+from gemfit.data.render.renderer import encode_control, make_renderer, prompt_ids, stop_ids
+from gemfit.data.render.template_segments import LITERAL_EOS, TemplateSegments, rendered_texts, role_markers
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import DataRecipe
 
@@ -29,6 +32,9 @@ logger = logging.getLogger(__name__)
 MARKERS = Regex(r"<\|(?:system|user|assistant|tool|eos)\|>")
 COPIED_ATTRIBUTES = ("bos_token", "eos_token", "pad_token", "unk_token", "model_max_length", "padding_side")
 """What a tokenizer says besides its rules."""
+
+NOT_TRAINED = ("reasoning_content", "reasoning", "thinking", "image", "images", "audio", "video", "videos")
+"""Keys of messages whose content training refuses by rules, as far as servers and clients send them."""
 
 
 def tokenizer_for_chat(tokenizer: Any, data: DataRecipe, *, text_only: bool = True) -> Any:
@@ -41,7 +47,15 @@ def tokenizer_for_chat(tokenizer: Any, data: DataRecipe, *, text_only: bool = Tr
     if data.format == "chat_template":
         if isinstance(tokenizer.chat_template, str):
             tokenizer = copy.copy(tokenizer)
-            tokenizer.chat_template = text_message_template(tokenizer.chat_template, special, text_only)
+            values = {
+                "controls": special,
+                "edges": merging_edges(tokenizer, data),
+                "roles": dict(LineSettings.of(data).roles),
+                "text_only": text_only,
+            }
+            tokenizer.chat_template = (
+                _assignments(values) + _template("text_messages") + tokenizer.chat_template
+            )
         return tokenizer
     apart, own = pre_tokenizers.Split(MARKERS, "isolated"), backend.pre_tokenizer
     backend.pre_tokenizer = apart if own is None else pre_tokenizers.Sequence([apart, own])
@@ -49,11 +63,13 @@ def tokenizer_for_chat(tokenizer: Any, data: DataRecipe, *, text_only: bool = Tr
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **{name: getattr(tokenizer, name) for name in COPIED_ATTRIBUTES},
-        chat_template=marker_template(role_markers(tokenizer, data.eos), special),
+        chat_template=marker_template(
+            role_markers(tokenizer, data.eos), LineSettings.of(data).roles, special
+        ),
     )
 
 
-def marker_template(segments: TemplateSegments, special: list[str]) -> str:
+def marker_template(segments: TemplateSegments, roles: Mapping[str, str], special: list[str]) -> str:
     """A Jinja template that renders what ``segments`` do for any conversation, and raises for anything else.
 
     A message with a marker or one of the ``special`` tokens is refused: in a whole text they are control
@@ -62,18 +78,31 @@ def marker_template(segments: TemplateSegments, special: list[str]) -> str:
     values = {
         "bos": segments.begin,
         "headers": dict(segments.headers),
+        "roles": dict(roles),
         "end": segments.ends["user"],
         "final": segments.final,
         "controls": [*special, *segments.headers.values(), LITERAL_EOS],
-        "refused": list(REFUSED_KEYS),
+        "refused": [*REFUSED_KEYS, *NOT_TRAINED],
     }
     return _assignments(values) + _template("role_markers")
 
 
-def text_message_template(template: str, special: list[str], text_only: bool) -> str:
-    """``template`` after the training data's reading of roles and content parts."""
-    values = {"controls": special, "text_only": text_only}
-    return _assignments(values) + _template("text_messages") + template
+def merging_edges(tokenizer: Any, data: DataRecipe) -> dict[str, str]:
+    """White space at the edge of a content that merges with the text around it in a whole text, by role.
+
+    A role of which only the empty text does has an empty string.
+    """
+    renderer = make_renderer(tokenizer, data.format, data.eos)
+    texts = [("", ""), *((char, text) for char in "\n\t " for text in (f"{char}a", f"a{char}"))]
+    user, found = Message("user", "a"), dict[str, str]()
+    for role, before, after in (("system", [], [user]), ("user", [], []), ("assistant", [user], [])):
+        for char, text in texts:
+            conversation = Conversation("", (*before, Message(role, text), *after))
+            (document,) = renderer.render([conversation])
+            whole = "".join(rendered_texts(renderer.segments, conversation.messages))
+            if token_ids(document.words).tolist() != encode_control(tokenizer, whole).tolist():
+                found[role] = "".join(dict.fromkeys(found.get(role, "") + char))
+    return found
 
 
 def check_same_ids(exported: Any, tokenizer: Any, data: DataRecipe) -> None:
