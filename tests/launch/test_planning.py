@@ -154,3 +154,17 @@ def test_equal_questions_give_equal_plans_with_equal_digests() -> None:
 def test_a_plan_survives_its_file() -> None:
     plan = plan_on(CARD, gpus(24))
     assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "saved", "both"),
+    [(20, 30, 60), (7, 10, 70), (10, 10, None), (10, 30, None), (30, 10, None), (1000, 30, None)],
+)
+def test_evaluations_and_checkpoints_at_different_steps_are_said(
+    evaluated: int, saved: int, both: int | None
+) -> None:
+    evaluation = CARD.evaluation.model_copy(update={"every_steps": evaluated})
+    checkpoint = CARD.checkpoint.model_copy(update={"every_steps": saved})
+    recipe = CARD.model_copy(update={"evaluation": evaluation, "checkpoint": checkpoint})
+    found = [warning for warning in plan_on(recipe, gpus(8), rows=20_000).warnings if "best" in warning]
+    assert [f"only every {both}th step" in warning for warning in found] == ([True] if both else [])

@@ -367,4 +367,6 @@ def test_a_log_that_ends_within_a_line_gets_a_newline(submitted: RunDir, cli: Cl
     submitted.begin_attempt()
     submitted.log(1).write_text("three")
     assert cli("logs", submitted.root, "--job").stdout.endswith("one\ntwo\n")
+    slurm.set_job(100, "COMPLETED")
     assert cli("logs", submitted.root).stdout.endswith("three\n")
+    assert cli("logs", submitted.root, "--follow").stdout.endswith("three\n")

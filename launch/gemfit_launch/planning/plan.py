@@ -54,7 +54,7 @@ def make_plan(
         command=command(),
         env=environment(topology),
         versions={"gemfit": __version__},
-        warnings=(*notes, *warnings, *_idle_warning(batch), *_warmup_warning(resolved, steps)),
+        warnings=(*notes, *warnings, *_idle_warning(batch), *_step_warnings(resolved, steps)),
         attention_because=because,
     )
 
@@ -121,6 +121,24 @@ def _idle_warning(batch: Batch) -> list[str]:
         f"{batch.idle} of {batch.slots} slots of each step are idle ({batch.idle_share:.0%}): "
         f"{batch.global_batch_size} rows do not divide over {batch.world_size} ranks; "
         f"{nearest} ranks have none"
+    ]
+
+
+def _step_warnings(recipe: Recipe, steps: Steps) -> list[str]:
+    return [*_warmup_warning(recipe, steps), *_best_warning(recipe, steps)]
+
+
+def _best_warning(recipe: Recipe, steps: Steps) -> list[str]:
+    """Both an evaluation and a checkpoint are needed at a step that can be the best."""
+    evaluated, saved = recipe.evaluation.every_steps, recipe.checkpoint.every_steps
+    both = math.lcm(evaluated, saved)
+    is_chosen = recipe.checkpoint.keep_best and recipe.data.validation_share > 0
+    if not is_chosen or both == max(evaluated, saved) or max(evaluated, saved) >= steps.total:
+        return []
+    return [
+        f"only every {both}th step and the last can be the best: checkpoints are saved every {saved} "
+        f"steps, evaluations made every {evaluated}; make evaluation.every_steps or checkpoint.every_steps a "
+        "multiple of the other"
     ]
 
 

@@ -37,13 +37,16 @@ def _attempts(run: RunDir, first: int, goes_on: Callable[[], bool]) -> Iterator[
 
 def _grow(run: RunDir, attempt: int, goes_on: Callable[[], bool]) -> Iterator[bytes]:
     """The log of one attempt, until a newer one has begun or the run has ended."""
-    path, offset = run.log(attempt), 0
+    path, offset, ends_within_a_line = run.log(attempt), 0, False
     while True:
         is_last = run.attempt == attempt and goes_on()  # asked before the last look at the file
         for block in _read_from(path, offset):
             offset += len(block)
             yield block
+            ends_within_a_line = not block.endswith(b"\n")
         if not is_last:
+            if ends_within_a_line:
+                yield b"\n"
             return
         time.sleep(POLL_SECONDS)
 
