@@ -81,9 +81,8 @@ def decide(folder: Path, parts: range) -> tuple[ConversationTable, Selection, ob
     plans = [plan_split(conversations, selection, split, SEQ_LEN, tight=False) for split in (0, 1)]
     sums = [chunk_sums(conversations, selection, source, 1, plan) for plan in plans]
     flow = token_flow(conversations, selection, source, ["conversations"], sums)
-    assert losses(conversations, selection, notes, flow["total"], sums, SEQ_LEN).lines_read == len(
-        conversations
-    )
+    counted = losses(conversations, selection, notes, flow["total"], sums, SEQ_LEN, also_in_validation=0)
+    assert counted.lines_read == len(conversations)
     assert role_tokens(conversations, selection)["control"] == flow["total"].tokens_read
     write_conversations(folder / "conversations.arrow", conversations, selection, source)
     return conversations, selection, plans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from gemfit.data.filter.selection import (
     Disposition,
     Selection,
     SelectionInput,
+    also_in_validation,
     first_conversations,
     select_conversations,
     within_max_rows,
@@ -81,6 +83,48 @@ def inputs(draw: st.DrawFn) -> tuple[SelectionInput, DataRecipe]:
         near_duplicates=draw(st.sampled_from(["ignore", "group", "drop"])),
         validation_share=share,
     )
+
+
+@settings(deadline=None)
+@given(given_input=inputs(), seed=st.integers(0, 2**32 - 1))
+def test_nothing_that_an_own_validation_split_has_is_trained(
+    given_input: tuple[SelectionInput, DataRecipe], seed: int
+) -> None:
+    found, data = given_input
+    validation = tuple(SourceRecipe(source=str(index)) for index in range(1))
+    data = data.model_copy(
+        update={"validation": validation, "sources": data.sources[1:], "validation_share": 0.0}
+    )
+    selection = select_conversations(found, data, seed)
+    held_out = found.source == 0
+    kept = selection.disposition == Disposition.KEPT
+    assert (selection.split[kept & held_out] == VALIDATION).all()
+    assert (selection.split[kept & ~held_out] == TRAIN).all()
+    assert (selection.copies[kept & held_out] == 1).all()
+    shared = set(found.normalized_hashes[held_out].tolist())
+    assert not shared & set(found.normalized_hashes[kept & ~held_out].tolist())
+    if data.near_duplicates != "drop":
+        lost = found.disposition != Disposition.KEPT
+        copies = selection.disposition == Disposition.DUPLICATE
+        assert (kept | lost | copies)[held_out].all()
+    left = np.isin(selection.disposition, (Disposition.DUPLICATE, Disposition.NEAR_DUPLICATE)) & ~held_out
+    assert also_in_validation(selection, held_out) == int(held_out[selection.original[left]].sum())
+
+
+def test_a_limit_of_rows_leaves_an_own_validation_split_whole() -> None:
+    count = 40
+    found = replace(plain(count), source=(np.arange(count) >= 10).astype(np.int16))
+    data = recipe(1.0, validation_share=0).model_copy(update={"validation": (SourceRecipe(source="v"),)})
+    selection = select_conversations(found, data, seed=0)
+
+    def rows_of(some: Selection) -> int:
+        return int(np.count_nonzero(some.split == TRAIN))
+
+    cut = within_max_rows(selection, 5, rows_of, keep_validation=True)
+    assert rows_of(cut) == 5
+    assert np.count_nonzero(cut.split == VALIDATION) == 10
+    assert len(cut.order) == 15
+    assert set(cut.order.tolist()) == set(np.flatnonzero(cut.split != NO_SPLIT).tolist())
 
 
 def by_content(found: SelectionInput, selection: Selection) -> dict[int, tuple[int, int]]:

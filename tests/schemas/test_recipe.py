@@ -69,10 +69,13 @@ def test_data_settings_without_an_effect_are_refused(data: dict[str, object]) ->
         ({"source": "a.jsonl", "sources": [{"source": "b.jsonl"}]}, "`source` or `sources`, not both"),
         (
             {"sources": [{"source": "a.jsonl"}, {"source": "a.jsonl"}]},
-            "two of `sources` are called 'a.jsonl'",
+            "two sources are called 'a.jsonl'",
         ),
         ({"sources": [{"source": "a", "name": "n"}, {"source": "b", "name": "n"}]}, "are called 'n'"),
         ({"sources": [{"source": "a.jsonl", "weight": 0}]}, "greater than 0"),
+        ({"source": "a.jsonl", "validation": "b.jsonl", "validation_share": 0.1}, "not both"),
+        ({"source": "a.jsonl", "validation": "a.jsonl"}, "two sources are called 'a.jsonl'"),
+        ({"source": "a.jsonl", "validation": {"source": "b.jsonl", "weight": 2}}, "has no `weight`"),
         ({"sources": [{"source": "a.jsonl", "weight": 1e9}]}, "less than or equal to 1000"),
         ({"near_duplicate_threshold": 0.2}, "greater than or equal to 0.5"),
         ({"max_rows": 0}, "greater than or equal to 1"),
@@ -131,3 +134,15 @@ def test_a_digest_is_that_of_the_value_not_of_the_order_of_keys() -> None:
 def test_every_contract_takes_its_own_json() -> None:
     assert Recipe.model_validate_json(CARD.to_json()) == CARD
     assert issubclass(Recipe, Contract)
+
+
+@pytest.mark.parametrize("written", ["v.jsonl", {"source": "v.jsonl"}, ["v.jsonl"], [{"source": "v.jsonl"}]])
+def test_an_own_validation_split_is_written_like_sources_and_takes_no_share(written: object) -> None:
+    data = DataRecipe.model_validate_json(json.dumps({"source": "a.jsonl", "validation": written}))
+    assert data.validation == (SourceRecipe(source="v.jsonl"),)
+    assert data.validation_share == 0
+    assert data.has_validation
+    assert data.all_sources == (*data.validation, *data.mixture)
+    assert DataRecipe.model_validate_json(data.model_dump_json()) == data
+    assert DataRecipe(source="a.jsonl").validation_share == 0.05
+    assert not DataRecipe(source="a.jsonl", validation_share=0).has_validation

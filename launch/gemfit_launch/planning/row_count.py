@@ -65,7 +65,11 @@ def finished_pack(folder: Path) -> PackManifest | None:
 
 
 def _estimate(job: PackJob, pack: PackReference) -> Rows:
-    size = sum(file.bytes * _expansion(file) * job.sources[file.source].weight for file in job.files)
+    size = sum(
+        file.bytes * _expansion(file) * job.sources[file.source].weight
+        for file in job.files
+        if not job.sources[file.source].is_validation
+    )
     tokens = size / BYTES_PER_TOKEN * (1 - job.data.validation_share)
     return Rows(
         count=_rows(tokens, job.data),

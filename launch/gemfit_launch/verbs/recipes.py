@@ -125,7 +125,7 @@ def _problems(request: Request, ranks: Ranks) -> list[str]:
     except UserError as error:
         return str(error).splitlines()
     problems = [f"{request.name}: {problem}" for problem in find_problems(recipe, topology)]
-    for origin in recipe.data.mixture:
+    for origin in recipe.data.all_sources:
         if origin.source.startswith("hf:"):
             continue
         try:

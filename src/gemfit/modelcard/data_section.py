@@ -44,6 +44,12 @@ def _roles(pack: PackManifest) -> str:
 
 
 def _validation(data: DataRecipe) -> str:
+    if data.validation:
+        named = ", ".join(source.title for source in data.validation)
+        return (
+            f"A split of its own ({named}); training conversations that are duplicates or near-duplicates "
+            "of one in it were left out."
+        )
     if not data.validation_share:
         return "None."
     near = {

@@ -65,7 +65,9 @@ class Losses(Contract):
     duplicate_conversations: int
     """Exact copies, each counted once less than it occurs; they are left out."""
     near_duplicate_conversations: int = 0
-    """Left out by `near_duplicates: drop`."""
+    """Left out by `near_duplicates: drop`, or because `data.validation` has one like it."""
+    also_in_validation: int = 0
+    """Of the duplicates and near-duplicates: training conversations that `data.validation` has, too."""
     left_by_weight_conversations: int = 0
     """Not drawn, because their source has a weight below 1."""
     beyond_max_rows_conversations: int = 0
@@ -118,6 +120,8 @@ class PackSource(Contract):
 
     name: str
     weight: float
+    is_validation: bool = False
+    """Whether it is the validation split, or part of it."""
 
 
 class PackInput(Contract):

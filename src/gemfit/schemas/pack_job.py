@@ -39,6 +39,8 @@ class JobSource(Contract):
     """Commit of a dataset on the Hub; `None` for a local folder, whose files are digested."""
     hf_config: str | None = None
     hf_split: str = "train"
+    is_validation: bool = False
+    """Whether it is the validation split, or part of it: never trained."""
 
 
 class PackJob(Contract):
@@ -110,7 +112,7 @@ def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[Source
     return {
         "format": PACK_FORMAT,
         "settings": recipe.data.model_dump(
-            mode="json", exclude={"source", "sources", "hf_config", "hf_split", "hf_revision"}
+            mode="json", exclude={"source", "sources", "hf_config", "hf_split", "hf_revision", "validation"}
         ),
         "sources": [
             source.model_dump(mode="json", exclude={"name"} if source.commit else {"name", "hub"})
@@ -136,10 +138,11 @@ def _sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
                 commit=_commit(source),
                 hf_config=source.hf_config,
                 hf_split=source.hf_split,
+                is_validation=number < len(data.validation),
             ),
             source.source,
         )
-        for source in data.mixture
+        for number, source in enumerate(data.all_sources)
     ]
 
 

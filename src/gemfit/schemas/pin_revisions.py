@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.core.hub_commit import cached_commit, dataset_commit
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, SourceRecipe
 
 
 def pin_revisions(recipe: Recipe) -> Recipe:
@@ -19,14 +19,17 @@ def pin_revisions(recipe: Recipe) -> Recipe:
 
 
 def _pin_data(data: DataRecipe) -> DataRecipe:
+    pinned: dict[str, Any] = {
+        "sources": tuple(map(_pin_source, data.sources)),
+        "validation": tuple(map(_pin_source, data.validation)),
+    }
     if data.source is not None:
-        revision = _dataset_revision(data.source, data.hf_revision)
-        return data.model_copy(update={"hf_revision": revision})
-    sources = tuple(
-        source.model_copy(update={"hf_revision": _dataset_revision(source.source, source.hf_revision)})
-        for source in data.sources
-    )
-    return data.model_copy(update={"sources": sources})
+        pinned["hf_revision"] = _dataset_revision(data.source, data.hf_revision)
+    return data.model_copy(update=pinned)
+
+
+def _pin_source(source: SourceRecipe) -> SourceRecipe:
+    return source.model_copy(update={"hf_revision": _dataset_revision(source.source, source.hf_revision)})
 
 
 def _dataset_revision(source: str, revision: str | None) -> str | None:

@@ -50,7 +50,7 @@ class PackReference(Contract):
 NON_IDENTITY_FIELDS: dict[str, Any] = {
     "description": True,
     "model": {"attention", "activation_checkpointing", "kernels", "compile"},
-    "data": {"source", "hf_revision"},
+    "data": {"source", "hf_revision", "validation"},
     "batch": {"max_per_device_batch_size"},
     "strategy": True,
     "checkpoint": True,

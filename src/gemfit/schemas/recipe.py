@@ -165,6 +165,11 @@ class SourceRecipe(Contract):
         return self
 
 
+def _expand_validation(value: object) -> object:
+    given = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
+    return tuple({"source": one} if isinstance(one, str) else one for one in given)
+
+
 class DataRecipe(Contract):
     """Where conversations come from and how they become rows."""
 
@@ -203,6 +208,14 @@ class DataRecipe(Contract):
     """Training rows of an epoch at most; a hash of their content decides which conversations stay."""
     validation_share: Share = 0.05
     """Share of conversations in the validation split, chosen by a hash of their content."""
+    validation: Annotated[
+        tuple[SourceRecipe, ...],
+        BeforeValidator(
+            _expand_validation, json_schema_input_type=str | SourceRecipe | tuple[str | SourceRecipe, ...]
+        ),
+    ] = ()
+    """A validation split of your own instead of a share: a source as in `source`, or a list as in `sources`.
+    Training conversations that are duplicates or near-duplicates of one in it are left out."""
     on_error: Literal["fail", "skip"] = "fail"
     """`skip` continues after a bad line, counts it and lists it in `rejected.jsonl`."""
     columns: dict[Column, str] = Field(default_factory=dict)
@@ -213,6 +226,16 @@ class DataRecipe(Contract):
     """Keys of a line that are not read, although they look like a part of the conversation."""
     max_line_mib: Annotated[int, Field(ge=1, le=MAX_LINE_MIB)] = 8
     """Longest line, in MiB. A worker needs a multiple of it as memory."""
+
+    @model_validator(mode="after")
+    def _one_validation_split(self) -> Self:
+        if self.validation and "validation_share" not in self.model_fields_set:
+            self.__dict__["validation_share"] = 0.0  # the default is for recipes without `validation`
+        if self.validation and self.validation_share:
+            raise ValueError("give `validation` or `validation_share`, not both; set `validation_share: 0`")
+        if any(source.weight != 1 for source in self.validation):
+            raise ValueError("a source of `validation` has no `weight`: each conversation counts once")
+        return self
 
     @model_validator(mode="after")
     def _eos_has_effect(self) -> Self:
@@ -231,9 +254,9 @@ class DataRecipe(Contract):
             )
         if not self.sources:
             _check_hub_settings(self.source, *hub_settings)
-        titles = [source.title for source in self.sources]
+        titles = [source.title for source in self.all_sources]
         if twice := next((title for title in titles if titles.count(title) > 1), None):
-            raise ValueError(f"two of `sources` are called {twice!r}: give each a `name` of its own")
+            raise ValueError(f"two sources are called {twice!r}: give each a `name` of its own")
         return self
 
     @model_validator(mode="after")
@@ -264,6 +287,16 @@ class DataRecipe(Contract):
                 hf_revision=self.hf_revision,
             ),
         )
+
+    @property
+    def all_sources(self) -> tuple[SourceRecipe, ...]:
+        """``validation`` first, so that a conversation in both belongs to it; then ``mixture``."""
+        return (*self.validation, *self.mixture)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation split."""
+        return bool(self.validation or self.validation_share)
 
     @property
     def label(self) -> str:
@@ -404,9 +437,10 @@ class Recipe(Contract):
                 "`evaluation.early_stopping` needs a checkpoint at each evaluation: `evaluation.every_steps` "
                 f"({evaluated}) is not a multiple of `checkpoint.every_steps` ({saved})"
             )
-        if not self.data.validation_share:
+        if not self.data.has_validation:
             raise ValueError(
-                "`evaluation.early_stopping` needs a validation split; set `data.validation_share`"
+                "`evaluation.early_stopping` needs a validation split; set `data.validation_share` "
+                "or `data.validation`"
             )
         if self.hub.push == "end":
             raise ValueError(
@@ -421,8 +455,6 @@ class Recipe(Contract):
             raise ValueError("`hub.merge_adapter: false` needs `model.lora` on a `model.id`; remove it")
         if hub.multimodal and self.model.id is None:
             raise ValueError("`hub.multimodal` needs a multimodal `model.id`; remove it")
-        if hub.push == "best" and not (self.checkpoint.keep_best and self.data.validation_share):
-            raise ValueError(
-                "`hub.push: best` needs `checkpoint.keep_best`, and `data.validation_share` above 0"
-            )
+        if hub.push == "best" and not (self.checkpoint.keep_best and self.data.has_validation):
+            raise ValueError("`hub.push: best` needs `checkpoint.keep_best`, and a validation split")
         return self

@@ -58,7 +58,7 @@ def check_mounts(site: Site, plan: Plan, root: Path, workdir: Path) -> Iterator[
 
 def _inputs(recipe: Recipe, workdir: Path) -> Iterator[Path]:
     """Folders of local data, and local folders of model and tokenizer."""
-    for source in recipe.data.mixture:
+    for source in recipe.data.all_sources:
         if not source.source.startswith("hf:"):
             yield _folder_of(workdir / Path(source.source).expanduser())
     for name in (recipe.model.id, recipe.model.tokenizer):

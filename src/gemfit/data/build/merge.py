@@ -29,9 +29,11 @@ from gemfit.data.build.token_accounting import (
 from gemfit.data.build.write_rows import write_rows
 from gemfit.data.filter.selection import (
     TRAIN,
+    VALIDATION,
     Disposition,
     Selection,
     SelectionInput,
+    also_in_validation,
     select_conversations,
     within_max_rows,
 )
@@ -52,6 +54,7 @@ def assemble(
 ) -> PackManifest:
     """Write all files but the manifest into ``folder``, and return the manifest."""
     sources = _sources_of(job, table)
+    held_out = np.array([source.is_validation for source in job.sources])[sources]
     selection = _choose(job, table, sources)
     _check_enough(job, table, selection, notes)
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
@@ -83,12 +86,23 @@ def assemble(
             plan.name: _counts(plan, sums, trained[plan.name])
             for plan, sums in zip(plans, sums_by_split, strict=True)
         },
-        losses=losses(table, selection, notes, flow["total"], sums_by_split, seq_len),
+        losses=losses(
+            table,
+            selection,
+            notes,
+            flow["total"],
+            sums_by_split,
+            seq_len,
+            also_in_validation(selection, held_out),
+        ),
         flow=flow,
         roles=role_tokens(table, selection),
         forms=notes.forms,
         pii=notes.pii,
-        sources=tuple(PackSource(name=source.name, weight=source.weight) for source in job.sources),
+        sources=tuple(
+            PackSource(name=source.name, weight=source.weight, is_validation=source.is_validation)
+            for source in job.sources
+        ),
         inputs=inputs_of(job),
         engine=", ".join(notes.engines),
         files=_digests(folder, shards),
@@ -137,6 +151,7 @@ def _choose(job: PackJob, table: ConversationTable, sources: NDArray[np.int16]) 
         selection,
         job.data.max_rows,
         lambda some: plan_split(table, some, TRAIN, seq_len, tight=tight).num_rows,
+        keep_validation=bool(job.data.validation),
     )
 
 
@@ -147,6 +162,9 @@ def _check_enough(job: PackJob, table: ConversationTable, selection: Selection, 
             f"{named}: holds no valid conversation: of {notes.lines} lines {notes.blank} are blank and "
             f"{notes.rejected} were rejected"
         )
+    if job.data.validation and not np.any(selection.split == VALIDATION):
+        validation = ", ".join(source.name for source in job.sources if source.is_validation)
+        raise UserError(f"{validation}: data.validation holds no conversation that can be packed")
     if not np.any(selection.split == TRAIN):
         dropped = int(np.count_nonzero(selection.disposition == Disposition.OVERLONG))
         raise UserError(

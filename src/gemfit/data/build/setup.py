@@ -138,7 +138,7 @@ def sample_of(job: PackJob) -> Messages:
 def _texts(job: PackJob) -> Any:
     """Every content of every valid conversation; bad lines stop it only if they stop the build."""
     settings = LineSettings.of(job.data)
-    for place, line in all_lines(job):
+    for place, line in all_lines(job, with_validation=False):
         if line.strip():
             try:
                 conversation = read_line(line.rstrip(b"\n"), place, settings)

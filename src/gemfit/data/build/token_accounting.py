@@ -142,6 +142,7 @@ def losses(
     flow: TokenFlow,
     sums_by_split: Sequence[ChunkSums],
     seq_len: int,
+    also_in_validation: int,
 ) -> Losses:
     """Counts of lines, conversations and chunks."""
     dispositions = np.zeros(len(Disposition), np.int64)
@@ -159,6 +160,7 @@ def losses(
         untrained_lines=notes.untrained,
         duplicate_conversations=int(dispositions[Disposition.DUPLICATE]),
         near_duplicate_conversations=int(dispositions[Disposition.NEAR_DUPLICATE]),
+        also_in_validation=also_in_validation,
         left_by_weight_conversations=int(dispositions[Disposition.LEFT_BY_WEIGHT]),
         beyond_max_rows_conversations=int(dispositions[Disposition.BEYOND_MAX_ROWS]),
         split_conversations=split,

@@ -62,7 +62,7 @@ class SelectionInput:
     signatures: Signatures
     """Empty under ``near_duplicates: ignore``."""
     source: NDArray[np.int16]
-    """(conversations,): index into ``DataRecipe.mixture``."""
+    """(conversations,): index into ``DataRecipe.all_sources``."""
     disposition: NDArray[np.int8]
     """(conversations,): ``OVERLONG`` or ``UNTRAINED`` if no token is left to pack, else ``KEPT``."""
 
@@ -104,12 +104,14 @@ def select_conversations(candidates: SelectionInput, data: DataRecipe, seed: int
     if data.near_duplicates == "drop":
         _drop_near_duplicates(candidates, order, normalized_hashes, groups, disposition, original)
     split = np.full(len(disposition), NO_SPLIT, np.int8)
-    split[order] = _assign_splits(
-        normalized_hashes,
-        _split_template_groups(near_groups, groups, normalized_hashes),
-        data.validation_share,
-    )
-    del near_groups, groups, normalized_hashes
+    together = _split_template_groups(near_groups, groups, normalized_hashes)
+    if data.validation:
+        held_out = candidates.source[order] < len(data.validation)
+        _leave_out_of_training(order, together, held_out, disposition, original)
+        split[order] = np.where(held_out, VALIDATION, TRAIN)
+    else:
+        split[order] = _assign_splits(normalized_hashes, together, data.validation_share)
+    del together, near_groups, groups, normalized_hashes
     copies = _copies(candidates, data, seed, order)
     # Validation gains nothing from a second copy.
     np.minimum(copies, 1, out=copies, where=split == VALIDATION)
@@ -117,22 +119,41 @@ def select_conversations(candidates: SelectionInput, data: DataRecipe, seed: int
     return _make_selection(disposition, copies, split, original, order)
 
 
-def within_max_rows(selection: Selection, max_rows: int, rows_of: Callable[[Selection], int]) -> Selection:
+def also_in_validation(selection: Selection, held_out: NDArray[np.bool_]) -> int:
+    """How many training conversations were left out as copies of one of ``data.validation``.
+
+    held_out: (conversations,), whether each is of ``data.validation``.
+    """
+    count = 0
+    for here in slices(len(held_out)):
+        is_copy = np.isin(selection.disposition[here], (Disposition.DUPLICATE, Disposition.NEAR_DUPLICATE))
+        count += int(np.count_nonzero(is_copy & ~held_out[here] & held_out[selection.original[here]]))
+    return count
+
+
+def within_max_rows(
+    selection: Selection,
+    max_rows: int,
+    rows_of: Callable[[Selection], int],
+    *,
+    keep_validation: bool = False,
+) -> Selection:
     """The longest beginning of the canonical order whose training rows are at most ``max_rows``.
 
     ``rows_of`` packs a selection and counts its training rows; it is called some 20 times for a
     million conversations. A limit below the first one with training rows is a ``UserError``.
+    ``keep_validation`` leaves the validation split whole.
     """
     if rows_of(selection) <= max_rows:
         return selection
     fits, too_many = 0, len(selection.order)
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if rows_of(first_conversations(selection, middle)) <= max_rows:
+        if rows_of(first_conversations(selection, middle, keep_validation=keep_validation)) <= max_rows:
             fits = middle
         else:
             too_many = middle
-    cut = first_conversations(selection, fits)
+    cut = first_conversations(selection, fits, keep_validation=keep_validation)
     if not (cut.split[cut.order] == TRAIN).any():
         raise UserError(
             f"data.max_rows is {max_rows}, and the first conversation alone takes more rows; write more"
@@ -140,14 +161,16 @@ def within_max_rows(selection: Selection, max_rows: int, rows_of: Callable[[Sele
     return cut
 
 
-def first_conversations(selection: Selection, count: int) -> Selection:
-    """``selection`` without all but the first ``count`` kept conversations."""
+def first_conversations(selection: Selection, count: int, *, keep_validation: bool = False) -> Selection:
+    """``selection`` without all but the first ``count`` kept conversations, and those of validation."""
     beyond = selection.order[count:]
+    kept = selection.order[:count]
+    if keep_validation:
+        is_validation = selection.split[beyond] == VALIDATION
+        kept, beyond = np.concatenate([kept, beyond[is_validation]]), beyond[~is_validation]
     disposition, copies, split = selection.disposition.copy(), selection.copies.copy(), selection.split.copy()
     disposition[beyond], copies[beyond], split[beyond] = Disposition.BEYOND_MAX_ROWS, 0, NO_SPLIT
-    return replace(
-        selection, disposition=disposition, copies=copies, split=split, order=selection.order[:count]
-    )
+    return replace(selection, disposition=disposition, copies=copies, split=split, order=kept)
 
 
 def _remove_exact_duplicates(
@@ -219,6 +242,25 @@ def _drop_near_duplicates(
     original[order[left]] = order[representative_of[left]]
 
 
+def _leave_out_of_training(
+    order: Indices,
+    groups: Indices,
+    held_out: NDArray[np.bool_],
+    disposition: NDArray[np.int8],
+    original: Indices,
+) -> None:
+    """Drop training conversations that share a group with one of ``held_out``: (order,).
+
+    Writes ``disposition`` and ``original``.
+    """
+    representative = np.full(len(order), -1, np.int32)
+    representative[groups[held_out]] = np.flatnonzero(held_out)
+    found = representative[groups]
+    left = np.flatnonzero((found >= 0) & ~held_out & (disposition[order] == Disposition.KEPT))
+    disposition[order[left]] = Disposition.NEAR_DUPLICATE
+    original[order[left]] = order[found[left]]
+
+
 def _split_template_groups(
     near_groups: Indices, groups: Indices, normalized_hashes: NDArray[np.uint64]
 ) -> Indices:
@@ -248,7 +290,7 @@ def _assign_splits(
 
 def _copies(candidates: SelectionInput, data: DataRecipe, seed: int, order: Indices) -> NDArray[np.int32]:
     """Copies of each conversation by the weight of its source: (conversations,)."""
-    weights = np.array([source.weight for source in data.mixture])
+    weights = np.array([source.weight for source in data.all_sources])
     copies = np.zeros(len(candidates.disposition), np.int32)
     for here in slices(len(order)):
         chosen = order[here]

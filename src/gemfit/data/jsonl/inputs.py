@@ -66,9 +66,11 @@ def block_text(block: Block, path: str) -> bytes:
     return read_block(Path(path), block.start, block.stop) if block.text is None else block.text
 
 
-def all_lines(job: PackJob) -> Iterator[tuple[str, bytes]]:
-    """Every line with its place, read lazily."""
+def all_lines(job: PackJob, *, with_validation: bool = True) -> Iterator[tuple[str, bytes]]:
+    """Every line with its place, read lazily; those of ``data.validation`` first, or not at all."""
     for one, origin in zip(inputs_of(job), _origins(job), strict=True):
+        if job.sources[one.source].is_validation and not with_validation:
+            continue
         if isinstance(origin, SourceFile):
             yield from _file_lines(origin)
         else:
