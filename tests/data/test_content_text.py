@@ -106,6 +106,11 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         r"content\[0\] is a part of type 'image_url'; only text",
     ),
     "audio": ([part(type="input_audio")], {}, r"part of type 'input_audio'; .* remove the part"),
+    "image next to text": (
+        [part(type="text", text="x", image="x.png")],
+        {},
+        r"content\[0\] has the key 'image'",
+    ),
     "text missing": ([part(type="text")], {}, r"content\[0\].text is null or missing"),
     "string part": ([{"role": "user", "content": ["x"]}], {}, r"content\[0\] is 'x'; write {\"type\""),
     "no parts": ([{"role": "user", "content": []}], {}, "content is an empty list"),

@@ -40,6 +40,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     "trainable": (0, "write `weight`"),
     "loss": (False, "write `weight`"),
     "masks": ([1], "write `weight`"),
+    "mask": ("User", "write `weight`"),
     "sample_weight": (0.3, "write `weight`"),
     "weights": ([0, 1], "write `weight`"),
     "wieght": (0, "did you mean 'weight'"),
@@ -86,6 +87,7 @@ HARMLESS: dict[str, object] = {
     "train": True,
     "height": 180,
     "split": "train",
+    "training_run": "a",
     "parallel_tool_calls": False,
     "tool_choice": "auto",
     "tool_names": ["f"],
@@ -211,6 +213,18 @@ LINE = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES), max_size
 )
 
 
+@settings(max_examples=200)
+@given(seed=st.integers(0, 10**9), count=st.integers(1, 3))
+def test_both_paths_agree_about_any_form(seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    lines = [json.dumps(any_line(rng)).encode() for _ in range(count)]
+    one: list[Rejection] = []
+    other: list[Rejection] = []
+    found, counts = read_block(b"\n".join(lines), 1, "f", Anything(), one.append)
+    wanted, wanted_counts = parse_lines(lines, 1, "f", Anything(), other.append)
+    assert (columns(found), counts, one) == (columns(wanted), wanted_counts, other)
+
+
 @settings(max_examples=400)
 @given(lines=st.lists(LINE, min_size=1, max_size=3))
 def test_both_paths_agree_about_the_keys_of_a_line(lines: list[bytes]) -> None:
@@ -251,8 +265,11 @@ def test_any_line_is_packed_left_out_or_rejected_by_name() -> None:
     lines = [b"", b" \r", b"[", b"{}", b"[]", b"null", b"7"]
     lines += [json.dumps(any_line(rng)).encode() for _ in range(2000)]
     found: list[Rejection] = []
+    alone: list[Rejection] = []
     messages, counts = read_block(b"\n".join(lines) + b"\n", 1, "f", Anything(), found.append)
     assert counts.lines == len(lines)
+    wanted, wanted_counts = parse_lines(lines, 1, "f", Anything(), alone.append)
+    assert (columns(messages), counts, found) == (columns(wanted), wanted_counts, alone)
     assert counts.lines == len(messages.last) + len(found) + counts.blank + counts.untrained
     assert len(messages.last) > 300
     assert counts.rejected > 300

@@ -15,6 +15,7 @@ import orjson
 
 from gemfit.data.jsonl.error_values import excerpt
 from gemfit.data.jsonl.exact_json import RepeatedKey, dump_json, load_json
+from gemfit.data.jsonl.key_rules import MESSAGE_RULES, find_refusal
 from gemfit.errors import UserError
 
 CALL = '{"type": "function", "function": {"name": "…", "arguments": {…}}}'
@@ -70,6 +71,9 @@ def _part(part: object, where: str) -> str:
         )
     if not isinstance(text, str):
         raise UserError(f"{where}.text is {excerpt(text)}, expected text; write {PART}")
+    for key, value in part.items():
+        if refusal := find_refusal(key, value, MESSAGE_RULES, ()):
+            raise UserError(f"{where} has the key {key!r}; {refusal.reason}")
     return text
 
 
@@ -94,8 +98,7 @@ def _arguments(value: object, where: str) -> object:
 def json_of_text(text: str, where: str) -> object:
     """The value of JSON in a string."""
     try:
-        orjson.loads(text)
-        return load_json(text)
+        return load_json(text.encode())
     except orjson.JSONDecodeError as error:
         raise UserError(f"{where}: {excerpt(text)} is not JSON: {error}; write it as JSON") from None
     except RepeatedKey as key:

@@ -85,11 +85,12 @@ def parse_messages(
 
 
 def _message(value: object, index: int, names: PartNames, roles: Mapping[str, str], place: str) -> Message:
-    where, text = f"{place}: {names.message(index)}", f"{place}: {names.text(index)}"
+    where = f"{place}: {names.message(index)}"
+    text = where if names.fields else f"{where}.{names.content}"
     if not isinstance(value, Mapping):
         raise UserError(f'{where} is {excerpt(value)}; write {{"role": "user", "content": "…"}}')
     name = value.get("role")
-    if not isinstance(name, str) or name not in (*roles, FUNCTION_CALL):
+    if not isinstance(name, str) or (name not in roles and name != FUNCTION_CALL):
         raise UserError(f"{where}.{names.role} is {excerpt(name)}, expected {_roles_hint(name)}")
     role, calls, content = roles.get(name, "assistant"), value.get("tool_calls"), value.get("content")
     check_keys(value, role, where)

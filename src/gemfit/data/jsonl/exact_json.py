@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from functools import cache
+from typing import Any
 
 import orjson
 
@@ -39,15 +40,14 @@ class NotANumber(ValueError):
     """NaN or an infinity, which JSON does not have."""
 
 
-def load_json(text: str) -> Any:
-    """Decode JSON that ``orjson`` accepts; ``RepeatedKey`` for a key that stands twice in an object."""
+def load_json(text: bytes) -> Any:
+    """Decode JSON; ``RepeatedKey`` for a key that stands twice in one object, else ``ValueError``."""
+    value = orjson.loads(text)  # strict, and its errors say where
     try:
-        return json.loads(
-            text, parse_int=_integer, parse_float=_fraction, object_pairs_hook=_object, parse_constant=_refuse
-        )
+        return _decoder().decode(text.decode())
     except RecursionError:
         # A thousand levels: what is trained is refused by ``dump_json``, and the rest is of no interest.
-        return orjson.loads(text)
+        return value
 
 
 def dump_json(value: object) -> str:
@@ -72,6 +72,11 @@ def first_constant(text: str) -> str:
 class _Constant:
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+@cache
+def _decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(parse_int=_integer, parse_float=_fraction, object_pairs_hook=_object)
 
 
 def _integer(text: str) -> int | NumberText:
@@ -100,10 +105,6 @@ def _finite_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             if isinstance(item, _Constant):
                 raise NotANumber(f"{item.name} under the key {name!r}")
     return dict(pairs)
-
-
-def _refuse(name: str) -> NoReturn:
-    raise NotANumber(name)
 
 
 def _unusual(value: object) -> object:

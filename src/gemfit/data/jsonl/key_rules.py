@@ -50,7 +50,11 @@ def _is_content(value: object) -> bool:
     return isinstance(value, str | list | tuple | dict)
 
 
-def _is_mask(value: object) -> bool:
+def _is_anything(value: object) -> bool:
+    return True
+
+
+def _is_no_text(value: object) -> bool:
     return not isinstance(value, str)
 
 
@@ -79,13 +83,12 @@ _MEDIA = "image images img imgs picture pictures photo photos pixel audio audios
 _LISTS = "messages message conversation conversations contents dialog dialogue"
 _FIELDS = "prompt completion response instruction output input history context"
 MEDIA = KeyRule(_words(_MEDIA), None, _is_content, _NO_MEDIA)
-MASKS = KeyRule(
-    _words("loss mask masks masked train trainable trained training untrained"), None, _is_mask, _TO_WEIGHT
-)
+MASKS = KeyRule(_words("loss mask masks masked"), None, _is_anything, _TO_WEIGHT)
+FLAGS = KeyRule(_words("train trainable trained training untrained"), None, _is_no_text, _TO_WEIGHT)
 WEIGHTS = KeyRule(
     _words("weight weights"),
     _words("sample example line row message loss turn"),
-    lambda value: True,
+    _is_anything,
     _TO_WEIGHT,
 )
 REASONING = KeyRule(
@@ -95,7 +98,7 @@ REASONING = KeyRule(
     _TO_CONTENT,
     copies=True,
 )
-MESSAGE_RULES = (MEDIA, MASKS, WEIGHTS, REASONING)
+MESSAGE_RULES = (MEDIA, MASKS, FLAGS, WEIGHTS, REASONING)
 LINE_RULES = (
     *MESSAGE_RULES,
     KeyRule(

@@ -50,8 +50,7 @@ def _decoded(line: bytes, place: str, limit: int) -> object:
     if b"\0" in line:
         raise UserError(f"{place}: holds a NUL byte at byte {line.index(0) + 1}; is this a text file?")
     try:
-        orjson.loads(line)
-        return load_json(line.decode())
+        return load_json(line)
     except orjson.JSONDecodeError as error:
         raise UserError(f"{place}: {_json_error(line, error)}") from None
     except RepeatedKey as key:
