@@ -88,7 +88,7 @@ def test_scales_in_full_take_four_times_as_much() -> None:
 
 def test_a_27b_in_4_bits_fits_a_gpu_of_40_gb_and_not_without() -> None:
     assert memory(Single(), shape=B27, **QLORA).gpu_bytes < GPU_SPECS["a100-40"].usable_bytes
-    assert memory(Single(), shape=B27, lora=Lora()).gpu_bytes > 2 * GPU_SPECS["a100-40"].usable_bytes
+    assert memory(Single(), shape=B27, lora=Lora()).gpu_bytes > 1.5 * GPU_SPECS["a100-40"].usable_bytes
 
 
 def test_a_27b_on_one_gpu_needs_432_gb_for_its_states_alone() -> None:
@@ -140,7 +140,16 @@ def test_lora_keeps_optimizer_states_of_the_adapters_alone(strategy: Strategy) -
     lora = config(strategy, lora=Lora(rank=16))
     assert lora.trained < 0.02 * config(strategy).trained
     assert place_model_states(lora).gpu.moments < 0.02 * place_model_states(config(strategy)).gpu.moments
-    assert place_model_states(lora).gpu.parameters >= place_model_states(config(strategy)).gpu.parameters
+
+
+@pytest.mark.parametrize("strategy", [Single(), *SHARDED])
+def test_frozen_weights_are_held_in_the_compute_dtype(strategy: Strategy) -> None:
+    lora = config(strategy, lora=Lora(rank=16))
+    sharded = isinstance(strategy, Fsdp) or (isinstance(strategy, DeepSpeed) and strategy.stage == 3)
+    ranks = lora.world_size if sharded else 1
+    frozen = lora.compute_bytes * lora.base_elements / ranks
+    adapters = (2 if isinstance(strategy, DeepSpeed) else 4) * lora.trained / ranks
+    assert place_model_states(lora).gpu.parameters == pytest.approx(frozen + adapters, rel=0.01)
 
 
 def test_logits_exist_a_slice_at_a_time() -> None:

@@ -32,7 +32,9 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.schemas.recipe import Lora, Quantization
 from gemfit.schemas.strategy import DeepSpeed, Single
-from gemfit.train.model.packed_lm import CHUNK_TOKENS, packed_class
+from gemfit.train.data.collate import loss_chunks
+from gemfit.train.distributed.meta_init import cast_frozen
+from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.qlora import quantize
 from gemfit_launch.predict.memory import working_memory
 from gemfit_launch.predict.model_shape import ModelShape
@@ -232,13 +234,14 @@ def _attach(model: Any, case: Case, compute: torch.dtype) -> None:
             "bitsandbytes.nn.modules.Params4bit", lambda data, **_: torch.nn.Parameter(data, False)
         ):
             quantize(model, case.quantization, compute)
+    cast_frozen(model, compute)
 
 
 def make_accumulation_step(case: Case, model: Any) -> Callable[[], None]:
     """Forward and backward pass of the trainer's loss; its choice of trained places needs real values."""
     ids = torch.zeros(case.rows, case.tokens, dtype=torch.long)
     positions = torch.arange(case.tokens).repeat(case.rows, 1)
-    slices = -(-ids.numel() // CHUNK_TOKENS)
+    slices = loss_chunks(ids.numel())
 
     def accumulation_step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "autocast"):

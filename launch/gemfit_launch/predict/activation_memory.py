@@ -59,8 +59,8 @@ def output_layer_bytes(config: Configuration) -> int:
     The sum over earlier slices, in the dtype of the residual stream; the first slice has only the cast.
     """
     embedding = config.shape.embedding_parameters
-    if config.lora is not None:  # frozen: no gradient, but still a cast
-        return embedding * config.compute_bytes if config.autocast else 0
+    if config.lora is not None:  # frozen, and in the compute dtype
+        return 0
     several = config.tokens > SLICE_TOKENS
     return embedding * (stream_bytes(config) if several else config.compute_bytes)
 
@@ -93,14 +93,9 @@ def weight_cache_bytes(config: Configuration) -> int:
     """Casts of the layers' matrices that autocast caches until the end of the forward pass."""
     if not config.casts_inputs:
         return 0
-    if config.quantization is not None:  # only adapters are cast
+    if config.lora is not None:  # only adapters are cast
         return config.compute_bytes * config.trained
-    shape = config.shape
-    all_layers = config.compute_bytes * shape.linear_parameters * shape.num_layers
-    if config.lora is None or not config.activation_checkpointing:
-        return all_layers
-    # Casts of frozen weights are not cached; a checkpointed layer has its own only while it is recomputed.
-    return config.compute_bytes * config.trained
+    return config.compute_bytes * config.shape.linear_parameters * config.shape.num_layers
 
 
 def unpacked_bytes(config: Configuration) -> int:

@@ -48,7 +48,7 @@ def communication_volume(config: Configuration) -> CommunicationVolume:
             )
         case Fsdp() as fsdp:
             passes = 2 if fsdp.reshard_after_forward else 1
-            shard = config.frozen_type_bytes * parameters / config.world_size
+            shard = (FLOAT32 * trained + compute * (parameters - trained)) / config.world_size
             moved = (passes * shard + FLOAT32 * trained / config.world_size) * accumulation
             return CommunicationVolume(
                 gather=ring * compute * parameters * passes * accumulation,

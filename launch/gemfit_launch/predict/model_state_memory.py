@@ -52,11 +52,11 @@ class Configuration:
 
     @property
     def autocast(self) -> bool:
-        """Whether parameters are float32 and cast at each use, so that the residual stream stays float32.
+        """Whether all parameters are float32 and cast at each use, so that the residual stream stays float32.
 
-        With 4-bit weights, all other frozen weights are in the compute dtype already.
+        Under LoRA the frozen weights are in the compute dtype already.
         """
-        return self.casts_inputs and self.quantization is None
+        return self.casts_inputs and self.lora is None
 
     @property
     def casts_inputs(self) -> bool:
@@ -114,12 +114,6 @@ class Configuration:
         # With 8-bit scales come a second table, scales of the scales, and their mean.
         outer = sum(-(-number // OUTER_BLOCK) + CODES + OUTER_CODES + 1 for number in blocks)
         return self.shape.num_layers * (sum(blocks) + FLOAT32 * outer)
-
-    @property
-    def frozen_type_bytes(self) -> int:
-        """Bytes per frozen element: float32 except under ZeRO and next to 4-bit weights."""
-        is_float32 = self.quantization is None and not isinstance(self.strategy, DeepSpeed)
-        return FLOAT32 if is_float32 else self.compute_bytes
 
     @property
     def trained(self) -> int:
@@ -181,7 +175,7 @@ def _replicated(config: Configuration) -> PlacedStates:
     return PlacedStates(  # DDP's gradients live in its buckets
         gpu=ModelStates(
             parameters=FLOAT32 * trained
-            + config.frozen_type_bytes * count(config.frozen_shapes)
+            + config.compute_bytes * count(config.frozen_shapes)
             + config.scale_bytes,
             gradients=FLOAT32 * trained,
             moments=MOMENTS * trained,
@@ -195,7 +189,7 @@ def _fsdp(config: Configuration, strategy: Fsdp) -> PlacedStates:
 
     trained, frozen = _sharded(config.trained_shapes, shard), _sharded(config.frozen_shapes, shard)
     sharded = ModelStates(
-        parameters=FLOAT32 * trained + config.frozen_type_bytes * frozen,
+        parameters=FLOAT32 * trained + config.compute_bytes * frozen,
         gradients=FLOAT32 * trained,
         moments=MOMENTS * trained,
     )

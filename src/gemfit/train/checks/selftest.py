@@ -55,6 +55,7 @@ def check(trainer: TrainerView) -> None:
     found = on_every_rank(lambda: _check_engine(trainer.model_wrapped, module, recipe.strategy.engine))[0]
     facts: dict[str, Any] = {"engine": found.model_dump()}
     on_every_rank(lambda: check_module(module))
+    on_every_rank(lambda: check_frozen(module, getattr(torch, recipe.model.dtype)))
     on_every_rank(lambda: check_in_use(module, attention))
     if recipe.model.quantization is not None:
         facts["layers_in_4_bits"] = on_every_rank(lambda: check_quantized(module, trainer.args.device))[0]
@@ -112,6 +113,13 @@ def check_module(module: Any) -> None:
         if "inv_freq" in name and buffer.dtype != torch.float32:
             raise SelfTestError(f"self-test: {name} is {buffer.dtype}; rotary positions need float32")
     _check_buffers(module.get_base_model() if hasattr(module, "get_base_model") else module)
+
+
+def check_frozen(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """``SelfTestError`` where a frozen parameter is not in the compute dtype: an engine has cast it."""
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad and parameter.dtype != dtype:
+            raise SelfTestError(f"self-test: {name} is frozen and {parameter.dtype}, not {dtype}")
 
 
 def _check_buffers(model: Any) -> None:

@@ -63,6 +63,17 @@ def allocate_parameters(model: torch.nn.Module, device: torch.device, dtype: tor
     replace_parameters(model, empty, lambda parameter: parameter.is_meta)
 
 
+def cast_frozen(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make every frozen parameter of ``model`` one of ``dtype``; trained ones stay as they are."""
+
+    def cast(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        return torch.nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+
+    replace_parameters(
+        model, cast, lambda parameter: not parameter.requires_grad and parameter.dtype != dtype
+    )
+
+
 @contextmanager
 def fsdp2_from_meta(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Let accelerate apply FSDP2 to a meta-device model inside; its shards are allocated afterwards.

@@ -41,6 +41,7 @@ from gemfit.train.distributed.engine import (
     restored_buffers,
     sharded_init,
 )
+from gemfit.train.distributed.meta_init import cast_frozen
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.heartbeat import Heartbeat
 from gemfit.train.loop.arguments import training_arguments
@@ -99,6 +100,8 @@ class PackedTrainer(Trainer):
         self.early_stopping = EarlyStoppingMonitor(plan.recipe.evaluation.early_stopping)
         batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
         self.base_weights = opened.weights
+        # Their own precision: kept in float32, they would take twice the memory and be cast at each use.
+        cast_frozen(opened.model, getattr(torch, plan.recipe.model.dtype))
         self._optimize_layers(opened.model, arguments.device)
         allocate_unsharded(opened.model, plan, arguments.device)
         super().__init__(model=opened.model, args=arguments, train_dataset=batches)

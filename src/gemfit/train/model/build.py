@@ -1,6 +1,7 @@
 """Build the model of a recipe on the meta device, with adapters, and load its tokenizer.
 
-Weights are loaded in float32, the precision of the master weights; the engine casts for computing.
+Weights are loaded in float32, the precision of the master weights; the engine casts for computing. Training
+holds frozen ones in the compute dtype.
 Opening a model costs its buffers and adapters; its weights are read once the engine has sharded it.
 """
 

@@ -18,7 +18,7 @@ from bitsandbytes.nn import Linear4bit
 
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import Quantization
-from gemfit.train.distributed.meta_init import replace_parameters
+from gemfit.train.distributed.meta_init import cast_frozen
 from gemfit.train.trainer_view import SelfTestError
 
 BLOCK = 64
@@ -99,13 +99,7 @@ def quantize(model: Any, settings: Quantization, dtype: torch.dtype) -> None:
                 "the blocks that share a scale would cross its rows; set model.quantization to null"
             )
         setattr(parent, name, QuantizedLinear(plain, settings, dtype))
-
-    def cast(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
-        return torch.nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
-
-    replace_parameters(
-        model, cast, lambda parameter: not parameter.requires_grad and parameter.dtype != dtype
-    )
+    cast_frozen(model, dtype)
 
 
 def dequantize(model: Any) -> None:
