@@ -53,7 +53,7 @@ def test_flattened_rows_say_the_same_with_boundaries(rows: list[list[int] | None
     stacked = collate(made, seq_len=SEQ_LEN, pad_id=0, flatten=False)
     flat = collate(made, seq_len=SEQ_LEN, pad_id=0, flatten=True)
     for name, tensor in stacked.items():
-        assert torch.equal(flat[name], tensor.reshape(1, -1))
+        assert torch.equal(flat[name].flatten(), tensor.flatten())
     ends = flat["cu_seq_lens_q"]
     assert ends[0] == 0
     assert ends[-1] == SEQ_LEN * len(rows)
@@ -65,7 +65,7 @@ def test_flattened_rows_say_the_same_with_boundaries(rows: list[list[int] | None
 
 def test_no_mask_is_made() -> None:
     batch = collate([make_row([5, 4])], seq_len=SEQ_LEN, pad_id=0, flatten=False)
-    assert set(batch) == {"input_ids", "position_ids", "targets"}
+    assert set(batch) == {"input_ids", "position_ids", "targets", "places"}
 
 
 def test_an_empty_row_is_one_document_of_padding() -> None:

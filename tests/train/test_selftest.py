@@ -30,10 +30,11 @@ class Seeing(PackedCausalLM, Gemma3ForCausalLM):  # type: ignore[misc]  # transf
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         targets: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         mask = torch.ones_like(input_ids)
-        return super().forward(input_ids, position_ids, targets, attention_mask=mask, **kwargs)
+        return super().forward(input_ids, position_ids, targets, places, attention_mask=mask, **kwargs)
 
 
 @pytest.fixture

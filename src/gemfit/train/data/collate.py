@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
 
+CHUNK_TOKENS = 1024
+"""Tokens whose logits exist at a time."""
+PLACES_UNIT = 128
 Tensors: TypeAlias = dict[str, Any]
 """Tensors by argument name; FlashAttention's longest lengths are integers."""
 
@@ -32,9 +35,9 @@ def collate(
     """The arguments of a ``PackedCausalLM`` for ``rows``; ``None`` is an empty row of zero weight.
 
     ``input_ids``, ``position_ids``, ``targets``: (rows, seq_len), or (1, rows * seq_len) when
-    ``flatten``; then ``cu_seq_lens_q`` and its siblings hold the boundaries. With ``documents``, the most
-    that a row has with its padding, neither shapes nor lengths differ between batches: compiled code would
-    be compiled again for each. Boundaries then end in documents without tokens.
+    ``flatten``; then ``cu_seq_lens_q`` and its siblings hold the boundaries. ``places``: see ``loss_places``.
+    With ``documents``, the most that a row has with its padding, neither shapes nor lengths of boundaries
+    differ between batches: compiled code would be compiled again for each. They end in empty documents.
     """
     ids = np.full((len(rows), seq_len), pad_id, np.int64)
     targets = np.full((len(rows), seq_len), IGNORED, np.int64)
@@ -96,4 +99,25 @@ def _tensors(ids: NDArray[np.int64], positions: NDArray[np.int64], targets: NDAr
         "input_ids": torch.from_numpy(ids),
         "position_ids": torch.from_numpy(positions),
         "targets": torch.from_numpy(targets),
+        "places": torch.from_numpy(loss_places(targets)),
     }
+
+
+def loss_places(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Flat places whose logits the loss takes: all that have a target, then some that have none.
+
+    Known on the host, they need no question to the GPU. Each of the loss's chunks gets a multiple of
+    ``PLACES_UNIT`` places: few sizes of logits, so that the allocator can use the memory of one again.
+    """
+    trained = targets.reshape(-1) != IGNORED
+    unit = loss_chunks(len(trained)) * PLACES_UNIT
+    count = min(-(-int(trained.sum()) // unit) * unit, len(trained))
+    return np.argsort(~trained, kind="stable")[:count]
+
+
+def loss_chunks(tokens: int) -> int:
+    """Chunks of a batch of ``tokens``, labelled or not; under ZeRO-3 each gathers the output layer.
+
+    So all ranks have the same number.
+    """
+    return -(-tokens // CHUNK_TOKENS)

@@ -2,8 +2,8 @@
 
 The logits of 4 rows of 1,024 tokens over 262,144 entries are 4 GiB in float32, and as much again for
 their gradient. Here the logits of ``CHUNK_TOKENS`` tokens exist at a time and are recomputed in the backward
-pass, for one more matrix product of the output layer. Tokens without a label get no logits. Evaluation takes
-the same path.
+pass, for one more matrix product of the output layer. Tokens without a label get no logits, except for a few
+that round the size of a chunk. Evaluation takes the same path. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from gemfit.data.document import IGNORED
-
-CHUNK_TOKENS = 1024
+from gemfit.train.data.collate import loss_chunks
 
 
 @dataclass
@@ -49,11 +48,13 @@ class PackedCausalLM:
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         targets: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """``TokenLosses`` where ``targets`` are given, else the logits in the usual output.
 
         ``targets``: (batch, tokens), the token to predict at each position, ``IGNORED`` where there is none.
+        ``places``: the flat places to take logits of, at least all that have a target; every one by default.
         ``per_token=True`` gives losses per token, without gradients, instead of sums.
         """
         per_token = kwargs.pop("per_token", False)
@@ -61,12 +62,16 @@ class PackedCausalLM:
         if targets is None:
             return super().forward(input_ids=input_ids, position_ids=position_ids, **given)  # type: ignore[misc]
         hidden = self.base_model(input_ids=input_ids, position_ids=position_ids, **given).last_hidden_state
+        if places is None:
+            places = torch.arange(targets.numel(), device=targets.device)
         if per_token:
-            return self._per_token_losses(hidden.flatten(0, 1), targets)
-        return self._summed_losses(hidden.flatten(0, 1), targets.flatten())
+            return self._per_token_losses(hidden.flatten(0, 1), targets, places)
+        return self._summed_losses(hidden.flatten(0, 1), targets.flatten(), places)
 
-    def _summed_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLosses:
-        chunks = _chunks(hidden, targets)
+    def _summed_losses(
+        self, hidden: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
+    ) -> TokenLosses:
+        chunks = _chunks(hidden, targets, places)
         if torch.is_grad_enabled():
             sums = [checkpoint(self._chunk_loss, h, t, use_reentrant=False) for h, t in chunks]
             return TokenLosses(loss_sum=torch.stack(sums).sum())
@@ -74,13 +79,14 @@ class PackedCausalLM:
         return TokenLosses(loss_sum=torch.stack(losses).sum(), correct=torch.stack(correct).sum())
 
     @torch.no_grad()
-    def _per_token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLosses:
-        trained = targets != IGNORED
-        losses = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
-        hits = torch.zeros(targets.shape, dtype=torch.bool, device=targets.device)
-        found = [self._chunk_per_token(h, t) for h, t in _chunks(hidden, targets.flatten())]
-        losses[trained], hits[trained] = (torch.cat(values) for values in zip(*found, strict=True))
-        return TokenLosses(losses=losses, hits=hits)
+    def _per_token_losses(
+        self, hidden: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
+    ) -> TokenLosses:
+        losses = torch.zeros(targets.numel(), dtype=torch.float32, device=targets.device)
+        hits = torch.zeros(targets.numel(), dtype=torch.bool, device=targets.device)
+        found = [self._chunk_per_token(h, t) for h, t in _chunks(hidden, targets.flatten(), places)]
+        losses[places], hits[places] = (torch.cat(values) for values in zip(*found, strict=True))
+        return TokenLosses(losses=losses.view(targets.shape), hits=hits.view(targets.shape))
 
     def _chunk_per_token(
         self, hidden: torch.Tensor, targets: torch.Tensor
@@ -122,14 +128,14 @@ def unpacked_model(model: Any) -> Any:
     return model
 
 
-def _chunks(hidden: torch.Tensor, targets: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """The labelled tokens, in as many chunks as all tokens, labelled or not, would fill.
-
-    Under ZeRO-3 each chunk gathers the output layer, so all ranks must have the same number of chunks.
-    """
-    count, trained = -(-len(targets) // CHUNK_TOKENS), targets != IGNORED
-    chunks = (tensor[trained].tensor_split(count) for tensor in (hidden, targets))
-    return zip(*chunks, strict=True)
+def _chunks(
+    hidden: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
+) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """The tokens at ``places``, in as many chunks as all tokens would fill."""
+    count = loss_chunks(len(targets))
+    return zip(
+        *(tensor.index_select(0, places).tensor_split(count) for tensor in (hidden, targets)), strict=True
+    )
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, reduction: str = "sum") -> torch.Tensor:

@@ -1,0 +1,108 @@
+"""A gradient accumulation step never asks the GPU for a value: the host would wait for all of its kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers.modeling_flash_attention_utils as flash
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from gemfit.data.document import IGNORED
+from gemfit.data.pack.reader import Row
+from gemfit.train.data.collate import PLACES_UNIT, collate, loss_chunks, loss_places, needs_boundaries
+from gemfit.train.model.attention_checks import prepare_attention
+from gemfit.train.model.packed_lm import packed_class
+
+SEQ_LEN = 256
+ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
+"""Operations whose result, or its shape, the host waits for."""
+
+
+class Asked(TorchDispatchMode):
+    """Collects operations that would make the host wait."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.partition(".")[0]
+        if name in ASKING or (name.startswith("index") and _has_boolean_index(args)):
+            self.found.append(func.__name__)
+        return func(*args, **kwargs or {})
+
+
+def _has_boolean_index(args: Any) -> bool:
+    indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
+    return any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices)
+
+
+def import_flash(*args: Any, **kwargs: Any) -> Any:
+    def supported(**given: Any) -> dict[str, Any]:
+        return {name: given[name] for name in ("max_seqlen_q", "max_seqlen_k")}
+
+    return (None, lambda query, key, value, **_: query, None, None, None), (supported, None)
+
+
+def make_rows() -> list[Row]:
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, 64, SEQ_LEN).astype(np.int32)
+    labels = np.where(generator.random(SEQ_LEN) < 0.3, ids, IGNORED).astype(np.int32)
+    return [Row(ids, labels, np.array(lengths, np.int32)) for lengths in ([100, 120], [30, 40, 50])]
+
+
+def make_model(attention: str) -> Any:
+    config = Gemma3TextConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    model = packed_class(Gemma3ForCausalLM)(config)
+    model.config._attn_implementation_internal = attention  # no package is asked for
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2"])
+def test_an_accumulation_step_asks_for_no_value(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", import_flash)
+    prepare_attention("cpu")
+    model = make_model(attention)
+    batch = collate(make_rows(), seq_len=SEQ_LEN, pad_id=0, flatten=needs_boundaries(attention))
+    with Asked() as asked:
+        model(**batch).loss_sum.backward()
+    assert asked.found == []
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_losses_at_places_are_those_of_all_places(per_token: bool) -> None:
+    model = make_model("sdpa").eval()
+    batch = collate(make_rows(), seq_len=SEQ_LEN, pad_id=0, flatten=False)
+    with torch.no_grad():
+        found = model(**batch, per_token=per_token)
+        batch.pop("places")
+        expected = model(**batch, per_token=per_token)
+    for name in ("losses", "hits") if per_token else ("loss_sum", "correct"):
+        assert torch.allclose(found[name].float(), expected[name].float(), rtol=1e-5), name
+
+
+@pytest.mark.parametrize("trained", [0, 1, 700, 2047, 3000])
+def test_places_hold_every_target_and_fill_chunks_of_few_sizes(trained: int) -> None:
+    targets = np.full((3, 1000), IGNORED)
+    targets.reshape(-1)[np.random.default_rng(0).permutation(3000)[:trained]] = 7
+    places = loss_places(targets)
+    assert len(set(places.tolist())) == len(places)
+    assert set(np.flatnonzero(targets != IGNORED)) <= set(places.tolist())
+    assert len(places) == 3000 or len(places) % (PLACES_UNIT * loss_chunks(3000)) == 0
+    assert len(places) < trained + PLACES_UNIT * loss_chunks(3000)
