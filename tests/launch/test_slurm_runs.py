@@ -117,6 +117,25 @@ def test_a_job_that_ended_before_its_first_attempt_has_a_state_and_a_reason(
     assert (found["state"], words in found["reason"]) == (state, True)
 
 
+@pytest.mark.parametrize(
+    ("pack", "state", "words"),
+    [
+        ("PREEMPTED", "interrupted", "packing job 100: the job was preempted"),
+        ("OUT_OF_MEMORY", "failed", "packing job 100: the job was killed: its memory ran out"),
+        ("CANCELLED", "cancelled", ""),
+        ("COMPLETED", "cancelled", ""),
+    ],
+)
+def test_a_training_job_that_slurm_cancelled_shows_how_its_packing_job_ended(
+    pack: str, state: str, words: str, conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    cli("submit", *ASKED, "--run", "runs/first")
+    slurm.set_job(100, pack)
+    slurm.set_job(101, "CANCELLED")
+    found = status_of(cli, RunDir(Path("runs/first")))
+    assert (found["state"], words in found["reason"]) == (state, True)
+
+
 def test_a_preempted_job_that_slurm_does_not_requeue_can_be_resumed(
     submitted: RunDir, cli: Cli, slurm: FakeSlurm
 ) -> None:

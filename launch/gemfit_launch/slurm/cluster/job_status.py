@@ -6,10 +6,11 @@ Needs no accounting database. A job that Slurm no longer knows has ended, and th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.runs.status import RunState, RunStatus, damaged_status, read_status
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cancel import known_jobs
@@ -18,6 +19,7 @@ from gemfit_launch.slurm.cluster.pending_reason import explain
 from gemfit_launch.slurm.commands import Job
 from gemfit_launch.slurm.records.job_attempts import STOP_BY_COMMAND
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
+from gemfit_launch.slurm.states import JobState
 
 UNREADABLE = (UserError, OSError, ValueError)
 """What reading the files of a damaged run raises, or of one that this user may not read."""
@@ -75,11 +77,21 @@ def state_of(run: RunDir, made: Submission, queue: Queue) -> tuple[RunState, str
     if job is None and queue.error_message:
         return "unknown", ""
     if job is None or job.state.phase == "ended":
-        return ended_state(run, made, job.state if job is not None else None)
+        return ended_state(run, made, _decisive_state(made, job, queue) if job is not None else None)
     if job.state.phase == "running":
         return "stopping" if _asked_to_stop(run) else "running", ""
     state: RunState = job.state.phase
     return state, ""
+
+
+def _decisive_state(made: Submission, job: Job, queue: Queue) -> JobState:
+    """The state of an ended job; that of the packing job if Slurm cancelled the training because of it."""
+    pack = queue.jobs.get(made.pack_job) if made.pack_job is not None else None
+    if pack is None or job.state.outcome is not AttemptOutcome.CANCELLED:
+        return job.state
+    if pack.state.outcome in (None, AttemptOutcome.CANCELLED):
+        return job.state
+    return replace(pack.state, meaning=f"packing job {pack.id}: {pack.state.meaning}")
 
 
 def waits_for(made: Submission, queue: Queue) -> str:
