@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 NAMES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"})
 PREFIXES = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "SLURM_", "TORCHELASTIC_")
@@ -18,3 +21,16 @@ def without_launcher_variables(environment: Mapping[str, str]) -> dict[str, str]
         for name, value in environment.items()
         if name not in NAMES and not name.startswith(PREFIXES)
     }
+
+
+def remove_working_folder_from_path() -> None:
+    """Undo accelerate's addition of the working folder to PYTHONPATH, which it makes for DeepSpeed.
+
+    A file called ``datasets.py`` there would be imported in place of the library.
+    """
+    *given, last = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if "ACCELERATE_USE_DEEPSPEED" not in os.environ or last != str(Path.cwd()) or last in given:
+        return
+    os.environ["PYTHONPATH"] = os.pathsep.join(given)
+    if last in sys.path:
+        sys.path.remove(last)

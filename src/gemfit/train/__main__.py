@@ -13,6 +13,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from gemfit.core.launcher_environment import remove_working_folder_from_path
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -33,6 +34,7 @@ def main() -> ExitCode:
     )
     arguments = parser.parse_args()
     _quiet()
+    remove_working_folder_from_path()
     try:
         from gemfit.train.main import train  # noqa: PLC0415  (seconds of imports after --help)
 
