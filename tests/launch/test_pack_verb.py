@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -114,3 +115,20 @@ def test_a_cache_that_cannot_be_written_is_named(conversations: Path, cli: Cli, 
     for result in (cli("pack", "debug/cpu-tiny", "--data", conversations), pack_input(b"{}\n")):
         assert result.exit_code == ExitCode.USER_ERROR
         assert "write elsewhere (--out, or GEMFIT_CACHE)" in result.stderr
+
+
+def test_a_url_is_downloaded_by_pack_only(conversations: Path, cli: Cli, jobs: list[PackJob]) -> None:
+    fsspec.filesystem("memory").pipe("/verb/chats.jsonl", conversations.read_bytes())
+    refused = cli("plan", "debug/cpu-tiny", "--data", "memory://verb/chats.jsonl")
+    assert refused.exit_code == ExitCode.USER_ERROR
+    assert "is remote; `gemfit pack --data URL` downloads it" in refused.stderr
+    result = cli("pack", "debug/cpu-tiny", "--data", "memory://verb/chats.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "memory:" not in jobs[0].to_json()
+
+
+def test_a_name_that_is_not_utf_8_is_named(cli: Cli) -> None:
+    for options in (("--data", "caf\udce9.jsonl"), ("--set", "data.source=caf\udce9.jsonl")):
+        result = cli("plan", "debug/cpu-tiny", *options)
+        assert result.exit_code == ExitCode.USER_ERROR
+        assert r"caf\udce9.jsonl: the name is not UTF-8" in result.stderr

@@ -13,6 +13,7 @@ from typing import Any
 from gemfit.config.overrides import build, with_settings
 from gemfit.config.yaml_source import YamlDocument
 from gemfit.errors import UserError
+from gemfit.schemas.find_inputs import check_name
 from gemfit.schemas.pin_revisions import pin_revisions
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.strategy import strategy_from_name
@@ -44,6 +45,8 @@ class Request:
     def over(self, base: YamlDocument) -> YamlDocument:
         """``base`` with the overrides; the name is ignored."""
         document = with_settings(Recipe, base, self.settings)
+        for given in (self.data or "", *self.settings):
+            check_name(given)
         if self.data is not None:
             document = _over(document, "--data", {"data": {"source": self.data, "sources": []}})
         if self.seed is not None:

@@ -8,12 +8,13 @@ from dataclasses import replace
 import click
 
 from gemfit.errors import UserError
-from gemfit.schemas.find_inputs import is_stream
+from gemfit.schemas.find_inputs import is_stream, is_url
 from gemfit.schemas.pack_job import make_pack_job, pack_folder
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.tables import show_pack
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack, make_shard
+from gemfit_launch.runs.fetch_input import fetch_input
 from gemfit_launch.runs.spool_input import spool_input
 from gemfit_launch.verbs._options import json_option, request_options
 
@@ -69,9 +70,9 @@ def pack(
     """
     if shard and (merge or force or as_json):
         raise UserError("--shard builds one shard only: use it without --merge, --force and --json")
-    if request.data is not None and is_stream(request.data):
-        kept = spool_input(request.data, lambda line: click.echo(line, err=True))
-        request = replace(request, data=str(kept))
+    if request.data is not None and (is_stream(request.data) or is_url(request.data)):
+        keep = fetch_input if is_url(request.data) else spool_input
+        request = replace(request, data=str(keep(request.data, lambda line: click.echo(line, err=True))))
     job = make_pack_job(request.pinned_recipe())
     folder = pack_folder(job.fingerprint)
     options = to_argv({"engine": engine if engine != "auto" else None, "workers": workers})

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from gemfit.errors import UserError
 from gemfit.schemas.source_file import COMPRESSION_SUFFIXES, KIND_SUFFIXES, compression_by_name, kind_by_name
@@ -54,6 +55,11 @@ def find_inputs(source: str | None) -> tuple[list[Path], str | None]:
         raise UserError("data.source is not set; pass --data FILE.jsonl or write data.source in the recipe")
     check_name(source)
     path = Path(source).expanduser()
+    if is_url(source):
+        raise UserError(
+            f"{shown_url(source)}: is remote; `gemfit pack --data URL` downloads it, and prints the "
+            "name of the file for other commands"
+        )
     if is_stream(source):
         raise UserError(
             f"{source}: is a pipe or device, which can be read once only; `gemfit pack --data -` keeps a "
@@ -88,6 +94,17 @@ def is_stream(source: str) -> bool:
         return True
     path = Path(source).expanduser()
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is on another machine, such as `https://…` or `s3://…`."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+
+
+def shown_url(url: str) -> str:
+    """A URL without user, password and query, which may be secret."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def is_saved(folder: Path) -> bool:
