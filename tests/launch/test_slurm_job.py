@@ -341,6 +341,24 @@ def test_a_stop_after_more_steps_ends_the_count(run: RunDir) -> None:
     assert begin(run) == ExitCode.DONE
 
 
+def test_a_job_on_gpus_without_bfloat16_ends_before_ranks_start(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, GPU-a, 7.0'; echo '1, GPU-b, 7.0'\n")
+    tool.chmod(0o755)
+    plan = run.plan()
+    model = plan.recipe.model.model_copy(update={"dtype": "bfloat16"})
+    recipe = plan.recipe.model_copy(update={"model": model})
+    topology = plan.topology.model_copy(update={"device": "cuda"})
+    run.adopt(plan.model_copy(update={"recipe": recipe, "topology": topology}))
+    monkeypatch.setattr("sys.argv", ["job", "begin", str(run.root), "--max-restarts", "1"])
+    assert job.main() == ExitCode.FAILED
+    verdict = run.verdict()
+    assert verdict is not None
+    assert "0 of 2 have it (the lowest: 7.0)" in verdict.reason
+
+
 def test_packed_data_that_is_gone_is_said_before_ranks_start(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,11 @@ def check_this_machine(ranks: Ranks, plan: Plan) -> None:
     """``UserError`` where ``plan``, made for ``ranks``, cannot run here."""
     check_gpus_present(plan.topology, visible_gpus=count_gpus())
     check_cpu_intended(ranks, plan.topology)
+    check_bfloat16_here(plan)
+
+
+def check_bfloat16_here(plan: Plan) -> None:
+    """``UserError`` where GPUs of this machine would emulate bfloat16."""
     if plan.topology.device == "cuda":
         check_bfloat16(plan.recipe, plan.topology, capabilities_here())
 

@@ -20,6 +20,7 @@ from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.row_count import finished_pack
+from gemfit_launch.planning.this_machine import check_bfloat16_here
 from gemfit_launch.planning.write_configs import write_configs
 from gemfit_launch.runs.exit_report import TAIL_LINES, tail_of_log
 from gemfit_launch.runs.local import free_port
@@ -88,6 +89,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     nodes = requeue.host_names(os.environ["SLURM_JOB_NODELIST"])
     if len(nodes) != plan.topology.nodes:
         raise UserError(f"{run.plan_file} is for {plan.topology.nodes} nodes, but the job has {len(nodes)}")
+    check_bfloat16_here(plan)
     host = requeue.address(nodes[0]) if len(nodes) > 1 else "127.0.0.1"
     write_configs(run, plan)
     step = job_attempts.newest_step(run)
