@@ -232,3 +232,29 @@ def test_a_signal_before_the_build_ends_the_job(node: Node) -> None:
     node.execute("pack", setup=("kill -TERM $$",))
     assert "srun" not in node.calls
     assert "--asked" in node.calls
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "kill -TERM $$; false",  # the shell has heard the signal
+        "(kill -TERM $BASHPID)",  # only its child
+        "bash -c 'kill -TERM $PPID; kill -TERM $$'",
+        "kill -USR1 $$; exit 1",
+    ],
+)
+def test_a_signal_during_setup_requeues_the_job_instead_of_failing_it(
+    line: str, kind: Kind, node: Node
+) -> None:
+    assert node.execute(kind, setup=(line,)) == 2
+    assert node.run.verdict() is None
+    assert node.calls == f"-P -m gemfit_launch.slurm.node.requeue_job {node.run.root}\n"
+
+
+def test_a_signal_during_begin_requeues_the_job(node: Node) -> None:
+    begin = 'case " $* " in *" begin "*) kill -TERM $$ ;; *) echo "$@" >>{folder}/calls ;; esac'
+    node.program("python", f"#!/bin/bash\n{begin}\n")
+    assert node.execute("train") == 2
+    assert node.run.verdict() is None
+    assert "requeue_job" in node.calls

@@ -1,10 +1,15 @@
-"""Requeue the job of this process, unless it was cancelled or Slurm has requeued it already."""
+"""Requeue the job of this process, unless it was cancelled or Slurm has requeued it already.
+
+``python -m gemfit_launch.slurm.node.requeue_job RUN_DIR`` does so for a job that a signal has ended before it
+could begin.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
@@ -59,3 +64,7 @@ def _avoid(job: str, node: str) -> bool:
         say(f"{node} failed and is used again: {error}")
         return False
     return True
+
+
+if __name__ == "__main__":
+    sys.exit(requeue_job(RunDir(Path(sys.argv[1])), os.environ["SLURM_JOB_ID"]))
