@@ -29,6 +29,11 @@ def test_export_goes_to_the_run_folder_by_default(run: RunDir, calls: Calls, cli
     ]
 
 
+def test_options_of_the_module_are_options_of_the_verb(run: RunDir, calls: Calls, cli: Cli) -> None:
+    cli("export", run.root, "--adapter", "--dtype", "float32", "--shard-gb", 2)
+    assert calls[0][1][3:] == ["--adapter", "--dtype", "float32", "--shard-gb", "2.0"]
+
+
 def test_a_step_that_is_neither_a_number_nor_the_best_is_refused(run: RunDir, calls: Calls, cli: Cli) -> None:
     assert cli("export", run.root, "--checkpoint", "newest").exit_code == 2
     assert calls == []

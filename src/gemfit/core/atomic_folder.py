@@ -25,8 +25,11 @@ def staging(out: Path) -> Iterator[Path]:
     partial = temporary_name(out, _PARTIAL)
     try:
         with explaining(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            partial.mkdir()
+            try:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                partial.mkdir()
+            except FileNotFoundError as error:  # /proc, and similar file systems
+                raise UserError(f"{out}: no folder can be made there; write elsewhere") from error
             yield partial
             partial.rename(out)
     finally:

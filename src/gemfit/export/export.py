@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from gemfit.schemas.recipe import Recipe
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
+SHARD_GB = 5.0
+"""Largest file of weights, as transformers has it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             dtype=arguments.dtype,
             adapter=arguments.adapter,
             multimodal=arguments.multimodal,
+            shard_gb=arguments.shard_gb,
         )
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -58,13 +61,14 @@ def export(
     dtype: str | None = None,
     adapter: bool = False,
     multimodal: bool = False,
+    shard_gb: float = SHARD_GB,
 ) -> dict[str, Any]:
     """Write the model folder ``out`` from ``checkpoint``: a step, `latest` or `best`.
 
     ``dtype`` defaults to the recipe's. ``adapter`` writes a LoRA alone instead of merging it.
     ``multimodal`` puts the text model back into the checkpoint that it was taken from, with its other
-    parts; otherwise the folder is a text-only model. Raises ``UserError`` where there is no whole
-    checkpoint, and for an ``out`` that holds anything.
+    parts; otherwise the folder is a text-only model. A file of weights has at most ``shard_gb`` GB.
+    Raises ``UserError`` where there is no whole checkpoint, and for an ``out`` that holds anything.
     """
     recipe = run.plan().recipe
     if adapter and (recipe.model.lora is None or recipe.model.id is None):
@@ -75,7 +79,7 @@ def export(
         raise UserError(f"{out}: is not empty; remove it, or choose another --out")
     source, manifest = resolve_trained(run, checkpoint)
     with reading(source), staging(out.absolute()) as folder:
-        form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal}
+        form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal, "shard_gb": shard_gb}
         written = _write(run, recipe, source, folder, dtype=dtype or recipe.model.dtype, **form)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
 
@@ -89,11 +93,12 @@ def _write(
     dtype: str,
     adapter: bool,
     multimodal: bool,
+    shard_gb: float,
 ) -> dict[str, Any]:
     # Seconds of imports, so that errors come without the wait.
-    from gemfit.data.tokenize.tokenizer import save_tokenizer  # noqa: PLC0415
-    from gemfit.export.chat_template import check_same_ids, generation_settings, tokenizer_for_chat  # noqa: PLC0415
+    from gemfit.export.adapter_base import write_adapter_base  # noqa: PLC0415
     from gemfit.export.multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
+    from gemfit.export.older_readers import with_old_keys  # noqa: PLC0415
     from gemfit.export.weights import trained_weights, write_adapter, write_weights  # noqa: PLC0415
 
     tokenizer = packed_tokenizer(run)
@@ -104,22 +109,49 @@ def _write(
         parameters = write_adapter(recipe, tokenizer, checkpoint, folder, dtype)
         if base is not None:
             nest_adapter(folder, recipe.model.lora)
+        write_adapter_base(run, folder)
     else:
         weights, torch_dtype = trained_weights(recipe, tokenizer, checkpoint), _torch_dtype(dtype)
         weights = weights if base is None else nested(weights, base.weights)
-        parameters = write_weights(weights, folder, torch_dtype)
+        parameters = write_weights(weights, folder, torch_dtype, shard_bytes=int(shard_gb * 1e9))
     if base is not None and not adapter:
         write_rest(base, folder, dtype)
     elif not adapter:
         config = json.loads((checkpoint / CONFIG).read_text())
-        _write_json(folder / CONFIG, config | {"use_cache": True, "dtype": dtype})
-    exported = tokenizer_for_chat(tokenizer, recipe.data, text_only=base is None)
+        _write_json(folder / CONFIG, with_old_keys(config | {"use_cache": True, "dtype": dtype}))
+    _write_tokenizer(run, recipe, tokenizer, folder, text_only=base is None)
+    _write_generation_config(recipe, tokenizer, checkpoint, folder)
+    give_default_mode(folder)
+    return {"parameters": parameters, "dtype": dtype, "files": sorted(p.name for p in folder.iterdir())}
+
+
+def _write_tokenizer(run: RunDir, recipe: Recipe, tokenizer: Any, folder: Path, *, text_only: bool) -> None:
+    from gemfit.data.tokenize.tokenizer import save_tokenizer  # noqa: PLC0415  (seconds of imports)
+    from gemfit.export.chat_template import check_same_ids, tokenizer_for_chat  # noqa: PLC0415
+    from gemfit.export.older_readers import copy_sentencepiece, write_old_tokenizer_keys  # noqa: PLC0415
+
+    exported = tokenizer_for_chat(tokenizer, recipe.data, text_only=text_only)
     check_same_ids(exported, tokenizer, recipe.data)
     save_tokenizer(exported, folder)
-    _name_known_class(folder / TOKENIZER_CONFIG)
+    write_old_tokenizer_keys(folder)
+    copy_sentencepiece(tokenizer, Path(run.plan().pack.folder) / "tokenizer", recipe.model, folder)
+
+
+def _write_generation_config(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path) -> None:
+    from gemfit.export.chat_template import generation_settings  # noqa: PLC0415  (seconds of imports)
+
     saved = json.loads((checkpoint / GENERATION_CONFIG).read_text())
     _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
-    return {"parameters": parameters, "dtype": dtype, "files": sorted(p.name for p in folder.iterdir())}
+
+
+def give_default_mode(folder: Path) -> None:
+    """Give all files the mode that the umask asks for; safetensors makes its own for their owner alone."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.iterdir():
+        path.chmod(mode)
 
 
 def _torch_dtype(name: str) -> Any:
@@ -143,13 +175,6 @@ def packed_tokenizer(run: RunDir) -> Any:
     return load_tokenizer(*model.tokenizer_source)
 
 
-def _name_known_class(path: Path) -> None:
-    """Use the older class name of fast tokenizers: servers with an older transformers know no other."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config["tokenizer_class"] == "TokenizersBackend":
-        _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
-
-
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -166,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--multimodal", action="store_true", help="merge the text model into the base model's other parts"
     )
+    parser.add_argument("--shard-gb", type=float, default=SHARD_GB, help="GB of a file of weights at most")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     return parser
 

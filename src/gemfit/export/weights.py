@@ -165,7 +165,6 @@ def plan_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # it is made for its owner alone, but models are shared
     except SafetensorError as error:
         # The Rust side keeps the error number in its text.
         if f"os error {errno.ENOSPC}" in str(error):

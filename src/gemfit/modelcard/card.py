@@ -17,10 +17,10 @@ from huggingface_hub import ModelCard
 from gemfit.checkpoint.resolve_checkpoint import LATEST
 from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import ExitCode, UserError
+from gemfit.export.user_statements import UserStatements, add_statements
 from gemfit.modelcard.body import body
 from gemfit.modelcard.facts import CardFacts, gather
 from gemfit.modelcard.header import header
-from gemfit.modelcard.user_statements import UserStatements, add_statements
 from gemfit.rundir import RunDir
 
 

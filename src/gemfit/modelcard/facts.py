@@ -12,8 +12,8 @@ from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
 from gemfit.evaluate.system_prompt import SystemPrompts, system_prompts
-from gemfit.modelcard.base_model import BaseModelSource, find_base_model
-from gemfit.modelcard.user_statements import UserStatements, read_statements
+from gemfit.export.base_model import BaseModelSource, find_base_model
+from gemfit.export.user_statements import UserStatements, read_statements
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
 from gemfit.schemas.evaluation import Evaluation

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from gemfit.evaluate.system_prompt import SystemPrompts
-from gemfit.modelcard.base_model import GEMMA_TERMS
+from gemfit.export.base_model import GEMMA_TERMS
 from gemfit.modelcard.facts import CardFacts
 from gemfit.summary.markdown import bullets, key_values, section, verbatim
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.modelcard.base_model import find_base_model
+from gemfit.export.base_model import find_base_model
+from gemfit.export.user_statements import UserStatements
 from gemfit.modelcard.card import render
 from gemfit.modelcard.facts import gather
-from gemfit.modelcard.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import ModelRecipe
 from modelcard.cards import ReadCard

@@ -10,10 +10,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from gemfit.modelcard.user_statements import UserStatements
+from gemfit.export.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
+"""The folder of a model in the cache of huggingface_hub."""
 GEMMA = re.compile(r"(google/)?gemma[ \-_]?\d", re.IGNORECASE)
 GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
@@ -43,12 +45,22 @@ def find_base_model(plan: Plan, user: UserStatements) -> BaseModelSource:
     is_folder = folder.is_dir() or not HUB_NAME.fullmatch(model.id)
     config = _config(folder) if is_folder else {}
     called = str(config.get("_name_or_path") or config.get("_model_name_or_path") or "")
-    hub_id = user.base_model or (None if is_folder else model.id)
+    hub_id, revision = _on_hub(model.id, None if is_folder else model.revision)
+    if user.base_model not in (None, hub_id):
+        hub_id, revision = user.base_model, None
     if hub_id is None and HUB_NAME.fullmatch(called):
         hub_id = called
     name = hub_id or (f"{called} (a local folder)" if called else f"the local folder `{folder.name}`")
     license_id, because = _license(hub_id, called, folder if is_folder else None, user)
-    return BaseModelSource(name, hub_id, None if is_folder else model.revision, license_id, because)
+    return BaseModelSource(name, hub_id, revision, license_id, because)
+
+
+def _on_hub(name: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Name and revision on the Hub; a folder has them where it is one of huggingface_hub's cache."""
+    if revision is not None:
+        return name, revision
+    cached = CACHED.search(name)
+    return (f"{cached[1]}/{cached[2]}", cached[3]) if cached else (None, None)
 
 
 def _license(
