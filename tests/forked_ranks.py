@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from unittest import mock
 
 os.environ |= {
@@ -40,10 +40,14 @@ from accelerate.utils.launch import (
     prepare_multi_gpu_env,
     prepare_simple_launcher_cmd_env,
 )
+from transformers import TrainingArguments
 
+from forked_ranks_environment import CUDA_PLAN
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit.schemas.plan import Plan
+from gemfit.schemas.optimizer import optimizer_of
+from gemfit.schemas.plan import Plan, Topology
+from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.strategy import Single
 from gemfit.train import main as training
 from gemfit.train.__main__ import main as train_main
@@ -169,12 +173,29 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
         os.environ.clear()
         os.environ |= env | _launcher_environment(run)
         sys.argv = ["gemfit.train", *argv]
+        if CUDA_PLAN in os.environ:
+            _use_settings_of_gpus()
         leave(train_main())
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(ExitCode.FAILED)
+
+
+def _use_settings_of_gpus() -> None:
+    """Let this rank train on its CPU with the arguments that a plan on GPUs has."""
+
+    def of_gpus(recipe: Recipe, topology: Topology) -> str:
+        name = optimizer_of(recipe, topology.model_copy(update={"device": "cuda"}))
+        sys.stdout.write(f"optimizer {name}\n")
+        return name
+
+    def without_search(**settings: Any) -> TrainingArguments:
+        return TrainingArguments(**settings | {"ddp_find_unused_parameters": False})
+
+    mock.patch("gemfit.train.loop.arguments.optimizer_of", of_gpus).start()
+    mock.patch("gemfit.train.loop.arguments.TrainingArguments", without_search).start()
 
 
 def _print_into(log: Path) -> None:
@@ -187,14 +208,14 @@ def _print_into(log: Path) -> None:
 def _launcher_environment(run: RunDir) -> dict[str, str]:
     """What ``accelerate launch`` would set for this run's configuration."""
     argv = ["--config_file", str(run.accelerate_file), "-m", "gemfit.train", str(run.root)]
-    arguments, defaults, says_precision = _validate_launch_command(launch_command_parser().parse_args(argv))
-    if arguments.use_deepspeed:
+    parsed, defaults, says_precision = _validate_launch_command(launch_command_parser().parse_args(argv))
+    if parsed.use_deepspeed:
         fields = [*defaults.deepspeed_config, *(["mixed_precision"] if says_precision else [])]
-        arguments.deepspeed_fields_from_accelerate_config = ",".join(fields)
-        return dict(prepare_deepspeed_cmd_env(arguments)[1])
-    if arguments.use_fsdp or arguments.multi_gpu:
-        return dict(prepare_multi_gpu_env(arguments))
-    return dict(prepare_simple_launcher_cmd_env(arguments)[1])
+        parsed.deepspeed_fields_from_accelerate_config = ",".join(fields)
+        return dict(prepare_deepspeed_cmd_env(parsed)[1])
+    if parsed.use_fsdp or parsed.multi_gpu:
+        return dict(prepare_multi_gpu_env(parsed))
+    return dict(prepare_simple_launcher_cmd_env(parsed)[1])
 
 
 def _ports() -> Iterator[int]:
