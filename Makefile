@@ -10,7 +10,7 @@ SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help demo test quick check format wheel bench parity slurm-demo slurm-matrix schema clean
+.PHONY: help demo test quick check format wheel bench parity slurm-demo slurm-matrix gpu-check gpu-wheels schema clean
 
 help:                 ## Show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,15 @@ bench: $(VENV)/train  ## Run the benchmarks against their peers and print the ra
 
 parity: $(VENV)/train ## Train one tiny model in every way that this machine has, and write docs/parity.md
 	$(BIN)/python tests/train/parity.py --out docs/parity.md
+
+# On a GPU with the torch that is there: PYTHON names its interpreter, and nothing is downloaded.
+gpu-check: $(if $(DRY),$(VENV)/dev)  ## Check one GPU in 8 minutes (PYTHON=, WHEELS=, PAGE=); DRY=1: tiny, on the CPU
+	$(if $(DRY),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check $(if $(DRY),--dry) \
+		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(PAGE),--page $(PAGE)) $(if $(OUT),--out $(OUT))
+
+gpu-wheels: $(VENV)/dev  ## Pack .gpu-check/ for a GPU machine without a network (PRESENT=pip freeze)
+	rm -rf .gpu-check
+	$(BIN)/python benchmarks/gpu_check/pack_wheels.py $(if $(PRESENT),--present $(PRESENT)) --out .gpu-check
 
 slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (needs apt)
 	$(BIN)/python tests/slurm/demo.py

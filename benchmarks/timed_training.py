@@ -6,7 +6,7 @@ All three take the model, the batch and the optimizer of one plan, and its pack:
 ``SFTTrainer`` the same rows in the same order; `padded` is ``transformers.Trainer`` with one document per
 row, padded to the row's length, with an attention mask, as most scripts do. Nothing is evaluated or saved. A
 step is timed from the end of the one before, so that loading and logging count. For compare_trl.py,
-packed_against_padded.py and gpu_speed.py.
+packed_against_padded.py and gpu_check.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""The thread that writes a checkpoint: CUDA calls by thread, while the training goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Scale
+
+from gemfit.train.checkpoint.engine_state import State, rank_share, read, write
+from gemfit.train.thread_device import device_setter
+
+
+def measure(scale: Scale) -> dict[str, Any]:
+    """Events of the CUDA runtime in the writing thread: there must be none."""
+    torch.manual_seed(0)
+    side = 64 if scale.dry else 2048
+    state: State = {f"model.{n}": torch.randn(side, side, device=scale.device) for n in range(8)}
+    share, folder = rank_share(state, 0, 1, copied=True), scale.work / "thread-checkpoint"
+    numbers: list[int] = []
+
+    def written() -> None:
+        numbers.append(threading.get_native_id())
+        write(share, folder)
+
+    activities = torch.profiler.ProfilerActivity
+    kinds = [activities.CPU] if scale.dry else [activities.CPU, activities.CUDA]
+    trace = scale.work / "thread.trace.json"
+    with torch.profiler.profile(activities=kinds) as profile, _thread() as pool:
+        waiting = pool.submit(written)
+        while not waiting.done():
+            torch.relu(next(iter(state.values())))  # type: ignore[arg-type]
+        waiting.result()
+    profile.export_chrome_trace(str(trace))
+    calls = _runtime_calls(trace)
+    again: State = {name: torch.zeros(side, side) for name in state}
+    read(again, folder)
+    equal = all(torch.equal(again[n], v.cpu()) for n, v in state.items())  # type: ignore[arg-type,union-attr]
+    in_thread = calls.get(numbers[0], [])
+    faults = [f"the writing thread calls CUDA: {', '.join(in_thread)}"] if in_thread else []
+    if not scale.dry and not any(calls.values()):
+        faults.append("no CUDA call of any thread was seen, so this shows nothing")
+    return {
+        "cuda_calls_of_the_writing_thread": in_thread,
+        "threads_with_cuda_calls": len(calls),
+        "read_back_equal": equal,
+        **(
+            {"dry": "a CPU makes no CUDA call: only writing in a thread and reading back"}
+            if scale.dry
+            else {}
+        ),
+        "faults": faults + ([] if equal else ["what was read back is not what was saved"]),
+    }
+
+
+def _thread() -> ThreadPoolExecutor:
+    """As the ``Saver`` makes its own."""
+    return ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=device_setter())
+
+
+def _runtime_calls(trace: Path) -> dict[int, list[str]]:
+    """Names of CUDA runtime and driver calls in a trace, by native thread id."""
+    found: dict[int, set[str]] = {}
+    for event in json.loads(trace.read_text())["traceEvents"]:
+        if event.get("cat") in ("cuda_runtime", "cuda_driver"):
+            found.setdefault(int(event["tid"]), set()).add(event["name"])
+    return {thread: sorted(names) for thread, names in found.items()}

@@ -1,0 +1,58 @@
+"""The check of a GPU works: every part, tiny and on the CPU; and its table goes into the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHECK = ROOT / "benchmarks" / "gpu_check"
+PARTS = {
+    *("run", "engines", "compile", "checkpoint_thread", "four_bits", "machine"),
+    *("attention", "copies", "lora_base", "memory", "speed"),
+}
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that makes the tables; the check's folder is on the path."""
+    monkeypatch.syspath_prepend(str(CHECK))
+    return import_module("results_table")
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.timeout(1800)
+def test_every_part_of_the_check_works_small_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "lines.jsonl"
+    argv = [sys.executable, str(CHECK), "--dry", "--scratch", str(tmp_path), "--out", str(out)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    lines: list[dict[str, Any]] = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {line["part"]: line.get("error") for line in lines if not line["ok"]} == {}
+    assert {line["part"] for line in lines} == PARTS | {"prepare"}
+    assert {line["device"] for line in lines} == {"cpu"}
+    assert "Dry run on a CPU" in done.stdout
+    assert done.returncode == 0
+
+
+def test_a_part_that_has_failed_is_a_line_of_the_table_and_others_are_kept(tables: Any) -> None:
+    slow = {"part": "attention", "ok": False, "seconds": 60.0, "error": "ended at its limit"}
+    good = {"part": "copies", "ok": True, "seconds": 2.0, "measured": {"pinned_gb_per_second": 50.0}}
+    found = tables.table([slow, good])
+    assert "**failed**: ended at its limit" in found
+    assert "| pinned_gb_per_second | 50 |" in found
+
+
+def test_results_replace_those_between_the_marks_of_the_page(tables: Any) -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    once = tables.page_with(page, "| table 1 |")
+    assert "None yet." not in once
+    assert tables.page_with(once, "| table 2 |") == once.replace("| table 1 |", "| table 2 |")
+    with pytest.raises(ValueError, match="the page has no"):
+        tables.page_with("no marks", "table")
