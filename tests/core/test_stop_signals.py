@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -66,3 +68,19 @@ def test_handlers_are_restored() -> None:
     with insistent_interrupts():
         pass
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
+
+
+def test_a_child_ends_with_a_parent_that_is_killed() -> None:
+    program = """
+import os, signal, time
+from gemfit.core.stop_signals import end_with_parent
+if os.fork() == 0:
+    end_with_parent(signal.SIGKILL)
+    print("ready", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+        assert parent.stdout.read() == "", "the pipe closes when both have ended"

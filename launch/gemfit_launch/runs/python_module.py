@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from gemfit.core.install_hint import install_hint
+from gemfit.core.stop_signals import end_with_parent
 from gemfit.errors import ExitCode, UserError
-
-PR_SET_PDEATHSIG = 1
 
 
 def require_train_extra(verb: str) -> None:
@@ -34,7 +32,8 @@ def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
     # -P: a file of the working folder called datasets.py would be imported in place of the library.
     argv = [sys.executable, "-P", "-m", module, *arguments]
     environment = {**os.environ, **_text_streams(os.environ)}
-    returncode = _wait(subprocess.Popen(argv, env=environment, preexec_fn=_end_with_parent))
+    process = subprocess.Popen(argv, env=environment, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
+    returncode = _wait(process)
     if returncode < 0 and -returncode not in (signal.SIGTERM, signal.SIGINT):
         memory = ", as happens where memory runs out" if returncode == -signal.SIGKILL else ""
         raise ModuleKilled(f"{module} was killed by {signal.Signals(-returncode).name}{memory}")
@@ -49,11 +48,6 @@ def ask_module(module: str, arguments: Sequence[str]) -> str:
     if done.returncode != 0:
         raise UserError(done.stderr.strip().removeprefix("error: "))
     return done.stdout
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _text_streams(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,13 @@ PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOP_SIGNALS = (*PREEMPTION_SIGNALS, signal.SIGINT, signal.SIGHUP)
 """Those, and what a terminal sends: Ctrl-C and its end."""
 REPEAT_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Let this process get the signal ``number`` when the thread that has started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemfit.core.stop_signals import end_with_parent
 from gemfit.data.build.block_cache import BlockCache, BlockNotes
 from gemfit.data.build.conversation_table import Collector, ConversationTable
 from gemfit.data.build.fit_block import fit_rows
@@ -78,6 +79,7 @@ def _compile(work: Callable[[Path], None], folder: Path) -> None:
     # Ctrl-C reaches the whole group; the parent decides, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent(signal.SIGKILL)  # it holds the lock of the build, and compiles for minutes
     work(folder)
 
 
