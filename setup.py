@@ -11,6 +11,7 @@ DATA = {"gemfit_launch.recipes": "recipes", "gemfit_launch.slurm.shipped": "slur
 FILES = [
     "py.typed",
     "predict/facts/*.json",
+    "data/tokenize/bpe/README.md",
     "export/*.jinja",
     "report/*.j2",
     "report/*.css",

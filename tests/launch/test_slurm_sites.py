@@ -27,6 +27,14 @@ def own_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_variables_that_only_resemble_secrets_are_kept(own_sites: Path) -> None:
+    (own_sites / "mine.yaml").write_text(
+        "setup: ['export HF_TOKEN=$(cat ~/token)', 'export WANDB_API_KEY=\"$KEY\"', 'cd $PWD']\n"
+        "env: {AUTHOR: me, MONKEY_PATCH: '1', BYPASS: '1', PATH_KEYS: a, PWD: /x}\n"
+    )
+    assert load_site("mine").env["AUTHOR"] == "me"
+
+
 def test_every_shipped_site_is_valid_and_opens_with_its_command() -> None:
     assert len(shipped()) >= 3, "the wheel lost a site"
     for name, path in shipped().items():
@@ -84,6 +92,14 @@ def test_a_missing_file_is_not_taken_for_a_name() -> None:
         ("env:\n  HF_TOKEN: hf_abc\n", "would stand in the script"),
         ("env:\n  WANDB_API_KEY: abc\n", "export it in the shell that submits"),
         ("env:\n  'A B': x\n", "not a valid name of a variable"),
+        ("env:\n  HF_AUTH: x\n", "holds HF_AUTH"),
+        ("env:\n  OPENAI_KEY: x\n", "holds OPENAI_KEY"),
+        ("env:\n  GH_PAT: x\n", "holds GH_PAT"),
+        ("env:\n  DB_PASS: x\n", "holds DB_PASS"),
+        ("env:\n  SEEN: hf_abcdefghijklmnop\n", "env.SEEN` holds what looks like a token"),
+        ("setup: [module load x, 'export HF_TOKEN=hf_abc']\n", "setup\\[1\\]` sets HF_TOKEN"),
+        ("setup: ['curl https://me:secret@host/x']\n", "`setup` holds what looks like"),
+        ("extra:\n  comment: sk-abcdefghijklmnopqrst\n", "extra.comment` holds what"),
         ("container:\n  kind: docker\n  image: x\n", r"mine.yaml:2: container.kind"),
     ],
 )

@@ -6,6 +6,7 @@ The number of packed rows comes in as a value, so that a plan can be made with o
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from gemfit import __version__
 from gemfit.errors import UserError
@@ -41,7 +42,6 @@ def make_plan(
     resolved, warnings, because = _resolve(recipe, topology, attention or AttentionFacts())
     batch = _batch(recipe, topology)
     steps = count_steps(resolved, rows, packed=rows_are_packed)
-    strategy = resolved.strategy
     return Plan(
         recipe=resolved,
         site=site,
@@ -49,14 +49,29 @@ def make_plan(
         batch=batch,
         steps=steps,
         pack=pack,
-        accelerate=accelerate_config(resolved, topology),
-        deepspeed=deepspeed_config(strategy, resolved, batch) if isinstance(strategy, DeepSpeed) else None,
-        command=command(),
-        env=environment(topology),
+        **_launch_fields(resolved, topology, batch),
         versions={"gemfit": __version__},
         warnings=(*notes, *warnings, *_idle_warning(batch), *_step_warnings(resolved, steps)),
         attention_because=because,
     )
+
+
+def with_own_launch(plan: Plan) -> Plan:
+    """``plan`` with command, environment and configuration files made from its recipe and topology.
+
+    A plan that was read from a run folder may hold any command; it is not executed.
+    """
+    return plan.model_copy(update=_launch_fields(plan.recipe, plan.topology, plan.batch))
+
+
+def _launch_fields(recipe: Recipe, topology: Topology, batch: Batch) -> dict[str, Any]:
+    strategy = recipe.strategy
+    return {
+        "accelerate": accelerate_config(recipe, topology),
+        "deepspeed": deepspeed_config(strategy, recipe, batch) if isinstance(strategy, DeepSpeed) else None,
+        "command": command(),
+        "env": environment(topology),
+    }
 
 
 def find_problems(recipe: Recipe, topology: Topology) -> list[str]:

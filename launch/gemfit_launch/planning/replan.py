@@ -22,6 +22,7 @@ from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
 from gemfit.schemas.strategy import Single
 from gemfit.schemas.training_identity import Change, changes, check_changes, check_known_keys, flatten
+from gemfit_launch.planning.plan import with_own_launch
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.row_count import Rows
@@ -36,11 +37,11 @@ def replan(
 ) -> Plan:
     """``old`` with the changes of ``request``, on ``ranks``, at ``site``; ``origin`` names it in errors.
 
-    Without any change this is ``old`` itself.
+    Without any change this is ``old``; what is executed is made from its recipe, not read from the file.
     """
     unchanged = ranks in (Ranks(), old.topology) and site in (None, old.site)
     if request == Request(name="") and unchanged:
-        return old
+        return with_own_launch(old)
     recipe = build(Recipe, request.over(YamlDocument(old.recipe.model_dump(mode="json"), {}, origin)))
     topology = ranks if isinstance(ranks, Topology) else _topology(old, recipe, ranks)
     same_rows = recipe.model_dump(include=PACK_FIELDS) == old.recipe.model_dump(include=PACK_FIELDS)

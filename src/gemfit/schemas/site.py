@@ -8,10 +8,23 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from gemfit.schemas.base import Contract
+from gemfit.schemas.training_identity import flatten
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
-SECRET_NAME = re.compile(r"TOKEN$|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"TOKEN$|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY"
+    r"|(?:^|_)(?:KEY|PAT|PASS)$|_PWD$|(?:^|_)AUTH(?:$|_)",
+    re.IGNORECASE,
+)
+SECRET_VALUE = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{12,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
+    r"|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@$]+:[^/\s@$]+@"
+)
+"""Tokens of Hugging Face, OpenAI, GitHub, GitLab, Slack and AWS, web tokens, keys, URLs with a password."""
+ASSIGNMENT = re.compile(r"(?:^|[\s;&|(])([A-Za-z_]\w*)=(?![\"']?[$`]|[\"']{2}|\s|$)")
+"""A literal value for a variable in a shell line; `$(cat FILE)` and `$OTHER` are none."""
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -23,6 +36,7 @@ def _as_text(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
+_EXPOSED = "which would stand in the script for others to read; export it in the shell that submits"
 
 
 class Container(Contract):
@@ -95,10 +109,14 @@ class Site(Contract):
             if not VARIABLE_NAME.fullmatch(name):
                 raise ValueError(f"`env` holds {name!r}, which is not a valid name of a variable")
             if SECRET_NAME.search(name):
-                raise ValueError(
-                    f"`env` holds {name}, which would stand in the script for others to read; "
-                    "export it in the shell that submits"
-                )
+                raise ValueError(f"`env` holds {name}, {_EXPOSED}")
+        for number, line in enumerate(self.setup):
+            if secret := next((name for name in ASSIGNMENT.findall(line) if SECRET_NAME.search(name)), None):
+                raise ValueError(f"`setup[{number}]` sets {secret}, {_EXPOSED}, or read it from a file there")
+        for place, value in flatten(self.model_dump(mode="json")).items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and SECRET_VALUE.search(text):
+                    raise ValueError(f"`{place}` holds what looks like a token or a password, {_EXPOSED}")
         return self
 
     @property
