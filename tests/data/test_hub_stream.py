@@ -41,6 +41,8 @@ def test_a_folder_of_parquet_is_packed_like_jsonl(
     assert status == 0, printed
     manifest = read_manifest(tmp_path / "pack")
     assert manifest.losses.lines_read == 60
+    assert manifest.inputs[0].bytes == (folder / "part.parquet").stat().st_size
+    assert len(manifest.inputs[0].xxh3) == 32
     assert sum(counts.conversations for counts in manifest.splits.values()) == 60
 
 

@@ -116,4 +116,5 @@ def _digests(pack: PackManifest) -> Iterable[tuple[str, str]]:
     yield "pack", pack.fingerprint
     yield "tokenizer and template", pack.tokenizer_digest
     for entry in pack.inputs:
-        yield short_source(entry.path), entry.xxh3 or "streamed from the Hub, without a digest"
+        content = f"commit {entry.commit}" if entry.commit else entry.xxh3
+        yield short_source(entry.path), content or "streamed, without a digest"

@@ -125,13 +125,13 @@ class PackSource(Contract):
 
 
 class PackInput(Contract):
-    """One input file, or one stream of a hub."""
+    """One input file, one dataset on the Hub, or one local folder that ``datasets`` reads."""
 
     path: str
     bytes: int
     """0 for a stream."""
     xxh3: str
-    """XXH3-128 of the content, in hexadecimal; empty for a stream."""
+    """XXH3-128 of the content, in hexadecimal, of a folder that of its files' digests; empty for a stream."""
     source: int
     """Index into `PackManifest.sources`."""
     commit: str | None = None

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from xxhash import xxh3_128_hexdigest
+
 from gemfit.data.jsonl.blocks import Block, read_block
 from gemfit.data.jsonl.file_blocks import file_blocks
 from gemfit.data.jsonl.hub_stream import hub_lines
@@ -26,11 +28,23 @@ def inputs_of(job: PackJob) -> tuple[PackInput, ...]:
 
 def _of_source(job: PackJob, number: int, source: JobSource) -> Iterator[PackInput]:
     if source.hub is not None:
-        yield PackInput(path=source.hub, bytes=0, xxh3="", source=number, commit=source.commit)
+        yield _hub_input(job, number, source.hub)
         return
     for file in job.files:
         if file.source == number:
             yield PackInput(path=file.path, bytes=file.bytes, xxh3=file.xxh3, source=number)
+
+
+def _hub_input(job: PackJob, number: int, name: str) -> PackInput:
+    """A dataset on the Hub by its commit, or a local folder by the digest of its files' digests."""
+    files = [file for file in job.files if file.source == number]
+    return PackInput(
+        path=name,
+        bytes=sum(file.bytes for file in files),
+        xxh3=xxh3_128_hexdigest(" ".join(file.xxh3 for file in files).encode()) if files else "",
+        source=number,
+        commit=job.sources[number].commit,
+    )
 
 
 def all_blocks(job: PackJob) -> Iterator[Block]:
