@@ -27,7 +27,7 @@ from run_parts import run_all
 ROOT = Path(__file__).resolve().parents[2]
 TOTAL_SECONDS = 480.0
 DRY_SECONDS = 1800.0
-"""It takes two to three minutes on two cores that do nothing else."""
+"""It takes some three minutes on two cores."""
 
 
 def main() -> int:
