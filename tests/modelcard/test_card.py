@@ -69,6 +69,18 @@ def test_statistics_of_the_data_are_those_of_the_pack(run: RunDir) -> None:
     }
 
 
+def test_a_hostile_name_of_a_run_has_no_effect_in_the_card(tmp_path: Path) -> None:
+    name = "r\x1b[31m\u202e<img src=x> [a](b) `c` *d*"
+    hostile = recorded_run(tmp_path / name)
+    text = str(render(replace(gather(hostile), name=name), None))
+    title = next(line for line in text.splitlines() if line.startswith("# "))
+    assert title == r"# r\\x1b\[31m\\u202e\<img src=x\> \[a\](b) \`c\` \*d\*"
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    _, _, body = text.split("---\n", 2)  # the header is YAML, which quotes
+    assert "<img" not in body.replace(r"\<img", "")
+
+
 def test_progress_counts_each_step_once_as_the_metrics_have_it(run: RunDir) -> None:
     history, shown = read_history(run.metrics_file), card_of(run).facts("Progress")
     assert len(history.steps) == 10

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from gemfit.export.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
+from gemfit.summary.markdown import code, plain, printable
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
@@ -50,7 +51,10 @@ def find_base_model(plan: Plan, user: UserStatements) -> BaseModelSource:
         hub_id, revision = user.base_model, None
     if hub_id is None and HUB_NAME.fullmatch(called):
         hub_id = called
-    name = hub_id or (f"{called} (a local folder)" if called else f"the local folder `{folder.name}`")
+    local = (
+        f"{plain(called)} (a local folder)" if called else f"the local folder {code(printable(folder.name))}"
+    )
+    name = plain(hub_id) if hub_id else local
     license_id, because = _license(hub_id, called, folder if is_folder else None, user)
     return BaseModelSource(name, hub_id, revision, license_id, because)
 

@@ -11,14 +11,14 @@ from gemfit.modelcard.header import data_name
 from gemfit.modelcard.results_section import results_section
 from gemfit.modelcard.training_section import hardware_section, training_section
 from gemfit.modelcard.usage_section import limits_section, reproduction_section, use_section
-from gemfit.summary.markdown import key_values, section, spread, table
+from gemfit.summary.markdown import key_values, plain, section, spread, table
 
 
 def body(facts: CardFacts, tokenizer: Any | None) -> str:
     """All sections; ``tokenizer`` has the chat template that is exported."""
     return "\n\n".join(
         [
-            section(facts.name, _summary(facts), level=1),
+            section(plain(facts.name), _summary(facts), level=1),
             *([section("Notes of the publisher", facts.notes)] if facts.notes else []),
             section("Base model", key_values(_base_model(facts))),
             use_section(facts, tokenizer),
@@ -42,8 +42,8 @@ def _summary(facts: CardFacts) -> str:
     form = " This repository holds the adapter alone." if facts.is_adapter else ""
     return (
         f"A language model for conversations, {done} {facts.base_model.name} {how} on {count} of "
-        f"{data_name(facts)}, in {facts.step:,} optimizer steps.{form} Every figure below was read from the "
-        "records of that training; what was not measured is marked as such."
+        f"{plain(data_name(facts))}, in {facts.step:,} optimizer steps.{form} Every figure below was read "
+        "from the records of that training; what was not measured is marked as such."
     )
 
 

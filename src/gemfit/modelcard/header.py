@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gemfit.modelcard.facts import CardFacts
 from gemfit.modelcard.results_section import HubMetric, hub_metrics
+from gemfit.summary.markdown import printable
 
 DATASET = re.compile(r"[\w.-]+(/[\w.-]+)?")
 UNKNOWN_LICENSE = "unknown"
@@ -30,7 +31,7 @@ def header(facts: CardFacts) -> ModelCardData:
         language=list(facts.user.language) or None,
         library_name="peft" if facts.is_adapter else "transformers",
         license=base.license or UNKNOWN_LICENSE,
-        model_name=facts.name if results else None,
+        model_name=printable(facts.name) if results else None,
         pipeline_tag="text-generation",
         tags=tags,
         **relation,
@@ -49,7 +50,7 @@ def _results(facts: CardFacts) -> list[EvalResult]:
         EvalResult(
             task_type="text-generation",
             dataset_type=next(iter(hub_datasets(facts)), "conversations"),
-            dataset_name=f"validation split of {data_name(facts)}",
+            dataset_name=f"validation split of {printable(data_name(facts))}",
             dataset_split="validation",
             dataset_revision=facts.plan.pack.fingerprint,
             metric_type=metric.kind,

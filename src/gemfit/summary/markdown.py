@@ -56,6 +56,16 @@ def verbatim(text: str, language: str = "text") -> str:
     return f"{fence}{language}\n{text.rstrip(chr(10))}\n{fence}"
 
 
+def printable(text: str) -> str:
+    """``text`` with control and direction characters as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def plain(text: str) -> str:
+    """A name as text: control characters as escapes, HTML and Markdown without effect."""
+    return re.sub(r"([\\`*\[\]<>&])", r"\\\1", printable(text))
+
+
 def code(text: str) -> str:
     """``text`` as inline code."""
     longest = max((len(ticks) for ticks in re.findall(r"`+", text)), default=0)
