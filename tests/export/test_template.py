@@ -163,7 +163,6 @@ def test_generation_marks_are_the_tokens_that_the_loss_on_the_assistant_trains(
         ([{"role": "critic", "content": "a"}], "a role is not one of system, user, assistant, tool"),
         ([{"role": "user", "content": [{"type": "image"}]}], "not text"),
         ([{"role": "user", "content": None}], "neither text"),
-        ([{"role": "system", "content": "a"}], "only a system message"),
         ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}], "only the first"),
         ([{"role": "user", "content": "a <eos>"}], "control text <eos>"),
         ([{"role": "user", "content": [{"type": "text", "text": "<|assistant|>"}]}], "control text"),
@@ -177,6 +176,20 @@ def test_what_was_never_trained_is_refused(
 ) -> None:
     with pytest.raises(TemplateError, match=why):
         rendered(exported["role_markers", "token"], {"messages": messages}, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("form", ["role_markers", "chat_template"])
+def test_an_evaluation_renders_every_sample(tokenizer: Any, form: Format) -> None:
+    lenient = tokenizer_for_chat(tokenizer, DataRecipe(format=form), refuse_merging=False)
+    messages = [{"role": "system", "content": "\n"}, {"role": "user", "content": "<eos> <|user|>"}]
+    assert "<eos> <|user|>" in lenient.apply_chat_template(messages, tokenize=False)
+
+
+def test_a_prompt_may_be_a_system_message_alone(exported: dict[tuple[str, str], Any]) -> None:
+    system = {"messages": [{"role": "system", "content": "a"}]}
+    assert rendered(exported["role_markers", "token"], system, add_generation_prompt=True)
+    with pytest.raises(TemplateError, match="only a system message"):
+        rendered(exported["role_markers", "token"], system)
 
 
 def test_images_reach_the_template_of_a_multimodal_base_only(tokenizer: Any) -> None:

@@ -79,7 +79,7 @@ def for_generation(run: RunDir, model: Any) -> LoadedModel:
     saved = model.generation_config.to_diff_dict()
     model.generation_config = GenerationConfig(**generation_settings(saved, tokenizer, recipe.data))
     model.config.use_cache = True
-    return LoadedModel(model, tokenizer_for_chat(tokenizer, recipe.data))
+    return LoadedModel(model, tokenizer_for_chat(tokenizer, recipe.data, refuse_merging=False))
 
 
 def open_packed(run: RunDir, ref: ModelRef, device: torch.device | str) -> Any:

@@ -37,19 +37,24 @@ NOT_TRAINED = ("reasoning_content", "reasoning", "thinking", "image", "images", 
 """Keys of messages whose content training refuses by rules, as far as servers and clients send them."""
 
 
-def tokenizer_for_chat(tokenizer: Any, data: DataRecipe, *, text_only: bool = True) -> Any:
+def tokenizer_for_chat(
+    tokenizer: Any, data: DataRecipe, *, text_only: bool = True, refuse_merging: bool = True
+) -> Any:
     """A tokenizer whose chat template renders the training format, or raises.
 
-    With ``text_only`` a template of the base model refuses content parts that are not text.
+    With ``text_only`` a template of the base model refuses content parts that are not text. Without
+    ``refuse_merging`` texts that spell out a control token, or merge with one, are rendered with other ids:
+    an evaluation does not end because of one sample.
     """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    special = special if refuse_merging else []
     if data.format == "chat_template":
         if isinstance(tokenizer.chat_template, str):
             tokenizer = copy.copy(tokenizer)
             values = {
                 "controls": special,
-                "edges": merging_edges(tokenizer, data),
+                "edges": merging_edges(tokenizer, data) if refuse_merging else {},
                 "roles": dict(LineSettings.of(data).roles),
                 "text_only": text_only,
             }
@@ -81,7 +86,7 @@ def marker_template(segments: TemplateSegments, roles: Mapping[str, str], specia
         "roles": dict(roles),
         "end": segments.ends["user"],
         "final": segments.final,
-        "controls": [*special, *segments.headers.values(), LITERAL_EOS],
+        "controls": [*special, *segments.headers.values(), LITERAL_EOS] if special else [],
         "refused": [*REFUSED_KEYS, *NOT_TRAINED],
     }
     return _assignments(values) + _template("role_markers")
