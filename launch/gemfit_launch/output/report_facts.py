@@ -22,10 +22,7 @@ from gemfit_launch.slurm.records.job_attempts import read_attempts
 def read_facts(run: RunDir, gpu: GpuSpec | None) -> RunFacts:
     """Of one run; ``gpu`` is used where neither the run nor its site names one."""
     plan = run.plan()
-    try:
-        records = Tail(run.metrics_file).read()
-    except (ValueError, KeyError, TypeError):
-        return RunFacts()  # the report names the invalid line
+    records = Tail(run.metrics_file).read()
     used = _gpu_of(records, plan) or gpu
     forecast = make_forecast(plan, gpu=used)
     memory = forecast.memory if _is_measured(plan, run, records) else None

@@ -110,6 +110,18 @@ def all_compiled_marker() -> Path:
     return compiled_folder() / f"compiled-{binding.get_host_cpu_name()}"
 
 
+def initialize_numba() -> None:
+    """Do in this process what numba does at its first call of a kernel, so that forked workers share it.
+
+    It imports the extensions of every installed package that has some: a second, and a hundred MiB.
+    """
+    if _compiles:
+        from numba.core import entrypoints, registry  # noqa: PLC0415
+
+        entrypoints.init_all()
+        registry.cpu_target.target_context.refresh()
+
+
 def _kernels_digest() -> str:
     """Digest of every module with kernels: a kernel contains those that it calls, from any module."""
     digest = hashlib.blake2b(digest_size=12)

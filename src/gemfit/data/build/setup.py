@@ -13,7 +13,7 @@ import numpy as np
 from gemfit.data.build.encoder_tables import tables_path
 from gemfit.data.build.malloc import trim_heap
 from gemfit.data.build.reference_check import ReferenceChecker
-from gemfit.data.compiled import kernels_compile
+from gemfit.data.compiled import initialize_numba, kernels_compile
 from gemfit.data.jsonl.batch_parser import read_block
 from gemfit.data.jsonl.conversation import Conversation
 from gemfit.data.jsonl.inputs import all_lines
@@ -109,6 +109,7 @@ def _encode_all(encoder: Encoder, texts: list[bytes]) -> VerificationSample:
 
 def freeze_heap() -> None:
     """Collect garbage, exempt the rest from collection (``gc.freeze``), and trim: workers share the heap."""
+    initialize_numba()
     gc.collect()
     gc.freeze()
     trim_heap()
