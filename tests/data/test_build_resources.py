@@ -67,12 +67,15 @@ print(status, sum(resource.getrusage(one).ru_maxrss for one in who))
 
 
 def peak_mib(job: Path, out: Path) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(job), str(out)], capture_output=True, text=True, timeout=120
-    )
-    status, kib = done.stdout.split()
-    assert status == "0", done.stderr
-    return int(kib) / 1024
+    """Peak memory of a build that compiles no kernels: one that does is only a warm-up."""
+    for number in range(4):
+        argv = [sys.executable, "-c", MEASURE, str(job), f"{out}-{number}"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+        status, kib = done.stdout.split()
+        assert status == "0", done.stderr
+        if "compiling kernels" not in done.stderr:
+            return int(kib) / 1024
+    raise AssertionError("kernels are compiled again and again")
 
 
 def test_memory_does_not_grow_with_the_input(
@@ -81,13 +84,13 @@ def test_memory_does_not_grow_with_the_input(
     text = "We sleep and work and rest today, and we feel the long night. " * 12
     sizes: list[float] = []
     peaks: list[float] = []
-    for count in (1_000, 1_000, 10_000):  # the first build may compile kernels
+    for count in (1_000, 10_000):
         lines = [{"messages": [{"role": "user", "content": f"{i}. {text}"}]} for i in range(count)]
         path = write_conversations_file(lines)
         sizes.append(path.stat().st_size / 2**20)
         job = write_job(path, seq_len=1024, near_duplicates="ignore")
         peaks.append(peak_mib(job, tmp_path / f"pack-{len(peaks)}"))
-    grown = sizes[-1] - sizes[-2]
+    grown = sizes[1] - sizes[0]
     assert grown > 6
     # Packed rows of this input take four times its size; some bytes a conversation are allowed.
-    assert peaks[-1] - peaks[-2] < grown
+    assert peaks[1] - peaks[0] < grown, peaks

@@ -37,7 +37,7 @@ def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
         return {}
     scaling = {key: value for key, value in whole.items() if key != "rope_theta"}
     is_scaled = scaling.get("rope_type", "default") != "default"
-    found = {"rope_theta": whole["rope_theta"], "rope_scaling": scaling if is_scaled else None}
+    found = {"rope_theta": whole["rope_theta"]} | ({"rope_scaling": scaling} if is_scaled else {})
     if isinstance(local := rope.get("sliding_attention"), dict) and "rope_theta" in local:
         found["rope_local_base_freq"] = local["rope_theta"]
     return found
