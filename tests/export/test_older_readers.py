@@ -83,12 +83,14 @@ def test_a_list_of_special_tokens_has_the_key_of_transformers_4(lora: Trained, t
 def test_configurations_without_scaling_and_of_one_kind_of_layers() -> None:
     llama = with_old_keys(LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).to_dict())
     assert llama["rope_theta"] == 5e5
-    assert llama["rope_scaling"] is None
+    assert "rope_scaling" not in llama
     assert "rope_local_base_freq" not in llama
     nested = with_old_keys({"text_config": {"rope_parameters": ROPE, "dtype": "bfloat16"}, "rope_theta": 3})
     assert nested["text_config"]["rope_scaling"]["factor"] == 8.0
     assert nested["text_config"]["torch_dtype"] == "bfloat16"
     assert nested["rope_theta"] == 3
+    newer = {"rope_parameters": {"full_attention": {"rope_type": "proportional", "rope_theta": 1e6}}}
+    assert with_old_keys(newer) == newer
 
 
 def test_the_sentencepiece_model_is_kept_where_the_vocabulary_is_the_base_models(

@@ -18,6 +18,8 @@ from gemfit.schemas.recipe import ModelRecipe
 
 SENTENCEPIECE = "tokenizer.model"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+OLD_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+"""Of transformers 4: it knows no model that has another one."""
 
 
 def with_old_keys(config: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +38,9 @@ def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(whole, dict) or "rope_theta" not in whole:
         return {}
     scaling = {key: value for key, value in whole.items() if key != "rope_theta"}
-    is_scaled = scaling.get("rope_type", "default") != "default"
+    if (kind := scaling.get("rope_type", "default")) not in OLD_ROPE_TYPES:
+        return {}
+    is_scaled = kind != "default"
     found = {"rope_theta": whole["rope_theta"]} | ({"rope_scaling": scaling} if is_scaled else {})
     if isinstance(local := rope.get("sliding_attention"), dict) and "rope_theta" in local:
         found["rope_local_base_freq"] = local["rope_theta"]
