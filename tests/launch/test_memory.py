@@ -23,6 +23,8 @@ from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
 from gemfit_launch.predict.model_state_memory import Configuration, ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
+
 Cli = Callable[..., Result]
 SCRIPTS = Path(__file__).parents[1] / "memory"
 SHAPES = shipped_shapes()
@@ -260,7 +262,7 @@ def test_the_change_that_a_plan_names_does_away_with_the_warning(cli: Cli) -> No
 
 
 def test_a_site_with_a_known_gpu_warns_without_the_option(cli: Cli) -> None:
-    asked = ("plan", "gemma3/27b", "--site", "gpu-cluster", "--nodes", 1, "--data", __file__)
+    asked = ("plan", "gemma3/27b", "--site", "gpu-cluster", "--nodes", 1, "--data", EXAMPLES)
     result = cli(*asked, "--json")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
