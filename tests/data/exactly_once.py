@@ -138,7 +138,11 @@ def make_conversations(count: int, seed: int) -> list[MessageDicts]:
         roles = ["system"] * (rng.random() < 0.4) + [("user", "assistant")[i % 2] for i in range(turns)]
         if "assistant" not in roles:
             roles.append("assistant")
-        made.append([{"role": role, "content": content(rng, words, hostile)} for role in roles])
+        messages = [{"role": role, "content": content(rng, words, hostile)} for role in roles]
+        for message in messages:
+            if message["role"] == "assistant" and not message["content"].strip():
+                message["content"] = "."  # replies without text are refused
+        made.append(messages)
     return made
 
 
