@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from gemfit.errors import UserError
@@ -65,6 +66,28 @@ def test_metadata_with_code_in_it_is_refused_and_runs_nothing(
         with pytest.raises(UserError, match=r"\.metadata: names .*system.* nothing was loaded or run"):
             reading()
     assert not victim.exists()
+
+
+class ByAttribute:
+    """Pickled as ``getattr(owner, name)``, as Python 3.11.2 pickles members of enumerations."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self._reduced = getattr, (owner, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
+
+
+def test_members_of_the_memory_format_may_be_pickled_by_attribute(checkpoint: Path) -> None:
+    metadata: Any = FileSystemReader(checkpoint).read_metadata()
+    metadata.planner_data = ByAttribute(_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    found = SafeReader(checkpoint).read_metadata().planner_data
+    assert found is _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    metadata.planner_data = ByAttribute(metadata.__class__, "__init__")
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(UserError, match="asks for an attribute"):
+        SafeReader(checkpoint).read_metadata()
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

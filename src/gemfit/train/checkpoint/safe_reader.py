@@ -19,6 +19,14 @@ from torch.serialization import _get_layout
 
 from gemfit.errors import UserError
 
+
+def _member(kind: type, name: str) -> Any:
+    """``getattr`` for what Python 3.11 up to 3.11.3 pickles by it: members of the one enumeration."""
+    if kind is not metadata._MEM_FORMAT_ENCODING:
+        raise UserError("the metadata of a checkpoint asks for an attribute; nothing was loaded or run")
+    return metadata._MEM_FORMAT_ENCODING[name]
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     **{
         (kind.__module__, kind.__name__): kind
@@ -34,6 +42,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
             filesystem._StorageInfo,
         )
     },
+    ("builtins", "getattr"): _member,
     ("torch", "Size"): torch.Size,
     ("torch.serialization", "_get_layout"): _get_layout,
     ("pathlib", "PosixPath"): PosixPath,
