@@ -46,6 +46,8 @@ def model(gpu_plan: Plan) -> Any:
 def test_the_model_is_not_replicated_over_visible_gpus(
     visible: int, gpu_plan: Plan, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A build of torch for CUDA takes a count as a sign that there is a driver.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     arguments = training_arguments(gpu_plan, RunDir.create(tmp_path / "run", gpu_plan))
     trainer = Trainer(model=model, args=arguments, train_dataset=[1])
