@@ -35,7 +35,9 @@ from conversation_corpus import write_corpus
 
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 
 PLAIN: dict[str, Any] = {"near_duplicates": "ignore", "pii": "ignore"}
 

@@ -24,7 +24,9 @@ from pathlib import Path
 
 from gemfit.core.file_digest import file_xxh3
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 
 DATA = Path(__file__).parents[1] / "examples" / "conversations.jsonl"
 NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")

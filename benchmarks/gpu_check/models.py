@@ -13,7 +13,7 @@ from common import SMALL, TINY, Scale
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.pack.reader import Row
-from gemfit.schemas.recipe import ModelRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.train.data.collate import Tensors, collate, needs_boundaries, to_device
 from gemfit.train.model.packed_lm import packed_class
 

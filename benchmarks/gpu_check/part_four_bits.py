@@ -59,7 +59,7 @@ def _bits(scale: Scale) -> dict[str, Any]:
 
 def _product_error(scale: Scale) -> float:
     """Error of a 4-bit layer on the device against its dequantized weight in float32 on the CPU."""
-    from gemfit.schemas.recipe import Quantization  # noqa: PLC0415
+    from gemfit.schemas.recipe_model import Quantization  # noqa: PLC0415
     from gemfit.train.model.qlora import QuantizedLinear, check_kernels  # noqa: PLC0415
 
     torch.manual_seed(0)

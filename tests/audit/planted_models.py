@@ -24,7 +24,10 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import SampleMessage
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import PackReference, Topology
-from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_training import BatchRecipe, LengthRecipe
 from gemfit.schemas.strategy import Single
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.runs.ensure_pack import ensure_pack

@@ -13,7 +13,9 @@ from gemfit.data.__main__ import main
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.schemas.evaluation import SampleMessage
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 
 SYSTEM = "You listen.\nAnd answer."
 COMMON_REPLY = "Thank you for telling me all of this, I am glad that you did, and I am here for you. " * 2

@@ -23,7 +23,7 @@ from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.evaluate.models import LoadedModel
 from gemfit.export.chat_template import tokenizer_for_chat
 from gemfit.schemas.evaluation import SampleMessage
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 TEXT = ["I cannot sleep before my exams, and I do not know what to do about it."] * 9
 Type = Callable[..., tuple[str, str]]

@@ -15,7 +15,7 @@ from gemfit.chat.__main__ import main
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import ExitCode
 from gemfit.export.chat_template import tokenizer_for_chat
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 MESSAGES = [{"role": "user", "content": "rain again"}]
 Answer = Callable[..., dict[str, Any]]

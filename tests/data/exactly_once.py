@@ -25,7 +25,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 
 IGNORED = -100
 REAL = Path(__file__).parents[2] / "examples" / "conversations.jsonl"

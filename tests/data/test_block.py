@@ -26,7 +26,7 @@ from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.render.trim import SPACES, trimmed
 from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 from .conftest import random_conversations
 

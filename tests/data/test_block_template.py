@@ -20,7 +20,7 @@ from gemfit.data.render.template_segments import check_template
 from gemfit.data.tokenize import reference_encoder
 from gemfit.data.tokenize.tokenizer import CHAT_TEMPLATE
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 GEMMA_LIKE = """\
 {{ bos_token }}

@@ -23,7 +23,7 @@ from gemfit.data.build.token_accounting import (
 from gemfit.data.filter.selection import Selection, SelectionInput, select_conversations
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import TokenizedBlock
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 CONVERSATIONS, PARTS = 4_000, 50
 SEQ_LEN = 2048

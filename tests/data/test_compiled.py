@@ -18,7 +18,9 @@ from gemfit.data import compiled as compiled_code
 from gemfit.data.__main__ import main
 from gemfit.data.build import compile_kernels
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 
 from .conftest import WriteConversations, WriteJob, content
 from .conftest import random_conversations as conversations

@@ -12,7 +12,7 @@ from gemfit.data.jsonl.conversation import Conversation, Message, parse_conversa
 from gemfit.data.render.render_context import make_render_context
 from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 USER = {"role": "user", "content": "Is it raining?"}
 SYSTEM = {"role": "system", "content": "Be kind."}

@@ -15,7 +15,9 @@ from gemfit.data.jsonl.decompress import decompressed
 from gemfit.data.jsonl.file_blocks import file_blocks
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.schemas.source_file import check_readable, digest_file
 
 Compress = Callable[[bytes], bytes]

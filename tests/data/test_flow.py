@@ -19,7 +19,9 @@ from gemfit.data.__main__ import main
 from gemfit.data.pack.reader import open_pack, read_manifest
 from gemfit.schemas.manifest import PackManifest, TokenFlow
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 
 from .conftest import random_conversations
 

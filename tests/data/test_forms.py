@@ -14,7 +14,7 @@ from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.data.render.render_context import RenderContext, make_render_context
 from gemfit.data.tokenize import reference_encoder
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 from .conftest import Build, WriteConversations
 from .test_block import Anything, columns

@@ -19,7 +19,9 @@ from gemfit.data.jsonl.inputs import inputs_of
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import PackJob, make_pack_job
 from gemfit.schemas.pin_revisions import pin_revisions
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from publish.repos import Entry, Repo
 from publish.server import HubServer
 

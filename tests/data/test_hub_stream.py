@@ -15,7 +15,9 @@ from gemfit.data.__main__ import main
 from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 
 from .conftest import Build, random_conversations
 

@@ -15,7 +15,7 @@ from gemfit.data.jsonl.batch_parser import parse_batch, parse_lines, read_block
 from gemfit.data.jsonl.line_parser import Rejection
 from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 from .test_block import Anything, columns
 

@@ -32,7 +32,7 @@ from gemfit.data.filter.selection import (
     within_max_rows,
 )
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe, SourceRecipe
+from gemfit.schemas.recipe_data import DataRecipe, SourceRecipe
 
 
 def selection_input(**columns: Any) -> SelectionInput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gemfit.schemas.recipe import ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from train.trained import Trained, train
 
 TINY = ScratchModel(

@@ -17,7 +17,7 @@ from gemfit.evaluate.models import LoadedModel, find_models, open_model_ref, ope
 from gemfit.export.export import export
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import SampleMessage
-from gemfit.schemas.recipe import Lora
+from gemfit.schemas.recipe_model import Lora
 from gemfit.train.model.build import load_model
 from train.trained import IDS, Trained, train
 

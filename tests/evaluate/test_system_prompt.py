@@ -12,7 +12,7 @@ import zstandard
 from gemfit.errors import UserError
 from gemfit.evaluate import system_prompt
 from gemfit.evaluate.system_prompt import system_prompts
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 
 def lines(*systems: str | None, role: str = "system") -> bytes:

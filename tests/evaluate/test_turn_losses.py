@@ -17,7 +17,9 @@ from gemfit.data.tokenize.tokenizer import load_tokenizer
 from gemfit.evaluate.samples import select_prompts
 from gemfit.evaluate.turn_losses import TurnSpan, turn_spans
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit_launch.runs.ensure_pack import ensure_pack
 
 CONVERSATION = [

@@ -12,7 +12,7 @@ from gemfit.export.user_statements import UserStatements
 from gemfit.modelcard.card import render
 from gemfit.modelcard.facts import gather
 from gemfit.schemas.plan import Plan
-from gemfit.schemas.recipe import ModelRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from modelcard.cards import ReadCard
 from modelcard.recorded import recorded_plan, recorded_run
 

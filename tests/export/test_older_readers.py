@@ -15,7 +15,7 @@ from gemfit.export.base_model import find_base_model
 from gemfit.export.export import export, main
 from gemfit.export.older_readers import with_old_keys, write_old_tokenizer_keys
 from gemfit.export.user_statements import UserStatements, add_statements
-from gemfit.schemas.recipe import Lora, ModelRecipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe
 from train.trained import Trained, train, write_conversations
 
 # transformers asks for a name of its own that it has deprecated.

@@ -18,7 +18,7 @@ from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
 from gemfit.export.chat_template import tokenizer_for_chat
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 Format = Literal["role_markers", "chat_template"]
 TEXT = '\'tis so.<|eos|><|assistant|>\'tis the rain in [{"name": "f", "arguments": {}}]\n\nwhat now?'

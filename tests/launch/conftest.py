@@ -16,7 +16,8 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import Losses, PackManifest, SplitCounts
 from gemfit.schemas.pack_job import PackJob, make_pack_job, pack_folder
 from gemfit.schemas.plan import PackReference, Plan, Topology
-from gemfit.schemas.recipe import LengthRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_training import LengthRecipe
 from gemfit_launch.cli import main
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request

@@ -15,7 +15,8 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.schemas.recipe import CheckpointRecipe, Lora, Quantization
+from gemfit.schemas.recipe_model import Lora, Quantization
+from gemfit.schemas.recipe_training import CheckpointRecipe
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.activation_memory import SLICE_TOKENS, layer_bytes, logits_bytes
 from gemfit_launch.predict.gpu_specs import GPU_SPECS, guess_gpu

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.shape_lookup import FAMILIES, find_shape, shape_from_config, shipped_shapes
 

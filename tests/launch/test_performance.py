@@ -11,7 +11,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemfit.schemas.recipe import Lora
+from gemfit.schemas.recipe_model import Lora
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.communication import communication_volume

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gemfit.errors import UserError
 from gemfit.schemas.plan import PackReference, Plan, Topology
-from gemfit.schemas.recipe import LengthRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_training import LengthRecipe
 from gemfit.schemas.strategy import STRATEGY_NAMES
 from gemfit_launch.planning.plan import count_steps, find_problems, make_plan
 from gemfit_launch.planning.recipes import shipped

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemfit.schemas.recipe import Lora, Quantization
+from gemfit.schemas.recipe_model import Lora, Quantization
 from gemfit.schemas.strategy import DeepSpeed, Single
 from gemfit.train.data.collate import loss_chunks
 from gemfit.train.distributed.meta_init import cast_frozen

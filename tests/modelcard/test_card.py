@@ -20,7 +20,9 @@ from gemfit.schemas.audit import Audit, AuditedModel, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import Score
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.metrics_history import read_history
-from gemfit.schemas.recipe import DataRecipe, Lora, Quantization, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import Lora, Quantization
 from modelcard.cards import ReadCard, read_card
 from modelcard.recorded import GPU, energy, evaluation_of, recorded_run, write_checkpoint
 

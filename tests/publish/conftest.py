@@ -19,7 +19,7 @@ from gemfit.publish.export_push import export_push
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import StepRecord
-from gemfit.schemas.recipe import ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
 from gemfit.upload.spool import push_of_step
 from publish.server import HubServer

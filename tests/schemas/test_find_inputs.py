@@ -11,7 +11,9 @@ import pytest
 from gemfit.errors import UserError
 from gemfit.schemas.find_inputs import find_files, find_inputs, is_stream
 from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 
 LINE = '{"messages": []}\n'
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from gemfit.config.overrides import build, with_settings
 from gemfit.config.yaml_source import parse
 from gemfit.errors import UserError, did_you_mean
-from gemfit.schemas.recipe import LengthRecipe, Recipe, SourceRecipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import SourceRecipe
+from gemfit.schemas.recipe_training import LengthRecipe
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
 
 BASE = "model: {id: some/model}\n"

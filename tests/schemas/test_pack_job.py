@@ -11,7 +11,10 @@ import pytest
 from gemfit.errors import UserError
 from gemfit.schemas.find_inputs import find_files
 from gemfit.schemas.pack_job import PackJob, cache_folder, make_pack_job, pack_folder
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_training import OptimRecipe
 
 
 @pytest.fixture

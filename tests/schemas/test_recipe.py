@@ -9,15 +9,10 @@ from pydantic import ValidationError
 
 from gemfit.schemas.base import Contract, digest_json
 from gemfit.schemas.batch import Batch
-from gemfit.schemas.recipe import (
-    CheckpointRecipe,
-    DataRecipe,
-    LengthRecipe,
-    ModelRecipe,
-    Recipe,
-    ScratchModel,
-    SourceRecipe,
-)
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe, SourceRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_training import CheckpointRecipe, LengthRecipe
 
 CARD = Recipe(model=ModelRecipe(id="google/gemma-3-1b-it"))
 

@@ -16,7 +16,8 @@ from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.batch import make_batch
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
-from gemfit.schemas.recipe import ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import ModelRecipe
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ import torch
 from gemfit.data.pack.reader import Row
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe, ScratchModel
 from gemfit.train.data.collate import Tensors, collate
 from gemfit.train.model.attention_checks import (
     advice,

@@ -16,7 +16,9 @@ from transformers import Gemma3TextConfig
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
 from gemfit.schemas.check import CheckResult, ok
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.train.checks import doctor, recipe_checks
 from gemfit.train.checks.recipe_checks import (
     check_begin,

@@ -17,14 +17,10 @@ from gemfit.errors import UserError
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import EvalRecord
-from gemfit.schemas.recipe import (
-    CheckpointRecipe,
-    DataRecipe,
-    EarlyStopping,
-    EvaluationRecipe,
-    ModelRecipe,
-    Recipe,
-)
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
+from gemfit.schemas.recipe_training import CheckpointRecipe, EarlyStopping, EvaluationRecipe
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor, judge, recorded_losses
 from gemfit_launch.planning.replan import check_not_complete
 from gemfit_launch.runs.exit_report import conclude

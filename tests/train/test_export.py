@@ -21,7 +21,8 @@ from gemfit.export.chat_template import generation_settings, tokenizer_for_chat
 from gemfit.export.export import export, main
 from gemfit.export.weights import plan_shards, weights_of_checkpoint, write_weights
 from gemfit.rundir import RunDir
-from gemfit.schemas.recipe import DataRecipe, Lora, ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe, ScratchModel
 from train.trained import IDS, Trained, conversation, train
 
 # transformers asks for a name of its own that it has deprecated.

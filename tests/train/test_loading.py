@@ -19,7 +19,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.distributed.meta_init import allocate_parameters
 from gemfit.train.model import safetensors_reader

@@ -25,7 +25,8 @@ from gemfit.data.pack.reader import Row
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import UserError
 from gemfit.export.export import export
-from gemfit.schemas.recipe import ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.train.data.collate import Tensors, collate
 from gemfit.train.model.build import load_model
 from gemfit.train.model.text_architecture import decoder_layers

@@ -22,7 +22,8 @@ from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import UserError
 from gemfit.export.export import export
 from gemfit.export.weights import weights_of_checkpoint
-from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe, Quantization, ScratchModel
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.checks import recipe_checks, selftest
 from gemfit.train.distributed.meta_init import allocate_parameters

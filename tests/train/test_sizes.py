@@ -23,7 +23,8 @@ from transformers import (
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import ExitCode, UserError
 from gemfit.export.export import export, main
-from gemfit.schemas.recipe import Lora, ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe
 from gemfit.train.distributed.meta_init import init_on_meta
 from gemfit.train.model.build import load_model
 from gemfit.train.model.packed_lm import packed_class

@@ -13,7 +13,10 @@ import torch
 from gemfit.rundir import RunDir
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import PackReference, Topology
-from gemfit.schemas.recipe import BatchRecipe, DataRecipe, LengthRecipe, ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
+from gemfit.schemas.recipe_training import BatchRecipe, LengthRecipe
 from gemfit.schemas.strategy import Single
 from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
 from gemfit.train.model.build import load_matching_tokenizer, load_model

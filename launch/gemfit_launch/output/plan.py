@@ -10,7 +10,8 @@ from rich.console import Console
 
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.plan import Plan
-from gemfit.schemas.recipe import CheckpointRecipe, EvaluationRecipe, LengthRecipe, ModelRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
+from gemfit.schemas.recipe_training import CheckpointRecipe, EvaluationRecipe, LengthRecipe
 from gemfit_launch.output.forecast import forecast_json, show_forecast
 from gemfit_launch.output.tables import console, facts, table
 from gemfit_launch.planning.accelerate import RUN_DIR

@@ -13,7 +13,8 @@ from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob, make_pack_job, pack_folder
 from gemfit.schemas.plan import PackReference
-from gemfit.schemas.recipe import DataRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.source_file import SourceFile
 
 BYTES_PER_TOKEN = 4

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from gemfit.schemas.optimizer import OPTIMIZERS, optimizer_of, prefetch_depth
 from gemfit.schemas.plan import Plan, Topology
-from gemfit.schemas.recipe import ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
 from gemfit_launch.predict.activation_memory import LOGIT_BYTES, SLICE_TOKENS
 from gemfit_launch.predict.model_shape import ModelShape

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gemfit.schemas.plan import Plan
-from gemfit.schemas.recipe import CheckpointRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_training import CheckpointRecipe
 from gemfit_launch.predict import activation_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import (

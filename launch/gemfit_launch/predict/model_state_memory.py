@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from gemfit.schemas.recipe import Lora, Quantization
+from gemfit.schemas.recipe_model import Lora, Quantization
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.model_shape import ModelShape, Shapes
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gemfit.schemas.batch import make_batch
-from gemfit.schemas.recipe import ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.argv import to_argv
 from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE, GpuSpec

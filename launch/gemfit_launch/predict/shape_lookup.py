@@ -15,7 +15,7 @@ from typing import Any
 
 from gemfit.core.hub_commit import hub_cache
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import ModelRecipe, ScratchModel
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit_launch.predict.model_shape import ModelShape
 
 Config = Mapping[str, Any]

@@ -25,7 +25,8 @@ from gemfit.export.export import packed_tokenizer
 from gemfit.export.weights import merged_model, trained_weights
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit.schemas.recipe import ModelRecipe, Recipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
 from gemfit.train.model.build import load_model, open_model
 from gemfit.train.model.packed_lm import packed_class, unpacked_model

@@ -16,7 +16,7 @@ import orjson
 from gemfit.data.jsonl.inputs import lines_of
 from gemfit.errors import UserError
 from gemfit.schemas.find_inputs import find_files
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 MOST_CONVERSATIONS = 100_000
 """Most lines that are read, the same number per file."""

@@ -25,7 +25,7 @@ from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.data.render.renderer import encode_control, make_renderer, prompt_ids, stop_ids
 from gemfit.data.render.template_segments import LITERAL_EOS, TemplateSegments, rendered_texts, role_markers
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from gemfit.export.older_readers import with_old_keys
 from gemfit.export.weights import Weights, together
-from gemfit.schemas.recipe import Lora, ModelRecipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe
 from gemfit.train.model.build import base_architecture, open_base
 from gemfit.train.model.safetensors_reader import BaseWeights
 

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from gemfit.data.tokenize.tokenizer import load_tokenizer
-from gemfit.schemas.recipe import ModelRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 
 SENTENCEPIECE = "tokenizer.model"
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -8,7 +8,7 @@ from gemfit.evaluate.system_prompt import SystemPrompts
 from gemfit.modelcard.facts import CardFacts
 from gemfit.modelcard.header import hub_datasets, short_source
 from gemfit.schemas.manifest import PackManifest
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.summary.markdown import code, key_values, render, section, table, verbatim
 from gemfit.summary.pack import filtered, split_table
 

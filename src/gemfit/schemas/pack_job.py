@@ -12,7 +12,9 @@ from gemfit.core.hub_commit import dataset_commit
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract, digest_json
 from gemfit.schemas.find_inputs import check_name, find_files, find_inputs
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, SourceRecipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe, SourceRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.source_file import (
     SourceFile,
     check_readable,

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.core.hub_commit import cached_commit, dataset_commit
-from gemfit.schemas.recipe import DataRecipe, ModelRecipe, Recipe, SourceRecipe
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_data import DataRecipe, SourceRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 
 
 def pin_revisions(recipe: Recipe) -> Recipe:

@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gemfit.schemas.base import Contract
+from gemfit.schemas.base import Contract, PositiveInt
 from gemfit.schemas.training_identity import flatten
-
-PositiveInt = Annotated[int, Field(ge=1)]
 
 SECRET_NAME = re.compile(
     r"TOKEN$|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY"

@@ -34,7 +34,7 @@ from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
 from gemfit.data.render.assemble_ids import ControlIds, assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.tokenize.sampling import sample_texts
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 NUM_CONVERSATIONS, CHUNKS = 8, 3
 """Of the data that the kernels are called with: enough for every branch that a type depends on."""

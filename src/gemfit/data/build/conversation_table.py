@@ -25,7 +25,7 @@ from gemfit.data.dedup.minhash import NUM_HASHES
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 _COPIED = {
     "digests": (np.uint64, 2),

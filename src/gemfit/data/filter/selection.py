@@ -25,7 +25,7 @@ from gemfit.data.dedup.lsh import (
 )
 from gemfit.data.filter.mixture import copies_by_weight, mix
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 TEMPLATE_SHARE, TEMPLATE_SIZE = 0.01, 8
 """A group above both shares a template rather than copies; its members are split one by one. As a group

@@ -15,7 +15,7 @@ from gemfit.data.jsonl.exact_json import RepeatedKey, first_constant, load_json
 from gemfit.data.jsonl.forms.read_form import SHAPE
 from gemfit.data.jsonl.line_settings import DEFAULTS, LineSettings
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import MAX_LINE_MIB
+from gemfit.schemas.recipe_data import MAX_LINE_MIB
 
 LINE_LIMIT = MAX_LINE_MIB * 2**20
 """Bytes of the longest line that a recipe may allow: files are read up to there, and a little further."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 ROLES = ("system", "user", "assistant", "tool")
 FUNCTION_CALL = "function_call"

@@ -19,7 +19,7 @@ from gemfit.data.render.renderer import Renderer, make_renderer
 from gemfit.data.render.template_segments import check_template
 from gemfit.data.tokenize import Encoder
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)

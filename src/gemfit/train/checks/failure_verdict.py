@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from gemfit.errors import UserError
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.recipe import ModelRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.train.model.attention_checks import advice
 from gemfit.train.trainer_view import SelfTestError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gemfit.schemas.metrics import EarlyStop, EvalRecord
 from gemfit.schemas.metrics_history import read_records
-from gemfit.schemas.recipe import EarlyStopping
+from gemfit.schemas.recipe_training import EarlyStopping
 from gemfit.train.collective import on_first_rank
 
 

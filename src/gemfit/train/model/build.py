@@ -22,7 +22,8 @@ from gemfit.data.tokenize.file_tokenizer import open_tokenizer, tokenizer_digest
 from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, tokenizer_digest
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
-from gemfit.schemas.recipe import Lora, ModelRecipe, Quantization, Recipe, ScratchModel
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import Lora, ModelRecipe, Quantization, ScratchModel
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta, meta_as_cpu
 from gemfit.train.model.attention_checks import unavailable
 from gemfit.train.model.packed_lm import packed_class

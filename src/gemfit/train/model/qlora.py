@@ -17,7 +17,7 @@ from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
 from bitsandbytes.nn import Linear4bit
 
 from gemfit.errors import UserError
-from gemfit.schemas.recipe import Quantization
+from gemfit.schemas.recipe_model import Quantization
 from gemfit.train.distributed.meta_init import cast_frozen
 from gemfit.train.trainer_view import SelfTestError
 
