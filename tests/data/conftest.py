@@ -86,7 +86,7 @@ def tokenizer_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No part is there when a test begins."""
+    """No block is there when a test begins."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("GEMFIT_CACHE", str(folder))
     return folder
@@ -139,6 +139,12 @@ def build(
 @pytest.fixture(scope="module")
 def lines() -> list[dict[str, Any]]:
     return random_conversations(1500, seed=3)
+
+
+@pytest.fixture
+def conversations_file(lines: list[dict[str, Any]], write_conversations_file: WriteConversations) -> Path:
+    """The file of all ``lines``."""
+    return write_conversations_file(lines)
 
 
 @pytest.fixture

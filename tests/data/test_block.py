@@ -227,11 +227,11 @@ def test_compiled_assembly_equals_the_renderer_bit_for_bit(
     overlong = draw.draw(st.sampled_from(["split", "cut", "truncate", "drop"]))
     made = rendering(tokenizer, format=format, eos=eos, loss_on=loss_on, seq_len=64, overlong=overlong)
     values = draw.draw(conversations(format == "chat_template"))
-    part, counts = make_block(lines_of(values), 1, "f", made, None)
+    block, counts = make_block(lines_of(values), 1, "f", made, None)
     documents = made.renderer.render([parse_conversation(value, "f:1") for value in values])
     assert counts.rejected == 0
-    assert part.tokens.tolist() == [len(document.words) for document in documents]
-    assert part.trained.tolist() == [document.trained_tokens for document in documents]
+    assert block.tokens.tolist() == [len(document.words) for document in documents]
+    assert block.trained.tolist() == [document.trained_tokens for document in documents]
     fragments = [
         (fragment, number)
         for number, document in enumerate(documents)
@@ -239,12 +239,12 @@ def test_compiled_assembly_equals_the_renderer_bit_for_bit(
     ]
     stored = [[*one.words, *(one.body if one.continues else [])] for one, _ in fragments]
     words = [word for fragment in stored for word in fragment]
-    assert part.words.tolist() == words
-    assert part.lengths.tolist() == [len(fragment.words) for fragment, _ in fragments]
-    assert part.context.tolist() == [fragment.repeated for fragment, _ in fragments]
-    assert part.continues.tolist() == [fragment.continues for fragment, _ in fragments]
-    assert part.starts.tolist() == [fragment.start for fragment, _ in fragments]
-    assert part.conversation.tolist() == [n for _, n in fragments]
+    assert block.words.tolist() == words
+    assert block.lengths.tolist() == [len(fragment.words) for fragment, _ in fragments]
+    assert block.context.tolist() == [fragment.repeated for fragment, _ in fragments]
+    assert block.continues.tolist() == [fragment.continues for fragment, _ in fragments]
+    assert block.starts.tolist() == [fragment.start for fragment, _ in fragments]
+    assert block.conversation.tolist() == [n for _, n in fragments]
 
 
 @pytest.mark.parametrize("overlong", ["split", "truncate", "drop"])
@@ -252,12 +252,12 @@ def test_every_token_of_a_conversation_is_in_a_fragment_or_counted_as_lost(
     tokenizer: Any, overlong: str
 ) -> None:
     made = rendering(tokenizer, overlong=overlong, seq_len=64, loss_on="assistant")
-    part, _ = make_block(lines_of(random_conversations(60, seed=3)), 1, "f", made, None)
-    assert (part.tokens > 64).sum() > 20
-    bodies = np.bincount(part.conversation, part.lengths - part.context, len(part.tokens))
-    accounted = bodies + part.truncated + part.dropped + part.untrained
-    assert accounted.tolist() == part.tokens.tolist()
-    lost = {"split": part.truncated + part.dropped, "truncate": part.dropped, "drop": part.truncated}[
+    block, _ = make_block(lines_of(random_conversations(60, seed=3)), 1, "f", made, None)
+    assert (block.tokens > 64).sum() > 20
+    bodies = np.bincount(block.conversation, block.lengths - block.context, len(block.tokens))
+    accounted = bodies + block.truncated + block.dropped + block.untrained
+    assert accounted.tolist() == block.tokens.tolist()
+    lost = {"split": block.truncated + block.dropped, "truncate": block.dropped, "drop": block.truncated}[
         overlong
     ]
     assert not lost.any()
@@ -271,18 +271,18 @@ TOOL_CONVERSATION = say(("system", "we"), ("user", "rest"), ("tool", "day"), ("a
 def test_tokens_of_roles_are_those_of_their_turns(tokenizer: Any, format: str, eos: str) -> None:
     made = rendering(tokenizer, eos=eos, format=format)
     conversation = CONVERSATION if format == "chat_template" else TOOL_CONVERSATION
-    part, _ = make_block(lines_of([conversation]), 1, "f", made, None)
+    block, _ = make_block(lines_of([conversation]), 1, "f", made, None)
     segments, control = made.renderer.segments, made.renderer.control
     outside = len(control[segments.begin]) + len(control[segments.final])
-    assert part.role_tokens.sum() == part.tokens.sum() - outside
-    assert (part.role_tokens[0] > 0).tolist() == [True, True, True, conversation is TOOL_CONVERSATION]
+    assert block.role_tokens.sum() == block.tokens.sum() - outside
+    assert (block.role_tokens[0] > 0).tolist() == [True, True, True, conversation is TOOL_CONVERSATION]
 
 
 def test_a_block_without_conversations_is_an_empty_tokenized_block(tokenizer: Any) -> None:
     made = rendering(tokenizer, near_duplicates="group", pii="count")
-    part, counts = make_block(b"\n\n", 1, "f", made, None)
+    block, counts = make_block(b"\n\n", 1, "f", made, None)
     assert (counts.lines, counts.blank) == (2, 2)
-    assert all(len(getattr(part, name)) == 0 for name in TokenizedBlock.__dataclass_fields__)
+    assert all(len(getattr(block, name)) == 0 for name in TokenizedBlock.__dataclass_fields__)
 
 
 def test_a_tokenized_block_does_not_depend_on_its_position(tokenizer: Any) -> None:
@@ -311,11 +311,11 @@ def test_contents_are_stripped_like_python_strings(texts: list[str]) -> None:
     assert [found[a:b].decode() for a, b in pairwise(starts)] == wanted
 
 
-def kept_text(tokenizer: Any, part: TokenizedBlock) -> list[str]:
+def kept_text(tokenizer: Any, block: TokenizedBlock) -> list[str]:
     """The trained text of each fragment, with `|` where untrained tokens lie between."""
     parts, at = [], 0
-    for length in part.lengths.tolist():
-        parts.append(trained_text(tokenizer, part.words[at : at + length]))
+    for length in block.lengths.tolist():
+        parts.append(trained_text(tokenizer, block.words[at : at + length]))
         at += length
     return parts
 
@@ -335,13 +335,13 @@ def test_a_weight_of_zero_keeps_a_turn_out_of_the_loss(tokenizer: Any) -> None:
         ("assistant", "yes<eos>"),
         ("all", "<|user|>day<eos>|<|user|>night<eos><|assistant|>yes<eos>"),
     ):
-        part, _ = make_block(lines_of([value]), 1, "f", rendering(tokenizer, loss_on=loss_on), None)
-        assert kept_text(tokenizer, part) == [wanted]
+        block, _ = make_block(lines_of([value]), 1, "f", rendering(tokenizer, loss_on=loss_on), None)
+        assert kept_text(tokenizer, block) == [wanted]
 
 
 def test_rows_differ_by_what_is_trained_so_their_digests_do(tokenizer: Any) -> None:
     plain, weighed = (say(("user", "day"), ("assistant", "no"), ("assistant", "yes")) for _ in range(2))
     weighed["messages"][1]["weight"] = 0
-    part, _ = make_block(lines_of([plain, weighed]), 1, "f", rendering(tokenizer), None)
-    assert part.digests[0].tolist() != part.digests[1].tolist()
-    assert part.normalized_hashes[0] == part.normalized_hashes[1]
+    block, _ = make_block(lines_of([plain, weighed]), 1, "f", rendering(tokenizer), None)
+    assert block.digests[0].tolist() != block.digests[1].tolist()
+    assert block.normalized_hashes[0] == block.normalized_hashes[1]

@@ -1,4 +1,4 @@
-"""Parts that a build finds: added to, missing, damaged, too many, or made by an engine that differs."""
+"""Cached blocks: added to, missing, damaged, too many, or made by an engine that differs."""
 
 from __future__ import annotations
 
@@ -21,32 +21,27 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_lines_that_are_added_cost_only_their_blocks(
-    lines: list[dict[str, Any]],
-    write_conversations_file: WriteConversations,
-    write_job: WriteJob,
-    call: Call,
-    tmp_path: Path,
+    conversations_file: Path, write_job: WriteJob, call: Call, tmp_path: Path
 ) -> None:
-    path = write_conversations_file(lines)
-    blocks = -(-path.stat().st_size // BLOCK)
-    assert call(write_job(path, seq_len=128), "before")[0] == 0
-    with path.open("a") as stream:
+    blocks = -(-conversations_file.stat().st_size // BLOCK)
+    assert call(write_job(conversations_file, seq_len=128), "before")[0] == 0
+    with conversations_file.open("a") as stream:
         stream.writelines(json.dumps(line) + "\n" for line in random_conversations(20, seed=99))
-    grown = -(-path.stat().st_size // BLOCK)
-    status, printed = call(write_job(path, seq_len=128), "after")
+    grown = -(-conversations_file.stat().st_size // BLOCK)
+    status, printed = call(write_job(conversations_file, seq_len=128), "after")
     assert status == 0
     assert f"{blocks - 1} of {grown} blocks were in the cache" in printed
-    # What decides only over whole conversations makes no part anew.
-    status, printed = call(write_job(path, seq_len=128, validation_share=0.3), "other")
+    # What decides only over whole conversations makes no block again.
+    status, printed = call(write_job(conversations_file, seq_len=128, validation_share=0.3), "other")
     assert status == 0
     assert f"{grown} of {grown} blocks were in the cache" in printed
-    assert "were in the cache" not in call(write_job(path, seq_len=256), "longer")[1]
+    assert "were in the cache" not in call(write_job(conversations_file, seq_len=256), "longer")[1]
 
 
-def test_a_part_that_is_missing_at_the_merge_names_its_shard(
-    lines: list[dict[str, Any]], write_conversations_file: WriteConversations, write_job: WriteJob, call: Call
+def test_a_block_that_is_missing_at_the_merge_names_its_shard(
+    conversations_file: Path, write_job: WriteJob, call: Call
 ) -> None:
-    job = write_job(write_conversations_file(lines))
+    job = write_job(conversations_file)
     status, printed = call(job, "pack", "--merge")
     assert status == 2
     assert "run `gemfit pack … --shard i/n` for i from 1 to n" in printed
@@ -57,59 +52,47 @@ def test_a_part_that_is_missing_at_the_merge_names_its_shard(
     assert "blocks are missing; run again with --shard 2/3, then --merge" in printed
 
 
-def test_a_damaged_part_is_made_again(
-    lines: list[dict[str, Any]],
-    write_conversations_file: WriteConversations,
-    write_job: WriteJob,
-    call: Call,
-    cache: Path,
-    tmp_path: Path,
+def test_a_damaged_block_is_made_again(
+    conversations_file: Path, write_job: WriteJob, call: Call, cache: Path, tmp_path: Path
 ) -> None:
-    job = write_job(write_conversations_file(lines), seq_len=128)
+    job = write_job(conversations_file, seq_len=128)
     assert call(job, "first")[0] == 0
-    parts = sorted(cache.glob("blocks/*/*.block"))
-    assert len(parts) > 5
-    whole = parts[0].read_bytes()
-    parts[0].write_bytes(whole[:-5] + b"?" + whole[-4:])
-    parts[1].write_bytes(parts[1].read_bytes()[:-64])
-    parts[2].write_bytes(b"")
+    blocks = sorted(cache.glob("blocks/*/*.block"))
+    assert len(blocks) > 5
+    whole = blocks[0].read_bytes()
+    blocks[0].write_bytes(whole[:-5] + b"?" + whole[-4:])
+    blocks[1].write_bytes(blocks[1].read_bytes()[:-64])
+    blocks[2].write_bytes(b"")
     status, printed = call(job, "again")
     assert status == 0
-    assert f"{len(parts) - 3} of {len(parts)} blocks were in the cache" in printed
+    assert f"{len(blocks) - 3} of {len(blocks)} blocks were in the cache" in printed
     assert content(tmp_path / "first") == content(tmp_path / "again")
 
 
-def test_the_cache_of_parts_has_a_bound(
-    lines: list[dict[str, Any]],
-    write_conversations_file: WriteConversations,
-    write_job: WriteJob,
-    call: Call,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_block_cache_has_a_bound(
+    conversations_file: Path, write_job: WriteJob, call: Call, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_conversations_file(lines)
-    assert call(write_job(path, seq_len=128), "first")[0] == 0
+    assert call(write_job(conversations_file, seq_len=128), "first")[0] == 0
     old = set(cache.glob("blocks/*/*.block"))
-    size = sum(part.stat().st_size for part in old)
-    for part in old:
-        os.utime(part, (1, 1))
+    size = sum(block.stat().st_size for block in old)
+    for block in old:
+        os.utime(block, (1, 1))
     monkeypatch.setenv("GEMFIT_BLOCKS_GIB", str(1.2 * size / 2**30))
-    assert call(write_job(path, seq_len=256), "second")[0] == 0
+    assert call(write_job(conversations_file, seq_len=256), "second")[0] == 0
     left = set(cache.glob("blocks/*/*.block"))
     assert len(left - old) == len(old)
     assert 0 < len(left & old) < len(old)
     monkeypatch.setenv("GEMFIT_BLOCKS_GIB", "0")
-    assert call(write_job(path, seq_len=256), "third")[0] == 0
+    assert call(write_job(conversations_file, seq_len=256), "third")[0] == 0
     assert not list(cache.glob("blocks/*/*.block"))
     monkeypatch.setenv("GEMFIT_BLOCKS_GIB", "much")
-    status, printed = call(write_job(path, seq_len=64), "fourth")
+    status, printed = call(write_job(conversations_file, seq_len=64), "fourth")
     assert status == 2
     assert "GEMFIT_BLOCKS_GIB is 'much'; write a number" in printed
 
 
-def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
-    lines: list[dict[str, Any]],
-    write_conversations_file: WriteConversations,
+def test_cached_tables_that_are_wrong_are_found_by_the_reference_check_and_removed(
+    conversations_file: Path,
     write_job: WriteJob,
     call: Call,
     cache: Path,
@@ -117,7 +100,7 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(setup, "WORTH_COMPILING_BYTES", 0)
-    job = write_job(write_conversations_file(lines), seq_len=128)
+    job = write_job(conversations_file, seq_len=128)
     assert call(job, "right")[0] == 0
     assert read_manifest(tmp_path / "right").engine == "word cache"
     (tables,) = cache.glob("words/*.npz")
@@ -125,8 +108,8 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
         arrays = dict(file)
     arrays["merged"] ^= 1
     np.savez(tables, **arrays)
-    for part in cache.glob("blocks/*/*.block"):
-        part.unlink()
+    for block in cache.glob("blocks/*/*.block"):
+        block.unlink()
     status, printed = call(job, "pack")
     assert status == 0
     assert "word cache differs from tokenizers at token " in printed
@@ -138,8 +121,9 @@ def test_kept_tables_that_are_wrong_are_found_by_the_watch_and_removed(
     assert all(other == right for other in others)
 
 
-def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
+def test_blocks_of_an_engine_that_differs_are_made_again_by_the_reference(
     lines: list[dict[str, Any]],
+    conversations_file: Path,
     write_conversations_file: WriteConversations,
     write_job: WriteJob,
     call: Call,
@@ -148,10 +132,10 @@ def test_parts_of_an_engine_that_differs_are_made_again_by_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(setup, "WORTH_COMPILING_BYTES", 0)
-    job = write_job(write_conversations_file(lines), seq_len=128)
+    job = write_job(conversations_file, seq_len=128)
     assert call(job, "right", "--engine", "tokenizers")[0] == 0
-    for part in cache.glob("blocks/*/*.block"):
-        part.unlink()
+    for block in cache.glob("blocks/*/*.block"):
+        block.unlink()
 
     class Wrong(Reference):
         def encode(self, text: bytes, ends: Any) -> Any:

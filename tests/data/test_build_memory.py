@@ -1,4 +1,4 @@
-"""What the parent keeps of each conversation, from the first part to the table of all conversations."""
+"""What the parent keeps of each conversation, from the first block to the table of all conversations."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import TokenizedBlock
 from gemfit.schemas.recipe_data import DataRecipe
 
-CONVERSATIONS, PARTS = 4_000, 50
+CONVERSATIONS, BLOCKS = 4_000, 50
 SEQ_LEN = 2048
 HELD_BYTES, MOST_BYTES = 60, 200
 """Of a conversation: when all is decided, and on the way. A third of them are of two fragments."""
 DATA = DataRecipe(source="conversations.jsonl", seq_len=SEQ_LEN, near_duplicates="group")
 
 
-def part(seed: int) -> TokenizedBlock:
+def block(seed: int) -> TokenizedBlock:
     """What a block without any text would become."""
     rng = np.random.default_rng(seed)
     fragments = 1 + (np.arange(CONVERSATIONS, dtype=np.int32) % 3 == 0)
@@ -62,11 +62,11 @@ def part(seed: int) -> TokenizedBlock:
     )
 
 
-def decide(folder: Path, parts: range) -> tuple[ConversationTable, Selection, object]:
-    """All that the parent does between the parts and the rows, and after the rows."""
-    store = BlockCache(folder, "parts")
+def decide(folder: Path, blocks: range) -> tuple[ConversationTable, Selection, object]:
+    """All that the parent does between the blocks and the rows, and after the rows."""
+    store = BlockCache(folder, "blocks")
     collector = Collector(store, DATA)
-    for number in parts:
+    for number in blocks:
         collector.add(MappedBlock(number=number, input=0, key=str(number), lines=CONVERSATIONS, state="made"))
     conversations, notes = collector.finish()
     source = np.zeros(len(conversations), np.int16)
@@ -93,7 +93,7 @@ def child(folder: Path, connection: Connection) -> None:
     trim_heap()
     connection.send("ready")
     connection.recv()
-    selected = decide(folder, range(PARTS))
+    selected = decide(folder, range(BLOCKS))
     trim_heap()
     connection.send(len(selected[0]))
     connection.recv()
@@ -106,10 +106,10 @@ def anonymous(pid: int) -> int:
 
 
 def test_the_parent_keeps_a_few_bytes_of_each_conversation(tmp_path: Path) -> None:
-    store = BlockCache(tmp_path, "parts")
+    store = BlockCache(tmp_path, "blocks")
     notes = BlockNotes(lines=CONVERSATIONS, blank=0, rejected=(), pii={}, engine="none")
-    for number in range(PARTS):
-        store.write(str(number), part(number), notes)
+    for number in range(BLOCKS):
+        store.write(str(number), block(number), notes)
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe()
     process = fork.Process(target=child, args=(tmp_path, there))
@@ -125,6 +125,6 @@ def test_the_parent_keeps_a_few_bytes_of_each_conversation(tmp_path: Path) -> No
     here.send("end")
     process.join()
     here.close()
-    assert count == CONVERSATIONS * PARTS
+    assert count == CONVERSATIONS * BLOCKS
     assert (after - before) / count < HELD_BYTES
     assert (most - before) / count < MOST_BYTES

@@ -26,15 +26,10 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_workers_and_shards_change_no_byte(
-    lines: list[dict[str, Any]],
-    write_conversations_file: WriteConversations,
-    write_job: WriteJob,
-    call: Call,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    conversations_file: Path, write_job: WriteJob, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gemfit.data.build.shards.SHARD_BYTES", 8 * 128 * 50)
-    job = write_job(write_conversations_file(lines), seq_len=128, scratch=500)
+    job = write_job(conversations_file, seq_len=128, scratch=500)
     packs = []
     for name, workers in (("one", "1"), ("four", "4")):
         monkeypatch.setenv("GEMFIT_CACHE", str(tmp_path / f"cache-{name}"))
@@ -124,15 +119,14 @@ def _lives(pid: int) -> bool:
 
 def test_a_build_goes_on_after_it_was_killed(
     begun: Callable[..., Any],
-    lines: list[dict[str, Any]],
-    write_conversations_file: WriteConversations,
+    conversations_file: Path,
     write_job: WriteJob,
     call: Call,
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = write_job(write_conversations_file(lines), seq_len=128)
+    job = write_job(conversations_file, seq_len=128)
     process, workers = begun(job)
     process.kill()
     process.communicate(timeout=60)
@@ -152,12 +146,11 @@ def test_a_build_goes_on_after_it_was_killed(
 def test_an_interrupted_build_leaves_cached_blocks_only(
     number: signal.Signals,
     begun: Callable[..., Any],
-    lines: list[dict[str, Any]],
-    write_conversations_file: WriteConversations,
+    conversations_file: Path,
     write_job: WriteJob,
     tmp_path: Path,
 ) -> None:
-    process, workers = begun(write_job(write_conversations_file(lines), seq_len=128))
+    process, workers = begun(write_job(conversations_file, seq_len=128))
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -184,7 +177,7 @@ def test_the_first_bad_line_is_reported_whatever_the_number_of_workers(
     status, printed = call(write_job(path), "pack", "--workers", workers)
     assert status == 2
     assert f"error: {path}:700: `messages` is 3, expected a list" in printed
-    # Parts that were made under `skip` do not hide it.
+    # Blocks that were made under `skip` do not hide it.
     assert call(write_job(path, on_error="skip"), "skipped", "--workers", workers)[0] == 0
     status, printed = call(write_job(path), "pack", "--workers", workers)
     assert status == 2

@@ -36,13 +36,13 @@ def test_a_full_disk_is_named_and_nothing_is_left(
     try:
         job = write_job(write_conversations_file(lines))
         places = ((disk / "pack", cache, disk), (tmp_path / "pack", disk, disk / "blocks"))
-        for out, parts, full in places:
+        for out, used_cache, full in places:
             done = subprocess.run(
                 command(job, out),
                 capture_output=True,
                 text=True,
                 timeout=120,
-                env=os.environ | {"GEMFIT_CACHE": str(parts)},
+                env=os.environ | {"GEMFIT_CACHE": str(used_cache)},
             )
             assert done.returncode == 2, done.stderr
             assert f"error: {full}: the disk is full" in done.stderr

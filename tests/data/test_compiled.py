@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -12,12 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from gemfit.data import compiled as compiled_code
-from gemfit.data.__main__ import main
+from gemfit.data.__main__ import is_tiny, main
 from gemfit.data.build import compile_kernels
-from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.pack_job import PackJob, make_pack_job
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
@@ -52,7 +54,11 @@ def environment(cache: Path, code: Path) -> dict[str, str]:
     return inherited | {"GEMFIT_CACHE": str(cache), "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-COMPILES = [sys.executable, "-c", "import sys; from gemfit.data.__main__ import main; sys.exit(main())"]
+COMPILES = [
+    sys.executable,
+    "-c",
+    "import sys; from gemfit.data.__main__ import is_tiny, main; sys.exit(main())",
+]
 """The builder where it is not the program: it compiles for tiny inputs as well."""
 PROGRAM = [sys.executable, "-m", "gemfit.data"]
 
@@ -180,6 +186,17 @@ def test_a_tiny_input_compiles_nothing_and_gives_the_same_bytes(
     assert not compiled(cache)
     assert main([str(job), "--out", str(tmp_path / "compiled")]) == 0
     assert content(tmp_path / "tiny") == content(tmp_path / "compiled")
+
+
+def test_compressed_inputs_are_not_tiny(
+    write_conversations_file: WriteConversations, write_job: WriteJob, tmp_path: Path
+) -> None:
+    plain = write_conversations_file(conversations(8))
+    compressed, parquet = tmp_path / "a.jsonl.gz", tmp_path / "a.parquet"
+    compressed.write_bytes(gzip.compress(plain.read_bytes()))
+    datasets.Dataset.from_list(conversations(8)).to_parquet(parquet)
+    jobs = [PackJob.read(write_job(path)) for path in (plain, compressed, parquet)]
+    assert list(map(is_tiny, jobs)) == [True, False, False]
 
 
 @pytest.mark.slow

@@ -31,6 +31,10 @@ def opened(tokenizer_folder: Path) -> FileTokenizer:
     return found
 
 
+def control_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [words.tolist() for words in encode_control(tokenizer, texts)]
+
+
 @pytest.fixture
 def gemma_folder(tokenizer_folder: Path, tmp_path: Path) -> Path:
     """A tokenizer of Gemma's class, with an unmarked <mask> as in Gemma's own file."""
@@ -88,22 +92,40 @@ def test_a_second_build_needs_no_backend_for_digest_and_control_text(
     opened: FileTokenizer, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, texts = load_tokenizer(str(tokenizer_folder)), ["<bos>", "<|user|>", "<eos>\n", ""]
-    wanted = [encode_control(loaded, text).tolist() for text in texts]
-    assert [encode_control(opened, text).tolist() for text in texts] == wanted
+    wanted = control_ids(loaded, texts)
+    assert control_ids(opened, texts) == wanted
     digest, eos = opened.digest, opened.eos_token_id
     again = open_tokenizer(str(tokenizer_folder))
     monkeypatch.setattr(file_tokenizer, "Tokenizer", None)  # so that it cannot be loaded again
-    assert [encode_control(again, text).tolist() for text in texts] == wanted
+    assert control_ids(again, texts) == wanted
     assert (again.digest, again.eos_token_id) == (digest, eos)
     with pytest.raises(AttributeError):  # as `Tokenizer` is None
-        encode_control(again, "another text")
+        control_ids(again, ["another text"])
+
+
+def test_values_of_one_call_are_written_to_the_cache_together(
+    opened: FileTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def count(path: Path, content: str) -> None:
+        assert path == opened._cache_file
+        written.append(content)
+
+    monkeypatch.setattr(file_tokenizer, "write_atomic", count)
+    opened.control_ids(["<bos>", "<|user|>", "<eos>\n"])
+    assert len(written) == 1
+    assert None not in (opened.bos_token_id, opened.eos_token_id)
+    assert len(written) == 2
+    opened.control_ids(["<eos>\n", "<bos>"])
+    assert len(written) == 2
 
 
 def test_a_damaged_cache_file_is_written_again(opened: FileTokenizer, tokenizer_folder: Path) -> None:
-    right = encode_control(opened, "<eos>\n").tolist()
+    right = control_ids(opened, ["<eos>\n"])
     opened._cache_file.write_text('{"<eos>')
     again = open_tokenizer(str(tokenizer_folder))
-    assert encode_control(again, "<eos>\n").tolist() == right
+    assert control_ids(again, ["<eos>\n"]) == right
 
 
 def test_a_tokenizer_that_was_changed_is_another(opened: FileTokenizer, tmp_path: Path) -> None:
@@ -140,7 +162,7 @@ def test_what_only_transformers_can_load_is_left_to_it(
 def test_transformers_is_not_imported(tokenizer_folder: Path) -> None:
     code = (
         "import sys; from gemfit.data.tokenize.file_tokenizer import open_tokenizer\n"
-        f"t = open_tokenizer({str(tokenizer_folder)!r}); t.digest; t.control_ids('<eos>'); t.pad_token_id\n"
+        f"t = open_tokenizer({str(tokenizer_folder)!r}); t.digest; t.control_ids(['<eos>']); t.pad_token_id\n"
         "assert not {'transformers', 'torch'} & sys.modules.keys(), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

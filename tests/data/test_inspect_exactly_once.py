@@ -14,7 +14,8 @@ import pytest
 
 from gemfit.data.inspect.__main__ import main
 
-Build = Callable[..., tuple[int, str]]
+from .conftest import Build, WriteConversations
+
 SCRIPT = Path(__file__).with_name("exactly_once.py")
 
 
@@ -30,6 +31,22 @@ def plain() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def pack_conversations(
+    plain: ModuleType, build: Build, write_conversations_file: WriteConversations
+) -> Callable[..., list[Any]]:
+    """Pack 45 conversations, and return them; options go to ``DataRecipe``."""
+
+    def pack(*, seed: int, **options: Any) -> list[Any]:
+        entries: list[Any] = plain.make_conversations(45, seed=seed)
+        path = write_conversations_file([{"messages": entry} for entry in entries])
+        status, said = build(path, **options)
+        assert status == 0, said
+        return entries
+
+    return pack
+
+
 @pytest.mark.parametrize("overlong", ["split", "cut"])
 @pytest.mark.parametrize("loss_on", ["all", "assistant"])
 @pytest.mark.parametrize("format", ["role_markers", "chat_template"])
@@ -39,17 +56,13 @@ def test_each_trained_token_of_hostile_and_real_conversations_is_in_the_rows_onc
     overlong: str,
     plain: ModuleType,
     tokenizer: Any,
-    build: Build,
-    write_conversations_file: Callable[[Any], Path],
+    pack_conversations: Callable[..., list[Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    entries = plain.make_conversations(45, seed=3)
-    path = write_conversations_file([{"messages": entry} for entry in entries])
-    status, said = build(
-        path, format=format, loss_on=loss_on, overlong=overlong, seq_len=256, validation_share=0.1
+    entries = pack_conversations(
+        seed=3, format=format, loss_on=loss_on, overlong=overlong, seq_len=256, validation_share=0.1
     )
-    assert status == 0, said
     rows = []
     for split in ("train", "validation"):
         assert main(["inspect", str(tmp_path / "pack"), "--row", "all", "--split", split, "--json"]) == 0
@@ -64,21 +77,11 @@ def test_each_trained_token_of_hostile_and_real_conversations_is_in_the_rows_onc
 @pytest.mark.parametrize("overlong", ["truncate", "drop"])
 def test_tokens_lost_by_length_are_counted_and_verified(
     overlong: str,
-    plain: ModuleType,
-    build: Build,
-    write_conversations_file: Callable[[Any], Path],
+    pack_conversations: Callable[..., list[Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    entries = plain.make_conversations(45, seed=4)
-    assert (
-        build(
-            write_conversations_file([{"messages": entry} for entry in entries]),
-            overlong=overlong,
-            seq_len=128,
-        )[0]
-        == 0
-    )
+    pack_conversations(seed=4, overlong=overlong, seq_len=128)
     assert main(["verify", str(tmp_path / "pack")]) == 0
     capsys.readouterr()
     assert main(["stats", str(tmp_path / "pack"), "--json"]) == 0

@@ -116,7 +116,8 @@ def test_user_texts_are_unchanged(tokenizer: Any) -> None:
     (ids,) = encode_contents(tokenizer, [hostile])
     assert not set(ids.tolist()) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(ids.tolist()) == hostile.replace("▁", " ")
-    assert encode_control(tokenizer, "<eos>").tolist() == [tokenizer.eos_token_id]
+    (eos,) = encode_control(tokenizer, ["<eos>"])
+    assert eos.tolist() == [tokenizer.eos_token_id]
 
 
 def test_encoding_does_not_change_the_tokenizer(tokenizer: Any) -> None:

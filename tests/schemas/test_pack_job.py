@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from gemfit.errors import UserError
 from gemfit.schemas.find_inputs import find_files
-from gemfit.schemas.pack_job import PackJob, cache_folder, make_pack_job, pack_folder
+from gemfit.schemas.pack_job import COMPRESSION_RATIO, PackJob, cache_folder, make_pack_job, pack_folder
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
@@ -134,3 +135,22 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert cache_folder() == Path("/xdg/gemfit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path("/home/me/.cache/gemfit")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text_bytes"),
+    [
+        ("a.jsonl", b"{}" * 50, 100),
+        ("a.csv", b"messages," * 10, 90),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 50), None),
+        ("a.parquet", b"PAR1" * 25, None),
+    ],
+)
+def test_of_compressed_files_the_size_of_the_text_is_estimated(
+    name: str, content: bytes, text_bytes: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    job = make_pack_job(recipe(tmp_path / name))
+    assert job.input_bytes == len(content)
+    assert job.text_bytes == (text_bytes or COMPRESSION_RATIO * len(content))
+    assert job.files[0].is_compressed == (text_bytes is None)

@@ -20,8 +20,8 @@ from gemfit.schemas.pack_job import PackJob
 
 IS_MAIN = __name__ == "__main__"
 """Whether this is the main program: only then garbage collection and numba change for the whole process."""
-TINY_BYTES = 2_000_000
-"""Smaller inputs run kernels as Python, which takes less time than compiling them."""
+TINY_BYTES = 2 * 2**20
+"""Smaller inputs, if none is compressed, run kernels as Python, which takes less time than compiling them."""
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -64,7 +64,7 @@ def _build(arguments: argparse.Namespace) -> None:
     if IS_MAIN:
         # Imported objects stay alive: scanning them again and again takes a tenth of the time.
         gc.disable()
-    if IS_MAIN and _is_tiny(job) and not all_compiled_marker().exists():
+    if IS_MAIN and is_tiny(job) and not all_compiled_marker().exists():
         interpret_kernels()
     # A broken job is refused without the wait for these.
     from gemfit.core.available_cores import available_cores  # noqa: PLC0415
@@ -85,10 +85,10 @@ def _build(arguments: argparse.Namespace) -> None:
         _report(builder.build(out), out)
 
 
-def _is_tiny(job: PackJob) -> bool:
+def is_tiny(job: PackJob) -> bool:
     """Whether running kernels as Python takes less time than compiling them."""
-    plain = not job.streams and all(file.compression is None for file in job.files)
-    return plain and job.input_bytes < TINY_BYTES
+    size_is_known = not job.streams and not any(file.is_compressed for file in job.files)
+    return size_is_known and job.input_bytes < TINY_BYTES
 
 
 def _positive(text: str) -> int:

@@ -105,7 +105,8 @@ def merging_edges(tokenizer: Any, data: DataRecipe) -> dict[str, str]:
             conversation = Conversation("", (*before, Message(role, text), *after))
             (document,) = renderer.render([conversation])
             whole = "".join(rendered_texts(renderer.segments, conversation.messages))
-            if token_ids(document.words).tolist() != encode_control(tokenizer, whole).tolist():
+            (wanted,) = encode_control(tokenizer, [whole])
+            if token_ids(document.words).tolist() != wanted.tolist():
                 found[role] = "".join(dict.fromkeys(found.get(role, "") + char))
     return found
 

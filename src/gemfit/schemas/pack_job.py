@@ -26,6 +26,8 @@ from gemfit.schemas.source_file import (
 PACK_FORMAT = 7
 """Increased whenever the same input would give other rows."""
 
+COMPRESSION_RATIO = 5
+"""Bytes of text per byte of a compressed file, estimated: gzip's of `examples/conversations.jsonl`."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 
 
@@ -70,6 +72,11 @@ class PackJob(Contract):
     def input_bytes(self) -> int:
         """Bytes of its files, compressed ones as they are."""
         return sum(file.bytes for file in self.files)
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of its files once decompressed; of compressed ones an estimate."""
+        return sum(file.bytes * (COMPRESSION_RATIO if file.is_compressed else 1) for file in self.files)
 
 
 def make_pack_job(recipe: Recipe) -> PackJob:

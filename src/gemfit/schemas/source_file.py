@@ -57,6 +57,11 @@ class SourceFile(Contract):
     kind: Kind = "jsonl"
     """`json` is an array, or lines."""
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether ``bytes`` is not the size of its text; Parquet files are compressed inside."""
+        return self.compression is not None or self.kind == "parquet"
+
 
 def digest_files(paths: Sequence[Path]) -> list[SourceFile]:
     """Digest files on several threads: reading and hashing release the GIL."""

@@ -91,7 +91,7 @@ def _encoder(
 
 def is_small(job: PackJob) -> bool:
     """Whether compiling the BPE would take longer than encoding the input with ``tokenizers``."""
-    return not job.streams and job.input_bytes < WORTH_COMPILING_BYTES
+    return not job.streams and job.text_bytes < WORTH_COMPILING_BYTES
 
 
 def _reference(tokenizer: Any) -> Encoder:

@@ -107,24 +107,26 @@ class Renderer:
 def make_renderer(tokenizer: Any, format: str, eos: str = "token", loss_on: str = "all") -> Renderer:
     """Find the template segments of ``format`` for this tokenizer and encode them."""
     segments = chat_template(tokenizer) if format == "chat_template" else role_markers(tokenizer, eos)
-    texts = {
-        segments.begin,
-        segments.system_before,
-        segments.system_after,
-        segments.reply,
-        segments.final,
-        *segments.headers.values(),
-        *segments.ends.values(),
-    }
-    control = {text: encode_control(tokenizer, text) for text in texts}
+    texts = list(
+        {
+            segments.begin,
+            segments.system_before,
+            segments.system_after,
+            segments.reply,
+            segments.final,
+            *segments.headers.values(),
+            *segments.ends.values(),
+        }
+    )
+    control = dict(zip(texts, encode_control(tokenizer, texts), strict=True))
     return Renderer(tokenizer, segments, control, loss_on, format == "chat_template")
 
 
-def encode_control(tokenizer: Any, text: str) -> Words:
-    """Ids of control text: special tokens are recognised, none is added."""
-    if kept := getattr(tokenizer, "control_ids", None):  # one that was loaded before has them at hand
-        return np.array(kept(text), np.uint32)
-    return _encode(tokenizer, [text], encode_special_tokens=False)[0]
+def encode_control(tokenizer: Any, texts: list[str]) -> list[Words]:
+    """Ids of control texts: special tokens are recognised, none is added."""
+    if cached := getattr(tokenizer, "control_ids", None):
+        return [np.array(ids, np.uint32) for ids in cached(texts)]
+    return _encode(tokenizer, texts, encode_special_tokens=False)
 
 
 def encode_contents(tokenizer: Any, texts: list[str]) -> list[Words]:
@@ -157,7 +159,7 @@ def stop_ids(tokenizer: Any, format: str, eos: str = "token") -> list[int]:
     """
     stops = {int(tokenizer.eos_token_id)}
     if format == "chat_template":
-        end = encode_control(tokenizer, chat_template(tokenizer).ends["assistant"])
+        (end,) = encode_control(tokenizer, [chat_template(tokenizer).ends["assistant"]])
         stops.update([int(token) for token in end if int(token) in tokenizer.all_special_ids][:1])
     return sorted(stops)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,15 @@ class FileTokenizer:
     @cached_property
     def digest(self) -> str:
         """``tokenizer_digest``, cached on disk."""
-        return str(self._cached("digest", lambda: tokenizer_digest(self)))
+        return str(*self._cached({"digest": lambda: tokenizer_digest(self)}))
 
-    def control_ids(self, text: str) -> list[int]:
-        """Ids of control text, with special tokens recognised; cached on disk."""
+    def control_ids(self, texts: Iterable[str]) -> list[list[int]]:
+        """Ids of control texts, with special tokens recognised; cached on disk."""
 
-        def encode() -> list[int]:
+        def encode(text: str) -> list[int]:
             return list(self.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-        return list(self._cached(f"control {text}", encode))
+        return self._cached({f"control {text}": partial(encode, text) for text in texts})
 
     def __getattr__(self, name: str) -> Any:
         """``bos_token``, ``bos_token_id`` and so on for each of ``NAMED``; None where there is none."""
@@ -78,7 +79,16 @@ class FileTokenizer:
         token = self.special.get(role)
         if what == "token" or token is None:
             return token
-        return self._cached(f"id {token}", lambda: self.backend_tokenizer.token_to_id(token))
+        return self._special_ids[token]
+
+    @cached_property
+    def _special_ids(self) -> dict[str, int | None]:
+        """Id by special token; cached on disk."""
+
+        def ids() -> dict[str, int | None]:
+            return {token: self.backend_tokenizer.token_to_id(token) for token in self.special.values()}
+
+        return dict(*self._cached({"special ids": ids}))
 
     @cached_property
     def _cache(self) -> dict[str, Any]:
@@ -93,14 +103,15 @@ class FileTokenizer:
         key = {"format": _CACHE_FORMAT, "files": self.digests, "tokenizers": version("tokenizers")}
         return cache_folder() / "tokenizers" / f"{digest_json(key)}.json"
 
-    def _cached(self, name: str, compute: Any) -> Any:
-        """A value that needs the backend, from the cache file, or computed and added to it."""
-        if name not in self._cache:
-            self._cache[name] = compute()
+    def _cached(self, values: Mapping[str, Callable[[], Any]]) -> list[Any]:
+        """Values that need the backend, from the cache file; others are computed and added to it at once."""
+        missing = {name: compute() for name, compute in values.items() if name not in self._cache}
+        if missing:
+            self._cache.update(missing)
             with suppress(OSError):  # a cache that cannot be written costs loading the backend again
                 self._cache_file.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(self._cache_file, json.dumps(self._cache))
-        return self._cache[name]
+        return [self._cache[name] for name in values]
 
     @cached_property
     def _transformers(self) -> Any:
