@@ -24,7 +24,7 @@ test: $(VENV)/dev     ## All tests that this machine can run
 quick: $(VENV)/dev    ## Tests that start neither ranks nor Slurm, for use while working
 	$(PYTEST) -m 'not slow and not dist and not slurm'
 
-check: $(VENV)/dev    ## Lint, format, types, import rules, shell scripts, checked-in schema
+check: $(VENV)/dev    ## Lint, format, types, import rules, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,7 +39,7 @@ wheel: $(VENV)/dev    ## Build dist/*.whl
 	$(BIN)/python -m build --wheel
 
 bench: $(VENV)/train  ## Run the benchmarks against their peers and print the ratios
-	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl
+	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl --tokenizer scratch
 	$(BIN)/python benchmarks/compare_packers.py --lengths 20000 --conversations 50
 	$(BIN)/python benchmarks/packed_against_padded.py
 

@@ -13,7 +13,6 @@ FILES = [
     "predict/facts/*.json",
     "data/tokenize/bpe/README.md",
     "export/*.jinja",
-    "data/tokenize/bpe/README.md",
     "report/*.j2",
     "report/*.css",
     "audit/suites/*.yaml",
