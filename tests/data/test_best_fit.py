@@ -50,6 +50,13 @@ def bimodal(count: int, seed: int, seq_len: int) -> NDArray[np.int32]:
     return np.where(rng.random(count) < 0.3, near, short).astype(np.int32)
 
 
+@pytest.mark.parametrize("seq_len", [2**16 - 1, 2**16])
+def test_rows_beyond_16_bits_are_packed_like_shorter_ones(seq_len: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, seq_len + 1, 300).astype(np.int32)
+    filled = np.bincount(pack(lengths, seq_len), weights=lengths).astype(int)
+    assert sorted((seq_len - filled).tolist()) == best_fit(lengths.tolist(), seq_len)
+
+
 @given(lengths=LENGTHS)
 def test_every_document_is_in_one_row_and_no_row_is_overfull(lengths: list[int]) -> None:
     rows = pack(as_lengths(lengths), 64)

@@ -28,7 +28,9 @@ def pack(lengths: Ints, seq_len: int, free: Ints | None = None) -> Ints:
     assert lengths.max() <= seq_len, "a document longer than a row has to be split before"
     lengths = np.ascontiguousarray(lengths, np.int32)
     started = np.empty(0, np.int32) if free is None else np.ascontiguousarray(free, np.int32)
-    order = np.argsort(-lengths, kind="stable").astype(np.int32)  # equal lengths keep their order
+    # Equal lengths keep their order. numpy's stable sort is by radix up to 16 bits, by merging above.
+    key = (seq_len - lengths).astype(np.uint16 if seq_len < 2**16 else np.int32)
+    order = np.argsort(key, kind="stable").astype(np.int32)
     counts = np.bincount(lengths, minlength=seq_len + 1).astype(np.int32)
     return np.asarray(_best_fit(order, counts, seq_len, started))
 
