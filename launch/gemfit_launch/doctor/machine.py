@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gemfit.core.gpu_count import count_device_files
+from gemfit.core.hub_commit import is_offline
 from gemfit.core.nvidia_smi import (
     NvidiaSmiFault,
     NvidiaSmiUnavailable,
@@ -115,7 +116,7 @@ def check_ports() -> CheckResult:
 
 def check_hub(environment: dict[str, str]) -> CheckResult:
     """Whether the Hub answers; not asked when HF_HUB_OFFLINE is set."""
-    if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline(environment):
         return ok("network", "hub", "not asked: HF_HUB_OFFLINE is set, so models come from the cache")
     address = environment.get("HF_ENDPOINT", "https://huggingface.co")
     request = urllib.request.Request(address, method="HEAD")

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from gemfit.core.hub_commit import hub_cache
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
@@ -168,6 +169,4 @@ def _hub_kernel(name: str, environment: Mapping[str, str]) -> bool:
     """Whether transformers would find this kernel without a network."""
     if find_spec("kernels") is None:
         return False
-    home = Path(environment.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(environment.get("HF_HUB_CACHE", home / "hub"))
-    return any(cache.glob(f"*--kernels-community--{HUB_KERNELS[name]}/snapshots/*"))
+    return any(hub_cache(environment).glob(f"*--kernels-community--{HUB_KERNELS[name]}/snapshots/*"))

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gemfit.core.hub_commit import hub_cache
+from gemfit.core.hub_commit import cached_commit, cached_snapshot
 from gemfit.errors import UserError
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit_launch.predict.model_shape import ModelShape
@@ -102,11 +102,10 @@ def find_config(model_id: str, revision: str) -> Path | None:
     local = Path(model_id).expanduser() / "config.json"
     if local.is_file():
         return local
-    repo = hub_cache() / f"models--{model_id.replace('/', '--')}"
-    ref = repo / "refs" / revision
-    commit = ref.read_text().strip() if ref.is_file() else revision
-    cached = repo / "snapshots" / commit / "config.json"
-    return cached if cached.is_file() else None
+    commit = cached_commit("model", model_id, revision)
+    snapshot = cached_snapshot("model", model_id, commit) if commit is not None else None
+    cached = snapshot / "config.json" if snapshot is not None else None
+    return cached if cached is not None and cached.is_file() else None
 
 
 def shape_of_scratch(scratch: ScratchModel) -> ModelShape:

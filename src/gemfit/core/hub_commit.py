@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -21,9 +22,9 @@ def is_commit(revision: str) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
-def is_offline() -> bool:
+def is_offline(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether ``HF_HUB_OFFLINE`` is set, as huggingface_hub reads it."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
+    return environment.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 
 def cached_commit(kind: Kind, name: str, revision: str) -> str | None:
@@ -100,12 +101,12 @@ def _cache_folder(kind: Kind, name: str) -> Path:
     return hub_cache() / f"{kind}s--{name.replace('/', '--')}"
 
 
-def hub_cache() -> Path:
+def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
     """Cache folder of ``huggingface_hub``, by its environment variables."""
-    if folder := os.environ.get("HF_HUB_CACHE"):
-        return Path(folder)
-    cache_home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("HF_HOME", f"{cache_home}/huggingface")).expanduser() / "hub"
+    if folder := environment.get("HF_HUB_CACHE"):
+        return Path(folder).expanduser()
+    cache_home = environment.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(environment.get("HF_HOME", f"{cache_home}/huggingface")).expanduser() / "hub"
 
 
 def _first_line(error: Exception) -> str:
