@@ -1,6 +1,6 @@
 """The ``gemfit`` command: a table of verbs by heading, each imported on first use.
 
-``gemfit --help`` imports click and nothing else, so it answers in a few dozen milliseconds.
+``gemfit --help`` imports click and the standard library, so it answers in a few dozen milliseconds.
 """
 
 from __future__ import annotations

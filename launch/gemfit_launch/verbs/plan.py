@@ -65,7 +65,7 @@ def plan(
     if as_json:
         click.echo(plan_json(made, forecast))
     else:
-        command = ["gemfit", "run", *_with_data(request), *ranks.arguments()]
+        command = ["gemfit", "run", *_with_data(request, made), *ranks.arguments()]
         show_plan(made, request.name, command, forecast)
 
 
@@ -99,7 +99,7 @@ def _plan_at_site(
         return
     root = folder or default_folder(request)
     options = [
-        *_with_data(request),
+        *_with_data(request, made),
         *site_options.arguments(),
         *to_argv({"nodes": made.topology.nodes, "run": root}),
     ]
@@ -107,6 +107,6 @@ def _plan_at_site(
     show_scripts(render_scripts(made, root, Path.cwd()))
 
 
-def _with_data(request: Request) -> list[str]:
-    given = request.recipe().data.mixture
-    return [*request.arguments(), *([] if given else ["--data", "FILE.jsonl"])]
+def _with_data(request: Request, made: Plan) -> list[str]:
+    placeholder = [] if made.recipe.data.mixture else ["--data", "FILE.jsonl"]
+    return [*request.arguments(), *placeholder]
