@@ -1,11 +1,11 @@
 """Two builders of one pack at once, again and again: both have to succeed, with equal bytes.
 
-    python benchmarks/data_races.py [--rounds 20] [--json]
+    python benchmarks/data_races.py [--rounds 20] [--seed 0] [--json]
 
 Four ways: two processes of one host; two PID namespaces, where the builders have equal process ids, as in
-two containers on one file system (needs root and `unshare`); two after a third was killed in mid-build; two
-after a third was killed just before it renamed its finished folder. After each round the pack is compared
-with that of a build alone, and the folder of packs has to hold nothing else.
+two containers on one file system (needs root and `unshare`); two after a third was killed in mid-build, at
+times that the seed decides; two after a third was killed just before it renamed its finished folder. After
+each round the pack is compared with that of a build alone, and the folder of packs has to hold nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,8 @@ from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 
 DATA = Path(__file__).parents[1] / "examples" / "conversations.jsonl"
 NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+KILLED_AFTER = (0.2, 0.9)
+"""Of the time that a build alone takes."""
 KILLED_AT_RENAME = """
 import os, signal, sys
 from pathlib import Path
@@ -45,10 +48,13 @@ main(sys.argv[1:])
 
 
 class Race:
-    """A job, and the folders of one round."""
+    """A job, the folders of its rounds, and the times of kills."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
+        self.random = random.Random(seed)
+        self.seconds = 0.0
+        """Of a build alone."""
         self.job = folder / "job.json"
         data = DataRecipe(source=str(DATA), seq_len=256)
         recipe = Recipe(model=ModelRecipe(scratch=ScratchModel(vocab_size=300)), data=data)
@@ -72,9 +78,9 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def killed_in_build(race: Race, out: Path) -> None:
-    """A build that is killed, all of its processes, at some time."""
+    """A build that is killed, all of its processes, in the middle."""
     build = race.start(out)
-    time.sleep(0.5 + (hash(str(out)) % 100) / 50)
+    time.sleep(race.seconds * race.random.uniform(*KILLED_AFTER))
     os.killpg(build.pid, signal.SIGKILL)
     build.communicate()
 
@@ -111,19 +117,22 @@ def failures(race: Race, way: str, rounds: int, wanted: dict[str, str]) -> Itera
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the times of kills in mid-build")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     found: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as name:
-        race = Race(Path(name))
+        race = Race(Path(name), arguments.seed)
         alone = Path(name) / "alone" / "packs" / "pack"
+        began = time.monotonic()
         race.start(alone).communicate()
+        race.seconds = time.monotonic() - began
         for way in WAYS:
             found[way] = list(failures(race, way, arguments.rounds, content(alone)))
             for failure in found[way]:
                 sys.stderr.write(f"{failure}\n")
     if arguments.json:
-        print(json.dumps({"rounds": arguments.rounds, "failures": found}, indent=2))
+        print(json.dumps({"rounds": arguments.rounds, "seed": arguments.seed, "failures": found}, indent=2))
     else:
         print("| two builders at once | rounds | failures |\n|---|---|---|")
         for way, failed in found.items():
