@@ -21,12 +21,15 @@ import zstandard
 from gemfit.data.jsonl import blocks, line_blocks
 from gemfit.data.jsonl.file_blocks import file_blocks
 from gemfit.data.jsonl.inputs import all_lines, lines_of
+from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.schemas.source_file import digest_file
+
+from .conftest import Build, random_conversations
 
 ROWS = [
     {
@@ -121,7 +124,6 @@ def lines_until_error(path: Path) -> tuple[list[Any], str]:
     [
         (b"a,b\n1,2\n", 0, "there is no column `messages` in the first row, only 'a', 'b'"),
         (b"", 0, "is empty"),
-        (b"messages\n[]\n[],5\n", 1, ":2: has 2 fields, and the header 1"),
         (b'messages\n[]\n"[\n', 1, ":2: is not valid CSV: unexpected end of data"),
         (b"messages\n[]\n\xff\n", 0, "is not UTF-8"),
     ],
@@ -132,6 +134,20 @@ def test_a_malformed_csv_is_named(text: bytes, rows: int, error: str, tmp_path: 
     found, said = lines_until_error(path)
     assert len(found) == rows
     assert error in said
+
+
+def test_a_csv_row_of_too_many_fields_is_one_bad_line(tmp_path: Path, build: Build) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as stream:
+        good = [[json.dumps(row["messages"])] for row in random_conversations(9)]
+        csv.writer(stream).writerows([["messages"], ["a", "b", "c"], [], *good])
+    status, said = build(path)
+    assert (status, f"error: {path}:1: has 3 fields, and the header 1" in said) == (2, True), said
+    assert build(path, on_error="skip", validation_share=0)[0] == 0
+    (rejected,) = map(json.loads, (tmp_path / "pack/rejected.jsonl").read_text().splitlines())
+    assert (rejected["line"], rejected["reason"]) == (1, "has 3 fields, and the header 1")
+    losses = read_manifest(tmp_path / "pack").losses
+    assert (losses.lines_read, losses.blank_lines, losses.rejected_lines) == (11, 1, 1)
 
 
 def test_text_that_is_no_json_stays_text_and_digits_stay(tmp_path: Path) -> None:

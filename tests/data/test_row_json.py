@@ -13,9 +13,13 @@ import pyarrow.parquet
 import pytest
 
 from gemfit.data.jsonl.hub_stream import hub_lines
+from gemfit.data.jsonl.line_parser import read_line
 from gemfit.data.jsonl.row_json import row_line
+from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import JobSource
+
+from .conftest import Build
 
 CALL = {"name": "f", "arguments": {"city": "Bern", "limit": None}}
 OTHER_CALL = {"name": "g", "arguments": {}}
@@ -90,15 +94,42 @@ def test_a_null_in_a_struct_of_arguments_is_refused_by_its_place(key: str, tmp_p
         for value in ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}})
     ]
     write_structs(tmp_path, rows)
-    with pytest.raises(UserError, match=rf":2: tools\[0\]\.function\.{key}\.a\.c is null in a struct"):
-        read(tmp_path)
+    first, second = hub_lines(JobSource(name="x", hub=str(tmp_path)))
+    assert json.loads(first) == rows[0]
+    with pytest.raises(UserError, match=rf"^x:2: tools\[0\]\.function\.{key}\.a\.c is null in a struct"):
+        read_line(second.rstrip(b"\n"), "x:2")
     write_structs(tmp_path, rows[:1])
     assert read(tmp_path) == rows[:1]
 
 
+@pytest.mark.parametrize("prefix", ["hf:", ""])
+def test_a_row_with_such_a_null_is_one_bad_line(prefix: str, build: Build, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": f"word {number}"},
+            ],
+            "tools": [{"function": {"name": "f", "parameters": {"a": 1, "b": None if number == 7 else 2}}}],
+        }
+        for number in range(30)
+    ]
+    write_structs(folder, rows)
+    source = f"{prefix}{folder}"
+    status, said = build(source)
+    assert status == 2
+    assert ":8: tools[0].function.parameters.b is null in a struct" in said
+    assert build(source, on_error="skip", validation_share=0)[0] == 0
+    (rejected,) = map(json.loads, (tmp_path / "pack/rejected.jsonl").read_text().splitlines())
+    assert rejected["line"] == 8
+    assert read_manifest(tmp_path / "pack").splits["train"].conversations == 29
+
+
 def test_integers_above_64_bits_are_kept() -> None:
     row = {"messages": [{"role": "user", "content": "é", "number": 10**30}]}
-    line = row_line(row, None, "x:1")
+    line = row_line(row, None)
     assert json.loads(line) == row
     assert line.count(b"\n") == 1
 

@@ -9,12 +9,15 @@ from typing import BinaryIO
 
 import orjson
 
-from gemfit.data.jsonl.line_parser import LINE_LIMIT
+from gemfit.data.jsonl.line_parser import LINE_LIMIT, refused_row
 from gemfit.errors import UserError
 
 
 def csv_lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
-    """Each row below the header as one line; a malformed file is a ``UserError`` after the rows before."""
+    """Each row below the header as one line; a malformed file is a ``UserError`` after the rows before.
+
+    A row without a field is a blank line, one of too many fields a bad line.
+    """
     csv.field_size_limit(LINE_LIMIT)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     rows = csv.reader(text, strict=True)
@@ -29,9 +32,7 @@ def csv_lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
             )
         for row in rows:
             number += 1
-            if len(row) > len(header):
-                raise UserError(f"{path}:{number}: has {len(row)} fields, and the header {len(header)}")
-            yield _line(dict(zip(header, row, strict=False)))
+            yield _line(header, row)
     except csv.Error as error:
         raise UserError(f"{path}:{number + 1}: is not valid CSV: {error}") from None
     except UnicodeDecodeError as error:
@@ -42,8 +43,13 @@ def csv_lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
         text.detach()  # the stream is closed by its owner
 
 
-def _line(row: dict[str, str]) -> bytes:
-    fields = [orjson.dumps(name) + b":" + _value(text) for name, text in row.items() if text]
+def _line(header: list[str], row: list[str]) -> bytes:
+    if not row:
+        return b"\n"
+    if len(row) > len(header):
+        return refused_row(f"has {len(row)} fields, and the header {len(header)}")
+    named = dict(zip(header, row, strict=False))
+    fields = [orjson.dumps(name) + b":" + _value(text) for name, text in named.items() if text]
     return b"{" + b",".join(fields) + b"}\n"
 
 

@@ -23,7 +23,7 @@ def hub_lines(source: JobSource) -> Iterator[bytes]:
         rows = _open(source)
         for row in rows:
             number += 1
-            yield row_line(row, rows.features, f"hf:{source.hub}:{number}")
+            yield row_line(row, rows.features)
     except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

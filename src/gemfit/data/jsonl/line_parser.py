@@ -20,6 +20,9 @@ from gemfit.schemas.recipe_data import MAX_LINE_MIB
 LINE_LIMIT = MAX_LINE_MIB * 2**20
 """Bytes of the longest line that a recipe may allow: files are read up to there, and a little further."""
 
+_REFUSED_ROW = b"\0refused: "
+"""No JSON begins with it, so it costs a valid line nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -36,6 +39,14 @@ def reject_line(error: UserError, place: str, reject: Callable[[Rejection], None
     reject(Rejection(place, str(error).removeprefix(f"{place}: ")))
 
 
+def refused_row(reason: str) -> bytes:
+    """A line for a row that cannot be written as JSON: reading it fails with ``reason``.
+
+    So the row is one bad line, for `data.on_error` to decide about, and the rows after it are read.
+    """
+    return _REFUSED_ROW + " ".join(reason.splitlines()).encode() + b"\n"
+
+
 def read_line(line: bytes, place: str, settings: LineSettings = DEFAULTS) -> Conversation:
     """The conversation of one line without line break."""
     return parse_conversation(_decoded(line, place, settings.max_bytes), place, settings)
@@ -47,6 +58,8 @@ def _decoded(line: bytes, place: str, limit: int) -> object:
             f"{place}: the line is longer than {limit // 2**20} MiB, the limit for one conversation; split "
             "the conversation, raise data.max_line_mib, or check that the file has one conversation per line"
         )
+    if line.startswith(_REFUSED_ROW):
+        raise UserError(f"{place}: {line.removeprefix(_REFUSED_ROW).decode(errors='replace')}")
     if b"\0" in line:
         raise UserError(f"{place}: holds a NUL byte at byte {line.index(0) + 1}; is this a text file?")
     try:

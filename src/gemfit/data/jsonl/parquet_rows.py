@@ -25,7 +25,7 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
-                    yield row_line(features.decode_example(row), features, f"{path}:{number}")
+                    yield row_line(features.decode_example(row), features)
     except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}:{number + 1}: cannot be read as Parquet: {first}") from None

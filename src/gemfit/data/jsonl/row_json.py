@@ -3,7 +3,7 @@
 Arrow gives all structs of a column the same keys, so a key of one message is null in all others. Such nulls
 are left out, as the schema of the column shows them. In the arguments and parameters of tools a null may have
 been written: what is stored as JSON (text, or the type ``Json`` of ``datasets``) is kept as it is, and in
-structs, where the two cannot be told apart, a null is refused.
+structs, where the two cannot be told apart, the row is refused, as any bad line.
 """
 
 from __future__ import annotations
@@ -14,18 +14,26 @@ from typing import Any
 
 import orjson
 
-from gemfit.errors import UserError
+from gemfit.data.jsonl.line_parser import refused_row
 
 _WRITTEN = ("arguments", "parameters")
 """Keys whose values are the user's own JSON."""
+_CANNOT_TELL = (
+    "is null in a struct of Arrow, which fills the keys of other rows with null: whether it was "
+    "written cannot be told; store tool arguments and parameters as JSON text (json.dumps) or as "
+    "datasets.Json(), without the nulls that were not written; give JSON files without `hf:`"
+)
 
 
-def row_line(row: Mapping[str, Any], features: Mapping[str, Any] | None, place: str) -> bytes:
+def row_line(row: Mapping[str, Any], features: Mapping[str, Any] | None) -> bytes:
     """The row as a line that ends in a line break; ``features`` are those of ``datasets``."""
-    kept = {
-        name: _without_padding(value, (features or {}).get(name), f"{place}: {name}", written=False)
-        for name, value in row.items()
-    }
+    try:
+        kept = {
+            name: _without_padding(value, (features or {}).get(name), name, written=False)
+            for name, value in row.items()
+        }
+    except _AmbiguousNull as error:
+        return refused_row(str(error))
     try:
         return orjson.dumps(kept, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # an integer of more than 64 bits
@@ -47,13 +55,12 @@ def _without_padding(value: Any, feature: Any, place: str, *, written: bool) -> 
         if item is not None:
             kept[key] = _without_padding(item, feature.get(key), f"{place}.{key}", written=below)
         elif written:
-            raise UserError(_cannot_tell(f"{place}.{key}"))
+            raise _AmbiguousNull(f"{place}.{key}")
     return kept
 
 
-def _cannot_tell(place: str) -> str:
-    return (
-        f"{place} is null in a struct of Arrow, which fills the keys of other rows with null: whether it was "
-        "written cannot be told; store tool arguments and parameters as JSON text (json.dumps) or as "
-        "datasets.Json(), without the nulls that were not written; give JSON files without `hf:`"
-    )
+class _AmbiguousNull(Exception):
+    """A null that may be padding or may have been written; its argument is the place in the row."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} {_CANNOT_TELL}"
