@@ -252,6 +252,59 @@ def test_a_signal_during_setup_requeues_the_job_instead_of_failing_it(
     assert node.calls == f"-P -m gemfit_launch.slurm.node.requeue_job {node.run.root}\n"
 
 
+@pytest.mark.parametrize("kind", ["train", "pack"])
+@pytest.mark.parametrize(
+    ("state", "refused", "asked", "has_verdict"),
+    [
+        ("RUNNING", False, "scontrol requeue 7\n", False),
+        ("COMPLETING", False, "", False),  # cancelled
+        ("CANCELLED", False, "", False),
+        ("RUNNING", True, "scontrol requeue 7\n", True),
+        ("", False, "", True),  # Slurm does not answer
+    ],
+)
+def test_a_signal_before_setup_has_reached_the_python_requeues_the_job(
+    state: str, refused: bool, asked: str, has_verdict: bool, kind: Kind, node: Node
+) -> None:
+    node.program("squeue", f"#!/bin/bash\necho {state}\n")
+    answer = f"[[ $1 != requeue ]] || {{{{ echo scontrol $@ >>{{folder}}/calls; exit {int(refused)}; }}}}"
+    node.program("scontrol", f"#!/bin/bash\n{answer}\n")
+    line = "kill -TERM $$; false"
+    assert node.execute(kind, setup=(line,), python=str(node.folder / "bin/missing")) == 2
+    assert node.calls == asked
+    assert (node.run.verdict() is not None) == has_verdict
+    assert not has_verdict or "it could not be requeued: the site's setup failed" in node.reason
+
+
+def test_a_setup_that_replaces_traps_loses_no_signal_and_no_verdict(node: Node) -> None:
+    setup = ("trap '' TERM USR1; trap 'echo mine' EXIT",)
+    node.program("srun", "#!/bin/bash\nkill -USR1 $PPID\nsleep 1\n")
+    assert node.execute("train", setup=setup) == 0
+    assert node.run.stop_file.read_text() == "requeue\n"
+    node.program("python", "#!/bin/bash\nkill -9 $PPID\n")
+    node.program("flock", "#!/bin/bash\nexit 127\n")
+    assert node.execute("train", setup=setup) == 2
+    assert "flock (util-linux) is not installed" in node.reason
+
+
+def test_a_signal_while_waiting_for_the_lock_requeues_the_job(node: Node) -> None:
+    node.program("flock", "#!/bin/bash\nkill -TERM $$\n")
+    assert node.execute("train") == 2
+    assert node.run.verdict() is None
+    assert "requeue_job" in node.calls
+
+
+def test_the_watch_of_the_time_limit_ends_with_the_attempt(node: Node) -> None:
+    watch = '*" limit "*) echo $$ >{folder}/watch; exec sleep 60 ;;'
+    ended = '*" end "*) sleep 0.2; kill -0 $(cat {folder}/watch) && touch {folder}/lives ;;'
+    begin = '*" begin "*) echo "1 127.0.0.1 12345" ;;'
+    node.program("python", f'#!/bin/bash\ncase " $* " in {begin} {watch} {ended} esac\nexit 0\n')
+    node.program("srun", "#!/bin/bash\nkill -USR1 $PPID\nsleep 1\n")
+    assert node.execute("train") == 0
+    assert (node.folder / "watch").is_file()
+    assert not (node.folder / "lives").exists()
+
+
 def test_a_signal_during_begin_requeues_the_job(node: Node) -> None:
     begin = 'case " $* " in *" begin "*) kill -TERM $$ ;; *) echo "$@" >>{folder}/calls ;; esac'
     node.program("python", f"#!/bin/bash\n{begin}\n")
