@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
-from gemfit.schemas.plan import Plan
+from gemfit.schemas.plan import PackReference, Plan
 from gemfit.schemas.site import Site
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import job
@@ -372,6 +373,54 @@ def test_packed_data_that_is_gone_is_said_before_ranks_start(
     assert verdict is not None
     assert "/packs/gone: the packed data of this run is gone; `gemfit resume" in verdict.reason
     assert run.attempt == 0
+
+
+@pytest.mark.parametrize("outcome", [AttemptOutcome.FATAL, AttemptOutcome.FAILED, AttemptOutcome.STOPPED])
+@pytest.mark.parametrize("is_of_this_job", [True, False])
+def test_the_verdict_of_a_packing_job_that_had_to_exit_with_0_is_kept(
+    outcome: AttemptOutcome, is_of_this_job: bool, run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.adopt(run.plan().model_copy(update={"pack": PackReference(fingerprint="f", folder="/packs/gone")}))
+    script = JobFiles(run).write_script("train", "")
+    run.write_verdict(Verdict(outcome=outcome, attempt=0, step=0, reason="a.jsonl: is empty"))
+    if not is_of_this_job:
+        os.utime(script, (time.time() + 100, time.time() + 100))
+    assert job._begin_or_record(run, 1) == ExitCode.FAILED
+    assert capsys.readouterr().out == "recorded\n"
+    verdict = run.verdict()
+    assert verdict is not None
+    is_of_pack = is_of_this_job and outcome is not AttemptOutcome.STOPPED
+    assert ("a.jsonl: is empty" if is_of_pack else "is gone; `gemfit resume") in verdict.reason
+    assert run.attempt == 0
+
+
+@pytest.mark.parametrize("name", ["start", "end", "node-0"])
+@pytest.mark.parametrize("content", ["", "{", '{"attempt": 1, "later": true}'])
+def test_a_damaged_record_of_an_attempt_does_not_end_the_run(
+    name: str, content: str, run: RunDir, calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(run)
+    fail(run, "n1", 0, at_fault=False)
+    damaged = AttemptFiles(run, 1).folder / f"attempt-1.{name}.json"
+    damaged.write_text(content)
+    assert end(run) == ExitCode.DONE
+    # A node without an exit record counts as lost.
+    lost = ["update JobId=7 ExcNodeList=n1"] if name == "node-0" else []
+    assert calls() == ["requeue 7", *lost]
+    damaged.write_text(content)
+    assert begin(run) == ExitCode.DONE
+    assert run.attempt == 2
+    assert name == "node-0" or f"{damaged}: " in caplog.text
+
+
+def test_damaged_submissions_allow_no_change_and_the_run_goes_on(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    JobFiles(run).write_script("train", "")
+    JobFiles(run).submissions_file.write_text("{")
+    assert begin(run) == ExitCode.DONE
+    assert "submissions.json" in capsys.readouterr().err
+    assert run.attempt_record(1).allowed_changes == ()
 
 
 @pytest.mark.parametrize("outcome", [None, AttemptOutcome.STOPPED])

@@ -79,6 +79,15 @@ def test_a_step_that_only_the_tasks_were_told_to_end_is_requeued(run: RunDir, re
     assert requeued == ["7"]
 
 
+def test_a_requeue_that_slurm_refuses_leaves_a_verdict(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(run: RunDir, job: str) -> None:
+        raise UserError("scontrol: Requested operation is presently disabled")
+
+    monkeypatch.setattr(pack_job, "requeue_job", refuse)
+    assert pack_job.end(run, ExitCode.STOPPED, was_asked=True) == ExitCode.FAILED
+    assert "could not be requeued: scontrol: Requested operation is presently disabled" in reason(run)
+
+
 def test_interruptions_are_bounded(run: RunDir, requeued: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(pack_job.MAX_RESTARTS))
     assert pack_job.end(run, ExitCode.STOPPED, was_asked=True) == ExitCode.FAILED

@@ -85,7 +85,8 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     attempts = job_attempts.read_attempts(run)
     if reason := job_attempts.give_up(attempts, job, max_restarts=max_restarts):
         return _fail(run, run.attempt, reason)
-    _check_pack(run, plan)
+    if not _is_packed(run, plan):
+        return ExitCode.FAILED
     nodes = requeue.host_names(os.environ["SLURM_JOB_NODELIST"])
     if len(nodes) != plan.topology.nodes:
         raise UserError(f"{run.plan_file} is for {plan.topology.nodes} nodes, but the job has {len(nodes)}")
@@ -143,22 +144,36 @@ def record_interruption(run: RunDir) -> None:
     _record_end(run, run.attempt, outcome, reason)
 
 
-def _check_pack(run: RunDir, plan: Plan) -> None:
-    """``UserError`` without the packed data: a cache may have been cleaned since the run was submitted."""
+def _is_packed(run: RunDir, plan: Plan) -> bool:
+    """Whether the packed data is there; else the verdict says why.
+
+    A packing job that failed may have had to exit with 0 (`leave` of the batch script); its verdict is kept.
+    Without one, a cache was cleaned after the run was submitted.
+    """
     folder, deadline = Path(plan.pack.folder), time.monotonic() + PACK_SECONDS
     while finished_pack(folder) is None:
+        verdict = run.verdict() if JobFiles(run).has_verdict_since("train") else None
+        if verdict is not None and verdict.outcome in (AttemptOutcome.FAILED, AttemptOutcome.FATAL):
+            say(f"the job ends, because the data could not be packed: {verdict.reason}")
+            return False
         if time.monotonic() > deadline:
             raise UserError(
                 f"{folder}: the packed data of this run is gone; `gemfit resume {run.root}` packs it again"
             )
         time.sleep(0.5)
+    return True
 
 
 def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
     """Changes that `gemfit resume` has allowed; it records them after sbatch has accepted the job."""
     deadline = time.monotonic() + SUBMISSION_SECONDS
     while True:
-        for submission in JobFiles(run).submissions():
+        try:
+            submissions = JobFiles(run).submissions()
+        except UserError as error:
+            say(f"warning: {error}; no change of the training is allowed")
+            return ()
+        for submission in submissions:
             if str(submission.job) == job:
                 return submission.allowed_changes
         if time.monotonic() > deadline:
@@ -169,7 +184,8 @@ def _allowed_changes(run: RunDir, job: str) -> tuple[str, ...]:
 def _crash(run: RunDir, attempt: int, verdict: Verdict | None, status: int) -> NodeEnd:
     """Record a crash, and print the end of the log of the node that failed first."""
     files = AttemptFiles(run, attempt)
-    failed = job_attempts.first_failure(files.node_ends(), AttemptStart.read(files.start).nodes)
+    start = job_attempts.read_sound(AttemptStart, files.start)
+    failed = job_attempts.first_failure(files.node_ends(), start.nodes if start is not None else ())
     if failed is None:
         no_start = f"no node has begun to train, and srun ended with status {status}; see `gemfit logs --job`"
         reason = verdict.reason if verdict else no_start

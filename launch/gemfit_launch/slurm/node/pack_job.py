@@ -69,10 +69,11 @@ def end(run: RunDir, status: int, *, was_asked: bool) -> ExitCode:
 
     Never ``DONE``: the training job must not start.
     """
-    has_failed = status in (ExitCode.FAILED, ExitCode.USER_ERROR) and _has_verdict(run)
+    is_failure = status in (ExitCode.FAILED, ExitCode.USER_ERROR)
+    has_failed = is_failure and JobFiles(run).has_verdict_since("pack")
     if not has_failed and (was_asked or status == ExitCode.STOPPED):
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < MAX_RESTARTS:
-            requeue_job(run, os.environ["SLURM_JOB_ID"])
+            _requeue(run)
             return ExitCode.FAILED
         _give_up(run, f"packing was interrupted {MAX_RESTARTS} times; give the job more `time`")
     elif not has_failed:
@@ -81,10 +82,11 @@ def end(run: RunDir, status: int, *, was_asked: bool) -> ExitCode:
     return ExitCode.USER_ERROR if status == ExitCode.USER_ERROR else ExitCode.FAILED
 
 
-def _has_verdict(run: RunDir) -> bool:
-    """Whether the build has written a verdict: one that is newer than the script of the job."""
-    files = (run.verdict_file, JobFiles(run).script("pack"))
-    return all(path.is_file() for path in files) and files[0].stat().st_mtime >= files[1].stat().st_mtime
+def _requeue(run: RunDir) -> None:
+    try:
+        requeue_job(run, os.environ["SLURM_JOB_ID"])
+    except UserError as error:
+        _give_up(run, f"packing was interrupted, and its job could not be requeued: {error}")
 
 
 def pack(plan: Plan) -> Plan:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from gemfit.core.atomic_file import write_atomic
+from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
 
+R = TypeVar("R", bound=Contract)
 Stage = Literal["health", "training"]
+
+logger = logging.getLogger(__name__)
 
 STOP_BY_COMMAND, STOP_TO_REQUEUE = "stop", "requeue"
 """Contents of the stop file: `gemfit stop` ends the job, a signal requeues it."""
@@ -114,8 +119,9 @@ class AttemptFiles:
 
     def node_ends(self) -> list[NodeEnd]:
         """Exit records of the nodes that have ended, by machine rank."""
-        found = self.folder.glob(f"attempt-{self.attempt}.node-*.json")
-        return sorted(map(NodeEnd.read, found), key=lambda end: end.rank)
+        paths = self.folder.glob(f"attempt-{self.attempt}.node-*.json")
+        found = [end for path in paths if (end := read_sound(NodeEnd, path)) is not None]
+        return sorted(found, key=lambda end: end.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +137,23 @@ def read_attempts(run: RunDir) -> list[JobAttempt]:
     found = []
     for number in range(1, run.attempt + 1):
         files = AttemptFiles(run, number)
-        if files.start.is_file():
-            end = AttemptEnd.read(files.end) if files.end.is_file() else None
-            found.append(JobAttempt(AttemptStart.read(files.start), end))
+        if (start := read_sound(AttemptStart, files.start)) is not None:
+            found.append(JobAttempt(start, read_sound(AttemptEnd, files.end)))
     return found
+
+
+def read_sound(kind: type[R], path: Path) -> R | None:
+    """The record at ``path``; ``None`` without one, or with a warning for a damaged one.
+
+    The records count crashes and name nodes; a run must not end because one of them was cut.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return kind.read(path)
+    except UserError as error:
+        logger.warning("%s; this record is skipped", error)
+        return None
 
 
 def newest_step(run: RunDir) -> int:

@@ -102,6 +102,11 @@ class JobFiles:
     def _cancelled_file(self, job: int) -> Path:
         return self.folder / f"job-{job}.cancelled"
 
+    def has_verdict_since(self, kind: str) -> bool:
+        """Whether the run has a verdict that is newer than the script of a job."""
+        files = (self.run.verdict_file, self.script(kind))
+        return all(path.is_file() for path in files) and files[0].stat().st_mtime >= files[1].stat().st_mtime
+
     def write_script(self, kind: str, text: str) -> Path:
         """Write a job script and return its path."""
         self.folder.mkdir(exist_ok=True)
