@@ -192,10 +192,6 @@ class RunDir:
         return self.root / "ledger.jsonl"
 
     @property
-    def loss_plot(self) -> Path:
-        return self.root / "loss.png"
-
-    @property
     def stop_file(self) -> Path:
         """Its presence asks the run to save and stop."""
         return self.root / "stop"

@@ -28,6 +28,11 @@ def begin_in_job(run: RunDir, job: int) -> None:
     files.write(files.start, start)
 
 
+def check_status(cli: Cli, run: RunDir, state: str, words: str) -> None:
+    found = status_of(cli, run)
+    assert (found["state"], words in found["reason"]) == (state, True)
+
+
 @pytest.mark.parametrize(
     ("reason", "start", "words"),
     [
@@ -113,8 +118,7 @@ def test_a_job_that_ended_before_its_first_attempt_has_a_state_and_a_reason(
     job: str, state: str, words: str, submitted: RunDir, cli: Cli, slurm: FakeSlurm
 ) -> None:
     slurm.set_job(100, job)
-    found = status_of(cli, submitted)
-    assert (found["state"], words in found["reason"]) == (state, True)
+    check_status(cli, submitted, state, words)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +136,7 @@ def test_a_training_job_that_slurm_cancelled_shows_how_its_packing_job_ended(
     cli("submit", *ASKED, "--run", "runs/first")
     slurm.set_job(100, pack)
     slurm.set_job(101, "CANCELLED")
-    found = status_of(cli, RunDir(Path("runs/first")))
-    assert (found["state"], words in found["reason"]) == (state, True)
+    check_status(cli, RunDir(Path("runs/first")), state, words)
 
 
 def test_a_preempted_job_that_slurm_does_not_requeue_can_be_resumed(
@@ -359,9 +362,7 @@ def test_cancelled_stays_cancelled_when_slurm_forgets(
     verb: str, attempts: int, submitted: RunDir, cli: Cli, slurm: FakeSlurm
 ) -> None:
     for _ in range(attempts):
-        submitted.begin_attempt()
-        files = AttemptFiles(submitted, 1)
-        files.write(files.start, AttemptStart(attempt=1, job="100", nodes=("n1",), step=0, time=1.0))
+        begin_in_job(submitted, 100)
     assert cli(verb, submitted.root).exit_code == 0
     for forget in (False, True):
         if forget:

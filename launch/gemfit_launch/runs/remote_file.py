@@ -79,10 +79,7 @@ def _over_fsspec(url: str, start: int, version: str) -> RemotePart:
         info: dict[str, Any] = filesystem.info(path)
         if info.get("type") == "directory":
             raise UserError(f"{shown_url(url)}: is a folder; give one file of it")
-        found = next(
-            (str(info[key]) for key in ("ETag", "etag", "blob_id", "generation", "mtime") if info.get(key)),
-            "",
-        )
+        found = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
         begins = start if found == version else 0
         stream = filesystem.open(path, "rb")
         stream.seek(begins)

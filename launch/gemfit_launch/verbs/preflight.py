@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gemfit.core.network_interface import resolves
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit_launch.output.checks import check_table
@@ -16,7 +17,7 @@ from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.preflight import examine
-from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_pace, resolves
+from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_pace
 from gemfit_launch.slurm.submit.container_paths import check_mounts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts

@@ -1,4 +1,4 @@
-"""The network interface that holds an address, and the address that routes to a host."""
+"""The network interface that holds an address, the address that routes to a host, and name resolution."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def local_address(host: str = OUTSIDE) -> str | None:
             address: str = probe.getsockname()[0]
             return address
     return None
+
+
+def resolves(host: str) -> bool:
+    """Whether a host name resolves on this machine."""
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def interface_of(address: str, addresses: Mapping[str, str]) -> str | None:

@@ -79,7 +79,7 @@ def state_of(run: RunDir, made: Submission, queue: Queue) -> tuple[RunState, str
     if job is None or job.state.phase == "ended":
         return ended_state(run, made, _decisive_state(made, job, queue) if job is not None else None)
     if job.state.phase == "running":
-        return "stopping" if _asked_to_stop(run) else "running", ""
+        return "stopping" if run.stop_requested_by() == STOP_BY_COMMAND else "running", ""
     state: RunState = job.state.phase
     return state, ""
 
@@ -109,7 +109,3 @@ def waits_for(made: Submission, queue: Queue) -> str:
     if job.state.phase == "pending" and job.start != "N/A":
         explained.append(f"expected to start {job.start}")
     return "; ".join(explained)
-
-
-def _asked_to_stop(run: RunDir) -> bool:
-    return run.stop_file.is_file() and run.stop_file.read_text().strip() == STOP_BY_COMMAND

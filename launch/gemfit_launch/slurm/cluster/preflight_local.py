@@ -1,10 +1,9 @@
-"""Preflight checks on the login node: DNS, disk space, Hub token, `sbatch --test-only`."""
+"""Preflight checks on the login node: disk space, file locks, Hub token, `sbatch --test-only`."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -41,14 +40,6 @@ def measured_pace(run: RunDir) -> Pace:
         save_seconds=max(save.stall_seconds + save.write_seconds for save in saves),
         checkpoint_bytes=max(save.bytes for save in saves),
     )
-
-
-def resolves(host: str) -> bool:
-    """Whether a host name resolves on this machine."""
-    try:
-        return bool(socket.getaddrinfo(host, None))
-    except OSError:
-        return False
 
 
 def check_locally(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from typing import Literal
 
+from gemfit.core.network_interface import resolves
 from gemfit.errors import UserError
 from gemfit_launch.slurm.cluster.cluster import parse_node
 from gemfit_launch.slurm.commands import SlurmError, call
@@ -48,7 +48,7 @@ def address(node: str) -> str:
     """An address of ``node`` that resolves here: its NodeAddr, else its name."""
     candidates = [field(scontrol("show", "node", node, "--oneliner"), "NodeAddr"), node]
     for candidate in candidates:
-        if candidate and _resolves(candidate):
+        if candidate and resolves(candidate):
             return candidate
     raise UserError(f"node {node}: neither {' nor '.join(filter(None, candidates))} resolves to an address")
 
@@ -120,10 +120,3 @@ def usable_nodes(partition: str) -> set[str]:
     shown = scontrol("show", "nodes", "--all", "--oneliner").splitlines()
     nodes = [parse_node(line) for line in shown if "NodeName=" in line]
     return {node.name for node in nodes if partition in node.partitions and node.accepts_jobs}
-
-
-def _resolves(name: str) -> bool:
-    try:
-        return bool(socket.getaddrinfo(name, None))
-    except OSError:
-        return False

@@ -25,6 +25,7 @@ from gemfit_launch.runs.local import command_line, descendants, environment, kil
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.node.watchdog import Watchdog
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles
+from gemfit_launch.slurm.sites.planned_site import site_of
 
 POLL_SECONDS = 0.5
 CHECK_SECONDS = 3.0
@@ -63,9 +64,7 @@ def train(machine: Machine, log: IO[bytes]) -> tuple[int, str]:
     """Run the plan's launcher; returns its exit status, and why it was ended by this process, if it was."""
     # Ranks whose launcher dies become children of this process, which can then end them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    site = machine.plan.site
-    assert site is not None, "a plan without a site does not run under Slurm"
-    watchdog = Watchdog(Tail.from_end(machine.run.metrics_file), site.hang_seconds)
+    watchdog = Watchdog(Tail.from_end(machine.run.metrics_file), site_of(machine.plan).hang_seconds)
     process = subprocess.Popen(
         launcher_argv(machine),
         env=launcher_environment(machine, os.environ),
