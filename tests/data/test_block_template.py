@@ -64,6 +64,9 @@ PASSING_ON = {
     "trimmed": chatml("{{ m['content'] | trim }}"),
     "variable": chatml("{% set text = m.content %}{{ text | trim }}"),
     "joined": chatml("{{ '' ~ m.content ~ '' }}"),
+    "role in a list": chatml("{% if m.role in ['system', 'user', 'assistant'] %}{{ m.content }}{% endif %}"),
+    "key in a message": chatml("{% if 'tools' in m and m.get('x') %}?{% endif %}{{ m.content }}"),
+    "namespace": chatml("{% set ns = namespace(text=m.content) %}{{ ns.text }}"),
     "last": chatml("{{ m.content }}{% if messages[-1].role == 'user' and loop.last %}{% endif %}"),
 }
 LOOKING_INSIDE = {
@@ -96,6 +99,19 @@ LOOKING_INSIDE = {
     "joined in a list": "{{ [m.content, m.role] | join }}",
     "key of a table": "{{ {'kind': 1}.get(m.content, m.content) }}",
     "counted": "{{ m.content }}{% for x in m.content %}{% endfor %}",
+    "in a text": "{{ m.content }}{% if m.content in 'very kind' %}!{% endif %}",
+    "in a variable": "{% set text = 'very kind' %}{{ m.content }}{% if m.content not in text %}!{% endif %}",
+    "tested to be in a text": "{{ m.content }}{% if m.content is in 'very kind' %}!{% endif %}",
+    "picked by a text": "{% if messages | selectattr('content', 'in', 'very kind') | list %}!{% endif %}",
+    "tested for its case": "{{ m.content }}{% if m.content is lower %}!{% endif %}",
+    "the same object": "{{ m.content }}{% if m.content is sameas 'kind' %}!{% endif %}",
+    "an argument": "{{ m.content }}{% if 'kind'.startswith(m.content) %}!{% endif %}",
+    "an argument by name": "{{ m.content }}{{ 'kind'.encode(errors=m.content) }}",
+    "replacing": "{{ 'not kind'.replace('not kind', m.content) }}",
+    "joined by a method": "{{ ''.join([m.content]) | trim }}",
+    "joined by a generator": "{{ ''.join(messages | map(attribute='content')) | trim }}",
+    "shown in a list": "{{ [m.content] }}",
+    "shown in its message": "{{ m }}",
     "stripped of more": "{{ m.content.strip('k') }}",
 }
 
