@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from gemfit.errors import UserError
 from gemfit.export.weights import weights_of_checkpoint
+from gemfit.train.checkpoint import safe_reader
 from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, read, write
 from gemfit.train.checkpoint.safe_reader import SafeReader
 
@@ -84,10 +85,30 @@ def test_members_of_the_memory_format_may_be_pickled_by_attribute(checkpoint: Pa
     (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
     found = SafeReader(checkpoint).read_metadata().planner_data
     assert found is _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
-    metadata.planner_data = ByAttribute(metadata.__class__, "__init__")
-    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(UserError, match="asks for an attribute"):
-        SafeReader(checkpoint).read_metadata()
+    for owner, name in ((metadata.__class__, "__init__"), (_MEM_FORMAT_ENCODING, "__doc__")):
+        metadata.planner_data = ByAttribute(owner, name)
+        (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+        with pytest.raises(UserError, match="asks for an attribute"):
+            SafeReader(checkpoint).read_metadata()
+
+
+def test_paths_that_python_3_13_pickled_are_read(checkpoint: Path) -> None:
+    expected = FileSystemReader(checkpoint).read_metadata()
+    content = pickle.dumps(expected, protocol=3)
+    assert b"cpathlib\n" in content
+    (checkpoint / ".metadata").write_bytes(content.replace(b"cpathlib\n", b"cpathlib._local\n"))
+    found = SafeReader(checkpoint).read_metadata()
+    assert found.storage_meta is not None
+    assert expected.storage_meta is not None
+    assert found.storage_meta.checkpoint_id == expected.storage_meta.checkpoint_id == checkpoint
+
+
+def test_a_load_parses_the_metadata_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[Path] = []
+    parse = safe_reader._parse
+    monkeypatch.setattr(safe_reader, "_parse", lambda path: parsed.append(path) or parse(path))
+    read({f"{WEIGHT_PREFIX}{torch.float32}": torch.zeros(2, 3)}, checkpoint)
+    assert parsed == [checkpoint / ".metadata"]
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

@@ -81,8 +81,7 @@ def read(state: State, folder: Path) -> None:
     Raises where a name or a shape of ``state`` is not what was saved.
     """
     reader = SafeReader(folder)
-    # Its error is every rank's; in the collective it would be wrapped.
-    reader.read_metadata()
+    reader.read_metadata()  # parsed before the collective, which would wrap its errors
     with _allow_single_process():
         load(state, storage_reader=reader, planner=ShardLoadPlanner(flatten_state_dict=False))
 

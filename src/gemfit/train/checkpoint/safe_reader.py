@@ -20,11 +20,11 @@ from torch.serialization import _get_layout
 from gemfit.errors import UserError
 
 
-def _member(kind: type, name: str) -> Any:
-    """``getattr`` for what Python 3.11 up to 3.11.3 pickles by it: members of the one enumeration."""
-    if kind is not metadata._MEM_FORMAT_ENCODING:
+def _member(owner: Any, name: str) -> Any:
+    """``getattr`` for members of the one enumeration, which Python 3.11.0 to 3.11.3 pickle by it."""
+    if owner is not metadata._MEM_FORMAT_ENCODING or name not in owner.__members__:
         raise UserError("the metadata of a checkpoint asks for an attribute; nothing was loaded or run")
-    return metadata._MEM_FORMAT_ENCODING[name]
+    return owner[name]
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -46,7 +46,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch", "Size"): torch.Size,
     ("torch.serialization", "_get_layout"): _get_layout,
     ("pathlib", "PosixPath"): PosixPath,
-    ("pathlib._local", "PosixPath"): PosixPath,
+    ("pathlib._local", "PosixPath"): PosixPath,  # of Python 3.13
 }
 """What the metadata of a checkpoint is made of, by module and name."""
 
@@ -54,11 +54,16 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class SafeReader(FileSystemReader):
     """``FileSystemReader`` for checkpoints from anywhere; other than plain tensors is a ``UserError``."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._parsed: dict[Path, Metadata] = {}
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The checked metadata; its file is read once."""
         path = Path(self._get_metadata_path(kwargs.get("rank")))
-        with path.open("rb") as stream:
-            found = _MetadataUnpickler(stream, path).load()
-        _check(found, path)
+        if path not in self._parsed:
+            self._parsed[path] = _parse(path)
+        found = self._parsed[path]
         found.storage_meta = found.storage_meta or metadata.StorageMeta()
         found.storage_meta.load_id = self.load_id
         return found
@@ -80,7 +85,9 @@ class _MetadataUnpickler(pickle.Unpickler):
         return _ALLOWED[module_name, global_name]
 
 
-def _check(found: object, path: Path) -> None:
+def _parse(path: Path) -> Metadata:
+    with path.open("rb") as stream:
+        found = _MetadataUnpickler(stream, path).load()
     if not isinstance(found, Metadata):
         raise UserError(f"{path}: is not the metadata of a checkpoint")
     for name, entry in found.state_dict_metadata.items():
@@ -90,3 +97,4 @@ def _check(found: object, path: Path) -> None:
         file = info.relative_path if isinstance(info, filesystem._StorageInfo) else ""
         if not file or Path(file).name != file:
             raise UserError(f"{path}: names a file outside of its folder; nothing was loaded")
+    return found
