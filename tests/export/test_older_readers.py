@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, Gemma3ForCausalLM, Gemma3Tex
 
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.export.base_model import find_base_model
-from gemfit.export.export import export, main
+from gemfit.export.export import export, give_default_mode, main
 from gemfit.export.older_readers import with_old_keys, write_old_tokenizer_keys
 from gemfit.export.user_statements import UserStatements, add_statements
 from gemfit.schemas.recipe_model import Lora, ModelRecipe
@@ -146,6 +146,17 @@ def test_files_have_the_mode_of_the_umask(lora: Trained, tmp_path: Path, umask: 
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")}
     assert set(modes.values()) == {0o666 & ~umask}, modes
+
+
+def test_folders_inside_an_export_stay_readable(tmp_path: Path) -> None:
+    templates = tmp_path / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool_use.jinja").touch(mode=0o600)
+    mode = templates.stat().st_mode
+    give_default_mode(tmp_path)
+    assert templates.stat().st_mode == mode
+    assert (templates / "tool_use.jinja").stat().st_mode & 0o700 == 0o600
+    assert (templates / "tool_use.jinja").stat().st_mode & 0o077 == mode & 0o066
 
 
 def test_shards_have_the_size_that_is_asked_for(lora: Trained, tmp_path: Path) -> None:

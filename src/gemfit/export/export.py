@@ -150,8 +150,9 @@ def give_default_mode(folder: Path) -> None:
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    for path in folder.iterdir():
-        path.chmod(mode)
+    for path in folder.rglob("*"):
+        if path.is_file():  # a folder needs its executable bits
+            path.chmod(mode)
 
 
 def _torch_dtype(name: str) -> Any:

@@ -24,8 +24,6 @@ from gemfit.schemas.recipe import Recipe
 from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, read
 from gemfit.train.checkpoint.safe_reader import SafeReader
 
-SHARD_BYTES = 5 * 10**9
-
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -125,9 +123,7 @@ def together(one: Weights, other: Weights) -> Weights:
     return Weights({**one.shapes, **other.shapes}, fetch, {**one.types, **other.types})
 
 
-def write_weights(
-    weights: Weights, folder: Path, dtype: torch.dtype, *, shard_bytes: int = SHARD_BYTES
-) -> int:
+def write_weights(weights: Weights, folder: Path, dtype: torch.dtype, *, shard_bytes: int) -> int:
     """Write ``model.safetensors``, or numbered shards and their index; returns the number of elements.
 
     A full disk is an ``OSError``.
