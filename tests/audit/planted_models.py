@@ -22,15 +22,12 @@ from gemfit.evaluate.generation import prompt_ids
 from gemfit.evaluate.models import find_models, open_model_ref
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import SampleMessage
-from gemfit.schemas.pack_job import make_pack_job
-from gemfit.schemas.plan import PackReference, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.schemas.recipe_training import BatchRecipe, LengthRecipe
 from gemfit.schemas.strategy import Single
-from gemfit_launch.planning.plan import make_plan
-from gemfit_launch.runs.ensure_pack import ensure_pack
+from train import trained
 
 SIZES = ScratchModel(
     vocab_size=512,
@@ -111,16 +108,7 @@ def make_run(root: Path) -> RunDir:
         length=LengthRecipe(max_steps=2, num_epochs=None),
         strategy=Single(),
     )
-    job = make_pack_job(recipe)
-    pack = ensure_pack(job, root / "pack", force=False, say=lambda line: None)
-    plan = make_plan(
-        recipe,
-        topology=Topology(nodes=1, ranks_per_node=1, device="cpu"),
-        pack=PackReference(fingerprint=job.fingerprint, folder=str(root / "pack")),
-        rows=pack.splits["train"].rows,
-        rows_are_packed=True,
-    )
-    return RunDir.create(root / "run", plan)
+    return trained.make_run(root, recipe)
 
 
 def make_models(run: RunDir, root: Path, steps: int = 140, more_steps: int = 60) -> dict[str, Path]:

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers.integrations.flex_attention as flex
-import transformers.modeling_flash_attention_utils as flash
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.train.data.collate import needs_boundaries
 from gemfit.train.model.attention_checks import prepare_attention
-from gemfit.train.model.packed_lm import packed_class
+from train.tiny_gemma import replace_flash_attention, tiny_gemma
 
 pytestmark = [  # what transformers and torch say of each other's flex_attention
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -74,21 +72,11 @@ class Spy(TorchDispatchMode):
 def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spy]:
     spy = Spy()
 
-    def flash_varlen(query: Any, key: Any, value: Any, **options: Any) -> Any:
-        spy.add(query, key, value)
-        return query
-
     def kernel(query: Any, key: Any, value: Any, **options: Any) -> Any:
         spy.add(query, key, value)
         return query
 
-    def import_flash(*args: Any, **kwargs: Any) -> Any:
-        def supported(**given: Any) -> dict[str, Any]:
-            return {name: given[name] for name in ("max_seqlen_q", "max_seqlen_k")}
-
-        return (None, flash_varlen, None, None, None), (supported, None)
-
-    monkeypatch.setattr(flash, "lazy_import_flash_attention", import_flash)
+    replace_flash_attention(monkeypatch, kernel)
     monkeypatch.setattr(flex, "compile_friendly_flex_attention", kernel)
     prepare_attention("cpu")
     with torch.compiler.set_stance("force_eager"):
@@ -96,22 +84,9 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spy]:
 
 
 def run_model(attention: str, dtype: torch.dtype, *, autocast: bool) -> None:
-    config = Gemma3TextConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        query_pre_attn_scalar=16,
-        sliding_window=16,
-        layer_types=["sliding_attention", "full_attention"],
-    )
-    model = packed_class(Gemma3ForCausalLM)(config)
+    model = tiny_gemma(attention)
     for parameter in model.parameters():  # buffers stay float32, as in training
         parameter.data = parameter.data.to(dtype)
-    model.config._attn_implementation_internal = attention  # no package is asked for
     positions = torch.cat([torch.arange(60), torch.arange(TOKENS - 60)])[None]
     boundaries = {}
     if needs_boundaries(attention):

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers.modeling_flash_attention_utils as flash
 from torch._dynamo.utils import counters
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.pack.reader import Row
 from gemfit.train.data.collate import collate, needs_boundaries
 from gemfit.train.model.compile import compile_layers
-from gemfit.train.model.packed_lm import packed_class
+from train.tiny_gemma import replace_flash_attention, tiny_gemma
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's own
 
@@ -41,17 +39,10 @@ def flash_varlen(query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, max_seq
     return opaque_varlen(query, cu_seqlens_q, max_seqlen_q)
 
 
-def import_flash(implementation: str, *args: Any, **kwargs: Any) -> Any:
-    def supported(**given: Any) -> dict[str, Any]:
-        return {name: given[name] for name in ("max_seqlen_q", "max_seqlen_k")}
-
-    return (None, flash_varlen, None, None, None), (supported, None)
-
-
 @pytest.fixture(autouse=True)
 def _dynamo_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(flash, "lazy_import_flash_attention", import_flash)
+    replace_flash_attention(monkeypatch, flash_varlen)
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -59,19 +50,7 @@ def _dynamo_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def compiled_model(attention: str) -> Any:
-    config = Gemma3TextConfig(
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=6,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        query_pre_attn_scalar=16,
-        sliding_window=32,
-    )
-    model = packed_class(Gemma3ForCausalLM)(config)
-    model.config._attn_implementation_internal = attention  # no package is asked for
+    model = tiny_gemma(attention, vocab_size=128, num_hidden_layers=6, layer_types=None, sliding_window=32)
     compile_layers(model)
     return model.train()
 

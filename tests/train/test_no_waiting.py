@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers.modeling_flash_attention_utils as flash
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
 from gemfit.train.data.collate import PLACES_UNIT, collate, loss_chunks, loss_places, needs_boundaries
 from gemfit.train.model.attention_checks import prepare_attention
-from gemfit.train.model.packed_lm import packed_class
+from train.tiny_gemma import replace_flash_attention, tiny_gemma
 
 SEQ_LEN = 256
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
@@ -41,13 +39,6 @@ def _has_boolean_index(args: Any) -> bool:
     return any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices)
 
 
-def import_flash(*args: Any, **kwargs: Any) -> Any:
-    def supported(**given: Any) -> dict[str, Any]:
-        return {name: given[name] for name in ("max_seqlen_q", "max_seqlen_k")}
-
-    return (None, lambda query, key, value, **_: query, None, None, None), (supported, None)
-
-
 def make_rows() -> list[Row]:
     generator = np.random.default_rng(0)
     ids = generator.integers(0, 64, SEQ_LEN).astype(np.int32)
@@ -56,27 +47,14 @@ def make_rows() -> list[Row]:
 
 
 def make_model(attention: str) -> Any:
-    config = Gemma3TextConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        query_pre_attn_scalar=16,
-        sliding_window=16,
-        layer_types=["sliding_attention", "full_attention"],
-    )
-    model = packed_class(Gemma3ForCausalLM)(config)
-    model.config._attn_implementation_internal = attention  # no package is asked for
+    model = tiny_gemma(attention)
     model.activation_checkpointing_enable({"use_reentrant": False})
     return model.train()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2"])
 def test_an_accumulation_step_asks_for_no_value(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash, "lazy_import_flash_attention", import_flash)
+    replace_flash_attention(monkeypatch, lambda query, key, value, **_: query)
     prepare_attention("cpu")
     model = make_model(attention)
     batch = collate(make_rows(), seq_len=SEQ_LEN, pad_id=0, flatten=needs_boundaries(attention))

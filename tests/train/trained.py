@@ -59,15 +59,8 @@ def write_conversations(path: Path) -> Path:
     return path
 
 
-def train(root: Path, model: ModelRecipe) -> Trained:
-    """Two steps on made-up ids, and a checkpoint."""
-    recipe = Recipe(
-        model=model,
-        data=DataRecipe(source=str(write_conversations(root / "data.jsonl")), seq_len=128),
-        batch=BatchRecipe(global_batch_size=2),
-        length=LengthRecipe(max_steps=2, num_epochs=None),
-        strategy=Single(),
-    )
+def make_run(root: Path, recipe: Recipe) -> RunDir:
+    """A run of one rank on the CPU, its data packed, without a checkpoint."""
     job = make_pack_job(recipe)
     pack = ensure_pack(job, root / "pack", force=False, say=lambda line: None)
     plan = make_plan(
@@ -77,7 +70,20 @@ def train(root: Path, model: ModelRecipe) -> Trained:
         rows=pack.splits["train"].rows,
         rows_are_packed=True,
     )
-    run = RunDir.create(root / "run", plan)
+    return RunDir.create(root / "run", plan)
+
+
+def train(root: Path, model: ModelRecipe) -> Trained:
+    """Two steps on made-up ids, and a checkpoint."""
+    recipe = Recipe(
+        model=model,
+        data=DataRecipe(source=str(write_conversations(root / "data.jsonl")), seq_len=128),
+        batch=BatchRecipe(global_batch_size=2),
+        length=LengthRecipe(max_steps=2, num_epochs=None),
+        strategy=Single(),
+    )
+    run = make_run(root, recipe)
+    plan = run.plan()
     tokenizer = load_matching_tokenizer(plan)
     loaded = load_model(plan.recipe, tokenizer)
     save_after_two_steps(run, loaded)
