@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.data.pack.reader import Row
-from gemfit.train.data.collate import collate, document_lengths
+from gemfit.train.data.collate import CHUNK_TOKENS, collate, document_lengths
+from gemfit_launch.predict.activation_memory import SLICE_TOKENS
 
 SEQ_LEN = 16
 
@@ -82,3 +83,7 @@ def test_boundaries_of_a_constant_number_do_not_depend_on_the_batch() -> None:
     assert {len(batch["cu_seq_lens_q"]) for batch in batches} == {2 * 4 + 1}
     assert {batch["max_length_q"] for batch in batches} == {SEQ_LEN}
     assert all(batch["cu_seq_lens_q"].dtype == torch.int32 for batch in batches)
+
+
+def test_the_predicted_logits_are_those_of_one_chunk_of_the_loss() -> None:
+    assert SLICE_TOKENS == CHUNK_TOKENS

@@ -38,10 +38,14 @@ def test_a_frozen_weight_of_another_dtype_is_found() -> None:
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2), ("fsdp2", 2), ("zero1", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [("single", 1), ("ddp", 2), ("fsdp2", 2), ("zero1", 2), ("zero2", 2), ("zero3", 2)],
+)
 def test_losses_in_bfloat16_are_those_in_float32(strategy: str, ranks: int, launch: Launch) -> None:
     """The self-test of each run has seen frozen weights in the compute dtype."""
     reference = launch("single", 1, **LORA, model__dtype="float32", optim__learning_rate=0.01)
     run = launch(strategy, ranks, **LORA, model__dtype="bfloat16", optim__learning_rate=0.01)
+    assert run.engine == run.run.plan().recipe.strategy.engine
     assert run.losses == pytest.approx(reference.losses, rel=5e-3)
     assert run.losses[-1] < run.losses[0]

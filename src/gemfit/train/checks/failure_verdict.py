@@ -37,9 +37,7 @@ def judge_failure(error: Exception, model: ModelRecipe, *, stepped: bool) -> Fai
 
     ``stepped``: whether this attempt has done an optimizer step before it.
     """
-    if isinstance(error, UserError):
-        return _fatal(str(error))
-    if isinstance(error, SelfTestError | FloatingPointError):
+    if isinstance(error, UserError | SelfTestError | FloatingPointError):
         return _fatal(str(error))
     if isinstance(error, ImportError):
         return _fatal(_import_failure(error, model))

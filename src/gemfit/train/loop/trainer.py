@@ -227,9 +227,8 @@ class PackedTrainer(Trainer):
         found = super()._get_grad_norm(model, grad_norm)
         found = found.full_tensor() if hasattr(found, "full_tensor") else found
         self.grad_norm = None if found is None else float(found)
-        if (
-            self.grad_norm is not None
-        ):  # before the optimizer's step, except under DeepSpeed, which has done it
+        if self.grad_norm is not None:
+            # Before the optimizer's step, except under DeepSpeed, which has done it.
             step = self.state.global_step
             check_grad_norm(self.grad_norm, step + 1, self.schedule.rows_of(step))
         return self.grad_norm
