@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from gemfit.errors import UserError
@@ -106,7 +106,12 @@ def test_paths_that_python_3_13_pickled_are_read(checkpoint: Path) -> None:
 def test_a_load_parses_the_metadata_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[Path] = []
     parse = safe_reader._parse
-    monkeypatch.setattr(safe_reader, "_parse", lambda path: parsed.append(path) or parse(path))
+
+    def record(path: Path) -> Metadata:
+        parsed.append(path)
+        return parse(path)
+
+    monkeypatch.setattr(safe_reader, "_parse", record)
     read({f"{WEIGHT_PREFIX}{torch.float32}": torch.zeros(2, 3)}, checkpoint)
     assert parsed == [checkpoint / ".metadata"]
 
