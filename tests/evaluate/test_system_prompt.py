@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -13,6 +14,10 @@ from gemfit.errors import UserError
 from gemfit.evaluate import system_prompt
 from gemfit.evaluate.system_prompt import system_prompts
 from gemfit.schemas.recipe_data import DataRecipe
+
+USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+SHAREGPT = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+COLUMNS = {"system": "persona", "prompt": "question", "completion": "answer"}
 
 
 def lines(*systems: str | None, role: str = "system") -> bytes:
@@ -29,6 +34,27 @@ def test_every_form_of_file_and_of_the_role_is_counted(tmp_path: Path) -> None:
     assert (found.most_common, found.count, found.distinct) == ("y", 3, 3)
     assert (found.with_system, found.conversations, found.is_sample) == (5, 7, False)
     assert found.dominant is None
+
+
+@pytest.mark.parametrize(
+    ("line", "data"),
+    [
+        ({"system": "x", "messages": [USER, ASSISTANT]}, {}),
+        ({"conversations": [{"from": "system", "value": "x"}, *SHAREGPT]}, {}),
+        ({"conversations": SHAREGPT, "system": "x"}, {}),
+        ({"instruction": "a", "output": "b", "system": "x"}, {}),
+        ({"persona": "x", "question": "a", "answer": "b"}, {"columns": COLUMNS}),
+        (
+            {"messages": [{"role": "setting", "content": "x"}, USER, ASSISTANT]},
+            {"roles": {"setting": "system"}},
+        ),
+    ],
+)
+def test_every_form_of_data_is_counted(tmp_path: Path, line: dict[str, Any], data: dict[str, Any]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    found = system_prompts(DataRecipe(source=str(path), **data))
+    assert (found.dominant, found.with_system) == ("x", 1)
 
 
 def test_one_message_before_half_of_all_is_dominant(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Count the system messages of the training data.
 
-Reads at most ``MOST_CONVERSATIONS`` lines, the first of every file; lines without a system role are not
-parsed.
+Reads at most ``MOST_CONVERSATIONS`` lines, the first of every file, in any form that training reads; lines
+without a name of the system role are not parsed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import orjson
-
 from gemfit.data.jsonl.inputs import lines_of
+from gemfit.data.jsonl.line_parser import read_line
+from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.errors import UserError
 from gemfit.schemas.find_inputs import find_files
 from gemfit.schemas.recipe_data import DataRecipe
 
 MOST_CONVERSATIONS = 100_000
 """Most lines that are read, the same number per file."""
-ROLES = ("system", "developer")
 DOMINANT = 0.5
 """Least share of the conversations that begin with the dominant message."""
 
@@ -49,6 +48,8 @@ class SystemPrompts:
 def system_prompts(data: DataRecipe) -> SystemPrompts:
     """Count the system messages of the data; ``UserError`` for a source that is missing or on the Hub."""
     counts, total, is_sample = Counter[str](), 0, False
+    settings = LineSettings.of(data)
+    names = _system_names(settings)
     files = [path for source in data.mixture for path in _files(source.source)]
     share = max(1, MOST_CONVERSATIONS // max(1, len(files)))
     for path in files:
@@ -57,7 +58,7 @@ def system_prompts(data: DataRecipe) -> SystemPrompts:
             if not line.strip():
                 continue
             total += 1
-            if (text := _system(line)) is not None:
+            if any(name in line for name in names) and (text := _system(line, settings)) is not None:
                 counts[text] += 1
         is_sample |= next(lines, None) is not None
     text = max(counts, key=counts.__getitem__, default=None)  # of equals the one that came first
@@ -72,12 +73,16 @@ def _files(source: str) -> list[Path]:
     return find_files(source)
 
 
-def _system(line: bytes) -> str | None:
+def _system_names(settings: LineSettings) -> tuple[bytes, ...]:
+    """Words of which a line with a system message holds one, as a role or a key, or within either."""
+    named = (settings.roles, settings.columns)
+    return tuple({name.encode() for names in named for name, what in names.items() if what == "system"})
+
+
+def _system(line: bytes, settings: LineSettings) -> str | None:
     """The system message of a line; an invalid line has none."""
-    if not any(b'"' + role.encode() + b'"' in line for role in ROLES):
-        return None
     try:
-        first = orjson.loads(line)["messages"][0]
-        return str(first["content"]) if first["role"] in ROLES else None
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+        messages = read_line(line, "", settings).messages
+    except UserError:
         return None
+    return messages[0].content if messages and messages[0].role == "system" else None
