@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from gemfit.data.__main__ import main
-from gemfit.data.pack.reader import verify_pack
+from gemfit.data.pack.reader import file_digest, read_manifest
 from gemfit.data.tokenize.tokenizer import train_tokenizer
+from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe
@@ -172,9 +173,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def verified_manifest(folder: Path) -> PackManifest:
+    """The manifest, after a check that every file is what it says."""
+    manifest = read_manifest(folder)
+    assert [file_digest(folder, folder / file.path) for file in manifest.files] == list(manifest.files)
+    return manifest
+
+
 def rows(folder: Path) -> dict[str, str]:
     """Digests of the files with rows."""
-    files = verify_pack(folder).files
+    files = verified_manifest(folder).files
     return {file.path: file.xxh3 for file in files if file.path.endswith((".arrow", ".npy"))} | {
         "conversations.arrow": ""  # in input order
     }

@@ -19,11 +19,11 @@ from datasets import load_from_disk
 
 from gemfit.data.document import labels, token_ids
 from gemfit.data.jsonl.conversation import Conversation, Message
-from gemfit.data.pack.reader import open_pack, read_manifest, verify_pack
+from gemfit.data.pack.reader import open_pack, read_manifest
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer
 
-from .conftest import Build, WriteConversations, WriteJob, command, random_conversations
+from .conftest import Build, WriteConversations, WriteJob, command, random_conversations, verified_manifest
 
 
 def parsed(lines: list[dict[str, Any]]) -> list[Conversation]:
@@ -71,7 +71,7 @@ def test_the_command_packs_every_conversation_once(
     assert done.stdout == ""
     assert "packed: " in done.stderr
     assert "Warning" not in done.stderr
-    manifest = verify_pack(tmp_path / "pack")
+    manifest = verified_manifest(tmp_path / "pack")
     packed = {split: documents_of(tmp_path / "pack", split) for split in ("train", "validation")}
     documents = make_renderer(tokenizer, "role_markers", loss_on="assistant").render(parsed(lines))
     wanted = sorted((token_ids(d.words).tolist(), labels(d.words).tolist()) for d in documents)
@@ -173,9 +173,9 @@ def test_duplicates_are_dropped_and_near_duplicates_share_a_split(
 
 def rows_of(folder: Path) -> dict[str, str]:
     """Digests of the files with rows."""
-    return {file.path: file.xxh3 for file in verify_pack(folder).files if file.path.endswith(".arrow")} | {
-        "conversations.arrow": ""
-    }
+    return {
+        file.path: file.xxh3 for file in verified_manifest(folder).files if file.path.endswith(".arrow")
+    } | {"conversations.arrow": ""}
 
 
 def open_text(pack: Path) -> Callable[[list[int]], str]:
@@ -189,7 +189,7 @@ def test_the_same_input_gives_the_same_bytes(
     digests = []
     for _ in range(2):
         assert build(write_conversations_file(lines), scratch=500, seq_len=128)[0] == 0
-        digests.append({file.path: file.xxh3 for file in verify_pack(tmp_path / "pack").files})
+        digests.append({file.path: file.xxh3 for file in verified_manifest(tmp_path / "pack").files})
         (tmp_path / "pack").rename(tmp_path / f"pack-{len(digests)}")
     assert digests[0] == digests[1]
     assert len(digests[0]) >= 8

@@ -96,19 +96,21 @@ def test_nothing_that_an_own_validation_split_has_is_trained(
         update={"validation": validation, "sources": data.sources[1:], "validation_share": 0.0}
     )
     selection = select_conversations(found, data, seed)
-    held_out = found.source == 0
+    in_validation = found.source == 0
     kept = selection.disposition == Disposition.KEPT
-    assert (selection.split[kept & held_out] == VALIDATION).all()
-    assert (selection.split[kept & ~held_out] == TRAIN).all()
-    assert (selection.copies[kept & held_out] == 1).all()
-    shared = set(found.normalized_hashes[held_out].tolist())
-    assert not shared & set(found.normalized_hashes[kept & ~held_out].tolist())
+    assert (selection.split[kept & in_validation] == VALIDATION).all()
+    assert (selection.split[kept & ~in_validation] == TRAIN).all()
+    assert (selection.copies[kept & in_validation] == 1).all()
+    shared = set(found.normalized_hashes[in_validation].tolist())
+    assert not shared & set(found.normalized_hashes[kept & ~in_validation].tolist())
     if data.near_duplicates != "drop":
         lost = found.disposition != Disposition.KEPT
         copies = selection.disposition == Disposition.DUPLICATE
-        assert (kept | lost | copies)[held_out].all()
-    left = np.isin(selection.disposition, (Disposition.DUPLICATE, Disposition.NEAR_DUPLICATE)) & ~held_out
-    assert also_in_validation(selection, held_out) == int(held_out[selection.original[left]].sum())
+        assert (kept | lost | copies)[in_validation].all()
+    left = (
+        np.isin(selection.disposition, (Disposition.DUPLICATE, Disposition.NEAR_DUPLICATE)) & ~in_validation
+    )
+    assert also_in_validation(selection, in_validation) == int(in_validation[selection.original[left]].sum())
 
 
 def test_a_limit_of_rows_leaves_an_own_validation_split_whole() -> None:

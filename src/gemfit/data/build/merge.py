@@ -54,7 +54,7 @@ def assemble(
 ) -> PackManifest:
     """Write all files but the manifest into ``folder``, and return the manifest."""
     sources = _sources_of(job, table)
-    held_out = np.array([source.is_validation for source in job.sources])[sources]
+    in_validation = np.array([source.is_validation for source in job.sources])[sources]
     selection = _choose(job, table, sources)
     _check_enough(job, table, selection, notes)
     seq_len, tight = job.data.seq_len, job.data.overlong == "cut"
@@ -93,7 +93,7 @@ def assemble(
             flow["total"],
             sums_by_split,
             seq_len,
-            also_in_validation(selection, held_out),
+            also_in_validation(selection, in_validation),
         ),
         flow=flow,
         roles=role_tokens(table, selection),

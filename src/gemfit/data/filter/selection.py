@@ -106,9 +106,9 @@ def select_conversations(candidates: SelectionInput, data: DataRecipe, seed: int
     split = np.full(len(disposition), NO_SPLIT, np.int8)
     together = _split_template_groups(near_groups, groups, normalized_hashes)
     if data.validation:
-        held_out = candidates.source[order] < len(data.validation)
-        _leave_out_of_training(order, together, held_out, disposition, original)
-        split[order] = np.where(held_out, VALIDATION, TRAIN)
+        in_validation = candidates.source[order] < len(data.validation)
+        _leave_out_of_training(order, together, in_validation, disposition, original)
+        split[order] = np.where(in_validation, VALIDATION, TRAIN)
     else:
         split[order] = _assign_splits(normalized_hashes, together, data.validation_share)
     del together, near_groups, groups, normalized_hashes
@@ -119,15 +119,17 @@ def select_conversations(candidates: SelectionInput, data: DataRecipe, seed: int
     return _make_selection(disposition, copies, split, original, order)
 
 
-def also_in_validation(selection: Selection, held_out: NDArray[np.bool_]) -> int:
+def also_in_validation(selection: Selection, in_validation: NDArray[np.bool_]) -> int:
     """How many training conversations were left out as copies of one of ``data.validation``.
 
-    held_out: (conversations,), whether each is of ``data.validation``.
+    in_validation: (conversations,), whether each is from ``data.validation``.
     """
     count = 0
-    for here in slices(len(held_out)):
+    for here in slices(len(in_validation)):
         is_copy = np.isin(selection.disposition[here], (Disposition.DUPLICATE, Disposition.NEAR_DUPLICATE))
-        count += int(np.count_nonzero(is_copy & ~held_out[here] & held_out[selection.original[here]]))
+        count += int(
+            np.count_nonzero(is_copy & ~in_validation[here] & in_validation[selection.original[here]])
+        )
     return count
 
 
@@ -245,18 +247,18 @@ def _drop_near_duplicates(
 def _leave_out_of_training(
     order: Indices,
     groups: Indices,
-    held_out: NDArray[np.bool_],
+    in_validation: NDArray[np.bool_],
     disposition: NDArray[np.int8],
     original: Indices,
 ) -> None:
-    """Drop training conversations that share a group with one of ``held_out``: (order,).
+    """Drop training conversations that share a group with one of ``in_validation``: (order,).
 
     Writes ``disposition`` and ``original``.
     """
     representative = np.full(len(order), -1, np.int32)
-    representative[groups[held_out]] = np.flatnonzero(held_out)
+    representative[groups[in_validation]] = np.flatnonzero(in_validation)
     found = representative[groups]
-    left = np.flatnonzero((found >= 0) & ~held_out & (disposition[order] == Disposition.KEPT))
+    left = np.flatnonzero((found >= 0) & ~in_validation & (disposition[order] == Disposition.KEPT))
     disposition[order[left]] = Disposition.NEAR_DUPLICATE
     original[order[left]] = order[found[left]]
 

@@ -133,18 +133,6 @@ def read_manifest(folder: Path) -> PackManifest:
     return PackManifest.read(path)
 
 
-def verify_pack(folder: Path) -> PackManifest:
-    """Read every byte and compare it with the manifest; a difference is a ``UserError``."""
-    manifest = read_manifest(folder)
-    for file in manifest.files:
-        path = folder / file.path
-        found = file_digest(folder, path) if path.is_file() else None
-        if found != file:
-            what = "is missing" if found is None else "is not what was packed"
-            raise UserError(f"{path}: {what}; delete {folder} and pack again")
-    return manifest
-
-
 def file_digest(folder: Path, path: Path) -> FileDigest:
     """Name, size and XXH3-128 of one file of a folder."""
     return FileDigest(
