@@ -82,3 +82,43 @@ def test_make_help_lists_every_target() -> None:
     text = (ROOT / MAKEFILE).read_text()
     phony = re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)[0].split()
     assert sorted(phony) == sorted(re.findall(r"^([a-z-]+):.*## \w", text, re.MULTILINE))
+
+
+SCRIPTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("benchmarks", "examples")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def imported(script: Path) -> Iterator[tuple[str, str]]:
+    """Module and name of each import from gemfit."""
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gemfit"):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def defines(module: str, name: str) -> bool:
+    """Whether a module defines a name, or has a submodule of this name."""
+    path = ROOT / ("launch" if module.startswith("gemfit_launch") else "src") / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    body = ast.parse(file.read_text()).body if file.is_file() else []
+    found = {getattr(node, "name", None) for node in body}
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.ImportFrom) and path.is_dir():
+            found |= {alias.name for alias in node.names}
+    return name in found or (path / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_import_names_from_the_modules_that_define_them(script: str) -> None:
+    wrong = [f"{module}.{name}" for module, name in imported(ROOT / script) if not defines(module, name)]
+    assert not wrong, f"{script}: {wrong}"
+
+
+def test_a_name_that_has_moved_would_be_found() -> None:
+    assert defines("gemfit.schemas.recipe", "Recipe")
+    assert not defines("gemfit.schemas.recipe", "DataRecipe")
+    assert not defines("gemfit.schemas.gone", "Recipe")
