@@ -269,6 +269,17 @@ def test_an_unknown_step_is_reported_with_the_saved_ones(
     assert "steps saved: 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_damaged_checkpoint_of_a_step_is_not_pushed(
+    options: tuple[str, ...], made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(made.run.checkpoint(2).glob("*.distcp")).write_bytes(b"damaged")
+    assert push(made, "--checkpoint", "2", *options) == ExitCode.USER_ERROR
+    assert "is damaged" in capsys.readouterr().err
+    assert made.run.spooled_steps == []
+    assert REPO not in hub.repos
+
+
 def test_a_damaged_checkpoint_does_not_stop_other_pushes(
     made: Made, hub: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

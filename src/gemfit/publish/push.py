@@ -135,7 +135,8 @@ def _requested_push(run: RunDir, options: argparse.Namespace) -> Push:
         repo_id(repo)
     except ValueError as error:
         raise UserError(f"--repo {error}") from None
-    _, checkpoint = resolve_trained(run, options.checkpoint)
+    # The export verifies every byte; before it only `latest` does, to skip damaged checkpoints.
+    _, checkpoint = resolve_trained(run, options.checkpoint, verify=options.checkpoint == LATEST)
     push = push_of_step(HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), checkpoint.step)
     changed: dict[str, Any] = {"message": options.message} if options.message else {}
     changed |= {"private": False} if options.public else {}
