@@ -150,6 +150,15 @@ def test_a_csv_row_of_too_many_fields_is_one_bad_line(tmp_path: Path, build: Bui
     assert (losses.lines_read, losses.blank_lines, losses.rejected_lines) == (11, 1, 1)
 
 
+def test_a_rejected_element_of_an_array_is_listed_by_its_index(tmp_path: Path, build: Build) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([*random_conversations(9), {"messages": []}], indent=1))
+    assert f"error: {path}[9]: " in build(path)[1]
+    assert build(path, on_error="skip", validation_share=0)[0] == 0
+    (rejected,) = map(json.loads, (tmp_path / "pack/rejected.jsonl").read_text().splitlines())
+    assert (rejected["place"], rejected["line"]) == (f"{path}[9]", 10)
+
+
 def test_text_that_is_no_json_stays_text_and_digits_stay(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('messages,note\n"[{""n"": 123456789012345678901234567890, ""f"": 1.10}]",[x\n')

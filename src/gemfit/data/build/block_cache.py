@@ -128,7 +128,7 @@ class BlockColumns:
     words_at: int
     """Byte of the file where the words begin."""
     columns: dict[str, NDArray[Any]]
-    """By the names of ``Part``."""
+    """By the names of ``TokenizedBlock``."""
 
     @classmethod
     def read(cls, path: Path) -> BlockColumns:

@@ -63,9 +63,9 @@ class ConversationTable:
     """(fragments,) of type ``FRAGMENT``"""
     signatures: Signatures
 
-    part_ends: NDArray[np.int64]
+    block_ends: NDArray[np.int64]
     """(blocks,): where the conversations of each block end."""
-    part_inputs: Ints
+    block_inputs: Ints
     """(blocks,): index into the inputs."""
     paths: list[Path]
     """Files of the blocks, by number."""
@@ -75,7 +75,7 @@ class ConversationTable:
 
     def inputs(self, conversations: NDArray[Any]) -> Ints:
         """The input of each of these conversations, as an index: (conversations,)."""
-        return self.part_inputs[np.searchsorted(self.part_ends, conversations, "right")]
+        return self.block_inputs[np.searchsorted(self.block_ends, conversations, "right")]
 
     def slices(self) -> Iterator[slice]:
         """All conversations in slices, whose pages are released afterwards."""
@@ -102,14 +102,14 @@ class Notes:
     """Valid lines by form, without `messages`."""
     pii: dict[str, int]
     engines: tuple[str, ...]
-    rejecting: tuple[tuple[Path, int, int], ...]
-    """Blocks with rejected lines: file, input, and lines of that input before it."""
+    rejecting: tuple[tuple[Path, MappedBlock, int], ...]
+    """Blocks with rejected lines: file, block, and lines of its input before it."""
 
-    def rejections(self) -> Iterator[tuple[int, int, str]]:
-        """Input, line and reason of every rejected line, read from the blocks."""
-        for path, input, before in self.rejecting:
+    def rejections(self) -> Iterator[tuple[MappedBlock, int, str]]:
+        """Block, line of the input and reason of every rejected line, read from the blocks."""
+        for path, block, before in self.rejecting:
             for line, reason in BlockColumns.read(path).notes.rejected:
-                yield input, before + line, reason
+                yield block, before + line, reason
 
 
 class Collector:
@@ -125,11 +125,11 @@ class Collector:
         self._fragments = ColumnFile(folder, FRAGMENT)
         places = NUM_HASHES.get(data.near_duplicates, 0)
         self._signatures = Signatures(places, data.near_duplicate_threshold, folder)
-        self._part_ends, self._part_inputs, self._paths = list[int](), list[int](), list[Path]()
+        self._block_ends, self._block_inputs, self._paths = list[int](), list[int](), list[Path]()
         self._before = Counter[int]()
         self._counts, self._pii, self._forms = Counter[str](), Counter[str](), Counter[str]()
         self._engines = set[str]()
-        self._rejecting: list[tuple[Path, int, int]] = []
+        self._rejecting: list[tuple[Path, MappedBlock, int]] = []
 
     def add(self, made: MappedBlock) -> None:
         """Append the next block in input order."""
@@ -138,10 +138,10 @@ class Collector:
         if not made.key:
             return
         tokenized = self._store.read(made.key)
-        self._note(tokenized, made.input, before)
+        self._note(tokenized, made, before)
         self._append(tokenized, before)
-        self._part_ends.append(len(self._lines))
-        self._part_inputs.append(made.input)
+        self._block_ends.append(len(self._lines))
+        self._block_inputs.append(made.input)
         self._paths.append(tokenized.path)
 
     def finish(self) -> tuple[ConversationTable, Notes]:
@@ -152,8 +152,8 @@ class Collector:
             fragment_ends=self._fragment_ends.mapped(),
             fragments=self._fragments.mapped(),
             signatures=self._signatures,
-            part_ends=np.array(self._part_ends, np.int64),
-            part_inputs=np.array(self._part_inputs, np.int32),
+            block_ends=np.array(self._block_ends, np.int64),
+            block_inputs=np.array(self._block_inputs, np.int32),
             paths=self._paths,
             **columns,
         )
@@ -169,7 +169,7 @@ class Collector:
         )
         return table, notes
 
-    def _note(self, tokenized: BlockColumns, input: int, before: int) -> None:
+    def _note(self, tokenized: BlockColumns, made: MappedBlock, before: int) -> None:
         notes = tokenized.notes
         self._counts.update(
             lines=notes.lines,
@@ -181,7 +181,7 @@ class Collector:
         self._pii.update(notes.pii)
         self._engines.add(notes.engine)
         if notes.rejected:
-            self._rejecting.append((tokenized.path, input, before))
+            self._rejecting.append((tokenized.path, made, before))
 
     def _append(self, tokenized: BlockColumns, before: int) -> None:
         columns = tokenized.columns

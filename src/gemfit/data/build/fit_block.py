@@ -23,7 +23,7 @@ _SYSTEM = ROLES.index("system")
 
 
 class FittedRows(NamedTuple):
-    """The columns of a ``Part`` that fitting decides."""
+    """The columns of a ``TokenizedBlock`` that fitting decides."""
 
     words: Words
     lengths: Ints

@@ -38,6 +38,8 @@ class MappedBlock:
     input: int
     key: str
     """Name in the cache; empty where no line starts in the block."""
+    in_array: bool = False
+    """Whether its lines are elements of a JSON array."""
     lines: int
     tokens: int = 0
     """Of its conversations; 0 where it is missing."""
@@ -156,7 +158,14 @@ class _BlockTask:
         text = block_text(block, self.paths[block.input])
         lines = count_lines(text)
         key = self.store.key(text) if lines else ""
-        made = MappedBlock(number=block.number, input=block.input, key=key, lines=lines, state="found")
+        made = MappedBlock(
+            number=block.number,
+            input=block.input,
+            key=key,
+            in_array=block.in_array,
+            lines=lines,
+            state="found",
+        )
         if not key:
             return made, None
         if self.store.has(key):

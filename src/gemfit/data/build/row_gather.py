@@ -34,7 +34,7 @@ FRAGMENT = np.dtype(
     align=True,
 )
 """A fragment: the number of its file, the word (4 bytes) of that where it begins, its length with context,
-and the rest as in ``Part``. All in one place, since all is looked up at once."""
+and the rest as in ``TokenizedBlock``. All in one place, since all is looked up at once."""
 
 
 class RowChunks(NamedTuple):

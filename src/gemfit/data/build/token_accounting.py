@@ -19,6 +19,7 @@ from gemfit.data.build.conversation_table import ConversationTable, Notes
 from gemfit.data.build.shards import SplitPlan, as_arrow
 from gemfit.data.column_file import release_pages, slices
 from gemfit.data.filter.selection import Disposition, Selection
+from gemfit.data.jsonl.blocks import line_place
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.schemas.manifest import Losses, TokenFlow
 
@@ -224,6 +225,7 @@ def write_rejected(path: Path, notes: Notes, inputs: Sequence[str]) -> None:
     if not notes.rejected:
         return
     with path.open("wb") as sink:
-        for input, line, reason in notes.rejections():
-            entry = {"place": f"{inputs[input]}:{line}", "line": line, "reason": reason}
+        for block, line, reason in notes.rejections():
+            place = line_place(inputs[block.input], line, in_array=block.in_array)
+            entry = {"place": place, "line": line, "reason": reason}
             sink.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))

@@ -40,8 +40,13 @@ class Block:
     """Whether its lines are elements of a JSON array."""
 
     def place(self, path: str, line: int) -> str:
-        """Where a line of the input is: `path:line` from 1, of an array `path[index]` from 0."""
-        return f"{path}[{line - 1}]" if self.in_array else f"{path}:{line}"
+        """Where a line of the input is."""
+        return line_place(path, line, in_array=self.in_array)
+
+
+def line_place(path: str, line: int, *, in_array: bool) -> str:
+    """Where a line of an input is: `path:line` from 1, of an array `path[index]` from 0."""
+    return f"{path}[{line - 1}]" if in_array else f"{path}:{line}"
 
 
 def stream_blocks(stream: io.BufferedIOBase, name: str, input: int, number: int) -> Iterator[Block]:
