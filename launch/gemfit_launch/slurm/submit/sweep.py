@@ -30,8 +30,9 @@ def variants(request: Request, sweeps: Sequence[str]) -> list[Variant]:
         )
         for settings in itertools.product(*axes)
     ]
-    for one, other in itertools.combinations(made, 2):
-        if one.suffix == other.suffix or one.request.recipe() == other.request.recipe():
+    recipes = [variant.request.recipe().digest for variant in made]
+    for (one, recipe), (other, same) in itertools.combinations(zip(made, recipes, strict=True), 2):
+        if one.suffix == other.suffix or recipe == same:
             raise UserError(
                 f"--sweep: {one.suffix[1:]} and {other.suffix[1:]} would train the same; "
                 "leave one of them out, or the option that overrides the value"
