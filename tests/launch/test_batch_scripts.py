@@ -254,21 +254,27 @@ def test_a_signal_during_setup_requeues_the_job_instead_of_failing_it(
 
 @pytest.mark.parametrize("kind", ["train", "pack"])
 @pytest.mark.parametrize(
-    ("state", "refused", "asked", "has_verdict"),
+    ("state", "preempted", "refused", "asked", "has_verdict"),
     [
-        ("RUNNING", False, "scontrol requeue 7\n", False),
-        ("COMPLETING", False, "", False),  # cancelled
-        ("CANCELLED", False, "", False),
-        ("RUNNING", True, "scontrol requeue 7\n", True),
-        ("", False, "", True),  # Slurm does not answer
+        ("RUNNING", "None", False, "scontrol requeue 7\n", False),
+        ("COMPLETING", "2026-11-30T10:00:00", False, "scontrol requeue 7\n", False),
+        ("COMPLETING", "None", False, "", False),  # cancelled
+        ("CANCELLED", "2026-11-30T09:00:00", False, "", False),
+        ("RUNNING", "None", True, "scontrol requeue 7\n", True),
+        ("", "None", False, "", True),  # Slurm does not answer
     ],
 )
 def test_a_signal_before_setup_has_reached_the_python_requeues_the_job(
-    state: str, refused: bool, asked: str, has_verdict: bool, kind: Kind, node: Node
+    state: str, preempted: str, refused: bool, asked: str, has_verdict: bool, kind: Kind, node: Node
 ) -> None:
-    node.program("squeue", f"#!/bin/bash\necho {state}\n")
-    answer = f"[[ $1 != requeue ]] || {{{{ echo scontrol $@ >>{{folder}}/calls; exit {int(refused)}; }}}}"
-    node.program("scontrol", f"#!/bin/bash\n{answer}\n")
+    (node.folder / "job").write_text(
+        f"JobId=7 JobName=a JobState=RUNNING b\n   JobState={state} Reason=None\n"
+        "   StartTime=2026-11-30T08:00:00 EndTime=2026-11-30T10:00:00 Deadline=N/A\n"
+        f"   PreemptEligibleTime=2026-11-30T10:00:00 PreemptTime={preempted}\n"
+    )
+    show = f'"show job") cat {{folder}}/job; exit {int(not state)} ;;'
+    requeue = f"requeue*) echo scontrol $@ >>{{folder}}/calls; exit {int(refused)} ;;"
+    node.program("scontrol", f'#!/bin/bash\ncase "$1 $2" in {show} {requeue} esac\n')
     line = "kill -TERM $$; false"
     assert node.execute(kind, setup=(line,), python=str(node.folder / "bin/missing")) == 2
     assert node.calls == asked

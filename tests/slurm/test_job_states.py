@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import shlex
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +17,20 @@ from gemfit_launch.slurm.cluster.cluster import ask_cluster, ask_partitions
 from gemfit_launch.slurm.cluster.job_limit import job_limit
 from gemfit_launch.slurm.cluster.requeue import usable_nodes
 from gemfit_launch.slurm.commands import job_id
-from gemfit_launch.slurm.submit.template import template
+from gemfit_launch.slurm.submit.template import fill, template
 from realslurm import Cluster, wait_until
+from slurmruns import BACK_IN_THE_QUEUE_SECONDS
 
 pytestmark = pytest.mark.slurm
 
 ALL = ("--nodes=4", "--exclusive")
+IN_SETUP = """\
+RUN_DIR={folder}
+KIND=train
+HOST_PYTHON=({python})
+SETUP=('touch "$RUN_DIR/start-${{SLURM_RESTART_COUNT:-0}}"' 'sleep 300')
+export_env() {{ :; }}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +122,39 @@ def test_a_final_exit_is_not_requeued_where_the_cluster_requeues_exit_codes(
         reaches(held, "SPECIAL_EXIT", "pending")
     finally:
         cluster.set_parameters("")
+
+
+def start_with_long_setup(cluster: Cluster, folder: Path, python: str, *options: str) -> int:
+    """Submit the training script of a run in ``folder``, and wait until it is in its setup."""
+    values = IN_SETUP.format(folder=shlex.quote(str(folder)), python=shlex.quote(python))
+    script = folder / "train.sbatch"
+    script.write_text(fill(fill(template("train"), "directives", ""), "values", values))
+    answer = cluster.call(
+        "sbatch", "--parsable", f"--output={folder}/log", "--requeue", *options, str(script)
+    )
+    number = job_id(answer)
+    assert number is not None, answer
+    wait_until((folder / "start-0").is_file, 60)
+    return number
+
+
+@pytest.mark.parametrize("partition", ["low", "lowgrace", "lowcancel"])
+@pytest.mark.parametrize("python", [sys.executable, "no-such-python"])
+def test_a_job_that_is_preempted_during_setup_comes_back(
+    python: str, partition: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    number = start_with_long_setup(cluster, tmp_path, python, f"--partition={partition}", *ALL)
+    start(cluster, "sleep 1", "--partition=high", *ALL)
+    wait_until((tmp_path / "start-1").is_file, 120, lambda: str(cluster.job(number)))
+    assert not (tmp_path / "verdict.json").exists()
+
+
+@pytest.mark.parametrize("python", [sys.executable, "no-such-python"])
+def test_a_job_that_is_cancelled_during_setup_does_not_come_back(
+    python: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    number = start_with_long_setup(cluster, tmp_path, python)
+    cluster.call("scancel", str(number))
+    reaches(number, "CANCELLED", "ended")
+    time.sleep(BACK_IN_THE_QUEUE_SECONDS)
+    assert (cluster.state(number), cluster.job(number)["Restarts"]) == ("CANCELLED", "0")
