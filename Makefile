@@ -10,10 +10,10 @@ SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help demo test quick check format wheel bench parity slurm-demo slurm-matrix gpu-check gpu-wheels schema clean
+.PHONY: help demo test quick check format wheel bench parity slurm-demo slurm-matrix slurm-versions gpu-check gpu-wheels schema clean
 
 help:                 ## Show this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: $(VENV)/train   ## The main job on 2 ranks: plan, pack, train, stop, resume, export, evaluate, report
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -61,11 +61,14 @@ slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted
 slurm-matrix: $(VENV)/train  ## All that can end a job, under each kind of preemption: some 15 minutes
 	$(BIN)/python tests/slurm/matrix.py --out benchmarks/slurm_matrix.md
 
+slurm-versions: $(VENV)/dev  ## The tests on a real Slurm once more, on Slurm 24.11 and 26.05 (needs root and apt)
+	$(BIN)/python tests/slurm/versions.py
+
 schema: $(VENV)/train ## Write docs/schema/recipe.schema.json anew
 	$(BIN)/gemfit schema recipe > docs/schema/recipe.schema.json
 
 clean:                ## Remove the environment and what the demo made
-	rm -rf $(VENV) .demo build dist
+	rm -rf $(VENV) .demo .slurm-versions build dist
 
 $(VENV)/pip:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found" >&2; exit 2; }
