@@ -19,6 +19,12 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
 
+AS_RANK = """
+from gemfit.core.stop_signals import end_with_launcher
+end_with_launcher()
+print('bound', flush=True)
+"""
+
 
 def main(root: Path, stop_at: int | None) -> ExitCode:
     run = RunDir.open(root)
@@ -62,8 +68,8 @@ def report_surroundings(run: RunDir) -> None:
     emit(", ".join(sorted(path.name for path in run.root.glob("*.yaml"))))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, report_signal)
-    if os.environ.get("FAKE_CHILD"):
-        sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    if kind := os.environ.get("FAKE_CHILD"):
+        sleep = [sys.executable, "-c", (AS_RANK if kind == "rank" else "") + "import time; time.sleep(60)"]
         emit(f"child {subprocess.Popen(sleep, start_new_session=True).pid} started")
 
 

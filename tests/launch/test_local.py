@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.core.stop_signals import LAUNCHER_VARIABLE
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -139,8 +140,7 @@ def test_a_second_interrupt_kills_every_process_although_ranks_have_their_own_se
     thread.join()
     assert outcome.verdict is None
     assert outcome.returncode == -signal.SIGKILL
-    child = int(run.log(1).read_text().partition("child ")[2].split()[0])
-    assert not is_alive(child)
+    assert not is_alive(child_of(run))
 
 
 def test_a_crash_has_a_status_and_no_verdict(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,10 +173,9 @@ def test_a_locked_run_is_not_trained_twice(run: RunDir) -> None:
     assert run.attempt == 0
 
 
-def test_a_run_stays_locked_while_its_processes_outlive_the_launcher(
-    run: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_processes_of_a_run_end_with_the_launcher(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SECONDS", "0.3")
+    monkeypatch.setenv("FAKE_CHILD", "rank")
     program = (
         "import sys; from pathlib import Path\n"
         "from gemfit.rundir import RunDir; from gemfit_launch.runs.local import carry_out\n"
@@ -184,15 +183,21 @@ def test_a_run_stays_locked_while_its_processes_outlive_the_launcher(
         "run = RunDir.open(Path(sys.argv[1])); carry_out(run, run.plan(), Lines(10))"
     )
     launcher = subprocess.Popen([sys.executable, "-c", program, str(run.root)], stdout=subprocess.DEVNULL)
-    wait_until(run.metrics_file.is_file)
+    wait_until(lambda: run.log(1).is_file() and "bound" in run.log(1).read_text())
+    child = child_of(run)
     launcher.kill()
     launcher.wait()
-    assert run.is_active
-    run.request_stop()
-    wait_until(lambda: not run.is_active)
-    verdict = run.verdict()
-    assert verdict is not None
-    assert verdict.outcome == AttemptOutcome.STOPPED
+    wait_until(lambda: not is_alive(child) and not run.is_active)
+    assert run.verdict() is None
+
+
+def test_a_rank_whose_launcher_has_ended_before_it_was_bound_to_it_ends() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    program = "from gemfit.core.stop_signals import end_with_launcher; end_with_launcher()"
+    for pid, status in ((gone.pid, -signal.SIGKILL), (os.getpid(), 0)):
+        env = os.environ | {LAUNCHER_VARIABLE: str(pid)}
+        assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == status
 
 
 def test_accelerate_is_started_by_this_interpreter_with_paths_filled_in(plan: Plan) -> None:
@@ -246,6 +251,10 @@ def test_descendants_are_found_across_sessions() -> None:
         os.kill(child, signal.SIGKILL)
         parent.wait()
         parent.stdout.close()
+
+
+def child_of(run: RunDir) -> int:
+    return int(run.log(1).read_text().partition("child ")[2].split()[0])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:

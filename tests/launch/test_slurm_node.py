@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -116,6 +117,14 @@ def test_the_launcher_of_each_machine_gets_its_rank_and_the_rendezvous_address(
     assert argv[argv.index("--main_process_ip") + 1] == "n0"
     assert argv[argv.index("--main_process_port") + 1] == "77"
     assert argv.index("--machine_rank") < argv.index("--config_file") < argv.index("gemfit.train")
+
+
+def test_a_collective_outlasts_a_suspension_where_the_supervisor_ends_hangs(run: RunDir, plan: Plan) -> None:
+    program = "from gemfit.train.collective import COLLECTIVE_TIMEOUT; print(COLLECTIVE_TIMEOUT.days)"
+    days = subprocess.check_output(
+        [sys.executable, "-c", program], env=launcher_environment(machine(run, plan), os.environ), text=True
+    )
+    assert int(days) >= 7
 
 
 def test_ranks_of_another_attempt_cannot_join(run: RunDir, plan: Plan) -> None:

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from gemfit.core.available_cores import available_cores
 from gemfit.core.launcher_environment import without_launcher_variables
-from gemfit.core.stop_signals import STOP_SIGNALS
+from gemfit.core.stop_signals import LAUNCHER_VARIABLE, STOP_SIGNALS, end_with_parent
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Record, Verdict
 from gemfit.schemas.plan import Plan
@@ -87,8 +87,8 @@ def carry_out(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # The run stays held while its processes live, even if this one is killed.
-                pass_fds=(lock,),
+                preexec_fn=lambda: end_with_parent(signal.SIGKILL),
+                pass_fds=(lock,),  # the run stays held while its processes live
             )
         with stop_on_signals(run, process.pid, watch.say):
             follow(run, process, tail, watch)
@@ -116,6 +116,7 @@ def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int)
         "PYTHONUNBUFFERED": "1",
         **plan.env,
         "GEMFIT_ATTEMPT": str(attempt),
+        LAUNCHER_VARIABLE: str(os.getpid()),
         "MASTER_PORT": str(port),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,27 @@ STOP_SIGNALS = (*PREEMPTION_SIGNALS, signal.SIGINT, signal.SIGHUP)
 """Those, and what a terminal sends: Ctrl-C and its end."""
 REPEAT_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
+LAUNCHER_VARIABLE = "GEMFIT_LAUNCHER_PID"
+"""Id of the process that has started the launch command of an attempt."""
+
+
+def end_with_launcher() -> None:
+    """Let this rank be killed when the launch command ends, which is killed when its own parent ends.
+
+    A rank that is left alone would hold its GPU until a collective or the rendezvous times out.
+    """
+    parent, launcher = os.getppid(), os.environ.get(LAUNCHER_VARIABLE, "")
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != parent or (launcher and not _is_alive(int(launcher))):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def end_with_parent(number: signal.Signals) -> None:

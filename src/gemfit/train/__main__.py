@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 from gemfit.core.launcher_environment import remove_working_folder_from_path
+from gemfit.core.stop_signals import end_with_launcher
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -22,6 +23,7 @@ from gemfit.train.attempt_verdict import rank_of_process, write_failure
 
 def main() -> ExitCode:
     """Parse the arguments, train, and return the exit status."""
+    end_with_launcher()
     parser = argparse.ArgumentParser(prog="python -m gemfit.train", description="Train one rank of a run.")
     parser.add_argument("run_dir", type=Path, help="folder with plan.json")
     parser.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop after this step")

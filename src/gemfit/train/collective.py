@@ -7,6 +7,7 @@ A background thread passes a ``group`` of its own, which holds all ranks.
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Callable, Generator
@@ -16,13 +17,19 @@ from typing import Any, Generic, TypeVar
 
 import torch.distributed as dist
 
+from gemfit.core.launcher_environment import WATCHED_VARIABLE
+
 T = TypeVar("T")
 
 ROUND_SECONDS = 60.0
 """How often the ranks meet during work of unknown length; see ``in_rounds``."""
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others in a collective: what one of them does meanwhile must take less."""
+COLLECTIVE_TIMEOUT = timedelta(days=30) if WATCHED_VARIABLE in os.environ else timedelta(minutes=30)
+"""How long a rank waits for the others in a collective: what one of them does meanwhile must take less.
+
+A job that Slurm has suspended for longer would crash when it continues. Where a supervisor ends an attempt
+that hangs, the ranks leave it to that.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from gemfit.core.atomic_file import write_atomic
-from gemfit.core.stop_signals import PREEMPTION_SIGNALS
+from gemfit.core.launcher_environment import WATCHED_VARIABLE
+from gemfit.core.stop_signals import PREEMPTION_SIGNALS, end_with_parent
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.local import command_line, descendants, environment, kill_tree
@@ -107,6 +108,7 @@ def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str,
         | {
             "PET_SIGNALS_TO_HANDLE": "SIGINT",
             "PET_RDZV_ID": machine.token,
+            WATCHED_VARIABLE: "1",
             "PYTHONFAULTHANDLER": "1",  # SIGABRT writes the stacks of all threads
         }
     )
@@ -170,6 +172,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _prepare_launcher() -> None:
+    end_with_parent(signal.SIGKILL)
     for number in PREEMPTION_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # stacks in the log, no core dumps
