@@ -19,7 +19,6 @@
 
 # >>> values
 RUN_DIR='/shared/runs/50% done'
-NODES=2
 CPUS=64
 MAX_RESTARTS=3
 HOST_PYTHON=(/shared/venv/bin/python)

@@ -21,7 +21,7 @@ PYTHON = """\
 #!/bin/bash
 echo "$@" >>{folder}/calls
 case " $* " in
-  *" begin "*) echo "1 127.0.0.1 12345" ;;
+  *" begin "*) echo "1 127.0.0.1 12345 1 n1" ;;
 esac
 """
 SRUN = """\
@@ -303,7 +303,7 @@ def test_a_signal_while_waiting_for_the_lock_requeues_the_job(node: Node) -> Non
 def test_the_watch_of_the_time_limit_ends_with_the_attempt(node: Node) -> None:
     watch = '*" limit "*) echo $$ >{folder}/watch; exec sleep 60 ;;'
     ended = '*" end "*) sleep 0.2; kill -0 $(cat {folder}/watch) && touch {folder}/lives ;;'
-    begin = '*" begin "*) echo "1 127.0.0.1 12345" ;;'
+    begin = '*" begin "*) echo "1 127.0.0.1 12345 1 n1" ;;'
     node.program("python", f'#!/bin/bash\ncase " $* " in {begin} {watch} {ended} esac\nexit 0\n')
     node.program("srun", "#!/bin/bash\nkill -USR1 $PPID\nsleep 1\n")
     assert node.execute("train") == 0
@@ -317,3 +317,33 @@ def test_a_signal_during_begin_requeues_the_job(node: Node) -> None:
     assert node.execute("train") == 2
     assert node.run.verdict() is None
     assert "requeue_job" in node.calls
+
+
+AGAIN = """\
+#!/bin/bash
+echo "$4 $7" >>{folder}/calls
+case " $* " in
+  *" begin "*)
+    n=$(($(cat {folder}/n 2>/dev/null) + 1))
+    echo $n >{folder}/n
+    echo "$n 127.0.0.1 12345 2 n1,n4" ;;
+  *" end "*) IN_END; [[ $(cat {folder}/n) == 3 ]] || echo again ;;
+esac
+"""
+
+
+def test_the_next_attempt_begins_in_the_same_job_as_often_as_end_says_so(node: Node) -> None:
+    node.program("python", AGAIN.replace("IN_END", ":"))
+    node.program("srun", "#!/bin/bash\necho srun $2 $3 $5 >>{folder}/calls\n")
+    assert node.execute("train") == 0
+    once = ["begin 3", "srun --nodes=2 --ntasks=2 --nodelist=n1,n4"]
+    assert node.calls.splitlines() == [*once, "end 1", *once, "end 2", *once, "end 3"]
+
+
+@pytest.mark.parametrize("number", ["USR1", "TERM"])
+def test_a_signal_between_two_attempts_is_heard_by_the_next(number: str, node: Node) -> None:
+    in_end = f"[[ $(cat {{folder}}/n) == 3 ]] || {{{{ rm -f {node.run.stop_file}; kill -{number} $PPID; }}}}"
+    node.program("python", AGAIN.replace("IN_END", in_end))
+    node.program("srun", f"#!/bin/bash\ncat {node.run.stop_file} >>{{folder}}/heard; sleep 0.3\n")
+    assert node.execute("train") == 0
+    assert (node.folder / "heard").read_text() == "requeue\n" * 2

@@ -111,8 +111,8 @@ def fail(run: RunDir, node: str, rank: int, *, at_fault: bool) -> None:
 
 def test_an_attempt_begins_with_a_place_to_meet(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert begin(run) == ExitCode.DONE
-    attempt, host, port = capsys.readouterr().out.split()
-    assert (attempt, host) == ("1", "127.0.0.1")
+    attempt, host, port, *nodes = capsys.readouterr().out.split()
+    assert (attempt, host, nodes) == ("1", "127.0.0.1", ["2", "n1,n2"])
     assert 1024 < int(port) < 65536
     assert run.accelerate_file.is_file()
     assert read_attempts(run)[0].start.nodes == ("n1", "n2")
@@ -151,20 +151,69 @@ def test_a_completed_and_a_fatal_run_end(run: RunDir, calls: Calls) -> None:
     assert calls() == []
 
 
-def test_a_crash_is_requeued_until_max_restarts(
+def crash(run: RunDir, *, at_fault: bool = False, max_restarts: int = 2) -> ExitCode:
+    """An attempt that crashes on n2."""
+    assert job.begin(run, max_restarts=max_restarts) == ExitCode.DONE
+    run.log(run.attempt).write_text("the last words\n")
+    fail(run, "n2", 1, at_fault=at_fault)
+    return job.end(run, run.attempt, max_restarts=max_restarts)
+
+
+def test_a_crash_begins_again_in_the_job_then_in_the_queue_until_max_restarts(
     run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for _ in range(2):
-        begin(run)
-        run.log(run.attempt).write_text("the last words\n")
-        fail(run, "n1", 0, at_fault=False)
-        code = end(run)
-    assert calls() == ["requeue 7"]
-    assert code == ExitCode.FAILED
+    said = []
+    for _ in range(3):
+        code = crash(run, max_restarts=2)
+        said.append((code, capsys.readouterr().out.splitlines()[1:], calls()))
+    assert said == [
+        (ExitCode.DONE, ["again"], []),
+        (ExitCode.DONE, [], ["requeue 7"]),
+        (ExitCode.FAILED, [], ["requeue 7"]),
+    ]
     verdict = run.verdict()
     assert verdict is not None
     assert "a broken part" in verdict.reason
+
+
+def test_a_checkpoint_between_two_crashes_lets_both_begin_again_in_the_job(
+    run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (3, 6, 9):
+        assert begin(run) == ExitCode.DONE
+        run.checkpoint(step).mkdir()
+        fail(run, "n1", 0, at_fault=False)
+        assert end(run) == ExitCode.DONE
+        assert capsys.readouterr().out.endswith("again\n")
+    assert calls() == []
+    assert [attempt.start.nodes for attempt in read_attempts(run)] == 3 * [("n1", "n2")]
+
+
+def test_the_log_of_the_node_that_failed_is_in_the_log_of_the_job(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(run)
+    run.log(run.attempt).write_text("the last words\n")
+    fail(run, "n1", 0, at_fault=False)
+    end(run)
     assert "n1 | the last words" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("why", ["a signal", "preempted", "a fault of the node", "no node began"])
+def test_a_crash_goes_through_the_queue_where_the_job_cannot_go_on(
+    why: str, run: RunDir, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(run)
+    if why != "no node began":
+        fail(run, "n2", 1, at_fault=why == "a fault of the node")
+    if why == "a signal":
+        run.stop_file.write_text("requeue\n")
+    if why == "preempted":
+        shown = (tmp_path / "job").read_text()
+        (tmp_path / "job").write_text(f"{shown}   PreemptTime=2026-11-30T10:00:00\n")
+    assert end(run) == ExitCode.DONE
+    assert "again" not in capsys.readouterr().out
+    assert calls()[0] == "requeue 7"
 
 
 def test_the_next_attempt_avoids_a_node_that_failed(run: RunDir, calls: Calls) -> None:
@@ -405,8 +454,7 @@ def test_a_damaged_record_of_an_attempt_does_not_end_the_run(
     damaged.write_text(content)
     assert end(run) == ExitCode.DONE
     # A node without an exit record counts as lost.
-    lost = ["update JobId=7 ExcNodeList=n1"] if name == "node-0" else []
-    assert calls() == ["requeue 7", *lost]
+    assert calls() == (["requeue 7", "update JobId=7 ExcNodeList=n1"] if name == "node-0" else [])
     damaged.write_text(content)
     assert begin(run) == ExitCode.DONE
     assert run.attempt == 2

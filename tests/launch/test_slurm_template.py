@@ -121,8 +121,8 @@ def test_bash_reads_any_run_folder_as_it_is(name: str, plan: Plan) -> None:
 @pytest.mark.parametrize("value", HOSTILE)
 def test_bash_reads_a_hostile_environment_value_and_python_as_they_are(value: str, plan: Plan) -> None:
     site = SITE.model_copy(update={"env": {"NOTE": value}, "python": value, "setup": ()})
-    report = r'run_setup; printf "%s\0" "$NOTE" "${PYTHON[@]}" "${HOST_PYTHON[@]}" "$NODES" "$CPUS"'
-    assert values_in_bash(at(plan, site), RUN, report) == [value, value, value, "2", "64"]
+    report = r'run_setup; printf "%s\0" "$NOTE" "${PYTHON[@]}" "${HOST_PYTHON[@]}" "$CPUS"'
+    assert values_in_bash(at(plan, site), RUN, report) == [value, value, value, "64"]
 
 
 @pytest.mark.parametrize("value", HOSTILE)

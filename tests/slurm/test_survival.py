@@ -103,6 +103,7 @@ def test_a_bug_ends_the_job_after_its_restarts_with_the_output_of_the_rank(
         AttemptOutcome.CRASHED,
         AttemptOutcome.CRASHED,
     ]
+    assert bench.cluster.job(run.job)["Restarts"] == "0", "the second attempt did not wait in the queue"
     assert "a bug that is always there" in run.job_log
     assert run.verdict is not None
     assert run.verdict.outcome == AttemptOutcome.FAILED

@@ -76,6 +76,20 @@ def requeue_decision(shown: str, restarts: int) -> RequeueDecision:
     return "cancelled" if state == "CANCELLED" else "requeue"
 
 
+def is_preempted(shown: str) -> bool:
+    """Whether the job is being preempted, from `scontrol show job`. Pure."""
+    return field(shown, "PreemptTime") not in ("", "None", "N/A", "Unknown")
+
+
+def keeps_nodes(shown: str, restarts: int) -> bool:
+    """Whether the job can begin another attempt on its nodes, from `scontrol show job`. Pure.
+
+    Not one that is cancelled, has been requeued or is being preempted.
+    """
+    is_running = field(shown, "JobState") == "RUNNING" and not is_preempted(shown)
+    return is_running and requeue_decision(shown, restarts) == "requeue"
+
+
 def requeue(job: str, restarts: int) -> RequeueDecision:
     """Requeue ``job``; returns ``queued`` or ``cancelled`` if one of them has happened in the meantime.
 

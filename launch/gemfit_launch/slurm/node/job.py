@@ -1,8 +1,9 @@
 """``python -m gemfit_launch.slurm.node.job begin|limit|end RUN_DIR``: attempt hooks of `train.sbatch`.
 
-``begin`` prints attempt, host and port for the tasks, nothing if there is nothing to do, or ``recorded`` if
-it failed and has written the verdict. ``limit`` requeues a job that has not saved just before its time limit.
-``end`` acts on the verdict. The exit status is that of the job.
+``begin`` prints attempt, host, port, number and names of the nodes for the tasks, nothing if there is
+nothing to do, or ``recorded`` if it failed and has written the verdict. ``limit`` requeues a job that
+has not saved just before its time limit. ``end`` acts on the verdict, and prints ``again`` where the
+next attempt is to begin in the same job. The exit status is that of the job.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from gemfit_launch.runs.exit_report import TAIL_LINES, tail_of_log
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import time_limit
-from gemfit_launch.slurm.node.requeue_job import is_cancelled, requeue_job, say
+from gemfit_launch.slurm.node.requeue_job import is_cancelled, keeps_nodes, requeue_job, restart_count, say
 from gemfit_launch.slurm.records import job_attempts
 from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, NodeEnd
 from gemfit_launch.slurm.records.job_files import JobFiles
@@ -99,16 +100,18 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     time_limit.warn_of_short_limit(job, site_of(plan).signal_lead_seconds)
     if stops := job_attempts.fruitless_stops(attempts, job):
         say(f"warning: {job_attempts.describe_stops(stops)}")
-    start = AttemptStart(attempt=attempt, job=job, nodes=nodes, step=step, time=time.time())
+    start = AttemptStart(
+        attempt=attempt, job=job, nodes=nodes, restarts=restart_count(), step=step, time=time.time()
+    )
     files.write(files.start, start)
     say(f"attempt {attempt} of job {job} on {','.join(nodes)}, from step {step} of {plan.steps.total}")
     # The batch script runs on machine 0, so a port that is free here is free there.
-    sys.stdout.write(f"{attempt} {host} {free_port()}\n")
+    sys.stdout.write(f"{attempt} {host} {free_port()} {len(nodes)} {','.join(nodes)}\n")
     return ExitCode.DONE
 
 
 def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> ExitCode:
-    """Record the outcome of ``attempt``, and requeue the job if it is to continue."""
+    """Record the outcome of ``attempt``; requeue the job, or begin again in it, if the run is to continue."""
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
     by_command = run.stop_requested_by() == job_attempts.STOP_BY_COMMAND
     if verdict is not None and verdict.outcome in STATED_BY_RANKS:
@@ -129,7 +132,23 @@ def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> Exi
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
     if by_command:
         return _fail(run, attempt, f"crashed after a stop request: {failed.reason}")
+    if _begins_again(run, job, failed):
+        say("the next attempt begins on the same nodes")
+        sys.stdout.write("again\n")
+        return ExitCode.DONE
     return requeue_job(run, job, avoid=failed.node if failed.at_fault else None)
+
+
+def _begins_again(run: RunDir, job: str, failed: NodeEnd) -> bool:
+    """Whether the next attempt after a crash begins in the same job, without the queue.
+
+    Not after a fault of a node, nor after a second crash without a new checkpoint: a requeue may give other
+    nodes. A job that was asked to save has no time left.
+    """
+    if failed.at_fault or not failed.node or run.stop_requested_by() is not None:
+        return False
+    crashes = job_attempts.fruitless(job_attempts.read_attempts(run), job, AttemptOutcome.CRASHED)
+    return crashes <= 1 and keeps_nodes(job)
 
 
 def record_interruption(run: RunDir) -> None:

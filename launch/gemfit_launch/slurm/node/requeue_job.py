@@ -28,11 +28,16 @@ def is_cancelled(job: str) -> bool:
     return _decision(job) == "cancelled"
 
 
+def keeps_nodes(job: str) -> bool:
+    """Whether ``job``, whose tasks have ended, can begin another attempt on its nodes."""
+    return requeue.keeps_nodes(requeue.show_job(job), restart_count())
+
+
 def requeue_job(run: RunDir, job: str, *, avoid: str | None = None) -> ExitCode:
     """Requeue ``job`` and exclude the node ``avoid``, if enough others are left."""
     decision = _decision(job)
     if decision == "requeue":
-        decision = requeue.requeue(job, _restarts())
+        decision = requeue.requeue(job, restart_count())
     if decision == "cancelled":
         say("the job was cancelled, so it is not requeued")
         JobFiles(run).record_cancelled(int(job))
@@ -44,10 +49,11 @@ def requeue_job(run: RunDir, job: str, *, avoid: str | None = None) -> ExitCode:
 
 
 def _decision(job: str) -> requeue.RequeueDecision:
-    return requeue.requeue_decision(requeue.show_job(job), _restarts())
+    return requeue.requeue_decision(requeue.show_job(job), restart_count())
 
 
-def _restarts() -> int:
+def restart_count() -> int:
+    """How often Slurm has requeued the job of this process."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 

@@ -47,8 +47,7 @@ def seconds_left(shown: str) -> float | None:
     ``None`` without a limit, of a job that is ending, and of one that is preempted: its end comes earlier,
     and Slurm requeues it. Pure.
     """
-    preempted = requeue.field(shown, "PreemptTime") not in ("", "None", "N/A", "Unknown")
-    if preempted or requeue.field(shown, "JobState") not in ("RUNNING", "SUSPENDED"):
+    if requeue.is_preempted(shown) or requeue.field(shown, "JobState") not in ("RUNNING", "SUSPENDED"):
         return None
     limit, ran = seconds(requeue.field(shown, "TimeLimit")), seconds(requeue.field(shown, "RunTime"))
     return None if limit is None or ran is None else max(0.0, limit - ran)

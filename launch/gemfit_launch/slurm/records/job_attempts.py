@@ -38,6 +38,8 @@ class AttemptStart(Contract):
     job: str
     nodes: tuple[str, ...]
     """In the order of their machine ranks."""
+    restarts: int = 0
+    """How often Slurm had requeued the job: attempts with the same number ran in one allocation."""
     step: int
     """Of the newest checkpoint when it began."""
     time: float
@@ -166,12 +168,8 @@ def give_up(attempts: Sequence[JobAttempt], job: str, *, max_restarts: int) -> s
 
     Counts the attempts of this job since the last one that committed a checkpoint.
     """
-    crashes = interruptions = 0
-    for attempt in reversed(attempts):
-        if attempt.start.job != job or attempt.end is None or attempt.end.step > attempt.start.step:
-            break
-        crashes += attempt.end.outcome is AttemptOutcome.CRASHED
-        interruptions += attempt.end.outcome is AttemptOutcome.INTERRUPTED
+    crashes = fruitless(attempts, job, AttemptOutcome.CRASHED)
+    interruptions = fruitless(attempts, job, AttemptOutcome.INTERRUPTED)
     if crashes > max_restarts:
         return f"crashed {crashes} times in a row without a new checkpoint (max_restarts is {max_restarts})"
     if interruptions > MAX_FRUITLESS_INTERRUPTIONS:
@@ -182,6 +180,16 @@ def give_up(attempts: Sequence[JobAttempt], job: str, *, max_restarts: int) -> s
     if (stops := fruitless_stops(attempts, job)) > MAX_FRUITLESS_STOPS:
         return describe_stops(stops)
     return None
+
+
+def fruitless(attempts: Sequence[JobAttempt], job: str, outcome: AttemptOutcome) -> int:
+    """Number of attempts of ``job`` with this outcome since the last one that committed a checkpoint."""
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.start.job != job or attempt.end is None or attempt.end.step > attempt.start.step:
+            break
+        count += attempt.end.outcome is outcome
+    return count
 
 
 def fruitless_stops(attempts: Sequence[JobAttempt], job: str) -> int:

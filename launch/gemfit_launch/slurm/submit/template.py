@@ -77,7 +77,6 @@ def values(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[str]:
     inside = paths_inside(plan, root, folder) if site.container is not None else []
     yield f"RUN_DIR={_word(str(root), 'the run folder')}"
     if kind == "train":
-        yield f"NODES={plan.topology.nodes}"
         yield f"CPUS={site.cpus_per_node or ''}"
         yield f"MAX_RESTARTS={site.max_restarts}"
     else:
