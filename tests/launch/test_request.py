@@ -12,7 +12,14 @@ from gemfit_launch.planning.request import Request
 
 
 def strategy_of(**changes: object) -> dict[str, object]:
-    return Request(name="debug/cpu-tiny", **changes).recipe().strategy.model_dump()  # type: ignore[arg-type]
+    return dumped(Request(name="debug/cpu-tiny", **changes))  # type: ignore[arg-type]
+
+
+def dumped(request: Request) -> dict[str, object]:
+    """The strategy, without the degree of sequence parallelism, which is 1."""
+    found = request.recipe().strategy.model_dump()
+    assert found.pop("sequence_parallel") == 1
+    return found
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -48,9 +55,20 @@ def test_another_strategy_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     assert Request(name=name, strategy="fsdp2").recipe().strategy.kind == "fsdp2"
 
 
+@pytest.mark.parametrize(("other", "degree"), [("fsdp2", 4), ("zero3", 4), ("single", 1)])
+def test_another_strategy_of_many_ranks_keeps_the_degree_of_sequence_parallelism(
+    tmp_path: Path, other: str, degree: int
+) -> None:
+    name = write(tmp_path, "strategy: {kind: ddp, sequence_parallel: 4}\n")
+    assert Request(name=name, strategy=other).recipe().strategy.sequence_parallel == degree
+    settings = ("strategy.sequence_parallel=4",)
+    given = Request(name="debug/cpu-tiny", settings=settings, strategy=other)
+    assert given.recipe().strategy.sequence_parallel == degree
+
+
 def test_offload_alone_applies_to_the_strategy_of_the_recipe(tmp_path: Path) -> None:
     name = write(tmp_path, "strategy: {kind: deepspeed, stage: 3}\n")
-    assert Request(name=name, offload=True).recipe().strategy.model_dump() == {
+    assert dumped(Request(name=name, offload=True)) == {
         "kind": "deepspeed",
         "stage": 3,
         "offload_optimizer": True,
@@ -60,8 +78,8 @@ def test_offload_alone_applies_to_the_strategy_of_the_recipe(tmp_path: Path) -> 
 
 def test_offload_keeps_what_else_the_recipe_says_about_its_strategy(tmp_path: Path) -> None:
     name = write(tmp_path, "strategy: {kind: fsdp2, reshard_after_forward: false}\n")
-    strategy = Request(name=name, offload=True).recipe().strategy
-    assert strategy.model_dump() == {"kind": "fsdp2", "reshard_after_forward": False, "offload": True}
+    strategy = dumped(Request(name=name, offload=True))
+    assert strategy == {"kind": "fsdp2", "reshard_after_forward": False, "offload": True}
 
 
 def test_offload_without_anything_to_offload_is_refused_with_what_has() -> None:

@@ -30,16 +30,18 @@ def summed(batch: Batch, parts: list[list[list[int]]]) -> list[float]:
     global_batch_size=st.integers(1, 40),
     per_device_batch_size=st.integers(1, 5),
     ranks=st.integers(1, 8),
+    degree=st.sampled_from([1, 2, 4]),
     short=st.integers(0, 5),
 )
 def test_the_ranks_rows_are_the_steps_rows(
-    global_batch_size: int, per_device_batch_size: int, ranks: int, short: int
+    global_batch_size: int, per_device_batch_size: int, ranks: int, degree: int, short: int
 ) -> None:
     batch = make_batch(
         global_batch_size=global_batch_size,
         max_per_device_batch_size=per_device_batch_size,
-        world_size=min(ranks, global_batch_size),
+        world_size=min(ranks, global_batch_size) * degree,
         seq_len=8,
+        sequence_parallel=degree,
     )
     rows = np.random.default_rng(1).permutation(1000)[:global_batch_size]
     rows[global_batch_size - min(short, global_batch_size) :] = EMPTY  # the last step of a run
@@ -60,6 +62,14 @@ def test_a_row_lost_changed_or_swapped_is_reported(wrong: list[int]) -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=2, seq_len=8)
     with pytest.raises(RuntimeError, match=r"slot \d of this step was trained on row -?\d, not on row \d"):
         RowLedger(batch, 0).rows(summed(batch, fed(batch, np.array(wrong))), np.arange(4))
+
+
+def test_ranks_that_share_a_row_and_read_different_ones_are_reported() -> None:
+    batch = make_batch(
+        global_batch_size=2, max_per_device_batch_size=1, world_size=4, seq_len=8, sequence_parallel=2
+    )
+    with pytest.raises(RuntimeError, match=r"slot 0 of this step was trained on row 0\.5, not on row 0"):
+        RowLedger(batch, 0).rows(summed(batch, [[[0]], [[1]], [[1]], [[1]]]), np.arange(2))
 
 
 def test_a_missing_batch_is_reported() -> None:

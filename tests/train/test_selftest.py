@@ -19,6 +19,7 @@ from gemfit.train.checks import selftest
 from gemfit.train.data.probe_rows import random_ids
 from gemfit.train.model.build import load_model
 from gemfit.train.model.packed_lm import PackedCausalLM
+from gemfit.train.sequence_group import ALONE
 from train.test_attention import without_backward
 
 
@@ -54,6 +55,7 @@ def process(make_plan: Callable[..., Plan]) -> Any:
         args=SimpleNamespace(device=torch.device("cpu")),
         plan=plan,
         pad_id=0,
+        sequence=ALONE,
         compute_loss=compute_loss,
         take_step_loss=lambda: 0.0,
     )

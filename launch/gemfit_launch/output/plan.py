@@ -107,7 +107,13 @@ def _batch(plan: Plan) -> str:
     batch = plan.batch
     steps = _count(batch.gradient_accumulation_steps, "gradient accumulation step")
     idle = f" = {batch.slots} slots, {batch.idle} idle" if batch.idle else ""
-    factors = f"{batch.per_device_batch_size} per device x {_count(batch.world_size, 'rank')} x {steps}"
+    degree = batch.sequence_parallel
+    ranks = (
+        _count(batch.world_size, "rank")
+        if degree == 1
+        else f"{_count(batch.data_ranks, 'group')} of {degree} ranks that share each row"
+    )
+    factors = f"{batch.per_device_batch_size} per device x {ranks} x {steps}"
     return f"{batch.global_batch_size} rows: {factors}{idle}"
 
 

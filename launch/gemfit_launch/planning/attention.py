@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gemfit.core.hub_commit import hub_cache
+from gemfit.schemas.batch import Batch
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
@@ -36,6 +37,11 @@ OLDEST_FLASH_2 = (2, 3, 3)
 """The oldest that transformers takes."""
 HUB_KERNELS = {"flash_attention_2": "flash-attn2", "flash_attention_3": "vllm-flash-attn3"}
 """Kernels that transformers loads from kernels-community through the package `kernels`."""
+
+DENSE_MASKS = ("eager", "sdpa")
+"""Attention with a number for each pair of tokens of a row, in two masks: full and sliding layers."""
+LARGEST_MASK = 2**33
+"""Numbers of a mask, of one byte or more each: 8 GiB, of two rows of 65,536 tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +106,20 @@ def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
     if recipe.model.dtype == "float32":
         return [f"model.attention {asked} computes in bfloat16 only, and model.dtype is float32; use sdpa"]
     return []
+
+
+def mask_problem(attention: str, batch: Batch) -> str | None:
+    """Why the attention masks of a batch are too large for ``attention``; ``None`` if they are not."""
+    numbers = batch.per_device_batch_size * batch.seq_len**2
+    if attention not in DENSE_MASKS or numbers <= LARGEST_MASK:
+        return None
+    size = f"{batch.per_device_batch_size} x {batch.seq_len:,} x {batch.seq_len:,}"
+    fewer = "a smaller batch.max_per_device_batch_size or " if batch.per_device_batch_size > 1 else ""
+    return (
+        f"model.attention {attention} needs masks of {size} = {numbers / 2**30:.0f} GiB, whole on every GPU; "
+        f"use flash_attention_2, flash_attention_3 or flex_attention, which need none, or {fewer}a shorter "
+        "data.seq_len"
+    )
 
 
 def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> AttentionFacts:

@@ -15,8 +15,8 @@ def deepspeed_config(strategy: DeepSpeed, recipe: Recipe, batch: Batch) -> dict[
     return {
         "train_micro_batch_size_per_gpu": batch.per_device_batch_size,
         "gradient_accumulation_steps": batch.gradient_accumulation_steps,
-        # Idle slots hold empty rows, so DeepSpeed counts slots where the recipe counts rows.
-        "train_batch_size": batch.slots,
+        # DeepSpeed counts idle slots, which hold empty rows, and every rank of those that share a row.
+        "train_batch_size": batch.slots * batch.sequence_parallel,
         "gradient_clipping": recipe.optim.max_grad_norm,
         "bf16": {"enabled": bf16},
         "fp16": {"enabled": False},

@@ -16,8 +16,14 @@ from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Single
 from gemfit_launch.planning.accelerate import accelerate_config, command, environment
-from gemfit_launch.planning.attention import AttentionFacts, attention_problems, choose_attention
+from gemfit_launch.planning.attention import (
+    AttentionFacts,
+    attention_problems,
+    choose_attention,
+    mask_problem,
+)
 from gemfit_launch.planning.deepspeed import deepspeed_config
+from gemfit_launch.planning.sequence_parallel import sequence_parallel_problems, sequence_parallel_warnings
 from gemfit_launch.planning.speed import speed_problems
 
 
@@ -41,6 +47,8 @@ def make_plan(
         raise UserError("\n".join(problems))
     resolved, warnings, because = _resolve(recipe, topology, attention or AttentionFacts())
     batch = _batch(recipe, topology)
+    if (problem := mask_problem(resolved.model.attention, batch)) is not None:
+        raise UserError(problem)
     steps = count_steps(resolved, rows, packed=rows_are_packed)
     return Plan(
         recipe=resolved,
@@ -51,7 +59,13 @@ def make_plan(
         pack=pack,
         **_launch_fields(resolved, topology, batch),
         versions={"gemfit": __version__},
-        warnings=(*notes, *warnings, *_idle_warning(batch), *_step_warnings(resolved, steps)),
+        warnings=(
+            *notes,
+            *warnings,
+            *_idle_warning(batch),
+            *sequence_parallel_warnings(batch, topology),
+            *_step_warnings(resolved, steps),
+        ),
         attention_because=because,
     )
 
@@ -78,6 +92,7 @@ def find_problems(recipe: Recipe, topology: Topology) -> list[str]:
     """Everything that keeps ``recipe`` from running on these ranks; empty if nothing does."""
     problems = recipe.strategy.problems(topology.world_size)
     problems += [*attention_problems(recipe, topology), *speed_problems(recipe, topology)]
+    problems += sequence_parallel_problems(recipe)
     try:
         _batch(recipe, topology)
     except UserError as error:
@@ -125,16 +140,20 @@ def _batch(recipe: Recipe, topology: Topology) -> Batch:
         max_per_device_batch_size=recipe.batch.max_per_device_batch_size,
         world_size=topology.world_size,
         seq_len=recipe.data.seq_len,
+        sequence_parallel=recipe.strategy.sequence_parallel,
     )
 
 
 def _idle_warning(batch: Batch) -> list[str]:
     if not batch.idle:
         return []
-    nearest = " or ".join(map(str, nearest_without_idle(batch.world_size, batch.global_batch_size)))
+    degree = batch.sequence_parallel
+    sizes = nearest_without_idle(batch.data_ranks, batch.global_batch_size)
+    nearest = " or ".join(str(size * degree) for size in sizes)
+    ranks = f"{batch.world_size} ranks" if degree == 1 else f"{batch.data_ranks} groups of {degree} ranks"
     return [
         f"{batch.idle} of {batch.slots} slots of each step are idle ({batch.idle_share:.0%}): "
-        f"{batch.global_batch_size} rows do not divide over {batch.world_size} ranks; "
+        f"{batch.global_batch_size} rows do not divide over {ranks}; "
         f"{nearest} ranks have none"
     ]
 

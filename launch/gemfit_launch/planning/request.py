@@ -20,6 +20,8 @@ from gemfit.schemas.strategy import strategy_from_name
 from gemfit_launch.argv import to_argv
 from gemfit_launch.planning.recipes import load_recipe_document
 
+SEQUENCE_PARALLEL = "sequence_parallel"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
@@ -78,9 +80,17 @@ class Request:
     def _strategy(self, document: YamlDocument, place: str) -> dict[str, Any]:
         name = self.strategy or _short_name(document.data.get("strategy", "ddp"))
         try:
-            return strategy_from_name(name, offload=self.offload)
+            strategy = strategy_from_name(name, offload=self.offload)
         except ValueError as error:
             raise UserError(f"{place}: {error}") from None
+        # It is a property of the ranks: another engine keeps it.
+        degree = _sequence_parallel(document.data.get("strategy"))
+        return strategy if degree is None or name == "single" else strategy | {SEQUENCE_PARALLEL: degree}
+
+
+def _sequence_parallel(written: Any) -> Any:
+    """The degree that a recipe writes into its strategy; ``None`` where it writes none."""
+    return written.get(SEQUENCE_PARALLEL) if isinstance(written, dict) else None
 
 
 def _short_name(written: Any) -> str:

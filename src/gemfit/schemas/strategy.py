@@ -1,7 +1,7 @@
 """Strategies: how parameters, gradients and optimizer state are distributed over the ranks.
 
-Four classes with the same three members: ``label`` (for tables), ``problems`` (why it cannot work on these
-ranks) and ``engine`` (what the self-test expects in the running process).
+Four classes with the same members: ``label`` (for tables), ``problems`` (why it cannot work on these ranks),
+``engine`` (what the self-test expects in the running process) and ``sequence_parallel``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gemfit.schemas.base import Contract
+from gemfit.schemas.base import Contract, PositiveInt
 
 STRATEGY_NAMES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 
@@ -24,10 +24,22 @@ class Engine(Contract):
     zero_stage: int | None = None
 
 
+class ManyRanks(Contract):
+    """What every strategy of several ranks has."""
+
+    sequence_parallel: PositiveInt = 1
+    """Neighbouring ranks that share each row, a slice of its tokens each; see docs/long-rows.md."""
+
+    def problems(self, world_size: int) -> list[str]:
+        return []
+
+
 class Single(Contract):
     """One process."""
 
     kind: Literal["single"] = "single"
+    sequence_parallel: Literal[1] = 1
+    """A row is on one rank."""
 
     @property
     def label(self) -> str:
@@ -43,7 +55,7 @@ class Single(Contract):
         return Engine(model_class="plain")
 
 
-class Ddp(Contract):
+class Ddp(ManyRanks):
     """Replicated on every rank; gradients are averaged."""
 
     kind: Literal["ddp"] = "ddp"
@@ -52,15 +64,12 @@ class Ddp(Contract):
     def label(self) -> str:
         return "ddp"
 
-    def problems(self, world_size: int) -> list[str]:
-        return []
-
     @property
     def engine(self) -> Engine:
         return Engine(model_class="DistributedDataParallel")
 
 
-class Fsdp(Contract):
+class Fsdp(ManyRanks):
     """FSDP2 (``fully_shard``): parameters, gradients and optimizer state are sharded as DTensors."""
 
     kind: Literal["fsdp2"] = "fsdp2"
@@ -73,15 +82,12 @@ class Fsdp(Contract):
     def label(self) -> str:
         return "fsdp2" + ("+offload" if self.offload else "")
 
-    def problems(self, world_size: int) -> list[str]:
-        return []
-
     @property
     def engine(self) -> Engine:
         return Engine(model_class="FSDPModule", parameter_class="DTensor")
 
 
-class DeepSpeed(Contract):
+class DeepSpeed(ManyRanks):
     """DeepSpeed ZeRO: stage 1 shards optimizer state, 2 also gradients, 3 also parameters."""
 
     kind: Literal["deepspeed"] = "deepspeed"
@@ -96,12 +102,13 @@ class DeepSpeed(Contract):
         return f"zero{self.stage}" + ("+offload" if self.offload_optimizer or self.offload_params else "")
 
     def problems(self, world_size: int) -> list[str]:
+        problems = super().problems(world_size)
         if self.offload_params and self.stage != 3:
-            return [
+            problems.append(
                 f"strategy.offload_params needs ZeRO stage 3, not {self.stage}; "
                 "write `stage: 3` or use offload_optimizer"
-            ]
-        return []
+            )
+        return problems
 
     @property
     def engine(self) -> Engine:

@@ -10,7 +10,9 @@ Layers, top to bottom; a module imports only from layers below its own::
     checkpoint
     data | distributed
     heartbeat
-    attempt_verdict | collective | thread_device | trainer_view
+    attempt_verdict | thread_device | trainer_view
+    sequence_group
+    collective
 """
 
 import logging

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
+from gemfit.train.sequence_group import SequenceGroup
 
 
 class TrainerView(Protocol):
@@ -20,6 +21,7 @@ class TrainerView(Protocol):
     plan: Plan
     attempt: int
     pad_id: int
+    sequence: SequenceGroup
     args: Any
     """``transformers.TrainingArguments``: the device is taken from it."""
     accelerator: Any

@@ -32,6 +32,7 @@ from gemfit.train.model.attention_checks import check_gradient, check_in_use
 from gemfit.train.model.build import base_architecture, load_model, prepare_for_training
 from gemfit.train.model.liger import use_liger
 from gemfit.train.model.packed_lm import packed_class
+from gemfit.train.sequence_group import ALONE
 
 ABOUT = "recipe"
 SAMPLE = 64
@@ -215,6 +216,7 @@ def _trainer_view(recipe: Recipe, model: Any, tokenizer: Any, device: torch.devi
         args=SimpleNamespace(device=device),
         plan=SimpleNamespace(recipe=recipe, batch=SimpleNamespace(world_size=1)),
         pad_id=pad_id(tokenizer),
+        sequence=ALONE,
         compute_loss=compute_loss,
         take_step_loss=lambda: 0.0,
     )

@@ -27,7 +27,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from gemfit.data.document import IGNORED
 from gemfit.schemas.strategy import Engine
 from gemfit.train.collective import on_every_rank, rank
-from gemfit.train.data.collate import to_device
+from gemfit.train.data.collate import Tensors, to_device
 from gemfit.train.data.probe_rows import LENGTHS, probe_batch, random_ids, row_of
 from gemfit.train.distributed.meta_init import init_on_meta
 from gemfit.train.model.attention_checks import check_gradient, check_in_use, check_isolation, gradient_norm
@@ -185,15 +185,17 @@ def _check_isolation(leak: dict[str, float], mode: str, trainer: TrainerView) ->
 def probe_gradient(trainer: TrainerView) -> float:
     """Gradient norm of one row in training mode; see ``gradient_norm``."""
     batch = probe_batch(trainer)
+    tokens = _trained_tokens(trainer, [batch])
     with _mode(trainer.model_wrapped, train=True):
-        return gradient_norm(trainer, batch, int((batch["targets"] != IGNORED).sum()))
+        norm = gradient_norm(trainer, batch, tokens)
+    return math.sqrt(trainer.sequence.sum(norm**2, trainer.args.device))
 
 
 def _loss_scale(trainer: TrainerView) -> float:
     """Loss of a step of two uneven accumulation steps, divided by the plain mean over its tokens."""
     halves = [row_of(trainer, [random_ids(trainer, n, seed=n)]) for n in LENGTHS]
     model, device = trainer.model_wrapped, trainer.args.device
-    counts = [int((half["targets"] != IGNORED).sum()) for half in halves]
+    tokens = _trained_tokens(trainer, halves)
     reference = 0.0
     with _mode(model, train=False):
         for half in halves:
@@ -204,11 +206,18 @@ def _loss_scale(trainer: TrainerView) -> float:
                 functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
             )
         losses = [
-            trainer.compute_loss(model, to_device(half, device) | {"step_tokens": sum(counts)})
-            for half in halves
+            trainer.compute_loss(model, to_device(half, device) | {"step_tokens": tokens}) for half in halves
         ]
     trainer.take_step_loss()
-    return float(sum(losses)) / trainer.plan.batch.world_size / (reference / sum(counts))
+    # Over the group: a slice of a row may hold no trained token.
+    found, reference = (trainer.sequence.sum(float(value), device) for value in (sum(losses), reference))
+    return found / trainer.plan.batch.world_size / (reference / tokens)
+
+
+def _trained_tokens(trainer: TrainerView, batches: list[Tensors]) -> int:
+    """Labels in whole rows of which ``batches`` are this rank's slices."""
+    mine = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
+    return round(trainer.sequence.sum(mine, trainer.args.device))
 
 
 def _check_loss_scale(scale: float, trainer: TrainerView) -> None:
@@ -223,8 +232,8 @@ def _logits(trainer: TrainerView, documents: list[Any]) -> torch.Tensor:
     """Logits of one row of ``documents``, without its padding: (tokens, vocabulary), float32."""
     inputs = to_device(row_of(trainer, documents), trainer.args.device)
     inputs.pop("targets")
-    logits: torch.Tensor = trainer.model_wrapped(**inputs).logits
-    return logits.float().flatten(0, 1)[: sum(map(len, documents))]
+    logits: torch.Tensor = trainer.sequence.gather(trainer.model_wrapped(**inputs).logits.float())
+    return logits.flatten(0, 1)[: sum(map(len, documents))]
 
 
 @contextmanager

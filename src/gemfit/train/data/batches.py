@@ -15,6 +15,8 @@ from gemfit.data.pack.reader import PackedRows, Row
 from gemfit.data.pack.shuffle import EMPTY, rank_rows, rows_of_step
 from gemfit.schemas.plan import Plan
 from gemfit.train.data.collate import Tensors, collate, needs_boundaries
+from gemfit.train.data.row_slices import slice_rows
+from gemfit.train.sequence_group import ALONE, SequenceGroup
 
 
 class RowSchedule:
@@ -60,8 +62,10 @@ class RowSchedule:
 class TrainBatches(IterableDataset[Tensors]):
     """The training batches of one rank, one per gradient accumulation step, from ``start_step`` on."""
 
-    def __init__(self, schedule: RowSchedule, rank: int, pad_id: int) -> None:
-        self.schedule, self.rank, self.pad_id = schedule, rank, pad_id
+    def __init__(
+        self, schedule: RowSchedule, rank: int, pad_id: int, sequence: SequenceGroup = ALONE
+    ) -> None:
+        self.schedule, self.rank, self.pad_id, self.sequence = schedule, rank, pad_id, sequence
         self.documents = constant_documents(schedule.rows, schedule.plan)
         self.start_step = 0
 
@@ -71,26 +75,30 @@ class TrainBatches(IterableDataset[Tensors]):
             step_tokens = self.schedule.trained_tokens(step)
             for rows in rank_rows(self.schedule.rows_of(step), plan.batch, self.rank):
                 batch = batch_of(self.schedule.rows, rows, plan, self.pad_id, self.documents)
-                yield batch | {"step_tokens": step_tokens, "rows": rows.tolist()}
+                yield slice_rows(batch, self.sequence) | {"step_tokens": step_tokens, "rows": rows.tolist()}
 
 
 class ValidationBatches(IterableDataset[Tensors]):
     """The validation rows of one rank; every rank takes the same number of batches."""
 
-    def __init__(self, plan: Plan, rows: PackedRows, rank: int, pad_id: int) -> None:
-        self.plan, self.rows, self.rank, self.pad_id = plan, rows, rank, pad_id
+    def __init__(
+        self, plan: Plan, rows: PackedRows, rank: int, pad_id: int, sequence: SequenceGroup = ALONE
+    ) -> None:
+        self.plan, self.rows, self.pad_id, self.sequence = plan, rows, pad_id, sequence
+        self.data_rank = plan.batch.data_rank(rank)
         self.documents = constant_documents(rows, plan)
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // (self.plan.batch.per_device_batch_size * self.plan.batch.world_size))
+        return -(-len(self.rows) // (self.plan.batch.per_device_batch_size * self.plan.batch.data_ranks))
 
     def __iter__(self) -> Iterator[Tensors]:
         batch = self.plan.batch
         for number in range(len(self)):
-            start = (number * batch.world_size + self.rank) * batch.per_device_batch_size
+            start = (number * batch.data_ranks + self.data_rank) * batch.per_device_batch_size
             rows = np.arange(start, start + batch.per_device_batch_size)
             known = np.where(rows < len(self.rows), rows, EMPTY)
-            yield batch_of(self.rows, known, self.plan, self.pad_id, self.documents)
+            whole = batch_of(self.rows, known, self.plan, self.pad_id, self.documents)
+            yield slice_rows(whole, self.sequence)
 
 
 def constant_documents(rows: PackedRows, plan: Plan) -> int | None:

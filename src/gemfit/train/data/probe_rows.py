@@ -9,6 +9,7 @@ import numpy as np
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
 from gemfit.train.data.collate import Tensors, collate, needs_boundaries, to_device
+from gemfit.train.data.row_slices import slice_rows
 from gemfit.train.trainer_view import TrainerView
 
 LENGTHS = (37, 23)
@@ -23,8 +24,14 @@ def random_ids(trainer: TrainerView, count: int, seed: int = 1) -> Any:
 
 
 def row_of(trainer: TrainerView, documents: list[Any]) -> Tensors:
-    """One collated row of ``documents``, every token but the first of the row labelled."""
-    seq_len = sum(LENGTHS) + PADDING
+    """One collated row of ``documents``, every token but the first of the row labelled; this rank's slice."""
+    degree = trainer.sequence.degree
+    seq_len = -(-(sum(LENGTHS) + PADDING) // degree) * degree
+    return slice_rows(whole_row(trainer, documents, seq_len), trainer.sequence)
+
+
+def whole_row(trainer: TrainerView, documents: list[Any], seq_len: int) -> Tensors:
+    """One collated row of ``documents`` and ``seq_len`` tokens, whole on each rank; see ``row_of``."""
     ids, labels = np.full(seq_len, trainer.pad_id, np.int32), np.full(seq_len, IGNORED, np.int32)
     tokens = np.concatenate(documents).astype(np.int32)
     ids[: len(tokens)], labels[1 : len(tokens)] = tokens, tokens[1:]

@@ -1,7 +1,8 @@
 """Row ledger: which rows each optimizer step was trained on, as they were fed to the ranks.
 
 Each rank records the rows whose loss it computes, in the slots of the whole step; they are summed over the
-ranks together with the loss: no communication of its own, 8 bytes per row.
+ranks together with the loss: no communication of its own, 8 bytes per row. Ranks that share their rows record
+the same ones, so the sums are those rows times the number of ranks that share them.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ class RowLedger:
     def rows(self, summed: Sequence[float], expected: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of the whole step: (global_batch_size,), from the sums over all ranks.
 
-        Raises ``RuntimeError`` where they are not ``expected``: a row was lost or repeated.
+        Raises ``RuntimeError`` where they are not ``expected``: a row was lost or repeated, or ranks that
+        share a row read different ones.
         """
-        found = np.asarray(summed, np.int64) + EMPTY
+        # Exact: a sum of equal integers.
+        found = np.asarray(summed) / self._batch.sequence_parallel + EMPTY
         wanted = np.full(self._batch.slots, EMPTY)
         wanted[: len(expected)] = expected
         if not np.array_equal(found, wanted):
             slot = int(np.flatnonzero(found != wanted)[0])
             raise RuntimeError(
-                f"slot {slot} of this step was trained on row {found[slot]}, not on row {wanted[slot]}"
+                f"slot {slot} of this step was trained on row {found[slot]:.15g}, not on row {wanted[slot]}"
             )
-        return found[: self._batch.global_batch_size]
+        return wanted[: self._batch.global_batch_size]

@@ -54,6 +54,8 @@ from gemfit.train.model.compile import compile_layers
 from gemfit.train.model.liger import use_liger
 from gemfit.train.model.sharded_init import load_into_engine
 from gemfit.train.model.text_architecture import decoder_layers
+from gemfit.train.model.ulysses import use_sequence_parallel
+from gemfit.train.sequence_group import make_sequence_group
 from gemfit.train.trainer_view import TrainerHooks
 
 
@@ -88,6 +90,7 @@ class PackedTrainer(Trainer):
         self.validation_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
         self.schedule, self.pad_id = RowSchedule(plan, rows), pad_id(tokenizer)
         arguments = training_arguments(plan, run)
+        self.sequence = make_sequence_group(plan.batch.sequence_parallel)
         self.ledger = RowLedger(plan.batch, arguments.process_index)
         self.step_loss = torch.zeros((), device=arguments.device)
         self.grad_norm: float | None = None
@@ -98,7 +101,7 @@ class PackedTrainer(Trainer):
         self.validation_results: dict[int, ValidationResult] = {}
         """The newest validation, by the step after which it was made."""
         self.early_stopping = EarlyStoppingMonitor(plan.recipe.evaluation.early_stopping)
-        batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id)
+        batches = TrainBatches(self.schedule, arguments.process_index, self.pad_id, self.sequence)
         self.base_weights = opened.weights
         # Their own precision: kept in float32, they would take twice the memory and be cast at each use.
         cast_frozen(opened.model, getattr(torch, plan.recipe.model.dtype))
@@ -117,8 +120,10 @@ class PackedTrainer(Trainer):
             self.add_callback(make_callback(self))
 
     def _optimize_layers(self, model: Any, device: torch.device) -> None:
-        """Apply the recipe's kernels and compilation, before an engine wraps the model."""
+        """Apply the recipe's kernels, exchange of heads and compilation, before an engine wraps the model."""
         recipe = self.plan.recipe.model
+        if self.sequence.degree > 1:
+            on_every_rank(lambda: use_sequence_parallel(model, self.sequence.degree))
         if recipe.kernels == "liger":
             on_every_rank(lambda: use_liger(model, device, getattr(torch, recipe.dtype)))
         if recipe.compile:
@@ -236,7 +241,9 @@ class PackedTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate the validation rows with the weights after ``state.global_step`` steps. Collective."""
         step, started = self.state.global_step, time.perf_counter()
-        batches = ValidationBatches(self.plan, self.validation_rows, self.args.process_index, self.pad_id)
+        batches = ValidationBatches(
+            self.plan, self.validation_rows, self.args.process_index, self.pad_id, self.sequence
+        )
         found = evaluate_rows(
             self.model_wrapped,
             batches,

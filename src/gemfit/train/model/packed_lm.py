@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from gemfit.data.document import IGNORED
 from gemfit.train.data.collate import loss_chunks
+from gemfit.train.model.ulysses import row_masks
 
 
 @dataclass
@@ -56,8 +57,11 @@ class PackedCausalLM:
         ``targets``: (batch, tokens), the token to predict at each position, ``IGNORED`` where there is none.
         ``places``: the flat places to take logits of, at least all that have a target; every one by default.
         ``per_token=True`` gives losses per token, without gradients, instead of sums.
+        ``row_position_ids``, ``sequence_group``: of a batch of slices of rows; see ``slice_rows``.
         """
         per_token = kwargs.pop("per_token", False)
+        if (row_positions := kwargs.pop("row_position_ids", None)) is not None:
+            kwargs["attention_mask"] = row_masks(self, row_positions)
         given = {name: value for name, value in kwargs.items() if value is not None} | {"use_cache": False}
         if targets is None:
             return super().forward(input_ids=input_ids, position_ids=position_ids, **given)  # type: ignore[misc]
