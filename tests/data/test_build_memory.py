@@ -20,7 +20,8 @@ from gemfit.data.build.token_accounting import (
     token_flow,
     write_conversations,
 )
-from gemfit.data.filter.selection import Selection, SelectionInput, select_conversations
+from gemfit.data.filter.select_conversations import select_conversations
+from gemfit.data.filter.selection import Selection, SelectionInput
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import TokenizedBlock
 from gemfit.schemas.recipe_data import DataRecipe

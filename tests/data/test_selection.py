@@ -17,8 +17,9 @@ from data.test_minhash import (
     stored_signatures,
     with_changed_tokens,
 )
-from gemfit.data.filter import selection as selection_module
+from gemfit.data.filter import duplicates
 from gemfit.data.filter.mixture import copies_by_weight, mix
+from gemfit.data.filter.select_conversations import select_conversations
 from gemfit.data.filter.selection import (
     NO_SPLIT,
     TRAIN,
@@ -28,7 +29,6 @@ from gemfit.data.filter.selection import (
     SelectionInput,
     also_in_validation,
     first_conversations,
-    select_conversations,
     within_max_rows,
 )
 from gemfit.errors import UserError
@@ -193,7 +193,7 @@ def test_digests_sorted_in_buckets_give_the_same_selection(
     found, data = given_input
     whole = select_conversations(found, data, seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection_module, "MAX_SORTED_DIGESTS", 8)
+        patch.setattr(duplicates, "MAX_SORTED_DIGESTS", 8)
         bucketed = select_conversations(found, data, seed=1)
     for name in ("disposition", "copies", "split", "original", "order"):
         assert getattr(bucketed, name).tolist() == getattr(whole, name).tolist()

@@ -27,7 +27,8 @@ from gemfit.data.build.row_gather import BlockFiles, RowBuffers, RowChunks, gath
 from gemfit.data.build.row_plan import plan_split
 from gemfit.data.compiled import all_compiled_marker, compiled_folder, kernels_compile
 from gemfit.data.dedup.minhash import NUM_HASHES, signatures
-from gemfit.data.filter.selection import TRAIN, SelectionInput, select_conversations
+from gemfit.data.filter.select_conversations import select_conversations
+from gemfit.data.filter.selection import TRAIN, SelectionInput
 from gemfit.data.jsonl.line_group import CODES
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock

@@ -27,6 +27,7 @@ from gemfit.data.build.token_accounting import (
     write_rejected,
 )
 from gemfit.data.build.write_rows import write_rows
+from gemfit.data.filter.select_conversations import select_conversations
 from gemfit.data.filter.selection import (
     TRAIN,
     VALIDATION,
@@ -34,7 +35,6 @@ from gemfit.data.filter.selection import (
     Selection,
     SelectionInput,
     also_in_validation,
-    select_conversations,
     within_max_rows,
 )
 from gemfit.data.jsonl.inputs import inputs_of

@@ -1,39 +1,19 @@
-"""Conversation selection: deduplication, validation split and mixture weights.
-
-The result depends on content, settings and the order of the sources only, not on the order of lines, their
-distribution over files, or the number of processes. A million conversations take at most 63 MB in addition
-to their columns on disk; the result takes 15 MB.
-"""
+"""Input and result of the selection of conversations, and its cut at ``data.max_rows``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.column_file import release_pages, slices
-from gemfit.data.dedup.lsh import (
-    Indices,
-    Signatures,
-    group_sizes,
-    merge_groups,
-    near_duplicate_groups,
-    representatives,
-)
-from gemfit.data.filter.mixture import copies_by_weight, mix
+from gemfit.data.column_file import slices
+from gemfit.data.dedup.lsh import Indices, Signatures
 from gemfit.errors import UserError
-from gemfit.schemas.recipe_data import DataRecipe
 
-TEMPLATE_SHARE, TEMPLATE_SIZE = 0.01, 8
-"""A group above both shares a template rather than copies; its members are split one by one. As a group
-they could be all of the data, and all be in one split."""
 TRAIN, VALIDATION, NO_SPLIT = 0, 1, -1
-_SPLIT_SALT = np.uint64(0x5E1F_0000_0000_0001)
-MAX_SORTED_DIGESTS = 2**20
-"""Digests sorted at a time; more are sorted in buckets by their first bits."""
 
 
 class Disposition(IntEnum):
@@ -92,33 +72,6 @@ class Selection:
         return numbers
 
 
-def select_conversations(candidates: SelectionInput, data: DataRecipe, seed: int) -> Selection:
-    """Remove duplicates, assign splits and apply weights; ``within_max_rows`` follows."""
-    disposition = candidates.disposition.copy()
-    order, original = _remove_exact_duplicates(candidates.digests, disposition)
-    near_groups = np.arange(len(order), dtype=np.int32)
-    if data.near_duplicates != "ignore":
-        near_groups = near_duplicate_groups(candidates.signatures, order)
-    normalized_hashes = _gathered(candidates.normalized_hashes, order)
-    groups = merge_groups(near_groups, normalized_hashes)
-    if data.near_duplicates == "drop":
-        _drop_near_duplicates(candidates, order, normalized_hashes, groups, disposition, original)
-    split = np.full(len(disposition), NO_SPLIT, np.int8)
-    together = _split_template_groups(near_groups, groups, normalized_hashes)
-    if data.validation:
-        in_validation = candidates.source[order] < len(data.validation)
-        _leave_out_of_training(order, together, in_validation, disposition, original)
-        split[order] = np.where(in_validation, VALIDATION, TRAIN)
-    else:
-        split[order] = _assign_splits(normalized_hashes, together, data.validation_share)
-    del together, near_groups, groups, normalized_hashes
-    copies = _copies(candidates, data, seed, order)
-    # Validation gains nothing from a second copy.
-    np.minimum(copies, 1, out=copies, where=split == VALIDATION)
-    disposition[(disposition == Disposition.KEPT) & (copies == 0)] = Disposition.LEFT_BY_WEIGHT
-    return _make_selection(disposition, copies, split, original, order)
-
-
 def also_in_validation(selection: Selection, in_validation: NDArray[np.bool_]) -> int:
     """How many training conversations were left out as copies of one of ``data.validation``.
 
@@ -173,144 +126,3 @@ def first_conversations(selection: Selection, count: int, *, keep_validation: bo
     disposition, copies, split = selection.disposition.copy(), selection.copies.copy(), selection.split.copy()
     disposition[beyond], copies[beyond], split[beyond] = Disposition.BEYOND_MAX_ROWS, 0, NO_SPLIT
     return replace(selection, disposition=disposition, copies=copies, split=split, order=kept)
-
-
-def _remove_exact_duplicates(
-    digests: NDArray[np.uint64], disposition: NDArray[np.int8]
-) -> tuple[Indices, Indices]:
-    """One conversation per content, in the order of digests, and the original of every conversation.
-
-    The original is the first in the order of the input. Writes ``disposition``.
-    """
-    firsts = [np.empty(0, np.int32)]
-    original = np.empty(len(digests), np.int32)
-    for bucket in _prefix_buckets(digests):
-        here = digests[bucket]
-        order = np.lexsort((here[:, 1], here[:, 0]))
-        new = np.ones(len(order), np.bool_)
-        new[1:] = (here[order[1:]] != here[order[:-1]]).any(axis=1)
-        # The sort is stable, so the first of equal digests is the first of the input.
-        first = bucket[order[new]]
-        original[bucket[order]] = first[np.cumsum(new) - 1]
-        disposition[bucket[order[~new]]] = Disposition.DUPLICATE
-        firsts.append(first)
-        release_pages(digests)
-    return np.concatenate(firsts), original
-
-
-def _prefix_buckets(digests: NDArray[np.uint64]) -> Iterator[Indices]:
-    """Conversations bucketed by the first bits of their digests; inside a bucket in input order."""
-    bits = max(0, (len(digests) - 1) // MAX_SORTED_DIGESTS).bit_length()
-    if not bits:
-        yield np.arange(len(digests), dtype=np.int32)
-        return
-    for bucket in range(2**bits):
-        found = [np.empty(0, np.int32)]
-        for here in slices(len(digests)):
-            chosen = np.flatnonzero(digests[here, 0] >> np.uint64(64 - bits) == bucket)
-            found.append((chosen + here.start).astype(np.int32))
-            release_pages(digests)
-        yield np.concatenate(found)
-
-
-def _gathered(values: NDArray[np.uint64], order: Indices) -> NDArray[np.uint64]:
-    """``values[order]`` of a mapped column: (order,)."""
-    values_of = np.empty(len(order), np.uint64)
-    for here in slices(len(order)):
-        values_of[here] = values[order[here]]
-    release_pages(values)
-    return values_of
-
-
-def _drop_near_duplicates(
-    candidates: SelectionInput,
-    order: Indices,
-    normalized_hashes: NDArray[np.uint64],
-    groups: Indices,
-    disposition: NDArray[np.int8],
-    original: Indices,
-) -> None:
-    """Keep one representative of near-duplicates: from the first source, the first in canonical order.
-
-    Writes ``disposition`` and ``original``.
-    """
-    some = np.flatnonzero((group_sizes(groups) > 1) & (disposition[order] == Disposition.KEPT)).astype(
-        np.int32
-    )
-    ranked = some[np.lexsort((candidates.source[order[some]], groups[some]))]
-    representative_of = representatives(candidates.signatures, order, normalized_hashes, groups, ranked)
-    left = ranked[representative_of[ranked] != ranked]
-    disposition[order[left]] = Disposition.NEAR_DUPLICATE
-    original[order[left]] = order[representative_of[left]]
-
-
-def _leave_out_of_training(
-    order: Indices,
-    groups: Indices,
-    in_validation: NDArray[np.bool_],
-    disposition: NDArray[np.int8],
-    original: Indices,
-) -> None:
-    """Drop training conversations that share a group with one of ``in_validation``: (order,).
-
-    Writes ``disposition`` and ``original``.
-    """
-    representative = np.full(len(order), -1, np.int32)
-    representative[groups[in_validation]] = np.flatnonzero(in_validation)
-    found = representative[groups]
-    left = np.flatnonzero((found >= 0) & ~in_validation & (disposition[order] == Disposition.KEPT))
-    disposition[order[left]] = Disposition.NEAR_DUPLICATE
-    original[order[left]] = order[found[left]]
-
-
-def _split_template_groups(
-    near_groups: Indices, groups: Indices, normalized_hashes: NDArray[np.uint64]
-) -> Indices:
-    """The groups that share a split: of very large ``groups`` only those with equal normalized hashes."""
-    large = group_sizes(groups) > max(TEMPLATE_SIZE, TEMPLATE_SHARE * len(groups))
-    if not large.any():
-        return groups
-    return merge_groups(
-        np.where(large, np.arange(len(groups), dtype=np.int32), near_groups), normalized_hashes
-    )
-
-
-def _assign_splits(
-    normalized_hashes: NDArray[np.uint64], groups: Indices, validation_share: float
-) -> NDArray[np.int8]:
-    """Train or validation split of each group, by a hash of its least normalized hash."""
-    least = np.full(len(groups), np.iinfo(np.uint64).max, np.uint64)
-    for here in slices(len(groups)):
-        np.minimum.at(least, groups[here], normalized_hashes[here])
-    split = np.empty(len(groups), np.int8)
-    for here in slices(len(groups)):
-        # Hashed again: the minimum of many is small, and large groups would all be in the validation split.
-        draws = mix(least[groups[here]] ^ _SPLIT_SALT)
-        split[here] = np.where(draws < np.uint64(int(validation_share * 2**64)), VALIDATION, TRAIN)
-    return split
-
-
-def _copies(candidates: SelectionInput, data: DataRecipe, seed: int, order: Indices) -> NDArray[np.int32]:
-    """Copies of each conversation by the weight of its source: (conversations,)."""
-    weights = np.array([source.weight for source in data.all_sources])
-    copies = np.zeros(len(candidates.disposition), np.int32)
-    for here in slices(len(order)):
-        chosen = order[here]
-        weight = weights[candidates.source[chosen]]
-        copies[chosen] = copies_by_weight(candidates.digests[chosen], weight, seed)
-    release_pages(candidates.digests)
-    return copies
-
-
-def _make_selection(
-    disposition: NDArray[np.int8],
-    copies: NDArray[np.int32],
-    split: NDArray[np.int8],
-    original: Indices,
-    order: Indices,
-) -> Selection:
-    out = disposition != Disposition.KEPT
-    copies[out], split[out] = 0, NO_SPLIT
-    return Selection(
-        disposition=disposition, copies=copies, split=split, original=original, order=order[~out[order]]
-    )
