@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemfit.data.dedup.lsh import Signatures, band_width, merge_groups, near_duplicate_groups
+from gemfit.data.dedup.groups import merge_groups
+from gemfit.data.dedup.lsh import near_duplicate_groups
 from gemfit.data.dedup.minhash import NUM_HASHES, SHINGLE, signatures
+from gemfit.data.dedup.signatures import Signatures, band_width
 from gemfit.data.jsonl.line_settings import ROLES
 
 RoleTokens = list[tuple[str, list[int]]]

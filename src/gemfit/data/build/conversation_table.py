@@ -20,8 +20,8 @@ from gemfit.data.build.block_cache import BlockCache, BlockColumns, read_block_s
 from gemfit.data.build.map_blocks import MappedBlock
 from gemfit.data.build.row_gather import FRAGMENT
 from gemfit.data.column_file import ColumnFile, release_pages, slices
-from gemfit.data.dedup.lsh import Signatures
 from gemfit.data.dedup.minhash import NUM_HASHES
+from gemfit.data.dedup.signatures import Signatures
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.errors import UserError

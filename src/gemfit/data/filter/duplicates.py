@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.column_file import release_pages, slices
-from gemfit.data.dedup.lsh import Indices, group_sizes, representatives
+from gemfit.data.dedup.groups import Indices, group_sizes
+from gemfit.data.dedup.representatives import representatives
 from gemfit.data.filter.selection import Disposition, SelectionInput
 
 MAX_SORTED_DIGESTS = 2**20

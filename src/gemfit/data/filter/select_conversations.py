@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.column_file import release_pages, slices
-from gemfit.data.dedup.lsh import Indices, merge_groups, near_duplicate_groups
+from gemfit.data.dedup.groups import Indices, merge_groups
+from gemfit.data.dedup.lsh import near_duplicate_groups
 from gemfit.data.filter.duplicates import (
     drop_near_duplicates,
     gathered,

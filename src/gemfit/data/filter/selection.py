@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.column_file import slices
-from gemfit.data.dedup.lsh import Indices, Signatures
+from gemfit.data.dedup.groups import Indices
+from gemfit.data.dedup.signatures import Signatures
 from gemfit.errors import UserError
 
 TRAIN, VALIDATION, NO_SPLIT = 0, 1, -1

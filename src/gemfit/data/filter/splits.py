@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.column_file import slices
-from gemfit.data.dedup.lsh import Indices, group_sizes, merge_groups
+from gemfit.data.dedup.groups import Indices, group_sizes, merge_groups
 from gemfit.data.filter.mixture import mix
 from gemfit.data.filter.selection import TRAIN, VALIDATION
 
