@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from gemfit.data.tokenize import Encoder, reference_encoder
 from gemfit.data.tokenize.adversarial_texts import TEXTS
 from gemfit.data.tokenize.bpe.word_cache import word_cache
-from gemfit.data.tokenize.bpe.word_hash_table import SEGMENT
+from gemfit.data.tokenize.bpe.word_ends import SEGMENT
 from gemfit.data.tokenize.gigatoken import gigatoken_encoder
 from gemfit.data.tokenize.protocol import Ends
 from gemfit.data.tokenize.tokenizer import SPECIAL

@@ -15,25 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemfit.data.compiled import njit, njit_helper
-from gemfit.data.hash_constants import GOLDEN_RATIO
+from gemfit.data.tokenize.bpe.initial_symbols import initial_symbols
+from gemfit.data.tokenize.bpe.pair_table import NONE, find_rank
 
-SYMBOL_BITS, RANK_BITS = 22, 20
-"""An entry of the hash table is one integer: two symbols, and the rank of their pair."""
 MAX_SCANNED = 64
 """Words of up to this many symbols are scanned for the lowest rank; longer ones use a heap."""
-NONE = np.uint32(0xFFFFFFFF)
-"""The rank of a pair that is never merged, and the symbol of an ASCII character that has none."""
-CHARACTER = np.uint64(2**SYMBOL_BITS - 1)
-"""Instead of a left symbol: the right one is the code point of a character."""
 SPECIAL, NO_TOKEN = -1, -2
 """Marks in ``MergeTables.added_ids``: a special token, which counts as text; no added token ends here."""
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
-_LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
-_1 = np.uint64(1)
-_SYMBOL = np.uint64(SYMBOL_BITS)
-_RANK = np.uint64(RANK_BITS)
-_RANKS = np.uint64(2**RANK_BITS - 1)
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 class MergeTables(NamedTuple):
@@ -42,7 +32,7 @@ class MergeTables(NamedTuple):
     pairs: NDArray[np.uint64]
     """(capacity,): hash table of (left symbol << 22 | right symbol) << 20 | rank."""
     merged: NDArray[np.uint32]
-    """(ranks,): the symbol that a pair is merged to; following the merges, the symbol of each character."""
+    """(ranks,): the symbol that a pair is merged to; after the merges, the symbol of each character."""
     ascii_ranks: NDArray[np.uint32]
     """(128, 128): ranks of pairs of ASCII characters."""
     ascii: NDArray[np.uint32]
@@ -76,49 +66,6 @@ def make_merge_buffers(size: int) -> MergeBuffers:
     return MergeBuffers(symbols[0], symbols[1], links[0], links[1], np.empty(3 * size + 1, np.uint64))
 
 
-@njit
-def fill_pairs(lefts, rights, pairs):  # type: ignore[no-untyped-def]
-    """Insert pairs into the empty hash table, each with its index as rank; False if a pair occurs twice."""
-    last = np.uint64(len(pairs) - 1)
-    pairs[:] = _EMPTY
-    for rank in range(len(lefts)):
-        key = lefts[rank] << _SYMBOL | rights[rank]
-        at = _slot(key, last)
-        while pairs[at] != _EMPTY:
-            if pairs[at] >> _RANK == key:
-                return False
-            at = (at + _1) & last
-        pairs[at] = key << _RANK | np.uint64(rank)
-    return True
-
-
-@njit
-def fill_ascii_ranks(pairs, symbols, ranks):  # type: ignore[no-untyped-def]
-    """Look up the ranks of all pairs of these symbols. ranks: (symbols, symbols)."""
-    for left in range(len(symbols)):
-        for right in range(len(symbols)):
-            ranks[left, right] = find_rank(pairs, symbols[left], symbols[right])
-
-
-@njit_helper
-def find_rank(pairs, left, right):  # type: ignore[no-untyped-def]
-    """The rank of a pair of symbols, or ``NONE``."""
-    last = np.uint64(len(pairs) - 1)
-    key = np.uint64(left) << _SYMBOL | np.uint64(right)
-    at = _slot(key, last)
-    while pairs[at] >> _RANK != key:
-        if pairs[at] == _EMPTY:
-            return NONE
-        at = (at + _1) & last
-    return np.uint32(pairs[at] & _RANKS)
-
-
-@njit_helper
-def _slot(key, last):  # type: ignore[no-untyped-def]
-    mixed = key * GOLDEN_RATIO
-    return (mixed ^ (mixed >> _32)) & last
-
-
 @njit_helper
 def merge_text(  # type: ignore[no-untyped-def]
     text, start, stop, ids, out,
@@ -132,7 +79,7 @@ def merge_text(  # type: ignore[no-untyped-def]
         if position < stop and byte_classes[text[position]] and trie[0, byte_classes[text[position]]]:
             token, end = _match_added_token(text, position, stop, byte_classes, trie, added_ids)
         if pending < position and (token >= 0 or position == stop):
-            count = _initial_symbols(
+            count = initial_symbols(
                 text, pending, position, pairs, merged, ascii_ranks, ascii, byte_ids, symbols, ranks
             )
             if count <= MAX_SCANNED:
@@ -222,61 +169,6 @@ def _merge_by_heap(  # type: ignore[no-untyped-def]
         out += 1
         position = following[position]
     return out
-
-
-@njit
-def _initial_symbols(  # type: ignore[no-untyped-def]
-    text, start, stop, pairs, merged, ascii_ranks, ascii, byte_ids, symbols, ranks
-):
-    """Symbols before any merge, one per character or per byte of it, and the ranks of pairs; how many."""
-    count, position, after_ascii = 0, start, False
-    while position < stop:
-        first = np.int64(text[position])
-        if first < 128 and ascii[first] != NONE:
-            symbols[count] = ascii[first]
-            if count:
-                ranks[count - 1] = (
-                    ascii_ranks[text[position - 1], first]
-                    if after_ascii
-                    else find_rank(pairs, symbols[count - 1], symbols[count])
-                )
-            after_ascii = True
-            count += 1
-            position += 1
-            continue
-        after_ascii = False
-        width = _width(first, stop - position)
-        begin = count
-        rank = find_rank(pairs, CHARACTER, _code_point(text, position, width))
-        if rank != NONE:
-            symbols[count] = merged[rank]
-            count += 1
-        else:
-            for byte in text[position : position + width]:
-                symbols[count] = byte_ids[byte]
-                count += 1
-        for number in range(max(begin, 1), count):
-            ranks[number - 1] = find_rank(pairs, symbols[number - 1], symbols[number])
-        position += width
-    ranks[count - 1] = NONE
-    return count
-
-
-@njit_helper
-def _width(first, most):  # type: ignore[no-untyped-def]
-    """Bytes of the UTF-8 character that begins with this byte, at most ``most``."""
-    return min(most, 1 if first < 0xC0 else (2 if first < 0xE0 else (3 if first < 0xF0 else 4)))
-
-
-@njit_helper
-def _code_point(text, position, width):  # type: ignore[no-untyped-def]
-    """The code point of the UTF-8 character at ``position``."""
-    code = np.int64(text[position])
-    if width > 1:
-        code &= 0xFF >> (width + 1)
-    for byte in text[position + 1 : position + width]:
-        code = code << 6 | np.int64(byte) & 0x3F
-    return code
 
 
 @njit

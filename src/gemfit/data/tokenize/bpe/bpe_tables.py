@@ -12,16 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.tokenize.bpe.bpe_merge import (
-    CHARACTER,
-    NO_TOKEN,
-    NONE,
-    RANK_BITS,
-    SPECIAL,
-    MergeTables,
-    fill_ascii_ranks,
-    fill_pairs,
-)
+from gemfit.data.tokenize.bpe.bpe_merge import NO_TOKEN, SPECIAL, MergeTables
+from gemfit.data.tokenize.bpe.pair_table import CHARACTER, NONE, RANK_BITS, fill_ascii_ranks, fill_pairs
 from gemfit.data.tokenize.bpe.pretokenize_proof import BYTES, SPACE, check_provable
 from gemfit.data.tokenize.bpe.split_rules import split_steps, splits_vocabulary
 from gemfit.data.tokenize.protocol import Unsuited

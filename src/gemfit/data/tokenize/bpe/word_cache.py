@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from gemfit.data.tokenize.bpe.bpe_merge import MergeTables, make_merge_buffers
 from gemfit.data.tokenize.bpe.bpe_tables import make_merge_tables
 from gemfit.data.tokenize.bpe.char_pairs import CharPairs
+from gemfit.data.tokenize.bpe.encode_words import encode_words
 from gemfit.data.tokenize.bpe.pretokenize_proof import SplitPoints, find_char_pairs, find_split_points
 from gemfit.data.tokenize.bpe.whitespace_proof import find_splittable_runs
-from gemfit.data.tokenize.bpe.word_hash_table import LONG_ROW, MASKS, PADDING, ROW, SEGMENT, encode_words
+from gemfit.data.tokenize.bpe.word_ends import SEGMENT
+from gemfit.data.tokenize.bpe.word_hash_table import LONG_ROW, MASKS, PADDING, ROW
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
 from gemfit.data.tokenize.tokenizer_json import TokenizerJson
 

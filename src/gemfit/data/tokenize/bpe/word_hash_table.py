@@ -1,14 +1,11 @@
-"""Hash table of the word cache, compiled: 2 to 4 ns per byte where every word is cached.
+"""Hash table of the word cache, compiled.
 
 A row is a header, up to 8 ids, and the word: one cache line for words of up to 24 bytes, two lines in a
 second table for words of up to 88. Open addressing with linear probing; rows are never removed one by one.
-Words are compared in capacities, not by their hash. A word that is not cached is merged and inserted at once.
+Words are compared in full, not by their hash.
 
-Rows are prefetched: they are read once for all words of a segment previous they are used, so that many cache
-misses overlap.
-
-The caller allocates table and buffers, and nothing here checks a bound: see ``word_cache``. Arrays are passed
-one by one, because compiled code counts references to what it takes out of a tuple, for every word.
+Rows are prefetched: they are read once for all words of a segment before they are used, so that many cache
+misses overlap. The caller allocates table and buffers, and nothing here checks a bound: see ``word_cache``.
 """
 
 from __future__ import annotations
@@ -16,11 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gemfit.data.compiled import njit, njit_helper
+from gemfit.data.compiled import njit_helper
 from gemfit.data.hash_constants import GOLDEN_RATIO
-from gemfit.data.tokenize.bpe.bpe_merge import merge_text
-from gemfit.data.tokenize.bpe.char_pairs import char_width, character, may_be_char_pair
-from gemfit.data.tokenize.bpe.pretokenize_proof import MARK
 
 # A row in units of 64 bits: 1 for the header, 4 for ids, and the word.
 ROW = 8
@@ -29,27 +23,22 @@ WORD_BYTES = 24
 LONG_BYTES = 88
 WORD_IDS = 8
 PADDING = 24
-"""Bytes that may be read following the end of a text."""
-SEGMENT = 2048
-"""Bytes that are split into words at a time."""
-SPARSE = 6
-"""Where words have more bytes than this on average, split points by characters are used as well."""
+"""Bytes that may be read past the end of a text."""
 _IDS = 1
 _KEY = 5
 
 # Header: the number of bytes, and above it the number of ids, or this mark: more ids than fit.
-_EMPTY = np.uint64(0)
-_UNCACHED = np.uint64(255)
+EMPTY = np.uint64(0)
+UNCACHED = np.uint64(255)
 
 _LOW = np.uint64(0xFF)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _HALF = np.uint64(0xFFFFFFFF)
 _0 = np.uint64(0)
 _1 = np.uint64(1)
-_2, _7, _8, _56 = np.uint64(2), np.uint64(7), np.uint64(8), np.uint64(56)
+_8 = np.uint64(8)
 _32 = np.uint64(32)
 _SPACE, _SPACES, _TWO, _ASCII = np.uint64(0x20), np.uint64(0x2020), np.uint64(0xFFFF), np.uint64(128)
-_TOPS, _ONES = np.uint64(0x8080808080808080), np.uint64(0x0101010101010101)
 # Odd numbers with well-mixed bits, used with the golden ratio.
 _MIX1 = np.uint64(0xC2B2AE3D27D4EB4F)
 _MIX2 = np.uint64(0x165667B19E3779F9)
@@ -65,120 +54,8 @@ def _masks() -> NDArray[np.uint64]:
 MASKS = _masks()
 
 
-@njit
-def encode_words(  # type: ignore[no-untyped-def]
-    text, windows, ends, split_points, char_pairs, splittable_runs, masks, table, long_start, free_rows,
-    capacities, word_ends, split_ends, rows, ids, stops,
-    pairs, merged, ascii_ranks, ascii, byte_ids, byte_classes, trie, added_ids,
-    symbols, ranks, previous, following, heap,
-):  # fmt: skip
-    """Split texts into words and write the ids of all; returns how many.
-
-    ``windows[p]`` is the 8 bytes of ``text`` from ``p`` on, little-endian; ``text`` has ``PADDING`` bytes
-    after its end. ``table`` is flat; long rows begin at ``long_start``. ``free_rows`` (2,) is the number of
-    words that may be added to the rows and the long rows, and is counted down; where none is left before a
-    text, the table is cleared and ``free_rows`` reset to ``capacities`` (2,). word_ends, split_ends, rows:
-    (2 * SEGMENT,), buffers. ``ids`` has one element per byte and one more; ``stops`` (texts,) gets the number
-    of ids up to the end of each text. Then follow the arrays of ``MergeTables`` and ``MergeBuffers``.
-    """
-    out, position = 0, 0
-    for index in range(ends.shape[0]):
-        end = ends[index]
-        if not (free_rows[0] and free_rows[1]):
-            table[:] = _0
-            free_rows[:] = capacities
-        while position < end:
-            limit = min(end, position + SEGMENT)
-            count = _find_word_ends(text, position, limit, end, split_points, word_ends)
-            if count * SPARSE < limit - position and (count == 0 or _are_wide(windows, position, limit)):
-                count = _find_word_ends_by_chars(
-                    text, windows, position, limit, end, split_points, char_pairs, word_ends
-                )
-            count = _prefetch_rows(
-                table, long_start, windows, masks, splittable_runs, position, word_ends, count, split_ends,
-                rows,
-            )  # fmt: skip
-            for number in range(count):
-                start, position = position, split_ends[number]
-                row, size = rows[number], position - start
-                if row >= 0:
-                    row = _row_from(table, long_start, windows, masks, row, start, size)
-                elif size <= LONG_BYTES:
-                    row = _long_row_of(table, long_start, windows, start, size)
-                found = table[row] >> _8 if row >= 0 else _UNCACHED
-                if found != _EMPTY and found != _UNCACHED:
-                    out += _copy_ids(table, row, np.int64(found), ids, out)
-                    continue
-                stop = merge_text(
-                    text, start, position, ids, out, pairs, merged, ascii_ranks, ascii, byte_ids,
-                    byte_classes, trie, added_ids, symbols, ranks, previous, following, heap,
-                )  # fmt: skip
-                if found == _EMPTY:
-                    _insert(table, row, windows, start, size, ids, out, stop, free_rows)
-                out = stop
-        stops[index] = out
-    return out
-
-
 @njit_helper
-def _find_word_ends(text, start, stop, end, split_points, word_ends):  # type: ignore[no-untyped-def]
-    """Find the ends of words before ``stop``, or there if the text ends there; how many."""
-    count, previous = 0, np.int64(text[start])
-    marked = np.int64(previous == MARK)
-    for position in range(start + 1, stop):
-        byte = np.int64(text[position])
-        # Written whether it is one or not: a branch would be mispredicted at every other word.
-        word_ends[count] = position
-        count += split_points[marked, previous, byte]
-        marked = np.int64(byte == MARK) | (marked & ~np.int64(split_points[1, previous, byte]))
-        previous = byte
-    if stop == end:
-        word_ends[count] = end
-        count += 1
-    return count
-
-
-@njit_helper
-def _are_wide(windows, start, stop):  # type: ignore[no-untyped-def]
-    """Whether one byte in 16 or more begins a character of three bytes, as in scripts without spaces."""
-    count, position = _0, start
-    while position < stop:
-        begin = windows[position] & (windows[position] << _1) & (windows[position] << _2) & _TOPS
-        count += (begin >> _7) * _ONES >> _56
-        position += 8
-    return np.int64(count) * 16 >= stop - start
-
-
-@njit_helper
-def _find_word_ends_by_chars(  # type: ignore[no-untyped-def]
-    text, windows, start, stop, end, split_points, char_pairs, word_ends
-):
-    """As ``_find_word_ends``, also by characters, which gives more split points; at least one word end."""
-    count, byte = 0, np.int64(text[start])
-    marked, width = np.int64(byte == MARK), char_width(byte)
-    left = character(windows[start], width)
-    position = start + width
-    while position < stop or (count == 0 and position < end):
-        previous, byte = np.int64(text[position - 1]), np.int64(text[position])
-        word_ends[count] = position
-        splits = np.int64(split_points[1, previous, byte])
-        width, right = 1, np.uint64(byte)
-        if previous | byte >= 0x80:
-            width = char_width(byte)
-            right = character(windows[position], width)
-            splits |= 1 - may_be_char_pair(char_pairs, left, right)
-        count += split_points[marked, previous, byte] | splits
-        marked = np.int64(byte == MARK) | (marked & ~splits)
-        left = right
-        position += width
-    if position >= end:
-        word_ends[count] = end
-        count += 1
-    return count
-
-
-@njit_helper
-def _prefetch_rows(  # type: ignore[no-untyped-def]
+def prefetch_rows(  # type: ignore[no-untyped-def]
     table, long_start, windows, masks, splittable_runs, start, word_ends, count, split_ends, rows
 ):
     """Find the home row of each short word and read it once, which prefetches it.
@@ -218,12 +95,12 @@ def _prefetch_rows(  # type: ignore[no-untyped-def]
 
 
 @njit_helper
-def _row_from(table, long_start, windows, masks, row, start, size):  # type: ignore[no-untyped-def]
+def row_from(table, long_start, windows, masks, row, start, size):  # type: ignore[no-untyped-def]
     """The row of this word, or the empty row where it would be inserted; there always is an empty one."""
     key = windows[start] & masks[size, 0]
     while True:
         header = table[row]
-        if header == _EMPTY or (
+        if header == EMPTY or (
             header & _LOW == np.uint64(size)
             and table[row + _KEY] == key
             and (
@@ -241,8 +118,8 @@ def _row_from(table, long_start, windows, masks, row, start, size):  # type: ign
 
 
 @njit_helper
-def _long_row_of(table, long_start, windows, start, size):  # type: ignore[no-untyped-def]
-    """As ``_row_from``, for a long word."""
+def long_row_of(table, long_start, windows, start, size):  # type: ignore[no-untyped-def]
+    """As ``row_from``, for a long word."""
     mixed = _0
     for offset in range(0, size, 8):
         mixed = (mixed ^ _window(windows, start, size, offset)) * GOLDEN_RATIO
@@ -252,7 +129,7 @@ def _long_row_of(table, long_start, windows, start, size):  # type: ignore[no-un
     while True:
         row = long_start + np.int64(number) * LONG_ROW
         header = table[row]
-        if header == _EMPTY or (
+        if header == EMPTY or (
             header & _LOW == np.uint64(size) and _is_word(table, row + _KEY, windows, start, size)
         ):
             return row
@@ -276,7 +153,7 @@ def _is_word(table, at, windows, start, size):  # type: ignore[no-untyped-def]
 
 
 @njit_helper
-def _insert(table, row, windows, start, size, ids, out, stop, free_rows):  # type: ignore[no-untyped-def]
+def insert(table, row, windows, start, size, ids, out, stop, free_rows):  # type: ignore[no-untyped-def]
     """Write a word and its ids into its row, if the table is not full."""
     kind = 1 if size > WORD_BYTES else 0
     if free_rows[kind] <= 0:
@@ -288,14 +165,14 @@ def _insert(table, row, windows, start, size, ids, out, stop, free_rows):  # typ
         table[row + _IDS + (number >> 1)] = np.uint64(ids[out + number + 1]) << _32 | np.uint64(
             ids[out + number]
         )
-    num_ids = np.uint64(count) if count <= WORD_IDS else _UNCACHED
+    num_ids = np.uint64(count) if count <= WORD_IDS else UNCACHED
     table[row] = np.uint64(size) | num_ids << _8
     for offset in range(0, size, 8):
         table[row + _KEY + offset // 8] = _window(windows, start, size, offset)
 
 
 @njit_helper
-def _copy_ids(table, row, count, ids, out):  # type: ignore[no-untyped-def]
+def copy_ids(table, row, count, ids, out):  # type: ignore[no-untyped-def]
     """Copy the ids of a cached word; how many."""
     # Most words are one token or two: two are always written, and what is too much is overwritten. A loop
     # over one or two would be mispredicted again and again.
