@@ -33,7 +33,7 @@ from gemfit.schemas.plan import Plan
 from tiny_runs import make_plan, sample, steps_of
 
 SAVED_STEP, LAST_STEP = 8, 18
-STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "zero3+offload")
+STRATEGIES = ("single", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3", "zero3+offload")
 SIZES = (1, 2, 4)
 LIMIT = 1e-4
 """Largest relative difference of a loss that counts as rounding."""
@@ -70,18 +70,18 @@ class Pair:
 
 def layouts() -> list[Layout]:
     """All of them; ``ddp`` on one rank is planned as ``single``, so it is not there twice."""
-    pairs = itertools.product(STRATEGIES, SIZES)
-    return [Layout(s, n) for s, n in pairs if (s != "single" or n == 1) and (s != "ddp" or n > 1)]
+    only = {"single": (1,), "ddp": (2, 4), "hsdp": (4,)}
+    return [Layout(strategy, ranks) for strategy in STRATEGIES for ranks in only.get(strategy, SIZES)]
 
 
 def ci_pairs() -> list[tuple[Layout, Layout]]:
-    """Every strategy saved and every strategy read, the nine changes of size in turn: 49 pairs."""
+    """Every strategy saved and every strategy read, the nine changes of size in turn: 64 pairs."""
     sizes = itertools.cycle(itertools.product(SIZES, SIZES))
     possible = set(layouts())
 
     def fitting(strategy: str, ranks: int) -> Layout:
         wanted = Layout(strategy, ranks)
-        return wanted if wanted in possible else Layout(strategy, 1 if strategy == "single" else 2)
+        return wanted if wanted in possible else next(one for one in layouts() if one.strategy == strategy)
 
     strategies = itertools.product(STRATEGIES, STRATEGIES)
     return [
@@ -117,8 +117,10 @@ class Matrix:
 
     def _plan(self, layout: Layout) -> Plan:
         name, plus, _ = layout.strategy.partition("+")
-        lengths: dict[str, Any] = {"length__max_steps": LAST_STEP, "checkpoint__every_steps": SAVED_STEP}
-        return make_plan(self.data, name, layout.ranks, offload=bool(plus), **lengths)
+        settings: dict[str, Any] = {"length__max_steps": LAST_STEP, "checkpoint__every_steps": SAVED_STEP}
+        if name == "hsdp":
+            name, settings["strategy__replicate"] = "fsdp2", 2
+        return make_plan(self.data, name, layout.ranks, offload=bool(plus), **settings)
 
     def _resumable(self, saved: RunDir, read: Layout, name: str) -> RunDir:
         """A run of ``read`` that holds the checkpoint of ``saved`` and nothing else."""
@@ -199,7 +201,7 @@ def report(pairs: list[Pair]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--subset", choices=["ci"], help="49 pairs instead of all")
+    parser.add_argument("--subset", choices=["ci"], help="64 pairs instead of all")
     parser.add_argument("--json", action="store_true", help="print every pair as JSON")
     arguments = parser.parse_args()
     pairs = ci_pairs() if arguments.subset else list(itertools.product(layouts(), layouts()))

@@ -112,6 +112,10 @@ def plan_for(strategy: str, offload: bool, topology: Topology) -> Plan:
     request = Request(
         name="debug/cpu-tiny", settings=("model.dtype=bfloat16",), strategy=strategy, offload=offload
     )
+    return plan_of(request, topology)
+
+
+def plan_of(request: Request, topology: Topology) -> Plan:
     return make_plan(
         request.recipe(),
         topology=topology,
@@ -119,6 +123,18 @@ def plan_for(strategy: str, offload: bool, topology: Topology) -> Plan:
         rows=1000,
         rows_are_packed=True,
     )
+
+
+def test_copies_of_a_sharded_model_reach_the_ranks_as_a_mesh(
+    launched: Callable[[Plan, int], Launch],
+) -> None:
+    topology = Topology(nodes=2, ranks_per_node=8, device="cuda")
+    request = Request(name="gemma3/1b", strategy="fsdp2", settings=("strategy.replicate=node",))
+    env = launched(plan_of(request, topology), 0).env
+    assert env["ACCELERATE_USE_PARALLELISM_CONFIG"] == "true"
+    sizes = [env[f"PARALLELISM_CONFIG_DP_{dimension}_SIZE"] for dimension in ("REPLICATE", "SHARD")]
+    assert sizes == ["2", "8"]
+    assert "ACCELERATE_USE_PARALLELISM_CONFIG" not in launched(plan_for("fsdp2", False, topology), 0).env
 
 
 @pytest.mark.parametrize(("strategy", "offload"), STRATEGIES)

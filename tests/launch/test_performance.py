@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.communication import communication_volume
 from gemfit_launch.predict.gpu_specs import GPU_SPECS
-from gemfit_launch.predict.model_state_memory import Configuration
+from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
 from gemfit_launch.predict.performance import Performance, Range, predict_performance
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 
@@ -92,6 +93,31 @@ def test_volumes_are_those_of_rings() -> None:
     assert gathered.gather == fsdp.gather / 2
     zero2 = communication_volume(config(DeepSpeed(stage=2), 8))
     assert zero2.reduce == pytest.approx(2 * ring * 4 * parameters), "float32, after each backward pass"
+
+
+def test_copies_gather_among_themselves_and_average_their_gradients_once_per_step() -> None:
+    parameters = B1.parameters
+    hsdp = communication_volume(config(Fsdp(replicate="node"), 32))
+    one_node = communication_volume(config(Fsdp(), 8))
+    assert (hsdp.gather, hsdp.reduce, hsdp.collectives) == (
+        one_node.gather,
+        one_node.reduce,
+        one_node.collectives,
+    )
+    assert hsdp.replicas == pytest.approx(2 * 3 / 4 * 4 * parameters / 8), (
+        "an all-reduce of one shard, four copies"
+    )
+    assert one_node.replicas == 0
+
+
+def test_copies_hold_the_states_of_one_node_and_are_faster_over_many() -> None:
+    def of(strategy: Strategy, world: int) -> Configuration:
+        return config(strategy, world, shape=B27, per_device_batch_size=1)
+
+    hsdp, fsdp, one_node = of(Fsdp(replicate="node"), 512), of(Fsdp(), 512), of(Fsdp(), 8)
+    assert place_model_states(hsdp).gpu == place_model_states(one_node).gpu
+    hsdp, fsdp = (replace(made, gradient_accumulation_steps=8) for made in (hsdp, fsdp))
+    assert performance(hsdp).step_seconds.middle < performance(fsdp).step_seconds.middle
 
 
 def test_one_gpu_communicates_nothing() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.strategy import Fsdp
 from gemfit_launch.planning.request import Request
 
 
@@ -41,7 +42,7 @@ def test_options_win_over_set_and_set_wins_over_the_file() -> None:
     [
         ("single", {"kind": "single"}),
         ("ddp", {"kind": "ddp"}),
-        ("fsdp2", {"kind": "fsdp2", "reshard_after_forward": True, "offload": False}),
+        ("fsdp2", {"kind": "fsdp2", "reshard_after_forward": True, "offload": False, "replicate": 1}),
         ("zero1", {"kind": "deepspeed", "stage": 1, "offload_optimizer": False, "offload_params": False}),
         ("zero3", {"kind": "deepspeed", "stage": 3, "offload_optimizer": False, "offload_params": False}),
     ],
@@ -79,7 +80,23 @@ def test_offload_alone_applies_to_the_strategy_of_the_recipe(tmp_path: Path) -> 
 def test_offload_keeps_what_else_the_recipe_says_about_its_strategy(tmp_path: Path) -> None:
     name = write(tmp_path, "strategy: {kind: fsdp2, reshard_after_forward: false}\n")
     strategy = dumped(Request(name=name, offload=True))
-    assert strategy == {"kind": "fsdp2", "reshard_after_forward": False, "offload": True}
+    assert strategy == {"kind": "fsdp2", "reshard_after_forward": False, "offload": True, "replicate": 1}
+
+
+def test_a_setting_refines_the_strategy_of_the_option(tmp_path: Path) -> None:
+    name = write(tmp_path, "strategy: ddp\n")
+    settings = ("strategy.replicate=node", "strategy.reshard_after_forward=false")
+    strategy = Request(name=name, strategy="fsdp2", settings=settings).recipe().strategy
+    assert strategy == Fsdp(replicate="node", reshard_after_forward=False)
+
+
+@pytest.mark.parametrize(("strategy", "kind"), [("ddp", "ddp"), ("zero3", "deepspeed"), (None, "single")])
+def test_a_setting_of_another_strategy_is_refused_by_name(
+    tmp_path: Path, strategy: str | None, kind: str
+) -> None:
+    name = write(tmp_path, "strategy: single\n")
+    with pytest.raises(UserError, match=f"strategy.replicate is not a setting of {kind}, only of fsdp2"):
+        Request(name=name, strategy=strategy, settings=("strategy.replicate=2",)).recipe()
 
 
 def test_offload_without_anything_to_offload_is_refused_with_what_has() -> None:

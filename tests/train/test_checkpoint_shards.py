@@ -69,6 +69,16 @@ def test_a_replica_is_cut_so_that_the_ranks_write_each_element_once(shape: list[
     assert max(len(p.flat) for p in shards) - min(len(p.flat) for p in shards) <= 1
 
 
+@given(numel=st.integers(0, 40), replicas=st.integers(1, 5), small=st.booleans())
+def test_copies_of_a_shard_write_each_element_once(numel: int, replicas: int, small: bool) -> None:
+    shard = FlatShard(torch.arange(7, 7 + numel), 7, torch.Size([100]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_state, "SMALL", 41 if small else 0)
+        shares = [engine_state.share_of_replica(shard, replica, replicas) for replica in range(replicas)]
+    assert torch.cat([share.flat for share in shares]).tolist() == shard.flat.tolist()
+    assert all(share.start == share.flat[0] for share in shares if len(share.flat))
+
+
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_copied_share_does_not_change_with_the_engine(copied: bool) -> None:
     small, shard = torch.zeros(3), FlatShard(torch.zeros(4), 2, torch.Size([8]))

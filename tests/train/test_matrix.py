@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "zero3+offload")
+STRATEGIES = ("single", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3", "zero3+offload")
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,20 @@ def test_a_run_moves_between_strategies_and_sizes_with_the_same_rows_and_losses(
     assert labels == ["fsdp2", "deepspeed", "ddp"]
 
 
+def test_a_run_goes_on_from_copies_to_one_sharded_model_and_back(
+    fresh_run: Launch, uninterrupted: Attempts
+) -> None:
+    moved = fresh_run("fsdp2", 4, strategy__replicate=2, **TWELVE)
+    moved.train(stop_at=4)
+    resumed = resume(moved.run, "--set", "strategy.replicate=1", "--nproc", 2, "--stop-at", 8)
+    assert "strategy: was hsdp, is fsdp2\n" in resumed
+    resume(moved.run, "--set", "strategy.replicate=2", "--nproc", 4)
+    assert moved.losses == pytest.approx(uninterrupted.losses, rel=1e-5)
+    assert [r.rows_digest for r in moved.steps] == [r.rows_digest for r in uninterrupted.steps]
+    sizes = [line["bytes"] for line in moved.lines if line["kind"] == "save"]
+    assert max(sizes) < 1.1 * min(sizes), "each piece is written once, whatever the number of copies"
+
+
 def test_every_step_is_in_the_ledger_as_it_was_planned(uninterrupted: Attempts) -> None:
     found = ledger(uninterrupted.run)
     assert sorted(found) == list(range(1, 13))

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 ZERO = {stage: Engine(model_class="DeepSpeedEngine", zero_stage=stage) for stage in (1, 2, 3)}
 FSDP2 = Engine(model_class="FSDPModule", parameter_class="DTensor")
+HSDP = FSDP2.model_copy(update={"replicas": 2})
 DDP = Engine(model_class="DistributedDataParallel")
 
 # strategy, ranks, settings, what must be found in the process
@@ -31,6 +32,8 @@ VARIANTS: list[tuple[str, int, dict[str, Any], Engine]] = [
     # 16 rows on 3 ranks are 18 slots: two of them are empty rows.
     ("ddp", 3, {}, DDP),
     ("fsdp2", 4, {"model__activation_checkpointing": "true"}, FSDP2),
+    # Copies average their gradients once per step, here after four backward passes.
+    ("fsdp2", 4, {"strategy__replicate": 2, "batch__max_per_device_batch_size": 1}, HSDP),
     # 16 gradient accumulation steps instead of 4
     ("single", 1, {"batch__max_per_device_batch_size": 1}, Engine(model_class="plain")),
 ]

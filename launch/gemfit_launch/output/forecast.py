@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gemfit.schemas.plan import Plan
 from gemfit_launch.output.tables import facts, table
+from gemfit_launch.predict.communication import CommunicationVolume
 from gemfit_launch.predict.forecast import Forecast
 from gemfit_launch.predict.memory import Memory, gigabytes
 from gemfit_launch.predict.performance import TRUST, Bill, Performance, Range
@@ -78,11 +79,16 @@ def _time_rows(plan: Plan, performance: Performance, bill: Bill) -> list[tuple[s
             "MFU",
             f"{format_range(with_output, '.0%')}, or {format_range(without, '.0%')} without the output layer",
         ),
-        ("communication", f"{gigabytes(performance.communication.between_ranks)} per rank and step"),
+        ("communication", _communication(performance.communication)),
         (f"{plan.steps.total:,} steps", f"{format_range(bill.hours, ',.2f')} hours"),
         ("GPU hours", format_range(bill.gpu_hours, ",.2f")),
     ]
     return rows if bill.cost is None else [*rows, ("cost", format_range(bill.cost, ",.2f"))]
+
+
+def _communication(moved: CommunicationVolume) -> str:
+    replicas = f", {gigabytes(moved.replicas)} of it between copies of the model" if moved.replicas else ""
+    return f"{gigabytes(moved.between_ranks)} per rank and step{replicas}"
 
 
 def format_range(values: Range, form: str) -> str:

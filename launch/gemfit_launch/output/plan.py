@@ -95,7 +95,10 @@ def _model(model: ModelRecipe) -> str:
 def _places(plan: Plan) -> str:
     topology = plan.topology
     ranks = _count(topology.world_size, "GPU" if topology.device == "cuda" else "CPU rank")
-    return ranks + (f" ({topology.nodes} nodes of {topology.ranks_per_node})" if topology.nodes > 1 else "")
+    nodes = f" ({topology.nodes} nodes of {topology.ranks_per_node})" if topology.nodes > 1 else ""
+    replicas = plan.engine.replicas
+    copies = f", {replicas} copies of {topology.world_size // replicas} each" if replicas > 1 else ""
+    return ranks + nodes + copies
 
 
 def _rendering(plan: Plan) -> str:

@@ -36,6 +36,8 @@ def accelerate_config(recipe: Recipe, topology: Topology) -> dict[str, Any]:
             config["distributed_type"] = "MULTI_GPU"
         case Fsdp() as fsdp:
             config |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(fsdp)}
+            if (replicas := fsdp.replicas(topology.nodes)) > 1:
+                config["parallelism_config"] = _device_mesh(replicas, topology.world_size)
         case DeepSpeed():
             config |= {"distributed_type": "DEEPSPEED", "deepspeed_config": _deepspeed()}
             # DeepSpeed's own file holds it, and accelerate refuses a second value.
@@ -80,6 +82,14 @@ def _fsdp(strategy: Fsdp) -> dict[str, Any]:
         "fsdp_state_dict_type": "SHARDED_STATE_DICT",
         "fsdp_cpu_ram_efficient_loading": False,
         "fsdp_activation_checkpointing": False,  # the trainer applies it, in the same way for every strategy
+    }
+
+
+def _device_mesh(replicas: int, world_size: int) -> dict[str, int]:
+    """HSDP: consecutive ranks share a copy, so that gathers stay inside a node where copies do."""
+    return {
+        "parallelism_config_dp_replicate_size": replicas,
+        "parallelism_config_dp_shard_size": world_size // replicas,
     }
 
 

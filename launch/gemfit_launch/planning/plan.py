@@ -14,7 +14,7 @@ from gemfit.schemas.batch import Batch, make_batch, nearest_without_idle
 from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
-from gemfit.schemas.strategy import Ddp, DeepSpeed, Single
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single
 from gemfit_launch.planning.accelerate import accelerate_config, command, environment
 from gemfit_launch.planning.attention import (
     AttentionFacts,
@@ -90,7 +90,7 @@ def _launch_fields(recipe: Recipe, topology: Topology, batch: Batch) -> dict[str
 
 def find_problems(recipe: Recipe, topology: Topology) -> list[str]:
     """Everything that keeps ``recipe`` from running on these ranks; empty if nothing does."""
-    problems = recipe.strategy.problems(topology.world_size)
+    problems = recipe.strategy.problems(topology.world_size, topology.nodes)
     problems += [*attention_problems(recipe, topology), *speed_problems(recipe, topology)]
     problems += sequence_parallel_problems(recipe)
     try:
@@ -129,6 +129,8 @@ def _resolve(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> tuple
     if isinstance(strategy, Ddp) and topology.world_size == 1:
         strategy = Single()
         warnings.append("strategy ddp on one rank is strategy single: there are no gradients to average")
+    if isinstance(strategy, Fsdp) and strategy.replicate == "node" and topology.nodes == 1:
+        warnings.append("strategy.replicate: node on one node is plain FSDP2: there is one copy of the model")
     model = recipe.model.model_copy(update={"attention": attention.name})
     resolved = recipe.model_copy(update={"model": model, "strategy": strategy})
     return resolved, warnings, attention.because

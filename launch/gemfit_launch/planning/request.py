@@ -1,7 +1,7 @@
 """A recipe and its overrides from the command line, and the recipe that results.
 
 The order of precedence: the recipe and what it extends, then ``--set`` from left to right, then the
-options with a name of their own.
+options with a name of their own. `--set strategy.KEY` refines the strategy that `--strategy` names.
 """
 
 from __future__ import annotations
@@ -46,17 +46,19 @@ class Request:
 
     def over(self, base: YamlDocument) -> YamlDocument:
         """``base`` with the overrides; the name is ignored."""
-        document = with_settings(Recipe, base, self.settings)
+        names_strategy = self.strategy is not None or self.offload
+        later = [one for one in self.settings if names_strategy and one.startswith("strategy.")]
+        document = with_settings(Recipe, base, [one for one in self.settings if one not in later])
         for given in (self.data or "", *self.settings):
             check_name(given)
         if self.data is not None:
             document = _over(document, "--data", {"data": {"source": self.data, "sources": []}})
         if self.seed is not None:
             document = _over(document, "--seed", {"seed": self.seed})
-        if self.strategy is not None or self.offload:
+        if names_strategy:
             place = f"--strategy {self.strategy}" if self.strategy else "--offload"
             document = _over(document, place, {"strategy": self._strategy(document, place)})
-        return document
+        return with_settings(Recipe, document, later)
 
     def recipe(self) -> Recipe:
         """The recipe that results; all errors in it are one ``UserError``."""

@@ -106,9 +106,10 @@ def _compile(plan: Plan) -> str:
 def _overlap(plan: Plan) -> list[SpeedLine]:
     match plan.recipe.strategy:
         case Fsdp():
-            return [
-                SpeedLine("communication", "overlapped", "FSDP2 gathers the next layer while one is computed")
-            ]
+            why = "FSDP2 gathers the next layer while one is computed"
+            if plan.engine.replicas > 1:
+                why += "; copies of the model average their gradients once per step"
+            return [SpeedLine("communication", "overlapped", why)]
         case DeepSpeed():
             return [SpeedLine("communication", "overlapped", "DeepSpeed's overlap_comm")]
     return []

@@ -23,6 +23,8 @@ class CommunicationVolume:
     """Reductions of gradients, in bytes."""
     collectives: int = 0
     """Number of calls, each with the latency of a ring."""
+    replicas: float = 0
+    """All-reduces of gradients over the copies of a sharded model (HSDP), in bytes."""
     offload: float = 0
     """Over PCIe, both directions together, in bytes."""
     host_step: float = 0
@@ -30,12 +32,12 @@ class CommunicationVolume:
 
     @property
     def between_ranks(self) -> float:
-        return self.gather + self.reduce
+        return self.gather + self.reduce + self.replicas
 
 
 def communication_volume(config: Configuration) -> CommunicationVolume:
     """Volume under the strategy of ``config``."""
-    ring = (config.world_size - 1) / config.world_size
+    ring = _ring(config.world_size)
     shape, compute = config.shape, config.compute_bytes
     parameters = config.base_elements + (config.trained if config.lora is not None else 0)
     trained, accumulation = config.trained, config.gradient_accumulation_steps
@@ -48,19 +50,27 @@ def communication_volume(config: Configuration) -> CommunicationVolume:
             )
         case Fsdp() as fsdp:
             passes = 2 if fsdp.reshard_after_forward else 1
-            shard = (FLOAT32 * trained + compute * (parameters - trained)) / config.world_size
-            moved = (passes * shard + FLOAT32 * trained / config.world_size) * accumulation
+            shards = config.world_size // config.replicas
+            ring = _ring(shards)
+            shard = (FLOAT32 * trained + compute * (parameters - trained)) / shards
+            moved = (passes * shard + FLOAT32 * trained / shards) * accumulation
             return CommunicationVolume(
                 gather=ring * compute * parameters * passes * accumulation,
                 reduce=ring * FLOAT32 * trained * accumulation,
                 collectives=units * (passes + 1) * accumulation,
+                replicas=2 * _ring(config.replicas) * FLOAT32 * trained / shards,  # once per step
                 offload=moved if fsdp.offload else 0,
-                host_step=trained / config.world_size if fsdp.offload else 0,
+                host_step=trained / shards if fsdp.offload else 0,
             )
         case DeepSpeed() as zero:
             return _zero(config, zero, ring, parameters)
         case _:
             return CommunicationVolume()
+
+
+def _ring(ranks: int) -> float:
+    """Share of a tensor that one rank sends when it is gathered or reduced over ``ranks``."""
+    return (ranks - 1) / ranks
 
 
 def _zero(config: Configuration, zero: DeepSpeed, ring: float, parameters: int) -> CommunicationVolume:

@@ -64,6 +64,15 @@ class Configuration:
         return self.compute_bytes == 2 and isinstance(self.strategy, Single | Ddp)
 
     @property
+    def replicas(self) -> int:
+        """Copies of a sharded model (HSDP)."""
+        return self.strategy.replicas(self.nodes) if isinstance(self.strategy, Fsdp) else 1
+
+    @property
+    def nodes(self) -> int:
+        return self.world_size // self.ranks_per_node
+
+    @property
     def trained_shapes(self) -> Shapes:
         """All trained tensors."""
         if self.lora is None:
@@ -184,8 +193,10 @@ def _replicated(config: Configuration) -> PlacedStates:
 
 
 def _fsdp(config: Configuration, strategy: Fsdp) -> PlacedStates:
+    shards = config.world_size // config.replicas
+
     def shard(first: int, rest: int) -> int:  # FSDP2 cuts the first dimension
-        return -(-first // config.world_size) * rest
+        return -(-first // shards) * rest
 
     trained, frozen = _sharded(config.trained_shapes, shard), _sharded(config.frozen_shapes, shard)
     sharded = ModelStates(

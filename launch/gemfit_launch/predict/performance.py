@@ -147,15 +147,22 @@ def _unpacking(config: Configuration) -> float:
 def _communication(config: Configuration, gpu: GpuSpec, moved: CommunicationVolume, which: int) -> float:
     if config.world_size == 1:
         return 0.0
-    nodes = config.world_size // config.ranks_per_node
+    ranks = config.world_size // config.replicas
+    nodes = max(ranks // config.ranks_per_node, 1)
     # A ring enters and leaves a node once, on all adapters of the node together.
     network = gpu.network_bandwidth * config.ranks_per_node
     bandwidth = gpu.link_bandwidth if nodes == 1 else min(gpu.link_bandwidth, network)
-    hops = (nodes + config.ranks_per_node) * HOP_SECONDS
-    return moved.between_ranks / (bandwidth * NETWORK_SHARE[which]) + moved.collectives * hops
+    hops = (nodes + min(ranks, config.ranks_per_node)) * HOP_SECONDS
+    within = (moved.gather + moved.reduce) / bandwidth + moved.replicas / _between_replicas(config, gpu)
+    return within / NETWORK_SHARE[which] + moved.collectives * hops
+
+
+def _between_replicas(config: Configuration, gpu: GpuSpec) -> float:
+    """Bytes per second between ranks of equal place in their copies, each on its own adapter across nodes."""
+    return gpu.link_bandwidth if config.nodes == 1 else gpu.network_bandwidth
 
 
 def _shard(config: Configuration) -> float:
     """Trained parameters that one rank steps."""
     shared = config.strategy.kind in ("fsdp2", "deepspeed")
-    return config.trained / (config.world_size if shared else 1)
+    return config.trained / (config.world_size // config.replicas if shared else 1)

@@ -28,6 +28,8 @@ STRATEGIES: tuple[Strategy, ...] = (
     Fsdp(),
     Fsdp(reshard_after_forward=False),
     Fsdp(offload=True),
+    Fsdp(replicate="node"),
+    Fsdp(replicate="node", reshard_after_forward=False),
     *(DeepSpeed(stage=stage) for stage in (1, 2, 3)),
     *(DeepSpeed(stage=stage, offload_optimizer=True, offload_params=stage == 3) for stage in (1, 2, 3)),
 )
@@ -75,7 +77,7 @@ class Estimate:
     @property
     def strategy_name(self) -> str:
         """As ``--strategy`` takes it."""
-        return self.recipe.strategy.label.partition("+")[0]
+        return _short_name(self.recipe.strategy)
 
     @property
     def label(self) -> str:
@@ -153,7 +155,11 @@ def _closest(recipe: Recipe, estimates: Sequence[Estimate]) -> Estimate | None:
 def _on(recipe: Recipe, shape: ModelShape, gpu: GpuSpec, gpus: int) -> Iterator[Estimate]:
     if gpus > recipe.batch.global_batch_size:
         return
-    for strategy in (Single() if gpus == 1 else Ddp(), *STRATEGIES):
+    nodes = gpus // _ranks_per_node(gpus)
+    on_nodes = (strategy for strategy in STRATEGIES if not strategy.problems(gpus, nodes))
+    if nodes == 1:  # there are no copies to make
+        on_nodes = (strategy for strategy in on_nodes if not strategy.label.startswith("hsdp"))
+    for strategy in (Single() if gpus == 1 else Ddp(), *on_nodes):
         for checkpointing in (True, False):
             for batch_size in PER_DEVICE:
                 if batch_size * gpus <= recipe.batch.global_batch_size:
@@ -178,14 +184,25 @@ def _configuration(recipe: Recipe, shape: ModelShape, gpus: int) -> Configuratio
         recipe,
         shape,
         world_size=gpus,
-        ranks_per_node=math.gcd(gpus, GPUS_PER_NODE) if gpus > GPUS_PER_NODE else gpus,
+        ranks_per_node=_ranks_per_node(gpus),
         per_device_batch_size=batch.per_device_batch_size,
         gradient_accumulation_steps=batch.gradient_accumulation_steps,
     )
 
 
+def _ranks_per_node(gpus: int) -> int:
+    return math.gcd(gpus, GPUS_PER_NODE) if gpus > GPUS_PER_NODE else gpus
+
+
 def _strategy_options(strategy: Strategy) -> list[str]:
-    if isinstance(strategy, Fsdp) and not strategy.reshard_after_forward:
-        return ["--set", "strategy=fsdp2", "--set", "strategy.reshard_after_forward=false"]
-    name, plus, _ = strategy.label.partition("+")
-    return to_argv({"strategy": name, "offload": bool(plus)})
+    if not isinstance(strategy, Fsdp) or strategy == Fsdp(offload=strategy.offload):
+        return to_argv({"strategy": _short_name(strategy), "offload": strategy.label.endswith("+offload")})
+    default = Fsdp().model_dump()
+    changed = {key: value for key, value in strategy.model_dump(mode="json").items() if value != default[key]}
+    settings = [f"strategy.{key}={str(value).lower()}" for key, value in changed.items()]
+    return to_argv({"set": ["strategy=fsdp2", *settings]})
+
+
+def _short_name(strategy: Strategy) -> str:
+    """As ``--strategy`` takes it."""
+    return "fsdp2" if isinstance(strategy, Fsdp) else strategy.label.partition("+")[0]

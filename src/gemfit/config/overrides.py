@@ -131,6 +131,14 @@ def _fields(annotation: Any) -> dict[str, Any]:
     return found
 
 
+def _kinds_with(annotation: Any, field: str) -> list[str]:
+    """`kind` of each model inside the union ``annotation`` that has ``field``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        return [str(fields["kind"].default)] if field in fields and "kind" in fields else []
+    return [kind for part in get_args(annotation) for kind in _kinds_with(part, field)]
+
+
 def _explain(model: type[Contract], document: YamlDocument, detail: ErrorDetails) -> str:
     path = _written(detail["loc"], document.data)
     dotted = ".".join(map(str, path))
@@ -139,6 +147,9 @@ def _explain(model: type[Contract], document: YamlDocument, detail: ErrorDetails
         # Fields are looked for inside a list as well, so its indices are no keys.
         keys = tuple(key for key in path[:-1] if isinstance(key, str))
         parent = annotation_at(model, keys, place) if keys else model
+        if path[-1] in _fields(parent):  # of another kind, such as another strategy
+            kinds = " or ".join(_kinds_with(parent, str(path[-1])))
+            return f"{place}: {dotted} is not a setting of {detail['loc'][-2]}, only of {kinds}; remove it"
         return f"{place}: {_unknown(dotted, str(path[-1]), list(_fields(parent)))}"
     if detail["type"] == "missing":
         return f"{place}: {dotted} is missing"

@@ -10,7 +10,16 @@ from pathlib import Path
 NAMES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"})
 WATCHED_VARIABLE = "GEMFIT_WATCHED_FOR_HANGS"
 """Set for ranks whose supervisor ends an attempt without a step for `hang_seconds` of running time."""
-PREFIXES = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "SLURM_", "TORCHELASTIC_")
+PREFIXES = (
+    "ACCELERATE_",
+    "FSDP_",
+    "MASTER_",
+    "OMPI_",
+    "PARALLELISM_CONFIG_",
+    "PMI_",
+    "SLURM_",
+    "TORCHELASTIC_",
+)
 
 
 def without_launcher_variables(environment: Mapping[str, str]) -> dict[str, str]:

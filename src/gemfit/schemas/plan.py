@@ -13,6 +13,7 @@ from gemfit.schemas.base import Contract
 from gemfit.schemas.batch import Batch
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
+from gemfit.schemas.strategy import Engine, Fsdp
 from gemfit.schemas.training_identity import flatten
 
 
@@ -86,6 +87,13 @@ class Plan(Contract):
     """Files that the folders of the data hold, those that are passed over, and those of misleading names."""
     attention_because: str = ""
     """Why `recipe.model.attention` was selected."""
+
+    @property
+    def engine(self) -> Engine:
+        """What the self-test expects in the running process."""
+        strategy = self.recipe.strategy
+        replicas = strategy.replicas(self.topology.nodes) if isinstance(strategy, Fsdp) else 1
+        return strategy.engine.model_copy(update={"replicas": replicas})
 
     def training_identity(self) -> dict[str, JsonValue]:
         """Training identity by dotted key; plans with equal identities train the same model.

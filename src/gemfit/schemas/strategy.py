@@ -22,6 +22,8 @@ class Engine(Contract):
     """Class of the wrapped model; `plain` is the model itself."""
     parameter_class: Literal["Parameter", "DTensor"] = "Parameter"
     zero_stage: int | None = None
+    replicas: int = 1
+    """Copies of a sharded model: the first dimension of the device mesh of FSDP2, under HSDP."""
 
 
 class ManyRanks(Contract):
@@ -30,7 +32,7 @@ class ManyRanks(Contract):
     sequence_parallel: PositiveInt = 1
     """Neighbouring ranks that share each row, a slice of its tokens each; see docs/long-rows.md."""
 
-    def problems(self, world_size: int) -> list[str]:
+    def problems(self, world_size: int, nodes: int) -> list[str]:
         return []
 
 
@@ -45,7 +47,7 @@ class Single(Contract):
     def label(self) -> str:
         return "single"
 
-    def problems(self, world_size: int) -> list[str]:
+    def problems(self, world_size: int, nodes: int) -> list[str]:
         if world_size == 1:
             return []
         return [f"strategy single runs on one rank, not {world_size}; use ddp, fsdp2, zero1, zero2 or zero3"]
@@ -77,10 +79,28 @@ class Fsdp(ManyRanks):
     """Free the gathered parameters after the forward pass; `false` trades memory for fewer gathers."""
     offload: bool = False
     """Keep sharded parameters, gradients and optimizer state in host memory."""
+    replicate: PositiveInt | Literal["node"] = 1
+    """HSDP: copies of the model, each sharded over ranks / copies ranks, that average their gradients;
+    `node` keeps a copy on each node."""
 
     @property
     def label(self) -> str:
-        return "fsdp2" + ("+offload" if self.offload else "")
+        return ("fsdp2" if self.replicate == 1 else "hsdp") + ("+offload" if self.offload else "")
+
+    def replicas(self, nodes: int) -> int:
+        """Copies of the sharded model on ``nodes`` nodes."""
+        return nodes if self.replicate == "node" else self.replicate
+
+    def problems(self, world_size: int, nodes: int) -> list[str]:
+        problems, copies = super().problems(world_size, nodes), self.replicas(nodes)
+        if copies == 1 or (world_size % copies == 0 and world_size > copies):
+            return problems
+        return [
+            *problems,
+            f"strategy.replicate is {self.replicate}: {copies} copies of the model, each sharded over two "
+            f"ranks or more, do not divide {world_size} ranks; write {_divisors(world_size)}"
+            + (", or use ddp, which shards nothing" if world_size == copies else ""),
+        ]
 
     @property
     def engine(self) -> Engine:
@@ -101,8 +121,8 @@ class DeepSpeed(ManyRanks):
     def label(self) -> str:
         return f"zero{self.stage}" + ("+offload" if self.offload_optimizer or self.offload_params else "")
 
-    def problems(self, world_size: int) -> list[str]:
-        problems = super().problems(world_size)
+    def problems(self, world_size: int, nodes: int) -> list[str]:
+        problems = super().problems(world_size, nodes)
         if self.offload_params and self.stage != 3:
             problems.append(
                 f"strategy.offload_params needs ZeRO stage 3, not {self.stage}; "
@@ -113,6 +133,12 @@ class DeepSpeed(ManyRanks):
     @property
     def engine(self) -> Engine:
         return Engine(model_class="DeepSpeedEngine", zero_stage=self.stage)
+
+
+def _divisors(world_size: int) -> str:
+    """Such as ``1, 2 or 4``: what `strategy.replicate` may be."""
+    *most, last = [str(n) for n in range(1, max(world_size // 2, 1) + 1) if world_size % n == 0]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def strategy_from_name(name: str, *, offload: bool = False) -> dict[str, Any]:

@@ -158,12 +158,28 @@ def _adam_state(optimizer: Any, parameter: torch.Tensor, options: dict[str, Any]
 
 def _value_share(value: torch.Tensor | FlatShard, rank: int, world_size: int) -> torch.Tensor | FlatShard:
     if isinstance(value, DTensor):
-        return local_shard(value)
+        return share_of_replica(local_shard(value), *replica_of(value))
     if isinstance(value, FlatShard) or value.numel() < SMALL:
         # The planner lets one of the ranks write a small replica.
         return value
     start, stop = (value.numel() * edge // world_size for edge in (rank, rank + 1))
     return FlatShard(value.detach().reshape(-1)[start:stop], start, value.shape)
+
+
+def replica_of(value: torch.Tensor) -> tuple[int, int]:
+    """The copy of a sharded parameter that this rank is part of, and the number of copies (HSDP)."""
+    if not isinstance(value, DTensor) or value.device_mesh.ndim == 1:
+        return 0, 1
+    return value.device_mesh.get_local_rank(0), value.device_mesh.size(0)
+
+
+def share_of_replica(shard: FlatShard, replica: int, replicas: int) -> FlatShard:
+    """The part of ``shard`` that this replica writes; a small one is written by the first."""
+    if shard.flat.numel() < SMALL:
+        start, stop = (0, shard.flat.numel()) if replica == 0 else (0, 0)
+    else:
+        start, stop = (shard.flat.numel() * edge // replicas for edge in (replica, replica + 1))
+    return replace(shard, flat=shard.flat[start:stop], start=shard.start + start)
 
 
 def local_shard(value: DTensor) -> FlatShard:

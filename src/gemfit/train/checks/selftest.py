@@ -26,6 +26,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from gemfit.data.document import IGNORED
 from gemfit.schemas.strategy import Engine
+from gemfit.train.checkpoint.engine_state import replica_of
 from gemfit.train.collective import on_every_rank, rank
 from gemfit.train.data.collate import Tensors, to_device
 from gemfit.train.data.probe_rows import LENGTHS, probe_batch, random_ids, row_of
@@ -52,7 +53,7 @@ def check(trainer: TrainerView) -> None:
     recipe = trainer.plan.recipe
     module, attention = trainer.accelerator.unwrap_model(trainer.model_wrapped), recipe.model.attention
     # All ranks fail or none: a rank that raises alone would leave the others in a forward pass.
-    found = on_every_rank(lambda: _check_engine(trainer.model_wrapped, module, recipe.strategy.engine))[0]
+    found = on_every_rank(lambda: _check_engine(trainer.model_wrapped, module, trainer.plan.engine))[0]
     facts: dict[str, Any] = {"engine": found.model_dump()}
     on_every_rank(lambda: check_module(module))
     on_every_rank(lambda: check_frozen(module, getattr(torch, recipe.model.dtype)))
@@ -77,6 +78,7 @@ def engine_in_use(wrapped: Any, module: Any) -> Engine:
             "model_class": kind,
             "parameter_class": "DTensor" if "DTensor" in parameters else "Parameter",
             "zero_stage": wrapped.zero_optimization_stage() if kind == "DeepSpeedEngine" else None,
+            "replicas": max(replica_of(parameter)[1] for parameter in module.parameters()),
         }
     )
 

@@ -205,6 +205,14 @@ class PackedTrainer(Trainer):
         if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward pass of one gradient accumulation step; its loss: ()."""
+        if self.plan.engine.replicas > 1:
+            # Copies of a sharded model exchange their gradients once per step, in its last backward pass.
+            model.set_requires_all_reduce(self.accelerator.sync_gradients)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
