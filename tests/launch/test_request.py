@@ -62,9 +62,12 @@ def test_another_strategy_of_many_ranks_keeps_the_degree_of_sequence_parallelism
 ) -> None:
     name = write(tmp_path, "strategy: {kind: ddp, sequence_parallel: 4}\n")
     assert Request(name=name, strategy=other).recipe().strategy.sequence_parallel == degree
-    settings = ("strategy.sequence_parallel=4",)
-    given = Request(name="debug/cpu-tiny", settings=settings, strategy=other)
-    assert given.recipe().strategy.sequence_parallel == degree
+    given = Request(name="debug/cpu-tiny", settings=("strategy.sequence_parallel=4",), strategy=other)
+    if degree == 1:
+        with pytest.raises(UserError, match=r"strategy.sequence_parallel: .*expected 1"):
+            given.recipe()
+    else:
+        assert given.recipe().strategy.sequence_parallel == degree
 
 
 def test_offload_alone_applies_to_the_strategy_of_the_recipe(tmp_path: Path) -> None:
