@@ -110,9 +110,11 @@ def write_conversations_file(tmp_path: Path) -> WriteConversations:
 def write_job(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Path]:
     """Write the job of a source; further options go to ``DataRecipe``."""
 
-    def write(source: object, *, scratch: int | None = None, **data: Any) -> Path:
+    def write(
+        source: object, *, scratch: int | None = None, tokenizer: Path = tokenizer_folder, **data: Any
+    ) -> Path:
         scratch_model = ModelRecipe(scratch=ScratchModel(vocab_size=scratch)) if scratch else None
-        model = scratch_model or ModelRecipe(id=str(tokenizer_folder))
+        model = scratch_model or ModelRecipe(id=str(tokenizer))
         recipe = Recipe(model=model, data=DataRecipe(source=str(source), **data))
         path = tmp_path / "job.json"
         path.write_text(make_pack_job(recipe).to_json())
