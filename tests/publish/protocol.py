@@ -315,7 +315,7 @@ class Handler(BaseHTTPRequestHandler):
                     case "header":
                         message = value["summary"]
                     case "file":
-                        files[value["path"]] = self._keep(base64.b64decode(value["content"]))
+                        files[value["path"]] = self.hub.store(base64.b64decode(value["content"]))
                     case "lfsFile" if not (self.hub.folder / value["oid"]).is_file():
                         self._refuse(400, "", f"LFS object {value['oid']} was never uploaded")
                         return
@@ -325,11 +325,6 @@ class Handler(BaseHTTPRequestHandler):
                         del files[value["path"]]
             commit = found.add(revision, files, message)
         self._answer(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{commit}", "commitOid": commit})
-
-    def _keep(self, data: bytes) -> Entry:
-        oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        (self.hub.folder / oid).write_bytes(data)
-        return Entry(len(data), oid, large=False)
 
     def resolve(self, repo: str, revision: str, path: str) -> None:
         if (found := self._repo(repo)) is None:
@@ -343,7 +338,17 @@ class Handler(BaseHTTPRequestHandler):
             headers = {"ETag": f'"{entry.oid}"', "X-Repo-Commit": commit}
             if entry.large:
                 headers |= {"X-Linked-Etag": f'"{entry.oid}"', "X-Linked-Size": str(entry.size)}
-            self._answer(200, self.hub.content(entry), headers, entry.size)
+            self._send_file(self.hub.content(entry), headers)
+
+    def _send_file(self, content: bytes, headers: dict[str, str]) -> None:
+        """The content, or the range of it that was asked for."""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is None:
+            self._answer(200, content, headers, len(content))
+            return
+        start, stop = int(asked[1]), int(asked[2] or len(content) - 1) + 1
+        headers["Content-Range"] = f"bytes {start}-{min(stop, len(content)) - 1}/{len(content)}"
+        self._answer(206, content[start:stop], headers)
 
 
 def _described(path: str, entry: Entry) -> dict[str, Any]:

@@ -67,14 +67,20 @@ class _Download:
                 error = caught
             failures = failures + 1 if self._size == before else 1
             if failures >= _ATTEMPTS:
-                raise UserError(
-                    f"{shown_url(self._url)}: breaks off after {self._size:,} bytes: {error}; "
-                    "the next command goes on from there"
-                )
+                raise self._given_up(error)
             time.sleep(_PAUSE_SECONDS * failures)
         if not self._size:
             raise UserError(f"{shown_url(self._url)}: is empty; write one conversation per line")
         return str(self._state.hexdigest()), self._head
+
+    def _given_up(self, error: object) -> UserError:
+        if not self._size:
+            way_out = "check the URL, the network, and the credentials in the environment"
+            return UserError(f"{shown_url(self._url)}: cannot be read: {error}; {way_out}")
+        return UserError(
+            f"{shown_url(self._url)}: breaks off after {self._size:,} bytes: {error}; "
+            "the next command goes on from there"
+        )
 
     def _take_what_is_there(self) -> None:
         self._copy.seek(0)
@@ -94,7 +100,11 @@ class _Download:
                 self._copy.write(block)
                 self._copy.flush()
                 self._add(block)
-        return part.total is None or self._size >= part.total
+        is_whole = part.total is None or self._size >= part.total
+        if is_whole and not part.is_current():
+            self._version_file.write_text("")
+            raise UserError(f"{shown_url(self._url)}: has changed meanwhile; run the command again")
+        return is_whole
 
     def _add(self, block: Any) -> None:
         self._head = self._head or block

@@ -5,6 +5,7 @@ Credentials come from where these look for them: environment variables and their
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 from urllib.error import HTTPError
@@ -18,6 +19,8 @@ _TIMEOUT_SECONDS = 60.0
 _RANGE_NOT_SATISFIABLE = 416
 _VERSIONS = ("ETag", "etag", "blob_id", "generation", "mtime")
 """What file systems of fsspec say that changes with the content."""
+_BLOCK_BYTES = 8 * 2**20
+"""Bytes of one request of fsspec: what is lost when it breaks off."""
 _LATER = (408, 425, 429)
 """Errors that ask for another attempt."""
 
@@ -33,6 +36,8 @@ class RemotePart:
     """Bytes of the whole file, where known."""
     version: str
     """Equal while the content is; empty where that is not known."""
+    is_current: Callable[[], bool] = lambda: True
+    """Whether the file still has this version: of several requests, each could be of another."""
 
 
 def open_remote(url: str, start: int, version: str) -> RemotePart:
@@ -79,12 +84,29 @@ def _over_fsspec(url: str, start: int, version: str) -> RemotePart:
         info: dict[str, Any] = filesystem.info(path)
         if info.get("type") == "directory":
             raise UserError(f"{shown_url(url)}: is a folder; give one file of it")
-        found = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+        found = _version(info)
         begins = start if found == version else 0
-        stream = filesystem.open(path, "rb")
+        stream = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
         stream.seek(begins)
     except ImportError as error:
         raise UserError(f"{shown_url(url)}: {error}; install that, or download the file") from None
-    except (FileNotFoundError, PermissionError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise UserError(f"{shown_url(url)}: there is no such file: {error}") from None
+    except (PermissionError, ValueError) as error:
         raise UserError(f"{shown_url(url)}: cannot be read: {error or type(error).__name__}") from None
-    return RemotePart(stream=cast(BinaryIO, stream), start=begins, total=info.get("size"), version=found)
+
+    def is_current() -> bool:
+        filesystem.invalidate_cache()
+        return _version(filesystem.info(path)) == found
+
+    return RemotePart(
+        stream=cast(BinaryIO, stream),
+        start=begins,
+        total=info.get("size"),
+        version=found,
+        is_current=is_current,
+    )
+
+
+def _version(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
