@@ -240,6 +240,34 @@ def test_a_sweep_is_one_run_for_each_combination_and_packs_once(
     assert waits[1::2] == [f"--dependency=afterok:{pack}" for pack in packs]
 
 
+def test_no_more_runs_of_a_sweep_train_at_once_than_asked_for(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    sweep = ["--sweep", "seed=1,2,3,4,5", "--max-parallel", 2]
+    assert cli("submit", *ASKED, "--run", "runs/try", *sweep).exit_code == 0
+    waits = [call["arguments"][1:-1] for call in slurm.calls("sbatch")[1:]]
+    earlier = [[f"--dependency=afterany:{job}", "--kill-on-invalid-dep=yes"] for job in (101, 102, 103)]
+    assert waits == [[], [], *earlier]
+
+
+def test_a_slot_is_waited_for_in_addition_to_the_pack(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    sweep = ["--sweep", "seed=1,2", "--max-parallel", 1, "--json"]
+    first, second = json.loads(cli("submit", *ASKED, "--run", "runs/try", *sweep).stdout)
+    *_, pack, train = [call["arguments"][1] for call in slurm.calls("sbatch")]
+    assert pack == f"--dependency=afterok:{first['pack_job']}"
+    assert train == f"--dependency=afterok:{second['pack_job']},afterany:{first['job']}"
+
+
+def test_a_bound_on_parallel_runs_without_a_sweep_is_refused(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    result = cli("submit", *ASKED, "--max-parallel", 2)
+    assert (result.exit_code, "--max-parallel 2: no effect" in result.stderr) == (2, True)
+    assert slurm.calls("sbatch") == []
+
+
 @pytest.mark.parametrize(
     ("sweep", "words"),
     [

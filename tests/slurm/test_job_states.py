@@ -106,6 +106,21 @@ def test_a_drained_node_is_not_usable(cluster: Cluster) -> None:
         cluster.call("scontrol", "update", "nodename=n3", "state=resume")
 
 
+def test_a_job_that_waits_for_the_end_of_another_waits_through_its_requeue(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    first = start(cluster, "sleep 300")
+    reaches(first, "RUNNING", "running")
+    script = tmp_path / "second.sh"
+    script.write_text("#!/bin/sh\n#SBATCH --output=/dev/null\ntrue\n")
+    second = commands.submit(script, after_end=[first])
+    cluster.call("scontrol", "requeue", str(first))
+    wait_until(lambda: (cluster.state(first), cluster.job(first)["Restarts"]) == ("RUNNING", "1"), 60)
+    assert cluster.state(second) == "PENDING"
+    cluster.call("scancel", str(first))
+    reaches(second, "COMPLETED", "ended")
+
+
 def test_a_final_exit_is_not_requeued_where_the_cluster_requeues_exit_codes(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -59,14 +59,17 @@ class JobMayExistError(UserError):
     """Whether a job was submitted is not known, so its run folder has to stay."""
 
 
-def submit(script: Path, *, after: Sequence[int] = ()) -> int:
-    """Submit a script and return the job id; the job depends on the success of the jobs in ``after``.
+def submit(script: Path, *, after: Sequence[int] = (), after_end: Sequence[int] = ()) -> int:
+    """Submit a script and return the job id.
 
+    The job depends on the success of the jobs in ``after``, and on the end of those in ``after_end``.
     A ``SlurmError`` means that Slurm refused it; ``JobMayExistError`` that it may have been accepted.
     """
-    waiting = [f"--dependency={':'.join(['afterok', *map(str, after)])}", "--kill-on-invalid-dep=yes"]
+    kinds = {"afterok": after, "afterany": after_end}
+    dependencies = ",".join(":".join([kind, *map(str, ids)]) for kind, ids in kinds.items() if ids)
+    waiting = [f"--dependency={dependencies}", "--kill-on-invalid-dep=yes"] if dependencies else []
     try:
-        answer = call(["sbatch", "--parsable", *(waiting if after else []), str(script)])
+        answer = call(["sbatch", "--parsable", *waiting, str(script)])
     except NoAnswerError as error:
         raise JobMayExistError(f"{error}; a job may have been submitted") from None
     number = job_id(answer)

@@ -43,6 +43,11 @@ from gemfit_launch.verbs._submission import report_submission, warn_hidden_optio
     multiple=True,
     help="One run per value, such as seed=1,2,3; repeated, one per combination.",
 )
+@click.option(
+    "--max-parallel",
+    type=click.IntRange(min=1),
+    help="Train at most so many runs of a sweep at once; the others wait.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, and submit nothing.")
 @json_option
 def submit(
@@ -51,6 +56,7 @@ def submit(
     folder: Path | None,
     after: int | None,
     sweeps: tuple[str, ...],
+    max_parallel: int | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -66,6 +72,8 @@ def submit(
       gemfit submit gemma3/1b-reference --site gpu-cluster --site-set time=2:00:00 --data chat.jsonl --dry-run
       gemfit submit gemma3/1b-reference --site gpu-cluster --data chat.jsonl --run runs/lr --sweep seed=1,2,3
     """
+    if max_parallel is not None and not sweeps:
+        raise UserError(f"--max-parallel {max_parallel}: no effect on one run; name several with --sweep")
     root = folder or default_folder(request)
     jobs = [_prepare(variant, site_options, root) for variant in variants(request, sweeps)]
     if dry_run:
@@ -82,7 +90,7 @@ def submit(
         show_summary(console(), jobs[0].plan, request.name)
     submitted: list[dict[str, object]] = []
     try:
-        for job, submission in submit_all(jobs, Path.cwd(), after):
+        for job, submission in submit_all(jobs, Path.cwd(), after, max_parallel):
             if not as_json:
                 report_submission(job.root, submission)  # at once: Slurm may refuse the next one
             submitted.append({"run": str(job.root), **submission.model_dump(mode="json")})

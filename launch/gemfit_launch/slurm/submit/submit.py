@@ -35,24 +35,31 @@ class Prepared:
 
 
 def submit_all(
-    jobs: Sequence[Prepared], folder: Path, after: int | None
+    jobs: Sequence[Prepared], folder: Path, after: int | None, max_parallel: int | None = None
 ) -> Iterator[tuple[Prepared, Submission]]:
-    """Submit one job after the other; a pack that several need is built once."""
+    """Submit one job after the other; a pack that several need is built once.
+
+    Of more than ``max_parallel`` runs, each waits until the one that many places before it has ended. A
+    requeued job has not ended.
+    """
     packers: dict[str, int] = {}
+    training: list[int] = []
     for job in jobs:
         pack = job.plan.pack.fingerprint
         waits_for = [number for number in (after, packers.get(pack)) if number is not None]
-        submission = submit_new(job, folder, waits_for)
+        earlier = [training[-max_parallel]] if max_parallel and len(training) >= max_parallel else []
+        submission = submit_new(job, folder, waits_for, earlier)
+        training.append(submission.job)
         if submission.pack_job is not None:
             packers.setdefault(pack, submission.pack_job)
         yield job, submission
 
 
-def submit_new(job: Prepared, folder: Path, after: Sequence[int]) -> Submission:
+def submit_new(job: Prepared, folder: Path, after: Sequence[int], after_end: Sequence[int]) -> Submission:
     """Create the run folder and submit; removes the folder if no job can exist."""
     run = RunDir.create(job.root, job.plan)
     with _removed_if_refused(run):
-        return submit(run, job.scripts, folder, after)
+        return submit(run, job.scripts, folder, after, after_end=after_end)
 
 
 def submit(
@@ -61,14 +68,20 @@ def submit(
     folder: Path,
     after: Sequence[int] = (),
     allowed_changes: tuple[str, ...] = (),
+    *,
+    after_end: Sequence[int] = (),
 ) -> Submission:
-    """Submit the jobs of an existing run, with a snapshot of the current code."""
+    """Submit the jobs of an existing run, with a snapshot of the current code.
+
+    The first job waits for the success of those in ``after``, the training also for the end of ``after_end``.
+    """
     files, plan = JobFiles(run), run.plan()
     snapshot_code(run)
     paths = {kind: files.write_script(kind, text) for kind, text in scripts.items()}
     pack_job = commands.submit(paths["pack"], after=after) if "pack" in paths else None
     with _cancelled_if_refused(pack_job):
-        job = commands.submit(paths["train"], after=after if pack_job is None else [pack_job])
+        waits_for = after if pack_job is None else [pack_job]
+        job = commands.submit(paths["train"], after=waits_for, after_end=after_end)
     submission = Submission(
         job=job,
         pack_job=pack_job,
