@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.metrics import StartPart
 from gemfit_launch.runs.local import descendants
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ def test_stopped_at_7_of_20_and_resumed_equals_uninterrupted(
     assert [r.rows_digest for r in stopped.steps] == [r.rows_digest for r in whole.steps]
     assert stopped.losses == pytest.approx(whole.losses, rel=1e-6)
     assert [r.learning_rate for r in stopped.steps] == [r.learning_rate for r in whole.steps]
+    starts = [line for line in stopped.lines if line["kind"] == "start"]
+    assert [(start["attempt"], start["step"]) for start in starts] == [(1, 1), (2, 8)]
+    for start in starts:
+        assert list(start["parts"]) == [p for p in get_args(StartPart) if p in start["parts"]]
+        assert sum(start["parts"].values()) == pytest.approx(start["seconds"])
+        assert min(start["parts"][part] for part in ("launcher", "processes", "imports")) > 0
+    assert stopped.log(2).count("start: ") == 1
 
 
 def test_a_signal_to_one_rank_stops_all_of_them_at_the_same_step(fresh_run: Launch) -> None:

@@ -20,7 +20,8 @@ from types import FrameType
 from typing import Protocol
 
 from gemfit.core.available_cores import available_cores
-from gemfit.core.launcher_environment import without_launcher_variables
+from gemfit.core.launcher_environment import COMMAND_TIME, LAUNCH_TIME, without_launcher_variables
+from gemfit.core.process_start import process_start_time
 from gemfit.core.stop_signals import LAUNCHER_VARIABLE, STOP_SIGNALS, end_with_parent
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import Record, Verdict
@@ -82,7 +83,8 @@ def carry_out(
                     stop_at=stop_at,
                     allowed_changes=run.attempt_record(attempt).allowed_changes,
                 ),
-                env=environment(plan, os.environ, attempt=attempt, port=port),
+                env=environment(plan, os.environ, attempt=attempt, port=port)
+                | start_times(process_start_time()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -119,6 +121,11 @@ def environment(plan: Plan, base: Mapping[str, str], *, attempt: int, port: int)
         LAUNCHER_VARIABLE: str(os.getpid()),
         "MASTER_PORT": str(port),
     }
+
+
+def start_times(command: float) -> dict[str, str]:
+    """Variables for the first parts of a `StartRecord`: when the command began, and now."""
+    return {COMMAND_TIME: repr(command), LAUNCH_TIME: repr(time.time())}
 
 
 def gpu_defaults(ranks: int, base: Mapping[str, str]) -> dict[str, str]:

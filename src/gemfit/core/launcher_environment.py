@@ -10,6 +10,9 @@ from pathlib import Path
 NAMES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"})
 WATCHED_VARIABLE = "GEMFIT_WATCHED_FOR_HANGS"
 """Set for ranks whose supervisor ends an attempt without a step for `hang_seconds` of running time."""
+COMMAND_TIME, LAUNCH_TIME = "GEMFIT_COMMAND_TIME", "GEMFIT_LAUNCH_TIME"
+"""When the command of the user began, and when its launcher started the processes of the attempt; in seconds
+since the Unix epoch."""
 PREFIXES = (
     "ACCELERATE_",
     "FSDP_",

@@ -11,7 +11,7 @@ from gemfit.report.curves import training_charts
 from gemfit.report.folds import fold_long
 from gemfit.report.load import RunReport
 from gemfit.report.speed_charts import speed_charts
-from gemfit.summary.attempts import attempt_table
+from gemfit.summary.attempts import attempt_table, start_table
 from gemfit.summary.format import NOTHING, duration, number, plural, size
 from gemfit.summary.plan import plan_changes
 from gemfit.summary.text_table import TextTable
@@ -48,6 +48,8 @@ def attempts(run: RunReport) -> Section:
     rows = tuple((*row, *end, n) for row, end, n in zip(table.rows, outcomes, repeated, strict=True))
     heads = (*table.heads, "outcome", "reason", "repeated")
     blocks: list[Block] = [fold_long(replace(table, heads=heads, rows=rows))]
+    if any(one.start for one in run.attempts):
+        blocks.append(fold_long(start_table(run.attempts)))
     unrecorded = sorted(set(range(1, run.folder.attempt + 1)) - {one.number for one in run.attempts})
     if unrecorded:
         why = f" The last one: {run.state}" + (f", {reason}." if (reason := _reason(run)) else ".")

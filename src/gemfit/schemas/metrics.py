@@ -168,7 +168,46 @@ class ProgressRecord(Contract):
     time: float
 
 
-Record = StepRecord | EvalRecord | SaveRecord | MemoryRecord | HardwareRecord | EnergyRecord | ProgressRecord
+StartPart = Literal[
+    "launcher",
+    "processes",
+    "imports",
+    "model",
+    "trainer",
+    "engine",
+    "weights",
+    "self-test",
+    "evaluation",
+    "data",
+    "first step",
+]
+"""Of the time from the command to the end of the first step, in this order."""
+
+
+class StartRecord(Contract):
+    """One line of ``metrics.jsonl`` after the first step of an attempt: how long the start took."""
+
+    kind: Literal["start"] = "start"
+    attempt: int
+    step: int
+    """Optimizer steps done, the first one included."""
+    seconds: float
+    """From the command, or from the start of the attempt in a Slurm job, to the end of the first step."""
+    parts: dict[StartPart, float]
+    """Seconds of rank 0; they sum to ``seconds``."""
+    time: float
+
+
+Record = (
+    StepRecord
+    | EvalRecord
+    | SaveRecord
+    | MemoryRecord
+    | HardwareRecord
+    | EnergyRecord
+    | ProgressRecord
+    | StartRecord
+)
 """A line of ``metrics.jsonl``."""
 
 KINDS: dict[str, type[Record]] = {
@@ -179,6 +218,7 @@ KINDS: dict[str, type[Record]] = {
     "hardware": HardwareRecord,
     "energy": EnergyRecord,
     "progress": ProgressRecord,
+    "start": StartRecord,
 }
 
 

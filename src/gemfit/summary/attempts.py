@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -18,12 +18,14 @@ from gemfit.schemas.metrics import (
     HardwareRecord,
     Record,
     SaveRecord,
+    StartPart,
+    StartRecord,
     StepRecord,
     Verdict,
 )
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import Ending
-from gemfit.summary.format import duration
+from gemfit.summary.format import NOTHING, duration
 from gemfit.summary.text_table import TextTable
 
 Kind = TypeVar("Kind", bound=Record)
@@ -36,7 +38,7 @@ class AttemptSummary:
     number: int
     plan: Plan
     begin: float
-    """When its first record began, in seconds since the Unix epoch; starting processes is before it."""
+    """When its first record began, in seconds since the Unix epoch: its command, if it finished a step."""
     end: float
     """Time of its last record."""
     steps: tuple[StepRecord, ...]
@@ -47,6 +49,8 @@ class AttemptSummary:
     """``None`` for an attempt by an older version."""
     energy: EnergyRecord | None
     """``None`` where it did not end in order."""
+    start: StartRecord | None
+    """``None`` where it did not finish a step."""
     outcome: str
     """An `AttemptOutcome`, the state of the run for its last attempt, or `ended` where nothing says how."""
     reason: str
@@ -93,6 +97,7 @@ def summarize_attempts(
                 repeated=repeated,
                 hardware=next(iter(_of_kind(HardwareRecord, own)), None),
                 energy=next(iter(_of_kind(EnergyRecord, own)), None),
+                start=next(iter(_of_kind(StartRecord, own)), None),
                 outcome=outcome,
                 reason=reason,
                 nodes=ending.nodes if ending else (),
@@ -117,6 +122,21 @@ def attempt_table(attempts: Sequence[AttemptSummary]) -> TextTable:
     )
     heads = ("attempt", "began (UTC)", "took", "steps", "strategy", "ranks", "devices")
     return TextTable("Attempts", heads, rows)
+
+
+def start_table(attempts: Sequence[AttemptSummary]) -> TextTable:
+    """Seconds from the command to the end of the first step of each attempt, and their parts."""
+    starts = [one.start for one in attempts if one.start is not None]
+    parts = [part for part in get_args(StartPart) if any(part in start.parts for start in starts)]
+    rows = tuple(
+        (
+            str(start.attempt),
+            f"{start.seconds:.1f}",
+            *(f"{start.parts[part]:.1f}" if part in start.parts else NOTHING for part in parts),
+        )
+        for start in starts
+    )
+    return TextTable("Seconds to the end of the first step", ("attempt", "all", *parts), rows)
 
 
 def devices(hardware: HardwareRecord) -> str:
@@ -150,6 +170,8 @@ def _begin(record: Record) -> float:
             return record.time - seconds
         case SaveRecord():
             return record.time - record.write_seconds
+        case StartRecord():
+            return record.time - record.seconds
     return record.time
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gemfit.schemas.evaluation import Interval
 
@@ -25,6 +25,11 @@ def duration(seconds: float | None) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours:,}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def list_seconds(parts: Iterable[tuple[str, float]]) -> str:
+    """Such as ``imports 3.1 s, weights 0.4 s``, in this order."""
+    return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts)
 
 
 def size(count: float | None) -> str:

@@ -19,6 +19,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.train.attempt_verdict import rank_of_process, write_failure
+from gemfit.train.unused_packages import UNUSED_BY_TRAINER, hidden, unused_packages
 
 
 def main() -> ExitCode:
@@ -38,9 +39,10 @@ def main() -> ExitCode:
     _quiet()
     remove_working_folder_from_path()
     try:
-        from gemfit.train.main import train  # noqa: PLC0415  (seconds of imports after --help)
-
-        return train(arguments.run_dir, arguments.stop_at, arguments.allow_changed)
+        with hidden(unused_packages(RunDir.open(arguments.run_dir).plan().recipe)):
+            with hidden(UNUSED_BY_TRAINER):
+                from gemfit.train.main import train  # noqa: PLC0415  (seconds of imports after --help)
+            return train(arguments.run_dir, arguments.stop_at, arguments.allow_changed)
     except UserError as error:
         if rank_of_process() == 0:
             sys.stderr.write(f"error: {error}\n")

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from gemfit.train.model.build import load_matching_tokenizer, open_model
 from gemfit.train.telemetry.energy import EnergyCallback
 from gemfit.train.telemetry.hardware import HardwareCallback
 from gemfit.train.telemetry.peak_memory import PeakMemoryCallback
+from gemfit.train.telemetry.start_parts import StartCallback, StartParts
 from gemfit.train.telemetry.trackers import TrackerCallback
 from gemfit.train.trainer_view import TrainerHooks
 from gemfit.upload.background_uploader import BackgroundUploader
@@ -49,13 +51,15 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
 
     An error that every further attempt would meet leaves a verdict too, by the rank that it happens to.
     """
+    start = StartParts()
+    start.mark("imports")
     disable_progress_bar()  # the output goes to a log file
     run = RunDir.open(root)
     plan, trainer = run.plan(), None
     try:
         _check_world_size(plan)
         uploader = BackgroundUploader(run, plan)
-        trainer = _make_trainer(run, plan, stop_at, allowed_changes, uploader)
+        trainer = _make_trainer(run, plan, stop_at, allowed_changes, uploader, start)
         return _run_attempt(trainer, uploader)
     except Exception as error:
         _state_failure(run, plan, error, trainer)
@@ -63,7 +67,12 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
 
 
 def _make_trainer(
-    run: RunDir, plan: Plan, stop_at: int | None, allowed: Collection[str], uploader: BackgroundUploader
+    run: RunDir,
+    plan: Plan,
+    stop_at: int | None,
+    allowed: Collection[str],
+    uploader: BackgroundUploader,
+    start: StartParts,
 ) -> PackedTrainer:
     prepare_attention(plan.topology.device)
     if plan.topology.device == "cpu":
@@ -71,16 +80,25 @@ def _make_trainer(
     stop = Stop(run, stop_at, torch.device(plan.topology.device))
     stop.listen()  # before the minutes that reading a large model may take
     tokenizer = load_matching_tokenizer(plan)
-    return PackedTrainer(
+    opened = open_model(plan.recipe, tokenizer)
+    start.mark("model")
+    trainer = PackedTrainer(
         run=run,
         plan=plan,
         attempt=attempt_number(run),
-        opened=open_model(plan.recipe, tokenizer),
+        opened=opened,
         tokenizer=tokenizer,
         stop=stop,
-        hooks=TrainerHooks(callbacks=CALLBACKS, self_test=selftest.check, on_commit=uploader.on_commit),
+        hooks=TrainerHooks(
+            callbacks=(*CALLBACKS, partial(StartCallback, start=start)),
+            self_test=selftest.check,
+            mark_start=start.mark,
+            on_commit=uploader.on_commit,
+        ),
         allowed_changes=allowed,
     )
+    start.mark("trainer")
+    return trainer
 
 
 def _run_attempt(trainer: PackedTrainer, uploader: BackgroundUploader) -> ExitCode:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import StartPart
 from gemfit.schemas.plan import Plan
 from gemfit.train.sequence_group import SequenceGroup
 
@@ -47,5 +48,7 @@ class TrainerHooks:
     """Classes of callbacks, in order; each is made with the trainer."""
     self_test: Callable[[TrainerView], None]
     """Called once the weights are loaded, before the first step; raises where something is wrong."""
+    mark_start: Callable[[StartPart], None] = lambda part: None
+    """Called when a part of the start ends; see ``StartRecord``."""
     on_commit: Callable[[int], None] = lambda step: None
     """Called on rank 0 with the step of each committed checkpoint, from the thread that wrote it."""

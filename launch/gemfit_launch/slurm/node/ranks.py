@@ -22,10 +22,10 @@ from gemfit.core.launcher_environment import WATCHED_VARIABLE
 from gemfit.core.stop_signals import PREEMPTION_SIGNALS, end_with_parent
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit_launch.runs.local import command_line, descendants, environment, kill_tree
+from gemfit_launch.runs.local import command_line, descendants, environment, kill_tree, start_times
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.node.watchdog import Watchdog
-from gemfit_launch.slurm.records.job_attempts import AttemptFiles
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles, AttemptStart, read_sound
 from gemfit_launch.slurm.sites.planned_site import site_of
 
 POLL_SECONDS = 0.5
@@ -105,6 +105,7 @@ def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str,
     return (
         gloo_default(machine.interface)
         | variables
+        | start_times(_attempt_began(machine))
         | {
             "PET_SIGNALS_TO_HANDLE": "SIGINT",
             "PET_RDZV_ID": machine.token,
@@ -112,6 +113,12 @@ def launcher_environment(machine: Machine, base: Mapping[str, str]) -> dict[str,
             "PYTHONFAULTHANDLER": "1",  # SIGABRT writes the stacks of all threads
         }
     )
+
+
+def _attempt_began(machine: Machine) -> float:
+    """When the batch script began the attempt; without its record, now."""
+    start = read_sound(AttemptStart, machine.files.start)
+    return start.time if start is not None else time.time()
 
 
 def gloo_default(interface: str | None) -> dict[str, str]:

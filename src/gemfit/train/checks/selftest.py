@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch.nn import functional
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -88,7 +87,7 @@ def _wrapper(wrapped: Any) -> str:
     names = {cls.__name__ for cls in type(wrapped).__mro__}
     if known := [kind for kind in ENGINES if kind in names]:
         return known[0]
-    inner = wrapped.get_base_model() if isinstance(wrapped, PeftModel) else wrapped
+    inner = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     if not isinstance(inner, PackedCausalLM):
         raise SelfTestError(
             f"self-test: the engine is {type(wrapped).__name__}, which is not one of a strategy: "

@@ -157,6 +157,7 @@ class PackedTrainer(Trainer):
     ) -> Any:
         with restored_buffers(self.model), sharded_init(self.model, self.plan, self.args.device):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self.hooks.mark_start("engine")
         manifest = resume(
             self.run,
             self._training_state(),
@@ -168,7 +169,9 @@ class PackedTrainer(Trainer):
         if manifest is not None:
             self._continue_from(manifest)
         self.args.eval_on_start = manifest is None or self._missed_evaluation(manifest.step)
+        self.hooks.mark_start("weights")
         self.hooks.self_test(self)
+        self.hooks.mark_start("self-test")
         reshard(self.model_wrapped)
         if self.plan.recipe.strategy.kind == "ddp":
             allocate_gradients(self)
@@ -265,6 +268,7 @@ class PackedTrainer(Trainer):
             return {}
         self.validation_results = {step: found}
         self.evaluation_seconds = time.perf_counter() - started
+        self.hooks.mark_start("evaluation")
         metrics = {
             "eval_loss": found.loss,
             "eval_perplexity": found.perplexity,

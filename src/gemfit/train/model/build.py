@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
 from gemfit.core.install_hint import install_hint
@@ -229,6 +228,8 @@ def _quantize(model: Any, settings: Quantization, dtype: torch.dtype) -> None:
 
 
 def _with_adapters(model: Any, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  (a tenth of all imports, for LoRA alone)
+
     linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     if unknown := sorted(set(lora.targets) - linear):
         raise UserError(

@@ -1,0 +1,40 @@
+"""Hide installed packages that transformers and accelerate would import although a run does not use them.
+
+They import datasets (for an ``isinstance``), scipy (for losses of object detection), peft, which imports
+bitsandbytes, and deepspeed (to unwrap models) wherever these are installed: a third of the CPU time of all
+imports. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.strategy import DeepSpeed
+
+UNUSED_BY_TRAINER = ("datasets", "scipy")
+"""Trackers may use them: they are hidden only while the training's own modules are imported."""
+
+
+def unused_packages(recipe: Recipe) -> tuple[str, ...]:
+    """Packages that no part of training ``recipe`` uses, among those that cost most to import."""
+    unused = {
+        "deepspeed": not isinstance(recipe.strategy, DeepSpeed),
+        "peft": recipe.model.lora is None,
+        "bitsandbytes": recipe.model.quantization is None,
+    }
+    return tuple(name for name, is_unused in unused.items() if is_unused)
+
+
+@contextmanager
+def hidden(packages: tuple[str, ...]) -> Iterator[None]:
+    """Packages that look as if they were not installed inside; those imported before are left alone."""
+    absent = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: "not found", see importlib
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
