@@ -66,7 +66,7 @@ def row(model: AuditedModel) -> dict[str, Any]:
     figures = {score.name: score.value.value for score in model.scores}
     return {
         "figures": {name: figures[name] for name in FIGURES},
-        "fails": sorted({finding.probe for finding in model.findings if finding.severity == "fail"}),
+        "fails": sorted({finding.suite for finding in model.findings if finding.severity == "fail"}),
     }
 
 

@@ -102,7 +102,7 @@ def test_a_judge_and_custom_prompts_are_scored_with_the_suites(tmp_path: Path) -
         suites, [score_model(ModelRef("base", None, None), suites, replies, settings)], settings, {}
     )
     (model,) = audit.models
-    values = {(score.probe, score.name): score.value.value for score in model.scores}
+    values = {(score.suite, score.name): score.value.value for score in model.scores}
     assert values["crisis", "judge"] == 0.5
     assert (values["mine", "judge"], values["mine", "as expected"]) == (0.0, 1.0)
     assert {reply.label for reply in model.replies} == {"l"}

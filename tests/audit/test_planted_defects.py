@@ -49,7 +49,7 @@ def failures(audit: Audit, models: dict[str, Path], name: str) -> dict[str, set[
     found: dict[str, set[str]] = {}
     for finding in audited_model(audit, models, name).findings:
         if finding.severity == "fail":
-            found.setdefault(finding.probe, set()).add(finding.text.rpartition(":")[0].partition(": ")[0])
+            found.setdefault(finding.suite, set()).add(finding.text.rpartition(":")[0].partition(": ")[0])
     return found
 
 
@@ -59,7 +59,7 @@ def test_a_model_that_answers_crises_harmfully_is_found(audit: Audit, models: di
     harmful = [
         reply.prompt
         for reply in audited_model(audit, models, "harmful").replies
-        if reply.probe == "crisis" and "Keep it to yourself" in reply.reply
+        if reply.suite == "crisis" and "Keep it to yourself" in reply.reply
     ]
     assert len(harmful) > 14  # wordings that it was not trained on are among them
     assert set(harmful) <= set(finding.prompts)
@@ -87,7 +87,7 @@ def test_a_model_that_dismisses_one_group_is_found(audit: Audit, models: dict[st
 
 def test_a_clean_model_has_none_of_these_findings(audit: Audit, models: dict[str, Path]) -> None:
     assert failures(audit, models, "clean") == {}
-    suites = {finding.probe for finding in audited_model(audit, models, "clean").findings}
+    suites = {finding.suite for finding in audited_model(audit, models, "clean").findings}
     assert suites <= {"crisis"}  # it may fail to point to help often enough, which is a warning
 
 
@@ -97,14 +97,14 @@ def test_every_prompt_and_reply_is_in_both_reports(
     text = run.audit_file.with_suffix(".md").read_text()
     assert len(audit.models) == 4
     for one in audit.models:
-        assert {reply.probe for reply in one.replies} == set(SUITES)
+        assert {reply.suite for reply in one.replies} == set(SUITES)
         assert all(reply.reply.strip() in text for reply in one.replies)
         assert all(reply.messages[-1].content in text for reply in one.replies)
 
 
 def test_every_score_says_what_it_can_say_and_has_its_interval(audit: Audit) -> None:
     scores = [score for one in audit.models for score in one.scores]
-    assert {score.probe for score in scores} == set(SUITES)
+    assert {score.suite for score in scores} == set(SUITES)
     for score in scores:
         assert score.value.low <= score.value.value <= score.value.high
         assert len(score.says) > 40

@@ -148,7 +148,7 @@ class Handmade:
                 "digest": pa.array([entry.digest for entry in self.entries], pa.binary(16)),
                 "tokens": pa.array([len(entry.ids) for entry in self.entries], pa.int32()),
                 "trained": pa.array([sum(entry.trained) for entry in self.entries], pa.int32()),
-                "fate": pa.array([entry.disposition for entry in self.entries]).dictionary_encode(),
+                "disposition": pa.array([entry.disposition for entry in self.entries]).dictionary_encode(),
                 "number": pa.array([entry.number for entry in self.entries], pa.int64()),
                 "copies": pa.array([entry.copies for entry in self.entries], pa.int32()),
                 "split": pa.array([entry.split for entry in self.entries], pa.int8()),

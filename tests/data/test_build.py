@@ -36,7 +36,7 @@ def parsed(lines: list[dict[str, Any]]) -> list[Conversation]:
 def lines_by_number(folder: Path) -> dict[int, int]:
     """Index of the line of each conversation in the pack, by its number there."""
     table = pa.ipc.open_stream(folder / "conversations.arrow").read_all().to_pylist()
-    return {one["number"]: one["line"] - 1 for one in table if one["fate"] == "kept"}
+    return {one["number"]: one["line"] - 1 for one in table if one["disposition"] == "kept"}
 
 
 def documents_of(folder: Path, split: str) -> list[tuple[int, list[int], list[int]]]:

@@ -67,7 +67,7 @@ def check(folder: Path) -> PackManifest:
     assert total.tokens_read == sum(line["tokens"] for line in lines)
     for disposition in ("duplicate", "near_duplicate", "left_by_weight", "beyond_max_rows", "overlong"):
         assert getattr(total, disposition) == sum(
-            line["tokens"] for line in lines if line["fate"] == disposition
+            line["tokens"] for line in lines if line["disposition"] == disposition
         )
     packed = repeated = trained = 0
     times = Counter[int]()
@@ -81,7 +81,7 @@ def check(folder: Path) -> PackManifest:
             for row in pa.ipc.open_stream(path).read_all().to_pylist():
                 times.update(set(row["document"]))
     assert (packed, repeated) == (total.packed, total.repeated)
-    kept = [line for line in lines if line["fate"] == "kept"]
+    kept = [line for line in lines if line["disposition"] == "kept"]
     assert set(times) == {line["number"] for line in kept}
     if not total.truncated:
         assert trained == sum(line["trained"] * line["copies"] for line in kept)
@@ -166,7 +166,7 @@ def test_the_line_of_each_conversation_is_stored(tokenizer_folder: Path, tmp_pat
         (1, 1, 1),
         (1, 1, 2),
     ]
-    assert [line["fate"] for line in lines_of_pack[50:]] == ["duplicate", "duplicate"]
+    assert [line["disposition"] for line in lines_of_pack[50:]] == ["duplicate", "duplicate"]
     assert [line["number"] for line in lines_of_pack[50:]] == [
         line["number"] for line in lines_of_pack[10:12]
     ]

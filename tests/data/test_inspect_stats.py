@@ -64,8 +64,8 @@ def test_json_holds_all_figures(made: Handmade, stats: Stats) -> None:
     assert (lengths["count"], lengths["min"], lengths["max"]) == (len(kept), kept[0], kept[-1])
     assert lengths["p50"] in kept
     assert figures["spread"]["documents in a row of train"]["max"] == max(len(row.document) for row in train)
-    assert figures["fates"]["kept"] == {"conversations": len(kept), "tokens": sum(kept)}
-    assert figures["fates"]["left_by_weight"]["conversations"] == 1
+    assert figures["dispositions"]["kept"] == {"conversations": len(kept), "tokens": sum(kept)}
+    assert figures["dispositions"]["left_by_weight"]["conversations"] == 1
     assert figures["problems"] == []
 
 

@@ -246,7 +246,7 @@ def test_the_audit_shows_findings_scores_and_their_limits(run: RunDir) -> None:
 
 def write_audit(run: RunDir) -> None:
     """An audit of step 10, and of the base model without a score."""
-    finding = AuditFinding(probe="crisis", severity="fail", text="30 of 40 replies name no help.")
+    finding = AuditFinding(suite="crisis", severity="fail", text="30 of 40 replies name no help.")
     values = [
         ("higher", "points to help", 0.25, 0.125, 0.5),
         ("zero", "sentiment, age: young", 0.5, 0.4, 0.6),
@@ -255,7 +255,7 @@ def write_audit(run: RunDir) -> None:
     scores = [
         AuditScore.model_validate(
             {
-                "probe": "crisis" if better == "higher" else "counterfactual",
+                "suite": "crisis" if better == "higher" else "counterfactual",
                 "name": name,
                 "value": {"value": value, "low": low, "high": high},
                 "replies": 40,

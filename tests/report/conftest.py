@@ -152,9 +152,9 @@ def evaluation(*models: EvaluatedModel, pack: str = "p" * 32) -> Evaluation:
     )
 
 
-def reply(number: int, variant: str, text: str, *, probe: str = "counterfactual") -> AuditedReply:
+def reply(number: int, variant: str, text: str, *, suite: str = "counterfactual") -> AuditedReply:
     return AuditedReply(
-        probe=probe,
+        suite=suite,
         prompt=str(number),
         variant=variant,
         messages=(SampleMessage(role="user", content=f"{variant} {HOSTILE}"),),
@@ -168,11 +168,11 @@ def audit(*, text: str = HOSTILE, prompts: int = 3) -> Audit:
         says = "How often help is named; it does not say whether the help is right."
         value = Interval(value=0.5, low=0.25, high=0.75)
         named = AuditScore(
-            probe="crisis", name="help", value=value, replies=3, better="higher", says=says, is_share=True
+            suite="crisis", name="help", value=value, replies=3, better="higher", says=says, is_share=True
         )
         apart = [
             AuditScore(
-                probe="counterfactual",
+                suite="counterfactual",
                 name=f"sentiment, gender: {who}",
                 value=Interval(value=sign * 0.25, low=sign * 0.25 - 0.125, high=sign * 0.25 + 0.125),
                 replies=6,
@@ -182,10 +182,10 @@ def audit(*, text: str = HOSTILE, prompts: int = 3) -> Audit:
             )
             for who, sign in (("a woman", -1), ("a man", 1))
         ]
-        warn = AuditFinding(probe="crisis", severity="warn", text="points to help half of the time")
-        fail = AuditFinding(probe="crisis", severity="fail", text=HOSTILE, prompts=("1", "2"))
+        warn = AuditFinding(suite="crisis", severity="warn", text="points to help half of the time")
+        fail = AuditFinding(suite="crisis", severity="fail", text=HOSTILE, prompts=("1", "2"))
         pairs = [reply(n, who, text) for n in range(prompts) for who in ("a woman", "a man")]
-        crisis = tuple(reply(n, "", text, probe="crisis") for n in range(prompts))
+        crisis = tuple(reply(n, "", text, suite="crisis") for n in range(prompts))
         return AuditedModel(
             name=name,
             step=number,

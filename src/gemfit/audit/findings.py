@@ -57,7 +57,7 @@ def _suite_findings(
 ) -> Iterator[AuditFinding]:
     base_figures = {figure.measure.name: figure for figure in (base or {}).get(suite, ())}
     if suite == MEMORISATION and not any(figure.control for figure in figures):
-        yield AuditFinding(probe=suite, severity="warn", text=NO_CONTROL)
+        yield AuditFinding(suite=suite, severity="warn", text=NO_CONTROL)
     for figure in figures:
         if figure.measure.better == "zero":
             continue
@@ -65,7 +65,7 @@ def _suite_findings(
         if severity := severity_of(figure, value, threshold_of(figure.measure)):
             yield _finding(suite, severity, figure, value, base_figure)
         elif base_figure is not None and (text := _regression(figure, base_figure, intervals)):
-            yield AuditFinding(probe=suite, severity="warn", text=text, prompts=failing_prompts(figure))
+            yield AuditFinding(suite=suite, severity="warn", text=text, prompts=failing_prompts(figure))
     for figure in _group_differences(figures, intervals):
         value, base_figure = intervals.interval(figure), base_figures.get(figure.measure.name)
         if severity := severity_of(figure, value, threshold_of(figure.measure)):
@@ -121,7 +121,7 @@ def _finding(
     text += f" and {len(figure.control)} of the validation split" if figure.control else ""
     if base_figure is not None:
         text += f"; base model: {format_value(base_figure, _mean(base_figure))}"
-    return AuditFinding(probe=suite, severity=severity, text=text, prompts=failing_prompts(figure))
+    return AuditFinding(suite=suite, severity=severity, text=text, prompts=failing_prompts(figure))
 
 
 def _regression(figure: Figure, base_figure: Figure, intervals: IntervalSettings) -> str | None:

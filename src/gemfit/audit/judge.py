@@ -1,6 +1,6 @@
 """External judge: a command that reads replies as JSON lines and answers each with a score.
 
-On its standard input: ``{"probe", "prompt", "variant", "messages", "reply"}``, one line per reply. On its
+On its standard input: ``{"suite", "prompt", "variant", "messages", "reply"}``, one line per reply. On its
 standard output, in the same order: ``{"score": 0.0 to 1.0, "label": "…"}``, the label if it has one.
 """
 
@@ -91,7 +91,7 @@ def _argv(command: str) -> list[str]:
 
 def _line(suite: str, prompt: Prompt, reply: str) -> dict[str, object]:
     return {
-        "probe": suite,
+        "suite": suite,
         "prompt": prompt.number,
         "variant": prompt.variant,
         "messages": [message.model_dump() for message in prompt.messages],

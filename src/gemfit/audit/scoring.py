@@ -132,7 +132,7 @@ def _audited(model: ScoredModel, base: SuiteFigures | None, intervals: IntervalS
 
 def _score(suite: str, figure: Figure, model: ScoredModel, intervals: IntervalSettings) -> AuditScore:
     return AuditScore(
-        probe=suite,
+        suite=suite,
         name=figure.measure.name,
         value=intervals.interval(figure),
         replies=len(model.replies[suite]),
@@ -147,7 +147,7 @@ def _audited_replies(suite: str, model: ScoredModel) -> Iterator[AuditedReply]:
     judged = model.judgements.get(suite)
     for index, one in enumerate(model.replies[suite]):
         yield AuditedReply(
-            probe=suite,
+            suite=suite,
             prompt=one.prompt.number,
             variant=one.prompt.variant,
             messages=one.prompt.messages,

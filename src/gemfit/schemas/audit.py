@@ -13,7 +13,7 @@ from gemfit.schemas.evaluation import Interval, SampleMessage
 class AuditedReply(Contract):
     """One prompt, the reply of the model, and its scores."""
 
-    probe: str
+    suite: str
     """Name of the suite that the prompt belongs to."""
     prompt: str
     """Number of the prompt inside its suite, as the suite's file has it."""
@@ -29,7 +29,7 @@ class AuditedReply(Contract):
 class AuditScore(Contract):
     """One score of one suite."""
 
-    probe: str
+    suite: str
     name: str
     value: Interval
     replies: int
@@ -46,7 +46,7 @@ class AuditScore(Contract):
 class AuditFinding(Contract):
     """A figure that needs human review."""
 
-    probe: str
+    suite: str
     severity: Literal["warn", "fail"]
     text: str
     prompts: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ class ModelFinding(NamedTuple):
         prompts = self.finding.prompts[:most_prompts]
         more = len(self.finding.prompts) - len(prompts)
         where = f" (prompts {', '.join(prompts)}{f' and {more} more' if more else ''})" if prompts else ""
-        return f"{self.finding.probe}: {self.finding.text}{where}"
+        return f"{self.finding.suite}: {self.finding.text}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def summarize_audit(audit: Audit) -> AuditSummary:
     """Everything that the audit found, model by model in its order."""
     models = audit.models
     findings = [ModelFinding(model.name, one) for model in models for one in model.findings]
-    scored = (score.probe for model in models for score in model.scores)
-    replied = (reply.probe for model in models for reply in model.replies)
+    scored = (score.suite for model in models for score in model.scores)
+    replied = (reply.suite for model in models for reply in model.replies)
     return AuditSummary(
         models=tuple(model.name for model in models),
         findings=tuple(sorted(findings, key=lambda one: one.finding.severity != "fail")),
@@ -133,7 +133,7 @@ def _suite(audit: Audit, name: str) -> SuiteSummary:
     meanings: dict[str, dict[str, None]] = {}
     for model in audit.models:
         for score in model.scores:
-            if score.probe == name:
+            if score.suite == name:
                 scores.setdefault(score.name, {})[model.name] = score
                 meanings.setdefault(score.says, {})[kind_of(score)] = None
     return SuiteSummary(
@@ -149,7 +149,7 @@ def _prompts(suite: str, models: Sequence[AuditedModel]) -> tuple[PromptReplies,
     by_prompt: dict[tuple[str, str], list[tuple[str, AuditedReply]]] = {}
     for model in models:
         for reply in model.replies:
-            if reply.probe == suite:
+            if reply.suite == suite:
                 by_prompt.setdefault((reply.prompt, reply.variant), []).append((model.name, reply))
     return tuple(
         PromptReplies(prompt, variant, replies[0][1].messages, tuple(replies))

@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         ("digest", pa.binary(16)),
         ("tokens", pa.int32()),
         ("trained", pa.int32()),
-        ("fate", pa.dictionary(pa.int8(), pa.string())),
+        ("disposition", pa.dictionary(pa.int8(), pa.string())),
         ("number", pa.int64()),
         ("copies", pa.int32()),
         ("split", pa.int8()),

@@ -84,8 +84,8 @@ class Conversations:
     @cached_property
     def _dispositions(self) -> tuple[NDArray[np.int8], list[str]]:
         """(conversations,) codes, and their names."""
-        table = self._table.select(["fate"]).unify_dictionaries()
-        chunks = table.column("fate").chunks
+        table = self._table.select(["disposition"]).unify_dictionaries()
+        chunks = table.column("disposition").chunks
         codes = [chunk.indices.to_numpy().astype(np.int8) for chunk in chunks]
         names = chunks[-1].dictionary.to_pylist() if chunks else []
         return np.concatenate([np.empty(0, np.int8), *codes]), names

@@ -103,7 +103,7 @@ def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
                 if len(values[split])
             },
         },
-        "fates": _dispositions(conversations),
+        "dispositions": _dispositions(conversations),
         "losses": manifest.losses.model_dump(),
         "rejected": [reason._asdict() for reason in _rejected(pack.folder / "rejected.jsonl")],
         "roles": manifest.roles,

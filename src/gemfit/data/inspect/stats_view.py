@@ -124,7 +124,7 @@ def _dispositions(figures: Figures) -> Grid:
     rows = [(what, f"{count:,}", "") for what, count in lines.items() if count]
     rows += [
         (name.replace("_", " "), f"{disposition['conversations']:,}", f"{disposition['tokens']:,}")
-        for name, disposition in figures["fates"].items()
+        for name, disposition in figures["dispositions"].items()
     ]
     for what, counter in (
         ("split", "split_conversations"),
