@@ -42,6 +42,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Cluster": {
         "site": ("site", "Describe clusters"),
+        "fetch": ("fetch", "Fetch model and data for nodes"),
         "preflight": ("preflight", "Check a Slurm job before submission"),
         "submit": ("submit", "Train as a Slurm job"),
         "cancel": ("stop", "Cancel a Slurm job without saving"),

@@ -27,6 +27,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     hub: HubServer
+    answer_bytes: int | None
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -38,12 +39,15 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def _serve(self) -> None:
-        self.taken, self.recorded = 0, False
+        self.taken, self.recorded, self.answer_bytes = 0, False, None
         split = urlsplit(self.path)
         self.where, self.query = unquote(split.path), parse_qs(split.query)
         fault = self.hub.take_fault(self.command, self.where)
         try:
             if fault is None:
+                self._route()
+            elif fault.answer_bytes is not None:
+                self.answer_bytes, self.close_connection = fault.answer_bytes, True
                 self._route()
             elif fault.serve_first:
                 self._silently(self._route)
@@ -104,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data[: self.answer_bytes])
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self.close_connection = True  # the body was not read
@@ -329,7 +333,9 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, repo: str, revision: str, path: str) -> None:
         if (found := self._repo(repo)) is None:
             return
-        if (commit := found.commit_of(revision)) is None:
+        if found.gated:
+            self._refuse(403, "GatedRepo", f"Access to model {repo} is restricted")
+        elif (commit := found.commit_of(revision)) is None:
             self._refuse(404, "RevisionNotFound", f"no revision {revision}")
         elif (entry := found.commits[commit].get(path)) is None:
             headers = {"X-Repo-Commit": commit, "X-Error-Code": "EntryNotFound"}

@@ -27,6 +27,8 @@ class Fault:
     """Do not answer for this long, or until the server closes."""
     cut_after: int | None = None
     """Receive this many bytes of the body, then close the connection."""
+    answer_bytes: int | None = None
+    """Close the connection after this many bytes of the answer's body."""
     serve_first: bool = False
     """Serve the request, then fail: the response is lost."""
 
@@ -46,6 +48,8 @@ class Repo:
     """A repository: files by commit, commits by branch and tag."""
 
     private: bool
+    gated: bool = False
+    """Files are refused to every token, as before the terms are accepted."""
     commits: dict[str, dict[str, Entry]] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)

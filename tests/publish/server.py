@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from publish.protocol import Handler
-from publish.repos import TOKEN, Entry, Fault, Repo, Request
+from publish.repos import LARGE_BYTES, TOKEN, Entry, Fault, Repo, Request
 
 
 class HubServer:
@@ -78,6 +78,19 @@ class HubServer:
         oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         (self.folder / oid).write_bytes(data)
         return Entry(len(data), oid, large=False)
+
+    def publish(self, name: str, folder: Path, message: str = "files") -> str:
+        """A commit on ``main`` of repository ``name`` with the files of ``folder``; its hash."""
+        files = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            data = path.read_bytes()
+            entry = self.store(data)
+            if len(data) >= LARGE_BYTES:
+                entry = Entry(len(data), hashlib.sha256(data).hexdigest(), large=True)
+                (self.folder / entry.oid).write_bytes(data)
+            files[path.relative_to(folder).as_posix()] = entry
+        with self.lock:
+            return self.repos.setdefault(name, Repo(private=False)).add("main", files, message)
 
     def content(self, entry: Entry) -> bytes:
         return (self.folder / entry.oid).read_bytes()

@@ -13,7 +13,7 @@ import torch
 
 from gemfit.errors import ExitCode
 from gemfit.export.export import export
-from gemfit.publish import client
+from gemfit.hub import timeouts
 from gemfit.publish.push import main
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
@@ -154,7 +154,7 @@ def test_after_server_errors_a_push_waits_in_the_spool_and_is_sent_later(
 def test_a_stalled_server_times_out(
     ready: RunDir, hub: HubServer, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(timeouts, "READ_SECONDS", 0.1)
     hub.faults.append(Fault("POST", "/api/repos/create", times=99, stall_seconds=30))
     assert send(ready, "--json") == ExitCode.STOPPED
     assert ready.spooled_steps == [2]

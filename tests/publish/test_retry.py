@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gemfit.publish.retry import Unreachable, describe, is_temporary, retried
+from gemfit.hub.retry import Unreachable, describe, is_temporary, retried
 from gemfit.schemas.hub import HubRecipe, repo_id
 from gemfit.schemas.recipe import Recipe
 

@@ -6,6 +6,8 @@ options with a name of their own. `--set strategy.KEY` refines the strategy that
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +66,12 @@ class Request:
         """The recipe that results; all errors in it are one ``UserError``."""
         return build(Recipe, self.document())
 
-    def pinned_recipe(self) -> Recipe:
-        """``recipe`` with commits in place of branches: what plans and packs are made of."""
-        return pin_revisions(self.recipe())
+    def pinned_recipe(self, environment: Mapping[str, str] = os.environ) -> Recipe:
+        """``recipe`` with commits in place of branches: what plans and packs are made of.
+
+        ``environment`` is that of the processes that will read model and data.
+        """
+        return pin_revisions(self.recipe(), environment)
 
     def arguments(self) -> list[str]:
         """The same request as command line arguments."""

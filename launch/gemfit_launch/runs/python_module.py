@@ -24,14 +24,16 @@ class ModuleKilled(UserError):
     """A module was killed by a signal, and could not say why."""
 
 
-def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
+def run_module(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> ExitCode:
     """Run ``python -m module``, on this terminal, to its end; it gets SIGTERM if this process dies before.
 
     Raises ``ModuleKilled`` if a signal other than a request to end has killed it.
     """
     # -P: a file of the working folder called datasets.py would be imported in place of the library.
     argv = [sys.executable, "-P", "-m", module, *arguments]
-    environment = {**os.environ, **_text_streams(os.environ)}
+    environment = {**environment, **_text_streams(environment)}
     process = subprocess.Popen(argv, env=environment, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
     returncode = _wait(process)
     if returncode < 0 and -returncode not in (signal.SIGTERM, signal.SIGINT):
@@ -41,10 +43,10 @@ def run_module(module: str, arguments: Sequence[str]) -> ExitCode:
     return ExitCode(returncode) if returncode in known else ExitCode.FAILED
 
 
-def ask_module(module: str, arguments: Sequence[str]) -> str:
+def ask_module(module: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
     """Standard output of ``python -m module``; a failure is a ``UserError`` with its standard error."""
     argv = [sys.executable, "-P", "-m", module, *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise UserError(done.stderr.strip().removeprefix("error: "))
     return done.stdout

@@ -17,6 +17,7 @@ from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.predict.forecast import Forecast, make_forecast
 from gemfit_launch.predict.gpu_specs import GpuSpec, find_gpu
 from gemfit_launch.runs.status import default_folder
+from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, check_ranks, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
@@ -92,7 +93,9 @@ def _plan_at_site(
 ) -> None:
     site = site_options.site()
     check_ranks(ranks, site)
-    made = resolve_plan(request.pinned_recipe(), ranks_at(site, ranks.nodes or 1), site=site)
+    made = resolve_plan(
+        request.pinned_recipe(planning_environment(site)), ranks_at(site, ranks.nodes or 1), site=site
+    )
     forecast = on.forecast(made)
     if as_json:
         click.echo(plan_json(made, forecast))

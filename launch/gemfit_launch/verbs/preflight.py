@@ -18,6 +18,8 @@ from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.preflight import examine
 from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_pace
+from gemfit_launch.slurm.cluster.preflight_offline import check_offline_start
+from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.submit.container_paths import check_mounts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
 from gemfit_launch.slurm.submit.submit import render_scripts
@@ -39,19 +41,25 @@ def preflight(
     """Check a Slurm job before submission.
 
     Asks the cluster about partition, nodes, GPUs, limits and notice before preemption, and this machine
-    about addresses, disk and token. Exit status 2 where something would keep the job from running.
+    about addresses, disk and token; with the network closed it opens model, tokenizer and data from the
+    Hub cache of the jobs. Exit status 2 where something would keep the job from running.
 
     \b
     Example:
       gemfit preflight gemma3/1b-reference --site gpu-cluster --nodes 2 --like runs/first
     """
     site, root = site_options.site(), folder or default_folder(request)
-    plan = resolve_plan(request.pinned_recipe(), ranks_at(site, site_options.nodes or 1), site=site)
+    plan = resolve_plan(
+        request.pinned_recipe(planning_environment(site)),
+        ranks_at(site, site_options.nodes or 1),
+        site=site,
+    )
     pace = measured_pace(RunDir.open(like)) if like is not None else None
     scripts = render_scripts(plan, root, Path.cwd())
     results = [
         *examine(plan, ask_cluster(), pace, resolves=resolves),
         *check_mounts(site, plan, root, Path.cwd()),
+        *check_offline_start(plan, site),
         *check_locally(plan, root, pace, scripts.items()),
     ]
     if as_json:

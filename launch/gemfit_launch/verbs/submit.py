@@ -19,6 +19,7 @@ from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.dependency import check_dependency
 from gemfit_launch.slurm.cluster.job_limit import check_lead
+from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
@@ -106,7 +107,8 @@ def submit(
 
 def _prepare(variant: Variant, site_options: SiteOptions, root: Path) -> Prepared:
     """The plan and the scripts of one run; writes nothing."""
-    site, recipe = site_options.site(), variant.request.pinned_recipe()
+    site = site_options.site()
+    recipe = variant.request.pinned_recipe(planning_environment(site))
     plan = resolve_plan(recipe, ranks_at(site, site_options.nodes or 1), site=site)
     place = root.with_name(f"{root.name}{variant.suffix}")
     return Prepared(place, variant.request, plan, render_scripts(plan, place, Path.cwd()))

@@ -27,9 +27,13 @@ def is_offline(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 
-def cached_commit(kind: Kind, name: str, revision: str) -> str | None:
-    """The commit that the Hub cache has for a revision; asks no network."""
-    return revision if is_commit(revision) else _cached(_cache_folder(kind, name) / "refs" / revision)
+def cached_commit(
+    kind: Kind, name: str, revision: str, environment: Mapping[str, str] = os.environ
+) -> str | None:
+    """The commit that the Hub cache of ``environment`` has for a revision; asks no network."""
+    if is_commit(revision):
+        return revision
+    return _cached(_cache_folder(kind, name, environment) / "refs" / revision)
 
 
 @cache
@@ -44,20 +48,24 @@ def _cached(ref: Path) -> str | None:
 
 def cached_snapshot(kind: Kind, name: str, commit: str) -> Path | None:
     """The folder of a commit in the Hub cache, if something of it was downloaded."""
-    folder = _cache_folder(kind, name) / "snapshots" / commit
+    folder = _cache_folder(kind, name, os.environ) / "snapshots" / commit
     return folder if folder.is_dir() else None
 
 
-def dataset_commit(name: str, revision: str) -> str:
-    """The commit of a dataset's revision, as the Hub says now, or as the cache says if ``is_offline``."""
+def dataset_commit(name: str, revision: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The commit of a dataset's revision, as the Hub says now.
+
+    If ``environment``, in which it is read, is offline, the commit that its cache has.
+    """
     if is_commit(revision):
         return revision
-    if is_offline():
-        if (cached := cached_commit("dataset", name, revision)) is not None:
+    if is_offline(environment):
+        if (cached := cached_commit("dataset", name, revision, environment)) is not None:
             return cached
         raise UserError(
-            f"hf:{name}: HF_HUB_OFFLINE is set, and revision {revision!r} is not in the Hub cache; "
-            f"download it (hf download --repo-type dataset {name}), or pin data.hf_revision to a commit"
+            f"hf:{name}: HF_HUB_OFFLINE is set, and revision {revision!r} is not in the Hub cache "
+            f"({hub_cache(environment)}); run `gemfit fetch` where there is a network, or pin "
+            "data.hf_revision to a commit"
         )
     return _asked(name, revision)
 
@@ -97,8 +105,8 @@ def _asked(name: str, revision: str) -> str:
     return sha
 
 
-def _cache_folder(kind: Kind, name: str) -> Path:
-    return hub_cache() / f"{kind}s--{name.replace('/', '--')}"
+def _cache_folder(kind: Kind, name: str, environment: Mapping[str, str]) -> Path:
+    return hub_cache(environment) / f"{kind}s--{name.replace('/', '--')}"
 
 
 def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:

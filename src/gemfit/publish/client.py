@@ -19,20 +19,17 @@ from huggingface_hub import (
     HfApi,
     constants,
     get_token,
-    set_client_factory,
 )
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from gemfit.errors import UserError
-from gemfit.publish.retry import describe, status_of
+from gemfit.hub.retry import describe, status_of
+from gemfit.hub.timeouts import set_timeouts
 from gemfit.upload.spool import Push
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 60.0
-"""Read and write timeout of a request. huggingface_hub sets none."""
 PROBE_SECONDS = 10.0
 
 _REASONS = {
@@ -113,7 +110,7 @@ class Hub:
 
 def open_hub() -> Hub:
     """The Hub that the environment names, with its token; a missing token is a ``UserError``."""
-    set_client_factory(_client)
+    set_timeouts()
     token = get_token()
     if token is None:
         raise UserError(
@@ -132,8 +129,3 @@ def raise_refusal(hub: Hub, push: Push, error: Exception) -> NoReturn:
         raise error
     reason = _REASONS.get(status, "the Hub rejects this push")
     raise UserError(f"{place}: {reason} ({describe(error)})") from error
-
-
-def _client() -> httpx2.Client:
-    timeout = httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-    return httpx2.Client(follow_redirects=True, timeout=timeout)

@@ -112,8 +112,8 @@ def _check_token(push: Push) -> None:
     """Check the token before the export, which may take minutes; a wrong one is a ``UserError``."""
     from huggingface_hub import is_offline_mode  # noqa: PLC0415  (after the environment is set)
 
+    from gemfit.hub.retry import is_temporary  # noqa: PLC0415  (the same)
     from gemfit.publish.client import open_hub, raise_refusal  # noqa: PLC0415  (the same)
-    from gemfit.publish.retry import is_temporary  # noqa: PLC0415  (the same)
 
     if is_offline_mode():
         return

@@ -13,9 +13,9 @@ from huggingface_hub import is_offline_mode
 
 from gemfit.checkpoint.integrity import digest_files
 from gemfit.errors import UserError
+from gemfit.hub.retry import Unreachable, retried
 from gemfit.publish.client import Hub, open_hub, raise_refusal
 from gemfit.publish.export_push import export_push
-from gemfit.publish.retry import Unreachable, retried
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import missing_or_resized
 from gemfit.upload.spool import ReadyPush, SentPush, Spool, SpoolResult

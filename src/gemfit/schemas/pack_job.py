@@ -85,7 +85,7 @@ def make_pack_job(recipe: Recipe) -> PackJob:
     A process reads every input byte once. Missing, empty and unreadable sources are a ``UserError``, and so
     is a Hub that does not answer, unless the commits of its datasets are given.
     """
-    sources = _sources(recipe.data)
+    sources = job_sources(recipe.data)
     paths: list[tuple[Path, int]] = []
     notes: list[str] = []
     for number, (source, origin) in enumerate(sources):
@@ -134,7 +134,7 @@ def _meaning(recipe: Recipe, sources: tuple[JobSource, ...], files: tuple[Source
     }
 
 
-def _sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
+def job_sources(data: DataRecipe) -> list[tuple[JobSource, str]]:
     """Every source, with its file name, folder or glob."""
     if not data.mixture:
         find_files(None)  # says how to name the data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +13,52 @@ from gemfit.schemas.recipe_data import DataRecipe, SourceRecipe
 from gemfit.schemas.recipe_model import ModelRecipe
 
 
-def pin_revisions(recipe: Recipe) -> Recipe:
+def pin_revisions(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> Recipe:
     """``recipe`` with the commits of its datasets, and those of model and tokenizer where they are cached.
 
+    ``environment``, of the process that will read them, names the Hub cache, and says whether it is offline.
     Datasets are looked up on the Hub. Models are not, because plans are also made where there is no network:
     one that is not in the Hub cache stays as it is named, and training checks its tokenizer against the pack.
     """
-    return recipe.model_copy(update={"data": _pin_data(recipe.data), "model": _pin_model(recipe.model)})
+    return recipe.model_copy(
+        update={"data": _pin_data(recipe.data, environment), "model": _pin_model(recipe.model, environment)}
+    )
 
 
-def _pin_data(data: DataRecipe) -> DataRecipe:
+def _pin_data(data: DataRecipe, environment: Mapping[str, str]) -> DataRecipe:
     pinned: dict[str, Any] = {
-        "sources": tuple(map(_pin_source, data.sources)),
-        "validation": tuple(map(_pin_source, data.validation)),
+        "sources": tuple(_pin_source(source, environment) for source in data.sources),
+        "validation": tuple(_pin_source(source, environment) for source in data.validation),
     }
     if data.source is not None:
-        pinned["hf_revision"] = _dataset_revision(data.source, data.hf_revision)
+        pinned["hf_revision"] = _dataset_revision(data.source, data.hf_revision, environment)
     return data.model_copy(update=pinned)
 
 
-def _pin_source(source: SourceRecipe) -> SourceRecipe:
-    return source.model_copy(update={"hf_revision": _dataset_revision(source.source, source.hf_revision)})
+def _pin_source(source: SourceRecipe, environment: Mapping[str, str]) -> SourceRecipe:
+    revision = _dataset_revision(source.source, source.hf_revision, environment)
+    return source.model_copy(update={"hf_revision": revision})
 
 
-def _dataset_revision(source: str, revision: str | None) -> str | None:
+def _dataset_revision(source: str, revision: str | None, environment: Mapping[str, str]) -> str | None:
     name = source.removeprefix("hf:")
     if name == source or Path(name).expanduser().exists():
         return revision
-    return dataset_commit(name, revision or "main")
+    return dataset_commit(name, revision or "main", environment)
 
 
-def _pin_model(model: ModelRecipe) -> ModelRecipe:
+def _pin_model(model: ModelRecipe, environment: Mapping[str, str]) -> ModelRecipe:
     pinned: dict[str, Any] = {}
     if model.id is not None:
-        pinned["revision"] = _model_revision(model.id, model.revision)
+        pinned["revision"] = _model_revision(model.id, model.revision, environment)
     if model.tokenizer not in (None, model.id):
-        pinned["tokenizer_revision"] = _model_revision(str(model.tokenizer), model.tokenizer_revision)
+        pinned["tokenizer_revision"] = _model_revision(
+            str(model.tokenizer), model.tokenizer_revision, environment
+        )
     return model.model_copy(update=pinned)
 
 
-def _model_revision(name: str, revision: str) -> str:
+def _model_revision(name: str, revision: str, environment: Mapping[str, str]) -> str:
     if Path(name).expanduser().exists():
         return revision
-    return cached_commit("model", name, revision) or revision
+    return cached_commit("model", name, revision, environment) or revision

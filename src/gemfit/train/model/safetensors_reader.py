@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from gemfit.errors import UserError
@@ -120,10 +120,16 @@ def match(listed: Iterable[TensorEntry], model: torch.nn.Module, place: str) -> 
 
 def _listed(files: Iterable[Path]) -> Iterator[TensorEntry]:
     for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118  (not a mapping)
-                found = opened.get_slice(key)
-                yield TensorEntry(file, key, torch.Size(found.get_shape()), found.get_dtype())
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118  (not a mapping)
+                    found = opened.get_slice(key)
+                    yield TensorEntry(file, key, torch.Size(found.get_shape()), found.get_dtype())
+        except SafetensorError as error:
+            raise UserError(
+                f"model.id: {file}: is damaged or not in safetensors ({error}); `gemfit fetch` compares "
+                "files of the Hub with their digests, and downloads damaged ones again"
+            ) from None
 
 
 def _first_names(model: torch.nn.Module) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Retries of a push: which errors are temporary, how long to wait, how often.
+"""Retries of requests to the Hub: which errors are temporary, how long to wait, how often.
 
-huggingface_hub retries each transfer of a large file, but not the requests that create a repository and
-its commits. This retries the push as a whole; files that have arrived are not sent again.
+huggingface_hub retries each transfer of a large file, but not the requests around it, such as those that
+create a repository and its commits. This retries an action as a whole; files that have arrived are not sent
+again.
 """
 
 from __future__ import annotations

@@ -1,0 +1,4 @@
+"""Hub client for downloads and pushes: timeouts, retries, errors as text.
+
+Imports `errors`; needs huggingface_hub.
+"""
