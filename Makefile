@@ -58,7 +58,7 @@ gpu-wheels: $(VENV)/dev  ## Pack .gpu-check/ for a GPU machine without a network
 slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted and comes back (needs apt)
 	$(BIN)/python tests/slurm/demo.py
 
-slurm-matrix: $(VENV)/train  ## All that can end a job, under each kind of preemption: some 15 minutes
+slurm-matrix: $(VENV)/train  ## All that can end a job, under each kind of preemption: some 25 minutes
 	$(BIN)/python tests/slurm/matrix.py --out benchmarks/slurm_matrix.md
 
 slurm-versions: $(VENV)/dev  ## The tests on a real Slurm once more, on Slurm 24.11 and 26.05 (needs root and apt)

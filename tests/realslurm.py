@@ -57,6 +57,7 @@ NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports}] CPUs
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
 PartitionName=lowgrace Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
 PartitionName=lowcancel Nodes=ALL PriorityTier=1 PreemptMode=CANCEL GraceTime=0
+PartitionName=lowshort Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE DefaultTime=3
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
 GRES = "NodeName=n[1-{nodes}] Name=gpu Count=2 File=/dev/tty[1-2]\n"
@@ -135,10 +136,18 @@ class Cluster:
         self._write_conf()
         (self.folder / "gres.conf").write_text(GRES.format(nodes=NODES))
         self._start_munge()
-        self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+        self.start_controller()
         for node in range(1, NODES + 1):
             self.start_node(f"n{node}")
         wait_until(self._all_idle, 30, lambda: self._logs())
+
+    def start_controller(self) -> None:
+        self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+
+    def kill_controller(self) -> None:
+        controller = self.processes.pop("slurmctld")
+        controller.kill()
+        controller.wait()
 
     def start_node(self, name: str) -> None:
         self._spawn(name, "slurmd", "-D", "-N", name, "-f", str(self.conf))

@@ -9,9 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import StepRecord, Verdict
@@ -68,15 +70,26 @@ class Bench:
         bench.gemfit("pack", *_recipe({"length.max_steps": "1"}))
         return bench
 
-    def submit(self, name: str, *, steps: int, nodes: int = 2, every: int = 1000, **site: object) -> SlurmRun:
-        """A run of ``steps`` steps, saved ``every`` so many; ``site`` replaces what the site says."""
+    def submit(
+        self,
+        name: str,
+        *,
+        steps: int,
+        nodes: int = 2,
+        every: int = 1000,
+        changes: Mapping[str, str] = MappingProxyType({}),
+        **site: object,
+    ) -> SlurmRun:
+        """A run of ``steps`` steps, saved ``every`` so many.
+
+        ``changes`` replace what the recipe says, ``site`` what the site says.
+        """
         place = self.folder / f"{name}.site.yaml"
         place.write_text(json.dumps(SITE | site))  # JSON is YAML
-        recipe = _recipe({"length.max_steps": str(steps), "checkpoint.every_steps": str(every)})
+        recipe = _recipe({"length.max_steps": str(steps), "checkpoint.every_steps": str(every), **changes})
         options = ["--site", str(place), "--nodes", str(nodes), "--run", name, "--json"]
-        return SlurmRun(
-            self, RunDir(self.folder / name), json.loads(self.gemfit("submit", *recipe, *options))["job"]
-        )
+        answer = json.loads(self.gemfit("submit", *recipe, *options))
+        return SlurmRun(self, RunDir(self.folder / name), answer["job"], answer["pack_job"])
 
     def gemfit(self, *arguments: str) -> str:
         """Standard output of one command of the launcher on the login node."""
@@ -105,6 +118,7 @@ class SlurmRun:
     bench: Bench
     run: RunDir
     job: int
+    pack_job: int | None = None
 
     @property
     def steps(self) -> list[StepRecord]:

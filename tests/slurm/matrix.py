@@ -1,6 +1,6 @@
-"""Everything that can end a job, on a real Slurm, under each kind of preemption: a table of what happened.
+"""Everything that can end or stop a job, on a real Slurm, under each kind of preemption: a table.
 
-``python tests/slurm/matrix.py [--events preemption …] [--out FILE]``; some fifteen minutes on two cores.
+``python tests/slurm/matrix.py [--events preemption …] [--out FILE]``; some 25 minutes on two cores.
 The cases of both grace times run side by side, each on two of the four nodes. Ends with status 1 when
 something is not as it must be.
 """
@@ -13,14 +13,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from realslurm import Cluster, running_cluster
+from slurm_events import EVENTS, SINGLE_EVENTS, Event
 from slurmruns import BACK_IN_THE_QUEUE_SECONDS, Bench, SlurmRun
 
 PARTITIONS = {0: "low", 15: "lowgrace"}
@@ -40,6 +42,10 @@ class Case:
     grace: int
     signal: str
     event: str
+
+    @property
+    def what(self) -> Event:
+        return {**EVENTS, **SINGLE_EVENTS}[self.event]
 
     @property
     def name(self) -> str:
@@ -65,62 +71,27 @@ class Result:
         return f"| {' | '.join(map(str, cells))} |\n"
 
 
-def preempt(run: SlurmRun) -> None:
-    nodes = ",".join(run.attempts[-1].start.nodes)
-    urgent = ["-p", "high", "-N2", f"-w{nodes}", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
-    run.bench.cluster.call("sbatch", *urgent)
-
-
-def wait_for_the_limit(run: SlurmRun) -> None:
-    """Nothing is done: the job was given three minutes."""
-
-
-def stop(run: SlurmRun) -> None:
-    run.bench.gemfit("stop", run.run.root.name)
-
-
-def cancel(run: SlurmRun) -> None:
-    run.bench.cluster.call("scancel", str(run.job))
-
-
-def kill_rank(run: SlurmRun) -> None:
-    run.kill(run.ranks(run.attempts[-1].start.nodes[1])[:1])
-
-
-def kill_node(run: SlurmRun) -> None:
-    run.kill(run.processes(run.attempts[-1].start.nodes[1]))
-
-
-EVENTS: dict[str, Callable[[SlurmRun], None]] = {
-    "preemption": preempt,
-    "time limit": wait_for_the_limit,
-    "gemfit stop": stop,
-    "scancel": cancel,
-    "SIGKILL of a rank": kill_rank,
-    "SIGKILL of a node": kill_node,
-}
-STAYS_AWAY = ("gemfit stop", "scancel")
-KILLS = ("SIGKILL of a rank", "SIGKILL of a node")
-
-
 def carry_out(bench: Bench, case: Case) -> Result:
     """Train, let it happen, and see what comes back."""
-    run = bench.submit(
-        case.name,
-        steps=100_000,
-        every=EVERY_STEPS,
-        partition=PARTITIONS[case.grace],
-        ranks_per_node=1,
-        cpus_per_node=4,  # whole nodes: the cases side by side must not disturb each other
-        time="3" if case.event == "time limit" else None,
-    )
-    run.await_step(1 if case.event == "time limit" else EVERY_STEPS + 3)
-    EVENTS[case.event](run)
-    run.await_attempt_over(1, seconds=240)
-    if case.event in STAYS_AWAY:
-        time.sleep(BACK_IN_THE_QUEUE_SECONDS)
+    event = case.what
+    site: dict[str, Any] = {
+        "partition": PARTITIONS[case.grace],
+        "ranks_per_node": 1,
+        "cpus_per_node": 4,  # whole nodes: the cases side by side must not disturb each other
+        **event.site,
+    }
+    run = bench.submit(case.name, steps=100_000, every=EVERY_STEPS, changes=event.recipe, **site)
+    if not event.recipe:
+        run.await_step(1 if event.at_once else EVERY_STEPS + 3)
+    event.happen(run)
+    if event.then == "goes on":
+        run.await_step(max([EVERY_STEPS, *(record.step for record in run.steps)]) + 3, seconds=240)
     else:
+        run.await_attempt_over(1, seconds=240)
+    if event.then == "comes back":
         run.await_step(1, attempt=2, seconds=240)
+    elif event.then == "stays away":
+        time.sleep(BACK_IN_THE_QUEUE_SECONDS)
     result = judge(run, case)
     bench.cluster.call("scancel", str(run.job), check=False)
     run.await_end()
@@ -129,27 +100,36 @@ def carry_out(bench: Bench, case: Case) -> Result:
 
 def judge(run: SlurmRun, case: Case) -> Result:
     """Compare with what must have happened."""
+    event, (first, *later) = case.what, run.attempts
     reached = max(record.step for record in run.steps if record.attempt == 1)
-    first, *later = run.attempts
+    problems = []
+    if bool(later) != (event.then == "comes back"):
+        problems.append("came back" if later else "did not come back")
+    if event.then == "goes on":
+        how = first.end.outcome if first.end else "not ended"
+        return Result(
+            case=case, how=how, reached=reached, saved=reached, then="goes on", problems=tuple(problems)
+        )
     how = first.end.outcome if first.end else "no record"
     saved = later[0].start.step if later else first.end.step if first.end else 0
     then = f"attempt 2 under the same id, from step {saved}" if later else f"ends: {run.state.lower()}"
     if later and "requeued, without" in run.job_log:
         then += f", {run.job_log.rpartition(': requeued, ')[2].splitlines()[0]}"
-    problems = []
-    if bool(later) == (case.event in STAYS_AWAY):
-        problems.append("came back" if later else "did not come back")
-    if reached - saved > (2 * EVERY_STEPS if case.event in KILLS else 0):
+    if reached - saved > (2 * EVERY_STEPS if event.may_lose else 0):
         problems.append(f"lost {reached - saved} steps")
     return Result(case=case, how=how, reached=reached, saved=saved, then=then, problems=tuple(problems))
 
 
-def run_matrix(cluster: Cluster, bench: Bench, signals: list[str], events: list[str]) -> list[Result]:
+def run_matrix(cluster: Cluster, bench: Bench, signals: Sequence[str], events: Sequence[str]) -> list[Result]:
     """All cases, those of both grace times side by side."""
     results = []
-    for signal, event in itertools.product(signals, events):
+    rows = [
+        (signal, [Case(grace=grace, signal=signal, event=event) for grace in PARTITIONS])
+        for signal, event in itertools.product(signals, [name for name in EVENTS if name in events])
+    ]
+    single = [Case(grace=0, signal="off", event=name) for name in SINGLE_EVENTS if name in events]
+    for signal, cases in [*rows, *(("off", [case]) for case in single)]:
         cluster.set_parameters(SIGNAL[signal])
-        cases = [Case(grace=grace, signal=signal, event=event) for grace in PARTITIONS]
         with ThreadPoolExecutor() as pool:
             found = list(pool.map(lambda case: carry_out(bench, case), cases))
         for result in found:
@@ -161,7 +141,8 @@ def run_matrix(cluster: Cluster, bench: Bench, signals: list[str], events: list[
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", nargs="+", choices=EVENTS, default=list(EVENTS))
+    names = [*EVENTS, *SINGLE_EVENTS]
+    parser.add_argument("--events", nargs="+", choices=names, default=names)
     parser.add_argument("--user-signal", nargs="+", choices=SIGNAL, default=list(SIGNAL))
     parser.add_argument("--out", type=Path, help="write the table into this file")
     arguments = parser.parse_args()

@@ -13,7 +13,7 @@ import pytest
 
 from gemfit.schemas.site import Site
 from gemfit_launch.slurm import commands
-from gemfit_launch.slurm.cluster.cluster import ask_cluster, ask_partitions
+from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.job_limit import job_limit
 from gemfit_launch.slurm.cluster.requeue import usable_nodes
 from gemfit_launch.slurm.commands import job_id
@@ -87,14 +87,11 @@ def test_a_job_that_is_preempted_without_a_requeue_has_ended(cluster: Cluster) -
 def test_partitions_are_read_with_kind_of_preemption_and_default_time(cluster: Cluster) -> None:
     found = ask_cluster()
     kinds = {name: partition.preemption for name, partition in found.partitions.items()}
-    assert kinds == {"low": "requeue", "lowgrace": "requeue", "lowcancel": "cancel", "high": "off"}
+    low = dict.fromkeys(("low", "lowgrace", "lowshort"), "requeue")
+    assert kinds == {**low, "lowcancel": "cancel", "high": "off"}
     assert not found.preempts_by_qos
     assert job_limit(Site(name="s"), found.partitions["low"]).seconds is None
-    cluster.call("scontrol", "update", "partitionname=low", "defaulttime=3")
-    try:
-        assert job_limit(Site(name="s"), ask_partitions()["low"]).seconds == 180
-    finally:
-        cluster.call("scontrol", "update", "partitionname=low", "defaulttime=UNLIMITED")
+    assert job_limit(Site(name="s"), found.partitions["lowshort"]).seconds == 180
 
 
 def test_a_drained_node_is_not_usable(cluster: Cluster) -> None:
@@ -127,7 +124,7 @@ def test_a_final_exit_is_not_requeued_where_the_cluster_requeues_exit_codes(
     functions = template("train").partition("# >>> functions\n")[2].partition("# <<< functions\n")[0]
     cluster.set_parameters("RequeueExit=1-4\nRequeueExitHold=5,7")
     try:
-        looping, held = start(cluster, "exit 2", "--no-requeue"), start(cluster, "exit 5")
+        looping, held = start(cluster, "exit 2"), start(cluster, "exit 5")
         script = tmp_path / "final.sh"
         script.write_text(f"{functions}\nleave 2\n")
         final = start(cluster, f"bash {script}")
