@@ -92,13 +92,22 @@ class RunDir(RunPaths):
         """
         number, earlier = self.attempt + 1, self.attempt_record(self.attempt)
         allowed = tuple(dict.fromkeys([*earlier.allowed_changes, *allowed_changes]))
-        record = AttemptRecord(attempt=number, plan_digest=self.plan().digest, allowed_changes=allowed)
+        record = AttemptRecord(
+            attempt=number, plan_digest=self.plan().digest, allowed_changes=allowed, began=time.time()
+        )
         self.plans.mkdir(exist_ok=True)
         write_atomic(self.attempt_record_file(number), record.to_json())
         write_atomic(self.attempt_file, f"{number}\n")
         self.stop_file.unlink(missing_ok=True)
         self.verdict_file.unlink(missing_ok=True)
         return number
+
+    def end_attempt(self, attempt: int) -> None:
+        """Record that the processes of ``attempt`` have ended now; of one without a record, nothing."""
+        if not self.attempt_record_file(attempt).is_file():
+            return
+        record = self.attempt_record(attempt).model_copy(update={"ended": time.time()})
+        write_atomic(self.attempt_record_file(attempt), record.to_json())
 
     def attempt_record(self, attempt: int) -> AttemptRecord:
         """What ``attempt`` was started with; without a record, no change is allowed."""

@@ -12,7 +12,7 @@ from click.testing import Result
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
+from gemfit.schemas.metrics import AttemptRecord, EvalRecord, StepRecord, Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.metrics_tail import Tail, recent_records, seconds_left
 from gemfit_launch.runs.status import read_state, read_status
@@ -160,3 +160,23 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
     records = recent_records(path)
     assert records[-1] == step(3000)
     assert 100 < len(records) < 3000
+
+
+def test_a_run_that_is_named_shows_its_goodput(cli: Cli, run: RunDir) -> None:
+    began = run.begin_attempt()
+    record = AttemptRecord(attempt=began, plan_digest="", began=0.0, ended=36.0)
+    run.attempt_record_file(began).write_text(record.to_json())
+    ranks = run.plan().topology.world_size
+    (status,) = json.loads(cli("status", "runs/a", "--json", "--price", "100").output)
+    assert status["goodput"]["parts"]["start"] == status["goodput"]["allocated_seconds"] == 36.0 * ranks
+    assert status["goodput"]["cost"]["start"] == pytest.approx(ranks)
+    shown = " ".join(cli("status", "runs/a", "--price", "100").output.split())
+    assert "goodput 0.0% of " in shown
+    assert f"the rest: start 100.0%; at 100.00 per hour: {ranks:.2f}, of it 0.00 for kept steps" in shown
+    assert "goodput" not in cli("status").output  # reading all records of all runs takes long
+
+
+def test_a_price_without_a_run_is_refused(cli: Cli) -> None:
+    done = cli("status", "--price", "2")
+    assert done.exit_code == ExitCode.USER_ERROR
+    assert "--price has no effect without a RUN" in done.output

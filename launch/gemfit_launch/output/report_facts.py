@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
+from gemfit.schemas.goodput import Goodput
 from gemfit.schemas.metrics import HardwareRecord, MemoryRecord, Record
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import Ending, RunFacts
+from gemfit.summary.attempts import summarize_attempts
+from gemfit.summary.goodput import measure_goodput
 from gemfit_launch.predict.flops import model_flops
 from gemfit_launch.predict.forecast import make_forecast
 from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
@@ -19,8 +22,11 @@ from gemfit_launch.slurm.cluster.job_status import read_statuses
 from gemfit_launch.slurm.records.job_attempts import read_attempts
 
 
-def read_facts(run: RunDir, gpu: GpuSpec | None) -> RunFacts:
-    """Of one run; ``gpu`` is used where neither the run nor its site names one."""
+def read_facts(run: RunDir, gpu: GpuSpec | None, price: float | None = None) -> RunFacts:
+    """Of one run; ``gpu`` is used where neither the run nor its site names one.
+
+    ``price`` is that of one GPU-hour.
+    """
     plan = run.plan()
     records = Tail(run.metrics_file).read()
     used = _gpu_of(records, plan) or gpu
@@ -35,7 +41,8 @@ def read_facts(run: RunDir, gpu: GpuSpec | None) -> RunFacts:
         no_mfu=_no_mfu(plan, used, why_not),
         gpu_bytes=memory.gpu_bytes if memory else None,
         host_bytes=sum(part.bytes for part in memory.host_rank) if memory else None,
-        endings=tuple(_endings(run)),
+        price=price,
+        endings=tuple(read_endings(run)),
     )
 
 
@@ -74,7 +81,7 @@ def _flops_per_token(plan: Plan) -> tuple[float | None, str | None]:
     return model_flops(configuration_of(plan, found.shape), with_embedding=True), None
 
 
-def _endings(run: RunDir) -> list[Ending]:
+def read_endings(run: RunDir) -> list[Ending]:
     """Outcomes that Slurm jobs have recorded."""
     return [
         Ending(
@@ -86,3 +93,10 @@ def _endings(run: RunDir) -> list[Ending]:
         for one in read_attempts(run)
         if one.end is not None
     ]
+
+
+def read_goodput(run: RunDir, state: str, price: float | None) -> Goodput | None:
+    """Goodput of a run in this state; ``None`` before it has any record. Reads all of its metrics."""
+    records = Tail(run.metrics_file).read()
+    attempts = summarize_attempts(run, records, state=state, endings=read_endings(run))
+    return measure_goodput(run, records, attempts, price)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gemfit.schemas.manifest import PackManifest
 from gemfit.summary.format import duration, number, size
+from gemfit.summary.goodput import goodput_line
 from gemfit.summary.pack import filtered, split_table
 from gemfit_launch.runs.checkpoints import CheckpointStatus
 from gemfit_launch.runs.status import RunStatus
@@ -84,6 +85,8 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
             out.print(f"\n{status.run}: waits: {status.waits_for}")
         if status.reason:
             out.print(f"\n{status.run}: {status.reason}")
+        if status.goodput is not None:
+            out.print(f"\n{status.run}: {goodput_line(status.goodput)}")
 
 
 def show_checkpoints(checkpoints: Sequence[CheckpointStatus]) -> None:

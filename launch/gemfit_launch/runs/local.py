@@ -94,6 +94,7 @@ def carry_out(
             )
         with stop_on_signals(run, process.pid, watch.say):
             follow(run, process, tail, watch)
+        run.end_attempt(attempt)
         return AttemptResult(attempt=attempt, returncode=process.returncode, verdict=run.verdict())
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
+from gemfit.schemas.goodput import Goodput
 from gemfit.schemas.metrics import EvalRecord, StepRecord
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.metrics_tail import recent_records, seconds_left
@@ -51,6 +52,8 @@ class RunStatus(Contract):
     """Its newest Slurm job."""
     waits_for: str = ""
     """Why that job is pending."""
+    goodput: Goodput | None = None
+    """Of a run that was named, once it has a record."""
 
 
 def read_status(

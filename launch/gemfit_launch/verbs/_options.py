@@ -20,6 +20,12 @@ RUN_FOLDER = click.Path(path_type=Path, file_okay=False)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 FILE = click.Path(path_type=Path, dir_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+price_option = click.option(
+    "--price",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MONEY",
+    help="Show goodput in money, too: the price of one GPU for an hour.",
+)
 settings_option = click.option(
     "--set",
     "settings",

@@ -13,7 +13,7 @@ from gemfit_launch.argv import to_argv
 from gemfit_launch.output.report_facts import read_facts
 from gemfit_launch.predict.gpu_specs import find_gpu
 from gemfit_launch.runs.python_module import require_train_extra, run_module
-from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option
+from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option, price_option
 
 
 @click.command()
@@ -22,9 +22,16 @@ from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option
 @click.option("--compare", type=RUN_FOLDER, multiple=True, metavar="RUN", help="Another run; repeatable.")
 @gpu_option(required=False)
 @click.option("--open", "opened", is_flag=True, help="Open it in the browser.")
+@price_option
 @json_option
 def report(
-    run: Path, out: Path | None, compare: tuple[Path, ...], gpu: str | None, opened: bool, as_json: bool
+    run: Path,
+    out: Path | None,
+    compare: tuple[Path, ...],
+    gpu: str | None,
+    opened: bool,
+    price: float | None,
+    as_json: bool,
 ) -> None:
     """Write an HTML report.
 
@@ -41,7 +48,7 @@ def report(
     spec = find_gpu(gpu) if gpu is not None else None
     require_train_extra("report")
     folder = out or runs[0].report
-    facts = [read_facts(one, spec).model_dump_json() for one in runs]
+    facts = [read_facts(one, spec, price).model_dump_json() for one in runs]
     argv = to_argv({"out": folder, "facts": facts, "json": as_json})
     code = run_module("gemfit.report", [*(str(one.root) for one in runs), *argv])
     if opened and code == ExitCode.DONE:

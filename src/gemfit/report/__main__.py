@@ -57,6 +57,7 @@ def _report(arguments: argparse.Namespace) -> None:
         "summary": summarize(runs[0], figures),
         **asdict(figures),
         "starts": [one.start.model_dump(mode="json") for one in runs[0].attempts if one.start],
+        "goodput": runs[0].goodput.model_dump(mode="json") if runs[0].goodput else None,
         "best": figures.best.model_dump(mode="json") if figures.best else None,
     }
     sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")

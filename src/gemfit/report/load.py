@@ -16,12 +16,14 @@ from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.audit import Audit
 from gemfit.schemas.base import Contract
 from gemfit.schemas.evaluation import ConversationLosses, Evaluation
+from gemfit.schemas.goodput import Goodput
 from gemfit.schemas.manifest import CheckpointManifest, missing_or_resized
 from gemfit.schemas.metrics import StepRecord, Verdict
 from gemfit.schemas.metrics_history import History, make_history, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import RunFacts
 from gemfit.summary.attempts import AttemptSummary, summarize_attempts
+from gemfit.summary.goodput import measure_goodput
 
 Model = TypeVar("Model", bound=Contract)
 
@@ -62,6 +64,8 @@ class RunReport:
     """Of the evaluation, by conversation."""
     audit: Audit | None
     facts: RunFacts
+    goodput: Goodput | None
+    """``None`` where no attempt has ended or left a record."""
 
     @property
     def name(self) -> str:
@@ -82,6 +86,7 @@ def load_run(root: Path, facts: RunFacts, *, with_pack: bool = True) -> RunRepor
     run = RunDir.open(root)
     records = read_records(run.metrics_file)
     state = facts.state or _state(run)
+    attempts = summarize_attempts(run, records, state=state, endings=facts.endings)
     pack, no_pack = _pack(run.plan()) if with_pack else (None, "")
     return RunReport(
         folder=run,
@@ -89,7 +94,7 @@ def load_run(root: Path, facts: RunFacts, *, with_pack: bool = True) -> RunRepor
         state=state,
         verdict=run.verdict(),
         history=make_history(records, run.metrics_file),
-        attempts=summarize_attempts(run, records, state=state, endings=facts.endings),
+        attempts=attempts,
         checkpoints=_checkpoints(run.committed()),
         pack=pack,
         no_pack=no_pack,
@@ -97,6 +102,7 @@ def load_run(root: Path, facts: RunFacts, *, with_pack: bool = True) -> RunRepor
         losses=_read(ConversationLosses, run.evaluation_losses_file),
         audit=_read(Audit, run.audit_file),
         facts=facts,
+        goodput=measure_goodput(run, records, attempts, facts.price),
     )
 
 

@@ -12,8 +12,10 @@ from gemfit.report.curves import simple_chart
 from gemfit.report.drawing import INK, SERIES
 from gemfit.report.figures import mfu_of, time_shares
 from gemfit.report.load import RunReport
+from gemfit.schemas.goodput import Goodput
 from gemfit.schemas.metrics import MemoryRecord
 from gemfit.summary.format import duration, plural, size
+from gemfit.summary.goodput import goodput_line
 
 WAIT_SHOWN = 1000
 """A wait for data shorter than 1/1000 of a step is not drawn."""
@@ -38,6 +40,8 @@ def speed_charts(run: RunReport) -> tuple[Chart, ...]:
         )
     if any(step.seconds is not None for step in run.steps):
         made += [_step_time(run), _wall_time(run)]
+    if run.goodput is not None:
+        made.append(_goodput(run.goodput))
     if run.history.memory:
         made.append(_memory(run, run.history.memory[-1]))
     return tuple(made)
@@ -89,6 +93,24 @@ def _wall_time(run: RunReport) -> Chart:
     )
     caption = "Starting and pauses: loading, compiling, waiting in a queue."
     return Chart("wall-time", f"breakdown of {duration(whole)} of wall time: {shares}.", draw, caption)
+
+
+def _goodput(goodput: Goodput) -> Chart:
+    parts = {part: seconds for part, seconds in goodput.parts.items() if seconds > 0}
+    whole, cost = goodput.allocated_seconds, goodput.cost
+
+    def draw(axes: Any) -> None:
+        colors = [SERIES[0] if part == "kept steps" else SERIES[1] for part in parts]
+        bars = axes.barh(list(parts), [seconds / whole for seconds in parts.values()], color=colors)
+        labels = [
+            f"{seconds / whole:.1%}  {duration(seconds)}" + (f"  {cost[part]:,.2f}" if cost else "")
+            for part, seconds in parts.items()
+        ]
+        axes.bar_label(bars, labels, padding=4)
+        _bars_only(axes, "goodput: allocated time of all ranks")
+
+    between = f"Between the attempts, without an allocation: {duration(goodput.between_seconds)}."
+    return Chart("goodput", f"{goodput_line(goodput)}.", draw, between if goodput.between_seconds else "")
 
 
 def _memory(run: RunReport, record: MemoryRecord) -> Chart:

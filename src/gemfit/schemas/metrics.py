@@ -33,6 +33,8 @@ class StepRecord(Contract):
     """Real tokens (no padding), over all ranks."""
     trained_tokens: int | None = None
     """Tokens that the loss counts, over all ranks."""
+    wait_seconds: float | None = None
+    """How long a rank waited for the slowest one, mean over the ranks."""
     rows_digest: str
     """BLAKE2b of the row numbers that were fed in this step: equal runs took equal rows."""
 
@@ -244,6 +246,10 @@ class AttemptRecord(Contract):
     plan_digest: str
     allowed_changes: tuple[str, ...] = ()
     """Keys of the training's identity that may differ from what a checkpoint was saved under."""
+    began: float | None = None
+    """In seconds since the Unix epoch, like `ended`."""
+    ended: float | None = None
+    """When its processes had ended; `None` before, and where the launcher was ended first."""
 
 
 class EarlyStop(Contract):

@@ -31,4 +31,6 @@ class RunFacts(Contract):
     """Predicted: the most that one rank holds on its GPU."""
     host_bytes: int | None = None
     """Predicted: what one rank holds in host memory."""
+    price: float | None = None
+    """Of one GPU-hour."""
     endings: tuple[Ending, ...] = ()

@@ -112,6 +112,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
 
 def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> ExitCode:
     """Record the outcome of ``attempt``; requeue the job, or begin again in it, if the run is to continue."""
+    run.end_attempt(attempt)
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
     by_command = run.stop_requested_by() == job_attempts.STOP_BY_COMMAND
     if verdict is not None and verdict.outcome in STATED_BY_RANKS:
