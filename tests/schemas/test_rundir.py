@@ -140,7 +140,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 
 def test_paths_of_a_run_are_all_inside_it_and_all_different(run: RunDir) -> None:
-    names = [name for name, value in vars(RunDir).items() if isinstance(value, property)]
+    names = [name for name in dir(RunDir) if isinstance(getattr(RunDir, name), property)]
     paths = [value for value in (getattr(run, name) for name in names) if isinstance(value, Path)]
     paths += [run.checkpoint(7), run.staging(7, 1), run.staging(7, 2), run.log(1)]
     assert len(paths) > 12, "the properties were found"
