@@ -110,7 +110,7 @@ def test_nothing_that_an_own_validation_split_has_is_trained(
     left = (
         np.isin(selection.disposition, (Disposition.DUPLICATE, Disposition.NEAR_DUPLICATE)) & ~in_validation
     )
-    assert also_in_validation(selection, in_validation) == int(in_validation[selection.original[left]].sum())
+    assert len(also_in_validation(selection, in_validation)) == in_validation[selection.original[left]].sum()
 
 
 def test_a_limit_of_rows_leaves_an_own_validation_split_whole() -> None:

@@ -30,7 +30,13 @@ def test_an_own_validation_split_is_packed_and_its_copies_are_not_trained(
     assert manifest.splits["validation"].conversations == 20
     assert manifest.splits["train"].conversations == 60
     assert manifest.losses.also_in_validation == 3
+    v, t = tmp_path / "v.jsonl", tmp_path / "t.jsonl"
+    lines = (tmp_path / "pack/also_in_validation.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == [
+        {"place": f"{t}:{61 + index}", "in_validation": f"{v}:{line}"} for index, line in enumerate([2, 2, 4])
+    ]
     assert "also in validation: 3" in printed
+    assert f"  {t}:63 is in validation as {v}:4" in printed
     assert [(source.name, source.is_validation) for source in manifest.sources] == [
         (str(tmp_path / "v.jsonl"), True),
         (str(tmp_path / "t.jsonl"), False),

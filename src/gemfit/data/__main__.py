@@ -110,6 +110,8 @@ def _print_line(text: str) -> None:
 
 
 def _report(manifest: PackManifest, out: Path) -> None:
+    from gemfit.data.build.validation_overlaps import overlap_lines  # noqa: PLC0415  as above
+
     for name, counts in manifest.splits.items():
         sys.stderr.write(
             f"{name}: {counts.rows:,} rows of {manifest.seq_len}, {counts.conversations:,} conversations, "
@@ -120,6 +122,8 @@ def _report(manifest: PackManifest, out: Path) -> None:
     for name, number in manifest.losses.model_dump().items():
         if number and name != "lines_read":
             sys.stderr.write(f"{name.replace('_', ' ')}: {number:,}\n")
+    for line in overlap_lines(out):
+        sys.stderr.write(f"{line}\n")
     if manifest.forms:
         forms = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.forms.items())
         sys.stderr.write(f"read as messages: {forms}\n")

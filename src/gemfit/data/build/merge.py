@@ -26,6 +26,7 @@ from gemfit.data.build.token_accounting import (
     write_conversations,
     write_rejected,
 )
+from gemfit.data.build.validation_overlaps import OVERLAPS, write_overlaps
 from gemfit.data.build.write_rows import write_rows
 from gemfit.data.filter.select_conversations import select_conversations
 from gemfit.data.filter.selection import (
@@ -69,7 +70,10 @@ def assemble(
         )
     save_tokenizer(tokenizer, folder / "tokenizer")
     write_conversations(folder / CONVERSATIONS, table, selection, sources)
-    write_rejected(folder / REJECTED, notes, [one.path for one in inputs_of(job)])
+    inputs = [one.path for one in inputs_of(job)]
+    write_rejected(folder / REJECTED, notes, inputs)
+    copies = also_in_validation(selection, in_validation)
+    write_overlaps(folder / OVERLAPS, table, selection, copies, inputs)
     data = job.data
     return PackManifest(
         fingerprint=job.fingerprint,
@@ -86,15 +90,7 @@ def assemble(
             plan.name: _counts(plan, sums, trained[plan.name])
             for plan, sums in zip(plans, sums_by_split, strict=True)
         },
-        losses=losses(
-            table,
-            selection,
-            notes,
-            flow["total"],
-            sums_by_split,
-            seq_len,
-            also_in_validation(selection, in_validation),
-        ),
+        losses=losses(table, selection, notes, flow["total"], sums_by_split, seq_len, len(copies)),
         flow=flow,
         roles=role_tokens(table, selection),
         forms=notes.forms,

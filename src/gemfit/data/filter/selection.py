@@ -73,18 +73,17 @@ class Selection:
         return numbers
 
 
-def also_in_validation(selection: Selection, in_validation: NDArray[np.bool_]) -> int:
-    """How many training conversations were left out as copies of one of ``data.validation``.
+def also_in_validation(selection: Selection, in_validation: NDArray[np.bool_]) -> Indices:
+    """Training conversations that were left out as copies of one of ``data.validation``: (copies,).
 
     in_validation: (conversations,), whether each is from ``data.validation``.
     """
-    count = 0
+    found = [np.empty(0, np.int32)]
     for here in slices(len(in_validation)):
         is_copy = np.isin(selection.disposition[here], (Disposition.DUPLICATE, Disposition.NEAR_DUPLICATE))
-        count += int(
-            np.count_nonzero(is_copy & ~in_validation[here] & in_validation[selection.original[here]])
-        )
-    return count
+        left = is_copy & ~in_validation[here] & in_validation[selection.original[here]]
+        found.append((np.flatnonzero(left) + here.start).astype(np.int32))
+    return np.concatenate(found)
 
 
 def within_max_rows(

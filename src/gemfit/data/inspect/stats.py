@@ -106,6 +106,7 @@ def collect(pack: Pack, columns: StatColumns) -> dict[str, Any]:
         "dispositions": _dispositions(conversations),
         "losses": manifest.losses.model_dump(),
         "rejected": [reason._asdict() for reason in _rejected(pack.folder / "rejected.jsonl")],
+        "also_in_validation": _entries(pack.folder / "also_in_validation.jsonl"),
         "roles": manifest.roles,
         "pii": manifest.pii,
         "flow": {name: one.model_dump() for name, one in flow.items()},
@@ -122,6 +123,11 @@ def _dispositions(conversations: Conversations) -> dict[str, dict[str, int]]:
         name: {"conversations": int(np.count_nonzero(own)), "tokens": int(tokens[own].sum(dtype=np.int64))}
         for name, own in chosen.items()
     }
+
+
+def _entries(path: Path) -> list[Any]:
+    """All lines of a file that a pack may lack."""
+    return [*map(orjson.loads, path.read_bytes().splitlines())] if path.is_file() else []
 
 
 def _rejected(path: Path) -> Iterator[Reason]:
