@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -131,6 +132,77 @@ FORMS: dict[str, tuple[object, dict[str, Any], str]] = {
         by_hand(SYSTEM, USER, REPLY),
         "gemini",
     ),
+    "gemini with tools": (
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "long day"}]},
+                {
+                    "role": "model",
+                    "parts": [
+                        {
+                            "functionCall": {"name": "rest", "args": {"b": 10**30, "a": None}},
+                            "thoughtSignature": "c2ln",
+                        }
+                    ],
+                },
+                {
+                    "role": "user",
+                    "parts": [{"functionResponse": {"name": "rest", "response": {"n": 10**30, "z": None}}}],
+                },
+                {"role": "model", "parts": [{"text": "sleep"}]},
+            ],
+            "tools": [{"functionDeclarations": [TOOLS[0]["function"]]}],
+        },
+        by_hand(USER, CALL, {**RESULT, "content": f'{{"n":{10**30},"z":null}}'}, REPLY, tools=TOOLS),
+        "gemini",
+    ),
+    "gemini with parallel calls": (
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "long day"}]},
+                {
+                    "role": "model",
+                    "parts": [
+                        {"text": "sleep"},
+                        {"function_call": {"id": "1", "name": "rest", "args": {}}},
+                        {"function_call": {"id": "2", "name": "work"}},
+                    ],
+                },
+                {
+                    "role": "function",
+                    "parts": [
+                        {"function_response": {"id": "1", "name": "rest", "response": "done"}},
+                        {"function_response": {"id": "2", "name": "work", "response": {}}},
+                    ],
+                },
+                {"role": "model", "parts": [{"text": "work"}]},
+            ]
+        },
+        by_hand(
+            USER,
+            {
+                **REPLY,
+                "tool_calls": [{"function": {"name": name, "arguments": {}}} for name in ("rest", "work")],
+            },
+            RESULT,
+            {**RESULT, "content": "{}"},
+            LAST,
+        ),
+        "gemini",
+    ),
+    "gemini with a result only": (
+        {
+            "contents": [
+                {
+                    "role": "user",
+                    "parts": [{"functionResponse": {"name": "rest", "response": {"n": 10**30}}}],
+                },
+                {"role": "model", "parts": [{"text": "sleep"}]},
+            ]
+        },
+        by_hand({**RESULT, "content": f'{{"n":{10**30}}}'}, REPLY),
+        "gemini",
+    ),
     "openai with tools": (
         {
             "messages": [
@@ -196,7 +268,7 @@ def test_a_form_has_the_tokens_and_labels_of_the_same_messages(
 
 ALONE = ("a system key of parts", "a copy of the system message")
 """These are too rare for a path of their own."""
-PLAIN = [form for form in FORMS if "tools" not in form and form not in ALONE]
+PLAIN = [form for form in FORMS if not re.search("tools|calls|result", form) and form not in ALONE]
 
 
 @pytest.mark.parametrize("form", PLAIN)
@@ -299,6 +371,25 @@ MISTAKES: dict[str, tuple[dict[str, Any], object, str]] = {
         {},
         {"contents": [{"role": "user", "parts": [{"inlineData": {"data": "x"}}]}]},
         r"contents\[0\].parts\[0\] has the key 'inlineData'; only text",
+    ),
+    "text behind a call": (
+        {},
+        {"contents": [{"role": "model", "parts": [{"functionCall": {"name": "f"}}, {"text": "x"}]}]},
+        r"contents\[0\] has text behind a function call",
+    ),
+    "a call of another kind": (
+        {},
+        {"contents": [{"role": "model", "parts": [{"functionCall": {"name": "f", "arguments": {}}}]}]},
+        r"contents\[0\].parts: a function call has the key 'arguments', expected name, args, id",
+    ),
+    "a result with text": (
+        {},
+        {
+            "contents": [
+                {"role": "user", "parts": [{"functionResponse": {"name": "f"}}, {"text": "x"}]},
+            ]
+        },
+        r"contents\[0\] has function responses and other parts",
     ),
     "no parts": ({}, {"contents": [{"role": "user"}]}, r"contents\[0\] is an object without `parts`"),
     "two roles": (

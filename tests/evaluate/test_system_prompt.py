@@ -12,7 +12,7 @@ import zstandard
 
 from gemfit.errors import UserError
 from gemfit.evaluate import system_prompt
-from gemfit.evaluate.system_prompt import system_prompts
+from gemfit.evaluate.system_prompt import is_dominant, system_prompts
 from gemfit.schemas.recipe_data import DataRecipe
 
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -79,3 +79,8 @@ def test_data_that_is_gone_or_on_a_hub_is_not_guessed_at(tmp_path: Path) -> None
     for source in (str(tmp_path / "gone.jsonl"), "hf:someone/conversations"):
         with pytest.raises(UserError):
             system_prompts(DataRecipe(source=source))
+
+
+def test_a_text_is_the_system_prompt_of_at_least_half_and_not_of_one_in_two() -> None:
+    asked = [(1, 1), (1, 2), (2, 2), (2, 4), (2, 5), (0, 0)]
+    assert [is_dominant(*one) for one in asked] == [True, False, True, True, False, False]

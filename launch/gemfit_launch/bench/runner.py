@@ -137,10 +137,11 @@ def _variant(request: Request, ranks: Ranks, changes: tuple[str, ...], length: L
 
 def plan_all(chosen: Sequence[BenchVariant]) -> list[Plan]:
     """Exact plans; builds missing packs, once every plan is known to be valid."""
-    for variant in chosen:
-        check_this_machine(variant.ranks, resolve_plan(variant.run_recipe, variant.ranks))
-    for variant in chosen:
-        folder = Path(resolve_plan(variant.run_recipe, variant.ranks).pack.folder)
+    plans = [resolve_plan(variant.run_recipe, variant.ranks) for variant in chosen]
+    for variant, plan in zip(chosen, plans, strict=True):
+        check_this_machine(variant.ranks, plan)
+    for variant, plan in zip(chosen, plans, strict=True):
+        folder = Path(plan.pack.folder)
         if not (folder / "manifest.json").is_file():
             ensure_pack(make_pack_job(variant.run_recipe), folder, force=False, say=lambda line: None)
     return [resolve_plan(variant.run_recipe, variant.ranks) for variant in chosen]

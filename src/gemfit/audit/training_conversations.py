@@ -21,10 +21,8 @@ from gemfit.data.inspect.printable import decode
 from gemfit.data.inspect.roles import BEGIN, UNKNOWN, ControlTokens, Span, make_control_tokens, spans
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import load_tokenizer
+from gemfit.evaluate.system_prompt import is_dominant
 from gemfit.schemas.evaluation import SampleMessage
-
-COMMON = 0.5
-"""Least share of conversations that must begin with the same text for it to be the system prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class TrainingConversations:
         """The system prompt of most of ``conversations``; empty where they have none in common."""
         texts = Counter(text for one in conversations if (text := self._system_text(one)))
         text, times = texts.most_common(1)[0] if texts else ("", 0)
-        return text if times > 1 and times >= COMMON * len(conversations) else ""
+        return text if is_dominant(times, len(conversations)) else ""
 
     def _system_text(self, conversation: TrainingConversation) -> str:
         if not conversation.messages:

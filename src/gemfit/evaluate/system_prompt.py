@@ -20,7 +20,7 @@ from gemfit.schemas.recipe_data import DataRecipe
 
 MOST_CONVERSATIONS = 100_000
 """Most lines that are read, the same number per file."""
-DOMINANT = 0.5
+_DOMINANT = 0.5
 """Least share of the conversations that begin with the dominant message."""
 
 
@@ -42,7 +42,12 @@ class SystemPrompts:
     @property
     def dominant(self) -> str | None:
         """The message that at least half of the conversations begin with, if there is one."""
-        return self.most_common if self.count >= DOMINANT * self.conversations else None
+        return self.most_common if is_dominant(self.count, self.conversations) else None
+
+
+def is_dominant(count: int, conversations: int) -> bool:
+    """Whether a text that ``count`` conversations begin with is their system prompt; one of two is not."""
+    return count >= _DOMINANT * conversations and (count > 1 or conversations == 1)
 
 
 def system_prompts(data: DataRecipe) -> SystemPrompts:

@@ -38,7 +38,7 @@ def content_text(value: object, where: str) -> str:
 def calls_text(value: object, where: str) -> str:
     """Tool calls as JSON: names and arguments."""
     calls = [_call(call, f"{where}[{index}]") for index, call in enumerate(_non_empty_list(value, where))]
-    return _written(calls, where)
+    return json_text(calls, where)
 
 
 def call_ids(calls: object) -> list[object]:
@@ -58,7 +58,7 @@ def definitions_text(value: object, where: str) -> str:
     for index, tool in enumerate(_non_empty_list(value, where)):
         if not isinstance(tool, Mapping) or not _name(_function(tool)):
             raise UserError(f"{where}[{index}] is {excerpt(tool)} without a function's name; write {CALL}")
-    return _written(value, where)
+    return json_text(value, where)
 
 
 def _part(part: object, where: str) -> str:
@@ -105,7 +105,8 @@ def json_of_text(text: str, where: str) -> object:
         raise UserError(f"{where}: the key {key} stands twice in one object; remove one") from None
 
 
-def _written(value: object, where: str) -> str:
+def json_text(value: object, where: str) -> str:
+    """A decoded value as compact JSON."""
     try:
         return dump_json(value)
     except ValueError as error:

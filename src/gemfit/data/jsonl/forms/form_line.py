@@ -44,3 +44,5 @@ class FormLine(NamedTuple):
     system: object = None
     """A system text outside of the messages."""
     tools: object = None
+    is_exact: bool = False
+    """Whether JSON became text, so that numbers have to be decoded as they were written."""

@@ -50,7 +50,7 @@ def _read_each(values: Sequence[Any], settings: LineSettings) -> BatchLines | No
         if line is None:
             continue
         messages = _with_system(line, settings)
-        if messages is None or line.tools:
+        if messages is None or line.tools or line.is_exact:
             return None
         lists.append(messages)
         numbers.append(number)

@@ -37,7 +37,8 @@ def read_form(value: Any, place: str, settings: LineSettings) -> FormLine | None
     if isinstance(line.messages, str):
         line = _decoded_messages(line, place)
     _check_keys(value, line, place)
-    return line._replace(system=_system(value, line, place), tools=value.get("tools"))
+    tools = value.get("tools") if line.tools is None else line.tools
+    return line._replace(system=_system(value, line, place), tools=tools)
 
 
 def only_messages(names: set[str]) -> bool:
