@@ -75,7 +75,7 @@ class Bench:
         name: str,
         *,
         steps: int,
-        nodes: int = 2,
+        nodes: int | str = 2,
         every: int = 1000,
         changes: Mapping[str, str] = MappingProxyType({}),
         **site: object,

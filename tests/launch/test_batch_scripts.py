@@ -199,6 +199,7 @@ def test_a_signal_before_the_time_limit_asks_for_a_save_and_watches_the_limit(no
     assert node.run.stop_file.read_text() == "requeue\n"
     made = [line.split()[3] for line in node.calls.splitlines()]
     assert made == ["begin", "limit", "end"]
+    assert " --asked" in node.calls.splitlines()[-1]
 
 
 def test_a_signal_before_the_attempt_is_not_lost(node: Node) -> None:

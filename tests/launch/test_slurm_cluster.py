@@ -12,6 +12,7 @@ from gemfit.config.yaml_source import parse
 from gemfit.schemas.check import CheckResult
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
+from gemfit_launch.planning.topology import ranks_at
 from gemfit_launch.slurm.cluster.cluster import (
     Cluster,
     Node,
@@ -24,7 +25,6 @@ from gemfit_launch.slurm.cluster.preflight import examine
 from gemfit_launch.slurm.cluster.preflight_limits import Pace
 from gemfit_launch.slurm.cluster.scontrol_text import megabytes, pairs, parse_gpus
 from gemfit_launch.slurm.states import parse_node_state
-from gemfit_launch.slurm.submit.site_options import ranks_at
 
 NODE = (
     "NodeName=g1 Arch=x86_64 CPUAlloc=0 CPUEfctv=62 CPUTot=64 AvailableFeatures=h100,nvlink "
@@ -123,6 +123,24 @@ def planned(plan: Plan, nodes: int = 2, **site: Any) -> Plan:
 
 def errors(results: list[CheckResult]) -> list[tuple[str, str]]:
     return [(result.name, result.found) for result in results if result.state == "error"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "found"),
+    [
+        ((1, 2), None),
+        ((2, 5), "a job gets at most"),  # more than there are: the smaller ones can start
+        ((5, 6), "5 requested, and"),
+    ],
+)
+def test_a_range_needs_its_smallest_number_of_nodes(
+    counts: tuple[int, ...], found: str | None, plan: Plan, cluster: Cluster
+) -> None:
+    made = planned(plan, counts[-1]).model_copy(update={"node_counts": counts})
+    results = examine(made, cluster, None, resolves=lambda name: True)
+    (nodes,) = [result for result in results if result.name == "nodes"]
+    assert nodes.state == ("ok" if found is None else "warning" if counts[0] == 2 else "error")
+    assert found is None or found in nodes.found
 
 
 def test_a_plan_that_fits_has_no_error(plan: Plan, cluster: Cluster) -> None:

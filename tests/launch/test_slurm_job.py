@@ -15,6 +15,7 @@ from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import PackReference, Plan
 from gemfit.schemas.site import Site
+from gemfit_launch.planning.replan import on_nodes
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import job
 from gemfit_launch.slurm.node.time_limit import requeue_before_limit, seconds_left
@@ -39,7 +40,7 @@ SCONTROL = """\
 #!/bin/sh
 echo "$@" >>{folder}/calls
 case "$1 $2" in
-  "show hostnames") printf 'n1\\nn2\\n' ;;
+  "show hostnames") echo "$3" | tr , '\\n' ;;
   "show node") echo "NodeName=$3 NodeAddr=127.0.0.1 State=IDLE" ;;
   "show nodes") for n in n1 n2 n3; do echo "NodeName=$n State=IDLE Partitions=low,all"; done ;;
   "show job") cat {folder}/job ;;
@@ -64,7 +65,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     tool.chmod(0o755)
     show(tmp_path, "RUNNING")
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
-    for name, value in {"JOB_ID": "7", "JOB_NODELIST": "n[1-2]", "JOB_NUM_NODES": "2"}.items():
+    for name, value in {"JOB_ID": "7", "JOB_NODELIST": "n1,n2", "JOB_NUM_NODES": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr(job, "SUBMISSION_SECONDS", 0.0)
     monkeypatch.setattr(job, "PACK_SECONDS", 0.0)
@@ -96,7 +97,7 @@ def end(run: RunDir, outcome: str | None = None, *, step: int = 0) -> ExitCode:
 def fail(run: RunDir, node: str, rank: int, *, at_fault: bool) -> None:
     """Let each node leave word, and this one fail first."""
     files = AttemptFiles(run, run.attempt)
-    for other in (0, 1):
+    for other in range(len(read_attempts(run)[-1].start.nodes)):
         word = NodeEnd(
             node=node if other == rank else "other",
             rank=other,
@@ -206,14 +207,25 @@ def test_a_crash_goes_through_the_queue_where_the_job_cannot_go_on(
     begin(run)
     if why != "no node began":
         fail(run, "n2", 1, at_fault=why == "a fault of the node")
-    if why == "a signal":
-        run.stop_file.write_text("requeue\n")
     if why == "preempted":
         shown = (tmp_path / "job").read_text()
         (tmp_path / "job").write_text(f"{shown}   PreemptTime=2026-11-30T10:00:00\n")
-    assert end(run) == ExitCode.DONE
+    assert job.end(run, 1, max_restarts=1, was_asked=why == "a signal") == ExitCode.DONE
     assert "again" not in capsys.readouterr().out
     assert calls()[0] == "requeue 7"
+
+
+def test_nodes_that_srun_has_ended_do_not_keep_the_job_from_beginning_again(
+    run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(run)
+    run.stop_file.write_text("requeue\n")  # as a supervisor does when srun terminates it
+    fail(run, "n2", 1, at_fault=False)
+    assert end(run) == ExitCode.DONE
+    assert capsys.readouterr().out.endswith("again\n")
+    assert calls() == []
+    assert begin(run) == ExitCode.DONE
+    assert not run.stop_file.exists()
 
 
 def test_the_next_attempt_avoids_a_node_that_failed(run: RunDir, calls: Calls) -> None:
@@ -226,7 +238,8 @@ def test_the_next_attempt_avoids_a_node_that_failed(run: RunDir, calls: Calls) -
 def test_a_node_is_not_avoided_where_too_few_would_be_left(
     run: RunDir, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1,n2,n3")
+    run.adopt(on_nodes(run.plan(), 3))
     begin(run)
     fail(run, "n2", 1, at_fault=True)
     assert end(run) == ExitCode.DONE
@@ -256,7 +269,7 @@ def test_a_job_of_the_wrong_size_says_so_in_the_run(
     assert job.main() == ExitCode.FAILED
     verdict = run.verdict()
     assert verdict is not None
-    assert "is for 1 nodes, but the job has 2" in verdict.reason
+    assert "is planned for 1 node, and the job has 2" in verdict.reason
 
 
 def test_a_controller_that_does_not_answer_is_asked_again(
@@ -483,3 +496,110 @@ def test_a_cancelled_job_is_recorded_as_such(
     [attempt] = read_attempts(run)
     assert attempt.end is not None
     assert attempt.end.outcome == (outcome or AttemptOutcome.CANCELLED)
+
+
+@pytest.fixture
+def elastic(run: RunDir) -> RunDir:
+    """A run of 16 rows in a batch on 2, 3 or 5 nodes of two ranks."""
+    run.adopt(on_nodes(run.plan().model_copy(update={"node_counts": (2, 3, 5)}), 5))
+    return run
+
+
+def begun_on(
+    run: RunDir, nodes: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """The nodes that the next attempt uses of those of the job."""
+    monkeypatch.setenv("SLURM_JOB_NODELIST", nodes)
+    assert begin(run) == ExitCode.DONE
+    return capsys.readouterr().out.split()[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "used", "idle"),
+    [
+        ("n1,n2", "n1,n2", ()),
+        ("n1,n2,n3", "n1,n2,n3", ()),
+        ("n1,n2,n3,n4", "n1,n2,n3", ("n4",)),
+        ("n1,n2,n3,n4,n5", "n1,n2,n3,n4,n5", ()),
+    ],
+)
+def test_an_attempt_uses_as_many_nodes_as_the_batch_needs(
+    given: str,
+    used: str,
+    idle: tuple[str, ...],
+    elastic: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert begun_on(elastic, given, monkeypatch, capsys) == used
+    plan, start = elastic.plan(), read_attempts(elastic)[0].start
+    assert plan.topology.nodes == len(start.nodes) == used.count("n")
+    assert plan.batch.world_size == 2 * plan.topology.nodes
+    assert (plan.batch.global_batch_size, plan.node_counts) == (16, (2, 3, 5))
+    assert start.idle == idle
+    assert f"num_processes: {plan.batch.world_size}\n" in elastic.accelerate_file.read_text()
+
+
+def test_each_allocation_of_a_job_is_planned_anew_and_trains_the_same(
+    elastic: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = elastic.plan()
+    for restarts, nodes in enumerate(["n1,n2,n3,n4,n5", "n3,n4", "n1,n3,n5"]):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        assert begun_on(elastic, nodes, monkeypatch, capsys) == nodes
+        assert end(elastic, AttemptOutcome.STOPPED) == ExitCode.DONE
+        assert elastic.plan().training_identity() == before.training_identity()
+        assert elastic.plan().steps == before.steps
+    assert [len(attempt.start.nodes) for attempt in read_attempts(elastic)] == [5, 2, 3]
+
+
+def test_a_plan_of_one_rank_grows_into_ddp_again(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topology = run.plan().topology.model_copy(update={"nodes": 2, "ranks_per_node": 1})
+    run.adopt(run.plan().model_copy(update={"node_counts": (1, 2), "topology": topology}))
+    labels = []
+    for nodes in ("n1", "n1,n2"):
+        begun_on(run, nodes, monkeypatch, capsys)
+        labels.append(run.plan().recipe.strategy.label)
+    assert labels == ["single", "ddp"]
+
+
+def test_too_few_nodes_for_the_range_end_the_job_with_a_verdict(
+    elastic: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    with pytest.raises(UserError, match="needs 2 nodes or more, and the job has 1"):
+        begin(elastic)
+
+
+def test_a_node_at_fault_is_left_idle_where_the_others_are_enough(
+    elastic: RunDir, calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun_on(elastic, "n1,n2,n3", monkeypatch, capsys)
+    fail(elastic, "n2", 1, at_fault=True)
+    assert end(elastic) == ExitCode.DONE
+    assert capsys.readouterr().out == "again\n"
+    assert begun_on(elastic, "n1,n2,n3", monkeypatch, capsys) == "n1,n3"
+    assert read_attempts(elastic)[-1].start.idle == ("n2",)
+    assert end(elastic, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert calls() == ["requeue 7", "update JobId=7 ExcNodeList=n2"], "two of three nodes are enough"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert begun_on(elastic, "n1,n2,n3", monkeypatch, capsys) == "n1,n2,n3", "a new allocation"
+
+
+@pytest.mark.parametrize(("nodes", "rank"), [("n1,n2", 1), ("n1,n2,n3", 0)])
+def test_a_node_at_fault_is_requeued_where_too_few_are_left_or_the_script_runs_on_it(
+    nodes: str,
+    rank: int,
+    elastic: RunDir,
+    calls: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begun_on(elastic, nodes, monkeypatch, capsys)
+    name = f"n{rank + 1}"
+    fail(elastic, name, rank, at_fault=True)
+    assert end(elastic) == ExitCode.DONE
+    assert "again" not in capsys.readouterr().out
+    assert calls() == ["requeue 7", f"update JobId=7 ExcNodeList={name}"]

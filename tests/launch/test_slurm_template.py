@@ -16,8 +16,8 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Container, Site
+from gemfit_launch.planning.topology import ranks_at
 from gemfit_launch.slurm.submit.container_paths import check_mounts, paths_inside
-from gemfit_launch.slurm.submit.site_options import ranks_at
 from gemfit_launch.slurm.submit.template import Kind, fill, render, template, values
 
 SITE = Site(
@@ -85,6 +85,14 @@ def test_the_regions_of_a_script_are_the_checked_in_ones(
 ) -> None:
     text = render(kind, at(plan, SITE), RUN, Path("/home/me"))
     golden(f"{kind}.regions.sh", text[text.index("# >>> directives") : text.index("# <<< values")])
+
+
+def test_the_regions_of_a_job_on_a_range_of_nodes_are_the_checked_in_ones(
+    plan: Plan, golden: Callable[[str, str], None]
+) -> None:
+    made = at(plan, SITE, nodes=4).model_copy(update={"node_counts": (1, 2, 4)})
+    text = render("train", made, RUN, Path("/home/me"))
+    golden("train-range.regions.sh", text[text.index("# >>> directives") : text.index("# <<< values")])
 
 
 @pytest.mark.parametrize("kind", ["train", "pack"])

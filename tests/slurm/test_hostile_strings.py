@@ -14,9 +14,9 @@ from gemfit.schemas.plan import PackReference, Plan
 from gemfit.schemas.site import Site
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.topology import ranks_at
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.records.job_files import JobFiles
-from gemfit_launch.slurm.submit.site_options import ranks_at
 from gemfit_launch.slurm.submit.template import render
 from realslurm import Cluster, wait_until
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,8 +14,10 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.recipe_training import CheckpointRecipe, EvaluationRecipe, LengthRecipe
 from gemfit_launch.output.forecast import forecast_json, show_forecast
+from gemfit_launch.output.sizes import sizes_json, sizes_table
 from gemfit_launch.output.tables import console, facts, table
 from gemfit_launch.planning.accelerate import RUN_DIR
+from gemfit_launch.planning.node_range import Size
 from gemfit_launch.planning.speed import SpeedLine, speed_lines
 from gemfit_launch.planning.write_configs import accelerate_yaml, deepspeed_json
 from gemfit_launch.predict.forecast import Forecast, make_forecast
@@ -22,8 +25,8 @@ from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.hub_token import token_source
 
 
-def plan_json(plan: Plan, forecast: Forecast) -> str:
-    """The plan as JSON, with derived values of batch and topology, and the forecast."""
+def plan_json(plan: Plan, forecast: Forecast, sizes: Sequence[Size] = ()) -> str:
+    """The plan as JSON, with derived values of batch and topology, the forecast, and the sizes of a range."""
     data: dict[str, Any] = plan.model_dump(mode="json")
     data["batch"] |= {
         "slots": plan.batch.slots,
@@ -31,16 +34,27 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
         "tokens_per_step": plan.batch.tokens_per_step,
     }
     data["topology"]["world_size"] = plan.topology.world_size
+    data["sizes"] = sizes_json(sizes)
     data["hub_token"] = token_source()
     data["forecast"] = forecast_json(forecast)
     data["speed"] = [line._asdict() for line in _speed(plan)]
     return json.dumps(data, indent=2)
 
 
-def show_plan(plan: Plan, name: str, command: list[str], forecast: Forecast | None = None) -> None:
+def show_plan(
+    plan: Plan,
+    name: str,
+    command: list[str],
+    forecast: Forecast | None = None,
+    sizes: Sequence[Size] = (),
+) -> None:
     """Print everything that would run; ``command`` starts it."""
     out = console()
     show_summary(out, plan, name)
+    if sizes:
+        out.print("Nodes", style="bold")
+        out.print(sizes_table(sizes))
+        out.print()
     out.print("Speed", style="bold")
     out.print(table(["setting", "value", "why"], _speed(plan)))
     out.print()
@@ -98,7 +112,13 @@ def _places(plan: Plan) -> str:
     nodes = f" ({topology.nodes} nodes of {topology.ranks_per_node})" if topology.nodes > 1 else ""
     replicas = plan.engine.replicas
     copies = f", {replicas} copies of {topology.world_size // replicas} each" if replicas > 1 else ""
-    return ranks + nodes + copies
+    others = f", or on {_listed(plan.node_counts[:-1])} nodes" if plan.node_counts else ""
+    return ranks + nodes + copies + others
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _rendering(plan: Plan) -> str:

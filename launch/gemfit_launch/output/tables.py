@@ -81,6 +81,12 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
     out = console()
     out.print(table(names, rows, numbers=names[2:]))
     for status in statuses:
+        if status.node_counts and status.nodes:
+            idle = f"; {', '.join(status.idle_nodes)} idle" if status.idle_nodes else ""
+            counts = f"{status.node_counts[0]}-{status.node_counts[-1]}"
+            out.print(
+                f"\n{status.run}: {len(status.nodes)} of {counts} nodes: {', '.join(status.nodes)}{idle}"
+            )
         if status.waits_for:
             out.print(f"\n{status.run}: waits: {status.waits_for}")
         if status.reason:

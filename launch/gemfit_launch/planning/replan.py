@@ -17,12 +17,13 @@ from gemfit.config.yaml_source import YamlDocument
 from gemfit.core.gpu_count import count_gpus
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
-from gemfit.schemas.plan import Plan, Topology
+from gemfit.schemas.plan import Plan, Steps, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
-from gemfit.schemas.strategy import Single
+from gemfit.schemas.strategy import Ddp, Single, Strategy
 from gemfit.schemas.training_identity import Change, changes, check_changes, check_known_keys, flatten
-from gemfit_launch.planning.plan import with_own_launch
+from gemfit_launch.planning.node_range import NodeRange, plan_nodes
+from gemfit_launch.planning.plan import make_plan, with_own_launch
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.row_count import Rows
@@ -32,22 +33,66 @@ PACK_FIELDS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokeni
 """Recipe fields that decide the rows of the pack."""
 
 
-def replan(
-    old: Plan, request: Request, ranks: Ranks | Topology, origin: str, site: Site | None = None
-) -> Plan:
-    """``old`` with the changes of ``request``, on ``ranks``, at ``site``; ``origin`` names it in errors.
+def replan(old: Plan, request: Request, ranks: Ranks, origin: str) -> Plan:
+    """``old`` with the changes of ``request``, on ``ranks`` of this machine; ``origin`` names it in errors.
 
     Without any change this is ``old``; what is executed is made from its recipe, not read from the file.
     """
-    unchanged = ranks in (Ranks(), old.topology) and site in (None, old.site)
-    if request == Request(name="") and unchanged:
+    if request == Request(name="") and ranks == Ranks():
         return with_own_launch(old)
-    recipe = build(Recipe, request.over(YamlDocument(old.recipe.model_dump(mode="json"), {}, origin)))
-    topology = ranks if isinstance(ranks, Topology) else _topology(old, recipe, ranks)
+    recipe, rows = _changed(old, request, origin)
+    return resolve_plan(recipe, _topology(old, recipe, ranks), rows, old.site)
+
+
+def replan_job(old: Plan, request: Request, nodes: NodeRange, origin: str, site: Site) -> Plan:
+    """``old`` with the changes of ``request``, on ``nodes`` nodes of ``site``, as ``replan``."""
+    if request == Request(name="") and site == old.site and nodes == NodeRange.of(old):
+        return with_own_launch(old)
+    recipe, rows = _changed(old, request, origin)
+    return plan_nodes(recipe, nodes, site, rows)[0]
+
+
+def on_nodes(plan: Plan, nodes: int) -> Plan:
+    """``plan`` on another number of its `node_counts`; the training is the same."""
+    if nodes == plan.topology.nodes:
+        return plan
+    return remake(plan, plan.topology.model_copy(update={"nodes": nodes}), plan.steps)
+
+
+def with_rows(plan: Plan, rows: int) -> Plan:
+    """``plan`` with a counted number of rows."""
+    return remake(plan, plan.topology, plan.steps.model_copy(update={"rows": rows, "rows_are": "packed"}))
+
+
+def remake(plan: Plan, topology: Topology, steps: Steps) -> Plan:
+    """``plan`` on ``topology``, with the rows of ``steps``; reads nothing."""
+    strategy = _strategy(plan, topology)
+    made = make_plan(
+        plan.recipe.model_copy(update={"strategy": strategy}),
+        topology=topology,
+        pack=plan.pack,
+        rows=steps.rows,
+        rows_are_packed=steps.rows_are == "packed",
+        site=plan.site,
+    )
+    kept = {name: getattr(plan, name) for name in ("node_counts", "attention_because", "data_notes")}
+    return made.model_copy(update=kept)
+
+
+def _strategy(plan: Plan, topology: Topology) -> Strategy:
+    """That of ``plan``; the plan of one rank says `single` where that of several is `ddp`."""
+    is_ddp = isinstance(plan.recipe.strategy, Single) and plan.node_counts and topology.world_size > 1
+    return Ddp() if is_ddp else plan.recipe.strategy
+
+
+def _changed(old: Plan, request: Request, origin: str) -> tuple[Recipe, Rows | None]:
+    """The recipe of ``old`` with the changes of ``request``, and its rows, where they stay the same."""
+    several = old.topology.model_copy(update={"nodes": NodeRange.of(old).largest})
+    before = old.recipe.model_copy(update={"strategy": _strategy(old, several)})
+    recipe = build(Recipe, request.over(YamlDocument(before.model_dump(mode="json"), {}, origin)))
     same_rows = recipe.model_dump(include=PACK_FIELDS) == old.recipe.model_dump(include=PACK_FIELDS)
     known = same_rows and old.steps.rows_are == "packed"
-    rows = Rows(count=old.steps.rows, pack=old.pack, packed=True) if known else None
-    return resolve_plan(recipe, topology, rows, site or old.site)
+    return recipe, Rows(count=old.steps.rows, pack=old.pack, packed=True) if known else None
 
 
 def check_same_training(root: Path, old: Plan, new: Plan, allowed_changes: Collection[str]) -> None:
@@ -96,7 +141,7 @@ def _visible(plan: Plan) -> dict[str, JsonValue]:
         {
             **plan.recipe.model_dump(mode="json"),
             "ranks": plan.topology.world_size,
-            "nodes": plan.topology.nodes,
+            "nodes": str(NodeRange.of(plan)),
             "device": plan.topology.device,
             "rows per rank": plan.batch.per_device_batch_size,
             "gradient accumulation steps": plan.batch.gradient_accumulation_steps,

@@ -1,4 +1,4 @@
-"""Number of ranks, nodes and device, from options and from the GPUs of this machine."""
+"""Number of ranks, nodes and device, from options, from a site, and from the GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 from gemfit.core.gpu_count import unused_gpu_signs
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Topology
+from gemfit.schemas.site import Site
 from gemfit.schemas.strategy import Single, Strategy
 from gemfit_launch.argv import to_argv
 from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE
@@ -46,6 +47,11 @@ def choose_topology(ranks: Ranks, strategy: Strategy, *, visible_gpus: int) -> T
     if total % nodes:
         raise UserError(f"--nodes {nodes}: {total} GPUs do not divide over {nodes} nodes")
     return Topology(nodes=nodes, ranks_per_node=total // nodes, device=device)
+
+
+def ranks_at(site: Site, nodes: int) -> Topology:
+    """Ranks of ``nodes`` nodes of ``site``."""
+    return Topology(nodes=nodes, ranks_per_node=site.ranks, device="cuda" if site.gpus_per_node else "cpu")
 
 
 def check_gpus_present(topology: Topology, *, visible_gpus: int) -> None:

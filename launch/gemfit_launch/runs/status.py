@@ -54,6 +54,12 @@ class RunStatus(Contract):
     """Why that job is pending."""
     goodput: Goodput | None = None
     """Of a run that was named, once it has a record."""
+    node_counts: tuple[int, ...] = ()
+    """As `Plan.node_counts`."""
+    nodes: tuple[str, ...] = ()
+    """On which a running job trains."""
+    idle_nodes: tuple[str, ...] = ()
+    """Which it has without training on them."""
 
 
 def read_status(
@@ -63,12 +69,16 @@ def read_status(
     job: int | None = None,
     waits_for: str = "",
     reason: str = "",
+    nodes: tuple[str, ...] = (),
+    idle_nodes: tuple[str, ...] = (),
 ) -> RunStatus:
     """Progress of a run; ``state`` is that of its Slurm job, else read from the folder.
 
-    ``reason`` is what Slurm reports of a job that ended without a verdict.
+    ``reason`` is what Slurm reports of a job that ended without a verdict, ``nodes`` and ``idle_nodes`` are
+    those of its attempt.
     """
-    records, total = recent_records(run.metrics_file), run.plan().steps.total
+    plan = run.plan()
+    records, total = recent_records(run.metrics_file), plan.steps.total
     state = state or read_state(run)
     steps = [record for record in records if isinstance(record, StepRecord)]
     evaluations = [record for record in records if isinstance(record, EvalRecord)]
@@ -87,6 +97,9 @@ def read_status(
         reason=reason or (verdict.reason if verdict else ""),
         job=job,
         waits_for=waits_for,
+        node_counts=plan.node_counts,
+        nodes=nodes,
+        idle_nodes=idle_nodes,
     )
 
 

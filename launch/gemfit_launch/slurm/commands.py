@@ -20,6 +20,8 @@ FORGOTTEN = "Invalid job id specified"
 FIELDS = "%i|%T|%r|%S|%D|%N|%j"
 JOB_LINE = re.compile(r"\d+\|(?:[^|]*\|){3}\d+\|[^|]*\|")
 """What a line of that format begins with; a wrapper of squeue may print others."""
+STARTS_AT = re.compile(r"to start at (\S+)")
+"""In what ``sbatch --test-only`` prints, on standard error."""
 PASSED_ON = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
 """Where Slurm is and who the user is: these set no option of a job, and without them a command may not find
 its controller (a login node without configuration files) or not be accepted (a token)."""
@@ -88,9 +90,15 @@ def job_id(answer: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-def test_only(script: str) -> None:
-    """Have sbatch check a script without submitting it; a rejection is a ``SlurmError``."""
-    call(["sbatch", "--test-only"], stdin=script)
+def expected_start(script: str, *, nodes: int | None = None) -> str:
+    """When a job would start, as Slurm writes it, on ``nodes`` nodes where given; nothing is submitted.
+
+    Empty where sbatch does not tell. A rejection of the script is a ``SlurmError``.
+    """
+    size = [f"--nodes={nodes}"] if nodes is not None else []
+    done = _run(["sbatch", "--test-only", *size], stdin=script)
+    found = STARTS_AT.search(done.stderr) or STARTS_AT.search(done.stdout)
+    return found[1] if found else ""
 
 
 def jobs(ids: Collection[int]) -> dict[int, Job]:
@@ -129,6 +137,10 @@ def parse_job(line: str) -> Job:
 
 def call(argv: list[str], *, stdin: str = "") -> str:
     """Standard output of one command; a failure or a missing command is a ``SlurmError``."""
+    return _run(argv, stdin=stdin).stdout
+
+
+def _run(argv: list[str], *, stdin: str) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
             argv,
@@ -151,7 +163,7 @@ def call(argv: list[str], *, stdin: str = "") -> str:
     if done.returncode:
         message = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
         raise SlurmError(f"{argv[0]}: {message}")
-    return done.stdout
+    return done
 
 
 def _no_answer(command: str, error: subprocess.TimeoutExpired) -> str:

@@ -9,10 +9,25 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.slurm.sites.load import own, shipped
 from gemfit_launch.slurm.submit.site_options import SiteOptions
 
 Verb = Callable[..., None]
+
+
+class Nodes(click.ParamType[NodeRange]):
+    """A number of nodes, or a range."""
+
+    name = "nodes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> NodeRange:
+        if isinstance(value, NodeRange):
+            return value
+        try:
+            return NodeRange.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class SiteName(click.ParamType[str]):
@@ -33,21 +48,23 @@ def slurm_options(*, site_required: bool, with_nodes: bool = True) -> Callable[[
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def collect(
-            *, site: str | None, site_settings: tuple[str, ...], nodes: int | None = None, **rest: Any
+            *, site: str | None, site_settings: tuple[str, ...], nodes: NodeRange | None = None, **rest: Any
         ) -> None:
             verb(site_options=SiteOptions(name=site, settings=site_settings, nodes=nodes), **rest)
 
-        decorated = collect
-        if with_nodes:
-            nodes_option = click.option("--nodes", type=click.IntRange(min=1), help="Number of nodes.")
-            decorated = nodes_option(decorated)
+        nodes_option = click.option(
+            "--nodes",
+            type=Nodes(),
+            metavar="N|MIN-MAX",
+            help="Number of nodes; of a range, as many as Slurm has at each start.",
+        )
         decorated = click.option(
             "--site-set",
             "site_settings",
             metavar="KEY=VALUE",
             multiple=True,
             help="Override a site value, such as partition=gpu; repeatable.",
-        )(decorated)
+        )(nodes_option(collect) if with_nodes else collect)
         site_option = click.option(
             "--site",
             type=SiteName(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -11,6 +11,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import plan_json, show_plan
+from gemfit_launch.planning.node_range import plan_nodes
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.topology import Ranks
@@ -19,7 +20,7 @@ from gemfit_launch.predict.gpu_specs import GpuSpec, find_gpu
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.submit.show import show_scripts
-from gemfit_launch.slurm.submit.site_options import SiteOptions, check_ranks, ranks_at
+from gemfit_launch.slurm.submit.site_options import SiteOptions, check_ranks
 from gemfit_launch.slurm.submit.submit import render_scripts
 from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option, ranks_options, request_options
 from gemfit_launch.verbs._slurm_options import slurm_options
@@ -27,8 +28,8 @@ from gemfit_launch.verbs._slurm_options import slurm_options
 
 @click.command()
 @request_options()
-@ranks_options(with_nodes=True)
-@slurm_options(site_required=False, with_nodes=False)
+@ranks_options(with_nodes=False)
+@slurm_options(site_required=False)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder, for the job script.")
 @gpu_option(required=False)
 @click.option("--price", type=click.FloatRange(min=0), help="Price per GPU hour, in any currency.")
@@ -53,7 +54,7 @@ def plan(
       gemfit plan gemma3/1b-reference --gpus 24 --json
       gemfit plan gemma3/4b --gpus 8 --gpu h100-80 --price 2.50
       gemfit plan debug/cpu-tiny --data chat.jsonl --nproc 2 --strategy fsdp2
-      gemfit plan gemma3/1b-reference --site gpu-cluster --nodes 2 --data chat.jsonl
+      gemfit plan gemma3/1b-reference --site gpu-cluster --nodes 1-4 --data chat.jsonl
     """
     on = Priced(gpu=find_gpu(gpu) if gpu is not None else None, price=price)
     if site_options.name is not None:
@@ -61,6 +62,10 @@ def plan(
         return
     if site_options.settings or folder is not None:
         raise click.UsageError("--site-set and --run are about a job; give --site SITE")
+    nodes = site_options.nodes
+    if nodes is not None and not nodes.is_fixed:
+        raise click.UsageError(f"--nodes {nodes}: a range is about a job; give --site SITE")
+    ranks = replace(ranks, nodes=nodes.smallest if nodes is not None else None)
     made = resolve_plan(request.pinned_recipe(), ranks)
     forecast = on.forecast(made)
     if as_json:
@@ -93,20 +98,16 @@ def _plan_at_site(
 ) -> None:
     site = site_options.site()
     check_ranks(ranks, site)
-    made = resolve_plan(
-        request.pinned_recipe(planning_environment(site)), ranks_at(site, ranks.nodes or 1), site=site
-    )
+    recipe = request.pinned_recipe(planning_environment(site))
+    made, sizes = plan_nodes(recipe, site_options.node_range, site)
     forecast = on.forecast(made)
     if as_json:
-        click.echo(plan_json(made, forecast))
+        click.echo(plan_json(made, forecast, sizes))
         return
     root = folder or default_folder(request)
-    options = [
-        *_with_data(request, made),
-        *site_options.arguments(),
-        *to_argv({"nodes": made.topology.nodes, "run": root}),
-    ]
-    show_plan(made, request.name, ["gemfit", "submit", *options], forecast)
+    at_site = replace(site_options, nodes=site_options.node_range)
+    options = [*_with_data(request, made), *at_site.arguments(), *to_argv({"run": root})]
+    show_plan(made, request.name, ["gemfit", "submit", *options], forecast, sizes)
     show_scripts(render_scripts(made, root, Path.cwd()))
 
 

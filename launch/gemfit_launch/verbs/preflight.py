@@ -12,8 +12,8 @@ from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit_launch.output.checks import check_table
 from gemfit_launch.output.tables import console
+from gemfit_launch.planning.node_range import plan_nodes
 from gemfit_launch.planning.request import Request
-from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.preflight import examine
@@ -21,7 +21,7 @@ from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_
 from gemfit_launch.slurm.cluster.preflight_offline import check_offline_start
 from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.submit.container_paths import check_mounts
-from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
+from gemfit_launch.slurm.submit.site_options import SiteOptions
 from gemfit_launch.slurm.submit.submit import render_scripts
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option, request_options
 from gemfit_launch.verbs._slurm_options import slurm_options
@@ -49,11 +49,8 @@ def preflight(
       gemfit preflight gemma3/1b-reference --site gpu-cluster --nodes 2 --like runs/first
     """
     site, root = site_options.site(), folder or default_folder(request)
-    plan = resolve_plan(
-        request.pinned_recipe(planning_environment(site)),
-        ranks_at(site, site_options.nodes or 1),
-        site=site,
-    )
+    recipe = request.pinned_recipe(planning_environment(site))
+    plan, _ = plan_nodes(recipe, site_options.node_range, site)
     pace = measured_pace(RunDir.open(like)) if like is not None else None
     scripts = render_scripts(plan, root, Path.cwd())
     results = [

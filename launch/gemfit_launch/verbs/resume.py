@@ -14,7 +14,14 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan
-from gemfit_launch.planning.replan import changed_parts, check_not_complete, check_same_training, replan
+from gemfit_launch.planning.node_range import NodeRange
+from gemfit_launch.planning.replan import (
+    changed_parts,
+    check_not_complete,
+    check_same_training,
+    replan,
+    replan_job,
+)
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.this_machine import check_this_machine
 from gemfit_launch.planning.topology import Ranks
@@ -24,7 +31,7 @@ from gemfit_launch.slurm.cluster.dependency import check_dependency
 from gemfit_launch.slurm.cluster.job_limit import check_lead
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.submit.show import show_scripts
-from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
+from gemfit_launch.slurm.submit.site_options import SiteOptions
 from gemfit_launch.slurm.submit.submit import render_scripts, submit
 from gemfit_launch.verbs._options import (
     RUN_FOLDER,
@@ -85,7 +92,7 @@ def resume(
     Example:
       gemfit resume runs/first
       gemfit resume runs/first --nproc 3 --strategy zero3
-      gemfit resume runs/job --nodes 1 --site preemptible-cluster
+      gemfit resume runs/job --nodes 1-4 --site preemptible-cluster
     """
     run_dir = RunDir.open(run)
     wanted = Resumption(run=run_dir, request=request, allowed_changes=allowed_changes, dry_run=dry_run)
@@ -124,8 +131,8 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
 def _resume_job(wanted: Resumption, site_options: SiteOptions, after: int | None, as_json: bool) -> None:
     run, old = wanted.run, wanted.run.plan()
     site = site_options.site(old.site)
-    ranks = ranks_at(site, site_options.nodes or old.topology.nodes)
-    plan = replan(old, wanted.request, ranks, str(run.plan_file), site)
+    nodes = site_options.nodes or NodeRange.of(old)
+    plan = replan_job(old, wanted.request, nodes, str(run.plan_file), site)
     check_same_training(run.root, old, plan, wanted.allowed_changes)
     folder = _working_folder(run)
     scripts = render_scripts(plan, run.root, folder)

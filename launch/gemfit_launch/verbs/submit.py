@@ -14,15 +14,15 @@ from gemfit.schemas.find_inputs import find_files
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan, show_summary
 from gemfit_launch.output.tables import console
+from gemfit_launch.planning.node_range import plan_nodes
 from gemfit_launch.planning.request import Request
-from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.dependency import check_dependency
 from gemfit_launch.slurm.cluster.job_limit import check_lead
 from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.show import show_scripts
-from gemfit_launch.slurm.submit.site_options import SiteOptions, ranks_at
+from gemfit_launch.slurm.submit.site_options import SiteOptions
 from gemfit_launch.slurm.submit.submit import Prepared, render_scripts, submit_all
 from gemfit_launch.slurm.submit.sweep import Variant, variants
 from gemfit_launch.verbs._completion import SettingKey
@@ -63,13 +63,15 @@ def submit(
 ) -> None:
     """Train as a Slurm job.
 
-    The job requeues itself when it is preempted or out of time. Data that is not packed yet is packed
+    The job requeues itself when it is preempted or out of time. With a range of nodes, Slurm gives it as many
+    as it has at each start, and the training is the same on any number. Data that is not packed yet is packed
     first, by a job without a GPU. Code and recipe are copied into the run folder, so a requeued job runs
     what was submitted. Tokens such as HF_TOKEN reach the job through the environment, never in a file.
 
     \b
     Example:
       gemfit submit gemma3/1b-reference --site gpu-cluster --nodes 2 --data chat.jsonl --run runs/first
+      gemfit submit gemma3/1b-reference --site gpu-cluster --nodes 1-4 --data chat.jsonl --run runs/elastic
       gemfit submit gemma3/1b-reference --site gpu-cluster --site-set time=2:00:00 --data chat.jsonl --dry-run
       gemfit submit gemma3/1b-reference --site gpu-cluster --data chat.jsonl --run runs/lr --sweep seed=1,2,3
     """
@@ -109,7 +111,7 @@ def _prepare(variant: Variant, site_options: SiteOptions, root: Path) -> Prepare
     """The plan and the scripts of one run; writes nothing."""
     site = site_options.site()
     recipe = variant.request.pinned_recipe(planning_environment(site))
-    plan = resolve_plan(recipe, ranks_at(site, site_options.nodes or 1), site=site)
+    plan, _ = plan_nodes(recipe, site_options.node_range, site)
     place = root.with_name(f"{root.name}{variant.suffix}")
     return Prepared(place, variant.request, plan, render_scripts(plan, place, Path.cwd()))
 

@@ -69,6 +69,7 @@ class Plan(Contract):
     """Resolved: `attention` is not `auto`, `data.source` is set."""
     site: Site | None
     topology: Topology
+    """That of one attempt, where `node_counts` names others."""
     batch: Batch
     steps: Steps
     pack: PackReference
@@ -85,6 +86,9 @@ class Plan(Contract):
     """Valid settings that are probably not intended."""
     data_notes: tuple[str, ...] = ()
     """Files that the folders of the data hold, those that are passed over, and those of misleading names."""
+    node_counts: tuple[int, ...] = ()
+    """Numbers of nodes on which a job may train, ascending: Slurm gives it as many as it has, from the first
+    to the last, at each start. Empty: always `topology.nodes`."""
     attention_because: str = ""
     """Why `recipe.model.attention` was selected."""
 

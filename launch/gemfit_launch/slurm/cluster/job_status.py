@@ -17,7 +17,7 @@ from gemfit_launch.slurm.cluster.cancel import known_jobs
 from gemfit_launch.slurm.cluster.ended_job import ended_state
 from gemfit_launch.slurm.cluster.pending_reason import explain
 from gemfit_launch.slurm.commands import Job
-from gemfit_launch.slurm.records.job_attempts import STOP_BY_COMMAND
+from gemfit_launch.slurm.records.job_attempts import STOP_BY_COMMAND, newest_start
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 from gemfit_launch.slurm.states import JobState
 
@@ -53,7 +53,16 @@ def read_with_job(run: RunDir, queue: Queue) -> RunStatus:
     if made is None:
         return read_status(run)
     state, reason = state_of(run, made, queue)
-    return read_status(run, state=state, job=made.job, waits_for=waits_for(made, queue), reason=reason)
+    start = newest_start(run) if state in ("running", "stopping", "suspended") else None
+    return read_status(
+        run,
+        state=state,
+        job=made.job,
+        waits_for=waits_for(made, queue),
+        reason=reason,
+        nodes=start.nodes if start is not None else (),
+        idle_nodes=start.idle if start is not None else (),
+    )
 
 
 def _has_sound_submissions(run: RunDir) -> bool:

@@ -12,6 +12,7 @@ from gemfit.errors import did_you_mean
 from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
+from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
 from gemfit_launch.slurm.cluster.preflight_limits import ABOUT, Pace, check_preemption, check_time
 from gemfit_launch.slurm.cluster.preflight_pack import check_pack_partition
@@ -42,7 +43,7 @@ def examine(
         _partition(partition),
         _enough(plan, partition, nodes),
         # Too few nodes at all are reported once, above.
-        *_shape(site, min(plan.topology.nodes, len(nodes)), nodes),
+        *_shape(site, min(NodeRange.of(plan).smallest, len(nodes)), nodes),
         *_hosts(nodes, resolves, plan.topology.nodes),
         *_cpus(site, partition, cluster),
         *check_time(site, partition, pace),
@@ -60,7 +61,8 @@ def _partition(partition: Partition) -> CheckResult:
 
 
 def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckResult:
-    wanted, usable = plan.topology.nodes, [node for node in nodes if node.accepts_jobs]
+    asked, usable = NodeRange.of(plan), [node for node in nodes if node.accepts_jobs]
+    wanted = asked.smallest
     if partition.max_nodes is not None and wanted > partition.max_nodes:
         return error(
             ABOUT,
@@ -76,7 +78,10 @@ def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckRes
         if wanted <= len(usable) + unclear:
             return warning(ABOUT, "nodes", f"{found}; gemfit does not know all of these states")
         return error(ABOUT, "nodes", found)
-    return ok(ABOUT, "nodes", f"{wanted} of {len(usable)} that accept jobs")
+    most = min(len(usable), partition.max_nodes or len(usable))
+    if asked.largest > most:
+        return warning(ABOUT, "nodes", f"{asked} requested, and a job gets at most {most} now")
+    return ok(ABOUT, "nodes", f"{asked} of {len(usable)} that accept jobs")
 
 
 def _shape(site: Site, wanted: int, nodes: Sequence[Node]) -> Iterator[CheckResult]:

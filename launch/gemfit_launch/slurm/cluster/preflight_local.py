@@ -15,6 +15,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.metrics import SaveRecord, StepRecord
 from gemfit.schemas.plan import Plan
+from gemfit_launch.planning.node_range import counted
 from gemfit_launch.runs.hub_token import token_source
 from gemfit_launch.runs.metrics_tail import recent_records
 from gemfit_launch.slurm import commands
@@ -50,6 +51,8 @@ def check_locally(
     yield from _token(plan)
     for kind, script in scripts:
         yield _test_only("sbatch" if kind == "train" else f"sbatch ({kind})", script)
+        if kind == "train":
+            yield from (_start_on(nodes, script) for nodes in plan.node_counts)
 
 
 def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
@@ -101,7 +104,22 @@ def _token(plan: Plan) -> Iterator[CheckResult]:
 def _test_only(name: str, script: str) -> CheckResult:
     """Slurm's own check of the script, without submitting it."""
     try:
-        commands.test_only(script)
+        start = commands.expected_start(script)
     except commands.SlurmError as refusal:
-        return error(ABOUT, name, str(refusal).removeprefix("sbatch: ").strip())
-    return ok(ABOUT, name, "accepts the script (--test-only)")
+        return error(ABOUT, name, _words(refusal))
+    would = f", and would start it at {start}" if start else ""
+    return ok(ABOUT, name, f"accepts the script (--test-only){would}")
+
+
+def _start_on(nodes: int, script: str) -> CheckResult:
+    """When a job would start on this number of a range of nodes."""
+    about = f"start on {counted(nodes, nodes)}"
+    try:
+        start = commands.expected_start(script, nodes=nodes)
+    except commands.SlurmError as refusal:
+        return warning(ABOUT, about, _words(refusal))
+    return ok(ABOUT, about, start or "sbatch does not say when")
+
+
+def _words(refusal: commands.SlurmError) -> str:
+    return str(refusal).removeprefix("sbatch: ").strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 from gemfit.core.network_interface import resolves
@@ -110,9 +111,9 @@ def requeue(job: str, restarts: int) -> RequeueDecision:
             return decision
 
 
-def exclude(job: str, node: str) -> None:
-    """Add ``node`` to the excluded nodes of ``job``, which has just been requeued."""
-    avoided = [*excluded(show_job(job)), node]
+def exclude(job: str, nodes: Sequence[str]) -> None:
+    """Add ``nodes`` to the excluded nodes of ``job``, which has just been requeued."""
+    avoided = dict.fromkeys([*excluded(show_job(job)), *nodes])
     scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
 
 

@@ -20,6 +20,8 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
+from gemfit_launch.planning.node_range import NodeRange
+from gemfit_launch.planning.replan import on_nodes
 from gemfit_launch.planning.row_count import finished_pack
 from gemfit_launch.planning.this_machine import check_bfloat16_here
 from gemfit_launch.planning.write_configs import write_configs
@@ -27,6 +29,7 @@ from gemfit_launch.runs.exit_report import TAIL_LINES, tail_of_log
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import time_limit
+from gemfit_launch.slurm.node.allocation import Allocation, check_size, describe_size
 from gemfit_launch.slurm.node.requeue_job import is_cancelled, keeps_nodes, requeue_job, restart_count, say
 from gemfit_launch.slurm.records import job_attempts
 from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, NodeEnd
@@ -49,6 +52,7 @@ def main() -> ExitCode:
     parser.add_argument("--max-restarts", type=int, required=True)
     parser.add_argument("--attempt", type=int, default=0)
     parser.add_argument("--status", type=int, default=0, help="of srun; for the log only")
+    parser.add_argument("--asked", action="store_true", help="a signal has asked the job to save")
     arguments = parser.parse_args()
     run = RunDir(arguments.run_dir)
     if arguments.verb == "begin":
@@ -57,7 +61,13 @@ def main() -> ExitCode:
         return time_limit.requeue_before_limit(run, arguments.attempt)
     say(f"attempt {arguments.attempt} has ended (srun: {arguments.status})")
     try:
-        return end(run, arguments.attempt, max_restarts=arguments.max_restarts, status=arguments.status)
+        return end(
+            run,
+            arguments.attempt,
+            max_restarts=arguments.max_restarts,
+            status=arguments.status,
+            was_asked=arguments.asked,
+        )
     except UserError as error:
         return _fail(run, run.attempt, str(error))
 
@@ -88,11 +98,15 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
         return _fail(run, run.attempt, reason)
     if not _is_packed(run, plan):
         return ExitCode.FAILED
-    nodes = requeue.host_names(os.environ["SLURM_JOB_NODELIST"])
-    if len(nodes) != plan.topology.nodes:
-        raise UserError(f"{run.plan_file} is for {plan.topology.nodes} nodes, but the job has {len(nodes)}")
+    allocation = Allocation.of_this_job(attempts)
+    check_size(plan, allocation)
+    # Without a count of restarts, a new allocation looks like the one in which a node failed.
+    nodes = allocation.used_by(plan) or Allocation(allocation.nodes).used_by(plan)
+    idle = tuple(node for node in allocation.nodes if node not in nodes)
+    plan = on_nodes(plan, len(nodes))
     check_bfloat16_here(plan)
     host = requeue.address(nodes[0]) if len(nodes) > 1 else "127.0.0.1"
+    run.adopt(plan)
     write_configs(run, plan)
     step = job_attempts.newest_step(run)
     attempt = run.begin_attempt(_allowed_changes(run, job))
@@ -101,16 +115,26 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     if stops := job_attempts.fruitless_stops(attempts, job):
         say(f"warning: {job_attempts.describe_stops(stops)}")
     start = AttemptStart(
-        attempt=attempt, job=job, nodes=nodes, restarts=restart_count(), step=step, time=time.time()
+        attempt=attempt,
+        job=job,
+        nodes=nodes,
+        idle=idle,
+        restarts=restart_count(),
+        step=step,
+        time=time.time(),
     )
     files.write(files.start, start)
     say(f"attempt {attempt} of job {job} on {','.join(nodes)}, from step {step} of {plan.steps.total}")
+    if plan.node_counts:
+        say(describe_size(plan, idle, allocation.at_fault))
     # The batch script runs on machine 0, so a port that is free here is free there.
     sys.stdout.write(f"{attempt} {host} {free_port()} {len(nodes)} {','.join(nodes)}\n")
     return ExitCode.DONE
 
 
-def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> ExitCode:
+def end(
+    run: RunDir, attempt: int, *, max_restarts: int, status: int = 0, was_asked: bool = False
+) -> ExitCode:
     """Record the outcome of ``attempt``; requeue the job, or begin again in it, if the run is to continue."""
     run.end_attempt(attempt)
     job, verdict = os.environ["SLURM_JOB_ID"], run.verdict()
@@ -119,12 +143,12 @@ def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> Exi
         _record_end(run, attempt, verdict.outcome, verdict.reason)
         if verdict.outcome is AttemptOutcome.STOPPED and not by_command:
             say(f"saved at step {verdict.step}")
-            return requeue_job(run, job)
+            return _requeue(run, job)
         say(f"{verdict.outcome} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
         return ExitCode.USER_ERROR if verdict.outcome is AttemptOutcome.FATAL else ExitCode.DONE
     if AttemptFiles(run, attempt).limit.is_file():
         _record_end(run, attempt, AttemptOutcome.INTERRUPTED, job_attempts.LIMIT_REACHED)
-        return requeue_job(run, job)
+        return _requeue(run, job)
     if verdict is None and is_cancelled(job):
         _record_end(run, attempt, AttemptOutcome.CANCELLED, "the job was cancelled before it could save")
         return requeue_job(run, job)
@@ -133,23 +157,33 @@ def end(run: RunDir, attempt: int, *, max_restarts: int, status: int = 0) -> Exi
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
     if by_command:
         return _fail(run, attempt, f"crashed after a stop request: {failed.reason}")
-    if _begins_again(run, job, failed):
-        say("the next attempt begins on the same nodes")
+    if not was_asked and _begins_again(run, job, failed):
+        without = f", without {failed.node}" if failed.at_fault else ""
+        say(f"the next attempt begins in the same job{without}")
         sys.stdout.write("again\n")
         return ExitCode.DONE
-    return requeue_job(run, job, avoid=failed.node if failed.at_fault else None)
+    return _requeue(run, job)
+
+
+def _requeue(run: RunDir, job: str) -> ExitCode:
+    """Requeue the job without the nodes that have failed in it."""
+    at_fault = Allocation.of_this_job(job_attempts.read_attempts(run)).at_fault
+    return requeue_job(run, job, avoid=at_fault, smallest=NodeRange.of(run.plan()).smallest)
 
 
 def _begins_again(run: RunDir, job: str, failed: NodeEnd) -> bool:
     """Whether the next attempt after a crash begins in the same job, without the queue.
 
-    Not after a fault of a node, nor after a second crash without a new checkpoint: a requeue may give other
-    nodes. A job that was asked to save has no time left.
+    Not after a fault of a node where too few others are left, nor after a second crash without a new
+    checkpoint: a requeue may give other nodes. The stop file does not tell whether the job was asked to save:
+    nodes also write it when srun ends them, because another has failed.
     """
-    if failed.at_fault or not failed.node or run.stop_requested_by() is not None:
+    if not failed.node:
         return False
-    crashes = job_attempts.fruitless(job_attempts.read_attempts(run), job, AttemptOutcome.CRASHED)
-    return crashes <= 1 and keeps_nodes(job)
+    attempts = job_attempts.read_attempts(run)
+    crashes = job_attempts.fruitless(attempts, job, AttemptOutcome.CRASHED)
+    has_nodes = Allocation.of_this_job(attempts).used_by(run.plan())
+    return crashes <= 1 and bool(has_nodes) and keeps_nodes(job)
 
 
 def record_interruption(run: RunDir) -> None:

@@ -18,7 +18,7 @@ from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
-from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.replan import with_rows
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
 from gemfit_launch.runs.python_module import ModuleKilled
 from gemfit_launch.slurm.node.end_builder import BuilderEnd
@@ -96,20 +96,7 @@ def pack(plan: Plan) -> Plan:
         named = ", ".join(source.name for source in job.sources)
         raise UserError(f"{named}: has changed since the run was submitted; submit it again")
     manifest = ensure_pack(job, folder, force=False, say=print_line)
-    return exact(plan, manifest.splits["train"].rows)
-
-
-def exact(plan: Plan, rows: int) -> Plan:
-    """The plan with a counted number of rows."""
-    made = make_plan(
-        plan.recipe,
-        topology=plan.topology,
-        pack=plan.pack,
-        rows=rows,
-        rows_are_packed=True,
-        site=plan.site,
-    )
-    return made.model_copy(update={"attention_because": plan.attention_because})
+    return with_rows(plan, manifest.splits["train"].rows)
 
 
 def print_line(line: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
@@ -33,8 +34,8 @@ def keeps_nodes(job: str) -> bool:
     return requeue.keeps_nodes(requeue.show_job(job), restart_count())
 
 
-def requeue_job(run: RunDir, job: str, *, avoid: str | None = None) -> ExitCode:
-    """Requeue ``job`` and exclude the node ``avoid``, if enough others are left."""
+def requeue_job(run: RunDir, job: str, *, avoid: Sequence[str] = (), smallest: int = 1) -> ExitCode:
+    """Requeue ``job`` and exclude the nodes ``avoid``, if ``smallest`` others are left."""
     decision = _decision(job)
     if decision == "requeue":
         decision = requeue.requeue(job, restart_count())
@@ -44,7 +45,8 @@ def requeue_job(run: RunDir, job: str, *, avoid: str | None = None) -> ExitCode:
     elif decision == "queued":
         say("Slurm has requeued the job itself")
     else:
-        say("requeued" + (f", without {avoid}" if avoid and _avoid(job, avoid) else ""))
+        left_out = bool(avoid) and _avoid(job, avoid, smallest)
+        say("requeued" + (f", without {', '.join(avoid)}" if left_out else ""))
     return ExitCode.DONE
 
 
@@ -57,17 +59,17 @@ def restart_count() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def _avoid(job: str, node: str) -> bool:
-    """Exclude a failed node if enough are left: otherwise the job would wait forever."""
-    shown = requeue.show_job(job)
-    left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*requeue.excluded(shown), node}
-    if len(left) < int(os.environ["SLURM_JOB_NUM_NODES"]):
-        say(f"{node} failed, but without it the partition has too few nodes; it is used again")
+def _avoid(job: str, nodes: Sequence[str], smallest: int) -> bool:
+    """Exclude failed nodes if ``smallest`` others are left: otherwise the job would wait forever."""
+    shown, names = requeue.show_job(job), ", ".join(nodes)
+    left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*requeue.excluded(shown), *nodes}
+    if len(left) < smallest:
+        say(f"{names} failed, but without it the partition has too few nodes; it is used again")
         return False
     try:
-        requeue.exclude(job, node)
+        requeue.exclude(job, nodes)
     except UserError as error:
-        say(f"{node} failed and is used again: {error}")
+        say(f"{names} failed and is used again: {error}")
         return False
     return True
 

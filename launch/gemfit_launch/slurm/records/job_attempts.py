@@ -38,6 +38,8 @@ class AttemptStart(Contract):
     job: str
     nodes: tuple[str, ...]
     """In the order of their machine ranks."""
+    idle: tuple[str, ...] = ()
+    """Nodes that the job has, and on which the attempt does not train."""
     restarts: int = 0
     """How often Slurm had requeued the job: attempts with the same number ran in one allocation."""
     step: int
@@ -142,6 +144,11 @@ def read_attempts(run: RunDir) -> list[JobAttempt]:
         if (start := read_sound(AttemptStart, files.start)) is not None:
             found.append(JobAttempt(start, read_sound(AttemptEnd, files.end)))
     return found
+
+
+def newest_start(run: RunDir) -> AttemptStart | None:
+    """The start record of the newest attempt; ``None`` before the first."""
+    return read_sound(AttemptStart, AttemptFiles(run, run.attempt).start)
 
 
 def read_sound(kind: type[R], path: Path) -> R | None:

@@ -20,6 +20,8 @@ class Submission(Contract):
     """The packing job that it depends on."""
     site: str
     nodes: int
+    node_counts: tuple[int, ...] = ()
+    """As `Plan.node_counts`."""
     folder: str
     """Working folder of the submission, to which relative paths in the recipe refer."""
     allowed_changes: tuple[str, ...] = ()

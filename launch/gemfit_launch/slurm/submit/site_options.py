@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemfit.errors import UserError
-from gemfit.schemas.plan import Topology
 from gemfit.schemas.site import Site
 from gemfit_launch.argv import to_argv
+from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.planning.topology import Ranks
 from gemfit_launch.slurm.sites.load import load_site
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteOptions:
-    """A site by name, overrides of its values, and a number of nodes."""
+    """A site by name, overrides of its values, and a number of nodes or a range."""
 
     name: str | None = None
     settings: tuple[str, ...] = ()
-    nodes: int | None = None
+    nodes: NodeRange | None = None
 
     def site(self, before: Site | None = None) -> Site:
         """The resolved site; without a name, that of the run ``before``."""
@@ -30,14 +30,14 @@ class SiteOptions:
             raise UserError(f"--site-set {self.settings[0]}: give --site {before.name} with it")
         return before
 
+    @property
+    def node_range(self) -> NodeRange:
+        """The number of nodes of a new run; one if not given."""
+        return self.nodes or NodeRange(1, 1)
+
     def arguments(self) -> list[str]:
         """The same options as command line arguments."""
         return to_argv({"site": self.name, "site_set": self.settings, "nodes": self.nodes})
-
-
-def ranks_at(site: Site, nodes: int) -> Topology:
-    """Ranks of ``nodes`` nodes of ``site``."""
-    return Topology(nodes=nodes, ranks_per_node=site.ranks, device="cuda" if site.gpus_per_node else "cpu")
 
 
 def check_ranks(ranks: Ranks, site: Site) -> None:

@@ -87,6 +87,7 @@ def submit(
         pack_job=pack_job,
         site=site_of(plan).name,
         nodes=plan.topology.nodes,
+        node_counts=plan.node_counts,
         folder=str(folder),
         allowed_changes=allowed_changes,
         time=time.time(),

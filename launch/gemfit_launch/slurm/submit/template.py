@@ -17,6 +17,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
+from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.submit.container import python_on_nodes, srun_options
@@ -60,8 +61,9 @@ def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple
     yield "output", job.log_pattern(kind)
     yield "open-mode", "append"
     yield "chdir", str(folder)
-    yield "ntasks-per-node", "1"
-    yield "nodes", str(plan.topology.nodes if kind == "train" else 1)
+    if kind == "pack" or not plan.node_counts:  # of a range, Slurm would give the smallest
+        yield "ntasks-per-node", "1"
+    yield "nodes", str(NodeRange.of(plan)) if kind == "train" else "1"
     yield "requeue", None
     if kind == "pack":
         yield from _pack_resources(site)
