@@ -21,7 +21,7 @@ from gemfit.train.model.attention_checks import (
     advice,
     check_gradient,
     check_in_use,
-    gradient_norm,
+    embedding_gradient,
     prepare_attention,
 )
 from gemfit.train.model.build import load_model
@@ -179,7 +179,7 @@ def test_the_probe_sees_all_layers_and_leaves_no_gradient(
     settings = {"attention": "sdpa", "lora": lora, "activation_checkpointing": checkpointing}
     model = make_model(tokenizer, **settings).train()
     hooks = len(model.get_input_embeddings()._forward_hooks)
-    norm = gradient_norm(process_of(model), packed(documents()), sum(LENGTHS) - 2)
+    norm = float(embedding_gradient(process_of(model), packed(documents()), sum(LENGTHS) - 2).norm())
     check_gradient(norm, "sdpa")
     assert norm > 0
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -187,7 +187,9 @@ def test_the_probe_sees_all_layers_and_leaves_no_gradient(
     for layer in model.get_submodule("base_model").modules():
         if type(layer).__name__ == "Gemma3Attention":
             hook = layer.register_forward_hook(without_backward)
-            broken = gradient_norm(process_of(model), packed(documents()), sum(LENGTHS) - 2)
+            broken = float(
+                embedding_gradient(process_of(model), packed(documents()), sum(LENGTHS) - 2).norm()
+            )
             hook.remove()
             with pytest.raises(UserError, match="gradients are not finite"):
                 check_gradient(broken, "sdpa")

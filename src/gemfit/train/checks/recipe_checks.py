@@ -164,7 +164,7 @@ def check_model(recipe: Recipe, tokenizer: Any, model: Any, device: torch.device
     yield _run("loss scale", lambda: selftest.check_loss_scale(trainer), "the mean over all trained tokens")
     yield _run(
         "gradients",
-        lambda: check_gradient(selftest.probe_gradient(trainer), name),
+        lambda: check_gradient(float(selftest.probe_gradient(trainer).norm()), name),
         "finite through all layers",
     )
 

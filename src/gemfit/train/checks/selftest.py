@@ -1,10 +1,10 @@
 """Start-up self-test: the prepared engine is the planned one and computes correctly.
 
 Checked on the wrapped model itself, before the first step: the engine in use, no cross-document attention,
-the loss is the mean over trained tokens, tied weights are tied, buffers have the right values, and gradients
-are finite in every layer. It costs some forward passes of ``LENGTHS`` tokens and one backward pass, and
-changes neither weights nor random generators. All ranks do the same passes, since FSDP2 and ZeRO-3 gather
-in each.
+the loss is the mean over trained tokens, tied weights are tied, buffers have the right values, gradients are
+finite in every layer, and slices of rows give what whole rows give. It costs some forward passes of
+``LENGTHS`` tokens and one backward pass, and changes neither weights nor random generators. All ranks do the
+same passes, since FSDP2 and ZeRO-3 gather in each.
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from gemfit.data.document import IGNORED
 from gemfit.schemas.strategy import Engine
 from gemfit.train.checkpoint.engine_state import replica_of
+from gemfit.train.checks.sequence_selftest import check_slices
 from gemfit.train.collective import on_every_rank, rank
-from gemfit.train.data.collate import Tensors, to_device
+from gemfit.train.data.collate import to_device
 from gemfit.train.data.probe_rows import LENGTHS, probe_batch, random_ids, row_of
 from gemfit.train.distributed.meta_init import init_on_meta
-from gemfit.train.model.attention_checks import check_gradient, check_in_use, check_isolation, gradient_norm
+from gemfit.train.model.attention_checks import (
+    check_gradient,
+    check_in_use,
+    check_isolation,
+    embedding_gradient,
+)
 from gemfit.train.model.packed_lm import PackedCausalLM
 from gemfit.train.model.sharded_init import base_name
+from gemfit.train.sequence_group import ALONE
 from gemfit.train.trainer_view import SelfTestError, TrainerView
 
 logger = logging.getLogger(__name__)
@@ -42,6 +49,8 @@ ENGINES = ("DistributedDataParallel", "FSDPModule", "DeepSpeedEngine")
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
 """Largest difference of logits, as a share of the largest logit: kernels differ with the length."""
+GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-1}
+"""Largest difference of a gradient, as a share of its norm; without what other ranks add it is about 1."""
 
 
 def check(trainer: TrainerView) -> None:
@@ -59,11 +68,17 @@ def check(trainer: TrainerView) -> None:
     on_every_rank(lambda: check_in_use(module, attention))
     if recipe.model.quantization is not None:
         facts["layers_in_4_bits"] = on_every_rank(lambda: check_quantized(module, trainer.args.device))[0]
+    if trainer.sequence.degree > 1:
+        with torch.no_grad(), _mode(trainer.model_wrapped, train=False):
+            facts["slices"] = check_slices(trainer)
     for mode in ("eval", "train"):
         facts[f"isolation_{mode}"] = check_isolated(trainer, mode)
     facts["loss_scale"] = check_loss_scale(trainer)
-    facts["gradient_norm"] = norm = probe_gradient(trainer)
+    facts["gradient_norm"] = norm = float(probe_gradient(trainer).norm())
     on_every_rank(lambda: check_gradient(norm, attention))
+    if trainer.sequence.degree > 1:
+        facts["gradient_of_slices"] = apart = gradient_of_slices(trainer)
+        on_every_rank(lambda: check_gradient_of_slices(apart, recipe.model.dtype))
     if rank() == 0:
         logger.info("selftest %s", json.dumps(facts))
 
@@ -183,20 +198,39 @@ def _check_isolation(leak: dict[str, float], mode: str, trainer: TrainerView) ->
     check_isolation(leak, limits, mode, recipe.attention)
 
 
-def probe_gradient(trainer: TrainerView) -> float:
-    """Gradient norm of one row in training mode; see ``gradient_norm``."""
-    batch = probe_batch(trainer)
-    tokens = _trained_tokens(trainer, [batch])
+def probe_gradient(trainer: TrainerView, *, whole: bool = False) -> torch.Tensor:
+    """Gradient of one row in training mode, see ``embedding_gradient``: (rows, tokens, width). Collective.
+
+    With sequence parallelism that of its slices, gathered, unless ``whole``.
+    """
+    batch = probe_batch(trainer, whole=whole)
+    sequence = ALONE if whole else trainer.sequence
+    tokens = round(sequence.sum(int((batch["targets"] != IGNORED).sum()), trainer.args.device))
     with _mode(trainer.model_wrapped, train=True):
-        norm = gradient_norm(trainer, batch, tokens)
-    return math.sqrt(trainer.sequence.sum(norm**2, trainer.args.device))
+        return sequence.gather(embedding_gradient(trainer, batch, tokens))
+
+
+def gradient_of_slices(trainer: TrainerView) -> float:
+    """Difference of the gradients of slices and of the whole row, as a share of their norm. Collective."""
+    expected = probe_gradient(trainer, whole=True)
+    return float((probe_gradient(trainer) - expected).norm() / expected.norm())
+
+
+def check_gradient_of_slices(apart: float, dtype: str) -> None:
+    """``SelfTestError`` where the gradients of slices are not those of the whole row."""
+    if not apart <= GRADIENT_TOLERANCE[dtype]:
+        raise SelfTestError(
+            f"self-test: gradients of slices of a row differ from those of the whole row by {apart:.2g}, at "
+            f"most {GRADIENT_TOLERANCE[dtype]:.2g} is expected; train with strategy.sequence_parallel=1"
+        )
 
 
 def _loss_scale(trainer: TrainerView) -> float:
     """Loss of a step of two uneven accumulation steps, divided by the plain mean over its tokens."""
     halves = [row_of(trainer, [random_ids(trainer, n, seed=n)]) for n in LENGTHS]
     model, device = trainer.model_wrapped, trainer.args.device
-    tokens = _trained_tokens(trainer, halves)
+    mine = sum(int((half["targets"] != IGNORED).sum()) for half in halves)
+    tokens = round(trainer.sequence.sum(mine, device))  # a slice of a row may hold none
     reference = 0.0
     with _mode(model, train=False):
         for half in halves:
@@ -210,15 +244,8 @@ def _loss_scale(trainer: TrainerView) -> float:
             trainer.compute_loss(model, to_device(half, device) | {"step_tokens": tokens}) for half in halves
         ]
     trainer.take_step_loss()
-    # Over the group: a slice of a row may hold no trained token.
     found, reference = (trainer.sequence.sum(float(value), device) for value in (sum(losses), reference))
     return found / trainer.plan.batch.world_size / (reference / tokens)
-
-
-def _trained_tokens(trainer: TrainerView, batches: list[Tensors]) -> int:
-    """Labels in whole rows of which ``batches`` are this rank's slices."""
-    mine = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
-    return round(trainer.sequence.sum(mine, trainer.args.device))
 
 
 def _check_loss_scale(scale: float, trainer: TrainerView) -> None:

@@ -23,11 +23,14 @@ def random_ids(trainer: TrainerView, count: int, seed: int = 1) -> Any:
     return np.random.default_rng(seed).integers(0, vocabulary, count)
 
 
-def row_of(trainer: TrainerView, documents: list[Any]) -> Tensors:
-    """One collated row of ``documents``, every token but the first of the row labelled; this rank's slice."""
+def row_of(trainer: TrainerView, documents: list[Any], *, whole: bool = False) -> Tensors:
+    """One collated row of ``documents``, every token but the first of the row labelled.
+
+    With sequence parallelism it is this rank's slice, unless ``whole``.
+    """
     degree = trainer.sequence.degree
-    seq_len = -(-(sum(LENGTHS) + PADDING) // degree) * degree
-    return slice_rows(whole_row(trainer, documents, seq_len), trainer.sequence)
+    row = whole_row(trainer, documents, -(-(sum(LENGTHS) + PADDING) // degree) * degree)
+    return row if whole else slice_rows(row, trainer.sequence)
 
 
 def whole_row(trainer: TrainerView, documents: list[Any], seq_len: int) -> Tensors:
@@ -46,7 +49,8 @@ def whole_row(trainer: TrainerView, documents: list[Any], seq_len: int) -> Tenso
     )
 
 
-def probe_batch(trainer: TrainerView) -> Tensors:
-    """One row of two random documents on the training device, with its targets."""
-    row = row_of(trainer, [random_ids(trainer, length, seed=length) for length in LENGTHS])
+def probe_batch(trainer: TrainerView, *, whole: bool = False) -> Tensors:
+    """One row of two random documents on the training device, with its targets; see ``row_of``."""
+    documents = [random_ids(trainer, length, seed=length) for length in LENGTHS]
+    row = row_of(trainer, documents, whole=whole)
     return to_device(row, trainer.args.device)

@@ -64,10 +64,11 @@ def check_isolation(leak: dict[str, float], limits: dict[str, float], mode: str,
             )
 
 
-def gradient_norm(trainer: TrainerView, batch: Tensors, trained: int) -> float:
-    """Norm of the gradient at the embedding's output, through all layers; no parameter gets a gradient.
+def embedding_gradient(trainer: TrainerView, batch: Tensors, trained: int) -> torch.Tensor:
+    """The gradient at the embedding's output, through all layers; no parameter gets a gradient.
 
-    Collective. A kernel whose backward pass gives NaN in any layer makes it NaN.
+    In float32: (rows, tokens, width). Collective. A kernel whose backward pass gives NaN in any layer makes
+    it NaN.
     """
     # Not the wrapped model: DDP and DeepSpeed would wait for gradients of parameters.
     module = trainer.accelerator.unwrap_model(trainer.model_wrapped)
@@ -75,7 +76,8 @@ def gradient_norm(trainer: TrainerView, batch: Tensors, trained: int) -> float:
         loss = trainer.compute_loss(module, batch | {"step_tokens": trained})
         (gradient,) = torch.autograd.grad(loss, outputs)
     trainer.take_step_loss()
-    return float(gradient.float().norm())
+    found: torch.Tensor = gradient.float()
+    return found
 
 
 def check_gradient(norm: float, attention: str) -> None:
