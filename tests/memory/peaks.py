@@ -15,7 +15,8 @@ import argparse
 import json
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 from bitsandbytes.functional import quantize_4bit
 from peft import LoraConfig, inject_adapter_in_model
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
@@ -77,22 +79,45 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._shape: dict[int, Any] = {}
+        self._sizes: dict[int, int] = {}
+        self._references: dict[int, Any] = {}
 
     def count(self, tensor: Any) -> None:
-        """Take a tensor's storage into account until it is gone."""
+        """Take a tensor's storage into account until it is gone; of a DTensor, that of the local shard."""
+        if isinstance(tensor, DTensor):
+            tensor = tensor._local_tensor
         if not isinstance(tensor, torch.Tensor) or not (size := tensor.untyped_storage().nbytes()):
             return
         storage = tensor.untyped_storage()
         key = id(storage)
-        if key not in self._shape:
-            self._shape[key] = weakref.ref(storage, lambda _: self._forget(key, size))
-            self.now += size
-            self.peak = max(self.peak, self.now)
+        if key not in self._sizes:
+            self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
+            self._resize(key, size)
 
-    def _forget(self, key: int, size: int) -> None:
-        if self._shape.pop(key, None) is not None:
-            self.now -= size
+    @contextmanager
+    def watch_resizes(self) -> Iterator[None]:
+        """Follow storages that are emptied and filled again inside, as FSDP2 does with what it gathers."""
+        original = torch.UntypedStorage.resize_
+
+        def resize(storage: torch.UntypedStorage, size: int) -> Any:
+            resized = original(storage, size)
+            if id(storage) in self._sizes:
+                self._resize(id(storage), size)
+            elif size:
+                self.count(torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage))
+            return resized
+
+        with mock.patch.object(torch.UntypedStorage, "resize_", resize):
+            yield
+
+    def _resize(self, key: int, size: int) -> None:
+        self.now += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int) -> None:
+        self._references.pop(key, None)
+        self.now -= self._sizes.pop(key, 0)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -113,11 +138,14 @@ class Case:
     attention: str
     what: str = "full"
     """`full`, `lora` of rank 16, or `qlora`: the same over weights in 4 bits."""
+    layers: int | None = None
+    """Layers of the model; all of them by default."""
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        size, rows, tokens, dtype, how, *others = text.split(":")
-        return cls(size, int(rows), int(tokens), dtype, how == "recompute", *others)
+        size, rows, tokens, dtype, how, attention, *what = text.split(":")
+        (named,) = what or ("full",)
+        return cls(size, int(rows), int(tokens), dtype, how == "recompute", attention, named)
 
     @property
     def lora(self) -> Lora | None:
@@ -198,7 +226,7 @@ def fake_model(case: Case) -> Any:
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
+        num_hidden_layers=case.layers or shape.num_layers,
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,

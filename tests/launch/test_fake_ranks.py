@@ -1,0 +1,45 @@
+"""Shards, collectives and peaks of 64 and 512 ranks, over torch's fake process group."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+def answer(script: str, *cases: str) -> dict[str, dict[str, Any]]:
+    """What ``script`` of tests/memory found, by case."""
+    argv = [sys.executable, str(TESTS / "memory" / script), "--json", "--cases", *cases]
+    env = os.environ | {"PYTHONPATH": str(TESTS), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=500, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {result["case"]: result for result in json.loads(done.stdout.splitlines()[-1])}
+    assert set(found) == set(cases)
+    return found
+
+
+@pytest.mark.slow
+def test_each_element_is_in_one_shard_of_a_checkpoint_and_rank_0_holds_what_is_predicted() -> None:
+    for case, found in answer("fake_ranks.py", "fsdp2:1b:64", "fsdp2:27b:64", "zero3:27b:512").items():
+        assert found["wrong"] == [], case
+        assert found["elements"] > 100_000_000, case
+        assert found["held"] == found["predicted"], case
+
+
+@pytest.mark.slow
+def test_all_ranks_take_part_in_the_same_collectives_and_need_what_is_predicted() -> None:
+    first, *others = found = list(
+        answer("fsdp2_peaks.py", "1b:64:0:2", "1b:64:31:2", "1b:64:63:2", "1b:512:511:2").values()
+    )
+    names = [call.partition(" ")[0] for call in first["collectives"]]
+    # Two accumulation steps, of two layers and the rest: gathered twice, reduced once.
+    assert names == [*["_allgather_base_"] * 6, *["_reduce_scatter_base_"] * 3] * 2
+    assert [other["collectives"] for other in others[:2]] == [first["collectives"]] * 2
+    assert max(abs(result["difference"]) for result in found) < 0.1
