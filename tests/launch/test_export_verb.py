@@ -46,3 +46,32 @@ def test_without_the_train_extra_its_installation_is_named(
     result = cli("export", run.root)
     assert result.exit_code == 2
     assert "pip install '/path/to/gemfit[train]'" in result.stderr
+
+
+def test_a_check_exports_first_and_compares_then(
+    run: RunDir, calls: Calls, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def ask(module: str, argv: list[str]) -> str:
+        asked.append([module, *argv])
+        return "exported\n"
+
+    monkeypatch.setattr("gemfit_launch.verbs.export.ask_module", ask)
+    assert cli("export", run.root, "--check", "--dtype", "float32", "--json").exit_code == 1
+    assert asked == [["gemfit.export.export", str(run.root), "--out", str(run.export), "--dtype", "float32"]]
+    assert calls == [("gemfit.export_check", [str(run.root), str(run.export), "--json"])]
+
+
+def test_a_folder_that_exists_is_checked_as_it_is(run: RunDir, calls: Calls, cli: Cli) -> None:
+    run.export.mkdir()
+    (run.export / "config.json").touch()
+    python = run.root / "python"
+    python.touch()
+    cli("export", run.root, "--check", "--checkpoint", 20, "--python", python)
+    options = ["--checkpoint", "20", "--python", str(python)]
+    assert calls == [("gemfit.export_check", [str(run.root), str(run.export), *options])]
+    refused = cli("export", run.root, "--check", "--adapter")
+    assert refused.exit_code == 2
+    assert "so --adapter has no effect" in refused.stderr
+    assert "give --check with it" in cli("export", run.root, "--python", python).stderr

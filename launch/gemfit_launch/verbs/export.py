@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.argv import to_argv
-from gemfit_launch.runs.python_module import require_train_extra, run_module
+from gemfit_launch.runs.python_module import ask_module, require_train_extra, run_module
 from gemfit_launch.verbs._options import RUN_FOLDER, checkpoint_option, json_option
 
 
@@ -29,19 +30,53 @@ from gemfit_launch.verbs._options import RUN_FOLDER, checkpoint_option, json_opt
     metavar="GB",
     help="Largest file of weights.  [default: 5]",
 )
+@click.option("--check", is_flag=True, help="Load it with other programs and compare; RUN/export as it is.")
+@click.option(
+    "--python",
+    "pythons",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="With --check: Python of an environment with another transformers; repeatable.",
+)
 @json_option
-def export(run: Path, out: Path | None, as_json: bool, **options: object) -> None:
+def export(
+    run: Path,
+    out: Path | None,
+    as_json: bool,
+    check: bool,
+    pythons: tuple[Path, ...],
+    checkpoint: str | None,
+    **options: object,
+) -> None:
     """Export a Hugging Face model folder.
 
-    A text-only model, unless --multimodal.
+    A text-only model, unless --multimodal. --check loads the folder with the transformers (or peft)
+    installed here and with those of --python, and compares the loss of validation rows, the tokens of
+    greedy replies and their stop with the run's own model, in float32 on the CPU; a folder that exists
+    is checked as it is. Exit status of --check: 0 all are equal, 1 one differs or cannot load it.
 
     \b
     Example:
       gemfit export runs/first --checkpoint best
       gemfit export runs/first --checkpoint 200 --out models/first
       gemfit export runs/lora --adapter --dtype bfloat16
+      gemfit export runs/first --check --python ~/transformers4/bin/python
     """
     run_dir = RunDir.open(run)
+    if pythons and not check:
+        raise click.UsageError("--python names readers of --check; give --check with it")
     require_train_extra("export")
-    argv = to_argv({"out": out or run_dir.export, **options, "json": as_json})
-    raise click.exceptions.Exit(run_module("gemfit.export.export", [str(run), *argv]))
+    folder = out or run_dir.export
+    chosen = to_argv({"checkpoint": checkpoint})
+    exists = check and folder.is_dir() and any(folder.iterdir())
+    if exists and (unused := to_argv(options)):
+        raise UserError(
+            f"{folder}: exists and is checked as it is, so {unused[0]} has no effect; leave it out"
+        )
+    argv = [str(run), *to_argv({"out": folder}), *chosen, *to_argv(options)]
+    if check and not exists:
+        click.echo(ask_module("gemfit.export.export", argv).strip(), err=True)
+    elif not check:
+        raise click.exceptions.Exit(run_module("gemfit.export.export", [*argv, *to_argv({"json": as_json})]))
+    asked = [str(run), str(folder), *chosen, *to_argv({"python": pythons, "json": as_json})]
+    raise click.exceptions.Exit(ExitCode(run_module("gemfit.export_check", asked)))

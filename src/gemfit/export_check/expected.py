@@ -1,0 +1,106 @@
+"""What the run's own model computes on validation rows: the values that every reader has to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gemfit.data.document import IGNORED
+from gemfit.evaluate.generation import prompt_ids
+from gemfit.evaluate.models import LoadedModel, find_models, for_generation, open_packed, plan_here
+from gemfit.evaluate.run_evaluation import EvaluationInputs, EvaluationSettings, make_inputs
+from gemfit.export_check import probe
+from gemfit.rundir import RunDir
+from gemfit.train.data.batches import batch_of
+
+DEVICE = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedValues:
+    """Values of the run's own model, and the input they are of."""
+
+    case: dict[str, Any]
+    """Input of ``probe``: documents with labels, prompts, tokens of a reply."""
+    losses: list[float]
+    """Sums over the labelled tokens of each document, in nats."""
+    labelled: list[int]
+    """Labelled tokens of each document."""
+    prompts: list[list[int]]
+    replies: list[list[int]]
+    stops: list[int]
+    step: int
+
+
+def expected_values(
+    run: RunDir, checkpoint: str, dtype: str | None, *, rows: int, samples: int, max_new_tokens: int
+) -> ExpectedValues:
+    """Loss of ``rows`` packed rows, document by document, and greedy replies to ``samples`` prompts.
+
+    On the CPU in float32, with weights that are rounded to ``dtype`` as the export has them; ``None``: not
+    rounded.
+    """
+    plan = plan_here(run, DEVICE)
+    split = "validation" if plan.recipe.data.has_validation else "train"
+    settings = EvaluationSettings(split=split, rows=rows, samples=samples, max_new_tokens=max_new_tokens)
+    inputs = make_inputs(run, settings, DEVICE)
+    (ref,) = find_models(run, [checkpoint])
+    model = open_packed(run, ref, DEVICE).float()
+    if dtype is not None:
+        _round(model, getattr(torch, dtype))
+    measured = [found for row in inputs.rows.tolist() for found in _row_losses(model, inputs, row)]
+    loaded = for_generation(run, model)
+    messages = [[message.model_dump() for message in prompt.prompt] for prompt in inputs.prompts]
+    prompts = [prompt_ids(loaded.tokenizer, prompt.prompt) for prompt in inputs.prompts]
+    assert ref.step is not None, "a checkpoint has a step"
+    return ExpectedValues(
+        case={
+            "documents": [document for document, _ in measured],
+            "prompts": messages,
+            "max_new_tokens": max_new_tokens,
+        },
+        losses=[loss for _, loss in measured],
+        labelled=[sum(label != IGNORED for label in found["labels"][1:]) for found, _ in measured],
+        prompts=prompts,
+        replies=_replies(loaded, prompts, max_new_tokens),
+        stops=probe.stops(loaded.model),
+        step=ref.step,
+    )
+
+
+def _round(model: Any, dtype: torch.dtype) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+
+
+def _row_losses(model: Any, inputs: EvaluationInputs, number: int) -> Iterator[tuple[dict[str, Any], float]]:
+    """Each document of a row that has labelled tokens, with the sum of its losses in the packed row."""
+    batch = batch_of(inputs.pack, np.array([number]), inputs.plan, inputs.pad_id)
+    with torch.no_grad():
+        losses = model(**batch, per_token=True).losses.reshape(-1).double()
+    row, start = inputs.pack[number], 0
+    for length in row.seq_lengths.tolist():
+        stop = start + length
+        ids, labels = row.input_ids[start:stop].tolist(), row.labels[start:stop].tolist()
+        if any(label != IGNORED for label in labels[1:]):
+            # The loss of a token stands one place earlier, where it is predicted.
+            places = [start + place - 1 for place in range(1, length) if labels[place] != IGNORED]
+            yield {"ids": ids, "labels": labels}, float(losses[places].sum())
+        start = stop
+
+
+def _replies(loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    with torch.no_grad():
+        return [probe.reply(loaded.model, loaded.tokenizer, ids, max_new_tokens) for ids in prompts]
+
+
+def dtype_of(folder: Path, config: dict[str, Any]) -> str | None:
+    """Type of the weights of an exported model; ``None`` for an adapter, whose base is not rounded."""
+    if (folder / "adapter_config.json").is_file():
+        return None
+    return str(config["dtype"])
