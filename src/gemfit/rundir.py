@@ -85,7 +85,7 @@ class RunDir(RunPaths):
             numbers = (path.stem.removeprefix("attempt-") for path in self.plans.glob("attempt-*.json"))
             return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
-    def begin_attempt(self, allowed_changes: Collection[str] = ()) -> int:
+    def begin_attempt(self, allowed_changes: Collection[str] = (), *, idle_nodes: int = 0) -> int:
         """Number a new attempt, and remove stop file and verdict of the last one.
 
         Allowed changes of the last attempt stay allowed: it may have ended before it saved.
@@ -93,7 +93,11 @@ class RunDir(RunPaths):
         number, earlier = self.attempt + 1, self.attempt_record(self.attempt)
         allowed = tuple(dict.fromkeys([*earlier.allowed_changes, *allowed_changes]))
         record = AttemptRecord(
-            attempt=number, plan_digest=self.plan().digest, allowed_changes=allowed, began=time.time()
+            attempt=number,
+            plan_digest=self.plan().digest,
+            allowed_changes=allowed,
+            idle_nodes=idle_nodes,
+            began=time.time(),
         )
         self.plans.mkdir(exist_ok=True)
         write_atomic(self.attempt_record_file(number), record.to_json())

@@ -537,6 +537,7 @@ def test_an_attempt_uses_as_many_nodes_as_the_batch_needs(
     assert plan.batch.world_size == 2 * plan.topology.nodes
     assert (plan.batch.global_batch_size, plan.node_counts) == (16, (2, 3, 5))
     assert start.idle == idle
+    assert elastic.attempt_record(1).idle_nodes == len(idle)
     assert f"num_processes: {plan.batch.world_size}\n" in elastic.accelerate_file.read_text()
 
 

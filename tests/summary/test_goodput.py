@@ -145,6 +145,17 @@ def test_idle_slots_are_their_share_of_kept_steps(tmp_path: Path) -> None:
     assert found.share == pytest.approx(16 / 18)
 
 
+def test_nodes_that_an_attempt_leaves_idle_are_allocated(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ranks=2)
+    whole = measured(run, [step(1, began(run, 0.0, 8.0), 8.0, 8.0)])
+    record = run.attempt_record(1).model_copy(update={"idle_nodes": 3})
+    run.attempt_record_file(1).write_text(record.to_json())
+    found = measured(run, [step(1, 1, 8.0, 8.0)])
+    assert found.parts["idle nodes"] == 3 * 2 * 8.0
+    assert found.allocated_seconds == whole.allocated_seconds + found.parts["idle nodes"]
+    assert found.parts["kept steps"] == whole.parts["kept steps"]
+
+
 @pytest.mark.parametrize(
     ("reason", "part"), [("hung: no step for 1800 seconds", "hang"), ("a segfault", "replayed steps")]
 )

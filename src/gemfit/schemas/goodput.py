@@ -13,6 +13,7 @@ GoodputPart = Literal[
     "saving",
     "replayed steps",
     "idle slots",
+    "idle nodes",
     "slow-rank wait",
     "hang",
     "other",
@@ -24,7 +25,7 @@ class Goodput(Contract):
     """Allocated time of a run over all its attempts, by cause."""
 
     allocated_seconds: float
-    """Of all ranks, one GPU each: the seconds of each attempt times its ranks."""
+    """The seconds of each attempt times its ranks, one GPU each, and those of nodes that it left idle."""
     parts: dict[GoodputPart, float]
     """The same by cause: they sum to ``allocated_seconds``."""
     between_seconds: float

@@ -246,6 +246,8 @@ class AttemptRecord(Contract):
     plan_digest: str
     allowed_changes: tuple[str, ...] = ()
     """Keys of the training's identity that may differ from what a checkpoint was saved under."""
+    idle_nodes: int = 0
+    """Nodes that its Slurm job has, and on which it does not train."""
     began: float | None = None
     """In seconds since the Unix epoch, like `ended`."""
     ended: float | None = None

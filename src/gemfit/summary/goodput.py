@@ -1,8 +1,9 @@
 """Goodput: which share of the allocated GPU-seconds became kept steps, and where the rest went.
 
-For each attempt, with its ranks R and its wall time T from begin to end::
+For each attempt, with its ranks R, I more on nodes that it left idle, and its wall time T from begin to end::
 
-    R * T = kept + start + evaluation + saving + replayed + idle slots + slow-rank wait + hang + other
+    (R + I) * T = kept + start + evaluation + saving + replayed + idle slots + idle nodes + slow-rank wait
+        + hang + other
 
 A step counts with its recorded seconds; where only every k-th step is recorded, the record stands for k.
 Time in a queue is not allocated, and apart.
@@ -52,6 +53,8 @@ def measure_goodput(
         parts = _parts(span, summary, own, plan)
         for part, seconds in parts.items():
             total[part] += ranks * seconds
+        idle = run.attempt_record(number).idle_nodes * plan.topology.ranks_per_node
+        total["idle nodes"] += idle * (span[1] - span[0])
         spans.append(span)
         sizes += [ranks] if sizes[-1:] != [ranks] else []
     allocated = sum(total.values())

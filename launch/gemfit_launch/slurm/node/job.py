@@ -109,7 +109,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     run.adopt(plan)
     write_configs(run, plan)
     step = job_attempts.newest_step(run)
-    attempt = run.begin_attempt(_allowed_changes(run, job))
+    attempt = run.begin_attempt(_allowed_changes(run, job), idle_nodes=len(idle))
     files = AttemptFiles(run, attempt)
     time_limit.warn_of_short_limit(job, site_of(plan).signal_lead_seconds)
     if stops := job_attempts.fruitless_stops(attempts, job):
