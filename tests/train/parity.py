@@ -100,6 +100,8 @@ Not compared, because this machine does not have it:
 
 {absent}
 
+Ranks that share their rows, over strategies, degrees and windows: [long-rows.md](long-rows.md#measured).
+
 All ways compute the loss in slices (two per batch of four rows here) where the reference has all
 logits at once; they use `sdpa` unless the line says otherwise, and batches that a thread prefetches.
 """

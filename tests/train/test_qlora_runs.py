@@ -99,3 +99,11 @@ def test_a_run_goes_on_with_the_same_losses_in_an_engine_that_shards_the_bits(
     assert json.loads(found)["engine"] == engine
     assert json.loads(found)["layers_in_4_bits"] == 7 * LAYERS
     assert halfway.losses[4:] == pytest.approx(ddp.losses[2:], rel=2e-4)
+
+
+def test_ranks_that_share_their_rows_train_over_4_bits_as_others_do(
+    launch: Launch, qlora: dict[str, Any], ddp: Attempts
+) -> None:
+    shared = launch("fsdp2", 2, **qlora, strategy__sequence_parallel=2)
+    assert shared.selftest["layers_in_4_bits"] == 7 * LAYERS
+    assert shared.losses == pytest.approx(ddp.losses, rel=1e-5)
