@@ -157,6 +157,16 @@ def test_the_table_of_sizes_has_a_line_for_each(cli: Cli) -> None:
     shown = cli("plan", *ON)
     lines = shown.output.partition("\nNodes\n")[2].splitlines()[2:5]
     assert [line.split()[:2] for line in lines] == [["1", "2"], ["2", "4"], ["3", "6"]], shown.output
+    # 16 rows over 2, 4 and 6 ranks.
+    assert [line.split()[2] for line in lines] == ["8", "4", "3"]
+    assert [line.split()[-1] for line in lines] == ["yes", "yes", "yes"]
+
+
+@pytest.mark.usefixtures("slurm", "conversations")
+def test_sizes_that_are_not_used_share_a_line_where_they_cannot_train(cli: Cli) -> None:
+    options = [word if word != "1-3" else "7-30" for word in ON]
+    lines = cli("plan", *options).output.partition("\nNodes\n")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [line.split()[0] + " " + line.split()[-1] for line in lines] == ["7 yes", "8 yes", "9-30 no"]
 
 
 def test_neighbours_with_one_reason_are_described_together() -> None:

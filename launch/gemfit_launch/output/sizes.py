@@ -30,8 +30,11 @@ def sizes_json(sizes: Sequence[Size]) -> list[dict[str, Any]]:
 
 
 def sizes_table(sizes: Sequence[Size]) -> Table:
-    """One line for each size; neighbours that cannot train for the same reason share one."""
-    return table([*NUMBERS, ""], _lines(sizes), numbers=NUMBERS)
+    """One line for each size; neighbours that cannot train for the same reason share one.
+
+    The reasons are among the warnings of the plan.
+    """
+    return table([*NUMBERS, "used"], _lines(sizes), numbers=NUMBERS)
 
 
 def _lines(sizes: Sequence[Size]) -> Iterator[tuple[str, ...]]:
@@ -39,7 +42,7 @@ def _lines(sizes: Sequence[Size]) -> Iterator[tuple[str, ...]]:
         members = list(group)
         if reason is not None:
             nodes = NodeRange(members[0].nodes, members[-1].nodes)
-            yield (str(nodes), str(NodeRange(members[0].ranks, members[-1].ranks)), *4 * ("-",), reason)
+            yield (str(nodes), str(NodeRange(members[0].ranks, members[-1].ranks)), *4 * ("-",), "no")
             continue
         yield from map(_line, members)
 
@@ -54,7 +57,7 @@ def _line(size: Size) -> tuple[str, ...]:
         str(batch.gradient_accumulation_steps),
         f"{batch.idle} of {batch.slots}" if batch.idle else "0",
         gigabytes(size.gpu_bytes) if size.gpu_bytes is not None else "-",
-        f"not used: {size.left_out}" if size.left_out else "",
+        "no" if size.left_out else "yes",
     )
 
 
