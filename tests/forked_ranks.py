@@ -12,6 +12,7 @@ import ctypes
 import gc
 import itertools
 import os
+import pkgutil
 import signal
 import socket
 import sys
@@ -42,7 +43,7 @@ from accelerate.utils.launch import (
 )
 from transformers import TrainingArguments
 
-from forked_ranks_environment import CUDA_PLAN
+from forked_ranks_environment import CUDA_PLAN, SLOW_BATCHES, SLOW_LAYERS
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.optimizer import optimizer_of
@@ -175,12 +176,28 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
         sys.argv = ["gemfit.train", *argv]
         if CUDA_PLAN in os.environ:
             _use_settings_of_gpus()
+        _plant_delay(SLOW_LAYERS, "transformers.models.gemma3.modeling_gemma3.Gemma3MLP.forward", rank)
+        _plant_delay(SLOW_BATCHES, "gemfit.train.data.prefetch_loader._get", rank)
         leave(train_main())
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(ExitCode.FAILED)
+
+
+def _plant_delay(name: str, function: str, rank: int) -> None:
+    """Make ``function`` sleep first, if the variable ``name`` asks for it on this rank."""
+    slow_rank, _, seconds = os.environ.get(name, "").partition(":")
+    if slow_rank != str(rank):
+        return
+    original = pkgutil.resolve_name(function)
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(float(seconds))
+        return original(*arguments, **named)
+
+    mock.patch(function, slow).start()
 
 
 def _use_settings_of_gpus() -> None:

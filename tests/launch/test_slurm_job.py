@@ -12,7 +12,7 @@ import pytest
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.metrics import SlowRankRecord, Verdict
 from gemfit.schemas.plan import PackReference, Plan
 from gemfit.schemas.site import Site
 from gemfit_launch.planning.replan import on_nodes
@@ -233,6 +233,26 @@ def test_the_next_attempt_avoids_a_node_that_failed(run: RunDir, calls: Calls) -
     fail(run, "n2", 1, at_fault=True)
     assert end(run) == ExitCode.DONE
     assert calls() == ["requeue 7", "update JobId=7 ExcNodeList=n2"]
+
+
+@pytest.mark.parametrize("avoids", [True, False])
+def test_the_next_attempt_avoids_a_slow_node_where_the_site_says_so(
+    run: RunDir, calls: Calls, avoids: bool
+) -> None:
+    plan = run.plan()
+    assert plan.site is not None
+    site = plan.site.model_copy(update={"avoid_slow_nodes": avoids})
+    run.plan_file.write_text(plan.model_copy(update={"site": site}).to_json())
+    begin(run)
+    records = [
+        SlowRankRecord(
+            attempt=attempt, step=20, rank=1, host=host, cause="input", seconds=2, others_seconds=1, time=0
+        )
+        for attempt, host in ((run.attempt, "n2"), (run.attempt, "elsewhere"), (run.attempt - 1, "n1"))
+    ]
+    run.metrics_file.write_text("".join(record.model_dump_json() + "\n" for record in records))
+    assert end(run, AttemptOutcome.STOPPED, step=20) == ExitCode.DONE
+    assert calls() == ["requeue 7", *(["update JobId=7 ExcNodeList=n2"] if avoids else [])]
 
 
 def test_a_node_is_not_avoided_where_too_few_would_be_left(

@@ -31,6 +31,8 @@ def boundary(run: Path, **parts: Any) -> BoundaryCallback:
     trainer: Any = SimpleNamespace(
         run=SimpleNamespace(metrics_file=metrics, ledger_file=ledger),
         plan=SimpleNamespace(recipe=None, batch=SimpleNamespace(world_size=2)),
+        layer_timer=SimpleNamespace(take=lambda: 0.1),
+        data_seconds=0.0,
         **parts,
     )
     return BoundaryCallback(trainer)
@@ -49,7 +51,7 @@ def test_a_training_loss_that_is_no_number_asks_for_no_checkpoint(tmp_path: Path
     control = SimpleNamespace(should_save=False)
     callback = boundary(
         tmp_path,
-        stop=SimpleNamespace(agree=lambda *_: (float("nan"), 0.0, 1.0)),
+        stop=SimpleNamespace(agree=lambda *_: (float("nan"), 0.0, *[0.1] * 4, 1.0)),
         saver=SimpleNamespace(failed=False, bound_lost_steps=lambda step: None),
         ledger=SimpleNamespace(take=lambda: (1.0,), rows=lambda taken, rows: np.array([0])),
         schedule=SimpleNamespace(rows_of=lambda step: np.array([0]), epoch=lambda step: 0.1),

@@ -91,6 +91,8 @@ def show_status(statuses: Sequence[RunStatus]) -> None:
             out.print(f"\n{status.run}: waits: {status.waits_for}")
         if status.reason:
             out.print(f"\n{status.run}: {status.reason}")
+        for sentence in status.slow_ranks:
+            out.print(f"\n{status.run}: {sentence}")
         if status.goodput is not None:
             out.print(f"\n{status.run}: {goodput_line(status.goodput)}")
 

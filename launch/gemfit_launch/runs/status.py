@@ -10,7 +10,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
 from gemfit.schemas.goodput import Goodput
-from gemfit.schemas.metrics import EvalRecord, StepRecord
+from gemfit.schemas.metrics import EvalRecord, SlowRankRecord, StepRecord
 from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.metrics_tail import recent_records, seconds_left
 
@@ -52,6 +52,8 @@ class RunStatus(Contract):
     """Its newest Slurm job."""
     waits_for: str = ""
     """Why that job is pending."""
+    slow_ranks: tuple[str, ...] = ()
+    """Of its last attempt, a sentence for each."""
     goodput: Goodput | None = None
     """Of a run that was named, once it has a record."""
     node_counts: tuple[int, ...] = ()
@@ -100,6 +102,11 @@ def read_status(
         node_counts=plan.node_counts,
         nodes=nodes,
         idle_nodes=idle_nodes,
+        slow_ranks=tuple(
+            record.text
+            for record in records
+            if isinstance(record, SlowRankRecord) and record.attempt == run.attempt
+        ),
     )
 
 

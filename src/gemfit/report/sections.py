@@ -28,6 +28,8 @@ def training(run: RunReport) -> Section:
 def speed(run: RunReport) -> Section:
     """Tokens/s, MFU, breakdown of the wall time, memory."""
     blocks: list[Block] = [Charts(speed_charts(run))]
+    for record in run.history.slow_ranks[:NAMED]:
+        blocks.append(Note(f"Attempt {record.attempt}: {record.text}.", "warn"))
     if run.facts.no_mfu:
         blocks.append(Note(f"MFU is not shown: {run.facts.no_mfu}."))
     if run.history.memory:

@@ -34,7 +34,7 @@ class StepRecord(Contract):
     trained_tokens: int | None = None
     """Tokens that the loss counts, over all ranks."""
     wait_seconds: float | None = None
-    """How long a rank waited for the slowest one, mean over the ranks."""
+    """How long a rank waited for the slowest one, mean over the ranks: at least, from their own times."""
     rows_digest: str
     """BLAKE2b of the row numbers that were fed in this step: equal runs took equal rows."""
 
@@ -200,6 +200,34 @@ class StartRecord(Contract):
     time: float
 
 
+SlowCause = Literal["compute", "input"]
+
+
+class SlowRankRecord(Contract):
+    """One line of ``metrics.jsonl`` where a rank has been slower than the others for 20 steps in a row."""
+
+    kind: Literal["slow_rank"] = "slow_rank"
+    attempt: int
+    step: int
+    rank: int
+    host: str
+    """Slurm's name of its node, else that of its machine."""
+    cause: SlowCause
+    seconds: float
+    """Of its own computing, or waiting for input, in a step; mean over these steps."""
+    others_seconds: float
+    """The same of the median rank."""
+    time: float
+
+    @property
+    def text(self) -> str:
+        """The same as a sentence."""
+        return (
+            f"rank {self.rank} on {self.host} is slower than the others at step {self.step}: {self.cause} "
+            f"takes {self.seconds:.3g} s per step, {self.others_seconds:.3g} s on the median rank"
+        )
+
+
 Record = (
     StepRecord
     | EvalRecord
@@ -209,6 +237,7 @@ Record = (
     | EnergyRecord
     | ProgressRecord
     | StartRecord
+    | SlowRankRecord
 )
 """A line of ``metrics.jsonl``."""
 
@@ -221,6 +250,7 @@ KINDS: dict[str, type[Record]] = {
     "energy": EnergyRecord,
     "progress": ProgressRecord,
     "start": StartRecord,
+    "slow_rank": SlowRankRecord,
 }
 
 

@@ -19,6 +19,7 @@ from gemfit.schemas.metrics import (
     MemoryRecord,
     Record,
     SaveRecord,
+    SlowRankRecord,
     StepRecord,
     parse_record,
 )
@@ -41,6 +42,8 @@ class History:
     """Of each attempt, in order; none of an attempt by an older version."""
     energy: tuple[EnergyRecord, ...] = ()
     """Of each attempt that ended normally, in order."""
+    slow_ranks: tuple[SlowRankRecord, ...] = ()
+    """Of all attempts, in order."""
 
 
 def read_history(metrics: Path) -> History:
@@ -68,6 +71,7 @@ def make_history(records: Sequence[Record], metrics: Path) -> History:
         memory=tuple(record for record in records if isinstance(record, MemoryRecord)),
         hardware=tuple(record for record in records if isinstance(record, HardwareRecord)),
         energy=tuple(record for record in records if isinstance(record, EnergyRecord)),
+        slow_ranks=tuple(record for record in records if isinstance(record, SlowRankRecord)),
     )
 
 

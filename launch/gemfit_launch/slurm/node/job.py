@@ -31,6 +31,7 @@ from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import time_limit
 from gemfit_launch.slurm.node.allocation import Allocation, check_size, describe_size
 from gemfit_launch.slurm.node.requeue_job import is_cancelled, keeps_nodes, requeue_job, restart_count, say
+from gemfit_launch.slurm.node.slow_nodes import slow_nodes
 from gemfit_launch.slurm.records import job_attempts
 from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, NodeEnd
 from gemfit_launch.slurm.records.job_files import JobFiles
@@ -166,9 +167,10 @@ def end(
 
 
 def _requeue(run: RunDir, job: str) -> ExitCode:
-    """Requeue the job without the nodes that have failed in it."""
+    """Requeue the job without the nodes that have failed in it, or were slow where the site avoids these."""
     at_fault = Allocation.of_this_job(job_attempts.read_attempts(run)).at_fault
-    return requeue_job(run, job, avoid=at_fault, smallest=NodeRange.of(run.plan()).smallest)
+    smallest = NodeRange.of(run.plan()).smallest
+    return requeue_job(run, job, avoid=at_fault, slow=slow_nodes(run), smallest=smallest)
 
 
 def _begins_again(run: RunDir, job: str, failed: NodeEnd) -> bool:

@@ -34,8 +34,13 @@ def keeps_nodes(job: str) -> bool:
     return requeue.keeps_nodes(requeue.show_job(job), restart_count())
 
 
-def requeue_job(run: RunDir, job: str, *, avoid: Sequence[str] = (), smallest: int = 1) -> ExitCode:
-    """Requeue ``job`` and exclude the nodes ``avoid``, if ``smallest`` others are left."""
+def requeue_job(
+    run: RunDir, job: str, *, avoid: Sequence[str] = (), slow: Sequence[str] = (), smallest: int = 1
+) -> ExitCode:
+    """Requeue ``job`` and exclude the nodes ``avoid``, then those that were ``slow``.
+
+    Of both, all or none: only if ``smallest`` others are left.
+    """
     decision = _decision(job)
     if decision == "requeue":
         decision = requeue.requeue(job, restart_count())
@@ -45,8 +50,11 @@ def requeue_job(run: RunDir, job: str, *, avoid: Sequence[str] = (), smallest: i
     elif decision == "queued":
         say("Slurm has requeued the job itself")
     else:
-        left_out = bool(avoid) and _avoid(job, avoid, smallest)
-        say("requeued" + (f", without {', '.join(avoid)}" if left_out else ""))
+        faults = (("failed", avoid), ("was slow", [node for node in slow if node not in avoid]))
+        left_out = [
+            node for fault, nodes in faults if nodes and _avoid(job, nodes, smallest, fault) for node in nodes
+        ]
+        say("requeued" + (f", without {', '.join(left_out)}" if left_out else ""))
     return ExitCode.DONE
 
 
@@ -59,17 +67,17 @@ def restart_count() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def _avoid(job: str, nodes: Sequence[str], smallest: int) -> bool:
-    """Exclude failed nodes if ``smallest`` others are left: otherwise the job would wait forever."""
+def _avoid(job: str, nodes: Sequence[str], smallest: int, fault: str) -> bool:
+    """Exclude nodes if ``smallest`` others are left: otherwise the job would wait forever."""
     shown, names = requeue.show_job(job), ", ".join(nodes)
     left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*requeue.excluded(shown), *nodes}
     if len(left) < smallest:
-        say(f"{names} failed, but without it the partition has too few nodes; it is used again")
+        say(f"{names} {fault}, but without it the partition has too few nodes; it is used again")
         return False
     try:
         requeue.exclude(job, nodes)
     except UserError as error:
-        say(f"{names} failed and is used again: {error}")
+        say(f"{names} {fault} and is used again: {error}")
         return False
     return True
 

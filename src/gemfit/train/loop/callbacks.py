@@ -13,21 +13,25 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from gemfit.core.host_name import host_name
 from gemfit.core.jsonl_log import append_record
 from gemfit.data.pack.reader import PackedRows
 from gemfit.data.pack.shuffle import rows_digest
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract
-from gemfit.schemas.metrics import EvalRecord, LedgerRecord, StepRecord
+from gemfit.schemas.metrics import EvalRecord, LedgerRecord, SlowRankRecord, StepRecord
 from gemfit.train.checkpoint.async_saver import Saver
-from gemfit.train.collective import rank
+from gemfit.train.collective import on_every_rank, rank
 from gemfit.train.data.batches import RowSchedule
 from gemfit.train.data.row_ledger import RowLedger
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
 from gemfit.train.loop.finite import check_finite
+from gemfit.train.loop.layer_timer import LayerTimer
+from gemfit.train.loop.slow_rank import LocalTime, SlowRankDetector, to_slots, waiting_seconds
 from gemfit.train.loop.validation_loop import ValidationResult
 from gemfit.train.trainer_view import TrainerView
 
@@ -46,6 +50,7 @@ class StepView(TrainerView, Protocol):
     validation_results: dict[int, ValidationResult]
     evaluation_seconds: float
     data_seconds: float
+    layer_timer: LayerTimer
     grad_norm: float | None
     lr_scheduler: Any
 
@@ -56,10 +61,13 @@ class BoundaryCallback(TrainerCallback):
     def __init__(self, trainer: StepView) -> None:
         self.trainer = trainer
         self.learning_rate = 0.0
-        self.started = 0.0
+        self.started = self.wait_seconds = 0.0
+        self.slow_ranks = SlowRankDetector(trainer.plan.batch.world_size)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
+        self.hosts = on_every_rank(host_name)
+        trainer.layer_timer.take()  # what the self-test took
         self.has_validation = bool(trainer.validation_rows.trained_tokens.sum())
         if not self.has_validation:
             args.eval_on_start = False
@@ -85,14 +93,23 @@ class BoundaryCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, step, recipe = self.trainer, state.global_step, self.trainer.plan.recipe
+        loss_share, ranks = trainer.take_step_loss(), trainer.plan.batch.world_size
+        local = LocalTime(compute=trainer.layer_timer.take(), input=trainer.data_seconds)
         summed, failed_saves, *taken = trainer.stop.agree(
-            step, trainer.take_step_loss(), float(trainer.saver.failed), *trainer.ledger.take()
+            step,
+            loss_share,
+            float(trainer.saver.failed),
+            *to_slots(local, rank(), ranks),
+            *trainer.ledger.take(),
         )
+        times = np.array(taken[: 2 * ranks]).reshape(2, ranks)
+        self.wait_seconds = waiting_seconds(times)
+        self._find_slow_ranks(step, times)
         if failed_saves:
             trainer.saver.wait()  # raises: a save fails on all ranks or on none
         trainer.saver.bound_lost_steps(step)
         loss = summed / trainer.plan.batch.world_size
-        rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
+        rows = trainer.ledger.rows(taken[2 * ranks :], trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)
         check_finite(loss, f"the loss of step {step}", rows)
         last = step >= state.max_steps
@@ -133,10 +150,30 @@ class BoundaryCallback(TrainerCallback):
             if rank() == 0:
                 logger.info("step %d: %s", step, trainer.early_stopping.reason)
 
+    def _find_slow_ranks(self, step: int, times: NDArray[np.float64]) -> None:
+        trainer = self.trainer
+        for found in self.slow_ranks.add(times, self._step_seconds()):
+            record = SlowRankRecord(
+                attempt=trainer.attempt,
+                step=step,
+                rank=found.rank,
+                host=self.hosts[found.rank],
+                cause=found.cause,
+                seconds=found.seconds,
+                others_seconds=found.others_seconds,
+                time=time.time(),
+            )
+            self._write(trainer.run.metrics_file, record)
+            if rank() == 0:
+                logger.warning("warning: %s", record.text)
+
+    def _step_seconds(self) -> float:
+        # The step's batches were fetched before it began.
+        return time.perf_counter() - self.started + self.trainer.data_seconds
+
     def _record_step(self, step: int, loss: float, digest: str) -> None:
         trainer, schedule = self.trainer, self.trainer.schedule
-        # The step's batches were fetched before it began.
-        seconds = time.perf_counter() - self.started + trainer.data_seconds
+        seconds = self._step_seconds()
         speed = schedule.tokens(step - 1) / seconds
         self._write(
             trainer.run.metrics_file,
@@ -153,6 +190,7 @@ class BoundaryCallback(TrainerCallback):
                 seconds=seconds,
                 tokens=schedule.tokens(step - 1),
                 trained_tokens=schedule.trained_tokens(step - 1),
+                wait_seconds=self.wait_seconds,
                 rows_digest=digest,
             ),
         )

@@ -48,6 +48,7 @@ from gemfit.train.loop.arguments import training_arguments
 from gemfit.train.loop.ddp_buckets import allocate_gradients, use_bucket_views
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
 from gemfit.train.loop.finite import check_grad_norm
+from gemfit.train.loop.layer_timer import LayerTimer
 from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
 from gemfit.train.model.build import OpenedModel
 from gemfit.train.model.compile import compile_layers
@@ -93,6 +94,7 @@ class PackedTrainer(Trainer):
         self.sequence = make_sequence_group(plan.batch.sequence_parallel)
         self.ledger = RowLedger(plan.batch, arguments.process_index)
         self.step_loss = torch.zeros((), device=arguments.device)
+        self.layer_timer = LayerTimer(arguments.device)
         self.grad_norm: float | None = None
         self.data_seconds = 0.0
         """How long this rank waited for the batches of the current step."""
@@ -128,6 +130,9 @@ class PackedTrainer(Trainer):
             on_every_rank(lambda: use_liger(model, device, getattr(torch, recipe.dtype)))
         if recipe.compile:
             compile_layers(model)
+        # ZeRO-3 gathers parameters, and a sequence group exchanges activations, within a layer.
+        leaves = self.plan.recipe.strategy.label.startswith("zero3") or self.sequence.degree > 1
+        self.layer_timer.watch(model, decoder_layers(model), leaves=leaves)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)
