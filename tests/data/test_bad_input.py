@@ -69,6 +69,12 @@ BAD_LINES: dict[str, tuple[object, list[str]]] = {
         ["content[0] is a part of type 'image_url'", "remove the part"],
     ),
     "NUL in text": (say({"role": "user", "content": "a\0b"}), ["NUL character at position 1", "remove it"]),
+    "UTF-16": ('{"messages": []}'.encode("utf-16"), ["is UTF-16, not UTF-8", "iconv -f UTF-16"]),
+    "UTF-16 without a mark": ('{"messages": []}'.encode("utf-16-le"), ["is UTF-16, not UTF-8"]),
+    "a tar archive": (b"a.jsonl" + bytes(250) + b"ustar  " + bytes(300), ["is a tar archive; unpack it"]),
+    "Arrow": (b"ARROW1\0\0 x", ["is Arrow; write it as Parquet"]),
+    "compressed twice": (gzip.compress(b"x", mtime=0), ["is gzip inside of a compressed file"]),
+    "an object over several lines": (b"{", ["is only '{'", "jq -c . FILE"]),
     "NUL byte": (b'{"messages"\0: []}', ["NUL byte at byte 12", "text file?"]),
     "not UTF-8": (b'{"messages": "\xe9"}', ["is not UTF-8: byte 0xe9 at byte 15", "iconv"]),
     "lone surrogate": (

@@ -31,6 +31,8 @@ NUMBERS = [
     "0.30000000000000004",
     "100000000000000000000000000000000000000000000000000.5",
 ]
+BEYOND_FLOATS = ["1e400", "-1.5E+999", "9" * 5000, "-" + "1" * 400 + ".5e10"]
+"""Numbers that ``orjson`` refuses."""
 NUMBER = st.one_of(
     st.sampled_from(NUMBERS),
     st.integers().map(str),
@@ -54,6 +56,15 @@ DOCUMENT = st.recursive(
 @given(text=DOCUMENT)
 def test_compact_json_is_written_as_it_was_read(text: str) -> None:
     assert dump_json(load_json(text.encode())) == text
+
+
+@pytest.mark.parametrize("number", BEYOND_FLOATS)
+def test_numbers_beyond_floats_stay_as_written(number: str) -> None:
+    text = f'{{"a":[{number},"1e999"],"b":null}}'
+    assert dump_json(load_json(text.encode())) == text
+    for broken in (f'{{"a":{number}', f'{{"a":{number},"b":NaN}}', f'{{"a":{number},"b":"\\ud800"}}'):
+        with pytest.raises(ValueError, match=r"end of data|unexpected|surrogate"):
+            load_json(broken.encode())
 
 
 @given(text=DOCUMENT)

@@ -122,9 +122,9 @@ def lines_until_error(path: Path) -> tuple[list[Any], str]:
 @pytest.mark.parametrize(
     ("text", "rows", "error"),
     [
-        (b"a,b\n1,2\n", 0, "there is no column `messages` in the first row, only 'a', 'b'"),
+        (b"messages,id,messages\n[],1,[]\n", 0, "the first row has the column 'messages' twice"),
         (b"", 0, "is empty"),
-        (b'messages\n[]\n"[\n', 1, ":2: is not valid CSV: unexpected end of data"),
+        (b'messages\n[]\n"[\n', 1, ":2: is not valid CSV, with commas: unexpected end of data"),
         (b"messages\n[]\n\xff\n", 0, "is not UTF-8"),
     ],
 )
@@ -165,6 +165,25 @@ def test_text_that_is_no_json_stays_text_and_digits_stay(tmp_path: Path) -> None
     assert list(lines_of(path)) == [
         b'{"messages":[{"n": 123456789012345678901234567890, "f": 1.10}],"note":"[x"}'
     ]
+
+
+def test_columns_of_any_form_are_read_from_csv(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as stream:
+        rows = [["prompt", "completion", "weight", "id"], ['[{"role":"user"}]', "[1]", "0", "1"]]
+        csv.writer(stream).writerows([*rows, ['{"a": 1}', "x", "True", "0"]])
+    assert [*map(json.loads, lines_of(path))] == [
+        {"prompt": [{"role": "user"}], "completion": "[1]", "weight": 0, "id": "1"},
+        {"prompt": '{"a": 1}', "completion": "x", "weight": True, "id": "0"},
+    ]
+
+
+def test_parquet_columns_of_types_that_datasets_does_not_know_are_read(tmp_path: Path) -> None:
+    counts = pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))
+    messages = pa.array([[{"role": "user", "content": "a", "name": None}]])
+    pyarrow.parquet.write_table(pa.table({"messages": messages, "counts": counts}), tmp_path / "a.parquet")
+    (line,) = map(json.loads, lines_of(tmp_path / "a.parquet"))
+    assert line == {"messages": [{"role": "user", "content": "a"}], "counts": [["a", 1]]}
 
 
 def test_a_broken_parquet_is_named(tmp_path: Path) -> None:

@@ -403,6 +403,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], object, str]] = {
         [by_hand(USER), by_hand(USER)],
         "is a list of 2 objects; write one .*jq -c",
     ),
+    "splits in one object": (
+        {},
+        {"train": [by_hand(*FOUR), by_hand(USER)], "test": []},
+        "is one object with 2 conversations under 'train'; .*jq -c",
+    ),
+    "rows under a key": ({}, {"version": 1, "data": [by_hand(USER)]}, "is one object with 1 conv.*'data'"),
     "preferences": (
         {},
         {"prompt": "x", "chosen": "a", "rejected": "b"},

@@ -102,6 +102,16 @@ def test_a_null_in_a_struct_of_arguments_is_refused_by_its_place(key: str, tmp_p
     assert read(tmp_path) == rows[:1]
 
 
+def test_a_number_that_json_lacks_is_refused_under_arguments_only(tmp_path: Path) -> None:
+    nan = float("nan")
+    tools = [{"function": {"name": "f", "parameters": {"most": nan}}}]
+    write_structs(tmp_path, [{"score": nan, "tools": None}, {"score": 1.0, "tools": tools}])
+    first, second = hub_lines(JobSource(name="x", hub=str(tmp_path)))
+    assert json.loads(first)["score"] is None
+    with pytest.raises(UserError, match=r"^x:2: tools\[0\]\.function\.parameters\.most is nan, which JSON"):
+        read_line(second.rstrip(b"\n"), "x:2")
+
+
 @pytest.mark.parametrize("prefix", ["hf:", ""])
 def test_a_row_with_such_a_null_is_one_bad_line(prefix: str, build: Build, tmp_path: Path) -> None:
     folder = tmp_path / "data"

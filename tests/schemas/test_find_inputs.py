@@ -93,6 +93,50 @@ def test_a_glob_says_what_it_passes_over(tmp_path: Path) -> None:
     assert "a.txt (unknown kind)" in str(note)
 
 
+def test_a_glob_of_any_depth_reads_linked_folders_once(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.jsonl", tmp_path / "sub/deep/b.jsonl", tmp_path / "sub/c.json", tmp_path / ".h/d.jsonl"
+    )
+    for name in ("me", "sub/me", "sub/deep/me"):
+        (tmp_path / name).symlink_to(tmp_path)  # glob.glob would take each way through them
+    files, note = find_inputs(f"{tmp_path}/**/*.jsonl")
+    assert files == [tmp_path / "a.jsonl", tmp_path / "sub/deep/b.jsonl"]
+    assert "sub/me (a link to a folder that is read)" in str(note)
+    found = find_files(f"{tmp_path}/sub/**")
+    assert found == [tmp_path / "sub" / name for name in ("c.json", "deep/b.jsonl", "deep/me/a.jsonl")]
+    assert find_files(f"{tmp_path}/sub") == found
+    assert find_files(f"{tmp_path}/s*/**/?.jsonl") == [tmp_path / "sub/deep/b.jsonl"]
+    with pytest.raises(UserError, match="no file is read"):
+        find_files(f"{tmp_path}/nothing/**/*.jsonl")
+
+
+def test_a_link_to_itself_is_a_broken_link(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").symlink_to("b.jsonl")
+    files, note = find_inputs(str(tmp_path))
+    assert files == [tmp_path / "a.jsonl"]
+    assert "b.jsonl (a broken link)" in str(note)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("x" * 300, "File name too long"),
+        ("x/" * 3000, "File name too long"),
+        ("~no-such-user/a.jsonl", "home directory"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_refused(source: str, reason: str) -> None:
+    for find in (find_files, is_stream):
+        with pytest.raises(UserError, match=f"cannot be the name of a file: .*{reason}"):
+            find(source)
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(UserError, match=r"data\.source is not set"):
+        find_files("")
+
+
 def test_nothing_to_read_is_refused_with_what_is_there(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     with pytest.raises(UserError, match=r"no file is read; passed over: a\.txt \(unknown kind\); what"):

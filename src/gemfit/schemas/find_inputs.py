@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -51,10 +52,10 @@ def find_inputs(source: str | None) -> tuple[list[Path], str | None]:
 
     Hidden files and folders are left out, linked folders are read once, names count in any case.
     """
-    if source is None:
+    if not source:
         raise UserError("data.source is not set; pass --data FILE.jsonl or write data.source in the recipe")
     check_name(source)
-    path = Path(source).expanduser()
+    path = path_of(source)
     if is_url(source):
         raise UserError(
             f"{shown_url(source)}: is remote; `gemfit pack --data URL` downloads it, and prints the "
@@ -83,6 +84,17 @@ def find_inputs(source: str | None) -> tuple[list[Path], str | None]:
     return found.files, found.note(source)
 
 
+def path_of(source: str) -> Path:
+    """The path of a name; ``UserError`` for one that no file can have, such as a very long one."""
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # the last: no home of that user
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{source[:60]!r}: cannot be the name of a file: {reason}") from None
+    return path
+
+
 def find_files(source: str | None) -> list[Path]:
     """The files of ``find_inputs``."""
     return find_inputs(source)[0]
@@ -92,7 +104,7 @@ def is_stream(source: str) -> bool:
     """Whether a source is standard input, a pipe or a device, and no file or folder."""
     if _DESCRIPTOR.fullmatch(source):
         return True
-    path = Path(source).expanduser()
+    path = path_of(source)
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -125,17 +137,52 @@ def printable(name: str) -> str:
 
 def _in_glob(pattern: str) -> FoundInputs:
     found = FoundInputs()
-    for name in glob.glob(pattern, recursive=True):
+    for name in _in_tree(pattern, found) if "**" in Path(pattern).parts else glob.glob(pattern):
         if Path(name).is_dir():
             continue
         _sort_in(found, Path(name), name)
     return found
 
 
+def _in_tree(pattern: str, found: FoundInputs) -> list[str]:
+    """What a pattern with `**` matches; ``glob`` would follow links to folders round and round."""
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    if not root.is_dir():
+        return []
+    paths = _tree(root, found)
+    return [str(path) for path in paths if _matches(path.relative_to(root).parts, parts[fixed:])]
+
+
+def _matches(parts: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    if not patterns:
+        return not parts
+    if patterns[0] == "**":
+        return any(_matches(parts[start:], patterns[1:]) for start in range(len(parts) + 1)) or (
+            len(patterns) == 1
+        )
+    fits = bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0])
+    return fits and _matches(parts[1:], patterns[1:])
+
+
 def _in_folder(folder: Path) -> FoundInputs:
     if is_saved(folder):
         raise UserError(f"{folder}: was written by save_to_disk of datasets; give it as hf:{folder}")
     found = FoundInputs()
+    files = _tree(folder, found)
+    own = {_identity(path) for path in files if not path.is_symlink()}
+    for path in files:
+        name = str(path.relative_to(folder))
+        if path.is_symlink() and path.exists() and _identity(path) in own:
+            found.passed_over.append((name, "a link to a file that is read"))
+        else:
+            _sort_in(found, path, name)
+    return found
+
+
+def _tree(folder: Path, found: FoundInputs) -> list[Path]:
+    """Everything below a folder but folders; linked ones are read once."""
     linked: list[Path] = []
     visited: set[tuple[int, int]] = set()
     files = list(_walk(folder, found, linked, visited))
@@ -145,14 +192,7 @@ def _in_folder(folder: Path) -> FoundInputs:
             found.passed_over.append((str(link.relative_to(folder)), "a link to a folder that is read"))
         else:
             files += _walk(link, found, linked, visited)
-    own = {_identity(path) for path in files if not path.is_symlink()}
-    for path in files:
-        name = str(path.relative_to(folder))
-        if path.is_symlink() and path.exists() and _identity(path) in own:
-            found.passed_over.append((name, "a link to a file that is read"))
-        else:
-            _sort_in(found, path, name)
-    return found
+    return files
 
 
 def _walk(
@@ -168,11 +208,11 @@ def _walk(
         path = folder / entry.name
         if entry.name.startswith("."):
             found.hidden += 1
-        elif not entry.is_dir():
+        elif not path.is_dir():  # unlike that of the entry, False for a link to itself
             yield path
         elif entry.is_symlink():
             linked.append(path)
-        else:
+        elif _identity(path) not in visited:  # a link led to a folder around one that was read
             yield from _walk(path, found, linked, visited)
 
 

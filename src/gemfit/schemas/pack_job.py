@@ -11,7 +11,7 @@ from pathlib import Path
 from gemfit.core.hub_commit import dataset_commit
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract, digest_json
-from gemfit.schemas.find_inputs import check_name, find_files, find_inputs
+from gemfit.schemas.find_inputs import check_name, find_files, find_inputs, path_of
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe, SourceRecipe
 from gemfit.schemas.recipe_model import ModelRecipe
@@ -203,7 +203,9 @@ def _hub(source: str) -> str | None:
     if not source.startswith("hf:"):
         return None
     name = source.removeprefix("hf:")
-    path = Path(name).expanduser()
+    if not name:
+        raise UserError(f"{source}: names no dataset; write hf:NAME or hf:FOLDER")
+    path = path_of(name)
     if path.is_file():
         raise UserError(f"{source}: is a file; `hf:` takes a folder or a dataset on the Hub: write {name}")
     return str(path) if path.is_dir() else name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -11,6 +12,12 @@ import orjson
 
 from gemfit.data.jsonl.line_parser import LINE_LIMIT, refused_row
 from gemfit.errors import UserError
+
+_JSON_COLUMNS = frozenset(["messages", "conversations", "conversation", "contents", "tools", "history"])
+_MESSAGES = re.compile(r"\s*\[\s*\{\s*\"(role|from|content|value)\"")
+"""JSON of a list of messages, in a column of any name."""
+_SWITCHES = ("weight", "train")
+_SWITCHED = ("0", "1", "0.0", "1.0", "true", "false")
 
 
 def csv_lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
@@ -24,17 +31,13 @@ def csv_lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
     number = 0
     try:
         header = next(rows, [])
-        if "messages" not in header:
-            named = ", ".join(map(repr, header[:12]))
-            raise UserError(
-                f"{path}: there is no column `messages` in the first row, only {named}; "
-                "name the column that holds the messages as JSON text"
-            )
+        if twice := [name for name in header if name and header.count(name) > 1]:
+            raise UserError(f"{path}: the first row has the column {twice[0]!r} twice; rename one of them")
         for row in rows:
             number += 1
             yield _line(header, row)
     except csv.Error as error:
-        raise UserError(f"{path}:{number + 1}: is not valid CSV: {error}") from None
+        raise UserError(f"{path}:{number + 1}: is not valid CSV, with commas: {error}") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}:{number + 1}: is not UTF-8: {error.reason}; convert the file to UTF-8 (iconv -t UTF-8)"
@@ -49,13 +52,15 @@ def _line(header: list[str], row: list[str]) -> bytes:
     if len(row) > len(header):
         return refused_row(f"has {len(row)} fields, and the header {len(header)}")
     named = dict(zip(header, row, strict=False))
-    fields = [orjson.dumps(name) + b":" + _value(text) for name, text in named.items() if text]
+    fields = [orjson.dumps(name) + b":" + _value(name, text) for name, text in named.items() if text]
     return b"{" + b",".join(fields) + b"}\n"
 
 
-def _value(text: str) -> bytes:
-    """JSON text of an object or array as it is written; any other text as a string."""
-    if text.lstrip()[:1] in ("[", "{"):
+def _value(name: str, text: str) -> bytes:
+    """JSON text of messages and tools as it is written, a weight as a number; any other text as a string."""
+    if name in _SWITCHES and text.lower() in _SWITCHED:
+        return text.lower().encode()
+    if (name in _JSON_COLUMNS and text.lstrip()[:1] in ("[", "{")) or _MESSAGES.match(text):
         encoded = text.encode()
         try:
             orjson.loads(encoded)

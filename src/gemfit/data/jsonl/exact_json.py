@@ -8,12 +8,15 @@ object is an error, because a parser would drop one of the two values in silence
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import orjson
 
+_INFINITE = re.compile(rb"-?\d[\d.]*[eE]\+?\d{3,}|\d{300,}")
+"""Numbers that may be beyond 64-bit floats, which ``orjson`` refuses."""
 _LONGEST = 20
 """Characters of an integer of 64 bits at most."""
 
@@ -42,7 +45,12 @@ class NotANumber(ValueError):
 
 def load_json(text: bytes) -> Any:
     """Decode JSON; ``RepeatedKey`` for a key that stands twice in one object, else ``ValueError``."""
-    value = orjson.loads(text)  # strict, and its errors say where
+    try:
+        value = orjson.loads(text)  # strict, and its errors say where
+    except orjson.JSONDecodeError as error:
+        if "infinity" not in error.msg:
+            raise
+        value = orjson.loads(_INFINITE.sub(b"0", text))
     try:
         return _decoder().decode(text.decode())
     except RecursionError:

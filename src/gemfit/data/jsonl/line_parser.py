@@ -16,6 +16,7 @@ from gemfit.data.jsonl.forms.read_form import SHAPE
 from gemfit.data.jsonl.line_settings import DEFAULTS, LineSettings
 from gemfit.errors import UserError
 from gemfit.schemas.recipe_data import MAX_LINE_MIB
+from gemfit.schemas.source_file import compression_of
 
 LINE_LIMIT = MAX_LINE_MIB * 2**20
 """Bytes of the longest line that a recipe may allow: files are read up to there, and a little further."""
@@ -61,7 +62,7 @@ def _decoded(line: bytes, place: str, limit: int) -> object:
     if line.startswith(_REFUSED_ROW):
         raise UserError(f"{place}: {line.removeprefix(_REFUSED_ROW).decode(errors='replace')}")
     if b"\0" in line:
-        raise UserError(f"{place}: holds a NUL byte at byte {line.index(0) + 1}; is this a text file?")
+        raise UserError(f"{place}: {_binary_error(line)}")
     try:
         return load_json(line)
     except orjson.JSONDecodeError as error:
@@ -70,6 +71,19 @@ def _decoded(line: bytes, place: str, limit: int) -> object:
         raise UserError(
             f"{place}: the key {key} stands twice in one object, and one of the two would be lost; remove it"
         ) from None
+
+
+def _binary_error(line: bytes) -> str:
+    """What a line with NUL bytes is."""
+    if b"\0ustar" in line:
+        return "is a tar archive; unpack it, and give the files in it"
+    if line.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return "is Arrow; write it as Parquet, or give its folder as hf:FOLDER"
+    if compression := compression_of(line[:16], ""):
+        return f"is {compression} inside of a compressed file; decompress it once"
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or 0.3 < line.count(0) / len(line) < 0.6:
+        return "is UTF-16, not UTF-8; convert the file (iconv -f UTF-16 -t UTF-8)"
+    return f"holds a NUL byte at byte {line.index(0) + 1}; is this a text file?"
 
 
 def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
@@ -86,6 +100,11 @@ def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
         return (
             "is only '[': the file is one JSON list; write one conversation per line: "
             "jq -c '.[]' FILE > converted.jsonl"
+        )
+    if text.strip() == "{":
+        return (
+            "is only '{': an object is spread over several lines; write one conversation per line: "
+            "jq -c . FILE > converted.jsonl"
         )
     if constant := first_constant(text):
         return f"is not JSON: it holds {constant}; write null instead, or remove the key"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gemfit.data.jsonl.row_json import row_line
 from gemfit.errors import UserError
@@ -21,11 +23,25 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
     number = 0
     try:
         with ParquetFile(path) as file:
-            features = Features.from_arrow_schema(file.schema_arrow)
+            features = _features(Features, file.schema_arrow)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
-                    yield row_line(features.decode_example(row), features)
+                    known = {name: value for name, value in row.items() if name in features}
+                    yield row_line(row | features.decode_example(known), features)
     except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}:{number + 1}: cannot be read as Parquet: {first}") from None
+
+
+def _features(features: Any, schema: Any) -> Any:
+    """Features of a schema, without columns whose types ``datasets`` does not know, such as maps."""
+    try:
+        return features.from_arrow_schema(schema)
+    except ValueError:
+        pass
+    found: dict[str, Any] = {}
+    for name in schema.names:
+        with suppress(ValueError):
+            found |= features.from_arrow_schema(schema.empty_table().select([name]).schema)
+    return features(found)

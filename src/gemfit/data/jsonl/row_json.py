@@ -9,6 +9,7 @@ structs, where the two cannot be told apart, the row is refused, as any bad line
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ def row_line(row: Mapping[str, Any], features: Mapping[str, Any] | None) -> byte
             name: _without_padding(value, (features or {}).get(name), name, written=False)
             for name, value in row.items()
         }
-    except _AmbiguousNull as error:
+    except (_AmbiguousNull, _NotFinite) as error:
         return refused_row(str(error))
     try:
         return orjson.dumps(kept, default=str, option=orjson.OPT_APPEND_NEWLINE)
@@ -47,6 +48,8 @@ def _without_padding(value: Any, feature: Any, place: str, *, written: bool) -> 
             _without_padding(item, inner, f"{place}[{index}]", written=written)
             for index, item in enumerate(value)
         ]
+    if written and isinstance(value, float) and not math.isfinite(value):
+        raise _NotFinite(place, value)
     if not (isinstance(value, dict) and isinstance(feature, dict)):
         return value
     kept = {}
@@ -64,3 +67,10 @@ class _AmbiguousNull(Exception):
 
     def __str__(self) -> str:
         return f"{self.args[0]} {_CANNOT_TELL}"
+
+
+class _NotFinite(Exception):
+    """NaN or an infinity under arguments of a tool; its arguments are the place in the row and the value."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is {self.args[1]}, which JSON does not have; write null or remove it"

@@ -20,6 +20,7 @@ from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.errors import UserError
 
 SHAPE = '{"messages": [{"role": "user", "content": "…"}, …]}'
+_FORM_NAMES = frozenset(["messages", *sharegpt.LISTS, "instruction", "contents", "prompt"])
 _FORM_KEYS = (*sharegpt.LISTS, *instructions.ALPACA, *instructions.COMPLETION, *gemini.KEYS)
 
 
@@ -66,6 +67,12 @@ def _form_of(value: dict[str, Any], place: str, settings: LineSettings) -> FormL
 
 
 def _unknown_form(value: dict[str, Any], place: str) -> str:
+    whole = next((key for key, item in value.items() if _is_list_of_lines(item)), None)
+    if whole is not None:
+        return (
+            f"{place}: is one object with {len(value[whole])} conversations under {whole!r}; write one "
+            f"conversation per line: jq -c '.[\"{whole}\"][]' FILE > converted.jsonl"
+        )
     for key, item in value.items():
         refusal = None if key in _FORM_KEYS else find_refusal(key, item, LINE_RULES, ())
         if refusal and not refusal.copies:
@@ -74,6 +81,15 @@ def _unknown_form(value: dict[str, Any], place: str) -> str:
     return (
         f"{place}: there is no `messages`, only {keys}; write {SHAPE}, or name the keys of the data as in "
         "data.columns: {prompt: question, completion: answer}"
+    )
+
+
+def _is_list_of_lines(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], dict)
+        and bool(_FORM_NAMES.intersection(value[0]))
     )
 
 
@@ -126,8 +142,8 @@ def _is_trained(value: dict[str, Any], place: str) -> bool:
     trained = True
     for key in ("weight", "train"):
         weight = value.get(key)
-        if weight is None:
-            continue
+        if weight is None or (isinstance(weight, list | dict) and not _FORM_NAMES.intersection(value)):
+            continue  # without a form, `train` is a split of the whole data
         if not isinstance(weight, int | float) or weight not in (0, 1):
             raise UserError(
                 f"{place}: {key} is {excerpt(weight)}, expected 0 (not trained) or 1; "
