@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 
@@ -10,11 +12,13 @@ import pytest
 
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import LedgerRecord
-from slurmruns import Bench, SlurmRun, losses_by_step
+from slurmruns import SITE, Bench, SlurmRun, losses_by_step
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
-STEPS = 150  # more than are done while Slurm looks for nodes
+STEPS = 100  # more than are done while Slurm looks for nodes
+CALM = {"optim.learning_rate": "2e-4"}
+"""Ranks add gradients in another order on each number of nodes; at a high rate that difference grows."""
 
 
 class Others:
@@ -47,11 +51,22 @@ def ledger(run: SlurmRun) -> dict[int, list[int]]:
     return {record.step: [row for row in record.rows if row >= 0] for record in records}
 
 
+def test_preflight_says_when_a_job_would_start_on_each_number_of_nodes(bench: Bench) -> None:
+    (bench.folder / "range.site.yaml").write_text(json.dumps(SITE | {"ranks_per_node": 1}))
+    recipe = ["debug/cpu-tiny", "--data", "conversations.jsonl", "--set", "batch.global_batch_size=12"]
+    found = json.loads(
+        bench.gemfit("preflight", *recipe, "--site", "range.site.yaml", "--nodes", "1-4", "--json")
+    )
+    starts = [one["found"] for one in found if one["name"].startswith("start on ")]
+    assert len(starts) == 4
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", start) for start in starts), found
+
+
 def test_a_run_on_what_the_queue_has_is_the_run_on_two_nodes(bench: Bench, others: Others) -> None:
-    unbroken = bench.submit("unbroken", steps=STEPS, ranks_per_node=1)
+    unbroken = bench.submit("unbroken", steps=STEPS, changes=CALM, ranks_per_node=1)
     assert unbroken.await_end() == "COMPLETED", unbroken.explain()
 
-    run = bench.submit("elastic", steps=STEPS, nodes="1-4", ranks_per_node=1)
+    run = bench.submit("elastic", steps=STEPS, nodes="1-4", changes=CALM, ranks_per_node=1)
     run.await_step(5)
     others.set_count(2)
     run.await_step(1, attempt=2)
