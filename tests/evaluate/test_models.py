@@ -97,16 +97,19 @@ def test_before_the_first_checkpoint_there_is_no_latest(trained: Trained, tmp_pa
         find_models(run, ["latest"])
 
 
-def test_flash_attention_gives_way_on_a_cpu_and_that_is_said(
-    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("attention", "why"), [("flash_attention_2", "needs a GPU"), ("varlen", "has no KV cache")]
+)
+def test_attention_without_a_kernel_for_generation_here_gives_way_and_that_is_said(
+    attention: str, why: str, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = json.loads(trained.run.plan_file.read_text())
-    plan["recipe"]["model"]["attention"] = "flash_attention_2"
+    plan["recipe"]["model"]["attention"] = attention
     run = RunDir(tmp_path)
     run.plan_file.write_text(json.dumps(plan))
     model = open_packed(run, find_models(run, ["base"])[0], "cpu")
     assert model.config._attn_implementation == "sdpa"
-    assert "attention is sdpa: flash_attention_2" in caplog.text
+    assert f"attention is sdpa: {attention}, which the run was trained with, {why}" in caplog.text
 
 
 def generate(

@@ -105,6 +105,40 @@ def test_flash_attention_is_refused_where_it_cannot_work(
     assert problem in found
 
 
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "warning"),
+    [
+        ((9, 0), 256, None),
+        ((8, 0), 256, None),
+        ((8, 9), 128, None),
+        ((8, 9), 256, "no gradients for heads of 256 numbers on 8.9"),
+        ((7, 5), 128, "needs compute capability 8.0, not 7.5"),
+        (None, 256, "the kind of GPU is unknown"),
+    ],
+)
+def test_varlen_needs_no_package_and_has_the_gpus_of_flash_attention_2(
+    capability: tuple[int, int] | None, head_dim: int, warning: str | None
+) -> None:
+    facts = AttentionFacts(installed=frozenset(), capability=capability, head_dim=head_dim)
+    found = choose_attention(with_model(attention="varlen"), GPUS, facts)
+    assert found.name == "varlen"
+    assert found.warning == (warning and f"model.attention varlen: {warning}; auto would take another")
+    assert choose_attention(CARD, GPUS, facts).name == "sdpa"  # it was never seen on a GPU
+
+
+@pytest.mark.parametrize(
+    ("dtype", "topology", "problem"),
+    [
+        ("bfloat16", CPUS, "model.attention varlen needs a GPU; use sdpa or auto"),
+        ("float32", GPUS, "model.attention varlen computes in bfloat16 only"),
+    ],
+)
+def test_varlen_is_refused_where_it_cannot_work(dtype: str, topology: Topology, problem: str) -> None:
+    (found,) = attention_problems(with_model(attention="varlen", dtype=dtype), topology)
+    assert problem in found
+    assert attention_problems(with_model(attention="varlen"), GPUS) == []
+
+
 def test_flex_attention_is_refused_on_cpus_where_it_has_no_backward_pass() -> None:
     (found,) = attention_problems(with_model(attention="flex_attention"), CPUS)
     assert "no backward pass on CPUs" in found

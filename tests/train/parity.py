@@ -61,6 +61,7 @@ STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 NOT_HERE = {
     "attention flash_attention_2": "needs a GPU, and computes in bfloat16 only",
     "attention flash_attention_3": "needs a Hopper GPU, and computes in bfloat16 only",
+    "attention varlen": "needs a GPU, and computes in bfloat16 only",
     "kernels liger": "needs a GPU",
     "NCCL, cuDNN and all kernels of GPUs": "no GPU is here",
 }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers.integrations.flex_attention as flex
+from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gemfit.train.data.collate import needs_boundaries
@@ -46,8 +47,11 @@ TABLE = {
     ("flash_attention_2", "single, ddp"): "bfloat16 bfloat16 bfloat16",
     ("flash_attention_2", "single, ddp with frozen weights"): "bfloat16 bfloat16 bfloat16",
     ("flash_attention_2", "fsdp2, zero"): "bfloat16 bfloat16 bfloat16",
+    ("varlen", "single, ddp"): "bfloat16 bfloat16 bfloat16",
+    ("varlen", "single, ddp with frozen weights"): "bfloat16 bfloat16 bfloat16",
+    ("varlen", "fsdp2, zero"): "bfloat16 bfloat16 bfloat16",
 }
-"""Queries, keys and values; for eager the two factors of its products. FlashAttention has no float32."""
+"""Queries, keys and values; for eager the two factors of its products. Flash and varlen have no float32."""
 
 
 class Spy(TorchDispatchMode):
@@ -72,11 +76,12 @@ class Spy(TorchDispatchMode):
 def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spy]:
     spy = Spy()
 
-    def kernel(query: Any, key: Any, value: Any, **options: Any) -> Any:
+    def kernel(query: Any, key: Any, value: Any, *_: Any, **options: Any) -> Any:
         spy.add(query, key, value)
         return query
 
     replace_flash_attention(monkeypatch, kernel)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
     monkeypatch.setattr(flex, "compile_friendly_flex_attention", kernel)
     prepare_attention("cpu")
     with torch.compiler.set_stance("force_eager"):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.nn.attention import varlen
 
 from gemfit.data.pack.reader import Row
 from gemfit.train.data.collate import collate, needs_boundaries
+from gemfit.train.model.attention_functions import register_attention
 from gemfit.train.model.compile import compile_layers
 from train.tiny_gemma import replace_flash_attention, tiny_gemma
 
@@ -39,10 +41,18 @@ def flash_varlen(query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, max_seq
     return opaque_varlen(query, cu_seqlens_q, max_seqlen_q)
 
 
+def torch_varlen(
+    query: Any, key: Any, value: Any, ends: Any, ends_k: Any, longest: int, longest_k: int, **_: Any
+) -> Any:
+    return opaque_varlen(query, ends, longest)
+
+
 @pytest.fixture(autouse=True)
 def _dynamo_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     replace_flash_attention(monkeypatch, flash_varlen)
+    register_attention()
+    monkeypatch.setattr(varlen, "varlen_attn", torch_varlen)
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -80,7 +90,7 @@ def frames_after_each_batch(attention: str, *, batches: int = 12) -> list[int]:
     return frames
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2", "flash_attention_3"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2", "flash_attention_3", "varlen"])
 def test_frames_stop_growing_after_the_first_batches(attention: str) -> None:
     frames = frames_after_each_batch(attention)
     assert frames[0] > 0

@@ -19,6 +19,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import Plan
+from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.train import __main__ as entry
 from gemfit.train import main as training
 from gemfit.train.attempt_verdict import write_failure
@@ -28,6 +29,10 @@ from gemfit.train.trainer_view import SelfTestError
 
 FATAL, CRASHED = AttemptOutcome.FATAL, AttemptOutcome.CRASHED
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the docs")
+NO_HOST_MEMORY = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
 DUPLICATE = dist.DistBackendError(
     "NCCL error in: init.cpp:1, ncclInvalidUsage\nDuplicate GPU detected : rank 1 and rank 0"
 )
@@ -88,6 +93,11 @@ def fail_with(
             OUT_OF_MEMORY,
             "before the first step was done: CUDA out of memory.*max_per_device_batch_size lower",
         ),
+        (
+            NO_HOST_MEMORY,
+            "before the first step was done: .*can't allocate memory.*max_per_device",
+        ),
+        (MemoryError(), "before the first step was done: MemoryError; set batch.max_per_device_batch_size"),
         (RuntimeError("CUDA error: no kernel image is available for execution"), "not built for this GPU"),
         (DUPLICATE, "the ranks cannot communicate: .*ncclInvalidUsage; set NCCL_DEBUG=INFO"),
         (FailOnRecompileLimitHit("recompile_limit reached"), "set model.compile to false"),
@@ -104,7 +114,34 @@ def test_an_error_of_every_attempt_is_fatal(
     assert re.search(reason, verdict.reason)
 
 
-@pytest.mark.parametrize("error", [OUT_OF_MEMORY, LOST_PEER, RuntimeError("Connection closed by peer")])
+def test_torch_says_of_host_memory_what_is_looked_for() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    found = judge_failure(raised.value, ModelRecipe(scratch=ScratchModel()), stepped=False)
+    assert found is not None
+    assert found.outcome is FATAL
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "FlashAttention only supports Ampere GPUs or newer.",
+        "USE_FLASH_ATTENTION was not enabled for build.",
+        "FlashAttention backward for head dim > 192 requires A100/A800 or H100/H800",
+    ],
+)
+def test_varlen_on_a_gpu_without_its_kernel_is_fatal_with_the_way_out(words: str) -> None:
+    model = ModelRecipe(scratch=ScratchModel(), attention="varlen")
+    found = judge_failure(RuntimeError(words), model, stepped=False)
+    assert found is not None
+    assert found.outcome is FATAL
+    assert found.reason == f"model.attention: varlen cannot be used: {words}; set model.attention to sdpa"
+    assert judge_failure(RuntimeError(words), model, stepped=True) is None
+
+
+@pytest.mark.parametrize(
+    "error", [OUT_OF_MEMORY, NO_HOST_MEMORY, LOST_PEER, RuntimeError("Connection closed by peer")]
+)
 def test_an_error_after_a_step_leaves_the_restart_to_slurm(
     error: Exception, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gemfit.data.document import IGNORED
@@ -52,9 +53,10 @@ def make_model(attention: str) -> Any:
     return model.train()
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2", "varlen"])
 def test_an_accumulation_step_asks_for_no_value(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_flash_attention(monkeypatch, lambda query, key, value, **_: query)
+    monkeypatch.setattr(varlen, "varlen_attn", lambda query, *_, **__: query)
     prepare_attention("cpu")
     model = make_model(attention)
     batch = collate(make_rows(), seq_len=SEQ_LEN, pad_id=0, flatten=needs_boundaries(attention))

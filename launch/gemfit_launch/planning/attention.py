@@ -19,6 +19,7 @@ from gemfit.core.hub_commit import hub_cache
 from gemfit.schemas.batch import Batch
 from gemfit.schemas.plan import Topology
 from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import TAKES_BOUNDARIES
 from gemfit.schemas.site import Site
 from gemfit_launch.planning.compute_capability import Capability, capability_here, capability_of, dotted
 from gemfit_launch.predict.gpu_specs import guess_gpu
@@ -27,6 +28,8 @@ from gemfit_launch.predict.shape_lookup import find_shape
 WIDE_HEAD = 192
 """FlashAttention 2 has gradients of wider heads on A100 and H100 alone (Dao-AILab/flash-attention #775)."""
 WIDE_HEADS_ON: tuple[Capability, ...] = ((8, 0), (9, 0))
+PART_OF_TORCH = "varlen"
+"""FlashAttention 2 as torch brings it along: nothing is installed for it, and its GPUs are the same."""
 PREFERRED = ("flash_attention_3", "flash_attention_2")
 DISTRIBUTIONS = {
     "flash_attention_2": ("flash-attn", "flash_attn"),
@@ -68,7 +71,7 @@ def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) 
     """The attention of a run; ``auto`` never selects one that is known to fail on this GPU."""
     asked = recipe.model.attention
     if asked != "auto":
-        looked = asked.startswith("flash") and facts.installed is not None
+        looked = asked in TAKES_BOUNDARIES and facts.installed is not None
         why_not = _why_not(asked, recipe, facts) if looked else None
         warning = f"model.attention {asked}: {why_not}; auto would take another" if why_not else None
         return Attention(asked, "the recipe says so", warning)
@@ -99,7 +102,7 @@ def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
     asked = recipe.model.attention
     if asked == "flex_attention" and topology.device == "cpu":
         return ["model.attention flex_attention has no backward pass on CPUs; use sdpa or auto"]
-    if not asked.startswith("flash"):
+    if asked not in TAKES_BOUNDARIES:
         return []
     if topology.device == "cpu":
         return [f"model.attention {asked} needs a GPU; use sdpa or auto"]
@@ -117,8 +120,8 @@ def mask_problem(attention: str, batch: Batch) -> str | None:
     fewer = "a smaller batch.max_per_device_batch_size or " if batch.per_device_batch_size > 1 else ""
     return (
         f"model.attention {attention} needs masks of {size} = {numbers / 2**30:.0f} GiB, whole on every GPU; "
-        f"use flash_attention_2, flash_attention_3 or flex_attention, which need none, or {fewer}a shorter "
-        "data.seq_len"
+        f"use flash_attention_2, flash_attention_3, varlen or flex_attention, which need none, or "
+        f"{fewer}a shorter data.seq_len"
     )
 
 
@@ -139,14 +142,14 @@ def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> At
 
 def _why_not(name: str, recipe: Recipe, facts: AttentionFacts) -> str | None:
     """Why ``name`` cannot be selected; ``None`` if it can."""
-    if name not in (facts.installed or ()):
+    if name != PART_OF_TORCH and name not in (facts.installed or ()):
         return "not installed here"
     if recipe.model.dtype == "float32":
         return "computes in bfloat16 only"
     if facts.capability is None:
         # Heads of the smaller models are wide, and a GPU that fails with them does so in the backward pass.
         narrow = facts.head_dim is not None and facts.head_dim <= WIDE_HEAD
-        return None if narrow and name == "flash_attention_2" else "the kind of GPU is unknown"
+        return None if narrow and name != "flash_attention_3" else "the kind of GPU is unknown"
     if name == "flash_attention_3":
         return None if facts.capability == (9, 0) else f"needs a Hopper GPU, not {dotted(facts.capability)}"
     if facts.capability < (8, 0):

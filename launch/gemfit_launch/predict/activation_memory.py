@@ -7,6 +7,7 @@ layers are counted like layers that are not compiled, because the compiler decid
 
 from __future__ import annotations
 
+from gemfit.schemas.recipe_model import TAKES_BOUNDARIES
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
 from gemfit_launch.predict.model_state_memory import FLOAT32, REDUCE_BUCKET_ELEMENTS, Configuration
 
@@ -166,7 +167,7 @@ def _attention(config: Configuration) -> float:
     ):  # activations between the two adapter matrices; the output's adapter casts too
         inputs += compute * config.lora.rank * len(config.lora.targets)
         inputs += compute * query if config.casts_inputs else 0
-    if config.attention.startswith("flash_attention"):  # keys and values without repetition
+    if config.attention in TAKES_BOUNDARIES:  # keys and values without repetition
         return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * shape.num_heads
     repeated = query if shape.num_kv_heads > 1 else keys
     # The rotation leaves float32 keys under autocast, which are cast after they were repeated.

@@ -26,7 +26,7 @@ from gemfit.export.weights import merged_model, trained_weights
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
-from gemfit.schemas.recipe_model import ModelRecipe
+from gemfit.schemas.recipe_model import TAKES_BOUNDARIES, ModelRecipe
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
 from gemfit.train.model.build import load_model, open_model
 from gemfit.train.model.packed_lm import packed_class, unpacked_model
@@ -112,12 +112,17 @@ def open_sharded(run: RunDir, ref: ModelRef, device: torch.device) -> Any:
 
 
 def plan_here(run: RunDir, device: torch.device | str) -> Plan:
-    """The run's plan as it can be carried out on ``device``: FlashAttention needs a GPU."""
+    """The run's plan as it can be carried out on ``device``.
+
+    FlashAttention needs a GPU, and varlen, which has no KV cache, cannot generate.
+    """
     plan = run.plan()
     attention = plan.recipe.model.attention
-    if torch.device(device).type != "cpu" or not attention.startswith("flash_attention"):
+    on_cpu = torch.device(device).type == "cpu"
+    if attention != "varlen" and not (on_cpu and attention in TAKES_BOUNDARIES):
         return plan
-    _warn_once(f"attention is sdpa: {attention}, which the run was trained with, needs a GPU")
+    lacks = "has no KV cache" if attention == "varlen" else "needs a GPU"
+    _warn_once(f"attention is sdpa: {attention}, which the run was trained with, {lacks}")
     model = plan.recipe.model.model_copy(update={"attention": "sdpa"})
     return plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
 

@@ -15,6 +15,10 @@ def _no_float16(value: object) -> object:
     return value
 
 
+TAKES_BOUNDARIES = ("flash_attention_2", "flash_attention_3", "varlen")
+"""Attentions that take flattened rows with the boundaries of documents: bfloat16, on GPUs only."""
+
+
 class ScratchModel(Contract):
     """A Gemma 3 with random weights and a tokenizer trained on the data: for tests and first steps."""
 
@@ -69,9 +73,12 @@ class ModelRecipe(Contract):
     dtype: Annotated[Literal["bfloat16", "float32"], BeforeValidator(_no_float16)] = "bfloat16"
     """Compute precision. Master weights are float32. float16 overflows in Gemma 3 and is refused."""
     attention: Literal[
-        "auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
+        "auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "varlen"
     ] = "auto"
-    """Attention implementation. `auto` takes what is installed and known to work on the GPU."""
+    """Attention implementation. `auto` takes what is installed and known to work on the GPU.
+
+    `varlen` is torch's own FlashAttention for packed rows; it needs no package, and `auto` does not take it.
+    """
     kernels: Literal["none", "liger"] = "none"
     """`liger`: fused norms, GeGLU and rotary positions for Gemma 3 on GPUs, from liger-kernel."""
     compile: bool = False

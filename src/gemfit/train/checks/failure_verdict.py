@@ -45,13 +45,23 @@ def judge_failure(error: Exception, model: ModelRecipe, *, stepped: bool) -> Fai
         return _fatal(f"model.compile: {_first_line(error)}; set model.compile to false")
     if stepped:
         return None
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+    if _is_out_of_memory(error):
         return _fatal(f"memory ran out before the first step was done: {_first_line(error)}; {LESS_MEMORY}")
     if "no kernel image is available" in str(error):
         return _fatal(f"torch {torch.__version__} is not built for this GPU: install a build that is")
+    if model.attention == "varlen" and "flash" in str(error).lower():  # torch names its kernel, not varlen
+        return _fatal(f"model.attention: varlen cannot be used: {_first_line(error)}; {advice('varlen')}")
     if isinstance(error, dist.DistBackendError):
         return _backend_failure(error)
     return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a GPU or of the host; the kernel's own killer leaves no error."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    # The second is what torch's allocator for CPUs says, in a plain RuntimeError.
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, kinds) or any(word in str(error).lower() for word in words)
 
 
 def _fatal(reason: str) -> FailureVerdict:

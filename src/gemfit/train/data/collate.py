@@ -1,8 +1,8 @@
 """Collate packed rows with per-document position ids (no cross-document attention).
 
 Isolation rests on ``position_ids`` that restart with every document and on the absence of an attention
-mask. The padding at the end of a row is a document of its own. FlashAttention does not derive boundaries
-from the positions of several rows, so there the rows are flattened and ``cu_seq_lens`` are passed.
+mask. The padding at the end of a row is a document of its own. FlashAttention and varlen do not derive
+boundaries from the positions of several rows, so there the rows are flattened and ``cu_seq_lens`` are passed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
+from gemfit.schemas.recipe_model import TAKES_BOUNDARIES
 
 CHUNK_TOKENS = 1024
 """Tokens whose logits exist at a time."""
@@ -26,7 +27,7 @@ Tensors: TypeAlias = dict[str, Any]
 
 def needs_boundaries(attention: str) -> bool:
     """Whether this attention takes flattened rows with the boundaries of documents, not their positions."""
-    return attention.startswith("flash_attention")
+    return attention in TAKES_BOUNDARIES
 
 
 def collate(
