@@ -223,6 +223,15 @@ FORMS: dict[str, tuple[object, dict[str, Any], str]] = {
         by_hand(USER, CALL, RESULT, LAST, tools=TOOLS),
         "",
     ),
+    "no tools as a string": ({"tools": "[ ]", "messages": FOUR}, by_hand(*FOUR), ""),
+    "text parts of the Responses API": (
+        by_hand(
+            {"role": "user", "content": [{"type": "input_text", "text": "long day"}]},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "sleep"}]},
+        ),
+        by_hand(USER, REPLY),
+        "",
+    ),
     "a system key": ({"system": "we rest", "messages": FOUR}, by_hand(SYSTEM, *FOUR), ""),
     "a system key of parts": (
         {"system": [{"type": "text", "text": "we rest"}], "messages": FOUR},
@@ -266,7 +275,7 @@ def test_a_form_has_the_tokens_and_labels_of_the_same_messages(
     assert counts.forms == ({name: 1} if name else {})
 
 
-ALONE = ("a system key of parts", "a copy of the system message")
+ALONE = ("text parts of the Responses API", "a system key of parts", "a copy of the system message")
 """These are too rare for a path of their own."""
 PLAIN = [form for form in FORMS if not re.search("tools|calls|result", form) and form not in ALONE]
 

@@ -20,6 +20,8 @@ from gemfit.errors import UserError
 
 CALL = '{"type": "function", "function": {"name": "…", "arguments": {…}}}'
 PART = '{"type": "text", "text": "…"}'
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of parts that are text; the last two are those of OpenAI's Responses API."""
 
 
 def content_text(value: object, where: str) -> str:
@@ -65,7 +67,7 @@ def _part(part: object, where: str) -> str:
     if not isinstance(part, Mapping):
         raise UserError(f"{where} is {excerpt(part)}; write {PART}, or one string as the content")
     kind, text = part.get("type"), part.get("text")
-    if kind != "text":
+    if kind not in _TEXT_PARTS:
         raise UserError(
             f"{where} is a part of type {excerpt(kind)}; only text can be trained: remove the part"
         )

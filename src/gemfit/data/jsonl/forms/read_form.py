@@ -19,6 +19,8 @@ from gemfit.data.jsonl.key_rules import (
 from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.errors import UserError
 
+_NO_TOOLS = ("", "[]", "{}", "null")
+"""Tools that a table of strings holds where a conversation has none."""
 SHAPE = '{"messages": [{"role": "user", "content": "…"}, …]}'
 _FORM_NAMES = frozenset(["messages", *sharegpt.LISTS, "instruction", "contents", "prompt"])
 _FORM_KEYS = (*sharegpt.LISTS, *instructions.ALPACA, *instructions.COMPLETION, *gemini.KEYS)
@@ -39,6 +41,8 @@ def read_form(value: Any, place: str, settings: LineSettings) -> FormLine | None
         line = _decoded_messages(line, place)
     _check_keys(value, line, place)
     tools = value.get("tools") if line.tools is None else line.tools
+    if isinstance(tools, str) and "".join(tools.split()) in _NO_TOOLS:
+        tools = None
     return line._replace(system=_system(value, line, place), tools=tools)
 
 
