@@ -75,3 +75,15 @@ def test_a_folder_that_exists_is_checked_as_it_is(run: RunDir, calls: Calls, cli
     assert refused.exit_code == 2
     assert "so --adapter has no effect" in refused.stderr
     assert "give --check with it" in cli("export", run.root, "--python", python).stderr
+
+
+def test_gguf_options_without_effect_are_refused(run: RunDir, calls: Calls, cli: Cli) -> None:
+    converter = run.root / "convert_hf_to_gguf.py"
+    converter.touch()
+    cli("export", run.root, "--format", "gguf", "--converter", converter)
+    assert calls[0][1][3:] == ["--format", "gguf", "--converter", str(converter)]
+    gguf = ("export", run.root, "--format", "gguf")
+    assert "without --format gguf" in cli(*gguf, "--check").stderr
+    assert "leave --shard-gb out" in cli(*gguf, "--shard-gb", 2).stderr
+    assert "with --format gguf only" in cli("export", run.root, "--converter", converter).stderr
+    assert len(calls) == 1

@@ -30,6 +30,16 @@ from gemfit_launch.verbs._options import RUN_FOLDER, checkpoint_option, json_opt
     metavar="GB",
     help="Largest file of weights.  [default: 5]",
 )
+@click.option(
+    "--format",
+    type=click.Choice(["safetensors", "gguf"]),
+    help="gguf: one file for llama.cpp, and a Modelfile for Ollama.  [default: safetensors]",
+)
+@click.option(
+    "--converter",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="llama.cpp's convert_hf_to_gguf.py.  [default: the one on PATH]",
+)
 @click.option("--check", is_flag=True, help="Load it with other programs and compare; RUN/export as it is.")
 @click.option(
     "--python",
@@ -57,6 +67,7 @@ def export(
 
     \b
     Example:
+      gemfit export runs/chat --format gguf --converter ~/llama.cpp/convert_hf_to_gguf.py --out gguf
       gemfit export runs/first --checkpoint best
       gemfit export runs/first --checkpoint 200 --out models/first
       gemfit export runs/lora --adapter --dtype bfloat16
@@ -65,6 +76,12 @@ def export(
     run_dir = RunDir.open(run)
     if pythons and not check:
         raise click.UsageError("--python names readers of --check; give --check with it")
+    if check and options["format"] == "gguf":
+        raise click.UsageError("--check loads model folders; check one without --format gguf")
+    if options["converter"] is not None and options["format"] != "gguf":
+        raise click.UsageError("--converter has an effect with --format gguf only")
+    if options["shard_gb"] is not None and options["format"] == "gguf":
+        raise click.UsageError("--format gguf writes one file; leave --shard-gb out")
     require_train_extra("export")
     folder = out or run_dir.export
     chosen = to_argv({"checkpoint": checkpoint})

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             adapter=arguments.adapter,
             multimodal=arguments.multimodal,
             shard_gb=arguments.shard_gb,
+            gguf=arguments.format == "gguf",
+            converter=arguments.converter,
         )
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -62,12 +65,15 @@ def export(
     adapter: bool = False,
     multimodal: bool = False,
     shard_gb: float = SHARD_GB,
+    gguf: bool = False,
+    converter: Path | None = None,
 ) -> dict[str, Any]:
     """Write the model folder ``out`` from ``checkpoint``: a step, `latest` or `best`.
 
     ``dtype`` defaults to the recipe's. ``adapter`` writes a LoRA alone instead of merging it.
     ``multimodal`` puts the text model back into the checkpoint that it was taken from, with its other
     parts; otherwise the folder is a text-only model. A file of weights has at most ``shard_gb`` GB.
+    ``gguf`` writes one file in GGUF and a Modelfile instead, by ``converter`` or the one on PATH.
     Raises ``UserError`` where there is no whole checkpoint, and for an ``out`` that holds anything.
     """
     recipe = run.plan().recipe
@@ -75,13 +81,55 @@ def export(
         raise UserError(f"{run.root}: --adapter needs a run with model.lora on a model.id; leave it out")
     if adapter and multimodal:
         raise UserError("--adapter always fits the base model, multimodal or not; leave --multimodal out")
+    if gguf:
+        converter = _check_gguf(run, recipe, converter, adapter=adapter, multimodal=multimodal)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; remove it, or choose another --out")
     source, manifest = resolve_trained(run, checkpoint)
     with reading(source), staging(out.absolute()) as folder:
         form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal, "shard_gb": shard_gb}
-        written = _write(run, recipe, source, folder, dtype=dtype or recipe.model.dtype, **form)
+        dtype = dtype or recipe.model.dtype
+        if gguf:
+            assert converter is not None, "found before"
+            written = _write_gguf(run, recipe, source, folder, dtype=dtype, converter=converter, **form)
+        else:
+            written = _write(run, recipe, source, folder, dtype=dtype, **form)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
+
+
+def _check_gguf(
+    run: RunDir, recipe: Recipe, converter: Path | None, *, adapter: bool, multimodal: bool
+) -> Path:
+    """The converter; ``UserError`` for options and runs that GGUF is not written for."""
+    from gemfit.export.gguf import check_format, find_converter  # noqa: PLC0415  (seconds of imports)
+
+    if adapter or multimodal:
+        raise UserError("--format gguf writes the text model, merged; leave --adapter and --multimodal out")
+    check_format(recipe.data)
+    return find_converter(converter)
+
+
+def _write_gguf(
+    run: RunDir,
+    recipe: Recipe,
+    checkpoint: Path,
+    folder: Path,
+    *,
+    dtype: str,
+    converter: Path,
+    **form: Any,
+) -> dict[str, Any]:
+    """Write a model folder, convert it, and keep what the converter wrote."""
+    from gemfit.export.gguf import convert, write_modelfile  # noqa: PLC0415  (seconds of imports)
+
+    model = folder / "safetensors"
+    model.mkdir()
+    written = _write(run, recipe, checkpoint, model, dtype=dtype, **form)
+    gguf = convert(model, folder, dtype, converter)
+    shutil.rmtree(model)
+    write_modelfile(gguf, packed_tokenizer(run), recipe.data)
+    give_default_mode(folder)
+    return {**written, "files": sorted(path.name for path in folder.iterdir())}
 
 
 def _write(
@@ -192,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--multimodal", action="store_true", help="merge the text model into the base model's other parts"
     )
+    parser.add_argument("--format", choices=["safetensors", "gguf"], default="safetensors")
+    parser.add_argument("--converter", type=Path, help="llama.cpp's convert_hf_to_gguf.py")
     parser.add_argument("--shard-gb", type=float, default=SHARD_GB, help="GB of a file of weights at most")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     return parser
