@@ -104,7 +104,10 @@ class Chase:
                 for pid in left:
                     kill(pid)
             time.sleep(0.1)
-        self.longest = max(self.longest, time.monotonic() - killed)
+        seconds = time.monotonic() - killed
+        self.longest = max(self.longest, seconds)
+        sys.stdout.write(f"{self.kills[-1] if self.kills else 'none'}: all ended after {seconds:.1f} s\n")
+        sys.stdout.flush()
 
     def wait(self, process: subprocess.Popen[bytes], run: RunDir) -> None:
         """Let a random part of the start-up pass, or the start-up and a random part of the training."""

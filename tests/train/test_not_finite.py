@@ -78,14 +78,21 @@ def test_a_finite_gradient_norm_passes(norm: float) -> None:
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategy", "ranks"), [("single", 1), ("ddp", 2), ("fsdp2", 2), ("zero2", 2), ("zero3", 2)]
+    ("strategy", "ranks", "dtype"),
+    [
+        ("single", 1, "float32"),
+        ("single", 1, "bfloat16"),
+        ("ddp", 2, "float32"),
+        ("fsdp2", 2, "float32"),
+        ("zero2", 2, "float32"),
+        ("zero3", 2, "float32"),
+    ],
 )
 def test_a_run_that_diverges_keeps_finite_checkpoints_only(
-    strategy: str, ranks: int, fresh_run: Launch, tmp_path: Path
+    strategy: str, ranks: int, dtype: str, fresh_run: Launch, tmp_path: Path
 ) -> None:
-    attempts = fresh_run(
-        strategy, ranks, optim__learning_rate=1e35, optim__warmup_steps=0, checkpoint__every_steps=1
-    )
+    settings = {"optim__learning_rate": 1e35, "optim__warmup_steps": 0, "checkpoint__every_steps": 1}
+    attempts = fresh_run(strategy, ranks, **settings, model__dtype=dtype)
     assert attempts.train().returncode != 0
     verdict = attempts.verdict
     assert verdict is not None
