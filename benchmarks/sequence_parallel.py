@@ -4,7 +4,7 @@
 
 One rank passes the whole row through the model; then 2 and 4 ranks pass their slices, over
 gloo in float32. Every logit of every token is compared. For scale, the same with the sliding window and with
-the borders of documents left out.
+the borders of documents left out, where a quarter of the logits is compared.
 """
 
 from __future__ import annotations
@@ -89,10 +89,12 @@ def hidden_of(model: Any, batch: Tensors) -> torch.Tensor:
 
 
 @torch.no_grad()
-def largest_difference(model: Any, found: torch.Tensor, expected: torch.Tensor) -> list[float]:
-    """Of all logits, and the largest logit."""
+def largest_difference(
+    model: Any, found: torch.Tensor, expected: torch.Tensor, every: int = 1
+) -> list[float]:
+    """Of the logits of each ``every``-th chunk, and the largest logit."""
     difference = largest = 0.0
-    for mine, whole in zip(found.split(CHUNK), expected.split(CHUNK), strict=True):
+    for mine, whole in zip(found.split(CHUNK)[::every], expected.split(CHUNK)[::every], strict=True):
         logits = model.lm_head(whole)
         largest = max(largest, float(logits.abs().max()))
         difference = max(difference, float((model.lm_head(mine) - logits).abs().max()))
@@ -109,7 +111,7 @@ def rank_main(model: Any, batch: Tensors, folder: Path, rank: int, degree: int) 
     result = {"exact": largest_difference(model, hidden_of(model, slices), expected)}
     for name, masks in FAULTS.items() if degree == DEGREES[0] else []:
         packed_lm.row_masks = masks
-        result[name] = largest_difference(model, hidden_of(model, slices), expected)
+        result[name] = largest_difference(model, hidden_of(model, slices), expected, every=4)
     (folder / f"{degree}-{rank}.json").write_text(json.dumps(result))
     dist.barrier()
 

@@ -117,8 +117,8 @@ def documents(data: Path) -> str:
         border: sum(not _is_border(one, border) for one in lengths)
         for border in range(SEQ_LEN // 4, SEQ_LEN, SEQ_LEN // 4)
     }
-    borders = ", ".join(f"{count} across token {border}" for border, count in crossed.items())
-    return f"Of {len(rows)} rows {whole} are one document; documents of {borders}"
+    borders = ", ".join(f"token {border} in {count}" for border, count in crossed.items())
+    return f"Of {len(rows)} rows {whole} are one document; a document crosses {borders}"
 
 
 def _is_border(lengths: list[int], place: int) -> bool:

@@ -141,16 +141,15 @@ def compare(whole: Observed, shared: Observed, probe: ProbeRow, trainer: Trainer
 
 def diagnose(wrong: torch.Tensor, lengths: tuple[int, ...], window: int | None, degree: int) -> str:
     """The fault that makes these places differ. ``wrong``: (tokens, heads)."""
-    heads = wrong.any(0)
-    if not heads.all():
-        return f"heads {', '.join(map(str, heads.nonzero().flatten().tolist()))} are wrong, the others right"
-    tokens, first = wrong.any(1).cpu(), lengths[0]
+    heads, tokens, first = wrong.any(0), wrong.any(1).cpu(), lengths[0]
     inside = torch.cat([torch.arange(length) for length in (*lengths, len(tokens) - sum(lengths))])
     near = inside < window if window is not None else torch.ones_like(tokens)
     if not tokens[near].any():
         return f"tokens see further than the sliding window of {window}"
     if not (tokens & near)[:first].any():
         return "documents of a row see each other"
+    if not heads.all():
+        return f"heads {', '.join(map(str, heads.nonzero().flatten().tolist()))} are wrong, the others right"
     if not (tokens & near)[: len(tokens) // degree].any():
         return "positions are not those of the whole row"
     return "the slices are not in their order"
