@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import futures
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from gemfit.checkpoint import integrity, store
-from gemfit.rundir import RunDir
+from gemfit.checkpoint import integrity
 from gemfit.schemas.manifest import CheckpointManifest, FileDigest
 from gemfit.schemas.metrics import ProgressRecord
 from gemfit.train import collective, heartbeat
-from gemfit.train.checkpoint import save_load
+from gemfit.train.checkpoint import digest_writer
+from gemfit.train.checkpoint.digest_writer import DigestingWriter
 from gemfit.train.collective import COLLECTIVE_TIMEOUT, ROUND_SECONDS, in_rounds
 from gemfit.train.heartbeat import BEAT_SECONDS, Heartbeat
 from gemfit.train.loop.validation_loop import evaluate_rows
@@ -72,15 +74,6 @@ def test_every_rank_gets_all_values(meetings: list[float]) -> None:
     assert len(meetings) == 1
 
 
-def test_the_bytes_of_a_checkpoint_are_verified_by_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = tuple(FileDigest(path=f"__{number}_0.distcp", bytes=number, xxh3="0" * 32) for number in range(9))
-    manifest: Any = SimpleNamespace(files=files)
-    monkeypatch.setattr(save_load, "world_size", lambda: 4)
-    shares = [save_load._verified_by(rank, manifest) for rank in range(4)]
-    assert sorted(file.path for share in shares for file in share) == [file.path for file in files]
-    assert max(sum(file.bytes for file in share) for share in shares) <= 15
-
-
 def test_a_file_that_is_read_for_minutes_does_not_keep_the_ranks_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +82,7 @@ def test_a_file_that_is_read_for_minutes_does_not_keep_the_ranks_apart(
     def damage(folder: Path, file: FileDigest) -> None:
         time.sleep(next(slow))
 
-    monkeypatch.setattr(integrity, "_content_damage", damage)
+    monkeypatch.setattr(integrity, "content_damage", damage)
     files = [FileDigest(path=name, bytes=1, xxh3="0" * 32) for name in "ab"]
     began = time.monotonic()
     waits = [time.monotonic() - began for _ in integrity.verify_contents(tmp_path, files)]
@@ -97,21 +90,27 @@ def test_a_file_that_is_read_for_minutes_does_not_keep_the_ranks_apart(
     assert max(b - a for a, b in itertools.pairwise([0.0, *waits])) < 2.0
 
 
-def test_damage_on_any_rank_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunDir(tmp_path)
-    folder = run.checkpoint(1)
-    folder.mkdir(parents=True)
-    content = folder / "__0_0.distcp"
-    content.write_bytes(b"weights")
-    files = tuple(integrity.digest_files(folder, [content]))
-    content.write_bytes(b"Weights")
-    manifest: Any = SimpleNamespace(files=files)
-    monkeypatch.setattr(store, "candidates", lambda run: ([(folder, manifest)], []))
-    beats: list[int] = []
-    assert save_load._newest_valid(run, lambda: beats.append(1)) is None
-    assert beats == [1]
-    reason = (run.quarantine / folder.name / "reason.txt").read_text()
-    assert "has changed since it was written" in reason
+def test_ranks_meet_while_one_of_them_writes_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[float] = []
+
+    def record(work: Iterator[None], group: Any) -> None:
+        for _ in work:
+            met.append(time.monotonic())
+
+    def slow(*given: Any) -> Any:
+        time.sleep(2.5)
+        return futures.Future()
+
+    monkeypatch.setattr(digest_writer, "in_rounds", record)
+    monkeypatch.setattr(FileSystemWriter, "write_data", slow)
+    monkeypatch.setattr(futures.Future, "value", list, raising=False)
+    began = time.monotonic()
+    plan: Any = None
+    DigestingWriter(tmp_path, bytes_to_write=1).write_data(plan, plan)
+    assert len(met) == 2
+    assert max(b - a for a, b in itertools.pairwise([began, *met])) < 2.0
 
 
 def evaluate(batches: int, clock: list[float], beat: Heartbeat) -> None:

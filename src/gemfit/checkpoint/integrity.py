@@ -29,6 +29,11 @@ def digest_files(folder: Path, files: Iterable[Path]) -> list[FileDigest]:
     ]
 
 
+def digest_of(path: str, content: bytes) -> FileDigest:
+    """The entry of a file of this ``content`` in a manifest."""
+    return FileDigest(path=path, bytes=len(content), xxh3=xxhash.xxh3_128_hexdigest(content))
+
+
 def manifest_digest(text: bytes) -> bytes:
     """The content of ``manifest.xxh3``."""
     return xxhash.xxh3_128_hexdigest(text).encode()
@@ -64,7 +69,7 @@ def find_damage(folder: Path, manifest: CheckpointManifest) -> str | None:
 def verify_contents(folder: Path, files: Iterable[FileDigest]) -> Generator[None, None, str | None]:
     """Read ``files`` and return the first damage found; yields about once per second meanwhile."""
     pool = ThreadPoolExecutor(READERS)  # xxhash releases the GIL, and disks are faster with a queue
-    pending = {pool.submit(_content_damage, folder, file) for file in files}
+    pending = {pool.submit(content_damage, folder, file) for file in files}
     try:
         while pending:
             done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -85,7 +90,8 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _content_damage(folder: Path, file: FileDigest) -> str | None:
+def content_damage(folder: Path, file: FileDigest) -> str | None:
+    """How ``file`` in ``folder`` differs from its digest, in words; ``None`` where it does not."""
     try:
         same = file_xxh3(folder / file.path) == file.xxh3
     except FileNotFoundError:  # the run may have retired the checkpoint meanwhile

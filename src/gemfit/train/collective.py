@@ -69,7 +69,9 @@ def on_every_rank(action: Callable[[], T], group: Any = None) -> list[T]:
     return [_unwrap(other) for other in outcomes]
 
 
-def in_rounds(work: Generator[object, None, T], after_round: Callable[[], None] = lambda: None) -> list[T]:
+def in_rounds(
+    work: Generator[object, None, T], after_round: Callable[[], None] = lambda: None, group: Any = None
+) -> list[T]:
     """Run ``work`` to its end on every rank; every rank returns all values, or raises the first failure.
 
     For work of any size, which takes longer on one rank than on another: the ranks meet every
@@ -90,7 +92,7 @@ def in_rounds(work: Generator[object, None, T], after_round: Callable[[], None] 
         return ended
 
     while True:
-        rounds = on_every_rank(advance)
+        rounds = on_every_rank(advance, group)
         after_round()
         if all(outcome is not None for outcome in rounds):
             return [_unwrap(outcome) for outcome in rounds if outcome is not None]

@@ -19,14 +19,15 @@ from typing import Any, TypeAlias
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from gemfit.schemas.manifest import FileDigest
 from gemfit.train.checkpoint import deepspeed_zero
 from gemfit.train.checkpoint.dcp_planner import FlatShard, ShardLoadPlanner, ShardSavePlanner
+from gemfit.train.checkpoint.digest_writer import DigestingWriter
 from gemfit.train.checkpoint.safe_reader import SafeReader
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -60,19 +61,17 @@ def rank_share(state: State, rank: int, world_size: int, *, copied: bool) -> Sta
     return {name: _in_host_memory(value, copied) for name, value in shares.items()}
 
 
-def write(state: State, folder: Path, group: Any = None) -> None:
-    """Save ``state``, in host memory, into ``folder``, each file flushed.
+def write(state: State, folder: Path, group: Any = None) -> list[FileDigest]:
+    """Save ``state``, in host memory, into ``folder``, each file flushed; the digests of this rank's files.
 
     Collective; raises on every rank or on none. Makes no CUDA call.
     """
+    size = sum(map(_local_bytes, state.values()))
+    writer = DigestingWriter(folder, bytes_to_write=size, group=group)
+    planner = ShardSavePlanner(flatten_state_dict=False)
     with _allow_single_process():
-        save(
-            state,
-            # Copying ahead would synchronize a stream of the thread's GPU, where nothing is to be copied.
-            storage_writer=FileSystemWriter(folder, per_thread_copy_ahead=0),
-            planner=ShardSavePlanner(flatten_state_dict=False),
-            process_group=group,
-        )
+        save(state, storage_writer=writer, planner=planner, process_group=group)
+    return writer.digests
 
 
 def read(state: State, folder: Path) -> None:
@@ -84,6 +83,19 @@ def read(state: State, folder: Path) -> None:
     reader.read_metadata()  # parsed before the collective, which would wrap its errors
     with _allow_single_process():
         load(state, storage_reader=reader, planner=ShardLoadPlanner(flatten_state_dict=False))
+
+
+def flat_shards(state: State) -> dict[str, FlatShard]:
+    """What this rank holds of each tensor, as views: filling them fills the engine."""
+    return {name: _flat_shard(value) for name, value in state.items()}
+
+
+def _flat_shard(value: torch.Tensor | FlatShard) -> FlatShard:
+    if isinstance(value, FlatShard):
+        return value
+    if isinstance(value, DTensor):
+        return local_shard(value)
+    return FlatShard(value.detach().view(-1), 0, value.shape)
 
 
 def local_bytes(shares: State, *, first_rank: bool) -> int:

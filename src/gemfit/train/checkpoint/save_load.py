@@ -20,14 +20,14 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from gemfit.checkpoint import store
-from gemfit.checkpoint.integrity import digest_files, verify_contents
+from gemfit.checkpoint.integrity import digest_of
 from gemfit.checkpoint.retention import quarantine, reading
 from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest, FileDigest, missing_or_resized
 from gemfit.schemas.training_identity import Flat, check_changes
-from gemfit.train.checkpoint import deepspeed_zero, engine_state
-from gemfit.train.collective import in_rounds, on_every_rank, on_first_rank, rank, world_size
+from gemfit.train.checkpoint import deepspeed_zero, engine_state, verified_load
+from gemfit.train.collective import on_every_rank, on_first_rank, rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +133,9 @@ def write(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any = No
         lambda: store.begin(run, snapshot.step, context.attempt, bytes_needed=needed), group
     )
     try:
-        engine_state.write(snapshot.state, staging, group)
-        on_first_rank(lambda: _write_side_files(staging, snapshot.side_files), group)
-        digests = on_every_rank(lambda: digest_files(staging, _files_of_rank(staging)), group)
-        files = [digest for of_rank in digests for digest in of_rank]
+        own = engine_state.write(snapshot.state, staging, group)
+        side_files = on_first_rank(lambda: _write_side_files(staging, snapshot.side_files), group)
+        files = [digest for of_rank in on_every_rank(lambda: own, group) for digest in of_rank] + side_files
         on_first_rank(lambda: commit(files), group)
     except (Exception, CheckpointException) as error:  # the latter is a BaseException
         # Every step above fails on all ranks or on none, so all of them come here and wait for it.
@@ -158,47 +157,62 @@ def resume(
     """Load the newest valid checkpoint into ``training``; ``None`` when there is none.
 
     Collective. A training identity other than ``identity`` is a ``UserError``, except for the keys in
-    ``allowed_changes``. Damaged checkpoints are moved to ``quarantine/`` and named in the log. All ranks
-    read and digest the files, each its share; ``heartbeat`` is called meanwhile.
+    ``allowed_changes``. Damaged checkpoints are moved to ``quarantine/`` and named in the log. Each file is
+    read once, by one rank, which digests it and loads from it; ``heartbeat`` is called meanwhile.
     """
-    found = _newest_valid(run, heartbeat)
+    found = _load_newest_valid(run, training, partial(_check_identity, identity, allowed_changes), heartbeat)
     if found is None:
         return None
-    on_first_rank(
-        lambda: check_changes(found[1].training, identity, allowed=allowed_changes, place=str(found[0]))
-    )
     folder, manifest = found
-    with reading(folder):
-        state = engine_state.collect(training.model, training.optimizer, training.accelerator)
-        engine_state.read(state, folder)
-        progress = json.loads((folder / PROGRESS).read_text())
+    progress = on_first_rank(lambda: json.loads((folder / PROGRESS).read_text()))
     if engine_state.is_deepspeed(training.model):
         deepspeed_zero.sync_parameters(training.model, manifest.step)
     _restore_scheduler(training.scheduler, training.optimizer, progress["scheduler"])
-    on_every_rank(lambda: None)  # no rank trains, and nothing is retired, before all have read
     logger.info("resumed at step %d from %s", manifest.step, folder)
     return manifest
 
 
-def _newest_valid(run: RunDir, heartbeat: Callable[[], None]) -> store.Found | None:
-    """The newest checkpoint without damage; newer ones are moved to ``quarantine/``. Collective."""
+def _check_identity(identity: Flat, allowed: Collection[str], found: store.Found) -> None:
+    folder, manifest = found
+    check_changes(manifest.training, identity, allowed=allowed, place=str(folder))
+
+
+def _load_newest_valid(
+    run: RunDir, training: TrainingState, check: Callable[[store.Found], None], heartbeat: Callable[[], None]
+) -> store.Found | None:
+    """Load the newest checkpoint without damage; newer ones are moved to ``quarantine/``. Collective.
+
+    Damage in what tensors hold is found while they are loaded. Where no other checkpoint overwrites them, a
+    ``RuntimeError`` ends the attempt, since the model is no longer the base.
+    """
     checkpoints, damaged = on_first_rank(lambda: store.candidates(run))
     for folder, reason in damaged:
         on_first_rank(partial(quarantine, run, folder, reason))
-    for folder, manifest in checkpoints:
+    overwritten = False
+    for found in checkpoints:
+        folder, manifest = found
         damage = on_first_rank(partial(missing_or_resized, folder, manifest.files))
         if damage is None:
-            verification = verify_contents(folder, _verified_by(rank(), manifest))
-            damage = next(filter(None, in_rounds(verification, heartbeat)), None)
+            on_first_rank(partial(check, found))
+            with reading(folder):
+                overwritten, damage = True, _load(training, folder, manifest, heartbeat)
+                on_every_rank(lambda: None)  # nothing is retired before all have read
         if damage is None:
-            return folder, manifest
+            return found
         on_first_rank(partial(quarantine, run, folder, damage))
+    if overwritten:
+        raise RuntimeError(
+            f"{run.checkpoints}: every checkpoint is damaged, and in {run.quarantine} now; started again, "
+            "the run begins with its first step"
+        )
     return None
 
 
-def _verified_by(number: int, manifest: CheckpointManifest) -> list[FileDigest]:
-    """The files that rank ``number`` verifies: about as many bytes as any other."""
-    return sorted(manifest.files, key=lambda file: file.bytes, reverse=True)[number :: world_size()]
+def _load(
+    training: TrainingState, folder: Path, manifest: CheckpointManifest, heartbeat: Callable[[], None]
+) -> str | None:
+    state = engine_state.collect(training.model, training.optimizer, training.accelerator)
+    return verified_load.load(engine_state.flat_shards(state), folder, manifest.files, heartbeat)
 
 
 def _restore_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -227,14 +241,7 @@ def _side_files(module: Any, scheduler: StatefulScheduler) -> dict[str, bytes]:
     return {name: text.encode() for name, text in files.items()}
 
 
-def _write_side_files(staging: Path, files: dict[str, bytes]) -> None:
+def _write_side_files(staging: Path, files: dict[str, bytes]) -> list[FileDigest]:
     for name, content in files.items():
         write_atomic(staging / name, content)
-
-
-def _files_of_rank(staging: Path) -> list[Path]:
-    """The files that this rank wrote: each digests its own, since others may not see them yet."""
-    own = sorted(staging.glob(f"__{rank()}_*"))
-    if rank() == 0:
-        own += [p for p in sorted(staging.iterdir()) if not p.name.startswith("__")]
-    return own
+    return [digest_of(name, content) for name, content in files.items()]
