@@ -2,7 +2,7 @@
 
     python benchmarks/scaling_plan.py [--out docs/scaling.md]
 
-Nothing is measured: it writes what `gemfit estimate` and `gemfit plan` predict. One second.
+Nothing is measured: it writes what `gemfit estimate` and `gemfit plan` predict. Some ten seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from gemfit.schemas.recipe import Recipe
+from gemfit_launch.planning.attention import possible_attentions
 from gemfit_launch.planning.request import Request
 from gemfit_launch.predict.gpu_specs import GPU_SPECS
 from gemfit_launch.predict.model_shape import ModelShape
@@ -24,7 +25,14 @@ FIT_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 SCALE_GPU = "h100-80"
 SCALE_COUNTS = (1, 8, 64, 512)
 SCALE_BATCH = 512
-"""Rows of a step in the scaling table: with the reference recipe's 64, at most 64 GPUs would have work."""
+"""Rows of a step in the scaling table: with the reference recipe's 64, GPUs would share rows from 65 on."""
+ROW_SIZES = ("4b", "27b")
+ROW_LENGTHS = (1024, 8192, 32768, 131072)
+ROW_COUNTS = (8, 32, 128, 512)
+ROW_GPU = "h100-80"
+WAYS = ("fsdp2", "fsdp2-shard-grad-op", "hsdp", "zero1", "zero2", "zero3", "fsdp2+offload", "zero3+offload")
+WAYS_OF = ("27b", 32768, "h200-141", 64)
+"""Size, tokens of a row, GPU and number of GPUs of the table of what each way costs."""
 
 
 def load(name: str, *settings: str) -> tuple[Recipe, ModelShape]:
@@ -61,12 +69,16 @@ def _fit_cell(estimates: list[Estimate]) -> str:
 
 def _short(estimate: Estimate) -> str:
     batch_size = estimate.config.per_device_batch_size
-    rows = f"{batch_size} row{'s' if batch_size > 1 else ''}"
+    rows = f"{batch_size} row{'s' if batch_size > 1 else ''}" + _shared(estimate)
     again = ", checkpointing" if estimate.config.activation_checkpointing else ""
     host = f", {estimate.memory.host_node_bytes / 1e9:,.0f} GB host" if estimate.offloads else ""
     return (
         f"{estimate.gpus} × {estimate.label}: {estimate.memory.gpu_bytes / 1e9:.0f} GB ({rows}{again}{host})"
     )
+
+
+def _shared(estimate: Estimate) -> str:
+    return f", SP {estimate.degree}" if estimate.degree > 1 else ""
 
 
 def scaling_table(size: str) -> str:
@@ -94,7 +106,7 @@ def _scaling_row(estimate: Estimate, first: Estimate | None) -> str:
         ideal = f"{each / base:.0%}"
     config = estimate.config
     how = f"{estimate.label}, {config.per_device_batch_size} × {config.gradient_accumulation_steps}"
-    how += ", checkpointing" if config.activation_checkpointing else ""
+    how += _shared(estimate) + ", checkpointing" * config.activation_checkpointing
     moved = estimate.performance.communication.between_ranks / 1e9
     cells = [
         str(estimate.gpus),
@@ -104,6 +116,64 @@ def _scaling_row(estimate: Estimate, first: Estimate | None) -> str:
         ideal,
         _range(estimate.performance.mfu, ".0%"),
         f"{moved:,.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def estimate_rows(size: str, seq_len: int, gpu: str, counts: tuple[int, ...]) -> list[Estimate]:
+    """All configurations of the reference batch of rows of ``seq_len`` tokens."""
+    recipe, shape = load(f"gemma3/{size}", f"data.seq_len={seq_len}")
+    attentions = possible_attentions(recipe, GPU_SPECS[gpu], shape.head_dim)
+    return estimate_all(recipe, shape, GPU_SPECS[gpu], counts, attentions=attentions)
+
+
+def rows_table(size: str) -> str:
+    """The fastest configuration for rows of each length on each number of GPUs."""
+    lines = [f"| GPUs | {' | '.join(f'{n:,} tokens' for n in ROW_LENGTHS)} |"]
+    lines.append("|---:|" + "---|" * len(ROW_LENGTHS))
+    found = {length: estimate_rows(size, length, ROW_GPU, ROW_COUNTS) for length in ROW_LENGTHS}
+    for gpus in ROW_COUNTS:
+        of_gpus = [[one for one in found[length] if one.gpus == gpus and one.fits] for length in ROW_LENGTHS]
+        lines.append(f"| {gpus} | {' | '.join(map(_rows_cell, of_gpus))} |")
+    return "\n".join(lines)
+
+
+def _rows_cell(fitting: list[Estimate]) -> str:
+    if not fitting:
+        return "nothing fits"
+    best = fitting[0]
+    again = ", checkpointing" if best.config.activation_checkpointing else ""
+    host = f", {best.memory.host_node_bytes / 1e9:,.0f} GB host" if best.offloads else ""
+    memory, rate = best.memory.gpu_bytes / 1e9, best.performance.tokens_per_second
+    return f"{best.label}{_shared(best)}{again}: {memory:.0f} GB{host}, {_range(rate, ',.0f')} tokens/s"
+
+
+def ways_table() -> str:
+    """Memory, speed and traffic of each strategy and degree, the fastest that fits of each."""
+    size, seq_len, gpu, gpus = WAYS_OF
+    estimates = estimate_rows(size, seq_len, gpu, (gpus,))
+    head = ["strategy", "SP", "GB per GPU", "GB host per node", "tokens/s", "states", "heads", "copies"]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for label in WAYS:
+        for degree in (1, 2, 4, 8):
+            of_way = [one for one in estimates if one.label == label and one.degree == degree and one.fits]
+            if of_way:
+                lines.append(_way_row(of_way[0]))
+    return "\n".join(lines)
+
+
+def _way_row(estimate: Estimate) -> str:
+    memory, moved = estimate.memory, estimate.performance.communication
+    cells = [
+        estimate.label,
+        str(estimate.degree),
+        f"{memory.gpu_bytes / 1e9:.0f}",
+        f"{memory.host_node_bytes / 1e9:,.0f}",
+        _range(estimate.performance.tokens_per_second, ",.0f"),
+        *(
+            f"{bytes_sent / 1e9:,.0f}"
+            for bytes_sent in (moved.gather + moved.reduce, moved.exchange, moved.replicas)
+        ),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -120,6 +190,8 @@ def tables() -> dict[str, str]:
         "estimate-lora": fit_table("-lora"),
         "estimate-qlora": fit_table("-qlora", SIZES[1:]),
         "scaling": scaling,
+        "rows": "\n\n".join(f"**{size}**\n\n{rows_table(size)}" for size in ROW_SIZES),
+        "ways": ways_table(),
     }
 
 

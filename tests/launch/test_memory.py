@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from gemfit.schemas.recipe_model import Lora, Quantization
 from gemfit.schemas.recipe_training import CheckpointRecipe
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
-from gemfit_launch.predict.activation_memory import SLICE_TOKENS, layer_bytes, logits_bytes
+from gemfit_launch.predict import activation_memory
+from gemfit_launch.predict.activation_memory import LOSS_SLICE_TOKENS, layer_bytes, logits_bytes
 from gemfit_launch.predict.gpu_specs import GPU_SPECS, guess_gpu
 from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
 from gemfit_launch.predict.model_state_memory import Configuration, ModelStates, place_model_states
@@ -157,7 +159,7 @@ def test_frozen_weights_are_held_in_the_compute_dtype(strategy: Strategy) -> Non
 
 def test_logits_exist_a_slice_at_a_time() -> None:
     two, four = (logits_bytes(config(Single(), per_device_batch_size=rows)) for rows in (2, 4))
-    assert two == four == SLICE_TOKENS * 262_144 * 12
+    assert two == four == LOSS_SLICE_TOKENS * 262_144 * 12
     assert logits_bytes(config(Single(), per_device_batch_size=1, seq_len=512)) == two // 2
 
 
@@ -315,3 +317,27 @@ def test_a_step_of_the_real_270m_on_fake_tensors_needs_what_is_predicted() -> No
     assert done.returncode == 0, done.stderr[-3000:]
     (result,) = json.loads(done.stdout.splitlines()[-1])
     assert abs(result["difference"]) < 0.05
+
+
+@pytest.mark.slow
+def test_ranks_that_share_rows_need_what_is_predicted_within_ten_per_cent() -> None:
+    cases = [f"270m:1:2048:bfloat16:keep:sdpa:full:{degree}" for degree in (1, 2, 4)]
+    argv = [sys.executable, str(SCRIPTS / "peaks.py"), "--json", "--cases", *cases]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert [abs(result["difference"]) < 0.10 for result in results] == [True] * 3
+    measured = [result["measured"] for result in results]
+    assert measured[0] > 1.3 * measured[1] > 1.3 * measured[2], "sharing rows was measured"
+
+
+@pytest.mark.parametrize("degree", [2, 4])
+def test_activations_are_divided_and_masks_are_not(degree: int) -> None:
+    whole, shared = (
+        config(Ddp(sequence_parallel=n), 4, seq_len=8192, attention="flash_attention_2") for n in (1, degree)
+    )
+    assert activation_memory.checkpoint_bytes(shared) * degree == activation_memory.checkpoint_bytes(whole)
+    assert activation_memory.layer_bytes(shared) < 1.3 * activation_memory.layer_bytes(whole) / degree
+    masked = [replace(made, attention="sdpa") for made in (whole, shared)]
+    assert len({activation_memory.mask_bytes(made) for made in masked}) == 1
+    assert activation_memory.mask_bytes(masked[0]) > 0

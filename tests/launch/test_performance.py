@@ -120,6 +120,25 @@ def test_copies_hold_the_states_of_one_node_and_are_faster_over_many() -> None:
     assert performance(hsdp).step_seconds.middle < performance(fsdp).step_seconds.middle
 
 
+@pytest.mark.parametrize(("degree", "repeats"), [(2, 1), (16, 1), (32, 2)])
+def test_ranks_that_share_rows_exchange_heads_in_every_layer(degree: int, repeats: int) -> None:
+    made = config(Fsdp(sequence_parallel=degree), 32, shape=B27, per_device_batch_size=1, seq_len=32768)
+    moved = communication_volume(made)
+    a_layer = (2 * 32 + 2 * 16 * repeats) * 128 * 2 * 32768 / degree * (degree - 1) / degree
+    passes = 3 * 2  # forward, again and backward, two gradient accumulation steps
+    assert moved.exchange == pytest.approx(a_layer * B27.num_layers * passes)
+    assert moved.exchanges == 2 * B27.num_layers * passes
+    assert communication_volume(config(Fsdp(), 32, shape=B27)).exchange == 0
+
+
+def test_sharing_rows_over_nodes_is_slower_than_inside_one() -> None:
+    inside, across = (
+        performance(config(Fsdp(sequence_parallel=8), 8, shape=B27, seq_len=32768, ranks_per_node=ranks))
+        for ranks in (8, 4)
+    )
+    assert inside.step_seconds.middle < across.step_seconds.middle
+
+
 def test_one_gpu_communicates_nothing() -> None:
     assert communication_volume(config(Single())).between_ranks == 0
     assert communication_volume(config(Fsdp())).between_ranks == 0

@@ -10,8 +10,10 @@ import pytest
 from gemfit.config.overrides import build
 from gemfit.config.yaml_source import parse
 from gemfit.schemas.check import CheckResult
-from gemfit.schemas.plan import Plan
+from gemfit.schemas.plan import Plan, Topology
 from gemfit.schemas.site import Site
+from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.topology import ranks_at
 from gemfit_launch.slurm.cluster.cluster import (
     Cluster,
@@ -23,6 +25,7 @@ from gemfit_launch.slurm.cluster.cluster import (
 from gemfit_launch.slurm.cluster.generate_site import first_site
 from gemfit_launch.slurm.cluster.preflight import examine
 from gemfit_launch.slurm.cluster.preflight_limits import Pace
+from gemfit_launch.slurm.cluster.preflight_local import predicted_pace
 from gemfit_launch.slurm.cluster.scontrol_text import megabytes, pairs, parse_gpus
 from gemfit_launch.slurm.states import parse_node_state
 
@@ -219,6 +222,22 @@ def test_notice_before_preemption_is_compared_with_a_step_and_a_save(
     found = {result.name: result for result in results}
     assert found["preemption"].state == state
     assert "150 seconds" in found["preemption"].found
+
+
+def test_a_save_of_27b_is_predicted_from_the_disk_of_the_site(plan: Plan, cluster: Cluster) -> None:
+    def pace(**site: Any) -> Pace | None:
+        recipe = Request(name="gemma3/27b").recipe()
+        made = planned(plan, gpus_per_node=8, **site)
+        topology = Topology(nodes=8, ranks_per_node=8, device="cuda")
+        return predicted_pace(resolve_plan(recipe, topology, site=made.site))
+
+    assert pace(gpu_kind="h100") is None, "the disk is unknown"
+    found = pace(gpu_kind="h100", disk_gb_per_second=1.0)
+    assert found is not None
+    assert found.save_seconds == pytest.approx(324.2, abs=0.2)
+    late = errors(examine(planned(plan, time="1-0"), cluster, found, resolves=lambda host: True))
+    assert [name for name, _ in late] == ["signal_lead_seconds"]
+    assert late[0][1].endswith("(predicted)")
 
 
 def test_a_signal_that_comes_too_late_to_save_is_an_error(plan: Plan, cluster: Cluster) -> None:

@@ -2,11 +2,11 @@
 
     python tests/memory/peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
 
-A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:lora|qlora]; DTYPE `autocast` is float32
-parameters cast to bfloat16 at each use, as strategies single and ddp have. The real model runs forward and
-backward twice and AdamW steps, on fake tensors: every storage is counted while it lives, and nothing is
-computed. It shows what the operations of torch allocate on a CPU; kernels of a GPU may need workspaces
-besides. Ten seconds each.
+A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:full|lora|qlora[:DEGREE]]; DTYPE `autocast` is
+float32 parameters cast to bfloat16 at each use, as strategies single and ddp have; DEGREE is that of
+sequence parallelism, over ranks that send nothing. The real model runs forward and backward twice and AdamW
+steps, on fake tensors: every storage is counted while it lives, and nothing is computed. It shows what the
+operations of torch allocate on a CPU; kernels of a GPU may need workspaces besides. Ten seconds each.
 """
 
 from __future__ import annotations
@@ -23,21 +23,25 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
+import torch.distributed._tools.fake_collectives  # what a collective makes of fake tensors
 from bitsandbytes.functional import quantize_4bit
 from peft import LoraConfig, inject_adapter_in_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.schemas.recipe_model import Lora, Quantization
-from gemfit.schemas.strategy import DeepSpeed, Single
-from gemfit.train.data.collate import loss_chunks
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Strategy
+from gemfit.train.data.collate import loss_slices
 from gemfit.train.distributed.meta_init import cast_frozen
 from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.qlora import quantize
+from gemfit.train.model.ulysses import row_masks, use_sequence_parallel
 from gemfit_launch.predict.memory import working_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
@@ -138,14 +142,16 @@ class Case:
     attention: str
     what: str = "full"
     """`full`, `lora` of rank 16, or `qlora`: the same over weights in 4 bits."""
+    degree: int = 1
+    """Ranks that share each row."""
     layers: int | None = None
     """Layers of the model; all of them by default."""
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        size, rows, tokens, dtype, how, attention, *what = text.split(":")
-        (named,) = what or ("full",)
-        return cls(size, int(rows), int(tokens), dtype, how == "recompute", attention, named)
+        size, rows, tokens, dtype, how, attention, *others = text.split(":")
+        what, degree = (*others, *("full", "1")[len(others) :])
+        return cls(size, int(rows), int(tokens), dtype, how == "recompute", attention, what, int(degree))
 
     @property
     def lora(self) -> Lora | None:
@@ -177,15 +183,16 @@ class Result:
 
 def predict(case: Case) -> int:
     """What the largest moment of a step needs besides the states."""
-    strategy = DeepSpeed(stage=1) if case.dtype == "bfloat16" else Single()
+    strategy: Strategy = DeepSpeed(stage=1) if case.dtype == "bfloat16" else Ddp()
+    strategy = strategy.model_copy(update={"sequence_parallel": case.degree})
     config = Configuration(
         shape=case.shape,
         lora=case.lora,
         quantization=case.quantization,
         dtype="float32" if case.dtype == "float32" else "bfloat16",
         strategy=strategy,
-        world_size=1,
-        ranks_per_node=1,
+        world_size=case.degree,
+        ranks_per_node=case.degree,
         per_device_batch_size=case.rows,
         gradient_accumulation_steps=2,
         seq_len=case.tokens,
@@ -200,13 +207,25 @@ def predict(case: Case) -> int:
 
 def measure(case: Case) -> tuple[int, int]:
     """(peak above the states, states) of the second of two steps."""
+    if case.degree > 1:
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=case.degree)
+        try:
+            return _measure(case, dist.group.WORLD)
+        finally:
+            dist.destroy_process_group()
+    return _measure(case, None)
+
+
+def _measure(case: Case, group: Any) -> tuple[int, int]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(case)
+        if group is not None:
+            use_sequence_parallel(model, case.degree)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=True)
         living = Living()
         for tensor in (*model.parameters(), *model.buffers()):
             living.count(tensor)
-        accumulation_step = make_accumulation_step(case, model)
+        accumulation_step = make_accumulation_step(case, model, group)
         with living:
             for _ in range(2):
                 optimizer.zero_grad()
@@ -265,19 +284,22 @@ def _attach(model: Any, case: Case, compute: torch.dtype) -> None:
     cast_frozen(model, compute)
 
 
-def make_accumulation_step(case: Case, model: Any) -> Callable[[], None]:
+def make_accumulation_step(case: Case, model: Any, group: Any) -> Callable[[], None]:
     """Forward and backward pass of the trainer's loss; its choice of trained places needs real values."""
-    ids = torch.zeros(case.rows, case.tokens, dtype=torch.long)
-    positions = torch.arange(case.tokens).repeat(case.rows, 1)
-    slices = loss_chunks(ids.numel())
+    tokens = case.tokens // case.degree
+    ids = torch.zeros(case.rows, tokens, dtype=torch.long)
+    rows = torch.arange(case.tokens).repeat(case.rows, 1)
+    positions = rows[:, :tokens]
+    slices = loss_slices(ids.numel())
 
     def accumulation_step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "autocast"):
-            found = model.model(input_ids=ids, position_ids=positions, use_cache=False)
+            whole = {"attention_mask": row_masks(model, rows), "sequence_group": group} if group else {}
+            found = model.model(input_ids=ids, position_ids=positions, use_cache=False, **whole)
             hidden = found.last_hidden_state.flatten(0, 1).tensor_split(slices)
             targets = ids.flatten().tensor_split(slices)
             losses = [
-                checkpoint(model._chunk_loss, h, t, use_reentrant=False)
+                checkpoint(model._slice_loss, h, t, use_reentrant=False)
                 for h, t in zip(hidden, targets, strict=True)
             ]
             loss = torch.stack(losses).sum()

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemfit.data.pack.reader import Row
-from gemfit.train.data.collate import CHUNK_TOKENS, collate, document_lengths
-from gemfit_launch.predict.activation_memory import SLICE_TOKENS
+from gemfit.train.data.collate import LOSS_SLICE_TOKENS, collate, document_lengths
+from gemfit_launch.predict import activation_memory
 
 SEQ_LEN = 16
 
@@ -86,4 +86,4 @@ def test_boundaries_of_a_constant_number_do_not_depend_on_the_batch() -> None:
 
 
 def test_the_predicted_logits_are_those_of_one_chunk_of_the_loss() -> None:
-    assert SLICE_TOKENS == CHUNK_TOKENS
+    assert activation_memory.LOSS_SLICE_TOKENS == LOSS_SLICE_TOKENS

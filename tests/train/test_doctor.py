@@ -135,8 +135,8 @@ def test_another_attention_than_asked_for_is_found(tokenizer: Any) -> None:
 
 def test_a_loss_of_another_scale_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(recipe(), tokenizer)
-    plain = type(model)._chunk_loss
-    monkeypatch.setattr(type(model), "_chunk_sums", lambda self, h, t: (2 * plain(self, h, t), t.sum()))
+    plain = type(model)._slice_loss
+    monkeypatch.setattr(type(model), "_slice_sums", lambda self, h, t: (2 * plain(self, h, t), t.sum()))
     assert "loss scale" in looked_at(model, tokenizer)
 
 

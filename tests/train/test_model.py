@@ -94,7 +94,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
     tokenizer: Any, documents: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Slices that do not divide the row: the last one is short.
-    monkeypatch.setattr("gemfit.train.data.collate.CHUNK_TOKENS", 24)
+    monkeypatch.setattr("gemfit.train.data.collate.LOSS_SLICE_TOKENS", 24)
     model = make_model(tokenizer)
     inputs = packed(documents)
     sliced = model(**inputs).loss_sum

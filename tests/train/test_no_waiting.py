@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
-from gemfit.train.data.collate import PLACES_UNIT, collate, loss_chunks, loss_places, needs_boundaries
+from gemfit.train.data.collate import PLACES_UNIT, collate, loss_places, loss_slices, needs_boundaries
 from gemfit.train.model.attention_checks import prepare_attention
 from train.tiny_gemma import replace_flash_attention, tiny_gemma
 
@@ -84,5 +84,5 @@ def test_places_hold_every_target_and_fill_chunks_of_few_sizes(trained: int) -> 
     places = loss_places(targets)
     assert len(set(places.tolist())) == len(places)
     assert set(np.flatnonzero(targets != IGNORED)) <= set(places.tolist())
-    assert len(places) == 3000 or len(places) % (PLACES_UNIT * loss_chunks(3000)) == 0
-    assert len(places) < trained + PLACES_UNIT * loss_chunks(3000)
+    assert len(places) == 3000 or len(places) % (PLACES_UNIT * loss_slices(3000)) == 0
+    assert len(places) < trained + PLACES_UNIT * loss_slices(3000)

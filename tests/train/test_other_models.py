@@ -141,7 +141,7 @@ def loss_alone(plain: Any, document: Any) -> torch.Tensor:
 def test_the_loss_and_gradient_of_a_packed_row_are_those_of_its_documents_alone(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemfit.train.data.collate.CHUNK_TOKENS", 24)
+    monkeypatch.setattr("gemfit.train.data.collate.LOSS_SLICE_TOKENS", 24)
     recipe = model_of(folder, activation_checkpointing=False)
     model = load_model(Recipe(model=recipe), tokenizer).eval()
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gemfit.schemas.plan import Plan
 from gemfit_launch.output.tables import facts, table
+from gemfit_launch.predict.checkpoint_times import CheckpointTimes
 from gemfit_launch.predict.communication import CommunicationVolume
 from gemfit_launch.predict.forecast import Forecast
 from gemfit_launch.predict.memory import Memory, gigabytes
@@ -23,6 +24,7 @@ def forecast_json(forecast: Forecast) -> dict[str, Any]:
         "gpu": asdict(forecast.gpu) if forecast.gpu else None,
         "memory": memory_json(memory) if memory else None,
         "time": performance_json(performance) if performance else None,
+        "checkpoint": asdict(forecast.checkpoint) if forecast.checkpoint else None,
         "cost": asdict(forecast.bill) if forecast.bill else None,
         "warnings": list(forecast.warnings),
     }
@@ -48,6 +50,7 @@ def show_forecast(out: Console, plan: Plan, forecast: Forecast) -> None:
         _show_memory(out, forecast.memory, forecast)
     if forecast.performance is not None and forecast.bill is not None and forecast.gpu is not None:
         rows = _time_rows(plan, forecast.performance, forecast.bill)
+        rows += [("checkpoint", format_checkpoint(forecast.checkpoint))] if forecast.checkpoint else []
         out.print(facts(f"Predicted time on {forecast.gpu.name}", rows))
         out.print(f"({TRUST})\n", style="dim")
     elif forecast.memory is not None:
@@ -84,6 +87,15 @@ def _time_rows(plan: Plan, performance: Performance, bill: Bill) -> list[tuple[s
         ("GPU hours", format_range(bill.gpu_hours, ",.2f")),
     ]
     return rows if bill.cost is None else [*rows, ("cost", format_range(bill.cost, ",.2f"))]
+
+
+def format_checkpoint(times: CheckpointTimes) -> str:
+    """How long it takes to save, to stop and to resume."""
+    return (
+        f"{gigabytes(times.checkpoint_bytes)} at {times.gb_per_second:g} GB/s: "
+        f"{times.save_seconds:,.0f} s to save, up to {times.stop_seconds:,.0f} s to stop, "
+        f"{times.resume_seconds:,.0f} s to read at a resume"
+    )
 
 
 def _communication(moved: CommunicationVolume) -> str:

@@ -22,7 +22,8 @@ from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import TAKES_BOUNDARIES
 from gemfit.schemas.site import Site
 from gemfit_launch.planning.compute_capability import Capability, capability_here, capability_of, dotted
-from gemfit_launch.predict.gpu_specs import guess_gpu
+from gemfit_launch.predict.attention_masks import is_too_large
+from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
 from gemfit_launch.predict.shape_lookup import find_shape
 
 WIDE_HEAD = 192
@@ -40,11 +41,8 @@ OLDEST_FLASH_2 = (2, 3, 3)
 """The oldest that transformers takes."""
 HUB_KERNELS = {"flash_attention_2": "flash-attn2", "flash_attention_3": "vllm-flash-attn3"}
 """Kernels that transformers loads from kernels-community through the package `kernels`."""
-
-DENSE_MASKS = ("eager", "sdpa")
-"""Attention with a number for each pair of tokens of a row, in two masks: full and sliding layers."""
-LARGEST_MASK = 2**33
-"""Numbers of a mask, of one byte or more each: 8 GiB, of two rows of 65,536 tokens."""
+LONG_ROW = 4096
+"""Tokens above which masks of whole rows cost memory and time that matter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +112,7 @@ def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
 def mask_problem(attention: str, batch: Batch) -> str | None:
     """Why the attention masks of a batch are too large for ``attention``; ``None`` if they are not."""
     numbers = batch.per_device_batch_size * batch.seq_len**2
-    if attention not in DENSE_MASKS or numbers <= LARGEST_MASK:
+    if not is_too_large(attention, batch.per_device_batch_size, batch.seq_len):
         return None
     size = f"{batch.per_device_batch_size} x {batch.seq_len:,} x {batch.seq_len:,}"
     fewer = "a smaller batch.max_per_device_batch_size or " if batch.per_device_batch_size > 1 else ""
@@ -123,6 +121,18 @@ def mask_problem(attention: str, batch: Batch) -> str | None:
         f"use flash_attention_2, flash_attention_3, varlen or flex_attention, which need none, or "
         f"{fewer}a shorter data.seq_len"
     )
+
+
+def possible_attentions(recipe: Recipe, gpu: GpuSpec, head_dim: int) -> tuple[str, ...]:
+    """What `auto` may become on ``gpu``, whatever is installed: for long rows, one without masks too."""
+    asked = recipe.model.attention
+    if asked != "auto":
+        return (asked,)
+    if recipe.data.seq_len <= LONG_ROW:
+        return ("sdpa",)
+    facts = AttentionFacts(installed=frozenset(PREFERRED), capability=capability_of(gpu), head_dim=head_dim)
+    without_mask = "flex_attention" if _why_not("flash_attention_2", recipe, facts) else "flash_attention_2"
+    return ("sdpa", without_mask)
 
 
 def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> AttentionFacts:

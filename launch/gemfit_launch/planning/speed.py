@@ -9,7 +9,7 @@ from gemfit.schemas.plan import Plan, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
-from gemfit_launch.predict.activation_memory import LOGIT_BYTES, SLICE_TOKENS
+from gemfit_launch.predict.activation_memory import LOGIT_BYTES, LOSS_SLICE_TOKENS
 from gemfit_launch.predict.model_shape import ModelShape
 
 GIB, MIB = 2**30, 2**20
@@ -45,14 +45,14 @@ def speed_problems(recipe: Recipe, topology: Topology) -> list[str]:
 
 
 def speed_lines(plan: Plan, shape: ModelShape | None) -> list[SpeedLine]:
-    """All speed settings of ``plan``; the memory that chunked loss saves is known where the vocabulary is."""
+    """All speed settings of ``plan``; what loss slices save is known where the vocabulary is."""
     model = plan.recipe.model
     optimizer = optimizer_of(plan.recipe, plan.topology)
     depth = prefetch_depth(plan.batch)
     pinned = ", pinned, copied while the GPU computes" if plan.topology.device == "cuda" else ""
     return [
         SpeedLine("attention", model.attention, plan.attention_because),
-        SpeedLine("loss", f"in slices of {SLICE_TOKENS:,} tokens", _loss(plan, shape)),
+        SpeedLine("loss", f"in slices of {LOSS_SLICE_TOKENS:,} tokens", _loss(plan, shape)),
         *_frozen(model, shape),
         SpeedLine("kernels", model.kernels, _kernels(plan)),
         SpeedLine("compile", "on" if model.compile else "off", _compile(plan)),
@@ -72,10 +72,10 @@ def _loss(plan: Plan, shape: ModelShape | None) -> str:
     if shape is None:
         return "no logits of a whole batch; the vocabulary is not known here"
     tokens = plan.batch.per_device_batch_size * plan.batch.seq_len
-    if tokens <= SLICE_TOKENS:
+    if tokens <= LOSS_SLICE_TOKENS:
         return f"a batch is one slice; {logits_of(tokens, shape)} of logits"
     return (
-        f"{logits_of(SLICE_TOKENS, shape)} of logits at a time instead of "
+        f"{logits_of(LOSS_SLICE_TOKENS, shape)} of logits at a time instead of "
         f"{logits_of(tokens, shape)}, in training and in evaluation"
     )
 

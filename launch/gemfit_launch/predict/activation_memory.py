@@ -11,7 +11,7 @@ from gemfit.schemas.recipe_model import TAKES_BOUNDARIES
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
 from gemfit_launch.predict.model_state_memory import FLOAT32, REDUCE_BUCKET_ELEMENTS, Configuration
 
-SLICE_TOKENS = 1024
+LOSS_SLICE_TOKENS = 1024
 """Tokens whose logits exist at a time; as in the training's loss."""
 LOGIT_BYTES = 12
 """Of one logit at the peak of the backward pass: log-softmax and two gradients, all float32."""
@@ -42,16 +42,20 @@ def edge_bytes(config: Configuration) -> int:
     """What autograd saves outside the layers: the last norm, targets, positions and masks."""
     hidden = config.shape.hidden_size
     norm = 2 * FLOAT32 * hidden + stream_bytes(config) * hidden
-    masks = 0
-    if config.attention in ("sdpa", "eager"):
-        kinds = 2 if config.shape.num_sliding_layers else 1
-        masks = kinds * config.seq_len * config.compute_bytes
-    return config.tokens * (norm + 3 * 8 + masks)
+    return config.tokens * (norm + 3 * 8) + mask_bytes(config)
+
+
+def mask_bytes(config: Configuration) -> int:
+    """Masks of whole rows, on every rank; FlashAttention and FlexAttention have none of this size."""
+    if config.attention not in ("sdpa", "eager"):
+        return 0
+    kinds = 2 if config.shape.num_sliding_layers else 1
+    return kinds * config.row_tokens * config.seq_len * config.compute_bytes
 
 
 def logits_bytes(config: Configuration) -> int:
     """One slice of logits with its gradients."""
-    return min(SLICE_TOKENS, config.tokens) * config.shape.vocab_size * LOGIT_BYTES
+    return min(LOSS_SLICE_TOKENS, config.tokens) * config.shape.vocab_size * LOGIT_BYTES
 
 
 def output_layer_bytes(config: Configuration) -> int:
@@ -62,13 +66,13 @@ def output_layer_bytes(config: Configuration) -> int:
     embedding = config.shape.embedding_parameters
     if config.lora is not None:  # frozen, and in the compute dtype
         return 0
-    several = config.tokens > SLICE_TOKENS
+    several = config.tokens > LOSS_SLICE_TOKENS
     return embedding * (stream_bytes(config) if several else config.compute_bytes)
 
 
 def output_sum_bytes(config: Configuration) -> int:
     """Adding the gradient of one slice to that of earlier slices, which makes a third tensor."""
-    if config.lora is not None or config.tokens <= SLICE_TOKENS:
+    if config.lora is not None or config.tokens <= LOSS_SLICE_TOKENS:
         return 0
     tensors = 3 + config.autocast  # the cast is saved for the slices to come
     return tensors * config.shape.embedding_parameters * config.compute_bytes
@@ -160,24 +164,29 @@ def _attention(config: Configuration) -> float:
     """Bytes per token: inputs of the projections, then what the attention kernel saves."""
     shape, compute = config.shape, config.compute_bytes
     query = shape.num_heads * shape.head_dim
-    keys = shape.num_kv_heads * shape.head_dim
+    keys = config.key_value_heads * shape.head_dim
     inputs = (3 if config.casts_inputs else 1) * compute * shape.hidden_size
     if (
         config.lora is not None
     ):  # activations between the two adapter matrices; the output's adapter casts too
         inputs += compute * config.lora.rank * len(config.lora.targets)
         inputs += compute * query if config.casts_inputs else 0
-    if config.attention in TAKES_BOUNDARIES:  # keys and values without repetition
+    # What attention returns is exchanged, and the output projection saves the copy.
+    inputs += compute * query if config.degree > 1 else 0
+    if config.attention in (*TAKES_BOUNDARIES, "flex_attention"):  # keys and values without repetition
         return inputs + compute * (2 * query + 2 * keys) + FLOAT32 * shape.num_heads
-    repeated = query if shape.num_kv_heads > 1 else keys
-    # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
-    cast = compute * (query - repeated) if config.autocast else 0
-    saved = inputs + compute * (2 * query + 2 * repeated) + cast
+    repeated = query if config.key_value_heads > config.degree else keys
+    saved = inputs + compute * (2 * query + 2 * repeated)
+    if config.degree == 1:
+        # The rotation leaves float32 keys under autocast, which are cast after they were repeated.
+        saved += compute * (query - repeated) if config.autocast else 0
+    elif repeated > keys:  # queries, keys and values were received together, and live as long as one of them
+        saved += compute * 2 * keys
     if config.attention == "eager":  # all scores, in float32 and in the compute dtype
         a_score = FLOAT32 + (compute if compute != FLOAT32 else 0)
         return saved + a_score * shape.num_heads * config.seq_len
-    # Each layer converts the boolean mask to numbers.
-    return saved + FLOAT32 * shape.num_heads + compute * config.seq_len
+    # Each layer converts the boolean mask to numbers; it is that of whole rows on every rank.
+    return saved + FLOAT32 * shape.num_heads + compute * config.seq_len * config.degree
 
 
 def _feed_forward(config: Configuration) -> float:

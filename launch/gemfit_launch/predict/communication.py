@@ -5,7 +5,7 @@ Volumes are what one rank sends, and as much as it receives, by the ring algorit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp
 from gemfit_launch.predict.model_state_memory import FLOAT32, Configuration
@@ -25,6 +25,10 @@ class CommunicationVolume:
     """Number of calls, each with the latency of a ring."""
     replicas: float = 0
     """All-reduces of gradients over the copies of a sharded model (HSDP), in bytes."""
+    exchange: float = 0
+    """All-to-all of heads between the ranks that share rows (sequence parallelism), in bytes."""
+    exchanges: int = 0
+    """Number of these calls; attention waits for each."""
     offload: float = 0
     """Over PCIe, both directions together, in bytes."""
     host_step: float = 0
@@ -32,11 +36,24 @@ class CommunicationVolume:
 
     @property
     def between_ranks(self) -> float:
-        return self.gather + self.reduce + self.replicas
+        return self.gather + self.reduce + self.replicas + self.exchange
 
 
 def communication_volume(config: Configuration) -> CommunicationVolume:
-    """Volume under the strategy of ``config``."""
+    """Volume under the strategy of ``config``, and of its sequence parallelism."""
+    made = _strategy_volume(config)
+    if config.degree == 1:
+        return made
+    shape = config.shape
+    # Queries, keys and values to whole rows, outputs back: docs/long-rows.md.
+    heads = 2 * shape.num_heads + 2 * config.key_value_heads
+    sent = heads * shape.head_dim * config.compute_bytes * config.tokens * _ring(config.degree)
+    passes = (3 if config.activation_checkpointing else 2) * config.gradient_accumulation_steps
+    times = passes * shape.num_layers
+    return replace(made, exchange=sent * times, exchanges=2 * times)
+
+
+def _strategy_volume(config: Configuration) -> CommunicationVolume:
     ring = _ring(config.world_size)
     shape, compute = config.shape, config.compute_bytes
     parameters = config.base_elements + (config.trained if config.lora is not None else 0)

@@ -9,6 +9,7 @@ import shlex
 from dataclasses import dataclass
 
 from gemfit.schemas.plan import Plan
+from gemfit_launch.predict.checkpoint_times import CheckpointTimes, checkpoint_times
 from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
 from gemfit_launch.predict.memory import Memory, configuration_of, gigabytes, predict_memory
 from gemfit_launch.predict.model_shape import ModelShape
@@ -25,13 +26,21 @@ class Forecast:
     gpu: GpuSpec | None = None
     performance: Performance | None = None
     bill: Bill | None = None
+    checkpoint: CheckpointTimes | None = None
+    """Where the bandwidth of the disk is known too."""
     unknown: str | None = None
     """Why nothing is predicted for GPUs."""
     warnings: tuple[str, ...] = ()
 
 
-def make_forecast(plan: Plan, *, gpu: GpuSpec | None = None, price: float | None = None) -> Forecast:
-    """The forecast for ``plan``: on ``gpu``, or on the one that its site names.
+def make_forecast(
+    plan: Plan,
+    *,
+    gpu: GpuSpec | None = None,
+    price: float | None = None,
+    disk_gb_per_second: float | None = None,
+) -> Forecast:
+    """The forecast for ``plan``: on ``gpu`` and such a disk, or on those that its site names.
 
     On CPUs nothing is predicted. ``price`` is per GPU hour.
     """
@@ -46,11 +55,16 @@ def make_forecast(plan: Plan, *, gpu: GpuSpec | None = None, price: float | None
     if gpu is None:
         return Forecast(memory=memory)
     performance = predict_performance(config, gpu, tokens_per_step=plan.batch.tokens_per_step)
+    disk = disk_gb_per_second or (plan.site.disk_gb_per_second if plan.site is not None else None)
+    step = performance.step_seconds.slow
     return Forecast(
         memory=memory,
         gpu=gpu,
         performance=performance,
         bill=predict_bill(performance, plan, price),
+        checkpoint=(
+            checkpoint_times(memory.checkpoint, gb_per_second=disk, step_seconds=step) if disk else None
+        ),
         warnings=tuple(_too_large(plan, found.shape, memory, gpu)),
     )
 

@@ -183,7 +183,7 @@ def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, lis
     gathers = MemoryPart(
         name="gathers", bytes=activation_memory.gather_bytes(config), why="whole parameters, not shards"
     )
-    slice_tokens = min(activation_memory.SLICE_TOKENS, config.tokens)
+    slice_tokens = min(activation_memory.LOSS_SLICE_TOKENS, config.tokens)
     logits = MemoryPart(
         name="logits and loss",
         bytes=activation_memory.logits_bytes(config),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+from gemfit.schemas.head_division import key_value_repeats
 from gemfit.schemas.recipe_model import Lora, Quantization
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict.model_shape import ModelShape, Shapes
@@ -130,9 +131,25 @@ class Configuration:
         return count(self.trained_shapes)
 
     @property
-    def tokens(self) -> int:
-        """Tokens per forward pass of a rank."""
+    def degree(self) -> int:
+        """Ranks that share each row (sequence parallelism)."""
+        return self.strategy.sequence_parallel
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the rows that a rank takes at once, whole."""
         return self.per_device_batch_size * self.seq_len
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per forward pass of a rank: its slices of the rows."""
+        return self.row_tokens // self.degree
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and of values in attention, over the ranks that share a row: repeated, if too few."""
+        heads = self.shape.num_kv_heads
+        return heads * key_value_repeats(heads, self.degree)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

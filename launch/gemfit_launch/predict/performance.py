@@ -120,6 +120,7 @@ def _step(config: Configuration, gpu: GpuSpec, moved: CommunicationVolume, which
     computing = config.gradient_accumulation_steps * _forward_backward(config, gpu, which)
     between = _communication(config, gpu, moved, which)
     exposed = max(between * (1 - OVERLAP[which]), between - computing)
+    exposed += _exchange(config, gpu, moved, which)
     on_host = moved.offload / PCIE_BANDWIDTH[which]
     on_host += moved.host_step * HOST_STEP_TOUCHES / HOST_BANDWIDTH[which]
     stepped = 0.0 if moved.host_step else _shard(config) * STEP_TOUCHES
@@ -155,6 +156,13 @@ def _communication(config: Configuration, gpu: GpuSpec, moved: CommunicationVolu
     hops = (nodes + min(ranks, config.ranks_per_node)) * HOP_SECONDS
     within = (moved.gather + moved.reduce) / bandwidth + moved.replicas / _between_replicas(config, gpu)
     return within / NETWORK_SHARE[which] + moved.collectives * hops
+
+
+def _exchange(config: Configuration, gpu: GpuSpec, moved: CommunicationVolume, which: int) -> float:
+    """Seconds of the exchanges of heads; a group is neighbouring ranks, on one node if they fit."""
+    inside = config.degree <= config.ranks_per_node and config.ranks_per_node % config.degree == 0
+    bandwidth = gpu.link_bandwidth if inside else gpu.network_bandwidth
+    return moved.exchange / (bandwidth * NETWORK_SHARE[which]) + moved.exchanges * HOP_SECONDS
 
 
 def _between_replicas(config: Configuration, gpu: GpuSpec) -> float:

@@ -1,7 +1,8 @@
 """Parallelism search: every configuration of a recipe on a kind of GPU, with its estimate. Pure.
 
-A configuration is a whole recipe: strategy, number of GPUs, per-device batch size, activation checkpointing.
-What is trained never changes: the global batch stays, so more GPUs than rows are not a configuration.
+A configuration is a whole recipe: strategy, degree of sequence parallelism, number of GPUs, per-device batch
+size, activation checkpointing, attention. What is trained never changes: the global batch stays, so more GPUs
+than rows have to share rows.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gemfit.schemas.batch import make_batch
+from gemfit.schemas.head_division import heads_problem
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import ModelRecipe
-from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
+from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy, strategy_from_name
 from gemfit_launch.argv import to_argv
+from gemfit_launch.predict.attention_masks import is_too_large
 from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE, GpuSpec
 from gemfit_launch.predict.memory import Memory, make_configuration, predict_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import Configuration
 from gemfit_launch.predict.performance import Performance, predict_performance
 
-GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+DEGREES = (1, 2, 4, 8, 16, 32)
+"""Of sequence parallelism, as far as heads, rows and ranks divide."""
 PER_DEVICE = (1, 2, 4, 8, 16)
 STRATEGIES: tuple[Strategy, ...] = (
     Fsdp(),
@@ -66,6 +71,11 @@ class Estimate:
         return self.config.world_size
 
     @property
+    def degree(self) -> int:
+        """Ranks that share each row."""
+        return self.config.degree
+
+    @property
     def offloads(self) -> bool:
         return self.recipe.strategy.label.endswith("+offload")
 
@@ -90,8 +100,11 @@ class Estimate:
         """Command-line options that turn the recipe ``asked`` into this configuration."""
         model, batch = self.recipe.model, self.recipe.batch
         argv = to_argv({"gpus": self.gpus})
-        if self.recipe.strategy != asked.strategy:
-            argv += _strategy_options(self.recipe.strategy)
+        argv += _strategy_options(self.recipe.strategy, asked.strategy)
+        if model.attention != asked.model.attention and asked.model.attention != "auto":
+            argv += ["--set", f"model.attention={model.attention}"]
+        if asked.model.attention == "auto" and model.attention not in ("auto", "sdpa"):
+            argv += ["--set", f"model.attention={model.attention}"]
         if batch.max_per_device_batch_size != asked.batch.max_per_device_batch_size:
             argv += ["--set", f"batch.max_per_device_batch_size={batch.max_per_device_batch_size}"]
         if model.activation_checkpointing != asked.model.activation_checkpointing:
@@ -106,9 +119,14 @@ def estimate_all(
     counts: Sequence[int] = GPU_COUNTS,
     *,
     host_bytes: int | None = None,
+    attentions: Sequence[str] | None = None,
 ) -> list[Estimate]:
-    """Every configuration on these numbers of GPUs, fastest first, those that do not fit last."""
-    made = [one for gpus in counts for one in _on(recipe, shape, gpu, gpus)]
+    """Every configuration on these numbers of GPUs, fastest first, those that do not fit last.
+
+    ``attentions`` are tried one by one; the recipe's by default.
+    """
+    tried = attentions or (recipe.model.attention,)
+    made = [one for gpus in counts for name in tried for one in _on(_with(recipe, name), shape, gpu, gpus)]
     made = [replace(one, host_bytes=host_bytes) for one in made]
     return sorted(made, key=lambda one: (not one.fits, -one.performance.tokens_per_second.middle))
 
@@ -152,19 +170,49 @@ def _closest(recipe: Recipe, estimates: Sequence[Estimate]) -> Estimate | None:
     return min(estimates, key=distance, default=None)
 
 
+def _with(recipe: Recipe, attention: str) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention": attention})})
+
+
+def largest_world(recipe: Recipe, shape: ModelShape) -> int:
+    """The most GPUs that have work: those that share a row, for each row of the global batch."""
+    return recipe.batch.global_batch_size * max(possible_degrees(recipe, shape))
+
+
+def possible_degrees(recipe: Recipe, shape: ModelShape) -> list[int]:
+    """Degrees of sequence parallelism that heads, rows and the model's settings allow."""
+    model = recipe.model
+    if model.compile or (model.lora is not None and model.lora.dropout):
+        return [1]
+    return [
+        degree
+        for degree in DEGREES
+        if heads_problem(degree, shape.num_heads) is None and recipe.data.seq_len % degree == 0
+    ]
+
+
 def _on(recipe: Recipe, shape: ModelShape, gpu: GpuSpec, gpus: int) -> Iterator[Estimate]:
-    if gpus > recipe.batch.global_batch_size:
-        return
+    rows, seq_len = recipe.batch.global_batch_size, recipe.data.seq_len
+    for degree in possible_degrees(recipe, shape):
+        if gpus % degree or gpus // degree > rows:
+            continue
+        for strategy in _strategies(gpus, degree):
+            for checkpointing in (True, False):
+                # Rows that are shared are taken one by one: whole ones would be fewer exchanges.
+                for batch_size in PER_DEVICE if degree == 1 else (1,):
+                    is_possible = not is_too_large(recipe.model.attention, batch_size, seq_len)
+                    if is_possible and batch_size * gpus <= rows * degree:
+                        changed = _changed(recipe, strategy, checkpointing, batch_size)
+                        yield Estimate(recipe=changed, config=_configuration(changed, shape, gpus), gpu=gpu)
+
+
+def _strategies(gpus: int, degree: int) -> Iterator[Strategy]:
+    """Strategies on as many GPUs, of which ``degree`` share each row."""
     nodes = gpus // _ranks_per_node(gpus)
-    on_nodes = (strategy for strategy in STRATEGIES if not strategy.problems(gpus, nodes))
-    if nodes == 1:  # there are no copies to make
-        on_nodes = (strategy for strategy in on_nodes if not strategy.label.startswith("hsdp"))
-    for strategy in (Single() if gpus == 1 else Ddp(), *on_nodes):
-        for checkpointing in (True, False):
-            for batch_size in PER_DEVICE:
-                if batch_size * gpus <= recipe.batch.global_batch_size:
-                    changed = _changed(recipe, strategy, checkpointing, batch_size)
-                    yield Estimate(recipe=changed, config=_configuration(changed, shape, gpus), gpu=gpu)
+    for strategy in (Single() if gpus == 1 else Ddp(), *STRATEGIES):
+        copies = strategy.label.startswith("hsdp")
+        if not (copies and nodes == 1) and not strategy.problems(gpus, nodes):
+            yield strategy.model_copy(update={"sequence_parallel": degree})
 
 
 def _changed(recipe: Recipe, strategy: Strategy, checkpointing: bool, batch_size: int) -> Recipe:
@@ -179,6 +227,7 @@ def _configuration(recipe: Recipe, shape: ModelShape, gpus: int) -> Configuratio
         max_per_device_batch_size=recipe.batch.max_per_device_batch_size,
         world_size=gpus,
         seq_len=recipe.data.seq_len,
+        sequence_parallel=recipe.strategy.sequence_parallel,
     )
     return make_configuration(
         recipe,
@@ -194,13 +243,16 @@ def _ranks_per_node(gpus: int) -> int:
     return math.gcd(gpus, GPUS_PER_NODE) if gpus > GPUS_PER_NODE else gpus
 
 
-def _strategy_options(strategy: Strategy) -> list[str]:
-    if not isinstance(strategy, Fsdp) or strategy == Fsdp(offload=strategy.offload):
-        return to_argv({"strategy": _short_name(strategy), "offload": strategy.label.endswith("+offload")})
-    default = Fsdp().model_dump()
-    changed = {key: value for key, value in strategy.model_dump(mode="json").items() if value != default[key]}
-    settings = [f"strategy.{key}={str(value).lower()}" for key, value in changed.items()]
-    return to_argv({"set": ["strategy=fsdp2", *settings]})
+def _strategy_options(strategy: Strategy, asked: Strategy) -> list[str]:
+    """Options that turn ``asked`` into ``strategy``: its name, then each key that is not that of the name."""
+    if strategy == asked:
+        return []
+    name, offload = _short_name(strategy), strategy.label.endswith("+offload")
+    named: Strategy = type(strategy).model_validate(strategy_from_name(name, offload=offload))
+    plain = named.model_copy(update={"sequence_parallel": asked.sequence_parallel})
+    before, after = plain.model_dump(mode="json"), strategy.model_dump(mode="json")
+    changed = [f"strategy.{key}={str(value).lower()}" for key, value in after.items() if value != before[key]]
+    return to_argv({"strategy": name, "offload": offload, "set": changed})
 
 
 def _short_name(strategy: Strategy) -> str:

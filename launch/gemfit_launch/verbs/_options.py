@@ -55,6 +55,17 @@ def gpu_option(*, required: bool) -> Callable[[Verb], Verb]:
     return click.option("--gpu", metavar="KIND", required=required, help=gpu_help)
 
 
+def disk_option() -> Callable[[Verb], Verb]:
+    """``--disk GB/S``, the bandwidth of the file system of the runs."""
+    return click.option(
+        "--disk",
+        "disk_gb_per_second",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GB/S",
+        help="Bandwidth of the disk, for the time of a save and a resume.",
+    )
+
+
 def checkpoint_option(
     *, multiple: bool = False, default: str = "latest", base: bool = True
 ) -> Callable[[Verb], Verb]:

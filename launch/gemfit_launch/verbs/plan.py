@@ -22,7 +22,14 @@ from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions, check_ranks
 from gemfit_launch.slurm.submit.submit import render_scripts
-from gemfit_launch.verbs._options import RUN_FOLDER, gpu_option, json_option, ranks_options, request_options
+from gemfit_launch.verbs._options import (
+    RUN_FOLDER,
+    disk_option,
+    gpu_option,
+    json_option,
+    ranks_options,
+    request_options,
+)
 from gemfit_launch.verbs._slurm_options import slurm_options
 
 
@@ -32,6 +39,7 @@ from gemfit_launch.verbs._slurm_options import slurm_options
 @slurm_options(site_required=False)
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder, for the job script.")
 @gpu_option(required=False)
+@disk_option()
 @click.option("--price", type=click.FloatRange(min=0), help="Price per GPU hour, in any currency.")
 @json_option
 def plan(
@@ -40,6 +48,7 @@ def plan(
     site_options: SiteOptions,
     folder: Path | None,
     gpu: str | None,
+    disk_gb_per_second: float | None,
     price: float | None,
     as_json: bool,
 ) -> None:
@@ -52,11 +61,13 @@ def plan(
     \b
     Example:
       gemfit plan gemma3/1b-reference --gpus 24 --json
-      gemfit plan gemma3/4b --gpus 8 --gpu h100-80 --price 2.50
+      gemfit plan gemma3/4b --gpus 8 --gpu h100-80 --price 2.50 --disk 2
       gemfit plan debug/cpu-tiny --data chat.jsonl --nproc 2 --strategy fsdp2
       gemfit plan gemma3/1b-reference --site gpu-cluster --nodes 1-4 --data chat.jsonl
     """
-    on = Priced(gpu=find_gpu(gpu) if gpu is not None else None, price=price)
+    on = Hardware(
+        gpu=find_gpu(gpu) if gpu is not None else None, disk_gb_per_second=disk_gb_per_second, price=price
+    )
     if site_options.name is not None:
         _plan_at_site(request, ranks, site_options, folder, on, as_json)
         return
@@ -76,25 +87,33 @@ def plan(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Priced:
-    """The kind of GPU and its price, where given."""
+class Hardware:
+    """The kind of GPU and its price, and the disk, where given."""
 
     gpu: GpuSpec | None
+    disk_gb_per_second: float | None
     price: float | None
 
     def forecast(self, made: Plan) -> Forecast:
         """Predicted memory, time and cost; options without effect are a ``UserError``."""
         if self.gpu is not None and made.topology.device == "cpu":
             raise UserError(f"--gpu {self.gpu.name} has no effect on CPUs; give --gpus N, the number of GPUs")
-        forecast = make_forecast(made, gpu=self.gpu, price=self.price)
-        if self.price is not None and forecast.bill is None:
-            why = forecast.unknown or "the kind of GPU is unknown; give --gpu KIND"
-            raise UserError(f"--price {self.price:g} has no effect: {why}")
+        disk = self.disk_gb_per_second
+        forecast = make_forecast(made, gpu=self.gpu, price=self.price, disk_gb_per_second=disk)
+        for option, value in (("--price", self.price), ("--disk", disk)):
+            if value is not None and forecast.bill is None:
+                why = forecast.unknown or "the kind of GPU is unknown; give --gpu KIND"
+                raise UserError(f"{option} {value:g} has no effect: {why}")
         return forecast
 
 
 def _plan_at_site(
-    request: Request, ranks: Ranks, site_options: SiteOptions, folder: Path | None, on: Priced, as_json: bool
+    request: Request,
+    ranks: Ranks,
+    site_options: SiteOptions,
+    folder: Path | None,
+    on: Hardware,
+    as_json: bool,
 ) -> None:
     site = site_options.site()
     check_ranks(ranks, site)

@@ -17,7 +17,7 @@ from gemfit_launch.planning.request import Request
 from gemfit_launch.runs.status import default_folder
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.preflight import examine
-from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_pace
+from gemfit_launch.slurm.cluster.preflight_local import check_locally, measured_pace, predicted_pace
 from gemfit_launch.slurm.cluster.preflight_offline import check_offline_start
 from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from gemfit_launch.slurm.submit.container_paths import check_mounts
@@ -42,7 +42,9 @@ def preflight(
 
     Asks the cluster about partition, nodes, GPUs, limits and notice before preemption, and this machine
     about addresses, disk and token; with the network closed it opens model, tokenizer and data from the
-    Hub cache of the jobs. Exit status 2 where something would keep the job from running.
+    Hub cache of the jobs. A step and a save are compared with the notice before an end: as measured by
+    --like, or as predicted where the site names gpu_kind and disk_gb_per_second. Exit status 2 where
+    something would keep the job from running.
 
     \b
     Example:
@@ -51,7 +53,7 @@ def preflight(
     site, root = site_options.site(), folder or default_folder(request)
     recipe = request.pinned_recipe(planning_environment(site))
     plan, _ = plan_nodes(recipe, site_options.node_range, site)
-    pace = measured_pace(RunDir.open(like)) if like is not None else None
+    pace = measured_pace(RunDir.open(like)) if like is not None else predicted_pace(plan)
     scripts = render_scripts(plan, root, Path.cwd())
     results = [
         *examine(plan, ask_cluster(), pace, resolves=resolves),

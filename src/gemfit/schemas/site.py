@@ -84,6 +84,9 @@ class Site(Contract):
     """Environment on the nodes, after `setup`; no secrets: they come with the environment of `submit`. Values
     are literal, except `~`; write `export` in `setup` where a variable is to be replaced."""
     container: Container | None = None
+    disk_gb_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Bandwidth of the file system of the runs, for all nodes of a job together, in 10⁹ bytes per second:
+    `plan` predicts the time of saves and resumes, `preflight` compares it with the notice before an end."""
     signal_lead_seconds: PositiveInt = 300
     """Seconds before the time limit at which the job gets the signal to save."""
     max_restarts: Annotated[int, Field(ge=0)] = 3

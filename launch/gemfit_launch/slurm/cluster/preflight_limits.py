@@ -18,11 +18,12 @@ MARGIN_SECONDS = 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """Step and save times of an earlier run, and its checkpoint size."""
+    """Step and save times, measured in an earlier run or predicted, and the checkpoint size."""
 
     step_seconds: float
     save_seconds: float
     checkpoint_bytes: int
+    predicted: bool = False
 
     @property
     def stop_seconds(self) -> float:
@@ -59,8 +60,11 @@ def check_time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[
         )
     if pace is not None and pace.stop_seconds + MARGIN_SECONDS > site.signal_lead_seconds:
         needed = round(pace.stop_seconds) + MARGIN_SECONDS
+        how = " (predicted)" if pace.predicted else ""
         yield error(
-            ABOUT, "signal_lead_seconds", f"is {site.signal_lead_seconds}; a step and a save need {needed}"
+            ABOUT,
+            "signal_lead_seconds",
+            f"is {site.signal_lead_seconds}; a step and a save need {needed}{how}",
         )
 
 
@@ -84,11 +88,12 @@ def check_preemption(partition: Partition, cluster: Cluster, pace: Pace | None) 
 
 
 def _with_notice(text: str, window: int, pace: Pace | None, *, is_requeued: bool) -> CheckResult:
+    how = ", as predicted" if pace is not None and pace.predicted else ""
     if pace is not None and pace.stop_seconds <= window:
-        return ok(ABOUT, "preemption", f"{text}; a step and a save take {pace.stop_seconds:.0f}")
+        return ok(ABOUT, "preemption", f"{text}; a step and a save take {pace.stop_seconds:.0f}{how}")
     if pace is None and is_requeued:
         return ok(ABOUT, "preemption", f"{text}; --like RUN compares it with what a run took")
-    longer = "" if pace is None else f", but a step and a save take {pace.stop_seconds:.0f}"
+    longer = "" if pace is None else f", but a step and a save take {pace.stop_seconds:.0f}{how}"
     if is_requeued:
         return warning(
             ABOUT,

@@ -16,6 +16,7 @@ from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.metrics import SaveRecord, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.node_range import counted
+from gemfit_launch.predict.forecast import make_forecast
 from gemfit_launch.runs.hub_token import token_source
 from gemfit_launch.runs.metrics_tail import recent_records
 from gemfit_launch.slurm import commands
@@ -40,6 +41,19 @@ def measured_pace(run: RunDir) -> Pace:
         step_seconds=sorted(times)[len(times) // 2],
         save_seconds=max(save.stall_seconds + save.write_seconds for save in saves),
         checkpoint_bytes=max(save.bytes for save in saves),
+    )
+
+
+def predicted_pace(plan: Plan) -> Pace | None:
+    """Predicted step and save times, where the site of ``plan`` names its kind of GPU and its bandwidth."""
+    forecast = make_forecast(plan)
+    if forecast.checkpoint is None or forecast.performance is None:
+        return None
+    return Pace(
+        step_seconds=forecast.performance.step_seconds.slow,
+        save_seconds=forecast.checkpoint.save_seconds,
+        checkpoint_bytes=forecast.checkpoint.checkpoint_bytes,
+        predicted=True,
     )
 
 

@@ -18,7 +18,7 @@ from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import Row
 from gemfit.schemas.recipe_model import TAKES_BOUNDARIES
 
-CHUNK_TOKENS = 1024
+LOSS_SLICE_TOKENS = 1024
 """Tokens whose logits exist at a time."""
 PLACES_UNIT = 128
 Tensors: TypeAlias = dict[str, Any]
@@ -107,18 +107,18 @@ def _tensors(ids: NDArray[np.int64], positions: NDArray[np.int64], targets: NDAr
 def loss_places(targets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Flat places whose logits the loss takes: all that have a target, then some that have none.
 
-    Known on the host, they need no question to the GPU. Each of the loss's chunks gets a multiple of
+    Known on the host, they need no question to the GPU. Each of the loss slices gets a multiple of
     ``PLACES_UNIT`` places: few sizes of logits, so that the allocator can use the memory of one again.
     """
     trained = targets.reshape(-1) != IGNORED
-    unit = loss_chunks(len(trained)) * PLACES_UNIT
+    unit = loss_slices(len(trained)) * PLACES_UNIT
     count = min(-(-int(trained.sum()) // unit) * unit, len(trained))
     return np.argsort(~trained, kind="stable")[:count]
 
 
-def loss_chunks(tokens: int) -> int:
-    """Chunks of a batch of ``tokens``, labelled or not; under ZeRO-3 each gathers the output layer.
+def loss_slices(tokens: int) -> int:
+    """Loss slices of a batch of ``tokens``, labelled or not; under ZeRO-3 each gathers the output layer.
 
     So all ranks have the same number.
     """
-    return -(-tokens // CHUNK_TOKENS)
+    return -(-tokens // LOSS_SLICE_TOKENS)

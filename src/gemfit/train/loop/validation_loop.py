@@ -1,7 +1,7 @@
 """Validation loop: loss, perplexity and token accuracy on the rows of the validation split.
 
 Every rank takes the same number of batches, some of them empty. No logits are kept: the cost in memory
-is that of one chunk of tokens.
+is that of one loss slice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model: build, shard, attention, LoRA and QLoRA, chunked loss on packed rows.
+"""The model: build, shard, attention, LoRA and QLoRA, loss in slices on packed rows.
 
 Imports transformers, `gemfit.data`, schemas, and `checkpoint`, `data`, `distributed` of `gemfit.train`.
 """

@@ -1,7 +1,7 @@
 """Liger kernels: fused modules replace those of a Gemma 3 after a comparison with the plain ones.
 
 Norms, GeGLU and rotary positions are replaced on the instance: transformers' classes, parameters and
-their names are unchanged. Liger's loss is not used, because the chunked cross-entropy of the training does
+their names are unchanged. Liger's loss is not used, because the training's own, in slices, does
 not hold the logits of a whole batch either, in evaluation too. A comparison costs one small forward and
 backward pass for each kind of module.
 """

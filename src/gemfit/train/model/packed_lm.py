@@ -1,9 +1,9 @@
-"""PackedCausalLM: a causal language model for packed rows with chunked cross-entropy.
+"""PackedCausalLM: a causal language model for packed rows with cross-entropy in slices.
 
 The logits of 4 rows of 1,024 tokens over 262,144 entries are 4 GiB in float32, and as much again for
-their gradient. Here the logits of ``CHUNK_TOKENS`` tokens exist at a time and are recomputed in the backward
-pass, for one more matrix product of the output layer. Tokens without a label get no logits, except for a few
-that round the size of a chunk. Evaluation takes the same path. Nothing here waits for the GPU.
+their gradient. Here the logits of ``LOSS_SLICE_TOKENS`` tokens exist at a time and are recomputed in the
+backward pass, for one more matrix product of the output layer. Tokens without a label get no logits, except
+for a few that round the size of a slice. Evaluation takes the same path. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from gemfit.data.document import IGNORED
-from gemfit.train.data.collate import loss_chunks
+from gemfit.train.data.collate import loss_slices
 from gemfit.train.model.ulysses import row_masks
 
 
@@ -39,7 +39,7 @@ class TokenLosses(ModelOutput):
 
 
 class PackedCausalLM:
-    """Mixin for a ``...ForCausalLM`` of transformers: chunked cross-entropy on ``targets``, never a KV cache.
+    """Mixin for a ``...ForCausalLM`` of transformers: cross-entropy in slices, never a KV cache.
 
     A cache hides the restarts of ``position_ids``, and documents of a row would attend to each other.
     """
@@ -75,11 +75,11 @@ class PackedCausalLM:
     def _summed_losses(
         self, hidden: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
     ) -> TokenLosses:
-        chunks = _chunks(hidden, targets, places)
+        slices = _loss_slices(hidden, targets, places)
         if torch.is_grad_enabled():
-            sums = [checkpoint(self._chunk_loss, h, t, use_reentrant=False) for h, t in chunks]
+            sums = [checkpoint(self._slice_loss, h, t, use_reentrant=False) for h, t in slices]
             return TokenLosses(loss_sum=torch.stack(sums).sum())
-        losses, correct = zip(*(self._chunk_sums(h, t) for h, t in chunks), strict=True)
+        losses, correct = zip(*(self._slice_sums(h, t) for h, t in slices), strict=True)
         return TokenLosses(loss_sum=torch.stack(losses).sum(), correct=torch.stack(correct).sum())
 
     @torch.no_grad()
@@ -88,21 +88,21 @@ class PackedCausalLM:
     ) -> TokenLosses:
         losses = torch.zeros(targets.numel(), dtype=torch.float32, device=targets.device)
         hits = torch.zeros(targets.numel(), dtype=torch.bool, device=targets.device)
-        found = [self._chunk_per_token(h, t) for h, t in _chunks(hidden, targets.flatten(), places)]
+        found = [self._slice_per_token(h, t) for h, t in _loss_slices(hidden, targets.flatten(), places)]
         losses[places], hits[places] = (torch.cat(values) for values in zip(*found, strict=True))
         return TokenLosses(losses=losses.view(targets.shape), hits=hits.view(targets.shape))
 
-    def _chunk_per_token(
+    def _slice_per_token(
         self, hidden: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self._logits(hidden)
         return _cross_entropy(logits, targets, "none"), logits.argmax(-1) == targets
 
-    def _chunk_sums(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _slice_sums(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self._logits(hidden)
         return _cross_entropy(logits, targets), (logits.argmax(-1) == targets).sum()
 
-    def _chunk_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _slice_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return _cross_entropy(self._logits(hidden), targets)
 
     def _logits(self: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -132,11 +132,11 @@ def unpacked_model(model: Any) -> Any:
     return model
 
 
-def _chunks(
+def _loss_slices(
     hidden: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """The tokens at ``places``, in as many chunks as all tokens would fill."""
-    count = loss_chunks(len(targets))
+    """The tokens at ``places``, in as many loss slices as all tokens would fill."""
+    count = loss_slices(len(targets))
     return zip(
         *(tensor.index_select(0, places).tensor_split(count) for tensor in (hidden, targets)), strict=True
     )
