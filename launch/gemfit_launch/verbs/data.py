@@ -1,4 +1,4 @@
-"""``gemfit data``: inspect, stats and verify."""
+"""``gemfit data``: inspect, stats, verify and blame."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit_launch.argv import to_argv
 from gemfit_launch.runs.python_module import require_train_extra, run_module
-from gemfit_launch.verbs._options import FILE, RUN_FOLDER, json_option
+from gemfit_launch.verbs._options import FILE, RUN_FOLDER, checkpoint_option, json_option
 
 PACK = click.argument("pack", type=RUN_FOLDER)
 
 
 @click.group()
 def data() -> None:
-    """Inspect, summarize and verify a pack.
+    """Inspect, summarize and verify a pack, and name the conversations of a step.
 
     PACK is the folder of a pack, as `gemfit pack` prints it, or a run, which names its pack.
 
@@ -28,6 +28,7 @@ def data() -> None:
       gemfit data inspect runs/first --row 7
       gemfit data stats runs/first --plot pack.png
       gemfit data verify runs/first
+      gemfit data blame runs/first --worst 3
     """
 
 
@@ -84,6 +85,32 @@ def verify(pack: Path, as_json: bool) -> None:
       gemfit data verify runs/first
     """
     _run("verify", pack, {"json": as_json})
+
+
+@data.command()
+@click.argument("run", type=RUN_FOLDER)
+@click.option("--step", type=click.IntRange(min=1), multiple=True, help="A step; repeatable.")
+@click.option("--worst", type=click.IntRange(min=1), metavar="K", help="The K steps of unusually high loss.")
+@checkpoint_option()
+@json_option
+def blame(run: Path, step: tuple[int, ...], worst: int | None, checkpoint: str, as_json: bool) -> None:
+    """Name the conversations that a step trained.
+
+    Each with its file and line, and its loss with a checkpoint of RUN, highest first. The worst steps are
+    those whose loss exceeds the median of the steps around them most.
+
+    \b
+    Example:
+      gemfit data blame runs/first --worst 3
+      gemfit data blame runs/first --step 1200 --checkpoint 1000
+    """
+    if bool(step) == (worst is not None):
+        raise click.UsageError("give either --step or --worst")
+    opened = RunDir.open(run)
+    _pack_folder(run)
+    require_train_extra("data blame")
+    argv = to_argv({"step": step, "worst": worst, "checkpoint": checkpoint, "json": as_json})
+    raise click.exceptions.Exit(run_module("gemfit.evaluate.blame", [str(opened.root), *argv]))
 
 
 def _run(verb: str, pack: Path, options: Mapping[str, object]) -> None:
