@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
+from gemfit.errors import UserError
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import Lora, ModelRecipe
@@ -190,3 +192,12 @@ def test_a_rank_of_a_strategy_that_shards_holds_its_own_part(measure: Callable[.
 
 CHUNK_AND_NOISE = 160 * 2**20
 """Bytes besides the shards: pages of files that are mapped, and what Python allocates meanwhile."""
+
+
+def test_a_damaged_file_of_weights_is_named(folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    copied = tmp_path / "model"
+    shutil.copytree(folder, copied)
+    file = next(copied.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:9])
+    with pytest.raises(UserError, match=f"{file.name}: is damaged or not in safetensors"):
+        open_model(recipe_of(copied), tokenizer)

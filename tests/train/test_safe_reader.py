@@ -131,3 +131,20 @@ def test_files_outside_of_the_checkpoint_are_refused(checkpoint: Path, file: str
     (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
     with pytest.raises(UserError, match="outside of its folder"):
         weights_of_checkpoint(checkpoint)
+
+
+def test_weights_that_are_fetched_in_parts_parse_the_metadata_once(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[Path] = []
+
+    def parse(path: Path, real: Any = safe_reader._parse) -> Any:
+        parsed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(safe_reader, "_parse", parse)
+    weights = weights_of_checkpoint(checkpoint)
+    found = {name: weights.fetch([name])[name] for name in weights.shapes}
+    assert len(found) == 4
+    assert torch.equal(found["torch.float32"], torch.arange(6.0).reshape(2, 3))
+    assert len(parsed) == 1

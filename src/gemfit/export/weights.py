@@ -38,7 +38,8 @@ class Weights:
 
 def weights_of_checkpoint(checkpoint: Path) -> Weights:
     """The model of a full fine-tune, read from its checkpoint when asked for."""
-    metadata = SafeReader(checkpoint).read_metadata().state_dict_metadata
+    reader = SafeReader(checkpoint)
+    metadata = reader.read_metadata().state_dict_metadata
     shapes = {
         name.removeprefix(WEIGHT_PREFIX): entry.size
         for name, entry in metadata.items()
@@ -47,7 +48,7 @@ def weights_of_checkpoint(checkpoint: Path) -> Weights:
 
     def fetch(names: list[str]) -> dict[str, torch.Tensor]:
         tensors = {name: torch.empty(shapes[name], dtype=torch.float32) for name in names}
-        read({WEIGHT_PREFIX + name: tensor for name, tensor in tensors.items()}, checkpoint)
+        read({WEIGHT_PREFIX + name: tensor for name, tensor in tensors.items()}, reader)
         return tensors
 
     return Weights(shapes, fetch)

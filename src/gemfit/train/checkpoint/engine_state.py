@@ -74,12 +74,13 @@ def write(state: State, folder: Path, group: Any = None) -> list[FileDigest]:
     return writer.digests
 
 
-def read(state: State, folder: Path) -> None:
-    """Fill ``state`` in place from ``folder``, saved by any strategy on any number of ranks. Collective.
+def read(state: State, source: Path | SafeReader) -> None:
+    """Fill ``state`` in place from a checkpoint, saved by any strategy on any number of ranks. Collective.
 
+    ``source`` is its folder, or a reader of it, which parses the metadata once for several calls.
     Raises where a name or a shape of ``state`` is not what was saved.
     """
-    reader = SafeReader(folder)
+    reader = source if isinstance(source, SafeReader) else SafeReader(source)
     reader.read_metadata()  # parsed before the collective, which would wrap its errors
     with _allow_single_process():
         load(state, storage_reader=reader, planner=ShardLoadPlanner(flatten_state_dict=False))
