@@ -83,13 +83,13 @@ def test_a_folder_that_is_neither_is_refused(tmp_path: Path, cli: Cli) -> None:
     assert "neither a pack (no manifest.json) nor a run (no plan.json)" in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["inspect", "stats", "verify"])
+@pytest.mark.parametrize("verb", ["blame", "inspect", "stats", "verify"])
 def test_help_of_each_has_an_example(verb: str, cli: Cli) -> None:
     output = cli("data", verb, "--help").output
     assert f"Example:\n    gemfit data {verb}" in output
 
 
-@pytest.mark.parametrize("verb", ["inspect", "stats", "verify"])
+@pytest.mark.parametrize("verb", ["blame", "inspect", "stats", "verify"])
 def test_folders_complete(verb: str) -> None:
     completer = ShellComplete(main, {}, "gemfit", "_GEMFIT_COMPLETE")
     (item,) = completer.get_completions(["data", verb], "ru")
@@ -105,8 +105,8 @@ def test_without_the_train_extra_its_installation_is_named(
     assert "pip install '/path/to/gemfit[train]'" in result.stderr
 
 
-def test_it_is_a_group_of_three() -> None:
+def test_it_is_a_group_of_four() -> None:
     assert isinstance(main, click.Group)
     group = main.get_command(click.Context(main), "data")
     assert isinstance(group, click.Group)
-    assert sorted(group.commands) == ["inspect", "stats", "verify"]
+    assert sorted(group.commands) == ["blame", "inspect", "stats", "verify"]
