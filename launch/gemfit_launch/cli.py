@@ -24,7 +24,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Data": {
         "pack": ("pack", "Pack conversations into rows"),
-        "data": ("data", "Inspect, summarize and verify a pack"),
+        "data": ("data", "Inspect a pack and trained steps"),
     },
     "Plan": {
         "plan": ("plan", "Show what a run would do"),

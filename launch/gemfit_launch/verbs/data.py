@@ -19,7 +19,7 @@ PACK = click.argument("pack", type=RUN_FOLDER)
 
 @click.group()
 def data() -> None:
-    """Inspect, summarize and verify a pack, and name the conversations of a step.
+    """Inspect a pack and trained steps.
 
     PACK is the folder of a pack, as `gemfit pack` prints it, or a run, which names its pack.
 
