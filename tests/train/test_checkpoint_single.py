@@ -148,10 +148,10 @@ def test_training_goes_on_while_the_step_that_was_left_is_written(
     train(straight, 3)
     began, may_go_on = threading.Event(), threading.Event()
 
-    def write_late(*arguments: Any) -> int:
+    def write_late(*arguments: Any, **options: Any) -> int:
         began.set()
         assert may_go_on.wait(20)
-        return write(*arguments)
+        return write(*arguments, **options)
 
     monkeypatch.setattr(async_saver, "write", write_late)
     records: list[SaveRecord] = []
@@ -175,7 +175,7 @@ def test_training_goes_on_while_the_step_that_was_left_is_written(
 def test_a_second_save_waits_for_the_first(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, order = trainee(1), []
 
-    def write_slowly(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any) -> int:
+    def write_slowly(run: RunDir, context: Any, snapshot: Snapshot, group: Any, **options: Any) -> int:
         order.append(("begin", snapshot.step))
         time.sleep(0.3)
         order.append(("end", snapshot.step))
@@ -193,7 +193,7 @@ def test_a_step_beyond_what_may_be_lost_waits_for_the_commit(
 ) -> None:
     parts, committed = trainee(1), threading.Event()
 
-    def write_slowly(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any) -> int:
+    def write_slowly(run: RunDir, context: Any, snapshot: Snapshot, group: Any, **options: Any) -> int:
         time.sleep(0.3)
         committed.set()
         return 0

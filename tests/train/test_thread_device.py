@@ -99,6 +99,15 @@ def test_writing_a_checkpoint_touches_no_gpu(tmp_path: Path, device: Device, asy
     assert devices == [RANK]
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_save_that_training_waits_for_shows_that_it_is_alive(tmp_path: Path, asynchronous: bool) -> None:
+    beats: list[None] = []
+    commits = saver(tmp_path, asynchronous=asynchronous, make_heartbeat=lambda: lambda: beats.append(None))
+    with commits:
+        commits.save(training_state(), step=1, cursor_row=1, eval_loss=None)
+    assert bool(beats) is not asynchronous
+
+
 def test_the_prefetch_thread_works_on_the_gpu_of_its_rank(device: Device) -> None:
     assert list(prefetch(range(2), 1, lambda item: device.current_device())) == [RANK, RANK]
 

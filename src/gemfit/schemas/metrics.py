@@ -154,7 +154,7 @@ class EnergyRecord(Contract):
     time: float
 
 
-ProgressActivity = Literal["evaluation", "checkpoint verification", "loading weights"]
+ProgressActivity = Literal["evaluation", "checkpoint", "resume", "loading weights"]
 
 
 class ProgressRecord(Contract):

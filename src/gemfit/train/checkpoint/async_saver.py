@@ -37,8 +37,11 @@ class Saver:
         asynchronous: bool,
         max_lost_steps: int | None = None,
         on_commit: Callable[[SaveRecord], None] = lambda record: None,
+        make_heartbeat: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ) -> None:
         """Collective. ``on_commit`` is called on rank 0, from the thread that has written.
+
+        ``make_heartbeat`` makes the heartbeat of one save that the training waits for.
 
         ``max_lost_steps`` is the bound of ``bound_lost_steps``; `None`: none but that of one save at a time.
         """
@@ -46,7 +49,7 @@ class Saver:
         self._max_lost_steps = max_lost_steps
         self.safe_step = 0
         """The newest step that a crash cannot lose; a resume sets it."""
-        self._on_commit = on_commit
+        self._on_commit, self._make_heartbeat = on_commit, make_heartbeat
         # In order of creation on every rank, and never one that the training uses.
         self._group = _thread_group() if asynchronous and dist.is_initialized() else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=device_setter())
@@ -105,7 +108,9 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, began: float, stall_seconds: float | None) -> None:
         began_writing = time.perf_counter()
-        size = write(self._run, self._context, snapshot, self._group)
+        # While a thread writes, steps show that the attempt is alive.
+        heartbeat = self._make_heartbeat() if stall_seconds is None else lambda: None
+        size = write(self._run, self._context, snapshot, self._group, heartbeat=heartbeat)
         ended = time.perf_counter()
         self.safe_step = snapshot.step
         record = SaveRecord(

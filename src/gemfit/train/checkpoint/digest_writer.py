@@ -7,7 +7,7 @@ written and none read per byte of a checkpoint.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.futures import Future
 
 from gemfit.schemas.manifest import FileDigest
 from gemfit.train.collective import in_rounds
+from gemfit.train.thread_device import device_setter
 
 FILE_BYTES = 2**30
 """About the size of one file: ranks verify whole files, so a rank's share is several of them."""
@@ -30,15 +31,23 @@ MAX_FILES = 8
 class DigestingWriter(FileSystemWriter):
     """``FileSystemWriter`` with the digests of its files; ranks meet while they write.
 
-    ``bytes_to_write`` of this rank decide on the number of its files.
+    ``bytes_to_write`` of this rank decide on the number of its files; ``heartbeat`` is called while they are
+    written.
     """
 
-    def __init__(self, folder: Path, *, bytes_to_write: int, group: Any = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bytes_to_write: int,
+        group: Any = None,
+        heartbeat: Callable[[], None] = lambda: None,
+    ) -> None:
         files = min(max(bytes_to_write // FILE_BYTES, 1), MAX_FILES)
         # Copying ahead would synchronize a stream of the thread's GPU, where nothing is to be copied.
         super().__init__(folder, thread_count=files, per_thread_copy_ahead=0)
         self.fs = self._files = _DigestingFileSystem()
-        self._group = group
+        self._group, self._heartbeat = group, heartbeat
 
     @property
     def digests(self) -> list[FileDigest]:
@@ -51,14 +60,14 @@ class DigestingWriter(FileSystemWriter):
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[Any]:
         """Write this rank's files; collective, so that no rank waits for more than a round at a time."""
         written: Future[Any] = Future()
-        in_rounds(self._write(plan, planner, written), group=self._group)
+        in_rounds(self._write(plan, planner, written), self._heartbeat, self._group)
         return written
 
     def _write(
         self, plan: SavePlan, planner: SavePlanner, written: Future[Any]
     ) -> Generator[None, None, None]:
         """Write in a thread; yields about once per second until that ends."""
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1, initializer=device_setter()) as pool:
             running = pool.submit(super().write_data, plan, planner)
             while not wait([running], timeout=1.0).done:
                 yield

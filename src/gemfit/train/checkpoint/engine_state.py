@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -61,13 +61,15 @@ def rank_share(state: State, rank: int, world_size: int, *, copied: bool) -> Sta
     return {name: _in_host_memory(value, copied) for name, value in shares.items()}
 
 
-def write(state: State, folder: Path, group: Any = None) -> list[FileDigest]:
+def write(
+    state: State, folder: Path, group: Any = None, *, heartbeat: Callable[[], None] = lambda: None
+) -> list[FileDigest]:
     """Save ``state``, in host memory, into ``folder``, each file flushed; the digests of this rank's files.
 
-    Collective; raises on every rank or on none. Makes no CUDA call.
+    Collective; raises on every rank or on none. Makes no CUDA call. ``heartbeat`` is called meanwhile.
     """
     size = sum(map(_local_bytes, state.values()))
-    writer = DigestingWriter(folder, bytes_to_write=size, group=group)
+    writer = DigestingWriter(folder, bytes_to_write=size, group=group, heartbeat=heartbeat)
     planner = ShardSavePlanner(flatten_state_dict=False)
     with _allow_single_process():
         save(state, storage_writer=writer, planner=planner, process_group=group)

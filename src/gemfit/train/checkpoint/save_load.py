@@ -103,11 +103,18 @@ def take_snapshot(
     )
 
 
-def write(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any = None) -> int:
+def write(
+    run: RunDir,
+    context: SaveContext,
+    snapshot: Snapshot,
+    group: Any = None,
+    *,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> int:
     """Commit ``snapshot`` as a checkpoint of ``run``; returns its size in bytes.
 
-    Collective, on ``group``, from any thread. Raises ``UserError`` when the disk is full and
-    ``SupersededError`` when a newer attempt owns the run; earlier checkpoints then stay as they are.
+    Collective, on ``group``, from any thread; calls ``heartbeat`` meanwhile. Raises ``UserError`` when the
+    disk is full and ``SupersededError`` when a newer attempt owns the run; earlier checkpoints then stay.
     """
 
     def manifest(files: list[FileDigest]) -> CheckpointManifest:
@@ -133,7 +140,7 @@ def write(run: RunDir, context: SaveContext, snapshot: Snapshot, group: Any = No
         lambda: store.begin(run, snapshot.step, context.attempt, bytes_needed=needed), group
     )
     try:
-        own = engine_state.write(snapshot.state, staging, group)
+        own = engine_state.write(snapshot.state, staging, group, heartbeat=heartbeat)
         side_files = on_first_rank(lambda: _write_side_files(staging, snapshot.side_files), group)
         files = [digest for of_rank in on_every_rank(lambda: own, group) for digest in of_rank] + side_files
         on_first_rank(lambda: commit(files), group)

@@ -116,6 +116,7 @@ class PackedTrainer(Trainer):
             asynchronous=plan.recipe.checkpoint.asynchronous,
             max_lost_steps=plan.recipe.checkpoint.max_lost_steps,
             on_commit=self._committed,
+            make_heartbeat=lambda: self._heartbeat("checkpoint"),
         )
         self.remove_callback(PrinterCallback)
         for make_callback in hooks.callbacks:
@@ -168,7 +169,7 @@ class PackedTrainer(Trainer):
             self._training_state(),
             identity=self.training_identity,
             allowed_changes=self.allowed_changes,
-            heartbeat=self._heartbeat("checkpoint verification"),
+            heartbeat=self._heartbeat("resume"),
         )
         self._load_base_weights(trained=manifest is None)
         if manifest is not None:
