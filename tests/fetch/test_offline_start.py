@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.schemas.site import Site
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.slurm.cluster import preflight_offline
+from gemfit_launch.slurm.sites.hub_environment import planning_environment
 from publish.server import HubServer
 
 LONELY = ["unshare", "--net", "--map-root-user", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$@"', "sh"]
@@ -50,11 +52,11 @@ def has_namespaces() -> bool:
         return False
 
 
-def results(site: Site) -> dict[str, CheckResult]:
+def results(site: Site, pinned_in: Mapping[str, str] | None = None) -> dict[str, CheckResult]:
     """What a preflight says of a job of ``site``."""
-    recipe = pin_revisions(
-        Recipe(model=ModelRecipe(id=MODEL), data=DataRecipe(source=f"hf:{DATASET}", hf_config="chats"))
-    )
+    data = DataRecipe(source=f"hf:{DATASET}", hf_config="chats")
+    recipe = Recipe(model=ModelRecipe(id=MODEL), data=data)
+    recipe = pin_revisions(recipe, pinned_in or planning_environment(site))
     plan = make_plan(
         recipe,
         topology=Topology(nodes=1, ranks_per_node=1, device="cpu"),
@@ -104,7 +106,7 @@ def test_what_the_cache_lacks_is_an_error_only_where_nodes_are_offline(
     lacking = error("node start", "weights", "not in the cache")
     monkeypatch.setattr(preflight_offline, "_ask", lambda plan, environment: (lacking,))
     site = Site(name="site", gpus_per_node=0, env={"HF_HUB_OFFLINE": "1"} if offline else {})
-    (found,) = results(site).values()
+    (found,) = results(site, os.environ).values()
     assert found.state == ("error" if offline else "warning")
     assert "gemfit fetch RECIPE --site site" in found.do
 
