@@ -328,7 +328,7 @@ def test_ranks_that_share_rows_need_what_is_predicted_within_ten_per_cent() -> N
     results = json.loads(done.stdout.splitlines()[-1])
     assert [abs(result["difference"]) < 0.10 for result in results] == [True] * 3
     measured = [result["measured"] for result in results]
-    assert measured[0] > 1.3 * measured[1] > 1.3 * measured[2], "sharing rows was measured"
+    assert measured[0] > 1.2 * measured[1] > 1.44 * measured[2], "sharing rows was measured"
 
 
 @pytest.mark.parametrize("degree", [2, 4])

@@ -61,13 +61,14 @@ def logits_bytes(config: Configuration) -> int:
 def output_layer_bytes(config: Configuration) -> int:
     """The output layer's gradient while the logits exist.
 
-    The sum over earlier slices, in the dtype of the residual stream; the first slice has only the cast.
+    The sum over earlier slices, in the dtype of the residual stream; the first slice has autocast's cast.
     """
     embedding = config.shape.embedding_parameters
     if config.lora is not None:  # frozen, and in the compute dtype
         return 0
-    several = config.tokens > LOSS_SLICE_TOKENS
-    return embedding * (stream_bytes(config) if several else config.compute_bytes)
+    if config.tokens > LOSS_SLICE_TOKENS:
+        return embedding * stream_bytes(config)
+    return embedding * config.compute_bytes * config.autocast
 
 
 def output_sum_bytes(config: Configuration) -> int:
