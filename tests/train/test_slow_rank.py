@@ -117,6 +117,29 @@ def test_layers_are_timed_in_training_and_not_in_evaluation(
     assert timer.take() == 0.0
 
 
+def test_on_a_gpu_events_are_recorded_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, made = iter(range(100)), []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+            made.append(self)
+
+        def record(self) -> None:
+            self.at = next(clock)
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1000.0 * (end.at - self.at)
+
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    model, timer = torch.nn.Sequential(Layer(), Layer()), LayerTimer(torch.device("cuda"))
+    timer.watch(model, ["Layer"], leaves=False)
+    for _ in range(3):
+        model(torch.ones(1, 4))
+        assert timer.take() == 2.0
+    assert len(made) == 4
+
+
 @pytest.mark.dist
 @pytest.mark.slow
 def test_delays_in_compute_and_in_input_are_named(fresh_run: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
