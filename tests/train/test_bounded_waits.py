@@ -95,7 +95,7 @@ def test_ranks_meet_while_one_of_them_writes_its_files(
 ) -> None:
     met: list[float] = []
 
-    def record(work: Iterator[None], group: Any) -> None:
+    def record(work: Iterator[None], heartbeat: Any, group: Any) -> None:
         for _ in work:
             met.append(time.monotonic())
 
