@@ -10,8 +10,8 @@ from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.node.running_clock import RunningClock
 
 USUAL_STEP_FACTOR = 20
-START_FACTOR = 4
-"""Loading and compiling a model, before the first step, takes longer than anything later."""
+START_FACTOR = 2
+"""Loading and compiling a model, before the first step, takes longer than most of what comes later."""
 
 
 @dataclass(slots=True)
