@@ -1,6 +1,6 @@
 """Remote input as a file: downloaded into the cache, resumed where it broke off, named by its content.
 
-Only the version of a file that was not finished is stored beside it: no URL and no credentials.
+Only the version of a file that was not finished is stored next to it: no URL and no credentials.
 """
 
 from __future__ import annotations
