@@ -15,6 +15,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.rundir import RunDir
+from gemfit.schemas.strategy import Engine
 from gemfit_launch.cli import main
 from train.conftest import SAMPLE, Attempts
 
@@ -85,18 +86,18 @@ def test_a_resumed_run_has_the_losses_of_one_that_went_through(halfway: Attempts
 @pytest.mark.parametrize(
     ("strategy", "engine"),
     [
-        ("fsdp2", {"model_class": "FSDPModule", "parameter_class": "DTensor", "zero_stage": None}),
-        ("zero3", {"model_class": "DeepSpeedEngine", "parameter_class": "Parameter", "zero_stage": 3}),
+        ("fsdp2", Engine(model_class="FSDPModule", parameter_class="DTensor")),
+        ("zero3", Engine(model_class="DeepSpeedEngine", parameter_class="Parameter", zero_stage=3)),
     ],
 )
 def test_a_run_goes_on_with_the_same_losses_in_an_engine_that_shards_the_bits(
-    strategy: str, engine: dict[str, Any], halfway: Attempts, ddp: Attempts
+    strategy: str, engine: Engine, halfway: Attempts, ddp: Attempts
 ) -> None:
     argv = ["resume", str(halfway.run.root), "--strategy", strategy]
     result = CliRunner().invoke(main, argv)
     assert result.exit_code == 0, result.output
     found = halfway.log(2).partition("selftest ")[2].splitlines()[0]
-    assert json.loads(found)["engine"] == engine
+    assert Engine.model_validate(json.loads(found)["engine"]) == engine
     assert json.loads(found)["layers_in_4_bits"] == 7 * LAYERS
     assert halfway.losses[4:] == pytest.approx(ddp.losses[2:], rel=2e-4)
 
