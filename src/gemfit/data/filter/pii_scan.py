@@ -78,8 +78,9 @@ def _runs(data: NDArray[np.uint8], ends: Offsets) -> DigitRuns:
 
 
 def _emails(text: bytes, data: NDArray[np.uint8], ends: Offsets) -> Iterator[tuple[int, Candidate]]:
-    for at in np.flatnonzero(data == ord("@")).tolist():
-        content = int(np.searchsorted(ends, at, "right"))
+    signs = np.flatnonzero(data == ord("@"))
+    contents = np.searchsorted(ends, signs, "right")
+    for at, content in zip(signs.tolist(), contents.tolist(), strict=True):
         low, high = int(ends[content - 1]) if content else 0, int(ends[content])
         before = _MAILBOX_BEFORE.search(text[max(low, at - MAX_EMAIL_BYTES) : at])
         after = _MAILBOX.match(text, at + 1, min(high, at + MAX_EMAIL_BYTES))

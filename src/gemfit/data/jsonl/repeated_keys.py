@@ -16,10 +16,12 @@ def may_repeat_keys(lines: Sequence[bytes], values: Sequence[Any], items: Sequen
     values: the decoded lines. items: their messages, where most objects are.
     """
     quoted = sum(line.count(b'":') + line.count(b'" :') for line in lines)
-    if quoted == sum(map(len, values)) + sum(map(len, items)):
+    outer = sum(map(len, values)) + sum(map(len, items))
+    if quoted == outer:
         return False
     in_texts = sum(line.count(b'\\":') + line.count(b'\\" :') for line in lines)
-    return quoted - in_texts != _count_keys(values)
+    # Most lines have no other objects, and need no walk through all values.
+    return quoted - in_texts != outer and quoted - in_texts != _count_keys(values)
 
 
 def _count_keys(value: Any) -> int:
