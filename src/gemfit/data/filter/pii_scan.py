@@ -23,8 +23,7 @@ Candidate = tuple[int, int, int]
 Offsets = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_MAILBOX_BEFORE = re.compile(rb"[A-Za-z0-9_.%+-]*\Z")
-_MAILBOX = re.compile(rb"[A-Za-z0-9_.%+-]*")
+_MAILBOX = re.compile(rb"[A-Za-z0-9_.%+-]+")
 _IBAN_REST = re.compile(rb"[A-Za-z0-9_ ]{%d,%d}" % (MIN_IBAN_REST, MAX_IBAN_BYTES))
 
 
@@ -38,6 +37,7 @@ _CAPITALS = bytes(range(65, 91))
 _LETTER = _table(_CAPITALS + _CAPITALS.lower() + b"_")
 _CAPITAL = _table(_CAPITALS)
 _WORD = _table(_CAPITALS + _CAPITALS.lower() + b"_0123456789")
+_IN_MAILBOX = _WORD | _table(b".%+-")
 _SEPARATOR, _BRACKET = _table(b" .-()"), _table(b"()")
 
 
@@ -67,28 +67,29 @@ def find_candidates(text: bytes, ends: Offsets) -> list[Candidate]:
 
 def _runs(data: NDArray[np.uint8], ends: Offsets) -> DigitRuns:
     digit = (data - np.uint8(48)) < 10
-    after_digit, before_digit = np.zeros_like(digit), np.zeros_like(digit)
-    after_digit[1:], before_digit[:-1] = digit[:-1], digit[1:]
+    changes = np.flatnonzero(digit[1:] != digit[:-1]) + 1
     inner = ends[(ends > 0) & (ends < len(data))]
-    after_digit[inner] = before_digit[inner - 1] = False
-    starts = np.flatnonzero(digit & ~after_digit)
-    stops = np.flatnonzero(digit & ~before_digit) + 1
+    cut = np.unique(inner[digit[inner - 1] & digit[inner]])
+    opens = digit[changes]
+    starts = np.sort(np.concatenate([np.flatnonzero(digit[:1]), changes[opens], cut]))
+    stops = np.sort(np.concatenate([changes[~opens], cut, len(data) + np.flatnonzero(digit[-1:])]))
     content = np.searchsorted(ends, starts, "right")
     return DigitRuns(starts, stops, np.concatenate([np.zeros(1, np.int64), ends])[content], ends[content])
 
 
 def _emails(text: bytes, data: NDArray[np.uint8], ends: Offsets) -> Iterator[tuple[int, Candidate]]:
     signs = np.flatnonzero(data == ord("@"))
+    # Most signs, such as those of decorators in code, have a space next to them.
+    signs = signs[(signs > 0) & (signs < len(data) - 1)]
+    signs = signs[_IN_MAILBOX[data[signs - 1]] & _IN_MAILBOX[data[signs + 1]]]
     contents = np.searchsorted(ends, signs, "right")
     for at, content in zip(signs.tolist(), contents.tolist(), strict=True):
         low, high = int(ends[content - 1]) if content else 0, int(ends[content])
-        before = _MAILBOX_BEFORE.search(text[max(low, at - MAX_EMAIL_BYTES) : at])
+        # Reversed, because a search that ends at the sign would try every start.
+        before = _MAILBOX.match(text[max(low, at - MAX_EMAIL_BYTES) : at][::-1])
         after = _MAILBOX.match(text, at + 1, min(high, at + MAX_EMAIL_BYTES))
-        assert before is not None, "it matches nothing, too"
-        assert after is not None, "it matches nothing, too"
-        first, stop = at - len(before[0]), after.end()
-        if first < at and b"." in text[at + 2 : max(at + 2, stop - 2)]:
-            yield at, (EMAIL, first, stop)
+        if before and after and b"." in text[at + 2 : max(at + 2, after.end() - 2)]:
+            yield at, (EMAIL, at - len(before[0]), after.end())
 
 
 def _numbers(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Iterator[tuple[int, Candidate]]:

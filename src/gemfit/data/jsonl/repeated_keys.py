@@ -9,19 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 
 def may_repeat_keys(lines: Sequence[bytes], values: Sequence[Any], items: Sequence[Any]) -> bool:
     """Whether a key may stand twice in an object of these lines; the line path looks at each.
 
     values: the decoded lines. items: their messages, where most objects are.
     """
-    quoted = sum(line.count(b'":') + line.count(b'" :') for line in lines)
+    data = np.frombuffer(b"\n".join(lines), np.uint8)
+    colons = np.flatnonzero(data == ord(":"))
+    # No line begins with a colon, and none with a space and one: an index below 0 finds the end of the last.
+    spaced = data[colons - 1] == ord(" ")
+    quotes = colons - 1 - spaced
+    quotes = quotes[data[quotes] == ord('"')]
     outer = sum(map(len, values)) + sum(map(len, items))
-    if quoted == outer:
+    if len(quotes) == outer:
         return False
-    in_texts = sum(line.count(b'\\":') + line.count(b'\\" :') for line in lines)
+    written = int(np.count_nonzero(data[quotes - 1] != ord("\\")))
     # Most lines have no other objects, and need no walk through all values.
-    return quoted - in_texts != outer and quoted - in_texts != _count_keys(values)
+    return written != outer and written != _count_keys(values)
 
 
 def _count_keys(value: Any) -> int:
