@@ -155,17 +155,41 @@ def documents(pack: Path) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return found
 
 
-def check(
-    folder: Path, build: Build, write: WriteConversations, out: Path, form: str, format: str, loss_on: str
+@pytest.fixture(params=["the tests", "gemma"])
+def folder(request: pytest.FixtureRequest, tokenizer_folder: Path) -> Path:
+    """A folder with a tokenizer."""
+    if request.param == "the tests":
+        return tokenizer_folder
+    if not (GEMMA / "tokenizer.json").is_file():
+        pytest.skip(f"{GEMMA} has no Gemma tokenizer; examples/gemma-270m-chat/run.py puts it there")
+    return GEMMA
+
+
+@pytest.mark.parametrize(
+    ("form", "format", "loss_on"),
+    [
+        (form, format, loss_on)
+        for form in FORMS
+        for format in ("role_markers", "chat_template")
+        for loss_on in ("all", "assistant")
+    ],
+)
+def test_rows_have_the_ids_and_labels_of_transformers(
+    folder: Path,
+    build: Build,
+    write_conversations_file: WriteConversations,
+    tmp_path: Path,
+    form: str,
+    format: str,
+    loss_on: str,
 ) -> None:
-    """Pack conversations in one form, and compare every document."""
     rng = random.Random(f"{form} {format} {loss_on}")
     more = (CONTROL,) if format == "role_markers" else ()
     conversations = [
         make_conversation(rng, rng.randint(1, 4), system=rng.random() < 0.5, more=more) for _ in range(40)
     ]
     status, printed = build(
-        write([FORMS[form](messages) for messages in conversations]),
+        write_conversations_file([FORMS[form](messages) for messages in conversations]),
         tokenizer=folder,
         format=format,
         loss_on=loss_on,
@@ -176,42 +200,4 @@ def check(
     assert status == 0, printed
     tokenizer = load(folder)
     wanted = [reference(tokenizer, messages, form, format, loss_on) for messages in conversations]
-    assert sorted(documents(out)) == sorted(wanted)
-
-
-ALL = pytest.mark.parametrize(
-    ("form", "format", "loss_on"),
-    [
-        (form, format, loss_on)
-        for form in FORMS
-        for format in ("role_markers", "chat_template")
-        for loss_on in ("all", "assistant")
-    ],
-)
-
-
-@ALL
-def test_rows_have_the_ids_and_labels_of_transformers(
-    tokenizer_folder: Path,
-    build: Build,
-    write_conversations_file: WriteConversations,
-    tmp_path: Path,
-    form: str,
-    format: str,
-    loss_on: str,
-) -> None:
-    check(tokenizer_folder, build, write_conversations_file, tmp_path / "pack", form, format, loss_on)
-
-
-@ALL
-def test_rows_have_the_ids_and_labels_of_transformers_with_the_tokenizer_of_gemma(
-    build: Build,
-    write_conversations_file: WriteConversations,
-    tmp_path: Path,
-    form: str,
-    format: str,
-    loss_on: str,
-) -> None:
-    if not (GEMMA / "tokenizer.json").is_file():
-        pytest.skip(f"{GEMMA} has no Gemma tokenizer; examples/gemma-270m-chat/run.py puts it there")
-    check(GEMMA, build, write_conversations_file, tmp_path / "pack", form, format, loss_on)
+    assert sorted(documents(tmp_path / "pack")) == sorted(wanted)
