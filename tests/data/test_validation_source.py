@@ -47,6 +47,17 @@ def test_an_own_validation_split_is_packed_and_its_copies_are_not_trained(
     assert splits == {(0, 1), (1, 0), (1, -1)}
 
 
+def test_a_copy_of_validation_in_a_json_array_is_listed_by_its_index(build: Build, tmp_path: Path) -> None:
+    conversations = random_conversations(12, seed=5)
+    validation, training = tmp_path / "v.jsonl", tmp_path / "t.json"
+    validation.write_text("".join(json.dumps(row) + "\n" for row in conversations[:4]))
+    training.write_text(json.dumps(conversations[3:]))
+    status, printed = build(training, validation=str(validation), seq_len=2048)
+    assert status == 0, printed
+    (line,) = (tmp_path / "pack/also_in_validation.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"place": f"{training}[0]", "in_validation": f"{validation}:4"}
+
+
 def test_the_validation_split_is_part_of_the_fingerprint(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -159,9 +159,7 @@ def _matches(parts: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
     if not patterns:
         return not parts
     if patterns[0] == "**":
-        return any(_matches(parts[start:], patterns[1:]) for start in range(len(parts) + 1)) or (
-            len(patterns) == 1
-        )
+        return any(_matches(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
     fits = bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0])
     return fits and _matches(parts[1:], patterns[1:])
 

@@ -8,7 +8,7 @@ near-duplicates are searched. Memory: a path per block, and the mapped pages in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gemfit.data.build.row_gather import FRAGMENT
 from gemfit.data.column_file import ColumnFile, release_pages, slices
 from gemfit.data.dedup.minhash import NUM_HASHES
 from gemfit.data.dedup.signatures import Signatures
+from gemfit.data.jsonl.blocks import line_place
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Ints
 from gemfit.errors import UserError
@@ -67,6 +68,8 @@ class ConversationTable:
     """(blocks,): where the conversations of each block end."""
     block_inputs: Ints
     """(blocks,): index into the inputs."""
+    block_in_array: NDArray[np.bool_]
+    """(blocks,): whether the lines of each block are elements of a JSON array."""
     paths: list[Path]
     """Files of the blocks, by number."""
 
@@ -75,7 +78,17 @@ class ConversationTable:
 
     def inputs(self, conversations: NDArray[Any]) -> Ints:
         """The input of each of these conversations, as an index: (conversations,)."""
-        return self.block_inputs[np.searchsorted(self.block_ends, conversations, "right")]
+        return self.block_inputs[self._blocks(conversations)]
+
+    def places(self, conversations: NDArray[Any], inputs: Sequence[str]) -> list[str]:
+        """Where each of these conversations is. inputs: the path of each input."""
+        blocks = self._blocks(conversations)
+        columns = self.block_inputs[blocks], self.line[conversations], self.block_in_array[blocks]
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [line_place(inputs[input], line, in_array=in_array) for input, line, in_array in rows]
+
+    def _blocks(self, conversations: NDArray[Any]) -> NDArray[np.intp]:
+        return np.searchsorted(self.block_ends, conversations, "right")
 
     def slices(self) -> Iterator[slice]:
         """All conversations in slices, whose pages are released afterwards."""
@@ -125,7 +138,8 @@ class Collector:
         self._fragments = ColumnFile(folder, FRAGMENT)
         places = NUM_HASHES.get(data.near_duplicates, 0)
         self._signatures = Signatures(places, data.near_duplicate_threshold, folder)
-        self._block_ends, self._block_inputs, self._paths = list[int](), list[int](), list[Path]()
+        self._block_ends, self._paths = list[int](), list[Path]()
+        self._block_inputs, self._block_in_array = list[int](), list[bool]()
         self._before = Counter[int]()
         self._counts, self._pii, self._forms = Counter[str](), Counter[str](), Counter[str]()
         self._engines = set[str]()
@@ -142,6 +156,7 @@ class Collector:
         self._append(tokenized, before)
         self._block_ends.append(len(self._lines))
         self._block_inputs.append(made.input)
+        self._block_in_array.append(made.in_array)
         self._paths.append(tokenized.path)
 
     def finish(self) -> tuple[ConversationTable, Notes]:
@@ -154,6 +169,7 @@ class Collector:
             signatures=self._signatures,
             block_ends=np.array(self._block_ends, np.int64),
             block_inputs=np.array(self._block_inputs, np.int32),
+            block_in_array=np.array(self._block_in_array, np.bool_),
             paths=self._paths,
             **columns,
         )

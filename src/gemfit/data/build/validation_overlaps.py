@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from gemfit.data.build.conversation_table import ConversationTable
+from gemfit.data.column_file import slices
 from gemfit.data.filter.selection import Selection
 from gemfit.data.jsonl.message_batch import Ints
 
@@ -28,11 +27,12 @@ def write_overlaps(
     if not len(copies):
         return
     with path.open("wb") as sink:
-        for copy in copies.tolist():
-            pair = np.array([copy, selection.original[copy]])
-            place, original = _places(table, pair, inputs)
-            entry = {"place": place, "in_validation": original}
-            sink.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        for here in slices(len(copies)):
+            places = table.places(copies[here], inputs)
+            originals = table.places(selection.original[copies[here]], inputs)
+            for place, original in zip(places, originals, strict=True):
+                entry = {"place": place, "in_validation": original}
+                sink.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def overlap_lines(folder: Path) -> Iterator[str]:
@@ -45,11 +45,3 @@ def overlap_lines(folder: Path) -> Iterator[str]:
             yield f"  {entry['place']} is in validation as {entry['in_validation']}"
         if next(stream, None) is not None:
             yield f"  all of them: {path}"
-
-
-def _places(
-    table: ConversationTable, conversations: NDArray[np.int64], inputs: Sequence[str]
-) -> Iterator[str]:
-    files = table.inputs(conversations).tolist()
-    lines = table.line[conversations].tolist()
-    return (f"{inputs[file]}:{line}" for file, line in zip(files, lines, strict=True))
