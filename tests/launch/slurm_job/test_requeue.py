@@ -1,0 +1,114 @@
+"""`job end`: when a job is requeued, and what scontrol may answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gemfit.errors import ExitCode, UserError
+from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit_launch.slurm.cluster import requeue
+from gemfit_launch.slurm.records.job_attempts import read_attempts
+from gemfit_launch.slurm.records.job_files import JobFiles
+from launch.slurm_job.hooks import Calls, begin, end, show
+
+
+def test_a_run_that_saved_goes_back_into_the_queue(run: RunDir, calls: Calls) -> None:
+    begin(run)
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert calls() == ["requeue 7"]
+
+
+def test_a_run_stopped_by_command_is_not_requeued(run: RunDir, calls: Calls) -> None:
+    begin(run)
+    run.request_stop()
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert calls() == []
+
+
+@pytest.mark.parametrize(("state", "restarts"), [("CANCELLED", 0), ("COMPLETING", 0), ("COMPLETING", 1)])
+def test_a_job_that_is_cancelled_or_already_queued_is_not_requeued(
+    run: RunDir, calls: Calls, tmp_path: Path, state: str, restarts: int
+) -> None:
+    begin(run)
+    show(tmp_path, state, restarts)
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert calls() == []
+
+
+def test_a_completed_and_a_fatal_run_end(run: RunDir, calls: Calls) -> None:
+    begin(run)
+    assert end(run, AttemptOutcome.FATAL) == ExitCode.USER_ERROR
+    begin(run)
+    assert end(run, AttemptOutcome.COMPLETED, step=10) == ExitCode.DONE
+    assert begin(run) == ExitCode.DONE
+    assert run.attempt == 2, "there is nothing more to do"
+    assert calls() == []
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / "scontrol"
+    tool.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/up ] && echo hello && exit\ntouch {tmp_path}/up\n"
+        "echo 'Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
+    )
+    monkeypatch.setattr(requeue, "RETRY_SECONDS", 0.01)
+    assert requeue.scontrol("ping") == "hello\n"
+
+
+UNANSWERED = "echo 'Unexpected message received for job 7' >&2; exit 1"
+
+
+def answer_requeues(folder: Path, *answers: str) -> None:
+    """Answers of `scontrol requeue`, one per call, as shell lines; the last one repeats."""
+    tool = folder / "bin" / "scontrol"
+    cases = "".join(f"  {number}) {answer} ;;\n" for number, answer in enumerate(answers[:-1], start=1))
+    count = (
+        f"echo x >>{folder}/requeues\ncase $(wc -l <{folder}/requeues) in\n{cases}  *) {answers[-1]} ;;\nesac"
+    )
+    text = tool.read_text().replace("#!/bin/sh\n", "#!/bin/sh\nif [ $1 = requeue ]; then\n:\nREQUEUE\nfi\n")
+    tool.write_text(text.replace("REQUEUE", count))
+
+
+@pytest.mark.parametrize(
+    ("after", "requeues"),
+    [
+        ("true", 2),  # the requeue did not take place, so it is repeated
+        ("sed -i 's/Restarts=0/Restarts=1/' {job}", 1),
+        ("sed -i 's/JobState=RUNNING/JobState=PENDING/' {job}", 1),
+        ("sed -i 's/JobState=RUNNING/JobState=CANCELLED/' {job}", 1),
+    ],
+)
+def test_the_job_decides_whether_a_requeue_without_an_answer_took_place(
+    after: str, requeues: int, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requeue, "RETRY_SECONDS", 0.01)
+    begin(run)
+    answer_requeues(tmp_path, f"{after.format(job=tmp_path / 'job')}; {UNANSWERED}", "exit 0")
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert (tmp_path / "requeues").read_text().count("x") == requeues
+
+
+def test_a_refused_requeue_is_not_repeated(run: RunDir, tmp_path: Path) -> None:
+    begin(run)
+    answer_requeues(tmp_path, "echo 'Requested operation is presently disabled' >&2; exit 1")
+    with pytest.raises(UserError, match="presently disabled"):
+        end(run, AttemptOutcome.STOPPED)
+
+
+@pytest.mark.parametrize("outcome", [None, AttemptOutcome.STOPPED])
+def test_a_cancelled_job_is_recorded_as_such(
+    outcome: str | None, run: RunDir, calls: Calls, tmp_path: Path
+) -> None:
+    begin(run)
+    show(tmp_path, "CANCELLED")
+    assert end(run, outcome) == ExitCode.DONE
+    assert calls() == []
+    assert JobFiles(run).was_cancelled(7)
+    [attempt] = read_attempts(run)
+    assert attempt.end is not None
+    assert attempt.end.outcome == (outcome or AttemptOutcome.CANCELLED)
