@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gemfit.errors import ExitCode, UserError
@@ -9,7 +11,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.planning.replan import on_nodes
 from gemfit_launch.slurm.records.job_attempts import read_attempts
-from launch.slurm_job.hooks import Calls, begin, end, fail
+from launch.slurm_job.hooks import Calls, begin, end, fail, show
 
 
 @pytest.fixture
@@ -118,3 +120,23 @@ def test_a_node_at_fault_is_requeued_where_too_few_are_left_or_the_script_runs_o
     assert end(elastic) == ExitCode.DONE
     assert "again" not in capsys.readouterr().out
     assert calls() == ["requeue 7", f"update JobId=7 ExcNodeList={name}"]
+
+
+@pytest.mark.parametrize(("state", "restarts"), [("COMPLETING", 1), ("PENDING", 0)])
+def test_a_node_at_fault_is_also_excluded_where_slurm_has_requeued_the_job_itself(
+    state: str,
+    restarts: int,
+    elastic: RunDir,
+    calls: Calls,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begun_on(elastic, "n1,n2,n3", monkeypatch, capsys)
+    fail(elastic, "n2", 1, at_fault=True)
+    assert end(elastic) == ExitCode.DONE
+    begun_on(elastic, "n1,n2,n3", monkeypatch, capsys)
+    show(tmp_path, state, restarts)
+    assert end(elastic, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert calls() == ["update JobId=7 ExcNodeList=n2"]
+    assert "Slurm has requeued the job itself, without n2" in capsys.readouterr().err

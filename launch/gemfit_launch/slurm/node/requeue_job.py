@@ -37,7 +37,7 @@ def keeps_nodes(job: str) -> bool:
 def requeue_job(
     run: RunDir, job: str, *, avoid: Sequence[str] = (), slow: Sequence[str] = (), smallest: int = 1
 ) -> ExitCode:
-    """Requeue ``job`` and exclude the nodes ``avoid``, then those that were ``slow``.
+    """Requeue ``job``, unless Slurm has, and exclude the nodes ``avoid``, then those that were ``slow``.
 
     Of both, all or none: only if ``smallest`` others are left.
     """
@@ -47,14 +47,13 @@ def requeue_job(
     if decision == "cancelled":
         say("the job was cancelled, so it is not requeued")
         JobFiles(run).record_cancelled(int(job))
-    elif decision == "queued":
-        say("Slurm has requeued the job itself")
-    else:
-        faults = (("failed", avoid), ("was slow", [node for node in slow if node not in avoid]))
-        left_out = [
-            node for fault, nodes in faults if nodes and _avoid(job, nodes, smallest, fault) for node in nodes
-        ]
-        say("requeued" + (f", without {', '.join(left_out)}" if left_out else ""))
+        return ExitCode.DONE
+    faults = (("failed", avoid), ("was slow", [node for node in slow if node not in avoid]))
+    left_out = [
+        node for fault, nodes in faults if nodes and _avoid(job, nodes, smallest, fault) for node in nodes
+    ]
+    done = "requeued" if decision == "requeue" else "Slurm has requeued the job itself"
+    say(done + (f", without {', '.join(left_out)}" if left_out else ""))
     return ExitCode.DONE
 
 
