@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from gemfit.core.host_name import host_name
 from gemfit.core.network_interface import interface_addresses, interface_of
 from gemfit.core.stop_signals import PREEMPTION_SIGNALS
 from gemfit.rundir import RunDir
@@ -43,7 +43,7 @@ def main() -> int:
         plan=run.plan(),
         files=AttemptFiles(run, arguments.attempt),
         rank=int(os.environ["SLURM_NODEID"]),
-        name=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        name=host_name(),
         host=arguments.host,
         port=arguments.port,
     )

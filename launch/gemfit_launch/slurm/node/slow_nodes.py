@@ -5,13 +5,13 @@ from __future__ import annotations
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import SlowRankRecord
 from gemfit_launch.runs.metrics_tail import recent_records
-from gemfit_launch.slurm.records.job_attempts import AttemptFiles, AttemptStart, read_sound
+from gemfit_launch.slurm.records.job_attempts import newest_start
 from gemfit_launch.slurm.sites.planned_site import site_of
 
 
 def slow_nodes(run: RunDir) -> tuple[str, ...]:
     """Nodes of the last attempt that its records name as slow; none unless ``site.avoid_slow_nodes``."""
-    start = read_sound(AttemptStart, AttemptFiles(run, run.attempt).start)
+    start = newest_start(run)
     if start is None or not site_of(run.plan()).avoid_slow_nodes:
         return ()
     hosts = {

@@ -61,7 +61,7 @@ def options(kind: Kind, plan: Plan, run: RunDir, folder: Path) -> Iterator[tuple
     yield "output", job.log_pattern(kind)
     yield "open-mode", "append"
     yield "chdir", str(folder)
-    if kind == "pack" or not plan.node_counts:  # of a range, Slurm would give the smallest
+    if kind == "pack" or not plan.node_counts:  # with it Slurm gives the smallest of a range
         yield "ntasks-per-node", "1"
     yield "nodes", str(NodeRange.of(plan)) if kind == "train" else "1"
     yield "requeue", None
