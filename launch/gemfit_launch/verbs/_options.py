@@ -24,7 +24,7 @@ price_option = click.option(
     "--price",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MONEY",
-    help="Show goodput in money, too: the price of one GPU for an hour.",
+    help="Price per GPU hour, in any currency; shows what it costs.",
 )
 settings_option = click.option(
     "--set",

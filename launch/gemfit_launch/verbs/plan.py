@@ -27,6 +27,7 @@ from gemfit_launch.verbs._options import (
     disk_option,
     gpu_option,
     json_option,
+    price_option,
     ranks_options,
     request_options,
 )
@@ -40,7 +41,7 @@ from gemfit_launch.verbs._slurm_options import slurm_options
 @click.option("--run", "folder", type=RUN_FOLDER, help="Run folder, for the job script.")
 @gpu_option(required=False)
 @disk_option()
-@click.option("--price", type=click.FloatRange(min=0), help="Price per GPU hour, in any currency.")
+@price_option
 @json_option
 def plan(
     request: Request,

@@ -1,4 +1,4 @@
-"""The options `--site`, `--site-set` and `--nodes`, and the resulting ranks."""
+"""The options `--site`, `--site-set` and `--nodes`."""
 
 from __future__ import annotations
 
