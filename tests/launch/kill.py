@@ -11,7 +11,6 @@ of steps taken again included, must have the bits of a run that was never killed
 from __future__ import annotations
 
 import argparse
-import collections
 import itertools
 import os
 import random
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
+from random_kills import living, report
 from slurmruns import RECIPE, SAMPLE
 from tiny_runs import steps_of
 
@@ -136,14 +136,7 @@ def members(mark: str, process: subprocess.Popen[bytes] | None = None) -> dict[i
     """The living processes of a round, by id, and what each is."""
     if process is not None:
         process.poll()
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                command = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-                named = [kind for kind, pattern in KINDS.items() if pattern.match(command)]
-                found[int(folder.name)] = named[0] if named else "other"
-    return found
+    return living(f"{MARK}={mark}", KINDS)
 
 
 def main() -> int:
@@ -160,27 +153,17 @@ def main() -> int:
         deadline = began + 60 * options.minutes
         while time.monotonic() < deadline:
             chase.round("run")
-        return report(chase)
+        return finish(chase)
 
 
-def report(chase: Chase) -> int:
+def finish(chase: Chase) -> int:
+    """Let the run and one that nobody kills reach the same step, and compare them."""
     run = RunDir(chase.folder / "run")
     reached = max((record.step for record in steps_of(run)), default=0)
     chase.finish("run", *chase.command("run"), "--stop-at", str(reached + 2))
     chase.finish("whole", *chase.command("whole"), "--stop-at", str(reached + 2))
     whole = {record.step: record.loss for record in steps_of(RunDir(chase.folder / "whole"))}
-    taken = steps_of(run)
-    differ = [record.step for record in taken if record.loss != whole.get(record.step)]
-    if differ or {record.step for record in taken} != set(whole):
-        chase.problems.append(f"steps that differ from the run that was never killed: {differ}")
-    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(collections.Counter(chase.kills).items()))
-    lines = [
-        f"{len(chase.kills)} kills ({counts}), nothing alive after {chase.longest:.1f} s at most",
-        f"{len(taken)} steps taken, {len(whole)} different ones, {len(differ)} with another loss",
-        *(f"PROBLEM: {problem}" for problem in chase.problems),
-    ]
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return int(bool(chase.problems))
+    return report(chase.kills, chase.longest, steps_of(run), whole, chase.problems)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ those of steps taken again included, must have the bits of a run that was never 
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import os
 import random
@@ -26,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from random_kills import living, report
 from realslurm import running_cluster
 from slurmruns import START_SECONDS, Bench, SlurmRun
 
@@ -58,14 +58,7 @@ class Chase:
 
     def members(self) -> dict[int, str]:
         """The living processes of all jobs, by id, and what each is."""
-        mark, found = f"GEMFIT_CACHE={self.bench.folder}/cache".encode(), {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if mark in (folder / "environ").read_bytes():
-                    command = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-                    named = [kind for kind, pattern in KINDS.items() if pattern.match(command)]
-                    found[int(folder.name)] = named[0] if named else "other"
-        return found
+        return living(f"GEMFIT_CACHE={self.bench.folder}/cache", KINDS)
 
     def bring_back(self) -> None:
         """Resume the run if its job is over, in some rounds with a pack to build."""
@@ -141,23 +134,8 @@ def main() -> int:
         whole.await_step(reached)
         bench.gemfit("stop", "whole")
         whole.await_end()
-        return report(chase, {record.step: record.loss for record in whole.steps})
-
-
-def report(chase: Chase, whole: dict[int, float]) -> int:
-    taken = chase.slurm_run.steps
-    differ = [record.step for record in taken if record.loss != whole.get(record.step)]
-    different = {record.step for record in taken}
-    if differ or different != set(range(1, max(different) + 1)):
-        chase.problems.append(f"steps that are missing, or differ from the run never killed: {differ}")
-    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(collections.Counter(chase.kills).items()))
-    lines = [
-        f"{len(chase.kills)} kills ({counts}), nothing alive after {chase.longest:.1f} s at most",
-        f"{len(taken)} steps taken, {len(different)} different ones, {len(differ)} with another loss",
-        *(f"PROBLEM: {problem}" for problem in chase.problems),
-    ]
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return int(bool(chase.problems))
+        expected = {record.step: record.loss for record in whole.steps if record.step <= reached}
+        return report(chase.kills, chase.longest, taken, expected, chase.problems)
 
 
 if __name__ == "__main__":
