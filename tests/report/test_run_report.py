@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,19 @@ def test_parts_of_the_wall_time_sum_to_it(report: RunReport) -> None:
     assert parts["validation"] == 3.0
     assert parts["waiting for checkpoints"] == 1.5
     assert sum(parts.values()) == pytest.approx(key_figures(report).wall_seconds)
+
+
+def test_steps_that_are_not_recorded_count_in_the_wall_time(report: RunReport, make_run: MakeRun) -> None:
+    run = make_run()
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    kept = [one for one in lines if one["kind"] != "step" or one["step"] % 2 == 0]
+    run.metrics_file.write_text("".join(f"{json.dumps(one)}\n" for one in kept))
+    plan = run.plan()
+    tracking = plan.recipe.tracking.model_copy(update={"log_every_steps": 2})
+    every_second = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"tracking": tracking})})
+    sparse = replace(load_run(run.root, RunFacts(), with_pack=False), plan=every_second)
+    assert len(sparse.steps) == 15
+    assert time_shares(sparse) == pytest.approx(time_shares(report))
 
 
 def test_attempts_have_an_outcome_and_the_steps_that_were_repeated(report: RunReport) -> None:

@@ -179,18 +179,88 @@ def test_before_the_first_attempt_there_is_no_goodput(tmp_path: Path) -> None:
     assert measure_goodput(make_run(tmp_path / "run"), [], []) is None
 
 
+def save(number: int, attempt: int, time: float, stall: float = 0.0) -> SaveRecord:
+    return SaveRecord(
+        attempt=attempt, step=number, stall_seconds=stall, write_seconds=0.0, bytes=1, time=time
+    )
+
+
+def evaluation(number: int, attempt: int, time: float, seconds: float) -> EvalRecord:
+    return EvalRecord(
+        attempt=attempt,
+        step=number,
+        loss=1,
+        perplexity=1,
+        token_accuracy=0,
+        tokens=1,
+        seconds=seconds,
+        time=time,
+    )
+
+
+def test_steps_between_two_records_count_as_if_each_was_recorded(tmp_path: Path) -> None:
+    """Every tenth of 50 steps of 2 s is recorded: 25, a stop that saves, 26 to 43, a crash, 36 to 50."""
+    run = make_run(tmp_path / "run")
+    spans = {1: (1, 25, 0.0), 2: (26, 43, 100.0), 3: (36, 50, 200.0)}
+    records: list[Record] = []
+    for number, (first, last, begin) in spans.items():
+        assert began(run, begin, begin + 2.0 * (last - first + 1)) == number
+        records.append(start(number, first, begin + 2.0, 2.0, first_step=2.0))
+        for one in range(first, last + 1):
+            if one % 10 == 0:
+                records.append(step(one, number, begin + 2.0 * (one - first + 1)))
+    records += [save(25, 1, 50.0), save(35, 2, 120.0)]
+    crashed = Ending(attempt=2, outcome=AttemptOutcome.CRASHED, reason="a segfault")
+    found = measured(run, sorted(records, key=lambda one: one.time), endings=(crashed,))
+    assert found.parts["kept steps"] == pytest.approx(2 * 2.0 * 50)
+    assert found.parts["replayed steps"] == pytest.approx(2 * 2.0 * 8)
+    assert found.share == pytest.approx(50 / 58)
+
+
+def test_an_attempt_between_two_records_keeps_its_steps(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    attempt = began(run, 0.0, 8.0)
+    records: list[Record] = [start(attempt, 1, 2.0, 2.0, first_step=2.0), save(4, attempt, 8.0)]
+    assert measured(run, records).share == 1.0
+
+
+SECONDS = st.floats(0.0, 100.0)
+
+
 @given(
-    lasting=st.lists(st.floats(0.0, 100.0), min_size=1, max_size=8),
-    gaps=st.lists(st.floats(0.0, 50.0), min_size=10, max_size=10),
+    attempts=st.lists(
+        st.tuples(
+            st.integers(1, 40),  # first step
+            st.lists(st.tuples(SECONDS, SECONDS, SECONDS, SECONDS), max_size=6),
+            st.booleans(),
+            SECONDS,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
     every=st.integers(1, 5),
+    outcome=st.sampled_from(list(AttemptOutcome)),
 )
 def test_parts_sum_to_the_allocated_time(
-    tmp_path_factory: pytest.TempPathFactory, lasting: list[float], gaps: list[float], every: int
+    tmp_path_factory: pytest.TempPathFactory,
+    attempts: list[tuple[int, list[tuple[float, float, float, float]], bool, float]],
+    every: int,
+    outcome: AttemptOutcome,
 ) -> None:
-    run = make_run(tmp_path_factory.mktemp("runs") / "run")
-    attempt, now, records = began(run, 0.0), gaps[0], []
-    for index, seconds in enumerate(lasting):
-        now += seconds + gaps[index + 1]
-        records.append(step((index + 1) * every, attempt, now, seconds))
-    if now > 0:
-        measured(run, records)
+    """Whatever the records say: steps, evaluations and saves may claim more time than there was."""
+    run, records, now = make_run(tmp_path_factory.mktemp("runs") / "run"), list[Record](), 0.0
+    for first, times, has_start, overhead in attempts:
+        attempt, begin, number = began(run, now), now, first
+        for place, (seconds, gap, evaluated, stalled) in enumerate(times):
+            now += gap
+            if not place and has_start:
+                records.append(start(attempt, first, now, now - begin, first_step=min(gap, overhead)))
+            number = (number // every + 1) * every
+            records += [
+                step(number, attempt, now, seconds, wait=stalled),
+                evaluation(number, attempt, now, evaluated),
+                save(number + 1, attempt, now, stalled),
+            ]
+    endings = [Ending(attempt=n + 1, outcome=outcome, reason="") for n in range(len(attempts))]
+    if now > 0 and records:
+        measured(run, records, endings=endings)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from gemfit.modelcard.energy import PUE, UTILISATION, EnergyEstimate, estimate_energy, measured_energy
 from gemfit.modelcard.facts import CardFacts
-from gemfit.summary.attempts import AttemptSummary, attempt_table
+from gemfit.summary.attempts import AttemptSummary, attempt_table, steps_per_record
 from gemfit.summary.format import duration
 from gemfit.summary.markdown import bullets, key_values, render, section
 from gemfit.summary.plan import hyperparameters, plan_changes
@@ -74,7 +74,8 @@ def _changes(attempts: Sequence[AttemptSummary]) -> Iterable[str]:
 def _times(facts: CardFacts) -> Iterable[tuple[str, str]]:
     steps, evaluations, saves = facts.history.steps, facts.history.evaluations, facts.history.saves
     yield "all attempts", duration(sum(attempt.seconds for attempt in facts.attempts))
-    yield "training steps", duration(sum(record.seconds or 0.0 for record in steps))
+    lasting = zip(steps_per_record(steps), steps, strict=True)
+    yield "training steps", duration(sum(count * (record.seconds or 0.0) for count, record in lasting))
     yield "validation", duration(sum(record.seconds or 0.0 for record in evaluations))
     yield "waiting for checkpoints", duration(sum(record.stall_seconds for record in saves))
 

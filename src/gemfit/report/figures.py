@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from gemfit.report.load import RunReport
 from gemfit.schemas.metrics import EvalRecord, StepRecord
+from gemfit.summary.attempts import steps_per_record
 from gemfit.summary.format import duration, number, plural
 
 Count = TypeVar("Count", int, float)
@@ -75,14 +76,17 @@ def mfu_of(run: RunReport) -> list[float | None]:
 def time_shares(run: RunReport) -> dict[str, float]:
     """Breakdown of the wall time in seconds; the parts sum to it.
 
-    The remainder has no record: starting, compiling, pauses between attempts.
+    The remainder has no record: starting, compiling, pauses between attempts. A recorded step stands for
+    those before it that `tracking.log_every_steps` left out.
     """
-    history, steps = run.history, run.steps
-    waited = sum(step.data_seconds or 0.0 for step in steps)
+    history, steps, every = run.history, run.steps, run.plan.recipe.tracking.log_every_steps
+    counts = steps_per_record(steps)
+    waited = sum(n * (step.data_seconds or 0.0) for n, step in zip(counts, steps, strict=True))
+    trained = sum(n * (step.seconds or 0.0) for n, step in zip(counts, steps, strict=True))
     parts = {
-        "computing": sum(step.seconds or 0.0 for step in steps) - waited,
+        "computing": trained - waited,
         "waiting for data": waited,
-        "repeated steps": sum(step.seconds or 0.0 for step in run.repeated),
+        "repeated steps": every * sum(step.seconds or 0.0 for step in run.repeated),
         "validation": sum(record.seconds or 0.0 for record in history.evaluations),
         "waiting for checkpoints": sum(record.stall_seconds for record in history.saves),
     }

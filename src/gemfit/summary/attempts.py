@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TypeVar, get_args
 
 from gemfit.rundir import RunDir
@@ -63,6 +64,9 @@ class AttemptSummary:
 
     @property
     def first_step(self) -> int | None:
+        """The first that it trained, which need not be recorded; ``None`` where it did not finish a step."""
+        if self.start is not None:
+            return self.start.step
         return self.steps[0].step if self.steps else None
 
     @property
@@ -104,6 +108,11 @@ def summarize_attempts(
             )
         )
     return tuple(reversed(made))
+
+
+def steps_per_record(steps: Sequence[StepRecord]) -> list[int]:
+    """How many steps each record stands for: its own, and those before it that were not recorded."""
+    return [after - before for before, after in pairwise([0, *(step.step for step in steps)])]
 
 
 def attempt_table(attempts: Sequence[AttemptSummary]) -> TextTable:

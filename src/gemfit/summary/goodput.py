@@ -5,21 +5,24 @@ For each attempt, with its ranks R, I more on nodes that it left idle, and its w
     (R + I) * T = kept + start + evaluation + saving + replayed + idle slots + idle nodes + slow-rank wait
         + hang + other
 
-A step counts with its recorded seconds; where only every k-th step is recorded, the record stands for k.
+A step counts with its recorded seconds; where only every k-th step is recorded, the record stands for k, and
+steps after the last record that a checkpoint or an evaluation shows last as long as the median.
 Time in a queue is not allocated, and apart.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import get_args
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.goodput import Goodput, GoodputPart
-from gemfit.schemas.metrics import EvalRecord, Record, SaveRecord, StepRecord
+from gemfit.schemas.metrics import EvalRecord, Record, SaveRecord
 from gemfit.schemas.plan import Plan
 from gemfit.summary.attempts import AttemptSummary, plan_of_attempt
 from gemfit.summary.format import NOTHING, plural
@@ -30,6 +33,17 @@ HUNG = "hung"
 """How the reason of an attempt begins that was ended because of a hang."""
 PARTS: tuple[GoodputPart, ...] = get_args(GoodputPart)
 Seconds = dict[GoodputPart, float]
+
+
+@dataclass(frozen=True, slots=True)
+class StepsOfRecord:
+    """The steps that one record stands for: its own, and those before it that were not recorded."""
+
+    steps: range
+    seconds: float
+    """Of each."""
+    wait_share: float
+    """What a rank waited for the slowest one, 0 to 1 of them."""
 
 
 def measure_goodput(
@@ -43,6 +57,7 @@ def measure_goodput(
     by_number, spans = {one.number: one for one in attempts}, []
     total: Seconds = dict.fromkeys(PARTS, 0.0)
     sizes: list[int] = []
+    first_later = _first_steps_after(attempts)
     for number in range(1, run.attempt + 1):
         summary, plan = by_number.get(number), plan_of_attempt(run, number)
         span = _span(run, number, summary)
@@ -50,7 +65,7 @@ def measure_goodput(
             continue
         ranks = summary.hardware.ranks if summary and summary.hardware else plan.topology.world_size
         own = [record for record in records if record.attempt == number]
-        parts = _parts(span, summary, own, plan)
+        parts = _parts(span, summary, own, plan, first_later.get(number, math.inf))
         for part, seconds in parts.items():
             total[part] += ranks * seconds
         idle = run.attempt_record(number).idle_nodes * plan.topology.ranks_per_node
@@ -104,85 +119,102 @@ def _span(run: RunDir, number: int, summary: AttemptSummary | None) -> tuple[flo
     return (min(begins), max(ends)) if begins and ends else None
 
 
+def _first_steps_after(attempts: Sequence[AttemptSummary]) -> dict[int, float]:
+    """By attempt: the first step of any later one, which replaces its own steps from there on."""
+    found, first = {}, math.inf
+    for one in reversed(attempts):
+        found[one.number] = first
+        first = min(first, math.inf if one.first_step is None else one.first_step)
+    return found
+
+
 def _parts(
-    span: tuple[float, float], summary: AttemptSummary | None, records: Sequence[Record], plan: Plan
+    span: tuple[float, float],
+    summary: AttemptSummary | None,
+    records: Sequence[Record],
+    plan: Plan,
+    first_later: float,
 ) -> Seconds:
     """Seconds of one rank in an attempt, by cause: they sum to its span of time."""
-    parts, wall = dict.fromkeys(PARTS, 0.0), span[1] - span[0]
-    evaluations = sum(r.seconds or 0.0 for r in records if isinstance(r, EvalRecord))
+    parts, left = dict.fromkeys(PARTS, 0.0), span[1] - span[0]
     saves = [record for record in records if isinstance(record, SaveRecord)]
-    parts["evaluation"] = min(evaluations, wall)
-    parts["saving"] = sum(save.stall_seconds for save in saves)
-    if summary is None or not summary.steps:
-        parts["saving"] = 0.0
-        parts[_tail_part(summary, "start")] = wall - parts["evaluation"]
-        return parts
-    lasting, excess = _step_seconds(summary)
-    parts["start"] = excess + _start_seconds(span[0], summary, records)
-    remainder = wall - sum(parts.values()) - sum(lasting)
+    overheads: Seconds = {
+        "evaluation": sum(r.seconds or 0.0 for r in records if isinstance(r, EvalRecord)),
+        "saving": sum(save.stall_seconds for save in saves),
+        "start": 0.0,
+    }
+    lasting: list[StepsOfRecord] = []
+    if summary is not None and summary.first_step is not None:
+        lasting, excess = _lasting_steps(summary, max(record.step for record in records))
+        overheads["start"] = excess + _start_seconds(span[0], summary, records)
+    for part, seconds in overheads.items():  # clocks that were set back may leave less than their sum
+        parts[part] = min(seconds, left)
+        left -= parts[part]
+    whole = sum(len(one.steps) * one.seconds for one in lasting)
     # Records of every k-th step are an estimate of the others, which cannot last longer than there was time.
-    scale = 1.0 if remainder >= 0 else max(0.0, 1 + remainder / sum(lasting))
-    repeated = {step.step for step in summary.repeated}
-    for step, seconds in zip(summary.steps, lasting, strict=True):
-        _add_step(parts, step, seconds * scale, replayed=step.step in repeated, idle=plan.batch.idle_share)
-    _add_tail(parts, max(0.0, remainder), summary, saves)
+    scale = min(1.0, left / whole) if whole else 0.0
+    for one in lasting:
+        _add_steps(parts, one, scale, first_later, idle=plan.batch.idle_share)
+    _add_tail(parts, max(0.0, left - whole), summary, saves)
     return parts
 
 
 def _start_seconds(begin: float, summary: AttemptSummary, records: Sequence[Record]) -> float:
     """From the begin of an attempt to its first step, without evaluations before it."""
-    first, start = summary.steps[0], summary.start
-    ended, lasted = (
-        (first.time, first.seconds or 0.0)
-        if start is None
-        else (start.time, start.parts.get("first step", 0.0))
-    )
-    step = first.step if start is None else start.step
+    if summary.start is None:
+        ended, lasted = summary.steps[0].time, summary.steps[0].seconds or 0.0
+    else:
+        ended, lasted = summary.start.time, summary.start.parts.get("first step", 0.0)
+    step = summary.first_step or 0
     before = sum(r.seconds or 0.0 for r in records if isinstance(r, EvalRecord) and r.step < step)
     return max(0.0, ended - lasted - begin - before)
 
 
-def _step_seconds(summary: AttemptSummary) -> tuple[list[float], float]:
-    """Seconds that each record of a step stands for; and by how much the first step was slower than usual.
+def _lasting_steps(summary: AttemptSummary, reached: int) -> tuple[list[StepsOfRecord], float]:
+    """All steps up to ``reached``; and by how much the first one was slower than usual.
 
-    That is compilation, allocation and warming up, which belong to the start.
+    That is compilation, allocation and warming up, which belong to the start. Steps after the last record
+    last as long as usual: where every k-th step is recorded, an attempt may save and end between two.
     """
-    steps = summary.steps
-    usual = statistics.median([step.seconds or 0.0 for step in steps[1:]] or [steps[0].seconds or 0.0])
-    start = summary.start
-    first = start.step if start is not None else steps[0].step
-    slowest = start.parts.get("first step", 0.0) if start is not None else steps[0].seconds or 0.0
-    counts = [steps[0].step - first + 1, *(after.step - before.step for before, after in pairwise(steps))]
-    lasting = [count * (step.seconds or 0.0) for count, step in zip(counts, steps, strict=True)]
-    if steps[0].step == first:
-        lasting[0] = min(slowest, usual)
+    steps, start, first = summary.steps, summary.start, summary.first_step or 0
+    slowest = steps[0].seconds or 0.0 if start is None else start.parts.get("first step", 0.0)
+    usual = statistics.median([one.seconds or 0.0 for one in steps if one.step != first] or [slowest])
+    lasting, done = [], first - 1
+    for one in steps:
+        seconds = min(slowest, usual) if one.step == first else one.seconds or 0.0
+        waited = min(1.0, (one.wait_seconds or 0.0) / one.seconds) if one.seconds else 0.0
+        lasting.append(StepsOfRecord(range(done + 1, one.step + 1), seconds, waited))
+        done = one.step
+    lasting.append(StepsOfRecord(range(done + 1, reached + 1), usual, 0.0))
     return lasting, max(0.0, slowest - usual)
 
 
-def _add_step(parts: Seconds, step: StepRecord, seconds: float, *, replayed: bool, idle: float) -> None:
-    if replayed:
-        parts["replayed steps"] += seconds
-        return
-    waited = min(1.0, (step.wait_seconds or 0.0) / step.seconds) * seconds if step.seconds else 0.0
+def _add_steps(parts: Seconds, one: StepsOfRecord, scale: float, first_later: float, *, idle: float) -> None:
+    replayed = sum(step >= first_later for step in one.steps)
+    parts["replayed steps"] += replayed * one.seconds * scale
+    seconds = (len(one.steps) - replayed) * one.seconds * scale
+    waited = one.wait_share * seconds
     parts["slow-rank wait"] += waited
     parts["idle slots"] += (seconds - waited) * idle
     parts["kept steps"] += (seconds - waited) * (1 - idle)
 
 
-def _add_tail(parts: Seconds, remainder: float, summary: AttemptSummary, saves: Sequence[SaveRecord]) -> None:
+def _add_tail(
+    parts: Seconds, remainder: float, summary: AttemptSummary | None, saves: Sequence[SaveRecord]
+) -> None:
     """Add what neither a step nor an evaluation nor a stall covers."""
-    part = _tail_part(summary, "other")
-    last = summary.steps[-1].time
+    part = _tail_part(summary)
     if part == "other":  # an attempt that ends in order waits for its last checkpoint
+        last = summary.steps[-1].time if summary is not None and summary.steps else 0.0
         writing = min(remainder, sum(save.write_seconds for save in saves if save.time > last))
         parts["saving"] += writing
         remainder -= writing
     parts[part] += remainder
 
 
-def _tail_part(summary: AttemptSummary | None, otherwise: GoodputPart) -> GoodputPart:
+def _tail_part(summary: AttemptSummary | None) -> GoodputPart:
     if summary is not None and summary.reason.startswith(HUNG):
         return "hang"
-    if summary is not None and summary.steps and summary.outcome in LOST_WORK:
-        return "replayed steps"
-    return otherwise
+    if summary is None or summary.first_step is None:
+        return "start"
+    return "replayed steps" if summary.outcome in LOST_WORK else "other"
