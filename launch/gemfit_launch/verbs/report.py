@@ -42,6 +42,7 @@ def report(
     \b
     Example:
       gemfit report runs/first --open
+      gemfit report runs/first --gpu h100-80 --price 2.50
       gemfit report runs/first --compare runs/second --compare runs/third
     """
     runs = [RunDir.open(folder) for folder in (run, *compare)]

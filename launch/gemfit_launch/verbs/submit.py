@@ -73,7 +73,7 @@ def submit(
       gemfit submit gemma3/1b-reference --site gpu-cluster --nodes 2 --data chat.jsonl --run runs/first
       gemfit submit gemma3/1b-reference --site gpu-cluster --nodes 1-4 --data chat.jsonl --run runs/elastic
       gemfit submit gemma3/1b-reference --site gpu-cluster --site-set time=2:00:00 --data chat.jsonl --dry-run
-      gemfit submit gemma3/1b-reference --site gpu-cluster --data chat.jsonl --run runs/lr --sweep seed=1,2,3
+      gemfit submit gemma3/1b-reference --site gpu-cluster --data chat.jsonl --sweep seed=1,2 --max-parallel 1
     """
     if max_parallel is not None and not sweeps:
         raise UserError(f"--max-parallel {max_parallel}: no effect on one run; name several with --sweep")

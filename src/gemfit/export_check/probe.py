@@ -1,7 +1,7 @@
 """What a reader computes from an exported folder: losses, prompt tokens, greedy replies, stop tokens.
 
 A script of its own: it runs in other environments too (transformers 4), so it imports nothing of gemfit.
-``python probe.py READER < CASE.json`` prints one line of JSON. READER: transformers, peft or gguf.
+``python probe.py READER < CASE.json`` prints one line of JSON. READER: transformers or peft.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ def load(reader: str, case: dict[str, Any]) -> Any:
     new = int(transformers.__version__.partition(".")[0]) >= 5
     options = {"dtype" if new else "torch_dtype": torch.float32}
     auto, folder = transformers.AutoModelForCausalLM, case["folder"]
-    if reader == "gguf":
-        return auto.from_pretrained(folder, gguf_file=case["gguf_file"], **options)
     if reader == "peft":
         import peft  # noqa: PLC0415  (only where an adapter is read)
 

@@ -34,7 +34,7 @@ class ExportReader:
     """A program that loads the folder."""
 
     name: str
-    kind: Literal["transformers", "peft", "gguf"]
+    kind: Literal["transformers", "peft"]
     python: str = sys.executable
     case: dict[str, Any] = field(default_factory=dict)
     """Further input of ``probe``."""
