@@ -100,8 +100,6 @@ def choose_steps(run: RunDir, steps: Sequence[int], worst: int) -> tuple[list[St
     not recorded.
     """
     records = read_history(run.metrics_file).steps
-    if not records:
-        raise UserError(f"{run.metrics_file}: has no record of a step yet")
     losses = np.array([record.loss for record in records])
     usual = [_median_around(losses, place) for place in range(len(records))]
     places = {record.step: place for place, record in enumerate(records)}
