@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from forked_ranks_environment import SLOW_BATCHES, SLOW_LAYERS
 from gemfit.schemas.metrics import SlowRankRecord, parse_record
@@ -99,12 +101,16 @@ class Layer(torch.nn.Module):
         return found
 
 
-@pytest.mark.parametrize("leaves", [False, True])
-def test_layers_are_timed_in_training_and_not_in_evaluation(
-    leaves: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(100))
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The clock of the timer, which advances by one with each reading."""
+    clock = iter(range(1000))
     monkeypatch.setattr("gemfit.train.loop.layer_timer.time.perf_counter", lambda: float(next(clock)))
+    return clock
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_layers_are_timed_in_training_and_not_in_evaluation(leaves: bool, ticks: Iterator[int]) -> None:
     model, timer = (
         torch.nn.Sequential(Layer(), Layer(), torch.nn.Linear(4, 4)),
         LayerTimer(torch.device("cpu")),
@@ -115,6 +121,30 @@ def test_layers_are_timed_in_training_and_not_in_evaluation(
         model(torch.ones(1, 4))
     assert timer.take() == 2.0  # two layers, a tick of the clock each
     assert timer.take() == 0.0
+
+
+@pytest.mark.parametrize("prepend", [False, True], ids=["zero3", "fsdp2"])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_an_engine_gathers_before_and_after_a_module_is_not_in_its_time(
+    leaves: bool, prepend: bool, ticks: Iterator[int]
+) -> None:
+    model, timer = torch.nn.Sequential(Layer(), Layer()), LayerTimer(torch.device("cpu"))
+    timer.watch(model, ["Layer"], leaves=leaves)
+    for module in [part for layer in model for part in ([layer.inner] if leaves else [layer])]:
+        module.register_forward_pre_hook(lambda *_: [next(ticks) for _ in range(5)] and None, prepend=prepend)
+        module.register_forward_hook(lambda *_: [next(ticks) for _ in range(5)] and None)
+    model(torch.ones(1, 4))
+    assert next(ticks) == 2 * (2 + 10)
+    assert timer.take() == 2.0
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_recomputed_layers_count_again(early_stop: bool, ticks: Iterator[int]) -> None:
+    layer, timer = Layer(), LayerTimer(torch.device("cpu"))
+    timer.watch(layer, ["Layer"], leaves=False)
+    found = checkpoint(layer, torch.ones(1, 4), use_reentrant=False, early_stop=early_stop)
+    found.sum().backward()
+    assert timer.take() == 2.0
 
 
 def test_on_a_gpu_events_are_recorded_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,9 +131,10 @@ class PackedTrainer(Trainer):
             on_every_rank(lambda: use_liger(model, device, getattr(torch, recipe.dtype)))
         if recipe.compile:
             compile_layers(model)
-        # ZeRO-3 gathers parameters, and a sequence group exchanges activations, within a layer.
-        leaves = self.plan.recipe.strategy.label.startswith("zero3") or self.sequence.degree > 1
-        self.layer_timer.watch(model, decoder_layers(model), leaves=leaves)
+        if self.plan.batch.world_size > 1:
+            # ZeRO-3 gathers parameters, and a sequence group exchanges activations, within a layer.
+            leaves = self.plan.engine.zero_stage == 3 or self.sequence.degree > 1
+            self.layer_timer.watch(model, decoder_layers(model), leaves=leaves)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)
