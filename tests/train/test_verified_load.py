@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from gemfit.checkpoint.integrity import digest_files
 from gemfit.schemas.manifest import FileDigest
 from gemfit.train.checkpoint import engine_state
 from gemfit.train.checkpoint.dcp_planner import FlatShard
-from gemfit.train.checkpoint.verified_load import StoredPiece, assign, load, rounds
+from gemfit.train.checkpoint.digest_writer import _DigestingStream
+from gemfit.train.checkpoint.storage_layout import StoredPiece, assign, rounds
+from gemfit.train.checkpoint.verified_load import load
 
 SHAPE = torch.Size((7, 5))
 SIZES = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 100), max_size=12)
@@ -75,6 +78,22 @@ def test_a_failure_in_one_of_the_threads_that_write_is_raised(
     monkeypatch.setattr("gemfit.train.checkpoint.digest_writer.FILE_BYTES", 5000)
     (tmp_path / "__0_1.distcp").mkdir()
     with pytest.raises(CheckpointException, match="Is a directory"):
+        engine_state.write({f"w{n}": FlatShard(values, 0, SHAPE) for n in range(6)}, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # torch's own thread
+def test_so_is_one_that_the_file_system_has_no_part_in(
+    tmp_path: Path, values: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(stream: Any, content: Any) -> int:
+        if threading.current_thread().name.startswith("Thread-"):
+            raise MemoryError("planted")
+        return write(stream, content)
+
+    write = _DigestingStream.write
+    monkeypatch.setattr(_DigestingStream, "write", fail)
+    monkeypatch.setattr("gemfit.train.checkpoint.digest_writer.FILE_BYTES", 5000)
+    with pytest.raises(CheckpointException, match="planted"):
         engine_state.write({f"w{n}": FlatShard(values, 0, SHAPE) for n in range(6)}, tmp_path)
 
 

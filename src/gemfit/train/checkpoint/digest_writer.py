@@ -82,7 +82,7 @@ class _DigestingFileSystem(FileSystem):
 
     def __init__(self) -> None:
         self.written: dict[Path, _DigestingStream] = {}
-        self.failed: OSError | None = None
+        self.failed: Exception | None = None
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[Any, None, None]:
@@ -90,7 +90,7 @@ class _DigestingFileSystem(FileSystem):
             with super().create_stream(path, mode) as stream:
                 self.written[Path(path)] = digesting = _DigestingStream(stream)
                 yield digesting
-        except OSError as error:
+        except Exception as error:
             self.failed = error
             raise
 
