@@ -11,12 +11,11 @@ square of the layers, so ask it about two of them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from gemfit.schemas.strategy import Fsdp
 from gemfit.train.model.attention_functions import register_attention
 from gemfit_launch.predict.memory import working_memory
 from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
+from memory.case_table import show_results
 from memory.peaks import Case, Living, fake_model
 
 ROWS, TOKENS = 4, 1024
@@ -208,17 +208,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
     options = parser.parse_args()
-    results = []
-    for name in options.cases:
-        results.append(trace(Sharded.parse(name), name, tracker=options.tracker))
-        print(f"{name}: {results[-1].difference:+.1%}, {results[-1].seconds:.0f} s", file=sys.stderr)
-        if options.out:  # after each case, so that nothing is lost
-            before, mark, _ = options.out.read_text().partition("<!-- table -->\n")
-            options.out.write_text(before + mark + markdown(results))
-    if options.json:
-        print(json.dumps([asdict(result) | {"difference": result.difference} for result in results]))
-    else:
-        print(markdown(results))
+    found = (trace(Sharded.parse(name), name, tracker=options.tracker) for name in options.cases)
+    show_results(found, markdown, options)
 
 
 if __name__ == "__main__":

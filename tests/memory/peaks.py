@@ -12,15 +12,16 @@ operations of torch allocate on a CPU; kernels of a GPU may need workspaces besi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,7 @@ from gemfit_launch.predict.memory import working_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
+from memory.case_table import show_results
 
 CASES = [
     "270m:4:1024:autocast:recompute:sdpa",
@@ -320,6 +322,12 @@ def markdown(results: list[Result]) -> str:
     return head + "\n".join(lines) + "\n"
 
 
+def result_of(name: str) -> Result:
+    """The case of this name, predicted and measured."""
+    measured, states = measure(Case.parse(name))
+    return Result(name, predict(Case.parse(name)), measured, states)
+
+
 def main() -> None:
     """Run the cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -328,18 +336,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
     options = parser.parse_args()
     quantize_4bit(torch.ones(64), compress_statistics=True)  # its tables cannot be made of fake tensors
-    results = []
-    for name in options.cases:
-        measured, states = measure(Case.parse(name))
-        results.append(Result(name, predict(Case.parse(name)), measured, states))
-        print(f"{name}: {results[-1].difference:+.1%}", file=sys.stderr)
-        if options.out:  # after each case, so that nothing is lost
-            before, mark, _ = options.out.read_text().partition("<!-- table -->\n")
-            options.out.write_text(before + mark + markdown(results))
-    if options.json:
-        print(json.dumps([asdict(result) | {"difference": result.difference} for result in results]))
-    else:
-        print(markdown(results))
+    show_results(map(result_of, options.cases), markdown, options)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from gemfit_launch.predict.memory import configuration_of
 from gemfit_launch.predict.model_state_memory import ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shape_of_scratch
 from gemfit_launch.runs.local import carry_out
+from memory.case_table import write_table
 from tiny_runs import make_plan, sample
 
 RANK_SCRIPT = Path(__file__).with_name("rank.py")
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, help="keep what was measured here, and do not measure it again"
     )
-    parser.add_argument("--out", type=Path, help="write the table between the marks of this file")
+    parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
     options = parser.parse_args()
     results = {result.case: result for result in earlier_results(options.results)}
     with tempfile.TemporaryDirectory() as scratch:
@@ -208,8 +209,7 @@ def show(results: list[Result], options: argparse.Namespace) -> None:
         return
     print(markdown(results))
     if options.out:
-        before, mark, _ = options.out.read_text().partition("<!-- table -->\n")
-        options.out.write_text(before + mark + markdown(results))
+        write_table(options.out, markdown(results))
 
 
 if __name__ == "__main__":
