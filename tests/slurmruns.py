@@ -16,7 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gemfit.rundir import RunDir
-from gemfit.schemas.metrics import StepRecord, Verdict
+from gemfit.schemas.attempt_record import Verdict
+from gemfit.schemas.metrics import StepRecord
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.records.job_attempts import JobAttempt, read_attempts
 from gemfit_launch.slurm.records.job_files import JobFiles

@@ -16,7 +16,7 @@ from gemfit.core.file_lock import explaining_locks, lock_state, try_lock
 from gemfit.errors import UserError
 from gemfit.run_paths import RunPaths
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import AttemptRecord, Verdict
+from gemfit.schemas.attempt_record import AttemptRecord, Verdict
 from gemfit.schemas.plan import Plan
 
 RECENT_SECONDS = 600.0

@@ -17,7 +17,8 @@ from types import FrameType
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import EvalRecord, StepRecord, Verdict
+from gemfit.schemas.attempt_record import Verdict
+from gemfit.schemas.metrics import EvalRecord, StepRecord
 
 AS_RANK = """
 from gemfit.core.stop_signals import end_with_launcher

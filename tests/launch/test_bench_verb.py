@@ -12,15 +12,8 @@ import pytest
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import (
-    EvalRecord,
-    MemoryRecord,
-    RankMemory,
-    Record,
-    SaveRecord,
-    StepRecord,
-    Verdict,
-)
+from gemfit.schemas.attempt_record import Verdict
+from gemfit.schemas.metrics import EvalRecord, MemoryRecord, RankMemory, Record, SaveRecord, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.bench import runner
 from gemfit_launch.bench.measurements import bench_measurements, percentile

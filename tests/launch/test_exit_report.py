@@ -9,7 +9,7 @@ import pytest
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.exit_report import conclude, tail_of_log
 from gemfit_launch.runs.local import AttemptResult

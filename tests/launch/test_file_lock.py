@@ -17,7 +17,7 @@ from gemfit.core.file_lock import NO_LOCKS, lock_shared, lock_state
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.status import read_state
 from gemfit_launch.slurm.cluster.preflight_local import _folder

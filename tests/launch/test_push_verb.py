@@ -14,8 +14,8 @@ from huggingface_hub import constants
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import EarlyStop, Verdict
 from gemfit.schemas.check import CheckResult
-from gemfit.schemas.metrics import EarlyStop, Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.exit_report import conclude
 from gemfit_launch.runs.hub_token import token_file, token_source

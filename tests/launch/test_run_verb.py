@@ -12,8 +12,8 @@ from click.testing import Result
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.manifest import PackManifest
-from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.pack_job import make_pack_job, pack_folder
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.request import Request

@@ -12,7 +12,8 @@ from click.testing import Result
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import AttemptRecord, EvalRecord, StepRecord, Verdict
+from gemfit.schemas.attempt_record import AttemptRecord, Verdict
+from gemfit.schemas.metrics import EvalRecord, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.metrics_tail import Tail, recent_records, seconds_left
 from gemfit_launch.runs.status import read_state, read_status

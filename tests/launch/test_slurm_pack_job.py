@@ -15,7 +15,7 @@ import pytest
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.ensure_pack import PackFailed
 from gemfit_launch.runs.python_module import ModuleKilled

@@ -12,7 +12,7 @@ import pytest
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles, AttemptStart
 from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.conftest import Cli

@@ -13,6 +13,7 @@ from data.handmade import handmade
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.audit import Audit, AuditedModel, AuditedReply, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import (
     ConversationLosses,
@@ -33,7 +34,6 @@ from gemfit.schemas.metrics import (
     Record,
     SaveRecord,
     StepRecord,
-    Verdict,
 )
 from gemfit.schemas.plan import PackReference, Plan, Topology
 from gemfit_launch.planning.plan import make_plan

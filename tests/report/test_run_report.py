@@ -21,8 +21,8 @@ from gemfit.report.load import RunReport, load_run
 from gemfit.report.sections import attempts
 from gemfit.report.speed_charts import speed_charts
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.evaluation import ConversationLosses
-from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.report_facts import Ending, RunFacts
 from gemfit.summary.text_table import TextTable
 from report.conftest import MakeRun, evaluated_model, evaluation, step

@@ -9,7 +9,7 @@ import pytest
 
 from gemfit.errors import UserError
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 
 
 @pytest.mark.parametrize("outcome", AttemptOutcome)

@@ -13,8 +13,8 @@ from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.batch import make_batch
-from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.plan import PackReference, Plan, Steps, Topology
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import ModelRecipe

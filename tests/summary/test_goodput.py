@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import AttemptRecord
 from gemfit.schemas.goodput import Goodput
 from gemfit.schemas.metrics import (
-    AttemptRecord,
     EvalRecord,
     HardwareRecord,
     Host,

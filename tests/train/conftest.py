@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from gemfit.rundir import RunDir
-from gemfit.schemas.metrics import EvalRecord, Record, StepRecord, Verdict
+from gemfit.schemas.attempt_record import Verdict
+from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.strategy import Engine

@@ -17,7 +17,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit.train import __main__ as entry

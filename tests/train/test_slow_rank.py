@@ -128,9 +128,11 @@ def test_layers_are_timed_in_training_and_not_in_evaluation(leaves: bool, ticks:
 def test_what_an_engine_gathers_before_and_after_a_module_is_not_in_its_time(
     leaves: bool, prepend: bool, ticks: Iterator[int]
 ) -> None:
-    model, timer = torch.nn.Sequential(Layer(), Layer()), LayerTimer(torch.device("cpu"))
+    layers, timer = [Layer(), Layer()], LayerTimer(torch.device("cpu"))
+    model = torch.nn.Sequential(*layers)
     timer.watch(model, ["Layer"], leaves=leaves)
-    for module in [part for layer in model for part in ([layer.inner] if leaves else [layer])]:
+    timed: list[torch.nn.Module] = [layer.inner if leaves else layer for layer in layers]
+    for module in timed:
         module.register_forward_pre_hook(lambda *_: [next(ticks) for _ in range(5)] and None, prepend=prepend)
         module.register_forward_hook(lambda *_: [next(ticks) for _ in range(5)] and None)
     model(torch.ones(1, 4))

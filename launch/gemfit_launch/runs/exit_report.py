@@ -14,7 +14,7 @@ from typing import TextIO
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit_launch.runs.local import AttemptResult
 
 TAIL_LINES = 20

@@ -24,7 +24,8 @@ from gemfit.core.launcher_environment import COMMAND_TIME, LAUNCH_TIME, without_
 from gemfit.core.process_start import process_start_time
 from gemfit.core.stop_signals import LAUNCHER_VARIABLE, STOP_SIGNALS, end_with_parent
 from gemfit.rundir import RunDir
-from gemfit.schemas.metrics import Record, Verdict
+from gemfit.schemas.attempt_record import Verdict
+from gemfit.schemas.metrics import Record
 from gemfit.schemas.plan import Plan
 from gemfit_launch.argv import to_argv
 from gemfit_launch.planning.write_configs import in_folder, write_configs

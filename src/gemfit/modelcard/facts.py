@@ -15,10 +15,10 @@ from gemfit.evaluate.system_prompt import SystemPrompts, system_prompts
 from gemfit.export.base_model import BaseModelSource, find_base_model
 from gemfit.export.user_statements import UserStatements, read_statements
 from gemfit.rundir import RunDir
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.audit import Audit
 from gemfit.schemas.evaluation import Evaluation
 from gemfit.schemas.manifest import CheckpointManifest, PackManifest
-from gemfit.schemas.metrics import Verdict
 from gemfit.schemas.metrics_history import History, make_history, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.summary.attempts import AttemptSummary, plan_of_attempt, summarize_attempts

@@ -13,12 +13,13 @@ from gemfit.data.inspect.stats import collect, read_columns
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.audit import Audit
 from gemfit.schemas.base import Contract
 from gemfit.schemas.evaluation import ConversationLosses, Evaluation
 from gemfit.schemas.goodput import Goodput
 from gemfit.schemas.manifest import CheckpointManifest, missing_or_resized
-from gemfit.schemas.metrics import StepRecord, Verdict
+from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.metrics_history import History, make_history, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import RunFacts

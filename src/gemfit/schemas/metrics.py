@@ -1,11 +1,10 @@
-"""Records of a run: lines of `metrics.jsonl` and `ledger.jsonl`, and the verdict."""
+"""Records of a run: lines of `metrics.jsonl` and `ledger.jsonl`."""
 
 from __future__ import annotations
 
 import json
 from typing import Literal
 
-from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.base import Contract
 
 
@@ -267,40 +266,3 @@ class LedgerRecord(Contract):
     """Optimizer steps done, this one included."""
     rows: tuple[int, ...]
     """Rows of the pack as they were fed to the ranks, in the order of the step; -1 for an idle slot."""
-
-
-class AttemptRecord(Contract):
-    """Start parameters of an attempt that are not in the plan."""
-
-    attempt: int
-    plan_digest: str
-    allowed_changes: tuple[str, ...] = ()
-    """Keys of the training's identity that may differ from what a checkpoint was saved under."""
-    idle_nodes: int = 0
-    """Nodes that its Slurm job has, and on which it does not train."""
-    began: float | None = None
-    """In seconds since the Unix epoch, like `ended`."""
-    ended: float | None = None
-    """When its processes had ended; `None` before, and where the launcher was ended first."""
-
-
-class EarlyStop(Contract):
-    """Early stopping: the run ended before its last step, because its validation loss stopped falling."""
-
-    patience: int
-    """Of `EarlyStopping`, like `min_delta`."""
-    min_delta: float
-    best_step: int
-    """Step of the last improvement by at least ``min_delta``."""
-    best_loss: float
-
-
-class Verdict(Contract):
-    """How an attempt ended, as it states itself; an attempt without a verdict has crashed."""
-
-    outcome: AttemptOutcome
-    attempt: int
-    step: int
-    reason: str = ""
-    early_stop: EarlyStop | None = None
-    """Of a run that completed before its last step."""

@@ -12,6 +12,7 @@ from typing import TypeVar, get_args
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.metrics import (
     EnergyRecord,
     EvalRecord,
@@ -22,7 +23,6 @@ from gemfit.schemas.metrics import (
     StartPart,
     StartRecord,
     StepRecord,
-    Verdict,
 )
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import Ending

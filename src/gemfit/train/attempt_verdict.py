@@ -6,7 +6,7 @@ import os
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 
 
 def attempt_number(run: RunDir) -> int:

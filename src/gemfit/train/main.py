@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit.train.attempt_verdict import attempt_number, rank_of_process, write_failure
 from gemfit.train.checks import selftest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit_launch.slurm.node import job
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd, read_attempts
 

@@ -11,7 +11,7 @@ import pytest
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import PackReference, Plan
 from gemfit_launch.slurm.node import job
 from gemfit_launch.slurm.records.job_attempts import read_attempts

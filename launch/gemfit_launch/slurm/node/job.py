@@ -18,7 +18,7 @@ from pathlib import Path
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.planning.replan import on_nodes

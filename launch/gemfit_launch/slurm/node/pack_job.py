@@ -15,7 +15,7 @@ from pathlib import Path
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
-from gemfit.schemas.metrics import Verdict
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.replan import with_rows

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from gemfit.schemas.metrics import EarlyStop, EvalRecord
+from gemfit.schemas.attempt_record import EarlyStop
+from gemfit.schemas.metrics import EvalRecord
 from gemfit.schemas.metrics_history import read_records
 from gemfit.schemas.recipe_training import EarlyStopping
 from gemfit.train.collective import on_first_rank
