@@ -41,7 +41,7 @@ class Saver:
     ) -> None:
         """Collective. ``on_commit`` is called on rank 0, from the thread that has written.
 
-        ``make_heartbeat`` makes the heartbeat of one save that the training waits for.
+        ``make_heartbeat`` makes the heartbeat of one save; it is called while the training waits for it.
 
         ``max_lost_steps`` is the bound of ``bound_lost_steps``; `None`: none but that of one save at a time.
         """
@@ -54,6 +54,7 @@ class Saver:
         self._group = _thread_group() if asynchronous and dist.is_initialized() else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=device_setter())
         self._underway: Future[None] | None = None
+        """The save of the thread, as long as the training does not wait for it."""
 
     def save(self, training: TrainingState, *, step: int, cursor_row: int, eval_loss: float | None) -> None:
         """Snapshot ``training`` after ``step`` and write it; waits for an earlier save first.
@@ -108,9 +109,13 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, began: float, stall_seconds: float | None) -> None:
         began_writing = time.perf_counter()
-        # While a thread writes, steps show that the attempt is alive.
-        heartbeat = self._make_heartbeat() if stall_seconds is None else lambda: None
-        size = write(self._run, self._context, snapshot, self._group, heartbeat=heartbeat)
+        heartbeat = self._make_heartbeat()
+
+        def beat() -> None:
+            if self._underway is None:  # else steps show that the attempt is alive
+                heartbeat()
+
+        size = write(self._run, self._context, snapshot, self._group, heartbeat=beat)
         ended = time.perf_counter()
         self.safe_step = snapshot.step
         record = SaveRecord(
