@@ -23,9 +23,10 @@ from gemfit.report.speed_charts import speed_charts
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.evaluation import ConversationLosses
+from gemfit.schemas.metrics import StartRecord
 from gemfit.schemas.report_facts import Ending, RunFacts
 from gemfit.summary.text_table import TextTable
-from report.conftest import MakeRun, evaluated_model, evaluation, step
+from report.conftest import MakeRun, evaluated_model, evaluation, evaluation_at, step
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,23 @@ def test_steps_that_are_not_recorded_count_in_the_wall_time(report: RunReport, m
     sparse = replace(load_run(run.root, RunFacts(), with_pack=False), plan=every_second)
     assert len(sparse.steps) == 15
     assert time_shares(sparse) == pytest.approx(time_shares(report))
+
+
+def test_an_attempt_supersedes_from_its_first_step_which_need_not_be_recorded(make_run: MakeRun) -> None:
+    """Only steps 12 and 24 are recorded; the second attempt has resumed at step 11."""
+    run = make_run()
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    kept = [one for one in lines if one["kind"] != "step" or one["step"] % 12 == 0]
+    start = StartRecord(attempt=2, step=11, seconds=1.0, parts={}, time=200.0)
+    early = evaluation_at(11, 1)  # of the first attempt, which the second has taken back
+    kept += [json.loads(record.to_json()) for record in (start, early)]
+    kept = [one for one in kept if (one["kind"], one["attempt"], one["step"]) != ("step", 2, 12)]
+    run.metrics_file.write_text("".join(f"{json.dumps(one)}\n" for one in kept))
+    sparse = load_run(run.root, RunFacts(), with_pack=False)
+    assert [record.step for record in sparse.steps] == [24]
+    assert set(sparse.history.resumed_at) == {10, 23}
+    assert 11 not in [record.step for record in sparse.history.evaluations]
+    assert [record.step for record in sparse.attempts[0].repeated] == [12]
 
 
 def test_attempts_have_an_outcome_and_the_steps_that_were_repeated(report: RunReport) -> None:

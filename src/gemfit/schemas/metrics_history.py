@@ -20,6 +20,7 @@ from gemfit.schemas.metrics import (
     Record,
     SaveRecord,
     SlowRankRecord,
+    StartRecord,
     StepRecord,
     parse_record,
 )
@@ -56,15 +57,17 @@ def read_history(metrics: Path) -> History:
 
 def make_history(records: Sequence[Record], metrics: Path) -> History:
     """The history in the ``records`` of ``metrics``; ``UserError`` without a step."""
-    steps = [record for record in records if isinstance(record, StepRecord)]
+    # The first step of an attempt need not be recorded; the record of its start names it.
+    firsts: dict[int, int] = {}
+    for record in records:
+        if isinstance(record, StepRecord | StartRecord):
+            firsts[record.attempt] = min(record.step, firsts.get(record.attempt, record.step))
+    steps = _standing([record for record in records if isinstance(record, StepRecord)], firsts)
     if not steps:
         raise UserError(f"{metrics}: holds no training step yet")
-    firsts: dict[int, int] = {}
-    for record in steps:
-        firsts.setdefault(record.attempt, record.step)
     evaluations = [record for record in records if isinstance(record, EvalRecord)]
     return History(
-        steps=_standing(steps, firsts),
+        steps=steps,
         evaluations=_standing(evaluations, firsts),
         resumed_at=tuple(first - 1 for attempt, first in firsts.items() if attempt != min(firsts)),
         saves=_standing([record for record in records if isinstance(record, SaveRecord)], firsts),

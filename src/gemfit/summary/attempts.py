@@ -46,6 +46,8 @@ class AttemptSummary:
     """All that it trained."""
     repeated: tuple[StepRecord, ...]
     """Those of them that a later attempt trained again."""
+    superseded_from: float
+    """First step of any later attempt, whose steps count in place of its own; infinite without one."""
     hardware: HardwareRecord | None
     """``None`` for an attempt by an older version."""
     energy: EnergyRecord | None
@@ -89,7 +91,6 @@ def summarize_attempts(
         steps = _of_kind(StepRecord, own)
         # A later attempt repeats every step from its own first one on.
         repeated = tuple(step for step in steps if step.step >= first_later_step)
-        first_later_step = min([first_later_step, *(step.step for step in steps[:1])])
         outcome, reason = _outcome(number, run, verdict, state, ending, len(repeated))
         made.append(
             AttemptSummary(
@@ -99,6 +100,7 @@ def summarize_attempts(
                 end=max(record.time for record in own),
                 steps=steps,
                 repeated=repeated,
+                superseded_from=first_later_step,
                 hardware=next(iter(_of_kind(HardwareRecord, own)), None),
                 energy=next(iter(_of_kind(EnergyRecord, own)), None),
                 start=next(iter(_of_kind(StartRecord, own)), None),
@@ -107,6 +109,7 @@ def summarize_attempts(
                 nodes=ending.nodes if ending else (),
             )
         )
+        first_later_step = min(first_later_step, made[-1].first_step or math.inf)
     return tuple(reversed(made))
 
 

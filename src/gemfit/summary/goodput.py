@@ -57,7 +57,6 @@ def measure_goodput(
     by_number, spans = {one.number: one for one in attempts}, []
     total: Seconds = dict.fromkeys(PARTS, 0.0)
     sizes: list[int] = []
-    first_later = _first_steps_after(attempts)
     for number in range(1, run.attempt + 1):
         summary, plan = by_number.get(number), plan_of_attempt(run, number)
         span = _span(run, number, summary)
@@ -65,7 +64,7 @@ def measure_goodput(
             continue
         ranks = summary.hardware.ranks if summary and summary.hardware else plan.topology.world_size
         own = [record for record in records if record.attempt == number]
-        parts = _parts(span, summary, own, plan, first_later.get(number, math.inf))
+        parts = _parts(span, summary, own, plan)
         for part, seconds in parts.items():
             total[part] += ranks * seconds
         idle = run.attempt_record(number).idle_nodes * plan.topology.ranks_per_node
@@ -119,21 +118,8 @@ def _span(run: RunDir, number: int, summary: AttemptSummary | None) -> tuple[flo
     return (min(begins), max(ends)) if begins and ends else None
 
 
-def _first_steps_after(attempts: Sequence[AttemptSummary]) -> dict[int, float]:
-    """By attempt: the first step of any later one, which replaces its own steps from there on."""
-    found, first = {}, math.inf
-    for one in reversed(attempts):
-        found[one.number] = first
-        first = min(first, math.inf if one.first_step is None else one.first_step)
-    return found
-
-
 def _parts(
-    span: tuple[float, float],
-    summary: AttemptSummary | None,
-    records: Sequence[Record],
-    plan: Plan,
-    first_later: float,
+    span: tuple[float, float], summary: AttemptSummary | None, records: Sequence[Record], plan: Plan
 ) -> Seconds:
     """Seconds of one rank in an attempt, by cause: they sum to its span of time."""
     parts, left = dict.fromkeys(PARTS, 0.0), span[1] - span[0]
@@ -153,8 +139,9 @@ def _parts(
     whole = sum(len(one.steps) * one.seconds for one in lasting)
     # Records of every k-th step are an estimate of the others, which cannot last longer than there was time.
     scale = min(1.0, left / whole) if whole else 0.0
+    superseded_from = math.inf if summary is None else summary.superseded_from
     for one in lasting:
-        _add_steps(parts, one, scale, first_later, idle=plan.batch.idle_share)
+        _add_steps(parts, one, scale, superseded_from, idle=plan.batch.idle_share)
     _add_tail(parts, max(0.0, left - whole), summary, saves)
     return parts
 
@@ -189,8 +176,10 @@ def _lasting_steps(summary: AttemptSummary, reached: int) -> tuple[list[StepsOfR
     return lasting, max(0.0, slowest - usual)
 
 
-def _add_steps(parts: Seconds, one: StepsOfRecord, scale: float, first_later: float, *, idle: float) -> None:
-    replayed = sum(step >= first_later for step in one.steps)
+def _add_steps(
+    parts: Seconds, one: StepsOfRecord, scale: float, superseded_from: float, *, idle: float
+) -> None:
+    replayed = sum(step >= superseded_from for step in one.steps)
     parts["replayed steps"] += replayed * one.seconds * scale
     seconds = (len(one.steps) - replayed) * one.seconds * scale
     waited = one.wait_share * seconds
