@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.multiprocessing.spawn import spawn
 
 from gemfit.checkpoint.integrity import digest_files
 from gemfit.schemas.manifest import FileDigest
@@ -20,6 +21,7 @@ from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.checkpoint.digest_writer import _DigestingStream
 from gemfit.train.checkpoint.storage_layout import StoredPiece, assign, rounds
 from gemfit.train.checkpoint.verified_load import load
+from train.loading_rank import load_in_another_dtype
 
 SHAPE = torch.Size((7, 5))
 SIZES = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 100), max_size=12)
@@ -158,10 +160,16 @@ def test_a_rank_reads_the_files_that_it_has_written(ranks: int, files: int, data
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=30), limit=st.integers(1, 60))
 def test_a_round_is_bounded(lengths: list[int], limit: int) -> None:
-    pieces = [StoredPiece("w", (n, n + 1), "f", n, length) for n, length in enumerate(lengths)]
+    pieces = [StoredPiece("w", (n, n + 1), "f", n, length, torch.float32) for n, length in enumerate(lengths)]
     found = rounds(pieces, limit)
     assert [piece for one in found for piece in one] == pieces
     assert all(len(one) == 1 or sum(piece.length for piece in one) <= limit for one in found)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_ranks_send_each_other_what_is_stored_whatever_dtype_they_hold(tmp_path: Path) -> None:
+    spawn(load_in_another_dtype, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.dist

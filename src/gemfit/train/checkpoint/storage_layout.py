@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from gemfit.train.checkpoint.dcp_planner import FlatShard
@@ -30,6 +31,8 @@ class StoredPiece:
     offset: int
     length: int
     """Bytes in the file."""
+    dtype: torch.dtype
+    """As stored; a rank may hold the tensor in another."""
 
     def overlap(self, spans: Spans) -> Span | None:
         """What of it ``spans`` has, in positions of the tensor."""
@@ -52,11 +55,12 @@ def stored_pieces(metadata: Metadata, shards: dict[str, FlatShard]) -> dict[str,
             raise ValueError(f"{name} has the shape {tuple(shard.shape)}, and the checkpoint holds {saved}")
     found: dict[str, list[StoredPiece]] = defaultdict(list)
     for index, info in (metadata.storage_data or {}).items():
-        offsets, entry = tuple(index.offset or ()), entries[index.fqn]
-        start = _flat_position(offsets, tuple(entry.size)) if isinstance(entry, TensorStorageMetadata) else 0
+        offsets, entry, file = tuple(index.offset or ()), entries[index.fqn], info.relative_path
+        assert isinstance(entry, TensorStorageMetadata), "checked when the metadata was read"
+        start = _flat_position(offsets, tuple(entry.size))
         span = (start, start + math.prod(sizes[index.fqn, offsets]))
-        found[info.relative_path].append(
-            StoredPiece(index.fqn, span, info.relative_path, info.offset, info.length)
+        found[file].append(
+            StoredPiece(index.fqn, span, file, info.offset, info.length, entry.properties.dtype)
         )
     return {file: sorted(pieces, key=lambda piece: piece.offset) for file, pieces in sorted(found.items())}
 

@@ -127,7 +127,7 @@ class _Exchange:
                 continue
             for piece in self._of_round(other, number):
                 if (span := piece.overlap(self._held[rank()])) is not None:
-                    buffer = torch.empty(span[1] - span[0], dtype=self._shards[piece.name].flat.dtype)
+                    buffer = torch.empty(span[1] - span[0], dtype=piece.dtype)
                     waiting.append(dist.irecv(buffer, other, group=self._group))
                     received.append((piece.name, span, buffer))
             for piece, tensor in read.items():
