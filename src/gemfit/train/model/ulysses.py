@@ -22,6 +22,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from gemfit.errors import UserError
 from gemfit.schemas.head_division import heads_problem, key_value_repeats
 
+EXCHANGES = "exchanges_heads"
+"""Attribute of an attention function that is wrapped already; others may have been decorated."""
+
 
 def use_sequence_parallel(model: Any, degree: int) -> None:
     """Let the attention of ``model`` exchange heads over the group in a batch, if it has one.
@@ -39,7 +42,7 @@ def use_sequence_parallel(model: Any, degree: int) -> None:
         )
     name = config._attn_implementation
     base = ALL_ATTENTION_FUNCTIONS.get(name, _eager)
-    if not hasattr(base, "__wrapped__"):
+    if not hasattr(base, EXCHANGES):
         AttentionInterface.register(name, over_heads(base))
 
 
@@ -71,6 +74,7 @@ def over_heads(attention: Callable[..., Any]) -> Callable[..., Any]:
         output, _ = attention(local, *rows_of_some_heads(sent, sequence_group), attention_mask, **options)
         return slices_of_all_heads(output, sequence_group), None
 
+    setattr(exchanged, EXCHANGES, True)
     return exchanged
 
 
