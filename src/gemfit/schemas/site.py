@@ -92,7 +92,8 @@ class Site(Contract):
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Restarts after a crash, in a row and without a new checkpoint, before the job gives up."""
     hang_seconds: PositiveInt = 1800
-    """Seconds without a step (at least 20 times the usual step) that end an attempt as a crash."""
+    """Seconds without a step (at least 20 times the usual step) that end an attempt as a crash; twice as many
+    before its first step."""
     avoid_slow_nodes: bool = False
     """Whether the job excludes a node on which a rank was slower than the others, when it is requeued."""
     extra: dict[str, Text] = Field(default_factory=dict)
