@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -121,3 +122,24 @@ def test_the_partial_folder_of_a_living_build_is_left_alone(other: threading.Eve
         assert (tmp_path / "out").is_dir()
     assert time.monotonic() - started > 0.2
     assert said == [f"another process is building {tmp_path / 'out'}; waiting for it"]
+
+
+def test_on_nfs_a_lock_file_that_another_node_has_removed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, locking a file that is gone raises ESTALE."""
+    flock, lock = fcntl.flock, tmp_path / ".out.lock"
+    removed: list[Path] = []
+
+    def stale_once(descriptor: int, operation: int) -> None:
+        if not removed:
+            lock.unlink()
+            removed.append(lock)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", stale_once)
+    with one_builder(tmp_path / "out", lambda text: None):
+        assert lock.exists()
+    assert removed
+    assert not list(tmp_path.iterdir())

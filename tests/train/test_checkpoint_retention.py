@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 from gemfit.checkpoint import newest_valid, store
 from gemfit.checkpoint.integrity import digest_files
-from gemfit.checkpoint.retention import quarantine, reading
+from gemfit.checkpoint.retention import locked_if_unread, quarantine, reading
 from gemfit.checkpoint.verify_digests import main, verify
 from gemfit.core.atomic_file import write_atomic
 from gemfit.errors import UserError
@@ -111,6 +114,21 @@ def test_a_reader_that_comes_too_late_gets_an_error(run: RunDir) -> None:
     write(run, 3)
     with pytest.raises(UserError, match="step-00000001: was retired a moment ago"), reading(folder):
         pass
+
+
+def test_on_nfs_a_manifest_that_another_node_has_removed_has_no_lock(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(run, 1)
+
+    def stale(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(fcntl, "flock", stale)
+    with pytest.raises(UserError, match="step-00000001: was retired a moment ago"), reading(folder):
+        pass
+    with locked_if_unread(folder) as free:
+        assert not free
 
 
 def test_a_removal_cut_short_leaves_no_half_of_a_checkpoint(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gemfit.checkpoint.integrity import MANIFEST
 from gemfit.core.atomic_file import write_atomic
-from gemfit.core.file_lock import lock_shared, try_lock
+from gemfit.core.file_lock import lock_shared, stale_is_missing, try_lock
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest
@@ -34,8 +34,11 @@ def reading(folder: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise gone from None
     with stream:
-        lock_shared(stream.fileno())
-        if not (folder / MANIFEST).exists():  # retired between the two lines above
+        try:
+            lock_shared(stream.fileno())
+        except FileNotFoundError:
+            raise gone from None
+        if not (folder / MANIFEST).exists():  # retired between opening and locking it
             raise gone
         yield
 
@@ -49,9 +52,18 @@ def locked_if_unread(folder: Path, *, patience_seconds: float = 0.0) -> Iterator
         yield True  # without its manifest it is not a checkpoint, and has no readers
         return
     with stream:
-        free = try_lock(stream.fileno(), patience_seconds=patience_seconds)
-        # Another process may have removed the folder while this one waited.
-        yield free and os.fstat(stream.fileno()).st_nlink > 0
+        yield _is_locked(stream.fileno(), patience_seconds)
+
+
+def _is_locked(descriptor: int, patience_seconds: float) -> bool:
+    """Whether the lock was taken and the file is still there: another process may remove it meanwhile."""
+    try:
+        with stale_is_missing():
+            return (
+                try_lock(descriptor, patience_seconds=patience_seconds) and os.fstat(descriptor).st_nlink > 0
+            )
+    except FileNotFoundError:
+        return False
 
 
 def retire(

@@ -20,12 +20,27 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 LockState = Literal["free", "held", "unknown"]
 
 
+@contextmanager
+def stale_is_missing() -> Iterator[None]:
+    """Turn ESTALE into ``FileNotFoundError``: NFS says so of an open file that another node has removed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, "was removed on another node") from error
+
+
 def try_lock(descriptor: int, *, patience_seconds: float = 0.0) -> bool:
-    """Take the exclusive lock of an open file; ``False`` if another process still has it after the wait."""
+    """Take the exclusive lock of an open file; ``False`` if another process still has it after the wait.
+
+    Raises ``FileNotFoundError`` where another node has removed the file meanwhile.
+    """
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with stale_is_missing():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -36,10 +51,12 @@ def try_lock(descriptor: int, *, patience_seconds: float = 0.0) -> bool:
 def lock_shared(descriptor: int) -> None:
     """Take a shared lock of an open file: readers wait for a writer, not for each other.
 
-    Where the file system has no locks, nothing is locked: a reader needs no permission of a writer.
+    Where the file system has no locks, nothing is locked: a reader needs no permission of a writer. Raises
+    ``FileNotFoundError`` where another node has removed the file meanwhile.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with stale_is_missing():
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gemfit.core.atomic_folder import explaining, partial_folders
-from gemfit.core.file_lock import NO_LOCKS, try_lock
+from gemfit.core.file_lock import NO_LOCKS, stale_is_missing, try_lock
 
 
 @contextmanager
@@ -44,9 +44,11 @@ def _acquire(lock: Path, out: Path, say: Callable[[str], None]) -> tuple[int, bo
             if not try_lock(descriptor):
                 say(f"another process is building {out}; waiting for it")
                 try_lock(descriptor, patience_seconds=math.inf)
-            # The build that was waited for has removed the file: lock the one that is there now.
+            # Where the build that was waited for has removed the file, lock the one that is there now.
             if _is_still(lock, descriptor):
                 return descriptor, True
+        except FileNotFoundError:
+            pass
         except OSError as error:
             if error.errno in NO_LOCKS:
                 return descriptor, False
@@ -57,6 +59,7 @@ def _acquire(lock: Path, out: Path, say: Callable[[str], None]) -> tuple[int, bo
 
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        with stale_is_missing():
+            return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
