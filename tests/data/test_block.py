@@ -345,3 +345,12 @@ def test_rows_differ_by_what_is_trained_so_their_digests_do(tokenizer: Any) -> N
     block, _ = make_block(lines_of([plain, weighed]), 1, "f", rendering(tokenizer), None)
     assert block.digests[0].tolist() != block.digests[1].tolist()
     assert block.normalized_hashes[0] == block.normalized_hashes[1]
+
+
+@pytest.mark.parametrize("on_line_path", [False, True])
+def test_messages_without_text_are_counted_on_both_paths(on_line_path: bool, tokenizer: Any) -> None:
+    texts = ["", " ", "\n\t", "a", " a", "\u00a0", "é", ""]
+    odd: list[object] = [{"messages": 1}] if on_line_path else []
+    lines = [say(("user", text), ("assistant", "x")) for text in texts]
+    counts = make_block(lines_of([*lines, *odd]), 1, "f", rendering(tokenizer), lambda rejection: None)[1]
+    assert (counts.empty_messages, counts.rejected) == (4, len(odd))

@@ -62,6 +62,8 @@ class Losses(Contract):
     rejected_lines: int
     untrained_lines: int = 0
     """With a `weight` of 0, or `train: false`; they are left out."""
+    empty_messages: int = 0
+    """Of all valid lines, those without any text; they are kept. Replies without text are bad lines."""
     duplicate_conversations: int
     """Exact copies, each counted once less than it occurs; they are left out."""
     near_duplicate_conversations: int = 0

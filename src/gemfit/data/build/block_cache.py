@@ -64,6 +64,7 @@ class BlockNotes:
     """Line and reason."""
     untrained: int = 0
     """Lines that their own `weight` or `train` keeps out of the training."""
+    empty_messages: int = 0
     forms: dict[str, int] = field(default_factory=dict)
     """Valid lines by form, without `messages`."""
     pii: dict[str, int]

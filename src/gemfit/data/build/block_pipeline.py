@@ -32,6 +32,7 @@ def make_block(
     ``reject``; without it the first one is a ``UserError``. Both name the line as ``path:line``.
     """
     messages, counts = read_block(block, first_line, path, context, reject, context.line_settings)
+    counts.empty_messages = messages.count_empty()
     if context.pii != "ignore":
         messages, counts.pii = scan_pii(messages, context.pii)
     text, text_ends = trimmed(messages, context.renderer.segments.trimmed)

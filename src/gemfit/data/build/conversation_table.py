@@ -111,6 +111,8 @@ class Notes:
     rejected: int
     untrained: int
     """Lines that their own `weight` or `train` keeps out of the training."""
+    empty_messages: int
+    """Of valid lines, those kept out of the training later included."""
     forms: dict[str, int]
     """Valid lines by form, without `messages`."""
     pii: dict[str, int]
@@ -178,6 +180,7 @@ class Collector:
             blank=self._counts["blank"],
             rejected=self._counts["rejected"],
             untrained=self._counts["untrained"],
+            empty_messages=self._counts["empty_messages"],
             forms=dict(sorted(self._forms.items())),
             pii=dict(sorted(self._pii.items())),
             engines=tuple(sorted(self._engines)),
@@ -192,6 +195,7 @@ class Collector:
             blank=notes.blank,
             rejected=len(notes.rejected),
             untrained=notes.untrained,
+            empty_messages=notes.empty_messages,
         )
         self._forms.update(notes.forms)
         self._pii.update(notes.pii)

@@ -198,6 +198,7 @@ class _BlockTask:
             blank=counts.blank,
             rejected=tuple(rejected),
             untrained=counts.untrained,
+            empty_messages=counts.empty_messages,
             forms=dict(counts.forms),
             pii=counts.pii,
             engine=context.encoder.name,

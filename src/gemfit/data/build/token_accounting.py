@@ -159,6 +159,7 @@ def losses(
         blank_lines=notes.blank,
         rejected_lines=notes.rejected,
         untrained_lines=notes.untrained,
+        empty_messages=notes.empty_messages,
         duplicate_conversations=int(dispositions[Disposition.DUPLICATE]),
         near_duplicate_conversations=int(dispositions[Disposition.NEAR_DUPLICATE]),
         also_in_validation=also_in_validation,

@@ -120,6 +120,7 @@ def _dispositions(figures: Figures) -> Grid:
         "blank lines": losses["blank_lines"],
         "rejected lines": losses["rejected_lines"],
         "untrained lines": losses["untrained_lines"],
+        "empty messages": losses["empty_messages"],
     }
     rows = [(what, f"{count:,}", "") for what, count in lines.items() if count]
     rows += [

@@ -18,6 +18,8 @@ class BlockCounts:
     rejected: int = 0
     untrained: int = 0
     """With a `weight` of 0, or `train: false`."""
+    empty_messages: int = 0
+    """Messages of valid lines that have no text."""
     forms: Counter[str] = field(default_factory=Counter)
     """Valid lines by form, without `messages`."""
     pii: dict[str, int] = field(default_factory=dict)

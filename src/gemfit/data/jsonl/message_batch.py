@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
+_SPACES = np.frombuffer(b" \t\n\r\v\f", np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -30,6 +31,17 @@ class Messages:
     """(conversations,): line in the file, from 1."""
     untrained: NDArray[np.bool_] | None = None
     """(messages,): True for messages with `weight: 0`; None if there are none."""
+
+    def count_empty(self) -> int:
+        """Messages without text: no character, or ASCII whitespace only."""
+        if not len(self.ends):
+            return 0
+        starts = np.concatenate([[0], self.ends[:-1]])
+        is_empty = starts == self.ends
+        first = np.frombuffer(self.text + b"\0", np.uint8)[starts]
+        spaced = np.flatnonzero(np.isin(first, _SPACES) & ~is_empty)
+        blank = sum(self.text[starts[index] : self.ends[index]].isspace() for index in spaced)
+        return int(np.count_nonzero(is_empty)) + blank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
