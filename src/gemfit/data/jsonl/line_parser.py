@@ -109,4 +109,22 @@ def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
     if constant := first_constant(text):
         return f"is not JSON: it holds {constant}; write null instead, or remove the key"
     start = text[:30] + ("…" if len(text) > 30 else "")
-    return f"is not JSON: {error.msg} at column {error.colno}, in {start!r}; write {SHAPE} on one line"
+    return f"is not JSON: {error.msg} at column {error.colno}, in {start!r}; {_way_out(text, error)}"
+
+
+def _way_out(text: str, error: orjson.JSONDecodeError) -> str:
+    """What to do about a line that looks like JSON."""
+    is_followed, rest = "after document" in error.msg, text[error.colno - 1 :].lstrip()
+    if is_followed and rest.startswith("{"):
+        if "\r" in text:
+            return "lines end with a carriage return alone: tr '\\r' '\\n' < FILE > converted.jsonl"
+        return "write one object per line: jq -c . FILE > converted.jsonl"
+    if is_followed and rest.strip() == ",":
+        return "remove the comma at the end of lines: sed 's/,[[:space:]]*$//' FILE > converted.jsonl"
+    if text.startswith("[") and text.rstrip().endswith(","):
+        return "the lines are one list; write one conversation per line: jq -c '.[]' FILE > converted.jsonl"
+    if text.startswith(("{'", "[{'")):
+        return "it is written as Python, not as JSON; write each line with json.dumps"
+    if "control character" in error.msg:
+        return "write line breaks and tabs in a string as \\n and \\t"
+    return f"write {SHAPE} on one line"
