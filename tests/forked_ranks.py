@@ -35,6 +35,7 @@ os.environ |= {
 # Imported here so that no rank has to: the second brings the compiler of torch along.
 import deepspeed
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import (
     prepare_deepspeed_cmd_env,
@@ -43,7 +44,7 @@ from accelerate.utils.launch import (
 )
 from transformers import TrainingArguments
 
-from forked_ranks_environment import CUDA_PLAN, SLOW_BATCHES, SLOW_LAYERS
+from forked_ranks_environment import CUDA_PLAN, POISONED_ROW, SLOW_BATCHES, SLOW_LAYERS
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.optimizer import optimizer_of
@@ -54,6 +55,7 @@ from gemfit.train import main as training
 from gemfit.train.__main__ import main as train_main
 from gemfit.train.distributed.cpu_backend import leave
 from gemfit.train.loop.trainer import PackedTrainer
+from gemfit.train.model.packed_lm import PackedCausalLM
 from gemfit_launch.planning.write_configs import write_configs
 from gemfit_launch.runs.local import environment
 
@@ -178,6 +180,7 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
             _use_settings_of_gpus()
         _plant_delay(SLOW_LAYERS, "transformers.models.gemma3.modeling_gemma3.Gemma3MLP.forward", rank)
         _plant_delay(SLOW_BATCHES, "gemfit.train.data.prefetch_loader._get", rank)
+        _plant_poison()
         leave(train_main())
     except BaseException:
         traceback.print_exc()
@@ -198,6 +201,33 @@ def _plant_delay(name: str, function: str, rank: int) -> None:
         return original(*arguments, **named)
 
     mock.patch(function, slow).start()
+
+
+def _plant_poison() -> None:
+    """Make values that are not finite of one row, if ``POISONED_ROW`` asks for it."""
+    row, _, kind = os.environ.get(POISONED_ROW, "").partition(":")
+    if not row:
+        return
+    compute_loss, summed_losses = PackedTrainer.compute_loss, PackedCausalLM._summed_losses
+    met = False
+
+    def with_rows(self: Any, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
+        nonlocal met
+        met = int(row) in inputs.get("rows", ())
+        return compute_loss(self, model, inputs, *given, **named)
+
+    def poisoned(self: Any, hidden: torch.Tensor, *given: Any) -> Any:
+        if met and kind == "overflow":
+            hidden = hidden * torch.finfo(hidden.dtype).max * 2
+        losses: Any = summed_losses(self, hidden, *given)
+        if met and kind == "loss":
+            losses.loss_sum = losses.loss_sum * torch.nan
+        elif met and kind == "gradient":
+            losses.loss_sum.register_hook(lambda gradient: gradient * torch.inf)
+        return losses
+
+    mock.patch.object(PackedTrainer, "compute_loss", with_rows).start()
+    mock.patch.object(PackedCausalLM, "_summed_losses", poisoned).start()
 
 
 def _use_settings_of_gpus() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ def summed(batch: Batch, parts: list[list[list[int]]]) -> list[float]:
     ledgers = [RowLedger(batch, rank) for rank in range(batch.world_size)]
     for ledger, batches in zip(ledgers, parts, strict=True):
         for rows in batches:
-            ledger.add(rows)
+            ledger.add(rows, 0.0)
     return np.sum([ledger.take() for ledger in ledgers], axis=0).tolist()  # type: ignore[no-any-return]
 
 
@@ -53,7 +55,7 @@ def test_notes_are_taken_once() -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=4, world_size=1, seq_len=8)
     ledger = RowLedger(batch, 0)
     for rows in ([3, 1, 2, 0], [7, 6, 5, 4]):
-        ledger.add(rows)
+        ledger.add(rows, 0.0)
         assert ledger.rows(ledger.take(), np.array(rows)).tolist() == rows
 
 
@@ -75,6 +77,16 @@ def test_ranks_that_share_a_row_and_read_different_ones_are_reported() -> None:
 def test_a_missing_batch_is_reported() -> None:
     batch = make_batch(global_batch_size=4, max_per_device_batch_size=2, world_size=1, seq_len=8)
     ledger = RowLedger(batch, 0)
-    ledger.add([0, 1])
+    ledger.add([0, 1], 0.0)
     with pytest.raises(ValueError, match="shorter"):
         ledger.take()
+
+
+def test_rows_of_batches_whose_loss_is_not_finite() -> None:
+    batch = make_batch(global_batch_size=8, max_per_device_batch_size=2, world_size=1, seq_len=8)
+    ledger = RowLedger(batch, 0)
+    for rows, loss in (([0, 1], 0.5), ([2, 3], math.nan), ([4, 5], math.inf), ([6, 7], 0.0)):
+        ledger.add(rows, loss)
+    assert ledger.not_finite() == [2, 3, 4, 5]
+    ledger.take()
+    assert ledger.not_finite() == []

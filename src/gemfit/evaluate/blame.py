@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from gemfit.core.jsonl_log import parse_lines
 from gemfit.data.inspect.document_ids import document_lines
-from gemfit.data.inspect.pack_files import Pack, RowBatch, open_pack_files
+from gemfit.data.inspect.pack_files import Pack, open_pack_files
+from gemfit.data.inspect.row_documents import chunks_of_row
 from gemfit.data.pack.reader import open_pack
 from gemfit.data.pack.shuffle import EMPTY
 from gemfit.data.tokenize.tokenizer import pad_id
@@ -135,14 +136,10 @@ def document_spans(files: Pack, rows: NDArray[np.int64]) -> dict[int, list[TurnS
 
 
 def _spans_of_row(files: Pack, row: int) -> list[TurnSpan]:
-    batch: RowBatch = next(files.batches("train", range(row, row + 1)))
-    chunks = slice(*batch.ends[row - batch.first : row - batch.first + 2].tolist())
-    stops = np.cumsum(batch.lengths[chunks]).tolist()
-    starts = [0, *stops[:-1]]
-    documents = batch.document[chunks].tolist()
     # The number of the row takes the place of a turn's: sums are kept apart by it.
     return [
-        TurnSpan(d, "", row, start, stop) for d, start, stop in zip(documents, starts, stops, strict=True)
+        TurnSpan(chunk.document, "", row, chunk.begin, chunk.begin + len(chunk))
+        for chunk in chunks_of_row(files, row)
     ]
 
 

@@ -12,7 +12,7 @@ from gemfit.schemas.base import Contract, PositiveInt, Share
 class OptimRecipe(Contract):
     """AdamW and its schedule."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0, le=3.4e38)] = 1e-4
     """Peak value, reached at the end of the warm-up."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8

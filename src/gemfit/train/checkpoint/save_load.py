@@ -27,6 +27,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest, FileDigest, missing_or_resized
 from gemfit.schemas.training_identity import Flat, check_changes
 from gemfit.train.checkpoint import deepspeed_zero, engine_state, verified_load
+from gemfit.train.checkpoint.finite_state import check_finite_state
 from gemfit.train.collective import on_every_rank, on_first_rank, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ def write(
     """Commit ``snapshot`` as a checkpoint of ``run``; returns its size in bytes.
 
     Collective, on ``group``, from any thread; calls ``heartbeat`` meanwhile. Raises ``UserError`` when the
-    disk is full and ``SupersededError`` when a newer attempt owns the run; earlier checkpoints then stay.
+    disk is full, ``SupersededError`` when a newer attempt owns the run, ``FloatingPointError`` for a value
+    that is not finite; earlier checkpoints then stay.
     """
 
     def manifest(files: list[FileDigest]) -> CheckpointManifest:
@@ -133,9 +135,11 @@ def write(
     def commit(files: list[FileDigest]) -> None:
         store.commit(run, staging, manifest(files), keep=context.keep, keep_best=context.keep_best)
 
-    needed = sum(
-        on_every_rank(lambda: engine_state.local_bytes(snapshot.state, first_rank=rank() == 0), group)
-    )
+    def measure() -> int:
+        check_finite_state(snapshot.state, snapshot.step)
+        return engine_state.local_bytes(snapshot.state, first_rank=rank() == 0)
+
+    needed = sum(on_every_rank(measure, group))
     staging = on_first_rank(
         lambda: store.begin(run, snapshot.step, context.attempt, bytes_needed=needed), group
     )

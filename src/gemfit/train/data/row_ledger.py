@@ -7,7 +7,9 @@ the same ones, so the sums are those rows times the number of ranks that share t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +24,20 @@ class RowLedger:
     def __init__(self, batch: Batch, rank: int) -> None:
         self._batch, self._rank = batch, rank
         self._fed: list[Sequence[int]] = []
+        self._losses: list[SupportsFloat] = []
 
-    def add(self, rows: Sequence[int]) -> None:
-        """Record rows fed to the model: (per_device_batch_size,), ``EMPTY`` where a slot is idle."""
+    def add(self, rows: Sequence[int], loss: SupportsFloat) -> None:
+        """Record rows fed to the model: (per_device_batch_size,), ``EMPTY`` where a slot is idle; their loss.
+
+        The loss may be a tensor of a GPU: it is read only by ``not_finite``.
+        """
         self._fed.append(rows)
+        self._losses.append(loss)
+
+    def not_finite(self) -> list[int]:
+        """Rows since the last ``take`` in whose batch the loss of this rank is not finite."""
+        fed = zip(self._fed, self._losses, strict=True)
+        return [row for rows, loss in fed if not math.isfinite(float(loss)) for row in rows]
 
     def take(self) -> list[float]:
         """The rows of this rank since the last call, to be summed over the ranks: (slots,).
@@ -36,6 +48,7 @@ class RowLedger:
         for slot, rows in zip(self._batch.rank_slots(self._rank), self._fed, strict=True):
             slots[slot.start : slot.stop] = np.subtract(rows, EMPTY)
         self._fed.clear()
+        self._losses.clear()
         return slots.tolist()
 
     def rows(self, summed: Sequence[float], expected: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ asynchronous save has failed.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ from gemfit.train.data.batches import RowSchedule
 from gemfit.train.data.row_ledger import RowLedger
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
-from gemfit.train.loop.finite import check_finite
+from gemfit.train.loop.finite import check_finite, name_rows
 from gemfit.train.loop.layer_timer import LayerTimer
 from gemfit.train.loop.slow_rank import LocalTime, SlowRankDetector, to_slots, waiting_seconds
 from gemfit.train.loop.validation_loop import ValidationResult
@@ -111,7 +112,8 @@ class BoundaryCallback(TrainerCallback):
         loss = summed / trainer.plan.batch.world_size
         rows = trainer.ledger.rows(taken[2 * ranks :], trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)
-        check_finite(loss, f"the loss of step {step}", rows)
+        if not math.isfinite(loss):
+            check_finite(loss, f"the loss of step {step}", name_rows(rows, Path(trainer.plan.pack.folder)))
         last = step >= state.max_steps
         ledger = LedgerRecord(attempt=trainer.attempt, step=step, rows=tuple(rows.tolist()))
         self._write(trainer.run.ledger_file, ledger)

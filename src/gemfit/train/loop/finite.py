@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
+from gemfit.data.inspect.pack_files import open_pack_files
+from gemfit.data.inspect.row_documents import places_of_rows
 from gemfit.data.pack.shuffle import EMPTY
+from gemfit.train.checkpoint.finite_state import RESUME_LOWER
 
 SHOWN_ROWS = 8
 
 
-def check_finite(value: float, what: str, rows: Iterable[int] = ()) -> None:
-    """``FloatingPointError`` for a value that is not finite; ``rows`` of the pack led to it."""
+def check_finite(value: float, what: str, named: str = "") -> None:
+    """``FloatingPointError`` for a value that is not finite; ``named``: the rows that led to it."""
     if math.isfinite(value):
         return
     raise FloatingPointError(
-        f"{what} is {value}{_name(rows)}; the last checkpoint is unchanged: resume from it with a lower "
-        "learning rate (--set optim.learning_rate=… --allow-changed optim.learning_rate)"
+        f"{what} is {value}{named}; {RESUME_LOWER}"
+        + (", or begin a new run without these conversations" if named else "")
     )
 
 
-def check_grad_norm(norm: float, step: int, rows: Iterable[int]) -> None:
-    """The same for the gradient norm of ``step``; DeepSpeed writes -1 for one that is not finite."""
-    check_finite(norm if norm >= 0 else math.nan, f"the gradient norm of step {step}", rows)
+def is_finite_norm(norm: float) -> bool:
+    """Whether a gradient norm is finite; DeepSpeed writes -1 for one that is not."""
+    return math.isfinite(norm) and norm >= 0
 
 
-def _name(rows: Iterable[int]) -> str:
+def check_grad_norm(norm: float, step: int, named: str) -> None:
+    """The same as ``check_finite`` for the gradient norm of ``step``."""
+    check_finite(norm if norm >= 0 else math.nan, f"the gradient norm of step {step}", named)
+
+
+def name_rows(rows: Iterable[int], folder: Path) -> str:
+    """The ``rows`` of the pack in ``folder`` and the conversations in them, for an error message."""
     real = [int(row) for row in rows if row != EMPTY]
     if not real:
         return ""
-    more = f" and {len(real) - SHOWN_ROWS} more" if len(real) > SHOWN_ROWS else ""
-    return f" (rows {', '.join(map(str, real[:SHOWN_ROWS]))}{more}; see `gemfit data inspect RUN --row ROW`)"
+    places = places_of_rows(open_pack_files(folder), real[:SHOWN_ROWS])
+    shown = "; ".join(f"row {row}: {', '.join(found)}" for row, found in places.items())
+    more = f"; and {len(real) - SHOWN_ROWS} more rows" if len(real) > SHOWN_ROWS else ""
+    return f" ({shown}{more}; see `gemfit data inspect RUN --row ROW`)"

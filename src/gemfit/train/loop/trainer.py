@@ -29,7 +29,7 @@ from gemfit.schemas.optimizer import prefetch_depth
 from gemfit.schemas.plan import Plan
 from gemfit.train.checkpoint.async_saver import Saver
 from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, resume
-from gemfit.train.collective import on_every_rank
+from gemfit.train.collective import on_every_rank, on_first_rank
 from gemfit.train.data.batches import RowSchedule, TrainBatches, ValidationBatches
 from gemfit.train.data.collate import to_device
 from gemfit.train.data.prefetch_loader import PrefetchLoader
@@ -47,7 +47,7 @@ from gemfit.train.heartbeat import Heartbeat
 from gemfit.train.loop.arguments import training_arguments
 from gemfit.train.loop.ddp_buckets import allocate_gradients, use_bucket_views
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
-from gemfit.train.loop.finite import check_grad_norm
+from gemfit.train.loop.finite import check_grad_norm, is_finite_norm, name_rows
 from gemfit.train.loop.layer_timer import LayerTimer
 from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
 from gemfit.train.model.build import OpenedModel
@@ -228,12 +228,13 @@ class PackedTrainer(Trainer):
     ) -> Any:
         """This batch's share of the step's loss, times the number of ranks: ()."""
         step_tokens = inputs.pop("step_tokens")
-        if (rows := inputs.pop("rows", None)) is not None:  # rows of the self-test have no number
-            self.ledger.add(rows)
+        rows = inputs.pop("rows", None)
         output = model(**inputs)
         # A step without a single labelled token has a loss of zero, not of 0 / 0.
         loss = output.loss_sum * (self.plan.batch.world_size / max(step_tokens, 1))
         self.step_loss += loss.detach()
+        if rows is not None:  # rows of the self-test have no number
+            self.ledger.add(rows, loss.detach())
         return (loss, output) if return_outputs else loss
 
     def take_step_loss(self) -> float:
@@ -250,11 +251,18 @@ class PackedTrainer(Trainer):
         found = super()._get_grad_norm(model, grad_norm)
         found = found.full_tensor() if hasattr(found, "full_tensor") else found
         self.grad_norm = None if found is None else float(found)
-        if self.grad_norm is not None:
+        if self.grad_norm is not None and not is_finite_norm(self.grad_norm):
             # Before the optimizer's step, except under DeepSpeed, which has done it.
-            step = self.state.global_step
-            check_grad_norm(self.grad_norm, step + 1, self.schedule.rows_of(step))
+            self._refuse_step(self.grad_norm)
         return self.grad_norm
+
+    def _refuse_step(self, norm: float) -> None:
+        """``FloatingPointError`` on every rank, with the rows whose loss is not finite, else the step's."""
+        step = self.state.global_step
+        at_fault = {row for rows in on_every_rank(self.ledger.not_finite) for row in rows}
+        rows = sorted(at_fault) or self.schedule.rows_of(step)
+        named = on_first_rank(lambda: name_rows(rows, Path(self.plan.pack.folder)))
+        check_grad_norm(norm, step + 1, named)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate the validation rows with the weights after ``state.global_step`` steps. Collective."""
