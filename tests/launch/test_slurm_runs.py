@@ -253,6 +253,46 @@ def test_resume_on_other_nodes_changes_the_plan_and_the_script(
     assert not submitted.stop_file.exists(), "else the new job would end at once"
 
 
+def test_resume_takes_the_site_as_its_file_is_now_with_the_settings_of_the_submission(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    assert cli("submit", *ASKED, "--site-set", "time=2:00:00", "--run", "runs/first").exit_code == 0
+    run = RunDir(Path("runs/first"))
+    slurm.set_job(100, "FAILED")
+    slurm.set_job(101, "FAILED")
+    site = Path("site.yaml")
+    site.write_text(site.read_text() + "setup: [source /new/env/bin/activate]\n")
+    result = cli("resume", run.root)
+    assert result.exit_code == 0, result.output
+    assert "site.setup: was [], is ['source /new/env/bin/activate']" in result.output
+    assert "site.time" not in result.output
+    script = JobFiles(run).script("train").read_text()
+    assert "'source /new/env/bin/activate'" in script
+    assert '#SBATCH --time="2:00:00"' in script
+
+
+def test_resume_changes_settings_of_the_site_and_keeps_those_before(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    for number, setting in ((100, "time=2:00:00"), (101, "max_restarts=9")):
+        slurm.set_job(number, "FAILED")
+        assert cli("resume", submitted.root, "--site-set", setting).exit_code == 0
+    script = JobFiles(submitted).script("train").read_text()
+    assert ('#SBATCH --time="2:00:00"' in script, "MAX_RESTARTS=9\n" in script) == (True, True)
+
+
+def test_resume_of_a_run_whose_site_is_gone_asks_for_one(
+    submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.set_job(100, "FAILED")
+    Path("site.yaml").rename("moved.yaml")
+    refused = cli("resume", submitted.root)
+    assert refused.exit_code == 2
+    assert "site.yaml: there is no such file" in refused.stderr
+    assert "the last job of this run was submitted with it; give --site SITE" in refused.stderr
+    assert cli("resume", submitted.root, "--site", "moved.yaml").exit_code == 0
+
+
 def test_resume_refuses_another_training_unless_it_is_allowed(
     submitted: RunDir, cli: Cli, slurm: FakeSlurm
 ) -> None:
@@ -299,7 +339,8 @@ def test_a_site_makes_a_job_of_a_run_of_this_machine(submitted: RunDir, cli: Cli
     local = RunDir.create(Path("runs/local"), plan)
     assert "was never submitted to Slurm" in cli("cancel", local.root).stderr
     assert cli("resume", local.root, "--site", "site.yaml").exit_code == 0
-    assert (JobFiles(local).submissions()[0].site, local.plan().topology.nodes) == ("site", 2)
+    site = str(Path("site.yaml").resolve())
+    assert (JobFiles(local).submissions()[0].site, local.plan().topology.nodes) == (site, 2)
 
 
 def test_logs_go_on_over_all_attempts(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:

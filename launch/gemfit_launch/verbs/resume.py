@@ -12,6 +12,8 @@ from click.core import ParameterSource
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
+from gemfit.schemas.site import Site
+from gemfit.schemas.training_identity import Change, changes, flatten
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan
 from gemfit_launch.planning.node_range import NodeRange
@@ -130,7 +132,15 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
 
 def _resume_job(wanted: Resumption, site_options: SiteOptions, after: int | None, as_json: bool) -> None:
     run, old = wanted.run, wanted.run.plan()
-    site = site_options.site(old.site)
+    options = site_options.after(JobFiles(run).newest())
+    try:
+        site = options.site()
+    except UserError as error:
+        if site_options.name is not None:
+            raise
+        raise UserError(
+            f"{error}\nthe last job of this run was submitted with it; give --site SITE for another"
+        ) from None
     nodes = site_options.nodes or NodeRange.of(old)
     plan = replan_job(old, wanted.request, nodes, str(run.plan_file), site)
     check_same_training(run.root, old, plan, wanted.allowed_changes)
@@ -145,14 +155,22 @@ def _resume_job(wanted: Resumption, site_options: SiteOptions, after: int | None
     check_lead(site)
     warn_hidden_options()
     _adopt(run, plan)
-    for change in changed_parts(old, plan):
+    for change in [*changed_parts(old, plan), *_site_changes(old.site, site)]:
         click.echo(change, err=as_json)
     waits_for = [] if after is None else [after]
-    submission = submit(run, scripts, folder, waits_for, wanted.allowed_changes)
+    submission = submit(run, scripts, folder, options, waits_for, wanted.allowed_changes)
     if as_json:
         click.echo(json.dumps({"run": str(run.root), **submission.model_dump(mode="json")}, indent=2))
     else:
         report_submission(run.root, submission)
+
+
+def _site_changes(old: Site | None, new: Site) -> list[Change]:
+    """What another site, or a file that was edited since, changes for the job."""
+    if old is None:
+        return []
+    was, now = (flatten(site.model_dump(mode="json"), "site") for site in (old, new))
+    return changes(was, now)
 
 
 def _adopt(run: RunDir, plan: Plan) -> None:

@@ -113,7 +113,8 @@ def _prepare(variant: Variant, site_options: SiteOptions, root: Path) -> Prepare
     recipe = variant.request.pinned_recipe(planning_environment(site))
     plan, _ = plan_nodes(recipe, site_options.node_range, site)
     place = root.with_name(f"{root.name}{variant.suffix}")
-    return Prepared(place, variant.request, plan, render_scripts(plan, place, Path.cwd()))
+    scripts = render_scripts(plan, place, Path.cwd())
+    return Prepared(place, variant.request, plan, scripts, site_options)
 
 
 def _show(jobs: Sequence[Prepared], site_options: SiteOptions) -> None:

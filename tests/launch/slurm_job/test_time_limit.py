@@ -16,7 +16,7 @@ from gemfit_launch.slurm.records.job_attempts import (
     AttemptFiles,
     read_attempts,
 )
-from launch.slurm_job.hooks import Calls, begin, end, show
+from launch.slurm_job.hooks import Calls, begin, crash, end, show
 
 
 def test_a_job_at_its_limit_is_requeued_and_counts_as_interrupted(
@@ -34,6 +34,19 @@ def test_a_job_at_its_limit_is_requeued_and_counts_as_interrupted(
     assert attempt.end is not None
     assert (attempt.end.outcome, attempt.end.reason) == (AttemptOutcome.INTERRUPTED, LIMIT_REACHED)
     assert calls() == ["requeue 7"]
+
+
+def test_a_job_at_its_limit_comes_back_without_a_node_that_failed(
+    run: RunDir, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1,n2")
+    run.plan_file.write_text(run.plan().model_copy(update={"node_counts": (1, 2)}).to_json())
+    crash(run, at_fault=True)
+    assert begin(run) == ExitCode.DONE  # on n1 alone
+    (tmp_path / "job").write_text((tmp_path / "job").read_text().replace("00:10:00", "00:59:59"))
+    before = len(calls())
+    assert requeue_before_limit(run, 2) == ExitCode.DONE
+    assert calls()[before:] == ["requeue 7", "update JobId=7 ExcNodeList=n2"]
 
 
 def test_a_batch_script_killed_at_its_limit_is_recorded_by_the_next_attempt(run: RunDir) -> None:

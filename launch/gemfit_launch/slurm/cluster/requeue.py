@@ -111,10 +111,9 @@ def requeue(job: str, restarts: int) -> RequeueDecision:
             return decision
 
 
-def exclude(job: str, nodes: Sequence[str]) -> None:
-    """Add ``nodes`` to the excluded nodes of ``job``, which has just been requeued."""
-    avoided = dict.fromkeys([*excluded(show_job(job)), *nodes])
-    scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
+def set_excluded(job: str, nodes: Sequence[str]) -> None:
+    """Make ``nodes`` the excluded nodes of ``job``, which has just been requeued."""
+    scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(dict.fromkeys(nodes))}")
 
 
 def excluded(shown: str) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
-from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.planning.replan import on_nodes
 from gemfit_launch.planning.row_count import finished_pack
 from gemfit_launch.planning.this_machine import check_bfloat16_here
@@ -30,8 +29,8 @@ from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.node import time_limit
 from gemfit_launch.slurm.node.allocation import Allocation, check_size, describe_size
+from gemfit_launch.slurm.node.excluded_nodes import requeue_run, slow_nodes
 from gemfit_launch.slurm.node.requeue_job import is_cancelled, keeps_nodes, requeue_job, restart_count, say
-from gemfit_launch.slurm.node.slow_nodes import slow_nodes
 from gemfit_launch.slurm.records import job_attempts
 from gemfit_launch.slurm.records.job_attempts import AttemptEnd, AttemptFiles, AttemptStart, NodeEnd
 from gemfit_launch.slurm.records.job_files import JobFiles
@@ -144,12 +143,12 @@ def end(
         _record_end(run, attempt, verdict.outcome, verdict.reason)
         if verdict.outcome is AttemptOutcome.STOPPED and not by_command:
             say(f"saved at step {verdict.step}")
-            return _requeue(run, job)
+            return requeue_run(run, job)
         say(f"{verdict.outcome} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
         return ExitCode.USER_ERROR if verdict.outcome is AttemptOutcome.FATAL else ExitCode.DONE
     if AttemptFiles(run, attempt).limit.is_file():
         _record_end(run, attempt, AttemptOutcome.INTERRUPTED, job_attempts.LIMIT_REACHED)
-        return _requeue(run, job)
+        return requeue_run(run, job)
     if verdict is None and is_cancelled(job):
         _record_end(run, attempt, AttemptOutcome.CANCELLED, "the job was cancelled before it could save")
         return requeue_job(run, job)
@@ -163,14 +162,7 @@ def end(
         say(f"the next attempt begins in the same job{without}")
         sys.stdout.write("again\n")
         return ExitCode.DONE
-    return _requeue(run, job)
-
-
-def _requeue(run: RunDir, job: str) -> ExitCode:
-    """Requeue the job without the nodes that have failed in it, or were slow where the site avoids these."""
-    at_fault = Allocation.of_this_job(job_attempts.read_attempts(run)).at_fault
-    smallest = NodeRange.of(run.plan()).smallest
-    return requeue_job(run, job, avoid=at_fault, slow=slow_nodes(run), smallest=smallest)
+    return requeue_run(run, job)
 
 
 def _begins_again(run: RunDir, job: str, failed: NodeEnd) -> bool:
@@ -265,6 +257,7 @@ def _record_end(
         reason=reason,
         node=failed.node or None if failed else None,
         at_fault=failed.at_fault if failed else False,
+        slow=slow_nodes(run),
         time=time.time(),
     )
     files.write(files.end, record)

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.errors import ExitCode, UserError
@@ -34,10 +35,18 @@ def keeps_nodes(job: str) -> bool:
     return requeue.keeps_nodes(requeue.show_job(job), restart_count())
 
 
-def requeue_job(
-    run: RunDir, job: str, *, avoid: Sequence[str] = (), slow: Sequence[str] = (), smallest: int = 1
-) -> ExitCode:
-    """Requeue ``job``, unless Slurm has, and exclude the nodes ``avoid``, then those that were ``slow``.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exclusion:
+    """What a requeue changes of the excluded nodes of its job."""
+
+    at_fault: Sequence[str] = ()
+    slow: Sequence[str] = ()
+    released: Sequence[str] = ()
+    """Nodes that were slow, and may be used again."""
+
+
+def requeue_job(run: RunDir, job: str, exclusion: Exclusion = Exclusion(), *, smallest: int = 1) -> ExitCode:
+    """Requeue ``job``, unless Slurm has, and exclude the nodes at fault, then slow ones.
 
     Of both, all or none: only if ``smallest`` others are left.
     """
@@ -48,10 +57,13 @@ def requeue_job(
         say("the job was cancelled, so it is not requeued")
         JobFiles(run).record_cancelled(int(job))
         return ExitCode.DONE
-    faults = (("failed", avoid), ("was slow", [node for node in slow if node not in avoid]))
-    left_out = [
-        node for fault, nodes in faults if nodes and _avoid(job, nodes, smallest, fault) for node in nodes
-    ]
+    _release(job, exclusion.released)
+    failed, slow = (exclusion.at_fault, [node for node in exclusion.slow if node not in exclusion.at_fault])
+    left_out = [*failed] if failed and _avoid(job, failed, smallest, "failed") else []
+    if slow and _avoid(job, slow, smallest, "was slow"):
+        left_out += slow
+    else:
+        _release(job, slow)
     done = "requeued" if decision == "requeue" else "Slurm has requeued the job itself"
     say(done + (f", without {', '.join(left_out)}" if left_out else ""))
     return ExitCode.DONE
@@ -66,15 +78,33 @@ def restart_count() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def _release(job: str, nodes: Sequence[str]) -> None:
+    """Let the job use those of ``nodes`` again that it excludes."""
+    if not nodes:
+        return
+    excluded = requeue.excluded(requeue.show_job(job))
+    if not (back := [node for node in excluded if node in nodes]):
+        return
+    try:
+        requeue.set_excluded(job, [node for node in excluded if node not in nodes])
+    except UserError as error:
+        say(f"{', '.join(back)} was slow some attempts ago and stays excluded: {error}")
+        return
+    say(f"{', '.join(back)} was slow some attempts ago and may be used again")
+
+
 def _avoid(job: str, nodes: Sequence[str], smallest: int, fault: str) -> bool:
     """Exclude nodes if ``smallest`` others are left: otherwise the job would wait forever."""
     shown, names = requeue.show_job(job), ", ".join(nodes)
-    left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*requeue.excluded(shown), *nodes}
+    excluded = requeue.excluded(shown)
+    left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*excluded, *nodes}
     if len(left) < smallest:
         say(f"{names} {fault}, but without it the partition has too few nodes; it is used again")
         return False
+    if set(nodes) <= set(excluded):
+        return True
     try:
-        requeue.exclude(job, nodes)
+        requeue.set_excluded(job, [*excluded, *nodes])
     except UserError as error:
         say(f"{names} {fault} and is used again: {error}")
         return False

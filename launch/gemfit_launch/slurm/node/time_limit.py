@@ -10,7 +10,8 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.slurm.cluster import requeue
 from gemfit_launch.slurm.durations import seconds
-from gemfit_launch.slurm.node.requeue_job import requeue_job, say
+from gemfit_launch.slurm.node.excluded_nodes import requeue_run
+from gemfit_launch.slurm.node.requeue_job import say
 from gemfit_launch.slurm.records import job_attempts
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles
 from gemfit_launch.slurm.sites.planned_site import site_of
@@ -35,7 +36,7 @@ def requeue_before_limit(run: RunDir, attempt: int) -> ExitCode:
             return ExitCode.DONE
         say("the time limit is reached before a save; the job continues from the last checkpoint")
         write_atomic(AttemptFiles(run, attempt).limit, "")
-        return requeue_job(run, job)
+        return requeue_run(run, job)
     except UserError as error:
         say(f"the job could not be requeued before its time limit: {error}")
         return ExitCode.FAILED

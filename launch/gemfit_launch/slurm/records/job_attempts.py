@@ -59,6 +59,8 @@ class AttemptEnd(Contract):
     """The node that failed first, of a crash."""
     at_fault: bool = False
     """Whether the node itself failed, not what ran on it: the next attempt excludes it."""
+    slow: tuple[str, ...] = ()
+    """Nodes that were slower than the others, where the site avoids these."""
     time: float
 
 

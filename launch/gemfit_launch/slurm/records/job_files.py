@@ -19,6 +19,9 @@ class Submission(Contract):
     pack_job: int | None
     """The packing job that it depends on."""
     site: str
+    """As `--site` takes it: a name, or the absolute path of a file."""
+    site_settings: tuple[str, ...] = ()
+    """What `--site-set` changed of it."""
     nodes: int
     node_counts: tuple[int, ...] = ()
     """As `Plan.node_counts`."""

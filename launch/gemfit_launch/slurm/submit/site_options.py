@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gemfit.errors import UserError
 from gemfit.schemas.site import Site
 from gemfit_launch.argv import to_argv
 from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.planning.topology import Ranks
+from gemfit_launch.slurm.records.job_files import Submission
 from gemfit_launch.slurm.sites.load import load_site
 
 
@@ -20,15 +22,25 @@ class SiteOptions:
     settings: tuple[str, ...] = ()
     nodes: NodeRange | None = None
 
-    def site(self, before: Site | None = None) -> Site:
-        """The resolved site; without a name, that of the run ``before``."""
-        if self.name is not None:
-            return load_site(self.name, self.settings)
-        if before is None:
+    def site(self) -> Site:
+        """The resolved site, as its file is now."""
+        if self.name is None:
             raise UserError("there is no site yet; give --site SITE (`gemfit site list`)")
-        if self.settings:
-            raise UserError(f"--site-set {self.settings[0]}: give --site {before.name} with it")
-        return before
+        return load_site(self.name, self.settings)
+
+    def after(self, submission: Submission | None) -> SiteOptions:
+        """These options for another job of a run: without a site, that of ``submission``, further changed."""
+        if self.name is not None or submission is None:
+            return self
+        settings = (*submission.site_settings, *self.settings)
+        return SiteOptions(name=submission.site, settings=settings, nodes=self.nodes)
+
+    @property
+    def lasting_name(self) -> str:
+        """The name of the site; the path of a file is absolute, for use in another folder."""
+        assert self.name is not None, "a job has a site"
+        path = Path(self.name).expanduser()
+        return str(path.resolve()) if path.is_file() else self.name
 
     @property
     def node_range(self) -> NodeRange:

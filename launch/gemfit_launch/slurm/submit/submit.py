@@ -19,7 +19,7 @@ from gemfit_launch.planning.request import Request
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.commands import JobMayExistError, SlurmError
 from gemfit_launch.slurm.records.job_files import JobFiles, Submission
-from gemfit_launch.slurm.sites.planned_site import site_of
+from gemfit_launch.slurm.submit.site_options import SiteOptions
 from gemfit_launch.slurm.submit.snapshot_code import snapshot_code
 from gemfit_launch.slurm.submit.template import Kind, render
 
@@ -32,6 +32,7 @@ class Prepared:
     request: Request
     plan: Plan
     scripts: dict[Kind, str]
+    site_options: SiteOptions
 
 
 def submit_all(
@@ -59,13 +60,14 @@ def submit_new(job: Prepared, folder: Path, after: Sequence[int], after_end: Seq
     """Create the run folder and submit; removes the folder if no job can exist."""
     run = RunDir.create(job.root, job.plan)
     with _removed_if_refused(run):
-        return submit(run, job.scripts, folder, after, after_end=after_end)
+        return submit(run, job.scripts, folder, job.site_options, after, after_end=after_end)
 
 
 def submit(
     run: RunDir,
     scripts: dict[Kind, str],
     folder: Path,
+    site_options: SiteOptions,
     after: Sequence[int] = (),
     allowed_changes: tuple[str, ...] = (),
     *,
@@ -85,7 +87,8 @@ def submit(
     submission = Submission(
         job=job,
         pack_job=pack_job,
-        site=site_of(plan).name,
+        site=site_options.lasting_name,
+        site_settings=site_options.settings,
         nodes=plan.topology.nodes,
         node_counts=plan.node_counts,
         folder=str(folder),
