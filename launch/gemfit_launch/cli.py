@@ -54,6 +54,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
         "export": ("export", "Export a Hugging Face model folder"),
         "card": ("card", "Write the model card"),
         "push": ("push", "Push to the Hugging Face Hub"),
+        "sync": ("sync", "Send metrics to experiment trackers"),
         "report": ("report", "Write an HTML report"),
         "serve": ("serve", "Serve an exported model"),
     },

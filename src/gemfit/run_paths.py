@@ -134,6 +134,11 @@ class RunPaths:
         return self.root / "tensorboard"
 
     @property
+    def trackers(self) -> Path:
+        """What experiment trackers write where they have no server."""
+        return self.root / "trackers"
+
+    @property
     def trackers_file(self) -> Path:
         """Ids of the run in experiment trackers."""
         return self.root / "trackers.json"

@@ -91,9 +91,14 @@ class EvaluationRecipe(Contract):
     early_stopping: EarlyStopping | None = None
 
 
+DERIVED_TRACKERS = ("wandb", "mlflow", "trackio")
+"""Trackers that are written from the records of a run; each is also the name of its Python package."""
+
+
 class TrackingRecipe(Contract):
     """Experiment trackers, in addition to the run folder."""
 
     report_to: tuple[str, ...] = ("tensorboard",)
-    """Names that Hugging Face `TrainingArguments.report_to` knows."""
+    """`wandb`, `mlflow` and `trackio` get each step once, when a checkpoint holds it; `tensorboard`, and what
+    else Hugging Face `TrainingArguments.report_to` knows, while it is trained."""
     log_every_steps: PositiveInt = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.plan import Plan
+from gemfit.tracking.tracker_process import TrackerProcess
 from gemfit.train.attempt_verdict import attempt_number, rank_of_process, write_failure
 from gemfit.train.checks import selftest
 from gemfit.train.checks.failure_verdict import judge_failure
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_RANK_SECONDS = 2.0
 """Time for rank 0 to state an error that all ranks have met."""
+TRACKER_SECONDS, STOPPED_TRACKER_SECONDS = 60.0, 3.0
+"""How long a completed and a stopped training wait for what experiment trackers still lack."""
 CALLBACKS = (BoundaryCallback, PeakMemoryCallback, HardwareCallback, EnergyCallback, TrackerCallback)
 """In the order in which transformers calls them."""
 
@@ -58,9 +61,10 @@ def train(root: Path, stop_at: int | None, allowed_changes: Collection[str] = ()
     plan, trainer = run.plan(), None
     try:
         _check_world_size(plan)
-        uploader = BackgroundUploader(run, plan)
-        trainer = _make_trainer(run, plan, stop_at, allowed_changes, uploader, start)
-        return _run_attempt(trainer, uploader)
+        uploader, trackers = BackgroundUploader(run, plan), TrackerProcess(run, plan)
+        on_commit = (uploader.on_commit, trackers.on_commit)
+        trainer = _make_trainer(run, plan, stop_at, allowed_changes, on_commit, start)
+        return _run_attempt(trainer, uploader, trackers)
     except Exception as error:
         _state_failure(run, plan, error, trainer)
         raise
@@ -71,7 +75,7 @@ def _make_trainer(
     plan: Plan,
     stop_at: int | None,
     allowed: Collection[str],
-    uploader: BackgroundUploader,
+    on_commit: Sequence[Callable[[int], None]],
     start: StartParts,
 ) -> PackedTrainer:
     prepare_attention(plan.topology.device)
@@ -93,7 +97,7 @@ def _make_trainer(
             callbacks=(*CALLBACKS, partial(StartCallback, start=start)),
             self_test=selftest.check,
             mark_start=start.mark,
-            on_commit=uploader.on_commit,
+            on_commit=on_commit,
         ),
         allowed_changes=allowed,
     )
@@ -101,9 +105,10 @@ def _make_trainer(
     return trainer
 
 
-def _run_attempt(trainer: PackedTrainer, uploader: BackgroundUploader) -> ExitCode:
+def _run_attempt(trainer: PackedTrainer, uploader: BackgroundUploader, trackers: TrackerProcess) -> ExitCode:
     if rank() == 0:
         uploader.begin()
+        trackers.begin()
     with trainer.saver:
         trainer.train()
     verdict = _verdict(trainer)
@@ -112,8 +117,13 @@ def _run_attempt(trainer: PackedTrainer, uploader: BackgroundUploader) -> ExitCo
         trainer.run.write_verdict(verdict)
     # A preempted job has no time to wait.
     seconds = trainer.plan.recipe.hub.wait_seconds if completed else 0
+
+    def finish() -> None:
+        trackers.finish(TRACKER_SECONDS if completed else STOPPED_TRACKER_SECONDS)
+        uploader.finish(seconds)
+
     # The first rank that exits makes the launcher end the others, so all of them wait for the uploads.
-    on_every_rank(lambda: uploader.finish(seconds) if rank() == 0 else None)
+    on_every_rank(lambda: finish() if rank() == 0 else None)
     return ExitCode.DONE if completed else ExitCode.STOPPED
 
 

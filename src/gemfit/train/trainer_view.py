@@ -50,5 +50,5 @@ class TrainerHooks:
     """Called once the weights are loaded, before the first step; raises where something is wrong."""
     mark_start: Callable[[StartPart], None] = lambda part: None
     """Called when a part of the start ends; see ``StartRecord``."""
-    on_commit: Callable[[int], None] = lambda step: None
-    """Called on rank 0 with the step of each committed checkpoint, from the thread that wrote it."""
+    on_commit: Sequence[Callable[[int], None]] = ()
+    """Each is called on rank 0 with the step of each committed checkpoint, from the thread that wrote it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainingArguments
@@ -12,6 +13,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.optimizer import optimizer_of
 from gemfit.schemas.plan import Plan
+from gemfit.schemas.recipe_training import DERIVED_TRACKERS
 from gemfit.schemas.strategy import Fsdp
 from gemfit.train.collective import COLLECTIVE_TIMEOUT
 
@@ -21,7 +23,8 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
     # The TensorBoard callback of transformers reads the folder only from here.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.tensorboard))
     recipe = plan.recipe
-    _check_trackers(recipe.tracking.report_to)
+    callbacks = [name for name in recipe.tracking.report_to if name not in DERIVED_TRACKERS]
+    _check_trackers(callbacks)
     settings: dict[str, Any] = optimization_settings(plan) | {
         "output_dir": str(run.root),
         # DDP reorders its buckets after the first step, and with them the sums of gradients: a resumed run
@@ -29,7 +32,7 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
         # order. On GPUs speed counts more than the last bit.
         "ddp_find_unused_parameters": plan.topology.device == "cpu",
         "ddp_timeout": int(COLLECTIVE_TIMEOUT.total_seconds()),
-        "report_to": list(recipe.tracking.report_to) or "none",
+        "report_to": callbacks or "none",
         # Without it accelerate accumulates whole gradients on every rank: 4 bytes per parameter that no
         # number of GPUs makes smaller. A reduction in each gradient accumulation step keeps them sharded.
         "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": _is_fsdp2(plan)}},
@@ -74,7 +77,9 @@ def _is_fsdp2(plan: Plan) -> bool:
     return isinstance(plan.recipe.strategy, Fsdp)
 
 
-def _check_trackers(names: tuple[str, ...]) -> None:
+def _check_trackers(names: Sequence[str]) -> None:
+    if set(names) <= {"tensorboard"}:  # asking for all of them imports those that are installed
+        return
     available = get_available_reporting_integrations()
     if unknown := [name for name in names if name not in available]:
         raise UserError(

@@ -305,7 +305,8 @@ class PackedTrainer(Trainer):
 
     def _committed(self, record: SaveRecord) -> None:
         append_record(self.run.metrics_file, record)
-        self.hooks.on_commit(record.step)
+        for on_commit in self.hooks.on_commit:
+            on_commit(record.step)
 
     def _training_state(self) -> TrainingState:
         return TrainingState(

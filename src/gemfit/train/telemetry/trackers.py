@@ -1,4 +1,4 @@
-"""One run per run folder in each experiment tracker: a later attempt continues that of the first.
+"""One run per run folder in the trackers that are callbacks of transformers: TensorBoard, SwanLab, Comet.
 
 The id is kept in the run folder and passed on by the variables that the trackers read. A variable that the
 user has set stays as it is.
@@ -7,29 +7,17 @@ user has set stays as it is.
 from __future__ import annotations
 
 import os
-import sys
-import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
-from gemfit.schemas.base import Contract
+from gemfit.tracking.tracker_state import TrackerState, load_state
 from gemfit.train.collective import rank
 
 SWANLAB_ID_LENGTH = 21
-
-
-class TrackerIds(Contract):
-    """Ids of a run in experiment trackers."""
-
-    id: str
-    """For Weights & Biases, SwanLab and Comet, which take any id; 32 hexadecimal digits."""
-    mlflow: str | None = None
-    """MLflow chooses its own."""
 
 
 class TrackedTrainer(Protocol):
@@ -48,23 +36,12 @@ class TrackerCallback(TrainerCallback):
         self.trainer = trainer
         if rank() > 0:
             return
-        self.ids = load_ids(trainer.run)
-        for name, value in tracker_variables(self.ids).items():
+        for name, value in tracker_variables(load_state(trainer.run)).items():
             os.environ.setdefault(name, value)
-        name = trainer.run.root.resolve().name
-        # Trackio continues the run of this name.
-        unique = f"{name}-{self.ids.id[:6]}" if "trackio" in trainer.args.report_to else name
-        trainer.args.run_name = os.environ.get("WANDB_NAME") or unique
+        trainer.args.run_name = trainer.run.root.resolve().name
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback):
                 callback._SummaryWriter = self._without_repeated_steps(callback._SummaryWriter)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        mlflow = sys.modules.get("mlflow")
-        if rank() > 0 or "mlflow" not in args.report_to or mlflow is None:
-            return
-        if (active := mlflow.active_run()) is not None:
-            _write(self.trainer.run, self.ids.model_copy(update={"mlflow": active.info.run_id}))
 
     def _without_repeated_steps(self, writer: Callable[..., Any]) -> Callable[..., Any]:
         """``writer`` that hides the steps after the checkpoint, which this attempt does again."""
@@ -75,24 +52,10 @@ class TrackerCallback(TrainerCallback):
         return make
 
 
-def load_ids(run: RunDir) -> TrackerIds:
-    """The ids of ``run``, made by its first attempt."""
-    if not run.trackers_file.is_file():
-        _write(run, TrackerIds(id=uuid.uuid4().hex))
-    return TrackerIds.read(run.trackers_file)
-
-
-def tracker_variables(ids: TrackerIds) -> dict[str, str]:
+def tracker_variables(state: TrackerState) -> dict[str, str]:
     """Environment variables by which trackers continue a run, or begin one with this id."""
-    found = {
-        "WANDB_RUN_ID": ids.id,
-        "WANDB_RESUME": "allow",
-        "SWANLAB_RUN_ID": ids.id[:SWANLAB_ID_LENGTH],
+    return {
+        "SWANLAB_RUN_ID": state.id[:SWANLAB_ID_LENGTH],
         "SWANLAB_RESUME": "allow",
-        "COMET_EXPERIMENT_KEY": ids.id,
+        "COMET_EXPERIMENT_KEY": state.id,
     }
-    return found | ({"MLFLOW_RUN_ID": ids.mlflow} if ids.mlflow else {})
-
-
-def _write(run: RunDir, ids: TrackerIds) -> None:
-    write_atomic(run.trackers_file, ids.to_json())
