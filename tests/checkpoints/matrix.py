@@ -1,12 +1,15 @@
 """The matrix of checkpoints: saved by any strategy on any number of ranks, resumed by any other.
 
-    python tests/checkpoints/matrix.py [--subset ci] [--json]
+    python tests/checkpoints/matrix.py [--subset ci|degrees] [--saved STRATEGY …] [--json]
+    python tests/checkpoints/matrix.py --report FILE …
 
+A layout is a strategy on a number of ranks, of which some may share each row (sequence parallelism).
 Every layout trains a tiny Gemma 3 in float32 on gloo, saves after step 8 and goes on to step 18. Every
 layout then resumes from each of those checkpoints and takes the next ten steps. Losses and rows are compared
 with those of one rank that never stopped. A layout that reads what it saved must give the very same
 losses.
-About a second per pair on two cores.
+About a second per pair on two cores. ``--saved`` runs the part of the matrix with the checkpoints of these
+strategies; ``--report`` prints the tables of such parts, from their JSON.
 """
 
 from __future__ import annotations
@@ -30,24 +33,32 @@ from forked_ranks import Attempt, assert_one_thread, start
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from tiny_runs import make_plan, sample, steps_of
+from tiny_runs import TINY, make_plan, sample, steps_of
+
+# Four ranks can share four heads.
+MODEL = {**TINY, "model.scratch.num_attention_heads": 4}
 
 SAVED_STEP, LAST_STEP = 8, 18
 STRATEGIES = ("single", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3", "zero3+offload")
 SIZES = (1, 2, 4)
+SHARING = ("ddp", "fsdp2", "hsdp", "zero2", "zero3")
+"""Strategies that are also tried with ranks that share their rows."""
+CHANGES_OF_DEGREE = tuple(pair for pair in itertools.product(SIZES, SIZES) if pair != (1, 1))
+"""Ranks that share a row, saved and read; some stay the same."""
 LIMIT = 1e-4
 """Largest relative difference of a loss that counts as rounding."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Layout:
-    """A strategy on a number of ranks."""
+    """A strategy on a number of ranks, ``degree`` of which share each row."""
 
     strategy: str
     ranks: int
+    degree: int = 1
 
     def __str__(self) -> str:
-        return f"{self.strategy} on {self.ranks}"
+        return f"{self.strategy} on {self.ranks}, degree {self.degree}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +79,64 @@ class Pair:
         return self.saved == self.read
 
 
-def layouts() -> list[Layout]:
-    """All of them; ``ddp`` on one rank is planned as ``single``, so it is not there twice."""
+def whole_row_layouts() -> list[Layout]:
+    """Without sequence parallelism; ``ddp`` on one rank is planned as ``single``: it is not there twice."""
     only = {"single": (1,), "ddp": (2, 4), "hsdp": (4,)}
     return [Layout(strategy, ranks) for strategy in STRATEGIES for ranks in only.get(strategy, SIZES)]
 
 
+def layouts() -> list[Layout]:
+    """All of them."""
+    degrees = ((2, 2), (4, 2), (4, 4))
+    return whole_row_layouts() + [
+        Layout(strategy, ranks, degree)
+        for strategy in SHARING
+        for ranks, degree in degrees
+        if strategy != "hsdp" or ranks == 4
+    ]
+
+
 def ci_pairs() -> list[tuple[Layout, Layout]]:
-    """Every strategy saved and every strategy read, the nine changes of size in turn: 64 pairs."""
+    """Every strategy by every strategy over the nine changes of size, and changes of degree: 74."""
+    return _strategy_pairs() + _few_degree_pairs()
+
+
+def degree_pairs() -> list[tuple[Layout, Layout]]:
+    """Every strategy that shares rows by every other, on four ranks, over the changes of degree: 25."""
+    return [
+        (Layout(saved, 4, of_saved), Layout(read, 4, of_read))
+        for (saved, read), (of_saved, of_read) in zip(
+            itertools.product(SHARING, SHARING), itertools.cycle(CHANGES_OF_DEGREE), strict=False
+        )
+    ]
+
+
+def _few_degree_pairs() -> list[tuple[Layout, Layout]]:
+    """Every change of degree on four ranks, each strategy saved and read with two degrees."""
+    degrees = (*CHANGES_OF_DEGREE, (2, 4), (4, 2))
+    strategies = zip(itertools.cycle(SHARING), itertools.cycle(SHARING[1:] + SHARING[:1]), strict=False)
+    return [
+        (Layout(saved, 4, of_saved), Layout(saved if of_saved == of_read else read, 4, of_read))
+        for (of_saved, of_read), (saved, read) in zip(degrees, strategies, strict=False)
+    ]
+
+
+def _strategy_pairs() -> list[tuple[Layout, Layout]]:
     sizes = itertools.cycle(itertools.product(SIZES, SIZES))
-    possible = set(layouts())
+    possible = whole_row_layouts()
 
     def fitting(strategy: str, ranks: int) -> Layout:
         wanted = Layout(strategy, ranks)
-        return wanted if wanted in possible else next(one for one in layouts() if one.strategy == strategy)
+        return wanted if wanted in possible else next(one for one in possible if one.strategy == strategy)
 
     strategies = itertools.product(STRATEGIES, STRATEGIES)
     return [
         (fitting(saved, of_saved), fitting(read, of_saved if read == saved else of_read))
         for (saved, read), (of_saved, of_read) in zip(strategies, sizes, strict=False)
     ]
+
+
+SUBSETS = {"ci": ci_pairs, "degrees": degree_pairs}
 
 
 class Matrix:
@@ -120,7 +169,9 @@ class Matrix:
         settings: dict[str, Any] = {"length__max_steps": LAST_STEP, "checkpoint__every_steps": SAVED_STEP}
         if name == "hsdp":
             name, settings["strategy__replicate"] = "fsdp2", 2
-        return make_plan(self.data, name, layout.ranks, offload=bool(plus), **settings)
+        if layout.degree > 1:
+            settings["strategy__sequence_parallel"] = layout.degree
+        return make_plan(self.data, name, layout.ranks, offload=bool(plus), model=MODEL, **settings)
 
     def _resumable(self, saved: RunDir, read: Layout, name: str) -> RunDir:
         """A run of ``read`` that holds the checkpoint of ``saved`` and nothing else."""
@@ -189,7 +240,9 @@ def report(pairs: list[Pair]) -> None:
     strategies = largest(pairs, lambda pair: (pair.saved.strategy, pair.read.strategy))
     sizes = largest(pairs, lambda pair: (str(pair.saved.ranks), str(pair.read.ranks)))
     print_table("saved by, read by", list(STRATEGIES), strategies)
+    degrees = largest(pairs, lambda pair: (str(pair.saved.degree), str(pair.read.degree)))
     print_table("ranks saved, read", list(map(str, SIZES)), sizes)
+    print_table("ranks that share a row, saved, read", list(map(str, SIZES)), degrees)
     same = [pair for pair in pairs if pair.saved == pair.read]
     print(f"\npairs: {len(pairs)}")
     print(f"largest relative difference of a loss: {max(p.loss_difference for p in pairs):.1e}")
@@ -201,10 +254,16 @@ def report(pairs: list[Pair]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--subset", choices=["ci"], help="64 pairs instead of all")
+    parser.add_argument("--subset", choices=SUBSETS, help="74 or 25 pairs instead of all")
+    parser.add_argument("--saved", nargs="+", choices=STRATEGIES, default=STRATEGIES)
+    parser.add_argument("--report", nargs="+", type=Path, help="JSON of other runs, nothing is run")
     parser.add_argument("--json", action="store_true", help="print every pair as JSON")
     arguments = parser.parse_args()
-    pairs = ci_pairs() if arguments.subset else list(itertools.product(layouts(), layouts()))
+    if arguments.report:
+        return conclude([pair for path in arguments.report for pair in pairs_in(path)])
+    whole = itertools.product(layouts(), layouts())
+    pairs = SUBSETS[arguments.subset]() if arguments.subset else list(whole)
+    pairs = [(saved, read) for saved, read in pairs if saved.strategy in arguments.saved]
     with tempfile.TemporaryDirectory() as folder:
         matrix = Matrix(Path(folder))
         assert_one_thread()
@@ -212,7 +271,20 @@ def main() -> int:
         outcomes = matrix.read(pairs, runs)
     if arguments.json:
         print(json.dumps([asdict(pair) for pair in outcomes]))
-    else:
+    return conclude(outcomes, say=not arguments.json)
+
+
+def pairs_in(path: Path) -> list[Pair]:
+    """The pairs of an earlier run, from what ``--json`` printed."""
+    return [
+        Pair(**one | {name: Layout(**one[name]) for name in ("saved", "read")})
+        for one in json.loads(path.read_text())
+    ]
+
+
+def conclude(outcomes: list[Pair], *, say: bool = True) -> int:
+    """Print the tables; 0 if every pair is as it should be."""
+    if say:
         report(outcomes)
     good = all(
         p.rows_equal and p.loss_difference <= LIMIT and (p.exact or not p.must_be_exact) for p in outcomes

@@ -12,8 +12,16 @@ from transformers import LogitsProcessorList
 
 from evaluate.conftest import FULL
 from gemfit.errors import UserError
+from gemfit.evaluate import models
 from gemfit.evaluate.generation import SeededSampling, generate_replies, prompt_ids
-from gemfit.evaluate.models import LoadedModel, find_models, open_model_ref, open_packed
+from gemfit.evaluate.models import (
+    LoadedModel,
+    ModelRef,
+    find_models,
+    for_generation,
+    open_model_ref,
+    open_packed,
+)
 from gemfit.export.export import export
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import SampleMessage
@@ -97,19 +105,35 @@ def test_before_the_first_checkpoint_there_is_no_latest(trained: Trained, tmp_pa
         find_models(run, ["latest"])
 
 
-@pytest.mark.parametrize(
-    ("attention", "why"), [("flash_attention_2", "needs a GPU"), ("varlen", "has no KV cache")]
-)
-def test_attention_without_a_kernel_for_generation_here_gives_way_and_that_is_said(
-    attention: str, why: str, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("attention", ["flash_attention_2", "varlen"])
+def test_attention_without_a_kernel_here_gives_way_and_that_is_said(
+    attention: str, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    model = open_packed(*base_of_run_with(attention, trained, tmp_path), "cpu")
+    assert model.config._attn_implementation == "sdpa"
+    assert f"attention is sdpa: {attention}, which the run was trained with, needs a GPU" in caplog.text
+
+
+def test_varlen_takes_packed_rows_on_a_gpu_and_generates_by_another_attention(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models, "plan_here", lambda run, device: run.plan())  # as on a GPU
+    run, base = base_of_run_with("varlen", trained, tmp_path)
+    model = open_packed(run, base, "cpu")
+    assert model.config._attn_implementation == "varlen"
+    loaded = for_generation(run, model)
+    usual = open_model_ref(trained.run, base, "cpu")
+    assert generate(loaded, CONVERSATIONS, 0.0, 3) == generate(usual, CONVERSATIONS, 0.0, 3)
+    assert "replies are generated with attention sdpa: varlen has no KV cache" in caplog.text
+
+
+def base_of_run_with(attention: str, trained: Trained, folder: Path) -> tuple[RunDir, ModelRef]:
+    """A run with this attention and a pack, and its base model."""
     plan = json.loads(trained.run.plan_file.read_text())
     plan["recipe"]["model"]["attention"] = attention
-    run = RunDir(tmp_path)
+    run = RunDir(folder)
     run.plan_file.write_text(json.dumps(plan))
-    model = open_packed(run, find_models(run, ["base"])[0], "cpu")
-    assert model.config._attn_implementation == "sdpa"
-    assert f"attention is sdpa: {attention}, which the run was trained with, {why}" in caplog.text
+    return run, find_models(run, ["base"])[0]
 
 
 def generate(

@@ -22,7 +22,7 @@ from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import open_pack
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluate import harness, validation
+from gemfit.evaluate import harness, run_evaluation, validation
 from gemfit.evaluate.__main__ import main
 from gemfit.evaluate.harness import task_scores
 from gemfit.evaluate.models import find_models, for_generation, open_sharded
@@ -34,6 +34,7 @@ from gemfit.schemas.evaluation import Evaluation
 from gemfit.train.data.batches import ValidationBatches
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.validation_loop import evaluate_rows
+from gemfit.train.sequence_group import SequenceGroup
 from train.trained import IDS, Trained
 
 QUICK = EvaluationSettings(samples=2, max_new_tokens=3, resamples=200)
@@ -117,21 +118,49 @@ def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_ranks_that_share_one_model_find_what_one_finds(
+def test_two_ranks_that_share_one_model_and_its_rows_find_what_one_finds(
     run: RunDir, found: Evaluation, tmp_path: Path
 ) -> None:
     copied = copy(run, tmp_path)
-    plan = json.loads(copied.plan_file.read_text())
-    plan["recipe"]["strategy"] = {"kind": "fsdp2"}
-    copied.plan_file.write_text(json.dumps(plan))
+    share_rows(copied, 2)
     options = ["--nproc", "2", "--device", "cpu", "--samples", "2", "--max-new-tokens", "3"]
     assert main([str(copied.root), *options]) == ExitCode.DONE
     both = Evaluation.read(copied.evaluation_file)
     assert both.world_size == 2
     for one, two in zip(found.models, both.models, strict=True):
-        assert two.overall.loss.value == one.overall.loss.value
+        assert two.overall.tokens == one.overall.tokens
+        assert two.overall.loss.value == pytest.approx(one.overall.loss.value, rel=1e-6)
         assert two.roles.keys() == one.roles.keys()
         assert two.samples == one.samples
+
+
+def test_ranks_share_the_rows_that_training_shared(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``train/sequence_cases.py`` compares the sums that they find with those of whole rows."""
+    copied = copy(run, tmp_path)
+    share_rows(copied, 2)
+    group, used = SequenceGroup(None, 1, 2), []
+    monkeypatch.setattr(validation, "world_size", lambda: 4)
+    monkeypatch.setattr(validation, "make_sequence_group", lambda degree: {2: group}[degree])
+    monkeypatch.setattr(run_evaluation, "is_sharded", lambda plan: False)
+
+    def turn_sums(*inputs: Any, sequence: SequenceGroup, **options: Any) -> TurnSums:
+        used.append(sequence)
+        return validation.turn_sums(*inputs, **options)
+
+    monkeypatch.setattr(run_evaluation, "turn_sums", turn_sums)
+    monkeypatch.setattr(validation, "rank", lambda: 0)
+    evaluate(copied, find_models(copied, ["base"]), QUICK, CPU)
+    assert used == [group]
+
+
+def share_rows(run: RunDir, degree: int) -> None:
+    """Let ``run`` have been trained by FSDP2 with ranks that shared each row."""
+    plan = json.loads(run.plan_file.read_text())
+    plan["recipe"]["strategy"] = {"kind": "fsdp2", "sequence_parallel": degree}
+    plan["batch"]["sequence_parallel"] = degree
+    run.plan_file.write_text(json.dumps(plan))
 
 
 def test_ranks_with_a_model_each_find_what_one_finds(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -107,23 +108,41 @@ def test_a_gpu_without_gradients_of_wide_heads_takes_flex_attention(cli: Cli) ->
     assert {row["attention"] for row in json.loads(cli(*asked, "--json").stdout)} == {"flex_attention"}
 
 
-def closest(name: str, gpu: str, gpus: int, label: str, **settings: object) -> tuple[Estimate, ModelShape]:
+def closest(
+    name: str, gpu: str, gpus: int, label: str, *, degree: int = 1, **settings: object
+) -> tuple[Estimate, ModelShape]:
     recipe = Request(
         name=name, settings=tuple(f"{k.replace('__', '.')}={v}" for k, v in settings.items())
     ).recipe()
     shape = find_shape(recipe.model).shape
     assert shape is not None
     found = estimate_all(recipe, shape, GPU_SPECS[gpu], (gpus,))
-    of_label = [one for one in found if one.label == label and one.degree == 1]
+    of_label = [one for one in found if one.label == label and one.degree == degree]
     return min(of_label, key=lambda one: one.memory.gpu_bytes), shape
 
 
 def test_activations_of_one_row_are_removed_by_sharing_it_or_by_shorter_rows() -> None:
-    long = {"data__seq_len": 131072, "model__attention": "flash_attention_2"}
+    long: dict[str, Any] = {"data__seq_len": 131072, "model__attention": "flash_attention_2"}
     found = describe_excess(*closest("gemma3/27b", "h200-141", 64, "zero3", **long))
     assert found.startswith("activations ")
     assert found.endswith("strategy.sequence_parallel=2 or more, up to 32, or a shorter data.seq_len")
     assert "more GPUs" not in found
+
+
+def test_more_gpus_are_not_named_where_each_holds_all_frozen_weights() -> None:
+    adapters: dict[str, Any] = {"data__seq_len": 131072, "model__attention": "flash_attention_2"}
+    found, shape = closest("gemma3/27b", "h100-80", 8, "zero1", degree=8, model__lora__rank=16, **adapters)
+    assert not found.fits
+    assert "more GPUs" not in describe_excess(found, shape)
+    assert "a strategy that shards all of them over all GPUs" in describe_excess(found, shape)
+
+
+def test_a_setting_that_keeps_rows_from_being_shared_is_named(cli: Cli) -> None:
+    adapters = ("--set", "model.lora.rank=16", "--set", "model.lora.dropout=0.1")
+    long_rows = ("--gpu", "h100-80", "--gpus", 8, "--set", "data.seq_len=131072")
+    said = " ".join(cli("estimate", "gemma3/27b", *long_rows, *adapters).output.split())
+    assert "activations 138 GB: strategy.sequence_parallel with model.lora.dropout=0, or a shorter" in said
+    assert "strategy.sequence_parallel=" in cli("estimate", "gemma3/27b", *long_rows, *adapters[:2]).output
 
 
 @pytest.mark.parametrize(

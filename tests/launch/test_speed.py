@@ -46,6 +46,8 @@ def test_the_loss_in_slices_saves_what_a_whole_batch_would_need() -> None:
 def test_a_batch_of_one_slice_saves_nothing_and_says_so() -> None:
     printed = lines(plan_of(recipe("batch.max_per_device_batch_size=1")))["loss"]
     assert printed[1] == "a batch is one slice; 3.0 GiB of logits"
+    shared = recipe("batch.max_per_device_batch_size=1", "strategy.sequence_parallel=2")
+    assert lines(plan_of(shared))["loss"][1] == "a batch is one slice; 1.5 GiB of logits"
 
 
 @pytest.mark.parametrize(

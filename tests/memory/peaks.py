@@ -76,6 +76,17 @@ CASES = [
     "1b:2:1024:autocast:keep:sdpa:qlora",
     "4b:1:1024:autocast:keep:sdpa:qlora",
     "12b:2:1024:bfloat16:keep:sdpa:lora",
+    *(
+        f"{case}:{degree}"
+        for case in (
+            "270m:1:2048:bfloat16:keep:sdpa:full",
+            "1b:1:8192:bfloat16:recompute:sdpa:full",
+            "1b:1:4096:autocast:keep:sdpa:lora",
+            "4b:1:4096:bfloat16:keep:sdpa:full",
+            "27b:1:8192:bfloat16:recompute:sdpa:full",
+        )
+        for degree in (1, 2, 4)
+    ),
 ]
 
 

@@ -31,9 +31,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import transformers.modeling_flash_attention_utils as flash
+from torch.nn.attention import varlen
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from gemfit.data.pack.reader import Row
+from gemfit.evaluate.turn_losses import TurnSpan
+from gemfit.evaluate.validation import make_row_group, turn_sums
 from gemfit.train.checks import selftest, sequence_selftest
 from gemfit.train.data.collate import Tensors, collate, needs_boundaries
 from gemfit.train.data.row_slices import slice_rows
@@ -41,12 +44,13 @@ from gemfit.train.model import packed_lm, ulysses
 from gemfit.train.model.attention_functions import register_attention
 from gemfit.train.sequence_group import SequenceGroup, make_sequence_group
 from gemfit.train.trainer_view import SelfTestError
+from train.test_varlen import reference
 from train.tiny_gemma import tiny_gemma
 
 RANKS, SEQ_LEN = 4, 64
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 """Of degree 2 keys and values are exchanged as they are, of degree 4 each is sent twice."""
-ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "varlen")
 WINDOWS = {"shorter than a slice": 5, "as long as a slice": 16, "longer than a slice": 40}
 DOCUMENTS = {
     "across every border": (10, 30, 1, 16, 7),
@@ -74,13 +78,23 @@ def cases(groups: dict[int, SequenceGroup]) -> Iterator[dict[str, Any]]:
                 yield case | differences(found, expected)
 
 
+def flex_cases(groups: dict[int, SequenceGroup]) -> Iterator[dict[str, Any]]:
+    """Differences of the logits of flex_attention, which has no backward pass on CPUs."""
+    model = make_model("flex_attention", sliding_window=16).eval()
+    for documents, lengths in DOCUMENTS.items():
+        batch = collate([make_row(lengths, seed=1)], seq_len=SEQ_LEN, pad_id=0, flatten=False)
+        expected = {"logits": logits_of(model, batch)}
+        for degree, group in groups.items():
+            found = {"logits": group.gather(logits_of(model, slice_rows(batch, group)))}
+            yield {"degree": degree, "documents": documents} | differences(found, expected)
+
+
 def passed(model: Any, batch: Tensors, group: SequenceGroup | None = None) -> dict[str, Any]:
     """Logits, loss and gradients of one pass, of whole rows."""
     model.zero_grad()
     loss = model(**batch).loss_sum
     loss.backward()
-    with torch.no_grad():
-        logits = model(**{name: value for name, value in batch.items() if name != "targets"}).logits
+    logits = logits_of(model, batch)
     gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     loss = loss.detach()
     if group is not None:
@@ -88,6 +102,12 @@ def passed(model: Any, batch: Tensors, group: SequenceGroup | None = None) -> di
         dist.all_reduce(loss, group=group.group)
         dist.all_reduce(gradients, group=group.group)
     return {"logits": logits, "loss": loss, "gradients": gradients}
+
+
+@torch.no_grad()
+def logits_of(model: Any, batch: Tensors) -> torch.Tensor:
+    logits: torch.Tensor = model(**{name: value for name, value in batch.items() if name != "targets"}).logits
+    return logits
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
@@ -127,12 +147,55 @@ def flash_kernel(
     return torch.einsum("hqk,khd->qhd", weights, value)
 
 
-def use_flash_stand_in() -> None:
+def use_stand_ins() -> None:
+    """References in place of the kernels of FlashAttention and of torch."""
+
     def supported(**given: Any) -> dict[str, Any]:
         return {"window": given["sliding_window"], "scale": given["softmax_scale"]}
 
     functions = (None, flash_kernel, None, None, None), (supported, None)
     mock.patch.object(flash, "lazy_import_flash_attention", return_value=functions).start()
+    mock.patch.object(varlen, "varlen_attn", reference).start()
+
+
+# --- evaluation
+
+
+def evaluations(groups: dict[int, SequenceGroup]) -> dict[str, Any]:
+    """Of ``gemfit eval``, by degree: ranks that share a row, and what differs from whole rows."""
+    rows = [make_row(lengths, seed) for seed, lengths in enumerate(DOCUMENTS.values(), 1)]
+    turns = {
+        number: [TurnSpan(number, "user", 0, 0, 25), TurnSpan(number, "assistant", 1, 25, SEQ_LEN)]
+        for number in range(len(rows))
+    }
+    found = {}
+    for attention in ("sdpa", "varlen"):
+        for degree in (1, *groups):
+            model = make_model(attention, sliding_window=16).eval()
+            plan: Any = SimpleNamespace(
+                batch=SimpleNamespace(per_device_batch_size=2, seq_len=SEQ_LEN, sequence_parallel=degree),
+                recipe=SimpleNamespace(model=SimpleNamespace(attention=attention, compile=False)),
+            )
+            group = make_row_group(model, plan)
+            sums = turn_sums(
+                model,
+                plan,
+                rows,  # type: ignore[arg-type]
+                np.arange(len(rows)),
+                turns,
+                pad_id=0,
+                progress=lambda done: None,
+                sequence=group,
+            )
+            found[f"{attention}, {degree}"] = {
+                "degree": group.degree,
+                "document": sums.document.tolist(),
+                "turn": sums.turn.tolist(),
+                "tokens": sums.tokens.tolist(),
+                "hits": sums.hits.tolist(),
+                "loss": sums.loss.tolist(),
+            }
+    return found
 
 
 # --- faults
@@ -257,10 +320,13 @@ def checked(trainer: Any) -> str | None:
 def rank_main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
     register_attention()
-    use_flash_stand_in()
+    use_stand_ins()
+    torch.compiler.set_stance("force_eager")  # to compile flex_attention takes minutes
     groups = {degree: make_sequence_group(degree) for degree in (2, 4)}
     result = {
         "cases": list(cases(groups)),
+        "flex": list(flex_cases(groups)),
+        "evaluations": evaluations(groups),
         "faults": {str(degree): findings(group) for degree, group in groups.items()},
     }
     dist.barrier()

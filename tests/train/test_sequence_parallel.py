@@ -64,8 +64,27 @@ def one_rank(launch: Launch) -> Attempts:
 
 @pytest.mark.parametrize("what", ["logits", "loss", "gradients"])
 def test_slices_give_what_whole_rows_give(compared: Any, what: str) -> None:
-    assert len(compared["cases"]) == 2 * 3 * 3 * 4, "degrees, attentions, windows, documents"
+    assert len(compared["cases"]) == 2 * 4 * 3 * 4, "degrees, attentions, windows, documents"
     assert [case for case in compared["cases"] if not case[what] <= ROUNDING] == []
+
+
+def test_slices_give_the_logits_of_whole_rows_under_flex_attention(compared: Any) -> None:
+    """It has no backward pass on CPUs."""
+    assert len(compared["flex"]) == 2 * 4, "degrees, documents"
+    assert [case for case in compared["flex"] if not case["logits"] <= ROUNDING] == []
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "varlen"])
+@pytest.mark.parametrize("degree", [2, 4])
+def test_an_evaluation_of_slices_gives_the_turns_of_whole_rows(
+    compared: Any, attention: str, degree: int
+) -> None:
+    whole, found = (compared["evaluations"][f"{attention}, {count}"] for count in (1, degree))
+    assert (whole["degree"], found["degree"]) == (1, degree)
+    assert len(whole["loss"]) == 8, "two turns of each row"
+    assert found["loss"] == pytest.approx(whole["loss"], rel=ROUNDING)
+    for exact in ("document", "turn", "tokens", "hits"):
+        assert found[exact] == whole[exact]
 
 
 @pytest.mark.parametrize("degree", ["2", "4"])

@@ -71,7 +71,8 @@ def logits_of(tokens: int, shape: ModelShape) -> str:
 def _loss(plan: Plan, shape: ModelShape | None) -> str:
     if shape is None:
         return "no logits of a whole batch; the vocabulary is not known here"
-    tokens = plan.batch.per_device_batch_size * plan.batch.seq_len
+    batch = plan.batch
+    tokens = batch.per_device_batch_size * batch.seq_len // batch.sequence_parallel
     if tokens <= LOSS_SLICE_TOKENS:
         return f"a batch is one slice; {logits_of(tokens, shape)} of logits"
     return (

@@ -13,7 +13,13 @@ from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE
 from gemfit_launch.predict.memory import STATES, MemoryPart, gigabytes
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import place_model_states
-from gemfit_launch.predict.search import Estimate, largest_world, possible_degrees, smaller
+from gemfit_launch.predict.search import (
+    Estimate,
+    changes_to_share_rows,
+    largest_world,
+    possible_degrees,
+    smaller,
+)
 
 ACTIVATIONS = ("activations", "checkpointed layer")
 STATES_SHARE = 0.8
@@ -44,6 +50,8 @@ def _fewer_tokens(estimate: Estimate, shape: ModelShape) -> str:
     if estimate.degree < degree:
         more = min(degree, 2 * estimate.degree)
         changes.append(f"strategy.sequence_parallel={more} or more, up to {degree}")
+    if needed := changes_to_share_rows(estimate.recipe.model):
+        changes.append(f"strategy.sequence_parallel with {' and '.join(needed)}")
     return _listed([*changes, "a shorter data.seq_len"])
 
 
@@ -59,12 +67,15 @@ def _fewer_states(estimate: Estimate, shape: ModelShape) -> str:
 
 
 def _fit_on(estimate: Estimate, gpus: int) -> bool:
-    """Whether on that many GPUs each holds fewer model states, few enough for one."""
-    config = estimate.config
+    """Whether on that many GPUs each holds so much less of the model states that a step has room.
+
+    Weights that ZeRO-1 and ZeRO-2 copy to every GPU stay; under LoRA they are nearly all of the states.
+    """
+    config, usable = estimate.config, estimate.gpu.usable_bytes
     nodes_of = min(gpus, GPUS_PER_NODE)
-    placed = place_model_states(replace(config, world_size=gpus, ranks_per_node=nodes_of))
-    fewer = placed.gpu.total < place_model_states(config).gpu.total
-    return fewer and placed.gpu.total < STATES_SHARE * estimate.gpu.usable_bytes
+    now = place_model_states(config).gpu.total
+    left = place_model_states(replace(config, world_size=gpus, ranks_per_node=nodes_of)).gpu.total
+    return now - left >= min(estimate.memory.gpu_bytes - usable, now / 2) and left < STATES_SHARE * usable
 
 
 def _smaller_part(estimate: Estimate, part: MemoryPart) -> str:

@@ -181,14 +181,19 @@ def largest_world(recipe: Recipe, shape: ModelShape) -> int:
 
 def possible_degrees(recipe: Recipe, shape: ModelShape) -> list[int]:
     """Degrees of sequence parallelism that heads, rows and the model's settings allow."""
-    model = recipe.model
-    if model.compile or (model.lora is not None and model.lora.dropout):
+    if changes_to_share_rows(recipe.model):
         return [1]
     return [
         degree
         for degree in DEGREES
         if heads_problem(degree, shape.num_heads) is None and recipe.data.seq_len % degree == 0
     ]
+
+
+def changes_to_share_rows(model: ModelRecipe) -> list[str]:
+    """Settings that sequence parallelism needs otherwise than ``model`` has them; none if it can be used."""
+    changes = ["model.compile=false"] if model.compile else []
+    return changes + (["model.lora.dropout=0"] if model.lora is not None and model.lora.dropout else [])
 
 
 def _on(recipe: Recipe, shape: ModelShape, gpu: GpuSpec, gpus: int) -> Iterator[Estimate]:

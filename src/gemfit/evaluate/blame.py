@@ -26,7 +26,7 @@ from gemfit.data.pack.reader import open_pack
 from gemfit.data.pack.shuffle import EMPTY
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluate.models import find_models, open_packed
+from gemfit.evaluate.models import find_models, open_packed, plan_here
 from gemfit.evaluate.turn_losses import TurnSpan
 from gemfit.evaluate.validation import TurnSums, turn_sums
 from gemfit.export.export import packed_tokenizer
@@ -69,9 +69,9 @@ def blame(
     run: RunDir, steps: Sequence[StepRecord], checkpoint: str, usual: Sequence[float]
 ) -> list[BlamedStep]:
     """The conversations of ``steps``, each with its loss under ``checkpoint``; ``usual``: their medians."""
-    plan, fed = run.plan(), rows_of_steps(run)
-    files, (ref,) = open_pack_files(Path(plan.pack.folder)), find_models(run, [checkpoint])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan, fed = plan_here(run, device), rows_of_steps(run)
+    files, (ref,) = open_pack_files(Path(plan.pack.folder)), find_models(run, [checkpoint])
     model = open_packed(run, ref, device)
     pack, pad = open_pack(Path(plan.pack.folder), "train"), pad_id(packed_tokenizer(run))
     made = []

@@ -28,6 +28,7 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import TAKES_BOUNDARIES, ModelRecipe
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
+from gemfit.train.model.attention_functions import register_attention
 from gemfit.train.model.build import load_model, open_model
 from gemfit.train.model.packed_lm import packed_class, unpacked_model
 from gemfit.train.model.text_architecture import text_architecture
@@ -76,6 +77,9 @@ def open_model_ref(run: RunDir, ref: ModelRef, device: torch.device | str) -> Lo
 def for_generation(run: RunDir, model: Any) -> LoadedModel:
     """Prepare a model of ``open_packed`` for generation; no weight is copied."""
     recipe, tokenizer = run.plan().recipe, packed_tokenizer(run)
+    if model.config._attn_implementation == "varlen":
+        _warn_once("replies are generated with attention sdpa: varlen has no KV cache")
+        model.config._attn_implementation = "sdpa"
     model = unpacked_model(model)
     saved = model.generation_config.to_diff_dict()
     model.generation_config = GenerationConfig(**generation_settings(saved, tokenizer, recipe.data))
@@ -85,6 +89,7 @@ def for_generation(run: RunDir, model: Any) -> LoadedModel:
 
 def open_packed(run: RunDir, ref: ModelRef, device: torch.device | str) -> Any:
     """The model of ``ref`` as ``Packed``, which takes packed rows: whole, in evaluation mode."""
+    register_attention()
     trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
     recipe = _without_adapters(trained)
     if ref.step is not None:
@@ -102,6 +107,7 @@ def open_packed(run: RunDir, ref: ModelRef, device: torch.device | str) -> Any:
 
 def open_sharded(run: RunDir, ref: ModelRef, device: torch.device) -> Any:
     """The same, sharded over all ranks; for a full fine-tune. Collective."""
+    register_attention()
     recipe, tokenizer = _without_adapters(plan_here(run, device).recipe), packed_tokenizer(run)
     if ref.step is None:
         named = recipe if ref.folder is None else _of_folder(recipe, ref.folder)
@@ -112,17 +118,12 @@ def open_sharded(run: RunDir, ref: ModelRef, device: torch.device) -> Any:
 
 
 def plan_here(run: RunDir, device: torch.device | str) -> Plan:
-    """The run's plan as it can be carried out on ``device``.
-
-    FlashAttention needs a GPU, and varlen, which has no KV cache, cannot generate.
-    """
+    """The run's plan as it can be carried out on ``device``: FlashAttention needs a GPU."""
     plan = run.plan()
     attention = plan.recipe.model.attention
-    on_cpu = torch.device(device).type == "cpu"
-    if attention != "varlen" and not (on_cpu and attention in TAKES_BOUNDARIES):
+    if torch.device(device).type != "cpu" or attention not in TAKES_BOUNDARIES:
         return plan
-    lacks = "has no KV cache" if attention == "varlen" else "needs a GPU"
-    _warn_once(f"attention is sdpa: {attention}, which the run was trained with, {lacks}")
+    _warn_once(f"attention is sdpa: {attention}, which the run was trained with, needs a GPU")
     model = plan.recipe.model.model_copy(update={"attention": "sdpa"})
     return plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
 

@@ -35,7 +35,7 @@ from gemfit.evaluate.samples import GenerationSettings, ReplyPrompt, generate_sa
 from gemfit.evaluate.scores import Resampling, by_document, depth_scores, role_scores, score
 from gemfit.evaluate.sharded import is_sharded
 from gemfit.evaluate.turn_losses import TurnSpan, turn_spans
-from gemfit.evaluate.validation import TurnSums, turn_sums
+from gemfit.evaluate.validation import TurnSums, make_row_group, turn_sums
 from gemfit.export.export import packed_tokenizer
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import EvaluatedModel, Evaluation, Sample
@@ -134,11 +134,14 @@ def evaluate_model(
 ) -> tuple[TurnSums, EvaluatedModel]:
     """All figures of one model, whole on each rank or sharded as in training. Collective.
 
+    Ranks share rows as in training. Replies are generated from whole prompts.
     Tasks run on the first rank while the others wait.
     """
     sharded = is_sharded(inputs.plan)
     model = (open_sharded if sharded else open_packed)(run, ref, device)
-    with _bar(ref.name, len(inputs.rows), "rows") as bar:
+    sequence = make_row_group(model, inputs.plan)
+    shared = f", each on {sequence.degree} ranks" if sequence.degree > 1 else ""
+    with _bar(ref.name, len(inputs.rows), f"rows{shared}") as bar:
         sums = turn_sums(
             model,
             inputs.plan,
@@ -147,6 +150,7 @@ def evaluate_model(
             inputs.turns,
             pad_id=inputs.pad_id,
             progress=bar.update,
+            sequence=sequence,
         )
     loaded = for_generation(run, model)
     with _bar(ref.name, len(inputs.prompts), "samples") as bar:
