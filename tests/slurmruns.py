@@ -68,7 +68,7 @@ class Bench:
         bench = cls(cluster, folder)
         with SAMPLE.open() as lines:
             (folder / "conversations.jsonl").write_text("".join(itertools.islice(lines, 24)))
-        bench.gemfit("pack", *_recipe({"length.max_steps": "1"}))
+        bench.gemfit("pack", *recipe_arguments({"length.max_steps": "1"}))
         return bench
 
     def submit(
@@ -87,7 +87,9 @@ class Bench:
         """
         place = self.folder / f"{name}.site.yaml"
         place.write_text(json.dumps(SITE | site))  # JSON is YAML
-        recipe = _recipe({"length.max_steps": str(steps), "checkpoint.every_steps": str(every), **changes})
+        recipe = recipe_arguments(
+            {"length.max_steps": str(steps), "checkpoint.every_steps": str(every), **changes}
+        )
         options = ["--site", str(place), "--nodes", str(nodes), "--run", name, "--json"]
         answer = json.loads(self.gemfit("submit", *recipe, *options))
         return SlurmRun(self, RunDir(self.folder / name), answer["job"], answer["pack_job"])
@@ -195,7 +197,7 @@ def losses_by_step(steps: list[StepRecord]) -> dict[int, float]:
     return {record.step: record.loss for record in steps}
 
 
-def _recipe(changes: dict[str, str]) -> list[str]:
+def recipe_arguments(changes: dict[str, str]) -> list[str]:
     settings = [part for key, value in (RECIPE | changes).items() for part in ("--set", f"{key}={value}")]
     return ["debug/cpu-tiny", "--data", "conversations.jsonl", *settings]
 

@@ -300,7 +300,13 @@ def test_a_job_without_a_time_gets_the_default_time_of_its_partition(plan: Plan,
 @pytest.mark.parametrize("time", ["0", "UNLIMITED"])
 def test_no_limit_is_longer_than_a_partition_that_has_one(time: str, plan: Plan, cluster: Cluster) -> None:
     found = errors(examine(planned(plan, time=time), cluster, None, resolves=lambda host: True))
-    assert found == [("time", f"{time} is longer than gpu allows (172800 seconds)")]
+    assert found == [
+        (
+            "time",
+            f"{time} is longer than gpu allows (172800 seconds); "
+            "Slurm takes such a job, which then waits for ever (EnforcePartLimits=NO)",
+        )
+    ]
 
 
 def test_the_first_site_of_a_short_partition_passes_preflight(plan: Plan, cluster: Cluster) -> None:
@@ -379,3 +385,69 @@ def test_cpus_per_gpu_and_whole_nodes_of_a_partition_are_read() -> None:
     assert parse_partition(line).has_whole_nodes
     assert not parse_partition(f"{PARTITION} JobDefaults=(null) OverSubscribe=NO").has_whole_nodes
     assert parse_partition(f"{PARTITION} DefaultTime=00:03:00").default_seconds == 180
+
+
+ADMITTING = (
+    f"{PARTITION} MinNodes=2 MaxCPUsPerNode=32 MaxMemPerNode=500000 AllowQos=normal,long DenyAccounts=guests"
+)
+
+
+@pytest.mark.parametrize(
+    ("site", "nodes", "found"),
+    [
+        ({}, 2, None),
+        ({}, 1, ("nodes", "1 requested, and gpu takes jobs of 2 nodes or more")),
+        ({"cpus_per_node": 32}, 2, None),
+        ({"cpus_per_node": 33}, 2, ("CPUs", "33 per node, and gpu allows 32 (MaxCPUsPerNode)")),
+        ({"memory": "0"}, 2, None),
+        ({"memory": "501G"}, 2, ("memory", "501G per node, and gpu allows 500000M (MaxMemPerNode)")),
+        ({"qos": "Long", "account": "lab"}, 2, None),
+        ({"qos": "debug"}, 2, ("qos", "gpu does not accept debug; it accepts normal, long")),
+        ({"account": "Guests"}, 2, ("account", "gpu does not accept Guests")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("enforced", "follows"),
+    [
+        ("NO", "Slurm takes such a job, which then waits for ever (EnforcePartLimits=NO)"),
+        ("ALL", "sbatch refuses such a job"),
+        ("ANY", "sbatch refuses such a job"),
+    ],
+)
+def test_limits_of_a_partition_are_errors_with_what_follows(
+    site: dict[str, str],
+    nodes: int,
+    found: tuple[str, str] | None,
+    enforced: str,
+    follows: str,
+    plan: Plan,
+    cluster: Cluster,
+) -> None:
+    settings = cluster.settings | {"EnforcePartLimits": enforced}
+    partitions = cluster.partitions | {"gpu": parse_partition(ADMITTING, REQUEUE)}
+    limited = replace(cluster, settings=settings, partitions=partitions)
+    results = examine(planned(plan, nodes, **site), limited, None, resolves=lambda host: True)
+    wanted = [] if found is None else [(found[0], f"{found[1]}; {follows}")]
+    assert errors(results) == wanted
+
+
+@pytest.mark.parametrize(
+    ("gpus", "site", "state"),
+    [
+        ({"h100": 8}, {"gpu_kind": "h100"}, None),
+        ({"h100": 8}, {}, None),
+        ({"h100": 4, "a100": 4}, {}, "warning"),
+        ({"h100": 4, "a100": 4}, {"gpu_kind": "a100", "gpus_per_node": 4}, None),
+        ({"h100": 2, "1g.10gb": 7}, {"gpus_per_node": 2}, "warning"),
+        ({"h100": 2, "1g.10gb": 7}, {"gpu_kind": "1g.10gb", "gpus_per_node": 7}, "error"),
+        ({"h100": 2, "1g.10gb": 7}, {"gpu_kind": "1g.10gb", "gpus_per_node": 1}, None),
+        ({"h100": 2, "1g.10gb": 7}, {"gpu_kind": "h100", "gpus_per_node": 2}, None),
+    ],
+)
+def test_gpus_of_several_kinds_and_slices(
+    gpus: dict[str, int], site: dict[str, Any], state: str | None, plan: Plan, cluster: Cluster
+) -> None:
+    mixed = replace(cluster, nodes=tuple(replace(gpu_node(f"g{n}"), gpus=gpus) for n in range(1, 5)))
+    results = examine(planned(plan, 2, **site), mixed, None, resolves=lambda host: True)
+    found = [result.state for result in results if result.name == "GPUs" and result.state != "ok"]
+    assert found == ([] if state is None else [state])

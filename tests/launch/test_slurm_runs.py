@@ -306,6 +306,14 @@ def test_resume_refuses_another_training_unless_it_is_allowed(
     assert made.allowed_changes == ("optim.learning_rate",)
 
 
+def test_resume_says_what_becomes_of_the_learning_rate(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
+    slurm.set_job(100, "FAILED")
+    submitted.checkpoint(1).mkdir(parents=True)
+    (submitted.checkpoint(1) / "manifest.json").touch()
+    change = ["--set", "optim.learning_rate=1e-5", "--allow-changed", "optim.learning_rate"]
+    assert "learning rate: step 1 took 0, step 2 takes" in cli("resume", submitted.root, *change).output
+
+
 def test_a_complete_run_is_not_resumed(submitted: RunDir, cli: Cli, slurm: FakeSlurm) -> None:
     steps = submitted.plan().steps.total
     submitted.write_verdict(Verdict(outcome=AttemptOutcome.COMPLETED, attempt=1, step=steps))

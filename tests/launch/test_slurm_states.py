@@ -92,6 +92,14 @@ def test_a_node_state_that_is_not_in_the_table_is_unknown_and_kept_as_written(te
         ("launch failed requeued held", "held because it could not be started"),
         ("job_requeued_in_held_state", "held after a requeue"),
         ("ReqNodeNotAvail, UnavailableNodes:n3", "down or reserved"),
+        (
+            "Job's account not permitted to use this partition (closed allows elsewhere not lab)",
+            "it never starts: the partition does not accept this account",
+        ),
+        (
+            "Job's QOS not permitted to use this partition (closed allows a,b not c)",
+            "it never starts: the partition does not accept this QOS",
+        ),
     ],
 )
 def test_a_reason_is_explained(reason: str, words: str) -> None:

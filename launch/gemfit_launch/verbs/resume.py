@@ -16,6 +16,7 @@ from gemfit.schemas.site import Site
 from gemfit.schemas.training_identity import Change, changes, flatten
 from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan
+from gemfit_launch.planning.learning_rate import describe_rate_change
 from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.planning.replan import (
     changed_parts,
@@ -31,6 +32,7 @@ from gemfit_launch.runs.python_module import require_train_extra
 from gemfit_launch.slurm.cluster.cancel import check_not_queued
 from gemfit_launch.slurm.cluster.dependency import check_dependency
 from gemfit_launch.slurm.cluster.job_limit import check_lead
+from gemfit_launch.slurm.records.job_attempts import newest_step
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.submit.show import show_scripts
 from gemfit_launch.slurm.submit.site_options import SiteOptions
@@ -125,8 +127,8 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
     pack_data(plan)
     if plan.steps.rows_are == "estimated":  # the rows have changed and were packed just now
         plan = replan(old, wanted.request, ranks, str(run.plan_file))
-    for change in changed_parts(old, plan):
-        click.echo(change)
+    for line in [*map(str, changed_parts(old, plan)), *describe_rate_change(old, plan, newest_step(run))]:
+        click.echo(line)
     raise click.exceptions.Exit(train(run, plan, stop_at, wanted.allowed_changes))
 
 
@@ -157,6 +159,8 @@ def _resume_job(wanted: Resumption, site_options: SiteOptions, after: int | None
     _adopt(run, plan)
     for change in [*changed_parts(old, plan), *_site_changes(old.site, site)]:
         click.echo(change, err=as_json)
+    for line in describe_rate_change(old, plan, newest_step(run)):
+        click.echo(line, err=as_json)
     waits_for = [] if after is None else [after]
     submission = submit(run, scripts, folder, options, waits_for, wanted.allowed_changes)
     if as_json:

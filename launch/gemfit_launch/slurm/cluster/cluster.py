@@ -16,6 +16,20 @@ Preemption = Literal["off", "requeue", "cancel", "suspend"]
 UNLIMITED = ("UNLIMITED", "NONE", "INFINITE", "n/a", "")
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Names of accounts or QOS that a partition accepts."""
+
+    allowed: tuple[str, ...] | None = None
+    """`None`: all but those ``denied``."""
+    denied: tuple[str, ...] = ()
+
+    def admits(self, name: str) -> bool:
+        """Whether jobs of ``name`` are accepted; Slurm ignores case."""
+        denied = name.lower() in map(str.lower, self.denied)
+        return not denied and (self.allowed is None or name.lower() in map(str.lower, self.allowed))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partition:
     """A partition and its limits; ``None`` is no limit."""
@@ -23,7 +37,13 @@ class Partition:
     name: str
     is_default: bool
     is_up: bool
+    min_nodes: int
     max_nodes: int | None
+    max_cpus_per_node: int | None
+    max_memory_per_node: int | None
+    """In MiB."""
+    accounts: Admission
+    qos: Admission
     max_seconds: int | None
     default_seconds: int | None
     """Limit of a job that asks for none; ``None``: ``max_seconds``."""
@@ -87,6 +107,13 @@ class Cluster:
         return self.settings.get("PreemptType") == "preempt/qos"
 
     @property
+    def refusal(self) -> str:
+        """What follows where a job exceeds a limit of its partition, as the end of a sentence."""
+        if self.settings.get("EnforcePartLimits", "NO") == "NO":
+            return "Slurm takes such a job, which then waits for ever (EnforcePartLimits=NO)"
+        return "sbatch refuses such a job"
+
+    @property
     def allocates_cpus(self) -> bool:
         """Whether jobs get single CPUs, not whole nodes."""
         return self.settings.get("SelectType") != "select/linear"
@@ -130,7 +157,12 @@ def parse_partition(line: str, settings: Mapping[str, str] = MappingProxyType({}
         name=shown["PartitionName"],
         is_default=shown.get("Default") == "YES",
         is_up=shown.get("State") == "UP",
-        max_nodes=None if (limit := shown.get("MaxNodes", "")) in UNLIMITED else int(limit),
+        min_nodes=_number(shown.get("MinNodes", "")) or 0,
+        max_nodes=_number(shown.get("MaxNodes", "")),
+        max_cpus_per_node=_number(shown.get("MaxCPUsPerNode", "")),
+        max_memory_per_node=_number(shown.get("MaxMemPerNode", "")),
+        accounts=_admission(shown, "Accounts"),
+        qos=_admission(shown, "Qos"),
         max_seconds=seconds(shown.get("MaxTime", "")),
         default_seconds=seconds(shown.get("DefaultTime", "")),
         preemption=preemption(mode),
@@ -139,6 +171,16 @@ def parse_partition(line: str, settings: Mapping[str, str] = MappingProxyType({}
         or shown.get("Exclusive") in ("YES", "NODE"),
         has_cpus_per_gpu="DefCpuPerGPU" in defaults,
     )
+
+
+def _number(text: str) -> int | None:
+    return None if text in UNLIMITED else int(text)
+
+
+def _admission(shown: Mapping[str, str], what: str) -> Admission:
+    allowed = shown.get(f"Allow{what}", "ALL")
+    denied = comma_list(shown.get(f"Deny{what}", ""))
+    return Admission(None if allowed == "ALL" else comma_list(allowed), denied)
 
 
 def preemption(mode: str) -> Preemption:

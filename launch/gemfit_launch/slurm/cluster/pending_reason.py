@@ -52,6 +52,8 @@ _REASONS = {
     "launch failed requeued held": "held because it could not be started on a node; `scontrol release JOB`",
 }
 
+_NOT_PERMITTED = re.compile(r"Job's (account|QOS) not permitted to use this partition\b.*")
+"""What Slurm writes where a partition names accounts or QOS."""
 _LIMIT = re.compile(
     r"(?P<owner>QOS|Assoc|)(?P<kind>Grp|Max|Min)"
     r"(?P<what>BB|Billing|CPUs?|Cpu|Energy|GRES|Jobs?|License|Mem(?:ory)?|Node|SubmitJobs?|Unknown|WallDuration|Wall)"
@@ -83,6 +85,8 @@ def explain(reason: str) -> str:
 
 
 def _explain_limit(reason: str) -> str:
+    if (refused := _NOT_PERMITTED.fullmatch(reason.replace("_", " "))) is not None:
+        return f"it never starts: the partition does not accept this {refused[1]}"
     found = _LIMIT.fullmatch(reason)
     if found is None:
         return ""

@@ -16,6 +16,7 @@ from gemfit_launch.planning.node_range import NodeRange
 from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
 from gemfit_launch.slurm.cluster.preflight_limits import ABOUT, Pace, check_preemption, check_time
 from gemfit_launch.slurm.cluster.preflight_pack import check_pack_partition
+from gemfit_launch.slurm.cluster.preflight_partition import check_admission, check_gpu_kinds
 from gemfit_launch.slurm.cluster.scontrol_text import megabytes
 from gemfit_launch.slurm.sites.planned_site import site_of
 from gemfit_launch.slurm.states import NodeUse
@@ -41,12 +42,14 @@ def examine(
     nodes = cluster.nodes_of(name)
     return [
         _partition(partition),
-        _enough(plan, partition, nodes),
+        _enough(plan, partition, nodes, cluster),
         # Too few nodes at all are reported once, above.
         *_shape(site, min(NodeRange.of(plan).smallest, len(nodes)), nodes),
         *_hosts(nodes, resolves, plan.topology.nodes),
         *_cpus(site, partition, cluster),
-        *check_time(site, partition, pace),
+        *check_admission(site, NodeRange.of(plan), partition, cluster),
+        *check_gpu_kinds(site, nodes),
+        *check_time(site, partition, cluster, pace),
         *check_preemption(partition, cluster, pace),
         *check_pack_partition(site, cluster),
     ]
@@ -60,14 +63,15 @@ def _partition(partition: Partition) -> CheckResult:
     return ok(ABOUT, "partition", partition.name)
 
 
-def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node]) -> CheckResult:
+def _enough(plan: Plan, partition: Partition, nodes: Sequence[Node], cluster: Cluster) -> CheckResult:
     asked, usable = NodeRange.of(plan), [node for node in nodes if node.accepts_jobs]
     wanted = asked.smallest
     if partition.max_nodes is not None and wanted > partition.max_nodes:
         return error(
             ABOUT,
             "nodes",
-            f"{wanted} requested, and {partition.name} allows {partition.max_nodes} per job",
+            f"{wanted} requested, and {partition.name} allows {partition.max_nodes} per job; "
+            f"{cluster.refusal}",
         )
     if wanted > len(nodes):
         return error(ABOUT, "nodes", f"{wanted} requested, and {partition.name} has {len(nodes)}")

@@ -31,7 +31,9 @@ class Pace:
         return self.step_seconds + self.save_seconds
 
 
-def check_time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[CheckResult]:
+def check_time(
+    site: Site, partition: Partition, cluster: Cluster, pace: Pace | None
+) -> Iterator[CheckResult]:
     """The limit that the job gets, the signal before it, and the time of a step and a save."""
     try:
         limit, longest = job_limit(site, partition), partition.max_seconds
@@ -40,7 +42,11 @@ def check_time(site: Site, partition: Partition, pace: Pace | None) -> Iterator[
         return
     if longest is not None and (limit.seconds is None or limit.seconds > longest):
         asked = site.time if site.time is not None else f"{limit.seconds} seconds ({limit.source})"
-        yield error(ABOUT, "time", f"{asked} is longer than {partition.name} allows ({longest} seconds)")
+        yield error(
+            ABOUT,
+            "time",
+            f"{asked} is longer than {partition.name} allows ({longest} seconds); {cluster.refusal}",
+        )
         return
     if limit.seconds is None:
         yield ok(ABOUT, "time", "no limit")
