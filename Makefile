@@ -5,12 +5,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch)
+SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch) benchmarks/goodput/peer.sbatch
 # A file is the unit, since its tests share runs.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help demo test quick check format wheel bench parity slurm-demo slurm-matrix slurm-versions gpu-check gpu-wheels schema clean
+.PHONY: help demo test quick check format wheel bench goodput parity slurm-demo slurm-matrix slurm-versions gpu-check gpu-wheels schema clean
 
 help:                 ## Show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench: $(VENV)/train  ## Run the benchmarks against their peers and print the ra
 	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl --tokenizer scratch
 	$(BIN)/python benchmarks/compare_packers.py --lengths 20000 --conversations 50
 	$(BIN)/python benchmarks/packed_against_padded.py
+
+goodput: $(VENV)/train ## Goodput under 12 events on a real Slurm here, against HF Trainer: 25 minutes (needs apt)
+	$(BIN)/python benchmarks/goodput --out benchmarks/goodput.md
 
 parity: $(VENV)/train ## Train one tiny model in every way that this machine has, and write docs/parity.md
 	$(BIN)/python tests/train/parity.py --out docs/parity.md
