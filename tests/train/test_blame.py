@@ -12,7 +12,9 @@ from click.testing import CliRunner
 
 from gemfit.evaluate import blame
 from gemfit.rundir import RunDir
+from gemfit.schemas.metrics_history import read_history
 from gemfit.schemas.pack_job import make_pack_job
+from gemfit.summary.plan import plan_changes
 from gemfit_launch.cli import main
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.resolve import resolve_plan
@@ -82,6 +84,33 @@ def test_a_poisoned_conversation_is_named_with_its_line(
     # A step names all that its rows hold, and nothing else.
     rows = {row for one in step["conversations"] for row in one["rows"]}
     assert rows == set(blame.rows_of_steps(run)[step["step"]].tolist())
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_resume_that_skips_the_poisoned_conversation_has_no_spike(
+    run: RunDir, tmp_path: Path, rank_server: RankServer
+) -> None:
+    """Rows and, before the resume, losses are those of the whole run; the spike is gone."""
+    (step,), (usual,) = blame.choose_steps(run, [], 1)
+    (spike,) = blame.blame(run, [step], "latest", [usual])
+    document, before = spike.conversations[0].document, spike.step - 1
+    resumed = RunDir.create(tmp_path / "resumed", run.plan())
+    assert rank_server.train(resumed, stop_at=before) == 75, resumed.log(1).read_text()
+    done = CliRunner().invoke(main, ["resume", str(resumed.root), "--skip", str(document)])
+    assert done.exit_code == 0, done.output + resumed.log(2).read_text()
+    assert f"skip document {document} ({spike.conversations[0].place}): " in done.output
+    assert f"skip_documents: was [], is [{document}]" in done.output
+    with_it, without = (read_history(one.metrics_file).steps for one in (run, resumed))
+    assert [one.loss for one in without[:before]] == pytest.approx([one.loss for one in with_it[:before]])
+    assert [one.rows_digest for one in without] == [one.rows_digest for one in with_it]
+    assert with_it[before].loss > usual + 0.2
+    assert without[before].loss < usual + 0.05
+    assert (without[before].trained_tokens or 0) < (with_it[before].trained_tokens or 0)
+    summary = plan_changes(run.plan(), resumed.plan())
+    assert f"skip_documents: was [], is [{document}]" in summary
+    identity = json.loads((resumed.checkpoint(STEPS) / "manifest.json").read_text())["training"]
+    assert identity["skip_documents"] == [document]
 
 
 def test_a_falling_loss_has_no_spike() -> None:

@@ -26,9 +26,10 @@ from gemfit_launch.planning.replan import (
     replan_job,
 )
 from gemfit_launch.planning.request import Request
+from gemfit_launch.planning.skip_documents import SKIP_KEY, skip_documents
 from gemfit_launch.planning.this_machine import check_this_machine
 from gemfit_launch.planning.topology import Ranks
-from gemfit_launch.runs.python_module import require_train_extra
+from gemfit_launch.runs.python_module import ask_module, require_train_extra
 from gemfit_launch.slurm.cluster.cancel import check_not_queued
 from gemfit_launch.slurm.cluster.dependency import check_dependency
 from gemfit_launch.slurm.cluster.job_limit import check_lead
@@ -71,12 +72,16 @@ class Resumption:
 @after_option
 @click.option("--here", is_flag=True, help="Resume on this machine, though RUN was a Slurm job.")
 @allow_changed_option
+@click.option(
+    "--skip", type=click.IntRange(min=0), multiple=True, help="Train a document no more; repeatable."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would happen and start nothing.")
 @json_option
 def resume(
     run: Path,
     request: Request,
     allowed_changes: tuple[str, ...],
+    skip: tuple[int, ...],
     dry_run: bool,
     ranks: Ranks,
     stop_at: int | None,
@@ -89,16 +94,24 @@ def resume(
 
     A run that was a Slurm job is submitted again, with the code as it is now; any other continues on
     this machine. --site makes a job of a local run, --here continues a job on this machine. Ranks,
-    nodes and strategy may change; what would change the training is refused unless allowed.
+    nodes and strategy may change; what would change the training is refused unless allowed. --skip leaves
+    out the loss of a conversation, by the number that `gemfit data blame` gives it.
     Exit status: 0 completed or submitted, 75 stopped and resumable, 1 failed, 2 invalid input.
 
     \b
     Example:
       gemfit resume runs/first
       gemfit resume runs/first --nproc 3 --strategy zero3
+      gemfit resume runs/first --skip 12
       gemfit resume runs/job --nodes 1-4 --site preemptible-cluster
     """
     run_dir = RunDir.open(run)
+    if skip:
+        require_train_extra("resume --skip")
+        pack = run_dir.plan().pack.folder
+        click.echo(ask_module("gemfit.data.inspect.skip", [pack, *map(str, skip)]), nl=False, err=as_json)
+        request = skip_documents(run_dir.plan(), request, skip)
+        allowed_changes = (*allowed_changes, SKIP_KEY)
     wanted = Resumption(run=run_dir, request=request, allowed_changes=allowed_changes, dry_run=dry_run)
     if here and site_options.name is not None:
         raise click.UsageError("--here and --site contradict each other; give one of them")

@@ -41,6 +41,9 @@ class Recipe(Contract):
     tracking: TrackingRecipe = TrackingRecipe()
     hub: HubRecipe = HubRecipe()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    skip_documents: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Conversations that are not trained, by their numbers in the pack, as `gemfit data blame` names them:
+    they keep their places in their rows, and have no loss."""
 
     @model_validator(mode="after")
     def _the_best_of_early_stopping_stays(self) -> Self:

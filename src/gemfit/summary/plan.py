@@ -47,6 +47,8 @@ def hyperparameters(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "activation checkpointing", "yes" if model.activation_checkpointing else "no"
     yield "strategy", recipe.strategy.label
     yield "seed", str(recipe.seed)
+    if recipe.skip_documents:
+        yield "conversations without loss", ", ".join(map(str, recipe.skip_documents))
 
 
 def plan_changes(before: Plan, after: Plan) -> str:

@@ -150,6 +150,8 @@ class _Batch(NamedTuple):
     ends: NDArray[np.int32]
     """(rows + 1,): offsets of each row in ``seq_lengths``."""
     seq_lengths: NDArray[np.int32]
+    document: NDArray[np.int64]
+    """(chunks,): number of the conversation in the pack."""
 
 
 def _table(path: Path) -> NDArray[np.int64]:
@@ -168,6 +170,7 @@ def _batch_views(batch: pa.RecordBatch) -> _Batch:
         _ints(batch.column("labels").values).reshape(batch.num_rows, -1),
         ends,
         _ints(lengths.values),
+        np.frombuffer(batch.column("document").values.buffers()[1], np.int64, len(lengths.values)),
     )
 
 

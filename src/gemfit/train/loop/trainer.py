@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
 
 from gemfit.core.jsonl_log import append_record
+from gemfit.data.inspect.skipped_documents import open_training_rows
 from gemfit.data.pack.reader import PackedRows, open_pack
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.rundir import RunDir
@@ -84,7 +85,7 @@ class PackedTrainer(Trainer):
     ) -> None:
         self.run, self.plan, self.attempt, self.allowed_changes = run, plan, attempt, allowed_changes
         self.hooks, self.stop = hooks, stop
-        rows = open_pack(Path(plan.pack.folder), "train")
+        rows = open_training_rows(Path(plan.pack.folder), plan.recipe.skip_documents)
         self.training_identity = plan.training_identity() | {
             "pack.tokenizer_digest": rows.manifest.tokenizer_digest
         }
