@@ -6,9 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from gemfit.core.available_cores import available_cores
+from scheduling import SLURM, OneSlurm
 
 # How long an example takes says something about the machine, which may be busy, and not about the code.
 settings.register_profile("gemfit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,6 +24,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 
+# Models of tests gain nothing from a second thread, and processes whose threads wait for one another lose.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # One cache of compiled code for all processes of all test sessions, whatever cache of packs they use.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
 Golden = Callable[[str, str], None]
@@ -29,11 +36,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="Write golden files instead of comparing.")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process has the tests on Slurm and mostly waits: there are half as many again as cores."""
+    return available_cores() * 3 // 2
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSlurm | None:
+    return OneSlurm(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the tests file by file: slow files first, so that none is left for the end."""
+    """Processes that share the tests begin with those on Slurm and slow files: none is left for the end."""
     if hasattr(config, "workerinput"):  # in one of several processes
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
+        items.sort(key=lambda item: (not item.nodeid.startswith(f"{SLURM}/"), item.path not in slow))
 
 
 @pytest.fixture

@@ -23,7 +23,10 @@ pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
 STEPS = 200  # enough to look at it, and to stop it before its end, on a busy machine too
 TOKEN = "hf_0123456789abcdefTOKEN"
-SITE_WITH_TOKEN = {"setup": ['if [ -n "$HF_TOKEN" ]; then echo yes >"$RUN_DIR/arrived"; fi']}
+SITE_WITH_TOKEN = {
+    "ranks_per_node": 1,
+    "setup": ['if [ -n "$HF_TOKEN" ]; then echo yes >"$RUN_DIR/arrived"; fi'],
+}
 RECIPE_TO_PACK = RECIPE | {"length.max_steps": str(STEPS), "data.seq_len": "48"}
 
 
@@ -169,9 +172,39 @@ def test_the_token_reaches_the_job_and_is_written_nowhere(seen: Seen) -> None:
     assert TOKEN not in seen.open_to_all
 
 
-@pytest.fixture
-def planted(cluster: Cluster) -> Iterator[None]:
-    """A node that is drained, one whose name resolves to nothing, and a time limit."""
+def test_preflight_compares_notice_and_lead_with_what_a_run_took(
+    cluster: Cluster, seen: Seen, tmp_path: Path
+) -> None:
+    limited = SITE | {"time": "1:00:00", "partition": "lowgrace", "signal_lead_seconds": 100}
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "plan.json").write_bytes(seen.run.run.plan_file.read_bytes())
+    lines = [json.loads(line) for line in seen.run.run.metrics_file.read_text().splitlines()]
+    saves = [line | {"write_seconds": 100.0} for line in lines if line["kind"] == "save"]
+    assert saves
+    steps = [line for line in lines if line["kind"] == "step"]
+    (slow / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps + saves))
+    (tmp_path / "site.yaml").write_text(json.dumps(limited))
+    root = seen.run.bench.folder
+    asked = [
+        "debug/cpu-tiny",
+        "--data",
+        str(root / "conversations.jsonl"),
+        "--site",
+        str(tmp_path / "site.yaml"),
+    ]
+    findings = {f["name"]: f for f in preflight(cluster, *asked, "--nodes", "1", "--like", str(slow))}
+    assert findings["preemption"]["state"] == "warning"
+    assert "25 seconds from notice to kill" in findings["preemption"]["found"]
+    assert findings["signal_lead_seconds"]["state"] == "error"
+    quick = {f["name"]: f["state"] for f in preflight(cluster, *asked, "--like", str(seen.run.run.root))}
+    assert quick["preemption"] == "ok"
+    assert "signal_lead_seconds" not in quick
+
+
+@pytest.fixture(scope="module")
+def planted(cluster: Cluster, seen: Seen) -> Iterator[None]:
+    """After the run: a node that is drained, one whose name resolves to nothing, and a time limit."""
     cluster.call("scontrol", "update", "nodename=n3", "state=drain", "reason=planted")
     cluster.call("scontrol", "update", "nodename=n4", "nodeaddr=nowhere.invalid")
     cluster.call("scontrol", "update", "partitionname=low", "maxtime=30")
@@ -220,36 +253,6 @@ def test_preflight_names_a_planted_mistake(
     assert [f for f in findings if f["state"] == "error" and f["name"] == about and words in f["found"]], (
         findings
     )
-
-
-def test_preflight_compares_notice_and_lead_with_what_a_run_took(
-    cluster: Cluster, seen: Seen, tmp_path: Path
-) -> None:
-    limited = SITE | {"time": "1:00:00", "partition": "lowgrace", "signal_lead_seconds": 100}
-    slow = tmp_path / "slow"
-    slow.mkdir()
-    (slow / "plan.json").write_bytes(seen.run.run.plan_file.read_bytes())
-    lines = [json.loads(line) for line in seen.run.run.metrics_file.read_text().splitlines()]
-    saves = [line | {"write_seconds": 100.0} for line in lines if line["kind"] == "save"]
-    assert saves
-    steps = [line for line in lines if line["kind"] == "step"]
-    (slow / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps + saves))
-    (tmp_path / "site.yaml").write_text(json.dumps(limited))
-    root = seen.run.bench.folder
-    asked = [
-        "debug/cpu-tiny",
-        "--data",
-        str(root / "conversations.jsonl"),
-        "--site",
-        str(tmp_path / "site.yaml"),
-    ]
-    findings = {f["name"]: f for f in preflight(cluster, *asked, "--nodes", "1", "--like", str(slow))}
-    assert findings["preemption"]["state"] == "warning"
-    assert "25 seconds from notice to kill" in findings["preemption"]["found"]
-    assert findings["signal_lead_seconds"]["state"] == "error"
-    quick = {f["name"]: f["state"] for f in preflight(cluster, *asked, "--like", str(seen.run.run.root))}
-    assert quick["preemption"] == "ok"
-    assert "signal_lead_seconds" not in quick
 
 
 def preflight(cluster: Cluster, *arguments: str) -> list[dict[str, str]]:
