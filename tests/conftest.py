@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -52,6 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):  # in one of several processes
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: (not item.nodeid.startswith(f"{SLURM}/"), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported is no garbage: full collections need not visit it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job of a few conversations, one of them longer than a row."""
-    data = tmp_path / "data.jsonl"
+    folder = tmp_path_factory.mktemp("job")
+    data = folder / "data.jsonl"
     turns = [
         {"role": ("user", "assistant")[n % 2], "content": f"word {n} of a long conversation"}
         for n in range(40)
@@ -44,7 +46,7 @@ def job(tmp_path: Path) -> Path:
     recipe = Recipe(
         model=ModelRecipe(scratch=ScratchModel(vocab_size=300)), data=DataRecipe(source=str(data), seq_len=64)
     )
-    path = tmp_path / "job.json"
+    path = folder / "job.json"
     path.write_text(make_pack_job(recipe).to_json())
     return path
 
@@ -74,11 +76,26 @@ def compiled(cache: Path) -> set[Path]:
     return {path for path in (cache / "numba").rglob("*") if path.suffix in (".nbi", ".nbc")}
 
 
+@dataclass(frozen=True)
+class FirstBuild:
+    """A build with an empty cache: what it compiled lies there, and what it said is here."""
+
+    cache: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def first_build(job: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstBuild:
+    folder = tmp_path_factory.mktemp("first")
+    return FirstBuild(folder / "cache", build(job, folder / "out", folder / "cache", SOURCES))
+
+
 @pytest.mark.slow
-def test_a_copy_of_the_code_elsewhere_compiles_nothing_again(job: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    said = build(job, tmp_path / "first", cache, SOURCES)
-    assert said.count("compiling kernels") == 1
+def test_a_copy_of_the_code_elsewhere_compiles_nothing_again(
+    job: Path, first_build: FirstBuild, tmp_path: Path
+) -> None:
+    assert first_build.said.count("compiling kernels") == 1
+    cache = first_build.cache
     before = compiled(cache)
     assert len(before) > 20
     frozen = tmp_path / "frozen"
@@ -107,10 +124,9 @@ def test_made_up_data_compile_all_that_a_build_needs(job: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_small_input_is_encoded_without_compiling_the_bpe(job: Path, tmp_path: Path) -> None:
-    build(job, tmp_path / "out", tmp_path / "cache", SOURCES)
+def test_a_small_input_is_encoded_without_compiling_the_bpe(first_build: FirstBuild) -> None:
     bpe = {path.stem for path in (SOURCES / "gemfit/data/tokenize/bpe").glob("*.py")} - {"__init__"}
-    assert {path.name.partition(".")[0] for path in compiled(tmp_path / "cache")} & bpe == set()
+    assert {path.name.partition(".")[0] for path in compiled(first_build.cache)} & bpe == set()
 
 
 @pytest.mark.slow

@@ -297,35 +297,51 @@ def test_an_option_without_effect_is_refused(options: tuple[object, ...], messag
     assert message in result.stderr
 
 
+def measured_by(script: str, *cases: str) -> dict[str, dict[str, Any]]:
+    """What a script of tests/memory says of its cases; one process has them all, since it imports torch."""
+    argv = [sys.executable, str(SCRIPTS / script), "--json", "--cases", *cases]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=500, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+STATES = ("ddp:2:bfloat16:full", "fsdp2:2:bfloat16:qlora", "zero3:2:float32:full")
+PEAK = "270m:4:1024:autocast:recompute:sdpa"
+PEAKS_OF_SHARED_ROWS = [f"270m:1:2048:bfloat16:keep:sdpa:full:{degree}" for degree in (1, 2, 4)]
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[str, dict[str, Any]]:
+    return measured_by("states.py", *STATES)
+
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[str, dict[str, Any]]:
+    return measured_by("peaks.py", PEAK, *PEAKS_OF_SHARED_ROWS)
+
+
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("case", ["ddp:2:bfloat16:full", "fsdp2:2:bfloat16:qlora", "zero3:2:float32:full"])
-def test_engines_keep_what_is_predicted_within_five_per_cent(case: str) -> None:
-    argv = [sys.executable, str(SCRIPTS / "states.py"), "--json", "--cases", case]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    (result,) = json.loads(done.stdout.splitlines()[-1])
-    assert abs(result["difference"]) < 0.05
-    assert abs(result["buckets"]) < 0.05
+@pytest.mark.parametrize("case", STATES)
+def test_engines_keep_what_is_predicted_within_five_per_cent(
+    case: str, states: dict[str, dict[str, Any]]
+) -> None:
+    assert abs(states[case]["difference"]) < 0.05
+    assert abs(states[case]["buckets"]) < 0.05
 
 
 @pytest.mark.slow
-def test_a_step_of_the_real_270m_on_fake_tensors_needs_what_is_predicted() -> None:
-    case = "270m:4:1024:autocast:recompute:sdpa"
-    argv = [sys.executable, str(SCRIPTS / "peaks.py"), "--json", "--cases", case]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    (result,) = json.loads(done.stdout.splitlines()[-1])
-    assert abs(result["difference"]) < 0.05
+def test_a_step_of_the_real_270m_on_fake_tensors_needs_what_is_predicted(
+    peaks: dict[str, dict[str, Any]],
+) -> None:
+    assert abs(peaks[PEAK]["difference"]) < 0.05
 
 
 @pytest.mark.slow
-def test_ranks_that_share_rows_need_what_is_predicted_within_ten_per_cent() -> None:
-    cases = [f"270m:1:2048:bfloat16:keep:sdpa:full:{degree}" for degree in (1, 2, 4)]
-    argv = [sys.executable, str(SCRIPTS / "peaks.py"), "--json", "--cases", *cases]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+def test_ranks_that_share_rows_need_what_is_predicted_within_ten_per_cent(
+    peaks: dict[str, dict[str, Any]],
+) -> None:
+    results = [peaks[case] for case in PEAKS_OF_SHARED_ROWS]
     assert [abs(result["difference"]) < 0.10 for result in results] == [True] * 3
     measured = [result["measured"] for result in results]
     assert measured[0] > 1.2 * measured[1] > 1.44 * measured[2], "sharing rows was measured"

@@ -152,8 +152,11 @@ def main() -> int:
         data, model = sample(root), root / "model"
         parameters = save_model(model, layers=arguments.layers, vocabulary=arguments.vocabulary)
         cases = [(name, n) for name in arguments.strategy or STRATEGIES for n in arguments.ranks or (2, 4)]
-        settings: dict[str, Any] = {"model__id": model, "batch__global_batch_size": 4, "length__max_steps": 2}
-        plans = {case: make_plan(data, *case, model=NO_SCRATCH, **settings) for case in cases}
+        settings: dict[str, Any] = {"model__id": model, "length__max_steps": 2}
+        plans = {  # a row per rank and step: what weights take does not depend on it
+            case: make_plan(data, *case, model=NO_SCRATCH, batch__global_batch_size=case[1], **settings)
+            for case in cases
+        }
         for (strategy, ranks), plan in plans.items():
             found = {
                 name: measure(root / f"{strategy}-{ranks}-{name}", plan, way)

@@ -1,24 +1,19 @@
-"""One rank of a run that weighs what it keeps: bytes of live tensors, by what they are for.
+"""A trainer that weighs what its rank keeps: bytes of live tensors, by what they are for.
 
-`tests/memory/states.py` starts it in place of `python -m gemfit.train`. A storage counts once, however
-many tensors look at it; of a sharded tensor counts what lies here.
+`tests/memory/states.py` trains with it. A storage counts once, however many tensors look at it; of a sharded
+tensor counts what lies here.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from gemfit.train import main as entry
 from gemfit.train.collective import rank
-from gemfit.train.distributed.cpu_backend import leave
 from gemfit.train.loop.trainer import PackedTrainer
 
 GRADIENTS_OF_ZERO = (
@@ -43,7 +38,12 @@ def weigh(tensors: Iterable[Any]) -> int:
 
 
 class Weighing(PackedTrainer):
-    """Trains as ever, and keeps the largest weight of each kind, after the first step."""
+    """Trains as ever, and leaves the largest weight of each kind, after the first step, in the run."""
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().train(*args, **kwargs)
+        (self.run.root / f"weights-{rank()}.json").write_text(json.dumps(self.peaks))
+        return result
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -154,22 +154,3 @@ def _flat(values: Any) -> Iterator[Any]:
             yield value
         elif isinstance(value, list | tuple | dict):
             yield from _flat(value)
-
-
-def main() -> int:
-    """Train the run that is named, and leave the peaks in it."""
-    root = Path(sys.argv[1])
-    made: list[Weighing] = []
-
-    def trainer(**arguments: Any) -> Weighing:
-        made.append(Weighing(**arguments))
-        return made[-1]
-
-    with mock.patch.object(entry, "PackedTrainer", trainer):
-        code = entry.train(root, None)
-    (root / f"weights-{rank()}.json").write_text(json.dumps(made[0].peaks))
-    return int(code)
-
-
-if __name__ == "__main__":
-    leave(main())

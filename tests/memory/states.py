@@ -2,8 +2,8 @@
 
     python tests/memory/states.py [--cases ddp:2:bfloat16:full …] [--json] [--out FILE.md]
 
-A case is STRATEGY[+offload]:RANKS:DTYPE:full|lora|qlora. Each is launched for real, on this machine's CPU,
-for three steps; tests/memory/rank.py weighs the live tensors. Some 15 to 30 seconds each.
+A case is STRATEGY[+offload]:RANKS:DTYPE:full|lora|qlora. Each trains for three steps on this machine's CPU;
+tests/memory/rank.py weighs the live tensors. A few seconds each.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import forked_ranks  # before torch: it sets the number of threads
+
+# isort: split
+from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit.schemas.metrics import Record
 from gemfit.schemas.plan import Plan
 from gemfit_launch.predict.memory import configuration_of
 from gemfit_launch.predict.model_state_memory import ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shape_of_scratch
-from gemfit_launch.runs.local import carry_out
 from memory.case_table import write_table
+from memory.rank import Weighing
 from tiny_runs import make_plan, sample
 
-RANK_SCRIPT = Path(__file__).with_name("rank.py")
 KINDS = [field.name for field in fields(ModelStates)]
 
 # 400,000 parameters, a third of them in the embedding; odd enough for shards of unequal size.
@@ -91,16 +93,6 @@ class Result:
         return self.predicted["buckets"] / measured - 1 if measured else float(self.predicted["buckets"] > 0)
 
 
-class Silent:
-    """Shows nothing while a run goes on."""
-
-    def show(self, records: list[Record]) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
-
-
 def all_cases() -> Iterator[Case]:
     """Every strategy on 2 and 4 ranks, both types, full, LoRA and QLoRA; offload on 2 ranks."""
     for dtype in ("bfloat16", "float32"):
@@ -131,11 +123,9 @@ def run(case: Case, data: Path, folder: Path) -> Result:
         batch__max_per_device_batch_size=2,
         **settings,
     )
-    weighing = plan.model_copy(update={"command": (*plan.command[:4], str(RANK_SCRIPT), plan.command[-1])})
-    run_dir = RunDir.create(folder, weighing)
-    outcome = carry_out(run_dir, weighing, Silent())
-    if outcome.returncode != 0:
-        sys.exit(f"{case.name} did not complete:\n{run_dir.log(outcome.attempt).read_text()}")
+    attempt = forked_ranks.start(RunDir.create(folder, plan), trainer=Weighing)
+    if attempt.wait() is not ExitCode.DONE:
+        sys.exit(f"{case.name} did not complete:\n{attempt.log()}")
     ranks = [json.loads((folder / f"weights-{rank}.json").read_text()) for rank in range(case.ranks)]
     return Result(case.name, predicted(plan), max(ranks, key=lambda weights: sum(weights.values())))
 
