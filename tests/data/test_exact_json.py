@@ -31,8 +31,17 @@ NUMBERS = [
     "0.30000000000000004",
     "100000000000000000000000000000000000000000000000000.5",
 ]
-BEYOND_FLOATS = ["1e400", "-1.5E+999", "9" * 5000, "-" + "1" * 400 + ".5e10"]
+BEYOND_FLOATS = [
+    "1e400",
+    "-1.5E+999",
+    "9" * 5000,
+    "-" + "1" * 400 + ".5",
+    "-" + "1" * 400 + ".5e10",
+    "9" * 290 + "e99",
+    "1" + "0" * 299 + "E9",
+]
 """Numbers that ``orjson`` refuses."""
+NO_NUMBERS = ["01e400", "1.e400", "1.5.2e400", "--1e400", "+1e400", "1e400e400", "0" * 400, ".1e400"]
 NUMBER = st.one_of(
     st.sampled_from(NUMBERS),
     st.integers().map(str),
@@ -65,6 +74,13 @@ def test_numbers_beyond_floats_stay_as_written(number: str) -> None:
     for broken in (f'{{"a":{number}', f'{{"a":{number},"b":NaN}}', f'{{"a":{number},"b":"\\ud800"}}'):
         with pytest.raises(ValueError, match=r"end of data|unexpected|surrogate"):
             load_json(broken.encode())
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+@pytest.mark.parametrize("beyond", ["", "1e400,"], ids=["alone", "after another"])
+def test_what_is_no_number_is_not_json(number: str, beyond: str) -> None:
+    with pytest.raises(UserError, match="is not JSON"):
+        read_line(f'{{"id":[{beyond}{number}]}}'.encode(), "f:1")
 
 
 @given(text=DOCUMENT)

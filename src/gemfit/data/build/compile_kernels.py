@@ -32,6 +32,7 @@ from gemfit.data.filter.selection import TRAIN, SelectionInput
 from gemfit.data.jsonl.line_group import CODES
 from gemfit.data.jsonl.line_settings import ROLES
 from gemfit.data.jsonl.message_batch import Messages, TokenizedBlock
+from gemfit.data.jsonl.repeated_keys import may_repeat_keys
 from gemfit.data.render.assemble_ids import ControlIds, assemble_ids
 from gemfit.data.render.content_hash import content_digests, normalized_hashes
 from gemfit.data.tokenize.sampling import sample_texts
@@ -85,7 +86,8 @@ def _compile(work: Callable[[Path], None], folder: Path) -> None:
 
 
 def render_block(_: Path) -> None:
-    """Render, fit and hash a few conversations, some of them longer than a row; writes nothing."""
+    """Read, render, fit and hash a few conversations, some of them longer than a row; writes nothing."""
+    may_repeat_keys([b"{}"], [], [])
     turns = np.tile(np.array([CODES["user"], CODES["assistant"]], np.uint8), 3 * NUM_CONVERSATIONS)
     contents = [b"words of a message" * (number % 3) for number in range(len(turns))]
     ends = np.cumsum([len(content) for content in contents], dtype=np.int64)

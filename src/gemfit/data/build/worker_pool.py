@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from gemfit.data.build.malloc import keep_freed_memory
 from gemfit.errors import UserError
 
 Task = TypeVar("Task")
@@ -147,6 +148,7 @@ def _serve(work: Callable[[Any], Any], connection: Connection, inherited: list[C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:  # else the pipe of a dead parent would stay open in a brother
         other.close()
+    keep_freed_memory()
     while True:
         try:
             task = connection.recv()

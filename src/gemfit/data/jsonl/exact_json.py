@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-_INFINITE = re.compile(rb"-?\d[\d.]*[eE]\+?\d{3,}|\d{300,}")
-"""Numbers that may be beyond 64-bit floats, which ``orjson`` refuses."""
+_INFINITE = re.compile(rb"\d[\d.]*[eE]\+?\d+|\d{300,}")
+"""What may be numbers beyond 64-bit floats, which ``orjson`` refuses: all with an exponent, and long ones."""
 _LONGEST = 20
 """Characters of an integer of 64 bits at most."""
 
@@ -53,6 +53,8 @@ def load_json(text: bytes) -> Any:
         value = orjson.loads(_INFINITE.sub(b"0", text))
     try:
         return _decoder().decode(text.decode())
+    except json.JSONDecodeError as error:  # what was replaced is no number
+        raise orjson.JSONDecodeError(error.msg, error.doc, error.pos) from None
     except RecursionError:
         # A thousand levels: what is trained is refused by ``dump_json``, and the rest is of no interest.
         return value
