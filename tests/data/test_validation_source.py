@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from gemfit.data.inspect.pack_files import open_pack_files
 from gemfit.data.pack.reader import read_manifest
 from gemfit.schemas.pack_job import PackJob
 
@@ -56,6 +57,11 @@ def test_a_copy_of_validation_in_a_json_array_is_listed_by_its_index(build: Buil
     assert status == 0, printed
     (line,) = (tmp_path / "pack/also_in_validation.jsonl").read_text().splitlines()
     assert json.loads(line) == {"place": f"{training}[0]", "in_validation": f"{validation}:4"}
+    pack = open_pack_files(tmp_path / "pack")
+    assert list(map(pack.place, range(13))) == [
+        *(f"{validation}:{number}" for number in range(1, 5)),
+        *(f"{training}[{index}]" for index in range(9)),
+    ]
 
 
 def test_the_validation_split_is_part_of_the_fingerprint(

@@ -138,6 +138,8 @@ class PackInput(Contract):
     """Index into `PackManifest.sources`."""
     commit: str | None = None
     """Of a dataset on the Hub."""
+    in_array: bool = False
+    """Whether its lines are elements of a JSON array."""
 
 
 class PackManifest(Contract):

@@ -80,6 +80,10 @@ class ConversationTable:
         """The input of each of these conversations, as an index: (conversations,)."""
         return self.block_inputs[self._blocks(conversations)]
 
+    def array_inputs(self) -> frozenset[int]:
+        """Inputs whose lines are elements of a JSON array, as indices."""
+        return frozenset(self.block_inputs[self.block_in_array].tolist())
+
     def places(self, conversations: NDArray[Any], inputs: Sequence[str]) -> list[str]:
         """Where each of these conversations is. inputs: the path of each input."""
         blocks = self._blocks(conversations)

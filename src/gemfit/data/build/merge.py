@@ -44,7 +44,7 @@ from gemfit.data.pack.reader import CONVERSATIONS, file_digest
 from gemfit.data.tokenize.file_tokenizer import tokenizer_digest_of
 from gemfit.data.tokenize.tokenizer import pad_id, save_tokenizer
 from gemfit.errors import UserError
-from gemfit.schemas.manifest import FileDigest, PackManifest, PackSource, SplitCounts
+from gemfit.schemas.manifest import FileDigest, PackInput, PackManifest, PackSource, SplitCounts
 from gemfit.schemas.pack_job import PackJob
 
 LIBRARIES = ("datasets", "numpy", "pyarrow", "tokenizers", "transformers")
@@ -99,10 +99,19 @@ def assemble(
             PackSource(name=source.name, weight=source.weight, is_validation=source.is_validation)
             for source in job.sources
         ),
-        inputs=inputs_of(job),
+        inputs=_inputs_of(job, table),
         engine=", ".join(notes.engines),
         files=_digests(folder, shards),
         versions={"gemfit": gemfit.__version__, **{name: version(name) for name in LIBRARIES}},
+    )
+
+
+def _inputs_of(job: PackJob, table: ConversationTable) -> tuple[PackInput, ...]:
+    """The inputs, as their blocks were read."""
+    arrays = table.array_inputs()
+    return tuple(
+        one.model_copy(update={"in_array": True}) if index in arrays else one
+        for index, one in enumerate(inputs_of(job))
     )
 
 

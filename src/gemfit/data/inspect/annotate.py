@@ -26,6 +26,8 @@ class AnnotatedChunk:
     file: str
     line: int
     """In the file, from 1."""
+    place: str
+    """File and line, or element of a JSON array."""
     conversation_tokens: int
     """Tokens of the whole conversation."""
     copies: int
@@ -44,7 +46,7 @@ class AnnotatedChunk:
             part = f"all {self.conversation_tokens:,} tokens"
         facts = [
             f"document {self.chunk.document:,}",
-            f"{self.file}:{self.line}" + (f" ({self.source})" if self.source != self.file else ""),
+            self.place + (f" ({self.source})" if self.source != self.file else ""),
             part,
             f"{np.count_nonzero(self.chunk.trained):,} trained",
         ]
@@ -62,6 +64,7 @@ class AnnotatedChunk:
             "source": self.source,
             "file": self.file,
             "line": self.line,
+            "place": self.place,
             "conversation_tokens": self.conversation_tokens,
             "copies": self.copies,
             "begin": begin,
@@ -172,6 +175,7 @@ class RowAnnotator:
             source=source,
             file=file,
             line=number,
+            place=self._pack.place(line),
             conversation_tokens=int(conversations.tokens[line]),
             copies=int(conversations.copies[line]),
             positions=positions(chunk, header),

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gemfit.data.jsonl.blocks import line_place
 from gemfit.data.pack.reader import BATCHES, CONVERSATIONS, read_manifest
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackManifest
@@ -143,9 +144,9 @@ class Pack:
         )
 
     def place(self, index: int) -> str:
-        """``path:line`` of the conversation in line ``index`` of the table."""
-        _, file, line = self.origin(index)
-        return f"{file}:{line}"
+        """Where the conversation in line ``index`` of the table was read (``line_place``)."""
+        one = self.manifest.inputs[int(self.conversations.file[index])]
+        return line_place(one.path, int(self.conversations.line[index]), in_array=one.in_array)
 
 
 def open_pack_files(folder: Path) -> Pack:
