@@ -7,12 +7,16 @@ and load them into other memory, gemfit with its digests: made at a save, compar
 loads one tensor whole on every rank, as under DDP; what it writes goes to sockets. Counted by the kernel
 for each process (``rchar`` and ``wchar`` of /proc/self/io: calls, whether they reach the disk or its
 cache).
+
+The tensors of a process overlap in memory, each one number further than the last, so that a checkpoint may be
+larger than memory; on disk there is one at a time. Neither way copies them before it writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -23,6 +27,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import async_save, load
+from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -63,15 +68,27 @@ def measure(rank: int, ranks: int, size: int, folder: Path, out: Path) -> None:
     rows = TENSOR_BYTES // 4 // COLUMNS // ranks * ranks
     shape, count = torch.Size((rows, COLUMNS)), max(size // (rows * COLUMNS * 4), 1)
     mine = rows // ranks * COLUMNS
-    generator = torch.Generator().manual_seed(rank)
-    values = {f"model.{n}": torch.randn(mine, generator=generator) for n in range(count)}
-    found = {
-        "gemfit": _gemfit(folder / "gemfit", values, shape, rank * mine),
-        "async_save": _async_save(folder / "torch", values, shape, ranks),
-    }
+    random = torch.randn(mine + count, generator=torch.Generator().manual_seed(rank))
+    values = windows(random, mine)
+    found = {"gemfit": _gemfit(folder / "gemfit", values, shape, rank * mine)}
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(folder / "gemfit")
+    found["async_save"] = _async_save(folder / "torch", values, shape, ranks)
     if rank == 0:
         out.write_text(json.dumps({"bytes": count * rows * COLUMNS * 4, **found}))
     dist.destroy_process_group()
+
+
+def windows(memory: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+    """Tensors of ``size`` numbers at every place of ``memory``."""
+    return {f"model.{n}": memory[n : n + size] for n in range(len(memory) - size)}
+
+
+def zeros_like(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As many tensors of this size, which overlap as ``values`` do."""
+    size = len(next(iter(values.values())))
+    return windows(torch.zeros(size + len(values)), size)
 
 
 def _gemfit(folder: Path, values: dict[str, torch.Tensor], shape: torch.Size, start: int) -> dict[str, Any]:
@@ -84,7 +101,7 @@ def _gemfit(folder: Path, values: dict[str, torch.Tensor], shape: torch.Size, st
     newest = newest_listed(run)
     assert newest is not None
     path, manifest = newest
-    empty = {name: FlatShard(torch.zeros_like(flat), start, shape) for name, flat in values.items()}
+    empty = {name: FlatShard(flat, start, shape) for name, flat in zeros_like(values).items()}
     damage: list[str | None] = []
     resumed = counted(lambda: damage.append(verified_load.load(empty, path, manifest.files)))
     assert damage == [None]
@@ -94,6 +111,15 @@ def _gemfit(folder: Path, values: dict[str, torch.Tensor], shape: torch.Size, st
     replicated = counted(lambda: damage.append(verified_load.load(whole, path, manifest.files)))
     assert torch.equal(whole[one].flat[start : start + len(values[one])], values[one])
     return {"save": saved, "resume": resumed, "replicated": replicated}
+
+
+class NoCopyStager(AsyncStager):
+    """Hands tensors over as they are: nothing changes them while they are written."""
+
+    _synchronize_after_execute = False
+
+    def stage(self, state_dict: Any) -> Any:
+        return state_dict
 
 
 def _async_save(
@@ -108,11 +134,11 @@ def _async_save(
         }
 
     def save() -> None:
-        saving: Any = async_save(sharded(values), checkpoint_id=folder)
+        saving: Any = async_save(sharded(values), checkpoint_id=folder, async_stager=NoCopyStager())
         saving.result()
 
     saved = counted(save)
-    empty = {name: torch.zeros_like(flat) for name, flat in values.items()}
+    empty = zeros_like(values)
     resumed = counted(lambda: load(sharded(empty), checkpoint_id=folder))
     assert all(torch.equal(empty[name], flat) for name, flat in values.items())
     return {"save": saved, "resume": resumed}

@@ -88,6 +88,7 @@ def runs() -> Iterator[SharedRun]:
     for window in (8, 48):
         yield SharedRun(strategy="ddp", ranks=4, degree=4, window=window)
         yield SharedRun(strategy="ddp", ranks=2, degree=2, window=window)
+    yield SharedRun(strategy="HSDP", ranks=8, degree=2)
     yield SharedRun(strategy="zero1", ranks=2, degree=2)
     yield SharedRun(strategy="fsdp2", ranks=2, degree=2, also={"strategy__offload": "true"})
     yield SharedRun(strategy="zero3", ranks=2, degree=2, also={"strategy__offload_params": "true"})

@@ -19,8 +19,8 @@ from gemfit.schemas.manifest import FileDigest
 from gemfit.train.checkpoint import engine_state
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.checkpoint.digest_writer import _DigestingStream
-from gemfit.train.checkpoint.storage_layout import StoredPiece, assign, rounds
-from gemfit.train.checkpoint.verified_load import load
+from gemfit.train.checkpoint.storage_layout import UNEVEN, StoredPiece, assign, rounds
+from gemfit.train.checkpoint.verified_load import ROUND_BYTES, load
 from train.loading_rank import load_in_another_dtype
 
 SHAPE = torch.Size((7, 5))
@@ -181,3 +181,14 @@ def test_a_byte_of_a_checkpoint_is_written_once_and_read_once(measure: Callable[
     assert ways["save"]["read"] / size == pytest.approx(0, abs=0.02)
     assert ways["resume"]["read"] / size == pytest.approx(1, abs=0.02)
     assert ways["replicated"]["read"] / size == pytest.approx(1, abs=0.02), "every rank holds all of it"
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_ranks_read_each_file_once_and_meet_after_a_bounded_number_of_bytes(
+    measure: Callable[..., Any],
+) -> None:
+    found = measure("benchmarks/checkpoint_ranks.py", "--gb", "1.2", "--ranks", "3", timeout_seconds=300)
+    assert found["read_once"] == found["files"] == 3
+    assert found["largest_share"] <= UNEVEN
+    assert 0 < found["most_bytes_between_meetings"] <= ROUND_BYTES < found["bytes"] / 3
