@@ -63,6 +63,7 @@ slurm-demo: $(VENV)/train    ## A real Slurm here: a run on 2 nodes is preempted
 
 slurm-matrix: $(VENV)/train  ## All that can end a job, under each kind of preemption: some 25 minutes
 	$(BIN)/python tests/slurm/matrix.py --out benchmarks/slurm_matrix.md
+	$(BIN)/python tests/slurm/accounting.py --out benchmarks/slurm_limits.md
 
 slurm-versions: $(VENV)/dev  ## The tests on a real Slurm once more, on Slurm 24.11 and 26.05 (needs root and apt)
 	$(BIN)/python tests/slurm/versions.py

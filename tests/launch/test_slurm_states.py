@@ -81,7 +81,8 @@ def test_a_node_state_that_is_not_in_the_table_is_unknown_and_kept_as_written(te
     [
         ("QOSMaxGRESPerJob", "it never starts: more GPUs than the QOS allows per job"),
         ("QOSMaxWallDurationPerJobLimit", "it never starts: more time than the QOS allows per job"),
-        ("QOSGrpGRES", "all jobs of the QOS together have as many GPUs as it allows"),
+        ("QOSGrpGRES", "all jobs of the QOS together have as many GPUs as it allows; one that alone asks"),
+        ("QOSGrpJobsLimit", "all jobs of the QOS together have as many jobs as it allows"),
         ("MaxGRESPerAccount", "the jobs of the account have as many GPUs as the QOS allows"),
         ("QOSMaxNodePerUserLimit", "you have as many nodes as the QOS allows"),
         ("QOSMaxGRESPerUser", "you have as many GPUs as the QOS allows"),

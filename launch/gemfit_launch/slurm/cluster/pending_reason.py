@@ -103,5 +103,6 @@ def _explain_limit(reason: str) -> str:
     if found["scope"] == "PerAccount":
         return f"the jobs of the account have as many {what} as the QOS allows"
     if found["kind"] == "Grp":
-        return f"all jobs of {owner} together have as many {what} as it allows"
+        alone = "" if what == "jobs" else "; one that alone asks for more never starts"
+        return f"all jobs of {owner} together have as many {what} as it allows{alone}"
     return f"you have as many {what} as {owner} allows"
