@@ -22,7 +22,7 @@ PARTS = (
     Part("run", "gemfit run, stopped and resumed", 90),
     Part("engines", "engines under NCCL: stop, resume by the next engine", 120),
     Part("compile", "compiled layers: frames stop growing", 90),
-    Part("checkpoint_thread", "the checkpoint thread makes no CUDA call", 45),
+    Part("checkpoint_thread", "the checkpoint thread only waits for its copy", 45),
     Part("four_bits", "4-bit weights: CPU and GPU agree", 60),
     Part("machine", "energy, power, doctor, health check", 40, measures=True),
     Part("attention", "attention kernels: error against eager float32, time", 60, measures=True),

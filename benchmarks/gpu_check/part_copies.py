@@ -10,7 +10,8 @@ from common import Scale, keep
 from models import median_seconds, synchronize
 
 from gemfit.core.available_cores import available_cores
-from gemfit.train.checkpoint.engine_state import State, rank_share, write
+from gemfit.train.checkpoint.engine_state import State, write
+from gemfit.train.checkpoint.host_copy import HostMemory
 
 GIGA = 1e9
 
@@ -40,13 +41,22 @@ def _checkpoint(scale: Scale) -> dict[str, float]:
     state: State = {f"model.{n}": torch.ones(side, side, device=scale.device) for n in range(count)}
     size = 4 * count * side * side
     synchronize(scale)
+    memory = HostMemory()
     began = time.perf_counter()
-    share = rank_share(state, 0, 1, copied=True)
+    first = memory.copy(state, everything=True)
+    first.wait()
+    made = time.perf_counter()
+    again = memory.copy(state, everything=True)
+    submitted = time.perf_counter()
+    seconds = again.wait()
     copied = time.perf_counter()
-    write(share, scale.work / "copied-checkpoint")
+    write(again.state, scale.work / "copied-checkpoint")
     written = time.perf_counter()
+    memory.release()
     return {
-        "snapshot_gb_per_second": size / (copied - began) / GIGA,
+        "first_snapshot_gb_per_second": size / (made - began) / GIGA,
+        "snapshot_gb_per_second": size / seconds / GIGA,
+        "snapshot_stall_seconds": submitted - made,
         "write_gb_per_second": size / (written - copied) / GIGA,
     }
 

@@ -70,6 +70,28 @@ def test_rejected_implementations_are_listed_with_the_reason() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype", "named"),
+    [
+        ((9, 0), "bfloat16", True),
+        ((8, 0), "bfloat16", True),
+        ((8, 9), "bfloat16", False),
+        ((7, 5), "bfloat16", False),
+        (None, "bfloat16", False),
+        ((9, 0), "float32", False),
+    ],
+)
+def test_where_nothing_is_installed_auto_names_what_torch_brings_along_if_it_suits_the_gpu(
+    capability: tuple[int, int] | None, dtype: str, named: bool
+) -> None:
+    facts = AttentionFacts(installed=frozenset(), capability=capability, head_dim=256)
+    found = choose_attention(with_model(dtype=dtype), GPUS, facts)
+    assert found.name == "sdpa"
+    assert (
+        "varlen: needs no package and no masks, but is taken only where it is set" in found.because
+    ) == named
+
+
 def test_float32_keeps_auto_away_from_flash_attention() -> None:
     facts = AttentionFacts(installed=BOTH, capability=(9, 0), head_dim=256)
     assert choose_attention(with_model(dtype="float32"), GPUS, facts).name == "sdpa"

@@ -43,3 +43,9 @@ def test_all_ranks_take_part_in_the_same_collectives_and_need_what_is_predicted(
     assert names == [*["_allgather_base_"] * 6, *["_reduce_scatter_base_"] * 3] * 2
     assert [other["collectives"] for other in others[:2]] == [first["collectives"]] * 2
     assert max(abs(result["difference"]) for result in found) < 0.1
+
+
+@pytest.mark.slow
+def test_zero_needs_what_is_predicted() -> None:
+    found = answer("zero_peaks.py", "zero1:27b:64:1", "zero2:27b:64:1", "zero3:27b:64:1")
+    assert max(abs(result["difference"]) for result in found.values()) < 0.1

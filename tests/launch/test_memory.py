@@ -250,23 +250,23 @@ def test_every_gpu_has_the_memory_in_its_name() -> None:
 
 
 def test_a_plan_that_does_not_fit_names_the_smallest_changes_that_would(cli: Cli) -> None:
-    output = cli("plan", "gemma3/27b", "--gpus", 8, "--gpu", "h100-80").output
+    output = cli("plan", "gemma3/27b", "--gpus", 4, "--gpu", "h100-80").output
     said = " ".join(output.split())
-    assert "warning: 78.6 GB are predicted per GPU" in said
-    assert "--gpus 8 --strategy zero2 --offload is predicted to need" in said
-    assert "or --gpus 16 is predicted to need" in said
+    assert "warning: 145 GB are predicted per GPU" in said
+    assert "--gpus 4 --strategy zero2 --offload is predicted to need" in said
+    assert "or --gpus 8 is predicted to need" in said
 
 
 def test_the_change_that_a_plan_names_does_away_with_the_warning(cli: Cli) -> None:
     asked = ("plan", "gemma3/27b", "--gpu", "h100-80", "--json")
-    assert json.loads(cli(*asked, "--gpus", 8).stdout)["forecast"]["warnings"]
-    for change in (("--gpus", 8, "--strategy", "zero2", "--offload"), ("--gpus", 16)):
+    assert json.loads(cli(*asked, "--gpus", 4).stdout)["forecast"]["warnings"]
+    for change in (("--gpus", 4, "--strategy", "zero2", "--offload"), ("--gpus", 8)):
         assert not json.loads(cli(*asked, *change).stdout)["forecast"]["warnings"]
 
 
 def test_a_site_with_a_known_gpu_warns_without_the_option(cli: Cli) -> None:
     asked = ("plan", "gemma3/27b", "--site", "gpu-cluster", "--nodes", 1, "--data", EXAMPLES)
-    result = cli(*asked, "--json")
+    result = cli(*asked, "--set", "batch.max_per_device_batch_size=16", "--json")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
     assert any("are predicted per GPU" in warning for warning in plan["warnings"])

@@ -85,24 +85,22 @@ def fsdp2(shape: ModelShape, ranks: int) -> tuple[Ranges, int]:
     """What each rank holds, and the bytes of rank 0."""
     found: Ranges = {}
     held = 0
-    # Meta tensors cannot be copied; the shards are what counts.
-    with mock.patch.object(engine_state, "_in_host_memory", lambda value, copied: value):
-        for number in range(ranks):
-            with fake_rank(number, ranks) as mesh:
-                model = module(shape)
-                fully_shard(model, mesh=mesh)
-                weights: engine_state.State = {
-                    engine_state.WEIGHT_PREFIX + name: value for name, value in model.named_parameters()
-                }
-                shares = engine_state.rank_share(weights, number, ranks, copied=True)
-            _add(found, shares)
-            if number == 0:
-                local = sum(
-                    parameter.to_local().numel()
-                    for parameter in model.parameters()
-                    if isinstance(parameter, DTensor)
-                )
-                held = local * (4 + 4 + 8)
+    for number in range(ranks):
+        with fake_rank(number, ranks) as mesh:
+            model = module(shape)
+            fully_shard(model, mesh=mesh)
+            weights: engine_state.State = {
+                engine_state.WEIGHT_PREFIX + name: value for name, value in model.named_parameters()
+            }
+            shares = engine_state.rank_share(weights, number, ranks)
+        _add(found, shares)
+        if number == 0:
+            local = sum(
+                parameter.to_local().numel()
+                for parameter in model.parameters()
+                if isinstance(parameter, DTensor)
+            )
+            held = local * (4 + 4 + 8)
     return found, held
 
 
@@ -160,7 +158,7 @@ def _zero3_shares(engine: Any, number: int, ranks: int) -> engine_state.State:
     accelerator = SimpleNamespace(unwrap_model=lambda wrapped: wrapped.module)
     state = engine_state.collect(engine, engine.optimizer.optimizer, accelerator)
     weights = {name: value for name, value in state.items() if name.startswith(engine_state.WEIGHT_PREFIX)}
-    return engine_state.rank_share(weights, number, ranks, copied=True)
+    return engine_state.rank_share(weights, number, ranks)
 
 
 def _zero3_bytes(engine: Any) -> int:

@@ -29,9 +29,9 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gemfit.schemas.strategy import Fsdp
+from gemfit.schemas.strategy import Fsdp, Strategy
 from gemfit.train.model.attention_functions import register_attention
-from gemfit_launch.predict.memory import working_memory
+from gemfit_launch.predict.memory import gpu_memory
 from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
 from memory.case_table import show_results
 from memory.peaks import Case, Living, fake_model
@@ -108,14 +108,14 @@ def fake_rank(rank: int, ranks: int) -> Iterator[Any]:
         _clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
 
 
-def predict(case: Sharded) -> tuple[str, int]:
+def predict(case: Sharded, strategy: Strategy) -> tuple[str, int]:
     """The moment at which most is needed, and how much: states, gathers and working memory."""
     shape = case.model.shape
     config = Configuration(
         shape=replace(shape, num_layers=case.layers or shape.num_layers),
         lora=None,
         dtype="bfloat16",
-        strategy=Fsdp(),
+        strategy=strategy,
         world_size=case.ranks,
         ranks_per_node=min(case.ranks, 8),
         per_device_batch_size=ROWS,
@@ -124,11 +124,10 @@ def predict(case: Sharded) -> tuple[str, int]:
         activation_checkpointing=True,
         attention="sdpa",
     )
-    placed = place_model_states(config)
-    moments = working_memory(config, placed)
+    moments = gpu_memory(config, place_model_states(config))
     sizes = {name: sum(part.bytes for part in parts) for name, parts in moments.items()}
     moment = max(sizes, key=lambda name: sizes[name])
-    return moment, placed.gpu.total + sizes[moment]
+    return moment, sizes[moment]
 
 
 def shard(model: Any, mesh: Any) -> None:
@@ -148,7 +147,7 @@ def trace(case: Sharded, name: str, *, tracker: bool) -> Result:
         optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
         traced, collectives = _trace_steps(model, optimizer)
         tracked = _track_steps(model, optimizer) if tracker else None
-    moment, predicted = predict(case)
+    moment, predicted = predict(case, Fsdp())
     seconds = time.perf_counter() - started
     return Result(name, moment, predicted, traced, tracked, collectives, seconds)
 
@@ -160,7 +159,7 @@ def _trace_steps(model: Any, optimizer: Any) -> tuple[int, list[str]]:
     with living.watch_resizes(), living, recorder:
         for _ in range(2):
             recorder.calls.clear()
-            _step(model, optimizer, lambda: None)
+            run_step(model, optimizer, lambda: None)
     return living.peak, recorder.calls
 
 
@@ -168,12 +167,12 @@ def _track_steps(model: Any, optimizer: Any) -> int:
     tracker: Any = FSDPMemTracker(model, optimizer)
     with tracker:
         for _ in range(2):
-            _step(model, optimizer, tracker.reset_mod_stats)
+            run_step(model, optimizer, tracker.reset_mod_stats)
     (peak,) = tracker.get_tracker_snapshot("peak").values()
     return int(peak["Total"])
 
 
-def _step(model: Any, optimizer: Any, before_pass: Callable[[], None]) -> None:
+def run_step(model: Any, optimizer: Any, before_pass: Callable[[], None]) -> None:
     """One optimizer step of two accumulation steps; each reduces its gradients, as the trainer's do."""
     ids = torch.zeros(ROWS, TOKENS, dtype=torch.long)
     positions = torch.arange(TOKENS).repeat(ROWS, 1)

@@ -103,7 +103,9 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Take a tensor's storage into account until it is gone; of a DTensor, that of the local shard."""
         if isinstance(tensor, DTensor):
             tensor = tensor._local_tensor
-        if not isinstance(tensor, torch.Tensor) or not (size := tensor.untyped_storage().nbytes()):
+        if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta":
+            return
+        if not (size := tensor.untyped_storage().nbytes()):
             return
         storage = tensor.untyped_storage()
         key = id(storage)

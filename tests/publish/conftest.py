@@ -20,6 +20,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
+from gemfit.train.checkpoint.host_copy import HostMemory
 from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
 from gemfit.upload.spool import push_of_step
 from publish.server import HubServer
@@ -48,7 +49,9 @@ class Made:
             scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer),
             accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped),
         )
-        snapshot = take_snapshot(training, step=step, cursor_row=2 * step, eval_loss=eval_loss, copied=False)
+        snapshot = take_snapshot(
+            training, HostMemory(), step=step, cursor_row=2 * step, eval_loss=eval_loss, copied=False
+        )
         plan = self.run.plan()
         context = SaveContext(
             attempt=1,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gemfit.train.checkpoint import engine_state
 from gemfit.train.checkpoint.dcp_planner import FlatShard, boxes
 from gemfit.train.checkpoint.engine_state import read, write
+from gemfit.train.checkpoint.host_copy import HostMemory
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
 
@@ -59,9 +60,7 @@ def test_a_replica_is_cut_so_that_the_ranks_write_each_element_once(shape: list[
     whole = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_state, "SMALL", 0)
-        shares = [
-            engine_state.rank_share({"w": whole}, rank, ranks, copied=True)["w"] for rank in range(ranks)
-        ]
+        shares = [engine_state.rank_share({"w": whole}, rank, ranks)["w"] for rank in range(ranks)]
     shards = [shard for shard in shares if isinstance(shard, FlatShard)]
     assert len(shards) == ranks
     assert torch.cat([shard.flat for shard in shards]).tolist() == whole.flatten().tolist()
@@ -82,7 +81,7 @@ def test_copies_of_a_shard_write_each_element_once(numel: int, replicas: int, sm
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_copied_share_does_not_change_with_the_engine(copied: bool) -> None:
     small, shard = torch.zeros(3), FlatShard(torch.zeros(4), 2, torch.Size([8]))
-    share = engine_state.rank_share({"small": small, "shard": shard}, 0, 2, copied=copied)
+    share = HostMemory().copy({"small": small, "shard": shard}, everything=copied).state
     small += 1
     shard.flat.add_(1)
     values = [part.flat if isinstance(part, FlatShard) else part for part in share.values()]

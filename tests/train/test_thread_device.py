@@ -1,4 +1,4 @@
-"""Threads of a rank make no CUDA call, or make it on the rank's own GPU, and groups have a stated timeout."""
+"""Threads of a rank make CUDA calls on the rank's own GPU, if at all; and groups have a stated timeout."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.recipe_training import BatchRecipe, LengthRecipe
 from gemfit.schemas.strategy import Single
+from gemfit.train.checkpoint.host_copy import HostMemory
 from gemfit.train.checkpoint.save_load import SaveContext, TrainingState, take_snapshot, write
 from gemfit.train.model.build import load_matching_tokenizer, load_model
 from gemfit_launch.planning.plan import make_plan
@@ -108,5 +109,5 @@ def save_after_two_steps(run: RunDir, model: Any) -> None:
     )
     accelerator = SimpleNamespace(unwrap_model=lambda wrapped: wrapped)
     training = TrainingState(model=model, optimizer=optimizer, scheduler=scheduler, accelerator=accelerator)
-    snapshot = take_snapshot(training, step=2, cursor_row=4, eval_loss=None, copied=False)
+    snapshot = take_snapshot(training, HostMemory(), step=2, cursor_row=4, eval_loss=None, copied=False)
     write(run, context, snapshot)

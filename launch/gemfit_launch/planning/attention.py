@@ -83,6 +83,9 @@ def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) 
         if why_not is None:
             return Attention(name, "it is installed, and packed rows need no mask in it")
         reasons.append(f"{name}: {why_not}")
+    if facts.capability is not None and _why_not(PART_OF_TORCH, recipe, facts) is None:
+        # No GPU has shown it, and what starts with sdpa must not end in the self-test of another.
+        reasons.append(f"{PART_OF_TORCH}: needs no package and no masks, but is taken only where it is set")
     return Attention("sdpa", "; ".join(reasons))
 
 

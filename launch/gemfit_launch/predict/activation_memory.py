@@ -87,12 +87,16 @@ def output_gradient_bytes(config: Configuration) -> int:
 
 
 def embedding_gradient_bytes(config: Configuration) -> int:
-    """The dense embedding gradient at the end of the backward pass, added to the output layer's."""
+    """The dense embedding gradient at the end of the backward pass, added to the output layer's.
+
+    Engines copy the sum for its reduction when the two others are gone, which is less. Until then FSDP2 holds
+    the copy of the first layer's gradients.
+    """
     if config.lora is not None:
         return 0
-    embedding = config.shape.embedding_parameters
-    gradients = 3 * stream_bytes(config) * embedding
-    return gradients + (FLOAT32 * embedding if _reduces_a_copy(config) else 0)
+    gradients = 3 * stream_bytes(config) * config.shape.embedding_parameters
+    copied = config.shape.layer_parameters if isinstance(config.strategy, Fsdp) else 0
+    return gradients + FLOAT32 * copied
 
 
 def weight_cache_bytes(config: Configuration) -> int:
@@ -126,24 +130,31 @@ def gather_bytes(config: Configuration) -> int:
             return 0
 
 
+def gathered_edge_bytes(config: Configuration) -> int:
+    """What is gathered at the end of the backward pass: FSDP2 has freed each layer after its own."""
+    if isinstance(config.strategy, Fsdp):
+        return config.compute_bytes * config.edge_elements
+    return gather_bytes(config)
+
+
 def gradient_transient_bytes(config: Configuration) -> int:
-    """Gradients of the current layer before accumulation, and their float32 copy for reduction."""
-    layer = config.shape.layer_parameters
+    """Gradients of the current layer before accumulation, and their float32 copy for reduction.
+
+    ZeRO-2 copies a full bucket, in its own dtype first, after the gradients in it are gone.
+    """
+    compute, layer = config.compute_bytes, config.shape.layer_parameters
     if config.lora is not None:
         layer = config.trained // config.shape.num_layers
-    reduced = layer if isinstance(config.strategy, Fsdp) else min(REDUCE_BUCKET_ELEMENTS, config.trained)
-    return config.compute_bytes * layer + (FLOAT32 * reduced if _reduces_a_copy(config) else 0)
-
-
-def _reduces_a_copy(config: Configuration) -> bool:
-    """Whether gradients are cast to float32 for the reduction."""
+    bucket = min(REDUCE_BUCKET_ELEMENTS, config.trained)
     match config.strategy:
         case Fsdp():
-            return True
-        case DeepSpeed(stage=stage):
-            return stage > 1 and config.compute_bytes != FLOAT32
+            return (compute + FLOAT32) * layer
+        case DeepSpeed(stage=2) if compute != FLOAT32:
+            return max(compute * layer, (compute + FLOAT32) * bucket)
+        case DeepSpeed(stage=3) if compute != FLOAT32:
+            return compute * layer + FLOAT32 * bucket
         case _:
-            return False
+            return compute * layer
 
 
 def _norms(config: Configuration) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_training import CheckpointRecipe
+from gemfit.schemas.strategy import DeepSpeed
 from gemfit_launch.predict import activation_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import (
@@ -92,6 +93,8 @@ class Memory:
         return [f"{gigabytes(part.bytes)} {part.name}: {part.why}" for part in parts if part.bytes]
 
 
+REDUCING = ("backward", "embedding")
+"""Moments at which gradients are reduced."""
 STATES = ("parameters", "masters", "gradients", "buckets", "moments")
 WHY = {
     "parameters": "what the model computes with, or is cast from",
@@ -147,8 +150,7 @@ def make_configuration(
 def predict_memory(config: Configuration, checkpoint: CheckpointRecipe) -> Memory:
     """Predicted memory of one rank, by part."""
     placed = place_model_states(config)
-    moment, working = max(working_memory(config, placed).items(), key=lambda item: _sum(item[1]))
-    parts = [*_named(placed.gpu), *working]
+    moment, parts = max(gpu_memory(config, placed).items(), key=lambda item: _sum(item[1]))
     communication = COMMUNICATION_BYTES if config.world_size > 1 else 0
     parts += [
         MemoryPart(name="fragmentation", bytes=round(FRAGMENTATION * _sum(parts)), why="6 %, assumed"),
@@ -177,12 +179,28 @@ def _read_at_once(config: Configuration) -> int:
     return shape.parameters if config.read_whole else shape.embedding_parameters
 
 
+def gpu_memory(config: Configuration, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
+    """Model states and working memory, at each moment of a step that can be the peak."""
+    return {
+        moment: [*_named(_present(config, placed.gpu, moment)), *working]
+        for moment, working in working_memory(config, placed).items()
+    }
+
+
+def _present(config: Configuration, states: ModelStates, moment: str) -> ModelStates:
+    """ZeRO-2 allocates its buckets when the first layer has gradients, and frees them after the last."""
+    if isinstance(config.strategy, DeepSpeed) and config.strategy.stage == 2 and moment not in REDUCING:
+        return replace(states, buckets=0)
+    return states
+
+
 def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
     """Memory other than model states, at each moment of a step that can be the peak."""
     saved = _saved_for_backward(config)
     gathers = MemoryPart(
         name="gathers", bytes=activation_memory.gather_bytes(config), why="whole parameters, not shards"
     )
+    edges = replace(gathers, bytes=activation_memory.gathered_edge_bytes(config))
     slice_tokens = min(activation_memory.LOSS_SLICE_TOKENS, config.tokens)
     logits = MemoryPart(
         name="logits and loss",
@@ -216,7 +234,7 @@ def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, lis
         "loss": [saved, gathers, *saved_casts, logits, _output(config)],
         "output layer": [saved, gathers, *saved_casts, _output_sum(config)],
         "backward": [saved, gathers, *saved_casts, unpacked, waiting, layer, *checkpointed],
-        "embedding": [gathers, _embedding(config)],
+        "embedding": [edges, _embedding(config)],
         "step": [MemoryPart(name="step", bytes=roots, why="AdamW: roots of all second moments")],
     }
 
@@ -258,7 +276,8 @@ def _checkpointed_layer(config: Configuration) -> MemoryPart:
 def _host(
     config: Configuration, placed: PlacedStates, checkpoint: CheckpointRecipe
 ) -> tuple[MemoryPart, ...]:
-    copy = CHECKPOINT_BYTES * config.trained // config.world_size if checkpoint.asynchronous else 0
+    copies = checkpoint.asynchronous or not placed.host.moments
+    copy = CHECKPOINT_BYTES * config.trained // config.world_size if copies else 0
     return (
         MemoryPart(name="process", bytes=PROCESS_BYTES, why="assumed"),
         MemoryPart(name="offload", bytes=placed.host.total, why="states that are not on the GPU"),

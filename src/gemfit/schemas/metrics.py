@@ -63,6 +63,10 @@ class SaveRecord(Contract):
     """Seconds that training waited: for an earlier save, and for the copy or the whole write."""
     write_seconds: float
     bytes: int
+    copied_bytes: int | None = None
+    """What rank 0 copied into host memory: its share, or nothing of it."""
+    copy_seconds: float | None = None
+    """Seconds that those copies took; on a GPU meanwhile the training goes on."""
     time: float
 
 

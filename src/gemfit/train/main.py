@@ -26,6 +26,7 @@ from gemfit.train.checks import selftest
 from gemfit.train.checks.failure_verdict import judge_failure
 from gemfit.train.collective import on_every_rank, rank
 from gemfit.train.distributed.cpu_backend import use_cpu_backend
+from gemfit.train.distributed.numa_binding import bind_to_gpu
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.callbacks import BoundaryCallback
 from gemfit.train.loop.trainer import PackedTrainer
@@ -81,6 +82,8 @@ def _make_trainer(
     prepare_attention(plan.topology.device)
     if plan.topology.device == "cpu":
         use_cpu_backend()
+    else:  # before any thread or pinned memory
+        bind_to_gpu(int(os.environ.get("LOCAL_RANK", "0")), plan.topology.ranks_per_node)
     stop = Stop(run, stop_at, torch.device(plan.topology.device))
     stop.listen()  # before the minutes that reading a large model may take
     tokenizer = load_matching_tokenizer(plan)

@@ -1,9 +1,9 @@
 """Asynchronous checkpoint saves: a step waits for a copy to host memory, and a thread writes the copy.
 
 It costs host memory for this rank's share of parameters and moments (12 bytes per trained parameter, over
-the ranks) while a save is under way. The threads of all ranks communicate over a gloo group of their own,
-so their messages cannot mix with those of the training. One save is under way at a time. The thread makes no
-CUDA call. Synchronous saves use the group of the training and need no other.
+the ranks) from the first save on. The threads of all ranks communicate over a gloo group of their own,
+so their messages cannot mix with those of the training. One save is under way at a time. All that the thread
+asks of CUDA is whether the copy is complete. Synchronous saves use the group of the training.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import SaveRecord
+from gemfit.train.checkpoint.host_copy import HostMemory
 from gemfit.train.checkpoint.save_load import SaveContext, Snapshot, TrainingState, take_snapshot, write
 from gemfit.train.collective import COLLECTIVE_TIMEOUT, rank
 from gemfit.train.thread_device import device_setter
@@ -53,6 +54,7 @@ class Saver:
         # In order of creation on every rank, and never one that the training uses.
         self._group = _thread_group() if asynchronous and dist.is_initialized() else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=device_setter())
+        self._memory = HostMemory()
         self._underway: Future[None] | None = None
         """The save of the thread, as long as the training does not wait for it."""
 
@@ -65,7 +67,12 @@ class Saver:
         began = time.perf_counter()
         self.wait()
         snapshot = take_snapshot(
-            training, step=step, cursor_row=cursor_row, eval_loss=eval_loss, copied=self._asynchronous
+            training,
+            self._memory,
+            step=step,
+            cursor_row=cursor_row,
+            eval_loss=eval_loss,
+            copied=self._asynchronous,
         )
         if self._asynchronous:
             stall = time.perf_counter() - began
@@ -99,13 +106,15 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        try:
             self.wait()
-            return
-        # The training has failed: its error is the one to raise, but the snapshot is still saved.
-        underway, self._underway = self._underway, None
-        if underway is not None and (lost := underway.exception()) is not None:
+        except Exception as lost:
+            if error is None:
+                raise
+            # The training has failed: its error is the one to raise, but the snapshot is still saved.
             logger.error("the checkpoint under way was not saved: %s", lost)
+        finally:
+            self._memory.release()
 
     def _write(self, snapshot: Snapshot, began: float, stall_seconds: float | None) -> None:
         began_writing = time.perf_counter()
@@ -115,6 +124,7 @@ class Saver:
             if self._underway is None:  # else steps show that the attempt is alive
                 heartbeat()
 
+        copy_seconds = snapshot.copy.wait()
         size = write(self._run, self._context, snapshot, self._group, heartbeat=beat)
         ended = time.perf_counter()
         self.safe_step = snapshot.step
@@ -124,14 +134,23 @@ class Saver:
             stall_seconds=ended - began if stall_seconds is None else stall_seconds,
             write_seconds=ended - began_writing,
             bytes=size,
+            copied_bytes=snapshot.copy.bytes,
+            copy_seconds=copy_seconds,
             time=time.time(),
         )
         if rank() == 0:
             self._on_commit(record)
             logger.info(
-                "step %d: checkpoint of %d bytes; training waited %.3f s, writing took %.3f s",
-                *(record.step, size, record.stall_seconds, record.write_seconds),
+                "step %d: checkpoint of %d bytes; training waited %.3f s, writing took %.3f s%s",
+                *(record.step, size, record.stall_seconds, record.write_seconds, _copy_rate(record)),
             )
+
+
+def _copy_rate(record: SaveRecord) -> str:
+    if not record.copied_bytes or not record.copy_seconds:
+        return ""
+    rate = record.copied_bytes / record.copy_seconds / 1e9
+    return f", copying {record.copied_bytes} bytes of this rank to host memory {rate:.1f} GB/s"
 
 
 def _thread_group() -> Any:

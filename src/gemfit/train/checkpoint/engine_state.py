@@ -52,13 +52,9 @@ def collect(model: Any, optimizer: Any, accelerator: Any) -> State:
     return dict(_plain_entries(optimizer, named))
 
 
-def rank_share(state: State, rank: int, world_size: int, *, copied: bool) -> State:
-    """The share of ``state`` that ``rank`` writes, in host memory; all shares together are the whole state.
-
-    ``copied`` makes it independent of the engine; otherwise tensors already in host memory stay views.
-    """
-    shares = {name: _value_share(value, rank, world_size) for name, value in state.items()}
-    return {name: _in_host_memory(value, copied) for name, value in shares.items()}
+def rank_share(state: State, rank: int, world_size: int) -> State:
+    """Views of the share of ``state`` that ``rank`` writes; all shares together are the whole state."""
+    return {name: _value_share(value, rank, world_size) for name, value in state.items()}
 
 
 def write(
@@ -204,12 +200,6 @@ def local_shard(value: DTensor) -> FlatShard:
     inner = math.prod(value.shape[1:])
     local: torch.Tensor = value.to_local()
     return FlatShard(local.detach().reshape(-1), offsets[0] * inner, value.shape)
-
-
-def _in_host_memory(value: torch.Tensor | FlatShard, copied: bool) -> torch.Tensor | FlatShard:
-    if isinstance(value, FlatShard):
-        return replace(value, flat=value.flat.detach().to("cpu", copy=copied))
-    return value.detach().to("cpu", copy=copied)
 
 
 def _local_bytes(value: torch.Tensor | FlatShard) -> int:

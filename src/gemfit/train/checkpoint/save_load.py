@@ -28,6 +28,7 @@ from gemfit.schemas.manifest import CheckpointManifest, FileDigest, missing_or_r
 from gemfit.schemas.training_identity import Flat, check_changes
 from gemfit.train.checkpoint import deepspeed_zero, engine_state, verified_load
 from gemfit.train.checkpoint.finite_state import check_finite_state
+from gemfit.train.checkpoint.host_copy import HostCopy, HostMemory
 from gemfit.train.collective import on_every_rank, on_first_rank, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -82,24 +83,32 @@ class Snapshot:
     step: int
     cursor_row: int
     eval_loss: float | None
-    state: engine_state.State
+    copy: HostCopy
+    """This rank's share of the state, in host memory."""
     side_files: dict[str, bytes]
     """Small files, by name; rank 0 writes them."""
 
 
 def take_snapshot(
-    training: TrainingState, *, step: int, cursor_row: int, eval_loss: float | None, copied: bool
+    training: TrainingState,
+    memory: HostMemory,
+    *,
+    step: int,
+    cursor_row: int,
+    eval_loss: float | None,
+    copied: bool,
 ) -> Snapshot:
-    """This rank's share of the state after ``step``, in host memory. Not collective.
+    """This rank's share of the state after ``step``, in ``memory`` once its copy is complete. Not collective.
 
-    Unless ``copied``, it holds views that change with the engine.
+    Unless ``copied``, what is in host memory already stays a view that changes with the engine.
     """
     state = engine_state.collect(training.model, training.optimizer, training.accelerator)
+    share = engine_state.rank_share(state, rank(), world_size())
     return Snapshot(
         step=step,
         cursor_row=cursor_row,
         eval_loss=eval_loss,
-        state=engine_state.rank_share(state, rank(), world_size(), copied=copied),
+        copy=memory.copy(share, everything=copied),
         side_files=_side_files(training.accelerator.unwrap_model(training.model), training.scheduler),
     )
 
@@ -112,7 +121,7 @@ def write(
     *,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> int:
-    """Commit ``snapshot`` as a checkpoint of ``run``; returns its size in bytes.
+    """Commit ``snapshot``, whose copy is complete, as a checkpoint of ``run``; returns its size in bytes.
 
     Collective, on ``group``, from any thread; calls ``heartbeat`` meanwhile. Raises ``UserError`` when the
     disk is full, ``SupersededError`` when a newer attempt owns the run, ``FloatingPointError`` for a value
@@ -136,15 +145,15 @@ def write(
         store.commit(run, staging, manifest(files), keep=context.keep, keep_best=context.keep_best)
 
     def measure() -> int:
-        check_finite_state(snapshot.state, snapshot.step)
-        return engine_state.local_bytes(snapshot.state, first_rank=rank() == 0)
+        check_finite_state(snapshot.copy.state, snapshot.step)
+        return engine_state.local_bytes(snapshot.copy.state, first_rank=rank() == 0)
 
     needed = sum(on_every_rank(measure, group))
     staging = on_first_rank(
         lambda: store.begin(run, snapshot.step, context.attempt, bytes_needed=needed), group
     )
     try:
-        own = engine_state.write(snapshot.state, staging, group, heartbeat=heartbeat)
+        own = engine_state.write(snapshot.copy.state, staging, group, heartbeat=heartbeat)
         side_files = on_first_rank(lambda: _write_side_files(staging, snapshot.side_files), group)
         files = [digest for of_rank in on_every_rank(lambda: own, group) for digest in of_rank] + side_files
         on_first_rank(lambda: commit(files), group)
