@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ def bind_to_gpu(local_rank: int, local_ranks: int) -> None:
 
 def pci_address(number: int) -> str:
     """Address of a visible GPU as sysfs names it, such as ``0000:1b:00.0``."""
-    gpu = torch.cuda.get_device_properties(number)
+    gpu: Any = torch.cuda.get_device_properties(number)  # its stubs lack the address
     return f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
 
 
