@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch) benchmarks/goodput/peer.sbatch
-# A file is the unit, since its tests share runs.
+# A file is the unit, since its tests share runs; tests/conftest.py says how many processes, and in which order.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SETTINGS := pyproject.toml setup.py constraints.txt
 

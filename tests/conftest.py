@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gemfit.core.available_cores import available_cores
+from rank_server import RankServer
 from scheduling import SLURM, OneSlurm
 
 # How long an example takes says something about the machine, which may be busy, and not about the code.
@@ -24,12 +26,13 @@ settings.load_profile("gemfit")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
+PROJECT = Path(__file__).parents[1]
 
 # Models of tests gain nothing from a second thread, and processes whose threads wait for one another lose.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # One cache of compiled code for all processes of all test sessions, whatever cache of packs they use.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
+os.environ.setdefault("NUMBA_CACHE_DIR", str(PROJECT / ".pytest_cache" / "numba"))
 Golden = Callable[[str, str], None]
 
 
@@ -83,3 +86,27 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("GEMFIT_CACHE", str(cache))
         yield cache
+
+
+@pytest.fixture(scope="session")
+def rank_server() -> Iterator[RankServer]:
+    server = RankServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def measure(rank_server: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """What a script prints as JSON, from its path below the project; a bad ending fails with its words."""
+
+    def run(script: str, *options: str, timeout_seconds: float) -> Any:
+        folder = tmp_path_factory.mktemp("measured")
+        output, errors = folder / "output", folder / "errors"
+        path = PROJECT / script
+        code = rank_server.run(
+            path, *options, "--json", output=output, errors=errors, timeout_seconds=timeout_seconds
+        )
+        assert code == 0, errors.read_text()[-4000:] + output.read_text()[-4000:]
+        return json.loads(output.read_text())
+
+    return run

@@ -1,19 +1,23 @@
-"""Start the ranks of many runs from one process that has imported torch, transformers and deepspeed once.
+"""Start ranks and scripts from one process that has imported torch, transformers and deepspeed once.
 
 A rank spends eight to ten seconds on imports, which is most of the time of a test that trains for a second.
 ``RankServer`` keeps ``python tests/rank_server.py`` running and asks it to fork the ranks of a run; each goes
 through ``gemfit.train`` with the environment that accelerate's own code makes for the plan. Tests of the
-launch itself use ``accelerate launch``; see ``Attempts`` in ``train/conftest.py``.
+launch itself use ``accelerate launch``; see ``Attempts`` in ``train/conftest.py``. A script is run as
+``__main__`` of a fork, and may fork ranks itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from gemfit.rundir import RunDir
 
@@ -32,6 +36,15 @@ class RankServer:
             return self._ask(
                 {"run": str(run.root.resolve()), "stop_at": stop_at, "environment": dict(os.environ)}
             )
+
+    def run(self, script: Path, *options: str, output: Path, errors: Path, timeout_seconds: float) -> int:
+        """Carry out a Python script that prints into the two files; its exit code, negative for a signal."""
+        request = {
+            "argv": [str(script), *options],
+            "files": [str(output), str(errors)],
+            "seconds": timeout_seconds,
+        }
+        return self._ask(request | {"environment": dict(os.environ)})
 
     def close(self) -> None:
         if self._process is not None:
@@ -68,9 +81,41 @@ def serve() -> None:
         os.environ.clear()
         os.environ.update(request["environment"] | settings)
         forked_ranks.assert_one_thread()
-        attempt = forked_ranks.start(RunDir(Path(request["run"])), stop_at=request["stop_at"])
-        answers.write(f"{attempt.returncode(timeout_seconds=PATIENCE_SECONDS)}\n")
+        if "argv" in request:
+            code = _carry_out(request["argv"], request["files"], request["seconds"])
+        else:
+            attempt = forked_ranks.start(RunDir(Path(request["run"])), stop_at=request["stop_at"])
+            code = attempt.returncode(timeout_seconds=PATIENCE_SECONDS)
+        answers.write(f"{code}\n")
         answers.flush()
+
+
+def _carry_out(argv: list[str], files: list[str], seconds: float) -> int:
+    """The exit code of a script in a fork; it is killed when its time is over."""
+    if (pid := os.fork()) == 0:
+        _be_script(argv, files, seconds)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _be_script(argv: list[str], files: list[str], seconds: float) -> NoReturn:
+    code: object = 1
+    try:
+        for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM ends the process
+        sys.argv = argv
+        runpy.run_path(argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            sys.stderr.write(f"{code}\n")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

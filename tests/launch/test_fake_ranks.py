@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+Answer = Callable[..., dict[str, dict[str, Any]]]
 
 
-def answer(script: str, *cases: str) -> dict[str, dict[str, Any]]:
-    """What ``script`` of tests/memory found, by case."""
-    argv = [sys.executable, str(TESTS / "memory" / script), "--json", "--cases", *cases]
-    env = os.environ | {"PYTHONPATH": str(TESTS), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=500, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = {result["case"]: result for result in json.loads(done.stdout.splitlines()[-1])}
-    assert set(found) == set(cases)
-    return found
+@pytest.fixture
+def answer(measure: Callable[..., Any]) -> Answer:
+    """What a script of tests/memory found, by case."""
+
+    def ask(script: str, *cases: str) -> dict[str, dict[str, Any]]:
+        results = measure(f"tests/memory/{script}", "--cases", *cases, timeout_seconds=500)
+        found = {result["case"]: result for result in results}
+        assert set(found) == set(cases)
+        return found
+
+    return ask
 
 
 @pytest.mark.slow
-def test_each_element_is_in_one_shard_of_a_checkpoint_and_rank_0_holds_what_is_predicted() -> None:
+def test_each_element_is_in_one_shard_of_a_checkpoint_and_rank_0_holds_what_is_predicted(
+    answer: Answer,
+) -> None:
     for case, found in answer("fake_ranks.py", "fsdp2:1b:64", "fsdp2:27b:64", "zero3:27b:512").items():
         assert found["wrong"] == [], case
         assert found["elements"] > 100_000_000, case
@@ -34,7 +34,7 @@ def test_each_element_is_in_one_shard_of_a_checkpoint_and_rank_0_holds_what_is_p
 
 
 @pytest.mark.slow
-def test_all_ranks_take_part_in_the_same_collectives_and_need_what_is_predicted() -> None:
+def test_all_ranks_take_part_in_the_same_collectives_and_need_what_is_predicted(answer: Answer) -> None:
     first, *others = found = list(
         answer("fsdp2_peaks.py", "1b:64:0:2", "1b:64:31:2", "1b:64:63:2", "1b:512:511:2").values()
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +26,6 @@ from gemfit_launch.predict.shape_lookup import shipped_shapes
 EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 
 Cli = Callable[..., Result]
-SCRIPTS = Path(__file__).parents[1] / "memory"
 SHAPES = shipped_shapes()
 B27 = SHAPES["google/gemma-3-27b-it"]
 SHARDED: list[Strategy] = [Fsdp(), DeepSpeed(stage=1), DeepSpeed(stage=2), DeepSpeed(stage=3)]
@@ -297,27 +293,22 @@ def test_an_option_without_effect_is_refused(options: tuple[object, ...], messag
     assert message in result.stderr
 
 
-def measured_by(script: str, *cases: str) -> dict[str, dict[str, Any]]:
-    """What a script of tests/memory says of its cases; one process has them all, since it imports torch."""
-    argv = [sys.executable, str(SCRIPTS / script), "--json", "--cases", *cases]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=500, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True))
-
-
 STATES = ("ddp:2:bfloat16:full", "fsdp2:2:bfloat16:qlora", "zero3:2:float32:full")
 PEAK = "270m:4:1024:autocast:recompute:sdpa"
 PEAKS_OF_SHARED_ROWS = [f"270m:1:2048:bfloat16:keep:sdpa:full:{degree}" for degree in (1, 2, 4)]
 
 
 @pytest.fixture(scope="module")
-def states() -> dict[str, dict[str, Any]]:
-    return measured_by("states.py", *STATES)
+def states(measure: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    found = measure("tests/memory/states.py", "--cases", *STATES, timeout_seconds=500)
+    return {result["case"]: result for result in found}
 
 
 @pytest.fixture(scope="module")
-def peaks() -> dict[str, dict[str, Any]]:
-    return measured_by("peaks.py", PEAK, *PEAKS_OF_SHARED_ROWS)
+def peaks(measure: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    cases = (PEAK, *PEAKS_OF_SHARED_ROWS)
+    found = measure("tests/memory/peaks.py", "--cases", *cases, timeout_seconds=500)
+    return {result["case"]: result for result in found}
 
 
 @pytest.mark.slow

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,13 +146,6 @@ def make_plan(conversations: Path) -> Callable[..., Plan]:
 
 
 @pytest.fixture(scope="session")
-def rank_server() -> Iterator[RankServer]:
-    server = RankServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
 def launch(
     make_plan: Callable[..., Plan], tmp_path_factory: pytest.TempPathFactory, rank_server: RankServer
 ) -> Launch:
@@ -183,16 +174,3 @@ def fresh_run(make_plan: Callable[..., Plan], tmp_path: Path, rank_server: RankS
         return Attempts(run, rank_server)
 
     return create
-
-
-@pytest.fixture(scope="session")
-def measure() -> Callable[..., Any]:
-    """What a script prints as JSON, from its path below the project; a bad ending fails with its words."""
-
-    def run(script: str, *options: str, timeout_seconds: float) -> Any:
-        argv = [sys.executable, str(TESTS.parent / script), *options, "--json"]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_seconds)
-        assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-4000:]
-        return json.loads(done.stdout)
-
-    return run
