@@ -29,6 +29,7 @@ from gemfit.schemas.metrics import Record
 from gemfit.schemas.plan import Plan
 from gemfit_launch.argv import to_argv
 from gemfit_launch.planning.write_configs import in_folder, write_configs
+from gemfit_launch.runs.left_over_ranks import LeftOverRanks
 from gemfit_launch.runs.metrics_tail import Tail
 
 POLL_SECONDS = 0.2
@@ -154,9 +155,11 @@ def follow(run: RunDir, process: subprocess.Popen[bytes], tail: Tail, watch: Pro
 
     If they cannot be shown any more (a closed pipe), stops the run and waits for its end.
     """
+    ranks = LeftOverRanks(run, process.pid)
     try:
         while process.poll() is None:
             watch.show(tail.read())
+            ranks.look()
             time.sleep(POLL_SECONDS)
         watch.show(tail.read())
     except BaseException:

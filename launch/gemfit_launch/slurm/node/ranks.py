@@ -22,6 +22,7 @@ from gemfit.core.launcher_environment import WATCHED_VARIABLE
 from gemfit.core.stop_signals import PREEMPTION_SIGNALS, end_with_parent
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.left_over_ranks import LeftOverRanks
 from gemfit_launch.runs.local import command_line, descendants, environment, kill_tree, start_times
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.node.watchdog import Watchdog
@@ -133,11 +134,13 @@ def gloo_default(interface: str | None) -> dict[str, str]:
 def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog) -> str:
     """Wait for the launcher; returns why it was ended, empty if it ended by itself."""
     next_check = time.monotonic() + CHECK_SECONDS
+    ranks = LeftOverRanks(machine.run, process.pid)
     while process.poll() is None:
         time.sleep(POLL_SECONDS)
         if time.monotonic() < next_check:
             continue
         next_check = time.monotonic() + CHECK_SECONDS
+        ranks.look()
         silence = watchdog.silence_beyond_limit() if machine.rank == 0 else None
         if silence is not None:
             write_atomic(machine.files.hang, f"no step for {silence:.0f} seconds\n")
