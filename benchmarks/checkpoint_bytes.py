@@ -81,8 +81,12 @@ def measure(rank: int, ranks: int, size: int, folder: Path, out: Path) -> None:
 
 
 def windows(memory: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-    """Tensors of ``size`` numbers at every place of ``memory``."""
-    return {f"model.{n}": memory[n : n + size] for n in range(len(memory) - size)}
+    """Tensors of ``size`` numbers at every place of ``memory``, each with a storage of its own size.
+
+    Torch would copy one of a larger storage before it writes it.
+    """
+    numbers = memory.numpy()
+    return {f"model.{n}": torch.from_numpy(numbers[n : n + size]) for n in range(len(memory) - size)}
 
 
 def zeros_like(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

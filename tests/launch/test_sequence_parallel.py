@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from gemfit.errors import UserError
 from gemfit.schemas.head_division import fitting_degrees, key_value_repeats
 from gemfit.schemas.plan import PackReference, Plan, Topology
+from gemfit.summary.plan import hyperparameters
 from gemfit_launch.cli import main
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
@@ -40,6 +41,12 @@ def test_more_gpus_than_rows_train_the_reference_batch(gpus: int, degree: int) -
     assert batch.gradient_accumulation_steps == 1
     assert plan.accelerate["num_processes"] == gpus
     assert plan.steps == plan_of().steps
+
+
+def test_reports_and_model_cards_say_how_many_ranks_share_a_row() -> None:
+    whole, shared = (dict(hyperparameters(plan_of(*settings)))["split into"] for settings in ((), (TWO,)))
+    assert whole == "4 per rank x 8 ranks x 2 gradient accumulation steps"
+    assert shared == ("4 per group x 4 groups of 2 ranks that share each row x 4 gradient accumulation steps")
 
 
 def test_the_training_identity_does_not_know_the_degree() -> None:

@@ -18,16 +18,14 @@ def hyperparameters(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "adapted modules", ", ".join(lora.targets)
         yield "LoRA dropout", f"{lora.dropout:g}"
     yield "global batch", f"{batch.global_batch_size:,} rows of {batch.seq_len:,} tokens"
+    degree = batch.sequence_parallel
+    holder = "rank" if degree == 1 else "group"
+    holders = "ranks" if degree == 1 else f"groups of {degree} ranks that share each row"
     yield (
         "split into",
-        f"{batch.per_device_batch_size} per rank x {batch.data_ranks} ranks x "
+        f"{batch.per_device_batch_size} per {holder} x {batch.data_ranks} {holders} x "
         f"{batch.gradient_accumulation_steps} gradient accumulation steps",
     )
-    if batch.sequence_parallel > 1:
-        yield (
-            "sequence parallelism",
-            f"{batch.sequence_parallel} processes share each row, and count as one rank",
-        )
     yield "optimizer", OPTIMIZERS[optimizer_of(recipe, plan.topology)]
     yield "betas, epsilon", f"{optim.betas[0]:g}, {optim.betas[1]:g}, {optim.eps:g}"
     yield "weight decay", f"{optim.weight_decay:g}"
