@@ -100,28 +100,29 @@ def _numbers(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Iterat
         return
     lengths = runs.stops - runs.starts
     linked = _linked(data, runs, lettered)
-    before = np.where(runs.starts > runs.low, data[runs.starts - 1], ord(" "))
-    one, two = (
-        np.concatenate([np.zeros(back, np.int64), lengths[:-back]])[: len(lengths)] for back in (1, 2)
-    )
-    third = linked & np.concatenate([np.zeros(1, np.bool_), linked[:-1]])
-    phone = (two == 3) & (one == 3) & (lengths == 4)
-    card = (two == 4) & ((one == 4) | (one == 6)) & (lengths >= 4)
-    shaped = (lengths >= 14) | third & (phone | card) | ~linked & (before == ord("+"))
+    third = np.flatnonzero(linked[2:] & linked[1:-1]) + 2
+    two, one, last = (lengths[third - back] for back in (2, 1, 0))
+    phone = (two == 3) & (one == 3) & (last == 4)
+    card = (two == 4) & ((one == 4) | (one == 6)) & (last >= 4)
+    signed = ~linked & (runs.starts > runs.low) & (data[runs.starts - 1] == ord("+"))
+    shaped = np.concatenate([third[phone | card], np.flatnonzero((lengths >= 14) | signed)])
     heads, tails = _chains(linked)
-    likely = (np.add.reduceat(lengths, heads) >= MIN_DIGITS) & np.logical_or.reduceat(shaped, heads)
-    likely &= ~lettered[heads]
+    digits = np.add.reduceat(lengths, heads)
+    likely = np.unique(np.searchsorted(heads, shaped, "right") - 1)
+    likely = likely[(digits[likely] >= MIN_DIGITS) & ~lettered[heads[likely]]]
     for head, tail in zip(heads[likely].tolist(), tails[likely].tolist(), strict=True):
         yield int(runs.starts[head]), (NUMBER, _first_byte(data, runs, head), int(runs.stops[tail]))
 
 
 def _linked(data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask) -> Mask:
     """Which runs continue the number of the run before: after a space, hyphen, dot or bracket."""
+    gaps = runs.starts[1:] - runs.stops[:-1]
+    near = np.flatnonzero((gaps == 1) | (gaps == 2))
+    first, second = data[runs.stops[near]], data[runs.starts[near + 1] - 1]
+    two = _SEPARATOR[second] & (_BRACKET[first] | (second == ord("(")))
+    same = (runs.low[near + 1] == runs.low[near]) & ~lettered[near]
     linked = np.zeros(len(runs.starts), np.bool_)
-    gap, first = runs.starts[1:] - runs.stops[:-1], data[runs.stops[:-1].clip(max=len(data) - 1)]
-    second = data[runs.starts[1:] - 1]
-    two = (gap == 2) & _SEPARATOR[second] & (_BRACKET[first] | (second == ord("(")))
-    linked[1:] = _SEPARATOR[first] & ((gap == 1) | two) & (runs.low[1:] == runs.low[:-1]) & ~lettered[:-1]
+    linked[near + 1] = _SEPARATOR[first] & ((gaps[near] == 1) | two) & same
     _cut_long_chains(data, runs, linked)
     return linked
 
@@ -154,12 +155,12 @@ def _ibans(
     text: bytes, data: NDArray[np.uint8], runs: DigitRuns, lettered: Mask
 ) -> Iterator[tuple[int, Candidate]]:
     """Two capitals at the start of a word, two digits, and the letters and digits of an IBAN."""
-    room = runs.starts - runs.low
-    # ``room`` excludes bytes before the first, for which index 0 is read instead.
-    last, last_but_one, before = (data[np.maximum(runs.starts - back, 0)] for back in (1, 2, 3))
-    capitals = (room >= 2) & _CAPITAL[last] & _CAPITAL[last_but_one]
-    word = (room == 2) | ~_WORD[before]
-    for index in np.flatnonzero(lettered & capitals & word & (runs.stops - runs.starts >= 2)).tolist():
+    after = np.flatnonzero(lettered & (runs.stops - runs.starts >= 2) & (runs.starts - runs.low >= 2))
+    starts = runs.starts[after]
+    capitals = _CAPITAL[data[starts - 1]] & _CAPITAL[data[starts - 2]]
+    # At the first byte of the text, where ``starts`` is 2, index -1 is read and not used.
+    word = (starts - runs.low[after] == 2) | ~_WORD[data[starts - 3]]
+    for index in after[capitals & word].tolist():
         at = int(runs.starts[index])
         if rest := _IBAN_REST.match(text, at, int(runs.high[index])):
             yield at, (IBAN, at - 2, rest.end())
