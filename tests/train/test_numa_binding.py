@@ -31,6 +31,7 @@ def bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
         "get_device_properties",
         lambda index: SimpleNamespace(pci_domain_id=0, pci_bus_id=0x1A + index, pci_device_id=0),
     )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     calls: list[set[int]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: calls.append(set(cores)))
@@ -85,4 +86,9 @@ def test_ranks_whose_gpus_are_all_at_one_socket_keep_all_cores(bound: list[set[i
     (numa_binding.SYSFS / "bus/pci/devices/0000:1a:00.0/numa_node").write_text("1")
     bind_to_gpu(0, 2)
     bind_to_gpu(1, 2)
+    assert bound == []
+
+
+def test_missing_gpus_are_not_asked_for(bound: list[set[int]]) -> None:
+    bind_to_gpu(2, 3)
     assert bound == []

@@ -24,8 +24,10 @@ def bind_to_gpu(local_rank: int, local_ranks: int) -> None:
 
     Only on cores that it has already, so a job's or container's share is respected. Nothing changes where the
     machine does not say which cores are next to the GPU, where none of them was given, and where so many GPUs
-    are at one node that their ranks would have fewer cores each.
+    are at one node that their ranks would have fewer cores each. That GPUs are missing is found elsewhere.
     """
+    if torch.cuda.device_count() < local_ranks:
+        return
     nodes = [numa_node(pci_address(number)) for number in range(local_ranks)]
     node, given = nodes[local_rank], os.sched_getaffinity(0)
     if node is None:
