@@ -144,6 +144,27 @@ def test_lora_keeps_optimizer_states_of_the_adapters_alone(strategy: Strategy) -
 
 
 @pytest.mark.parametrize("strategy", [Single(), *SHARDED])
+def test_copies_of_embeddings_are_trained_next_to_the_frozen_ones(strategy: Strategy) -> None:
+    plain, whole = (
+        config(strategy, lora=Lora(modules_to_save=names)) for names in ((), ("embed_tokens", "lm_head"))
+    )
+    copy = plain.shape.embedding_parameters
+    assert whole.trained == plain.trained + copy, "they share a weight"
+    assert whole.base_elements == plain.base_elements
+    before, after = (place_model_states(made).gpu for made in (plain, whole))
+    assert after.moments - before.moments == pytest.approx(8 * copy)
+    assert after.parameters - before.parameters == (2 if isinstance(strategy, DeepSpeed) else 4) * copy
+
+
+def test_dora_trains_a_magnitude_of_each_output_and_saves_outputs_twice() -> None:
+    plain, dora = (config(Single(), lora=Lora(targets="all-linear", use_dora=use)) for use in (False, True))
+    outputs = sum(outputs for _, outputs in plain.shape.linear_shapes.values())
+    assert dora.trained - plain.trained == outputs * plain.shape.num_layers
+    assert layer_bytes(dora) - layer_bytes(plain) == 2 * 2 * outputs * plain.tokens
+    assert activation_memory.dora_bytes(dora) > activation_memory.dora_bytes(plain) == 0
+
+
+@pytest.mark.parametrize("strategy", [Single(), *SHARDED])
 def test_frozen_weights_are_held_in_the_compute_dtype(strategy: Strategy) -> None:
     lora = config(strategy, 1 if isinstance(strategy, Single) else 8, lora=Lora(rank=16))
     sharded = isinstance(strategy, Fsdp) or (isinstance(strategy, DeepSpeed) and strategy.stage == 3)

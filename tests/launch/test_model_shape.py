@@ -163,6 +163,8 @@ def test_adapters_are_two_matrices_a_target() -> None:
     made = shape_from_config(SMALL | {"model_type": "llama", "num_attention_heads": 4})
     shapes = made.adapter_shapes(8, ("q_proj", "gate_proj"))
     assert shapes == ((8, 64, 7), (64, 8, 7), (8, 64, 7), (96, 8, 7))
+    magnitudes = made.adapter_shapes(8, ("gate_proj",), magnitudes=True)
+    assert magnitudes == ((8, 64, 7), (96, 8, 7), (96, 1, 7))
 
 
 def test_a_sliding_window_bounds_what_a_token_sees() -> None:

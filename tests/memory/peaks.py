@@ -2,11 +2,12 @@
 
     python tests/memory/peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
 
-A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:full|lora|qlora[:DEGREE]]; DTYPE `autocast` is
-float32 parameters cast to bfloat16 at each use, as strategies single and ddp have; DEGREE is that of
-sequence parallelism, over ranks that send nothing. The real model runs forward and backward twice and AdamW
-steps, on fake tensors: every storage is counted while it lives, and nothing is computed. It shows what the
-operations of torch allocate on a CPU; kernels of a GPU may need workspaces besides. Ten seconds each.
+A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:WHAT[:DEGREE]]; WHAT is full, lora, dora, whole or
+qlora. DTYPE `autocast` is float32 parameters cast to bfloat16 at each use, as strategies single and ddp
+have; DEGREE is that of sequence parallelism, over ranks that send nothing. The real model runs forward and
+backward twice and AdamW steps, on fake tensors: every storage is counted while it lives, and nothing is
+computed. It shows what the operations of torch allocate on a CPU; kernels of a GPU may need workspaces
+besides. Ten seconds each.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed._tools.fake_collectives  # what a collective makes of fake tensors
 from bitsandbytes.functional import quantize_4bit
-from peft import LoraConfig, inject_adapter_in_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -39,7 +39,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from gemfit.schemas.recipe_model import Lora, Quantization
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Strategy
 from gemfit.train.data.collate import loss_slices
-from gemfit.train.distributed.meta_init import cast_frozen
+from gemfit.train.distributed.meta_init import cast_frozen, replace_parameters
+from gemfit.train.model.adapters import add_adapters
 from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.qlora import quantize
 from gemfit.train.model.ulysses import row_masks, use_sequence_parallel
@@ -87,6 +88,11 @@ CASES = [
         )
         for degree in (1, 2, 4)
     ),
+    "1b:2:1024:autocast:recompute:sdpa:dora",
+    "1b:2:1024:autocast:keep:sdpa:dora",
+    "1b:2:1024:bfloat16:keep:sdpa:dora",
+    "1b:2:1024:autocast:recompute:sdpa:whole",
+    "1b:2:1024:bfloat16:keep:sdpa:whole",
 ]
 
 
@@ -156,7 +162,7 @@ class Case:
     recompute: bool
     attention: str
     what: str = "full"
-    """`full`, `lora` of rank 16, or `qlora`: the same over weights in 4 bits."""
+    """`full`, `lora` of rank 16, `dora`, `whole` (embeddings too), or `qlora`: over weights in 4 bits."""
     degree: int = 1
     """Ranks that share each row."""
     layers: int | None = None
@@ -170,7 +176,8 @@ class Case:
 
     @property
     def lora(self) -> Lora | None:
-        return None if self.what == "full" else Lora()
+        whole: Any = ("embed_tokens",) if self.what == "whole" else ()
+        return None if self.what == "full" else Lora(use_dora=self.what == "dora", modules_to_save=whole)
 
     @property
     def quantization(self) -> Quantization | None:
@@ -282,14 +289,13 @@ def fake_model(case: Case) -> Any:
 def _attach(model: Any, case: Case, compute: torch.dtype) -> None:
     """Adapters of every linear layer, as peft makes them, and the base in 4 bits."""
     assert case.lora is not None
-    options = {"r": case.lora.rank, "lora_alpha": case.lora.alpha, "target_modules": list(case.lora.targets)}
     torch.set_default_dtype(torch.bfloat16 if case.dtype == "bfloat16" else torch.float32)
     # They are where they should be, and a fake layer cannot be moved.
     with mock.patch.object(torch.nn.Module, "to", lambda module, *_, **__: module):
-        inject_adapter_in_model(LoraConfig(**options, task_type="CAUSAL_LM"), model)
+        add_adapters(model, case.lora)
     torch.set_default_dtype(torch.float32)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+    if case.dtype == "bfloat16":  # as an engine with float32 masters holds them; peft makes adapters float32
+        replace_parameters(model, _in_bfloat16, lambda parameter: parameter.requires_grad)
     if case.quantization is not None:
         # A fake tensor cannot become a Params4bit, which the layer drops at once anyway.
         with mock.patch(
@@ -297,6 +303,10 @@ def _attach(model: Any, case: Case, compute: torch.dtype) -> None:
         ):
             quantize(model, case.quantization, compute)
     cast_frozen(model, compute)
+
+
+def _in_bfloat16(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    return torch.nn.Parameter(parameter.detach().to(torch.bfloat16))
 
 
 def make_accumulation_step(case: Case, model: Any, group: Any) -> Callable[[], None]:

@@ -131,7 +131,7 @@ def by_label(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:
 
 def _headline(query: Query) -> str:
     recipe, model = query.recipe, query.recipe.model
-    method = f"LoRA of rank {model.lora.rank}" if model.lora else "full fine-tune"
+    method = model.lora.label if model.lora else "full fine-tune"
     method += f" over {model.quantization.type}" if model.quantization else ""
     batch = f"global batch of {recipe.batch.global_batch_size} rows of {recipe.data.seq_len:,} tokens"
     return f"{query.name} on {query.gpu.name}: {method}, {model.dtype}, {batch}\n"

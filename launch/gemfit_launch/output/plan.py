@@ -21,6 +21,7 @@ from gemfit_launch.planning.node_range import Size
 from gemfit_launch.planning.speed import SpeedLine, speed_lines
 from gemfit_launch.planning.write_configs import accelerate_yaml, deepspeed_json
 from gemfit_launch.predict.forecast import Forecast, make_forecast
+from gemfit_launch.predict.model_state_memory import count, trained_shapes
 from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.hub_token import token_source
 
@@ -34,6 +35,7 @@ def plan_json(plan: Plan, forecast: Forecast, sizes: Sequence[Size] = ()) -> str
         "tokens_per_step": plan.batch.tokens_per_step,
     }
     data["topology"]["world_size"] = plan.topology.world_size
+    data["trained_parameters"] = trained_parameters(plan.recipe.model)
     data["sizes"] = sizes_json(sizes)
     data["hub_token"] = token_source()
     data["forecast"] = forecast_json(forecast)
@@ -74,6 +76,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
     recipe = plan.recipe
     rows = [
         ("model", _model(recipe.model)),
+        ("trained parameters", _trained(recipe.model)),
         ("strategy", f"{recipe.strategy.label} on {_places(plan)}"),
         ("data", f"{recipe.data.label or 'not given'}, {_rendering(plan)}"),
         *(("files", note) for note in plan.data_notes),
@@ -100,9 +103,27 @@ def _speed(plan: Plan) -> list[SpeedLine]:
     return speed_lines(plan, find_shape(plan.recipe.model).shape)
 
 
+def trained_parameters(model: ModelRecipe) -> int | None:
+    """How many parameters are trained; `None` where the model's shape is unknown."""
+    shape = find_shape(model).shape
+    return None if shape is None else count(trained_shapes(shape, model.lora))
+
+
+def _trained(model: ModelRecipe) -> str:
+    shape = find_shape(model).shape
+    if shape is None:
+        return "unknown: so is the shape of the model"
+    trained, whole = (
+        count(trained_shapes(shape, model.lora)),
+        model.lora.modules_to_save if model.lora else (),
+    )
+    copies = f", {' and '.join(whole)} among them" if whole else ""
+    return f"{trained:,}, {trained / shape.parameters:.2%} of the model{copies}"
+
+
 def _model(model: ModelRecipe) -> str:
     what = model.id or "random weights"
-    how = f"LoRA of rank {model.lora.rank}" if model.lora else "full fine-tune"
+    how = model.lora.label if model.lora else "full fine-tune"
     return f"{what}, {how}, {model.dtype}, {model.attention} attention"
 
 

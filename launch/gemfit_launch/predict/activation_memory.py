@@ -30,7 +30,9 @@ def stream_bytes(config: Configuration) -> int:
 
 def layer_bytes(config: Configuration) -> int:
     """What autograd saves of one layer, for all tokens of a rank."""
-    return round(config.tokens * (_norms(config) + _attention(config) + _feed_forward(config)))
+    return round(
+        config.tokens * (_norms(config) + _attention(config) + _feed_forward(config) + _dora(config))
+    )
 
 
 def checkpoint_bytes(config: Configuration) -> int:
@@ -64,24 +66,24 @@ def output_layer_bytes(config: Configuration) -> int:
     The sum over earlier slices, in the dtype of the residual stream; the first slice has autocast's cast.
     """
     embedding = config.shape.embedding_parameters
-    if config.lora is not None:  # frozen, and in the compute dtype
+    if not config.trains_output:  # frozen, and in the compute dtype
         return 0
     if config.tokens > LOSS_SLICE_TOKENS:
         return embedding * stream_bytes(config)
-    return embedding * config.compute_bytes * config.autocast
+    return embedding * config.compute_bytes * config.casts_inputs
 
 
 def output_sum_bytes(config: Configuration) -> int:
     """Adding the gradient of one slice to that of earlier slices, which makes a third tensor."""
-    if config.lora is not None or config.tokens <= LOSS_SLICE_TOKENS:
+    if not config.trains_output or config.tokens <= LOSS_SLICE_TOKENS:
         return 0
-    tensors = 3 + config.autocast  # the cast is saved for the slices to come
+    tensors = 3 + config.casts_inputs  # the cast is saved for the slices to come
     return tensors * config.shape.embedding_parameters * config.compute_bytes
 
 
 def output_gradient_bytes(config: Configuration) -> int:
     """The gradient of a tied output layer, held until that of the embedding is there."""
-    if config.lora is not None or not config.shape.tied:
+    if not config.trains_output or not config.shape.tied:
         return 0
     return config.shape.embedding_parameters * stream_bytes(config)
 
@@ -92,7 +94,7 @@ def embedding_gradient_bytes(config: Configuration) -> int:
     Engines copy the sum for its reduction when the two others are gone, which is less. Until then FSDP2 holds
     the copy of the first layer's gradients.
     """
-    if config.lora is not None:
+    if not config.trains_embedding:
         return 0
     gradients = 3 * stream_bytes(config) * config.shape.embedding_parameters
     copied = config.shape.layer_parameters if isinstance(config.strategy, Fsdp) else 0
@@ -104,7 +106,7 @@ def weight_cache_bytes(config: Configuration) -> int:
     if not config.casts_inputs:
         return 0
     if config.lora is not None:  # only adapters are cast
-        return config.compute_bytes * config.trained
+        return config.compute_bytes * config.adapters
     return config.compute_bytes * config.shape.linear_parameters * config.shape.num_layers
 
 
@@ -115,17 +117,31 @@ def unpacked_bytes(config: Configuration) -> int:
     return config.compute_bytes * max(rows * columns for rows, columns in config.shape.matrix_shapes)
 
 
+def dora_bytes(config: Configuration) -> int:
+    """The largest matrix with its adapter added, of which DoRA takes the norm: peft 0.21.
+
+    The adapter's product, its scaled copy and the sum; under autocast also the matrix in float32.
+    """
+    if config.lora is None or not config.lora.use_dora:
+        return 0
+    element = FLOAT32 if config.casts_inputs else config.compute_bytes
+    copies = 4 if config.casts_inputs else 3
+    shapes = [config.shape.linear_shapes[name] for name in config.targets]
+    return max(element * (copies * inputs * outputs + inputs * inputs) for inputs, outputs in shapes)
+
+
 def gather_bytes(config: Configuration) -> int:
     """Gathered parameters of a sharding strategy at a time."""
-    compute, layer, edges = config.compute_bytes, config.layer_elements, config.edge_elements
+    compute, layer = config.compute_bytes, config.layer_elements
+    edges = config.edge_elements + config.copied
     match config.strategy:
         case Fsdp(reshard_after_forward=False):
-            return compute * config.base_elements
+            return compute * (config.base_elements + config.copied)
         case Fsdp():  # embedding and last norm are one FSDP unit that stays gathered
             return compute * (edges + GATHERED_UNITS * layer)
         case DeepSpeed(stage=3):
             live = max(LIVE_ELEMENTS, edges + layer) + PREFETCH_ELEMENTS
-            return compute * min(config.base_elements, live)
+            return compute * min(config.base_elements + config.copied, live)
         case _:
             return 0
 
@@ -133,7 +149,7 @@ def gather_bytes(config: Configuration) -> int:
 def gathered_edge_bytes(config: Configuration) -> int:
     """What is gathered at the end of the backward pass: FSDP2 has freed each layer after its own."""
     if isinstance(config.strategy, Fsdp):
-        return config.compute_bytes * config.edge_elements
+        return config.compute_bytes * (config.edge_elements + config.copied)
     return gather_bytes(config)
 
 
@@ -144,7 +160,7 @@ def gradient_transient_bytes(config: Configuration) -> int:
     """
     compute, layer = config.compute_bytes, config.shape.layer_parameters
     if config.lora is not None:
-        layer = config.trained // config.shape.num_layers
+        layer = config.adapters // config.shape.num_layers
     bucket = min(REDUCE_BUCKET_ELEMENTS, config.trained)
     match config.strategy:
         case Fsdp():
@@ -181,7 +197,7 @@ def _attention(config: Configuration) -> float:
     if (
         config.lora is not None
     ):  # activations between the two adapter matrices; the output's adapter casts too
-        inputs += compute * config.lora.rank * len(config.lora.targets)
+        inputs += compute * config.lora.rank * len(config.targets)
         inputs += compute * query if config.casts_inputs else 0
     # What attention returns is exchanged, and the output projection saves the copy.
     inputs += compute * query if config.degree > 1 else 0
@@ -210,3 +226,11 @@ def _feed_forward(config: Configuration) -> float:
     inputs = (2 if config.casts_inputs else 1) * compute * shape.hidden_size
     saved = 3 if config.kernels == "liger" else 4
     return inputs + saved * compute * shape.intermediate_size
+
+
+def _dora(config: Configuration) -> float:
+    """Bytes per token: magnitudes scale the outputs of each matrix and of its adapter, and both are saved."""
+    if config.lora is None or not config.lora.use_dora:
+        return 0
+    outputs = (config.shape.linear_shapes[name][1] for name in config.targets)
+    return 2 * config.compute_bytes * sum(outputs)

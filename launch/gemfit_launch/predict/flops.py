@@ -18,8 +18,7 @@ BACKWARD_FROZEN = 1
 def layer_forward(config: Configuration) -> float:
     """Matrix products of all layers, forward."""
     shape = config.shape
-    adapters = config.trained if config.lora is not None else 0
-    return 2.0 * (shape.num_layers * shape.linear_parameters + adapters)
+    return 2.0 * (shape.num_layers * shape.linear_parameters + config.adapters)
 
 
 def attention_forward(config: Configuration) -> float:

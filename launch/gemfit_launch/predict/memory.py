@@ -216,6 +216,11 @@ def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, lis
         bytes=activation_memory.unpacked_bytes(config),
         why="from 4 bits, one at a time",
     )
+    merged = MemoryPart(
+        name="merged weight",
+        bytes=activation_memory.dora_bytes(config),
+        why="DoRA takes its norm, one at a time",
+    )
     saved_casts = [] if config.activation_checkpointing else [casts]
     checkpointed = [_checkpointed_layer(config)] if config.activation_checkpointing else []
     waiting = MemoryPart(
@@ -230,10 +235,10 @@ def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, lis
     )
     roots = FLOAT32 * placed.gpu.moments // MOMENTS
     return {
-        "forward": [saved, gathers, casts, unpacked, forward_logits],
+        "forward": [saved, gathers, casts, unpacked, merged, forward_logits],
         "loss": [saved, gathers, *saved_casts, logits, _output(config)],
         "output layer": [saved, gathers, *saved_casts, _output_sum(config)],
-        "backward": [saved, gathers, *saved_casts, unpacked, waiting, layer, *checkpointed],
+        "backward": [saved, gathers, *saved_casts, unpacked, merged, waiting, layer, *checkpointed],
         "embedding": [edges, _embedding(config)],
         "step": [MemoryPart(name="step", bytes=roots, why="AdamW: roots of all second moments")],
     }

@@ -100,14 +100,18 @@ class ModelShape:
         inner = tuple((first, rest, self.num_layers) for first, rest in self.layer_shapes)
         return inner + tuple((first, rest, 1) for first, rest in self.edge_shapes)
 
-    def adapter_shapes(self, rank: int, targets: tuple[str, ...]) -> Shapes:
-        """What LoRA adds: two matrices for each target, in every layer."""
+    def adapter_shapes(self, rank: int, targets: tuple[str, ...], *, magnitudes: bool = False) -> Shapes:
+        """What LoRA adds: two matrices for each target, in every layer, and DoRA's ``magnitudes``."""
         pairs = [self.linear_shapes[name] for name in targets if name in self.linear_shapes]
         return tuple(
             (first, rest, self.num_layers)
             for inputs, outputs in pairs
-            for first, rest in ((rank, inputs), (outputs, rank))
+            for first, rest in ((rank, inputs), (outputs, rank), *(((outputs, 1),) if magnitudes else ()))
         )
+
+    def embedding_shapes(self, names: tuple[str, ...]) -> Shapes:
+        """Those of the embeddings, `embed_tokens` and `lm_head`; once where they are the same tensor."""
+        return ((self.vocab_size, self.hidden_size, 1),) * (1 if self.tied and names else len(set(names)))
 
     def attended_tokens(self, seq_len: int, *, window: int | None) -> float:
         """Mean number of tokens that a token sees in a row of ``seq_len``, causal."""

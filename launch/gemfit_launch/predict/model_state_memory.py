@@ -53,11 +53,45 @@ class Configuration:
 
     @property
     def autocast(self) -> bool:
-        """Whether all parameters are float32 and cast at each use, so that the residual stream stays float32.
+        """Whether the embedding is float32 and not cast, so that the residual stream stays float32.
 
-        Under LoRA the frozen weights are in the compute dtype already.
+        Frozen under LoRA, it is in the compute dtype already.
         """
-        return self.casts_inputs and self.lora is None
+        return self.casts_inputs and self.trains_embedding
+
+    @property
+    def trains_embedding(self) -> bool:
+        """Whether the input embedding is trained."""
+        return self._trains("embed_tokens")
+
+    @property
+    def trains_output(self) -> bool:
+        """Whether the output layer is trained."""
+        return self._trains("lm_head")
+
+    def _trains(self, module: str) -> bool:
+        saved = None if self.lora is None else self.lora.modules_to_save
+        return saved is None or module in saved or (self.shape.tied and bool(saved))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Linear modules with adapters."""
+        return () if self.lora is None else adapted_modules(self.shape, self.lora)
+
+    @property
+    def adapter_shapes(self) -> Shapes:
+        """Tensors of the adapters, without modules that are trained whole."""
+        return () if self.lora is None else adapter_shapes(self.shape, self.lora)
+
+    @property
+    def adapters(self) -> int:
+        """Parameters of the adapters."""
+        return count(self.adapter_shapes)
+
+    @property
+    def copied(self) -> int:
+        """Parameters of the copies of modules that are trained whole; the frozen originals stay in memory."""
+        return 0 if self.lora is None else self.trained - self.adapters
 
     @property
     def casts_inputs(self) -> bool:
@@ -76,9 +110,7 @@ class Configuration:
     @property
     def trained_shapes(self) -> Shapes:
         """All trained tensors."""
-        if self.lora is None:
-            return self.shape.all_shapes
-        return self.shape.adapter_shapes(self.lora.rank, self.lora.targets)
+        return trained_shapes(self.shape, self.lora)
 
     @property
     def frozen_shapes(self) -> Shapes:
@@ -183,6 +215,23 @@ def count(shapes: Shapes) -> int:
     return sum(first * rest * times for first, rest, times in shapes)
 
 
+def adapted_modules(shape: ModelShape, lora: Lora) -> tuple[str, ...]:
+    """Linear modules that get adapters."""
+    return tuple(shape.linear_shapes) if lora.targets == "all-linear" else lora.targets
+
+
+def adapter_shapes(shape: ModelShape, lora: Lora) -> Shapes:
+    """Tensors of the adapters, without modules that are trained whole."""
+    return shape.adapter_shapes(lora.rank, adapted_modules(shape, lora), magnitudes=lora.use_dora)
+
+
+def trained_shapes(shape: ModelShape, lora: Lora | None) -> Shapes:
+    """All trained tensors."""
+    if lora is None:
+        return shape.all_shapes
+    return adapter_shapes(shape, lora) + shape.embedding_shapes(lora.modules_to_save)
+
+
 def place_model_states(config: Configuration) -> PlacedStates:
     """Model states of rank 0 under its strategy."""
     match config.strategy:
@@ -261,7 +310,7 @@ def _zero12(config: Configuration, strategy: DeepSpeed) -> PlacedStates:
 
 def _whole_tensors(config: Configuration, shard: int) -> int:
     """Elements of all tensors that overlap the shard of the rank in which the embedding ends."""
-    if config.lora is not None:  # adapters are so small that next to none crosses the boundary of a shard
+    if not config.trains_embedding:  # adapters are so small that next to none crosses a shard's boundary
         return 0
     return -(-config.shape.embedding_parameters // shard) * shard
 

@@ -156,7 +156,7 @@ def _write(
     if adapter:
         parameters = write_adapter(recipe, tokenizer, checkpoint, folder, dtype)
         if base is not None:
-            nest_adapter(folder, recipe.model.lora)
+            nest_adapter(folder)
         write_adapter_base(run, folder)
     else:
         weights, torch_dtype = trained_weights(recipe, tokenizer, checkpoint), _torch_dtype(dtype)

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from gemfit.export.older_readers import with_old_keys
 from gemfit.export.weights import Weights, together
-from gemfit.schemas.recipe_model import Lora, ModelRecipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.train.model.build import base_architecture, open_base
 from gemfit.train.model.safetensors_reader import BaseWeights
 
@@ -93,9 +93,8 @@ def write_rest(base: MultimodalBase, folder: Path, dtype: str) -> None:
             shutil.copyfile(found, folder / name)
 
 
-def nest_adapter(folder: Path, lora: Lora | None) -> None:
+def nest_adapter(folder: Path) -> None:
     """Rename a saved adapter's modules to where they are inside the multimodal model in memory."""
-    assert lora is not None
     weights = {
         re.sub(r"^base_model\.model\.model\.", "base_model.model.model.language_model.", key): tensor
         for key, tensor in load_file(folder / ADAPTER).items()
@@ -103,7 +102,7 @@ def nest_adapter(folder: Path, lora: Lora | None) -> None:
     save_file(weights, folder / ADAPTER, metadata={"format": "pt"})
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     # By name alone, layers of the vision tower would be meant too.
-    config["target_modules"] = rf".*\.language_model\..*\.(?:{'|'.join(lora.targets)})"
+    config["target_modules"] = rf".*\.language_model\..*\.(?:{'|'.join(sorted(config['target_modules']))})"
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

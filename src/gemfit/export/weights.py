@@ -85,14 +85,20 @@ def merged_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
 
 def write_adapter(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path, dtype: str) -> int:
     """Write the adapters alone, as peft reads them; returns the number of their parameters."""
+    from gemfit.train.distributed.meta_init import allocate_parameters  # noqa: PLC0415  (imports accelerate)
     from gemfit.train.model.build import open_model  # noqa: PLC0415  (imports peft)
 
     # The adapters are the same over 4 bits, and reading them needs no bitsandbytes.
     plain = recipe.model.model_copy(update={"quantization": None})
     model = open_model(recipe.model_copy(update={"model": plain}), tokenizer).model
+    allocate_parameters(model, torch.device("cpu"), torch.float32, which=_is_trained)
     _read_adapters(model, checkpoint)
     model.to(getattr(torch, dtype)).save_pretrained(str(folder))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _is_trained(parameter: torch.nn.Parameter) -> bool:
+    return parameter.requires_grad
 
 
 def _read_adapters(model: Any, checkpoint: Path) -> None:

@@ -125,7 +125,7 @@ def summarize(run: RunReport, figures: KeyFigures) -> str:
 def _what(run: RunReport) -> str:
     model = run.plan.recipe.model
     base = model.id or "A Gemma 3 with random weights"
-    return f"LoRA of rank {model.lora.rank} on {base}" if model.lora else base
+    return f"{model.lora.label} on {base}" if model.lora else base
 
 
 def _device(run: RunReport) -> str:

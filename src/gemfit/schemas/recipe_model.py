@@ -33,14 +33,42 @@ class ScratchModel(Contract):
     sliding_window: PositiveInt = 128
 
 
+def _module_names(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(value)  # after this function, strict reading takes no list for a tuple
+    if value != "all-linear":
+        raise ValueError(f"give a list of names of linear modules, or all-linear; found {value!r}")
+    return value
+
+
 class Lora(Contract):
     """Low-rank adapters (peft) instead of a full fine-tune."""
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
     dropout: Share = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the linear modules that get an adapter."""
+    targets: Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_names)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Names of the linear modules that get an adapter; `all-linear`: every one but the output layer."""
+    use_rslora: bool = False
+    """rsLoRA: scale adapters by alpha divided by the square root of the rank, not by the rank."""
+    use_dora: bool = False
+    """DoRA: train the norm of each output row of an adapted matrix apart from its direction."""
+    modules_to_save: tuple[Literal["embed_tokens", "lm_head"], ...] = ()
+    """Modules of which a copy is trained whole. Where the two share a weight, either name means both."""
+
+    @property
+    def label(self) -> str:
+        """Method and rank, such as `rsLoRA with DoRA of rank 16`."""
+        method = "rsLoRA" if self.use_rslora else "LoRA"
+        return f"{method}{' with DoRA' if self.use_dora else ''} of rank {self.rank}"
 
 
 class Quantization(Contract):
@@ -106,6 +134,14 @@ class ModelRecipe(Contract):
     def _quantization_has_something_to_train(self) -> Self:
         if self.quantization is not None and self.lora is None:
             raise ValueError("`quantization` freezes the weights in 4 bits; add `lora`, or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _dora_is_not_compiled(self) -> Self:
+        if self.compile and self.lora is not None and self.lora.use_dora:
+            raise ValueError(
+                "torch cannot compile the DoRA of peft as one graph; set `compile` or `use_dora` to false"
+            )
         return self
 
     @model_validator(mode="after")

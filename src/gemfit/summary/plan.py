@@ -13,9 +13,12 @@ def hyperparameters(plan: Plan) -> Iterator[tuple[str, str]]:
     """Everything that decides what is computed, as it ran."""
     recipe, batch, optim = plan.recipe, plan.batch, plan.recipe.optim
     model, lora = recipe.model, recipe.model.lora
-    yield "trained parameters", "all" if lora is None else f"LoRA of rank {lora.rank}, alpha {lora.alpha}"
+    yield "trained parameters", "all" if lora is None else f"{lora.label}, alpha {lora.alpha}"
     if lora is not None:
-        yield "adapted modules", ", ".join(lora.targets)
+        adapted = (lora.targets,) if isinstance(lora.targets, str) else lora.targets
+        yield "adapted modules", ", ".join(adapted)
+        if lora.modules_to_save:
+            yield "modules trained whole", ", ".join(lora.modules_to_save)
         yield "LoRA dropout", f"{lora.dropout:g}"
     yield "global batch", f"{batch.global_batch_size:,} rows of {batch.seq_len:,} tokens"
     degree = batch.sequence_parallel

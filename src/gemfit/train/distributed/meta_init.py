@@ -7,7 +7,7 @@ apart from what DeepSpeed needs to partition its masters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,14 +30,14 @@ def init_on_meta(model_class: Any, config: Any, attention: str) -> Any:
 
 
 @contextmanager
-def meta_as_cpu(model: torch.nn.Module) -> Iterator[None]:
-    """Make parameters on the meta device look like CPU tensors inside, without memory.
+def meta_as_cpu(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Make parameters of ``modules`` on the meta device look like CPU tensors inside, without memory.
 
     peft moves an adapter to the device of its layer, and on the meta device it would lose its values.
     """
     held = [
         (module, name, parameter)
-        for module in model.modules()
+        for module in modules
         for name, parameter in module._parameters.items()
         if parameter is not None and parameter.is_meta
     ]
@@ -51,8 +51,17 @@ def meta_as_cpu(model: torch.nn.Module) -> Iterator[None]:
         module._parameters[name] = parameter
 
 
-def allocate_parameters(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Allocate each parameter on the meta device, filled with NaN so that unread weights are noticed."""
+def allocate_parameters(
+    model: torch.nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    which: Callable[[torch.nn.Parameter], bool] = lambda parameter: True,
+) -> None:
+    """Allocate each parameter on the meta device for which ``which`` is true.
+
+    They are filled with NaN, so that unread weights are noticed.
+    """
 
     def empty(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
         # A dtype that is already set, as under quantization, stays.
@@ -60,7 +69,7 @@ def allocate_parameters(model: torch.nn.Module, device: torch.device, dtype: tor
         data = torch.full(parameter.shape, torch.nan, dtype=own, device=device)
         return torch.nn.Parameter(data, parameter.requires_grad)
 
-    replace_parameters(model, empty, lambda parameter: parameter.is_meta)
+    replace_parameters(model, empty, lambda parameter: parameter.is_meta and which(parameter))
 
 
 def cast_frozen(model: torch.nn.Module, dtype: torch.dtype) -> None:

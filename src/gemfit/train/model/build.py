@@ -8,7 +8,6 @@ Opening a model costs its buffers and adapters; its weights are read once the en
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,9 @@ from gemfit.data.tokenize.tokenizer import load_tokenizer, pad_id, tokenizer_dig
 from gemfit.errors import UserError
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
-from gemfit.schemas.recipe_model import Lora, ModelRecipe, Quantization, ScratchModel
-from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta, meta_as_cpu
+from gemfit.schemas.recipe_model import ModelRecipe, Quantization, ScratchModel
+from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
+from gemfit.train.model.adapters import add_adapters, set_magnitudes
 from gemfit.train.model.attention_checks import unavailable
 from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.safetensors_reader import BaseWeights, find_weights
@@ -63,9 +63,10 @@ def prepare_for_training(model: Any, recipe: Recipe, tokenizer: Any) -> Any:
         # Reentrant checkpointing loses gradients under LoRA, where the inputs need none.
         model.activation_checkpointing_enable({"use_reentrant": False})
     if recipe.model.lora is not None:
-        model = _with_adapters(model, recipe.model.lora)
+        model = add_adapters(model, recipe.model.lora)
     if recipe.model.quantization is not None:
         _quantize(model, recipe.model.quantization, getattr(torch, recipe.model.dtype))
+        set_magnitudes(model)  # of the values in 4 bits
     return model
 
 
@@ -225,26 +226,3 @@ def _quantize(model: Any, settings: Quantization, dtype: torch.dtype) -> None:
             f"{install_hint('qlora')}, or set model.quantization to null"
         ) from None
     quantize(model, settings, dtype)
-
-
-def _with_adapters(model: Any, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  (a tenth of all imports, for LoRA alone)
-
-    linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    if unknown := sorted(set(lora.targets) - linear):
-        raise UserError(
-            f"model.lora.targets: the model has no linear module {', '.join(unknown)}; "
-            f"it has {', '.join(sorted(linear))}"
-        )
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        # peft uses a name that transformers has deprecated.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        with meta_as_cpu(model):
-            return get_peft_model(model, config)

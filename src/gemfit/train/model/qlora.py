@@ -56,17 +56,34 @@ class QuantizedLinear(Linear4bit):
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         """The bits of a whole ``weight`` (outputs, inputs); its scales are stored in this layer."""
-        bits, self.quant_state = quantize_4bit(
+        bits, self.quant_state = self._quantized(weight)
+        return bits
+
+    def rounded(self, weight: torch.Tensor) -> torch.Tensor:
+        """The values of a whole ``weight`` (outputs, inputs) in 4 bits; this layer is left as it is."""
+        return dequantize_4bit(*self._quantized(weight))
+
+    def _quantized(self, weight: torch.Tensor) -> tuple[torch.Tensor, QuantState]:
+        bits, state = quantize_4bit(
             weight.to(self.compute_dtype),
             compress_statistics=self.settings.double,
             quant_type=self.settings.type,
             quant_storage=self.compute_dtype,
         )
-        return bits
+        return bits, state
 
     def dequantized(self) -> torch.Tensor:
         """The weight that this layer computes with: (outputs, inputs), in the compute dtype."""
         return dequantize_4bit(self.weight, self._state_on(self.weight.device))
+
+    @property
+    def W_q(self) -> torch.Tensor:
+        """The bits."""
+        return self.weight
+
+    def dequantize(self) -> torch.Tensor:
+        """``dequantized``, under the name by which peft asks for it."""
+        return self.dequantized()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, inputs) to (…, outputs), in the compute dtype, as a plain layer under autocast."""
@@ -153,13 +170,13 @@ def _plain(layer: QuantizedLinear) -> torch.nn.Linear:
 
 def _frozen_linears(model: Any) -> list[tuple[torch.nn.Module, str, torch.nn.Linear]]:
     """(parent, name in it, layer) of frozen linear layers, except the output layer and 4-bit ones."""
-    output = model.get_output_embeddings()
+    output = set(model.get_output_embeddings().modules())  # with a copy of it that is trained
     return [
         (parent, name, layer)
         for parent in model.modules()
         for name, layer in parent.named_children()
         if isinstance(layer, torch.nn.Linear)
         and not isinstance(layer, Linear4bit)
-        and layer is not output
+        and layer not in output
         and not layer.weight.requires_grad
     ]

@@ -16,9 +16,18 @@ from gemfit.train.checkpoint import deepspeed_zero
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.checkpoint.engine_state import is_deepspeed, local_shard
 from gemfit.train.collective import in_rounds
+from gemfit.train.model.adapters import MAGNITUDE, magnitude_owner, row_norms
 from gemfit.train.model.safetensors_reader import BaseWeights
 
 ADAPTER = "lora_"
+WRAPPERS = (
+    "_checkpoint_wrapped_module.",
+    "base_model.model.",
+    "base_layer.",
+    "original_module.",
+    "modules_to_save.default.",
+)
+"""What activation checkpointing and peft add to the names of the base model's parameters."""
 
 
 @runtime_checkable
@@ -28,11 +37,14 @@ class QuantizesWeight(Protocol):
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         """The packed bits of a whole weight, in the dtype of the parameter that stores them."""
 
+    def rounded(self, weight: torch.Tensor) -> torch.Tensor:
+        """The values of a whole weight in these bits; the layer is left as it is."""
+
 
 def load_into(model: torch.nn.Module, weights: BaseWeights) -> None:
-    """Fill a whole, unwrapped model, except for its adapters."""
+    """Fill a whole, unwrapped model, except for the low-rank matrices of its adapters."""
     for name, parameter in model.named_parameters():
-        if base_name(name) is not None:
+        if _comes_from_base(name):
             _fill(model, name, weights, [FlatShard(parameter.detach().view(-1), 0, parameter.shape)])
 
 
@@ -59,7 +71,7 @@ def load_into_engine(
 
     def fill() -> Generator[None, None, None]:
         for name, parameter in module.named_parameters():
-            if base_name(name) is not None and (trained or not parameter.requires_grad):
+            if _comes_from_base(name) and (trained or not parameter.requires_grad):
                 _fill(module, name, weights, _shards(engine, parameter))
                 yield
 
@@ -70,6 +82,9 @@ def load_into_engine(
 
 def _fill(module: torch.nn.Module, name: str, weights: BaseWeights, shards: Iterable[FlatShard]) -> None:
     """Read ``shards`` of parameter ``name`` of ``module``; a quantized one is read whole and then cut."""
+    if MAGNITUDE in name:
+        _fill_magnitudes(module, name, weights, shards)
+        return
     base, owner = base_name(name), module.get_submodule(name.rpartition(".")[0])
     assert base is not None, "adapters are not in the base"
     if not (isinstance(owner, QuantizesWeight) and name.endswith(".weight")):
@@ -82,11 +97,35 @@ def _fill(module: torch.nn.Module, name: str, weights: BaseWeights, shards: Iter
         shard.flat.copy_(bits[shard.start : shard.start + shard.flat.numel()])
 
 
+@torch.no_grad()
+def _fill_magnitudes(
+    module: torch.nn.Module, name: str, weights: BaseWeights, shards: Iterable[FlatShard]
+) -> None:
+    """DoRA's magnitudes: row norms of the weight that the layer computes with, read for these rows alone."""
+    layer, base = magnitude_owner(module, name), base_name(f"{name.partition(f'.{MAGNITUDE}.')[0]}.weight")
+    assert base is not None, "a layer of the base model"
+    for shard in shards:
+        rows, inputs, dtype = shard.flat.numel(), layer.in_features, layer.weight.dtype
+        if isinstance(layer, QuantizesWeight):
+            whole = layer.rounded(weights.whole(base, dtype, shard.flat.device))
+            weight = whole[shard.start : shard.start + rows]
+        else:
+            weight = torch.empty(rows, inputs, dtype=dtype, device=shard.flat.device)
+            shape = torch.Size((layer.out_features, inputs))
+            weights.fill(base, FlatShard(weight.view(-1), shard.start * inputs, shape))
+        shard.flat.copy_(row_norms(weight))
+
+
+def _comes_from_base(name: str) -> bool:
+    """Whether the first value of parameter ``name`` is read, or computed, from the base weights."""
+    return base_name(name) is not None or MAGNITUDE in name
+
+
 def base_name(name: str) -> str | None:
-    """The base model's name of a parameter; ``None`` for an adapter's own."""
+    """The base model's name of a parameter, or of a copy of it; ``None`` for an adapter's own."""
     if ADAPTER in name:
         return None
-    for added in ("_checkpoint_wrapped_module.", "base_model.model.", "base_layer."):
+    for added in WRAPPERS:
         name = name.replace(added, "")
     return name
 
