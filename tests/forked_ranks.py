@@ -44,7 +44,7 @@ from accelerate.utils.launch import (
 )
 from transformers import TrainingArguments
 
-from forked_ranks_environment import CUDA_PLAN, POISONED_ROW, SLOW_BATCHES, SLOW_LAYERS
+from forked_ranks_environment import CUDA_PLAN, POISONED_ROW, SLOW_BATCHES, SLOW_LAYERS, SLOW_NETWORK
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.optimizer import optimizer_of
@@ -180,6 +180,8 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
             _use_settings_of_gpus()
         _plant_delay(SLOW_LAYERS, "transformers.models.gemma3.modeling_gemma3.Gemma3MLP.forward", rank)
         _plant_delay(SLOW_BATCHES, "gemfit.train.data.prefetch_loader._get", rank)
+        for collective in ("all_reduce", "batch_isend_irecv"):
+            _plant_delay(SLOW_NETWORK, f"torch.distributed.{collective}", rank)
         _plant_poison()
         leave(train_main())
     except BaseException:

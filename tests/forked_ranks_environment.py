@@ -3,7 +3,9 @@
 CUDA_PLAN = "GEMFIT_TEST_CUDA_PLAN"
 """Set: ranks on CPUs take the optimizer and the arguments of a plan on GPUs."""
 SLOW_LAYERS, SLOW_BATCHES = "GEMFIT_TEST_SLOW_LAYERS", "GEMFIT_TEST_SLOW_BATCHES"
-"""``RANK:SECONDS``: this rank sleeps so long in each of its decoder layers, or in taking each batch."""
+SLOW_NETWORK = "GEMFIT_TEST_SLOW_NETWORK"
+"""``RANK:SECONDS``: this rank sleeps so long in each of its decoder layers, in taking each batch, or before
+it sends or reduces anything."""
 POISONED_ROW = "GEMFIT_TEST_POISONED_ROW"
 """``ROW:KIND``: what is computed from this row of the pack is not finite; its `loss`, only the `gradient`, or
 the logits, whose hidden states `overflow` their dtype."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from forked_ranks_environment import SLOW_BATCHES, SLOW_LAYERS
+from forked_ranks_environment import SLOW_BATCHES, SLOW_LAYERS, SLOW_NETWORK
 from gemfit.schemas.metrics import SlowRankRecord, parse_record
 from gemfit.train.loop.layer_timer import LayerTimer
 from gemfit.train.loop.slow_rank import (
@@ -174,16 +174,19 @@ def test_on_a_gpu_events_are_recorded_and_used_again(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_delays_in_compute_and_in_input_are_named(fresh_run: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delays_in_compute_input_network_are_named(
+    fresh_run: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(SLOW_LAYERS, "2:0.03")
     monkeypatch.setenv(SLOW_BATCHES, "1:0.3")
+    monkeypatch.setenv(SLOW_NETWORK, "3:0.1")
     attempts = fresh_run("fsdp2", 4, length__max_steps=STEPS + 6, checkpoint__every_steps=100)
     assert attempts.train().returncode == 0, attempts.log()
     lines = map(parse_record, attempts.run.metrics_file.read_text().splitlines())
     found = [record for record in lines if isinstance(record, SlowRankRecord)]
-    assert {(record.rank, record.cause) for record in found} == {(2, "compute"), (1, "input")}
+    assert {(record.rank, record.cause) for record in found} == {(2, "compute"), (1, "input"), (3, "network")}
     for record in found:
-        assert STEPS <= record.step <= STEPS + 6
+        assert record.step <= STEPS + 6
         assert record.seconds > record.others_seconds
     assert all(record.text in attempts.log() for record in found)
     waits = [step.wait_seconds for step in attempts.steps[6:]]

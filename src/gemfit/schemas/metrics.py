@@ -203,7 +203,7 @@ class StartRecord(Contract):
     time: float
 
 
-SlowCause = Literal["compute", "input"]
+SlowCause = Literal["compute", "input", "network"]
 
 
 class SlowRankRecord(Contract):
@@ -217,7 +217,7 @@ class SlowRankRecord(Contract):
     """Slurm's name of its node, else that of its machine."""
     cause: SlowCause
     seconds: float
-    """Of its own computing, or waiting for input, in a step; mean over these steps."""
+    """Of its own computing, or waiting for input, in a step, or of a message that it sent or got; a mean."""
     others_seconds: float
     """The same of the median rank."""
     time: float
@@ -225,9 +225,10 @@ class SlowRankRecord(Contract):
     @property
     def text(self) -> str:
         """The same as a sentence."""
+        unit = "message" if self.cause == "network" else "step"
         return (
             f"rank {self.rank} on {self.host} is slower than the others at step {self.step}: {self.cause} "
-            f"takes {self.seconds:.3g} s per step, {self.others_seconds:.3g} s on the median rank"
+            f"takes {self.seconds:.3g} s per {unit}, {self.others_seconds:.3g} s on the median rank"
         )
 
 

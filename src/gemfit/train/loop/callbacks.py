@@ -23,7 +23,7 @@ from gemfit.data.pack.reader import PackedRows
 from gemfit.data.pack.shuffle import rows_digest
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract
-from gemfit.schemas.metrics import EvalRecord, LedgerRecord, SlowRankRecord, StepRecord
+from gemfit.schemas.metrics import EvalRecord, LedgerRecord, SlowCause, SlowRankRecord, StepRecord
 from gemfit.train.checkpoint.async_saver import Saver
 from gemfit.train.collective import on_every_rank, rank
 from gemfit.train.data.batches import RowSchedule
@@ -32,7 +32,14 @@ from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
 from gemfit.train.loop.finite import check_finite, name_rows
 from gemfit.train.loop.layer_timer import LayerTimer
-from gemfit.train.loop.slow_rank import LocalTime, SlowRankDetector, to_slots, waiting_seconds
+from gemfit.train.loop.network_probe import (
+    MESSAGE_BYTES,
+    NetworkProbe,
+    SlowNetwork,
+    SlowNetworkDetector,
+    gradient_bytes,
+)
+from gemfit.train.loop.slow_rank import LocalTime, SlowRank, SlowRankDetector, to_slots, waiting_seconds
 from gemfit.train.loop.validation_loop import ValidationResult
 from gemfit.train.trainer_view import TrainerView
 
@@ -64,10 +71,12 @@ class BoundaryCallback(TrainerCallback):
         self.learning_rate = 0.0
         self.started = self.wait_seconds = 0.0
         self.slow_ranks = SlowRankDetector(trainer.plan.batch.world_size)
+        self.probe: NetworkProbe | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
         self.hosts = on_every_rank(host_name)
+        self._prepare_probe(args.device)
         trainer.layer_timer.take()  # what the self-test took
         self.has_validation = bool(trainer.validation_rows.trained_tokens.sum())
         if not self.has_validation:
@@ -101,16 +110,18 @@ class BoundaryCallback(TrainerCallback):
             loss_share,
             float(trainer.saver.failed),
             *to_slots(local, rank(), ranks),
+            *self._probe_slots(),
             *trainer.ledger.take(),
         )
-        times = np.array(taken[: 2 * ranks]).reshape(2, ranks)
-        self.wait_seconds = waiting_seconds(times)
-        self._find_slow_ranks(step, times)
+        times, taken = np.array(taken[: 3 * ranks]).reshape(3, ranks), taken[3 * ranks :]
+        self.wait_seconds = waiting_seconds(times[:2])
+        self._find_slow_ranks(step, times[:2])
+        self._find_slow_network(step, times[2])
         if failed_saves:
             trainer.saver.wait()  # raises: a save fails on all ranks or on none
         trainer.saver.bound_lost_steps(step)
         loss = summed / trainer.plan.batch.world_size
-        rows = trainer.ledger.rows(taken[2 * ranks :], trainer.schedule.rows_of(step - 1))
+        rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
         state.epoch = trainer.schedule.epoch(step)
         if not math.isfinite(loss):
             check_finite(loss, f"the loss of step {step}", name_rows(rows, Path(trainer.plan.pack.folder)))
@@ -152,22 +163,48 @@ class BoundaryCallback(TrainerCallback):
             if rank() == 0:
                 logger.info("step %d: %s", step, trainer.early_stopping.reason)
 
+    def _prepare_probe(self, device: torch.device) -> None:
+        trainer, ranks = self.trainer, self.trainer.plan.batch.world_size
+        if ranks == 1:
+            return
+        per_host = trainer.plan.topology.ranks_per_node
+        self.probe = NetworkProbe(rank=rank(), ranks=ranks, ranks_per_host=per_host, device=device)
+        self.slow_networks = SlowNetworkDetector(
+            ranks, gradient_bytes(trainer.model_wrapped), MESSAGE_BYTES[device.type]
+        )
+
+    def _probe_slots(self) -> list[float]:
+        return [0.0] if self.probe is None else self.probe.slots()
+
     def _find_slow_ranks(self, step: int, times: NDArray[np.float64]) -> None:
-        trainer = self.trainer
         for found in self.slow_ranks.add(times, self._step_seconds()):
-            record = SlowRankRecord(
-                attempt=trainer.attempt,
-                step=step,
-                rank=found.rank,
-                host=self.hosts[found.rank],
-                cause=found.cause,
-                seconds=found.seconds,
-                others_seconds=found.others_seconds,
-                time=time.time(),
-            )
-            self._write(trainer.run.metrics_file, record)
-            if rank() == 0:
-                logger.warning("warning: %s", record.text)
+            self._name_slow_rank(step, found, found.cause)
+
+    def _find_slow_network(self, step: int, received: NDArray[np.float64]) -> None:
+        """Take the times of the exchange before this step, and exchange again if it is time."""
+        if self.probe is None:
+            return
+        if received.all():
+            shift = self.probe.shift_of(step - 1)
+            for found in self.slow_networks.add(received, shift, self._step_seconds()):
+                self._name_slow_rank(step, found, "network")
+        self.probe.after_step(step)
+
+    def _name_slow_rank(self, step: int, found: SlowRank | SlowNetwork, cause: SlowCause) -> None:
+        trainer = self.trainer
+        record = SlowRankRecord(
+            attempt=trainer.attempt,
+            step=step,
+            rank=found.rank,
+            host=self.hosts[found.rank],
+            cause=cause,
+            seconds=found.seconds,
+            others_seconds=found.others_seconds,
+            time=time.time(),
+        )
+        self._write(trainer.run.metrics_file, record)
+        if rank() == 0:
+            logger.warning("warning: %s", record.text)
 
     def _step_seconds(self) -> float:
         # The step's batches were fetched before it began.

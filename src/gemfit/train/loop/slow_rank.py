@@ -21,6 +21,7 @@ OF_MEDIAN = 0.10
 OF_STEP = 0.02
 """Least excess as a share of the time of the whole step: less is not worth a node."""
 CAUSES: tuple[SlowCause, ...] = ("compute", "input")
+"""Of a rank itself; its network is found by ``network_probe``."""
 
 
 class LocalTime(NamedTuple):
