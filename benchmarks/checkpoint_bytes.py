@@ -35,6 +35,7 @@ from gemfit.checkpoint.store import newest_listed
 from gemfit.rundir import RunDir
 from gemfit.train.checkpoint import verified_load
 from gemfit.train.checkpoint.dcp_planner import FlatShard
+from gemfit.train.checkpoint.host_copy import HostMemory
 from gemfit.train.checkpoint.save_load import SaveContext, Snapshot, write
 from gemfit.train.collective import on_every_rank
 
@@ -100,7 +101,8 @@ def _gemfit(folder: Path, values: dict[str, torch.Tensor], shape: torch.Size, st
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     context = SaveContext(attempt=0, strategy="fsdp2", plan_digest="0" * 32, training={}, keep=1)
     state: Any = {name: FlatShard(flat, start, shape) for name, flat in values.items()}
-    snapshot = Snapshot(step=1, cursor_row=0, eval_loss=None, state=state, side_files={})
+    copy = HostMemory().copy(state, everything=False)
+    snapshot = Snapshot(step=1, cursor_row=0, eval_loss=None, copy=copy, side_files={})
     saved = counted(lambda: write(run, context, snapshot))
     newest = newest_listed(run)
     assert newest is not None
