@@ -2,8 +2,8 @@
 
     python tests/memory/peaks.py [--cases 1b:2:2048:bfloat16:recompute:sdpa …] [--out FILE.md]
 
-A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:WHAT[:DEGREE]]; WHAT is full, lora, dora, whole or
-qlora. DTYPE `autocast` is float32 parameters cast to bfloat16 at each use, as strategies single and ddp
+A case is SIZE:ROWS:TOKENS:DTYPE:recompute|keep:ATTENTION[:WHAT[:DEGREE]]; WHAT is full, lora, dora or qlora.
+DTYPE `autocast` is float32 parameters cast to bfloat16 at each use, as strategies single and ddp
 have; DEGREE is that of sequence parallelism, over ranks that send nothing. The real model runs forward and
 backward twice and AdamW steps, on fake tensors: every storage is counted while it lives, and nothing is
 computed. It shows what the operations of torch allocate on a CPU; kernels of a GPU may need workspaces
@@ -91,8 +91,6 @@ CASES = [
     "1b:2:1024:autocast:recompute:sdpa:dora",
     "1b:2:1024:autocast:keep:sdpa:dora",
     "1b:2:1024:bfloat16:keep:sdpa:dora",
-    "1b:2:1024:autocast:recompute:sdpa:whole",
-    "1b:2:1024:bfloat16:keep:sdpa:whole",
 ]
 
 
@@ -162,7 +160,7 @@ class Case:
     recompute: bool
     attention: str
     what: str = "full"
-    """`full`, `lora` of rank 16, `dora`, `whole` (embeddings too), or `qlora`: over weights in 4 bits."""
+    """`full`, `lora` of rank 16, `dora`, or `qlora`: LoRA over weights in 4 bits."""
     degree: int = 1
     """Ranks that share each row."""
     layers: int | None = None
@@ -176,8 +174,7 @@ class Case:
 
     @property
     def lora(self) -> Lora | None:
-        whole: Any = ("embed_tokens",) if self.what == "whole" else ()
-        return None if self.what == "full" else Lora(use_dora=self.what == "dora", modules_to_save=whole)
+        return None if self.what == "full" else Lora(use_dora=self.what == "dora")
 
     @property
     def quantization(self) -> Quantization | None:
