@@ -180,8 +180,8 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
             _use_settings_of_gpus()
         _plant_delay(SLOW_LAYERS, "transformers.models.gemma3.modeling_gemma3.Gemma3MLP.forward", rank)
         _plant_delay(SLOW_BATCHES, "gemfit.train.data.prefetch_loader._get", rank)
-        for collective in ("all_reduce", "batch_isend_irecv"):
-            _plant_delay(SLOW_NETWORK, f"torch.distributed.{collective}", rank)
+        for call in ("all_reduce", "irecv"):  # what is sent comes after what is awaited
+            _plant_delay(SLOW_NETWORK, f"torch.distributed.{call}", rank)
         _plant_poison()
         leave(train_main())
     except BaseException:

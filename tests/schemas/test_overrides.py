@@ -161,7 +161,7 @@ def test_sources_given_on_the_command_line_replace_the_recipes() -> None:
     assert "give `source` or `sources`, not both" in line
 
 
-@given(seed=st.integers(0, 2**32 - 1), rate=st.floats(1e-300, 1e300))
+@given(seed=st.integers(0, 2**32 - 1), rate=st.floats(1e-300, 3.4e38))
 def test_set_gives_back_the_number_that_was_written(seed: int, rate: float) -> None:
     made = recipe("", f"seed={seed}", f"optim.learning_rate={rate!r}")
     assert (made.seed, made.optim.learning_rate) == (seed, rate)

@@ -100,25 +100,30 @@ def test_messages_go_to_other_hosts_where_there_are_several() -> None:
     assert shifts(16, 8) == shifts(2, 2) == shifts(2, 1) == shifts(1, 1) == ()
 
 
-def test_on_a_gpu_an_exchange_is_timed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_in_host_memory_and_go_over_sockets_whatever_the_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     events: list[Any] = []
 
     class Request:
         def wait(self) -> None:
             events.append("wait")
 
-    def exchange(operations: list[Any]) -> list[Request]:
-        events.append([(operation[0], operation[2]) for operation in operations])
-        return [Request(), Request()]
+    def message(way: str) -> Any:
+        def go(tensor: torch.Tensor, peer: int, group: Any) -> Request:
+            events.append((way, tensor.device.type, peer, group))
+            return Request()
 
-    monkeypatch.setattr("torch.distributed.P2POp", lambda kind, tensor, peer: (kind.__name__, tensor, peer))
-    monkeypatch.setattr("torch.distributed.batch_isend_irecv", exchange)
-    monkeypatch.setattr("torch.cuda.synchronize", lambda device: events.append("synchronize"))
-    probe = NetworkProbe(rank=1, ranks=4, ranks_per_host=4, device=torch.device("cpu"))
-    probe._device = torch.device("cuda")
+        return go
+
+    monkeypatch.setattr("torch.distributed.new_group", lambda backend, timeout: f"group of {backend}")
+    for way in ("irecv", "isend"):
+        monkeypatch.setattr(f"torch.distributed.{way}", message(way))
+    probe = NetworkProbe(rank=1, ranks=4, ranks_per_host=4)
     for step in range(1, EVERY + 1):
         probe.after_step(step)
-    assert events == [[("irecv", 3), ("isend", 3)], "wait", "synchronize", "wait"]
+    group = "group of gloo"
+    assert events == [("irecv", "cpu", 3, group), ("isend", "cpu", 3, group), "wait", "wait"]
     assert probe.slots() == [0.0, probe.seconds, 0.0, 0.0]
     probe.after_step(EVERY + 1)
     assert probe.slots() == [0.0] * 4

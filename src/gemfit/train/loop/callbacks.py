@@ -76,7 +76,7 @@ class BoundaryCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
         self.hosts = on_every_rank(host_name)
-        self._prepare_probe(args.device)
+        self._prepare_probe()
         trainer.layer_timer.take()  # what the self-test took
         self.has_validation = bool(trainer.validation_rows.trained_tokens.sum())
         if not self.has_validation:
@@ -163,15 +163,13 @@ class BoundaryCallback(TrainerCallback):
             if rank() == 0:
                 logger.info("step %d: %s", step, trainer.early_stopping.reason)
 
-    def _prepare_probe(self, device: torch.device) -> None:
+    def _prepare_probe(self) -> None:
         trainer, ranks = self.trainer, self.trainer.plan.batch.world_size
         if ranks == 1:
             return
         per_host = trainer.plan.topology.ranks_per_node
-        self.probe = NetworkProbe(rank=rank(), ranks=ranks, ranks_per_host=per_host, device=device)
-        self.slow_networks = SlowNetworkDetector(
-            ranks, gradient_bytes(trainer.model_wrapped), MESSAGE_BYTES[device.type]
-        )
+        self.probe = NetworkProbe(rank=rank(), ranks=ranks, ranks_per_host=per_host)
+        self.slow_networks = SlowNetworkDetector(ranks, gradient_bytes(trainer.model_wrapped), MESSAGE_BYTES)
 
     def _probe_slots(self) -> list[float]:
         return [0.0] if self.probe is None else self.probe.slots()

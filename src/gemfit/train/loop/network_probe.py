@@ -6,6 +6,9 @@ late. The shift changes from one exchange to the next: a rank whose sending or r
 partner after the other is at fault, not a partner. Shifts are whole hosts where there are several, so that
 all messages of an exchange take the same kind of way. With two hosts or ranks each has one partner, and none
 can be named.
+
+Messages go from host memory to host memory over sockets, on GPUs too: NCCL would take memory of the GPU for
+each partner, and the training would wait for its kernels. What only NCCL's own network slows is not seen.
 """
 
 from __future__ import annotations
@@ -18,19 +21,21 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from gemfit.train.collective import COLLECTIVE_TIMEOUT
+
 EVERY = 2
 """Steps from one exchange to the next."""
 IN_A_ROW = 8
 """Exchanges in a row after which a rank is named."""
 PARTNERS = 4
-"""Shifts at most: NCCL connects to each partner, which takes memory of the GPU."""
+"""Shifts at most."""
 OF_USUAL = 3.0
 """Least time of a message, as a multiple of the usual one: a quarter of the ranks had no longer one."""
 OF_STEP = 0.02
 """Least excess as a share of the step, for the messages that its gradients take."""
 LEAST_EXCESS_SECONDS = 0.0002
-"""Below it, it is the start of a kernel or the scheduler of the host."""
-MESSAGE_BYTES = {"cpu": 256 * 1024, "cuda": 16 * 1024**2}
+"""Below it, it is the scheduler of the host."""
+MESSAGE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +52,13 @@ class SlowNetwork:
 class NetworkProbe:
     """Exchanges messages, and holds the time of the last one until the ranks share it."""
 
-    def __init__(self, *, rank: int, ranks: int, ranks_per_host: int, device: torch.device) -> None:
-        self._rank, self._ranks, self._device = rank, ranks, device
+    def __init__(self, *, rank: int, ranks: int, ranks_per_host: int) -> None:
+        """Collective."""
+        self._rank, self._ranks = rank, ranks
         self._shifts = shifts(ranks, ranks_per_host)
-        size = MESSAGE_BYTES[device.type] if self._shifts else 0
-        self._out, self._in = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+        size = MESSAGE_BYTES if self._shifts else 0
+        self._out, self._in = (torch.zeros(size, dtype=torch.uint8, device="cpu") for _ in range(2))
+        self._group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if self._shifts else None
         self.seconds = 0.0
         """Of the message that this rank got last; 0 where the ranks share nothing at the next step."""
 
@@ -62,20 +69,12 @@ class NetworkProbe:
             return
         shift = self.shift_of(step)
         began = time.perf_counter()
-        # Over sockets what is sent waits for who gets it, so only the message that arrives is timed. NCCL has
-        # one kernel for both.
-        arrives, *leaves = dist.batch_isend_irecv(
-            [
-                dist.P2POp(dist.irecv, self._in, (self._rank - shift) % self._ranks),
-                dist.P2POp(dist.isend, self._out, (self._rank + shift) % self._ranks),
-            ]
-        )
-        arrives.wait()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        # What is sent waits for who gets it, so only the message that arrives is timed.
+        arrives = dist.irecv(self._in, (self._rank - shift) % self._ranks, group=self._group)
+        leaves = dist.isend(self._out, (self._rank + shift) % self._ranks, group=self._group)
+        _wait(arrives)
         self.seconds = time.perf_counter() - began
-        for request in leaves:
-            request.wait()
+        _wait(leaves)
 
     def shift_of(self, step: int) -> int:
         """The shift of the exchange after ``step``."""
@@ -84,6 +83,11 @@ class NetworkProbe:
     def slots(self) -> list[float]:
         """The last time at this rank's place, to be summed over all ranks: (ranks,)."""
         return [self.seconds if rank == self._rank else 0.0 for rank in range(self._ranks)]
+
+
+def _wait(request: dist.Work | None) -> None:
+    assert request is not None, "every rank is in the group"
+    request.wait()
 
 
 class SlowNetworkDetector:
