@@ -16,7 +16,7 @@ from gemfit.report.blocks import Note
 from gemfit.report.compare import comparison, differing, unique_names
 from gemfit.report.curves import training_charts
 from gemfit.report.drawing import POINTS, draw, smoothed, thinned
-from gemfit.report.figures import key_figures, mfu_of, summarize, time_shares
+from gemfit.report.figures import cumulative_tokens, key_figures, mfu_of, summarize, time_shares
 from gemfit.report.load import RunReport, load_run
 from gemfit.report.sections import attempts
 from gemfit.report.speed_charts import speed_charts
@@ -66,7 +66,9 @@ def test_parts_of_the_wall_time_sum_to_it(report: RunReport) -> None:
     assert sum(parts.values()) == pytest.approx(key_figures(report).wall_seconds)
 
 
-def test_steps_that_are_not_recorded_count_in_the_wall_time(report: RunReport, make_run: MakeRun) -> None:
+@pytest.fixture(scope="module")
+def sparse(make_run: MakeRun) -> RunReport:
+    """The same run, of which every second step is recorded."""
     run = make_run()
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     kept = [one for one in lines if one["kind"] != "step" or one["step"] % 2 == 0]
@@ -74,9 +76,30 @@ def test_steps_that_are_not_recorded_count_in_the_wall_time(report: RunReport, m
     plan = run.plan()
     tracking = plan.recipe.tracking.model_copy(update={"log_every_steps": 2})
     every_second = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"tracking": tracking})})
-    sparse = replace(load_run(run.root, RunFacts(), with_pack=False), plan=every_second)
-    assert len(sparse.steps) == 15
+    found = replace(load_run(run.root, RunFacts(), with_pack=False), plan=every_second)
+    assert len(found.steps) == 15
+    return found
+
+
+def test_steps_that_are_not_recorded_count_in_the_wall_time(report: RunReport, sparse: RunReport) -> None:
     assert time_shares(sparse) == pytest.approx(time_shares(report))
+
+
+def test_steps_that_are_not_recorded_count_in_the_key_figures(report: RunReport, sparse: RunReport) -> None:
+    whole, found = key_figures(report), key_figures(sparse)
+    assert (whole.estimated, found.estimated) == (False, True)
+    assert replace(found, estimated=False) == whole
+    assert "trained on about 30,000 tokens at 500 tokens/s" in summarize(sparse, found)
+    sums = cumulative_tokens(report.steps)
+    assert sums is not None
+    assert cumulative_tokens(sparse.steps) == sums[1::2]
+
+
+def test_mfu_is_weighted_by_the_steps_that_a_record_stands_for(make_run: MakeRun) -> None:
+    records = [step(1, 1), step(10, 1).model_copy(update={"tokens_per_second": 1000.0})]
+    facts = RunFacts(gpu="h100-80", peak_flops=1e15, flops_per_token=4e11)
+    found = key_figures(load_run(make_run(records=records).root, facts, with_pack=False)).mfu
+    assert found == pytest.approx((1 * 0.1 + 9 * 0.2) / 10)
 
 
 def test_an_attempt_supersedes_from_its_first_step_which_need_not_be_recorded(make_run: MakeRun) -> None:

@@ -16,7 +16,10 @@ Count = TypeVar("Count", int, float)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFigures:
-    """Over all attempts; a repeated step counts once, as the later attempt trained it."""
+    """Over all attempts; a repeated step counts once, as the later attempt trained it.
+
+    A recorded step stands for those before it that `tracking.log_every_steps` left out.
+    """
 
     step: int
     total_steps: int
@@ -27,6 +30,8 @@ class KeyFigures:
     tokens: int | None
     """Real tokens of all steps; `None` where the records do not have them."""
     trained_tokens: int | None
+    estimated: bool
+    """Whether steps have no record, so that sums over all steps are estimates."""
     wall_seconds: float
     """From the first record to the last one, pauses between attempts included."""
     step_seconds: float | None
@@ -39,18 +44,23 @@ class KeyFigures:
 
 def key_figures(run: RunReport) -> KeyFigures:
     """The figures at the top of a report."""
-    steps = run.steps
-    tokens = _sum([step.tokens for step in steps])
-    seconds = _sum([step.seconds for step in steps])
+    steps, counts = run.steps, steps_per_record(run.steps)
+    tokens = _sum([step.tokens for step in steps], counts)
+    seconds = _sum([step.seconds for step in steps], counts)
     finite = [e for e in run.history.evaluations if math.isfinite(e.loss)]
-    used = [(m, s.seconds) for s, m in zip(steps, mfu_of(run), strict=True) if m is not None and s.seconds]
+    used = [
+        (mfu, count * step.seconds)
+        for step, count, mfu in zip(steps, counts, mfu_of(run), strict=True)
+        if mfu is not None and step.seconds
+    ]
     return KeyFigures(
         step=steps[-1].step,
         total_steps=run.plan.steps.total,
         loss=steps[-1].loss,
         best=min(finite, key=lambda e: e.loss, default=None),
         tokens=tokens,
-        trained_tokens=_sum([step.trained_tokens for step in steps]),
+        trained_tokens=_sum([step.trained_tokens for step in steps], counts),
+        estimated=len(steps) < sum(counts),
         wall_seconds=run.attempts[-1].end - run.attempts[0].begin,
         step_seconds=seconds,
         tokens_per_second=tokens / seconds if tokens is not None and seconds else None,
@@ -95,12 +105,12 @@ def time_shares(run: RunReport) -> dict[str, float]:
 
 
 def cumulative_tokens(steps: tuple[StepRecord, ...]) -> list[int] | None:
-    """Tokens up to each step; ``None`` where the records do not have them."""
+    """Tokens up to each recorded step; ``None`` where the records do not have them."""
     total, sums = 0, []
-    for step in steps:
+    for step, count in zip(steps, steps_per_record(steps), strict=True):
         if step.tokens is None:
             return None
-        sums.append(total := total + step.tokens)
+        sums.append(total := total + count * step.tokens)
     return sums
 
 
@@ -115,8 +125,9 @@ def summarize(run: RunReport, figures: KeyFigures) -> str:
         _losses(run, figures),
     ]
     if figures.tokens is not None and figures.tokens_per_second is not None:
+        about = "about " if figures.estimated else ""
         sentences.append(
-            f"It trained on {figures.tokens:,} tokens at {figures.tokens_per_second:,.0f} tokens/s, "
+            f"It trained on {about}{figures.tokens:,} tokens at {figures.tokens_per_second:,.0f} tokens/s, "
             f"in {duration(figures.wall_seconds)} of wall time."
         )
     return " ".join(sentences)
@@ -153,7 +164,7 @@ def _losses(run: RunReport, figures: KeyFigures) -> str:
     )
 
 
-def _sum(values: list[Count | None]) -> Count | None:
-    """``None`` where a value is missing."""
-    found = [value for value in values if value is not None]
+def _sum(values: list[Count | None], counts: list[int]) -> Count | None:
+    """Each value as often as ``counts`` says; ``None`` where one is missing."""
+    found = [count * value for value, count in zip(values, counts, strict=True) if value is not None]
     return sum(found, start=found[0] - found[0]) if found and len(found) == len(values) else None
