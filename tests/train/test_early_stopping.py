@@ -103,6 +103,7 @@ EARLY = {
     "checkpoint__every_steps": 1,
     "evaluation__early_stopping__patience": 3,
     "evaluation__early_stopping__min_delta": 10,  # so that only the first evaluation is an improvement
+    "tracking__log_every_steps": 5,
 }
 
 
@@ -118,6 +119,7 @@ def test_a_resumed_run_stops_at_the_step_that_an_uninterrupted_one_would_have(fr
     assert verdict.early_stop.best_step == 0
     assert attempts.run.checkpoint(3).is_dir()
     assert [record.step for record in attempts.evaluations] == [0, 1, 2, 3]
+    assert [record.step for record in attempts.steps] == [2, 3], "the last of each attempt"
 
     saved = {record.step: record.loss for record in attempts.evaluations if record.step}
     assert best_checkpoint(attempts.run)[1].step == min(saved, key=lambda step: saved[step])

@@ -61,7 +61,7 @@ def test_a_training_loss_that_is_no_number_asks_for_no_checkpoint(tmp_path: Path
     control = SimpleNamespace(should_save=False)
     callback = boundary(
         tmp_path,
-        stop=SimpleNamespace(agree=lambda *_: (float("nan"), 0.0, *[0.1] * 4, 1.0)),
+        stop=SimpleNamespace(agree=lambda *_: (float("nan"), 0.0, *[0.1] * 6, 1.0)),
         saver=SimpleNamespace(failed=False, bound_lost_steps=lambda step: None),
         ledger=SimpleNamespace(take=lambda: (1.0,), rows=lambda taken, rows: np.array([EMPTY])),
         schedule=SimpleNamespace(rows_of=lambda step: np.array([EMPTY]), epoch=lambda step: 0.1),

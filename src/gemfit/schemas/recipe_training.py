@@ -102,3 +102,4 @@ class TrackingRecipe(Contract):
     """`wandb`, `mlflow` and `trackio` get each step once, when a checkpoint holds it; `tensorboard`, and what
     else Hugging Face `TrainingArguments.report_to` knows, while it is trained."""
     log_every_steps: PositiveInt = 1
+    """Steps from one record in `metrics.jsonl` to the next; the last step of an attempt has one as well."""

@@ -69,6 +69,8 @@ class BoundaryCallback(TrainerCallback):
     def __init__(self, trainer: StepView) -> None:
         self.trainer = trainer
         self.learning_rate = 0.0
+        self.unrecorded: StepRecord | None = None
+        """The newest step, where `tracking.log_every_steps` left it out."""
         self.started = self.wait_seconds = 0.0
         self.slow_ranks = SlowRankDetector(trainer.plan.batch.world_size)
         self.probe: NetworkProbe | None = None
@@ -128,8 +130,9 @@ class BoundaryCallback(TrainerCallback):
         last = step >= state.max_steps
         ledger = LedgerRecord(attempt=trainer.attempt, step=step, rows=tuple(rows.tolist()))
         self._write(trainer.run.ledger_file, ledger)
-        if step % recipe.tracking.log_every_steps == 0 or last:
-            self._record_step(step, loss, rows_digest(rows))
+        self.unrecorded = self._step_record(step, loss, rows_digest(rows))
+        if step % recipe.tracking.log_every_steps == 0 or last or trainer.stop.agreed:
+            self._record_step()
         due = last or step % recipe.evaluation.every_steps == 0
         control.should_evaluate = self.has_validation and due and (last or not trainer.stop.agreed)
         control.should_save = last or trainer.stop.agreed or step % recipe.checkpoint.every_steps == 0
@@ -139,6 +142,10 @@ class BoundaryCallback(TrainerCallback):
         step, trainer = state.global_step, self.trainer
         found = trainer.validation_results[step]
         check_finite(found.loss, f"the validation loss at step {step}")
+        trainer.early_stopping.add(step, found.loss)
+        ends = trainer.early_stopping.stop is not None and step < state.max_steps
+        if ends:
+            self._record_step()
         self._write(
             trainer.run.metrics_file,
             EvalRecord(
@@ -157,8 +164,7 @@ class BoundaryCallback(TrainerCallback):
                 "step %d: validation loss %.4f, perplexity %.2f, token accuracy %.3f",
                 *(step, found.loss, found.perplexity, found.token_accuracy),
             )
-        trainer.early_stopping.add(step, found.loss)
-        if trainer.early_stopping.stop is not None and step < state.max_steps:
+        if ends:
             control.should_training_stop = control.should_save = True
             if rank() == 0:
                 logger.info("step %d: %s", step, trainer.early_stopping.reason)
@@ -208,32 +214,37 @@ class BoundaryCallback(TrainerCallback):
         # The step's batches were fetched before it began.
         return time.perf_counter() - self.started + self.trainer.data_seconds
 
-    def _record_step(self, step: int, loss: float, digest: str) -> None:
+    def _step_record(self, step: int, loss: float, digest: str) -> StepRecord:
         trainer, schedule = self.trainer, self.trainer.schedule
         seconds = self._step_seconds()
-        speed = schedule.tokens(step - 1) / seconds
-        self._write(
-            trainer.run.metrics_file,
-            StepRecord(
-                attempt=trainer.attempt,
-                step=step,
-                epoch=schedule.epoch(step),
-                loss=loss,
-                learning_rate=self.learning_rate,
-                grad_norm=trainer.grad_norm,
-                tokens_per_second=speed,
-                time=time.time(),
-                data_seconds=trainer.data_seconds,
-                seconds=seconds,
-                tokens=schedule.tokens(step - 1),
-                trained_tokens=schedule.trained_tokens(step - 1),
-                wait_seconds=self.wait_seconds,
-                rows_digest=digest,
-            ),
+        return StepRecord(
+            attempt=trainer.attempt,
+            step=step,
+            epoch=schedule.epoch(step),
+            loss=loss,
+            learning_rate=self.learning_rate,
+            grad_norm=trainer.grad_norm,
+            tokens_per_second=schedule.tokens(step - 1) / seconds,
+            time=time.time(),
+            data_seconds=trainer.data_seconds,
+            seconds=seconds,
+            tokens=schedule.tokens(step - 1),
+            trained_tokens=schedule.trained_tokens(step - 1),
+            wait_seconds=self.wait_seconds,
+            rows_digest=digest,
         )
+
+    def _record_step(self) -> None:
+        """Write the record of the newest step, if this attempt made one and it is not written yet."""
+        record, self.unrecorded = self.unrecorded, None
+        if record is None:
+            return
+        self._write(self.trainer.run.metrics_file, record)
         if rank() == 0:
-            total = trainer.plan.steps.total
-            logger.info("step %d/%d: loss %.4f, %.0f tokens/s", step, total, loss, speed)
+            logger.info(
+                "step %d/%d: loss %.4f, %.0f tokens/s",
+                *(record.step, self.trainer.plan.steps.total, record.loss, record.tokens_per_second),
+            )
 
     def _write(self, path: Path, record: Contract) -> None:
         if rank() == 0:
