@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,14 @@ def train(parts: dict[str, Any], steps: int) -> list[float]:
 def saver(run: RunDir, *, asynchronous: bool = False, **options: Any) -> Saver:
     context = SaveContext(attempt=1, strategy="single", plan_digest=PLAN, training=TRAINING, keep=3)
     return Saver(run, context, asynchronous=asynchronous, **options)
+
+
+def chain(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 def save_step(run: RunDir, parts: dict[str, Any], step: int) -> None:
@@ -191,21 +200,27 @@ def test_a_second_save_waits_for_the_first(run: RunDir, monkeypatch: pytest.Monk
 def test_a_step_beyond_what_may_be_lost_waits_for_the_commit(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts, committed = trainee(1), threading.Event()
+    parts, committed, waiting = trainee(1), threading.Event(), threading.Event()
+    records: list[SaveRecord] = []
 
     def write_slowly(run: RunDir, context: Any, snapshot: Snapshot, group: Any, **options: Any) -> int:
+        assert waiting.wait(20)
         time.sleep(0.3)
         committed.set()
         return 0
 
     monkeypatch.setattr(async_saver, "write", write_slowly)
-    with saver(run, asynchronous=True, max_lost_steps=3) as saving:
+    with saver(run, asynchronous=True, max_lost_steps=3, on_commit=records.append) as saving:
         saving.save(TrainingState(**parts), step=2, cursor_row=2, eval_loss=None)
+        monkeypatch.setattr(saving, "wait", chain(waiting.set, saving.wait))
         saving.bound_lost_steps(3)
         assert not committed.is_set(), "three steps may be lost"
         saving.bound_lost_steps(4)
         assert committed.is_set()
         assert saving.safe_step == 2
+        saving.save(TrainingState(**parts), step=6, cursor_row=6, eval_loss=None)
+        assert saving._bounding_since is None, "that wait is not one for the next save"
+    assert records[0].stall_seconds >= 0.3
 
 
 def test_a_failing_asynchronous_save_is_raised_once(run: RunDir) -> None:

@@ -27,7 +27,7 @@ class StepRecord(Contract):
     data_seconds: float | None = None
     """Seconds that rank 0 waited for the batches of this step."""
     seconds: float | None = None
-    """From asking for the step's batches to the agreement of all ranks that it is done."""
+    """From asking for the step's batches to the agreement of all ranks that it is done, so without saves."""
     tokens: int | None = None
     """Real tokens (no padding), over all ranks."""
     trained_tokens: int | None = None
@@ -60,7 +60,8 @@ class SaveRecord(Contract):
     attempt: int
     step: int
     stall_seconds: float
-    """Seconds that training waited: for an earlier save, and for the copy or the whole write."""
+    """Seconds that training waited: for an earlier save, for the copy or the whole write, and for the commit
+    where `checkpoint.max_lost_steps` bounds the loss."""
     write_seconds: float
     bytes: int
     copied_bytes: int | None = None

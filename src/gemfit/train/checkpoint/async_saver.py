@@ -55,6 +55,8 @@ class Saver:
         self._group = _thread_group() if asynchronous and dist.is_initialized() else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=device_setter())
         self._memory = HostMemory()
+        self._bounding_since: float | None = None
+        """When the training began to wait for the newest save in ``bound_lost_steps``."""
         self._underway: Future[None] | None = None
         """The save of the thread, as long as the training does not wait for it."""
 
@@ -66,6 +68,7 @@ class Saver:
         """
         began = time.perf_counter()
         self.wait()
+        self._bounding_since = None
         snapshot = take_snapshot(
             training,
             self._memory,
@@ -83,9 +86,11 @@ class Saver:
     def bound_lost_steps(self, step: int) -> None:
         """Wait for the save under way if a crash at ``step`` would lose more than ``max_lost_steps``.
 
-        Every rank calls it at the same step; an error of the save is raised on each.
+        Every rank calls it at the same step; an error of the save is raised on each. The record of the save
+        counts this wait as a stall.
         """
         if self._max_lost_steps is not None and step - self.safe_step > self._max_lost_steps:
+            self._bounding_since = time.perf_counter()
             self.wait()
 
     @property
@@ -126,12 +131,14 @@ class Saver:
 
         copy_seconds = snapshot.copy.wait()
         size = write(self._run, self._context, snapshot, self._group, heartbeat=beat)
-        ended = time.perf_counter()
+        # Read before the end is measured, so that the wait is not negative where it begins in between.
+        bounding_since, ended = self._bounding_since, time.perf_counter()
+        bounding_seconds = 0.0 if bounding_since is None else ended - bounding_since
         self.safe_step = snapshot.step
         record = SaveRecord(
             attempt=self._context.attempt,
             step=snapshot.step,
-            stall_seconds=ended - began if stall_seconds is None else stall_seconds,
+            stall_seconds=ended - began if stall_seconds is None else stall_seconds + bounding_seconds,
             write_seconds=ended - began_writing,
             bytes=size,
             copied_bytes=snapshot.copy.bytes,

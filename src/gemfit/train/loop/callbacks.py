@@ -121,6 +121,7 @@ class BoundaryCallback(TrainerCallback):
         self._find_slow_network(step, times[2])
         if failed_saves:
             trainer.saver.wait()  # raises: a save fails on all ranks or on none
+        seconds = self._step_seconds()
         trainer.saver.bound_lost_steps(step)
         loss = summed / trainer.plan.batch.world_size
         rows = trainer.ledger.rows(taken, trainer.schedule.rows_of(step - 1))
@@ -130,7 +131,7 @@ class BoundaryCallback(TrainerCallback):
         last = step >= state.max_steps
         ledger = LedgerRecord(attempt=trainer.attempt, step=step, rows=tuple(rows.tolist()))
         self._write(trainer.run.ledger_file, ledger)
-        self.unrecorded = self._step_record(step, loss, rows_digest(rows))
+        self.unrecorded = self._step_record(step, loss, seconds, rows_digest(rows))
         if step % recipe.tracking.log_every_steps == 0 or last or trainer.stop.agreed:
             self._record_step()
         due = last or step % recipe.evaluation.every_steps == 0
@@ -214,9 +215,8 @@ class BoundaryCallback(TrainerCallback):
         # The step's batches were fetched before it began.
         return time.perf_counter() - self.started + self.trainer.data_seconds
 
-    def _step_record(self, step: int, loss: float, digest: str) -> StepRecord:
+    def _step_record(self, step: int, loss: float, seconds: float, digest: str) -> StepRecord:
         trainer, schedule = self.trainer, self.trainer.schedule
-        seconds = self._step_seconds()
         return StepRecord(
             attempt=trainer.attempt,
             step=step,
