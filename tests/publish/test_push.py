@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from gemfit.checkpoint import store
+from gemfit.checkpoint.integrity import find_damage
+from gemfit.checkpoint.resolve_checkpoint import resolve_trained
 from gemfit.errors import ExitCode
 from gemfit.export.export import export
 from gemfit.hub import timeouts
 from gemfit.publish.push import main
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
+from gemfit.schemas.manifest import CheckpointManifest
 from gemfit.upload.spool import Spool, push_of_step
 from publish.conftest import REPO, Made
 from publish.repos import LARGE_BYTES, TOKEN, Fault
@@ -260,6 +264,36 @@ def test_best_is_the_checkpoint_of_lowest_validation_loss(made: Made, hub: HubSe
     assert push(made, "--checkpoint", "latest", "--public") == ExitCode.DONE
     assert commits(hub) == ["Step 6", "Step 8"]
     assert hub.repos[REPO].private  # an existing repository keeps its visibility
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the checkpoints of which every byte was read and compared, in order."""
+    names: list[str] = []
+
+    def noted(folder: Path, manifest: CheckpointManifest) -> str | None:
+        names.append(folder.name)
+        return find_damage(folder, manifest)
+
+    monkeypatch.setattr(store, "find_damage", noted)
+    return names
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--checkpoint", "2")])
+def test_a_checkpoint_is_verified_once(
+    options: tuple[str, ...], made: Made, hub: HubServer, verified: list[str]
+) -> None:
+    assert push(made, *options) == ExitCode.DONE
+    assert verified == ["step-00000002"]
+
+
+def test_a_checkpoint_that_was_replaced_after_it_was_verified_is_verified_again(
+    made: Made, verified: list[str], tmp_path: Path
+) -> None:
+    before = resolve_trained(made.run, "latest")
+    made.save(2, 1.5)
+    export(made.run, tmp_path / "model", verified=before)
+    assert verified == ["step-00000002"] * 2
 
 
 def test_an_unknown_step_is_reported_with_the_saved_ones(

@@ -18,6 +18,7 @@ from typing import Any
 
 from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.checkpoint.retention import reading
+from gemfit.checkpoint.store import Found
 from gemfit.core.atomic_folder import staging
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
@@ -67,6 +68,7 @@ def export(
     shard_gb: float = SHARD_GB,
     gguf: bool = False,
     converter: Path | None = None,
+    verified: Found | None = None,
 ) -> dict[str, Any]:
     """Write the model folder ``out`` from ``checkpoint``: a step, `latest` or `best`.
 
@@ -74,6 +76,7 @@ def export(
     ``multimodal`` puts the text model back into the checkpoint that it was taken from, with its other
     parts; otherwise the folder is a text-only model. A file of weights has at most ``shard_gb`` GB.
     ``gguf`` writes one file in GGUF and a Modelfile instead, by ``converter`` or the one on PATH.
+    A checkpoint that still is ``verified``, as the caller has found it whole, is not verified again.
     Raises ``UserError`` where there is no whole checkpoint, and for an ``out`` that holds anything.
     """
     recipe = run.plan().recipe
@@ -85,7 +88,7 @@ def export(
         converter = _check_gguf(run, recipe, converter, adapter=adapter, multimodal=multimodal)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; remove it, or choose another --out")
-    source, manifest = resolve_trained(run, checkpoint)
+    source, manifest = _whole_checkpoint(run, checkpoint, verified)
     with reading(source), staging(out.absolute()) as folder:
         form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal, "shard_gb": shard_gb}
         dtype = dtype or recipe.model.dtype
@@ -95,6 +98,11 @@ def export(
         else:
             written = _write(run, recipe, source, folder, dtype=dtype, **form)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
+
+
+def _whole_checkpoint(run: RunDir, which: str, verified: Found | None) -> Found:
+    unchanged = verified is not None and resolve_trained(run, which, verify=False) == verified
+    return verified if verified is not None and unchanged else resolve_trained(run, which)
 
 
 def _check_gguf(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
+from gemfit.checkpoint.store import Found
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe, repo_id
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = [RunDir.open(root) for root in options.runs]
         if options.dry_run:
-            return _list(runs[0], _requested_push(runs[0], options), options.json)
+            return _list(runs[0], options)
         done = [_push_spooled(run) if options.spooled else _push_one(run, options) for run in runs]
     except UserError as error:
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
@@ -60,7 +61,7 @@ def _push_one(run: RunDir, options: argparse.Namespace) -> Report:
     """Push one checkpoint, and the pushes that wait already; after an error in the input it is not kept."""
     from huggingface_hub import constants  # noqa: PLC0415  (after the environment is set)
 
-    push, spool = _requested_push(run, options), Spool.of(run)
+    (push, verified), spool = _requested_push(run, options), Spool.of(run)
     before, waiting = spool.last_sent(push, constants.ENDPOINT), spool.waiting(push.step)
     if waiting is not None and waiting != push:
         raise UserError(
@@ -73,7 +74,7 @@ def _push_one(run: RunDir, options: argparse.Namespace) -> Report:
     _check_token(push)
     spool.add(push)
     try:
-        report = _send(run)
+        report = _send(run, verified)
     except UserError:
         if waiting is None:
             spool.remove(push.step)
@@ -90,10 +91,10 @@ def _push_spooled(run: RunDir) -> Report:
     return _send(run)
 
 
-def _send(run: RunDir) -> Report:
+def _send(run: RunDir, verified: Found | None = None) -> Report:
     from gemfit.publish.send_spool import send_spool  # noqa: PLC0415  (imports torch)
 
-    result = send_spool(run, lock_seconds=LOCK_SECONDS)
+    result = send_spool(run, lock_seconds=LOCK_SECONDS, verified=verified)
     return as_json(run, result), [*map(_sent_line, result.sent), *_waiting_lines(run, result)]
 
 
@@ -125,8 +126,8 @@ def _check_token(push: Push) -> None:
             raise_refusal(hub, push, error)
 
 
-def _requested_push(run: RunDir, options: argparse.Namespace) -> Push:
-    """The push that the options ask for, completed from the recipe."""
+def _requested_push(run: RunDir, options: argparse.Namespace) -> tuple[Push, Found | None]:
+    """The push that the options ask for, completed from the recipe, and its checkpoint if it is verified."""
     recipe = run.plan().recipe.hub
     repo = options.repo or recipe.repo
     if repo is None:
@@ -135,24 +136,26 @@ def _requested_push(run: RunDir, options: argparse.Namespace) -> Push:
         repo_id(repo)
     except ValueError as error:
         raise UserError(f"--repo {error}") from None
-    # The export verifies every byte; before it only `latest` does, to skip damaged checkpoints.
-    _, checkpoint = resolve_trained(run, options.checkpoint, verify=options.checkpoint == LATEST)
-    push = push_of_step(HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), checkpoint.step)
+    # The export verifies every byte, except of `latest`: verified here, to skip damaged checkpoints.
+    verify = options.checkpoint == LATEST
+    found = resolve_trained(run, options.checkpoint, verify=verify)
+    push = push_of_step(HubRecipe(**recipe.model_dump() | {"repo": repo, "push": "end"}), found[1].step)
     changed: dict[str, Any] = {"message": options.message} if options.message else {}
     changed |= {"private": False} if options.public else {}
     changed |= {"merge_adapter": False} if options.adapter else {}
     changed |= {"multimodal": True} if options.multimodal else {}
-    return Push(**push.model_dump() | changed)
+    return Push(**push.model_dump() | changed), found if verify else None
 
 
-def _list(run: RunDir, push: Push, as_json: bool) -> int:
+def _list(run: RunDir, options: argparse.Namespace) -> int:
     """List the files that would be sent, from an export that is removed again."""
     from gemfit.publish.export_push import write_files  # noqa: PLC0415  (imports torch)
 
+    push, verified = _requested_push(run, options)
     run.spool.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=run.spool, prefix=".dry-run-") as folder:
-        files = write_files(run, push, Path(folder) / "files")
-    if as_json:
+        files = write_files(run, push, Path(folder) / "files", verified)
+    if options.json:
         rows = [{"path": file.path, "bytes": file.bytes} for file in files]
         sys.stdout.write(json.dumps({"push": push.model_dump(), "files": rows}, indent=2) + "\n")
         return ExitCode.DONE

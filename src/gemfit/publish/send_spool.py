@@ -12,6 +12,7 @@ from collections.abc import Callable
 from huggingface_hub import is_offline_mode
 
 from gemfit.checkpoint.integrity import digest_files
+from gemfit.checkpoint.store import Found
 from gemfit.errors import UserError
 from gemfit.hub.retry import Unreachable, retried
 from gemfit.publish.client import Hub, open_hub, raise_refusal
@@ -28,18 +29,20 @@ def send_spool(
     *,
     probe: bool = False,
     lock_seconds: float = 0.0,
+    verified: Found | None = None,
     on_exported: Callable[[], None] = lambda: None,
 ) -> SpoolResult:
     """Export the pending pushes, call ``on_exported``, and send all that are ready.
 
-    ``probe`` gives up at once on an endpoint that does not answer. A missing token is a ``UserError``.
+    ``verified`` is a checkpoint that the caller has found whole. ``probe`` gives up at once on an endpoint
+    that does not answer. A missing token is a ``UserError``.
     """
     spool, result = Spool.of(run), SpoolResult()
     with spool.locked(wait_seconds=lock_seconds) as locked:
         if not locked:
             result.reason = "another process is pushing this run"
         else:
-            _export_pending(run, spool, result)
+            _export_pending(run, spool, result, verified)
             on_exported()
             try:
                 _send_ready(spool, result, probe)
@@ -49,7 +52,7 @@ def send_spool(
     return result
 
 
-def _export_pending(run: RunDir, spool: Spool, result: SpoolResult) -> None:
+def _export_pending(run: RunDir, spool: Spool, result: SpoolResult, verified: Found | None) -> None:
     for push in spool.pending():
         if not run.checkpoint(push.step).is_dir():
             logger.warning("step %d: not pushed, its checkpoint has been removed", push.step)
@@ -57,7 +60,7 @@ def _export_pending(run: RunDir, spool: Spool, result: SpoolResult) -> None:
             continue
         logger.info("step %d: exporting", push.step)
         try:
-            export_push(run, push)
+            export_push(run, push, verified)
         except UserError as error:
             result.refused.append(str(error))
             continue
