@@ -5,12 +5,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard slurm/*.sbatch) benchmarks/goodput/peer.sbatch
+SHELL_SCRIPTS := .ci/run examples/demo.sh $(wildcard examples/containers/*.sh) $(wildcard slurm/*.sbatch) benchmarks/goodput/peer.sbatch
 # A file is the unit, since its tests share runs; tests/conftest.py says how many processes, and in which order.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help demo test quick check format wheel bench goodput parity slurm-demo slurm-matrix slurm-versions gpu-check gpu-wheels schema clean
+.PHONY: help demo test quick check format wheel image image-check bench goodput parity slurm-demo slurm-matrix slurm-versions gpu-check gpu-wheels schema clean
 
 help:                 ## Show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,12 @@ format: $(VENV)/dev   ## Format and sort imports
 
 wheel: $(VENV)/dev    ## Build dist/*.whl
 	$(BIN)/python -m build --wheel
+
+image:                ## Build the container image with Docker, Podman or Apptainer (BUILDER=)
+	BUILDER=$(BUILDER) sh examples/containers/build.sh
+
+image-check:          ## The same, and run the launcher's tests in it
+	BUILDER=$(BUILDER) sh examples/containers/build.sh check
 
 bench: $(VENV)/train  ## Run the benchmarks against their peers and print the ratios
 	$(BIN)/python benchmarks/packing_efficiency.py --data examples/conversations.jsonl --tokenizer scratch
