@@ -83,7 +83,7 @@ def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) 
         if why_not is None:
             return Attention(name, "it is installed, and packed rows need no mask in it")
         reasons.append(f"{name}: {why_not}")
-    if facts.capability is not None and _why_not(PART_OF_TORCH, recipe, facts) is None:
+    if _suits_part_of_torch(recipe, facts):
         # No GPU has shown it, and what starts with sdpa must not end in the self-test of another.
         reasons.append(f"{PART_OF_TORCH}: needs no package and no masks, but is taken only where it is set")
     return Attention("sdpa", "; ".join(reasons))
@@ -95,7 +95,14 @@ def _without_knowledge(recipe: Recipe, facts: AttentionFacts, elsewhere: str) ->
     if_installed = replace(facts, installed=frozenset(PREFERRED))
     faster = [name for name in PREFERRED if _why_not(name, recipe, if_installed) is None]
     warning = f"{because}, so model.attention is sdpa; if it has flash-attn, set it to {' or '.join(faster)}"
+    if _suits_part_of_torch(recipe, facts):
+        warning += f", else to {PART_OF_TORCH}, which needs no package"
     return Attention("sdpa", because, warning if faster else None)
+
+
+def _suits_part_of_torch(recipe: Recipe, facts: AttentionFacts) -> bool:
+    """Whether ``varlen`` is worth naming: the kind of GPU is known, and it can be set there."""
+    return facts.capability is not None and _why_not(PART_OF_TORCH, recipe, facts) is None
 
 
 def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:
@@ -127,15 +134,14 @@ def mask_problem(attention: str, batch: Batch) -> str | None:
 
 
 def possible_attentions(recipe: Recipe, gpu: GpuSpec, head_dim: int) -> tuple[str, ...]:
-    """What `auto` may become on ``gpu``, whatever is installed: for long rows, one without masks too."""
+    """What a run with `auto` may have on ``gpu``: for long rows also one without masks or packages."""
     asked = recipe.model.attention
     if asked != "auto":
         return (asked,)
     if recipe.data.seq_len <= LONG_ROW:
         return ("sdpa",)
-    facts = AttentionFacts(installed=frozenset(PREFERRED), capability=capability_of(gpu), head_dim=head_dim)
-    without_mask = "flex_attention" if _why_not("flash_attention_2", recipe, facts) else "flash_attention_2"
-    return ("sdpa", without_mask)
+    facts = AttentionFacts(capability=capability_of(gpu), head_dim=head_dim)
+    return ("sdpa", "flex_attention" if _why_not(PART_OF_TORCH, recipe, facts) else PART_OF_TORCH)
 
 
 def attention_facts(recipe: Recipe, topology: Topology, site: Site | None) -> AttentionFacts:
