@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
@@ -14,7 +16,7 @@ from gemfit.schemas.site import Site
 from gemfit_launch.planning.node_range import WIDEST, NodeRange, Size, describe, plan_nodes
 from gemfit_launch.planning.replan import replan_job
 from gemfit_launch.planning.request import Request
-from gemfit_launch.slurm.cluster.preflight_local import check_locally
+from gemfit_launch.slurm.cluster.preflight_local import MOST_STARTS, check_locally, evenly_chosen
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles, AttemptStart
 from gemfit_launch.slurm.records.job_files import JobFiles
 from gemfit_launch.slurm.submit.template import render
@@ -191,11 +193,34 @@ def test_preflight_asks_when_each_size_would_start(
     (tmp_path / "sbatch").write_text(SBATCH)
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    plan, _ = plan_nodes(batch_of(recipe, 12), NodeRange(1, 3), at(1))
-    results = check_locally(plan, tmp_path / "run", None, [("train", "#!/bin/bash\n")])
+    plan, sizes = plan_nodes(batch_of(recipe, 16), NodeRange(1, 3), at(1))
+    results = list(check_locally(plan, tmp_path / "run", None, [("train", "#!/bin/bash\n")], sizes))
     found = {result.name: (result.state, result.found) for result in results if "sta" in result.name}
     assert found == {
         "start on 1 node": ("ok", "2026-12-01T08:00:00"),
         "start on 2 nodes": ("warning", "allocation failure: Requested node configuration is not available"),
-        "start on 3 nodes": ("ok", "sbatch does not say when"),
+        "start on 3 nodes": ("ok", "sbatch does not say when; 2 of 18 slots of each step idle"),
     }
+
+
+def test_preflight_asks_for_some_sizes_of_a_wide_range(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch").write_text(SBATCH)
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    plan, sizes = plan_nodes(batch_of(recipe, 100), NodeRange(1, 40), at(1))
+    results = list(check_locally(plan, tmp_path / "run", None, [("train", "#!/bin/bash\n")], sizes))
+    starts = [result.name for result in results if result.name.startswith("start on ")]
+    assert len(starts) == MOST_STARTS < len(plan.node_counts)
+    first, last = plan.node_counts[0], plan.node_counts[-1]
+    assert (starts[0], starts[-1]) == (f"start on {first} node", f"start on {last} nodes")
+    assert results[-1].found.startswith(f"asked for {MOST_STARTS} of the {len(plan.node_counts)} numbers")
+
+
+@given(st.integers(0, 60), st.integers(2, 12))
+def test_chosen_sizes_are_in_order_and_have_both_ends(count: int, most: int) -> None:
+    chosen = evenly_chosen(range(count), most)
+    assert len(chosen) == min(count, most)
+    assert chosen == sorted(set(chosen))
+    assert not count or (chosen[0], chosen[-1]) == (0, count - 1)

@@ -53,13 +53,15 @@ def ledger(run: SlurmRun) -> dict[int, list[int]]:
 
 def test_preflight_says_when_a_job_would_start_on_each_number_of_nodes(bench: Bench) -> None:
     (bench.folder / "range.site.yaml").write_text(json.dumps(SITE | {"ranks_per_node": 1}))
-    recipe = ["debug/cpu-tiny", "--data", "conversations.jsonl", "--set", "batch.global_batch_size=12"]
+    recipe = ["debug/cpu-tiny", "--data", "conversations.jsonl", "--set", "batch.global_batch_size=16"]
     found = json.loads(
         bench.gemfit("preflight", *recipe, "--site", "range.site.yaml", "--nodes", "1-4", "--json")
     )
     starts = [one["found"] for one in found if one["name"].startswith("start on ")]
     assert len(starts) == 4
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", start) for start in starts), found
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(;|$)", start) for start in starts), found
+    idle = [start.partition("; ")[2] for start in starts]
+    assert idle == ["", "", "2 of 18 slots of each step idle", ""], found
 
 
 def test_a_run_on_what_the_queue_has_is_the_run_on_two_nodes(bench: Bench, others: Others) -> None:

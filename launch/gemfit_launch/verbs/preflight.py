@@ -43,7 +43,8 @@ def preflight(
     Asks the cluster about partition, nodes, GPUs, limits and notice before preemption, and this machine
     about addresses, disk and token; with the network closed it opens model, tokenizer and data from the
     Hub cache of the jobs. A step and a save are compared with the notice before an end: as measured by
-    --like, or as predicted where the site names gpu_kind and disk_gb_per_second. Exit status 2 where
+    --like, or as predicted where the site names gpu_kind and disk_gb_per_second. With a range of nodes,
+    Slurm is asked when the job would start on each number, up to eight of them. Exit status 2 where
     something would keep the job from running.
 
     \b
@@ -52,14 +53,14 @@ def preflight(
     """
     site, root = site_options.site(), folder or default_folder(request)
     recipe = request.pinned_recipe(planning_environment(site))
-    plan, _ = plan_nodes(recipe, site_options.node_range, site)
+    plan, sizes = plan_nodes(recipe, site_options.node_range, site)
     pace = measured_pace(RunDir.open(like)) if like is not None else predicted_pace(plan)
     scripts = render_scripts(plan, root, Path.cwd())
     results = [
         *examine(plan, ask_cluster(), pace, resolves=resolves),
         *check_mounts(site, plan, root, Path.cwd()),
         *check_offline_start(plan, site),
-        *check_locally(plan, root, pace, scripts.items()),
+        *check_locally(plan, root, pace, scripts.items(), sizes),
     ]
     if as_json:
         click.echo(json.dumps([result.model_dump() for result in results], indent=2))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from gemfit.core.file_lock import explaining_locks, try_lock
 from gemfit.errors import UserError
@@ -15,7 +16,7 @@ from gemfit.rundir import RunDir
 from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.metrics import SaveRecord, StepRecord
 from gemfit.schemas.plan import Plan
-from gemfit_launch.planning.node_range import counted
+from gemfit_launch.planning.node_range import Size, counted
 from gemfit_launch.predict.forecast import make_forecast
 from gemfit_launch.runs.hub_token import token_source
 from gemfit_launch.runs.metrics_tail import recent_records
@@ -25,6 +26,9 @@ from gemfit_launch.slurm.cluster.preflight_limits import Pace
 ABOUT = "machine"
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 GATED = "google/gemma"
+MOST_STARTS = 8
+"""Numbers of nodes for which sbatch is asked when a job would start: each takes the controller's lock."""
+Item = TypeVar("Item")
 
 
 def measured_pace(run: RunDir) -> Pace:
@@ -58,15 +62,19 @@ def predicted_pace(plan: Plan) -> Pace | None:
 
 
 def check_locally(
-    plan: Plan, root: Path, pace: Pace | None, scripts: Iterable[tuple[str, str]]
+    plan: Plan,
+    root: Path,
+    pace: Pace | None,
+    scripts: Iterable[tuple[str, str]],
+    sizes: Sequence[Size] = (),
 ) -> Iterator[CheckResult]:
-    """Checks of the run folder, the token and the scripts, by kind."""
+    """Checks of the run folder, the token and the scripts, by kind; ``sizes`` are of a range of nodes."""
     yield from _folder(root, plan, pace)
     yield from _token(plan)
     for kind, script in scripts:
         yield _test_only("sbatch" if kind == "train" else f"sbatch ({kind})", script)
         if kind == "train":
-            yield from (_start_on(nodes, script) for nodes in plan.node_counts)
+            yield from _starts([size for size in sizes if not size.left_out], script)
 
 
 def _folder(root: Path, plan: Plan, pace: Pace | None) -> Iterator[CheckResult]:
@@ -125,14 +133,34 @@ def _test_only(name: str, script: str) -> CheckResult:
     return ok(ABOUT, name, f"accepts the script (--test-only){would}")
 
 
-def _start_on(nodes: int, script: str) -> CheckResult:
-    """When a job would start on this number of a range of nodes."""
-    about = f"start on {counted(nodes, nodes)}"
+def _starts(used: Sequence[Size], script: str) -> Iterator[CheckResult]:
+    """When a job would start on the numbers of nodes in a range that are used."""
+    if len(used) < 2:  # a fixed number, which the script itself asks for
+        return
+    asked = evenly_chosen(used, MOST_STARTS)
+    yield from (_start_on(size, script) for size in asked)
+    if len(asked) < len(used):
+        said = f"asked for {len(asked)} of the {len(used)} numbers of nodes that are used"
+        yield ok(ABOUT, "other starts", f"{said}; --nodes N asks for another")
+
+
+def evenly_chosen(items: Sequence[Item], most: int) -> list[Item]:
+    """At most ``most`` (2 or more) of ``items`` in order: the first, the last, and some between them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
+
+
+def _start_on(size: Size, script: str) -> CheckResult:
+    """When a job would start on this number of a range of nodes, and which slots it would leave idle."""
+    assert size.plan is not None, "a size that is used has a plan"
+    about, batch = f"start on {counted(size.nodes, size.nodes)}", size.plan.batch
+    idle = f"; {batch.idle} of {batch.slots} slots of each step idle" if batch.idle else ""
     try:
-        start = commands.expected_start(script, nodes=nodes)
+        start = commands.expected_start(script, nodes=size.nodes)
     except commands.SlurmError as refusal:
-        return warning(ABOUT, about, _words(refusal))
-    return ok(ABOUT, about, start or "sbatch does not say when")
+        return warning(ABOUT, about, _words(refusal) + idle)
+    return ok(ABOUT, about, (start or "sbatch does not say when") + idle)
 
 
 def _words(refusal: commands.SlurmError) -> str:
