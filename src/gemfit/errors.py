@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
+from gemfit.control_characters import escape_control_characters
+
 
 class ExitCode(IntEnum):
     """Exit status of every gemfit process."""
@@ -19,8 +21,12 @@ class ExitCode(IntEnum):
 class UserError(Exception):
     """A mistake in the input: the message names the place, the value and the fix.
 
-    Commands print it without a traceback and exit with ``ExitCode.USER_ERROR``.
+    Commands print it without a traceback and exit with ``ExitCode.USER_ERROR``. Values come from files, so
+    its text has control characters by code point.
     """
+
+    def __str__(self) -> str:
+        return escape_control_characters(super().__str__())
 
 
 class Stopped(Exception):

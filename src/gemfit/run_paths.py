@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+_STEP = "[0-9]" * 8
+"""Pattern of a step in names; other names are not the run's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
@@ -68,7 +71,7 @@ class RunPaths:
 
     def committed(self) -> list[Path]:
         """Folders of committed checkpoints, in no particular order."""
-        return [*self.checkpoints.glob("step-*"), *self.checkpoints.glob("replaced-*")]
+        return [*self.checkpoints.glob(f"step-{_STEP}"), *self.checkpoints.glob(f"replaced-{_STEP}")]
 
     @property
     def export(self) -> Path:
@@ -118,7 +121,7 @@ class RunPaths:
     @property
     def spooled_steps(self) -> list[int]:
         """Steps whose upload to the Hugging Face Hub is pending."""
-        found = [*self.spool.glob("step-*"), *self.spool.glob("pending/step-*.json")]
+        found = [*self.spool.glob(f"step-{_STEP}"), *self.spool.glob(f"pending/step-{_STEP}.json")]
         return sorted({int(path.stem.removeprefix("step-")) for path in found})
 
     @property

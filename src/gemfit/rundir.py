@@ -5,6 +5,7 @@ State files are replaced atomically, so a reader sees the old one or the new one
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,17 @@ from pathlib import Path
 
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.file_lock import explaining_locks, lock_state, try_lock
+from gemfit.core.foreign_files import refuse_foreign_files
 from gemfit.errors import UserError
 from gemfit.run_paths import RunPaths
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.attempt_record import AttemptRecord, Verdict
 from gemfit.schemas.plan import Plan
 
+FOLDER_LEVELS = 2
+"""Of a run folder: all that is written by name lies in it, or in a folder of it."""
+MOST_ATTEMPTS = 100_000
+"""A larger number is damage: attempts are listed one by one."""
 RECENT_SECONDS = 600.0
 """Steps, evaluations and saves of a training are rarely further apart."""
 
@@ -47,10 +53,14 @@ class RunDir(RunPaths):
 
     @classmethod
     def open(cls, root: Path) -> RunDir:
-        """An existing run; a folder without a plan is a ``UserError``."""
+        """An existing run; a folder without a plan is a ``UserError``.
+
+        So is a link in it that leads out, or a pipe: the folder may come from somebody else.
+        """
         run = cls(root)
         if not run.plan_file.is_file():
             raise UserError(f"{root}: is not a run folder (it has no plan.json)")
+        refuse_foreign_files(root, levels=FOLDER_LEVELS)
         return run
 
     def plan(self) -> Plan:
@@ -78,12 +88,17 @@ class RunDir(RunPaths):
     def attempt(self) -> int:
         """Number of the current or last attempt; 0 before the first."""
         try:
-            return int(self.attempt_file.read_bytes())
+            number = int(self.attempt_file.read_bytes())
         except FileNotFoundError:
             return 0
-        except ValueError:  # damaged; the record of each attempt is written before its number
-            numbers = (path.stem.removeprefix("attempt-") for path in self.plans.glob("attempt-*.json"))
-            return max((int(number) for number in numbers if number.isdecimal()), default=0)
+        except ValueError:
+            number = -1
+        if 0 <= number <= MOST_ATTEMPTS:
+            return number
+        # Damaged; the record of each attempt is written before its number.
+        names = (path.stem.removeprefix("attempt-") for path in self.plans.glob("attempt-*.json"))
+        found = (int(name) for name in names if re.fullmatch("[0-9]{1,6}", name))
+        return max((number for number in found if number <= MOST_ATTEMPTS), default=0)
 
     def begin_attempt(self, allowed_changes: Collection[str] = (), *, idle_nodes: int = 0) -> int:
         """Number a new attempt, and remove stop file and verdict of the last one.

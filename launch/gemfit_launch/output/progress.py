@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from gemfit.core.plain_console import PlainConsole
 from gemfit.schemas.metrics import EvalRecord, Record, StepRecord
 from gemfit.summary.format import duration
 from gemfit_launch.runs.local import ProgressView
@@ -63,13 +63,13 @@ class Bar:
             )
 
     def say(self, line: str) -> None:
-        self.progress.console.print(line, highlight=False, markup=False)
+        self.progress.console.print(line)
 
 
 @contextmanager
 def watching(total: int) -> Iterator[ProgressView]:
     """A progress bar on a terminal, plain lines otherwise."""
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
         yield Lines(total)
         return

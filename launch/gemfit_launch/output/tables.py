@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from gemfit.core.plain_console import PlainConsole
 from gemfit.schemas.manifest import PackManifest
 from gemfit.summary.format import duration, number, size
 from gemfit.summary.goodput import goodput_line
@@ -19,11 +19,11 @@ from gemfit_launch.runs.status import RunStatus
 WIDTH = 100
 
 
-def console() -> Console:
+def console() -> PlainConsole:
     """A console on the current standard output, at most ``WIDTH`` columns wide."""
-    probe = Console(file=sys.stdout)
+    probe = PlainConsole(file=sys.stdout)
     width = min(probe.width, WIDTH) if probe.is_terminal else WIDTH
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    return PlainConsole(file=sys.stdout, width=width)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> Table:

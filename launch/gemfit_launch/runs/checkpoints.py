@@ -49,7 +49,7 @@ def _status(folder: Path, verified: Mapping[str, str | None] | None) -> Checkpoi
 
 def _quarantined(folder: Path) -> CheckpointStatus:
     reason = folder / "reason.txt"
-    why = reason.read_text().strip() if reason.is_file() else "no reason was written"
+    why = reason.read_text(errors="replace").strip() if reason.is_file() else "no reason was written"
     return _described(folder, f"in quarantine: {why}", verified=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from gemfit.rundir import RunDir
 
 POLL_SECONDS = 0.5
 BLOCK_BYTES = 1 << 20
+_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
+"""Of UTF-8, also within a block that ends in the middle of a character."""
 
 
 def follow(run: RunDir, first: int, goes_on: Callable[[], bool]) -> Iterator[bytes]:
@@ -63,6 +66,11 @@ def last_lines(path: Path, count: int | None) -> bytes:
     with path.open("rb") as stream:
         text = b"".join(deque(stream, maxlen=count))
     return text if not text or text.endswith(b"\n") else text + b"\n"
+
+
+def printable_log(block: bytes) -> bytes:
+    """``block`` with control characters as escapes; line breaks, tabs and carriage returns stay."""
+    return _CONTROL_BYTES.sub(lambda found: ascii(found[0].decode())[1:-1].encode(), block)
 
 
 def _read_from(path: Path, offset: int) -> Iterator[bytes]:

@@ -137,5 +137,5 @@ def read_state(run: RunDir) -> RunState:
 
 
 def find_runs(folder: Path = RUNS) -> list[RunDir]:
-    """The runs in a folder, by name."""
-    return [RunDir.open(plan.parent) for plan in sorted(folder.glob("*/plan.json"))]
+    """The runs in a folder, by name; not opened, so that one that is refused hides no other."""
+    return [RunDir(plan.parent) for plan in sorted(folder.glob("*/plan.json"))]

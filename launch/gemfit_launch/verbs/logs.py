@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.runs.follow_logs import follow as follow_run
-from gemfit_launch.runs.follow_logs import headline, last_lines
+from gemfit_launch.runs.follow_logs import headline, last_lines, printable_log
 from gemfit_launch.runs.status import ACTIVE_STATES
 from gemfit_launch.slurm.cluster.job_status import read_statuses
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles
@@ -44,19 +45,24 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: 
                 "--follow prints all attempts; leave out --attempt, --lines, --node and --job"
             )
         for block in follow_run(run_dir, 1, _ActivityPoll(run_dir)):
-            click.echo(block, nl=False)
+            _print(block)
         _point_to_job_log(run_dir)
         return
     if of_job:
         for path in _job_logs(run_dir):
-            click.echo(f"==> {path} <==\n".encode() + last_lines(path, lines), nl=False)
+            _print(f"==> {path} <==\n".encode() + last_lines(path, lines))
         return
     for number in _attempts(run_dir, attempt):
         path = AttemptFiles(run_dir, number).log(node)
         if node and not path.is_file():
             raise UserError(f"{path}: there is no such log; --node counts the machines of an attempt from 0")
-        click.echo(headline(number, path) + last_lines(path, lines), nl=False)
+        _print(headline(number, path) + last_lines(path, lines))
     _point_to_job_log(run_dir)
+
+
+def _print(block: bytes) -> None:
+    """As it is into a file or pipe; on a terminal no log can move the cursor or hide text."""
+    click.echo(printable_log(block) if sys.stdout.isatty() else block, nl=False)
 
 
 def _point_to_job_log(run: RunDir) -> None:

@@ -13,13 +13,13 @@ import signal
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gemfit.audit.catalog import SUITES, about
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.install_hint import require_packages
+from gemfit.core.plain_console import PlainConsole
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
@@ -111,9 +111,9 @@ def _list(*, as_json: bool) -> None:
     _console().print(table)
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+def _console() -> PlainConsole:
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=WIDTH)
 
 
 def _parser() -> argparse.ArgumentParser:

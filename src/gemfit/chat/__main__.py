@@ -106,9 +106,9 @@ def _of_folder(path: Path) -> tuple[str, Any]:
 
     device = _device()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         dtype = "auto" if device == "cuda" else torch.float32  # which most CPUs are fastest in
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be loaded: {error}") from None
     if tokenizer.chat_template is None:

@@ -1,4 +1,4 @@
 """Atomic files and folders, file locks, digests, JSON-lines logs, progress bars, stop signals, install hints.
 
-Imports the standard library, xxhash, tqdm and `errors`; independent of data and training.
+Imports the standard library, xxhash, tqdm, rich and `errors`; independent of data and training.
 """

@@ -50,7 +50,8 @@ def parse_lines(
             continue
         try:
             found.append(parse(line))
-        except (ValueError, KeyError, TypeError):  # pydantic's ValidationError is a ValueError
+        # pydantic's ValidationError is a ValueError; brackets in brackets end the recursion.
+        except (ValueError, KeyError, TypeError, RecursionError):
             skipped.append((index, line))
     if skipped:
         _warn(path, skipped, first_line())

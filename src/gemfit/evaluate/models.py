@@ -154,7 +154,7 @@ def _without_adapters(recipe: Recipe) -> Recipe:
 
 def _of_checkpoint(recipe: Recipe, tokenizer: Any, folder: Path) -> Any:
     """The model of a full fine-tune."""
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model_class = packed_class(text_architecture(config, str(folder)).model_class)
     model = init_on_meta(model_class, config, recipe.model.attention)
     allocate_parameters(model, torch.device("cpu"), torch.float32)

@@ -13,6 +13,7 @@ from huggingface_hub import is_offline_mode
 
 from gemfit.checkpoint.integrity import digest_files
 from gemfit.checkpoint.store import Found
+from gemfit.core.foreign_files import refuse_foreign_files
 from gemfit.errors import UserError
 from gemfit.hub.retry import Unreachable, retried
 from gemfit.publish.client import Hub, open_hub, raise_refusal
@@ -117,6 +118,7 @@ def _send(hub: Hub, spool: Spool, ready: ReadyPush) -> SentPush:
 
 def _refuse_damaged(spool: Spool, ready: ReadyPush) -> None:
     files = spool.files(spool.folder(ready.push.step))
+    refuse_foreign_files(files)
     problem = missing_or_resized(files, ready.files)
     if problem is None:
         found = digest_files(files, (files / file.path for file in ready.files))

@@ -20,7 +20,7 @@ from cycler import cycler
 from numpy.typing import NDArray
 from tsdownsample import MinMaxDownsampler
 
-from gemfit.data.inspect.printable import escape_control_characters
+from gemfit.control_characters import escape_control_characters
 from gemfit.errors import UserError
 from gemfit.report.blocks import Chart
 

@@ -17,8 +17,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from gemfit import __version__
+from gemfit.control_characters import escape_control_characters
 from gemfit.core.atomic_file import write_atomic
-from gemfit.data.inspect.printable import escape_control_characters
 from gemfit.errors import UserError
 from gemfit.report import inputs, sections
 from gemfit.report.audit_section import audit

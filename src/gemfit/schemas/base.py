@@ -31,6 +31,8 @@ class Contract(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such file") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the document"

@@ -34,16 +34,20 @@ def _branch(text: str) -> str:
     return text
 
 
+RepoId = Annotated[str, AfterValidator(repo_id)]
+Branch = Annotated[str, AfterValidator(_branch)]
+
+
 class HubRecipe(Contract):
     """Push during training."""
 
-    repo: Annotated[str, AfterValidator(repo_id)] | None = None
+    repo: RepoId | None = None
     """`namespace/name`; created at the first push if it does not exist."""
     push: Literal["never", "end", "best", "every_save"] = "never"
     """`end`: after the last step. `best`: each checkpoint with the lowest validation loss so far."""
     private: bool = True
     """Visibility of a repository that a push creates; an existing one is not changed."""
-    branch: Annotated[str, AfterValidator(_branch)] = "main"
+    branch: Branch = "main"
     """Each push is a commit on it, with the step in its message."""
     tag: bool = False
     """Tag each commit `step-N`; then no save is skipped for a newer one."""

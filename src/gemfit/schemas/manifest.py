@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from gemfit.schemas.base import Contract
+
+
+def _inside(path: str) -> str:
+    """``path`` if it can only name a file below the folder of its manifest."""
+    parts = path.split("/")
+    if not path.isprintable() or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{path!r} is not the name of a file below the folder of the manifest")
+    return path
 
 
 class FileDigest(Contract):
     """One file of a committed folder."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_inside)]
     """Relative to the folder, with `/`."""
     bytes: int
     xxh3: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from gemfit.core.foreign_files import refuse_foreign_files
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
 from gemfit.tracking.points import TrackerPoint
@@ -29,9 +30,11 @@ class TrackedRun:
         return self.run.root.resolve().name
 
     def folder(self, tracker: str) -> Path:
-        """Folder of a tracker that writes to this disk; created."""
+        """Folder of a tracker that writes to this disk; created. A link in it that leads out is refused."""
         folder = self.run.trackers / tracker
         folder.mkdir(parents=True, exist_ok=True)
+        # W&B replaces its folder, and keeps links to its own log elsewhere in it.
+        refuse_foreign_files(folder, levels=1 if tracker == "wandb" else None)
         return folder
 
     @property

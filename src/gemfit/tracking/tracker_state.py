@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
+from typing import Annotated
 
 from pydantic import Field
 
 from gemfit.core.atomic_file import write_atomic
 from gemfit.rundir import RunDir
 from gemfit.schemas.base import Contract
+
+TrackerId = Annotated[str, Field(pattern=r"^[^./\\#?%:\x00-\x1f][^/\\#?%:\x00-\x1f]{0,99}$")]
+MlflowId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,255}$")]
 
 
 class SentSteps(Contract):
@@ -20,13 +24,16 @@ class SentSteps(Contract):
 
 
 class TrackerState(Contract):
-    """Ids of a run in trackers; one id for all attempts."""
+    """Ids of a run in trackers; one id for all attempts.
 
-    id: str
+    Ids become names of folders, so they are those that the trackers themselves allow.
+    """
+
+    id: TrackerId
     """For trackers that take any id; 32 hexadecimal digits, or `WANDB_RUN_ID` of the first attempt."""
     restarts: dict[str, int] = Field(default_factory=dict)
     """By tracker: how often a new run was begun there, because steps that it had were trained again."""
-    mlflow: dict[str, str] = Field(default_factory=dict)
+    mlflow: dict[str, MlflowId] = Field(default_factory=dict)
     """By tracking URI: the id that MLflow has chosen there."""
     sent: dict[str, tuple[SentSteps, ...]] = Field(default_factory=dict)
     """By tracker and destination."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gemfit.errors import UserError
 from gemfit.tracking.destinations import OFFLINE_MODES
 from gemfit.tracking.points import TrackerPoint
 from gemfit.tracking.tracker import PROJECT, TrackedRun
@@ -19,10 +20,18 @@ from gemfit.tracking.tracker import PROJECT, TrackedRun
 
 def open_wandb(tracked: TrackedRun) -> WandbOnline | WandbOffline:
     """The run in the mode that `WANDB_MODE` and the settings of W&B say."""
+    _refuse_settings_of(tracked)
     import wandb  # noqa: PLC0415  (seconds of imports)
 
     offline = wandb.setup().settings.mode in OFFLINE_MODES
     return WandbOffline(tracked) if offline else WandbOnline(tracked)
+
+
+def _refuse_settings_of(tracked: TrackedRun) -> None:
+    """W&B takes settings, such as the server that gets the API key, from a file of the working folder."""
+    settings, root = Path.cwd() / "wandb" / "settings", tracked.run.root.resolve()
+    if settings.is_file() and settings.is_relative_to(root):
+        raise UserError(f"{settings}: W&B would take its server from this file; work in another folder")
 
 
 class WandbOnline:

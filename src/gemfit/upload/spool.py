@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import Field
 
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.file_lock import explaining_locks, try_lock
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.base import Contract
-from gemfit.schemas.hub import HubRecipe
+from gemfit.schemas.hub import Branch, HubRecipe, RepoId
 from gemfit.schemas.manifest import FileDigest
 
 Record = TypeVar("Record", bound=Contract)
@@ -27,10 +29,10 @@ Record = TypeVar("Record", bound=Contract)
 class Push(Contract):
     """A push of one checkpoint: where it goes, and in which form."""
 
-    step: int
-    repo: str
+    step: Annotated[int, Field(ge=0)]
+    repo: RepoId
     private: bool
-    branch: str
+    branch: Branch
     tag: bool
     merge_adapter: bool
     multimodal: bool

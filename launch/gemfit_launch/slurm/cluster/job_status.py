@@ -67,7 +67,7 @@ def read_with_job(run: RunDir, queue: Queue) -> RunStatus:
 
 def _has_sound_submissions(run: RunDir) -> bool:
     try:
-        JobFiles(run).submissions()
+        JobFiles(RunDir.open(run.root)).submissions()
     except UNREADABLE:
         return False
     return True
@@ -75,7 +75,7 @@ def _has_sound_submissions(run: RunDir) -> bool:
 
 def _read_or_damaged(run: RunDir, queue: Queue) -> RunStatus:
     try:
-        return read_with_job(run, queue)
+        return read_with_job(RunDir.open(run.root), queue)
     except UNREADABLE as error:
         return damaged_status(run, error)
 

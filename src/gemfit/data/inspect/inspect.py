@@ -11,6 +11,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
+from gemfit.core.plain_console import PlainConsole
 from gemfit.data.inspect.annotate import AnnotatedRow, RowAnnotator
 from gemfit.data.inspect.pack_files import Pack, open_pack_files
 from gemfit.data.inspect.roles import make_control_tokens
@@ -86,8 +87,8 @@ def _show(rows: Iterable[AnnotatedRow], options: ViewOptions, console: Console) 
         console.print(Text(legend(options), style="dim"), soft_wrap=True)
 
 
-def _console(no_color: bool) -> Console:
-    console = Console(highlight=False, markup=False, emoji=False, no_color=no_color or None)
+def _console(no_color: bool) -> PlainConsole:
+    console = PlainConsole(no_color=no_color or None)
     if console.is_terminal:
         return console
-    return Console(highlight=False, markup=False, emoji=False, width=WIDTH)
+    return PlainConsole(width=WIDTH)

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from gemfit.control_characters import escape_control_characters
+
 _EXTRA_SPACES = re.compile(r" +(?=\n|$)|(?<=\n) +|  +")
-_CONTROL_CHARACTERS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufff9-\ufffb]"
-)
 
 
 def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
@@ -35,15 +34,6 @@ def to_printable(texts: list[str]) -> list[str]:
     begin, printable = 0, []
     for text in texts:
         dotted = "".join("·" if begin + at in extra else char for at, char in enumerate(text))
-        printable.append(_CONTROL_CHARACTERS.sub(_code_point, dotted).replace("\n", "⏎\n").replace("\t", "→"))
+        printable.append(escape_control_characters(dotted).replace("\n", "⏎\n").replace("\t", "→"))
         begin += len(text)
     return printable
-
-
-def escape_control_characters(text: str) -> str:
-    """``text`` with control and direction characters by code point; line breaks and tabs stay."""
-    return _CONTROL_CHARACTERS.sub(_code_point, text)
-
-
-def _code_point(found: re.Match[str]) -> str:
-    return f"⟨U+{ord(found[0]):04X}⟩"

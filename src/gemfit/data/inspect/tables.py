@@ -6,18 +6,19 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+
+from gemfit.core.plain_console import PlainConsole
 
 WIDTH = 100
 
 
-def stdout_console() -> Console:
+def stdout_console() -> PlainConsole:
     """Console on standard output, as wide as the terminal or ``WIDTH`` without one."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    console = PlainConsole(file=sys.stdout)
     if console.is_terminal:
         return console
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDTH)
+    return PlainConsole(file=sys.stdout, width=WIDTH)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:

@@ -103,12 +103,12 @@ def open_base(recipe: ModelRecipe) -> OpenedModel:
 def base_architecture(recipe: ModelRecipe) -> TextArchitecture:
     """The text model inside the base model's configuration; ``UserError`` where there is none."""
     name, source = _source(recipe)
-    return text_architecture(AutoConfig.from_pretrained(name, **source), name)
+    return text_architecture(AutoConfig.from_pretrained(name, trust_remote_code=False, **source), name)
 
 
 def persistent_buffers(folder: Path) -> list[str]:
     """Names of the buffers that a saved model of the configuration in ``folder`` has."""
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = init_on_meta(text_architecture(config, str(folder)).model_class, config, "eager")
     buffers = dict(model.named_buffers())
     return [name for name in model.state_dict() if name in buffers]
