@@ -78,6 +78,12 @@ def with_own_launch(plan: Plan) -> Plan:
     return plan.model_copy(update=_launch_fields(plan.recipe, plan.topology, plan.batch))
 
 
+def foreign_launch_fields(plan: Plan) -> list[str]:
+    """Names of what ``with_own_launch`` would change: of another version of gemfit, or planted."""
+    own = _launch_fields(plan.recipe, plan.topology, plan.batch)
+    return [name for name, value in own.items() if getattr(plan, name) != value]
+
+
 def _launch_fields(recipe: Recipe, topology: Topology, batch: Batch) -> dict[str, Any]:
     strategy = recipe.strategy
     return {

@@ -16,7 +16,16 @@ from gemfit_launch.verbs._completion import Checkpoint, RecipeName, SettingKey
 
 Verb = Callable[..., None]
 
-RUN_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class FolderPath(click.Path):
+    """A folder, absolute where its name would be an option of the program that gets it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        folder = Path(str(super().convert(value, param, ctx)))
+        return folder.absolute() if str(folder).startswith("-") else folder
+
+
+RUN_FOLDER = FolderPath(path_type=Path, file_okay=False)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 FILE = click.Path(path_type=Path, dir_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

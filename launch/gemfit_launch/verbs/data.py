@@ -9,7 +9,6 @@ import click
 
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
-from gemfit.schemas.plan import Plan
 from gemfit_launch.argv import to_argv
 from gemfit_launch.runs.python_module import require_train_extra, run_module
 from gemfit_launch.verbs._options import FILE, RUN_FOLDER, checkpoint_option, json_option
@@ -130,7 +129,8 @@ def _pack_folder(path: Path) -> Path:
             f"{path}: is neither a pack (no manifest.json) nor a run (no plan.json); "
             "`gemfit pack` prints the folder of a pack"
         )
-    folder = Path(Plan.read(RunDir(path).plan_file).pack.folder)
+    # Absolute: a name that begins with a dash would be an option.
+    folder = Path(RunDir.open(path).plan().pack.folder).absolute()
     if not (folder / "manifest.json").is_file():
         raise UserError(f"{path}: its pack {folder} does not exist (any more); build it with `gemfit pack`")
     return folder

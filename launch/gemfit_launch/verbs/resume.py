@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from gemfit.control_characters import escape_control_characters
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
@@ -18,6 +19,7 @@ from gemfit_launch.argv import to_argv
 from gemfit_launch.output.plan import show_plan
 from gemfit_launch.planning.learning_rate import describe_rate_change
 from gemfit_launch.planning.node_range import NodeRange
+from gemfit_launch.planning.plan import foreign_launch_fields
 from gemfit_launch.planning.replan import (
     changed_parts,
     check_not_complete,
@@ -108,10 +110,16 @@ def resume(
     run_dir = RunDir.open(run)
     if skip:
         require_train_extra("resume --skip")
-        pack = run_dir.plan().pack.folder
-        click.echo(ask_module("gemfit.data.inspect.skip", [pack, *map(str, skip)]), nl=False, err=as_json)
+        # Absolute: a name that begins with a dash would be an option.
+        pack = str(Path(run_dir.plan().pack.folder).absolute())
+        left_out = ask_module("gemfit.data.inspect.skip", [pack, *map(str, skip)])
+        click.echo(escape_control_characters(left_out), nl=False, err=as_json)
         request = skip_documents(run_dir.plan(), request, skip)
         allowed_changes = (*allowed_changes, SKIP_KEY)
+    for name in foreign_launch_fields(run_dir.plan()):
+        click.echo(
+            f"{run_dir.plan_file}: its {name} is not what gemfit makes of its recipe; not used", err=True
+        )
     wanted = Resumption(run=run_dir, request=request, allowed_changes=allowed_changes, dry_run=dry_run)
     if here and site_options.name is not None:
         raise click.UsageError("--here and --site contradict each other; give one of them")
@@ -141,7 +149,7 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
     if plan.steps.rows_are == "estimated":  # the rows have changed and were packed just now
         plan = replan(old, wanted.request, ranks, str(run.plan_file))
     for line in [*map(str, changed_parts(old, plan)), *describe_rate_change(old, plan, newest_step(run))]:
-        click.echo(line)
+        click.echo(escape_control_characters(line))
     raise click.exceptions.Exit(train(run, plan, stop_at, wanted.allowed_changes))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gemfit.control_characters import escape_control_characters
 from gemfit.core.jsonl_log import parse_lines
 from gemfit.data.inspect.document_ids import document_lines
 from gemfit.data.inspect.pack_files import Pack, open_pack_files
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps([step.model_dump(mode="json") for step in found], indent=2) + "\n")
     else:
-        sys.stdout.write("\n".join(map(describe, found)))
+        sys.stdout.write(escape_control_characters("\n".join(map(describe, found))))
     return ExitCode.DONE
 
 

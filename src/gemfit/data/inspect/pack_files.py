@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gemfit.data.jsonl.blocks import line_place
-from gemfit.data.pack.reader import BATCHES, CONVERSATIONS, read_manifest
+from gemfit.data.pack.reader import BATCHES, CONVERSATIONS, load_table, read_manifest
 from gemfit.errors import UserError
 from gemfit.schemas.manifest import PackManifest
 
@@ -118,7 +118,7 @@ class Pack:
     def batches(self, split: str, rows: range | None = None) -> Iterator[RowBatch]:
         """The batches that hold ``rows`` (all by default), memory-mapped."""
         shards = self.shards(split)
-        table = np.load(self.folder / split / BATCHES)
+        table = load_table(self.folder / split / BATCHES)
         wanted = rows if rows is not None else range(self.manifest.splits[split].rows)
         stops = np.append(table[1:, 1], self.manifest.splits[split].rows)
         chosen = table[(table[:, 1] < wanted.stop) & (stops > wanted.start)]

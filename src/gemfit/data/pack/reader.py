@@ -48,8 +48,8 @@ class PackedRows:
         if split not in self.manifest.splits:
             raise UserError(f"{folder}: has no split {split!r}; it has {', '.join(self.manifest.splits)}")
         self._check_sizes()
-        self._batches = _table(folder / split / BATCHES)
-        self._counts = _table(folder / split / COUNTS)
+        self._batches = load_table(folder / split / BATCHES)
+        self._counts = load_table(folder / split / COUNTS)
         if len(self) != self.manifest.splits[split].rows:
             raise UserError(
                 f"{folder / split}: holds {len(self)} rows, but its manifest says "
@@ -154,10 +154,11 @@ class _Batch(NamedTuple):
     """(chunks,): number of the conversation in the pack."""
 
 
-def _table(path: Path) -> NDArray[np.int64]:
+def load_table(path: Path) -> NDArray[np.int64]:
+    """A table of integers, mapped; anything else, such as a pickle, is a ``UserError``."""
     try:
         table: NDArray[np.int64] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read: {error}; delete the pack and make it again") from None
     return table
 
