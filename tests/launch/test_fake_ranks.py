@@ -46,6 +46,6 @@ def test_all_ranks_take_part_in_the_same_collectives_and_need_what_is_predicted(
 
 
 @pytest.mark.slow
-def test_zero_needs_what_is_predicted() -> None:
+def test_zero_needs_what_is_predicted(answer: Answer) -> None:
     found = answer("zero_peaks.py", "zero1:4b:64:1", "zero2:27b:64:1", "zero3:4b:64:1")
     assert max(abs(result["difference"]) for result in found.values()) < 0.1

@@ -95,7 +95,7 @@ def test_a_strategy_that_fits_one_size_only_leaves_that_size() -> None:
 
 def test_sizes_that_are_too_small_for_the_memory_are_not_asked_for() -> None:
     recipe = Request(name="gemma3/27b", strategy="fsdp2").recipe()
-    plan, sizes = plan_nodes(recipe, NodeRange(1, 8), Site(name="test", gpus_per_node=8, gpu_kind="h100"))
+    plan, sizes = plan_nodes(recipe, NodeRange(1, 16), Site(name="test", gpus_per_node=4, gpu_kind="h100"))
     used = [size.nodes for size in sizes if not size.left_out]
     assert 1 < used[0] < used[-1]
     assert "are predicted per GPU" in sizes[0].left_out
