@@ -64,22 +64,38 @@ def gemma2(**sizes: Any) -> Any:
 
 
 def gemma4(**sizes: Any) -> Any:
-    """Layers that share keys and values, embeddings for each layer, and a saved buffer in each."""
-    kinds = ["sliding_attention", "full_attention"] * 2
-    own = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 400, "num_kv_shared_layers": 1}
-    return Gemma4TextConfig(**sizes, **own, sliding_window=8, layer_types=kinds, global_head_dim=16)
+    """As E2B: layers share keys and values, each layer has its own embeddings, wider global heads, a cap."""
+    own = {
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 400,
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+    }
+    return gemma4_dense(**sizes, **own)
+
+
+def gemma4_dense(**sizes: Any) -> Any:
+    """As 31B: in global layers values are the keys, of one head."""
+    own = {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 8,
+        "global_head_dim": 32,
+        "final_logit_softcapping": 30.0,
+    }
+    if "num_kv_shared_layers" not in sizes:
+        own |= {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
+        sizes |= {"num_key_value_heads": 2}
+    return Gemma4TextConfig(**sizes, **own)
 
 
 FAMILIES = {
-    "gemma2": Family(
-        lambda **sizes: Gemma2Config(**sizes, sliding_window=8, query_pre_attn_scalar=16),
-        "Gemma2DecoderLayer",
-    ),
+    "gemma2": Family(gemma2, "Gemma2DecoderLayer"),
     "llama": Family(LlamaConfig, "LlamaDecoderLayer"),
     "qwen2": Family(Qwen2Config, "Qwen2DecoderLayer"),
     "qwen3": Family(Qwen3Config, "Qwen3DecoderLayer"),
     "mistral": Family(lambda **sizes: MistralConfig(**sizes, sliding_window=8), "MistralDecoderLayer"),
     "gemma4": Family(gemma4, "Gemma4TextDecoderLayer"),
+    "gemma4-dense": Family(gemma4_dense, "Gemma4TextDecoderLayer"),
 }
 
 
@@ -138,12 +154,14 @@ def loss_alone(plain: Any, document: Any) -> torch.Tensor:
     return functional.cross_entropy(logits, torch.from_numpy(document[1:]), reduction="sum")
 
 
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_the_loss_and_gradient_of_a_packed_row_are_those_of_its_documents_alone(
-    folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    activation_checkpointing: bool, folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gemfit.train.data.collate.LOSS_SLICE_TOKENS", 24)
-    recipe = model_of(folder, activation_checkpointing=False)
-    model = load_model(Recipe(model=recipe), tokenizer).eval()
+    recipe = model_of(folder, activation_checkpointing=activation_checkpointing)
+    model = load_model(Recipe(model=recipe), tokenizer).train()
+    assert model.is_gradient_checkpointing == activation_checkpointing
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     together = model(**packed(documents())).loss_sum
     alone = torch.stack([loss_alone(plain, document) for document in documents()]).sum()
@@ -179,7 +197,7 @@ def test_an_attention_that_the_model_does_not_have_is_refused(tokenizer: Any, tm
         load_model(recipe, tokenizer)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma4"], indirect=True)
+@pytest.mark.parametrize("family", ["gemma2", "gemma4", "gemma4-dense"], indirect=True)
 def test_it_is_exported_whole(folder: Path, family: str, tmp_path: Path) -> None:
     trained = train(tmp_path, model_of(folder))
     export(trained.run, tmp_path / "out")
@@ -187,9 +205,25 @@ def test_it_is_exported_whole(folder: Path, family: str, tmp_path: Path) -> None
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", **eager).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(IDS).logits, trained.logits, rtol=1e-4, atol=1e-4)
-    if family == "gemma4":
+    if family != "gemma2":
         held = load_file(tmp_path / "out/model.safetensors")
         assert sum("layer_scalar" in name for name in held) == SIZES["num_hidden_layers"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gemma4", "gemma4-dense"], indirect=True)
+def test_gemma_4_passes_the_self_test_and_trains_the_same_in_each_engine(
+    folder: Path, launch: Launch
+) -> None:
+    base = {"model__scratch": "null", "model__id": folder, "model__dtype": "float32", "length__max_steps": 3}
+    single, sharded, zero3 = (launch(name, 1, **base) for name in ("single", "fsdp2", "zero3"))
+    assert [run.engine.model_class for run in (sharded, zero3)] == ["FSDPModule", "DeepSpeedEngine"]
+    for run in (single, sharded, zero3):
+        for mode in ("eval", "train"):
+            assert run.selftest[f"isolation_{mode}"]["against_other_company"] <= 1e-5
+        assert run.losses == pytest.approx(single.losses, rel=1e-4)
+        assert len(run.losses) == 3
+    assert single.losses[-1] < single.losses[0]
 
 
 @pytest.mark.dist
