@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Gemma3TextConfig
+from transformers import Gemma3TextConfig, Gemma4ForCausalLM, Gemma4TextConfig
 
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
@@ -30,6 +30,8 @@ from gemfit.train.checks.recipe_checks import (
     small_model,
 )
 from gemfit.train.model import liger
+from gemfit.train.model.build import prepare_for_training
+from gemfit.train.model.packed_lm import packed_class
 from train.test_attention import without_backward
 from train.test_selftest import Seeing
 
@@ -37,6 +39,7 @@ CPU = torch.device("cpu")
 SCRATCH = ScratchModel(
     vocab_size=300, hidden_size=32, intermediate_size=64, num_attention_heads=2, head_dim=16, sliding_window=8
 )
+E2B = (["sliding_attention"] * 4 + ["full_attention"]) * 7
 MESSAGES = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
 
 
@@ -163,6 +166,30 @@ def test_a_small_model_keeps_what_its_traps_depend_on() -> None:
     assert (small.head_dim, small.sliding_window, small.vocab_size) == (256, 512, config.vocab_size)
     assert small.layer_types == config.layer_types[:6]
     assert config.num_hidden_layers == 26
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kinds"),
+    [
+        ({"num_hidden_layers": 35, "num_kv_shared_layers": 20, "layer_types": E2B}, "ssssff"),
+        ({"num_hidden_layers": 42, "num_kv_shared_layers": 18}, "ssssff"),
+        ({"num_hidden_layers": 60, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0}, "sssssf"),
+    ],
+    ids=["E2B", "E4B", "31B"],
+)
+def test_a_small_gemma_4_has_layers_of_each_kind_and_is_sound(
+    sizes: dict[str, Any], kinds: str, tokenizer: Any
+) -> None:
+    vocabularies = {"vocab_size": 300, "vocab_size_per_layer_input": 300, "final_logit_softcapping": 30.0}
+    config = Gemma4TextConfig(**sizes, **vocabularies, num_global_key_value_heads=2, num_key_value_heads=4)
+    small = shrunk(config)
+    assert "".join(kind[0] for kind in small.layer_types) == kinds
+    small._attn_implementation = "sdpa"
+    model = prepare_for_training(packed_class(Gemma4ForCausalLM)(small), recipe(), tokenizer)
+    attentions = [layer.self_attn for layer in model.model.layers]
+    assert [one.head_dim for one in attentions] == [{"s": 256, "f": 512}[kind] for kind in kinds]
+    assert attentions[-1].is_kv_shared_layer == ("num_kv_shared_layers" in sizes)
+    assert looked_at(model, tokenizer) == {}
 
 
 def test_gpus_that_torch_does_not_see_fail() -> None:

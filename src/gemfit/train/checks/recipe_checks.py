@@ -6,7 +6,6 @@ checks are about how it is built and called, not about its weights. It costs sec
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -85,13 +84,36 @@ def small_model(recipe: Recipe, tokenizer: Any) -> Any:
 
 
 def shrunk(config: Any) -> Any:
-    """A copy of ``config`` for a small model; heads, window, scales and vocabulary are unchanged."""
-    small = copy.deepcopy(config)
-    for name, value in SMALL.items():
-        setattr(small, name, min(value, getattr(config, name)))
-    if getattr(config, "layer_types", None):
-        small.layer_types = config.layer_types[: small.num_hidden_layers]
-    return small
+    """A copy of ``config`` for a small model; window, width of heads, scales and vocabulary are unchanged."""
+    fields = config.to_dict()
+    layers = _layers_of_each_kind(fields["num_hidden_layers"], fields.get("num_kv_shared_layers") or 0)
+    fields |= {name: min(value, fields[name]) for name, value in SMALL.items()}
+    fields["num_hidden_layers"] = len(layers)
+    if fields.get("layer_types"):
+        fields["layer_types"] = [fields["layer_types"][layer] for layer in layers]
+    if fields.get("num_kv_shared_layers"):
+        fields["num_kv_shared_layers"] = 1
+    if width := fields.get("hidden_size_per_layer_input"):  # times the vocabulary and the layers
+        fields["hidden_size_per_layer_input"] = min(8, width)
+    if own := fields.get("per_layer_config"):
+        given = {int(layer): values for layer, values in own.items()}
+        fields["per_layer_config"] = {
+            place: {name: min(value, SMALL.get(name, value)) for name, value in given[layer].items()}
+            for place, layer in enumerate(layers)
+            if layer in given
+        }
+    return type(config)(**fields)
+
+
+def _layers_of_each_kind(layers: int, sharing: int) -> list[int]:
+    """The layers that a small model has: the first ones, or those before the first that shares, and the last.
+
+    In Gemma 4 the last layers share the keys and values of the layers of their kind that come before.
+    """
+    if not sharing:
+        return list(range(min(layers, SMALL["num_hidden_layers"])))
+    own = layers - sharing
+    return [*range(max(0, own - SMALL["num_hidden_layers"] + 1), own), layers - 1]
 
 
 def check_documents(recipe: Recipe, tokenizer: Any, documents: Sequence[Document]) -> Iterator[CheckResult]:
