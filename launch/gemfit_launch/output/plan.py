@@ -20,6 +20,7 @@ from gemfit_launch.planning.accelerate import RUN_DIR
 from gemfit_launch.planning.node_range import Size
 from gemfit_launch.planning.speed import SpeedLine, speed_lines
 from gemfit_launch.planning.write_configs import accelerate_yaml, deepspeed_json
+from gemfit_launch.predict.architectures import find_architecture
 from gemfit_launch.predict.forecast import Forecast, make_forecast
 from gemfit_launch.predict.model_state_memory import count, trained_shapes
 from gemfit_launch.predict.shape_lookup import find_shape
@@ -35,6 +36,7 @@ def plan_json(plan: Plan, forecast: Forecast, sizes: Sequence[Size] = ()) -> str
         "tokens_per_step": plan.batch.tokens_per_step,
     }
     data["topology"]["world_size"] = plan.topology.world_size
+    data["architecture"] = find_architecture(plan.recipe.model)._asdict()
     data["trained_parameters"] = trained_parameters(plan.recipe.model)
     data["sizes"] = sizes_json(sizes)
     data["hub_token"] = token_source()
@@ -76,6 +78,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
     recipe = plan.recipe
     rows = [
         ("model", _model(recipe.model)),
+        ("architecture", _architecture(recipe.model)),
         ("trained parameters", _trained(recipe.model)),
         ("strategy", f"{recipe.strategy.label} on {_places(plan)}"),
         ("data", f"{recipe.data.label or 'not given'}, {_rendering(plan)}"),
@@ -125,6 +128,11 @@ def _model(model: ModelRecipe) -> str:
     what = model.id or "random weights"
     how = model.lora.label if model.lora else "full fine-tune"
     return f"{what}, {how}, {model.dtype}, {model.attention} attention"
+
+
+def _architecture(model: ModelRecipe) -> str:
+    found = find_architecture(model)
+    return f"{f'{found.name}, ' if found.name else ''}{found.standing}: {found.because}"
 
 
 def _places(plan: Plan) -> str:

@@ -115,7 +115,7 @@ def shape_of_scratch(scratch: ScratchModel) -> ModelShape:
 
 def shape_from_config(config: Config, *, vision_parameters: int = 0) -> ModelShape:
     """The shape that a ``config.json`` describes; the text part of a multimodal one."""
-    text = _text_part(config)
+    text = text_part(config)
     family = FAMILIES[text["model_type"]]
     merged: dict[str, Any] = {**family.defaults, **text}
     hidden, heads = merged["hidden_size"], merged["num_attention_heads"]
@@ -141,8 +141,8 @@ def shape_from_config(config: Config, *, vision_parameters: int = 0) -> ModelSha
 
 
 def _from_file(file: Path) -> FoundShape:
-    config = _read(file)
-    text = _text_part(config)
+    config = read_config(file)
+    text = text_part(config)
     kind = text.get("model_type")
     if kind not in FAMILIES:
         return FoundShape(shape=None, why_not=f"{file}: {kind!r} is not one of {', '.join(FAMILIES)}")
@@ -153,7 +153,8 @@ def _from_file(file: Path) -> FoundShape:
     return FoundShape(shape=shape_from_config(config))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
+    """The configuration in ``file``; a ``UserError`` where it is not JSON."""
     try:
         config: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
@@ -161,7 +162,8 @@ def _read(file: Path) -> dict[str, Any]:
     return config
 
 
-def _text_part(config: Config) -> dict[str, Any]:
+def text_part(config: Config) -> dict[str, Any]:
+    """The configuration of the text model, which of a text-only model is the whole one."""
     text = dict(config.get("text_config") or config)
     if "text_config" in config and "tie_word_embeddings" in config:
         text.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
