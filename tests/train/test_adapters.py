@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConf
 from gemfit.data.tokenize.tokenizer import save_tokenizer, train_tokenizer
 from gemfit.errors import UserError
 from gemfit.export.export import export
+from gemfit.export.merged_weights import merge_into, merged_weights
+from gemfit.export.weights import merged_model, weights_of_model
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import Lora, ModelRecipe, Quantization
 from gemfit.train.model.adapters import MAGNITUDE
@@ -165,6 +167,56 @@ def test_the_merged_model_computes_what_the_adapted_one_does(trained: Trained, t
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
     with trained.model.disable_adapter():
         assert not torch.allclose(logits_of(merged), trained.logits, atol=1e-2), "the adapters do nothing"
+
+
+def test_a_copy_of_an_output_layer_that_is_not_tied_is_exported(tokenizer: Any, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", tokenizer, tied=False)
+    made = train(tmp_path, recipe_of(base, KINDS["together"]).model)
+    check_same_bits(made)
+    export(made.run, tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits_of(merged), made.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_are_merged_tensor_by_tensor_to_the_same_bits(trained: Trained) -> None:
+    check_same_bits(trained)
+
+
+def check_same_bits(trained: Trained) -> None:
+    recipe, checkpoint = trained.run.plan().recipe, trained.run.checkpoint(2)
+    whole = weights_of_model(merged_model(recipe, trained.tokenizer, checkpoint))
+    found = merged_weights(recipe, trained.tokenizer, checkpoint)
+    assert list(found.shapes.items()) == list(whole.shapes.items())
+    for name in whole.shapes:
+        [one], [other] = (weights.fetch([name]).values() for weights in (found, whole))
+        assert (one.dtype, torch.equal(one, other)) == (torch.float32, True), name
+
+
+def test_an_export_leaves_the_base_without_memory(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers: list[Any] = []
+
+    def noted(weight: torch.Tensor, layer: Any) -> torch.Tensor:
+        layers.append(layer)
+        return merge_into(weight, layer)
+
+    monkeypatch.setattr("gemfit.export.merged_weights.merge_into", noted)
+    monkeypatch.setattr("gemfit.train.model.build.load_model", None)  # which would hold all of it
+    export(trained.run, tmp_path / "out")
+    assert len(layers) >= 2 * LAYERS
+    assert all(layer.get_base_layer().weight.is_meta and not layer.merged_adapters for layer in layers)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float32"])
+def test_a_merged_export_has_the_type_of_the_recipe_or_the_one_that_is_asked_for(
+    base: Path, tmp_path: Path, dtype: str | None
+) -> None:
+    made = train(tmp_path, recipe_of(base, KINDS["rslora"]).model.model_copy(update={"dtype": "bfloat16"}))
+    export(made.run, tmp_path / "out", dtype=dtype)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {getattr(torch, dtype or "bfloat16")}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == (dtype or "bfloat16")
 
 
 def test_the_exported_adapter_computes_the_same_on_its_base(

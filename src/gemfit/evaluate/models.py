@@ -152,13 +152,13 @@ def _without_adapters(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
 
 
-def _of_checkpoint(recipe: Recipe, tokenizer: Any, folder: Path) -> Any:
+def _of_checkpoint(recipe: Recipe, _tokenizer: Any, folder: Path) -> Any:
     """The model of a full fine-tune."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model_class = packed_class(text_architecture(config, str(folder)).model_class)
     model = init_on_meta(model_class, config, recipe.model.attention)
     allocate_parameters(model, torch.device("cpu"), torch.float32)
-    weights, places = trained_weights(recipe, tokenizer, folder), model.state_dict()
+    weights, places = trained_weights(recipe, folder), model.state_dict()
     for name in weights.shapes:
         places[name].copy_(weights.fetch([name])[name])
     model.generation_config = GenerationConfig.from_pretrained(folder)

@@ -153,6 +153,7 @@ def _write(
 ) -> dict[str, Any]:
     # Seconds of imports, so that errors come without the wait.
     from gemfit.export.adapter_base import write_adapter_base  # noqa: PLC0415
+    from gemfit.export.merged_weights import merged_weights  # noqa: PLC0415
     from gemfit.export.multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
     from gemfit.export.older_readers import with_old_keys  # noqa: PLC0415
     from gemfit.export.weights import trained_weights, write_adapter, write_weights  # noqa: PLC0415
@@ -167,7 +168,10 @@ def _write(
             nest_adapter(folder)
         write_adapter_base(run, folder)
     else:
-        weights, torch_dtype = trained_weights(recipe, tokenizer, checkpoint), _torch_dtype(dtype)
+        torch_dtype, merged = _torch_dtype(dtype), recipe.model.lora is not None
+        weights = (
+            merged_weights(recipe, tokenizer, checkpoint) if merged else trained_weights(recipe, checkpoint)
+        )
         weights = weights if base is None else nested(weights, base.weights)
         parameters = write_weights(weights, folder, torch_dtype, shard_bytes=int(shard_gb * 1e9))
     if base is not None and not adapter:

@@ -1,7 +1,7 @@
 """Convert a checkpoint to safetensors, one shard at a time.
 
-A full fine-tune is read tensor by tensor: memory is one shard in float32, whatever the model's size.
-Merging adapters needs their base model in memory: 4 bytes a parameter.
+Weights are read tensor by tensor: memory is one shard in float32, whatever the model's size. Adapters are
+merged in the same way by ``merged_weights``; ``merged_model``, for evaluation, holds 4 bytes a parameter.
 """
 
 from __future__ import annotations
@@ -63,11 +63,9 @@ def weights_of_model(model: torch.nn.Module) -> Weights:
     return Weights(shapes, lambda names: {name: tensors[name] for name in names})
 
 
-def trained_weights(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Weights:
-    """All weights of the text model after training, adapters added in."""
-    if recipe.model.lora is None:
-        return together(weights_of_checkpoint(checkpoint), _persistent_buffers(recipe, checkpoint))
-    return weights_of_model(merged_model(recipe, tokenizer, checkpoint))
+def trained_weights(recipe: Recipe, checkpoint: Path) -> Weights:
+    """All weights of the text model after a full fine-tune."""
+    return together(weights_of_checkpoint(checkpoint), _persistent_buffers(recipe, checkpoint))
 
 
 def merged_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
@@ -75,7 +73,7 @@ def merged_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
     from gemfit.train.model.build import load_model  # noqa: PLC0415  (imports peft, which only adapters need)
 
     model = load_model(recipe, tokenizer)
-    _read_adapters(model, checkpoint)
+    _read_trained(model, checkpoint)
     if recipe.model.quantization is not None:
         from gemfit.train.model.qlora import dequantize  # noqa: PLC0415  (imports bitsandbytes)
 
@@ -85,23 +83,29 @@ def merged_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
 
 def write_adapter(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path, dtype: str) -> int:
     """Write the adapters alone, as peft reads them; returns the number of their parameters."""
-    from gemfit.train.distributed.meta_init import allocate_parameters  # noqa: PLC0415  (imports accelerate)
     from gemfit.train.model.build import open_model  # noqa: PLC0415  (imports peft)
 
     # The adapters are the same over 4 bits, and reading them needs no bitsandbytes.
     plain = recipe.model.model_copy(update={"quantization": None})
     model = open_model(recipe.model_copy(update={"model": plain}), tokenizer).model
-    allocate_parameters(model, torch.device("cpu"), torch.float32, which=_is_trained)
-    _read_adapters(model, checkpoint)
+    read_adapters(model, checkpoint)
     model.to(getattr(torch, dtype)).save_pretrained(str(folder))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def read_adapters(model: Any, checkpoint: Path) -> None:
+    """Allocate what is trained of ``model``, in float32, and read it; the rest stays on the meta device."""
+    from gemfit.train.distributed.meta_init import allocate_parameters  # noqa: PLC0415  (imports accelerate)
+
+    allocate_parameters(model, torch.device("cpu"), torch.float32, which=_is_trained)
+    _read_trained(model, checkpoint)
 
 
 def _is_trained(parameter: torch.nn.Parameter) -> bool:
     return parameter.requires_grad
 
 
-def _read_adapters(model: Any, checkpoint: Path) -> None:
+def _read_trained(model: Any, checkpoint: Path) -> None:
     trained = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
     read({WEIGHT_PREFIX + name: parameter.detach() for name, parameter in trained}, checkpoint)
 
