@@ -71,7 +71,11 @@ class Command:
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of one step and a checkpoint, and its pack."""
-    root = tmp_path_factory.mktemp("stranger")
+    return make_stranger(tmp_path_factory.mktemp("stranger"))
+
+
+def make_stranger(root: Path) -> Path:
+    """Write ``root/run`` and ``root/pack``; returns ``root``."""
     rng = random.Random(1)
     tokenizer = train_tokenizer([sentence(rng, 12) + "\nuser assistant system" for _ in range(200)], 400)
     handmade(tokenizer, random_conversations(6)).write(root / "pack")
