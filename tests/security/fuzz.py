@@ -76,7 +76,7 @@ def mutate(rng: random.Random, value: Any) -> Any:
     for _ in range(rng.choice((1, 1, 2, 4))):
         holder, key = _place(rng, value)
         if holder is None:
-            return rng.choice(ODD)
+            return copy.deepcopy(rng.choice(ODD))
         how = rng.random()
         if how < 0.55:
             holder[key] = _nested(rng)
@@ -92,7 +92,7 @@ def mutate(rng: random.Random, value: Any) -> Any:
 def damage(rng: random.Random, text: bytes) -> bytes:
     """``text`` cut, with bytes replaced or repeated, or behind many brackets; often unchanged."""
     at, end = (rng.randrange(len(text) + 1) for _ in range(2))
-    junk = rng.choice((b"\0", b"\xff\xfe", b"\xe9", b"\n", b"\t", b"&a [*a]", b"<<: ", b'"', b"{", b"\r", b"\x85"))
+    junk = rng.choice((b"\0", b"\xff\xfe", b"\xe9", b"\n", b"&a [*a]", b"<<: ", b'"', b"{", b"\r"))
     made = (
         text,
         text,
@@ -113,7 +113,9 @@ def fuzz_recipe(rng: random.Random, folder: Path) -> None:
     path.write_bytes(damage(rng, _text(rng, mutate(rng, base))))
     if rng.random() < 0.2:
         call("recipes", "check", path)
-    setting = f"{rng.choice(('optim.betas', 'data.source', 'strategy', 'x', 'model.scratch.a'))}={rng.choice(ODD)}"
+    setting = (
+        f"{rng.choice(('optim.betas', 'data.source', 'strategy', 'x', 'model.scratch.a'))}={rng.choice(ODD)}"
+    )
     Request(name=str(path), settings=(setting,) if rng.random() < 0.3 else ()).recipe()
 
 
@@ -230,14 +232,20 @@ def _place(rng: random.Random, value: Any) -> tuple[Any, Any]:
     pending = [value]
     while pending:
         holder = pending.pop()
-        keys = list(holder) if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ()
+        keys = (
+            list(holder)
+            if isinstance(holder, dict)
+            else range(len(holder))
+            if isinstance(holder, list)
+            else ()
+        )
         found += [(holder, key) for key in keys]
         pending += [holder[key] for key in keys]
     return rng.choice(found) if found else (None, None)
 
 
 def _nested(rng: random.Random) -> Any:
-    value = rng.choice(ODD)
+    value = copy.deepcopy(rng.choice(ODD))
     for _ in range(rng.choice((0, 0, 0, 1, 3, 60))):
         value = {"a": value} if rng.random() < 0.5 else [value]
     return value

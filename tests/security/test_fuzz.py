@@ -9,12 +9,10 @@ import pytest
 from security import fuzz
 from security.test_hostile_run import make_stranger
 
-COUNT = 400
+COUNT = 200
 
 
-def test_mutated_recipes_sites_run_folders_and_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mutated_recipes_sites_run_folders_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMFIT_CACHE", str(tmp_path / "cache"))
     assert fuzz.run_cases(COUNT, 20, make_stranger(tmp_path)) == (COUNT, [])
 
