@@ -22,7 +22,10 @@ def test_a_failure_and_a_hang_are_noticed(tmp_path: Path, monkeypatch: pytest.Mo
         while True:
             pass
 
+    def fail(rng: object, folder: Path) -> None:
+        raise KeyError("x")
+
     monkeypatch.setattr(fuzz, "CPU_SECONDS", 0.1)
-    monkeypatch.setattr(fuzz, "KINDS", {"a": hang, "b": lambda rng, folder: {}["x"]})
+    monkeypatch.setattr(fuzz, "KINDS", {"a": hang, "b": fail})
     _, found = fuzz.run_cases(2, 1, tmp_path)
     assert [one.error.split(" ")[0] for one in found] == ["Hung", "KeyError"]
