@@ -67,9 +67,16 @@ def nodes_of(cluster: Cluster, job: int) -> list[str]:
 
 
 def job_processes(cluster: Cluster, job: int, node: str) -> list[int]:
-    """What runs for a job on a node: all nodes are this machine, so the environment tells."""
+    """What runs for a job on a node: all nodes are this machine, so the environment tells, or a parent's.
+
+    Ranks of gemfit have no variables of Slurm.
+    """
     wanted = {f"SLURM_JOB_ID={job}", f"SLURMD_NODENAME={node}", f"SLURM_CONF={cluster.conf}"}
-    return [pid for pid in map(int, _process_ids()) if wanted <= _environment(pid)]
+    parents = {pid: _parent(pid) for pid in map(int, _process_ids())}
+    found = {pid for pid in parents if wanted <= _environment(pid)}
+    while children := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= children
+    return sorted(found)
 
 
 def _ranks(cluster: Cluster, job: int, node: str) -> list[int]:
