@@ -191,13 +191,36 @@ def test_the_processes_of_a_run_end_with_the_launcher(run: RunDir, monkeypatch: 
     assert run.verdict() is None
 
 
-def test_a_rank_whose_launcher_has_ended_before_it_was_bound_to_it_ends() -> None:
+RANK = """
+import os, sys, time
+from gemfit.core.stop_signals import end_with_launcher
+while os.getppid() == int(sys.argv[1]):
+    time.sleep(0.01)
+end_with_launcher()
+print("trains")
+"""
+LAUNCH_COMMAND = """
+import os, subprocess, sys
+rank, ends = sys.argv[1], sys.argv[2] == "ends"
+started = subprocess.Popen([sys.executable, "-c", rank, str(os.getpid() if ends else 0)])
+sys.exit(0 if ends else started.wait() != 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "command", "printed"),
+    [("lives", "lives", "trains\n"), ("has ended", "lives", ""), ("lives", "ends", "")],
+)
+def test_a_rank_whose_launcher_or_command_has_ended_before_it_was_bound_to_it_ends(
+    launcher: str, command: str, printed: str
+) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    program = "from gemfit.core.stop_signals import end_with_launcher; end_with_launcher()"
-    for pid, status in ((gone.pid, -signal.SIGKILL), (os.getpid(), 0)):
-        env = os.environ | {LAUNCHER_VARIABLE: str(pid)}
-        assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == status
+    env = os.environ | {LAUNCHER_VARIABLE: str(os.getpid() if launcher == "lives" else gone.pid)}
+    argv = [sys.executable, "-c", LAUNCH_COMMAND, RANK, command]
+    # Its output ends with the last of its processes.
+    done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.stdout == printed
 
 
 def test_accelerate_is_started_by_this_interpreter_with_paths_filled_in(plan: Plan) -> None:

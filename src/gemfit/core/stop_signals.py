@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -25,18 +26,21 @@ def end_with_launcher() -> None:
 
     A rank that is left alone would hold its GPU until a collective or the rendezvous times out.
     """
-    parent, launcher = os.getppid(), os.environ.get(LAUNCHER_VARIABLE, "")
+    launcher, parent = os.environ.get(LAUNCHER_VARIABLE, ""), os.getppid()
     end_with_parent(signal.SIGKILL)
-    if os.getppid() != parent or (launcher and not _is_alive(int(launcher))):
+    # The launch command may have ended before: this rank is then a child of init, or, in a container, of the
+    # process that has started the launch command.
+    if os.getppid() != parent or (launcher and int(launcher) not in _ancestors(parent)):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _ancestors(pid: int) -> Iterator[int]:
+    """Parent of the process ``pid``, its parent, and so on; ends where one has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while pid > 0:
+            # The name in parentheses may hold anything, so count from the last parenthesis.
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            yield pid
 
 
 def end_with_parent(number: signal.Signals) -> None:
