@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,6 +147,25 @@ def test_the_offline_folder_of_wandb_is_one_with_each_step_once(run: RunDir) -> 
     assert found[load_state(run).id]["train/loss"] == whole
     (curves,) = trackio_curves(run.trackers / "trackio").values()
     assert curves["train/loss"] == whole
+
+
+def test_an_offline_folder_of_wandb_that_was_begun_in_vain_is_written_at_the_next_call(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(made: Any, points: object) -> None:
+        made.log({"train/loss": 0.5}, step=1)
+        raise OSError("no space left on device")
+
+    train(run, 1, 1, 7, saved=(7,))
+    trackers = TrackerSync(run, ["wandb"])
+    with monkeypatch.context() as patched:
+        patched.setattr("gemfit.tracking.wandb_run._log", fill_the_disk)
+        (result,) = trackers.send(active=False, rewrite=True)
+    assert result.error == "OSError: no space left on device"
+    (result,) = trackers.send(active=False, rewrite=True)
+    assert (result.error, result.steps) == (None, 7)
+    (curves,) = wandb_curves(run.trackers / "wandb").values()
+    assert curves["train/loss"] == [(step, 100.0 + step) for step in range(1, 8)]
 
 
 def test_a_tracker_that_does_not_answer_is_named_and_the_others_get_their_steps(

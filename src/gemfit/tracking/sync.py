@@ -40,7 +40,7 @@ class TrackerResult:
 
 
 class TrackerSync:
-    """The open trackers of a run. Leaving ``with`` closes them."""
+    """The open trackers of a run, until ``close``."""
 
     def __init__(self, run: RunDir, names: Iterable[str]) -> None:
         self._run, self._names = run, tuple(names)
@@ -83,8 +83,7 @@ class TrackerSync:
         try:
             return self._send_missing(name, points)
         except Exception as error:  # any library, any server: training goes on
-            if (tracker := self._open.pop(name, None)) is not None:
-                logger.debug("closing %r", tracker)
+            self._open.pop(name, None)  # opened again, it is asked which steps it has
             return TrackerResult(name, 0, -1, f"{type(error).__name__}: {error}")
 
     def _send_missing(self, name: str, points: list[TrackerPoint]) -> TrackerResult:

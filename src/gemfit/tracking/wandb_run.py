@@ -72,8 +72,10 @@ class WandbOffline:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         run = _begin(self._tracked, building)
-        _log(run, points)
-        run.finish(exit_code=0)
+        try:
+            _log(run, points)
+        finally:  # W&B would go on with this run at the next call, in a folder that is gone
+            run.finish(exit_code=0)
         shutil.rmtree(target)
         (building / "wandb").rename(target)
         shutil.rmtree(building)
