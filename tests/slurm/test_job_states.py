@@ -15,7 +15,7 @@ from gemfit.schemas.site import Site
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.job_limit import job_limit
-from gemfit_launch.slurm.cluster.requeue import usable_nodes
+from gemfit_launch.slurm.cluster.requeue import excluded, set_excluded, show_job, usable_nodes
 from gemfit_launch.slurm.commands import job_id
 from gemfit_launch.slurm.submit.template import fill, template
 from realslurm import Cluster, wait_until
@@ -101,6 +101,14 @@ def test_a_drained_node_is_not_usable(cluster: Cluster) -> None:
         assert usable_nodes("low") == {"n1", "n2", "n4"}
     finally:
         cluster.call("scontrol", "update", "nodename=n3", "state=resume")
+
+
+def test_excluded_nodes_of_a_job_are_changed_and_cleared(cluster: Cluster) -> None:
+    job = str(start(cluster, "true", "--hold", "--exclude=n1,n2"))
+    assert excluded(show_job(job)) == ("n1", "n2")
+    for nodes in (["n1", "n2", "n4"], ["n4"], [], ["n3"]):
+        set_excluded(job, nodes)
+        assert excluded(show_job(job)) == tuple(nodes)
 
 
 def test_a_job_that_waits_for_the_end_of_another_waits_through_its_requeue(

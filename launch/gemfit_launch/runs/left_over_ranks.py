@@ -31,7 +31,7 @@ class LeftOverRanks:
         self._since: float | None = None
 
     def look(self) -> None:
-        """Kill the other ranks some seconds after one has ended; to be called about once a second."""
+        """Kill the other ranks some seconds after one has ended; to be called every second or more often."""
         ranks = living_ranks(self._launcher)
         self._most = max(self._most, len(ranks))
         if not 0 < len(ranks) < self._most:

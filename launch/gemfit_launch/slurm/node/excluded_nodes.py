@@ -28,9 +28,11 @@ def requeue_run(run: RunDir, job: str) -> ExitCode:
     attempts = read_attempts(run)
     at_fault = Allocation.of_this_job(attempts).at_fault
     recent, earlier = slow_of_job(attempts, job)
-    recent = tuple(dict.fromkeys([*recent, *slow_nodes(run)]))
-    released = [node for node in earlier if node not in (*recent, *failed_in_job(attempts, job))]
-    exclusion = Exclusion(at_fault=at_fault, slow=recent, released=released)
+    # A node that failed in an earlier allocation is excluded already; being slow as well must not free it.
+    failed = failed_in_job(attempts, job)
+    slow = [node for node in dict.fromkeys([*recent, *slow_nodes(run)]) if node not in failed]
+    released = [node for node in earlier if node not in (*slow, *failed)]
+    exclusion = Exclusion(at_fault=at_fault, slow=slow, released=released)
     return requeue_job(run, job, exclusion, smallest=NodeRange.of(run.plan()).smallest)
 
 

@@ -44,6 +44,10 @@ class Exclusion:
     released: Sequence[str] = ()
     """Nodes that were slow, and may be used again."""
 
+    @property
+    def has_nodes(self) -> bool:
+        return bool(self.at_fault or self.slow or self.released)
+
 
 def requeue_job(run: RunDir, job: str, exclusion: Exclusion = Exclusion(), *, smallest: int = 1) -> ExitCode:
     """Requeue ``job``, unless Slurm has, and exclude the nodes at fault, then slow ones.
@@ -57,13 +61,12 @@ def requeue_job(run: RunDir, job: str, exclusion: Exclusion = Exclusion(), *, sm
         say("the job was cancelled, so it is not requeued")
         JobFiles(run).record_cancelled(int(job))
         return ExitCode.DONE
-    _release(job, exclusion.released)
-    failed, slow = (exclusion.at_fault, [node for node in exclusion.slow if node not in exclusion.at_fault])
-    left_out = [*failed] if failed and _avoid(job, failed, smallest, "failed") else []
-    if slow and _avoid(job, slow, smallest, "was slow"):
-        left_out += slow
-    else:
-        _release(job, slow)
+    left_out: list[str] = []
+    if exclusion.has_nodes:
+        try:
+            left_out = _exclude(job, exclusion, smallest)
+        except UserError as error:  # the job is in the queue already
+            say(f"the excluded nodes of the job stay as they are: {error}")
     done = "requeued" if decision == "requeue" else "Slurm has requeued the job itself"
     say(done + (f", without {', '.join(left_out)}" if left_out else ""))
     return ExitCode.DONE
@@ -78,37 +81,29 @@ def restart_count() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def _release(job: str, nodes: Sequence[str]) -> None:
-    """Let the job use those of ``nodes`` again that it excludes."""
-    if not nodes:
-        return
-    excluded = requeue.excluded(requeue.show_job(job))
-    if not (back := [node for node in excluded if node in nodes]):
-        return
-    try:
-        requeue.set_excluded(job, [node for node in excluded if node not in nodes])
-    except UserError as error:
-        say(f"{', '.join(back)} was slow some attempts ago and stays excluded: {error}")
-        return
-    say(f"{', '.join(back)} was slow some attempts ago and may be used again")
+def _exclude(job: str, exclusion: Exclusion, smallest: int) -> list[str]:
+    """Change the excluded nodes of ``job``; returns those of ``exclusion`` that it leaves out.
 
-
-def _avoid(job: str, nodes: Sequence[str], smallest: int, fault: str) -> bool:
-    """Exclude nodes if ``smallest`` others are left: otherwise the job would wait forever."""
-    shown, names = requeue.show_job(job), ", ".join(nodes)
-    excluded = requeue.excluded(shown)
-    left = requeue.usable_nodes(requeue.field(shown, "Partition")) - {*excluded, *nodes}
-    if len(left) < smallest:
-        say(f"{names} {fault}, but without it the partition has too few nodes; it is used again")
-        return False
-    if set(nodes) <= set(excluded):
-        return True
-    try:
-        requeue.set_excluded(job, [*excluded, *nodes])
-    except UserError as error:
-        say(f"{names} {fault} and is used again: {error}")
-        return False
-    return True
+    At least ``smallest`` nodes stay usable: otherwise the job would wait forever. Slow nodes are excluded
+    last, and one that was excluded before makes room for a node at fault.
+    """
+    shown = requeue.show_job(job)
+    before = requeue.excluded(shown)
+    usable = requeue.usable_nodes(requeue.field(shown, "Partition"))
+    excluded = [node for node in before if node not in (*exclusion.slow, *exclusion.released)]
+    left_out: list[str] = []
+    for nodes, fault in ((exclusion.at_fault, "failed"), (exclusion.slow, "was slow")):
+        if len(usable - {*excluded, *nodes}) >= smallest:
+            excluded, left_out = [*excluded, *nodes], [*left_out, *nodes]
+        elif nodes:
+            names = ", ".join(nodes)
+            say(f"{names} {fault}, but without it the partition has too few nodes; it is used again")
+    back = [node for node in before if node not in excluded]
+    if set(excluded) != set(before):
+        requeue.set_excluded(job, excluded)
+    if back:
+        say(f"{', '.join(back)} was slow some attempts ago and may be used again")
+    return left_out
 
 
 if __name__ == "__main__":
