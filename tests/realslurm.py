@@ -12,13 +12,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 NODES = 4
 KILL_WAIT_SECONDS = 10
+PROGRAMS = ("slurmctld", "slurmd", "munged", "srun")
 PACKAGES = ("slurm-wlm", "munge")
 
 CONF = """\
@@ -67,16 +68,16 @@ class NoSlurm(Exception):
     """Why there can be no cluster here."""
 
 
-def install() -> None:
-    """Make sure of Debian's packages; ``NoSlurm`` where that cannot be done."""
-    wanted = [name for name in ("slurmctld", "slurmd", "munged", "srun") if _which(name) is None]
+def install(programs: Sequence[str] = PROGRAMS, packages: Sequence[str] = PACKAGES) -> None:
+    """Make sure of ``programs`` by Debian's ``packages``; ``NoSlurm`` where that cannot be done."""
+    wanted = [name for name in programs if _which(name) is None]
     if not wanted:
         return
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if shutil.which("apt-get") is None or (root and shutil.which("sudo") is None):
         raise NoSlurm(f"{', '.join(wanted)} are missing, and only root with apt-get can install them")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
+    for arguments in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
         done = subprocess.run(
             [*root, "apt-get", *arguments], env=environment, capture_output=True, text=True, check=False
         )

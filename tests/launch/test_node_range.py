@@ -187,12 +187,16 @@ esac
 """
 
 
-def test_preflight_asks_when_each_size_would_start(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An sbatch that has an answer for one node, refuses two and says nothing of more."""
     (tmp_path / "sbatch").write_text(SBATCH)
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_preflight_asks_when_each_size_would_start(recipe: Recipe, tmp_path: Path) -> None:
     plan, sizes = plan_nodes(batch_of(recipe, 16), NodeRange(1, 3), at(1))
     results = list(check_locally(plan, tmp_path / "run", None, [("train", "#!/bin/bash\n")], sizes))
     found = {result.name: (result.state, result.found) for result in results if "sta" in result.name}
@@ -203,12 +207,8 @@ def test_preflight_asks_when_each_size_would_start(
     }
 
 
-def test_preflight_asks_for_some_sizes_of_a_wide_range(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sbatch").write_text(SBATCH)
-    (tmp_path / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+@pytest.mark.usefixtures("sbatch")
+def test_preflight_asks_for_some_sizes_of_a_wide_range(recipe: Recipe, tmp_path: Path) -> None:
     plan, sizes = plan_nodes(batch_of(recipe, 100), NodeRange(1, 40), at(1))
     results = list(check_locally(plan, tmp_path / "run", None, [("train", "#!/bin/bash\n")], sizes))
     starts = [result.name for result in results if result.name.startswith("start on ")]

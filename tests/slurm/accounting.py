@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import os
 import re
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from gemfit_launch.runs.local import free_port
 from realslurm import Cluster, install, wait_until
 from slurmruns import SITE, Bench, recipe_arguments
 
@@ -70,7 +70,7 @@ ACCOUNTS = (
 class AccountingCluster(Cluster):
     """A cluster whose controller asks slurmdbd, with a MariaDB of its own."""
 
-    ports: tuple[int, int] = field(default_factory=lambda: (_free_port(), _free_port()))
+    ports: tuple[int, int] = field(default_factory=lambda: (free_port(), free_port()))
 
     def start_controller(self) -> None:
         database, port = self.ports
@@ -112,24 +112,9 @@ class AccountingCluster(Cluster):
         self.call("sacctmgr", "--immediate", *command)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    return number
-
-
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def install_accounting() -> None:
-    install()
-    if not all(Path(f"/usr/sbin/{name}").exists() for name in ("mariadbd", "slurmdbd")):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES]
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +123,8 @@ class Limit:
 
     name: str
     site: Mapping[str, object]
-    preflight: str
+    preflight: str = ""
+    """What it finds wrong; empty where that cannot be known before."""
     refused: str = ""
     """By `gemfit submit`; empty where Slurm takes the job."""
     waits: str = ""
@@ -168,26 +154,22 @@ LIMITS = (
     Limit(
         name="MaxWall of a QOS",
         site={"qos": "short", "time": "20"},
-        preflight="",
         waits=f"QOSMaxWallDurationPerJobLimit: {NEVER}: more time than the QOS allows",
     ),
     Limit(
         name="nodes per job of a QOS",
         site={"qos": "narrow"},
-        preflight="",
         waits=f"QOSMaxNodePerJobLimit: {NEVER}: more nodes than the QOS allows",
     ),
     Limit(
         name="GrpTRES of a QOS",
         site={"qos": "small"},
-        preflight="",
         waits="QOSGrpCpuLimit: all jobs of the QOS together have as many CPUs as it allows; one that alone "
         "asks for more never starts",
     ),
     Limit(
         name="MaxSubmitJobs: the first",
         site={"qos": "one"},
-        preflight="",
         waits="",
     ),
     Limit(name="MaxSubmitJobs: one more", site={"qos": "one"}, preflight="policy", refused="policy"),
@@ -280,10 +262,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table into this file if nothing is missing")
     options = parser.parse_args()
-    install_accounting()
+    install()
+    install(("mariadbd", "slurmdbd"), PACKAGES)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        ports = _free_port(), _free_port()
+        ports = free_port(), free_port()
         home = Path(folder) / "cluster"
         parameters = PARAMETERS.format(port=ports[1], folder=home)
         cluster = AccountingCluster(home, parameters=parameters, ports=ports)

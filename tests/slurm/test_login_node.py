@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,13 @@ def test_the_token_reaches_the_job_and_is_written_nowhere(seen: Seen) -> None:
     assert TOKEN not in seen.open_to_all
 
 
+def asked_at(site: Mapping[str, object], seen: Seen, folder: Path) -> list[str]:
+    """Arguments for a run of the packed conversations at ``site``."""
+    (folder / "site.yaml").write_text(json.dumps(site))
+    data = seen.run.bench.folder / "conversations.jsonl"
+    return ["debug/cpu-tiny", "--data", str(data), "--site", str(folder / "site.yaml")]
+
+
 def test_preflight_compares_notice_and_lead_with_what_a_run_took(
     cluster: Cluster, seen: Seen, tmp_path: Path
 ) -> None:
@@ -184,15 +191,7 @@ def test_preflight_compares_notice_and_lead_with_what_a_run_took(
     assert saves
     steps = [line for line in lines if line["kind"] == "step"]
     (slow / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps + saves))
-    (tmp_path / "site.yaml").write_text(json.dumps(limited))
-    root = seen.run.bench.folder
-    asked = [
-        "debug/cpu-tiny",
-        "--data",
-        str(root / "conversations.jsonl"),
-        "--site",
-        str(tmp_path / "site.yaml"),
-    ]
+    asked = asked_at(limited, seen, tmp_path)
     findings = {f["name"]: f for f in preflight(cluster, *asked, "--nodes", "1", "--like", str(slow))}
     assert findings["preemption"]["state"] == "warning"
     assert "25 seconds from notice to kill" in findings["preemption"]["found"]
@@ -240,15 +239,7 @@ def test_preflight_names_a_planted_mistake(
     seen: Seen,
 ) -> None:
     gpus = {"gpus_per_node": 1, "ranks_per_node": None} if change.startswith("gpu") else {}
-    (tmp_path / "site.yaml").write_text(json.dumps(SITE | {"signal_lead_seconds": 100} | gpus))
-    root = seen.run.bench.folder
-    asked = [
-        "debug/cpu-tiny",
-        "--data",
-        str(root / "conversations.jsonl"),
-        "--site",
-        str(tmp_path / "site.yaml"),
-    ]
+    asked = asked_at(SITE | {"signal_lead_seconds": 100} | gpus, seen, tmp_path)
     findings = preflight(cluster, *asked, "--nodes", str(nodes), "--site-set", change)
     assert [f for f in findings if f["state"] == "error" and f["name"] == about and words in f["found"]], (
         findings
