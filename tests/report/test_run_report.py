@@ -66,12 +66,17 @@ def test_parts_of_the_wall_time_sum_to_it(report: RunReport) -> None:
     assert sum(parts.values()) == pytest.approx(key_figures(report).wall_seconds)
 
 
+def start_of(attempt: int, first: int) -> StartRecord:
+    return StartRecord(attempt=attempt, step=first, seconds=1.0, parts={}, time=100.0 * attempt)
+
+
 @pytest.fixture(scope="module")
 def sparse(make_run: MakeRun) -> RunReport:
-    """The same run, of which every second step is recorded."""
+    """The same run, of which every second step is recorded; start records name the first ones."""
     run = make_run()
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     kept = [one for one in lines if one["kind"] != "step" or one["step"] % 2 == 0]
+    kept += [json.loads(start_of(attempt, first).to_json()) for attempt, first in ((2, 11), (3, 21))]
     run.metrics_file.write_text("".join(f"{json.dumps(one)}\n" for one in kept))
     plan = run.plan()
     tracking = plan.recipe.tracking.model_copy(update={"log_every_steps": 2})
@@ -107,9 +112,9 @@ def test_an_attempt_supersedes_from_its_first_step_which_need_not_be_recorded(ma
     run = make_run()
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     kept = [one for one in lines if one["kind"] != "step" or one["step"] % 12 == 0]
-    start = StartRecord(attempt=2, step=11, seconds=1.0, parts={}, time=200.0)
+    start = start_of(2, 11)
     early = evaluation_at(11, 1)  # of the first attempt, which the second has taken back
-    kept += [json.loads(record.to_json()) for record in (start, early)]
+    kept += [json.loads(record.to_json()) for record in (start_of(1, 1), start, early)]
     kept = [one for one in kept if (one["kind"], one["attempt"], one["step"]) != ("step", 2, 12)]
     run.metrics_file.write_text("".join(f"{json.dumps(one)}\n" for one in kept))
     sparse = load_run(run.root, RunFacts(), with_pack=False)
@@ -117,6 +122,18 @@ def test_an_attempt_supersedes_from_its_first_step_which_need_not_be_recorded(ma
     assert set(sparse.history.resumed_at) == {10, 23}
     assert 11 not in [record.step for record in sparse.history.evaluations]
     assert [record.step for record in sparse.attempts[0].repeated] == [12]
+    assert time_shares(sparse)["repeated steps"] == 2 * 2.0
+    assert "2 steps had to be repeated" in summarize(sparse, key_figures(sparse))
+
+
+def test_a_record_stands_for_no_step_before_its_attempt(make_run: MakeRun) -> None:
+    """Every fifth step is recorded; the second and the third attempt have resumed at step 8."""
+    records = [start_of(1, 1), step(5, 1), step(10, 1), start_of(2, 8), step(10, 2)]
+    records += [start_of(3, 8), step(10, 3), step(15, 3)]
+    found = load_run(make_run(records=records).root, RunFacts(), with_pack=False)
+    assert [one.counts for one in found.attempts] == [(5, 5), (3,), (3, 5)]
+    assert [one.repeats for one in found.attempts] == [(0, 3), (3,), (0, 0)]
+    assert time_shares(found)["repeated steps"] == 6 * 2.0
 
 
 def test_attempts_have_an_outcome_and_the_steps_that_were_repeated(report: RunReport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from gemfit.report.load import RunReport
@@ -89,14 +90,15 @@ def time_shares(run: RunReport) -> dict[str, float]:
     The remainder has no record: starting, compiling, pauses between attempts. A recorded step stands for
     those before it that `tracking.log_every_steps` left out.
     """
-    history, steps, every = run.history, run.steps, run.plan.recipe.tracking.log_every_steps
+    history, steps = run.history, run.steps
     counts = steps_per_record(steps)
     waited = sum(n * (step.data_seconds or 0.0) for n, step in zip(counts, steps, strict=True))
     trained = sum(n * (step.seconds or 0.0) for n, step in zip(counts, steps, strict=True))
+    repeated = (zip(one.repeats, one.steps, strict=True) for one in run.attempts)
     parts = {
         "computing": trained - waited,
         "waiting for data": waited,
-        "repeated steps": every * sum(step.seconds or 0.0 for step in run.repeated),
+        "repeated steps": sum(n * (step.seconds or 0.0) for n, step in chain.from_iterable(repeated)),
         "validation": sum(record.seconds or 0.0 for record in history.evaluations),
         "waiting for checkpoints": sum(record.stall_seconds for record in history.saves),
     }
@@ -145,8 +147,7 @@ def _device(run: RunReport) -> str:
 
 def _how_it_went(run: RunReport) -> str:
     attempts = plural(len(run.attempts), "attempt")
-    repeated = plural(len(run.repeated), "step")
-    again = f"; {repeated} had to be repeated" if run.repeated else ""
+    again = f"; {plural(run.num_repeated, 'step')} had to be repeated" if run.num_repeated else ""
     reason = f": {run.verdict.reason}" if run.verdict and run.verdict.reason else ""
     return f"The run is {run.state} after {attempts}{again}{reason}."
 

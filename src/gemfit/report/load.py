@@ -77,9 +77,9 @@ class RunReport:
         return self.history.steps
 
     @property
-    def repeated(self) -> tuple[StepRecord, ...]:
-        """Steps that a later attempt trained again."""
-        return tuple(step for attempt in self.attempts for step in attempt.repeated)
+    def num_repeated(self) -> int:
+        """Steps that a later attempt trained again, those without a record included."""
+        return sum(sum(attempt.repeats) for attempt in self.attempts)
 
 
 def load_run(root: Path, facts: RunFacts, *, with_pack: bool = True) -> RunReport:

@@ -46,7 +46,7 @@ def attempts(run: RunReport) -> Section:
         (one.outcome, " on ".join(filter(None, [one.reason, ", ".join(one.nodes)])) or NOTHING)
         for one in run.attempts
     )
-    repeated = (f"{len(one.repeated):,}" for one in run.attempts)
+    repeated = (f"{sum(one.repeats):,}" for one in run.attempts)
     rows = tuple((*row, *end, n) for row, end, n in zip(table.rows, outcomes, repeated, strict=True))
     heads = (*table.heads, "outcome", "reason", "repeated")
     blocks: list[Block] = [fold_long(replace(table, heads=heads, rows=rows))]

@@ -44,8 +44,10 @@ class AttemptSummary:
     """Time of its last record."""
     steps: tuple[StepRecord, ...]
     """All that it trained."""
-    repeated: tuple[StepRecord, ...]
-    """Those of them that a later attempt trained again."""
+    counts: tuple[int, ...]
+    """How many steps each of these records stands for: its own, and those before it without a record."""
+    repeats: tuple[int, ...]
+    """How many of those steps a later attempt trained again."""
     superseded_from: float
     """First step of any later attempt, whose steps count in place of its own; infinite without one."""
     hardware: HardwareRecord | None
@@ -72,6 +74,11 @@ class AttemptSummary:
         return self.steps[0].step if self.steps else None
 
     @property
+    def repeated(self) -> tuple[StepRecord, ...]:
+        """Records of steps that a later attempt trained again."""
+        return tuple(step for step, count in zip(self.steps, self.repeats, strict=True) if count)
+
+    @property
     def last_step(self) -> int | None:
         return self.steps[-1].step if self.steps else None
 
@@ -89,9 +96,12 @@ def summarize_attempts(
     for number in sorted(grouped, reverse=True):
         own, ending = grouped[number], ended.get(number)
         steps = _of_kind(StepRecord, own)
+        start = next(iter(_of_kind(StartRecord, own)), None)
+        first = start or next(iter(steps), None)
+        spans = list(pairwise([first.step - 1, *(step.step for step in steps)] if first else []))
         # A later attempt repeats every step from its own first one on.
-        repeated = tuple(step for step in steps if step.step >= first_later_step)
-        outcome, reason = _outcome(number, run, verdict, state, ending, len(repeated))
+        repeats = tuple(int(max(0, last - max(before, first_later_step - 1))) for before, last in spans)
+        outcome, reason = _outcome(number, run, verdict, state, ending, sum(repeats))
         made.append(
             AttemptSummary(
                 number=number,
@@ -99,11 +109,12 @@ def summarize_attempts(
                 begin=min(map(_begin, own)),
                 end=max(record.time for record in own),
                 steps=steps,
-                repeated=repeated,
+                counts=tuple(max(0, last - before) for before, last in spans),
+                repeats=repeats,
                 superseded_from=first_later_step,
                 hardware=next(iter(_of_kind(HardwareRecord, own)), None),
                 energy=next(iter(_of_kind(EnergyRecord, own)), None),
-                start=next(iter(_of_kind(StartRecord, own)), None),
+                start=start,
                 outcome=outcome,
                 reason=reason,
                 nodes=ending.nodes if ending else (),

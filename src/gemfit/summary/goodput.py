@@ -12,7 +12,6 @@ Time in a queue is not allocated, and apart.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +38,9 @@ Seconds = dict[GoodputPart, float]
 class StepsOfRecord:
     """The steps that one record stands for: its own, and those before it that were not recorded."""
 
-    steps: range
+    count: int
+    replayed: int
+    """Those that a later attempt trained again."""
     seconds: float
     """Of each."""
     wait_share: float
@@ -136,12 +137,11 @@ def _parts(
     for part, seconds in overheads.items():  # clocks that were set back may leave less than their sum
         parts[part] = min(seconds, left)
         left -= parts[part]
-    whole = sum(len(one.steps) * one.seconds for one in lasting)
+    whole = sum(one.count * one.seconds for one in lasting)
     # Records of every k-th step are an estimate of the others, which cannot last longer than there was time.
     scale = min(1.0, left / whole) if whole else 0.0
-    superseded_from = math.inf if summary is None else summary.superseded_from
     for one in lasting:
-        _add_steps(parts, one, scale, superseded_from, idle=plan.batch.idle_share)
+        _add_steps(parts, one, scale, idle=plan.batch.idle_share)
     _add_tail(parts, max(0.0, left - whole), summary, saves)
     return parts
 
@@ -166,22 +166,20 @@ def _lasting_steps(summary: AttemptSummary, reached: int) -> tuple[list[StepsOfR
     steps, start, first = summary.steps, summary.start, summary.first_step or 0
     slowest = steps[0].seconds or 0.0 if start is None else start.parts.get("first step", 0.0)
     usual = statistics.median([one.seconds or 0.0 for one in steps if one.step != first] or [slowest])
-    lasting, done = [], first - 1
-    for one in steps:
+    lasting = []
+    for one, count, replayed in zip(steps, summary.counts, summary.repeats, strict=True):
         seconds = min(slowest, usual) if one.step == first else one.seconds or 0.0
         waited = min(1.0, (one.wait_seconds or 0.0) / one.seconds) if one.seconds else 0.0
-        lasting.append(StepsOfRecord(range(done + 1, one.step + 1), seconds, waited))
-        done = one.step
-    lasting.append(StepsOfRecord(range(done + 1, reached + 1), usual, 0.0))
+        lasting.append(StepsOfRecord(count, replayed, seconds, waited))
+    done = steps[-1].step if steps else first - 1
+    replayed = int(max(0, reached - max(done, summary.superseded_from - 1)))
+    lasting.append(StepsOfRecord(max(0, reached - done), replayed, usual, 0.0))
     return lasting, max(0.0, slowest - usual)
 
 
-def _add_steps(
-    parts: Seconds, one: StepsOfRecord, scale: float, superseded_from: float, *, idle: float
-) -> None:
-    replayed = sum(step >= superseded_from for step in one.steps)
-    parts["replayed steps"] += replayed * one.seconds * scale
-    seconds = (len(one.steps) - replayed) * one.seconds * scale
+def _add_steps(parts: Seconds, one: StepsOfRecord, scale: float, *, idle: float) -> None:
+    parts["replayed steps"] += one.replayed * one.seconds * scale
+    seconds = (one.count - one.replayed) * one.seconds * scale
     waited = one.wait_share * seconds
     parts["slow-rank wait"] += waited
     parts["idle slots"] += (seconds - waited) * idle
