@@ -264,7 +264,7 @@ def _text(rng: random.Random, value: Any) -> bytes:
 
 def main() -> int:
     """Run the cases on a run folder that is made first, and print the failures."""
-    from security.test_hostile_run import make_stranger  # noqa: PLC0415  (it imports torch)
+    from security.stranger import make_stranger  # noqa: PLC0415  (it imports torch)
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from security import fuzz
-from security.test_hostile_run import make_stranger
+from security.stranger import make_stranger
 
 COUNT = 200
 

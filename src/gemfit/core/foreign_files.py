@@ -19,7 +19,10 @@ def refuse_foreign_files(folder: Path, *, levels: int | None = None) -> None:
     found = list(_foreign(folder, folder.resolve(), levels))
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise UserError(f"{folder}: {'; '.join(found[:SHOWN])}{more}; nothing was read or written: remove it")
+        raise UserError(
+            f"{folder}: {'; '.join(found[:SHOWN])}{more}; nothing was read or written: remove it, or put the "
+            "files themselves there; the folder as a whole may be on another disk and linked to"
+        )
 
 
 def _foreign(folder: Path, root: Path, levels: int | None) -> Iterator[str]:
