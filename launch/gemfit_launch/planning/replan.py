@@ -96,10 +96,19 @@ def _changed(old: Plan, request: Request, origin: str) -> tuple[Recipe, Rows | N
 
 
 def check_same_training(root: Path, old: Plan, new: Plan, allowed_changes: Collection[str]) -> None:
-    """``UserError`` where the training identities differ in a key that is not allowed to change."""
+    """``UserError`` where the training identities differ in a key that is not allowed to change.
+
+    Also where conversations are skipped by their numbers in another pack, which would be others there.
+    """
     was, now = old.training_identity(), new.training_identity()
     check_known_keys(allowed_changes, [*was, *now])
     check_changes(was, now, allowed=allowed_changes, place=str(root))
+    if new.recipe.skip_documents and new.pack.fingerprint != old.pack.fingerprint:
+        raise UserError(
+            f"{root}: skip_documents is {list(new.recipe.skip_documents)}, numbers of conversations in the "
+            f"pack {old.pack.fingerprint}; in the pack {new.pack.fingerprint} they are others: resume with "
+            "--set 'skip_documents=[]' --allow-changed skip_documents, and without --skip"
+        )
 
 
 def check_not_complete(run: RunDir, plan: Plan) -> None:
