@@ -34,14 +34,12 @@ class Messages:
 
     def count_empty(self) -> int:
         """Messages without text: no character, or ASCII whitespace only."""
-        if not len(self.ends):
-            return 0
-        starts = np.concatenate([[0], self.ends[:-1]])
-        is_empty = starts == self.ends
-        first = np.frombuffer(self.text + b"\0", np.uint8)[starts]
-        spaced = np.flatnonzero(np.isin(first, _SPACES) & ~is_empty)
+        starts = np.concatenate([np.zeros(1, np.int64), self.ends])[:-1]
+        filled = np.flatnonzero(starts < self.ends)
+        first = np.frombuffer(self.text, np.uint8)[starts[filled]]
+        spaced = filled[np.isin(first, _SPACES)]
         blank = sum(self.text[starts[index] : self.ends[index]].isspace() for index in spaced)
-        return int(np.count_nonzero(is_empty)) + blank
+        return len(self.ends) - len(filled) + blank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
