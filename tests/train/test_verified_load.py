@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,29 @@ def test_a_shard_of_another_layout_is_filled(
     assert load(wanted, *saved) is None
     assert torch.equal(wanted["weights"].flat, values[3:29])
     assert wanted["step"].flat.tolist() == [3.0]
+
+
+def test_a_piece_that_the_kernel_returns_in_parts_is_read_whole(
+    saved: tuple[Path, list[FileDigest]], values: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class InParts(io.FileIO):
+        """Returns 64 bytes at a time, as Linux does with 2 GiB."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(64 if size is None or size < 0 else min(size, 64))
+
+        def readinto(self, buffer: Any, /) -> int:
+            return super().readinto(memoryview(buffer)[:64])
+
+    def in_parts(path: Path, mode: str = "r", buffering: int = -1, **options: Any) -> Any:
+        if mode != "rb":
+            return open(path, mode, buffering, **options)  # noqa: PTH123  (`Path.open` is replaced)
+        return InParts(path) if buffering == 0 else io.BufferedReader(InParts(path))
+
+    monkeypatch.setattr(Path, "open", in_parts)
+    wanted = {"weights": shard(0, 35)}
+    assert load(wanted, *saved) is None
+    assert torch.equal(wanted["weights"].flat, values)
 
 
 def test_the_digests_are_those_of_the_files(saved: tuple[Path, list[FileDigest]]) -> None:

@@ -61,7 +61,8 @@ class VerifyingReader:
         self._digest = xxhash.xxh3_128()
         if self._file is not None:
             try:
-                self._stream = (self._folder / self._file.path).open("rb", buffering=0)
+                # Buffered: one call of the kernel returns less than 2 GiB, and a piece may be larger.
+                self._stream = (self._folder / self._file.path).open("rb")
             except FileNotFoundError:  # the run may have retired the checkpoint meanwhile
                 raise DamageError(f"{self._file.path} is missing") from None
         else:
