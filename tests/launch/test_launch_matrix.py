@@ -22,6 +22,7 @@ from gemfit.schemas.strategy import STRATEGY_NAMES
 from gemfit_launch.planning.plan import make_plan
 from gemfit_launch.planning.request import Request
 from gemfit_launch.planning.write_configs import write_configs
+from gemfit_launch.runs.left_over_ranks import RANK_COMMAND
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.slurm.node.ranks import Machine, launcher_argv, launcher_environment
 from gemfit_launch.slurm.records.job_attempts import AttemptFiles
@@ -142,6 +143,8 @@ def test_copies_of_a_sharded_model_reach_the_ranks_as_a_mesh(
 def test_every_strategy_starts_by_torchrun_on_each_of_two_nodes(
     launched: Callable[[Plan, int], Launch], tmp_path: Path, strategy: str, offload: bool, device: Any
 ) -> None:
+    from torch.distributed.run import config_from_args  # noqa: PLC0415  (seconds)
+
     if strategy == "single":
         return  # one rank
     for ranks, rank in product((1, 8), (0, 1)):
@@ -151,6 +154,10 @@ def test_every_strategy_starts_by_torchrun_on_each_of_two_nodes(
         args = made.arguments
         assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("2", str(ranks), rank)
         assert args.rdzv_endpoint.startswith(f"{HOST}:") or args.master_addr == HOST
+        _, program, words = config_from_args(args)
+        assert RANK_COMMAND in "\0".join(map(str, [program, *words])).encode(), (
+            "else no rank that is left over is found"
+        )
         assert made.env["HF_TOKEN"] == TOKEN
     assert not list(tmp_path.rglob(".deepspeed_env"))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN in path.read_text()]

@@ -116,10 +116,8 @@ def _trained(model: ModelRecipe) -> str:
     shape = find_shape(model).shape
     if shape is None:
         return "unknown: so is the shape of the model"
-    trained, whole = (
-        count(trained_shapes(shape, model.lora)),
-        model.lora.modules_to_save if model.lora else (),
-    )
+    trained = count(trained_shapes(shape, model.lora))
+    whole = model.lora.modules_to_save if model.lora else ()
     copies = f", {' and '.join(whole)} among them" if whole else ""
     return f"{trained:,}, {trained / shape.parameters:.2%} of the model{copies}"
 

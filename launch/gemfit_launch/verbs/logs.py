@@ -61,7 +61,7 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: 
 
 
 def _print(block: bytes) -> None:
-    """As it is into a file or pipe; on a terminal no log can move the cursor or hide text."""
+    """As it is into a file or pipe; on a terminal with escape sequences made visible."""
     click.echo(printable_log(block) if sys.stdout.isatty() else block, nl=False)
 
 

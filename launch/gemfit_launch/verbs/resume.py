@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,8 +149,7 @@ def _resume_here(wanted: Resumption, ranks: Ranks, stop_at: int | None, here: bo
     pack_data(plan)
     if plan.steps.rows_are == "estimated":  # the rows have changed and were packed just now
         plan = replan(old, wanted.request, ranks, str(run.plan_file))
-    for line in [*map(str, changed_parts(old, plan)), *describe_rate_change(old, plan, newest_step(run))]:
-        click.echo(escape_control_characters(line))
+    _show_changes(run, old, plan)
     raise click.exceptions.Exit(train(run, plan, stop_at, wanted.allowed_changes))
 
 
@@ -178,16 +178,20 @@ def _resume_job(wanted: Resumption, site_options: SiteOptions, after: int | None
     check_lead(site)
     warn_hidden_options()
     _adopt(run, plan)
-    for change in [*changed_parts(old, plan), *_site_changes(old.site, site)]:
-        click.echo(change, err=as_json)
-    for line in describe_rate_change(old, plan, newest_step(run)):
-        click.echo(line, err=as_json)
+    _show_changes(run, old, plan, _site_changes(old.site, site), err=as_json)
     waits_for = [] if after is None else [after]
     submission = submit(run, scripts, folder, options, waits_for, wanted.allowed_changes)
     if as_json:
         click.echo(json.dumps({"run": str(run.root), **submission.model_dump(mode="json")}, indent=2))
     else:
         report_submission(run.root, submission)
+
+
+def _show_changes(
+    run: RunDir, old: Plan, new: Plan, site_changes: Sequence[Change] = (), *, err: bool = False
+) -> None:
+    for line in (*changed_parts(old, new), *site_changes, *describe_rate_change(old, new, newest_step(run))):
+        click.echo(escape_control_characters(str(line)), err=err)
 
 
 def _site_changes(old: Site | None, new: Site) -> list[Change]:
