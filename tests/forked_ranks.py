@@ -8,7 +8,6 @@ group. For tests and benchmarks that need hundreds of starts.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import itertools
 import os
@@ -45,6 +44,7 @@ from accelerate.utils.launch import (
 from transformers import TrainingArguments
 
 from forked_ranks_environment import CUDA_PLAN, POISONED_ROW, SLOW_BATCHES, SLOW_LAYERS, SLOW_NETWORK
+from gemfit.core.stop_signals import LAUNCHER_VARIABLE, end_with_parent
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.optimizer import optimizer_of
@@ -61,9 +61,6 @@ from gemfit_launch.runs.local import environment
 
 GRACE_SECONDS = 20.0
 """Between the end of the first rank and SIGKILL to the others."""
-
-PDEATHSIG = 1
-"""Of ``prctl``: the signal that a process gets when its parent ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +162,7 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
         return pid
     try:
         os.setsid()  # as torchrun does; the kernel shares processors out by sessions
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)  # it ended before it could be watched
         _print_into(run.log(int(env["GEMFIT_ATTEMPT"])))
@@ -175,6 +172,7 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
             env = {k: v for k, v in env.items() if k not in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
         os.environ.clear()
         os.environ |= env | _launcher_environment(run)
+        del os.environ[LAUNCHER_VARIABLE]  # no launch command is between it and its ranks
         sys.argv = ["gemfit.train", *argv]
         if CUDA_PLAN in os.environ:
             _use_settings_of_gpus()
