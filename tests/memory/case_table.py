@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 MARK = "<!-- table -->\n"
+
+
+def case_parser(description: str, cases: Sequence[str]) -> argparse.ArgumentParser:
+    """Options of a script that compares predicted with measured memory, for ``show_results``."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--cases", nargs="*", default=cases)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
+    return parser
 
 
 def show_results(

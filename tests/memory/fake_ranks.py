@@ -18,11 +18,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 os.environ["DS_ACCELERATOR"] = "cpu"
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -36,6 +39,7 @@ from gemfit.train.distributed.meta_init import zero3_from_meta
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
+from memory.fake_deepspeed import deepspeed_on_fake_rank
 from memory.fsdp2_peaks import fake_rank
 
 STRATEGIES, SIZES, RANKS = ("fsdp2", "zero3"), ("1b", "27b"), (64, 512)
@@ -123,11 +127,6 @@ def zero3(shape: ModelShape, ranks: int) -> tuple[Ranges, int]:
 @contextmanager
 def zero3_engine(shape: ModelShape, rank: int, ranks: int) -> Iterator[Any]:
     """DeepSpeed's engine with the parameters of ``shape``, as ``rank`` has it, on fake tensors."""
-    import deepspeed  # noqa: PLC0415  (seconds of imports that FSDP2 does not need)
-    from deepspeed.utils import groups  # noqa: PLC0415
-
-    os.environ |= {"WORLD_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": "0"}
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 2,
@@ -135,9 +134,7 @@ def zero3_engine(shape: ModelShape, rank: int, ranks: int) -> Iterator[Any]:
         "bf16": {"enabled": True},
         "zero_optimization": {"stage": 3},
     }
-    with fake_rank(rank, ranks):
-        deepspeed.comm.comm.cdb = groups._WORLD_GROUP = None  # of the rank before
-        deepspeed.init_distributed("fake", auto_mpi_discovery=False)
+    with deepspeed_on_fake_rank(rank, ranks) as deepspeed:
         model = module(shape)
         with FakeTensorMode(allow_non_fake_inputs=True):
             zero3_from_meta(model, config, torch.bfloat16)

@@ -10,7 +10,6 @@ square of the layers, so ask it about two of them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed as dist
@@ -33,7 +34,7 @@ from gemfit.schemas.strategy import Fsdp, Strategy
 from gemfit.train.model.attention_functions import register_attention
 from gemfit_launch.predict.memory import gpu_memory
 from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
-from memory.case_table import show_results
+from memory.case_table import case_parser, show_results
 from memory.peaks import Case, Living, fake_model
 
 ROWS, TOKENS = 4, 1024
@@ -201,11 +202,8 @@ def markdown(results: list[Result]) -> str:
 
 def main() -> None:
     """Trace the cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="*", default=CASES)
+    parser = case_parser(__doc__, CASES)
     parser.add_argument("--tracker", action="store_true", help="let torch's FSDPMemTracker count too")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
     options = parser.parse_args()
     found = (trace(Sharded.parse(name), name, tracker=options.tracker) for name in options.cases)
     show_results(found, markdown, options)

@@ -12,7 +12,6 @@ besides. Ten seconds each.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -48,7 +47,7 @@ from gemfit_launch.predict.memory import working_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
-from memory.case_table import show_results
+from memory.case_table import case_parser, show_results
 
 CASES = [
     "270m:4:1024:autocast:recompute:sdpa",
@@ -350,11 +349,7 @@ def result_of(name: str) -> Result:
 
 def main() -> None:
     """Run the cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="*", default=CASES)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
-    options = parser.parse_args()
+    options = case_parser(__doc__, CASES).parse_args()
     quantize_4bit(torch.ones(64), compress_statistics=True)  # its tables cannot be made of fake tensors
     show_results(map(result_of, options.cases), markdown, options)
 

@@ -27,7 +27,7 @@ from gemfit.schemas.plan import Plan
 from gemfit_launch.predict.memory import configuration_of
 from gemfit_launch.predict.model_state_memory import ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shape_of_scratch
-from memory.case_table import write_table
+from memory.case_table import case_parser, write_table
 from memory.rank import Weighing
 from tiny_runs import make_plan, sample
 
@@ -172,13 +172,10 @@ def keep(file: Path | None, result: Result) -> None:
 
 def main() -> None:
     """Run the cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="*", default=[case.name for case in all_cases()])
-    parser.add_argument("--json", action="store_true")
+    parser = case_parser(__doc__, [case.name for case in all_cases()])
     parser.add_argument(
         "--results", type=Path, help="keep what was measured here, and do not measure it again"
     )
-    parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
     options = parser.parse_args()
     results = {result.case: result for result in earlier_results(options.results)}
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,8 +9,8 @@ where DeepSpeed asks for one, to clip gradients and to look for an overflow, it 
 
 from __future__ import annotations
 
-import argparse
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +21,8 @@ from unittest import mock
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,8 +31,9 @@ from gemfit.schemas.strategy import DeepSpeed
 from gemfit.train.distributed.meta_init import zero3_from_meta
 from gemfit.train.model.attention_functions import register_attention
 from gemfit_launch.planning.deepspeed import deepspeed_config
-from memory.case_table import show_results
-from memory.fsdp2_peaks import ROWS, TOKENS, Sharded, fake_rank, predict
+from memory.case_table import case_parser, show_results
+from memory.fake_deepspeed import deepspeed_on_fake_rank
+from memory.fsdp2_peaks import ROWS, TOKENS, Sharded, predict
 from memory.peaks import Living, fake_model
 
 STAGES, SIZES, RANKS = (1, 2, 3), ("1b", "4b", "12b", "27b"), (8, 64)
@@ -64,14 +67,10 @@ class MadeUpNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextmanager
 def zero_engine(case: Sharded, stage: int, living: Living) -> Iterator[Any]:
     """DeepSpeed's engine around the real shape, as rank 0 has it; inside, ``living`` counts."""
-    import deepspeed  # noqa: PLC0415  (seconds of imports)
     from deepspeed.runtime.zero import partitioned_param_coordinator as coordinator  # noqa: PLC0415
-    from deepspeed.utils import groups  # noqa: PLC0415
 
-    os.environ |= {"WORLD_SIZE": str(case.ranks), "RANK": "0", "LOCAL_RANK": "0"}
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with (
-        fake_rank(0, case.ranks),
+        deepspeed_on_fake_rank(0, case.ranks) as deepspeed,
         # What rank 0 would send has no value either, and a fake model is where it should be.
         mock.patch.object(coordinator, "assert_ints_same_as_other_ranks"),
         mock.patch.object(torch.nn.Module, "_apply", lambda module, *_, **__: module),
@@ -79,8 +78,6 @@ def zero_engine(case: Sharded, stage: int, living: Living) -> Iterator[Any]:
         MadeUpNumbers(),  # type: ignore[no-untyped-call]
         living,
     ):
-        deepspeed.comm.comm.cdb = groups._WORLD_GROUP = None  # of the case before
-        deepspeed.init_distributed("fake", auto_mpi_discovery=False)
         model = fake_model(replace(case.model, dtype="bfloat16"))
         config = zero_config(stage, case.ranks)
         if stage == 3:
@@ -141,11 +138,7 @@ def markdown(results: list[Result]) -> str:
 
 def main() -> None:
     """Trace the cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="*", default=CASES)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, help="write the table after the mark in this file")
-    options = parser.parse_args()
+    options = case_parser(__doc__, CASES).parse_args()
     show_results(map(trace, options.cases), markdown, options)
 
 
