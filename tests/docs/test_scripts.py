@@ -29,8 +29,10 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def options(script: Path) -> dict[str, bool]:
-    """The options that a script defines, and whether each is required."""
-    calls = (node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call))
+    """The options of a script, those of parsers that it imports too, and whether each is required."""
+    tree = ast.parse(script.read_text())
+    parts = [tree, *shared_parsers(tree)]
+    calls = (node for part in parts for node in ast.walk(part) if isinstance(node, ast.Call))
     return {
         name: any(word.arg == "required" for word in call.keywords)
         for call in calls
@@ -38,6 +40,17 @@ def options(script: Path) -> dict[str, bool]:
         for name in [ast.literal_eval(call.args[0])]
         if name.startswith("--")
     }
+
+
+def shared_parsers(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions below tests/ that make a parser for several scripts, where a script imports them."""
+    for imports in ast.walk(tree):
+        if isinstance(imports, ast.ImportFrom):
+            wanted = {alias.name for alias in imports.names if alias.name.endswith("_parser")}
+            file = ROOT / "tests" / f"{(imports.module or '').replace('.', '/')}.py"
+            for node in ast.parse(file.read_text()).body if wanted else []:
+                if isinstance(node, ast.FunctionDef) and node.name in wanted:
+                    yield node
 
 
 def problem(script: str, arguments: str) -> str | None:
@@ -76,6 +89,11 @@ def test_the_search_finds_commands_of_the_makefile_and_of_pages() -> None:
 )
 def test_a_wrong_command_would_be_found(arguments: str, why: str | None) -> None:
     assert problem("benchmarks/packing_efficiency.py", arguments) == why
+
+
+def test_options_that_scripts_share_are_known() -> None:
+    assert problem("tests/memory/fsdp2_peaks.py", "--tracker --out FILE") is None
+    assert problem("tests/memory/peaks.py", "--tracker --out FILE") == "has no option --tracker"
 
 
 def test_make_help_lists_every_target() -> None:
