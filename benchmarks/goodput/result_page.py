@@ -70,7 +70,7 @@ def _column(found: Mapping[str, Any], unbroken: Mapping[str, Any]) -> dict[str, 
         "median seconds of a step": f"{found['step_seconds']:.2f}",
         "replayed steps": f"{found['replayed_steps']}",
         "of them lost where there was notice": f"{found['lost_with_notice']}",
-        "seconds to come back, median (longest)": f"{median(back):.1f} ({max(back):.1f})",
+        "seconds to come back, median (longest)": f"{median(back):.1f} ({max(back):.1f})" if back else "-",
         "events after which no new step was done before the next": f"{none}",
         "largest difference of a loss from the unbroken run": f"{difference:.1e} over {both} steps",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "goodput"
 Who = Literal["gemfit", "trainer"]
+SIDES: tuple[Who, ...] = ("gemfit", "trainer")
 BEGAN = 1000.0
 
 
@@ -21,7 +23,7 @@ BEGAN = 1000.0
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """Modules of the benchmark; its folder is on the path."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    return {name: import_module(name) for name in ("event_trace", "accounting", "sides")}
+    return {name: import_module(name) for name in ("event_trace", "accounting", "sides", "result_page")}
 
 
 def test_a_trace_follows_from_its_seed(modules: dict[str, ModuleType]) -> None:
@@ -70,18 +72,19 @@ def write_log(who: Who, folder: Path) -> None:
     ]
     other = [{"kind": "save", "attempt": 1, "step": 5}] if who == "gemfit" else []
     path = folder / "run" / "metrics.jsonl" if who == "gemfit" else folder / "steps.jsonl"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *other]) + '{"kind": "st')
 
 
+def done_steps(modules: dict[str, ModuleType], who: Who, folder: Path) -> Any:
+    if who == "gemfit":
+        return modules["sides"].OurSide(None, folder, 5).steps()
+    return modules["sides"].PeerSide(None, folder, None, save_steps=5).steps()
+
+
 def account(modules: dict[str, ModuleType], who: Who, folder: Path) -> Any:
-    sides, accounting = modules["sides"], modules["accounting"]
+    accounting = modules["accounting"]
     write_log(who, folder)
-    side = (
-        sides.OurSide(None, folder, 5)
-        if who == "gemfit"
-        else sides.PeerSide(None, folder, None, save_steps=5)
-    )
     events = [
         accounting.DoneEvent("preemption", BEGAN + 20.5),
         accounting.DoneEvent("killed rank", BEGAN + 50.5),
@@ -89,7 +92,9 @@ def account(modules: dict[str, ModuleType], who: Who, folder: Path) -> Any:
     # In the queue from second 22 to 26, and from 52 to 56; what comes after the last sample is not known.
     states = [(0.0, "RUNNING"), (21.0, "COMPLETING"), (22.0, "PENDING"), (26.0, "RUNNING")]
     states += [(52.0, "PENDING"), (56.0, "RUNNING"), (68.0, "RUNNING")]
-    return accounting.account(side.steps(), [(BEGAN + time, state) for time, state in states], events)
+    return accounting.account(
+        done_steps(modules, who, folder), [(BEGAN + time, state) for time, state in states], events
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,3 +137,27 @@ def test_losses_are_compared_where_both_runs_have_kept_a_step(modules: dict[str,
         accounting.DoneStep(2, step, BEGAN + 9 + step, 1.0, loss) for step, loss in ((2, 2.5), (3, 2.0))
     ]
     assert accounting.largest_difference(broken, unbroken) == (3, 0.5)
+
+
+@pytest.mark.parametrize("came_back", [True, False])
+def test_the_page_has_the_figures_of_both_sides(
+    modules: dict[str, ModuleType], tmp_path: Path, came_back: bool
+) -> None:
+    found: dict[str, dict[str, Any]] = {}
+    for who in SIDES:
+        result = account(modules, who, tmp_path / who).as_dict()
+        if not came_back:
+            result["recoveries"] = [
+                one | {"lost_steps": None, "seconds": None} for one in result["recoveries"]
+            ]
+        steps = [asdict(one) for one in done_steps(modules, who, tmp_path / who)]
+        found[f"trace-{who}"] = result | {"steps": steps, "events": [{"late": 0.0}, {"late": 1.5}]}
+        found[f"unbroken-{who}"] = {"steps": steps}
+    trace = modules["event_trace"].make_trace(18, 2)
+    text = modules["result_page"].page(found, trace, slurm="slurm", command="COMMAND", save_steps=5)
+    assert "| goodput | 53.3% | 36.7% |\n" in text
+    assert "**1.45 times** that of the peer" in text
+    back = "11.0 (11.5) | 17.5 (18.5)" if came_back else "- | -"
+    assert f"| seconds to come back, median (longest) | {back} |\n" in text
+    assert "0.0e+00 over 32 steps | 0.0e+00 over 22 steps" in text
+    assert text.splitlines()[-1].endswith("| 1.5 |")
