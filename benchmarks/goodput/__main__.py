@@ -56,6 +56,17 @@ def trace_of(options: argparse.Namespace) -> tuple[PlannedEvent, ...]:
     return make_trace(options.seed, options.events, stretch=options.stretch)
 
 
+def other_options(folder: Path, options: argparse.Namespace) -> str | None:
+    """The options that the records in the folder were made with, if these are others; else they are noted."""
+    asked = {name: getattr(options, name) for name in ("seed", "events", "save_steps", "stretch")}
+    note = folder / "options.json"
+    made = json.loads(note.read_text()) if note.is_file() else asked
+    note.write_text(json.dumps(made))
+    if made == asked:
+        return None
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in made.items())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seed", type=int, default=SEED)
@@ -71,6 +82,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or Path(scratch) / "records").resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        if other := other_options(folder, options):
+            sys.stderr.write(f"error: the records in {folder} were made with {other}; use another --folder\n")
+            return 2
         missing = [part for part in PARTS if not (folder / f"{part}.json").is_file()]
         try:
             with running_cluster(Path(scratch) / "cluster", parameters=SIGNALS) as cluster:

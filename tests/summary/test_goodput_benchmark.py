@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import asdict
 from importlib import import_module
@@ -161,3 +163,13 @@ def test_the_page_has_the_figures_of_both_sides(
     assert f"| seconds to come back, median (longest) | {back} |\n" in text
     assert "0.0e+00 over 32 steps | 0.0e+00 over 22 steps" in text
     assert text.splitlines()[-1].endswith("| 1.5 |")
+
+
+def test_records_of_other_options_are_refused(tmp_path: Path) -> None:
+    made = {"seed": 18, "events": 12, "save_steps": 15, "stretch": 2.0}
+    (tmp_path / "options.json").write_text(json.dumps(made))
+    command = [sys.executable, str(FOLDER), "--folder", str(tmp_path), "--seed", "19"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--seed 18 --events 12 --save-steps 15 --stretch 2.0; use another --folder" in done.stderr
+    assert json.loads((tmp_path / "options.json").read_text()) == made
