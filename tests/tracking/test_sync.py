@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
+from gemfit.core.file_lock import try_lock
 from gemfit.core.jsonl_log import append_record
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -180,6 +185,38 @@ def test_a_tracker_that_does_not_answer_is_named_and_the_others_get_their_steps(
     (results,) = json.loads(capsys.readouterr().out).values()
     assert results[0]["error"] == "ConnectionError: no route to host"
     assert results[1] == {"tracker": "mlflow", "steps": 3, "last_step": 3, "error": None}
+
+
+@pytest.fixture
+def held(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Iterator[IO[str]]:
+    """The lock of an earlier process that sends ``run``."""
+    monkeypatch.setattr("gemfit.tracking.__main__.LOCK_SECONDS", 0.0)
+    run.trackers.mkdir()
+    with (run.trackers / "lock").open("a") as lock:
+        assert try_lock(lock.fileno())
+        yield lock
+
+
+def test_two_commands_do_not_send_a_run_at_the_same_time(
+    run: RunDir, held: IO[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(run, 1, 1, 3, saved=(3,))
+    assert main([str(run.root)]) == 2
+    assert "another process is sending it to trackers; try again" in capsys.readouterr().err
+    assert losses(run) == []
+
+
+def test_an_attempt_waits_for_the_process_of_the_one_before(
+    run: RunDir, held: IO[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(run, 1, 1, 3, saved=(3,))
+    complete(run)
+    monkeypatch.setattr("sys.stdin", io.StringIO("3\n"))
+    monkeypatch.setattr(signal, "alarm", lambda seconds: None)  # it would end the tests
+    ends = threading.Timer(1.0, held.close)
+    ends.start()
+    assert main([str(run.root), "--follow"]) == 0
+    assert losses(run) == [[(step, 100.0 + step) for step in range(1, 4)]]
 
 
 def test_a_run_whose_recipe_names_no_tracker_asks_for_one(

@@ -11,7 +11,8 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,11 +63,7 @@ def send(run: RunDir, to: Sequence[str] | None) -> list[TrackerResult]:
         raise UserError(
             f"{run.root}: tracking.report_to names none of {', '.join(DERIVED_TRACKERS)}; give one with --to"
         )
-    run.trackers.mkdir(exist_ok=True)
-    lock = run.trackers / "lock"
-    with explaining_locks(lock), lock.open("a") as held:
-        if not try_lock(held.fileno(), patience_seconds=LOCK_SECONDS):
-            raise UserError(f"{run.root}: its training is sending to trackers; try again when it has ended")
+    with _sending(run, patience_seconds=LOCK_SECONDS):
         trackers = TrackerSync(run, names)
         try:
             return trackers.send(active=run.is_active, rewrite=True)
@@ -77,11 +74,8 @@ def send(run: RunDir, to: Sequence[str] | None) -> list[TrackerResult]:
 def follow(run: RunDir) -> int:
     """Send at each line of standard input, and for the last time at its end."""
     names = derived_trackers(run.plan().recipe.tracking.report_to)
-    run.trackers.mkdir(exist_ok=True)
-    with (run.trackers / "lock").open("a") as held:
-        if not try_lock(held.fileno(), patience_seconds=LOCK_SECONDS):
-            logger.warning("warning: trackers: another process is sending this run")
-            return ExitCode.STOPPED
+    # The process of an attempt that has crashed may still be sending.
+    with _sending(run, patience_seconds=LAST_SECONDS + LOCK_SECONDS):
         trackers, warned = TrackerSync(run, names), set[str]()
         failed = _warn(trackers.send(active=True, rewrite=True), warned)
         for _ in sys.stdin:
@@ -91,6 +85,19 @@ def follow(run: RunDir) -> int:
         failed = _warn(trackers.send(active=not complete, rewrite=complete), warned)
         trackers.close()
     return ExitCode.STOPPED if failed else ExitCode.DONE
+
+
+@contextmanager
+def _sending(run: RunDir, *, patience_seconds: float) -> Iterator[None]:
+    """Let no other process send ``run`` to trackers inside; ``UserError`` if one does after the wait."""
+    run.trackers.mkdir(exist_ok=True)
+    lock = run.trackers / "lock"
+    with explaining_locks(lock), lock.open("a") as held:
+        if not try_lock(held.fileno(), patience_seconds=patience_seconds):
+            raise UserError(
+                f"{run.root}: another process is sending it to trackers; try again when it has ended"
+            )
+        yield
 
 
 def describe(result: TrackerResult) -> str:
