@@ -176,23 +176,24 @@ def test_a_resumed_full_fine_tune_does_not_read_the_base_again(
 @pytest.mark.dist
 @pytest.mark.slow
 def test_a_rank_of_a_strategy_that_shards_holds_its_own_part(measure: Callable[..., Any]) -> None:
-    sizes = ("--layers", "2", "--vocabulary", "8192")
+    sizes = ("--layers", "6", "--vocabulary", "8192")
     strategies = ("--strategy", "fsdp2", "--strategy", "zero3")
     found = measure("tests/memory/loading.py", *strategies, "--ranks", "2", *sizes, timeout_seconds=500)
     assert len(found["rows"]) == 2
     whole = 4 * found["parameters"]
+    mapped = 2 * found["parameters"]  # files of bfloat16, of which the kernel may map every page
     for row in found["rows"]:
         # DeepSpeed's own copies of its part come on top later; FSDP2 has its shards and nothing else.
         when = {"fsdp2": "loading", "zero3": "placed"}[row["strategy"]]
-        bound = whole / 2 + CHUNK_AND_NOISE
+        bound = whole / 2 + mapped + NOISE
         assert row["sharded"][when] <= bound, row
         assert row["whole"][when] > max(bound, whole), "the bound would hold for a whole model too"
         assert row["sharded"]["loading"] <= row["whole"]["loading"] - whole / 2
         assert row["losses_equal"]
 
 
-CHUNK_AND_NOISE = 80 * 2**20
-"""Bytes besides the shards: pages of files that are mapped, and what Python allocates meanwhile."""
+NOISE = 96 * 2**20
+"""Bytes besides shards and mapped files: a chunk that is converted, late imports, kept memory."""
 
 
 def test_a_damaged_file_of_weights_is_named(folder: Path, tokenizer: Any, tmp_path: Path) -> None:
