@@ -10,7 +10,7 @@ from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_record import Verdict
 from gemfit_launch.slurm.node import job
-from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd, read_attempts
+from gemfit_launch.slurm.records.job_attempts import AttemptFiles, NodeEnd, Stage, read_attempts
 
 Calls = Callable[[], list[str]]
 """What Slurm was asked to change."""
@@ -51,14 +51,15 @@ def end(run: RunDir, outcome: str | None = None, *, step: int = 0) -> ExitCode:
     return job.end(run, run.attempt, max_restarts=1)
 
 
-def fail(run: RunDir, node: str, rank: int, *, at_fault: bool) -> None:
-    """Let each node leave word, and this one fail first."""
+def fail(run: RunDir, node: str, rank: int, *, at_fault: bool, killed: bool = False) -> None:
+    """Let each node leave its exit record, and this one fail first: in its check, or in training."""
+    stage: Stage = "health" if at_fault and not killed else "training"
     files = AttemptFiles(run, run.attempt)
     for other in range(len(read_attempts(run)[-1].start.nodes)):
         word = NodeEnd(
             node=node if other == rank else "other",
             rank=other,
-            stage="training",
+            stage=stage,
             status=1,
             reason="a broken part",
             at_fault=at_fault and other == rank,

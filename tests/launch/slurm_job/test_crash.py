@@ -46,6 +46,19 @@ def test_a_checkpoint_between_two_crashes_lets_both_begin_again_in_the_job(
     assert [attempt.start.nodes for attempt in read_attempts(run)] == 3 * [("n1", "n2")]
 
 
+def test_a_killed_rank_begins_again_on_its_node_once_then_in_the_queue_without_it(
+    run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for expected in (["again"], []):
+        assert begin(run) == ExitCode.DONE
+        capsys.readouterr()
+        fail(run, "n2", 1, at_fault=True, killed=True)
+        assert job.end(run, run.attempt, max_restarts=2) == ExitCode.DONE
+        assert capsys.readouterr().out.splitlines() == expected
+    assert [attempt.start.nodes for attempt in read_attempts(run)] == 2 * [("n1", "n2")]
+    assert calls() == ["requeue 7", "update JobId=7 ExcNodeList=n2"]
+
+
 def test_the_log_of_the_node_that_failed_is_in_the_log_of_the_job(
     run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:

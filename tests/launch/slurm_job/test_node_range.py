@@ -90,11 +90,16 @@ def test_too_few_nodes_for_the_range_end_the_job_with_a_verdict(
         begin(elastic)
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_node_at_fault_is_left_idle_where_the_others_are_enough(
-    elastic: RunDir, calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    killed: bool,
+    elastic: RunDir,
+    calls: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     begun_on(elastic, "n1,n2,n3", monkeypatch, capsys)
-    fail(elastic, "n2", 1, at_fault=True)
+    fail(elastic, "n2", 1, at_fault=True, killed=killed)
     assert end(elastic) == ExitCode.DONE
     assert capsys.readouterr().out == "again\n"
     assert begun_on(elastic, "n1,n2,n3", monkeypatch, capsys) == "n1,n3"

@@ -158,8 +158,7 @@ def end(
     if by_command:
         return _fail(run, attempt, f"crashed after a stop request: {failed.reason}")
     if not was_asked and _begins_again(run, job, failed):
-        without = f", without {failed.node}" if failed.at_fault else ""
-        say(f"the next attempt begins in the same job{without}")
+        say("the next attempt begins in the same job")
         sys.stdout.write("again\n")
         return ExitCode.DONE
     return requeue_run(run, job)
@@ -169,15 +168,16 @@ def _begins_again(run: RunDir, job: str, failed: NodeEnd) -> bool:
     """Whether the next attempt after a crash begins in the same job, without the queue.
 
     Not after a fault of a node where too few others are left, nor after a second crash without a new
-    checkpoint: a requeue may give other nodes. The stop file does not tell whether the job was asked to save:
-    nodes also write it when srun ends them, because another has failed.
+    checkpoint: a requeue may give other nodes. A rank that was killed makes its node suspect: others are
+    preferred, but without any the node is tried once more. The stop file does not tell whether the job was
+    asked to save: nodes also write it when srun ends them, because another has failed.
     """
     if not failed.node:
         return False
     attempts = job_attempts.read_attempts(run)
     crashes = job_attempts.fruitless(attempts, job, AttemptOutcome.CRASHED)
-    has_nodes = Allocation.of_this_job(attempts).used_by(run.plan())
-    return crashes <= 1 and bool(has_nodes) and keeps_nodes(job)
+    has_nodes = failed.can_train_again or bool(Allocation.of_this_job(attempts).used_by(run.plan()))
+    return crashes <= 1 and has_nodes and keeps_nodes(job)
 
 
 def record_interruption(run: RunDir) -> None:

@@ -77,6 +77,11 @@ class NodeEnd(Contract):
     at_fault: bool = False
     time: float
 
+    @property
+    def can_train_again(self) -> bool:
+        """Whether only ranks ended: the node passed its check, and its supervisor has written this record."""
+        return self.stage == "training" and self.status > 0
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptFiles:
