@@ -27,6 +27,7 @@ esac
 SRUN = """\
 #!/bin/bash
 echo "srun" >>{folder}/calls
+echo "$PWD: $*" >>{folder}/srun
 echo "NOTE=$NOTE IFS=$(printf %q "$IFS")" >>{folder}/calls
 """
 
@@ -149,6 +150,79 @@ def test_setup_that_works_starts_the_tasks(kind: Kind, setup: tuple[str, ...], n
     assert node.execute(kind, setup=setup) == 0
     assert "srun\nNOTE=a b IFS=$' \\t\\n'\n" in node.calls
     assert node.run.verdict() is None
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "PYTHON=/usr/bin/false CPUS=8 HOST_PYTHON=none RUN_DIR=/tmp/nowhere SRUN_OPTIONS=--odd KIND=x",
+        "export PYTHON=/usr/bin/false CPUS=8",
+        "attempt=0; until ((++attempt == 3)); do :; done; limit=5 MAX_RESTARTS=99",
+        "leave() { echo mine; }; fail() { :; }; requeue() { :; }; ask_to_save() { :; }; ask_to_end() { :; }",
+        "cd /",
+        "trap 'exit 9' ERR; trap 'true' DEBUG RETURN",
+        "set -fCu -o pipefail -o posix; shopt -s failglob nullglob extdebug",
+        "set -E; trap 'exit 9' ERR",
+        "shopt -s expand_aliases; alias srun=false exec=false",
+    ],
+)
+def test_setup_changes_nothing_of_the_script(line: str, kind: Kind, node: Node) -> None:
+    node.execute(kind)
+    plain = [(node.folder / name).read_text() for name in ("srun", "calls")]
+    for name in ("srun", "calls"):
+        (node.folder / name).unlink()
+    assert node.execute(kind, setup=(line,)) == 0
+    assert [(node.folder / name).read_text() for name in ("srun", "calls")] == plain
+
+
+def test_setup_with_an_error_trap_loses_no_end_of_an_attempt(node: Node) -> None:
+    node.program("srun", "#!/bin/bash\nexit 3\n")
+    assert node.execute("train", setup=("trap 'exit 9' ERR",)) == 0
+    assert node.calls.splitlines()[-1].endswith(
+        "end " + f"{node.run.root} --attempt 1 --status 3 --max-restarts 3"
+    )
+
+
+@pytest.mark.parametrize("line", ["fail() { :; }; false", "leave() { :; }; RUN_DIR=/tmp; exit 3"])
+def test_setup_that_fails_after_it_has_taken_a_name_of_the_script_ends_the_job(line: str, node: Node) -> None:
+    assert node.execute("train", setup=(line,)) == 2
+    assert node.calls == ""
+    assert "failed with status 1" in node.reason or "ended with status 3" in node.reason
+
+
+@pytest.mark.parametrize(
+    ("file", "folders", "attempt", "step"),
+    [
+        (b"one", ("step-00000008", "step-backup"), 0, 8),
+        (b"08", ("step-00000090", "step-00000090.old"), 8, 90),
+        (b"\0\1", ("step-00000009", "step-", "step-1 2"), 0, 9),
+        (b"99999999999999999999", ("step-0x10", "step-x[$(exit)]", "step-9"), 0, 0),
+        (b"-1", (), 0, 0),
+        (b"", (), 0, 0),
+    ],
+)
+def test_damaged_and_foreign_files_of_the_run_do_not_keep_the_verdict_away(
+    file: bytes, folders: tuple[str, ...], attempt: int, step: int, node: Node
+) -> None:
+    node.run.attempt_file.write_bytes(file)
+    for name in folders:
+        (node.run.checkpoints / name).mkdir()
+    assert node.execute("train", setup=("false",)) == 2
+    assert node.calls == ""  # above all, nothing is trained
+    verdict = node.run.verdict()
+    assert verdict is not None
+    assert (verdict.attempt, verdict.step) == (attempt, step)
+
+
+@pytest.mark.parametrize("answer", ["", "1 127.0.0.1 12345 1 n1"])
+def test_lines_that_a_python_of_the_site_prints_first_are_no_answer(answer: str, node: Node) -> None:
+    begin = f"[[ -f {{folder}}/again ]] || echo '{answer}'"
+    end = "[[ -f {folder}/again ]] || echo again; touch {folder}/again"
+    cases = f'*" begin "*) {begin} ;; *" end "*) {end} ;;'
+    node.program("python", f'#!/bin/bash\necho "Welcome to 1 cluster"\ncase " $* " in {cases} esac\n')
+    assert node.execute("train") == 0
+    assert node.calls.count("srun\n") == bool(answer)
 
 
 @pytest.mark.parametrize(
