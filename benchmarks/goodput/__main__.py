@@ -99,10 +99,7 @@ def main() -> int:
             print(f"not measured yet: {', '.join(left)}")
             return 0
         found = {part: json.loads(file.read_text()) for part, file in files.items()}
-    command = f"python benchmarks/goodput --seed {options.seed} --events {options.events}"
-    if options.stretch != 1:
-        command += f" --stretch {options.stretch:g}"
-    text = page(found, trace_of(options), slurm=version, command=command, save_steps=options.save_steps)
+    text = page(found, trace_of(options), slurm=version, options=options)
     print(text)
     if options.out:
         options.out.write_text(text)

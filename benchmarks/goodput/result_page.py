@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,14 +25,13 @@ def page(
     trace: Sequence[PlannedEvent],
     *,
     slurm: str,
-    command: str,
-    save_steps: int,
+    options: argparse.Namespace,
 ) -> str:
-    """Markdown of all parts that were measured."""
+    """Markdown of all parts that were measured with ``options`` of the command."""
     traced = {who: found[f"trace-{who}"] for who in SIDES}
     unbroken = {who: found[f"unbroken-{who}"] for who in SIDES}
     gap = trace[-1].at / len(trace)
-    save_seconds = save_steps * traced["gemfit"]["step_seconds"]
+    save_seconds = options.save_steps * traced["gemfit"]["step_seconds"]
     return TEMPLATE.read_text().format(
         today=date.today(),
         slurm=slurm,
@@ -40,18 +40,25 @@ def page(
         transformers=version("transformers"),
         rows="".join(_rows(traced, unbroken)),
         ratio=traced["gemfit"]["goodput"] / traced["trainer"]["goodput"],
-        save_steps=save_steps,
+        save_steps=options.save_steps,
         count=len(trace),
-        command=command,
+        command=_command(options),
         kinds="".join(_kind_rows(trace)),
         gap=gap,
-        shortest=SHORTEST_GAP,
-        longest=LONGEST_GAP,
+        shortest=options.stretch * SHORTEST_GAP,
+        longest=options.stretch * LONGEST_GAP,
         repair=REPAIR_SECONDS,
         save_seconds=save_seconds,
-        ratio_of_gap=gap / save_seconds,
+        saves_in_gap=gap / save_seconds,
+        gap_hours=gap / save_seconds / 2,
         events="".join(_event_rows(traced, trace)),
     )
+
+
+def _command(options: argparse.Namespace) -> str:
+    names = ("seed", "events", "stretch", "save_steps")
+    words = [f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in names]
+    return " ".join(["python benchmarks/goodput", *words])
 
 
 def _rows(traced: Mapping[str, Any], unbroken: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from collections import Counter
 from dataclasses import asdict
 from importlib import import_module
@@ -156,7 +157,10 @@ def test_the_page_has_the_figures_of_both_sides(
         found[f"trace-{who}"] = result | {"steps": steps, "events": [{"late": 0.0}, {"late": 1.5}]}
         found[f"unbroken-{who}"] = {"steps": steps}
     trace = modules["event_trace"].make_trace(18, 2)
-    text = modules["result_page"].page(found, trace, slurm="slurm", command="COMMAND", save_steps=5)
+    options = Namespace(seed=18, events=2, stretch=2.0, save_steps=5)
+    text = modules["result_page"].page(found, trace, slurm="slurm", options=options)
+    assert "`python benchmarks/goodput --seed 18 --events 2 --stretch 2 --save-steps 5`" in text
+    assert "gaps (56 to 84 s," in " ".join(text.split())
     assert "| goodput | 53.3% | 36.7% |\n" in text
     assert "**1.45 times** that of the peer" in text
     back = "11.0 (11.5) | 17.5 (18.5)" if came_back else "- | -"
