@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gemfit.schemas.plan import Plan
 from gemfit_launch.predict import flops
-from gemfit_launch.predict.memory import configuration_of, predict_memory
-from gemfit_launch.predict.model_state_memory import Configuration
+from gemfit_launch.predict.configuration import Configuration, configuration_of
+from gemfit_launch.predict.memory import predict_memory
 from gemfit_launch.predict.shape_lookup import find_shape
 
 ALLOWANCES = ("fragmentation", "context")

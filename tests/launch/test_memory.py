@@ -18,9 +18,10 @@ from gemfit.schemas.recipe_training import CheckpointRecipe
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict import activation_memory
 from gemfit_launch.predict.activation_memory import LOSS_SLICE_TOKENS, layer_bytes, logits_bytes
+from gemfit_launch.predict.configuration import Configuration
 from gemfit_launch.predict.gpu_specs import GPU_SPECS, guess_gpu
 from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
-from gemfit_launch.predict.model_state_memory import Configuration, ModelStates, place_model_states
+from gemfit_launch.predict.model_state_memory import ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"

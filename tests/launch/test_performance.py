@@ -16,8 +16,9 @@ from gemfit.schemas.recipe_model import Lora
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.communication import communication_volume
+from gemfit_launch.predict.configuration import Configuration
 from gemfit_launch.predict.gpu_specs import GPU_SPECS
-from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
+from gemfit_launch.predict.model_state_memory import place_model_states
 from gemfit_launch.predict.performance import Performance, Range, predict_performance
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 

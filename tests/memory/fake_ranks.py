@@ -36,8 +36,9 @@ from gemfit.schemas.strategy import DeepSpeed, Fsdp
 from gemfit.train.checkpoint import deepspeed_zero, engine_state
 from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.distributed.meta_init import zero3_from_meta
+from gemfit_launch.predict.configuration import Configuration
 from gemfit_launch.predict.model_shape import ModelShape
-from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
+from gemfit_launch.predict.model_state_memory import place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 from memory.fake_deepspeed import deepspeed_on_fake_rank
 from memory.fsdp2_peaks import fake_rank

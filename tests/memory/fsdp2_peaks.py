@@ -32,8 +32,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gemfit.schemas.strategy import Fsdp, Strategy
 from gemfit.train.model.attention_functions import register_attention
+from gemfit_launch.predict.configuration import Configuration
 from gemfit_launch.predict.memory import gpu_memory
-from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
+from gemfit_launch.predict.model_state_memory import place_model_states
 from memory.case_table import case_parser, show_results
 from memory.peaks import Case, Living, fake_model
 

@@ -43,9 +43,10 @@ from gemfit.train.model.adapters import add_adapters
 from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.qlora import quantize
 from gemfit.train.model.ulysses import row_masks, use_sequence_parallel
+from gemfit_launch.predict.configuration import Configuration
 from gemfit_launch.predict.memory import working_memory
 from gemfit_launch.predict.model_shape import ModelShape
-from gemfit_launch.predict.model_state_memory import Configuration, place_model_states
+from gemfit_launch.predict.model_state_memory import place_model_states
 from gemfit_launch.predict.shape_lookup import shipped_shapes
 from memory.case_table import case_parser, show_results
 

@@ -24,7 +24,7 @@ import forked_ranks  # before torch: it sets the number of threads
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit_launch.predict.memory import configuration_of
+from gemfit_launch.predict.configuration import configuration_of
 from gemfit_launch.predict.model_state_memory import ModelStates, place_model_states
 from gemfit_launch.predict.shape_lookup import shape_of_scratch
 from memory.case_table import case_parser, write_table

@@ -16,8 +16,9 @@ from gemfit.schemas.metrics import EvalRecord, MemoryRecord, Record, SaveRecord,
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.predict import flops
+from gemfit_launch.predict.configuration import configuration_of
 from gemfit_launch.predict.gpu_specs import guess_gpu
-from gemfit_launch.predict.memory import configuration_of, predict_memory
+from gemfit_launch.predict.memory import predict_memory
 from gemfit_launch.predict.shape_lookup import find_shape
 
 CONVENTION = (

@@ -21,8 +21,8 @@ from gemfit_launch.planning.node_range import Size
 from gemfit_launch.planning.speed import SpeedLine, speed_lines
 from gemfit_launch.planning.write_configs import accelerate_yaml, deepspeed_json
 from gemfit_launch.predict.architectures import find_architecture
+from gemfit_launch.predict.configuration import count, trained_shapes
 from gemfit_launch.predict.forecast import Forecast, make_forecast
-from gemfit_launch.predict.model_state_memory import count, trained_shapes
 from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.hub_token import token_source
 

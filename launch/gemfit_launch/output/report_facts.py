@@ -12,10 +12,10 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import Ending, RunFacts
 from gemfit.summary.attempts import summarize_attempts
 from gemfit.summary.goodput import measure_goodput
+from gemfit_launch.predict.configuration import configuration_of
 from gemfit_launch.predict.flops import model_flops
 from gemfit_launch.predict.forecast import make_forecast
 from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
-from gemfit_launch.predict.memory import configuration_of
 from gemfit_launch.predict.shape_lookup import find_shape
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.cluster.job_status import read_statuses

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from gemfit.schemas.recipe_model import TAKES_BOUNDARIES
 from gemfit.schemas.strategy import DeepSpeed, Fsdp
-from gemfit_launch.predict.model_state_memory import FLOAT32, REDUCE_BUCKET_ELEMENTS, Configuration
+from gemfit_launch.predict.configuration import FLOAT32, Configuration
+from gemfit_launch.predict.model_state_memory import REDUCE_BUCKET_ELEMENTS
 
 LOSS_SLICE_TOKENS = 1024
 """Tokens whose logits exist at a time; as in the training's loss."""

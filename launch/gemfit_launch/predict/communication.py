@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp
-from gemfit_launch.predict.model_state_memory import FLOAT32, Configuration
+from gemfit_launch.predict.configuration import FLOAT32, Configuration
 
 DDP_BUCKET_BYTES = 25_000_000
 

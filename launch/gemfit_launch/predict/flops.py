@@ -7,7 +7,7 @@ is a matrix like any other; "without embedding" leaves it out.
 
 from __future__ import annotations
 
-from gemfit_launch.predict.model_state_memory import Configuration
+from gemfit_launch.predict.configuration import Configuration
 
 BACKWARD = 2
 """Gradients of the inputs and of the weights cost as much as a forward pass each."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from gemfit.schemas.plan import Plan
 from gemfit_launch.predict.checkpoint_times import CheckpointTimes, checkpoint_times
+from gemfit_launch.predict.configuration import configuration_of
 from gemfit_launch.predict.gpu_specs import GpuSpec, guess_gpu
-from gemfit_launch.predict.memory import Memory, configuration_of, gigabytes, predict_memory
+from gemfit_launch.predict.memory import Memory, gigabytes, predict_memory
 from gemfit_launch.predict.model_shape import ModelShape
 from gemfit_launch.predict.performance import Bill, Performance, predict_bill, predict_performance
 from gemfit_launch.predict.search import Estimate, smaller, smallest_changes

@@ -11,20 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gemfit.schemas.plan import Plan
-from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_training import CheckpointRecipe
 from gemfit.schemas.strategy import DeepSpeed
 from gemfit_launch.predict import activation_memory
-from gemfit_launch.predict.model_shape import ModelShape
-from gemfit_launch.predict.model_state_memory import (
-    FLOAT32,
-    MOMENTS,
-    Configuration,
-    ModelStates,
-    PlacedStates,
-    place_model_states,
-)
+from gemfit_launch.predict.configuration import FLOAT32, Configuration
+from gemfit_launch.predict.model_state_memory import MOMENTS, ModelStates, PlacedStates, place_model_states
 
 FRAGMENTATION = 0.06
 """Assumed: share of the peak that the caching allocator holds without using it."""
@@ -103,48 +94,6 @@ WHY = {
     "buckets": "where gradients wait to be reduced",
     "moments": "AdamW, 8 bytes per trained parameter",
 }
-
-
-def configuration_of(plan: Plan, shape: ModelShape) -> Configuration:
-    """The configuration of a plan."""
-    batch, topology = plan.batch, plan.topology
-    return make_configuration(
-        plan.recipe,
-        shape,
-        world_size=topology.world_size,
-        ranks_per_node=topology.ranks_per_node,
-        per_device_batch_size=batch.per_device_batch_size,
-        gradient_accumulation_steps=batch.gradient_accumulation_steps,
-    )
-
-
-def make_configuration(
-    recipe: Recipe,
-    shape: ModelShape,
-    *,
-    world_size: int,
-    ranks_per_node: int,
-    per_device_batch_size: int,
-    gradient_accumulation_steps: int,
-) -> Configuration:
-    """``recipe`` on these ranks; `attention: auto` counts as `sdpa`."""
-    model = recipe.model
-    return Configuration(
-        shape=shape,
-        lora=model.lora,
-        dtype=model.dtype,
-        strategy=recipe.strategy,
-        quantization=model.quantization,
-        world_size=world_size,
-        ranks_per_node=ranks_per_node,
-        per_device_batch_size=per_device_batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        seq_len=recipe.data.seq_len,
-        activation_checkpointing=model.activation_checkpointing,
-        attention="sdpa" if model.attention == "auto" else model.attention,
-        kernels=model.kernels,
-        read_whole=model.gguf_file is not None,
-    )
 
 
 def predict_memory(config: Configuration, checkpoint: CheckpointRecipe) -> Memory:

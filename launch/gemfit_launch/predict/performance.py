@@ -12,8 +12,8 @@ from gemfit.schemas.plan import Plan
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.activation_memory import layer_bytes
 from gemfit_launch.predict.communication import CommunicationVolume, communication_volume
+from gemfit_launch.predict.configuration import Configuration
 from gemfit_launch.predict.gpu_specs import GB, GpuSpec
-from gemfit_launch.predict.model_state_memory import Configuration
 
 TRUST = "from operations, bytes and assumed shares; no GPU was measured, so trust it to a factor of two"
 MATRIX_SHARE = (0.40, 0.65)

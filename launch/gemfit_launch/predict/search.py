@@ -19,10 +19,10 @@ from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single, Strategy, strategy_from_name
 from gemfit_launch.argv import to_argv
 from gemfit_launch.predict.attention_masks import is_too_large
+from gemfit_launch.predict.configuration import Configuration, make_configuration
 from gemfit_launch.predict.gpu_specs import GPUS_PER_NODE, GpuSpec
-from gemfit_launch.predict.memory import Memory, make_configuration, predict_memory
+from gemfit_launch.predict.memory import Memory, predict_memory
 from gemfit_launch.predict.model_shape import ModelShape
-from gemfit_launch.predict.model_state_memory import Configuration
 from gemfit_launch.predict.performance import Performance, predict_performance
 
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
