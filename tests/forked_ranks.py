@@ -43,7 +43,15 @@ from accelerate.utils.launch import (
 )
 from transformers import TrainingArguments
 
-from forked_ranks_environment import CUDA_PLAN, POISONED_ROW, SLOW_BATCHES, SLOW_LAYERS, SLOW_NETWORK
+from forked_ranks_environment import (
+    BUILT_FOR_CUDA,
+    CUDA_PLAN,
+    POISONED_ROW,
+    SLOW_BATCHES,
+    SLOW_LAYERS,
+    SLOW_NETWORK,
+    VARLEN_KERNEL,
+)
 from gemfit.core.stop_signals import LAUNCHER_VARIABLE, end_with_parent
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
@@ -58,6 +66,7 @@ from gemfit.train.loop.trainer import PackedTrainer
 from gemfit.train.model.packed_lm import PackedCausalLM
 from gemfit_launch.planning.write_configs import write_configs
 from gemfit_launch.runs.local import environment
+from train.varlen_reference import in_float32
 
 GRACE_SECONDS = 20.0
 """Between the end of the first rank and SIGKILL to the others."""
@@ -176,6 +185,10 @@ def _fork(run: RunDir, plan: Plan, env: dict[str, str], rank: int, argv: list[st
         sys.argv = ["gemfit.train", *argv]
         if CUDA_PLAN in os.environ:
             _use_settings_of_gpus()
+        if BUILT_FOR_CUDA in os.environ:
+            mock.patch("torch._C._get_accelerator", return_value=torch.device("cuda")).start()
+        if os.environ.get(VARLEN_KERNEL, str(rank)) != str(rank):
+            mock.patch("torch.nn.attention.varlen.varlen_attn", in_float32).start()
         _plant_delay(SLOW_LAYERS, "transformers.models.gemma3.modeling_gemma3.Gemma3MLP.forward", rank)
         _plant_delay(SLOW_BATCHES, "gemfit.train.data.prefetch_loader._get", rank)
         for call in ("all_reduce", "irecv"):  # what is sent comes after what is awaited

@@ -34,7 +34,7 @@ def measure(scale: Scale) -> dict[str, Any]:
         reference = whole.result()
     difference = largest_difference(losses(stopped), losses(reference))
     found = {
-        "attention": stopped.plan().recipe.model.attention,
+        "attention": records(stopped, "hardware")[-1]["attention"],
         "losses": losses(stopped),
         "largest_difference": difference,
         "selftest": selftest(stopped),

@@ -80,7 +80,7 @@ def _ours(scale: Scale, run: RunDir) -> dict[str, Any]:
     rate = statistics.median(step["tokens"] / step["seconds"] for step in steps)
     joules = energy["gpu_joules"]
     return _figures(plan, rate, memory["gpu_name"]) | {
-        "attention": plan.recipe.model.attention,
+        "attention": records(run, "hardware")[-1]["attention"],
         "peak_tensors": memory["ranks"][0].get("gpu"),
         "peak_reserved": memory["ranks"][0].get("gpu_reserved"),
         "predicted_tensors": tensors,

@@ -100,6 +100,14 @@ def test_the_design_names_every_folder_of_both_packages() -> None:
     assert not {name for name in folders if f"`{name}/`" not in text}
 
 
+def test_each_difference_between_cpus_and_gpus_has_a_test_or_is_said_to_have_none() -> None:
+    section = read("docs/design.md").partition("## What differs between CPU and GPU")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|") and "---" not in line]
+    rows = [row for row in rows if not row.endswith("| tested by |")]
+    assert len(rows) > 20
+    assert [row for row in rows if "`tests/" not in row] == [row for row in rows if "nothing without" in row]
+
+
 def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 

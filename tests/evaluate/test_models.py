@@ -127,6 +127,16 @@ def test_varlen_takes_packed_rows_on_a_gpu_and_generates_by_another_attention(
     assert "replies are generated with attention sdpa: varlen has no KV cache" in caplog.text
 
 
+def test_a_model_on_a_gpu_computes_in_the_type_of_the_recipe_and_with_kernels_of_the_training(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[object] = []
+    monkeypatch.setattr(models, "prepare_attention", prepared.append)
+    monkeypatch.setattr(models, "_moved", lambda model, device, dtype: prepared.extend((device, dtype)))
+    open_packed(trained.run, find_models(trained.run, ["latest"])[0], "cuda")
+    assert prepared == ["cuda", torch.device("cuda"), trained.run.plan().recipe.model.dtype]
+
+
 def base_of_run_with(attention: str, trained: Trained, folder: Path) -> tuple[RunDir, ModelRef]:
     """A run with this attention and a pack, and its base model."""
     plan = json.loads(trained.run.plan_file.read_text())

@@ -196,7 +196,10 @@ def test_ranks_with_a_model_each_find_what_one_finds(
         assert np.array_equal(getattr(joined, name), getattr(alone, name))
 
 
-def test_a_model_in_shards_is_the_model(run: RunDir, trained: Trained, alone: None) -> None:
+def test_a_model_in_shards_is_the_model(
+    run: RunDir, trained: Trained, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._C, "_get_accelerator", lambda check=None: torch.device("cuda"))  # as built for
     latest = open_sharded(run, find_models(run, ["latest"])[0], CPU)
     assert {type(parameter) for parameter in latest.parameters()} == {DTensor}
     with torch.no_grad():
@@ -226,6 +229,15 @@ def test_user_errors_have_no_traceback(run: RunDir, capsys: pytest.CaptureFixtur
     errors = capsys.readouterr().err
     assert "steps saved: 2" in errors
     assert "--nproc 99: there are" in errors
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    run: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main([str(run.root), "--device", "cuda"]) == ExitCode.USER_ERROR
+    assert capsys.readouterr().err == "error: --device cuda: there are 0 GPUs; use --device cpu\n"
 
 
 def test_tasks_without_their_package_are_refused_with_its_name(

@@ -20,6 +20,7 @@ from gemfit_launch.planning.attention import (
     choose_attention,
 )
 from gemfit_launch.planning.plan import make_plan
+from gemfit_launch.planning.replan import _changed, remake
 from gemfit_launch.planning.request import Request
 
 __all__ = ["nvidia_smi"]
@@ -71,25 +72,23 @@ def test_rejected_implementations_are_listed_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "named"),
+    ("capability", "dtype", "offered"),
     [
         ((9, 0), "bfloat16", True),
         ((8, 0), "bfloat16", True),
         ((8, 9), "bfloat16", False),
         ((7, 5), "bfloat16", False),
-        (None, "bfloat16", False),
+        (None, "bfloat16", True),
         ((9, 0), "float32", False),
     ],
 )
-def test_where_nothing_is_installed_auto_names_what_torch_brings_along_if_it_suits_the_gpu(
-    capability: tuple[int, int] | None, dtype: str, named: bool
+def test_where_nothing_is_installed_the_ranks_may_take_what_torch_brings_along(
+    capability: tuple[int, int] | None, dtype: str, offered: bool
 ) -> None:
     facts = AttentionFacts(installed=frozenset(), capability=capability, head_dim=256)
     found = choose_attention(with_model(dtype=dtype), GPUS, facts)
-    assert found.name == "sdpa"
-    assert (
-        "varlen: needs no package and no masks, but is taken only where it is set" in found.because
-    ) == named
+    assert (found.name, found.if_proven) == ("sdpa", "varlen" if offered else None)
+    assert found.because.startswith("varlen needs no package and no masks, but is for the ranks") == offered
 
 
 def test_float32_keeps_auto_away_from_flash_attention() -> None:
@@ -114,6 +113,20 @@ def test_a_plan_keeps_the_reason() -> None:
     plan = make_plan(CARD, topology=GPUS, pack=pack, rows=100, rows_are_packed=True, attention=facts)
     assert plan.recipe.model.attention == "flash_attention_3"
     assert plan.attention_because == "it is installed, and packed rows need no mask in it"
+    assert plan.attention == "flash_attention_3"
+
+
+def test_a_plan_says_what_it_leaves_to_the_ranks_and_so_does_that_of_a_resume() -> None:
+    pack = PackReference(fingerprint="0" * 32, folder="pack")
+    facts = AttentionFacts(installed=frozenset(), capability=(9, 0), head_dim=256)
+    plan = make_plan(CARD, topology=GPUS, pack=pack, rows=100, rows_are_packed=True, attention=facts)
+    assert plan.attention == "varlen if proven, else sdpa"
+    assert plan.recipe.model.attention == "sdpa"
+    assert remake(plan, plan.topology, plan.steps).attention == plan.attention
+    changed, _ = _changed(plan, Request(name="", settings=("checkpoint.every_steps=7",)), "plan.json")
+    assert changed.model.attention == "auto"
+    own, _ = _changed(plan, Request(name="", settings=("model.attention=sdpa",)), "plan.json")
+    assert own.model.attention == "sdpa"
 
 
 @pytest.mark.parametrize(
@@ -221,8 +234,8 @@ def test_packages_of_the_python_that_submits_say_nothing_about_another(
     assert (found.warning is None) is known
     if not known:
         assert "is not known here" in found.because
-        named = "set it to flash_attention_3 or flash_attention_2, else to varlen, which needs no package"
-        assert named in (found.warning or "")
+        assert "set model.attention to flash_attention_3 or flash_attention_2" in (found.warning or "")
+        assert found.if_proven == "varlen"
         assert choose_attention(with_model(dtype="float32"), GPUS, facts).warning is None
         assert choose_attention(with_model(attention="flash_attention_2"), GPUS, facts).warning is None
 

@@ -44,8 +44,8 @@ from gemfit.train.model import packed_lm, ulysses
 from gemfit.train.model.attention_functions import register_attention
 from gemfit.train.sequence_group import SequenceGroup, make_sequence_group
 from gemfit.train.trainer_view import SelfTestError
-from train.test_varlen import reference
 from train.tiny_gemma import tiny_gemma
+from train.varlen_reference import reference
 
 RANKS, SEQ_LEN = 4, 64
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}

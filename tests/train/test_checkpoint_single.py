@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from gemfit.schemas.metrics import SaveRecord
 from gemfit.train.checkpoint import async_saver
 from gemfit.train.checkpoint import save_load as saving_module
 from gemfit.train.checkpoint.async_saver import Saver
+from gemfit.train.checkpoint.engine_state import collect
 from gemfit.train.checkpoint.save_load import SaveContext, Snapshot, TrainingState, resume, write
 
 PLAN = "1" * 32
@@ -263,3 +265,25 @@ def test_a_failure_of_the_training_lets_the_save_under_way_end_and_stays_the_one
     with pytest.raises(ZeroDivisionError):
         save_and_fail(2)
     assert "the checkpoint under way was not saved" in caplog.text
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_state_that_a_resume_fills_is_on_the_device_where_adamw_makes_it(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On the meta device in place of a GPU: a fused AdamW counts its steps there, any other one on the CPU.
+    model = nn.Linear(6, 5, device="meta")
+    made, expected = (torch.optim.AdamW(model.parameters(), fused=fused, foreach=False) for _ in range(2))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    adam = import_module("torch.optim.adam")  # torch hides it behind the class
+    monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda parameter: None)
+    initialize: Any = expected._init_group
+    initialize(expected.param_groups[0], *([] for _ in range(6)))
+    accelerator = SimpleNamespace(unwrap_model=lambda wrapped: wrapped)
+    state = collect(model, made, accelerator)
+    for name, parameter in model.named_parameters():
+        for key, value in expected.state[parameter].items():
+            found = state[f"{key}.{name}"]
+            assert isinstance(found, torch.Tensor)
+            assert (found.device, found.dtype, found.shape) == (value.device, value.dtype, value.shape)

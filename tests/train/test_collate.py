@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed.utils import _to_kwargs
 
 from gemfit.data.pack.reader import Row
 from gemfit.train.data.collate import LOSS_SLICE_TOKENS, collate, document_lengths
@@ -62,6 +66,21 @@ def test_flattened_rows_say_the_same_with_boundaries(rows: list[list[int] | None
     starts = (flat["position_ids"][0] == 0).nonzero().flatten()
     assert torch.equal(ends[:-1], starts.int())
     assert flat["max_length_q"] == int(ends.diff().max())
+
+
+@pytest.mark.parametrize("flatten", [True, False])
+def test_a_batch_arrives_whole_where_an_engine_moves_it_to_the_gpu(flatten: bool) -> None:
+    batch = collate([make_row([5, 4]), None], seq_len=SEQ_LEN, pad_id=0, flatten=flatten)
+    group = object()  # of ranks that share rows
+    given: dict[str, Any] = batch | {"per_token": True, "sequence_group": group}
+    (arguments,), (moved,) = _to_kwargs((), given, torch.device("meta"), False)
+    assert arguments == ()
+    assert {name for name, value in moved.items() if isinstance(value, torch.Tensor) and value.is_meta} == {
+        name for name, value in given.items() if isinstance(value, torch.Tensor)
+    }
+    rest = {name for name, value in given.items() if not isinstance(value, torch.Tensor)}
+    assert {name: moved[name] for name in rest} == {name: given[name] for name in rest}
+    assert moved.keys() == given.keys()
 
 
 def test_no_mask_is_made() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.attention import varlen
 
-from gemfit.data.pack.reader import Row
+from gemfit.data.pack.reader import Row, open_pack
+from gemfit.schemas.plan import Plan
+from gemfit.train.data.batches import RowSchedule, TrainBatches, ValidationBatches
 from gemfit.train.data.collate import collate, needs_boundaries
 from gemfit.train.model.attention_functions import register_attention
 from gemfit.train.model.compile import compile_layers
@@ -88,6 +91,22 @@ def frames_after_each_batch(attention: str, *, batches: int = 12) -> list[int]:
         model(**batch).loss_sum.backward()
         frames.append(counters["frames"]["ok"])
     return frames
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "varlen"])
+def test_batches_of_a_compiled_run_have_boundaries_of_one_shape(
+    attention: str, make_plan: Callable[..., Plan]
+) -> None:
+    made = make_plan("single", 1, batch__max_per_device_batch_size=1)
+    model = made.recipe.model.model_copy(update={"attention": attention, "compile": True})
+    plan = made.model_copy(update={"recipe": made.recipe.model_copy(update={"model": model})})
+    train, validation = (open_pack(Path(plan.pack.folder), split) for split in ("train", "validation"))
+    for rows, batches in (
+        (train, TrainBatches(RowSchedule(plan, train), 0, 0)),
+        (validation, ValidationBatches(plan, validation, 0, 0)),
+    ):
+        lengths = {(len(batch["cu_seq_lens_q"]), batch["max_length_q"]) for batch in batches}
+        assert lengths == {(rows.most_documents + 2, plan.batch.seq_len)}
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2", "flash_attention_3", "varlen"])

@@ -70,6 +70,7 @@ def fail_with(
     changed = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
     trainer = SimpleNamespace(
         train=train,
+        plan=changed,
         saver=nullcontext(),
         state=SimpleNamespace(global_step=steps),
         train_dataset=SimpleNamespace(start_step=0),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from forked_ranks_environment import CUDA_PLAN
+from forked_ranks_environment import BUILT_FOR_CUDA, CUDA_PLAN
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.plan import Plan
 
@@ -49,3 +49,13 @@ def test_a_resumed_run_has_the_losses_of_one_that_never_stopped(
     resumed.train(stop_at=3)
     assert resumed.train().returncode == 0
     assert resumed.losses == pytest.approx(launch(strategy, ranks, **SETTINGS).losses, rel=1e-4)
+
+
+def test_fsdp2_trains_on_cpus_with_a_build_of_torch_for_cuda(
+    fresh_run: Launch, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUILT_FOR_CUDA, "1")
+    run = fresh_run("fsdp2", 2)
+    assert run.train().returncode == 0, run.log()
+    monkeypatch.delenv(BUILT_FOR_CUDA)
+    assert run.losses == launch("fsdp2", 2).losses

@@ -30,6 +30,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.seen, self.current = list[str](), COMPUTE
+        self.error: Exception | None = None
+
+    def launch_kernel(self) -> None:
+        """Raises an earlier error, once: CUDA keeps the last one until somebody asks for it."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
 
     def stream_named(self, name: str) -> Any:
         return SimpleNamespace(
@@ -77,6 +84,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: recorder.stream_named(recorder.current))
     monkeypatch.setattr(torch.cuda, "stream", recorder.stream)
     monkeypatch.setattr(torch.cuda, "Event", recorder.event)
+    monkeypatch.setattr(host_copy, "launch_kernel", recorder.launch_kernel)
     monkeypatch.setattr(host_copy, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(host_copy, "pin_memory", lambda at, size: recorder.seen.append(f"pinned {at:x}"))
     monkeypatch.setattr(host_copy, "unpin_memory", lambda at: recorder.seen.append(f"unpinned {at:x}"))
@@ -161,6 +169,7 @@ def test_what_cannot_be_pinned_is_copied_with_a_warning(
     gpu: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(at: int, size: int) -> None:
+        gpu.error = RuntimeError("CUDA error: out of memory")
         raise RuntimeError("Registering memory failed with cudaError: 2")
 
     monkeypatch.setattr(host_copy, "pin_memory", refuse)
@@ -171,6 +180,7 @@ def test_what_cannot_be_pinned_is_copied_with_a_warning(
     assert torch.equal(copies[1].state["w"], values)  # type: ignore[arg-type]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "cannot be pinned" in caplog.text
+    gpu.launch_kernel()  # that of the next step, which has not failed
 
 
 def test_tensors_of_any_dtype_lie_next_to_each_other_in_one_buffer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,15 @@ def test_the_model_is_not_replicated_over_visible_gpus(
     assert arguments.n_gpu == 1
     assert arguments.train_batch_size == gpu_plan.batch.per_device_batch_size
     assert trainer._wrap_model(trainer.model) is model
+
+
+def test_ranks_wait_for_each_other_as_long_as_they_may(
+    gpu_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("gemfit.train.loop.arguments.COLLECTIVE_TIMEOUT", timedelta(days=30))
+    arguments = training_arguments(gpu_plan, RunDir.create(tmp_path / "run", gpu_plan))
+    assert arguments.ddp_timeout == 30 * 24 * 3600
 
 
 def test_a_data_parallel_model_is_not_called_plain(model: Any) -> None:

@@ -16,38 +16,9 @@ from gemfit.data.pack.reader import Row
 from gemfit.train.data.collate import collate, needs_boundaries
 from gemfit.train.model.attention_functions import register_attention
 from train.tiny_gemma import tiny_gemma
+from train.varlen_reference import reference
 
 SEQ_LEN = 64
-
-
-def reference(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seq_q: torch.Tensor,
-    cu_seq_k: torch.Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-) -> torch.Tensor:
-    """What ``varlen_attn`` documents, with a dense mask: (tokens, heads, width)."""
-    assert torch.equal(cu_seq_q, cu_seq_k)
-    assert cu_seq_q.dtype == torch.int32
-    assert int(cu_seq_q.diff().max()) <= max_q == max_k
-    assert enable_gqa == (query.shape[1] != key.shape[1])
-    (left, right), tokens = window_size, torch.arange(len(query))
-    document = torch.bucketize(tokens, cu_seq_q[1:], right=True)
-    distance = tokens[:, None] - tokens[None]  # of a query to a key before it
-    seen = (document[:, None] == document[None]) & (distance >= -right)
-    seen &= (distance <= left) | (left < 0)
-    groups = query.shape[1] // key.shape[1]
-    key, value = (tensor.repeat_interleave(groups, 1) for tensor in (key, value))
-    scores = torch.einsum("qhw,khw->hqk", query, key) * scale
-    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-    return torch.einsum("hqk,khw->qhw", weights, value)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gemfit.errors import UserError
-from gemfit.schemas.metrics import EvalRecord, MemoryRecord, Record, SaveRecord, StepRecord
+from gemfit.schemas.metrics import EvalRecord, HardwareRecord, MemoryRecord, Record, SaveRecord, StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit_launch.predict import flops
@@ -81,6 +81,8 @@ class BenchMeasurements:
     """`data`, `evaluation`, `checkpoint`, `logging`."""
     peak: Peak | None
     gpu: str | None
+    attention: str | None
+    """That was taken, where the plan leaves it to the ranks too."""
 
 
 def bench_measurements(
@@ -92,6 +94,7 @@ def bench_measurements(
     if not counted or any(step.seconds is None for step in counted):
         raise UserError("the run has left no step to measure; give more --steps")
     memory = next((record for record in records if isinstance(record, MemoryRecord)), None)
+    hardware = next((record for record in records if isinstance(record, HardwareRecord)), None)
     gpu = memory.gpu_name if memory is not None else None
     return BenchMeasurements(
         steps=tuple(_seconds(step) for step in counted),
@@ -99,6 +102,7 @@ def bench_measurements(
         stalls=_stalls(records, steps, counted, recipe),
         peak=_peak(memory, plan) if memory is not None else None,
         gpu=gpu,
+        attention=hardware.attention if hardware is not None else None,
     )
 
 

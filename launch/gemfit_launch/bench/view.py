@@ -142,7 +142,7 @@ def _result_json(result: BenchResult) -> dict[str, Any]:
         "strategy": plan.recipe.strategy.label,
         "ranks": plan.topology.world_size,
         "device": plan.topology.device,
-        "attention": plan.recipe.model.attention,
+        "attention": plan.attention,
         "per_device_batch_size": plan.batch.per_device_batch_size,
         "gradient_accumulation_steps": plan.batch.gradient_accumulation_steps,
         "seq_len": plan.batch.seq_len,

@@ -77,7 +77,7 @@ def show_summary(out: Console, plan: Plan, name: str) -> None:
     """The arithmetic of a plan and its warnings."""
     recipe = plan.recipe
     rows = [
-        ("model", _model(recipe.model)),
+        ("model", _model(plan)),
         ("architecture", _architecture(recipe.model)),
         ("trained parameters", _trained(recipe.model)),
         ("strategy", f"{recipe.strategy.label} on {_places(plan)}"),
@@ -122,10 +122,11 @@ def _trained(model: ModelRecipe) -> str:
     return f"{trained:,}, {trained / shape.parameters:.2%} of the model{copies}"
 
 
-def _model(model: ModelRecipe) -> str:
+def _model(plan: Plan) -> str:
+    model = plan.recipe.model
     what = model.id or "random weights"
     how = model.lora.label if model.lora else "full fine-tune"
-    return f"{what}, {how}, {model.dtype}, {model.attention} attention"
+    return f"{what}, {how}, {model.dtype}, {plan.attention} attention"
 
 
 def _architecture(model: ModelRecipe) -> str:

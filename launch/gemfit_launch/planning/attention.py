@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from gemfit.core.hub_commit import hub_cache
 from gemfit.schemas.batch import Batch
@@ -29,7 +29,7 @@ from gemfit_launch.predict.shape_lookup import find_shape
 WIDE_HEAD = 192
 """FlashAttention 2 has gradients of wider heads on A100 and H100 alone (Dao-AILab/flash-attention #775)."""
 WIDE_HEADS_ON: tuple[Capability, ...] = ((8, 0), (9, 0))
-PART_OF_TORCH = "varlen"
+PART_OF_TORCH: Final = "varlen"
 """FlashAttention 2 as torch brings it along: nothing is installed for it, and its GPUs are the same."""
 PREFERRED = ("flash_attention_3", "flash_attention_2")
 DISTRIBUTIONS = {
@@ -63,6 +63,8 @@ class Attention(NamedTuple):
     name: str
     because: str
     warning: str | None = None
+    if_proven: Literal["varlen"] | None = None
+    """A faster one, for the ranks to take if a probe shows that it is right; nobody knows before."""
 
 
 def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> Attention:
@@ -83,10 +85,7 @@ def choose_attention(recipe: Recipe, topology: Topology, facts: AttentionFacts) 
         if why_not is None:
             return Attention(name, "it is installed, and packed rows need no mask in it")
         reasons.append(f"{name}: {why_not}")
-    if _suits_part_of_torch(recipe, facts):
-        # No GPU has shown it, and what starts with sdpa must not end in the self-test of another.
-        reasons.append(f"{PART_OF_TORCH}: needs no package and no masks, but is taken only where it is set")
-    return Attention("sdpa", "; ".join(reasons))
+    return _or_part_of_torch(Attention("sdpa", "; ".join(reasons)), recipe, facts)
 
 
 def _without_knowledge(recipe: Recipe, facts: AttentionFacts, elsewhere: str) -> Attention:
@@ -94,15 +93,20 @@ def _without_knowledge(recipe: Recipe, facts: AttentionFacts, elsewhere: str) ->
     because = f"what is installed in {elsewhere} is not known here"
     if_installed = replace(facts, installed=frozenset(PREFERRED))
     faster = [name for name in PREFERRED if _why_not(name, recipe, if_installed) is None]
-    warning = f"{because}, so model.attention is sdpa; if it has flash-attn, set it to {' or '.join(faster)}"
-    if _suits_part_of_torch(recipe, facts):
-        warning += f", else to {PART_OF_TORCH}, which needs no package"
-    return Attention("sdpa", because, warning if faster else None)
+    warning = f"{because}; if it has flash-attn, set model.attention to {' or '.join(faster)}"
+    return _or_part_of_torch(Attention("sdpa", because, warning if faster else None), recipe, facts)
 
 
-def _suits_part_of_torch(recipe: Recipe, facts: AttentionFacts) -> bool:
-    """Whether ``varlen`` is worth naming: the kind of GPU is known, and it can be set there."""
-    return facts.capability is not None and _why_not(PART_OF_TORCH, recipe, facts) is None
+def _or_part_of_torch(otherwise: Attention, recipe: Recipe, facts: AttentionFacts) -> Attention:
+    """``varlen`` where the ranks find it right, unless it is known to fail; else ``otherwise``."""
+    # A GPU that is not known here is known to the ranks.
+    known = facts if facts.capability is not None else replace(facts, capability=WIDE_HEADS_ON[-1])
+    if _why_not(PART_OF_TORCH, recipe, known) is not None:
+        return otherwise
+    because = (
+        f"{PART_OF_TORCH} needs no package and no masks, but is for the ranks to prove; {otherwise.because}"
+    )
+    return otherwise._replace(because=because, if_proven=PART_OF_TORCH)
 
 
 def attention_problems(recipe: Recipe, topology: Topology) -> list[str]:

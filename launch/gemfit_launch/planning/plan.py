@@ -17,6 +17,7 @@ from gemfit.schemas.site import Site
 from gemfit.schemas.strategy import Ddp, DeepSpeed, Fsdp, Single
 from gemfit_launch.planning.accelerate import accelerate_config, command, environment
 from gemfit_launch.planning.attention import (
+    Attention,
     AttentionFacts,
     attention_problems,
     choose_attention,
@@ -45,7 +46,8 @@ def make_plan(
     """
     if problems := find_problems(recipe, topology):
         raise UserError("\n".join(problems))
-    resolved, warnings, because = _resolve(recipe, topology, attention or AttentionFacts())
+    chosen = choose_attention(recipe, topology, attention or AttentionFacts())
+    resolved, warnings = _resolve(recipe, topology, chosen)
     batch = _batch(recipe, topology)
     if (problem := mask_problem(resolved.model.attention, batch)) is not None:
         raise UserError(problem)
@@ -66,7 +68,8 @@ def make_plan(
             *sequence_parallel_warnings(batch, topology),
             *_step_warnings(resolved, steps),
         ),
-        attention_because=because,
+        attention_because=chosen.because,
+        attention_if_proven=chosen.if_proven,
     )
 
 
@@ -127,9 +130,8 @@ def count_steps(recipe: Recipe, rows: int, *, packed: bool) -> Steps:
     )
 
 
-def _resolve(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> tuple[Recipe, list[str], str]:
-    """The resolved recipe, warnings, and why it has this attention."""
-    attention = choose_attention(recipe, topology, facts)
+def _resolve(recipe: Recipe, topology: Topology, attention: Attention) -> tuple[Recipe, list[str]]:
+    """The resolved recipe, and warnings."""
     warnings = [attention.warning] if attention.warning else []
     strategy = recipe.strategy
     if isinstance(strategy, Ddp) and topology.world_size == 1:
@@ -139,7 +141,7 @@ def _resolve(recipe: Recipe, topology: Topology, facts: AttentionFacts) -> tuple
         warnings.append("strategy.replicate: node on one node is plain FSDP2: there is one copy of the model")
     model = recipe.model.model_copy(update={"attention": attention.name})
     resolved = recipe.model_copy(update={"model": model, "strategy": strategy})
-    return resolved, warnings, attention.because
+    return resolved, warnings
 
 
 def _batch(recipe: Recipe, topology: Topology) -> Batch:

@@ -19,6 +19,7 @@ from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan, Steps, Topology
 from gemfit.schemas.recipe import Recipe
+from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.schemas.site import Site
 from gemfit.schemas.strategy import Ddp, Single, Strategy
 from gemfit.schemas.training_identity import Change, changes, check_changes, check_known_keys, flatten
@@ -29,6 +30,8 @@ from gemfit_launch.planning.resolve import resolve_plan
 from gemfit_launch.planning.row_count import Rows
 from gemfit_launch.planning.topology import Ranks, choose_topology
 
+KEPT = ("node_counts", "attention_because", "attention_if_proven", "data_notes")
+"""Fields of a plan that are not made again on other ranks."""
 PACK_FIELDS: dict[str, Any] = {"data": True, "model": {"id", "revision", "tokenizer", "scratch"}}
 """Recipe fields that decide the rows of the pack."""
 
@@ -75,8 +78,7 @@ def remake(plan: Plan, topology: Topology, steps: Steps) -> Plan:
         rows_are_packed=steps.rows_are == "packed",
         site=plan.site,
     )
-    kept = {name: getattr(plan, name) for name in ("node_counts", "attention_because", "data_notes")}
-    return made.model_copy(update=kept)
+    return made.model_copy(update={name: getattr(plan, name) for name in KEPT})
 
 
 def _strategy(plan: Plan, topology: Topology) -> Strategy:
@@ -85,10 +87,16 @@ def _strategy(plan: Plan, topology: Topology) -> Strategy:
     return Ddp() if is_ddp else plan.recipe.strategy
 
 
+def _model(plan: Plan) -> ModelRecipe:
+    """That of ``plan``, with the attention left open where it is for the ranks to find out."""
+    open_field = {"attention": "auto"} if plan.attention_if_proven is not None else {}
+    return plan.recipe.model.model_copy(update=open_field)
+
+
 def _changed(old: Plan, request: Request, origin: str) -> tuple[Recipe, Rows | None]:
     """The recipe of ``old`` with the changes of ``request``, and its rows, where they stay the same."""
     several = old.topology.model_copy(update={"nodes": NodeRange.of(old).largest})
-    before = old.recipe.model_copy(update={"strategy": _strategy(old, several)})
+    before = old.recipe.model_copy(update={"strategy": _strategy(old, several), "model": _model(old)})
     recipe = build(Recipe, request.over(YamlDocument(before.model_dump(mode="json"), {}, origin)))
     same_rows = recipe.model_dump(include=PACK_FIELDS) == old.recipe.model_dump(include=PACK_FIELDS)
     known = same_rows and old.steps.rows_are == "packed"

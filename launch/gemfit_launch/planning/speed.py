@@ -51,7 +51,7 @@ def speed_lines(plan: Plan, shape: ModelShape | None) -> list[SpeedLine]:
     depth = prefetch_depth(plan.batch)
     pinned = ", pinned, copied while the GPU computes" if plan.topology.device == "cuda" else ""
     return [
-        SpeedLine("attention", model.attention, plan.attention_because),
+        SpeedLine("attention", plan.attention, plan.attention_because),
         SpeedLine("loss", f"in slices of {LOSS_SLICE_TOKENS:,} tokens", _loss(plan, shape)),
         *_frozen(model, shape),
         SpeedLine("kernels", model.kernels, _kernels(plan)),

@@ -35,11 +35,7 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
 
     ``UserError`` for more ranks than there are GPUs.
     """
-    if _device(device) == "cuda" and count > torch.cuda.device_count():
-        raise UserError(
-            f"--nproc {count}: there are {torch.cuda.device_count()} GPUs; "
-            "ask for as many, or use --device cpu"
-        )
+    _check_gpus(device, count)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -59,6 +55,15 @@ def start_ranks(argv: Sequence[str], count: int, device: str) -> int:
         status = error.get_first_failure()[1].exitcode
         return status if status in {code.value for code in ExitCode} else ExitCode.FAILED
     return ExitCode.DONE
+
+
+def _check_gpus(device: str, count: int) -> None:
+    found = torch.cuda.device_count()
+    if _device(device) == "cuda" and count > found:
+        asked = f"--nproc {count}" if count > 1 else "--device cuda"
+        raise UserError(
+            f"{asked}: there are {found} GPUs; {'ask for as many, or ' if found else ''}use --device cpu"
+        )
 
 
 @contextmanager
@@ -95,6 +100,7 @@ def _threads_shared_by(count: int) -> Iterator[None]:
 def as_rank(device: str) -> Iterator[torch.device]:
     """The device of this process; inside, it belongs to the process group of all ranks, if there are more."""
     chosen = _device(device)
+    _check_gpus(device, 1)
     prepare_attention(chosen)
     found = torch.device("cpu")
     if chosen == "cuda":

@@ -28,7 +28,7 @@ from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import TAKES_BOUNDARIES, ModelRecipe
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
-from gemfit.train.model.attention_functions import register_attention
+from gemfit.train.model.attention_checks import prepare_attention
 from gemfit.train.model.build import load_model, open_model
 from gemfit.train.model.packed_lm import packed_class, unpacked_model
 from gemfit.train.model.text_architecture import text_architecture
@@ -89,7 +89,7 @@ def for_generation(run: RunDir, model: Any) -> LoadedModel:
 
 def open_packed(run: RunDir, ref: ModelRef, device: torch.device | str) -> Any:
     """The model of ``ref`` as ``Packed``, which takes packed rows: whole, in evaluation mode."""
-    register_attention()
+    prepare_attention(torch.device(device).type)
     trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
     recipe = _without_adapters(trained)
     if ref.step is not None:
@@ -107,7 +107,7 @@ def open_packed(run: RunDir, ref: ModelRef, device: torch.device | str) -> Any:
 
 def open_sharded(run: RunDir, ref: ModelRef, device: torch.device) -> Any:
     """The same, sharded over all ranks; for a full fine-tune. Collective."""
-    register_attention()
+    prepare_attention(device.type)
     recipe, tokenizer = _without_adapters(plan_here(run, device).recipe), packed_tokenizer(run)
     if ref.step is None:
         named = recipe if ref.folder is None else _of_folder(recipe, ref.folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from gemfit.schemas.plan import Plan
@@ -35,11 +36,13 @@ def shard(opened: OpenedModel, device: torch.device, dtype: str, checkpoint: Any
     model, base = opened
     model.requires_grad_(False)
     policy = MixedPrecisionPolicy(param_dtype=None if device.type == "cpu" else getattr(torch, dtype))
+    # By default over the kind of device that torch is built for, whichever one is meant here.
+    options: dict[str, Any] = {"mp_policy": policy, "mesh": init_device_mesh(device.type, (world_size(),))}
     layers = decoder_layers(model)
     for module in model.modules():
         if type(module).__name__ in layers:
-            fully_shard(module, mp_policy=policy)
-    fully_shard(model, mp_policy=policy)
+            fully_shard(module, **options)
+    fully_shard(model, **options)
     model._apply(lambda t: torch.full_like(t, torch.nan, device=device) if t.is_meta else t.to(device))
     if checkpoint is not None:
         read({WEIGHT_PREFIX + name: local_shard(p) for name, p in model.named_parameters()}, checkpoint)

@@ -120,7 +120,7 @@ class Host(Contract):
 
 
 class HardwareRecord(Contract):
-    """One line of ``metrics.jsonl`` at the start of an attempt: machines and versions."""
+    """One line of ``metrics.jsonl`` at the start of an attempt: machines, versions and attention."""
 
     kind: Literal["hardware"] = "hardware"
     attempt: int
@@ -129,6 +129,9 @@ class HardwareRecord(Contract):
     hosts: tuple[Host, ...]
     versions: dict[str, str]
     """Of gemfit and its dependencies; `CUDA` and `driver` where there are GPUs."""
+    attention: str = ""
+    """What the ranks compute with: that of the plan, or a faster one that has passed a probe."""
+    attention_because: str = ""
     time: float
     """When training began, in seconds since the Unix epoch."""
 

@@ -91,6 +91,14 @@ class Plan(Contract):
     to the last, at each start. Empty: always `topology.nodes`."""
     attention_because: str = ""
     """Why `recipe.model.attention` was selected."""
+    attention_if_proven: Literal["varlen"] | None = None
+    """A faster attention that the ranks take instead if its kernel passes a probe on all of them."""
+
+    @property
+    def attention(self) -> str:
+        """The attention in words, as `varlen if proven, else sdpa`."""
+        planned, faster = self.recipe.model.attention, self.attention_if_proven
+        return planned if faster is None else f"{faster} if proven, else {planned}"
 
     @property
     def engine(self) -> Engine:

@@ -105,7 +105,8 @@ class ModelRecipe(Contract):
     ] = "auto"
     """Attention implementation. `auto` takes what is installed and known to work on the GPU.
 
-    `varlen` is torch's own FlashAttention for packed rows; it needs no package, and `auto` does not take it.
+    `varlen` is torch's own FlashAttention for packed rows; it needs no package. `auto` takes it if its kernel
+    passes a probe on every rank.
     """
     kernels: Literal["none", "liger"] = "none"
     """`liger`: fused norms, GeGLU and rotary positions for Gemma 3 on GPUs, from liger-kernel."""

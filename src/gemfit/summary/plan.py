@@ -44,7 +44,7 @@ def hyperparameters(plan: Plan) -> Iterator[tuple[str, str]]:
         scales = ", with 8-bit scales" if model.quantization.double else ""
         yield "base weights", f"frozen; linear layers in 4 bit ({model.quantization.type}{scales})"
         yield "precision", f"{model.dtype} computation, float32 adapters"
-    yield "attention", f"{model.attention}; no attention between packed conversations"
+    yield "attention", f"{plan.attention}; no attention between packed conversations"
     yield "activation checkpointing", "yes" if model.activation_checkpointing else "no"
     yield "strategy", recipe.strategy.label
     yield "seed", str(recipe.seed)

@@ -134,7 +134,8 @@ def _state_failure(run: RunDir, plan: Plan, error: Exception, trainer: PackedTra
     """Leave a verdict where the error is one that a restart does not help."""
     step = trainer.state.global_step if trainer else 0
     stepped = trainer is not None and step > trainer.train_dataset.start_step
-    found = judge_failure(error, plan.recipe.model, stepped=stepped)
+    model = (trainer.plan if trainer else plan).recipe.model  # it may have taken another attention
+    found = judge_failure(error, model, stepped=stepped)
     if found is None:
         return
     if (number := rank_of_process()) > 0:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -90,6 +91,8 @@ class HostMemory:
                 pin_memory(self._buffer.data_ptr(), size)
                 self._pinned = True
             except RuntimeError as error:
+                with suppress(RuntimeError):
+                    launch_kernel()
                 logger.warning(
                     "%d bytes of host memory cannot be pinned, so copies of checkpoints are slower: %s",
                     *(size, error),
@@ -158,6 +161,11 @@ def _copy_now(pairs: Pairs) -> Callable[[], float]:
         target.copy_(source)
     seconds = time.perf_counter() - began
     return lambda: seconds
+
+
+def launch_kernel() -> None:
+    """Launch any kernel; it raises the last error of a CUDA call that nobody has taken, whose ever it was."""
+    torch.ones((), device="cuda")
 
 
 def _timed_event() -> torch.cuda.Event:

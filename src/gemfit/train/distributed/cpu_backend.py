@@ -1,8 +1,8 @@
 """CPU backend: real FSDP2 and DeepSpeed without a GPU, on gloo.
 
 accelerate promotes only GPU processes to FSDP and DeepSpeed; on CPUs it silently trains with plain DDP.
-Both engines do run on CPUs, so for ``topology.device == "cpu"`` the promotion is completed here. It
-costs nothing at run time and is never applied to a GPU.
+Both engines do run on CPUs, so for ``topology.device == "cpu"`` the promotion is completed here, with any
+build of torch. It costs nothing at run time and is never applied to a GPU.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def use_cpu_backend() -> None:
     """
     # DeepSpeed picks its accelerator at import; without a GPU it would look for Intel extensions first.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # FSDP2 shards over the kind of device that torch is built for, even where there is none of it.
+    torch._C._get_accelerator = lambda check=None: torch.device("cpu")
     original = AcceleratorState.__init__
     if hasattr(original, "__wrapped__"):
         return

@@ -46,11 +46,12 @@ from gemfit.train.distributed.meta_init import cast_frozen
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.heartbeat import Heartbeat
 from gemfit.train.loop.arguments import training_arguments
-from gemfit.train.loop.ddp_buckets import allocate_gradients, use_bucket_views
+from gemfit.train.loop.ddp_buckets import allocate_gradients, send_no_buffers, use_bucket_views
 from gemfit.train.loop.early_stopping import EarlyStoppingMonitor
 from gemfit.train.loop.finite import check_grad_norm, is_finite_norm, name_rows
 from gemfit.train.loop.layer_timer import LayerTimer
 from gemfit.train.loop.validation_loop import ValidationResult, evaluate_rows
+from gemfit.train.model.attention_probe import take_proven
 from gemfit.train.model.build import OpenedModel
 from gemfit.train.model.compile import compile_layers
 from gemfit.train.model.liger import use_liger
@@ -83,15 +84,16 @@ class PackedTrainer(Trainer):
         hooks: TrainerHooks,
         allowed_changes: Collection[str] = (),
     ) -> None:
-        self.run, self.plan, self.attempt, self.allowed_changes = run, plan, attempt, allowed_changes
+        self.run, self.attempt, self.allowed_changes = run, attempt, allowed_changes
         self.hooks, self.stop = hooks, stop
+        arguments, plan_digest = training_arguments(plan, run), plan.digest
+        self.plan = plan = take_proven(plan, opened.model, arguments.device)
         rows = open_training_rows(Path(plan.pack.folder), plan.recipe.skip_documents)
         self.training_identity = plan.training_identity() | {
             "pack.tokenizer_digest": rows.manifest.tokenizer_digest
         }
         self.validation_rows: PackedRows = open_pack(Path(plan.pack.folder), "validation")
         self.schedule, self.pad_id = RowSchedule(plan, rows), pad_id(tokenizer)
-        arguments = training_arguments(plan, run)
         self.sequence = make_sequence_group(plan.batch.sequence_parallel)
         self.ledger = RowLedger(plan.batch, arguments.process_index)
         self.step_loss = torch.zeros((), device=arguments.device)
@@ -113,7 +115,7 @@ class PackedTrainer(Trainer):
         super().__init__(model=opened.model, args=arguments, train_dataset=batches)
         self.saver = Saver(
             run,
-            self._save_context(),
+            self._save_context(plan_digest),
             asynchronous=plan.recipe.checkpoint.asynchronous,
             max_lost_steps=plan.recipe.checkpoint.max_lost_steps,
             on_commit=self._committed,
@@ -182,6 +184,7 @@ class PackedTrainer(Trainer):
         self.hooks.mark_start("self-test")
         reshard(self.model_wrapped)
         if self.plan.recipe.strategy.kind == "ddp":
+            send_no_buffers(self.model_wrapped)
             allocate_gradients(self)
         return prepared
 
@@ -317,12 +320,12 @@ class PackedTrainer(Trainer):
             accelerator=self.accelerator,
         )
 
-    def _save_context(self) -> SaveContext:
+    def _save_context(self, plan_digest: str) -> SaveContext:
         checkpoint = self.plan.recipe.checkpoint
         return SaveContext(
             attempt=self.attempt,
             strategy=self.plan.recipe.strategy.label,
-            plan_digest=self.plan.digest,
+            plan_digest=plan_digest,
             training=self.training_identity,
             keep=checkpoint.keep,
             keep_best=checkpoint.keep_best,

@@ -1,4 +1,4 @@
-"""Hardware record of an attempt: hosts, CPUs, GPUs and library versions, gathered over the ranks.
+"""Hardware record of an attempt: hosts, CPUs, GPUs, library versions and the attention that was taken.
 
 Costs one small collective at the start of the training.
 """
@@ -55,6 +55,8 @@ class HardwareCallback(TrainerCallback):
             step=state.global_step,
             hosts=hosts(ranks),
             versions=versions(args.device),
+            attention=self.trainer.plan.recipe.model.attention,
+            attention_because=self.trainer.plan.attention_because,
             time=time.time(),
         )
         append_record(self.trainer.run.metrics_file, record)
