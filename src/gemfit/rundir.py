@@ -6,6 +6,7 @@ State files are replaced atomically, so a reader sees the old one or the new one
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -38,15 +39,22 @@ class RunDir(RunPaths):
         """Create the folder and write the plan; a folder that is not empty is a ``UserError``."""
         cls.check_unused(root)
         run = cls(root)
-        for folder in (root, run.logs, run.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.plan_file, plan.to_json())
+        try:
+            for folder in (root, run.logs, run.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(run.plan_file, plan.to_json())
+        except OSError:  # without a plan, as on a full disk, it would be in the way
+            shutil.rmtree(root, ignore_errors=True)
+            raise
         return run
 
-    @staticmethod
-    def check_unused(root: Path) -> None:
+    @classmethod
+    def check_unused(cls, root: Path) -> None:
         """``UserError`` for a folder that is not empty; called before anything expensive."""
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            is_run = cls(root).plan_file.is_file()
+            if not is_run:
+                raise UserError(f"{root}: holds files but is not a run folder; choose another --run")
             raise UserError(
                 f"{root}: is already in use; resume it with `gemfit resume {root}`, or choose another --run"
             )

@@ -8,7 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from gemfit.core.launcher_environment import remove_working_folder_from_path
+from gemfit.core.launcher_environment import (
+    remove_working_folder_from_path,
+    without_launcher_variables,
+)
+
+LEAKS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("GROUP_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_NTASKS", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    *("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    *("PMI_RANK", "PMI_SIZE", "PMI2_SIZE", "PMIX_RANK"),
+    *("PET_NNODES", "PET_STANDALONE", "PET_RDZV_BACKEND", "TORCHELASTIC_RUN_ID"),
+    *("ACCELERATE_USE_FSDP", "FSDP_VERSION", "ROLE_RANK", "GROUP_WORLD_SIZE"),
+)
+KEPT = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "NCCL_DEBUG", "MPI_HOME", "PETSC_DIR", "PYTHONPATH")
+
+
+def test_variables_of_other_launchers_do_not_reach_a_rank() -> None:
+    given = dict.fromkeys([*LEAKS, *KEPT], "7")
+    assert without_launcher_variables(given) == dict.fromkeys(KEPT, "7")
 
 
 @pytest.mark.parametrize(

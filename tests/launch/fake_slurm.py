@@ -54,7 +54,7 @@ def squeue(folder: Path, arguments: list[str]) -> int:
         return 1
     for number, job in found.items():
         start = job.get("start", "N/A")
-        sys.stdout.write(f"{number}|{job['state']}|{job['reason']}|{start}|2|n[1-2]|{job['name']}\n")
+        sys.stdout.write(f"{number}|{job['state']}|{start}|{job['reason']}|{job['name']}\n")
     return 0
 
 

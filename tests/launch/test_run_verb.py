@@ -101,7 +101,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_packed(data: Path, cli: C
     Path("runs/a/precious").touch()
     result = train(cli, data, "--run", "runs/a", "--set", "data.seq_len=256")
     assert result.exit_code == 2
-    assert "runs/a: is already in use; resume it with" in result.stderr
+    assert "runs/a: holds files but is not a run folder; choose another --run" in result.stderr
     assert len(list(pack_folder("x").parent.iterdir())) == 1
 
 

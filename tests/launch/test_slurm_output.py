@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from gemfit.errors import UserError
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cluster import parse_node, parse_partition
 from gemfit_launch.slurm.cluster.pending_reason import explain
@@ -50,10 +55,11 @@ def test_a_node_is_read(state: str, use: NodeUse) -> None:
 @pytest.mark.parametrize(
     ("line", "state", "phase", "reason"),
     [
-        ("6|CANCELLED|None|2026-11-30T09:25:10|1|n2|wrap", "CANCELLED", "ended", "None"),
-        ("1|PENDING|BeginTime|2026-11-30T09:25:29|1||a|b", "PENDING", "pending", "BeginTime"),
-        ("4|PREEMPTED|None|2026-11-30T09:25:10|1|n1|mc", "PREEMPTED", "ended", "None"),
-        ("7|SPECIAL_EXIT|job requeued in held state|N/A|2||x", "SPECIAL_EXIT", "pending", "held"),
+        ("6|CANCELLED|2026-11-30T09:25:10|None|wrap", "CANCELLED", "ended", "None"),
+        ("1|PENDING|2026-11-30T09:25:29|BeginTime|a|b", "PENDING", "pending", "BeginTime"),
+        ("4|PREEMPTED|2026-11-30T09:25:10|None|mc", "PREEMPTED", "ended", "None"),
+        ("7|SPECIAL_EXIT|N/A|job requeued in held state|x", "SPECIAL_EXIT", "pending", "held"),
+        ("  8|RUNNING|2026-11-30T09:25:10|None|x  \r", "RUNNING", "running", "None"),
     ],
 )
 def test_a_line_of_squeue_is_read(line: str, state: str, phase: str, reason: str) -> None:
@@ -61,9 +67,38 @@ def test_a_line_of_squeue_is_read(line: str, state: str, phase: str, reason: str
     job = commands.parse_job(line)
     assert (job.state.text, job.state.phase) == (state, phase)
     assert reason in explain(job.reason)
-    assert job.name == line.split("|", 6)[6]
+    assert job.name == line.strip().split("|", 4)[4]
+
+
+@pytest.mark.parametrize("line", ["6|RUNNING|No", "6|", "6|RUNNING|2026-11-30T09:25:10|None"])
+def test_a_line_of_squeue_that_is_cut_is_not_taken_for_a_job_that_has_ended(line: str) -> None:
+    assert commands.JOB_LINE.match(line)
+    with pytest.raises(UserError, match="squeue: printed '6"):
+        commands.parse_job(line)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("GraceTime", "00:02"), ("MaxNodes", "1K"), ("MinNodes", "-1"), ("MaxMemPerNode", "4G")],
+)
+def test_a_number_of_a_partition_that_cannot_be_read_is_named(field: str, value: str) -> None:
+    line = PARTITION.replace(f"{field}=", f"Old{field}=") + f" {field}={value}"
+    with pytest.raises(UserError, match=f"scontrol: lowcancel: {field}={value} is not a number"):
+        parse_partition(line)
 
 
 @pytest.mark.parametrize("line", ["Welcome to the cluster | have fun", "2026", "|||||", ""])
 def test_a_line_of_a_wrapper_is_none_of_squeue(line: str) -> None:
     assert commands.JOB_LINE.match(line) is None
+
+
+def test_a_name_in_unicode_is_read_in_every_locale(tmp_path: Path) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho '8|RUNNING|N/A|None|L\u00e4ufe \u20ac'\n", encoding="utf-8")
+    squeue.chmod(0o755)
+    code = "from gemfit_launch.slurm import commands; print(ascii(commands.jobs([8])[8].name))"
+    bare = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "'L\\xe4ufe \\u20ac'\n"

@@ -155,7 +155,23 @@ def test_numbers_are_text_where_a_key_takes_text(tmp_path: Path) -> None:
     [
         ("memory: 1.10", "mine.yaml:1: memory: is text; write it in quotes"),
         ("account: true", "mine.yaml:1: account: is text; write it in quotes"),
-        ("account: 0123", "mine.yaml:1: account: a number begins with 0; write it in quotes"),
+        ("account: 0123", "mine.yaml:1: account: a number that begins with 0; write it in quotes"),
+        ("account: 1_000", "account: a number that is written in another way than 1000; write it in quotes"),
+        ("account: 0x1F", "mine.yaml:1: account: a number that is written in another way than 31"),
+        ("account: 0o17", "written in another way than 15"),
+        ("env:\n  A: 0b11", "mine.yaml:2: env.A: a number that is written in another way than 3"),
+        ("env: {A: 007}", "mine.yaml:1: env.A: a number that begins with 0"),
+        ("setup:\n  - true\n  - 0x10", "mine.yaml:2: setup.0: is text"),
+        ("setup:\n  - module load x\n  - 010", "mine.yaml:3: setup.1: a number that begins with 0"),
+        ("gpus_per_node: 010", "mine.yaml:1: gpus_per_node: a number that begins with 0"),
+        ("env: {true: x}", "has the key True; a key is a word: use quotes"),
+        ("env: {1.10: x}", "has the key 1.1; a key is a word"),
+        ("extra: {null: x}", "has the key None"),
+        ("disk_gb_per_second: .inf", "mine.yaml:1: inf is not a finite number"),
+        ("disk_gb_per_second: 1e400", "mine.yaml:1: inf is not a finite number"),
+        ("time: 2h", "mine.yaml:1: time: 2h is not a time in the format of sbatch, such as 1-00:00:00"),
+        ("time: 2026-11-30", "mine.yaml:1: time: 2026-11-30 is not a time in the format of sbatch"),
+        ("time: 1:2:3:4", "mine.yaml:1: time: 1:2:3:4 is not a time"),
         ("env: {PATH: '/opt/x/bin:$PATH'}", 'write the line `export PATH="/opt/x/bin:$PATH"` in `setup`'),
         ("env: {HF_HOME: '${SCRATCH}/hf'}", "values are literal"),
         ("python: $HOME/venv/bin/python", "write what it stands for"),
@@ -175,6 +191,27 @@ def test_text_that_would_arrive_changed_is_refused_with_the_way_out(
 def test_the_command_line_gives_text_as_it_is() -> None:
     site = load_site("gpu-cluster", ["account=0123", "env.X=1.10", "memory=0", "qos=null"])
     assert (site.account, site.env["X"], site.memory, site.qos) == ("0123", "1.10", "0", None)
+    with pytest.raises(UserError, match="--site-set time=2h: time: 2h is not a time"):
+        load_site("gpu-cluster", ["time=2h"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-12-01",
+        "2026-12-01T10:00:00",
+        "2026-12-1T9:00:00",
+        "2026-12-01 10:00:00",
+        "1:30",
+        "190:20:30",
+        "yes",
+    ],
+)
+def test_dates_times_and_words_are_text_as_they_are_written(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extra:\n  begin: {text}\nsignal_lead_seconds: 1_000\n")
+    site = load_site(str(path), [f"account={text}"])
+    assert (site.extra["begin"], site.account, site.signal_lead_seconds) == (text, text, 1000)
 
 
 def test_the_home_folder_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gemfit.rundir import RunDir
 from gemfit_launch.slurm import commands
-from gemfit_launch.slurm.records.job_files import JobFiles
+from gemfit_launch.slurm.records.job_files import JobFiles, Submission
 from launch.conftest import Cli
 from launch.fake_login import ASKED, FakeSlurm, status_of
 
@@ -122,7 +125,17 @@ def test_the_job_id_is_found_among_lines_of_a_wrapper(submitted: RunDir, cli: Cl
 
 @pytest.mark.parametrize(
     ("answer", "number"),
-    [("7\n", 7), ("7;fake\n", 7), ("x 1\n2\n  8;c\nbye\n", 8), ("Submitted batch job 7\n", None), ("", None)],
+    [
+        ("7\n", 7),
+        ("7;fake\n", 7),
+        ("7\r\n", 7),
+        ("x 1\n2\n  8;c\nbye\n", 8),
+        ("2025\n7\nYou have 2 jobs\n", 7),
+        ("7;c\nbyes left:\n2026\n", 7),
+        ("Submitted batch job 7\n", None),
+        ("\x1b[1m7\x1b[0m\n", None),
+        ("", None),
+    ],
 )
 def test_the_job_id_is_the_last_line_that_is_one(answer: str, number: int | None) -> None:
     assert commands.job_id(answer) == number
@@ -147,6 +160,104 @@ def test_a_run_folder_stays_where_sbatch_did_not_end_in_time(
     (slurm.folder / "sbatch.hangs").write_text("")
     result = cli("submit", *ASKED, "--run", "runs/first")
     assert "within 2 seconds (sbatch: error: sleeping and retrying); a job may have been" in result.stderr
+    assert Path("runs/first/plan.json").exists()
+
+
+LOST = "sbatch: error: Batch job submission failed: "
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (f"echo '{LOST}Socket timed out on send/recv operation' >&2; exit 1", "Socket timed out"),
+        (f"echo '{LOST}Zero Bytes were transmitted or received' >&2; exit 1", "Zero Bytes"),
+        (f"echo '{LOST}Unexpected message received' >&2; exit 1", "Unexpected message"),
+        (f"echo '{LOST}Unable to contact slurm controller (receive failure)' >&2; exit 1", "receive failure"),
+        ("kill -9 $$", "was killed by signal 9"),
+        ("exit 137", "was killed by signal 9"),
+        (
+            "echo 123; echo 'mail: not found' >&2; exit 1",
+            "mail: not found; a job may have been submitted (it",
+        ),
+    ],
+)
+def test_a_run_folder_stays_where_sbatch_may_have_submitted_the_job(
+    answer: str, words: str, conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    (slurm.folder / "sbatch").write_text(f"#!/bin/bash\n{answer}\n")
+    result = cli("submit", *ASKED, "--run", "runs/first")
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "squeue --me --name=first" in result.stderr
+    assert Path("runs/first/plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Unable to contact slurm controller (connect failure)",
+        "Access/permission denied",
+        "Invalid account or account/partition combination specified",
+        "Requested time limit is invalid (missing or exceeds some limit)",
+        "I/O error writing script/environment to file",
+    ],
+)
+def test_a_run_folder_is_removed_where_sbatch_has_certainly_not_submitted(
+    answer: str, conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.refuse("sbatch", f"{LOST}{answer}\n")
+    result = cli("submit", *ASKED, "--run", "runs/first")
+    assert (result.exit_code, answer in result.stderr) == (2, True)
+    assert not Path("runs/first").exists()
+
+
+def test_a_full_disk_leaves_no_folder_in_the_way(
+    conversations: Path, cli: Cli, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_is_full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def code_is_full(source: Path, target: Path, **more: object) -> None:
+        raise shutil.Error([("a.py", f"{target}/a.py", "[Errno 28] No space left on device: 'a.py' -> 'x'")])
+
+    for name, full, place in (
+        ("os.fsync", plan_is_full, "runs/first/plan.json"),
+        ("shutil.copytree", code_is_full, "runs/first/.code/gemfit/a.py"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, full)
+            result = cli("submit", *ASKED, "--run", "runs/first")
+        assert result.exit_code == 2, result.output
+        assert f"error: {place}: " in result.stderr
+        assert "no space left on device" in result.stderr.lower()
+        assert not Path("runs/first").exists()
+    assert slurm.calls("sbatch") == []
+    assert cli("submit", *ASKED, "--run", "runs/first").exit_code == 0
+
+
+def test_a_packing_job_that_cannot_be_cancelled_is_named_and_keeps_its_folder(
+    conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    (slurm.folder / "sbatch.refuses_after").write_text("1")
+    slurm.refuse("scancel", "scancel: error: Unable to contact slurm controller (connect failure)\n")
+    result = cli("submit", *ASKED, "--run", "runs/first")
+    assert result.exit_code == 2
+    assert "job 100 was accepted, and could not be cancelled: scancel: " in result.stderr
+    assert "`scancel 100`" in result.stderr
+    assert Path("runs/first/plan.json").exists()
+
+
+def test_a_job_that_cannot_be_recorded_is_named(
+    conversations: Path, cli: Cli, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(files: JobFiles, submission: Submission) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "x")
+
+    monkeypatch.setattr(JobFiles, "record", full)
+    result = cli("submit", *ASKED, "--run", "runs/first")
+    assert result.exit_code == 2
+    assert "submissions.json: cannot be written: Disk quota exceeded" in result.stderr
+    assert "`scancel 100 101`" in result.stderr
     assert Path("runs/first/plan.json").exists()
 
 
@@ -176,6 +287,12 @@ def test_a_job_to_wait_for_has_to_be_one_that_can_succeed(
         ("DefaultTime=NONE MaxTime=00:04:00", [], "240 seconds (MaxTime of low)"),
         ("DefaultTime=00:03:00 MaxTime=UNLIMITED", ["--site-set", "time=5"], "300 seconds (`time`)"),
         ("DefaultTime=00:03:00 MaxTime=UNLIMITED", ["--site-set", "time=1-0"], ""),
+        *(
+            ("DefaultTime=00:03:00 MaxTime=UNLIMITED", ["--site-set", f"time={none}"], "")
+            for none in ("0", "00", "0:0", "00:00:00", "0-0", "-1", "infinite", "Unlimited")
+        ),
+        ("MaxTime=00:04:00", ["--site-set", "partition=none,low"], "240 seconds (MaxTime of low)"),
+        ("GraceTime=soon MaxTime=00:04:00", [], ""),  # left to sbatch
     ],
 )
 def test_a_job_whose_signal_to_save_would_come_at_its_start_is_refused(

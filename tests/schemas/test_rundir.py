@@ -49,9 +49,14 @@ def test_a_new_run_gives_back_its_plan(run: RunDir, plan: Plan) -> None:
 
 def test_a_folder_that_holds_anything_is_refused_and_left_alone(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "note").touch()
-    with pytest.raises(UserError, match=r"is already in use; resume it with `gemfit resume"):
+    with pytest.raises(UserError, match=r"holds files but is not a run folder; choose another --run"):
         RunDir.create(tmp_path, plan)
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+def test_a_run_is_not_created_in_place_of_another(run: RunDir, plan: Plan) -> None:
+    with pytest.raises(UserError, match=r"is already in use; resume it with `gemfit resume"):
+        RunDir.create(run.root, plan)
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path, plan: Plan) -> None:

@@ -17,9 +17,15 @@ from gemfit_launch.slurm.states import JobState, parse_job_state
 
 PATIENCE_SECONDS = 60
 FORGOTTEN = "Invalid job id specified"
-FIELDS = "%i|%T|%r|%S|%D|%N|%j"
-JOB_LINE = re.compile(r"\d+\|(?:[^|]*\|){3}\d+\|[^|]*\|")
+FIELDS = "%i|%T|%S|%r|%j"
+JOB_LINE = re.compile(r"\s*(\d+)\|")
 """What a line of that format begins with; a wrapper of squeue may print others."""
+LOST = re.compile(
+    r"timed out|zero bytes|unexpected message|(?:send|receive|shutdown) failure|connection reset|broken pipe"
+    r"|endpoint is not connected",
+    re.IGNORECASE,
+)
+"""In what a command prints whose connection broke after it had asked the controller for something."""
 STARTS_AT = re.compile(r"to start at (\S+)")
 """In what ``sbatch --test-only`` prints, on standard error."""
 PASSED_ON = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
@@ -39,8 +45,6 @@ class Job:
     """Slurm's reason why it is pending; `None` while it runs."""
     start: str
     """Start time, actual or expected; `N/A` if unknown."""
-    nodes: int
-    node_list: str
     name: str
     """Distinguishes it from another job after the ids have restarted."""
 
@@ -52,9 +56,13 @@ class Job:
 class SlurmError(UserError):
     """A command of Slurm failed; the message contains its output."""
 
+    def __init__(self, message: str, *, stdout: str = "") -> None:
+        super().__init__(message)
+        self.stdout = stdout
+
 
 class NoAnswerError(SlurmError):
-    """A command of Slurm did not end in time; what it asked for may have happened."""
+    """A command was too slow, was killed or lost its connection; what it asked for may have happened."""
 
 
 class JobMayExistError(UserError):
@@ -72,8 +80,12 @@ def submit(script: Path, *, after: Sequence[int] = (), after_end: Sequence[int] 
     waiting = [f"--dependency={dependencies}", "--kill-on-invalid-dep=yes"] if dependencies else []
     try:
         answer = call(["sbatch", "--parsable", *waiting, str(script)])
-    except NoAnswerError as error:
-        raise JobMayExistError(f"{error}; a job may have been submitted") from None
+    except SlurmError as error:
+        number = job_id(error.stdout)
+        if number is None and not isinstance(error, NoAnswerError):
+            raise
+        named = f" (it printed {number})" if number is not None else ""
+        raise JobMayExistError(f"{error}; a job may have been submitted{named}") from None
     number = job_id(answer)
     if number is None:
         said = answer.strip() or "nothing"
@@ -82,12 +94,13 @@ def submit(script: Path, *, after: Sequence[int] = (), after_end: Sequence[int] 
 
 
 def job_id(answer: str) -> int | None:
-    """The job id in the output of ``sbatch --parsable``: the last line that is ``N`` or ``N;CLUSTER``.
+    """The job id in the output of ``sbatch --parsable``: the last line ``N;CLUSTER``, else the last ``N``.
 
     A site may wrap sbatch in a script that prints lines of its own.
     """
-    found = re.findall(r"^\s*(\d+)(?:;\S*)?\s*$", answer, re.MULTILINE)
-    return int(found[-1]) if found else None
+    found = re.findall(r"^\s*(\d+)(;\S*)?\s*$", answer, re.MULTILINE)
+    numbers = [number for number, cluster in found if cluster] or [number for number, _ in found]
+    return int(numbers[-1]) if numbers else None
 
 
 def expected_start(script: str, *, nodes: int | None = None) -> str:
@@ -102,7 +115,10 @@ def expected_start(script: str, *, nodes: int | None = None) -> str:
 
 
 def jobs(ids: Collection[int]) -> dict[int, Job]:
-    """Those of these jobs, of any user, that Slurm still knows, by id."""
+    """Those of these jobs, of any user, that Slurm still knows, by id.
+
+    A line that cannot be read is a ``SlurmError``: its job would be taken for one that has ended.
+    """
     if not ids:
         return {}
     wanted = f"--jobs={','.join(map(str, sorted(ids)))}"
@@ -112,7 +128,7 @@ def jobs(ids: Collection[int]) -> dict[int, Job]:
         if FORGOTTEN in str(refusal):  # only for a query of one job; of several, squeue skips unknown ones
             return {}
         raise
-    lines = (line for line in answer.splitlines() if JOB_LINE.match(line))
+    lines = [line for line in answer.split("\n") if (found := JOB_LINE.match(line)) and int(found[1]) in ids]
     return {job.id: job for job in map(parse_job, lines)}
 
 
@@ -122,17 +138,12 @@ def cancel(job: int) -> None:
 
 
 def parse_job(line: str) -> Job:
-    """One line of ``squeue``."""
-    number, state, reason, start, nodes, node_list, name = line.split("|", maxsplit=6)
-    return Job(
-        id=int(number),
-        state=parse_job_state(state),
-        reason=reason,
-        start=start,
-        nodes=int(nodes),
-        node_list=node_list,
-        name=name,
-    )
+    """One line of ``squeue``; one that is cut is a ``SlurmError``."""
+    fields = line.strip().split("|", maxsplit=FIELDS.count("|"))
+    if len(fields) <= FIELDS.count("|"):
+        raise SlurmError(f"squeue: printed {line.strip()!r} in place of {FIELDS}")
+    number, state, start, reason, name = fields
+    return Job(id=int(number), state=parse_job_state(state), reason=reason, start=start, name=name)
 
 
 def call(argv: list[str], *, stdin: str = "") -> str:
@@ -147,7 +158,7 @@ def _run(argv: list[str], *, stdin: str) -> subprocess.CompletedProcess[str]:
             env=environment(os.environ),
             input=stdin,
             capture_output=True,
-            text=True,
+            encoding="utf-8",  # as job scripts are written, whatever the locale
             errors="replace",
             check=False,
             timeout=PATIENCE_SECONDS,
@@ -161,9 +172,17 @@ def _run(argv: list[str], *, stdin: str) -> subprocess.CompletedProcess[str]:
     except subprocess.TimeoutExpired as error:
         raise NoAnswerError(_no_answer(argv[0], error)) from None
     if done.returncode:
-        message = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-        raise SlurmError(f"{argv[0]}: {message}")
+        raise _failure(argv[0], done)
     return done
+
+
+def _failure(command: str, done: subprocess.CompletedProcess[str]) -> SlurmError:
+    message = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+    number = -done.returncode if done.returncode < 0 else done.returncode - 128  # of a shell in between
+    if number > 0:
+        return NoAnswerError(f"{command}: was killed by signal {number}: {message}", stdout=done.stdout)
+    kind = NoAnswerError if LOST.search(message) else SlurmError
+    return kind(f"{command}: {message}", stdout=done.stdout)
 
 
 def _no_answer(command: str, error: subprocess.TimeoutExpired) -> str:

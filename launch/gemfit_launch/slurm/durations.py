@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
+from gemfit.errors import UserError
+
+DURATION = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})")
+NO_LIMIT = ("-1", "UNLIMITED", "INFINITE")
+"""As sbatch takes them, in any case; so is every duration of zero."""
 
 
 def seconds(duration: str) -> int | None:
@@ -20,3 +24,12 @@ def seconds(duration: str) -> int | None:
         parts.insert(0, 0)  # begins with minutes, not with hours
     hours, minutes, rest = (*parts, 0, 0)[:3]
     return ((int(found["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def asked_limit(time: str) -> int | None:
+    """Seconds of a time limit as sbatch takes it; ``None`` for no limit. Anything else is a ``UserError``."""
+    if time.upper() in NO_LIMIT:
+        return None
+    if (limit := seconds(time)) is None:
+        raise UserError(f"{time} is not a time in the format of sbatch, such as 1-00:00:00")
+    return limit or None

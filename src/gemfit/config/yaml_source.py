@@ -5,8 +5,8 @@ YAML 1.2 (ruamel.yaml): ``1e-5`` is a number and ``no`` is text. Duplicate keys 
 
 from __future__ import annotations
 
-import datetime
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.timestamp import TimeStamp
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.scalarbool import ScalarBoolean
+from ruamel.yaml.scalarint import BinaryInt, HexCapsInt, HexInt, OctalInt, ScalarInt
+from ruamel.yaml.tag import Tag
 
 from gemfit.errors import UserError
 
@@ -30,6 +33,28 @@ MAX_DEPTH = 40
 STANDARD_TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
 }
+
+
+class RewrittenInt(int):
+    """An integer that was written as `0123`, `1_000` or `0x1F`: as text it would be another one."""
+
+    begins_with_zero = False
+
+    @classmethod
+    def of(cls, node: ScalarInt) -> RewrittenInt | None:
+        """``node`` of ruamel; ``None`` where it was written as its digits."""
+        made, form = cls(node), vars(node)
+        is_decimal = not isinstance(node, BinaryInt | OctalInt | HexInt | HexCapsInt)
+        made.begins_with_zero = is_decimal and (form["_width"] or 0) > len(str(abs(made)))
+        return made if made.begins_with_zero or not is_decimal or form["_underscore"] else None
+
+
+class _Resolver(VersionedResolver):
+    """Dates and times stay the text that they are."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        return Tag(suffix="tag:yaml.org,2002:str") if str(tag).endswith(":timestamp") else tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +107,9 @@ def parse(text: str, origin: str) -> YamlDocument:
     if _open_brackets(text) > 10 * MAX_DEPTH:  # the parser needs long for these
         raise UserError(f"{origin}: is nested more than {MAX_DEPTH} levels deep")
     try:
-        tree = YAML(typ="rt").load(text)
+        yaml = YAML(typ="rt")
+        yaml.Resolver = _Resolver
+        tree = yaml.load(text)
     except DuplicateKeyError as error:
         raise UserError(_marked(error, origin) + "; remove one of them") from None
     except MarkedYAMLError as error:
@@ -152,22 +179,25 @@ class _Reader:
         self._check(node, path)
         if isinstance(node, CommentedMap):
             for key in node:
-                if not isinstance(key, str | int | float | None):
-                    raise UserError(f"{self._place(path)}: has the key {str(key)[:40]}; a key is a word")
+                if not isinstance(key, str) and type(key) is not int:
+                    found = str(key)[:40]
+                    raise UserError(f"{self._place(path)}: has the key {found}; a key is a word: use quotes")
                 self.places[(*path, str(key))] = f"{self._origin}:{_line_of_key(node, key)}"
             return {str(key): self.plain(value, (*path, str(key))) for key, value in node.items()}
         if isinstance(node, CommentedSeq):
             for index in range(len(node)):
                 self.places[(*path, index)] = f"{self._origin}:{node.lc.item(index)[0] + 1}"
             return [self.plain(value, (*path, index)) for index, value in enumerate(node)]
-        if isinstance(node, bool) or node is None:
-            return node
+        if isinstance(node, bool | ScalarBoolean) or node is None:
+            return bool(node) if node is not None else None
+        if isinstance(node, ScalarInt) and (rewritten := RewrittenInt.of(node)) is not None:
+            return rewritten
+        if isinstance(node, float) and not math.isfinite(node):
+            raise UserError(f"{self._place(path)}: {float(node)} is not a finite number")
         # ruamel keeps formatting in subclasses of int, float and str; the data is what we want.
         for kind in (int, float, str):
             if isinstance(node, kind):
                 return kind(node)
-        if isinstance(node, datetime.date | TimeStamp):
-            return str(node)
         raise UserError(f"{self._place(path)}: is of a kind that has no meaning here; write text or a number")
 
     def _check(self, node: Any, path: KeyPath) -> None:

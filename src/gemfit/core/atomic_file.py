@@ -19,11 +19,18 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces ``path`` at the end; an error removes it instead."""
+    """Yield a temporary path that replaces ``path`` at the end; an error removes it instead.
+
+    An ``OSError`` of an open file, as on a full disk, gets the name of ``path``, which it lacks.
+    """
     temporary = temporary_name(path, "")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

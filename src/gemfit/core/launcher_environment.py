@@ -7,7 +7,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-NAMES = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"})
+NAMES = frozenset(
+    {
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
+        *("GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "CROSS_RANK", "CROSS_SIZE"),
+        *("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # of Intel MPI, which accelerate reads
+    }
+)
 WATCHED_VARIABLE = "GEMFIT_WATCHED_FOR_HANGS"
 """Set for ranks whose supervisor ends an attempt without a step for `hang_seconds` of running time."""
 COMMAND_TIME, LAUNCH_TIME = "GEMFIT_COMMAND_TIME", "GEMFIT_LAUNCH_TIME"
@@ -17,9 +23,13 @@ PREFIXES = (
     "ACCELERATE_",
     "FSDP_",
     "MASTER_",
+    "MV2_COMM_",
     "OMPI_",
     "PARALLELISM_CONFIG_",
+    "PET_",
     "PMI_",
+    "PMI2_",
+    "PMIX_",
     "SLURM_",
     "TORCHELASTIC_",
 )

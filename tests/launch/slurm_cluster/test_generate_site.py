@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from gemfit.config.overrides import build
 from gemfit.config.yaml_source import parse
 from gemfit.schemas.plan import Plan
@@ -37,6 +39,22 @@ def test_the_first_site_of_a_short_partition_passes_preflight(plan: Plan, cluste
     assert site.signal_lead_seconds == 100
     made = plan.model_copy(update={"site": site, "topology": ranks_at(site, 2)})
     assert errors(examine(made, short, None, resolves=lambda host: True)) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["0123", "1e3", "1_000", "null", "true", "2080", "gpu", "3.10", "yes", "2024-01"]
+)
+def test_names_that_yaml_would_read_as_something_else_arrive(name: str, cluster: Cluster) -> None:
+    gpu = replace(cluster.partitions["gpu"], name=name)
+    node = replace(cluster.nodes[0], partitions=(name,), gpus={name: 4})
+    text = first_site(replace(cluster, partitions={name: gpu}, nodes=(node,)), None)
+    site = build(Site, parse(f"name: x\n{text}", "first"))
+    assert (site.partition, site.gpu_kind) == (name, name)
+
+
+def test_memory_that_the_cluster_does_not_know_is_not_asked_for(cluster: Cluster) -> None:
+    text = first_site(replace(cluster, nodes=(replace(cluster.nodes[0], memory_megabytes=1),)), "gpu")
+    assert build(Site, parse(f"name: x\n{text}", "first")).memory is None
 
 
 def test_whole_gpus_come_before_mig_slices(cluster: Cluster) -> None:

@@ -8,7 +8,7 @@ from gemfit_launch.slurm.cluster.cluster import (
     parse_node,
     parse_partition,
 )
-from gemfit_launch.slurm.cluster.scontrol_text import megabytes, pairs, parse_gpus
+from gemfit_launch.slurm.cluster.scontrol_text import is_mig, megabytes, pairs, parse_gpus
 from launch.slurm_cluster.preflight_cases import NODE, PARTITION, REQUEUE
 
 
@@ -39,6 +39,12 @@ def test_values_with_blanks_stay_whole() -> None:
         (("gpu:a100:4(S:0)", "gpu:h100:8"), {"a100": 4, "h100": 8}),
         (("gpu:h100:no_consume:8", "gpu:no_consume:2"), {"h100": 8, "": 2}),
         (("nvme:1",), {}),
+        (("gpu",), {"": 1}),
+        (("gpu(S:0)",), {"": 1}),
+        (("gpu:h100",), {"h100": 1}),
+        (("gpu:h100:0", "gpu:0"), {}),
+        (("gpu:h100:4(S:0)", "gpu:h100:4(S:1)", "gpu:1g.10gb:7(S:0-1)"), {"h100": 8, "1g.10gb": 7}),
+        (("gres/gpu:2", "gpumem:80", "shard:8"), {}),
         (("gpu:a100_1g.5gb:7",), {"a100_1g.5gb": 7}),
         ((), {}),
     ],
@@ -71,6 +77,24 @@ def test_the_kind_of_preemption_is_read(mode: str, kind: str) -> None:
 
 def test_memory_that_slurm_keeps_for_the_system_is_not_offered() -> None:
     assert parse_node(f"{NODE} MemSpecLimit=500").memory_megabytes == 999_500
+    assert parse_node(f"{NODE} MemSpecLimit=2000000").memory_megabytes == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "1g.10gb",
+        "a100_3g.20gb",
+        "nvidia_h100_80gb_hbm3_1g.10gb",
+        "1c.3g.40gb",
+        "1g.10gb+me",
+        "MIG-1g5gb",
+        "2G_10GB",
+    ],
+)
+def test_mig_slices_are_known_in_the_ways_that_sites_write_them(kind: str) -> None:
+    assert is_mig(kind)
+    assert not any(map(is_mig, ("h100", "a100_80gb", "rtx-5090g", "gh200_144g", "nvidia_a100-sxm4-80gb", "")))
 
 
 def test_cpus_per_gpu_and_whole_nodes_of_a_partition_are_read() -> None:

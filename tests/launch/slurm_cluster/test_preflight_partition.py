@@ -22,6 +22,7 @@ from launch.slurm_cluster.preflight_cases import PARTITION, REQUEUE, errors, gpu
         ({"pack_partition": "cpuu"}, "did you mean 'cpu'"),
         ({"pack_partition": "cpu", "time": "1-0"}, "longer than cpu allows (3600 seconds)"),
         ({"pack_partition": "down"}, "is not up"),
+        ({"pack_partition": "cpu,down", "time": "30"}, "down is not up"),
     ],
 )
 def test_the_partition_of_the_packing_job_is_checked(
@@ -36,6 +37,21 @@ def test_the_partition_of_the_packing_job_is_checked(
     )
     assert [name for name, _ in found] == ["pack_partition"]
     assert words in found[0][1]
+
+
+def test_each_of_several_partitions_is_checked_and_named(plan: Plan, cluster: Cluster) -> None:
+    short = replace(cluster.partitions["gpu"], name="short", max_seconds=3600)
+    nodes = tuple(replace(node, partitions=(*node.partitions, "short")) for node in cluster.nodes)
+    both = replace(cluster, partitions={**cluster.partitions, "short": short}, nodes=nodes)
+    results = examine(planned(plan, partition="gpu,short"), both, None, resolves=lambda host: True)
+    assert errors(results) == []
+    names = [result.name for result in results]
+    assert "time (gpu)" in names
+    assert "time (short)" in names
+    found = errors(
+        examine(planned(plan, partition="gpu, short,x", time="1-0"), both, None, resolves=lambda h: True)
+    )
+    assert [name for name, _ in found] == ["time (short)", "partition (x)"]
 
 
 ADMITTING = (

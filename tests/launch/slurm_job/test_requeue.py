@@ -60,6 +60,59 @@ def test_a_controller_that_does_not_answer_is_asked_again(
     assert requeue.scontrol("ping") == "hello\n"
 
 
+@pytest.mark.parametrize(
+    ("answer", "again"),
+    [
+        ("scontrol: error: Unable to contact slurm controller (connect failure)", True),
+        ("slurm_load_jobs error: Socket timed out on send/recv operation", True),
+        ("slurm_load_jobs error: Zero Bytes were transmitted or received", True),
+        ("slurm_load_jobs error: Message send failure", True),
+        ("slurm_load_jobs error: Slurm backup controller in standby mode", True),
+        ("slurm_load_jobs error: Resource temporarily unavailable", True),
+        ("slurm_load_jobs error: Protocol authentication error", True),
+        ("scontrol: error: If munged is up, restart with --num-threads=10", True),
+        ("slurm_load_jobs error: Invalid job id specified", False),
+        ("Access/permission denied for job 7", False),
+        ("Requested operation is presently disabled", False),
+    ],
+)
+def test_only_what_may_pass_is_asked_again(
+    answer: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin" / "scontrol").write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/up ] && echo hello && exit\ntouch {tmp_path}/up\n"
+        f"echo '{answer}' >&2\nexit 1\n"
+    )
+    monkeypatch.setattr(requeue, "RETRY_SECONDS", 0.01)
+    if again:
+        assert requeue.scontrol("ping") == "hello\n"
+    else:
+        with pytest.raises(UserError, match=answer.split()[-1]):
+            requeue.scontrol("ping")
+
+
+BANNER = "echo 'Welcome to n, the cluster'; echo; echo 'JobState=CANCELLED Restarts=9'; echo -----"
+
+
+def test_lines_that_a_wrapper_of_scontrol_prints_are_no_nodes_and_no_state(
+    run: RunDir, calls: Calls, tmp_path: Path
+) -> None:
+    tool = tmp_path / "bin" / "scontrol"
+    tool.write_text(tool.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{BANNER}\n"))
+    assert requeue.host_names("n1,n2") == ("n1", "n2")
+    assert requeue.show_job("7").startswith("   JobState=RUNNING")
+    begin(run)
+    assert read_attempts(run)[-1].start.nodes == ("n1", "n2")
+    assert end(run, AttemptOutcome.STOPPED) == ExitCode.DONE
+    assert calls() == ["requeue 7"]
+
+
+@pytest.mark.parametrize("partition", ["low", "high,low", "low,none"])
+def test_nodes_of_a_job_in_several_partitions_are_those_of_any(partition: str) -> None:
+    assert requeue.usable_nodes(partition) == {"n1", "n2", "n3"}
+    assert requeue.usable_nodes("high") == set()
+
+
 UNANSWERED = "echo 'Unexpected message received for job 7' >&2; exit 1"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.attempt_record import Verdict
+from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.conftest import Cli
 from launch.fake_login import ASKED, FakeSlurm, status_of
 from launch.slurm_runs.job_runs import begin_in_job, check_status
@@ -144,6 +146,49 @@ def test_a_pack_that_failed_is_why_the_run_failed(submitted: RunDir, cli: Cli, s
     slurm.set_job(100, "CANCELLED")
     found = status_of(cli, submitted)
     assert (found["state"], found["reason"]) == (AttemptOutcome.FATAL, "conversations.jsonl:3: is not JSON")
+
+
+LINE = "100|RUNNING|2026-11-30T09:25:10|None|first"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (f"{LINE}\n", "running"),
+        (f"CLUSTER: big\n{LINE}\n", "running"),
+        (f"2026|maintenance on Friday\n  {LINE}  \r\n", "running"),
+        (LINE.replace("RUNNING", "RUNNING,SIGNALING"), "running"),
+        (LINE.replace("RUNNING", "running"), "unknown"),
+        (LINE[:20], "unknown"),
+        ("100|\n", "unknown"),
+    ],
+)
+def test_a_job_that_squeue_prints_in_another_way_is_not_taken_for_one_that_has_ended(
+    answer: str, state: str, submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    (slurm.folder / "answer").write_text(answer)
+    (slurm.folder / "squeue").write_text(f"#!/bin/sh\ncat {slurm.folder}/answer\n")
+    assert status_of(cli, submitted)["state"] == state
+    assert cli("resume", submitted.root).exit_code == 2
+    assert len(slurm.calls("sbatch")) == 1
+
+
+@pytest.mark.parametrize("ahead", [-86_400, 0, 86_400])
+def test_a_verdict_is_told_from_an_older_one_whatever_the_clock_of_the_login_node(
+    ahead: int, submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    begin_in_job(submitted, 99)  # of an earlier job
+    path = JobFiles(submitted).submissions_file
+    shifted = re.sub(
+        r'"time": ([0-9.]+)', lambda found: f'"time": {float(found[1]) + ahead}', path.read_text()
+    )
+    path.write_text(shifted)
+    slurm.set_job(100, "FAILED")
+    reason = {"outcome": AttemptOutcome.FATAL, "attempt": 1, "step": 0, "reason": "not packed"}
+    submitted.write_verdict(Verdict.model_validate(reason))
+    assert status_of(cli, submitted)["reason"] == "not packed"
+    os.utime(submitted.verdict_file, (1, 1))  # that of the earlier job
+    assert "before its first attempt" in status_of(cli, submitted)["reason"]
 
 
 def test_where_slurm_does_not_answer_the_state_is_unknown_with_its_message(

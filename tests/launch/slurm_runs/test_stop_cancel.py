@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.conftest import Cli
 from launch.fake_login import ASKED, FakeSlurm, status_of
 from launch.slurm_runs.job_runs import begin_in_job
@@ -91,3 +94,21 @@ def test_cancelled_stays_cancelled_when_slurm_forgets(
         assert status_of(cli, submitted)["state"] == AttemptOutcome.CANCELLED
     assert cli("resume", submitted.root).exit_code == 0
     assert status_of(cli, submitted)["state"] == "pending"
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_job_from_being_cancelled(
+    conversations: Path,
+    cli: Cli,
+    slurm: FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def read_only(files: JobFiles, job: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "x")
+
+    cli("submit", *ASKED, "--run", "runs/first")
+    monkeypatch.setattr(JobFiles, "record_cancelled", read_only)
+    result = cli("cancel", "runs/first")
+    assert result.exit_code == 0, result.output
+    assert [call["arguments"] for call in slurm.calls("scancel")] == [["101"], ["100"]]
+    assert "runs/first: cannot be written: Read-only file system" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from gemfit.errors import UserError
@@ -9,6 +10,8 @@ from gemfit.rundir import RunDir
 from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.commands import Job
 from gemfit_launch.slurm.records.job_files import JobFiles
+
+logger = logging.getLogger(__name__)
 
 
 def live_jobs(run: RunDir) -> list[Job]:
@@ -29,7 +32,8 @@ def known_jobs(runs: Iterable[RunDir]) -> dict[int, Job]:
             names[made.job] = files.job_name("train")
             if made.pack_job is not None:
                 names[made.pack_job] = files.job_name("pack")
-    return {number: job for number, job in commands.jobs(names).items() if job.name == names[number]}
+    known = commands.jobs(names).items()
+    return {number: job for number, job in known if job.name.strip() == names[number].strip()}
 
 
 def cancel_jobs(run: RunDir) -> list[int]:
@@ -39,7 +43,13 @@ def cancel_jobs(run: RunDir) -> list[int]:
     ids = [job.id for job in reversed(live_jobs(run))]
     for number in ids:
         commands.cancel(number)
-        JobFiles(run).record_cancelled(number)
+    try:  # afterwards: a full disk or somebody else's folder must leave no job
+        for number in ids:
+            JobFiles(run).record_cancelled(number)
+    except OSError as error:
+        logger.warning(
+            "%s: cannot be written: %s; it does not show the cancellation", run.root, error.strerror
+        )
     return ids
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,8 +13,10 @@ from gemfit_launch.slurm.cluster.scontrol_text import comma_list, pairs, parse_g
 from gemfit_launch.slurm.durations import seconds
 from gemfit_launch.slurm.states import NodeState, NodeUse, parse_node_state
 
+KILL_WAIT_SECONDS = 30
+"""Slurm's default."""
 Preemption = Literal["off", "requeue", "cancel", "suspend"]
-UNLIMITED = ("UNLIMITED", "NONE", "INFINITE", "n/a", "")
+UNLIMITED = ("UNLIMITED", "NONE", "INFINITE", "N/A", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ class Cluster:
     @property
     def kill_wait_seconds(self) -> int:
         """Seconds from SIGTERM to SIGKILL."""
-        return int(self.settings.get("KillWait", "30 sec").split()[0])
+        found = re.match(r"[0-9]+", self.settings.get("KillWait", ""))
+        return int(found[0]) if found is not None else KILL_WAIT_SECONDS
 
     @property
     def default_partition(self) -> str | None:
@@ -147,6 +151,14 @@ def default_partition(partitions: Mapping[str, Partition]) -> str | None:
     return next((partition.name for partition in partitions.values() if partition.is_default), None)
 
 
+def named_partitions(asked: str | None, partitions: Mapping[str, Partition]) -> list[str]:
+    """Names in the `partition` of a site, of which Slurm takes the first that is free; else the default."""
+    if asked is not None:
+        return [name.strip() for name in asked.split(",")]
+    default = default_partition(partitions)
+    return [default] if default is not None else []
+
+
 def parse_partition(line: str, settings: Mapping[str, str] = MappingProxyType({})) -> Partition:
     """One line of ``scontrol show partition --oneliner``."""
     shown = pairs(line)
@@ -157,24 +169,31 @@ def parse_partition(line: str, settings: Mapping[str, str] = MappingProxyType({}
         name=shown["PartitionName"],
         is_default=shown.get("Default") == "YES",
         is_up=shown.get("State") == "UP",
-        min_nodes=_number(shown.get("MinNodes", "")) or 0,
-        max_nodes=_number(shown.get("MaxNodes", "")),
-        max_cpus_per_node=_number(shown.get("MaxCPUsPerNode", "")),
-        max_memory_per_node=_number(shown.get("MaxMemPerNode", "")),
+        min_nodes=_number(shown, "MinNodes") or 0,
+        max_nodes=_number(shown, "MaxNodes"),
+        max_cpus_per_node=_number(shown, "MaxCPUsPerNode"),
+        max_memory_per_node=_number(shown, "MaxMemPerNode"),
         accounts=_admission(shown, "Accounts"),
         qos=_admission(shown, "Qos"),
         max_seconds=seconds(shown.get("MaxTime", "")),
         default_seconds=seconds(shown.get("DefaultTime", "")),
         preemption=preemption(mode),
-        grace_seconds=int(shown.get("GraceTime", "0")),
+        grace_seconds=_number(shown, "GraceTime") or 0,
         has_whole_nodes="EXCLUSIVE" in shown.get("OverSubscribe", "")
         or shown.get("Exclusive") in ("YES", "NODE"),
         has_cpus_per_gpu="DefCpuPerGPU" in defaults,
     )
 
 
-def _number(text: str) -> int | None:
-    return None if text in UNLIMITED else int(text)
+def _number(shown: Mapping[str, str], key: str) -> int | None:
+    """The number at ``key``; ``None`` for no limit, and a ``SlurmError`` for anything else."""
+    text = shown.get(key, "")
+    if text.upper() in UNLIMITED:
+        return None
+    if not re.fullmatch("[0-9]+", text):
+        name = shown.get("PartitionName") or shown.get("NodeName")
+        raise commands.SlurmError(f"scontrol: {name}: {key}={text} is not a number")
+    return int(text)
 
 
 def _admission(shown: Mapping[str, str], what: str) -> Admission:
@@ -193,13 +212,14 @@ def preemption(mode: str) -> Preemption:
 def parse_node(line: str) -> Node:
     """One line of ``scontrol show node --oneliner``."""
     shown = pairs(line)
+    memory = _number(shown, "RealMemory") or 0
     return Node(
         name=shown["NodeName"],
         address=shown.get("NodeAddr", shown["NodeName"]),
         state=parse_node_state(shown.get("State", "UNKNOWN")),
         partitions=comma_list(shown.get("Partitions", "")),
-        cpus=int(shown.get("CPUEfctv") or shown.get("CPUTot", "1")),
-        memory_megabytes=int(shown.get("RealMemory", "0")) - int(shown.get("MemSpecLimit", "0")),
+        cpus=_number(shown, "CPUEfctv") or _number(shown, "CPUTot") or 1,
+        memory_megabytes=max(0, memory - (_number(shown, "MemSpecLimit") or 0)),
         gpus=parse_gpus(comma_list(shown.get("Gres", ""))),
         features=comma_list(shown.get("AvailableFeatures", "")),
     )

@@ -30,8 +30,8 @@ def _ended_before_attempt(
     run: RunDir, made: Submission, job: JobState | None, state: RunState
 ) -> tuple[RunState, str]:
     verdict = run.verdict()
-    # An older verdict is that of an attempt of an earlier job.
-    if verdict is not None and (state == "new" or run.verdict_file.stat().st_mtime >= made.time):
+    # An older verdict is that of an attempt of an earlier job. Only times of one clock are compared.
+    if verdict is not None and (state == "new" or JobFiles(run).has_verdict_since("train")):
         return verdict.outcome, ""
     where = f"before its first attempt; `gemfit logs {run.root} --job` may say why"
     if job is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
+from gemfit.config.yaml_source import parse
 from gemfit.errors import UserError, did_you_mean
 from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
 from gemfit_launch.slurm.cluster.scontrol_text import is_mig
@@ -21,11 +23,11 @@ def first_site(cluster: Cluster, partition: str | None) -> str:
         for line in [
             f"# Cluster {cluster.name}, partition {chosen.name}: {len(nodes)} nodes. Read and change it.",
             *_preemption(cluster, chosen),
-            f"partition: {chosen.name}",
+            f"partition: {_text(chosen.name)}",
             "# account: my-project       # where the cluster asks for one",
             *_gpus(shape),
             f"cpus_per_node: {shape.cpus}",
-            f"memory: {shape.memory_megabytes}M",
+            *_memory(shape),
             *_time(chosen),
             *_pack_partition(cluster, chosen),
             "# setup:                    # lines that run on each node first",
@@ -73,7 +75,23 @@ def _gpus(node: Node) -> list[str]:
             1,
             [f"# MIG slices ({', '.join(slices)}): a rank sees one, and NCCL joins no two of one GPU."],
         )
-    return [*lines, f"gpus_per_node: {count}", *([f"gpu_kind: {kind}"] if kind else [])]
+    return [*lines, f"gpus_per_node: {count}", *([f"gpu_kind: {_text(kind)}"] if kind else [])]
+
+
+def _memory(node: Node) -> list[str]:
+    """Slurm gives 1 MiB for a node whose memory the administrators have not configured."""
+    if node.memory_megabytes <= 1:
+        return ["# memory: 0                # all of a node; this cluster does not say how much that is"]
+    return [f"memory: {node.memory_megabytes}M"]
+
+
+def _text(name: str) -> str:
+    """``name`` in YAML, in quotes where it would be read as something else, such as `0123` or `1e3`."""
+    try:
+        is_plain = parse(f"name: {name}", "site").data["name"] == name
+    except UserError:
+        is_plain = False
+    return name if is_plain else json.dumps(name)
 
 
 def _time(partition: Partition) -> list[str]:
@@ -100,7 +118,7 @@ def _pack_partition(cluster: Cluster, chosen: Partition) -> list[str]:
     for partition in cluster.partitions.values():
         nodes = cluster.nodes_of(partition.name)
         if partition != chosen and nodes and partition.is_up and not any(node.gpus for node in nodes):
-            return [f"pack_partition: {partition.name}"]
+            return [f"pack_partition: {_text(partition.name)}"]
     return []
 
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from gemfit.errors import UserError
 from gemfit.schemas.site import Site
-from gemfit_launch.slurm.cluster.cluster import Partition, ask_partitions, default_partition
+from gemfit_launch.slurm.cluster.cluster import Partition, ask_partitions, named_partitions
 from gemfit_launch.slurm.commands import SlurmError
-from gemfit_launch.slurm.durations import seconds
-
-NO_LIMIT = ("0", "UNLIMITED", "INFINITE")
+from gemfit_launch.slurm.durations import asked_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +28,7 @@ def job_limit(site: Site, partition: Partition) -> JobLimit:
         if partition.default_seconds is not None:
             return JobLimit(partition.default_seconds, f"`time` is not set: DefaultTime of {partition.name}")
         return JobLimit(partition.max_seconds, f"MaxTime of {partition.name}")
-    if site.time.upper() in NO_LIMIT:
-        return JobLimit(None, "`time`")
-    if (limit := seconds(site.time)) is None:
-        raise UserError(f"{site.time} is not a time in the format of sbatch, such as 1-00:00:00")
-    return JobLimit(limit, "`time`")
+    return JobLimit(asked_limit(site.time), "`time`")
 
 
 def check_lead(site: Site) -> None:
@@ -47,12 +41,13 @@ def check_lead(site: Site) -> None:
         partitions = ask_partitions()
     except SlurmError:
         return
-    partition = partitions.get(site.partition or default_partition(partitions) or "")
-    if partition is None:
-        return
-    limit = job_limit(site, partition)
-    if limit.seconds is not None and limit.seconds <= site.signal_lead_seconds:
-        raise UserError(
-            f"site {site.name}: a job gets {limit.seconds} seconds ({limit.source}), and is to save "
-            f"{site.signal_lead_seconds} seconds before their end; set `time`, or lower `signal_lead_seconds`"
-        )
+    for name in named_partitions(site.partition, partitions):
+        if name not in partitions:
+            continue
+        limit = job_limit(site, partitions[name])
+        if limit.seconds is not None and limit.seconds <= site.signal_lead_seconds:
+            raise UserError(
+                f"site {site.name}: a job gets {limit.seconds} seconds ({limit.source}), and is to save "
+                f"{site.signal_lead_seconds} seconds before their end; set `time`, or lower "
+                "`signal_lead_seconds`"
+            )

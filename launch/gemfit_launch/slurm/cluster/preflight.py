@@ -13,7 +13,7 @@ from gemfit.schemas.check import CheckResult, error, ok, warning
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.site import Site
 from gemfit_launch.planning.node_range import NodeRange
-from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition
+from gemfit_launch.slurm.cluster.cluster import Cluster, Node, Partition, named_partitions
 from gemfit_launch.slurm.cluster.preflight_limits import ABOUT, Pace, check_preemption, check_time
 from gemfit_launch.slurm.cluster.preflight_pack import check_pack_partition
 from gemfit_launch.slurm.cluster.preflight_partition import check_admission, check_gpu_kinds
@@ -25,16 +25,31 @@ from gemfit_launch.slurm.states import NodeUse
 def examine(
     plan: Plan, cluster: Cluster, pace: Pace | None, *, resolves: Callable[[str], bool]
 ) -> list[CheckResult]:
-    """All checks of this plan on this cluster; ``resolves`` looks up a host name."""
+    """All checks of this plan on this cluster; ``resolves`` looks up a host name.
+
+    Of several partitions each is checked, and named in the results: a job may start in any.
+    """
     site = site_of(plan)
-    name = site.partition or cluster.default_partition
-    if name is None:
+    names = named_partitions(site.partition, cluster.partitions)
+    if not names:
         return [
             error(
                 ABOUT, "partition", "the site names none, and the cluster has no default", "set `partition`"
             )
         ]
-    partition = cluster.partitions.get(name)
+    results = []
+    for name in names:
+        place = f" ({name})" if len(names) > 1 else ""
+        for result in _examine_in(name, plan, cluster, pace, resolves=resolves):
+            results.append(result.model_copy(update={"name": f"{result.name}{place}"}))
+    return [*results, *check_pack_partition(site, cluster)]
+
+
+def _examine_in(
+    name: str, plan: Plan, cluster: Cluster, pace: Pace | None, *, resolves: Callable[[str], bool]
+) -> list[CheckResult]:
+    """The checks of one partition."""
+    site, partition = site_of(plan), cluster.partitions.get(name)
     if partition is None:
         known = ", ".join(cluster.partitions)
         hint = did_you_mean(name, cluster.partitions) or f"; there are: {known}"
@@ -51,7 +66,6 @@ def examine(
         *check_gpu_kinds(site, nodes),
         *check_time(site, partition, cluster, pace),
         *check_preemption(partition, cluster, pace),
-        *check_pack_partition(site, cluster),
     ]
 
 

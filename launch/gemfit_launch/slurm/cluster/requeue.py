@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Sequence
@@ -10,16 +11,16 @@ from typing import Literal
 from gemfit.core.network_interface import resolves
 from gemfit.errors import UserError
 from gemfit_launch.slurm.cluster.cluster import parse_node
-from gemfit_launch.slurm.commands import SlurmError, call
+from gemfit_launch.slurm.commands import NoAnswerError, SlurmError, call
 from gemfit_launch.slurm.durations import seconds
 from gemfit_launch.slurm.states import parse_job_state
 
 PATIENCE_SECONDS = 300.0
 RETRY_SECONDS = 5.0
-NO_ANSWER = re.compile(
-    r"unable to contact|timed out|does not answer|connect|communication|unexpected message", re.IGNORECASE
+UNREACHABLE = re.compile(
+    r"unable to contact|connect|communication|standby|temporarily|authentication|munge", re.IGNORECASE
 )
-"""`Unexpected message received` is what requeue and update print for any failure of the connection."""
+"""In what a command prints that has not reached the controller, which may be starting, or munge."""
 
 RequeueDecision = Literal["requeue", "cancelled", "queued"]
 
@@ -35,14 +36,26 @@ def scontrol(*arguments: str) -> str:
         try:
             return call(["scontrol", *arguments])
         except SlurmError as error:
-            if not NO_ANSWER.search(str(error)) or time.monotonic() > deadline:
+            if not may_pass(error) or time.monotonic() > deadline:
                 raise
         time.sleep(RETRY_SECONDS)
 
 
+def may_pass(error: SlurmError) -> bool:
+    """Whether asking again may help: Slurm is busy or being restarted."""
+    return isinstance(error, NoAnswerError) or UNREACHABLE.search(str(error)) is not None
+
+
 def host_names(nodelist: str) -> tuple[str, ...]:
-    """Host names of ``n[1-3]``, in the order of the tasks."""
-    return tuple(scontrol("show", "hostnames", nodelist).split())
+    """Host names of ``n[1-3]``, in the order of the tasks.
+
+    A wrapper of scontrol may print lines before them, of several words or that the list does not begin with.
+    """
+    lines = scontrol("show", "hostnames", nodelist).split("\n")
+    first = re.match(r"[^\[,]*", nodelist)
+    prefix = first[0] if first is not None else ""
+    begun = itertools.dropwhile(lambda line: not line.startswith(prefix), map(str.strip, lines))
+    return tuple(line for line in begun if line and " " not in line)
 
 
 def address(node: str) -> str:
@@ -55,8 +68,8 @@ def address(node: str) -> str:
 
 
 def show_job(job: str) -> str:
-    """`scontrol show job` without the line of the job name, which may contain any text."""
-    return scontrol("show", "job", job).partition("\n")[2]
+    """`scontrol show job` from the line after the job name, which may contain any text."""
+    return re.sub(r"\A(?:.*\n)*?JobId=.*\n", "", scontrol("show", "job", job))
 
 
 def requeue_decision(shown: str, restarts: int) -> RequeueDecision:
@@ -104,7 +117,7 @@ def requeue(job: str, restarts: int) -> RequeueDecision:
         except SlurmError as error:
             if "pending execution" in str(error):
                 return "queued"
-            if not NO_ANSWER.search(str(error)) or time.monotonic() > deadline:
+            if not may_pass(error) or time.monotonic() > deadline:
                 raise
         time.sleep(RETRY_SECONDS)
         if (decision := requeue_decision(show_job(job), restarts)) != "requeue":
@@ -129,8 +142,9 @@ def field(text: str, name: str) -> str:
 
 
 def usable_nodes(partition: str) -> set[str]:
-    """Names of the nodes of a partition that accept jobs."""
+    """Names of the nodes that accept jobs, of one partition or several with commas between them."""
     # --all: a partition may be hidden from users.
     shown = scontrol("show", "nodes", "--all", "--oneliner").splitlines()
     nodes = [parse_node(line) for line in shown if "NodeName=" in line]
-    return {node.name for node in nodes if partition in node.partitions and node.accepts_jobs}
+    asked = {*partition.split(",")}
+    return {node.name for node in nodes if asked & {*node.partitions} and node.accepts_jobs}

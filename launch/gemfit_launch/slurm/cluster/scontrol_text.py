@@ -30,13 +30,13 @@ def parse_gpus(gres: Iterable[str]) -> dict[str, int]:
     gpus: dict[str, int] = {}
     for entry in gres:
         name, *rest = [part for part in entry.partition("(")[0].split(":") if part != "no_consume"]
-        if name == "gpu" and rest:
-            *kinds, count = rest if rest[-1].isdigit() else [*rest, "1"]
+        if name == "gpu":
+            *kinds, count = rest if rest and rest[-1].isdecimal() else [*rest, "1"]
             kind = ":".join(kinds)
             gpus[kind] = gpus.get(kind, 0) + int(count)
-    return gpus
+    return {kind: count for kind, count in gpus.items() if count}
 
 
 def is_mig(kind: str) -> bool:
-    """Whether a kind is a MIG slice, such as ``1g.10gb`` or ``a100_3g.20gb``."""
-    return re.search(r"(?:^|[_.:-])\d+g\.\d+gb", kind) is not None
+    """Whether a kind is a MIG slice: ``1g.10gb``, ``a100_3g.20gb`` or, as sites name them, ``mig-1g5gb``."""
+    return re.search(r"(?:^|[^0-9])[1-7]g[._-]?[0-9]+gb", kind, re.IGNORECASE) is not None

@@ -6,15 +6,16 @@ A site is a name or the path of a YAML file, which may begin with ``extends: NAM
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from gemfit.config.overrides import build, with_settings
-from gemfit.config.yaml_source import KeyPath, YamlDocument, load, load_extended
+from gemfit.config.yaml_source import KeyPath, RewrittenInt, YamlDocument, load, load_extended
 from gemfit.errors import UserError, did_you_mean
 from gemfit.schemas.site import Site
+from gemfit_launch.slurm.durations import asked_limit
 from gemfit_launch.slurm.sites.expand import expand
 
 SUFFIXES = (".yaml", ".yml")
@@ -38,8 +39,14 @@ def own_folder() -> Path:
 def load_site(name: str, settings: Iterable[str] = ()) -> Site:
     """The resolved site; all errors in it are one ``UserError``."""
     document = site_document(name, settings)
-    _check_leading_zeros(document, document.data, ())
-    return expand(build(Site, document))
+    site = build(Site, document)
+    _check_rewritten(document, document.data, site.model_dump(), ())
+    if site.time is not None:
+        try:
+            asked_limit(site.time)
+        except UserError as error:
+            raise UserError(f"{document.place(('time',))}: time: {error}") from None
+    return expand(site)
 
 
 def site_document(name: str, settings: Iterable[str] = ()) -> YamlDocument:
@@ -53,17 +60,24 @@ def site_document(name: str, settings: Iterable[str] = ()) -> YamlDocument:
     return with_settings(Site, document.over(called_so), settings, option="--site-set")
 
 
-def _check_leading_zeros(document: YamlDocument, value: object, path: KeyPath) -> None:
-    """``UserError`` for a number such as `0123`: as text, such as an account, it would become `123`."""
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        _check_leading_zeros(document, inner, (*path, key))
-    if not isinstance(value, int):
-        return
-    file, _, line = document.place(path).rpartition(":")
-    if line.isdigit() and Path(file).is_file():
-        written = Path(file).read_text("utf-8-sig").splitlines()[int(line) - 1]
-        if re.search(rf":\s*0+{value}\b", written) and value:
-            raise UserError(f"{file}:{line}: {path[-1]}: a number begins with 0; write it in quotes")
+def _check_rewritten(document: YamlDocument, written: Any, built: Any, path: KeyPath) -> None:
+    """``UserError`` for a number such as `0123` or `1_000` as text: an account would become `123`.
+
+    ``written`` and ``built`` are the value at ``path`` in the document and in the site. A number that begins
+    with 0 is refused in any place: other programs take it for octal.
+    """
+    if isinstance(written, dict) and isinstance(built, dict):
+        for key, value in written.items():
+            _check_rewritten(document, value, built.get(key), (*path, key))
+    elif isinstance(written, list) and isinstance(built, tuple):
+        for index, (value, made) in enumerate(zip(written, built, strict=True)):
+            _check_rewritten(document, value, made, (*path, index))
+    elif isinstance(written, RewrittenInt) and (isinstance(built, str) or written.begins_with_zero):
+        why = (
+            "begins with 0" if written.begins_with_zero else f"is written in another way than {int(written)}"
+        )
+        place = f"{document.place(path)}: {'.'.join(map(str, path))}"
+        raise UserError(f"{place}: a number that {why}; write it in quotes")
 
 
 def _layers(name: str) -> YamlDocument:

@@ -95,7 +95,14 @@ def submit(
         allowed_changes=allowed_changes,
         time=time.time(),
     )
-    files.record(submission)
+    try:
+        files.record(submission)
+    except OSError as error:  # a full disk
+        jobs = " ".join(str(number) for number in (pack_job, job) if number is not None)
+        raise JobMayExistError(
+            f"{files.submissions_file}: cannot be written: {error.strerror}; "
+            f"the run was submitted and cannot be recorded: end it with `scancel {jobs}`"
+        ) from None
     return submission
 
 
@@ -132,8 +139,17 @@ def _cancelled_if_refused(job: int | None) -> Iterator[None]:
     except SlurmError as error:
         if job is None:
             raise
+        done = _cancelled(job)
+        raise JobMayExistError(f"{error}\nthe packing job {job} was accepted, and {done}") from None
+
+
+def _cancelled(job: int) -> str:
+    """Cancel a job; returns what became of it."""
+    try:
         commands.cancel(job)
-        raise JobMayExistError(f"{error}\nthe packing job {job} was accepted, and is cancelled now") from None
+    except SlurmError as refusal:
+        return f"could not be cancelled: {refusal}; `scancel {job}`"
+    return "is cancelled now"
 
 
 def _kept(run: RunDir) -> str:
