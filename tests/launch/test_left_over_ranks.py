@@ -53,7 +53,7 @@ def test_ranks_left_over_are_killed_unless_the_run_has_saved(
     if outcome is not None:
         run.write_verdict(Verdict(outcome=outcome, attempt=run.begin_attempt(), step=1))
     with launcher_of_three() as launcher:
-        watched = LeftOverRanks(run, launcher)
+        watched = LeftOverRanks(run, launcher, 3)
         for _ in range(4):
             watched.look()
             time.sleep(0.1)
@@ -66,3 +66,18 @@ def test_ranks_left_over_are_killed_unless_the_run_has_saved(
         watched.look()
         left = 2 if outcome is AttemptOutcome.COMPLETED else 0
         wait_until(lambda: len(living_ranks(launcher)) == left, 30)
+
+
+def test_a_rank_that_ended_before_the_first_look_is_missed_as_well(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(left_over_ranks, "END_SECONDS", 0.2)
+    run = RunDir.create(tmp_path / "run", plan)
+    with launcher_of_three() as launcher:
+        os.kill(living_ranks(launcher)[0], signal.SIGKILL)
+        wait_until(lambda: len(living_ranks(launcher)) == 2, 30)
+        watched = LeftOverRanks(run, launcher, 3)
+        watched.look()
+        time.sleep(0.3)
+        watched.look()
+        wait_until(lambda: not living_ranks(launcher), 30)

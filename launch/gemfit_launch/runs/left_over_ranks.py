@@ -23,18 +23,19 @@ SAVED = (AttemptOutcome.COMPLETED, AttemptOutcome.STOPPED)
 
 
 class LeftOverRanks:
-    """The ranks of one launcher, watched from its parent."""
+    """The ``expected`` ranks of one launcher, watched from its parent."""
 
-    def __init__(self, run: RunDir, launcher: int) -> None:
-        self._run, self._launcher = run, launcher
-        self._most = 0
+    def __init__(self, run: RunDir, launcher: int, expected: int) -> None:
+        self._run, self._launcher, self._expected = run, launcher, expected
         self._since: float | None = None
 
     def look(self) -> None:
-        """Kill the other ranks some seconds after one has ended; to be called every second or more often."""
+        """Kill the other ranks some seconds after one has ended; to be called every few seconds.
+
+        Those that have not been started yet count as ended: a launcher starts them all within the time.
+        """
         ranks = living_ranks(self._launcher)
-        self._most = max(self._most, len(ranks))
-        if not 0 < len(ranks) < self._most:
+        if not 0 < len(ranks) < self._expected:
             self._since = None
         elif self._since is None:
             self._since = time.monotonic()

@@ -155,7 +155,7 @@ def follow(run: RunDir, process: subprocess.Popen[bytes], tail: Tail, watch: Pro
 
     If they cannot be shown any more (a closed pipe), stops the run and waits for its end.
     """
-    ranks = LeftOverRanks(run, process.pid)
+    ranks = LeftOverRanks(run, process.pid, run.plan().topology.ranks_per_node)
     try:
         while process.poll() is None:
             watch.show(tail.read())

@@ -134,7 +134,7 @@ def gloo_default(interface: str | None) -> dict[str, str]:
 def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog) -> str:
     """Wait for the launcher; returns why it was ended, empty if it ended by itself."""
     next_check = time.monotonic() + CHECK_SECONDS
-    ranks = LeftOverRanks(machine.run, process.pid)
+    ranks = LeftOverRanks(machine.run, process.pid, machine.plan.topology.ranks_per_node)
     while process.poll() is None:
         time.sleep(POLL_SECONDS)
         if time.monotonic() < next_check:
