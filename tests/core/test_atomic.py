@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.core.atomic_file import replacing, write_atomic
-from gemfit.core.atomic_folder import staging
+from gemfit.core.atomic_folder import make_folder, staging
 from gemfit.data.build.block_cache import USED_LATELY_SECONDS, trim
 from gemfit.errors import UserError
 
@@ -62,3 +62,12 @@ def test_trimming_the_block_cache_removes_old_temporary_files(tmp_path: Path) ->
     os.utime(old, (before, before))
     trim(tmp_path, ())
     assert list(old.parent.iterdir()) == [fresh]
+
+
+@pytest.mark.parametrize("name", ["/proc/gemfit/packs", "{file}", "{file}/packs", "{link}"])
+def test_a_folder_that_cannot_be_made_is_explained(name: str, tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("")
+    link.symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"write elsewhere \(--out, or GEMFIT_CACHE\)"):
+        make_folder(Path(name.format(file=file, link=link)))

@@ -208,6 +208,10 @@ def test_data_without_training_conversations_is_refused(
     status, printed = build(path, seq_len=64, overlong="drop")
     assert status == 2
     assert "no conversation is left to train on: of 1, 1 were longer than data.seq_len" in printed
+    status, printed = build(path, seq_len=16, overlong="truncate", loss_on="assistant", validation_share=0)
+    assert status == 2
+    assert "of 1, 1 without a trained token in what fits into data.seq_len" in printed
+    assert "validation split" not in printed
 
 
 def test_a_file_that_changed_after_planning_is_refused(

@@ -173,3 +173,21 @@ def test_an_archive_has_to_be_unpacked(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04" + bytes(30))
     with pytest.raises(UserError, match="is a zip archive; unpack it"):
         check_readable(digest_file(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a pointer of Git LFS; run git lfs pull",
+        ),
+        ("\n<!DOCTYPE html><html>", "a web page; download the file"),
+        ("<HTML lang=en>", "a web page; download the file"),
+    ],
+)
+def test_what_stands_in_place_of_a_file_is_named(content: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_text(content)
+    with pytest.raises(UserError, match=reason):
+        check_readable(digest_file(path))

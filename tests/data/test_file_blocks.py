@@ -167,6 +167,15 @@ def test_text_that_is_no_json_stays_text_and_digits_stay(tmp_path: Path) -> None
     ]
 
 
+def test_the_header_of_a_csv_is_its_first_row_and_an_empty_field_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\n\nquestion,answer,persona\nq,a,\n,b,c\n")
+    assert list(map(json.loads, lines_of(path))) == [
+        {"question": "q", "answer": "a", "persona": None},
+        {"question": None, "answer": "b", "persona": "c"},
+    ]
+
+
 def test_columns_of_any_form_are_read_from_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with path.open("w", newline="") as stream:

@@ -14,6 +14,8 @@ from gemfit.schemas.recipe_data import DataRecipe
 from .form_lines import FOUR, REPLY, SYSTEM, USER, by_hand, exact, turns
 from .test_block import Anything
 
+CALLED = {"function": {"name": "f", "arguments": {}}}
+
 MISTAKES: dict[str, tuple[dict[str, Any], object, str]] = {
     "a column that is not there": (
         {"columns": {"prompt": "question", "completion": "answer"}},
@@ -56,6 +58,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], object, str]] = {
         {},
         {"instruction": "x", "output": "y", "history": [["a"]]},
         r"`history\[0\]` is a list, expected a pair",
+    ),
+    "a history that is no list": (
+        {},
+        {"instruction": "x", "output": "y", "history": 3.5},
+        "`history` is 3.5, expected a list of questions",
+    ),
+    "a history that is no JSON": (
+        {},
+        {"instruction": "x", "output": "y", "history": "a, b"},
+        "`history`: 'a, b' is not JSON",
     ),
     "a completion that is no text": (
         {},
@@ -109,6 +121,48 @@ MISTAKES: dict[str, tuple[dict[str, Any], object, str]] = {
         {"prompt": "x", "chosen": "a", "rejected": "b"},
         "has the key 'chosen'; preferences cannot",
     ),
+    "arguments of Llama": (
+        {},
+        by_hand(USER, {"role": "assistant", "tool_calls": [{"name": "f", "parameters": {"a": 1}}]}),
+        r".*tool_calls\[0\] has the key 'parameters', which would be lost",
+    ),
+    "a call with its result": (
+        {},
+        by_hand(
+            USER, {"role": "assistant", "tool_calls": [{"function": {**CALLED["function"], "output": "x"}}]}
+        ),
+        r".*tool_calls\[0\] has the key 'output', which would be lost",
+    ),
+    "a call with two names": (
+        {},
+        by_hand(USER, {"role": "assistant", "tool_calls": [{"name": "g", **CALLED}]}),
+        r".*tool_calls\[0\] has the key 'name', which would be lost",
+    ),
+    "a result of another id": (
+        {},
+        by_hand(
+            USER,
+            {"role": "assistant", "tool_calls": [{"id": 0, **CALLED}]},
+            {"role": "tool", "tool_call_id": 1, "content": "x"},
+        ),
+        r".*tool_call_id is 1, but the next call that waits for a result is 0",
+    ),
+    "a part without a type": (
+        {},
+        by_hand({"role": "user", "content": [{"text": "x"}]}, REPLY),
+        r".*content\[0\] has no type; write",
+    ),
+    "an instruction that is null": (
+        {},
+        {"instruction": None, "input": "x", "output": "y"},
+        "`instruction` is null or missing, expected text",
+    ),
+    "a completion that is null": (
+        {},
+        {"prompt": "x", "completion": None},
+        "`completion` is null or missing, expected text or a list",
+    ),
+    "contents that are no list": ({}, {"contents": '{"role": "user"}'}, "`contents` is an object, expected"),
     "text alone": (
         {},
         {"text": "x"},

@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from gemfit.data.__main__ import main
+from gemfit.data.jsonl.hub_stream import hub_lines
 from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
-from gemfit.schemas.pack_job import make_pack_job
+from gemfit.schemas.pack_job import JobSource, make_pack_job
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
@@ -33,6 +34,21 @@ def parquet(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("../b.parquet", "not a part of it"), (".b.parquet", "a hidden file; rename it")]
+)
+def test_files_that_a_readme_names_and_no_digest_covers_are_refused(
+    name: str, reason: str, parquet: Callable[..., Path]
+) -> None:
+    """A pack would be found again although they have changed."""
+    folder = parquet([{"prompt": "a", "completion": "b"}])
+    shutil.copy(folder / "part.parquet", folder / name)
+    readme = f"---\nconfigs:\n- config_name: default\n  data_files: {name}\n---\n"
+    (folder / "README.md").write_text(readme)
+    with pytest.raises(UserError, match=rf"its README names .*b\.parquet, .*{reason}"):
+        list(hub_lines(JobSource(name="x", hub=str(folder))))
 
 
 def test_a_folder_of_parquet_is_packed_like_jsonl(

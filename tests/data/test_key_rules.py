@@ -64,8 +64,35 @@ REFUSED: dict[str, tuple[object, str]] = {
     "conversations": ([{"from": "human", "value": "Is it snowing?"}], "the line has its conversation twice"),
     "message": ("Is it snowing?", "the line has its conversation twice"),
     "reasoning_content": ("Hm.", "put what is to be trained into content"),
+    "reasoning_details": ([{"text": "Hm."}], "put what is to be trained into content"),
+    "thinking_blocks": ([{"thinking": "Hm."}], "put what is to be trained into content"),
+    "instructions": ("Be kind.", "its text is in no message"),
+    "attachments": ([{"content": "A long text."}], "its text is in no message"),
+    "preamble": ("Be kind.", "call it `system`"),
+    "is_train": ("False", "write `weight`"),
+    "is_trained": ("0", "write `weight`"),
+    "desirable": ("true", "preferences cannot"),
+    "token_ids": ("[1, 2]", "tokens are made from messages"),
     "chat_template": ("{% for %}", "data.format chooses"),
     "chat_template_kwargs": ({"enable_thinking": True}, "data.format chooses"),
+}
+REFUSED_IN_MESSAGES: dict[str, tuple[object, str]] = {
+    "tools": ([{"name": "f"}], "write them as `tools` next to the messages"),
+    "functions": ('[{"name": "f"}]', "write them as `tools` next to the messages"),
+    "function_calls": ("f(a=1)", "write it as `tool_calls`"),
+    "text": ("No.", "there is a `content`"),
+    "documents": ([{"text": "A long text."}], "put what is to be trained into content"),
+    "attachments": ([{"content": "A long text."}], "put what is to be trained into content"),
+    "reasoning_details": ([{"text": "Hm."}], "put what is to be trained into content"),
+    "is_trained": ("False", "write `weight`"),
+}
+IGNORED_IN_MESSAGES: dict[str, object] = {
+    "name": "Ann",
+    "text": "Yes.",
+    "tool_names": ["f"],
+    "tool_choice": "auto",
+    "documents": ["a.pdf"],
+    "functions": [],
 }
 HARMLESS: dict[str, object] = {
     "id": 3,
@@ -126,6 +153,25 @@ def test_a_key_that_decides_what_is_trained_is_refused_by_name(key: str) -> None
     assert found[0].reason.startswith(f"has the key {key!r} next to `messages`; {reason}")
     ignoring = LineSettings.of(DataRecipe(ignore_columns=(key,)))
     assert len(read_block(line_of(key, value), 1, "f", Anything(), None, ignoring)[0].last) == 1
+
+
+def with_key(key: str, value: object) -> bytes:
+    return orjson.dumps({"messages": [MESSAGES[0], {**MESSAGES[1], key: value}]})
+
+
+@pytest.mark.parametrize("key", REFUSED_IN_MESSAGES)
+def test_a_key_of_a_message_that_would_be_lost_is_refused_by_name(key: str) -> None:
+    value, reason = REFUSED_IN_MESSAGES[key]
+    with pytest.raises(UserError, match=rf"messages\[1\] has the key '{key}'; {reason}"):
+        read_block(with_key(key, value), 1, "f", Anything(), None)
+
+
+@pytest.mark.parametrize("key", IGNORED_IN_MESSAGES)
+def test_other_keys_of_a_message_are_ignored(key: str) -> None:
+    line = with_key(key, IGNORED_IN_MESSAGES[key])
+    assert columns(read_block(line, 1, "f", Anything(), None)[0]) == columns(
+        read_block(orjson.dumps({"messages": MESSAGES}), 1, "f", Anything(), None)[0]
+    )
 
 
 @pytest.mark.parametrize("key", HARMLESS)
@@ -263,7 +309,7 @@ def any_line(rng: random.Random) -> dict[str, Any]:
 def test_any_line_is_packed_left_out_or_rejected_by_name() -> None:
     rng = random.Random(7)
     lines = [b"", b" \r", b"[", b"{}", b"[]", b"null", b"7"]
-    lines += [json.dumps(any_line(rng)).encode() for _ in range(2000)]
+    lines += [json.dumps(any_line(rng)).encode() for _ in range(4000)]
     found: list[Rejection] = []
     alone: list[Rejection] = []
     messages, counts = read_block(b"\n".join(lines) + b"\n", 1, "f", Anything(), found.append)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from gemfit.data.jsonl.hub_stream import hub_lines
+from gemfit.data.jsonl.inputs import lines_of
 from gemfit.data.jsonl.line_parser import read_line
 from gemfit.data.jsonl.row_json import row_line
 from gemfit.data.pack.reader import read_manifest
@@ -21,6 +23,7 @@ from gemfit.schemas.pack_job import JobSource
 
 from .conftest import Build
 
+CALL_FREE = {"role": "user", "content": "a"}
 CALL = {"name": "f", "arguments": {"city": "Bern", "limit": None}}
 OTHER_CALL = {"name": "g", "arguments": {}}
 TOOL = {"function": {"name": "f", "parameters": {"a": {"type": "string", "default": None}}}}
@@ -87,7 +90,36 @@ def test_padding_of_structs_is_left_out(tmp_path: Path) -> None:
     assert first["tools"] is None
 
 
-@pytest.mark.parametrize("key", ["arguments", "parameters"])
+def test_nulls_and_odd_numbers_of_metadata_are_of_no_interest(tmp_path: Path) -> None:
+    metadata = [{"parameters": {"top": 1.0, "seed": None}}, {"parameters": {"top": float("nan"), "seed": 1}}]
+    write_structs(tmp_path, [{"messages": [CALL_FREE], "run": item} for item in metadata])
+    assert [row["messages"] for row in read(tmp_path)] == [[CALL_FREE]] * 2
+
+
+def test_binary_columns_are_the_text_that_they_hold(tmp_path: Path) -> None:
+    write_structs(tmp_path, [{"prompt": "é".encode(), "completion": b"\xff"}])
+    assert read(tmp_path) == [{"prompt": "é", "completion": {"bytes": 1}}]
+
+
+def test_a_type_that_json_lacks_is_refused_under_arguments(tmp_path: Path) -> None:
+    calls = [{"name": "f", "arguments": {"price": Decimal("1.10")}}]
+    write_structs(tmp_path, [{"messages": [{"role": "assistant", "tool_calls": calls}]}])
+    (line,) = hub_lines(JobSource(name="x", hub=str(tmp_path)))
+    with pytest.raises(UserError, match=r"arguments\.price is of the type Decimal, which JSON does not have"):
+        read_line(line.rstrip(b"\n"), "x:1")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    pyarrow.parquet.write_table(
+        pa.Table.from_arrays(columns, names=["prompt", "completion", "completion"]), path
+    )
+    with pytest.raises(UserError, match="it has the column 'completion' twice"):
+        list(lines_of(path))
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input_schema", "response"])
 def test_a_null_in_a_struct_of_arguments_is_refused_by_its_place(key: str, tmp_path: Path) -> None:
     rows = [
         {"messages": [{"role": "assistant", "content": "x"}], "tools": [{"function": {key: value}}]}

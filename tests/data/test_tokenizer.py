@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from gemfit.data.tokenize.tokenizer import SPECIAL, load_tokenizer, pad_id, tokenizer_digest, train_tokenizer
+from gemfit.data.tokenize.tokenizer import (
+    SPECIAL,
+    load_tokenizer,
+    pad_id,
+    short_words,
+    tokenizer_digest,
+    train_tokenizer,
+)
 from gemfit.errors import UserError
 
 TEXTS = ["we rest today and we sleep at night", "I feel the long day.\n\nAnd the night é", "漢字 👍"] * 20
@@ -81,3 +88,10 @@ def test_padding_uses_eos_where_there_is_no_pad_token(tokenizer: Any) -> None:
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"no tokenizer can be loaded from '{tmp_path}'.*tokenizer.json"):
         load_tokenizer(str(tmp_path))
+
+
+def test_words_of_thousands_of_characters_are_learned_from_in_parts() -> None:
+    text = short_words("we rest\n" + "x" * 2500 + " today")
+    assert text == "we rest\n" + " ".join(["x" * 1000, "x" * 1000, "x" * 500]) + " today"
+    assert short_words(text) == text
+    assert "xx" in train_tokenizer(["x" * 2500], 320).get_vocab()

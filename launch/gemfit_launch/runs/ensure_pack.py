@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gemfit.core.atomic_file import temporary_name
-from gemfit.core.atomic_folder import explaining
+from gemfit.core.atomic_folder import explaining, make_folder
 from gemfit.errors import ExitCode
 from gemfit.schemas.manifest import PackManifest
 from gemfit.schemas.pack_job import PackJob
@@ -42,8 +42,7 @@ def ensure_pack(
         return manifest
     require_train_extra("pack")
     say(f"packing into {folder}")
-    with explaining(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     if manifest is None:
         _build(job, folder, options)
     else:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import xxhash
 
-from gemfit.core.atomic_folder import explaining
+from gemfit.core.atomic_folder import explaining, make_folder
 from gemfit.core.file_lock import try_lock
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
@@ -31,8 +31,8 @@ def fetch_input(url: str, say: Callable[[str], None]) -> Path:
     """A file in the cache with the content of ``url``; what was downloaded before is not again."""
     folder = cache_folder() / "input"
     partial = folder / f".{digest_json(url)}.partial"
+    make_folder(folder)
     with explaining(partial):
-        folder.mkdir(parents=True, exist_ok=True)
         with partial.open("a+b") as copy:
             if not try_lock(copy.fileno()):
                 raise UserError(f"{shown_url(url)}: another command is downloading it; wait for that one")

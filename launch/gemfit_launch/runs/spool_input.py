@@ -10,7 +10,7 @@ from typing import BinaryIO
 import xxhash
 
 from gemfit.core.atomic_file import temporary_name
-from gemfit.core.atomic_folder import explaining
+from gemfit.core.atomic_folder import explaining, make_folder
 from gemfit.errors import UserError
 from gemfit.schemas.pack_job import cache_folder
 from gemfit.schemas.source_file import suffix_of_content
@@ -22,8 +22,8 @@ def spool_input(source: str, say: Callable[[str], None]) -> Path:
     """A file in the cache with all that can be read from ``source``; equal content is kept once."""
     folder = cache_folder() / "input"
     partial = temporary_name(folder / "stream", "partial-")
+    make_folder(folder)
     with explaining(folder / "stream"):
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             with _opened(source) as stream, partial.open("wb") as copy:
                 digest, head = _copy(stream, copy)

@@ -11,6 +11,7 @@ from pathlib import Path
 from gemfit.core.atomic_file import temporary_name
 from gemfit.errors import UserError
 
+_ELSEWHERE = "write elsewhere (--out, or GEMFIT_CACHE)"
 _PARTIAL = "partial-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -25,15 +26,23 @@ def staging(out: Path) -> Iterator[Path]:
     partial = temporary_name(out, _PARTIAL)
     try:
         with explaining(out):
-            try:
-                out.parent.mkdir(parents=True, exist_ok=True)
-                partial.mkdir()
-            except FileNotFoundError as error:  # /proc, and similar file systems
-                raise UserError(f"{out}: no folder can be made there; write elsewhere") from error
+            make_folder(out.parent)
+            partial.mkdir()
             yield partial
             partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents, if they are not there; ``UserError`` where none can be made."""
+    with explaining(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # a file, or a link to nowhere
+            raise UserError(f"{folder}: is not a folder; {_ELSEWHERE}") from error
+        except FileNotFoundError as error:  # /proc, and similar file systems
+            raise UserError(f"{folder}: no folder can be made there; {_ELSEWHERE}") from error
 
 
 def partial_folders(out: Path) -> list[Path]:
@@ -59,9 +68,7 @@ def explained(error: OSError, out: Path) -> Exception:
             "was left: free some space, or write elsewhere (--out, or GEMFIT_CACHE)"
         )
     if error.errno in _FORBIDDEN:
-        return UserError(
-            f"{error.filename or out}: {error.strerror}; write elsewhere (--out, or GEMFIT_CACHE)"
-        )
+        return UserError(f"{error.filename or out}: {error.strerror}; {_ELSEWHERE}")
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return UserError(f"{out}: already exists; choose another name")
     return error

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from gemfit.core.file_lock import stale_is_missing
 from gemfit.errors import UserError
 
 SHOWN = 5
@@ -27,14 +28,15 @@ def refuse_foreign_files(folder: Path, *, levels: int | None = None) -> None:
 
 def _foreign(folder: Path, root: Path, levels: int | None) -> Iterator[str]:
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with stale_is_missing():
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):  # another process has removed it
         return
     for entry in entries:
         path = Path(entry.path)
         if entry.is_symlink():
-            if not _stays_inside(path, root):
-                yield f"{path.relative_to(folder.parent)} is a link to {path.readlink()}, out of the folder"
+            if target := _outside(path, root):
+                yield f"{path.relative_to(folder.parent)} is a link to {target}, out of the folder"
         elif entry.is_dir():
             if levels is None or levels > 1:
                 yield from _foreign(path, root, None if levels is None else levels - 1)
@@ -42,8 +44,15 @@ def _foreign(folder: Path, root: Path, levels: int | None) -> Iterator[str]:
             yield f"{path.name} is a pipe, socket or device"
 
 
-def _stays_inside(link: Path, root: Path) -> bool:
+def _outside(link: Path, root: Path) -> Path | None:
+    """Where a link out of ``root`` leads; ``None`` for one inside of it, and for one that is gone by now."""
     try:
-        return link.resolve().is_relative_to(root)
+        if link.resolve().is_relative_to(root):
+            return None
     except (OSError, RuntimeError):  # a circle of links
-        return False
+        pass
+    try:
+        with stale_is_missing():
+            return link.readlink()
+    except FileNotFoundError:  # another process has removed it
+        return None

@@ -23,7 +23,7 @@ from gemfit.schemas.source_file import (
     digest_files,
 )
 
-PACK_FORMAT = 8
+PACK_FORMAT = 9
 """Increased whenever the same input would give other rows."""
 
 COMPRESSION_RATIO = 5

@@ -38,7 +38,15 @@ _PARQUET = b"PAR1"
 _JSON = rb"(\xef\xbb\xbf)?\s*([{\[]|$)"
 _ARRAY = rb"(\xef\xbb\xbf)?\s*\["
 _ARCHIVES = ((rb"PK\x03\x04", "zip"), (rb"7z\xbc\xaf\x27\x1c", "7z"), (rb"Rar!\x1a\x07", "rar"))
-_HEAD_BYTES = 16
+_HEAD_BYTES = 64
+_PLACEHOLDERS = (
+    (rb"version https://git-lfs", "is a pointer of Git LFS; run git lfs pull"),
+    (
+        rb"\s*<(!doctype|html)",
+        "is a web page; download the file that it shows (a link with /resolve/ or /raw/)",
+    ),
+)
+"""What downloads leave in place of a file, and the way out."""
 
 
 class SourceFile(Contract):
@@ -133,12 +141,15 @@ def kind_by_name(name: str) -> Kind | None:
 
 
 def check_readable(file: SourceFile) -> None:
-    """``UserError`` for an archive of files, which has to be unpacked first."""
+    """``UserError`` for an archive of files, which has to be unpacked first, and for no data at all."""
     with Path(file.path).open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
     for magic, name in _ARCHIVES:
         if re.match(magic, head):
             raise UserError(f"{file.path}: is a {name} archive; unpack it, and give the files in it")
+    for begin, what in _PLACEHOLDERS:
+        if re.match(begin, head, re.IGNORECASE):
+            raise UserError(f"{file.path}: {what}")
 
 
 def content_note(file: SourceFile) -> str | None:

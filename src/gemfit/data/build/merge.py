@@ -14,6 +14,7 @@ import gemfit
 from gemfit.core.progress import progress
 from gemfit.data.build.conversation_table import ConversationTable, Notes
 from gemfit.data.build.malloc import trim_heap
+from gemfit.data.build.nothing_to_train import nothing_to_train
 from gemfit.data.build.row_plan import SPLITS, plan_split
 from gemfit.data.build.shards import Source, SplitPlan
 from gemfit.data.build.token_accounting import (
@@ -171,14 +172,7 @@ def _check_enough(job: PackJob, table: ConversationTable, selection: Selection, 
         validation = ", ".join(source.name for source in job.sources if source.is_validation)
         raise UserError(f"{validation}: data.validation holds no conversation that can be packed")
     if not np.any(selection.split == TRAIN):
-        dropped = int(np.count_nonzero(selection.disposition == Disposition.OVERLONG))
-        raise UserError(
-            f"{named}: no conversation is left to train on: of {len(table)}, "
-            f"{dropped} were longer than data.seq_len and dropped, the rest is "
-            f"in the validation split (data.validation_share: {job.data.validation_share}; "
-            f"near-duplicates stay on one side, data.near_duplicates: {job.data.near_duplicates}); "
-            f"give more data, or change these"
-        )
+        raise UserError(f"{named}: {nothing_to_train(selection, job.data)}")
 
 
 def _counts(plan: SplitPlan, sums: ChunkSums, trained: int) -> SplitCounts:

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gemfit.core.atomic_folder import explaining, partial_folders
+from gemfit.core.atomic_folder import explaining, make_folder, partial_folders
 from gemfit.core.file_lock import NO_LOCKS, stale_is_missing, try_lock
 
 
 @contextmanager
 def one_builder(out: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Be the only process that builds ``out``; waits for another one, and removes what a killed one left."""
+    make_folder(out.parent)
     with explaining(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
         lock = out.with_name(f".{out.name}.lock")
         descriptor, is_held = _acquire(lock, out, say)
     try:

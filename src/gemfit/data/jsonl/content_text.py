@@ -15,13 +15,17 @@ import orjson
 
 from gemfit.data.jsonl.error_values import excerpt
 from gemfit.data.jsonl.exact_json import RepeatedKey, dump_json, load_json
-from gemfit.data.jsonl.key_rules import MESSAGE_RULES, find_refusal
+from gemfit.data.jsonl.key_rules import EMPTY_VALUES, MESSAGE_RULES, find_refusal
 from gemfit.errors import UserError
 
 CALL = '{"type": "function", "function": {"name": "…", "arguments": {…}}}'
 PART = '{"type": "text", "text": "…"}'
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """Types of parts that are text; the last two are those of OpenAI's Responses API."""
+
+_CALL_PARTS = ("name", "arguments")
+_LOST = ("parameters", "args", "kwargs", "input", "content", "output", "result", "response")
+"""Keys of a call that other formats have for its arguments or its result."""
 
 
 def content_text(value: object, where: str) -> str:
@@ -45,7 +49,8 @@ def calls_text(value: object, where: str) -> str:
 
 def call_ids(calls: object) -> list[object]:
     """The ids of calls that have one; ``calls`` has passed ``calls_text``, or is empty."""
-    return [call["id"] for call in (calls if isinstance(calls, list | tuple) else ()) if call.get("id")]
+    given = calls if isinstance(calls, list | tuple) else ()
+    return [call["id"] for call in given if call.get("id") not in EMPTY_VALUES]
 
 
 def one_call(value: object, where: str) -> object:
@@ -67,6 +72,8 @@ def _part(part: object, where: str) -> str:
     if not isinstance(part, Mapping):
         raise UserError(f"{where} is {excerpt(part)}; write {PART}, or one string as the content")
     kind, text = part.get("type"), part.get("text")
+    if kind is None and isinstance(text, str):
+        raise UserError(f"{where} has no type; write {PART}")
     if kind not in _TEXT_PARTS:
         raise UserError(
             f"{where} is a part of type {excerpt(kind)}; only text can be trained: remove the part"
@@ -83,9 +90,18 @@ def _call(call: object, where: str) -> dict[str, Any]:
     if not isinstance(call, Mapping) or call.get("type", "function") != "function":
         raise UserError(f"{where} is {excerpt(call)} and not a function call; write {CALL}")
     function = _function(call)
+    _check_call_keys(call, function, where)
     if not _name(function):
         raise UserError(f"{where} has no function name; write {CALL}")
     return {"name": function["name"], "arguments": _arguments(function.get("arguments"), where)}
+
+
+def _check_call_keys(call: Mapping[str, Any], function: Mapping[str, Any], where: str) -> None:
+    """Refuse keys of a call that hold something like arguments or results: they would be lost."""
+    for keys in (call, function):
+        for key, value in keys.items():
+            if value not in EMPTY_VALUES and (key in _LOST or (keys is not function and key in _CALL_PARTS)):
+                raise UserError(f"{where} has the key {key!r}, which would be lost; write {CALL}")
 
 
 def _arguments(value: object, where: str) -> object:
@@ -102,6 +118,9 @@ def json_of_text(text: str, where: str) -> object:
     try:
         return load_json(text.encode())
     except orjson.JSONDecodeError as error:
+        if "depth limit" in error.msg:
+            reason = "is nested more than a thousand levels deep; remove what is so deep"
+            raise UserError(f"{where} {reason}") from None
         raise UserError(f"{where}: {excerpt(text)} is not JSON: {error}; write it as JSON") from None
     except RepeatedKey as key:
         raise UserError(f"{where}: the key {key} stands twice in one object; remove one") from None
@@ -112,7 +131,8 @@ def json_text(value: object, where: str) -> str:
     try:
         return dump_json(value)
     except ValueError as error:
-        raise UserError(f"{where} cannot be written as JSON: {error}") from None
+        way_out = "remove what is nested so deeply" if "ecursion" in str(error) else "write other values"
+        raise UserError(f"{where} cannot be written as JSON: {error}; {way_out}") from None
 
 
 def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -133,7 +133,7 @@ def _check_results(
     for index, message in enumerate(messages):
         waiting += call_ids(message.get("tool_calls"))
         answered = message.get("tool_call_id")
-        if answered is None or roles.get(str(message["role"])) != "tool":
+        if answered in EMPTY_VALUES or roles.get(str(message["role"])) != "tool":
             continue
         if not waiting or answered != waiting[0]:
             raise UserError(

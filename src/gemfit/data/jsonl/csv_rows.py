@@ -23,14 +23,15 @@ _SWITCHED = ("0", "1", "0.0", "1.0", "true", "false")
 def csv_lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
     """Each row below the header as one line; a malformed file is a ``UserError`` after the rows before.
 
-    A row without a field is a blank line, one of too many fields a bad line.
+    The header is the first row that is not blank. Below it, a row without a field is a blank line, one of too
+    many fields a bad line, and an empty field null.
     """
     csv.field_size_limit(LINE_LIMIT)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     rows = csv.reader(text, strict=True)
     number = 0
     try:
-        header = next(rows, [])
+        header = next(filter(None, rows), [])
         if twice := [name for name in header if name and header.count(name) > 1]:
             raise UserError(f"{path}: the first row has the column {twice[0]!r} twice; rename one of them")
         for row in rows:
@@ -52,7 +53,9 @@ def _line(header: list[str], row: list[str]) -> bytes:
     if len(row) > len(header):
         return refused_row(f"has {len(row)} fields, and the header {len(header)}")
     named = dict(zip(header, row, strict=False))
-    fields = [orjson.dumps(name) + b":" + _value(name, text) for name, text in named.items() if text]
+    fields = [
+        orjson.dumps(name) + b":" + (_value(name, text) if text else b"null") for name, text in named.items()
+    ]
     return b"{" + b",".join(fields) + b"}\n"
 
 

@@ -111,10 +111,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _finite_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, _Constant):
-                raise NotANumber(f"{item.name} under the key {name!r}")
+        if constant := _constant_in(value):
+            raise NotANumber(f"{constant.name} under the key {name!r}")
     return dict(pairs)
+
+
+def _constant_in(value: Any) -> _Constant | None:
+    """The first constant in a value; objects in it have been looked at."""
+    if isinstance(value, list):
+        return next((found for item in value if (found := _constant_in(item))), None)
+    return value if isinstance(value, _Constant) else None
 
 
 def _unusual(value: object) -> object:

@@ -22,6 +22,7 @@ REFUSED_KEYS = {
     "from": "there is a `role`: remove one of them",
     "value": "there is a `content`: remove one of them",
     "parts": "there is a `content`: remove one of them",
+    "text": "there is a `content`: remove one of them",
 }
 """Keys of other formats, and what to write instead."""
 
@@ -31,7 +32,7 @@ def check_keys(message: Mapping[str, object], role: str, where: str) -> None:
     for key, value in message.items():
         if key in SUPPORTED_KEYS or value in EMPTY_VALUES:
             continue
-        if key in REFUSED_KEYS:
+        if key in REFUSED_KEYS and not (key == "text" and value == message.get("content")):
             raise UserError(f"{where} has the key {key!r}; {REFUSED_KEYS[key]}")
         if refusal := find_refusal(key, value, MESSAGE_RULES, MISSPELT_KEYS):
             raise UserError(f"{where} has the key {key!r}; {refusal.reason}")

@@ -5,7 +5,9 @@ Rows are downloaded on demand. A local folder holds Parquet or JSON files, or wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def hub_lines(source: JobSource) -> Iterator[bytes]:
 def _open(source: JobSource) -> Any:
     """The rows, to be iterated once."""
     # The import takes most of a second, and jobs on files do not need it.
-    from datasets import DatasetDict, load_dataset, load_from_disk  # noqa: PLC0415
+    from datasets import DatasetDict, load_dataset_builder, load_from_disk  # noqa: PLC0415
 
     assert source.hub is not None, "a source of datasets"
     if is_saved(Path(source.hub)):
@@ -52,4 +54,17 @@ def _open(source: JobSource) -> Any:
     name, revision = source.hub, source.commit
     if revision is not None and is_offline() and (cached := cached_snapshot("dataset", name, revision)):
         name, revision = str(cached), None
-    return load_dataset(name, source.hf_config, split=source.hf_split, revision=revision, streaming=True)
+    builder = load_dataset_builder(name, source.hf_config, revision=revision)
+    _check_origin(builder.config.data_files or {}, name, revision)
+    return builder.as_streaming_dataset(split=source.hf_split)
+
+
+def _check_origin(data_files: Mapping[Any, Sequence[str]], name: str, commit: str | None) -> None:
+    """Refuse files that a README names, but that neither the commit nor the digests of a folder cover."""
+    root = f"{Path(name).absolute()}{os.sep}" if commit is None else f"hf://datasets/{name}@{commit}/"
+    for file in chain.from_iterable(data_files.values()):
+        inside = str(file).removeprefix(root)
+        if inside == str(file) or ".." in Path(inside).parts:
+            raise ValueError(f"its README names {file}, which is not a part of it; give that file itself")
+        if commit is None and any(part.startswith(".") for part in Path(inside).parts):
+            raise ValueError(f"its README names {inside}, a hidden file; rename it")

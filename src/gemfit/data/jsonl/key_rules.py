@@ -21,6 +21,8 @@ _TO_WEIGHT = "write `weight` 0 or 1 into messages, or into the line"
 _TO_CONTENT = "put what is to be trained into content, and remove the key"
 _NO_COPIES = "its text is in no message: add it there, or remove the key"
 _NO_TOKENS = "tokens are made from messages: remove the key"
+_FLAGS = ("true", "false")
+_SWITCHES = (*_FLAGS, "0", "1", "0.0", "1.0", "yes", "no")
 _OTHER_WORDS = frozenset(["height", "eight", "strain", "trait", "trail", "brain", "grain", "drain", "pools"])
 """Words that are near to a key and mean something else."""
 
@@ -54,15 +56,18 @@ def _is_anything(value: object) -> bool:
     return True
 
 
-def _is_no_text(value: object) -> bool:
-    return not isinstance(value, str)
+def _is_switch(value: object) -> bool:
+    """Anything but text; in tables of strings, such as CSV, text that stands for a flag or a number."""
+    return not isinstance(value, str) or value.strip().lower() in _SWITCHES
 
 
 def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _FLAGS)
 
 
 def _is_ids(value: object) -> bool:
+    if isinstance(value, str):
+        return bool(re.match(r"\s*\[\s*-?\d", value))
     return isinstance(value, list) and isinstance(value[0], int | float)
 
 
@@ -81,10 +86,13 @@ def has_objects(value: object) -> bool:
 
 _MEDIA = "image images img imgs picture pictures photo photos pixel audio audios video videos"
 _LISTS = "messages message conversation conversations contents dialog dialogue"
-_FIELDS = "prompt completion response instruction output input history context"
+_FIELDS = (
+    "prompt completion response instruction output input history context "
+    "prompts completions responses instructions outputs inputs contexts"
+)
 MEDIA = KeyRule(_words(_MEDIA), None, _is_content, _NO_MEDIA)
 MASKS = KeyRule(_words("loss mask masks masked"), None, _is_anything, _TO_WEIGHT)
-FLAGS = KeyRule(_words("train trainable trained training untrained"), None, _is_no_text, _TO_WEIGHT)
+FLAGS = KeyRule(_words("train trainable trained training untrained"), None, _is_switch, _TO_WEIGHT)
 WEIGHTS = KeyRule(
     _words("weight weights"),
     _words("sample example line row message loss turn"),
@@ -93,14 +101,31 @@ WEIGHTS = KeyRule(
 )
 REASONING = KeyRule(
     _words("reasoning thinking thought thoughts cot rationale"),
-    _words("content trace text chain of process"),
+    _words("content trace text chain of process details blocks summary steps internal hidden"),
     _is_content,
     _TO_CONTENT,
     copies=True,
 )
-MESSAGE_RULES = (MEDIA, MASKS, FLAGS, WEIGHTS, REASONING)
+_COMMON = (MEDIA, MASKS, FLAGS, WEIGHTS, REASONING)
+_TOOL_WORDS = "tool tools function functions"
+MESSAGE_RULES = (
+    *_COMMON,
+    KeyRule(
+        _words("call calls"),
+        _words(_TOOL_WORDS),
+        _is_content,
+        "write it as `tool_calls`, a list",
+    ),
+    KeyRule(_words(_TOOL_WORDS), None, has_objects, "write them as `tools` next to the messages"),
+    KeyRule(
+        _words("documents attachments"),
+        _words(""),
+        has_objects,
+        _TO_CONTENT,
+    ),
+)
 LINE_RULES = (
-    *MESSAGE_RULES,
+    *_COMMON,
     KeyRule(
         _words("chosen rejected preferred dispreferred preference preferences"),
         None,
@@ -117,19 +142,19 @@ LINE_RULES = (
         'write "tools": [{"type": "function", "function": …}, …]',
     ),
     KeyRule(
-        _words("tool tools function functions"),
+        _words(_TOOL_WORDS),
         None,
         has_objects,
         "call it `tools`, name it in data.columns ({tools: …}), or remove it",
     ),
     KeyRule(
-        _words("system sys developer"),
+        _words("system sys developer preamble"),
         _words("prompt message messages instruction instructions content text msg"),
         _is_content,
         "call it `system`, name it in data.columns ({system: …}), or remove it",
         copies=True,
     ),
-    KeyRule(_words("documents"), _words(""), has_objects, _NO_COPIES, copies=True),
+    KeyRule(_words("documents attachments"), _words(""), has_objects, _NO_COPIES, copies=True),
     KeyRule(
         _words("template"),
         _words("chat kwargs"),

@@ -5,6 +5,7 @@ A line longer than ``data.max_line_mib`` is rejected without decoding, so that i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ LINE_LIMIT = MAX_LINE_MIB * 2**20
 
 _REFUSED_ROW = b"\0refused: "
 """No JSON begins with it, so it costs a valid line nothing."""
+
+_CSV_HEADER = re.compile(r"\s*\"?\w[\w ]*\"?([,;\t|]\"?[\w ]*\"?)+\s*")
+"""Names of columns, without a bracket or a brace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ def _binary_error(line: bytes) -> str:
         return "is Arrow; write it as Parquet, or give its folder as hf:FOLDER"
     if compression := compression_of(line[:16], ""):
         return f"is {compression} inside of a compressed file; decompress it once"
+    if line.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) or line.count(0) / len(line) > 0.6:
+        return "is UTF-32, not UTF-8; convert the file (iconv -f UTF-32 -t UTF-8)"
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or 0.3 < line.count(0) / len(line) < 0.6:
         return "is UTF-16, not UTF-8; convert the file (iconv -f UTF-16 -t UTF-8)"
     return f"holds a NUL byte at byte {line.index(0) + 1}; is this a text file?"
@@ -96,6 +102,15 @@ def _json_error(line: bytes, error: orjson.JSONDecodeError) -> str:
         )
     if "surrogate" in error.msg:
         return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it"
+    if "depth limit" in error.msg:
+        return "is nested more than a thousand levels deep; remove what is so deep"
+    if text.startswith("\ufeff"):
+        return (
+            "begins with a byte order mark, as joined files have it; remove it: "
+            "sed 's/^\\xef\\xbb\\xbf//' FILE > converted.jsonl"
+        )
+    if _CSV_HEADER.fullmatch(text):
+        return "is the header of a table; save it as a file called *.csv, with commas"
     if text.strip() == "[":
         return (
             "is only '[': the file is one JSON list; write one conversation per line: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
     number = 0
     try:
         with ParquetFile(path) as file:
+            _check_names(file.schema_arrow.names)
             features = _features(Features, file.schema_arrow)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
@@ -32,6 +33,12 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
     except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}:{number + 1}: cannot be read as Parquet: {first}") from None
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """A row as an object would keep the last of two columns of one name."""
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"it has the column {twice!r} twice; rename one of them")
 
 
 def _features(features: Any, schema: Any) -> Any:

@@ -17,8 +17,10 @@ import orjson
 
 from gemfit.data.jsonl.line_parser import refused_row
 
-_WRITTEN = ("arguments", "parameters")
-"""Keys whose values are the user's own JSON."""
+_SCHEMAS = ("input_schema", "inputSchema", "output_schema", "outputSchema")
+_WRITTEN = ("arguments", "args", "parameters", "parametersJsonSchema", "response", *_SCHEMAS)
+"""Keys of tool calls, definitions and results whose values are the user's own JSON."""
+_JSON_TYPES = (str, int, float, list, dict, type(None))
 _CANNOT_TELL = (
     "is null in a struct of Arrow, which fills the keys of other rows with null: whether it was "
     "written cannot be told; store tool arguments and parameters as JSON text (json.dumps) or as "
@@ -29,16 +31,29 @@ _CANNOT_TELL = (
 def row_line(row: Mapping[str, Any], features: Mapping[str, Any] | None) -> bytes:
     """The row as a line that ends in a line break; ``features`` are those of ``datasets``."""
     try:
+        # Messages and tools are lists; a struct, such as metadata, holds nothing that is trained.
         kept = {
             name: _without_padding(value, (features or {}).get(name), name, written=False)
+            if isinstance(value, list)
+            else value
             for name, value in row.items()
         }
-    except (_AmbiguousNull, _NotFinite) as error:
+    except (_AmbiguousNull, _NoJson) as error:
         return refused_row(str(error))
     try:
-        return orjson.dumps(kept, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(kept, default=_as_json, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # an integer of more than 64 bits
-        return json.dumps(kept, default=str, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(kept, default=_as_json, ensure_ascii=False).encode() + b"\n"
+
+
+def _as_json(value: Any) -> Any:
+    """Bytes as the text that they hold; an object, which is no content, if they hold none."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"bytes": len(value)}
 
 
 def _without_padding(value: Any, feature: Any, place: str, *, written: bool) -> Any:
@@ -48,8 +63,8 @@ def _without_padding(value: Any, feature: Any, place: str, *, written: bool) -> 
             _without_padding(item, inner, f"{place}[{index}]", written=written)
             for index, item in enumerate(value)
         ]
-    if written and isinstance(value, float) and not math.isfinite(value):
-        raise _NotFinite(place, value)
+    if written and not _is_json(value):
+        raise _NoJson(place, value)
     if not (isinstance(value, dict) and isinstance(feature, dict)):
         return value
     kept = {}
@@ -69,8 +84,14 @@ class _AmbiguousNull(Exception):
         return f"{self.args[0]} {_CANNOT_TELL}"
 
 
-class _NotFinite(Exception):
-    """NaN or an infinity under arguments of a tool; its arguments are the place in the row and the value."""
+class _NoJson(Exception):
+    """A value without JSON form under arguments of a tool; its arguments are the place in the row and it."""
 
     def __str__(self) -> str:
-        return f"{self.args[0]} is {self.args[1]}, which JSON does not have; write null or remove it"
+        place, value = self.args
+        shown = value if isinstance(value, float) else f"of the type {type(value).__name__}"
+        return f"{place} is {shown}, which JSON does not have; write null or text, or remove it"
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, _JSON_TYPES) and (not isinstance(value, float) or math.isfinite(value))

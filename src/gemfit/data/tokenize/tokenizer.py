@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 
+_LONG_WORD = re.compile(r"([^ \n]{1000})(?=[^ \n])")
 TRAINING_CHARACTERS = 16_000_000
 """Training uses this much text, which bounds its memory."""
 
@@ -148,10 +150,15 @@ def _learn(sample: list[str], size: int) -> tuple[list[str], list[tuple[str, str
     # Characters that are not kept become spaces, which are not learned from twice.
     rare = {ord(char): " " for char in counts.keys() - set(kept)}
     trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=2, show_progress=False)
-    learner.train_from_iterator((text.translate(rare) for text in sample), trainer)
+    learner.train_from_iterator((short_words(text.translate(rare)) for text in sample), trainer)
     model = json.loads(learner.to_str())["model"]
     by_id = sorted(model["vocab"], key=model["vocab"].__getitem__)
     return by_id, [(left, right) for left, right in model["merges"]]
+
+
+def short_words(text: str) -> str:
+    """The text with spaces in words of thousands of characters: learning merges is quadratic in a word."""
+    return _LONG_WORD.sub(r"\1 ", text)
 
 
 def _words() -> pre_tokenizers.PreTokenizer:

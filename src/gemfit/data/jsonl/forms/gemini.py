@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemfit.data.jsonl.content_text import content_text, json_text
+from gemfit.data.jsonl.content_text import content_text, json_of_text, json_text
 from gemfit.data.jsonl.error_values import excerpt
 from gemfit.data.jsonl.forms.form_line import FormLine, PartNames
 from gemfit.data.jsonl.key_rules import EMPTY_VALUES
@@ -26,7 +26,7 @@ _SIGNATURES = ("thoughtSignature", "thought_signature")
 
 def from_gemini(value: dict[str, Any], place: str) -> FormLine:
     """Messages of the texts of all parts, joined, and of function calls; other parts are refused."""
-    contents = value["contents"]
+    contents = _contents(value["contents"], f"{place}: `contents`")
     messages, names = list[Any](), list[str]()
     for index, item in enumerate(contents):
         found = _messages(item, f"{place}: contents[{index}]")
@@ -35,7 +35,7 @@ def from_gemini(value: dict[str, Any], place: str) -> FormLine:
     system = [_system(value[key], f"{place}: {key}") for key in SYSTEM if value.get(key)]
     if len(system) > 1:
         raise UserError(f"{place}: has {' and '.join(map(repr, SYSTEM))}; remove one of them")
-    has_results = any(isinstance(message, dict) and message.get("role") == "tool" for message in messages)
+    is_exact = any(isinstance(message, dict) and message.get("role") == "tool" for message in messages)
     return FormLine(
         "gemini",
         messages,
@@ -43,8 +43,16 @@ def from_gemini(value: dict[str, Any], place: str) -> FormLine:
         PartNames("contents", content="parts", fields=tuple(names)),
         system=system[0] if system else None,
         tools=_definitions(value.get("tools")),
-        is_exact=has_results,
+        is_exact=is_exact,
     )
+
+
+def _contents(value: Any, where: str) -> list[Any]:
+    """The list, which tables may hold as JSON in a string."""
+    contents = json_of_text(value, where) if isinstance(value, str) else value
+    if not isinstance(contents, list):
+        raise UserError(f"{where} is {excerpt(contents)}, expected [{_SHAPE}, …]")
+    return contents
 
 
 def _messages(item: Any, where: str) -> list[Any]:

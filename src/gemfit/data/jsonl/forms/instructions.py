@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gemfit.data.jsonl.content_text import content_text
+from gemfit.data.jsonl.content_text import content_text, json_of_text
 from gemfit.data.jsonl.error_values import excerpt
 from gemfit.data.jsonl.forms.form_line import FormLine, PartNames
 from gemfit.errors import UserError
@@ -51,7 +51,10 @@ def _side(value: Any, key: str, role: str, place: str) -> tuple[list[str], list[
 
 def _history(value: Any, place: str) -> tuple[list[str], list[str]]:
     names, texts = list[str](), list[str]()
-    for index, pair in enumerate(value or ()):
+    pairs = json_of_text(value, f"{place}: `history`") if isinstance(value, str) and value else value or []
+    if not isinstance(pairs, list):
+        raise UserError(f"{place}: `history` is {excerpt(pairs)}, expected a list of questions and answers")
+    for index, pair in enumerate(pairs):
         name = f"history[{index}]"
         if not isinstance(pair, list) or len(pair) != _PAIR:
             raise UserError(f"{place}: `{name}` is {excerpt(pair)}, expected a pair of question and answer")

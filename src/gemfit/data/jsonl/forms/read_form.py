@@ -23,6 +23,13 @@ _NO_TOOLS = ("", "[]", "{}", "null")
 """Tools that a table of strings holds where a conversation has none."""
 SHAPE = '{"messages": [{"role": "user", "content": "…"}, …]}'
 _FORM_NAMES = frozenset(["messages", *sharegpt.LISTS, "instruction", "contents", "prompt"])
+_EXPECTED = {
+    **dict.fromkeys(sharegpt.LISTS, "a list of messages"),
+    "contents": "a list of contents",
+    **dict.fromkeys(("prompt", "completion"), "text or a list of messages"),
+    **dict.fromkeys(("instruction", "output"), "text"),
+}
+"""What the keys of a form hold."""
 _FORM_KEYS = (*sharegpt.LISTS, *instructions.ALPACA, *instructions.COMPLETION, *gemini.KEYS)
 
 
@@ -59,7 +66,7 @@ def _form_of(value: dict[str, Any], place: str, settings: LineSettings) -> FormL
     for name in sharegpt.LISTS:
         if isinstance(value.get(name), list | str):
             return sharegpt.from_list(value[name], name, "sharegpt")
-    if isinstance(value.get("contents"), list):
+    if isinstance(value.get("contents"), list | str):
         return gemini.from_gemini(value, place)
     if value.get("prompt") is not None and value.get("completion") is not None:
         return instructions.from_completion(value, place, settings.roles)
@@ -81,11 +88,22 @@ def _unknown_form(value: dict[str, Any], place: str) -> str:
         refusal = None if key in _FORM_KEYS else find_refusal(key, item, LINE_RULES, ())
         if refusal and not refusal.copies:
             return f"{place}: has the key {key!r}; {refusal.reason}"
+    if (wrong := _wrong_key(value)) is not None:
+        return f"{place}: `{wrong}` is {excerpt(value[wrong])}, expected {_EXPECTED[wrong]}"
     keys = ", ".join(map(repr, list(value)[:5])) or "no key"
     return (
         f"{place}: there is no `messages`, only {keys}; write {SHAPE}, or name the keys of the data as in "
         "data.columns: {prompt: question, completion: answer}"
     )
+
+
+def _wrong_key(value: dict[str, Any]) -> str | None:
+    """The key of a form that has all its keys, and a value that is none of that form."""
+    pairs = (instructions.COMPLETION, ("instruction", "output"))
+    for pair in pairs:
+        if all(key in value for key in pair):
+            return next((key for key in pair if not isinstance(value[key], str)), None)
+    return next((key for key in _EXPECTED if key in value and key not in pairs[0] + pairs[1]), None)
 
 
 def _is_list_of_lines(value: object) -> bool:
