@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.content, self.tag, self.status = CONTENT, '"one"', 0
         self.cuts: list[int] = []
         self.ranges: list[str | None] = []
+        self.paths: list[str] = []
 
     @property
     def url(self) -> str:
@@ -42,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
+        self.server.paths.append(self.path)
         if self.server.status:
             self.send_error(self.server.status)
             return
@@ -77,6 +79,24 @@ def test_a_download_that_breaks_off_goes_on(server: Server, empty_cache: Path) -
     assert server.ranges == [None, "bytes=100000-", "bytes=100000-", "bytes=400000-"]
     assert [file.name for file in (empty_cache / "input").iterdir()] == [path.name]
     assert "secret" not in said[0]
+
+
+def test_spaces_and_letters_are_escaped_and_escapes_stay(server: Server, empty_cache: Path) -> None:
+    root = server.url.removesuffix("/chats.jsonl")
+    for name in ("my chats.jsonl?a=b c", "%20é.jsonl?q=%C3%A9&x[]=+", "a+b(1),2;~.jsonl"):
+        fetch_input(f"{root}/{name}", print)
+    assert server.paths == [
+        "/my%20chats.jsonl?a=b%20c",
+        "/%20%C3%A9.jsonl?q=%C3%A9&x[]=+",
+        "/a+b(1),2;~.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://[::1/a.jsonl?key=secret", "s3://[bucket/a.jsonl?key=secret"])
+def test_what_is_no_url_is_refused(url: str, empty_cache: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a URL: .*; check its brackets") as refused:
+        fetch_input(url, print)
+    assert "secret" not in str(refused.value)
 
 
 def test_the_next_command_goes_on_where_one_gave_up(server: Server, empty_cache: Path) -> None:

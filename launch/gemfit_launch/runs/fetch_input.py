@@ -20,7 +20,7 @@ from gemfit.schemas.base import digest_json
 from gemfit.schemas.find_inputs import shown_url
 from gemfit.schemas.pack_job import cache_folder
 from gemfit.schemas.source_file import kind_by_name, suffix_of_content
-from gemfit_launch.runs.remote_file import open_remote
+from gemfit_launch.runs.remote_file import check_url, open_remote
 
 _READ_BYTES = 2**20
 _ATTEMPTS = 5
@@ -29,6 +29,7 @@ _PAUSE_SECONDS = 1.0
 
 def fetch_input(url: str, say: Callable[[str], None]) -> Path:
     """A file in the cache with the content of ``url``; what was downloaded before is not again."""
+    check_url(url)
     folder = cache_folder() / "input"
     partial = folder / f".{digest_json(url)}.partial"
     make_folder(folder)

@@ -5,11 +5,12 @@ Credentials come from where these look for them: environment variables and their
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from gemfit.errors import UserError
@@ -42,10 +43,18 @@ class RemotePart:
 
 def open_remote(url: str, start: int, version: str) -> RemotePart:
     """The file from byte ``start`` on, if it still has this version; else from its beginning."""
-    if urlsplit(url).username is not None:
-        raise UserError(f"{shown_url(url)}: has credentials in it; use environment variables, or ~/.netrc")
     start = start if version else 0
     return _over_http(url, start, version) if is_http(url) else _over_fsspec(url, start, version)
+
+
+def check_url(url: str) -> None:
+    """``UserError`` for a URL that is none, or that has credentials in it."""
+    try:
+        username = urlsplit(url).username
+    except ValueError as error:
+        raise UserError(f"{shown_url(url)}: is not a URL: {error}; check its brackets") from None
+    if username is not None:
+        raise UserError(f"{shown_url(url)}: has credentials in it; use environment variables, or ~/.netrc")
 
 
 def is_http(url: str) -> bool:
@@ -56,13 +65,16 @@ def is_http(url: str) -> bool:
 def _over_http(url: str, start: int, version: str) -> RemotePart:
     headers = {"Range": f"bytes={start}-", "If-Range": version} if start else {}
     try:
-        response = urlopen(Request(url, headers=headers), timeout=_TIMEOUT_SECONDS)
+        response = urlopen(Request(_quoted(url), headers=headers), timeout=_TIMEOUT_SECONDS)
     except HTTPError as error:
         with error:
             if error.code == _RANGE_NOT_SATISFIABLE and start:
                 return _over_http(url, 0, "")
             if error.code < 500 and error.code not in _LATER:
-                raise UserError(f"{shown_url(url)}: cannot be read: {error.code} {error.reason}") from None
+                way_out = "check the URL, and the credentials in the environment"
+                raise UserError(
+                    f"{shown_url(url)}: cannot be read: {error.code} {error.reason}; {way_out}"
+                ) from None
             raise
     found = response.headers
     begins = start if response.status == 206 else 0
@@ -74,6 +86,13 @@ def _over_http(url: str, start: int, version: str) -> RemotePart:
         total=begins + int(length) if length is not None else None,
         version=found.get("Last-Modified") or "" if tag.startswith("W/") or not tag else tag,
     )
+
+
+def _quoted(url: str) -> str:
+    """The URL with escapes for spaces and characters that are not ASCII, as browsers write them."""
+    parts = urlsplit(url)
+    path, query = (quote(text, safe=string.punctuation) for text in (parts.path, parts.query))
+    return urlunsplit(parts._replace(path=path, query=query))
 
 
 def _over_fsspec(url: str, start: int, version: str) -> RemotePart:

@@ -1,4 +1,4 @@
-"""Error text for a pack without training conversations: where each of them went, and the way out."""
+"""Error text for a pack without training conversations: counts by reason, and the way out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WENT = {
 
 
 def nothing_to_train(selection: Selection, data: DataRecipe) -> str:
-    """Counts of all conversations by what became of them, none of which is trained."""
+    """Counts of all conversations by the reason why they are not trained."""
     counts = {kind: int(np.count_nonzero(selection.disposition == kind)) for kind in _WENT}
     parts = [f"{counts[kind]} {what} ({way_out})" for kind, (what, way_out) in _WENT.items() if counts[kind]]
     if held := int(np.count_nonzero(selection.split == VALIDATION)):
