@@ -77,6 +77,14 @@ MACHINE_LIMITS = {
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
+    errno.EACCES: "ask its owner for access, or use another place",
+    errno.EPERM: "ask its owner for access, or use another place",
+    errno.EROFS: "it can only be read; use another place",
+    errno.EISDIR: "a folder is in place of a file; move it away",
+    errno.ENOTDIR: "a file is in place of a folder; use another place",
+    errno.ELOOP: "links lead in a circle; remove one",
+    errno.ESTALE: "the file server does not know it any more; try again",
+    errno.EIO: "the disk or the way to it fails; try again, or ask its administrators",
 }
 """Errors of the operating system that are not a bug, wherever they occur, and the way out."""
 

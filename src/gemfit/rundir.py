@@ -36,16 +36,22 @@ class RunDir(RunPaths):
 
     @classmethod
     def create(cls, root: Path, plan: Plan) -> RunDir:
-        """Create the folder and write the plan; a folder that is not empty is a ``UserError``."""
+        """Create the folder and write the plan.
+
+        A folder that is not empty, or that cannot be written, is a ``UserError``.
+        """
         cls.check_unused(root)
         run = cls(root)
         try:
             for folder in (root, run.logs, run.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             write_atomic(run.plan_file, plan.to_json())
-        except OSError:  # without a plan, as on a full disk, it would be in the way
-            shutil.rmtree(root, ignore_errors=True)
-            raise
+        except OSError as error:
+            shutil.rmtree(root, ignore_errors=True)  # without a plan it would be in the way
+            raise UserError(
+                f"{error.filename or root}: cannot be written: {error.strerror}; free some space there, "
+                "or choose another --run"
+            ) from None
         return run
 
     @classmethod

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from gemfit.rundir import RunDir
+from launch.conftest import Cli
 
 GEMFIT = [sys.executable, "-m", "gemfit_launch.cli"]
 
@@ -29,6 +33,27 @@ def test_a_name_that_is_too_long_is_an_error_of_the_user(arguments: tuple[str, .
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "too long" in done.stderr or "there is no" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.EDQUOT]
+)
+def test_an_error_of_a_file_system_is_named_with_its_place(
+    number: int, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(root: Path) -> RunDir:
+        raise OSError(number, os.strerror(number), f"{root}/plan.json")
+
+    monkeypatch.setattr(RunDir, "open", fails)
+    result = cli("logs", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path}/plan.json: {os.strerror(number).lower()}; ")
+
+
+def test_a_folder_in_place_of_a_file_is_named(submitted: RunDir, cli: Cli) -> None:
+    submitted.attempt_file.mkdir()
+    result = cli("logs", submitted.root)
+    assert (result.exit_code, "runs/first/attempt: is a directory; " in result.stderr) == (2, True)
 
 
 def test_a_full_disk_behind_stdout_is_named() -> None:

@@ -235,6 +235,36 @@ def test_a_full_disk_leaves_no_folder_in_the_way(
     assert cli("submit", *ASKED, "--run", "runs/first").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        (".", ".: holds files but is not a run folder; choose another --run"),
+        ("", ".: holds files but is not a run folder"),
+        (
+            "/proc/x",
+            "/proc/x: cannot be written: No such file or directory; free some space there, or choose",
+        ),
+        ("/dev/null/x", "/dev/null/x: cannot be written: Not a directory"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_is_refused_with_the_way_out(
+    folder: str, words: str, conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    result = cli("submit", *ASKED, "--run", folder)
+    assert result.exit_code == 2, result.output
+    assert f"error: {words}" in result.stderr
+    assert slurm.calls("sbatch") == []
+
+
+@pytest.mark.parametrize("folder", [".", "sub/.."])
+def test_a_sweep_in_the_current_folder_is_named_after_it(
+    folder: str, conversations: Path, cli: Cli, slurm: FakeSlurm
+) -> None:
+    result = cli("submit", *ASKED, "--run", folder, "--sweep", "seed=1,2", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"{Path.cwd()}-seed=1" in result.output
+
+
 def test_a_packing_job_that_cannot_be_cancelled_is_named_and_keeps_its_folder(
     conversations: Path, cli: Cli, slurm: FakeSlurm
 ) -> None:

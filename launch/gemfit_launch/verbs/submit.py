@@ -112,7 +112,10 @@ def _prepare(variant: Variant, site_options: SiteOptions, root: Path) -> Prepare
     site = site_options.site()
     recipe = variant.request.pinned_recipe(planning_environment(site))
     plan, _ = plan_nodes(recipe, site_options.node_range, site)
-    place = root.with_name(f"{root.name}{variant.suffix}")
+    place = root
+    if variant.suffix:
+        named = root if root.name not in ("", "..") else root.resolve()
+        place = named.with_name(f"{named.name}{variant.suffix}")
     scripts = render_scripts(plan, place, Path.cwd())
     return Prepared(place, variant.request, plan, scripts, site_options)
 
