@@ -265,7 +265,8 @@ def main() -> int:
     install()
     install(("mariadbd", "slurmdbd"), PACKAGES)
     failed = False
-    with tempfile.TemporaryDirectory() as folder:
+    # A job of the last limit may still write when the cluster has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         ports = free_port(), free_port()
         home = Path(folder) / "cluster"
         parameters = PARAMETERS.format(port=ports[1], folder=home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,20 @@ def test_ranks_meet_while_one_of_them_writes_its_files(
     DigestingWriter(tmp_path, bytes_to_write=1).write_data(plan, plan)
     assert len(met) == 2
     assert max(b - a for a, b in itertools.pairwise([began, *met])) < 2.0
+
+
+def test_a_later_save_starts_no_thread_since_one_without_memory_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise AssertionError(f"{thread.name} was started")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", lambda *given: futures.Future())
+    monkeypatch.setattr(futures.Future, "value", list, raising=False)
+    plan: Any = None
+    DigestingWriter(tmp_path, bytes_to_write=1).write_data(plan, plan)
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    DigestingWriter(tmp_path, bytes_to_write=1).write_data(plan, plan)
 
 
 def evaluate(batches: int, clock: list[float], beat: Heartbeat) -> None:

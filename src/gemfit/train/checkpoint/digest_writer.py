@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,22 @@ class DigestingWriter(FileSystemWriter):
         self, plan: SavePlan, planner: SavePlanner, written: Future[Any]
     ) -> Generator[None, None, None]:
         """Write in a thread; yields about once per second until that ends."""
-        with ThreadPoolExecutor(1, initializer=device_setter()) as pool:
-            running = pool.submit(super().write_data, plan, planner)
-            while not wait([running], timeout=1.0).done:
-                yield
-            results = running.result().value()
+        running = _writing_thread().submit(super().write_data, plan, planner)
+        while not wait([running], timeout=1.0).done:
+            yield
+        results = running.result().value()
         if self._files.failed is not None:  # in one of torch's own threads, which would drop it
             raise self._files.failed
         written.set_result(results)
+
+
+@cache
+def _writing_thread() -> ThreadPoolExecutor:
+    """The thread of this process for all its saves.
+
+    Python waits forever for a new thread that finds no memory to begin with; one that exists raises.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="files", initializer=device_setter())
 
 
 class _DigestingFileSystem(FileSystem):
