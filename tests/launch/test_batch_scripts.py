@@ -239,6 +239,20 @@ def test_a_python_that_cannot_run_leaves_a_verdict(text: str | None, words: str,
     assert words in node.reason
 
 
+@pytest.mark.parametrize("kind", ["train", "pack"])
+def test_a_script_that_is_run_by_hand_says_how_it_is_submitted(kind: Kind, node: Node) -> None:
+    node.program("python", "#!/bin/bash\ntouch {folder}/called\n")
+    script = node.folder / "by hand.sbatch"
+    script.write_text(
+        render(kind, node.run.plan().model_copy(update={"site": Site(name="x")}), node.run, node.folder)
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    done = subprocess.run(["bash", str(script)], env=bare, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"`gemfit resume {node.run.root}` submits it" in done.stderr
+    assert node.run.verdict() is None
+
+
 def test_a_failure_that_begin_has_recorded_is_kept(node: Node) -> None:
     node.program("python", "#!/bin/bash\necho recorded; exit 1\n")
     assert node.execute("train") == 1

@@ -52,6 +52,8 @@ def test_several_words_are_read_as_slurm_ranks_them(text: str, phase: str) -> No
             "MIXED+CLOUD+POWERING_UP",
             "IDLE+POWER_DRAIN",
         ),
+        *("ALLOCATED+CLOUD+NOT_RESPONDING+POWERING_UP", "IDLE+CLOUD+NOT_RESPONDING+POWERING_DOWN"),
+        *("IDLE+NOT_RESPONDING+REBOOT_ISSUED", "MIXED+CLOUD+NO_RESPOND+POWER_UP"),
         *("IDLE+DYNAMIC_NORM", "IDLE+REBOOT_REQUESTED", "ALLOCATED+BLOCKED", "IDLE~", "ALLOCATED#", "IDLE%"),
     ],
 )
@@ -63,6 +65,7 @@ def test_nodes_that_are_busy_booked_or_powered_down_accept_jobs(text: str) -> No
     "text",
     [
         *("DOWN", "DOWN*", "DOWN+CLOUD+NOT_RESPONDING", "IDLE+DRAIN", "MIXED+DRAIN+LEASED", "FAIL", "FUTURE"),
+        *("IDLE+NOT_RESPONDING", "DOWN+CLOUD+NOT_RESPONDING+POWERING_UP", "IDLE+DRAIN+POWERED_DOWN"),
         *("UNKNOWN+NOT_RESPONDING", "IDLE+INVALID_REG", "INVAL", "IDLE+EXTERNAL", "ERROR", "DRAINING@"),
     ],
 )

@@ -104,6 +104,11 @@ _NODE_STATES = {
 }
 
 
+_SILENT = {"NOT_RESPONDING", "NO_RESPOND"}
+_POWERED = {"POWER_UP", "POWERING_UP", "POWERED_DOWN", "POWERING_DOWN", "REBOOT_ISSUED"}
+"""While a node boots or is switched off, nobody expects it to respond."""
+
+
 def parse_job_state(text: str) -> JobState:
     """The state of a job, as ``RUNNING``, ``PENDING,REQUEUED`` or ``CANCELLED by 1000``.
 
@@ -117,6 +122,8 @@ def parse_job_state(text: str) -> JobState:
 
 def parse_node_state(text: str) -> NodeState:
     """The state of a node, as ``IDLE``, ``MIXED+CLOUD`` or ``DOWN*``; a marker such as ``*`` is ignored."""
-    uses = {_NODE_STATES.get(word, NodeUse.UNKNOWN) for word in WORDS.findall(text)} or {NodeUse.UNKNOWN}
+    words = set(WORDS.findall(text))
+    words -= _SILENT if words & _POWERED else set()
+    uses = {_NODE_STATES.get(word, NodeUse.UNKNOWN) for word in words} or {NodeUse.UNKNOWN}
     worst = next(use for use in (NodeUse.NO, NodeUse.UNKNOWN, NodeUse.YES) if use in uses)
     return NodeState(text, worst)
