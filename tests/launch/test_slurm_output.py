@@ -67,7 +67,7 @@ def test_a_line_of_squeue_is_read(line: str, state: str, phase: str, reason: str
     job = commands.parse_job(line)
     assert (job.state.text, job.state.phase) == (state, phase)
     assert reason in explain(job.reason)
-    assert job.name == line.strip().split("|", 4)[4]
+    assert job.name == line.rstrip("\r").split("|", 4)[4]
 
 
 @pytest.mark.parametrize("line", ["6|RUNNING|No", "6|", "6|RUNNING|2026-11-30T09:25:10|None"])

@@ -139,7 +139,7 @@ def cancel(job: int) -> None:
 
 def parse_job(line: str) -> Job:
     """One line of ``squeue``; one that is cut is a ``SlurmError``."""
-    fields = line.strip().split("|", maxsplit=FIELDS.count("|"))
+    fields = line.lstrip().rstrip("\r").split("|", maxsplit=FIELDS.count("|"))
     if len(fields) <= FIELDS.count("|"):
         raise SlurmError(f"squeue: printed {line.strip()!r} in place of {FIELDS}")
     number, state, start, reason, name = fields
