@@ -15,8 +15,10 @@ import pytest
 import zstandard
 
 from gemfit.data.__main__ import main
+from gemfit.data.build.setup import prepare_tokenizer
 from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.errors import UserError
+from gemfit.schemas.pack_job import PackJob
 
 from .conftest import Build, WriteConversations, random_conversation, random_conversations
 
@@ -224,6 +226,28 @@ def test_a_file_that_changed_after_planning_is_refused(
     write_conversations_file(GOOD[1:])
     assert main([str(job), "--out", str(tmp_path / "pack")]) == 2
     assert "has changed since the pack was planned; run the command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b'{"messages": [', b"", b"\x1f\x8b", b"\n"])
+def test_a_file_that_changes_while_it_is_read_is_not_called_broken(
+    content: bytes,
+    write_conversations_file: WriteConversations,
+    write_job: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_conversations_file(GOOD)
+    job = write_job(path)
+
+    def change_meanwhile(job: PackJob) -> Any:
+        tokenizer = prepare_tokenizer(job)
+        path.write_bytes(content)
+        return tokenizer
+
+    monkeypatch.setattr("gemfit.data.build.pipeline.prepare_tokenizer", change_meanwhile)
+    assert main([str(job), "--out", str(tmp_path / "pack")]) == 2
+    assert last_line(capsys.readouterr().err).startswith(f"error: {path}: has changed since the pack was")
 
 
 def test_a_folder_in_use_is_refused_and_left_as_it_is(

@@ -147,6 +147,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], object, str]] = {
         ),
         r".*tool_call_id is 1, but the next call that waits for a result is 0",
     ),
+    "a result of another name": (
+        {},
+        by_hand(
+            USER,
+            {"role": "assistant", "tool_calls": [{"name": name, "arguments": {}} for name in "fg"]},
+            {"role": "tool", "name": "g", "content": "x"},
+            {"role": "tool", "name": "f", "content": "x"},
+        ),
+        r".*messages\[2\].name is 'g', but the next call that waits for a result is 'f'",
+    ),
     "a part without a type": (
         {},
         by_hand({"role": "user", "content": [{"text": "x"}]}, REPLY),

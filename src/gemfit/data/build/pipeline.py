@@ -8,8 +8,8 @@ one batch of rows. Disk: blocks take 4 bytes per token and stay in the cache, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,17 +82,19 @@ class PackBuilder:
             if manifest := self._finished(out):
                 return manifest
             check_unchanged(self.job.files)
-            with compiling(self._say) as wait_for_kernels:
-                collector = self._tokenize()
-                free_encoder(self.tokenizer)
-                wait_for_kernels()
-            return self._write(collector, out)
+            with self._blaming_changes():
+                with compiling(self._say) as wait_for_kernels:
+                    collector = self._tokenize()
+                    free_encoder(self.tokenizer)
+                    wait_for_kernels()
+                return self._write(collector, out)
 
     def build_shard(self, shard: Shard) -> None:
         """Tokenize every ``shard.count``-th block, for ``merge`` to find."""
         check_unchanged(self.job.files)
         note_shards(self.job, shard.count)
-        self._tokenize(shard)
+        with self._blaming_changes():
+            self._tokenize(shard)
 
     def merge(self, out: Path) -> PackManifest:
         """Make the pack of blocks that are all in the cache; an error names the shards of missing ones."""
@@ -110,6 +112,15 @@ class PackBuilder:
                 for block in blocks:
                     collector.add(block)
             return self._write(collector, out)
+
+    @contextmanager
+    def _blaming_changes(self) -> Iterator[None]:
+        """Where a file has changed while it was read, say that and not what half of it looked like."""
+        try:
+            yield
+        except UserError:
+            check_unchanged(self.job.files)
+            raise
 
     def _finished(self, out: Path) -> PackManifest | None:
         if not out.exists() or not any(out.iterdir()):

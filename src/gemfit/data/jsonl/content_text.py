@@ -53,6 +53,11 @@ def call_ids(calls: object) -> list[object]:
     return [call["id"] for call in given if call.get("id") not in EMPTY_VALUES]
 
 
+def call_names(calls: object) -> list[str]:
+    """The names of the functions; ``calls`` has passed ``calls_text``, or is empty."""
+    return [_function(call)["name"] for call in (calls if isinstance(calls, list | tuple) else ())]
+
+
 def one_call(value: object, where: str) -> object:
     """The calls in the content of ShareGPT's `function_call`: an object or a list, or JSON of it."""
     value = json_of_text(value, where) if isinstance(value, str) else value
@@ -119,8 +124,8 @@ def json_of_text(text: str, where: str) -> object:
         return load_json(text.encode())
     except orjson.JSONDecodeError as error:
         if "depth limit" in error.msg:
-            reason = "is nested more than a thousand levels deep; remove what is so deep"
-            raise UserError(f"{where} {reason}") from None
+            reason = "more than a thousand levels of lists and objects; remove what is so deep"
+            raise UserError(f"{where}: {reason}") from None
         raise UserError(f"{where}: {excerpt(text)} is not JSON: {error}; write it as JSON") from None
     except RepeatedKey as key:
         raise UserError(f"{where}: the key {key} stands twice in one object; remove one") from None

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gemfit.data.jsonl.content_text import call_ids, calls_text, content_text, definitions_text, one_call
+from gemfit.data.jsonl.content_text import (
+    call_ids,
+    call_names,
+    calls_text,
+    content_text,
+    definitions_text,
+    one_call,
+)
 from gemfit.data.jsonl.error_values import excerpt
 from gemfit.data.jsonl.field_checks import check_keys
 from gemfit.data.jsonl.forms.form_line import FormLine, PartNames
@@ -130,10 +137,20 @@ def _check_results(
 ) -> None:
     """Ids are not rendered, so results have to be in the order of their calls."""
     waiting: list[object] = []
+    called: list[str] = []
     for index, message in enumerate(messages):
         waiting += call_ids(message.get("tool_calls"))
+        called = call_names(message.get("tool_calls")) or called
         answered = message.get("tool_call_id")
-        if answered in EMPTY_VALUES or roles.get(str(message["role"])) != "tool":
+        if roles.get(str(message["role"])) != "tool":
+            continue
+        function = called.pop(0) if called else None
+        if answered in EMPTY_VALUES:
+            if (name := message.get("name")) in called and name != function:
+                raise UserError(
+                    f"{place}: {names.message(index)}.name is {excerpt(name)}, but the next call that waits "
+                    f"for a result is {excerpt(function)}; put results in the order of calls"
+                )
             continue
         if not waiting or answered != waiting[0]:
             raise UserError(
