@@ -13,8 +13,9 @@ import torch
 from torch.nn.attention import varlen
 
 from gemfit.data.pack.reader import Row
+from gemfit.errors import UserError
 from gemfit.train.data.collate import collate, needs_boundaries
-from gemfit.train.model.attention_functions import register_attention
+from gemfit.train.model.attention_functions import register_attention, varlen_attention
 from train.tiny_gemma import tiny_gemma
 from train.varlen_reference import reference
 
@@ -79,6 +80,14 @@ def test_logits_and_gradients_are_those_of_eager_attention(
     torch.testing.assert_close(logits_here, logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(loss_here, loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradients_here, gradients, rtol=1e-3, atol=1e-4)
+
+
+def test_scores_that_are_to_be_capped_are_refused() -> None:
+    heads, places = torch.zeros(1, 2, 4, 8), torch.tensor([0, 4], dtype=torch.int32)
+    with pytest.raises(UserError, match="caps them at 50; set it to flex_attention or eager"):
+        varlen_attention(
+            torch.nn.Module(), heads, heads, heads, None, cu_seq_lens_q=places, max_length_q=4, softcap=50.0
+        )
 
 
 def test_the_reference_tells_a_wrong_window_and_wrong_boundaries(

@@ -10,6 +10,8 @@ from transformers import AttentionInterface, masking_utils
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from gemfit.errors import UserError
+
 
 def register_attention() -> None:
     """Register them for every model of this process; calling it again changes nothing."""
@@ -57,14 +59,21 @@ def varlen_attention(
     max_length_q: int,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """``torch.nn.attention.varlen``: FlashAttention over packed documents, which torch brings along.
 
     ``query``: (1, heads, tokens, width), ``key`` and ``value`` with their own number of heads, all rows
     flattened; ``cu_seq_lens_q``: (documents + 1,), int32. Returns (1, tokens, heads, width). It takes
-    bfloat16 on GPUs of compute capability 8.0 and newer, and has no mask and no KV cache.
+    bfloat16 on GPUs of compute capability 8.0 and newer, and has no mask and no KV cache. ``UserError`` for a
+    model that caps its scores.
     """
+    if softcap is not None:
+        raise UserError(
+            f"model.attention varlen does not cap attention scores, and this model caps them at {softcap:g}; "
+            "set it to flex_attention or eager"
+        )
     # As FlashAttention, it takes one dtype: under autocast rotary positions make queries and keys float32.
     q, k, v = (tensor.to(value.dtype)[0].transpose(0, 1) for tensor in (query, key, value))
     # A token and the `sliding_window - 1` before it; to the right nothing.
