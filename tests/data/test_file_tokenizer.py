@@ -22,6 +22,8 @@ from gemfit.data.tokenize.file_tokenizer import (
 from gemfit.data.tokenize.tokenizer import load_tokenizer, tokenizer_digest
 from gemfit.errors import UserError
 
+TEMPLATE = "chat_template.jinja"
+
 
 @pytest.fixture
 def opened(tokenizer_folder: Path) -> FileTokenizer:
@@ -99,7 +101,7 @@ def test_a_second_build_needs_no_backend_for_digest_and_control_text(
     monkeypatch.setattr(file_tokenizer, "Tokenizer", None)  # so that it cannot be loaded again
     assert control_ids(again, texts) == wanted
     assert (again.digest, again.eos_token_id) == (digest, eos)
-    with pytest.raises(AttributeError):  # as `Tokenizer` is None
+    with pytest.raises(UserError, match="NoneType"):  # as `Tokenizer` is None
         control_ids(again, ["another text"])
 
 
@@ -166,3 +168,52 @@ def test_transformers_is_not_imported(tokenizer_folder: Path) -> None:
         "assert not {'transformers', 'torch'} & sys.modules.keys(), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DAMAGED: dict[str, Any] = {
+    "empty": {"tokenizer.json": ""},
+    "a list": {"tokenizer.json": "[]"},
+    "deep": {"tokenizer.json": "[" * 100_000},
+    "no UTF-8": {"tokenizer.json": b"\xff\xfe"},
+    "another model": {"tokenizer.json": '{"model": {"type": "Evil"}}'},
+    "settings that are a list": {"tokenizer_config.json": "[]"},
+    "deep settings": {"tokenizer_config.json": "[" * 100_000},
+    "settings that are empty": {"tokenizer_config.json": ""},
+    "a class that is a number": {"tokenizer_config.json": '{"tokenizer_class": 7}'},
+    "an EOS token without text": {"tokenizer_config.json": '{"eos_token": {"x": 1}}'},
+    "special tokens that are a list": {"special_tokens_map.json": "[1]"},
+    "a template that is a list of numbers": {
+        "tokenizer_config.json": '{"chat_template": [1]}',
+        TEMPLATE: None,
+    },
+}
+
+
+@pytest.mark.parametrize("files", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_files_are_named(files: dict[str, Any], tokenizer_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    load_tokenizer(str(tokenizer_folder)).save_pretrained(str(folder))
+    for name, content in files.items():
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match="damaged"):
+        _ = open_tokenizer(str(folder)).backend_tokenizer
+    with pytest.raises(UserError, match=r"no tokenizer can be loaded from .*damaged"):
+        load_tokenizer(str(folder))
+
+
+def test_an_eos_token_that_is_not_in_the_vocabulary_is_named(tokenizer_folder: Path, tmp_path: Path) -> None:
+    load_tokenizer(str(tokenizer_folder)).save_pretrained(str(tmp_path))
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "<nowhere>"}))
+    with pytest.raises(UserError, match=r"the EOS token '<nowhere>' is not in tokenizer\.json"):
+        _ = open_tokenizer(str(tmp_path)).eos_token_id
+
+
+def test_of_several_templates_the_default_is_used(tokenizer_folder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(tokenizer_folder))
+    tokenizer.chat_template = {"default": "{{ 'a' }}", "tool_use": "{{ 'b' }}"}
+    tokenizer.save_pretrained(str(tmp_path))
+    assert load_tokenizer(str(tmp_path)).chat_template == "{{ 'a' }}"

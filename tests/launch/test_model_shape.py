@@ -153,6 +153,35 @@ def test_a_broken_configuration_is_a_user_error(tmp_path: Path) -> None:
         find_shape(ModelRecipe(id=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": "x"},
+        {"hidden_size": -1},
+        {"hidden_size": 1.5},
+        {"vocab_size": None},
+        {"head_dim": "x"},
+        {"num_key_value_heads": [1]},
+        {"layer_types": 7},
+        {"sliding_window_pattern": "x"},
+        {"text_config": [1]},
+    ],
+)
+def test_a_size_that_no_model_has_is_named(changes: dict[str, Any], tmp_path: Path) -> None:
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"), 64)
+    config = sizes | {"model_type": "gemma3_text", "num_hidden_layers": 2, "sliding_window": 8} | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json: .*; copy it again"):
+        find_shape(ModelRecipe(id=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", [["gemma3_text"], {"a": 1}, None])
+def test_a_family_that_is_no_text_is_unknown(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    assert "is not one of" in str(find_shape(ModelRecipe(id=str(tmp_path))).why_not)
+
+
 def test_random_weights_have_the_shape_that_the_recipe_says() -> None:
     found = find_shape(ModelRecipe(scratch=ScratchModel(hidden_size=48, num_hidden_layers=7))).shape
     assert found is not None

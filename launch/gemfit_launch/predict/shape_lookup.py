@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfit.core.hub_commit import cached_commit, cached_snapshot
+from gemfit.core.json_file import read_json_object
 from gemfit.errors import UserError
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from gemfit_launch.predict.model_shape import ModelShape
@@ -21,6 +22,9 @@ from gemfit_launch.predict.model_shape import ModelShape
 Config = Mapping[str, Any]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 GEMMA_3 = "gemma3_text"
+OPTIONAL = ("num_key_value_heads", "head_dim", "sliding_window")
+MOST = 2**24
+"""Largest size in a configuration: vocabularies have fewer tokens."""
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -142,24 +146,31 @@ def shape_from_config(config: Config, *, vision_parameters: int = 0) -> ModelSha
 
 def _from_file(file: Path) -> FoundShape:
     config = read_config(file)
+    if not isinstance(config.get("text_config") or {}, dict):
+        raise UserError(f"{file}: text_config is no JSON object; copy it again")
     text = text_part(config)
     kind = text.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         return FoundShape(shape=None, why_not=f"{file}: {kind!r} is not one of {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
     missing = [key for key in family.required if key not in {**family.defaults, **text}]
     if missing:
         return FoundShape(shape=None, why_not=f"{file}: does not say {', '.join(missing)}")
-    return FoundShape(shape=shape_from_config(config))
+    given = {**dict.fromkeys(OPTIONAL, 1), **family.defaults, **text}
+    for key in (*family.required, *OPTIONAL):  # layers are counted one by one
+        size = given[key] or (1 if key in OPTIONAL else 0)  # null: the default
+        if type(size) is not int or not 0 < size <= MOST:
+            raise UserError(f"{file}: {key} is {size!r:.60}, which is no size of a model; copy it again")
+    try:
+        return FoundShape(shape=shape_from_config(config))
+    except (TypeError, ValueError, ZeroDivisionError) as error:  # pydantic's errors are values' too
+        first = str(error).splitlines()[0]
+        raise UserError(f"{file}: is not the configuration of a model: {first}; copy it again") from None
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The configuration in ``file``; a ``UserError`` where it is not JSON."""
-    try:
-        config: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: is not valid JSON: {error}") from None
-    return config
+    """The configuration in ``file``; a ``UserError`` where it is not a JSON object."""
+    return read_json_object(file)
 
 
 def text_part(config: Config) -> dict[str, Any]:

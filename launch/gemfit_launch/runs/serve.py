@@ -6,12 +6,12 @@ Both serve the chat completions protocol of OpenAI.
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Literal
 
+from gemfit.core.json_file import read_json_object
 from gemfit.errors import UserError
 from gemfit.schemas.base import Contract
 
@@ -49,7 +49,7 @@ def installed_server() -> ServerName:
 
 def serving(folder: Path, server: ServerName, *, host: str, port: int) -> Serving:
     """The command for a model folder, in the precision of its weights."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(folder / "config.json")
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
     # Absolute: a server takes a name without a folder of that name for one of the Hub.
     model = str(folder.absolute())

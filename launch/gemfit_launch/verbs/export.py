@@ -46,7 +46,7 @@ from gemfit_launch.verbs._options import RUN_FOLDER, checkpoint_option, json_opt
     "pythons",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     multiple=True,
-    help="With --check: Python of an environment with another transformers; repeatable.",
+    help="With --check: Python of an environment with transformers, vLLM; repeatable.",
 )
 @json_option
 def export(
@@ -60,10 +60,11 @@ def export(
 ) -> None:
     """Export a Hugging Face model folder.
 
-    A text-only model, unless --multimodal. --check loads the folder with the transformers (or peft)
-    installed here and with those of --python, and compares the loss of validation rows, the tokens of
-    greedy replies and their stop with the run's own model, in float32 on the CPU; a folder that exists
-    is checked as it is. Exit status of --check: 0 all are equal, 1 one differs or cannot load it.
+    A text-only model, unless --multimodal. --check loads the folder with transformers (an adapter:
+    peft), `transformers serve` and vLLM, those installed here and those of --python, and compares the
+    loss of validation rows, the tokens of greedy replies and their stop with the run's own model, in
+    float32 on the CPU; a folder that exists is checked as it is. Exit status of --check: 0 all are equal,
+    1 one differs or cannot load it.
 
     \b
     Example:

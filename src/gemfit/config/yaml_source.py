@@ -15,7 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
-from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.scalarbool import ScalarBoolean
@@ -29,7 +29,11 @@ MAX_BYTES = 2**20
 """Recipes and sites have some hundred lines; a larger file is something else."""
 MAX_VALUES = 20_000
 """Values of a document with every alias written out: aliases of aliases multiply."""
+MAX_ALIASES = 500
+"""Each one that merges a mapping copies its keys, before values are counted."""
 MAX_DEPTH = 40
+MAX_DIGITS = 400
+"""Of an integer. Python refuses to print one of more than 4,300 digits."""
 STANDARD_TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
 }
@@ -106,9 +110,11 @@ def parse(text: str, origin: str) -> YamlDocument:
     """Read YAML text; ``origin`` names it in errors."""
     if _open_brackets(text) > 10 * MAX_DEPTH:  # the parser needs long for these
         raise UserError(f"{origin}: is nested more than {MAX_DEPTH} levels deep")
+    if len(re.findall(r"\*[^\s*]", text)) > MAX_ALIASES:
+        raise UserError(f"{origin}: has more than {MAX_ALIASES} aliases; write out what they stand for")
+    yaml = YAML(typ="rt")
+    yaml.Constructor, yaml.Resolver = _Constructor, _Resolver
     try:
-        yaml = YAML(typ="rt")
-        yaml.Resolver = _Resolver
         tree = yaml.load(text)
     except DuplicateKeyError as error:
         raise UserError(_marked(error, origin) + "; remove one of them") from None
@@ -167,6 +173,17 @@ def _mergeable(base: Any, top: Any) -> bool:
     return both and top.get("kind", base.get("kind")) == base.get("kind")
 
 
+class _Constructor(RoundTripConstructor):
+    """ruamel's, except that an alias inside of what it stands for is refused: it would be read as null."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node in self.recursive_objects:
+            raise ConstructorError(
+                problem="an alias stands for what it is in; remove it", problem_mark=node.start_mark
+            )
+        return super().construct_object(node, deep)
+
+
 class _Reader:
     """Turns ruamel's tree into plain data, and notes where each value was written."""
 
@@ -182,6 +199,10 @@ class _Reader:
                 if not isinstance(key, str) and type(key) is not int:
                     found = str(key)[:40]
                     raise UserError(f"{self._place(path)}: has the key {found}; a key is a word: use quotes")
+                if (*path, str(key)) in self.places:  # 1 and "1"
+                    raise UserError(
+                        f"{self._place(path)}: has the key {str(key)!r} twice; remove one of them"
+                    )
                 self.places[(*path, str(key))] = f"{self._origin}:{_line_of_key(node, key)}"
             return {str(key): self.plain(value, (*path, str(key))) for key, value in node.items()}
         if isinstance(node, CommentedSeq):
@@ -190,6 +211,7 @@ class _Reader:
             return [self.plain(value, (*path, index)) for index, value in enumerate(node)]
         if isinstance(node, bool | ScalarBoolean) or node is None:
             return bool(node) if node is not None else None
+        self._check_scalar(node, path)
         if isinstance(node, ScalarInt) and (rewritten := RewrittenInt.of(node)) is not None:
             return rewritten
         if isinstance(node, float) and not math.isfinite(node):
@@ -212,6 +234,15 @@ class _Reader:
         tag = getattr(getattr(node, "tag", None), "value", None)
         if tag and (str(tag) not in STANDARD_TAGS or isinstance(node, TaggedScalar)):
             raise UserError(f"{self._place(path)}: the tag {str(tag)[:60]} has no meaning here; remove it")
+
+    def _check_scalar(self, node: Any, path: KeyPath) -> None:
+        if isinstance(node, int) and abs(int(node)) >= 10**MAX_DIGITS:
+            raise UserError(f"{self._place(path)}: is a number of more than {MAX_DIGITS} digits")
+        if isinstance(node, str) and re.search("[\ud800-\udfff]", node):
+            raise UserError(
+                f"{self._place(path)}: has a surrogate (\\uD800 to \\uDFFF), which is no character; "
+                "write the character itself"
+            )
 
     def _place(self, path: KeyPath) -> str:
         return YamlDocument({}, self.places, self._origin).place(path)

@@ -24,6 +24,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from gemfit.data.render.render_template import render_template
 from gemfit.errors import UserError
 from gemfit.evaluate.models import LoadedModel
 from gemfit.schemas.evaluation import SampleMessage
@@ -65,7 +66,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[SampleMessage]) -> list[int]:
     """Prompt tokens up to the generation prompt of the assistant."""
     plain = [message.model_dump() for message in messages]
     try:
-        prompt = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=True)
+        prompt = render_template(tokenizer, plain, add_generation_prompt=True, return_dict=True)
     except TemplateError as error:
         raise UserError(f"the chat template of the run refuses these messages: {error}: {plain}") from None
     return list(prompt["input_ids"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from gemfit.core.json_file import read_json_object
 from gemfit.export.user_statements import UserStatements
 from gemfit.schemas.plan import Plan
 from gemfit.summary.markdown import code, plain, printable
@@ -90,5 +90,4 @@ def _readme_license(path: Path) -> str | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    return read_json_object(path) if path.is_file() else {}

@@ -20,6 +20,7 @@ from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.checkpoint.retention import reading
 from gemfit.checkpoint.store import Found
 from gemfit.core.atomic_folder import staging
+from gemfit.core.json_file import read_json_object
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.recipe import Recipe
@@ -155,7 +156,6 @@ def _write(
     from gemfit.export.adapter_base import write_adapter_base  # noqa: PLC0415
     from gemfit.export.merged_weights import merged_weights  # noqa: PLC0415
     from gemfit.export.multimodal import find_base, nest_adapter, nested, write_rest  # noqa: PLC0415
-    from gemfit.export.older_readers import with_old_keys  # noqa: PLC0415
     from gemfit.export.weights import trained_weights, write_adapter, write_weights  # noqa: PLC0415
 
     tokenizer = packed_tokenizer(run)
@@ -177,8 +177,7 @@ def _write(
     if base is not None and not adapter:
         write_rest(base, folder, dtype)
     elif not adapter:
-        config = json.loads((checkpoint / CONFIG).read_text())
-        _write_json(folder / CONFIG, with_old_keys(config | {"use_cache": True, "dtype": dtype}))
+        _write_config(checkpoint, folder, dtype)
     _write_tokenizer(run, recipe, tokenizer, folder, text_only=base is None)
     _write_generation_config(recipe, tokenizer, checkpoint, folder)
     give_default_mode(folder)
@@ -197,10 +196,22 @@ def _write_tokenizer(run: RunDir, recipe: Recipe, tokenizer: Any, folder: Path, 
     copy_sentencepiece(tokenizer, Path(run.plan().pack.folder) / "tokenizer", recipe.model, folder)
 
 
+def _write_config(checkpoint: Path, folder: Path, dtype: str) -> None:
+    from gemfit.export.older_readers import with_old_keys  # noqa: PLC0415  (seconds of imports)
+
+    config = read_json_object(checkpoint / CONFIG) | {"use_cache": True, "dtype": dtype}
+    config.pop("auto_map", None)  # names code that is not in the export
+    _write_json(folder / CONFIG, with_old_keys(config))
+
+
 def _write_generation_config(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path) -> None:
     from gemfit.export.chat_template import generation_settings  # noqa: PLC0415  (seconds of imports)
 
-    saved = json.loads((checkpoint / GENERATION_CONFIG).read_text())
+    path = checkpoint / GENERATION_CONFIG
+    saved = read_json_object(path)
+    stops = saved.get("eos_token_id") or []
+    if any(type(one) is not int for one in (stops if isinstance(stops, list) else [stops])):
+        raise UserError(f"{path}: eos_token_id is {stops!r}; it is a token id, or a list of them")
     _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
 
 

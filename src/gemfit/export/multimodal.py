@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import cached_file
 
+from gemfit.core.json_file import read_json_object
 from gemfit.export.older_readers import with_old_keys
 from gemfit.export.weights import Weights, together
 from gemfit.schemas.recipe_model import ModelRecipe
@@ -86,7 +87,7 @@ def _other_parts(base: BaseWeights) -> Weights:
 
 def write_rest(base: MultimodalBase, folder: Path, dtype: str) -> None:
     """The base's configuration with ``dtype`` in it, and the files of its processor."""
-    config = json.loads(Path(str(_file(base, CONFIG))).read_text())
+    config = read_json_object(Path(str(_file(base, CONFIG))))
     (folder / CONFIG).write_text(json.dumps(with_old_keys(_with_dtype(config, dtype)), indent=2) + "\n")
     for name in PROCESSOR_FILES:
         if (found := _file(base, name)) is not None:

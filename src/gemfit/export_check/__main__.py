@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from gemfit.checkpoint.resolve_checkpoint import LATEST
+from gemfit.core.json_file import read_json_object
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 
@@ -47,7 +48,7 @@ def check(arguments: argparse.Namespace) -> ExitCode:
     is_adapter = (folder / "adapter_config.json").is_file()
     if not path.is_file() and not is_adapter:
         raise UserError(f"{folder}: holds no exported model (no config.json, no adapter_config.json)")
-    config = {} if is_adapter else json.loads(path.read_text(encoding="utf-8"))
+    config = {} if is_adapter else read_json_object(path)
     expected = expected_values(
         run,
         arguments.checkpoint,

@@ -33,8 +33,20 @@ class ExpectedValues:
     """Labelled tokens of each document."""
     prompts: list[list[int]]
     replies: list[list[int]]
+    texts: list[str]
+    """Of the replies, without special tokens."""
     stops: list[int]
     step: int
+
+    @property
+    def prompt_lengths(self) -> list[int]:
+        """Tokens of each prompt."""
+        return [len(prompt) for prompt in self.prompts]
+
+    @property
+    def stopped(self) -> list[bool]:
+        """Whether each reply ends at a stop token."""
+        return [bool(reply) and reply[-1] in self.stops for reply in self.replies]
 
 
 def expected_values(
@@ -57,6 +69,7 @@ def expected_values(
     loaded = for_generation(run, model)
     messages = [[message.model_dump() for message in prompt.prompt] for prompt in inputs.prompts]
     prompts = [prompt_ids(loaded.tokenizer, prompt.prompt) for prompt in inputs.prompts]
+    replies = _replies(loaded, prompts, max_new_tokens)
     assert ref.step is not None, "a checkpoint has a step"
     return ExpectedValues(
         case={
@@ -67,7 +80,8 @@ def expected_values(
         losses=[loss for _, loss in measured],
         labelled=[sum(label != IGNORED for label in found["labels"][1:]) for found, _ in measured],
         prompts=prompts,
-        replies=_replies(loaded, prompts, max_new_tokens),
+        replies=replies,
+        texts=[loaded.tokenizer.decode(reply, skip_special_tokens=True) for reply in replies],
         stops=probe.stops(loaded.model),
         step=ref.step,
     )

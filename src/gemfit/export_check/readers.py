@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from gemfit.export_check import probe
 from gemfit.export_check.expected import ExpectedValues
 from gemfit.schemas.base import Contract
+
+ReaderKind = Literal["transformers", "peft", "serve", "vllm"]
+SCRIPTS: dict[ReaderKind, str] = {
+    "transformers": "probe.py",
+    "peft": "probe.py",
+    "serve": "probe_serve.py",
+    "vllm": "probe_vllm.py",
+}
+SERVERS: dict[ReaderKind, tuple[str, tuple[str, ...]]] = {
+    "serve": (
+        "OpenAI client of transformers serve",
+        ("transformers", "fastapi", "uvicorn", "pydantic", "rich", "openai"),
+    ),
+    "vllm": ("vLLM", ("vllm",)),
+}
+"""Readers that are asked in every environment with these packages: name, packages."""
 
 TOLERANCE = 1e-3
 """Largest difference of the mean loss, in nats per token: rounding in float32 is below a tenth of it."""
@@ -26,7 +42,7 @@ class ReaderOutcome(Contract):
     state: Literal["equal", "different", "failed", "absent"]
     found: str
     loss: float | None = None
-    """Mean over the labelled tokens, in nats."""
+    """Mean over the labelled tokens, in nats; ``None`` where a reader gives texts alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +50,16 @@ class ExportReader:
     """A program that loads the folder."""
 
     name: str
-    kind: Literal["transformers", "peft"]
+    kind: ReaderKind
     python: str = sys.executable
     case: dict[str, Any] = field(default_factory=dict)
-    """Further input of ``probe``."""
+    """Further input of the script."""
     absent: str = ""
     """Why it cannot be asked; empty where it can."""
 
 
 def readers_of(folder: Path, pythons: Sequence[Path], base: dict[str, Any]) -> Iterator[ExportReader]:
-    """The readers of what ``folder`` holds; ``pythons`` are of environments with another transformers."""
+    """The readers of what ``folder`` holds; ``pythons`` are of other environments."""
     if (folder / "adapter_config.json").is_file():
         absent = "" if find_spec("peft") else "peft is not installed"
         yield ExportReader("peft", "peft", case=base, absent=absent)
@@ -56,6 +72,33 @@ def readers_of(folder: Path, pythons: Sequence[Path], base: dict[str, Any]) -> I
     if not pythons:
         why = "no other environment was named: --python PATH"
         yield ExportReader("transformers 4", "transformers", absent=why)
+    for kind in SERVERS:
+        yield from _servers(kind, pythons)
+
+
+def _servers(kind: ReaderKind, pythons: Sequence[Path]) -> Iterator[ExportReader]:
+    """A reader for each environment, this one and those of ``pythons``, that has the packages of ``kind``."""
+    name, packages = SERVERS[kind]
+    missing = {python: _missing(python, packages) for python in (sys.executable, *map(str, pythons))}
+    for python, lacks in missing.items():
+        if not lacks:
+            place = "" if python == sys.executable else f" of {python}"
+            yield ExportReader(f"{name}{place}", kind, python)
+    if all(missing.values()):
+        here = f"not installed here: {', '.join(missing[sys.executable])}"
+        other = "; nor is it complete in an environment of --python" if pythons else ""
+        yield ExportReader(name, kind, absent=here + other)
+
+
+def _missing(python: str, packages: Sequence[str]) -> list[str]:
+    """Those of ``packages`` that an environment lacks; all where its Python does not run."""
+    script = "import sys, importlib.util as u; print(*(n for n in sys.argv[1:] if not u.find_spec(n)))"
+    command = [python, "-P", "-c", script, *packages]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # the reader of its transformers says so
+        return list(packages)
+    return done.stdout.split() if done.returncode == 0 else list(packages)
 
 
 def check_reader(reader: ExportReader, folder: Path, expected: ExpectedValues) -> ReaderOutcome:
@@ -63,7 +106,7 @@ def check_reader(reader: ExportReader, folder: Path, expected: ExpectedValues) -
     if reader.absent:
         return ReaderOutcome(reader=reader.name, state="absent", found=reader.absent)
     case = {"folder": str(folder.absolute()), **expected.case, **reader.case}
-    script = [reader.python, "-P", str(Path(probe.__file__)), reader.kind]
+    script = [reader.python, "-P", str(Path(__file__).with_name(SCRIPTS[reader.kind])), reader.kind]
     try:
         done = subprocess.run(script, input=json.dumps(case), capture_output=True, text=True, check=False)
     except OSError as error:
@@ -75,37 +118,59 @@ def check_reader(reader: ExportReader, folder: Path, expected: ExpectedValues) -
 
 
 def compare(name: str, found: dict[str, Any], expected: ExpectedValues) -> ReaderOutcome:
-    """Losses within ``TOLERANCE`` per token; prompts, greedy replies and stop tokens equal."""
-    tokens = sum(expected.labelled)
-    loss, own = sum(found["losses"]) / tokens, sum(expected.losses) / tokens
-    worst = max(
-        abs(a - b) / count
-        for a, b, count in zip(found["losses"], expected.losses, expected.labelled, strict=True)
-    )
-    differences = []
-    if not worst <= TOLERANCE:
-        differences.append(
-            f"loss {loss:.5f}, the run's is {own:.5f} (one conversation differs by {worst:.2g})"
-        )
-    differences += _differences("prompt", found["prompts"], expected.prompts)
-    differences += _differences("greedy reply", found["replies"], expected.replies)
-    if found["stops"] != expected.stops:
+    """Losses within ``TOLERANCE`` per token; everything else that the reader gave equal."""
+    loss, differences, agreed = None, list[str](), list[str]()
+    if "losses" in found:
+        tokens = sum(expected.labelled)
+        loss, own = sum(found["losses"]) / tokens, sum(expected.losses) / tokens
+        worst = _worst(found["losses"], expected)
+        agreed.append(f"loss {loss:.5f} (largest difference {worst:.1g})")
+        if not worst <= TOLERANCE:
+            differences.append(
+                f"loss {loss:.5f}, the run's is {own:.5f} (one conversation differs by {worst:.2g})"
+            )
+    differences += [text for key in GIVEN if key in found for text in _differences(key, found, expected)]
+    if "stops" in found and found["stops"] != expected.stops:
         differences.append(f"stops at {found['stops']}, the run at {expected.stops}")
-    ends = sum(bool(reply) and reply[-1] in expected.stops for reply in expected.replies)
-    said = "; ".join(differences) or (
-        f"loss {loss:.5f} (largest difference {worst:.1g}), {len(expected.replies)} greedy replies equal, "
-        f"{ends} of them to the stop token"
+    agreed.append(
+        f"{len(expected.replies)} greedy replies equal, {sum(expected.stopped)} of them to the stop token"
     )
-    state: Literal["equal", "different"] = "different" if differences else "equal"
     version = found["version"]
-    return ReaderOutcome(reader=f"{name} {version}", state=state, found=said, loss=loss)
+    return ReaderOutcome(
+        reader=f"{name} {version}",
+        state="different" if differences else "equal",
+        found="; ".join(differences) or ", ".join(agreed),
+        loss=loss,
+    )
 
 
-def _differences(what: str, found: list[list[int]], expected: list[list[int]]) -> list[str]:
-    """The first pair of lists that differs."""
-    for number, (one, other) in enumerate(zip(found, expected, strict=True), start=1):
-        if one != other:
-            pairs = enumerate(zip(one, other, strict=False))
-            place = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
-            return [f"{what} {number} differs from token {place + 1} on"]
+def _worst(losses: list[float], expected: ExpectedValues) -> float:
+    """Largest difference of the mean loss of a document, in nats per token; NaN where one is no number."""
+    differences = [
+        abs(a - b) / count for a, b, count in zip(losses, expected.losses, expected.labelled, strict=True)
+    ]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+GIVEN = {
+    "prompts": "prompt",
+    "prompt_lengths": "number of tokens of prompt",
+    "replies": "greedy reply",
+    "texts": "text of greedy reply",
+    "stopped": "end of greedy reply",
+}
+"""Values of a reader, one for each sample, and what a message calls them."""
+
+
+def _differences(key: str, found: dict[str, Any], expected: ExpectedValues) -> list[str]:
+    """The first sample that differs, and where."""
+    for number, (one, other) in enumerate(zip(found[key], getattr(expected, key), strict=True), start=1):
+        if one == other:
+            continue
+        what = f"{GIVEN[key]} {number}"
+        if not isinstance(one, list):
+            return [f"{what} is {one!r}, the run's is {other!r}"]
+        pairs = enumerate(zip(one, other, strict=False))
+        place = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+        return [f"{what} differs from token {place + 1} on"]
     return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from gemfit.core.hub_commit import Kind
+from gemfit.core.json_file import files_of_index
 from gemfit.errors import UserError
 from gemfit.schemas.recipe import Recipe
 
@@ -87,7 +87,7 @@ def _weights(repository: Repository, commit: str, there: Collection[str]) -> lis
         return [repository.gguf_file]
     if INDEX in there:
         index = Path(hf_hub_download(repository.name, INDEX, revision=commit))
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return files_of_index(index)
     if WHOLE not in there:
         raise UserError(f"{place}: has no {WHOLE}; use a repository with weights in safetensors")
     return [WHOLE]

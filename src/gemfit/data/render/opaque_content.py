@@ -17,6 +17,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from gemfit.core.time_limit import time_limit
+from gemfit.data.render.render_template import TEMPLATE_SECONDS
+
 FILTERS = (
     *("trim", "string", "length", "count", "list", "first", "last", "default", "d"),
     *("selectattr", "rejectattr", "map"),
@@ -81,8 +84,11 @@ def looks_inside(tokenizer: Any, roles: Sequence[str]) -> bool:
     messages = [{"role": role, "content": OpaqueContent("content")} for role in roles]
     special = {f"{name}_token": getattr(tokenizer, f"{name}_token", None) for name in ("bos", "eos", "pad")}
     try:
-        template.render(messages=messages, tools=None, documents=None, add_generation_prompt=False, **special)
-    except (LooksInside, TemplateError, TypeError, ValueError):
+        with time_limit(TEMPLATE_SECONDS):
+            template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=False, **special
+            )
+    except Exception:  # a template is a program; rendering a conversation will say what is wrong
         return True
     return False
 

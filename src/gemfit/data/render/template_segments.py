@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 
 from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.jsonl.line_settings import ROLES
+from gemfit.data.render.render_template import render_template
 from gemfit.errors import UserError
 
 LITERAL_EOS = "<|eos|>"
@@ -101,7 +102,7 @@ def check_template(tokenizer: Any, segments: TemplateSegments, conversation: Con
         )
     dicts = [message._asdict() for message in messages]
     try:
-        wanted = tokenizer.apply_chat_template(dicts, tokenize=False)
+        wanted = render_template(tokenizer, dicts, tokenize=False)
     except TemplateError as error:
         roles = ", ".join(role for role, _ in messages[:6]) + (", …" if len(messages) > 6 else "")
         raise UserError(
@@ -169,7 +170,7 @@ def _probe_system(tokenizer: Any, begin: str, header: str) -> tuple[str, str, bo
 def _render(tokenizer: Any, *roles: str, generate: bool = False) -> tuple[list[str], frozenset[str]]:
     """The text around the contents of a marked conversation, and the roles that are trimmed."""
     marked = [{"role": role, "content": f" \nmark{i}mark\n "} for i, role in enumerate(roles)]
-    text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=generate)
+    text = render_template(tokenizer, marked, tokenize=False, add_generation_prompt=generate)
     found = list(_MARK.finditer(text))
     if [int(match[2]) for match in found] != list(range(len(roles))):
         raise ValueError("it drops, repeats or reorders contents")

@@ -50,7 +50,11 @@ class FileTokenizer:
     @cached_property
     def backend_tokenizer(self) -> Tokenizer:
         """The Rust side, without truncation and padding."""
-        backend = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        path = self.folder / "tokenizer.json"
+        try:
+            backend = Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust side raises nothing narrower
+            raise UserError(f"{path}: is damaged: {error}; copy the tokenizer again") from None
         backend.no_truncation()
         backend.no_padding()
         named = [token for token in self.special.values() if backend.token_to_id(token) is not None]
@@ -88,7 +92,13 @@ class FileTokenizer:
         def ids() -> dict[str, int | None]:
             return {token: self.backend_tokenizer.token_to_id(token) for token in self.special.values()}
 
-        return dict(*self._cached({"special ids": ids}))
+        found = dict(*self._cached({"special ids": ids}))
+        if found[self.special["eos"]] is None:
+            raise UserError(
+                f"{self.folder}: the EOS token {self.special['eos']!r} is not in tokenizer.json; set "
+                "eos_token in tokenizer_config.json"
+            )
+        return found
 
     @cached_property
     def _cache(self) -> dict[str, Any]:
@@ -148,7 +158,9 @@ def read_tokenizer(folder: Path) -> FileTokenizer | None:
         special = json.loads(special_file.read_text("utf-8")) if special_file.is_file() else {}
         template_file = folder / "chat_template.jinja"
         written = template_file.read_text("utf-8") if template_file.is_file() else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(config, dict) or not isinstance(special, dict):
         return None
     template = config.get("chat_template") if written is None else written
     name = str(config.get("tokenizer_class")).removesuffix("Fast")
@@ -177,7 +189,9 @@ def backend_json(tokenizer: Any) -> bytes:
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     """Token by name; a token is written as text, or as an object with its `content`."""
     found = {name: config.get(f"{name}_token") for name in NAMED}
-    texts = {name: token["content"] if isinstance(token, dict) else token for name, token in found.items()}
+    texts = {
+        name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()
+    }
     return {name: token for name, token in texts.items() if isinstance(token, str)}
 
 

@@ -56,7 +56,11 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        if isinstance(tokenizer.chat_template, dict):  # several, of which one is the default
+            tokenizer.chat_template = tokenizer.get_chat_template()
+    except (
+        Exception
+    ) as error:  # damaged files: the Rust side raises a bare Exception, transformers many kinds
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(
             "."
         )

@@ -7,7 +7,6 @@ silently left random.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
+from gemfit.core.json_file import files_of_index
 from gemfit.errors import UserError
 from gemfit.train.checkpoint.dcp_planner import FlatShard, TensorBox
 from gemfit.train.model.text_architecture import may_be_ignored, text_name
@@ -87,7 +87,7 @@ def weight_files(name: str, revision: str) -> list[Path]:
     index = cached_file(name, INDEX, revision=revision, _raise_exceptions_for_missing_entries=False)
     if index is None:
         return [Path(str(cached_file(name, WHOLE, revision=revision)))]
-    files = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+    files = files_of_index(Path(index))
     return [Path(str(cached_file(name, file, revision=revision))) for file in files]
 
 
