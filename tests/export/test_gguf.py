@@ -5,8 +5,10 @@ llama.cpp's converter is no package, so a stand-in takes its place.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -83,10 +85,29 @@ def test_a_system_turn_of_its_own_has_no_variable() -> None:
     )
 
 
-def test_texts_that_a_modelfile_cannot_hold_are_refused() -> None:
-    odd = TemplateSegments("", {"user": "{{", "assistant": ""}, {"user": ""}, "", "", False, "")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"headers": {"user": "{{", "assistant": ""}},
+        {"headers": {"user": "", "assistant": "{"}},
+        {"begin": '"""'},
+        {"reply": '{"role": "'},
+    ],
+)
+def test_texts_that_a_modelfile_cannot_hold_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="which a Modelfile cannot hold"):
-        gguf.go_template(odd, "")
+        gguf.go_template(replace(GEMMA, **changes), "<bos>")
+
+
+@pytest.mark.parametrize("stop", ['a"b', "end\n", ""])
+def test_stops_that_a_modelfile_cannot_hold_are_refused(
+    stop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "chat_template", lambda tokenizer: GEMMA)
+    monkeypatch.setattr(gguf, "stop_ids", lambda tokenizer, format, eos: [1])
+    tokenizer = SimpleNamespace(bos_token="<bos>", decode=lambda ids: stop)
+    with pytest.raises(UserError, match="a reply ends at .*, which a Modelfile cannot hold"):
+        gguf.write_modelfile(tmp_path / "model.gguf", tokenizer, DataRecipe(format="chat_template"))
 
 
 def test_the_modelfile_names_the_file_and_the_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

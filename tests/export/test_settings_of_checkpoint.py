@@ -10,14 +10,16 @@ import pytest
 
 from gemfit.errors import UserError
 from gemfit.export import export as module
-from gemfit.schemas.recipe import Recipe
+
+NO_RECIPE: Any = None
+"""Errors come before it is read."""
 
 
 @pytest.mark.parametrize("stops", ["x", [None], [1, "a"], [1.5], [[1]], {"a": 1}, [True]])
 def test_stops_that_are_no_token_ids_are_named(stops: Any, tmp_path: Path) -> None:
     (tmp_path / module.GENERATION_CONFIG).write_text(json.dumps({"eos_token_id": stops}))
     with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id is .*; it is a token id"):
-        module._write_generation_config(Recipe.model_construct(), None, tmp_path, tmp_path)
+        module._write_generation_config(NO_RECIPE, None, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000])
@@ -27,7 +29,7 @@ def test_what_is_no_configuration_is_named(content: str, tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"/config\.json: "):
         module._write_config(tmp_path, tmp_path, "float32")
     with pytest.raises(UserError, match=r"generation_config\.json: "):
-        module._write_generation_config(Recipe.model_construct(), None, tmp_path, tmp_path)
+        module._write_generation_config(NO_RECIPE, None, tmp_path, tmp_path)
 
 
 def test_an_export_names_no_code(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.evaluation import ConversationLosses
 from gemfit.schemas.metrics import StartRecord
+from gemfit.schemas.metrics_history import read_records
 from gemfit.schemas.report_facts import Ending, RunFacts
 from gemfit.summary.text_table import TextTable
 from report.conftest import MakeRun, evaluated_model, evaluation, evaluation_at, step
@@ -256,3 +258,23 @@ def test_a_long_run_of_many_attempts_gives_a_small_picture(make_run: MakeRun, tm
     assert len(report.attempts) == 31
     svg = draw(training_charts(report)[0], tmp_path / "loss.png")
     assert len(svg) < 150_000
+
+
+def test_values_that_no_axis_can_hold_are_left_out() -> None:
+    odd = np.array([1.0, np.nan, np.inf, -np.inf, 1e308, -1e308, 3.0])
+    x, y = thinned(np.arange(7.0), odd)
+    assert (x.tolist(), y.tolist()) == ([0.0, 6.0], [1.0, 3.0])
+    assert smoothed(odd, 7)[[0, 5, 6]].tolist() == [1.0, 1.0, 2.0], "one of them does not end the average"
+    assert np.isnan(smoothed(odd[1:3], 2)).all()
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf, -1.0, 1e300])
+def test_a_record_of_no_time_is_skipped_and_named(
+    time: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = {"kind": "eval", "attempt": 1, "step": 1, "loss": 1.0, "perplexity": 1.0, "token_accuracy": 1.0}
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps(record | {"tokens": 1, "time": value}) for value in (time, 5.0)]
+    path.write_text("\n".join(lines) + "\n")
+    assert [one.time for one in read_records(path)] == [5.0]
+    assert f"{path}:1: is not a complete record and is skipped" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from gemfit.schemas.evaluation import Interval
@@ -12,7 +14,15 @@ from gemfit.summary.text_table import TextTable
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, "–"), (0.25, "0.25 s"), (59.96, "60.0 s"), (61, "1:01"), (36_061, "10:01:01")],
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "–"),
+        (0.25, "0.25 s"),
+        (59.96, "60.0 s"),
+        (61, "1:01"),
+        (36_061, "10:01:01"),
+    ],
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

@@ -67,6 +67,8 @@ def write_modelfile(gguf: Path, tokenizer: Any, data: DataRecipe) -> None:
     """Ollama's Modelfile next to ``gguf``: the run's chat format as a Go template, and where a reply ends."""
     segments = chat_template(tokenizer)
     stops = [tokenizer.decode([token]) for token in stop_ids(tokenizer, data.format, data.eos)]
+    if odd := next((stop for stop in stops if not stop or set(stop) & set('"\r\n')), None):
+        raise UserError(f"a reply ends at {odd!r}, which a Modelfile cannot hold")
     lines = [
         f"FROM ./{gguf.name}",
         f'TEMPLATE """{go_template(segments, tokenizer.bos_token or "")}"""',
@@ -84,10 +86,18 @@ def go_template(segments: TemplateSegments, bos: str) -> str:
             "{{ $inside = true }}",
             "{{ if not $inside }}" + user + "{{ end }}{{ $inside = false }}",
         )
-    texts = (user, assistant, before, segments.system_after, segments.reply, *segments.ends.values())
-    if odd := next((text for text in texts if "{{" in text or '"""' in text), None):
-        raise UserError(f"the chat template writes {odd!r}, which a Modelfile cannot hold")
-    return "".join(
+    texts = (
+        segments.begin.removeprefix(bos),
+        user,
+        assistant,
+        before,
+        segments.system_after,
+        segments.reply,
+        *segments.ends.values(),
+    )
+    # An action of Go may begin right after a text.
+    odd = next((text for text in texts if "{{" in text or text.endswith("{")), None)
+    template = "".join(
         (
             "{{ $inside := false }}" if segments.system_inside else "",
             segments.begin.removeprefix(bos),
@@ -101,3 +111,8 @@ def go_template(segments: TemplateSegments, bos: str) -> str:
             segments.reply,
         )
     )
+    if odd is None and ('"""' in template or template.endswith('"')):
+        odd = '"""'
+    if odd is not None:
+        raise UserError(f"the chat template writes {odd!r}, which a Modelfile cannot hold")
+    return template

@@ -20,7 +20,7 @@ from gemfit.report.axes import (
     shade_attempts,
 )
 from gemfit.report.blocks import Chart
-from gemfit.report.drawing import FAINT, SERIES, smoothed
+from gemfit.report.drawing import FAINT, SERIES, line, smoothed
 from gemfit.report.load import RunReport
 from gemfit.schemas.metrics import StepRecord
 from gemfit.summary.format import plural
@@ -79,7 +79,7 @@ def _losses(run: RunReport, axis: Axis, name: str, title: str) -> Chart:
         if evaluations:
             x, y = [axis.at(e) for e in evaluations], [e.loss for e in evaluations]
             marker = "s" if len(x) <= MARKED else ""
-            axes.plot(x, y, color=SERIES[1], marker=marker, markersize=4, label="validation")
+            line(axes, x, y, color=SERIES[1], marker=marker, markersize=4, label="validation")
         axes.set(title=title, xlabel=axis.label, ylabel="nats per token")
         finish(axes)
         axes.legend(loc="upper right")

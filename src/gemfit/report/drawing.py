@@ -77,6 +77,8 @@ SETTINGS: dict[str, Any] = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
 }
+DRAWN = 1e30
+"""Values from here on, and infinite ones, are left out: the ticks of an axis overflow."""
 
 
 def draw(chart: Chart, png: Path) -> str:
@@ -124,19 +126,19 @@ def _unique(key: str, value: str, name: str) -> str:
 def line(
     axes: Any, x: Iterable[float], y: Iterable[float | None], *, points: int = POINTS, **style: Any
 ) -> None:
-    """A line through the finite points, thinned to ``points``."""
+    """A line through the points that can be drawn, thinned to ``points``."""
     axes.plot(*thinned(np.array(list(x), np.float64), np.array(list(y), np.float64), points), **style)
 
 
 def thinned(
     x: NDArray[np.float64], y: NDArray[np.float64], points: int = POINTS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most ``points`` of the finite ones; x, y: (n,).
+    """At most ``points`` of those that can be drawn; x, y: (n,).
 
     Keeps the minimum and maximum of every bin, so that no spike is lost.
     """
-    finite = np.isfinite(x) & np.isfinite(y)
-    x, y = np.ascontiguousarray(x[finite]), np.ascontiguousarray(y[finite])
+    drawn = (np.abs(x) < DRAWN) & (np.abs(y) < DRAWN)  # false for NaN
+    x, y = np.ascontiguousarray(x[drawn]), np.ascontiguousarray(y[drawn])
     if len(x) <= points:
         return x, y
     extremes = MinMaxDownsampler().downsample(y, n_out=2 * (points // 2 - 1))
@@ -145,11 +147,17 @@ def thinned(
 
 
 def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Trailing moving average over ``window`` values, over fewer at the beginning."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    """Trailing moving average over ``window`` values, over fewer at the beginning.
+
+    Values that cannot be drawn are left out; the average of none is NaN.
+    """
+    drawn = np.abs(values) < DRAWN
+    sums = np.concatenate([[0.0], np.cumsum(np.where(drawn, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(drawn)])
     ends = np.arange(1, len(values) + 1)
     begins = np.maximum(0, ends - window)
-    return np.asarray((sums[ends] - sums[begins]) / (ends - begins))
+    number = counts[ends] - counts[begins]
+    return np.where(number > 0, (sums[ends] - sums[begins]) / np.maximum(number, 1), np.nan)
 
 
 def thousands(value: float, _: int = 0) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from gemfit.schemas.base import Contract
+
+UnixSeconds = Annotated[float, Field(ge=0, le=2.5e11)]
+"""To the year 9,900: a date can be made of it."""
 
 
 class StepRecord(Contract):
@@ -22,7 +27,7 @@ class StepRecord(Contract):
     grad_norm: float | None
     tokens_per_second: float
     """Real tokens (no padding), over all ranks."""
-    time: float
+    time: UnixSeconds
     """Seconds since the Unix epoch."""
     data_seconds: float | None = None
     """Seconds that rank 0 waited for the batches of this step."""
@@ -50,7 +55,7 @@ class EvalRecord(Contract):
     tokens: int
     seconds: float | None = None
     """Seconds that training waited for it."""
-    time: float
+    time: UnixSeconds
 
 
 class SaveRecord(Contract):
@@ -68,7 +73,7 @@ class SaveRecord(Contract):
     """What rank 0 copied into host memory: its share, or nothing of it."""
     copy_seconds: float | None = None
     """Seconds that those copies took; on a GPU meanwhile the training goes on."""
-    time: float
+    time: UnixSeconds
 
 
 class RankMemory(Contract):
@@ -92,7 +97,7 @@ class MemoryRecord(Contract):
     step: int
     ranks: tuple[RankMemory, ...]
     gpu_name: str | None = None
-    time: float
+    time: UnixSeconds
 
 
 class Gpu(Contract):
@@ -132,7 +137,7 @@ class HardwareRecord(Contract):
     attention: str = ""
     """What the ranks compute with: that of the plan, or a faster one that has passed a probe."""
     attention_because: str = ""
-    time: float
+    time: UnixSeconds
     """When training began, in seconds since the Unix epoch."""
 
     @property
@@ -158,7 +163,7 @@ class EnergyRecord(Contract):
     """GPUs that the ranks use (NVML); `None` if one has no counter, and without GPUs."""
     seconds: float
     """From the start of training to its end."""
-    time: float
+    time: UnixSeconds
 
 
 ProgressActivity = Literal["evaluation", "checkpoint", "resume", "loading weights"]
@@ -174,7 +179,7 @@ class ProgressRecord(Contract):
     activity: ProgressActivity
     seconds: float
     """Since the activity began."""
-    time: float
+    time: UnixSeconds
 
 
 StartPart = Literal[
@@ -204,7 +209,7 @@ class StartRecord(Contract):
     """From the command, or from the start of the attempt in a Slurm job, to the end of the first step."""
     parts: dict[StartPart, float]
     """Seconds of rank 0; they sum to ``seconds``."""
-    time: float
+    time: UnixSeconds
 
 
 SlowCause = Literal["compute", "input", "network"]
@@ -224,7 +229,7 @@ class SlowRankRecord(Contract):
     """Of its own computing, or waiting for input, in a step, or of a message that it sent or got; a mean."""
     others_seconds: float
     """The same of the median rank."""
-    time: float
+    time: UnixSeconds
 
     @property
     def text(self) -> str:

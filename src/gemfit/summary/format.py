@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from gemfit.schemas.evaluation import Interval
@@ -17,8 +18,8 @@ def number(value: float | None, form: str = ",.4g") -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Such as ``1:02:03``, ``2:03`` or ``0.35 s``."""
-    if seconds is None:
+    """Such as ``1:02:03``, ``2:03`` or ``0.35 s``; a dash for what is no finite number."""
+    if seconds is None or not math.isfinite(seconds):
         return NOTHING
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
