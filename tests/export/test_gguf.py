@@ -106,7 +106,7 @@ def test_stops_that_a_modelfile_cannot_hold_are_refused(
     monkeypatch.setattr(gguf, "chat_template", lambda tokenizer: GEMMA)
     monkeypatch.setattr(gguf, "stop_ids", lambda tokenizer, format, eos: [1])
     tokenizer = SimpleNamespace(bos_token="<bos>", decode=lambda ids: stop)
-    with pytest.raises(UserError, match="a reply ends at .*, which a Modelfile cannot hold"):
+    with pytest.raises(UserError, match=r"a reply ends at .*, which a Modelfile cannot hold"):
         gguf.write_modelfile(tmp_path / "model.gguf", tokenizer, DataRecipe(format="chat_template"))
 
 

@@ -67,8 +67,9 @@ def write_modelfile(gguf: Path, tokenizer: Any, data: DataRecipe) -> None:
     """Ollama's Modelfile next to ``gguf``: the run's chat format as a Go template, and where a reply ends."""
     segments = chat_template(tokenizer)
     stops = [tokenizer.decode([token]) for token in stop_ids(tokenizer, data.format, data.eos)]
-    if odd := next((stop for stop in stops if not stop or set(stop) & set('"\r\n')), None):
-        raise UserError(f"a reply ends at {odd!r}, which a Modelfile cannot hold")
+    for stop in stops:
+        if not stop or set(stop) & set('"\r\n'):
+            raise UserError(f"a reply ends at {stop!r}, which a Modelfile cannot hold")
     lines = [
         f"FROM ./{gguf.name}",
         f'TEMPLATE """{go_template(segments, tokenizer.bos_token or "")}"""',
@@ -86,15 +87,8 @@ def go_template(segments: TemplateSegments, bos: str) -> str:
             "{{ $inside = true }}",
             "{{ if not $inside }}" + user + "{{ end }}{{ $inside = false }}",
         )
-    texts = (
-        segments.begin.removeprefix(bos),
-        user,
-        assistant,
-        before,
-        segments.system_after,
-        segments.reply,
-        *segments.ends.values(),
-    )
+    texts = [segments.begin.removeprefix(bos), user, assistant, before, segments.system_after]
+    texts += [segments.reply, *segments.ends.values()]
     # An action of Go may begin right after a text.
     odd = next((text for text in texts if "{{" in text or text.endswith("{")), None)
     template = "".join(
