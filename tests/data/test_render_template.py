@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gemfit.core.time_limit import time_limit
+from gemfit.core.alarm import time_limit
 from gemfit.data.render import opaque_content, render_template
 from gemfit.data.render.opaque_content import looks_inside
 from gemfit.data.render.template_segments import chat_template

@@ -125,3 +125,11 @@ def test_a_link_deep_in_the_files_of_a_tracker(run: RunDir, victim: Path) -> Non
     (deep / "loss").symlink_to(victim)
     with pytest.raises(UserError, match="loss is a link to"):
         refuse_foreign_files(run.trackers / "mlflow")
+
+
+def test_folders_without_an_end_are_named(run: RunDir) -> None:
+    deep = run.trackers / "mlflow" / "/".join("a" * 120)
+    deep.mkdir(parents=True)
+    refuse_foreign_files(run.root, levels=2)
+    with pytest.raises(UserError, match="mlflow holds folders that are nested more than 100 levels deep"):
+        refuse_foreign_files(run.trackers / "mlflow")

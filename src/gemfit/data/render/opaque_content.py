@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from gemfit.core.time_limit import time_limit
+from gemfit.core.alarm import time_limit
 from gemfit.data.render.render_template import TEMPLATE_SECONDS
 
 FILTERS = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from gemfit.core.time_limit import time_limit
+from gemfit.core.alarm import time_limit
 
 TEMPLATE_SECONDS = 60.0
 """A conversation takes milliseconds; loops in a template need not end."""
