@@ -10,6 +10,7 @@ from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit_launch.slurm.cluster import requeue
+from gemfit_launch.slurm.node.requeue_job import restart_count
 from gemfit_launch.slurm.records.job_attempts import read_attempts
 from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.slurm_job.hooks import Calls, begin, end, show
@@ -165,3 +166,13 @@ def test_a_cancelled_job_is_recorded_as_such(
     [attempt] = read_attempts(run)
     assert attempt.end is not None
     assert attempt.end.outcome == (outcome or AttemptOutcome.CANCELLED)
+
+
+@pytest.mark.parametrize(("value", "count"), [(None, 0), ("", 0), ("0", 0), ("3", 3)])
+def test_slurm_counts_restarts_from_the_first_one_on(
+    value: str | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", value)
+    assert restart_count() == count

@@ -22,7 +22,7 @@ from gemfit_launch.planning.replan import with_rows
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
 from gemfit_launch.runs.python_module import ModuleKilled
 from gemfit_launch.slurm.node.end_builder import BuilderEnd
-from gemfit_launch.slurm.node.requeue_job import requeue_job
+from gemfit_launch.slurm.node.requeue_job import requeue_job, restart_count
 from gemfit_launch.slurm.records.job_files import JobFiles
 
 MAX_RESTARTS = 20
@@ -72,7 +72,7 @@ def end(run: RunDir, status: int, *, was_asked: bool) -> ExitCode:
     is_failure = status in (ExitCode.FAILED, ExitCode.USER_ERROR)
     has_failed = is_failure and JobFiles(run).has_verdict_since("pack")
     if not has_failed and (was_asked or status == ExitCode.STOPPED):
-        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < MAX_RESTARTS:
+        if restart_count() < MAX_RESTARTS:
             _requeue(run)
             return ExitCode.FAILED
         _give_up(run, f"packing was interrupted {MAX_RESTARTS} times; give the job more `time`")

@@ -78,7 +78,7 @@ def _decision(job: str) -> requeue.RequeueDecision:
 
 def restart_count() -> int:
     """How often Slurm has requeued the job of this process."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _exclude(job: str, exclusion: Exclusion, smallest: int) -> list[str]:
