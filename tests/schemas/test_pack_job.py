@@ -142,7 +142,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     [
         ("a.jsonl", b"{}" * 50, 100),
         ("a.csv", b"messages," * 10, 90),
-        ("a.jsonl.gz", gzip.compress(b"{}" * 50), None),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 50, mtime=0), None),
         ("a.parquet", b"PAR1" * 25, None),
     ],
 )
