@@ -67,8 +67,10 @@ def test_contradictions_are_refused(ranks: Ranks, message: str) -> None:
 def test_a_run_refuses_absent_gpus_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"4 GPUs are requested and 2 are visible.*--device cpu"):
         check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cuda"), visible_gpus=2)
-    with pytest.raises(UserError, match="16 ranks need 2 machines"):
+    with pytest.raises(UserError, match=r"16 ranks are planned for 2 machines, and this is one; .* --nproc"):
         check_gpus_present(Topology(nodes=2, ranks_per_node=8, device="cuda"), visible_gpus=8)
+    here = choose_topology(Ranks(nproc=16), Ddp(), visible_gpus=16)
+    check_gpus_present(here, visible_gpus=16)
     check_gpus_present(Topology(nodes=1, ranks_per_node=2, device="cuda"), visible_gpus=2)
     check_gpus_present(Topology(nodes=1, ranks_per_node=4, device="cpu"), visible_gpus=0)
 

@@ -58,8 +58,8 @@ def check_gpus_present(topology: Topology, *, visible_gpus: int) -> None:
     """``UserError`` where a run would need more GPUs, or machines, than there are here."""
     if topology.nodes > 1:
         raise UserError(
-            f"{topology.world_size} ranks need {topology.nodes} machines, and `gemfit run` uses one; "
-            f"at most {GPUS_PER_NODE} ranks fit, or give --nodes 1 if this machine is larger"
+            f"{topology.world_size} ranks are planned for {topology.nodes} machines, and this is one; "
+            "give the number of ranks for it with --nproc"
         )
     if topology.device == "cuda" and topology.ranks_per_node > visible_gpus:
         raise UserError(
