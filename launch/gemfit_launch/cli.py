@@ -89,6 +89,14 @@ MACHINE_LIMITS = {
 """Errors of the operating system that are not a bug, wherever they occur, and the way out."""
 
 
+LONGEST_NAME = 300
+"""Characters of a path in an error; a longer one is most likely no path."""
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:80]}… ({len(name)} characters)"
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and help line, and imports one when it is called."""
 
@@ -124,7 +132,7 @@ class LazyGroup(click.Group):
         except OSError as error:
             if error.errno not in MACHINE_LIMITS:
                 raise
-            name = f"{str(error.filename)[:80]}: " if error.filename else ""
+            name = f"{_shortened(str(error.filename))}: " if error.filename else ""
             fix = MACHINE_LIMITS[error.errno]
             click.echo(f"error: {name}{str(error.strerror).lower()}; {fix}", err=True)
             if error.filename is None:  # it may have been stdout, which Python flushes once more

@@ -45,9 +45,11 @@ def test_an_error_of_a_file_system_is_named_with_its_place(
         raise OSError(number, os.strerror(number), f"{root}/plan.json")
 
     monkeypatch.setattr(RunDir, "open", fails)
-    result = cli("logs", tmp_path)
+    folder = tmp_path / ("a folder with a long name " * 4)
+    folder.mkdir()
+    result = cli("logs", folder)
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: {tmp_path}/plan.json: {os.strerror(number).lower()}; ")
+    assert result.stderr.startswith(f"error: {folder}/plan.json: {os.strerror(number).lower()}; ")
 
 
 def test_a_folder_in_place_of_a_file_is_named(submitted: RunDir, cli: Cli) -> None:

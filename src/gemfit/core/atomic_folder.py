@@ -27,11 +27,18 @@ def staging(out: Path) -> Iterator[Path]:
     try:
         with explaining(out):
             make_folder(out.parent)
-            partial.mkdir()
+            _make_partial(partial, out)
             yield partial
             partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_partial(partial: Path, out: Path) -> None:
+    try:
+        partial.mkdir()
+    except FileNotFoundError as error:  # although its parent is there: /proc, and similar file systems
+        raise UserError(f"{out}: no folder can be made there; {_ELSEWHERE}") from error
 
 
 def make_folder(folder: Path) -> None:
