@@ -32,7 +32,7 @@ def send_no_buffers(model: Any) -> None:
 
     By default rank 0 sends them in each forward pass, in evaluation too.
     """
-    model.forward_sync_buffers = False
+    model.broadcast_buffers = False  # torch 2.13 calls it forward_sync_buffers, and knows the old name
 
 
 def allocate_gradients(trainer: TrainerView) -> None:
