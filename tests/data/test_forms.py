@@ -188,7 +188,12 @@ FORMS: dict[str, tuple[object, dict[str, Any], str]] = {
                     "role": "assistant",
                     "content": None,
                     "tool_calls": [
-                        {"id": "c1", "type": "function", "function": {"name": "rest", "arguments": ARGUMENTS}}
+                        {
+                            "id": "c1",
+                            "type": "function",
+                            "name": "rest",
+                            "function": {"name": "rest", "arguments": ARGUMENTS},
+                        }
                     ],
                 },
                 {**RESULT, "tool_call_id": "c1"},

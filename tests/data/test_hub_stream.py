@@ -51,6 +51,23 @@ def test_files_that_a_readme_names_and_no_digest_covers_are_refused(
         list(hub_lines(JobSource(name="x", hub=str(folder))))
 
 
+def test_a_linked_folder_is_refused_and_a_linked_file_read(
+    parquet: Callable[..., Path], build: Build, tmp_path: Path
+) -> None:
+    """``datasets`` does not list the files of a linked folder, and no digest covers them."""
+    folder = parquet(random_conversations(20))
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "part.parquet").rename(tmp_path / "part.parquet")
+    (folder / "part.parquet").symlink_to(tmp_path / "part.parquet")
+    elsewhere.mkdir()
+    (folder / ".hidden").symlink_to(elsewhere)
+    status, printed = build(f"hf:{folder}", seq_len=256)
+    assert status == 0, printed
+    (folder / "more").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=f"^hf:{folder}: more is a link to a folder, which is not followed"):
+        build(f"hf:{folder}", seq_len=256)
+
+
 def test_a_folder_of_parquet_is_packed_like_jsonl(
     parquet: Callable[..., Path], build: Build, tmp_path: Path
 ) -> None:

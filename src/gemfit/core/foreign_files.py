@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from gemfit.core.file_lock import stale_is_missing
@@ -12,7 +11,7 @@ from gemfit.errors import UserError
 
 SHOWN = 5
 MAX_DEPTH = 100
-"""Levels of folders; more are a trap for whoever walks through them."""
+"""Levels of folders, the first included; more of them would exhaust a recursive walk."""
 
 
 def refuse_foreign_files(folder: Path, *, levels: int | None = None) -> None:
@@ -20,9 +19,7 @@ def refuse_foreign_files(folder: Path, *, levels: int | None = None) -> None:
 
     Looks at ``levels`` levels of folders, at all by default. A missing folder is no error.
     """
-    found = list(_foreign(folder, folder.resolve(), MAX_DEPTH if levels is None else levels))
-    if levels is None:
-        found += list(islice(_too_deep(folder), 1))
+    found = list(dict.fromkeys(_foreign(folder, folder.resolve(), levels)))
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise UserError(
@@ -31,15 +28,7 @@ def refuse_foreign_files(folder: Path, *, levels: int | None = None) -> None:
         )
 
 
-def _too_deep(folder: Path) -> Iterator[str]:
-    below = len(folder.parts) + MAX_DEPTH
-    for place, folders, _ in os.walk(folder):
-        if folders and len(Path(place).parts) >= below:
-            yield f"{folder.name} holds folders that are nested more than {MAX_DEPTH} levels deep"
-            folders.clear()
-
-
-def _foreign(folder: Path, root: Path, levels: int) -> Iterator[str]:
+def _foreign(folder: Path, root: Path, levels: int | None, depth: int = 1) -> Iterator[str]:
     try:
         with stale_is_missing():
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -51,8 +40,10 @@ def _foreign(folder: Path, root: Path, levels: int) -> Iterator[str]:
             if target := _outside(path, root):
                 yield f"{path.relative_to(folder.parent)} is a link to {target}, out of the folder"
         elif entry.is_dir():
-            if levels > 1:
-                yield from _foreign(path, root, levels - 1)
+            if depth < (levels or MAX_DEPTH):
+                yield from _foreign(path, root, levels, depth + 1)
+            elif levels is None:
+                yield f"{root.name} holds folders that are nested more than {MAX_DEPTH} levels deep"
         elif not entry.is_file() and path.exists():
             yield f"{path.name} is a pipe, socket or device"
 

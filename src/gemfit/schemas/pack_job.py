@@ -184,13 +184,17 @@ def _files_of(source: JobSource, origin: str) -> tuple[list[Path], str | None]:
 
 def _all_files(folder: Path) -> list[Path]:
     """Every file of a folder that ``datasets`` reads: which ones count, its README may say."""
-    found = [
+    shown = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.stat().st_size
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+    if linked := next((path for path in shown if path.is_symlink() and path.is_dir()), None):
+        raise UserError(
+            f"hf:{folder}: {linked.relative_to(folder)} is a link to a folder, which is not followed; "
+            "put the folder itself there, or give the files without hf:"
+        )
+    found = [path for path in shown if path.is_file() and path.stat().st_size]
     if not found:
         raise UserError(f"hf:{folder}: there is no file in this folder")
     for path in found:

@@ -15,7 +15,7 @@ import orjson
 
 from gemfit.data.jsonl.error_values import excerpt
 from gemfit.data.jsonl.exact_json import RepeatedKey, dump_json, load_json
-from gemfit.data.jsonl.key_rules import EMPTY_VALUES, MESSAGE_RULES, find_refusal
+from gemfit.data.jsonl.key_rules import EMPTY_VALUES, MESSAGE_RULES, find_refusal, is_copy
 from gemfit.errors import UserError
 
 CALL = '{"type": "function", "function": {"name": "…", "arguments": {…}}}'
@@ -86,7 +86,8 @@ def _part(part: object, where: str) -> str:
     if not isinstance(text, str):
         raise UserError(f"{where}.text is {excerpt(text)}, expected text; write {PART}")
     for key, value in part.items():
-        if refusal := find_refusal(key, value, MESSAGE_RULES, ()):
+        refusal = find_refusal(key, value, MESSAGE_RULES, ())
+        if refusal and not (refusal.copies and is_copy(value, text)):
             raise UserError(f"{where} has the key {key!r}; {refusal.reason}")
     return text
 
@@ -103,10 +104,11 @@ def _call(call: object, where: str) -> dict[str, Any]:
 
 def _check_call_keys(call: Mapping[str, Any], function: Mapping[str, Any], where: str) -> None:
     """Refuse keys of a call that hold something like arguments or results: they would be lost."""
-    for keys in (call, function):
-        for key, value in keys.items():
-            if value not in EMPTY_VALUES and (key in _LOST or (keys is not function and key in _CALL_PARTS)):
-                raise UserError(f"{where} has the key {key!r}, which would be lost; write {CALL}")
+    lost = [key for keys in (call, function) for key in _LOST if keys.get(key) not in EMPTY_VALUES]
+    # Next to the function, a name or arguments are lost where they are not a copy of its own.
+    lost += [key for key in _CALL_PARTS if call.get(key) not in (*EMPTY_VALUES, function.get(key))]
+    if lost:
+        raise UserError(f"{where} has the key {lost[0]!r}, which would be lost; write {CALL}")
 
 
 def _arguments(value: object, where: str) -> object:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gemfit.data.jsonl.error_values import excerpt
-from gemfit.data.jsonl.key_rules import EMPTY_VALUES, MESSAGE_RULES, find_refusal, is_suspicious
+from gemfit.data.jsonl.key_rules import (
+    EMPTY_VALUES,
+    MESSAGE_RULES,
+    find_refusal,
+    is_copy,
+    is_suspicious,
+    joined_texts,
+)
 from gemfit.errors import UserError
 
 SUPPORTED_KEYS = ("role", "content", "weight", "tool_calls", "tool_call_id")
@@ -20,9 +27,6 @@ REFUSED_KEYS = {
     **dict.fromkeys(("refusal", "prefix"), _TO_CONTENT),
     "function_call": "write it as `tool_calls`",
     "from": "there is a `role`: remove one of them",
-    "value": "there is a `content`: remove one of them",
-    "parts": "there is a `content`: remove one of them",
-    "text": "there is a `content`: remove one of them",
 }
 """Keys of other formats, and what to write instead."""
 
@@ -32,9 +36,10 @@ def check_keys(message: Mapping[str, object], role: str, where: str) -> None:
     for key, value in message.items():
         if key in SUPPORTED_KEYS or value in EMPTY_VALUES:
             continue
-        if key in REFUSED_KEYS and not (key == "text" and value == message.get("content")):
+        if key in REFUSED_KEYS and value is not False:
             raise UserError(f"{where} has the key {key!r}; {REFUSED_KEYS[key]}")
-        if refusal := find_refusal(key, value, MESSAGE_RULES, MISSPELT_KEYS):
+        refusal = find_refusal(key, value, MESSAGE_RULES, MISSPELT_KEYS)
+        if refusal and not (refusal.copies and is_copy(value, joined_texts(message.get("content")))):
             raise UserError(f"{where} has the key {key!r}; {refusal.reason}")
     weight = message.get("weight")
     if weight is not None and (isinstance(weight, str) or weight not in (0, 1)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ _TO_CONTENT = "put what is to be trained into content, and remove the key"
 _NO_COPIES = "its text is in no message: add it there, or remove the key"
 _NO_TOKENS = "tokens are made from messages: remove the key"
 _FLAGS = ("true", "false")
-_SWITCHES = (*_FLAGS, "0", "1", "0.0", "1.0", "yes", "no")
+_ON = ("true", "1", "1.0", "yes")
+_SWITCHES = (*_FLAGS, *_ON, "0", "0.0", "no")
 _OTHER_WORDS = frozenset(["height", "eight", "strain", "trait", "trail", "brain", "grain", "drain", "pools"])
 """Words that are near to a key and mean something else."""
 
@@ -30,7 +32,8 @@ _SLIP = 2
 """Characters that a slip adds or leaves out at most."""
 
 
-class KeyRule(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)  # hashed by identity, as lookups are on the path of each line
+class KeyRule:
     """A kind of keys that are refused."""
 
     words: frozenset[str]
@@ -41,7 +44,7 @@ class KeyRule(NamedTuple):
     """Whether a value of this type means it."""
     reason: str
     copies: bool = False
-    """Whether it is harmless where all its texts are in the messages."""
+    """Whether it is harmless where all its texts are in the messages, or in the content of its message."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -59,6 +62,20 @@ def _is_anything(value: object) -> bool:
 def _is_switch(value: object) -> bool:
     """Anything but text; in tables of strings, such as CSV, text that stands for a flag or a number."""
     return not isinstance(value, str) or value.strip().lower() in _SWITCHES
+
+
+def _is_on(value: object) -> bool:
+    """A list, as of messages, or a switch that is on; one that is off asks for what happens anyway."""
+    if isinstance(value, str):
+        return value.strip().lower() in _ON
+    return isinstance(value, list) or value in (1, True)
+
+
+def _is_prose(value: object) -> bool:
+    """Content, but not the name of a mode, such as `off` or `high`."""
+    if isinstance(value, str):
+        return not re.fullmatch(r"[A-Za-z0-9_-]*", value)
+    return _is_content(value)
 
 
 def _is_flag(value: object) -> bool:
@@ -93,6 +110,12 @@ _FIELDS = (
 MEDIA = KeyRule(_words(_MEDIA), None, _is_content, _NO_MEDIA)
 MASKS = KeyRule(_words("loss mask masks masked"), None, _is_anything, _TO_WEIGHT)
 FLAGS = KeyRule(_words("train trainable trained training untrained"), None, _is_switch, _TO_WEIGHT)
+LEFT_OUT = KeyRule(
+    _words("skip skipped exclude excluded ignore ignored"),
+    _words("is should sample example line row message turn"),
+    _is_on,
+    _TO_WEIGHT,
+)
 WEIGHTS = KeyRule(
     _words("weight weights"),
     _words("sample example line row message loss turn"),
@@ -102,14 +125,21 @@ WEIGHTS = KeyRule(
 REASONING = KeyRule(
     _words("reasoning thinking thought thoughts cot rationale"),
     _words("content trace text chain of process details blocks summary steps internal hidden"),
-    _is_content,
+    _is_prose,
     _TO_CONTENT,
     copies=True,
 )
-_COMMON = (MEDIA, MASKS, FLAGS, WEIGHTS, REASONING)
+_COMMON = (MEDIA, MASKS, FLAGS, LEFT_OUT, WEIGHTS, REASONING)
 _TOOL_WORDS = "tool tools function functions"
 MESSAGE_RULES = (
     *_COMMON,
+    KeyRule(
+        _words("text value parts"),
+        _words(""),
+        _is_content,
+        "there is a `content`: remove one of them",
+        copies=True,
+    ),
     KeyRule(
         _words("call calls"),
         _words(_TOOL_WORDS),
@@ -223,6 +253,16 @@ def nearest_key(key: str, known: tuple[str, ...]) -> str:
         return ""
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
     return close[0] if close and abs(len(close[0]) - len(key)) <= _SLIP else ""
+
+
+def is_copy(value: object, text: str) -> bool:
+    """Whether all texts in a value are in ``text``."""
+    return all(part in text for part in texts_of(value))
+
+
+def joined_texts(value: object) -> str:
+    """All texts in a value, for ``is_copy``."""
+    return "\0".join(texts_of(value))
 
 
 def texts_of(value: object) -> Iterable[str]:

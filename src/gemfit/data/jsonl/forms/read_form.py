@@ -13,8 +13,9 @@ from gemfit.data.jsonl.key_rules import (
     LINE_KEYS,
     LINE_RULES,
     find_refusal,
+    is_copy,
     is_suspicious,
-    texts_of,
+    joined_texts,
 )
 from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.errors import UserError
@@ -196,8 +197,8 @@ def _check_keys(value: dict[str, Any], line: FormLine, place: str) -> None:
         if refusal is None:
             continue
         if refusal.copies:
-            texts = "\0".join(texts_of([line.messages, value.get("system")])) if texts is None else texts
-            if all(text in texts for text in texts_of(item)):
+            texts = joined_texts([line.messages, value.get("system")]) if texts is None else texts
+            if is_copy(item, texts):
                 continue
         stands = f"{place}: has the key {key!r} next to {_name(line)}"
         raise UserError(f"{stands}; {refusal.reason}, or list it in data.ignore_columns")
