@@ -6,10 +6,9 @@ State files are replaced atomically, so a reader sees the old one or the new one
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +41,15 @@ class RunDir(RunPaths):
         """
         cls.check_unused(root)
         run = cls(root)
+        folders = (root, run.logs, run.checkpoints)
         try:
-            for folder in (root, run.logs, run.checkpoints):
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
             write_atomic(run.plan_file, plan.to_json())
         except OSError as error:
-            shutil.rmtree(root, ignore_errors=True)  # without a plan it would be in the way
+            for folder in reversed(folders):  # without a plan they would be in the way
+                with suppress(OSError):  # one with files in it is that of another process
+                    folder.rmdir()
             raise UserError(
                 f"{error.filename or root}: cannot be written: {error.strerror}; free some space there, "
                 "or choose another --run"

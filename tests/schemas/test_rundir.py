@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -57,6 +58,24 @@ def test_a_folder_that_holds_anything_is_refused_and_left_alone(tmp_path: Path, 
 def test_a_run_is_not_created_in_place_of_another(run: RunDir, plan: Plan) -> None:
     with pytest.raises(UserError, match=r"is already in use; resume it with `gemfit resume"):
         RunDir.create(run.root, plan)
+
+
+@pytest.mark.parametrize("others", [(), ("logs/attempt-1.log",)])
+def test_a_plan_that_cannot_be_written_leaves_only_what_others_wrote(
+    others: tuple[str, ...], tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run"
+
+    def fail(path: Path, content: str) -> None:
+        for name in others:
+            (root / name).touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("gemfit.rundir.write_atomic", fail)
+    with pytest.raises(UserError, match=r"plan\.json: cannot be written: No space left .* another --run"):
+        RunDir.create(root, plan)
+    assert [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()] == list(others)
+    assert root.exists() == bool(others)
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path, plan: Plan) -> None:
