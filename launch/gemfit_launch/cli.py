@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from gemfit import __version__
+from gemfit.control_characters import escape_control_characters
 from gemfit.errors import ExitCode, UserError, did_you_mean
 
 HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
@@ -71,12 +72,16 @@ VERBS = {name: entry for verbs in HEADINGS.values() for name, entry in verbs.ite
 
 
 MACHINE_LIMITS = {
-    errno.ENAMETOOLONG: "give a shorter path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "this machine has no more open files to give",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
+    errno.EIO: "the disk or the way to it fails; try again, or ask its administrators",
+}
+"""Errors of the operating system that are not a bug, wherever they occur, and the way out."""
+FILE_ERRORS = {
+    errno.ENAMETOOLONG: "give a shorter path",
     errno.EACCES: "ask its owner for access, or use another place",
     errno.EPERM: "ask its owner for access, or use another place",
     errno.EROFS: "it can only be read; use another place",
@@ -84,17 +89,19 @@ MACHINE_LIMITS = {
     errno.ENOTDIR: "a file is in place of a folder; use another place",
     errno.ELOOP: "links lead in a circle; remove one",
     errno.ESTALE: "the file server does not know it any more; try again",
-    errno.EIO: "the disk or the way to it fails; try again, or ask its administrators",
 }
-"""Errors of the operating system that are not a bug, wherever they occur, and the way out."""
-
-
+"""Those that are not a bug where a path comes with them; without one, such as of a signal, they may be."""
 LONGEST_NAME = 300
 """Characters of a path in an error; a longer one is most likely no path."""
 
 
 def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:80]}… ({len(name)} characters)"
+
+
+def _print_error(text: str) -> None:
+    for line in escape_control_characters(text).splitlines():
+        click.echo(f"error: {line}", err=True)
 
 
 class LazyGroup(click.Group):
@@ -126,15 +133,14 @@ class LazyGroup(click.Group):
             sys.stdout.flush()
             return result
         except UserError as error:
-            for line in str(error).splitlines():
-                click.echo(f"error: {line}", err=True)
+            _print_error(str(error))
             ctx.exit(ExitCode.USER_ERROR)
         except OSError as error:
-            if error.errno not in MACHINE_LIMITS:
+            fixes = MACHINE_LIMITS if error.filename is None else MACHINE_LIMITS | FILE_ERRORS
+            if error.errno not in fixes:
                 raise
-            name = f"{_shortened(str(error.filename))}: " if error.filename else ""
-            fix = MACHINE_LIMITS[error.errno]
-            click.echo(f"error: {name}{str(error.strerror).lower()}; {fix}", err=True)
+            name = f"{_shortened(os.fsdecode(error.filename))}: " if error.filename else ""
+            _print_error(f"{name}{str(error.strerror).lower()}; {fixes[error.errno]}")
             if error.filename is None:  # it may have been stdout, which Python flushes once more
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(ExitCode.USER_ERROR)

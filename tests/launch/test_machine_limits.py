@@ -52,6 +52,35 @@ def test_an_error_of_a_file_system_is_named_with_its_place(
     assert result.stderr.startswith(f"error: {folder}/plan.json: {os.strerror(number).lower()}; ")
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENOTDIR])
+def test_an_error_without_a_path_keeps_its_traceback(
+    number: int, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(root: Path) -> RunDir:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(RunDir, "open", fails)
+    result = cli("logs", tmp_path)
+    assert isinstance(result.exception, OSError)
+    assert result.exception.errno == number
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", b"a\x1b[31mb", "a\rb\nc\x85d"])
+def test_control_characters_of_a_path_do_not_reach_the_terminal(
+    name: str | bytes, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(root: Path) -> RunDir:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), name)
+
+    monkeypatch.setattr(RunDir, "open", fails)
+    of_system = cli("logs", tmp_path).stderr
+    monkeypatch.undo()
+    of_user = cli("logs", os.fsdecode(name)).stderr
+    for shown in (of_system, of_user):
+        assert shown.startswith("error: a⟨U+")
+        assert all(char.isprintable() for line in shown.split("\n") for char in line)
+
+
 def test_a_folder_in_place_of_a_file_is_named(submitted: RunDir, cli: Cli) -> None:
     submitted.attempt_file.mkdir()
     result = cli("logs", submitted.root)

@@ -118,7 +118,8 @@ def _send(text: str, folder: Path) -> Sent:
     root = folder / f"run {text}".replace("\\", "_")
     run = RunDir(root)
     JobFiles(run).folder.mkdir(parents=True)
-    return Sent(text, root, commands.submit(JobFiles(run).write_script("train", script(text, root))))
+    path = JobFiles(run).write_script("train", script(text, root))
+    return Sent(text, root, commands.submit(path, JobFiles(run).job_name("train")))
 
 
 @pytest.mark.parametrize("text", PRINTABLE)

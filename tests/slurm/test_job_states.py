@@ -16,7 +16,7 @@ from gemfit_launch.slurm import commands
 from gemfit_launch.slurm.cluster.cluster import ask_cluster
 from gemfit_launch.slurm.cluster.job_limit import job_limit
 from gemfit_launch.slurm.cluster.requeue import excluded, set_excluded, show_job, usable_nodes
-from gemfit_launch.slurm.commands import job_id
+from gemfit_launch.slurm.commands import job_ids
 from gemfit_launch.slurm.submit.template import fill, template
 from realslurm import Cluster, wait_until
 from slurmruns import BACK_IN_THE_QUEUE_SECONDS
@@ -46,8 +46,7 @@ def start(cluster: Cluster, command: str, *options: str) -> int:
     answer = cluster.call(
         "sbatch", "--parsable", "--output=/dev/null", "--requeue", *options, f"--wrap={command}"
     )
-    number = job_id(answer)
-    assert number is not None, answer
+    (number,) = job_ids(answer)
     return number
 
 
@@ -118,7 +117,7 @@ def test_a_job_that_waits_for_the_end_of_another_waits_through_its_requeue(
     reaches(first, "RUNNING", "running")
     script = tmp_path / "second.sh"
     script.write_text("#!/bin/sh\n#SBATCH --output=/dev/null\ntrue\n")
-    second = commands.submit(script, after_end=[first])
+    second = commands.submit(script, script.name, after_end=[first])
     cluster.call("scontrol", "requeue", str(first))
     wait_until(lambda: (cluster.state(first), cluster.job(first)["Restarts"]) == ("RUNNING", "1"), 60)
     assert cluster.state(second) == "PENDING"
@@ -152,8 +151,7 @@ def start_with_long_setup(cluster: Cluster, folder: Path, python: str, *options:
     answer = cluster.call(
         "sbatch", "--parsable", f"--output={folder}/log", "--requeue", *options, str(script)
     )
-    number = job_id(answer)
-    assert number is not None, answer
+    (number,) = job_ids(answer)
     wait_until((folder / "start-0").is_file, 60)
     return number
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ class JobMayExistError(UserError):
     """Whether a job was submitted is not known, so its run folder has to stay."""
 
 
-def submit(script: Path, *, after: Sequence[int] = (), after_end: Sequence[int] = ()) -> int:
-    """Submit a script and return the job id.
+def submit(script: Path, name: str, *, after: Sequence[int] = (), after_end: Sequence[int] = ()) -> int:
+    """Submit a script, whose job is called ``name``, and return the job id.
 
     The job depends on the success of the jobs in ``after``, and on the end of those in ``after_end``.
     A ``SlurmError`` means that Slurm refused it; ``JobMayExistError`` that it may have been accepted.
@@ -81,26 +82,37 @@ def submit(script: Path, *, after: Sequence[int] = (), after_end: Sequence[int] 
     try:
         answer = call(["sbatch", "--parsable", *waiting, str(script)])
     except SlurmError as error:
-        number = job_id(error.stdout)
-        if number is None and not isinstance(error, NoAnswerError):
+        numbers = job_ids(error.stdout)
+        if not numbers and not isinstance(error, NoAnswerError):
             raise
-        named = f" (it printed {number})" if number is not None else ""
+        named = f" (it printed {', '.join(map(str, numbers))})" if numbers else ""
         raise JobMayExistError(f"{error}; a job may have been submitted{named}") from None
-    number = job_id(answer)
-    if number is None:
+    numbers = job_ids(answer)
+    if len(numbers) > 1:
+        numbers = _called(name, numbers)
+    if len(numbers) != 1:
         said = answer.strip() or "nothing"
-        raise JobMayExistError(f"sbatch: accepted the job, and printed no job id but: {said}")
-    return number
+        raise JobMayExistError(f"sbatch: accepted the job, and printed no clear job id but: {said}")
+    return numbers[0]
 
 
-def job_id(answer: str) -> int | None:
-    """The job id in the output of ``sbatch --parsable``: the last line ``N;CLUSTER``, else the last ``N``.
+def job_ids(answer: str) -> list[int]:
+    """What may be the job id in the output of ``sbatch --parsable``: the last ``N;CLUSTER``, else all ``N``.
 
-    A site may wrap sbatch in a script that prints lines of its own.
+    A site may wrap sbatch in a script that prints lines of its own, before or after it.
     """
-    found = re.findall(r"^\s*(\d+)(;\S*)?\s*$", answer, re.MULTILINE)
-    numbers = [number for number, cluster in found if cluster] or [number for number, _ in found]
-    return int(numbers[-1]) if numbers else None
+    found = re.findall(r"^\s*([0-9]+)(;\S*)?\s*$", answer, re.MULTILINE)
+    certain = [int(number) for number, cluster in found if cluster]
+    return certain[-1:] or list(dict.fromkeys(int(number) for number, _ in found))
+
+
+def _called(name: str, numbers: list[int]) -> list[int]:
+    """Those of these jobs that have this name; none where Slurm does not answer."""
+    try:
+        known = jobs(numbers)
+    except SlurmError:
+        return []
+    return [number for number, job in known.items() if job.name.strip() == name.strip()]
 
 
 def expected_start(script: str, *, nodes: int | None = None) -> str:
@@ -179,7 +191,7 @@ def _run(argv: list[str], *, stdin: str) -> subprocess.CompletedProcess[str]:
 def _failure(command: str, done: subprocess.CompletedProcess[str]) -> SlurmError:
     message = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
     number = -done.returncode if done.returncode < 0 else done.returncode - 128  # of a shell in between
-    if number > 0:
+    if 0 < number < signal.NSIG:
         return NoAnswerError(f"{command}: was killed by signal {number}: {message}", stdout=done.stdout)
     kind = NoAnswerError if LOST.search(message) else SlurmError
     return kind(f"{command}: {message}", stdout=done.stdout)

@@ -106,7 +106,27 @@ def test_setup_with_an_error_trap_loses_no_end_of_an_attempt(node: Node) -> None
     )
 
 
-@pytest.mark.parametrize("line", ["fail() { :; }; false", "leave() { :; }; RUN_DIR=/tmp; exit 3"])
+@pytest.mark.parametrize("kind", ["train", "pack"])
+@pytest.mark.parametrize("name", ["status", "next", "cpus", "step", "RUN_DIR", "asked", "PYTHONPATH"])
+@pytest.mark.parametrize("more", ["", "; set -e", "; set -o posix"])
+def test_a_read_only_variable_of_setup_that_the_script_assigns_is_named(
+    name: str, more: str, kind: Kind, node: Node
+) -> None:
+    assert node.execute(kind, setup=(f"readonly {name}=''{more}",)) == 2
+    assert node.calls == ""  # nothing is trained
+    assert f"read-only: {name}: cannot unset: readonly variable" in node.reason
+
+
+@pytest.mark.parametrize("kind", ["train", "pack"])
+def test_other_read_only_variables_of_setup_do_no_harm(kind: Kind, node: Node) -> None:
+    assert node.execute(kind, setup=("readonly TMOUT=900 SITE_STATUS=5",)) == 0
+    assert "srun" in node.calls
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["readonly status=0 reason=x; exit 3", "fail() { :; }; false", "leave() { :; }; RUN_DIR=/tmp; exit 3"],
+)
 def test_setup_that_fails_after_it_has_taken_a_name_of_the_script_ends_the_job(line: str, node: Node) -> None:
     assert node.execute("train", setup=(line,)) == 2
     assert node.calls == ""

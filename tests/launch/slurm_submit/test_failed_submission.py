@@ -43,7 +43,7 @@ def test_a_run_folder_stays_where_sbatch_accepted_the_job_without_an_id(
     (slurm.folder / "sbatch.answers").write_text("Submitted. Have a nice day.\n")
     result = cli("submit", *ASKED, "--run", "runs/first")
     assert result.exit_code == 2
-    assert "printed no job id but: Submitted. Have a nice day." in result.stderr
+    assert "printed no clear job id but: Submitted. Have a nice day." in result.stderr
     assert "squeue --me --name=first" in result.stderr
     assert Path("runs/first/plan.json").exists()
     assert slurm.calls("scancel") == []
@@ -71,6 +71,7 @@ LOST = "sbatch: error: Batch job submission failed: "
         (f"echo '{LOST}Unable to contact slurm controller (receive failure)' >&2; exit 1", "receive failure"),
         ("kill -9 $$", "was killed by signal 9"),
         ("exit 137", "was killed by signal 9"),
+        ("echo 7; echo 8; exit 255", "sbatch: 7\nerror: 8; a job may have been submitted (it printed 7, 8)"),
         (
             "echo 123; echo 'mail: not found' >&2; exit 1",
             "mail: not found; a job may have been submitted (it",

@@ -100,21 +100,38 @@ def test_the_job_id_is_found_among_lines_of_a_wrapper(submitted: RunDir, cli: Cl
 
 
 @pytest.mark.parametrize(
-    ("answer", "number"),
+    ("answer", "numbers"),
     [
-        ("7\n", 7),
-        ("7;fake\n", 7),
-        ("7\r\n", 7),
-        ("x 1\n2\n  8;c\nbye\n", 8),
-        ("2025\n7\nYou have 2 jobs\n", 7),
-        ("7;c\nbyes left:\n2026\n", 7),
-        ("Submitted batch job 7\n", None),
-        ("\x1b[1m7\x1b[0m\n", None),
-        ("", None),
+        ("7\n", [7]),
+        ("7;fake\n", [7]),
+        ("7\r\n", [7]),
+        ("x 1\n2\n  8;c\nbye\n", [8]),
+        ("2025\n7\nYou have 2 jobs\n7\n", [2025, 7]),
+        ("7;c\nbyes left:\n2026\n", [7]),
+        ("Submitted batch job 7\n", []),
+        ("\x1b[1m7\x1b[0m\n", []),
+        ("", []),
     ],
 )
-def test_the_job_id_is_the_last_line_that_is_one(answer: str, number: int | None) -> None:
-    assert commands.job_id(answer) == number
+def test_a_job_id_is_a_line_of_its_own_and_certain_with_a_cluster(answer: str, numbers: list[int]) -> None:
+    assert commands.job_ids(answer) == numbers
+
+
+@pytest.mark.parametrize("answer", ["2026\n101\n", "101\n2026\n", "7\n101\nwords\n3\n"])
+def test_of_several_numbers_the_job_id_is_that_of_the_job_with_the_name(
+    answer: str, submitted: RunDir, cli: Cli, slurm: FakeSlurm
+) -> None:
+    slurm.add_job(7, "RUNNING")
+    slurm.set_job(100, "FAILED")
+    (slurm.folder / "sbatch.answers").write_text(answer.replace("101", "102"))
+    assert cli("resume", submitted.root).exit_code == 0
+    made = JobFiles(submitted).newest()
+    assert made is not None
+    assert made.job == 102
+
+
+def test_a_single_number_asks_slurm_nothing_more(submitted: RunDir, slurm: FakeSlurm) -> None:
+    assert slurm.calls("squeue") == []
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,12 @@ def submit(
     files, plan = JobFiles(run), run.plan()
     snapshot_code(run)
     paths = {kind: files.write_script(kind, text) for kind, text in scripts.items()}
-    pack_job = commands.submit(paths["pack"], after=after) if "pack" in paths else None
+    pack_job = (
+        commands.submit(paths["pack"], files.job_name("pack"), after=after) if "pack" in paths else None
+    )
     with _cancelled_if_refused(pack_job):
         waits_for = after if pack_job is None else [pack_job]
-        job = commands.submit(paths["train"], after=waits_for, after_end=after_end)
+        job = commands.submit(paths["train"], files.job_name("train"), after=waits_for, after_end=after_end)
     submission = Submission(
         job=job,
         pack_job=pack_job,
