@@ -133,6 +133,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], object, str]] = {
         ),
         r".*tool_calls\[0\] has the key 'output', which would be lost",
     ),
+    "calls of two forms in one message": (
+        {},
+        by_hand(
+            USER, {"role": "function_call", "content": '{"name": "f", "arguments": {}}', "tool_calls": 5}
+        ),
+        r"messages\[1\] has calls in its content and as `tool_calls`",
+    ),
     "a call with two names": (
         {},
         by_hand(USER, {"role": "assistant", "tool_calls": [{"name": "g", **CALLED}]}),

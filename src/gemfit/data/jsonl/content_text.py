@@ -47,15 +47,14 @@ def calls_text(value: object, where: str) -> str:
     return json_text(calls, where)
 
 
-def call_ids(calls: object) -> list[object]:
-    """The ids of calls that have one; ``calls`` has passed ``calls_text``, or is empty."""
-    given = calls if isinstance(calls, list | tuple) else ()
-    return [call["id"] for call in given if call.get("id") not in EMPTY_VALUES]
+def call_ids(calls: Any) -> list[object]:
+    """The ids of calls that have one; ``calls`` has passed ``calls_text``."""
+    return [call["id"] for call in calls if call.get("id") not in EMPTY_VALUES]
 
 
-def call_names(calls: object) -> list[str]:
-    """The names of the functions; ``calls`` has passed ``calls_text``, or is empty."""
-    return [_function(call)["name"] for call in (calls if isinstance(calls, list | tuple) else ())]
+def call_names(calls: Any) -> list[str]:
+    """The names of the functions; ``calls`` has passed ``calls_text``."""
+    return [_function(call)["name"] for call in calls]
 
 
 def one_call(value: object, where: str) -> object:

@@ -102,6 +102,8 @@ def _message(value: object, index: int, names: PartNames, roles: Mapping[str, st
     role, calls, content = roles.get(name, "assistant"), value.get("tool_calls"), value.get("content")
     check_keys(value, role, where)
     if name == FUNCTION_CALL:
+        if calls:
+            raise UserError(f"{where} has calls in its content and as `tool_calls`; remove one of them")
         return Message(role, calls_text(one_call(content, text), text))
     if not calls:
         return Message(role, content_text(content, text))
@@ -139,8 +141,9 @@ def _check_results(
     waiting: list[object] = []
     called: list[str] = []
     for index, message in enumerate(messages):
-        waiting += call_ids(message.get("tool_calls"))
-        called = call_names(message.get("tool_calls")) or called
+        if calls := message.get("tool_calls"):
+            waiting += call_ids(calls)
+            called = call_names(calls)
         answered = message.get("tool_call_id")
         if roles.get(str(message["role"])) != "tool":
             continue
