@@ -15,10 +15,15 @@ NO_RECIPE: Any = None
 """Errors come before it is read."""
 
 
-@pytest.mark.parametrize("stops", ["x", [None], [1, "a"], [1.5], [[1]], {"a": 1}, [True]])
+@pytest.mark.parametrize(
+    "stops", ["x", [None], [1, "a"], [1.5], [[1]], {"a": 1}, [True], -1, [1, -2], [1, 100]]
+)
 def test_stops_that_are_no_token_ids_are_named(stops: Any, tmp_path: Path) -> None:
+    (tmp_path / module.CONFIG).write_text(json.dumps({"vocab_size": 100}))
     (tmp_path / module.GENERATION_CONFIG).write_text(json.dumps({"eos_token_id": stops}))
-    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id is .*; it is a token id"):
+    with pytest.raises(
+        UserError, match=r"generation_config\.json: eos_token_id is .*; it is a token id below 100 "
+    ):
         module._write_generation_config(NO_RECIPE, None, tmp_path, tmp_path)
 
 

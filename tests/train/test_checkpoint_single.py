@@ -129,6 +129,24 @@ def test_a_resume_puts_damaged_checkpoints_aside(run: RunDir) -> None:
     assert (run.quarantine / "step-00000002" / "reason.txt").read_text() == "progress.json is missing\n"
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"scheduler": 1}', '{"scheduler": {}}', '{"scheduler": {"last_epoch": "x"}}'],
+)
+def test_progress_that_others_have_written_is_named(
+    content: str, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side_files = saving_module._side_files
+    monkeypatch.setattr(
+        saving_module,
+        "_side_files",
+        lambda *parts: side_files(*parts) | {"progress.json": content.encode()},
+    )
+    save_step(run, trainee(1), 1)  # with the digests of that content
+    with pytest.raises(UserError, match=r"step-00000001/progress\.json: "):
+        resume(run, TrainingState(**trainee(1)), identity=TRAINING)
+
+
 def test_another_training_is_refused_with_the_difference_and_a_way_out(run: RunDir) -> None:
     save_step(run, trainee(1), 1)
     with pytest.raises(UserError) as caught:

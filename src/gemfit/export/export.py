@@ -209,10 +209,16 @@ def _write_generation_config(recipe: Recipe, tokenizer: Any, checkpoint: Path, f
 
     path = checkpoint / GENERATION_CONFIG
     saved = read_json_object(path)
-    stops = saved.get("eos_token_id") or []
-    if any(type(one) is not int for one in (stops if isinstance(stops, list) else [stops])):
-        raise UserError(f"{path}: eos_token_id is {stops!r}; it is a token id, or a list of them")
+    _check_stops(path, saved.get("eos_token_id"), read_json_object(checkpoint / CONFIG).get("vocab_size"))
     _write_json(folder / GENERATION_CONFIG, generation_settings(saved, tokenizer, recipe.data))
+
+
+def _check_stops(path: Path, stops: object, vocab_size: object) -> None:
+    limit = vocab_size if type(vocab_size) is int else sys.maxsize
+    listed = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if not all(type(one) is int and 0 <= one < limit for one in listed):
+        below = f" below {limit} (vocab_size of {CONFIG})" if limit < sys.maxsize else ""
+        raise UserError(f"{path}: eos_token_id is {stops!r}; it is a token id{below}, or a list of them")
 
 
 def give_default_mode(folder: Path) -> None:

@@ -23,6 +23,8 @@ from gemfit.checkpoint import store
 from gemfit.checkpoint.integrity import digest_of
 from gemfit.checkpoint.retention import quarantine, reading
 from gemfit.core.atomic_file import write_atomic
+from gemfit.core.json_file import read_json_object
+from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.manifest import CheckpointManifest, FileDigest, missing_or_resized
 from gemfit.schemas.training_identity import Flat, check_changes
@@ -184,10 +186,10 @@ def resume(
     if found is None:
         return None
     folder, manifest = found
-    progress = on_first_rank(lambda: json.loads((folder / PROGRESS).read_text()))
+    scheduler = on_first_rank(lambda: _scheduler_state(folder / PROGRESS))
     if engine_state.is_deepspeed(training.model):
         deepspeed_zero.sync_parameters(training.model, manifest.step)
-    _restore_scheduler(training.scheduler, training.optimizer, progress["scheduler"])
+    _restore_scheduler(training.scheduler, training.optimizer, scheduler)
     logger.info("resumed at step %d from %s", manifest.step, folder)
     return manifest
 
@@ -233,6 +235,14 @@ def _load(
 ) -> str | None:
     state = engine_state.collect(training.model, training.optimizer, training.accelerator)
     return verified_load.load(engine_state.flat_shards(state), folder, manifest.files, heartbeat)
+
+
+def _scheduler_state(path: Path) -> dict[str, Any]:
+    """State of the scheduler in ``path``; others may have written it, digests included."""
+    state = read_json_object(path).get("scheduler")
+    if not isinstance(state, dict) or type(state.get("last_epoch")) is not int:
+        raise UserError(f"{path}: holds no state of the scheduler with a last_epoch; copy it again")
+    return state
 
 
 def _restore_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
