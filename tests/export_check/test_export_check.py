@@ -122,6 +122,10 @@ def test_a_reader_that_is_not_there_or_fails_is_a_result(
     broken.chmod(0o755)
     failed = check_reader(ExportReader("other", "transformers", str(broken)), exported, expected)
     assert (failed.state, failed.found) == ("failed", "ImportError: no transformers")
+    silent = check_reader(
+        ExportReader("other", "transformers", shutil.which("true") or ""), exported, expected
+    )
+    assert (silent.state, silent.found.partition(": ")[2]) == ("failed", "printed no result")
     unknown = check_reader(ExportReader("other", "transformers", str(tmp_path / "no")), exported, expected)
     assert unknown.state == "failed"
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import IO, Any
+from types import FrameType
+from typing import IO, Any, NoReturn
 
 START_SECONDS = 600
 """Until a server answers: it imports transformers and loads the model first."""
@@ -25,6 +27,8 @@ REPLY_SECONDS = 600
 def main() -> None:
     """Read the case from standard input, start a server, ask it, and print the results."""
     case = json.load(sys.stdin)
+    signal.signal(signal.SIGTERM, end)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # a proxy does not reach this server
     import openai  # noqa: PLC0415  (after the input, whose errors need not wait)
     import transformers  # noqa: PLC0415
 
@@ -38,6 +42,11 @@ def main() -> None:
         "stopped": [reply.choices[0].finish_reason == "stop" for reply in replies],
     }
     sys.stdout.write("\n" + json.dumps(found) + "\n")
+
+
+def end(number: int, frame: FrameType | None) -> NoReturn:
+    """End as after an error, so that no server is left."""
+    raise SystemExit(128 + number)
 
 
 def ask(client: Any, case: dict[str, Any], messages: list[dict[str, str]]) -> Any:
@@ -67,7 +76,7 @@ def server(folder: str) -> Iterator[str]:
             wait_until_it_listens(process, port, log)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            process.terminate()
+            process.kill()  # at a request to end it would finish its replies first
             process.wait()
 
 

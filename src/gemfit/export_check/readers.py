@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from gemfit.core.stop_signals import end_with_parent
 from gemfit.export_check.expected import ExpectedValues
 from gemfit.schemas.base import Contract
 
@@ -25,11 +29,14 @@ SCRIPTS: dict[ReaderKind, str] = {
 SERVERS: dict[ReaderKind, tuple[str, tuple[str, ...]]] = {
     "serve": (
         "OpenAI client of transformers serve",
-        ("transformers", "fastapi", "uvicorn", "pydantic", "rich", "openai"),
+        ("transformers", "transformers.cli", "fastapi", "uvicorn", "pydantic", "rich", "openai"),
     ),
     "vllm": ("vLLM", ("vllm",)),
 }
-"""Readers that are asked in every environment with these packages: name, packages."""
+"""Readers that are asked in every environment with these packages: name, packages.
+
+Transformers 4 has no ``transformers.cli``; its server takes other options.
+"""
 
 TOLERANCE = 1e-3
 """Largest difference of the mean loss, in nats per token: rounding in float32 is below a tenth of it."""
@@ -90,10 +97,22 @@ def _servers(kind: ReaderKind, pythons: Sequence[Path]) -> Iterator[ExportReader
         yield ExportReader(name, kind, absent=here + other)
 
 
+MISSING = """
+import importlib.util, sys
+
+def is_missing(name):
+    try:
+        return importlib.util.find_spec(name) is None
+    except ModuleNotFoundError:  # the package around it
+        return True
+
+print(*filter(is_missing, sys.argv[1:]))
+"""
+
+
 def _missing(python: str, packages: Sequence[str]) -> list[str]:
     """Those of ``packages`` that an environment lacks; all where its Python does not run."""
-    script = "import sys, importlib.util as u; print(*(n for n in sys.argv[1:] if not u.find_spec(n)))"
-    command = [python, "-P", "-c", script, *packages]
+    command = [python, "-P", "-c", MISSING, *packages]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # the reader of its transformers says so
@@ -108,13 +127,42 @@ def check_reader(reader: ExportReader, folder: Path, expected: ExpectedValues) -
     case = {"folder": str(folder.absolute()), **expected.case, **reader.case}
     script = [reader.python, "-P", str(Path(__file__).with_name(SCRIPTS[reader.kind])), reader.kind]
     try:
-        done = subprocess.run(script, input=json.dumps(case), capture_output=True, text=True, check=False)
+        done = run_with_children(script, json.dumps(case))
     except OSError as error:
         return ReaderOutcome(reader=reader.name, state="failed", found=f"{reader.python}: {error.strerror}")
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return ReaderOutcome(reader=reader.name, state="failed", found=lines[-1] if lines else "no output")
-    return compare(reader.name, json.loads(done.stdout.splitlines()[-1]), expected)
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return ReaderOutcome(reader=reader.name, state="failed", found=f"{reader.python}: printed no result")
+    return compare(reader.name, found, expected)
+
+
+def run_with_children(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` with ``text`` as standard input; whatever it has started ends with it.
+
+    It gets SIGTERM when this process dies, and SIGKILL with its process group after an exception such as
+    ``KeyboardInterrupt``.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        process_group=0,
+        preexec_fn=lambda: end_with_parent(signal.SIGTERM),
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(text)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()  # which ``with`` leaves out after a ``KeyboardInterrupt``
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def compare(name: str, found: dict[str, Any], expected: ExpectedValues) -> ReaderOutcome:
