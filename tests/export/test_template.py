@@ -17,7 +17,7 @@ from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.data.render.renderer import make_renderer
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
-from gemfit.export.chat_template import tokenizer_for_chat
+from gemfit.export.chat_template import check_same_ids, tokenizer_for_chat
 from gemfit.schemas.recipe_data import DataRecipe
 
 Format = Literal["role_markers", "chat_template"]
@@ -199,3 +199,11 @@ def test_images_reach_the_template_of_a_multimodal_base_only(tokenizer: Any) -> 
         tokenizer_for_chat(tokenizer, data).apply_chat_template(image, tokenize=False)
     whole = tokenizer_for_chat(tokenizer, data, text_only=False)
     assert "'image'" in whole.apply_chat_template(image, tokenize=False)
+
+
+def test_a_template_that_fails_on_what_training_reads_is_named(tokenizer: Any) -> None:
+    data = DataRecipe()
+    exported = tokenizer_for_chat(tokenizer, data)
+    exported.chat_template = "{{ 1 // 0 }}"
+    with pytest.raises(UserError, match="template fails on what training reads: ZeroDivisionError"):
+        check_same_ids(exported, tokenizer, data)

@@ -15,6 +15,7 @@ from gemfit.errors import UserError
 from gemfit.export.chat_template import tokenizer_for_chat
 from gemfit.modelcard.card import main, render, save, write_card
 from gemfit.modelcard.facts import gather
+from gemfit.modelcard.usage_section import use_section
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit, AuditedModel, AuditFinding, AuditScore
 from gemfit.schemas.evaluation import Score
@@ -339,6 +340,13 @@ def test_the_input_format_is_what_the_tokenizer_writes(run: RunDir) -> None:
     expected = "<bos><|system|>Be ``` kind.<eos><|user|>I cannot sleep before my exams.<eos><|assistant|>"
     assert f"````text\n{expected}\n````" in card.section("How to use it")
     assert "3 of 4 conversations start with a system message" in card.section("System message")
+
+
+def test_a_template_that_fails_is_an_error_of_the_user(run: RunDir) -> None:
+    tokenizer = train_tokenizer(["I cannot sleep before my exams."] * 9, 300)
+    tokenizer.chat_template = "{{ messages.missing.content }}"
+    with pytest.raises(UserError, match=r"the chat template fails on .*I cannot sleep"):
+        use_section(gather(run, "latest"), tokenizer)
 
 
 def test_the_program_in_the_card_runs_as_it_stands(

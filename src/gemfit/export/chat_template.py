@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -22,6 +23,7 @@ from gemfit.data.document import token_ids
 from gemfit.data.jsonl.conversation import Conversation, Message
 from gemfit.data.jsonl.field_checks import REFUSED_KEYS
 from gemfit.data.jsonl.line_settings import LineSettings
+from gemfit.data.render.render_template import render_template
 from gemfit.data.render.renderer import encode_control, make_renderer, prompt_ids, stop_ids
 from gemfit.data.render.template_segments import LITERAL_EOS, TemplateSegments, rendered_texts, role_markers
 from gemfit.errors import UserError
@@ -112,7 +114,10 @@ def merging_edges(tokenizer: Any, data: DataRecipe) -> dict[str, str]:
 
 
 def check_same_ids(exported: Any, tokenizer: Any, data: DataRecipe) -> None:
-    """Warn where whole texts give other ids than training: a tokenizer that adds or merges at boundaries."""
+    """Warn where whole texts give other ids than training: a tokenizer that adds or merges at boundaries.
+
+    ``UserError`` where the template fails on what training reads.
+    """
     system = {"role": "system", "content": "Answer in one line."}
     messages = [
         {"role": "user", "content": "What grows in 3 weeks?"},
@@ -124,7 +129,10 @@ def check_same_ids(exported: Any, tokenizer: Any, data: DataRecipe) -> None:
             trained = prompt_ids(conversation, tokenizer, data.format, data.eos)
         except UserError:  # a template without system messages
             continue
-        rendered = exported.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)
+        try:
+            rendered = render_template(exported, conversation, add_generation_prompt=True, return_dict=True)
+        except TemplateError as error:
+            raise UserError(f"the exported chat template fails on what training reads: {error}") from error
         if list(rendered["input_ids"]) != trained:
             logger.warning(
                 "the exported chat template gives other token ids than training: this tokenizer merges or "

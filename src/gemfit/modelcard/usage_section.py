@@ -6,8 +6,11 @@ import re
 from io import StringIO
 from typing import Any
 
+from jinja2 import TemplateError
 from ruamel.yaml import YAML
 
+from gemfit.data.render.render_template import render_template
+from gemfit.errors import UserError
 from gemfit.evaluate.system_prompt import SystemPrompts
 from gemfit.export.base_model import GEMMA_TERMS
 from gemfit.modelcard.facts import CardFacts
@@ -37,14 +40,7 @@ def use_section(facts: CardFacts, tokenizer: Any | None) -> str:
     messages.append({"role": "user", "content": QUESTION})
     listed = "[\n" + "".join(f"    {message!r},\n" for message in messages) + "]"
     place = facts.repo or PLACE
-    written = (
-        [
-            "The chat template renders them as exactly this text, which ends where the reply begins:",
-            verbatim(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)),
-        ]
-        if tokenizer is not None
-        else ["The tokenizer of the run was removed, so the rendered text cannot be shown here."]
-    )
+    written = _rendered(messages, tokenizer)
     with_peft = (
         "The adapter is loaded on top of its base model, which needs `peft`." if facts.is_adapter else ""
     )
@@ -55,6 +51,20 @@ def use_section(facts: CardFacts, tokenizer: Any | None) -> str:
         )
     program = verbatim(LOADING.format(place=place, messages=listed), "python")
     return section("How to use it", with_peft, program, *written)
+
+
+def _rendered(messages: list[dict[str, str]], tokenizer: Any | None) -> list[str]:
+    """The exact text of the input, or why it cannot be shown."""
+    if tokenizer is None:
+        return ["The tokenizer of the run was removed, so the rendered text cannot be shown here."]
+    try:
+        text = render_template(tokenizer, messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise UserError(f"the chat template fails on {messages}: {error}") from error
+    return [
+        "The chat template renders them as exactly this text, which ends where the reply begins:",
+        verbatim(text),
+    ]
 
 
 def limits_section(facts: CardFacts) -> str:
