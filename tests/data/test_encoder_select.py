@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from gemfit.data.pack.reader import read_manifest
-from gemfit.data.tokenize import Encoder, EngineMismatch, reference_encoder, select, select_encoder
+from gemfit.data.tokenize import Encoder, EngineMismatch, reference_encoder, select
 from gemfit.data.tokenize.bpe import word_cache as bpe_word_cache
 from gemfit.data.tokenize.bpe.cache_file import load_tables, save_tables
 from gemfit.data.tokenize.bpe.word_cache import word_cache
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
 from gemfit.data.tokenize.sampling import sample_texts
+from gemfit.data.tokenize.select import select_encoder
 from gemfit.data.tokenize.tokenizer_json import parse_tokenizer
 from gemfit.data.tokenize.verification import compare, sample_encoded
 from gemfit.errors import UserError

@@ -66,13 +66,15 @@ def test_the_first_step_alone_is_recorded(tmp_path: Path) -> None:
     [
         ((), set()),
         (("strategy=zero2",), {"deepspeed"}),
+        (("tracking.report_to=[tensorboard,wandb]",), set()),
+        (("tracking.report_to=[tensorboard,comet_ml]",), {"boto3"}),
         (("model.lora.rank=2",), {"peft"}),
         (("model.lora.rank=2", "model.quantization=nf4"), {"peft", "bitsandbytes"}),
     ],
 )
 def test_what_a_recipe_uses_is_not_hidden(settings: tuple[str, ...], used: set[str]) -> None:
     recipe = Request(name="gemma3/1b-reference", settings=settings).recipe()
-    assert {"deepspeed", "peft", "bitsandbytes"} - set(unused_packages(recipe)) == used
+    assert {"deepspeed", "peft", "bitsandbytes", "boto3"} - set(unused_packages(recipe)) == used
 
 
 def test_a_hidden_package_is_not_found_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

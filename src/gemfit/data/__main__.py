@@ -6,12 +6,13 @@ Exit status 0, or 2 with ``error: …`` on stderr for user errors.
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+from gemfit.core.garbage import importing
 from gemfit.core.stop_signals import insistent_interrupts
 from gemfit.data.compiled import all_compiled_marker, interpret_kernels
 from gemfit.errors import ExitCode, UserError
@@ -61,19 +62,14 @@ def _build(arguments: argparse.Namespace) -> None:
     job = PackJob.read(arguments.job)
     # Before transformers is imported: it would warn about missing frameworks and forks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if IS_MAIN:
-        # Imported objects stay alive: scanning them again and again takes a tenth of the time.
-        gc.disable()
     if IS_MAIN and is_tiny(job) and not all_compiled_marker().exists():
         interpret_kernels()
-    # A broken job is refused without the wait for these.
-    from gemfit.core.available_cores import available_cores  # noqa: PLC0415
-    from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
-    from gemfit.data.build.pipeline import BuildOptions, PackBuilder  # noqa: PLC0415
+    with importing() if IS_MAIN else nullcontext():
+        # A broken job is refused without the wait for these.
+        from gemfit.core.available_cores import available_cores  # noqa: PLC0415
+        from gemfit.data.build.map_blocks import Shard  # noqa: PLC0415
+        from gemfit.data.build.pipeline import BuildOptions, PackBuilder  # noqa: PLC0415
 
-    if IS_MAIN:
-        gc.freeze()
-        gc.enable()
     out = arguments.out.absolute()
     options = BuildOptions(num_workers=arguments.workers or available_cores(), engine=arguments.engine)
     builder = PackBuilder(job, options, _print_line)

@@ -13,6 +13,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from gemfit.core.garbage import importing
 from gemfit.core.launcher_environment import remove_working_folder_from_path
 from gemfit.core.stop_signals import end_with_launcher
 from gemfit.errors import ExitCode, UserError
@@ -40,7 +41,7 @@ def main() -> ExitCode:
     remove_working_folder_from_path()
     try:
         with hidden(unused_packages(RunDir.open(arguments.run_dir).plan().recipe)):
-            with hidden(UNUSED_BY_TRAINER):
+            with hidden(UNUSED_BY_TRAINER), importing():
                 from gemfit.train.main import train  # noqa: PLC0415  (seconds of imports after --help)
             return train(arguments.run_dir, arguments.stop_at, arguments.allow_changed)
     except UserError as error:

@@ -22,9 +22,9 @@ from gemfit.data.jsonl.line_settings import LineSettings
 from gemfit.data.jsonl.message_batch import Messages
 from gemfit.data.packing.split_turns import check_seq_len
 from gemfit.data.render.render_context import RenderContext, make_render_context
-from gemfit.data.tokenize import Encoder, Engine, reference_encoder, select_encoder
+from gemfit.data.tokenize import Encoder, Engine, reference_encoder
 from gemfit.data.tokenize.file_tokenizer import FileTokenizer, backend_json, open_tokenizer
-from gemfit.data.tokenize.select import even_sample
+from gemfit.data.tokenize.select import even_sample, select_encoder
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.data.tokenize.verification import VerificationSample, sample_encoded
 from gemfit.errors import UserError

@@ -1,11 +1,11 @@
 """Encoders: message contents to token ids, exactly those of `tokenizers`; see ``select``.
 
-May import `jsonl`; `bpe` only where the input is large enough to pay for compiling it.
+``select`` imports compiled kernels, which ranks do without. May import `jsonl`; `bpe` only where the input is
+large enough to pay for compiling it.
 """
 
 from gemfit.data.tokenize.hf_tokenizers import reference_encoder
 from gemfit.data.tokenize.protocol import ENGINES, Encoder, Engine, EngineMismatch, Texts
-from gemfit.data.tokenize.select import select_encoder
 
 __all__ = [
     "ENGINES",
@@ -14,5 +14,4 @@ __all__ = [
     "EngineMismatch",
     "Texts",
     "reference_encoder",
-    "select_encoder",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+from gemfit.core.garbage import no_collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,9 @@ class TokenizerJson:
 
 def parse_tokenizer(tokenizer_json: str | bytes) -> TokenizerJson:
     """Read the contents of a ``tokenizer.json``."""
-    with _no_collection():
-        return TokenizerJson(orjson.loads(tokenizer_json))
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
     # Half a million merges are as many lists; a collection among them takes longer than parsing.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    with no_collection():
+        return TokenizerJson(orjson.loads(tokenizer_json))
 
 
 def shadowing(tokens: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
