@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import random
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,12 @@ def living(mark: str, kinds: Mapping[str, re.Pattern[str]]) -> dict[int, str]:
                 named = [kind for kind, pattern in kinds.items() if pattern.match(command)]
                 found[int(folder.name)] = named[0] if named else "other"
     return found
+
+
+def rarest(kinds: Sequence[str], kills: Sequence[str], chance: random.Random) -> str:
+    """One of the ``kinds`` that were killed least so far: some live for a short time only."""
+    fewest = min(map(kills.count, kinds))
+    return chance.choice([kind for kind in kinds if kills.count(kind) == fewest])
 
 
 def report(

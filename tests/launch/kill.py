@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from random_kills import living, report
+from random_kills import living, rarest, report
 from slurmruns import RECIPE, SAMPLE
 from tiny_runs import steps_of
 
@@ -93,7 +93,7 @@ class Chase:
         found = members(mark)
         kinds = sorted({kind for kind in found.values() if kind != "other"})
         if process.poll() is None and kinds:
-            kind = self.random.choice(kinds)
+            kind = rarest(kinds, self.kills, self.random)
             kill(self.random.choice([pid for pid, other in found.items() if other == kind]))
             self.kills.append(kind)
         killed = time.monotonic()

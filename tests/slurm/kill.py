@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from random_kills import living, report
+from random_kills import living, rarest, report
 from realslurm import running_cluster
 from slurmruns import START_SECONDS, Bench, SlurmRun
 
@@ -83,7 +83,7 @@ class Chase:
         kinds = sorted({kind for kind in found.values() if kind != "other"})
         if not kinds:
             return
-        kind = self.random.choice(kinds)
+        kind = rarest(kinds, self.kills, self.random)
         # The smallest id: srun has a child that only waits for its end.
         same = [pid for pid, other in found.items() if other == kind]
         victim = min(same) if kind == "srun" else self.random.choice(same)
