@@ -23,7 +23,7 @@ def no_collection() -> Iterator[None]:
 def importing() -> Iterator[None]:
     """For many imports: no collection inside, and none after it visits what was imported.
 
-    Collections are a fifth of the CPU time in which torch and transformers are imported.
+    Collections are a fifth of the CPU time in which the training imports torch and transformers.
     """
     with no_collection():
         yield
