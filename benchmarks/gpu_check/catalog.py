@@ -26,10 +26,10 @@ PARTS = (
     Part("four_bits", "4-bit weights: CPU and GPU agree", 60),
     Part("machine", "energy, power, doctor, health check", 40, measures=True),
     Part("attention", "attention kernels: error against eager float32, time", 60, measures=True),
+    Part("speed", "1b and 4b: tokens/s, MFU and memory, gemfit and TRL on the same rows", 200, measures=True),
     Part("copies", "checkpoint copies and host threads", 45, measures=True),
     Part("lora_base", "LoRA: frozen base in float32 and bfloat16", 45, measures=True),
-    Part("memory", "peak memory against the prediction", 75, measures=True),
-    Part("speed", "1b and 4b: tokens/s and MFU, gemfit and TRL on the same rows", 200, measures=True),
+    Part("memory", "peak memory in segments of fixed size", 60, measures=True),
 )
-"""In this order; the first ones share the GPU."""
+"""In this order, what could be left out last; the first ones share the GPU."""
 EVERY = {part.name: part for part in (PREPARE, *PARTS)}

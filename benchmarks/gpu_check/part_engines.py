@@ -8,6 +8,7 @@ from typing import Any
 
 from common import Scale, change_strategy, keep, largest_difference, losses, make_run, selftest, train
 
+from gemfit.core.available_cores import available_cores
 from gemfit.rundir import RunDir
 
 ENGINES = (
@@ -23,27 +24,27 @@ ENGINES = (
 STEPS, STOP_AT = 4, 2
 LIMITS = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest relative difference of a loss from that of strategy single without a stop."""
-TOGETHER = 4
-"""Runs at a time: each has a small model, and most of its time is imports."""
+SPARE_CORES = 4
+"""Left to the other parts: each run has a small model, and most of its time is imports on one core."""
 
 
 def measure(scale: Scale) -> dict[str, Any]:
     """Losses of every engine, before and after the resume by the next one."""
     runs = [_make(scale, strategy, offload=offload) for strategy, offload in ENGINES]
     whole = _make(scale, "single", offload=False, name="whole")
-    with ThreadPoolExecutor(1 if scale.dry else TOGETHER) as pool:
+    together = min(len(runs) + 1, max(2, available_cores() - SPARE_CORES))
+    with ThreadPoolExecutor(1 if scale.dry else together) as pool:
         reference = pool.submit(_attempt, scale, whole, None)
         first = [pool.submit(_attempt, scale, run, STOP_AT) for run in runs]
         errors = [future.result() for future in first]
         if (error := reference.result()) is not None:
             raise RuntimeError(error)
         resumed = [pool.submit(_resume, scale, number, runs[number], errors) for number in range(len(runs))]
-        errors = [future.result() for future in resumed]
-    expected, facts = losses(whole), [_facts(*item) for item in zip(ENGINES, runs, errors, strict=True)]
-    for one, run in zip(facts, runs, strict=True):
-        one |= _differences(losses(run), expected)
+        expected, facts = losses(whole), list[dict[str, Any]]()
+        for engine, run, future in zip(ENGINES, runs, resumed, strict=True):
+            facts.append(_facts(engine, run, future.result()) | _differences(losses(run), expected))
+            keep(scale, "engines", {"engines": facts})
     limit = LIMITS[scale.dtype]
-    keep(scale, "engines", {"engines": facts})
     shutil.rmtree(scale.work / "runs" / "engines")
     skipped = "ddp: on one rank the plan says single, since there are no gradients to average"
     faults = [f"{one['engine']}: {why}" for one in facts if (why := _fault(one, limit))]

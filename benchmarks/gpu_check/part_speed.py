@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from common import BENCHMARKS, Scale, keep, losses, make_run, records, train
-from prediction import flops_per_token, predicted_bytes
+from prediction import flops_per_token, predicted_bytes, tensors_fault
 
 from gemfit.rundir import RunDir
 from gemfit_launch.predict.gpu_specs import guess_gpu
@@ -26,6 +26,7 @@ CONVENTION = (
 def measure(scale: Scale) -> dict[str, Any]:
     """Both sizes, both sides; where dry, one tiny model."""
     found: dict[str, Any] = {"mfu_convention": CONVENTION}
+    faults = []
     if find_spec("trl") is None:
         found["not_here"] = "trl is not installed, so there is nothing to compare with"
     for size in ["1b"] if scale.dry else RECIPES:
@@ -36,7 +37,13 @@ def measure(scale: Scale) -> dict[str, Any]:
         if "trl" in found[size]:
             ours, trl = (found[size][side]["tokens_per_second"] for side in ("gemfit", "trl"))
             found[size]["ratio"] = ours / trl
-    return found
+        faults += [f"{size}: {why}" for why in _memory_faults(found[size]["gemfit"])]
+    return found | {"faults": faults}
+
+
+def _memory_faults(ours: dict[str, Any]) -> list[str]:
+    more = ours["peak_reserved"] is not None and ours["peak_reserved"] > ours["predicted"]
+    return [*filter(None, [tensors_fault(ours)]), *(["reserves more than predicted"] if more else [])]
 
 
 def _sides(scale: Scale, size: str) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gemfit.schemas.plan import Plan
 from gemfit_launch.predict import flops
 from gemfit_launch.predict.configuration import Configuration, configuration_of
@@ -10,6 +13,8 @@ from gemfit_launch.predict.shape_lookup import find_shape
 
 ALLOWANCES = ("fragmentation", "context")
 """Parts of a prediction that are no tensors."""
+
+TENSORS_WITHIN = 0.10
 
 
 def configuration(plan: Plan) -> Configuration:
@@ -24,6 +29,14 @@ def predicted_bytes(plan: Plan) -> tuple[int, int]:
     memory = predict_memory(configuration(plan), plan.recipe.checkpoint)
     tensors = sum(part.bytes for part in memory.gpu if part.name not in ALLOWANCES)
     return tensors, memory.gpu_bytes
+
+
+def tensors_fault(one: Mapping[str, Any]) -> str | None:
+    """Why ``peak_tensors`` of a run is not what was predicted; ``None`` where it is, or without a GPU."""
+    if one["peak_tensors"] is None:
+        return None
+    off = one["peak_tensors"] / one["predicted_tensors"] - 1
+    return f"tensors are {off:+.0%} off the prediction" if abs(off) > TENSORS_WITHIN else None
 
 
 def flops_per_token(plan: Plan) -> dict[str, float]:

@@ -100,7 +100,11 @@ def _compile(found: Measured) -> list[str]:
 
 
 def _memory(found: Measured) -> list[str]:
-    head = ("1b, full fine-tune", "tensors, GB: predicted, peak", "everything, GB: predicted, reserved")
+    head = (
+        "1b, full fine-tune, segments",
+        "tensors, GB: predicted, peak",
+        "everything, GB: predicted, reserved",
+    )
     return _rows(head, ((name, *_peaks(one)) for name, one in found.items() if isinstance(one, dict)))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,24 +19,28 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from evaluate.conftest import FULL
 from gemfit.data.document import IGNORED
 from gemfit.data.pack.reader import open_pack
 from gemfit.data.tokenize.tokenizer import pad_id
 from gemfit.errors import ExitCode, UserError
-from gemfit.evaluate import harness, run_evaluation, validation
+from gemfit.evaluate import harness, run_evaluation, sharded, validation
 from gemfit.evaluate.__main__ import main
 from gemfit.evaluate.harness import task_scores
 from gemfit.evaluate.models import find_models, for_generation, open_sharded
 from gemfit.evaluate.run_evaluation import EvaluationSettings, evaluate, make_inputs
 from gemfit.evaluate.scores import Resampling, depth_scores, role_scores, score
 from gemfit.evaluate.validation import TurnSums
+from gemfit.export.weights import Weights
 from gemfit.rundir import RunDir
 from gemfit.schemas.evaluation import Evaluation
+from gemfit.schemas.recipe_model import Lora
+from gemfit.train.checkpoint.dcp_planner import FlatShard
 from gemfit.train.data.batches import ValidationBatches
 from gemfit.train.distributed.stop import Stop
 from gemfit.train.loop.validation_loop import evaluate_rows
 from gemfit.train.sequence_group import SequenceGroup
-from train.trained import IDS, Trained
+from train.trained import IDS, Trained, train
 
 QUICK = EvaluationSettings(samples=2, max_new_tokens=3, resamples=200)
 CPU = torch.device("cpu")
@@ -208,6 +213,29 @@ def test_a_model_in_shards_is_the_model(
     loaded = for_generation(run, latest)
     assert FSDPModule in type(loaded.model).__mro__
     assert loaded.model.generate(input_ids=IDS, max_new_tokens=3).shape[1] <= IDS.shape[1] + 3
+
+
+def test_adapters_are_added_in_before_the_model_is_sharded(
+    tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._C, "_get_accelerator", lambda check=None: torch.device("cuda"))  # as built for
+    adapted = train(tmp_path, FULL.model_copy(update={"lora": Lora(rank=2, targets="all-linear")}))
+    latest = open_sharded(adapted.run, find_models(adapted.run, ["latest"])[0], CPU)
+    assert {type(parameter) for parameter in latest.parameters()} == {DTensor}
+    assert not any("lora" in name for name, _ in latest.named_parameters())
+    with torch.no_grad():
+        logits = latest(input_ids=IDS, position_ids=torch.arange(IDS.shape[1])[None]).logits
+    assert logits == pytest.approx(adapted.logits, abs=1e-4)
+
+
+def test_a_rank_takes_its_shard_of_a_merged_weight() -> None:
+    whole, held = torch.arange(35.0).view(7, 5), torch.zeros(10, dtype=torch.bfloat16)
+    model = SimpleNamespace(named_parameters=lambda: [("w", None)])
+    weights = Weights({"w": whole.shape}, lambda names: dict.fromkeys(names, whole))
+    shards = {"w": FlatShard(held, 15, whole.shape)}
+    with mock.patch.object(sharded, "flat_shards", return_value=shards):
+        sharded.fill_shards(model, weights)
+    assert torch.equal(held.float(), torch.arange(15.0, 25.0))
 
 
 @pytest.fixture

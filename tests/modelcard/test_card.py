@@ -107,6 +107,20 @@ def test_the_card_of_an_earlier_checkpoint_shows_the_training_up_to_it(run: RunD
     assert "Changes between attempts" not in card.card.text
 
 
+def test_the_attention_is_the_one_that_its_attempt_took(run: RunDir) -> None:
+    facts = gather(run)
+    open_plan = facts.plan.model_copy(update={"attention_if_proven": "varlen"})
+    assert "varlen if proven, else sdpa" in str(render(replace(facts, plan=open_plan), None))
+    attempt = facts.checkpoint.attempt
+    taken = tuple(
+        record.model_copy(update={"attention": "varlen" if record.attempt == attempt else "sdpa"})
+        for record in facts.history.hardware
+    )
+    history = replace(facts.history, hardware=taken)
+    text = str(render(replace(facts, plan=open_plan, history=history), None))
+    assert "| attention | varlen; no attention between packed conversations |" in text
+
+
 def test_training_on_4_bit_weights_is_stated(run: RunDir) -> None:
     plan = run.plan()
     model = plan.recipe.model.model_copy(update={"lora": Lora(), "quantization": Quantization(double=False)})

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemfit.report import inputs
 from gemfit.report.axes import by_step, by_time
 from gemfit.report.blocks import Note
 from gemfit.report.compare import comparison, differing, unique_names
@@ -86,6 +87,22 @@ def sparse(make_run: MakeRun) -> RunReport:
     found = replace(load_run(run.root, RunFacts(), with_pack=False), plan=every_second)
     assert len(found.steps) == 15
     return found
+
+
+def test_the_attention_is_the_one_that_the_ranks_took(report: RunReport) -> None:
+    record = report.history.hardware[-1].model_copy(
+        update={"attention": "varlen", "attention_because": "its kernel passed a probe on each of 2 ranks"}
+    )
+    undecided = report.plan.model_copy(update={"attention_if_proven": "varlen"})
+    history = replace(report.history, hardware=(*report.history.hardware[:-1], record))
+    fast = replace(report, plan=undecided, history=history)
+    (overview, *_) = [block for block in inputs.plan(fast).blocks if isinstance(block, TextTable)]
+    rows = {row[0]: row[1] for row in overview.rows}
+    assert rows["attention"].startswith("varlen; ")
+    assert rows["attention selected because"] == record.attention_because
+    assert rows["plan digest"] == undecided.digest
+    slow = replace(report, plan=undecided)
+    assert differing([fast, slow]) == {"recipe.model.attention": ["varlen", "sdpa"]}
 
 
 def test_steps_that_are_not_recorded_count_in_the_wall_time(report: RunReport, sparse: RunReport) -> None:

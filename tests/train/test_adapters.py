@@ -182,6 +182,14 @@ def test_adapters_are_merged_tensor_by_tensor_to_the_same_bits(trained: Trained)
     check_same_bits(trained)
 
 
+@pytest.mark.parametrize("kind", ["rslora", "dora"])
+def test_adapters_over_4_bits_are_merged_tensor_by_tensor_to_the_same_bits(
+    kind: str, base: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(base, KINDS[kind], quantization=Quantization())
+    check_same_bits(train(tmp_path, recipe.model))
+
+
 def check_same_bits(trained: Trained) -> None:
     recipe, checkpoint = trained.run.plan().recipe, trained.run.checkpoint(2)
     whole = weights_of_model(merged_model(recipe, trained.tokenizer, checkpoint))

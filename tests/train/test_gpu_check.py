@@ -49,6 +49,26 @@ def test_a_part_that_has_failed_is_a_line_of_the_table_and_others_are_kept(table
     assert "| pinned_gb_per_second | 50 |" in found
 
 
+def test_calls_of_a_thread_are_found_under_either_of_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECK))
+    part: Any = import_module("part_checkpoint_thread")
+    monkeypatch.setattr(part.threading, "get_native_id", lambda: 4_242)
+    monkeypatch.setattr(part.threading, "get_ident", lambda: 0x7F12_89AB_CDEF)
+    signed = 0x89AB_CDEF - 2**32  # as traces write the number of a thread that the profiler does not know
+    calls = {4_242: ["cudaEventRecord"], signed: ["cudaMemcpy"], 1: ["cudaLaunchKernel"]}
+    assert part._calls_of(part._ids(), calls) == ["cudaEventRecord", "cudaMemcpy"]
+
+
+def test_memory_off_the_prediction_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECK))
+    faults: Any = import_module("part_speed")._memory_faults
+    as_predicted = {"predicted_tensors": 100, "predicted": 110, "peak_tensors": 95, "peak_reserved": 110}
+    assert faults(as_predicted) == []
+    assert faults(as_predicted | {"peak_tensors": 80}) == ["tensors are -20% off the prediction"]
+    assert faults(as_predicted | {"peak_reserved": 111}) == ["reserves more than predicted"]
+    assert faults(as_predicted | {"peak_tensors": None, "peak_reserved": None}) == []
+
+
 def test_results_replace_those_between_the_marks_of_the_page(tables: Any) -> None:
     page = (ROOT / "docs" / "gpu.md").read_text()
     once = tables.page_with(page, "| table 1 |")

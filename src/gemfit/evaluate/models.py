@@ -1,13 +1,15 @@
 """Load models of a run: its base model, its checkpoints, or any model folder, in the run's format.
 
-A checkpoint is read straight into a model, without an export: memory is 4 bytes per parameter while it
-is read. On a GPU a model computes in the recipe's type, on a CPU in float32, which most CPUs are fastest in.
+A checkpoint is read straight into a model, without an export. On a GPU a model computes in the recipe's
+type, on a CPU in float32, which most CPUs are fastest in. Weights are allocated there, in that type, and read
+one after the other: host memory holds one of them at a time, and no second copy of the model.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,17 +21,21 @@ from transformers import AutoConfig, GenerationConfig
 from gemfit.checkpoint.resolve_checkpoint import BASE, is_checkpoint_name, resolve_checkpoint
 from gemfit.checkpoint.retention import reading
 from gemfit.errors import UserError
-from gemfit.evaluate.sharded import shard
+from gemfit.evaluate.sharded import WeightSource, fill_shards, shard
 from gemfit.export.chat_template import generation_settings, tokenizer_for_chat
 from gemfit.export.export import packed_tokenizer
-from gemfit.export.weights import merged_model, trained_weights
+from gemfit.export.merged_weights import merged_weights
+from gemfit.export.weights import untrained_buffers
 from gemfit.rundir import RunDir
+from gemfit.schemas.metrics import HardwareRecord
+from gemfit.schemas.metrics_history import plan_as_trained, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_model import TAKES_BOUNDARIES, ModelRecipe
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
 from gemfit.train.model.attention_checks import prepare_attention
-from gemfit.train.model.build import load_model, open_model
+from gemfit.train.model.attention_probe import fault_of_varlen
+from gemfit.train.model.build import open_model
 from gemfit.train.model.packed_lm import packed_class, unpacked_model
 from gemfit.train.model.text_architecture import text_architecture
 
@@ -88,38 +94,40 @@ def for_generation(run: RunDir, model: Any) -> LoadedModel:
 
 
 def open_packed(run: RunDir, ref: ModelRef, device: torch.device | str) -> Any:
-    """The model of ``ref`` as ``Packed``, which takes packed rows: whole, in evaluation mode."""
-    prepare_attention(torch.device(device).type)
-    trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
-    recipe = _without_adapters(trained)
-    if ref.step is not None:
-        assert ref.folder is not None, "a step has a checkpoint"
-        with reading(ref.folder):
-            adapted = trained.model.lora is not None
-            read = merged_model if adapted else _of_checkpoint
-            model = read(trained if adapted else recipe, tokenizer, ref.folder)
-    elif ref.folder is not None:
-        model = load_model(_of_folder(recipe, ref.folder), tokenizer)
-    else:
-        model = load_model(recipe, tokenizer)
-    return _moved(model, torch.device(device), recipe.model.dtype)
+    """The model of ``ref`` as ``Packed``, which takes packed rows: whole, in evaluation mode.
+
+    Collective where there is a process group.
+    """
+    device = torch.device(device)
+    dtype = compute_dtype(device, run.plan().recipe)
+    with _opened(run, ref, device) as (model, weights):
+        _check_kernel(model, device)
+        allocate_parameters(model, device, dtype)
+        fill_shards(model, weights)
+    return _moved(model, device, dtype)
 
 
 def open_sharded(run: RunDir, ref: ModelRef, device: torch.device) -> Any:
-    """The same, sharded over all ranks; for a full fine-tune. Collective."""
-    prepare_attention(device.type)
-    recipe, tokenizer = _without_adapters(plan_here(run, device).recipe), packed_tokenizer(run)
-    if ref.step is None:
-        named = recipe if ref.folder is None else _of_folder(recipe, ref.folder)
-        return shard(open_model(named, tokenizer), device, recipe.model.dtype)
-    assert ref.folder is not None, "a step has a checkpoint"
-    with reading(ref.folder):
-        return shard(open_model(recipe, tokenizer), device, recipe.model.dtype, ref.folder)
+    """The same, sharded over all ranks. Collective."""
+    with _opened(run, ref, device) as (model, weights):
+        _check_kernel(model, device)
+        return shard(model, weights, device, compute_dtype(device, run.plan().recipe))
+
+
+def compute_dtype(device: torch.device, recipe: Recipe) -> torch.dtype:
+    """The type that a model of ``recipe`` is evaluated in on ``device``."""
+    return torch.float32 if device.type == "cpu" else getattr(torch, recipe.model.dtype)
 
 
 def plan_here(run: RunDir, device: torch.device | str) -> Plan:
-    """The run's plan as it can be carried out on ``device``: FlashAttention needs a GPU."""
+    """The run's plan, with the attention that was trained with, as ``device`` can carry it out.
+
+    FlashAttention needs a GPU.
+    """
     plan = run.plan()
+    if plan.attention_if_proven is not None and run.metrics_file.is_file():
+        records = read_records(run.metrics_file)
+        plan = plan_as_trained(plan, (one for one in records if isinstance(one, HardwareRecord)))
     attention = plan.recipe.model.attention
     if torch.device(device).type != "cpu" or attention not in TAKES_BOUNDARIES:
         return plan
@@ -128,9 +136,39 @@ def plan_here(run: RunDir, device: torch.device | str) -> Plan:
     return plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"model": model})})
 
 
+def _check_kernel(model: Any, device: torch.device) -> None:
+    """Let ``model`` compute with sdpa where this GPU is not the kind that proved varlen."""
+    if model.config._attn_implementation != "varlen" or device.type == "cpu":
+        return
+    if (fault := fault_of_varlen(model, device)) is not None:
+        _warn_once(f"attention is sdpa: varlen, which the run was trained with, cannot be used here: {fault}")
+        model.config._attn_implementation = "sdpa"
+
+
 @cache
 def _warn_once(message: str) -> None:
     logger.warning(message)
+
+
+@contextmanager
+def _opened(run: RunDir, ref: ModelRef, device: torch.device) -> Iterator[tuple[Any, WeightSource]]:
+    """The model of ``ref`` on the meta device and its weights, which can be read inside.
+
+    Without a source the parameters have their values, in float32 on the CPU.
+    """
+    prepare_attention(device.type)
+    trained, tokenizer = plan_here(run, device).recipe, packed_tokenizer(run)
+    recipe = _without_adapters(trained)
+    if ref.step is None:
+        yield open_model(recipe if ref.folder is None else _of_folder(recipe, ref.folder), tokenizer)
+        return
+    assert ref.folder is not None, "a step has a checkpoint"
+    with reading(ref.folder):
+        if trained.model.lora is None:
+            yield _of_checkpoint(recipe, ref.folder), ref.folder
+        else:
+            merged = merged_weights(trained, tokenizer, ref.folder, device)
+            yield open_model(recipe, tokenizer).model, merged
 
 
 def _of_folder(recipe: Recipe, folder: Path) -> Recipe:
@@ -138,11 +176,10 @@ def _of_folder(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={"model": model})
 
 
-def _moved(model: Any, device: torch.device, dtype: str) -> Any:
+def _moved(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """``model`` on ``device``. Buffers keep their type: rotary frequencies in bfloat16 misplace tokens."""
-    if device.type != "cpu":
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(device, getattr(torch, dtype))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(device, dtype)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -152,15 +189,14 @@ def _without_adapters(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
 
 
-def _of_checkpoint(recipe: Recipe, _tokenizer: Any, folder: Path) -> Any:
-    """The model of a full fine-tune."""
+def _of_checkpoint(recipe: Recipe, folder: Path) -> Any:
+    """The model of a full fine-tune, on the meta device; its base may be gone."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model_class = packed_class(text_architecture(config, str(folder)).model_class)
     model = init_on_meta(model_class, config, recipe.model.attention)
-    allocate_parameters(model, torch.device("cpu"), torch.float32)
-    weights, places = trained_weights(recipe, folder), model.state_dict()
-    for name in weights.shapes:
-        places[name].copy_(weights.fetch([name])[name])
+    buffers, places = untrained_buffers(recipe, folder), dict(model.named_buffers())
+    for name in buffers.shapes:
+        places[name].copy_(buffers.fetch([name])[name])
     model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
 

@@ -139,6 +139,7 @@ def evaluate_model(
     """
     sharded = is_sharded(inputs.plan)
     model = (open_sharded if sharded else open_packed)(run, ref, device)
+    attention = model.config._attn_implementation  # generation may take another
     sequence = make_row_group(model, inputs.plan)
     shared = f", each on {sequence.degree} ranks" if sequence.degree > 1 else ""
     with _bar(ref.name, len(inputs.rows), f"rows{shared}") as bar:
@@ -170,6 +171,7 @@ def evaluate_model(
             for prompt, reply in zip(inputs.prompts, replies, strict=True)
         ),
         tasks=tasks,
+        attention=attention,
     )
 
 

@@ -1,7 +1,8 @@
 """Convert a checkpoint to safetensors, one shard at a time.
 
 Weights are read tensor by tensor: memory is one shard in float32, whatever the model's size. Adapters are
-merged in the same way by ``merged_weights``; ``merged_model``, for evaluation, holds 4 bytes a parameter.
+merged in the same way by ``merged_weights``; ``merged_model``, for a base without files, holds 4 bytes per
+parameter.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, read
 from gemfit.train.checkpoint.safe_reader import SafeReader
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def weights_of_model(model: torch.nn.Module) -> Weights:
 
 def trained_weights(recipe: Recipe, checkpoint: Path) -> Weights:
     """All weights of the text model after a full fine-tune."""
-    return together(weights_of_checkpoint(checkpoint), _persistent_buffers(recipe, checkpoint))
+    return together(weights_of_checkpoint(checkpoint), untrained_buffers(recipe, checkpoint))
 
 
 def merged_model(recipe: Recipe, tokenizer: Any, checkpoint: Path) -> Any:
@@ -93,11 +96,13 @@ def write_adapter(recipe: Recipe, tokenizer: Any, checkpoint: Path, folder: Path
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def read_adapters(model: Any, checkpoint: Path) -> None:
-    """Allocate what is trained of ``model``, in float32, and read it; the rest stays on the meta device."""
+def read_adapters(model: Any, checkpoint: Path, device: torch.device = CPU) -> None:
+    """What is trained of ``model``, read into float32 on ``device``; the rest stays on the meta device."""
     from gemfit.train.distributed.meta_init import allocate_parameters  # noqa: PLC0415  (imports accelerate)
 
-    allocate_parameters(model, torch.device("cpu"), torch.float32, which=_is_trained)
+    allocate_parameters(model, device, torch.float32, which=_is_trained)
+    for parameter in filter(_is_trained, model.parameters()):
+        parameter.data = parameter.data.to(device)  # matrices that are no copies are real already
     _read_trained(model, checkpoint)
 
 
@@ -110,7 +115,7 @@ def _read_trained(model: Any, checkpoint: Path) -> None:
     read({WEIGHT_PREFIX + name: parameter.detach() for name, parameter in trained}, checkpoint)
 
 
-def _persistent_buffers(recipe: Recipe, checkpoint: Path) -> Weights:
+def untrained_buffers(recipe: Recipe, checkpoint: Path) -> Weights:
     """Persistent buffers of the model, which some have: not trained, so they are the base's."""
     from gemfit.train.model.build import open_base, persistent_buffers  # noqa: PLC0415  (imports peft)
 

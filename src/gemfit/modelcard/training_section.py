@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from gemfit.modelcard.energy import PUE, UTILISATION, EnergyEstimate, estimate_energy, measured_energy
 from gemfit.modelcard.facts import CardFacts
+from gemfit.schemas.metrics_history import plan_as_trained
 from gemfit.summary.attempts import AttemptSummary, attempt_table, steps_per_record
 from gemfit.summary.format import duration
 from gemfit.summary.markdown import bullets, key_values, render, section
@@ -17,9 +18,11 @@ NOT_LOGGED = "unknown: `tracking.log_every_steps` left steps out of the metrics"
 
 def training_section(facts: CardFacts) -> str:
     """Hyperparameters, progress, and changes between attempts."""
+    hardware = (one for one in facts.history.hardware if one.attempt == facts.checkpoint.attempt)
+    trained = plan_as_trained(facts.plan, hardware)
     return section(
         "Training",
-        section("Hyperparameters", key_values(hyperparameters(facts.plan)), level=3),
+        section("Hyperparameters", key_values(hyperparameters(trained)), level=3),
         section("Progress", key_values(_progress(facts)), level=3),
         section("Changes between attempts", bullets(_changes(facts.attempts)), level=3)
         if len(facts.attempts) > 1

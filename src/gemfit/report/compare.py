@@ -50,7 +50,7 @@ def unique_names(runs: Sequence[RunReport]) -> list[str]:
 
 def differing(runs: Sequence[RunReport]) -> dict[str, list[str]]:
     """Every setting that differs between runs: recipe, ranks, batch and data."""
-    flats = [flatten(run.plan.model_dump(mode="json", include=SETTINGS)) for run in runs]
+    flats = [flatten(run.trained_plan.model_dump(mode="json", include=SETTINGS)) for run in runs]
     keys = dict.fromkeys(key for flat in flats for key in flat)
     written = {key: [_written(flat.get(key)) for flat in flats] for key in keys}
     return {key: values for key, values in written.items() if len(set(values)) > 1}

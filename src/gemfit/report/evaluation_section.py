@@ -37,7 +37,8 @@ def evaluation(run: RunReport) -> Section:
     blocks += group_tables(summary, [LOSS, ACCURACY])
     blocks += [summary.tasks] if summary.tasks else []
     blocks += _samples(summary, TextBudget(str(run.folder.evaluation_file)))
-    blocks += settings_fold("evaluation", found.settings, found.versions)
+    attention = {f"attention of {one.name}": one.attention for one in found.models if one.attention}
+    blocks += settings_fold("evaluation", found.settings | attention, found.versions)
     return Section("evaluation", "Evaluation", tuple(blocks))
 
 

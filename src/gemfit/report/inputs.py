@@ -28,11 +28,11 @@ def data(run: RunReport) -> Section:
 
 def plan(run: RunReport) -> Section:
     """The complete plan."""
-    made = run.plan
+    made, trained = run.plan, run.trained_plan
     overview = (
         ("model", made.recipe.model.id or "random weights"),
-        *hyperparameters(made),
-        ("attention selected because", made.attention_because or "the recipe says so"),
+        *hyperparameters(trained),
+        ("attention selected because", trained.attention_because or "the recipe says so"),
         ("nodes", f"{made.topology.nodes} x {made.topology.ranks_per_node} {made.topology.device}"),
         ("plan digest", made.digest),
         ("pack fingerprint", made.pack.fingerprint),

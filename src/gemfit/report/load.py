@@ -20,7 +20,7 @@ from gemfit.schemas.evaluation import ConversationLosses, Evaluation
 from gemfit.schemas.goodput import Goodput
 from gemfit.schemas.manifest import CheckpointManifest, missing_or_resized
 from gemfit.schemas.metrics import StepRecord
-from gemfit.schemas.metrics_history import History, make_history, read_records
+from gemfit.schemas.metrics_history import History, make_history, plan_as_trained, read_records
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.report_facts import RunFacts
 from gemfit.summary.attempts import AttemptSummary, summarize_attempts
@@ -71,6 +71,11 @@ class RunReport:
     @property
     def name(self) -> str:
         return self.folder.root.resolve().name
+
+    @property
+    def trained_plan(self) -> Plan:
+        """The plan with the attention that the last attempt took."""
+        return plan_as_trained(self.plan, self.history.hardware)
 
     @property
     def steps(self) -> tuple[StepRecord, ...]:

@@ -66,6 +66,8 @@ class EvaluatedModel(Contract):
     """By turn index of the role in its conversation: `1`, `2`, … and the last as `N+`."""
     samples: tuple[Sample, ...] = ()
     tasks: tuple[TaskScore, ...] = ()
+    attention: str = ""
+    """With which the losses were computed."""
 
 
 class ConversationLosses(Contract):

@@ -5,7 +5,7 @@ The record of the later attempt wins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from gemfit.schemas.metrics import (
     StepRecord,
     parse_record,
 )
+from gemfit.schemas.plan import Plan
 
 Standing = TypeVar("Standing", StepRecord, EvalRecord, SaveRecord)
 
@@ -76,6 +77,20 @@ def make_history(records: Sequence[Record], metrics: Path) -> History:
         energy=tuple(record for record in records if isinstance(record, EnergyRecord)),
         slow_ranks=tuple(record for record in records if isinstance(record, SlowRankRecord)),
     )
+
+
+def plan_as_trained(plan: Plan, hardware: Iterable[HardwareRecord]) -> Plan:
+    """``plan`` with the attention that its ranks took by the last of ``hardware``.
+
+    Only a plan that leaves it open (`varlen if proven, else sdpa`) differs; without a record it stays open.
+    """
+    taken = next((record for record in reversed(tuple(hardware)) if record.attention), None)
+    if plan.attention_if_proven is None or taken is None:
+        return plan
+    model = plan.recipe.model.model_copy(update={"attention": taken.attention})
+    recipe = plan.recipe.model_copy(update={"model": model})
+    changes = {"recipe": recipe, "attention_because": taken.attention_because, "attention_if_proven": None}
+    return plan.model_copy(update=changes)
 
 
 def read_records(metrics: Path) -> list[Record]:

@@ -9,6 +9,7 @@ not quantized; they have the compute dtype.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import bitsandbytes
@@ -126,6 +127,25 @@ def dequantize(model: Any) -> None:
             if isinstance(layer, QuantizedLinear):
                 setattr(module, name, _plain(layer))
     model.to(torch.float32)
+
+
+def rounding(
+    model: Any, settings: Quantization, dtype: torch.dtype
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What ``quantize`` would leave of each weight of ``model``, which stays as it is and may be on meta.
+
+    The function takes a frozen parameter and its whole values in ``dtype``, and returns those that the model
+    would compute with, in float32.
+    """
+    layers = {
+        id(plain.weight): QuantizedLinear(plain, settings, dtype) for _, _, plain in _frozen_linears(model)
+    }
+
+    def rounded(parameter: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        layer = layers.get(id(parameter))
+        return (weight if layer is None else layer.rounded(weight)).float()
+
+    return rounded
 
 
 def check_layers(model: torch.nn.Module, device: torch.device) -> int:
