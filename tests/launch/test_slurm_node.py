@@ -20,6 +20,7 @@ from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.plan import Plan
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.runs.metrics_tail import Tail
+from gemfit_launch.slurm.node import node
 from gemfit_launch.slurm.node.health_check import (
     MEMORY_FIELDS,
     find_faults,
@@ -149,6 +150,25 @@ def test_another_machine_that_failed_is_noticed(run: RunDir, plan: Plan) -> None
         end = NodeEnd(node="n", rank=rank, stage="training", status=status, time=0.0)
         me.files.write(me.files.node(rank), end)
         assert me.failed_elsewhere() is noticed
+
+
+def test_a_survivor_waits_for_a_verdict_until_another_machine_has_ended_without_one(
+    run: RunDir, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, looked = machine(run, plan), threading.Event()
+    monkeypatch.setattr(node, "VERDICT_SECONDS", float("inf"))
+    monkeypatch.setattr(node, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(RunDir, "verdict", lambda run: looked.set())
+
+    def fail() -> None:
+        looked.wait()
+        end = NodeEnd(node="n0", rank=0, stage="training", status=1, time=0.0)
+        me.files.write(me.files.node(0), end)
+
+    other = threading.Thread(target=fail)
+    other.start()
+    assert not node._has_verdict(me, wait=True)
+    other.join()
 
 
 def test_a_healthy_node_has_no_faults(run: RunDir, plan: Plan) -> None:

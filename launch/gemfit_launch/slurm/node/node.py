@@ -98,7 +98,7 @@ def run_node(machine: Machine) -> NodeEnd:
         return _end(machine, "health", 1, str(error))
     with machine.files.log(machine.rank).open("ab") as log:
         status, reason = train(replace(machine, interface=reachable_interface(address)), log)
-    if _has_verdict(machine, wait=status != 0 and not machine.failed_elsewhere()):
+    if _has_verdict(machine, wait=status != 0):
         return _end(machine, "training", 0, "")
     if not reason:
         failure = first_failure(machine.files.log(machine.rank))
@@ -112,13 +112,16 @@ def reachable_interface(address: str | None) -> str | None:
 
 
 def _has_verdict(machine: Machine, *, wait: bool) -> bool:
-    """Whether the attempt has a verdict; a shared file system may show it late on other machines."""
+    """Whether the attempt has a verdict; a shared file system may show it late on other machines.
+
+    Nobody waits once another machine has ended without one.
+    """
     deadline = time.monotonic() + (VERDICT_SECONDS if wait and machine.rank else 0)
     while True:
         verdict = machine.run.verdict()
         if verdict is not None and verdict.attempt == machine.files.attempt:
             return True
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or machine.failed_elsewhere():
             return False
         time.sleep(POLL_SECONDS)
 

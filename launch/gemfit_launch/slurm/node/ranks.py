@@ -136,7 +136,8 @@ def watch(machine: Machine, process: subprocess.Popen[bytes], watchdog: Watchdog
     next_check = time.monotonic() + CHECK_SECONDS
     ranks = LeftOverRanks(machine.run, process.pid, machine.plan.topology.ranks_per_node)
     while process.poll() is None:
-        time.sleep(POLL_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
         if time.monotonic() < next_check:
             continue
         next_check = time.monotonic() + CHECK_SECONDS

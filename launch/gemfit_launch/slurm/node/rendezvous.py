@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 
 from gemfit_launch.slurm.node.running_clock import RunningClock
 
 RENDEZVOUS_SECONDS = 180
 POLL_SECONDS = 0.5
+RETRY_SECONDS = (0.05, 0.1, 0.2)
+"""Pauses after the first attempts: all machines begin at about the same time."""
 ANSWER_SECONDS = 2.0
 RELEASE = b"go\n"
 MAX_GREETING_BYTES = 4096
@@ -100,6 +103,7 @@ def _accept(server: socket.socket, token: str) -> tuple[int, socket.socket] | No
 def _join(rank: int, host: str, port: int, token: str, patience: _Patience) -> str:
     """Connect to machine 0 and wait for its release; reconnects until the time is over."""
     what = f"{host} does not answer on port {port}"
+    pauses = chain(RETRY_SECONDS, repeat(POLL_SECONDS))
     while True:
         patience.check(what)
         with (
@@ -109,7 +113,7 @@ def _join(rank: int, host: str, port: int, token: str, patience: _Patience) -> s
             server.sendall(f"{token} {rank}\n".encode())
             if _is_released(server, what, patience):
                 return _own_address(server)
-        time.sleep(POLL_SECONDS)
+        time.sleep(next(pauses))
 
 
 def _is_released(server: socket.socket, what: str, patience: _Patience) -> bool:
