@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import builtins
-import errno
 import importlib
 import io
 import os
@@ -17,6 +16,7 @@ import click
 
 from gemfit import __version__
 from gemfit.control_characters import escape_control_characters
+from gemfit.core.os_errors import explain_os_error
 from gemfit.errors import ExitCode, UserError, did_you_mean
 
 HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
@@ -71,34 +71,6 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 VERBS = {name: entry for verbs in HEADINGS.values() for name, entry in verbs.items()}
 
 
-MACHINE_LIMITS = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "this machine has no more open files to give",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of your quota",
-    errno.EIO: "the disk or the way to it fails; try again, or ask its administrators",
-}
-"""Errors of the operating system that are not a bug, wherever they occur, and the way out."""
-FILE_ERRORS = {
-    errno.ENAMETOOLONG: "give a shorter path",
-    errno.EACCES: "ask its owner for access, or use another place",
-    errno.EPERM: "ask its owner for access, or use another place",
-    errno.EROFS: "it can only be read; use another place",
-    errno.EISDIR: "a folder is in place of a file; move it away",
-    errno.ENOTDIR: "a file is in place of a folder; use another place",
-    errno.ELOOP: "links lead in a circle; remove one",
-    errno.ESTALE: "the file server does not know it any more; try again",
-}
-"""Those that are not a bug where a path comes with them; without one, such as of a signal, they may be."""
-LONGEST_NAME = 300
-"""Characters of a path in an error; a longer one is most likely no path."""
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[:80]}… ({len(name)} characters)"
-
-
 def _print_error(text: str) -> None:
     for line in escape_control_characters(text).splitlines():
         click.echo(f"error: {line}", err=True)
@@ -136,11 +108,10 @@ class LazyGroup(click.Group):
             _print_error(str(error))
             ctx.exit(ExitCode.USER_ERROR)
         except OSError as error:
-            fixes = MACHINE_LIMITS if error.filename is None else MACHINE_LIMITS | FILE_ERRORS
-            if error.errno not in fixes:
+            explained = explain_os_error(error)
+            if explained is None:
                 raise
-            name = f"{_shortened(os.fsdecode(error.filename))}: " if error.filename else ""
-            _print_error(f"{name}{str(error.strerror).lower()}; {fixes[error.errno]}")
+            _print_error(explained)
             if error.filename is None:  # it may have been stdout, which Python flushes once more
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(ExitCode.USER_ERROR)

@@ -125,7 +125,7 @@ def test_a_reader_that_is_not_there_or_fails_is_a_result(
     silent = check_reader(
         ExportReader("other", "transformers", shutil.which("true") or ""), exported, expected
     )
-    assert (silent.state, silent.found.partition(": ")[2]) == ("failed", "printed no result")
+    assert (silent.state, silent.found) == ("failed", "printed no result")
     unknown = check_reader(ExportReader("other", "transformers", str(tmp_path / "no")), exported, expected)
     assert unknown.state == "failed"
 

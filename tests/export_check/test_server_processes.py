@@ -14,9 +14,10 @@ from typing import NoReturn
 
 import pytest
 
+from gemfit.core.process_group import run_with_children
 from gemfit.export_check import probe_serve
 from gemfit.export_check.expected import ExpectedValues
-from gemfit.export_check.readers import ExportReader, check_reader, run_with_children
+from gemfit.export_check.readers import ExportReader, check_reader, readers_of
 
 SERVER = """
 import json, os, sys, time
@@ -143,7 +144,7 @@ def test_an_interrupt_ends_what_a_reader_has_started(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_with_children(["sh", "-c", script], "begin\n")
+            run_with_children(["sh", "-c", script], text="begin\n")
     finally:
         signal.signal(signal.SIGUSR1, before)
     wait_for_end(int((tmp_path / "pid").read_text()))
@@ -151,5 +152,43 @@ def test_an_interrupt_ends_what_a_reader_has_started(tmp_path: Path) -> None:
 
 def test_what_a_reader_leaves_behind_is_ended(tmp_path: Path) -> None:
     script = f"sleep 1000 > {os.devnull} 2>&1 & echo $! > {tmp_path / 'pid'}"
-    assert run_with_children(["sh", "-c", script], "").returncode == 0
+    assert run_with_children(["sh", "-c", script]).returncode == 0
     wait_for_end(int((tmp_path / "pid").read_text()))
+
+
+def test_a_reader_that_hangs_is_ended_with_what_it_has_started_and_named(
+    exported: Path, expected: ExpectedValues, tmp_path: Path
+) -> None:
+    hanging = tmp_path / "python"
+    hanging.write_text(f"#!/bin/sh\nsleep 1000 & echo $! > {tmp_path}/pid; wait\n")
+    hanging.chmod(0o755)
+    result = check_reader(ExportReader("other", "transformers", str(hanging)), exported, expected, 2)
+    assert (result.state, result.reader) == ("failed", "other")
+    assert result.found.startswith("took more than 2 seconds and was ended; --timeout")
+    wait_for_end(int((tmp_path / "pid").read_text()))
+
+
+def test_an_environment_that_does_not_answer_lacks_every_package(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemfit.export_check.readers.LOOK_SECONDS", 1)
+    hanging = tmp_path / "python"
+    hanging.write_text("#!/bin/sh\nsleep 1000\n")
+    hanging.chmod(0o755)
+    (here, there) = (one for one in readers_of(exported, [hanging], {}) if one.kind == "transformers")
+    assert (here.absent, there.absent) == ("", "")
+    servers = [one.python for one in readers_of(exported, [hanging], {}) if one.kind in ("serve", "vllm")]
+    assert str(hanging) not in servers
+
+
+@pytest.mark.parametrize("last", ["7", "null", "bye \\377", '{"losses": 3}'])
+def test_what_is_printed_besides_the_result_is_passed_over(
+    last: str, exported: Path, expected: ExpectedValues, tmp_path: Path
+) -> None:
+    found = {"version": "5", "texts": expected.texts}
+    (tmp_path / "found").write_text(json.dumps(found) + "\n")
+    printing = tmp_path / "python"
+    printing.write_text(f"#!/bin/sh\ncat > {os.devnull}; cat {tmp_path}/found; printf '{last}\\n'\n")
+    printing.chmod(0o755)
+    result = check_reader(ExportReader("other", "serve", str(printing)), exported, expected)
+    assert (result.state, result.reader) == ("equal", "other 5"), result.found

@@ -80,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
             self._body(fault.cut_after)
             return
         if fault.status:
-            self._answer(fault.status, {"error": f"fault {fault.status}"}, fault.headers)
+            body = {"error": f"fault {fault.status}"} if fault.body is None else fault.body
+            self._answer(fault.status, body, fault.headers)
 
     def _body(self, limit: int | None = None) -> bytes:
         length = int(self.headers.get("Content-Length") or 0)

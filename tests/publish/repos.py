@@ -23,6 +23,8 @@ class Fault:
     status: int = 0
     """Answer with this status instead."""
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    """Of that answer, instead of an error as JSON."""
     stall_seconds: float = 0.0
     """Do not answer for this long, or until the server closes."""
     cut_after: int | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
+
 import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -67,6 +70,20 @@ def test_waits_grow_exponentially_with_jitter(naps: list[float]) -> None:
     assert len(naps) == 4
     for nap, shortest in zip(naps, (2, 4, 8, 16), strict=True):
         assert shortest <= nap <= shortest + 2
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-5", "1.5", "Wed, 99 Foo 2099", "\x00"])
+def test_a_retry_after_of_another_form_is_passed_over(header: str, naps: list[float]) -> None:
+    with pytest.raises(Unreachable, match="HTTP 503"):
+        retried(Failing(answer(503, {"Retry-After": header})))
+    assert max(naps) <= 18
+
+
+def test_a_date_in_retry_after_is_waited_for(naps: list[float]) -> None:
+    later = formatdate(time.time() + 300, usegmt=True)
+    with pytest.raises(Unreachable, match="HTTP 429"):
+        retried(Failing(answer(429, {"Retry-After": later})))
+    assert 200 < max(naps) <= 300
 
 
 def test_after_the_last_attempt_the_hub_is_unreachable(naps: list[float]) -> None:

@@ -44,12 +44,29 @@ def run_module(
 
 
 def ask_module(module: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
-    """Standard output of ``python -m module``; a failure is a ``UserError`` with its standard error."""
-    argv = [sys.executable, "-P", "-m", module, *arguments]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UserError(done.stderr.strip().removeprefix("error: "))
-    return done.stdout
+    """Standard output of ``python -m module``; a failure is a ``UserError`` with its standard error.
+
+    Ctrl-C is ``KeyboardInterrupt`` once the module has cleaned up and ended.
+    """
+    argv, pipe, is_interrupted = [sys.executable, "-P", "-m", module, *arguments], subprocess.PIPE, False
+    process = subprocess.Popen(
+        argv,
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=lambda: end_with_parent(signal.SIGTERM),
+    )
+    while process.returncode is None:
+        try:
+            stdout, stderr = process.communicate()
+        except KeyboardInterrupt:
+            is_interrupted = True
+    if is_interrupted:
+        raise KeyboardInterrupt
+    if process.returncode != 0:
+        raise UserError(stderr.strip().removeprefix("error: "))
+    return stdout
 
 
 def _text_streams(environment: Mapping[str, str]) -> dict[str, str]:

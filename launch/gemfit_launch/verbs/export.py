@@ -48,6 +48,12 @@ from gemfit_launch.verbs._options import RUN_FOLDER, checkpoint_option, json_opt
     multiple=True,
     help="With --check: Python of an environment with transformers, vLLM; repeatable.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --check: of each program, which is ended after it.  [default: 1800]",
+)
 @json_option
 def export(
     run: Path,
@@ -55,6 +61,7 @@ def export(
     as_json: bool,
     check: bool,
     pythons: tuple[Path, ...],
+    timeout: float | None,
     checkpoint: str | None,
     **options: object,
 ) -> None:
@@ -77,6 +84,8 @@ def export(
     run_dir = RunDir.open(run)
     if pythons and not check:
         raise click.UsageError("--python names readers of --check; give --check with it")
+    if timeout is not None and not check:
+        raise click.UsageError("--timeout is about the programs of --check; give --check with it")
     if check and options["format"] == "gguf":
         raise click.UsageError("--check loads model folders; check one without --format gguf")
     if options["converter"] is not None and options["format"] != "gguf":
@@ -96,5 +105,7 @@ def export(
         click.echo(ask_module("gemfit.export.export", argv).strip(), err=True)
     elif not check:
         raise click.exceptions.Exit(run_module("gemfit.export.export", [*argv, *to_argv({"json": as_json})]))
-    asked = [str(run), str(folder), *chosen, *to_argv({"python": pythons, "json": as_json})]
-    raise click.exceptions.Exit(ExitCode(run_module("gemfit.export_check", asked)))
+    asked = to_argv({"python": pythons, "timeout": timeout, "json": as_json})
+    raise click.exceptions.Exit(
+        ExitCode(run_module("gemfit.export_check", [str(run), str(folder), *chosen, *asked]))
+    )

@@ -100,17 +100,21 @@ def _of_run(path: Path, checkpoint: str) -> tuple[str, Any]:
 
 def _of_folder(path: Path) -> tuple[str, Any]:
     import torch  # noqa: PLC0415  (as above)
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
+    from gemfit.core.rust_panic import panics_as_errors  # noqa: PLC0415
+    from gemfit.data.tokenize.tokenizer import load_tokenizer  # noqa: PLC0415
     from gemfit.evaluate.models import LoadedModel  # noqa: PLC0415
 
     device = _device()
+    tokenizer = load_tokenizer(str(path))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         dtype = "auto" if device == "cuda" else torch.float32  # which most CPUs are fastest in
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be loaded: {error}") from None
+        with panics_as_errors():
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+    except Exception as error:  # damaged files: safetensors, transformers and torch raise many kinds
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{path}: cannot be loaded: {first}") from None
     if tokenizer.chat_template is None:
         raise UserError(f"{path}: its tokenizer has no chat template; export the run with `gemfit export`")
     return str(path), LoadedModel(model.to(device).eval(), tokenizer)

@@ -23,13 +23,23 @@ def staging(out: Path) -> Iterator[Path]:
 
     A full disk and a folder without write permission are a ``UserError``.
     """
+    with partial_folder(out) as partial:
+        yield partial
+        partial.rename(out)
+
+
+@contextmanager
+def partial_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder, ``.NAME.partial-*``, for what becomes ``out``; it is removed at the end.
+
+    Errors as in ``staging``. What a killed process leaves of it, the next ``one_writer`` removes.
+    """
     partial = temporary_name(out, _PARTIAL)
     try:
         with explaining(out):
             make_folder(out.parent)
             _make_partial(partial, out)
             yield partial
-            partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -53,7 +63,7 @@ def make_folder(folder: Path) -> None:
 
 
 def partial_folders(out: Path) -> list[Path]:
-    """The hidden folders that ``staging`` has made for ``out`` and that are still there."""
+    """The hidden folders that ``partial_folder`` has made for ``out`` and that are still there."""
     start = f".{out.name}.{_PARTIAL}"
     return [path for path in out.parent.iterdir() if path.name.startswith(start)]
 
@@ -68,7 +78,7 @@ def explaining(out: Path) -> Iterator[None]:
 
 
 def explained(error: OSError, out: Path) -> Exception:
-    """The ``UserError`` for a full disk or missing write permission; other errors unchanged."""
+    """The ``UserError`` for a full disk or missing write permission; other errors with a place."""
     if error.errno in _FULL:
         return UserError(
             f"{out.parent}: the disk is full ({_free_mib(out.parent)} MiB free); no partial output "
@@ -78,6 +88,8 @@ def explained(error: OSError, out: Path) -> Exception:
         return UserError(f"{error.filename or out}: {error.strerror}; {_ELSEWHERE}")
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return UserError(f"{out}: already exists; choose another name")
+    if error.filename is None:  # of an open file
+        error.filename = str(out)
     return error
 
 

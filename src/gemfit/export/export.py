@@ -21,9 +21,13 @@ from gemfit.checkpoint.retention import reading
 from gemfit.checkpoint.store import Found
 from gemfit.core.atomic_folder import staging
 from gemfit.core.json_file import read_json_object
+from gemfit.core.module_main import run_main
+from gemfit.core.one_writer import one_writer
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -38,21 +42,21 @@ def main(argv: list[str] | None = None) -> int:
     # Before transformers is imported: it would log about frameworks and draw progress bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        done = export(
-            RunDir.open(arguments.run),
-            arguments.out,
-            checkpoint=arguments.checkpoint,
-            dtype=arguments.dtype,
-            adapter=arguments.adapter,
-            multimodal=arguments.multimodal,
-            shard_gb=arguments.shard_gb,
-            gguf=arguments.format == "gguf",
-            converter=arguments.converter,
-        )
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ExitCode.USER_ERROR
+    return run_main(lambda: _export(arguments))
+
+
+def _export(arguments: argparse.Namespace) -> ExitCode:
+    done = export(
+        RunDir.open(arguments.run),
+        arguments.out,
+        checkpoint=arguments.checkpoint,
+        dtype=arguments.dtype,
+        adapter=arguments.adapter,
+        multimodal=arguments.multimodal,
+        shard_gb=arguments.shard_gb,
+        gguf=arguments.format == "gguf",
+        converter=arguments.converter,
+    )
     line = "{folder}: step {step}, {parameters:,} parameters in {dtype}\n".format(**done)
     sys.stdout.write(json.dumps(done, indent=2) + "\n" if arguments.json else line)
     return ExitCode.DONE
@@ -78,7 +82,8 @@ def export(
     parts; otherwise the folder is a text-only model. A file of weights has at most ``shard_gb`` GB.
     ``gguf`` writes one file in GGUF and a Modelfile instead, by ``converter`` or the one on PATH.
     A checkpoint that still is ``verified``, as the caller has found it whole, is not verified again.
-    Raises ``UserError`` where there is no whole checkpoint, and for an ``out`` that holds anything.
+    One process writes ``out`` at a time, and removes what a killed one has left. Raises ``UserError`` where
+    there is no whole checkpoint, and for an ``out`` that holds anything.
     """
     recipe = run.plan().recipe
     if adapter and (recipe.model.lora is None or recipe.model.id is None):
@@ -87,10 +92,10 @@ def export(
         raise UserError("--adapter always fits the base model, multimodal or not; leave --multimodal out")
     if gguf:
         converter = _check_gguf(run, recipe, converter, adapter=adapter, multimodal=multimodal)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty; remove it, or choose another --out")
+    _check_empty(out)
     source, manifest = _whole_checkpoint(run, checkpoint, verified)
-    with reading(source), staging(out.absolute()) as folder:
+    with reading(source), one_writer(out.absolute(), logger.warning), staging(out.absolute()) as folder:
+        _check_empty(out)  # once more: another process may have been waited for
         form: dict[str, Any] = {"adapter": adapter, "multimodal": multimodal, "shard_gb": shard_gb}
         dtype = dtype or recipe.model.dtype
         if gguf:
@@ -99,6 +104,11 @@ def export(
         else:
             written = _write(run, recipe, source, folder, dtype=dtype, **form)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty; remove it, or choose another --out")
 
 
 def _whole_checkpoint(run: RunDir, which: str, verified: Found | None) -> Found:

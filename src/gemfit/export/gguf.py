@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from gemfit.core.process_group import run_with_children
 from gemfit.data.render.renderer import stop_ids
 from gemfit.data.render.template_segments import TemplateSegments, chat_template
 from gemfit.errors import UserError
@@ -50,7 +50,7 @@ def convert(model: Path, folder: Path, dtype: str, converter: Path) -> Path:
     out = folder / f"model-{TYPES[dtype]}.gguf"
     command = [sys.executable, str(converter), str(model), "--outtype", TYPES[dtype], "--outfile", str(out)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = run_with_children(command, environment=environment)
     if done.returncode != 0 or not out.is_file():
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         known = "pre-tokenizer was not recognized" in done.stderr

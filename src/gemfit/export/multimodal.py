@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import cached_file
 
 from gemfit.core.json_file import read_json_object
+from gemfit.errors import UserError
 from gemfit.export.older_readers import with_old_keys
 from gemfit.export.weights import Weights, together
 from gemfit.schemas.recipe_model import ModelRecipe
@@ -81,6 +82,12 @@ def _other_parts(base: BaseWeights) -> Weights:
                 found[key] = opened.get_tensor(key).clone()
         return found
 
+    for entry in entries.values():
+        if entry.dtype not in TORCH_TYPES:
+            raise UserError(
+                f"{entry.file}: {entry.key} is stored as {entry.dtype}, which --multimodal does not copy; "
+                "leave it out"
+            )
     types = {key: TORCH_TYPES[entry.dtype] for key, entry in entries.items()}
     return Weights({key: entry.shape for key, entry in entries.items()}, fetch, types)
 

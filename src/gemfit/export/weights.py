@@ -7,10 +7,8 @@ parameter.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from gemfit.core.os_errors import as_os_error
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, read
 from gemfit.train.checkpoint.safe_reader import SafeReader
@@ -142,7 +141,7 @@ def together(one: Weights, other: Weights) -> Weights:
 def write_weights(weights: Weights, folder: Path, dtype: torch.dtype, *, shard_bytes: int) -> int:
     """Write ``model.safetensors``, or numbered shards and their index; returns the number of elements.
 
-    A full disk is an ``OSError``.
+    A full disk, or one that fails, is an ``OSError``.
     """
     types = {name: weights.types.get(name, dtype) for name in weights.shapes}
     sizes = {name: math.prod(shape) * types[name].itemsize for name, shape in weights.shapes.items()}
@@ -178,7 +177,4 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        # The Rust side keeps the error number in its text.
-        if f"os error {errno.ENOSPC}" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
+        raise as_os_error(error, path) from error

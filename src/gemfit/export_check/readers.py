@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from gemfit.core.stop_signals import end_with_parent
+from gemfit.core.process_group import run_with_children
 from gemfit.export_check.expected import ExpectedValues
 from gemfit.schemas.base import Contract
 
@@ -38,6 +36,10 @@ SERVERS: dict[ReaderKind, tuple[str, tuple[str, ...]]] = {
 Transformers 4 has no ``transformers.cli``; its server takes other options.
 """
 
+TIMEOUT_SECONDS = 1800.0
+"""Default time limit of a reader: imports, the model on a CPU, losses and replies."""
+LOOK_SECONDS = 60.0
+"""Time limit of looking for packages in an environment."""
 TOLERANCE = 1e-3
 """Largest difference of the mean loss, in nats per token: rounding in float32 is below a tenth of it."""
 
@@ -114,55 +116,47 @@ def _missing(python: str, packages: Sequence[str]) -> list[str]:
     """Those of ``packages`` that an environment lacks; all where its Python does not run."""
     command = [python, "-P", "-c", MISSING, *packages]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # the reader of its transformers says so
+        done = run_with_children(command, seconds=LOOK_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):  # the reader of its transformers says so
         return list(packages)
     return done.stdout.split() if done.returncode == 0 else list(packages)
 
 
-def check_reader(reader: ExportReader, folder: Path, expected: ExpectedValues) -> ReaderOutcome:
-    """Ask ``reader``, and compare."""
+def check_reader(
+    reader: ExportReader, folder: Path, expected: ExpectedValues, seconds: float = TIMEOUT_SECONDS
+) -> ReaderOutcome:
+    """Ask ``reader``, which has failed where it takes more than ``seconds``, and compare."""
     if reader.absent:
         return ReaderOutcome(reader=reader.name, state="absent", found=reader.absent)
     case = {"folder": str(folder.absolute()), **expected.case, **reader.case}
     script = [reader.python, "-P", str(Path(__file__).with_name(SCRIPTS[reader.kind])), reader.kind]
     try:
-        done = run_with_children(script, json.dumps(case))
+        done = run_with_children(script, text=json.dumps(case), seconds=seconds)
     except OSError as error:
-        return ReaderOutcome(reader=reader.name, state="failed", found=f"{reader.python}: {error.strerror}")
+        return _failed(reader, f"{reader.python}: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return _failed(
+            reader, f"took more than {seconds:g} seconds and was ended; --timeout SECONDS gives it longer"
+        )
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return ReaderOutcome(reader=reader.name, state="failed", found=lines[-1] if lines else "no output")
-    try:
-        found = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        return ReaderOutcome(reader=reader.name, state="failed", found=f"{reader.python}: printed no result")
-    return compare(reader.name, found, expected)
+        return _failed(reader, lines[-1] if lines else f"no output, exit status {done.returncode}")
+    found = _result(done.stdout)
+    return compare(reader.name, found, expected) if found else _failed(reader, "printed no result")
 
 
-def run_with_children(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` with ``text`` as standard input; whatever it has started ends with it.
+def _failed(reader: ExportReader, why: str) -> ReaderOutcome:
+    return ReaderOutcome(reader=reader.name, state="failed", found=why)
 
-    It gets SIGTERM when this process dies, and SIGKILL with its process group after an exception such as
-    ``KeyboardInterrupt``.
-    """
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command,
-        stdin=pipe,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        process_group=0,
-        preexec_fn=lambda: end_with_parent(signal.SIGTERM),
-    ) as process:
-        try:
-            stdout, stderr = process.communicate(text)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()  # which ``with`` leaves out after a ``KeyboardInterrupt``
-    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+def _result(printed: str) -> dict[str, Any] | None:
+    """The values that a script has printed; libraries may print more, before and when they end."""
+    for line in reversed(printed.splitlines()):
+        with suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and "version" in found:
+                return found
+    return None
 
 
 def compare(name: str, found: dict[str, Any], expected: ExpectedValues) -> ReaderOutcome:

@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from gemfit.errors import ExitCode, UserError
+from gemfit.core.module_main import run_main
+from gemfit.errors import ExitCode
 from gemfit.schemas.recipe import Recipe
 
 
@@ -26,15 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     # huggingface_hub reads its environment when it is imported.
     from gemfit.hub.retry import Unreachable  # noqa: PLC0415
 
-    try:
-        _fetch(Recipe.read(arguments.recipe), as_json=arguments.json)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ExitCode.USER_ERROR
-    except Unreachable as error:
-        sys.stderr.write(f"error: the Hub does not answer: {error}; fetch again: finished files stay\n")
-        return ExitCode.STOPPED
-    return ExitCode.DONE
+    def action() -> ExitCode:
+        try:
+            _fetch(Recipe.read(arguments.recipe), as_json=arguments.json)
+        except Unreachable as error:
+            sys.stderr.write(f"error: the Hub does not answer: {error}; fetch again: finished files stay\n")
+            return ExitCode.STOPPED
+        return ExitCode.DONE
+
+    return run_main(action)
 
 
 def _fetch(recipe: Recipe, *, as_json: bool) -> None:

@@ -25,7 +25,7 @@ from huggingface_hub.hf_api import RepoFile
 from gemfit.core.hub_commit import Kind
 from gemfit.errors import UserError
 from gemfit.fetch.needed import Repository, needed_files
-from gemfit.hub.retry import describe, retried, status_of
+from gemfit.hub.retry import WRONG_ANSWER, describe, is_wrong_answer, retried, status_of
 from gemfit.schemas.base import Contract
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,11 @@ def fetch_repository(repository: Repository) -> Fetched:
             f"{repository.key}: {repository.name!r} is no folder here, and no name on the Hub; "
             "write namespace/name"
         ) from None
+    except Exception as error:
+        if not is_wrong_answer(error):
+            raise
+        place = f"{repository.key}: {constants.ENDPOINT}: {repository.name}"
+        raise UserError(f"{place}: {WRONG_ANSWER.format(describe(error))}") from error
     raise UserError(
         f"{repository.key}: {repository.name}: {repository.revision} moves faster than it is downloaded; "
         "name a commit"

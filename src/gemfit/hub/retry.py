@@ -7,20 +7,29 @@ again.
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_exponential_jitter
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+WRONG_ANSWER = "answers as no Hub does ({}); check HF_ENDPOINT, and what proxy may answer in its place"
+
 ATTEMPTS = 5
+LONGEST_WAIT = 600.0
+"""Seconds that a server may ask to wait for; after more, the action is for a later call."""
+LONGEST_HEADER = 12
+"""Digits of a number of seconds."""
 TEMPORARY_STATUS = frozenset({408, 409, 412, 423, 425, 429, 500, 502, 503, 504})
 """Timeouts, a concurrent commit, rate limits, server errors."""
 
@@ -35,11 +44,12 @@ class Unreachable(Exception):
 def retried(action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
     """The result of ``action``, retried after temporary errors; ``Unreachable`` after the last attempt.
 
-    ``Retry-After`` is respected. Other errors are raised at once.
+    ``Retry-After`` is respected; one above ``LONGEST_WAIT`` ends the attempts. Other errors are raised at
+    once.
     """
     retrying = Retrying(
         retry=retry_if_exception(is_temporary),
-        stop=stop_after_attempt(attempts),
+        stop=lambda state: state.attempt_number >= attempts or _is_too_long(state),
         wait=_seconds,
         before_sleep=_log,
         reraise=True,
@@ -59,7 +69,9 @@ def is_temporary(error: BaseException) -> bool:
         return cause.response.status_code in TEMPORARY_STATUS
     # The Rust client of xet storage raises RuntimeError once its own retries are exhausted.
     storage = type(cause) is RuntimeError
-    return storage or isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError))
+    # A proxy or a login page answers in place of the Hub.
+    no_json = isinstance(cause, (json.JSONDecodeError, httpx2.DecodingError))
+    return storage or no_json or isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError))
 
 
 def describe(error: BaseException) -> str:
@@ -71,7 +83,15 @@ def describe(error: BaseException) -> str:
         return f"HTTP {response.status_code} {' '.join(message.split())}"
     if isinstance(cause, httpx2.TimeoutException):
         return "no answer in time"
+    if isinstance(cause, (json.JSONDecodeError, httpx2.DecodingError)):
+        return "an answer that is no JSON"
     return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no details'}"
+
+
+def is_wrong_answer(error: BaseException) -> bool:
+    """Whether the server redirects for ever, or answers what huggingface_hub cannot use."""
+    kinds = (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError, AttributeError, IndexError)
+    return isinstance(_cause(error), kinds)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -85,10 +105,20 @@ def _seconds(state: RetryCallState) -> float:
 
 
 def _retry_after(error: BaseException) -> float:
-    """Seconds of the ``Retry-After`` header; 0 without one."""
+    """Seconds of the ``Retry-After`` header, a number or a date (RFC 9110, 10.2.3); 0 without one."""
     cause = _cause(error)
     header = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
-    return float(header) if header.isdigit() else 0.0
+    if header.isdecimal():
+        return float(header[:LONGEST_HEADER])
+    try:
+        return max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):  # none, or not in its form
+        return 0.0
+
+
+def _is_too_long(state: RetryCallState) -> bool:
+    """Whether the server asks to wait for longer than anybody does in front of a command."""
+    return state.outcome is not None and state.outcome.failed and _retry_after(_error(state)) > LONGEST_WAIT
 
 
 def _log(state: RetryCallState) -> None:

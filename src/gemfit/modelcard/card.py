@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 
 from gemfit.checkpoint.resolve_checkpoint import LATEST
 from gemfit.core.atomic_file import write_atomic
+from gemfit.core.module_main import run_main
 from gemfit.errors import ExitCode, UserError
 from gemfit.export.user_statements import UserStatements, add_statements
 from gemfit.modelcard.body import body
@@ -58,17 +59,17 @@ def main(argv: list[str] | None = None) -> int:
     """Parse options, store statements, write the card, print its path."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before transformers is imported
-    try:
-        run = RunDir.open(arguments.run)
-        add_statements(run, _statements(arguments))
-        if arguments.notes is not None:
-            _store_notes(run, arguments.notes)
-        facts = gather(run, arguments.checkpoint)
-        card = render(facts, _tokenizer(run))
-        path = save(card, arguments.out or run.card_file)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ExitCode.USER_ERROR
+    return run_main(lambda: _card(arguments))
+
+
+def _card(arguments: argparse.Namespace) -> ExitCode:
+    run = RunDir.open(arguments.run)
+    add_statements(run, _statements(arguments))
+    if arguments.notes is not None:
+        _store_notes(run, arguments.notes)
+    facts = gather(run, arguments.checkpoint)
+    card = render(facts, _tokenizer(run))
+    path = save(card, arguments.out or run.card_file)
     for line in missing_statements(facts):
         sys.stderr.write(f"note: {line}\n")
     result = {"card": str(path), "step": facts.step, **_metadata(card)}

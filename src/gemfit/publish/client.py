@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from gemfit.errors import UserError
-from gemfit.hub.retry import describe, status_of
+from gemfit.hub.retry import WRONG_ANSWER, describe, is_wrong_answer, status_of
 from gemfit.hub.timeouts import set_timeouts
 from gemfit.upload.spool import Push
 
@@ -120,12 +120,17 @@ def open_hub() -> Hub:
 
 
 def raise_refusal(hub: Hub, push: Push, error: Exception) -> NoReturn:
-    """Raise the ``UserError`` of a request that the Hub rejects for good; other errors unchanged."""
+    """Raise the ``UserError`` of a request that the Hub rejects for good; other errors unchanged.
+
+    A server that redirects for ever, or answers what no Hub does, counts as one that rejects.
+    """
     status = status_of(error)
     place = f"{hub.endpoint}: {push.repo}"
     if status is None:
         if isinstance(error, ValueError) and "metadata" in str(error):
             raise UserError(f"{place}: the card is rejected: {' '.join(str(error).split())}") from error
+        if is_wrong_answer(error):
+            raise UserError(f"{place}: {WRONG_ANSWER.format(describe(error))}") from error
         raise error
     reason = _REASONS.get(status, "the Hub rejects this push")
     raise UserError(f"{place}: {reason} ({describe(error)})") from error

@@ -10,17 +10,22 @@ import json
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
 from gemfit.checkpoint.store import Found
+from gemfit.control_characters import escape_control_characters
+from gemfit.core.atomic_folder import partial_folder
+from gemfit.core.module_main import run_main
+from gemfit.core.one_writer import one_writer
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe, repo_id
 from gemfit.upload.spool import Push, SentPush, Spool, SpoolResult, push_of_step
+
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 30.0
 
@@ -38,18 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        runs = [RunDir.open(root) for root in options.runs]
-        if options.dry_run:
-            return _list(runs[0], options)
-        done = [_push_spooled(run) if options.spooled else _push_one(run, options) for run in runs]
-    except UserError as error:
-        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
-        return ExitCode.USER_ERROR
+    return run_main(lambda: _push(options))
+
+
+def _push(options: argparse.Namespace) -> int:
+    runs = [RunDir.open(root) for root in options.runs]
+    if options.dry_run:
+        return _list(runs[0], options)
+    done = [_push_spooled(run) if options.spooled else _push_one(run, options) for run in runs]
     if options.json:
         sys.stdout.write(json.dumps([found for found, _ in done], indent=2) + "\n")
     else:
-        sys.stdout.write("".join(f"{line}\n" for _, lines in done for line in lines))
+        lines = "".join(f"{line}\n" for _, lines in done for line in lines)
+        sys.stdout.write(escape_control_characters(lines))  # with the URL that the server gave
     refused = [line for found, _ in done for line in found["refused"]]
     sys.stderr.write("".join(f"error: {line}\n" for line in refused))
     if refused:
@@ -152,9 +158,9 @@ def _list(run: RunDir, options: argparse.Namespace) -> int:
     from gemfit.publish.export_push import write_files  # noqa: PLC0415  (imports torch)
 
     push, verified = _requested_push(run, options)
-    run.spool.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=run.spool, prefix=".dry-run-") as folder:
-        files = write_files(run, push, Path(folder) / "files", verified)
+    out = (run.spool / "dry-run").absolute()
+    with one_writer(out, logger.warning), partial_folder(out) as folder:
+        files = write_files(run, push, folder / "files", verified)
     if options.json:
         rows = [{"path": file.path, "bytes": file.bytes} for file in files]
         sys.stdout.write(json.dumps({"push": push.model_dump(), "files": rows}, indent=2) + "\n")

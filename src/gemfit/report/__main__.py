@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gemfit.errors import ExitCode, UserError
+from gemfit.core.module_main import run_main
+from gemfit.errors import ExitCode
 from gemfit.schemas.report_facts import RunFacts
 
 
@@ -24,15 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # Before transformers is imported: it would warn about missing frameworks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        _report(arguments)
-    except UserError as error:
-        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
-        return ExitCode.USER_ERROR
-    return ExitCode.DONE
+    return run_main(lambda: _report(arguments))
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def _report(arguments: argparse.Namespace) -> ExitCode:
     # A second of imports, which wrong arguments should not cost.
     from gemfit.report.figures import key_figures, summarize  # noqa: PLC0415
     from gemfit.report.load import load_run  # noqa: PLC0415
@@ -48,7 +44,7 @@ def _report(arguments: argparse.Namespace) -> None:
         written = write_page(make_page(runs), arguments.out, lambda _: bar.update())
     if not arguments.json:
         sys.stdout.write(f"{written[0]}\n")
-        return
+        return ExitCode.DONE
     figures = key_figures(runs[0])
     summary = {
         "html": str(written[0]),
@@ -61,6 +57,7 @@ def _report(arguments: argparse.Namespace) -> None:
         "best": figures.best.model_dump(mode="json") if figures.best else None,
     }
     sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return ExitCode.DONE
 
 
 def _parser() -> argparse.ArgumentParser:

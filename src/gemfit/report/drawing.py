@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from tsdownsample import MinMaxDownsampler
 
 from gemfit.control_characters import escape_control_characters
-from gemfit.errors import UserError
 from gemfit.report.blocks import Chart
 
 mpl.use("Agg")
@@ -90,8 +89,6 @@ def draw(chart: Chart, png: Path) -> str:
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True)
             figure.savefig(png, dpi=150, facecolor="white")
-        except OSError as error:
-            raise UserError(f"{png}: cannot be written: {error.strerror}; choose another --out") from None
         finally:
             plt.close(figure)
     return inline_svg(buffer.getvalue(), chart.name)

@@ -6,6 +6,7 @@ direction characters are shown by number. The content security policy forbids sc
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -18,8 +19,8 @@ from markupsafe import Markup
 
 from gemfit import __version__
 from gemfit.control_characters import escape_control_characters
-from gemfit.core.atomic_file import write_atomic
-from gemfit.errors import UserError
+from gemfit.core.atomic_folder import partial_folder
+from gemfit.core.one_writer import one_writer
 from gemfit.report import inputs, sections
 from gemfit.report.audit_section import audit
 from gemfit.report.blocks import Chart, Page, Section, Tone
@@ -30,6 +31,8 @@ from gemfit.report.figures import KeyFigures, key_figures, summarize
 from gemfit.report.load import RunReport
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.summary.format import duration, number
+
+logger = logging.getLogger(__name__)
 
 INDEX = "index.html"
 TONES: dict[str, Tone] = {
@@ -73,28 +76,24 @@ PARTS: tuple[Callable[[RunReport], Section], ...] = (
 def write_page(page: Page, folder: Path, progress: Callable[[str], object]) -> list[Path]:
     """The files that were written: the page, and a PNG for each of its charts.
 
-    Calls ``progress(name)`` after each chart.
+    Calls ``progress(name)`` after each chart. All are written before the first replaces an earlier one.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}; choose another --out") from None
-    written: list[Path] = []
+    index = (folder / INDEX).absolute()
+    drawn: list[Path] = []
 
-    def picture(chart: Chart) -> Markup:
-        png = folder / f"{_unused(chart.name, written)}.png"
-        svg = draw(chart, png)
-        written.append(png)
-        progress(chart.name)
-        return Markup(svg)
+    with one_writer(index, logger.warning), partial_folder(index) as staged:
 
-    text = render(page, picture)
-    index = folder / INDEX
-    try:
-        write_atomic(index, text)
-    except OSError as error:
-        raise UserError(f"{index}: cannot be written: {error.strerror}; choose another --out") from None
-    return [index, *written]
+        def picture(chart: Chart) -> Markup:
+            png = staged / f"{_unused(chart.name, drawn)}.png"
+            svg = draw(chart, png)
+            drawn.append(png)
+            progress(chart.name)
+            return Markup(svg)
+
+        (staged / INDEX).write_text(render(page, picture), encoding="utf-8")
+        for path in (*drawn, staged / INDEX):
+            path.replace(index.with_name(path.name))
+    return [folder / INDEX, *(folder / png.name for png in drawn)]
 
 
 def render(page: Page, picture: Callable[[Chart], Markup]) -> str:

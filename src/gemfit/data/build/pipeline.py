@@ -17,6 +17,7 @@ from typing import Any
 
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.atomic_folder import explaining, staging
+from gemfit.core.one_writer import one_writer
 from gemfit.core.progress import Progress, progress
 from gemfit.data.build.block_cache import BlockCache, block_cache_of, note_shards, noted_shards, trim
 from gemfit.data.build.compile_kernels import compiling
@@ -24,7 +25,6 @@ from gemfit.data.build.conversation_table import Collector
 from gemfit.data.build.encoder_tables import delete_tables
 from gemfit.data.build.map_blocks import ALL, MappedBlock, Shard, make_blocks
 from gemfit.data.build.merge import assemble
-from gemfit.data.build.one_builder import one_builder
 from gemfit.data.build.reference_check import ReferenceChecker
 from gemfit.data.build.setup import (
     free_encoder,
@@ -78,7 +78,7 @@ class PackBuilder:
         # Before the lock: a finished pack may lie where nothing can be written.
         if manifest := self._finished(out):
             return manifest
-        with one_builder(out, self._say):
+        with one_writer(out, self._say):
             if manifest := self._finished(out):
                 return manifest
             check_unchanged(self.job.files)
@@ -98,7 +98,7 @@ class PackBuilder:
 
     def merge(self, out: Path) -> PackManifest:
         """Make the pack of blocks that are all in the cache; an error names the shards of missing ones."""
-        with one_builder(out, self._say):
+        with one_writer(out, self._say):
             if manifest := self._finished(out):
                 return manifest
             check_unchanged(self.job.files)

@@ -19,6 +19,7 @@ import numpy as np
 from gemfit.data.document import TRAINED, Document, Turn, Words, token_ids
 from gemfit.data.jsonl.conversation import Conversation, Message, parse_messages
 from gemfit.data.render.template_segments import TemplateSegments, chat_template, check_template, role_markers
+from gemfit.data.tokenize.hf_tokenizers import encoding
 from gemfit.errors import UserError
 
 _NONE: Words = np.empty(0, np.uint32)
@@ -183,7 +184,8 @@ def _encode(tokenizer: Any, texts: list[str], *, encode_special_tokens: bool) ->
     before = backend.encode_special_tokens
     backend.encode_special_tokens = encode_special_tokens
     try:
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+        with encoding():
+            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
     finally:
         backend.encode_special_tokens = before
     return [np.array(encoding.ids, np.uint32) for encoding in encodings]

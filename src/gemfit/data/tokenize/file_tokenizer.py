@@ -21,7 +21,10 @@ from tokenizers import AddedToken, Tokenizer
 
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.file_digest import file_xxh3
-from gemfit.data.tokenize.tokenizer import load_tokenizer, tokenizer_digest
+from gemfit.core.rust_panic import panics_as_errors
+from gemfit.data.tokenize.hf_tokenizers import encoding
+from gemfit.data.tokenize.pattern_trial import check_size, check_tokenizer_file
+from gemfit.data.tokenize.tokenizer import TOKENIZER_FILE, load_tokenizer, tokenizer_digest
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 from gemfit.schemas.pack_job import TOKENIZER_FILES, cache_folder
@@ -50,9 +53,11 @@ class FileTokenizer:
     @cached_property
     def backend_tokenizer(self) -> Tokenizer:
         """The Rust side, without truncation and padding."""
-        path = self.folder / "tokenizer.json"
+        path = self.folder / TOKENIZER_FILE
+        check_tokenizer_file(path)
         try:
-            backend = Tokenizer.from_file(str(path))
+            with panics_as_errors():
+                backend = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises nothing narrower
             raise UserError(f"{path}: is damaged: {error}; copy the tokenizer again") from None
         backend.no_truncation()
@@ -71,7 +76,9 @@ class FileTokenizer:
         """Ids of control texts, with special tokens recognised; cached on disk."""
 
         def encode(text: str) -> list[int]:
-            return list(self.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+            backend = self.backend_tokenizer
+            with encoding():
+                return list(backend.encode(text, add_special_tokens=False).ids)
 
         return self._cached({f"control {text}": partial(encode, text) for text in texts})
 
@@ -152,6 +159,8 @@ def open_tokenizer(name: str, revision: str = "main") -> Any:
 
 def read_tokenizer(folder: Path) -> FileTokenizer | None:
     """The tokenizer in ``folder``; None where only transformers can load it."""
+    for name in _FILES:
+        check_size(folder / name)
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         special_file = folder / "special_tokens_map.json"
@@ -170,7 +179,7 @@ def read_tokenizer(folder: Path) -> FileTokenizer | None:
     tokens = _special_tokens({**config, **special})
     if name == "GemmaTokenizer":
         tokens = {"mask": "<mask>"} | tokens
-    if "eos" not in tokens or not (folder / "tokenizer.json").is_file():
+    if "eos" not in tokens or not (folder / TOKENIZER_FILE).is_file():
         return None
     return FileTokenizer(folder, _digests(folder), tokens, template)
 

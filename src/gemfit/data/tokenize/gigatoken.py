@@ -11,6 +11,9 @@ from gemfit.core.install_hint import install_hint
 from gemfit.data.tokenize.protocol import Ends, Ids, Unsuited
 from gemfit.data.tokenize.tokenizer_json import TokenizerJson, shadowing
 
+MAX_IDS = 2**26
+"""Larger ids than any vocabulary has: the engine fills a table up to the largest one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gigatoken:
@@ -56,6 +59,8 @@ def gigatoken_encoder(tokenizer: TokenizerJson) -> Gigatoken:
     overlap = shadowing(tokenizer.added_tokens)
     if overlap is not None:
         raise Unsuited("the special token {!r} overlaps the added token {!r}".format(*overlap))
+    if max(tokenizer.vocabulary.values(), default=0) >= MAX_IDS:
+        raise Unsuited("it has a table of all ids up to the largest, which is very large here")
     try:
         backend = gigatoken.Tokenizer.from_json(tokenizer.without(*_redundant_steps(tokenizer))).backend
     except (ValueError, TypeError, KeyError, RuntimeError) as error:

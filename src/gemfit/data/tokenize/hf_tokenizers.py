@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from gemfit.core.rust_panic import RustPanicError, panics_as_errors
 from gemfit.data.tokenize.protocol import Encoder, Ends, Ids
+from gemfit.errors import UserError
 
 BATCH_TEXTS = 4096
 """Texts encoded in one call: an encoding of the library holds far more than its ids."""
@@ -36,7 +40,8 @@ class Reference:
         before = self.backend.encode_special_tokens
         self.backend.encode_special_tokens = True
         try:
-            return list(self.backend.encode_batch_fast(texts, add_special_tokens=False))
+            with encoding():
+                return list(self.backend.encode_batch_fast(texts, add_special_tokens=False))
         finally:
             self.backend.encode_special_tokens = before
 
@@ -52,6 +57,21 @@ def reference_encoder(tokenizer: Any) -> Encoder:
     backend.no_truncation()
     backend.no_padding()
     return Reference(backend)
+
+
+@contextmanager
+def encoding() -> Iterator[None]:
+    """A text that the library fails on, whatever its reason, is a ``UserError``."""
+    try:
+        with panics_as_errors():
+            yield
+    except Exception as error:
+        if type(error) not in (Exception, RustPanicError):  # the Rust side raises nothing narrower
+            raise
+        raise UserError(
+            f"model.tokenizer: fails on a text: {error}; its tokenizer.json is damaged, or has patterns or "
+            "tokens that contradict each other: use another tokenizer"
+        ) from None
 
 
 def split_texts(text: bytes, ends: Ends) -> list[bytes]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +13,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from gemfit.core.os_errors import as_os_error
+from gemfit.core.rust_panic import panics_as_errors
+from gemfit.data.tokenize.pattern_trial import check_tokenizer_file
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 
@@ -22,6 +23,13 @@ _LONG_WORD = re.compile(r"([^ \n]{1000})(?=[^ \n])")
 TRAINING_CHARACTERS = 16_000_000
 """Training uses this much text, which bounds its memory."""
 
+TOKENIZER_FILE = "tokenizer.json"
+QUIET: dict[str, Any] = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+    "_raise_exceptions_for_gated_repo": False,
+}
+"""Options of transformers' ``cached_file`` that return ``None`` for what the call after it explains."""
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 
 CHAT_TEMPLATE = """\
@@ -53,11 +61,17 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
     source = str(folder) if folder.is_dir() else name
     # It takes two seconds or more to import; `open_tokenizer` can do without.
     from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers.utils import cached_file  # noqa: PLC0415
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        if (file := cached_file(source, TOKENIZER_FILE, revision=revision, **QUIET)) is not None:
+            check_tokenizer_file(Path(file))
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         if isinstance(tokenizer.chat_template, dict):  # several, of which one is the default
             tokenizer.chat_template = tokenizer.get_chat_template()
+    except UserError:
+        raise
     except (
         Exception
     ) as error:  # damaged files: the Rust side raises a bare Exception, transformers many kinds
@@ -81,14 +95,11 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer's files; a full disk is an ``OSError``."""
+    """Write the tokenizer's files; a full disk, or one that fails, is an ``OSError``."""
     try:
         tokenizer.save_pretrained(str(folder))
-    except Exception as error:
-        # The Rust side raises a bare Exception and keeps the error number in its text.
-        if f"os error {errno.ENOSPC}" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-        raise
+    except Exception as error:  # the Rust side raises nothing narrower
+        raise as_os_error(error, folder) from error
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -7,7 +7,11 @@ other than tensors are refused: gemfit saves none. Tensors themselves torch read
 
 from __future__ import annotations
 
+import math
+import os
 import pickle
+import sys
+from collections.abc import Mapping
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -86,15 +90,41 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 def _parse(path: Path) -> Metadata:
-    with path.open("rb") as stream:
-        found = _MetadataUnpickler(stream, path).load()
-    if not isinstance(found, Metadata):
-        raise UserError(f"{path}: is not the metadata of a checkpoint")
-    for name, entry in found.state_dict_metadata.items():
-        if not isinstance(entry, TensorStorageMetadata):
-            raise UserError(f"{path}: {name!r} is not a tensor, so it was not loaded")
+    try:
+        with path.open("rb") as stream:
+            found = _MetadataUnpickler(stream, path).load()
+        if not isinstance(found, Metadata):
+            raise UserError(f"{path}: is not the metadata of a checkpoint")
+        bytes_of = {file.name: file.stat().st_size for file in os.scandir(path.parent) if file.is_file()}
+        _check_files(path, found, bytes_of)
+        _check_sizes(path, found, sum(bytes_of.values()))
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # of a damaged pickle, and of values that are no numbers
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: is damaged ({why}); take another checkpoint") from None
+    return found
+
+
+def _check_files(path: Path, found: Metadata, bytes_of: Mapping[str, int]) -> None:
+    """``UserError`` where stored bytes lie elsewhere than in a file of the folder."""
     for info in (found.storage_data or {}).values():
         file = info.relative_path if isinstance(info, filesystem._StorageInfo) else ""
         if not file or Path(file).name != file:
             raise UserError(f"{path}: names a file outside of its folder; nothing was loaded")
-    return found
+        # A file that is missing is named where it is opened.
+        last = bytes_of.get(file, sys.maxsize)
+        if not (info.offset >= 0 <= info.length and info.offset + info.length <= last):
+            raise UserError(f"{path}: names bytes of {file} that it does not have; take another checkpoint")
+
+
+def _check_sizes(path: Path, found: Metadata, stored: int) -> None:
+    """``UserError`` for what is no tensor, and for tensors that are larger than what is stored of them."""
+    for name, entry in found.state_dict_metadata.items():
+        if not isinstance(entry, TensorStorageMetadata):
+            raise UserError(f"{path}: {name!r} is not a tensor, so it was not loaded")
+        if min(entry.size, default=0) < 0 or math.prod(entry.size) * entry.properties.dtype.itemsize > stored:
+            raise UserError(
+                f"{path}: says that {name!r} is {list(entry.size)}, more than the {stored:,} bytes of the "
+                "checkpoint hold; take another checkpoint"
+            )

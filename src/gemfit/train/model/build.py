@@ -179,9 +179,15 @@ def _source(recipe: ModelRecipe) -> tuple[str, dict[str, Any]]:
 def _from_gguf(recipe: ModelRecipe, architecture: TextArchitecture) -> Any:
     logger.info("%s is in GGUF: every rank reads it whole, 4 bytes of host memory per parameter", recipe.id)
     name, source = _source(recipe)
-    model = packed_class(architecture.model_class).from_pretrained(
-        name, **source, dtype=torch.float32, attn_implementation=recipe.attention
-    )
+    try:
+        model = packed_class(architecture.model_class).from_pretrained(
+            name, **source, dtype=torch.float32, attn_implementation=recipe.attention
+        )
+    except Exception as error:  # the reader of GGUF believes what the header says, and fails anywhere
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"model.gguf_file: {recipe.gguf_file} of {recipe.id!r} cannot be read: {first}; copy it again"
+        ) from None
     _clear_quantization(model)
     return model
 

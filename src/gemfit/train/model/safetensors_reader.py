@@ -27,6 +27,8 @@ INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 FLOATS = ("BF16", "F16", "F32", "F64")
 SHOWN = 5
 """Names that an error lists before it counts the others."""
+SHOWN_CHARACTERS = 200
+"""Of a name or reason in a file from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def match(listed: Iterable[TensorEntry], model: torch.nn.Module, place: str) -> 
         elif name not in wanted:
             unknown += [] if may_be_ignored(name, model) else [entry.key]
         else:
-            _check_shape_and_type(entry, wanted[name], place)
+            _check_shape_and_type(entry, wanted[name])
             other = entries.setdefault(first_names.get(name, name), entry)
             _check_equal(other, entry, place)
     missing = [name for name in wanted if first_names.get(name, name) not in entries]
@@ -120,14 +122,17 @@ def match(listed: Iterable[TensorEntry], model: torch.nn.Module, place: str) -> 
 
 def _listed(files: Iterable[Path]) -> Iterator[TensorEntry]:
     for file in files:
+        if not file.is_file():  # opening a pipe would wait for ever
+            raise UserError(f"model.id: {file}: is no regular file; put the weights themselves there")
         try:
             with safe_open(file, framework="pt") as opened:
                 for key in opened.keys():  # noqa: SIM118  (not a mapping)
                     found = opened.get_slice(key)
                     yield TensorEntry(file, key, torch.Size(found.get_shape()), found.get_dtype())
-        except SafetensorError as error:
+        except (SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:
+            why = str(error)[:SHOWN_CHARACTERS] or type(error).__name__
             raise UserError(
-                f"model.id: {file}: is damaged or not in safetensors ({error}); `gemfit fetch` compares "
+                f"model.id: {file}: is damaged or not in safetensors ({why}); `gemfit fetch` compares "
                 "files of the Hub with their digests, and downloads damaged ones again"
             ) from None
 
@@ -143,14 +148,15 @@ def _first_names(model: torch.nn.Module) -> dict[str, str]:
     return aliases
 
 
-def _check_shape_and_type(entry: TensorEntry, shape: torch.Size, place: str) -> None:
+def _check_shape_and_type(entry: TensorEntry, shape: torch.Size) -> None:
     if entry.shape != shape:
         raise UserError(
-            f"model.id: {place}: {entry.key} is {tuple(entry.shape)} on disk, {tuple(shape)} by config.json"
+            f"model.id: {entry.file}: {entry.key} is {tuple(entry.shape)} on disk, {tuple(shape)} by "
+            f"config.json; use the files that belong together"
         )
     if entry.dtype not in FLOATS:
         raise UserError(
-            f"model.id: {place}: {entry.key} is stored as {entry.dtype}; quantized weights cannot be "
+            f"model.id: {entry.file}: {entry.key} is stored as {entry.dtype}; quantized weights cannot be "
             "trained: use the checkpoint in bfloat16 or float32"
         )
 
@@ -184,5 +190,5 @@ def _index(box: TensorBox, first: int, last: int) -> tuple[slice, ...]:
 def _some(names: list[Any]) -> str:
     if not names:
         return "nothing"
-    shown = ", ".join(sorted(names)[:SHOWN])
+    shown = ", ".join(name[:SHOWN_CHARACTERS] for name in sorted(names)[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

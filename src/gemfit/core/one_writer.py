@@ -1,7 +1,7 @@
-"""One builder per pack: later ones wait, and take the finished pack.
+"""One writer of a file or folder at a time: later ones wait, and find what the first has written.
 
-A lock file in the pack's parent folder (flock) holds over processes, containers and, where the file system
-passes locks on, over nodes. Where it does not, two builds do the same work, and the first to rename wins.
+A lock file in its parent folder (flock) holds over processes, containers and, where the file system
+passes locks on, over nodes. Where it does not, two writers do the same work, and the first to rename wins.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from gemfit.core.file_lock import NO_LOCKS, stale_is_missing, try_lock
 
 
 @contextmanager
-def one_builder(out: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only process that builds ``out``; waits for another one, and removes what a killed one left."""
+def one_writer(out: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process that writes ``out``; waits for another one, and removes what a killed one left."""
     make_folder(out.parent)
     with explaining(out):
         lock = out.with_name(f".{out.name}.lock")
         descriptor, is_held = _acquire(lock, out, say)
     try:
         if is_held:
-            # The builds that made these are dead, or they would hold the lock.
+            # The processes that made these are dead, or they would hold the lock.
             for leftover in partial_folders(out):
                 shutil.rmtree(leftover, ignore_errors=True)
         yield
@@ -42,9 +42,9 @@ def _acquire(lock: Path, out: Path, say: Callable[[str], None]) -> tuple[int, bo
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if not try_lock(descriptor):
-                say(f"another process is building {out}; waiting for it")
+                say(f"another process is writing {out}; waiting for it")
                 try_lock(descriptor, patience_seconds=math.inf)
-            # Where the build that was waited for has removed the file, lock the one that is there now.
+            # Where the process that was waited for has removed the file, lock the one that is there now.
             if _is_still(lock, descriptor):
                 return descriptor, True
         except FileNotFoundError:

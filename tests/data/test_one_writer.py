@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from gemfit.core import one_writer as module
 from gemfit.core.atomic_folder import staging
+from gemfit.core.one_writer import one_writer
 from gemfit.data.build import merge, pipeline
-from gemfit.data.build import one_builder as module
-from gemfit.data.build.one_builder import one_builder
 
 from .conftest import Call, WriteConversations, WriteJob, content, random_conversations
 
@@ -49,7 +49,7 @@ def test_a_build_waits_for_another_and_takes_its_pack(
 ) -> None:
     assert call(job, "made")[0] == 0
     said: list[str] = []
-    with one_builder(tmp_path / "pack", said.append):
+    with one_writer(tmp_path / "pack", said.append):
         waiting = subprocess.Popen(
             [*PROGRAM, str(job), "--out", str(tmp_path / "pack")], stderr=subprocess.PIPE, text=True
         )
@@ -64,10 +64,10 @@ def test_a_build_waits_for_another_and_takes_its_pack(
 def test_what_a_killed_build_has_left_is_swept_by_the_next(job: Path, call: Call, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from gemfit.data.build.one_builder import one_builder\n"
+        "from gemfit.core.one_writer import one_writer\n"
         "from gemfit.core.atomic_folder import staging\n"
         "out = Path(sys.argv[1])\n"
-        "with one_builder(out, print), staging(out) as partial:\n"
+        "with one_writer(out, print), staging(out) as partial:\n"
         "    (partial / 'half').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "pack")], check=False)
@@ -102,7 +102,7 @@ def other(tmp_path: Path) -> Iterator[threading.Event]:
     end, begun = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with one_builder(tmp_path / "out", lambda text: None), staging(tmp_path / "out"):
+        with one_writer(tmp_path / "out", lambda text: None), staging(tmp_path / "out"):
             begun.set()
             end.wait(60)
 
@@ -118,10 +118,10 @@ def test_the_partial_folder_of_a_living_build_is_left_alone(other: threading.Eve
     said: list[str] = []
     threading.Timer(0.3, other.set).start()
     started = time.monotonic()
-    with one_builder(tmp_path / "out", said.append):
+    with one_writer(tmp_path / "out", said.append):
         assert (tmp_path / "out").is_dir()
     assert time.monotonic() - started > 0.2
-    assert said == [f"another process is building {tmp_path / 'out'}; waiting for it"]
+    assert said == [f"another process is writing {tmp_path / 'out'}; waiting for it"]
 
 
 def test_on_nfs_a_lock_file_that_another_node_has_removed_is_made_anew(
@@ -139,7 +139,7 @@ def test_on_nfs_a_lock_file_that_another_node_has_removed_is_made_anew(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", stale_once)
-    with one_builder(tmp_path / "out", lambda text: None):
+    with one_writer(tmp_path / "out", lambda text: None):
         assert lock.exists()
     assert removed
     assert not list(tmp_path.iterdir())

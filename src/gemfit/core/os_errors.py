@@ -1,0 +1,54 @@
+"""Errors of the operating system that are no bug, in words with a way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+MACHINE_LIMITS = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "this machine has no more open files to give",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EIO: "the disk or the way to it fails; try again, or ask its administrators",
+}
+"""Those that are no bug wherever they occur, and the way out."""
+FILE_ERRORS = {
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.EACCES: "ask its owner for access, or use another place",
+    errno.EPERM: "ask its owner for access, or use another place",
+    errno.EROFS: "it can only be read; use another place",
+    errno.EISDIR: "a folder is in place of a file; move it away",
+    errno.ENOTDIR: "a file is in place of a folder; use another place",
+    errno.ELOOP: "links lead in a circle; remove one",
+    errno.ESTALE: "the file server does not know it any more; try again",
+}
+"""Those that are no bug where a path comes with them; without one, such as of a signal, they may be."""
+LONGEST_NAME = 300
+"""Characters of a path in an error; a longer one is most likely no path."""
+_RUST_ERROR = re.compile(r"os error (\d+)")
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """The error in one line with a way out; ``None`` where it may be a bug."""
+    fixes = MACHINE_LIMITS if error.filename is None else MACHINE_LIMITS | FILE_ERRORS
+    if error.errno not in fixes:
+        return None
+    name = f"{_shortened(os.fsdecode(error.filename))}: " if error.filename else ""
+    return f"{name}{str(error.strerror).lower()}; {fixes[error.errno]}"
+
+
+def as_os_error(error: Exception, path: Path) -> Exception:
+    """The ``OSError`` of ``path`` behind an error of a library in Rust, which has its number in the text."""
+    found = _RUST_ERROR.search(str(error))
+    if isinstance(error, OSError) or found is None:
+        return error
+    number = int(found[1])
+    return OSError(number, os.strerror(number), str(path))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:80]}… ({len(name)} characters)"

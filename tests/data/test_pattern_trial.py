@@ -1,0 +1,127 @@
+"""Tokenizers whose patterns never come to an end, or make the library give up: errors that name the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from gemfit.core.rust_panic import RustPanicError, panics_as_errors
+from gemfit.data.tokenize import pattern_trial
+from gemfit.data.tokenize.file_tokenizer import open_tokenizer
+from gemfit.data.tokenize.hf_tokenizers import reference_encoder
+from gemfit.data.tokenize.pattern_trial import check_tokenizer_file
+from gemfit.data.tokenize.tokenizer import load_tokenizer
+from gemfit.errors import UserError
+
+LOADERS: tuple[Callable[[str], Any], ...] = (
+    load_tokenizer,
+    lambda name: open_tokenizer(name).backend_tokenizer,
+)
+NAME = "tokenizer.json"
+
+
+@pytest.fixture
+def folder(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tokenizer to change, and a cache of this test."""
+    monkeypatch.setenv("GEMFIT_CACHE", str(tmp_path / "cache"))
+    load_tokenizer(str(tokenizer_folder)).save_pretrained(str(tmp_path / "tokenizer"))
+    return tmp_path / "tokenizer"
+
+
+def split_by(folder: Path, pattern: str) -> None:
+    """Let the tokenizer split texts by a regular expression."""
+    fields = json.loads((folder / NAME).read_text())
+    pattern_of = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    (folder / NAME).write_text(json.dumps(fields | {"pre_tokenizer": pattern_of}))
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)+$"])
+@pytest.mark.parametrize("load", LOADERS)
+def test_a_pattern_without_an_end_is_named(load: Callable[[str], Any], pattern: str, folder: Path) -> None:
+    split_by(folder, pattern)
+    with pytest.raises(UserError, match=NAME) as raised:
+        load(str(folder))
+    assert repr(pattern) in str(raised.value)
+
+
+@pytest.mark.parametrize("limit", ["CPU_SECONDS", "SECONDS"])
+def test_a_trial_ends_at_its_limits(
+    limit: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = tmp_path / "endless.py"
+    cpu = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
+    endless.write_text(cpu if limit == "CPU_SECONDS" else "import time; time.sleep(1000)")
+    monkeypatch.setattr(pattern_trial, "__file__", str(endless))
+    if limit == "SECONDS":
+        monkeypatch.setattr(pattern_trial, "SECONDS", 1)
+    split_by(folder, "x")
+    with pytest.raises(UserError, match=r"takes it more than .* seconds; change its patterns \('x'\)"):
+        check_tokenizer_file(folder / NAME)
+
+
+def test_patterns_in_use_are_tried_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Path] = []
+    try_out = pattern_trial._try
+
+    def record(path: Path) -> str | None:
+        tried.append(path)
+        return try_out(path)
+
+    monkeypatch.setattr(pattern_trial, "_try", record)
+    for load in LOADERS:
+        load(str(folder))
+    assert not tried, "patterns of our own need no trial"
+    split_by(folder, r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    for load in LOADERS * 2:
+        load(str(folder))
+    assert tried == [folder / NAME]
+
+
+def make_sparse(path: Path) -> None:
+    """A terabyte that takes no place on disk."""
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+THINGS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "too large": make_sparse,
+}
+
+
+@pytest.mark.parametrize("make", THINGS.values(), ids=THINGS)
+@pytest.mark.parametrize("load", LOADERS)
+def test_what_is_no_tokenizer_file_is_named(
+    load: Callable[[str], Any], make: Callable[[Path], object], folder: Path
+) -> None:
+    (folder / NAME).unlink()
+    make(folder / NAME)
+    with pytest.raises(UserError, match=str(folder)):
+        load(str(folder))
+
+
+class PanicException(BaseException):
+    """As PyO3 calls it."""
+
+
+def test_a_panic_is_an_error_and_an_interrupt_is_not() -> None:
+    with pytest.raises(RustPanicError, match="no such id"), panics_as_errors():
+        raise PanicException("no such id")
+    with pytest.raises(KeyboardInterrupt), panics_as_errors():
+        raise KeyboardInterrupt
+
+
+def test_a_text_that_the_library_gives_up_on_is_an_error(folder: Path) -> None:
+    split_by(folder, "(a+)+b")
+    encoder = reference_encoder(Tokenizer.from_file(str(folder / NAME)))
+    text = 5000 * b"a"
+    with pytest.raises(UserError, match=r"model\.tokenizer: fails on a text"):
+        encoder.encode(text, np.array([len(text)]))
