@@ -21,8 +21,8 @@ HOST_PYTHON=(/shared/venv/bin/python)
 PYTHON=(/shared/venv/bin/python)
 SRUN_OPTIONS=()
 SETUP=('module load cuda' 'source /shared/venv/bin/activate')
-export_env() {
+gemfit_export_env() {
 :
-export NCCL_SOCKET_IFNAME=ib0
-export NOTE='it'"'"'s $HOME'
+export NCCL_SOCKET_IFNAME=ib0 || return
+export NOTE='it'"'"'s $HOME' || return
 }

@@ -252,9 +252,9 @@ def test_the_checked_recipe_has_a_resolved_attention(monkeypatch: pytest.MonkeyP
 
     def ask(module: str, arguments: list[str]) -> str:
         asked.append(json.loads(Path(arguments[0]).read_text()))
-        return "noise of a library\n[]\n"
+        return "[]"
 
-    monkeypatch.setattr(verb, "ask_module", ask)
+    monkeypatch.setattr(verb, "ask_answer", ask)
     monkeypatch.setattr(verb, "find_spec", lambda name: True)
     recipe = Request(name="debug/cpu-tiny").recipe()
     assert verb.check_with_torch(recipe, False) == ()

@@ -134,7 +134,7 @@ def test_bash_reads_any_run_folder_as_it_is(name: str, plan: Plan) -> None:
 @pytest.mark.parametrize("value", HOSTILE)
 def test_bash_reads_a_hostile_environment_value_and_python_as_they_are(value: str, plan: Plan) -> None:
     site = SITE.model_copy(update={"env": {"NOTE": value}, "python": value, "setup": ()})
-    report = r'run_setup; printf "%s\0" "$NOTE" "${PYTHON[@]}" "${HOST_PYTHON[@]}" "$CPUS"'
+    report = r'set_up; trap - EXIT; printf "%s\0" "$NOTE" "${PYTHON[@]}" "${HOST_PYTHON[@]}" "$CPUS"'
     assert values_in_bash(at(plan, site), RUN, report) == [value, value, value, "64"]
 
 
@@ -221,8 +221,10 @@ def test_a_nul_character_is_refused(plan: Plan) -> None:
 
 
 def test_setup_lines_run_as_they_were_written(plan: Plan) -> None:
-    site = SITE.model_copy(update={"setup": ("TEXT=$(cat <<END", "  two words", "END", ")"), "env": {}})
-    report = r'run_setup; printf "%s\0" "$TEXT"'
+    site = SITE.model_copy(
+        update={"setup": ("TEXT=$(cat <<END", "  two words", "END", ")", "export TEXT"), "env": {}}
+    )
+    report = r'set_up; trap - EXIT; printf "%s\0" "$TEXT"'
     assert values_in_bash(at(plan, site), RUN, report) == ["  two words"]
 
 

@@ -78,7 +78,7 @@ UNPRINTABLE = ["a\nb", "a\n#SBATCH --nodes=3", "a\rb", "a\tb", "a\0b", "\x1b[31m
 assert len(PRINTABLE) == len(set(PRINTABLE)) == 50
 
 REPORT = """
-export_env
+gemfit_export_env
 printf '%s\\0' "$NOTE" "$RUN_DIR" "$SLURM_JOB_NAME" "$PWD" >"$RUN_DIR/seen"
 """
 

@@ -29,7 +29,7 @@ RUN_DIR={folder}
 KIND=train
 HOST_PYTHON=({python})
 SETUP=('touch "$RUN_DIR/start-${{SLURM_RESTART_COUNT:-0}}"' 'sleep 300')
-export_env() {{ :; }}
+gemfit_export_env() {{ :; }}
 """
 
 

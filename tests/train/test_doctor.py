@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, Gemma4ForCausalLM, Gemma4TextConfig
 
+from gemfit.core.marked_answer import find_answers
 from gemfit.data.tokenize.tokenizer import train_tokenizer
 from gemfit.errors import UserError
 from gemfit.schemas.check import CheckResult, ok
@@ -242,10 +243,10 @@ def test_a_host_name_at_loopback_is_shown_with_the_interface_that_is_used(
 
 
 @pytest.mark.slow
-def test_the_module_prints_checks_as_one_line_of_json(tmp_path: Path) -> None:
+def test_the_module_answers_its_checks_as_json(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(recipe().to_json())
     argv = [sys.executable, "-m", "gemfit.train.checks.doctor", str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    found = [CheckResult.model_validate(check) for check in json.loads(done.stdout.splitlines()[-1])]
+    found = [CheckResult.model_validate(check) for check in json.loads(find_answers(done.stdout)[-1])]
     assert {"rendezvous", "gradients"} <= {check.name for check in found if check.state == "ok"}

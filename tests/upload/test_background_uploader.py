@@ -65,7 +65,10 @@ def test_a_commit_is_pushed_by_another_process_while_the_caller_goes_on(
 
 def test_a_checkpoint_is_locked_until_it_is_exported(made: Made) -> None:
     class Exported(ScriptedUploader):
-        script = "import time; time.sleep(1); print('exported', flush=True); time.sleep(60)"
+        script = (
+            "import time; print('Welcome', flush=True); time.sleep(1);"
+            "print('<gemfit-answer>exported</gemfit-answer>', flush=True); time.sleep(60)"
+        )
 
     uploader = Exported(made.run, plan_with(made.run, EVERY_SAVE))
     uploader.on_commit(2)
@@ -145,8 +148,9 @@ def test_a_preempted_run_does_not_wait_and_says_how_to_send_the_rest(
 def test_a_repeated_failure_is_logged_once(made: Made, caplog: pytest.LogCaptureFixture) -> None:
     class Offline(ScriptedUploader):
         script = (
-            "import json, sys; print(json.dumps({'sent': [], 'waiting': [2], 'refused': [],"
-            " 'reason': 'HF_HUB_OFFLINE is set'})); sys.exit(75)"
+            "import json, sys; answer = json.dumps({'sent': [], 'waiting': [2], 'refused': [],"
+            " 'reason': 'HF_HUB_OFFLINE is set'});"
+            " print(f'<gemfit-answer>{answer}</gemfit-answer>'); print('Bye'); sys.exit(75)"
         )
 
     uploader = Offline(made.run, plan_with(made.run, EVERY_SAVE))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from gemfit.core.install_hint import install_hint
+from gemfit.core.marked_answer import find_answers
 from gemfit.core.stop_signals import end_with_parent
 from gemfit.errors import ExitCode, UserError
 
@@ -54,7 +55,8 @@ def ask_module(module: str, arguments: Sequence[str], environment: Mapping[str, 
         env=environment,
         stdout=pipe,
         stderr=pipe,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         preexec_fn=lambda: end_with_parent(signal.SIGTERM),
     )
     while process.returncode is None:
@@ -67,6 +69,15 @@ def ask_module(module: str, arguments: Sequence[str], environment: Mapping[str, 
     if process.returncode != 0:
         raise UserError(stderr.strip().removeprefix("error: "))
     return stdout
+
+
+def ask_answer(module: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
+    """As ``ask_module``, of a module that marks its answer: lines of others around it are left out."""
+    printed = ask_module(module, arguments, environment)
+    answers = find_answers(printed)
+    if not answers:
+        raise UserError(f"{module}: gave no answer; it printed: {printed.strip()[-200:] or 'nothing'}")
+    return answers[-1]
 
 
 def _text_streams(environment: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,8 @@ from gemfit_launch.slurm.states import JobState, parse_job_state
 PATIENCE_SECONDS = 60
 FORGOTTEN = "Invalid job id specified"
 FIELDS = "%i|%T|%S|%r|%j"
+TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r(?=\n|\Z)")
+"""Colours and carriage returns that a wrapper of a command may print."""
 JOB_LINE = re.compile(r"\s*(\d+)\|")
 """What a line of that format begins with; a wrapper of squeue may print others."""
 LOST = re.compile(
@@ -183,6 +185,7 @@ def _run(argv: list[str], *, stdin: str) -> subprocess.CompletedProcess[str]:
         raise SlurmError(f"{argv[0]}: cannot be started: {error.strerror}") from None
     except subprocess.TimeoutExpired as error:
         raise NoAnswerError(_no_answer(argv[0], error)) from None
+    done.stdout, done.stderr = (TERMINAL.sub("", text) for text in (done.stdout, done.stderr))
     if done.returncode:
         raise _failure(argv[0], done)
     return done

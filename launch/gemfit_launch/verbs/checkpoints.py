@@ -11,7 +11,7 @@ from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit_launch.output.tables import show_checkpoints
 from gemfit_launch.runs.checkpoints import read_checkpoints
-from gemfit_launch.runs.python_module import ask_module, require_train_extra
+from gemfit_launch.runs.python_module import ask_answer, require_train_extra
 from gemfit_launch.verbs._options import RUN_FOLDER, json_option
 
 
@@ -32,7 +32,7 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
     verified = None
     if verify:
         require_train_extra("checkpoints --verify")
-        verified = json.loads(ask_module("gemfit.checkpoint.verify_digests", [str(run)]))
+        verified = json.loads(ask_answer("gemfit.checkpoint.verify_digests", [str(run)]))
     found = read_checkpoints(run_dir, verified)
     if as_json:
         click.echo(json.dumps([status.model_dump(mode="json") for status in found], indent=2))

@@ -33,7 +33,7 @@ from gemfit_launch.output.checks import check_table
 from gemfit_launch.output.tables import console
 from gemfit_launch.planning.attention import attention_facts, choose_attention
 from gemfit_launch.planning.request import Request
-from gemfit_launch.runs.python_module import ask_module
+from gemfit_launch.runs.python_module import ask_answer
 from gemfit_launch.verbs._options import json_option, request_options
 
 CHECKS: TypeAdapter[tuple[CheckResult, ...]] = TypeAdapter(tuple[CheckResult, ...])
@@ -92,8 +92,7 @@ def check_with_torch(recipe: Recipe | None, full: bool) -> Sequence[CheckResult]
 
 
 def _ask(arguments: list[str]) -> Sequence[CheckResult]:
-    # Libraries may print before it: the answer is the last line.
-    return CHECKS.validate_json(ask_module("gemfit.train.checks.doctor", arguments).splitlines()[-1])
+    return CHECKS.validate_json(ask_answer("gemfit.train.checks.doctor", arguments))
 
 
 def _resolved(recipe: Recipe) -> Recipe:

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 from gemfit.checkpoint.integrity import find_damage, read_manifest
+from gemfit.core.marked_answer import write_answer
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Verify, and print the result as JSON."""
+    """Verify, and write the result as JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m gemfit.checkpoint.verify_digests",
         description="Compare checkpoints with their digests.",
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
-    sys.stdout.write(json.dumps(found) + "\n")
+    write_answer(json.dumps(found))
     return ExitCode.DONE
 
 

@@ -108,7 +108,7 @@ def is_missing(name):
     except ModuleNotFoundError:  # the package around it
         return True
 
-print(*filter(is_missing, sys.argv[1:]))
+print("\\n", *(f"is-missing:{name}" for name in sys.argv[1:] if is_missing(name)))
 """
 
 
@@ -119,7 +119,8 @@ def _missing(python: str, packages: Sequence[str]) -> list[str]:
         done = run_with_children(command, seconds=LOOK_SECONDS)
     except (OSError, subprocess.TimeoutExpired):  # the reader of its transformers says so
         return list(packages)
-    return done.stdout.split() if done.returncode == 0 else list(packages)
+    words = done.stdout.split()
+    return [name for name in packages if done.returncode != 0 or f"is-missing:{name}" in words]
 
 
 def check_reader(

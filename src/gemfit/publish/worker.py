@@ -1,7 +1,7 @@
 """``python -m gemfit.publish.worker RUN``: the process that pushes during training.
 
-It writes two lines to stdout: ``exported`` when the pending pushes are exported, so that their checkpoints
-may be removed, and the result as JSON. Its log goes to stderr.
+It writes two marked answers to stdout: ``exported`` when the pending pushes are exported, so that their
+checkpoints may be removed, and the result as JSON. Its log goes to stderr.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gemfit.core.marked_answer import write_answer
 from gemfit.errors import ExitCode, UserError
 from gemfit.publish.push import as_json
 from gemfit.publish.send_spool import send_spool
@@ -38,13 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = SpoolResult(waiting=run.spooled_steps, refused=[str(error)])
     for line in result.refused:
         logging.getLogger(__name__).error("%s", line)
-    sys.stdout.write(json.dumps(as_json(run, result)) + "\n")
+    write_answer(json.dumps(as_json(run, result)))
     return ExitCode.STOPPED if result.waiting else ExitCode.DONE
 
 
 def _announce() -> None:
-    sys.stdout.write("exported\n")
-    sys.stdout.flush()
+    write_answer("exported")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from gemfit.checkpoint.integrity import read_manifest
 from gemfit.checkpoint.retention import best_of, reading
 from gemfit.core.launcher_environment import without_launcher_variables
+from gemfit.core.marked_answer import find_answers
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
@@ -112,7 +113,11 @@ class BackgroundUploader:
                 return
         assert process.stdout is not None, "it is a pipe"
         with process:
-            output = process.stdout.readline()  # it has exported all pending pushes, or has ended
+            output = b""
+            for line in process.stdout:
+                output += line
+                if _answers(output):  # it has exported all pending pushes
+                    break
             _release(locks)
             output += process.stdout.read()
         if not self._is_closing:
@@ -130,10 +135,11 @@ class BackgroundUploader:
             )
 
     def _log_result(self, status: int, output: bytes) -> None:
-        if status not in (ExitCode.DONE, ExitCode.STOPPED):
+        answers = _answers(output)
+        if status not in (ExitCode.DONE, ExitCode.STOPPED) or not answers:
             self._warn_once(f"the process that pushes ended with status {status}; see {self._spool.log}")
             return
-        result = json.loads(output.splitlines()[-1])
+        result = json.loads(answers[-1])
         for sent in result["sent"]:
             logger.info("step %d: pushed to %s (%s)", sent["step"], sent["repo"], sent["url"])
         for reason in [*result["refused"], *([result["reason"]] if result["reason"] else [])]:
@@ -175,3 +181,7 @@ def worker_environment(base: Mapping[str, str]) -> dict[str, str]:
             "TRANSFORMERS_VERBOSITY": "error",
         }
     )
+
+
+def _answers(output: bytes) -> list[str]:
+    return find_answers(output.decode(errors="replace"))

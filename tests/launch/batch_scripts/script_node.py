@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -19,7 +21,9 @@ PYTHON = """\
 #!/bin/bash
 echo "$@" >>{folder}/calls
 case " $* " in
-  *" begin "*) echo "1 127.0.0.1 12345 1 n1" ;;
+  *" begin "*) echo "<gemfit-answer>attempt 1 127.0.0.1 12345 1 n1</gemfit-answer>" ;;
+  *" end "*) echo "<gemfit-answer>leave 0</gemfit-answer>" ;;
+  *.requeue_job*) echo "<gemfit-answer>requeued</gemfit-answer>" ;;
 esac
 """
 
@@ -46,7 +50,14 @@ class Node:
         path.chmod(0o755)
         return path
 
-    def execute(self, kind: Kind, *, setup: tuple[str, ...] = (), python: str = "") -> int:
+    def execute(
+        self,
+        kind: Kind,
+        *,
+        setup: tuple[str, ...] = (),
+        python: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> int:
         """Exit status of the job; its log is where Slurm would write it."""
         site = Site(
             name="test", setup=setup, env={"NOTE": "a b"}, python=python or str(self.folder / "bin/python")
@@ -57,9 +68,10 @@ class Node:
         log = self.run.root / "slurm" / f"{kind}-{JOB}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("ab") as stream:
-            environment = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": JOB}
+            path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+            given = {"PATH": path, "SLURM_JOB_ID": JOB, **environment}
             done = subprocess.run(
-                ["bash", str(script)], env=environment, stdout=stream, stderr=stream, check=False, timeout=60
+                ["bash", str(script)], env=given, stdout=stream, stderr=stream, check=False, timeout=60
             )
         return done.returncode
 

@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from gemfit.schemas.attempt_outcome import AttemptOutcome
+from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.site import Site
 from gemfit_launch.slurm.submit.template import Kind, render
 from launch.batch_scripts.script_node import Node
@@ -37,14 +39,87 @@ def test_damaged_and_foreign_files_of_the_run_do_not_keep_the_verdict_away(
     assert (verdict.attempt, verdict.step) == (attempt, step)
 
 
-@pytest.mark.parametrize("answer", ["", "1 127.0.0.1 12345 1 n1"])
-def test_lines_that_a_python_of_the_site_prints_first_are_no_answer(answer: str, node: Node) -> None:
-    begin = f"[[ -f {{folder}}/again ]] || echo '{answer}'"
-    end = "[[ -f {folder}/again ]] || echo again; touch {folder}/again"
+ATTEMPT = "attempt 1 127.0.0.1 12345 1 n1"
+NOISE = [
+    "",
+    "Welcome to 1 cluster\\n",
+    "no newline",
+    "leave 0\\nagain\\nattempt 1 a 2 3 b\\n",
+    "\\r\\n",
+    "\\e[0;31m1 2 3 4 n1\\e[0m\\r\\n",
+    "\\xff\\xfe\\xc3(\\n",
+    "<gemfit-answer>\\n",
+    "\\0\\0\\n",
+    "$(touch it)`touch it`\\n",
+]
+
+
+def answers(before: str, after: str, begin: str, end: str, *, status: int = 0) -> str:
+    """A site's Python with noise around its answers, on both streams."""
     cases = f'*" begin "*) {begin} ;; *" end "*) {end} ;;'
-    node.program("python", f'#!/bin/bash\necho "Welcome to 1 cluster"\ncase " $* " in {cases} esac\n')
+    noise = "printf '{0}'; printf '{0}' >&2"
+    first, last = (noise.replace("{0}", text) for text in (before, after))
+    return f'#!/bin/bash\n{first}\ncase " $* " in {cases} esac\n{last}\nexit {status}\n'
+
+
+def marked(text: str) -> str:
+    return f"printf '\\n<gemfit-answer>{text}</gemfit-answer>\\n'"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("".join(NOISE), ""), ("", "".join(NOISE)), *zip(NOISE, NOISE, strict=True)]
+)
+def test_lines_of_others_around_an_answer_change_nothing(before: str, after: str, node: Node) -> None:
+    end = f"if [[ -f {{folder}}/again ]]; then {marked('leave 0')}; else {marked('again')}; fi"
+    end += "; touch {folder}/again"
+    node.program("python", answers(before, after, marked(ATTEMPT), end))
     assert node.execute("train") == 0
-    assert node.calls.count("srun\n") == bool(answer)
+    assert node.calls.count("srun\n") == 2
+    assert node.run.verdict() is None
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [("", 0), ("", 1), ("".join(NOISE), 0), (ATTEMPT, 0), (ATTEMPT, 1), (marked("").split("'")[1], 0)],
+)
+def test_a_begin_without_an_answer_is_a_failure(status: int, said: str, node: Node) -> None:
+    node.program("python", answers(said, "", "true", "true", status=status))
+    assert node.execute("train") == 2
+    assert "srun" not in node.calls
+    assert f"`job begin` gave no answer and ended with status {status}" in node.reason
+
+
+@pytest.mark.parametrize("outcome", ["stopped", "failed", "completed", "fatal"])
+@pytest.mark.parametrize("status", [0, 3])
+def test_an_end_without_an_answer_keeps_the_outcome_of_a_run_that_is_over(
+    status: int, outcome: str, node: Node
+) -> None:
+    node.program("python", answers("again", "again", marked(ATTEMPT), f"exit {status}"))
+    verdict = Verdict(outcome=AttemptOutcome(outcome), attempt=1, step=4, reason="because")
+    node.run.write_verdict(verdict)
+    if outcome in ("completed", "fatal"):
+        assert node.execute("train") == status
+        assert node.run.verdict() == verdict
+    else:
+        assert node.execute("train") == 2
+        assert f"`job end` gave no answer and ended with status {status}" in node.reason
+
+
+@pytest.mark.parametrize("status", [0, 1, 137])
+def test_an_end_of_packing_without_an_answer_is_a_failure(status: int, node: Node) -> None:
+    node.program("srun", "#!/bin/bash\nexit 1\n")
+    node.program("python", answers("leave 0", "", "true", "true", status=status))
+    assert node.execute("pack") == 2
+    assert f"`pack_job end` gave no answer and ended with status {status}" in node.reason
+
+
+def test_a_wrapper_that_loses_the_status_does_not_change_what_the_job_ends_with(node: Node) -> None:
+    node.program("python", answers("", "", marked("leave 2"), "true"))
+    assert node.execute("train") == 2
+    assert node.run.verdict() is None
+    node.program("srun", "#!/bin/bash\nexit 1\n")
+    node.program("python", answers("", "", "true", marked("leave 1"), status=5))
+    assert node.execute("pack") == 1
 
 
 @pytest.mark.parametrize(
@@ -52,7 +127,7 @@ def test_lines_that_a_python_of_the_site_prints_first_are_no_answer(answer: str,
     [
         (None, "/bin/missing: No such file or directory"),
         ("#!/bin/bash\necho 'No module named gemfit_launch' >&2; exit 1\n", "No module named gemfit_launch"),
-        ("#!/bin/bash\nkill -9 $$\n", "failed with status 137"),
+        ("#!/bin/bash\nkill -9 $$\n", "ended with status 137"),
     ],
 )
 def test_a_python_that_cannot_run_leaves_a_verdict(text: str | None, words: str, node: Node) -> None:
@@ -76,7 +151,7 @@ def test_a_script_that_is_run_by_hand_says_how_it_is_submitted(kind: Kind, node:
 
 
 def test_a_failure_that_begin_has_recorded_is_kept(node: Node) -> None:
-    node.program("python", "#!/bin/bash\necho recorded; exit 1\n")
+    node.program("python", f"#!/bin/bash\n{marked('leave 1')}; exit 1\n")
     assert node.execute("train") == 1
     assert node.run.verdict() is None
 
@@ -118,8 +193,11 @@ case " $* " in
   *" begin "*)
     n=$(($(cat {folder}/n 2>/dev/null) + 1))
     echo $n >{folder}/n
-    echo "$n 127.0.0.1 12345 2 n1,n4" ;;
-  *" end "*) IN_END; [[ $(cat {folder}/n) == 3 ]] || echo again ;;
+    echo "<gemfit-answer>attempt $n 127.0.0.1 12345 2 n1,n4</gemfit-answer>" ;;
+  *" end "*)
+    IN_END
+    if [[ $(cat {folder}/n) == 3 ]]; then answer="leave 0"; else answer=again; fi
+    echo "<gemfit-answer>$answer</gemfit-answer>" ;;
 esac
 """
 

@@ -86,7 +86,23 @@ def test_setup_that_works_starts_the_tasks(kind: Kind, setup: tuple[str, ...], n
         "trap 'exit 9' ERR; trap 'true' DEBUG RETURN",
         "set -fCu -o pipefail -o posix; shopt -s failglob nullglob extdebug",
         "set -E; trap 'exit 9' ERR",
-        "shopt -s expand_aliases; alias srun=false exec=false",
+        "shopt -s expand_aliases; alias srun=false exec=false trap=false unset=false eval=false",
+        "GLOBIGNORE='*' EXECIGNORE='*' BASH_COMPAT=31 BASH_XTRACEFD=1; export CDPATH=/tmp:/ TMOUT=1",
+        "export POSIXLY_CORRECT=1 LC_ALL=xx_YY SHELLOPTS BASHOPTS",
+        "enable -n trap wait read printf kill",
+        "hash -p /bin/false srun; hash -p /bin/false flock; umask 027; ulimit -n 64",
+        "shopt -s extglob nocasematch lastpipe inherit_errexit xpg_echo; set -e -u -v",
+        "readonly status next='' cpus step RUN_DIR asked PYTHONPATH=/x PATH IFS=, attempt host",
+        "readonly TMOUT=900 SITE_STATUS=5; set -o posix; readonly limit",
+        "ask() { exit 9; }; fail() { :; }; srun() { :; }; readonly -f ask fail srun",
+        "unset ${!SLURM_@}; export SLURM_RESTART_COUNT=x",
+        *(
+            f"{name}() {{ exit 9; }}; export -f {name}"
+            for name in ("exec", "srun", "unset", "builtin", "ask")
+        ),
+        "printf() { :; }; read() { :; }; wait() { :; }; trap() { :; }; local() { :; }; eval() { :; }",
+        "kill() { :; }; exec_job() { :; }; flock() { return 1; }; cd() { :; }; declare() { :; }",
+        "gemfit() { :; }; set_up() { :; }; run_setup() { :; }; print_state() { :; }; fail_setup() { :; }",
     ],
 )
 def test_setup_changes_nothing_of_the_script(line: str, kind: Kind, node: Node) -> None:
@@ -107,20 +123,55 @@ def test_setup_with_an_error_trap_loses_no_end_of_an_attempt(node: Node) -> None
 
 
 @pytest.mark.parametrize("kind", ["train", "pack"])
-@pytest.mark.parametrize("name", ["status", "next", "cpus", "step", "RUN_DIR", "asked", "PYTHONPATH"])
-@pytest.mark.parametrize("more", ["", "; set -e", "; set -o posix"])
-def test_a_read_only_variable_of_setup_that_the_script_assigns_is_named(
-    name: str, more: str, kind: Kind, node: Node
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("PATH=/nowhere; false", "failed with status 1: PATH=/nowhere; false"),
+        ("readonly PATH; exec() { :; }; exit() { :; }; false", "failed with status 1"),
+        ("readonly NOTE", "NOTE: readonly variable"),
+        ("exec true", "ended or replaced its shell: exec true"),
+        ("exit 0", "ended or replaced its shell: exit 0"),
+        ("set -n", "ended or replaced its shell: set -n"),
+        ("set -r", "the site's setup"),
+        ("FUNCNEST=1", "the site's setup"),
+        ("trap 'exit 9' DEBUG", "failed with status 9"),
+        ("trap 'exit 9' CHLD", "failed with status 9"),
+        ("trap 'exit 0' EXIT; false", "ended or replaced its shell"),
+        ("exec >&- 2>&-; false", "failed with status 1"),
+    ],
+)
+def test_a_setup_that_does_not_reach_its_end_leaves_a_verdict(
+    line: str, words: str, kind: Kind, node: Node
 ) -> None:
-    assert node.execute(kind, setup=(f"readonly {name}=''{more}",)) == 2
-    assert node.calls == ""  # nothing is trained
-    assert f"read-only: {name}: cannot unset: readonly variable" in node.reason
+    assert node.execute(kind, setup=(line,)) == 2
+    assert node.calls == ""
+    assert words in node.reason
+
+
+def test_a_path_without_the_programs_of_the_job_leaves_a_verdict(node: Node) -> None:
+    assert node.execute("train", setup=("export PATH=/nowhere",)) == 2
+    assert "flock (util-linux) is not installed" in node.reason
 
 
 @pytest.mark.parametrize("kind", ["train", "pack"])
-def test_other_read_only_variables_of_setup_do_no_harm(kind: Kind, node: Node) -> None:
-    assert node.execute(kind, setup=("readonly TMOUT=900 SITE_STATUS=5",)) == 0
-    assert "srun" in node.calls
+def test_what_lasts_of_setup_reaches_the_tasks(kind: Kind, node: Node) -> None:
+    report = 'echo "$A|$B|${{SLURM_CPU_BIND-none}}|$(umask)|$(ulimit -Sn)" >>{folder}/calls; module'
+    node.program("srun", f"#!/bin/bash\n{report} >>{{folder}}/calls\n")
+    setup = (
+        "export SLURM_CPU_BIND=x; export A='one  two'",
+        "B=$'a\\nb*'; export B",
+        "unset SLURM_CPU_BIND; umask 027; ulimit -n 64",
+        "module() { echo loaded; }; export -f module",
+    )
+    assert node.execute(kind, setup=setup) == 0
+    assert "one  two|a\nb*|none|0027|64\nloaded\n" in node.calls
+
+
+def test_functions_that_a_login_shell_has_exported_do_not_replace_builtins(node: Node) -> None:
+    names = ("exec", "trap", "printf", "unset", "builtin", "eval", "wait", "ask", "is_own")
+    environment = {f"BASH_FUNC_{name}%%": "() { exit 9; }" for name in names}
+    assert node.execute("train", environment=environment) == 0
+    assert "srun\n" in node.calls
 
 
 @pytest.mark.parametrize(
@@ -130,7 +181,7 @@ def test_other_read_only_variables_of_setup_do_no_harm(kind: Kind, node: Node) -
 def test_setup_that_fails_after_it_has_taken_a_name_of_the_script_ends_the_job(line: str, node: Node) -> None:
     assert node.execute("train", setup=(line,)) == 2
     assert node.calls == ""
-    assert "failed with status 1" in node.reason or "ended with status 3" in node.reason
+    assert "failed with status 1" in node.reason or "failed with status 3" in node.reason
 
 
 def test_a_setup_that_replaces_traps_loses_no_signal_and_no_verdict(node: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gemfit_launch.slurm.submit.template import Kind
-from launch.batch_scripts.script_node import Node
+from launch.batch_scripts.script_node import PYTHON, Node
 
 
 def test_a_signal_before_the_time_limit_asks_for_a_save_and_watches_the_limit(node: Node) -> None:
@@ -99,9 +99,10 @@ def test_a_signal_while_waiting_for_the_lock_requeues_the_job(node: Node) -> Non
 
 def test_the_watch_of_the_time_limit_ends_with_the_attempt(node: Node) -> None:
     watch = '*" limit "*) echo $$ >{folder}/watch; exec sleep 60 ;;'
-    ended = '*" end "*) sleep 0.2; kill -0 $(cat {folder}/watch) && touch {folder}/lives ;;'
-    begin = '*" begin "*) echo "1 127.0.0.1 12345 1 n1" ;;'
-    node.program("python", f'#!/bin/bash\ncase " $* " in {begin} {watch} {ended} esac\nexit 0\n')
+    leave = "LEAVE='<gemfit-answer>leave 0</gemfit-answer>'"
+    ended = '*" end "*) sleep 0.2; kill -0 $(cat {folder}/watch) && touch {folder}/lives; echo "$LEAVE" ;;'
+    begin = '*" begin "*) echo "<gemfit-answer>attempt 1 127.0.0.1 12345 1 n1</gemfit-answer>" ;;'
+    node.program("python", f'#!/bin/bash\n{leave}\ncase " $* " in {begin} {watch} {ended} esac\nexit 0\n')
     node.program("srun", "#!/bin/bash\nkill -USR1 $PPID\nsleep 1\n")
     assert node.execute("train") == 0
     assert (node.folder / "watch").is_file()
@@ -109,8 +110,7 @@ def test_the_watch_of_the_time_limit_ends_with_the_attempt(node: Node) -> None:
 
 
 def test_a_signal_during_begin_requeues_the_job(node: Node) -> None:
-    begin = 'case " $* " in *" begin "*) kill -TERM $$ ;; *) echo "$@" >>{folder}/calls ;; esac'
-    node.program("python", f"#!/bin/bash\n{begin}\n")
+    node.program("python", PYTHON.replace('echo "<gemfit-answer>attempt', 'kill -TERM $$; : "'))
     assert node.execute("train") == 2
     assert node.run.verdict() is None
     assert "requeue_job" in node.calls

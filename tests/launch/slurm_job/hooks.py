@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from gemfit.core.marked_answer import find_answers
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_record import Verdict
@@ -38,6 +41,11 @@ esac
 def show(folder: Path, state: str, restarts: int = 0) -> None:
     """What Slurm says of the job from now on."""
     (folder / "job").write_text(SHOWN.format(state=state, restarts=restarts))
+
+
+def answered(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """First words of what the hooks have answered since the last call."""
+    return [answer.split()[0] for answer in find_answers(capfd.readouterr().out)]
 
 
 def begin(run: RunDir) -> ExitCode:

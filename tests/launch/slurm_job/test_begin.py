@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gemfit.core.marked_answer import find_answers
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -19,10 +20,11 @@ from gemfit_launch.slurm.records.job_files import JobFiles
 from launch.slurm_job.hooks import begin
 
 
-def test_an_attempt_begins_with_a_place_to_meet(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_attempt_begins_with_a_place_to_meet(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
     assert begin(run) == ExitCode.DONE
-    attempt, host, port, *nodes = capsys.readouterr().out.split()
-    assert (attempt, host, nodes) == ("1", "127.0.0.1", ["2", "n1,n2"])
+    answer = find_answers(capfd.readouterr().out)[0]
+    word, attempt, host, port, *nodes = answer.split()
+    assert (word, attempt, host, nodes) == ("attempt", "1", "127.0.0.1", ["2", "n1,n2"])
     assert 1024 < int(port) < 65536
     assert run.accelerate_file.is_file()
     assert read_attempts(run)[0].start.nodes == ("n1", "n2")
@@ -73,14 +75,14 @@ def test_a_job_on_gpus_without_bfloat16_ends_before_ranks_start(
 
 
 def test_packed_data_that_is_gone_is_said_before_ranks_start(
-    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = run.plan()
     gone = plan.pack.model_copy(update={"folder": "/packs/gone"})
     run.adopt(plan.model_copy(update={"pack": gone}))
     monkeypatch.setattr("sys.argv", ["job", "begin", str(run.root), "--max-restarts", "1"])
     assert job.main() == ExitCode.FAILED
-    assert capsys.readouterr().out == "recorded\n"
+    assert find_answers(capfd.readouterr().out) == ["leave 1"]
     verdict = run.verdict()
     assert verdict is not None
     assert "/packs/gone: the packed data of this run is gone; `gemfit resume" in verdict.reason
@@ -90,7 +92,7 @@ def test_packed_data_that_is_gone_is_said_before_ranks_start(
 @pytest.mark.parametrize("outcome", [AttemptOutcome.FATAL, AttemptOutcome.FAILED, AttemptOutcome.STOPPED])
 @pytest.mark.parametrize("is_of_this_job", [True, False])
 def test_the_verdict_of_a_packing_job_that_had_to_exit_with_0_is_kept(
-    outcome: AttemptOutcome, is_of_this_job: bool, run: RunDir, capsys: pytest.CaptureFixture[str]
+    outcome: AttemptOutcome, is_of_this_job: bool, run: RunDir, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run.adopt(run.plan().model_copy(update={"pack": PackReference(fingerprint="f", folder="/packs/gone")}))
     script = JobFiles(run).write_script("train", "")
@@ -98,7 +100,7 @@ def test_the_verdict_of_a_packing_job_that_had_to_exit_with_0_is_kept(
     if not is_of_this_job:
         os.utime(script, (time.time() + 100, time.time() + 100))
     assert job._begin_or_record(run, 1) == ExitCode.FAILED
-    assert capsys.readouterr().out == "recorded\n"
+    assert find_answers(capfd.readouterr().out) == ["leave 1"]
     verdict = run.verdict()
     assert verdict is not None
     is_of_pack = is_of_this_job and outcome is not AttemptOutcome.STOPPED
@@ -107,10 +109,10 @@ def test_the_verdict_of_a_packing_job_that_had_to_exit_with_0_is_kept(
 
 
 def test_damaged_submissions_allow_no_change_and_the_run_goes_on(
-    run: RunDir, capsys: pytest.CaptureFixture[str]
+    run: RunDir, capfd: pytest.CaptureFixture[str]
 ) -> None:
     JobFiles(run).write_script("train", "")
     JobFiles(run).submissions_file.write_text("{")
     assert begin(run) == ExitCode.DONE
-    assert "submissions.json" in capsys.readouterr().err
+    assert "submissions.json" in capfd.readouterr().err
     assert run.attempt_record(1).allowed_changes == ()

@@ -83,16 +83,16 @@ def avoiding_run(run: RunDir) -> RunDir:
 
 
 def test_a_slow_node_comes_back_after_three_attempts(
-    avoiding_run: RunDir, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    avoiding_run: RunDir, calls: Calls, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for number, node in enumerate(["n2", "", "", ""], start=1):
-        assert "used again" not in capsys.readouterr().err
+        assert "used again" not in capfd.readouterr().err
         slow_attempt(avoiding_run, node, 20 * number, tmp_path)
     assert calls() == [
         *["requeue 7", "update JobId=7 ExcNodeList=n2", "requeue 7", "requeue 7"],
         *["requeue 7", "update JobId=7 ExcNodeList="],
     ]
-    assert "n2 was slow some attempts ago and may be used again" in capsys.readouterr().err
+    assert "n2 was slow some attempts ago and may be used again" in capfd.readouterr().err
 
 
 def test_slow_nodes_come_back_where_too_few_others_are_left(
@@ -140,7 +140,7 @@ def test_a_node_that_failed_is_not_freed_because_it_was_slow_as_well(
 
 @pytest.mark.parametrize("refused", ["show nodes", "update JobId=7"])
 def test_a_job_whose_excluded_nodes_cannot_be_changed_is_requeued(
-    refused: str, run: RunDir, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    refused: str, run: RunDir, calls: Calls, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tool = tmp_path / "bin" / "scontrol"
     refusal = f'[ "$1 $2" != "{refused}" ] || {{ echo "Access denied" >&2; exit 1; }}\n'
@@ -150,7 +150,7 @@ def test_a_job_whose_excluded_nodes_cannot_be_changed_is_requeued(
     assert end(run) == ExitCode.DONE
     assert calls()[0] == "requeue 7"
     assert run.verdict() is None
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "the excluded nodes of the job stay as they are: " in said
     assert said.endswith("gemfit: requeued\n")
 

@@ -176,3 +176,34 @@ def test_slurm_counts_restarts_from_the_first_one_on(
     if value is not None:
         monkeypatch.setenv("SLURM_RESTART_COUNT", value)
     assert restart_count() == count
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "printed", "names"),
+    [
+        ("n[1-2]", "Welcome\nn1\nn2\nBye", ("n1", "n2")),
+        ("n[1-2],gpu7", "node 1\nnotice\nn1\r\nn2\r\ngpu7\r\nn1 is up\ngpu78", ("n1", "n2", "gpu7")),
+        ("a[08-10]b[1-2]", "a08b1\na10b2\na\na08", ("a08b1", "a10b2")),
+        ("bgl[000x133]", "bgl000\nbgl0A1", ("bgl000", "bgl0A1")),
+        ("x.y-z", "\x1b[0;1mhello\x1b[0m\nxay-z\nx.y-z\x1b[0m", ("x.y-z",)),
+    ],
+)
+def test_names_of_hosts_are_told_from_lines_around_them(
+    nodelist: str, printed: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    answer = tmp_path / "answer"
+    answer.write_text(printed)
+    (tmp_path / "bin" / "scontrol").write_text(f"#!/bin/sh\ncat {answer}\n")
+    assert requeue.host_names(nodelist) == names
+
+
+@pytest.mark.parametrize("printed", ["", "Welcome\n", "JobId=7 JobName=a\n", "JobState=RUNNING\n\x00"])
+def test_output_without_the_names_or_the_state_is_an_error(printed: str, tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    answer.write_text(printed)
+    (tmp_path / "bin" / "scontrol").write_text(f"#!/bin/sh\ncat {answer}\n")
+    with pytest.raises(UserError, match="n1: printed no names"):
+        requeue.host_names("n1")
+    if "JobState" not in printed:
+        with pytest.raises(UserError, match="job 7: printed no state"):
+            requeue.show_job("7")

@@ -20,14 +20,14 @@ from launch.slurm_job.hooks import Calls, begin, crash, end, show
 
 
 def test_a_job_at_its_limit_is_requeued_and_counts_as_interrupted(
-    run: RunDir, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: RunDir, calls: Calls, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     begin(run)
     text = (tmp_path / "job").read_text().replace("RunTime=00:10:00", "RunTime=00:59:50")
     (tmp_path / "job").write_text(text)
     assert requeue_before_limit(run, 1) == ExitCode.DONE
     assert calls() == ["requeue 7"]
-    assert "time limit is reached before a save" in capsys.readouterr().err
+    assert "time limit is reached before a save" in capfd.readouterr().err
     show(tmp_path, "COMPLETING", restarts=1)
     assert end(run) == ExitCode.DONE
     [attempt] = read_attempts(run)
@@ -83,21 +83,21 @@ def test_seconds_to_the_time_limit(state: str, times: str, left: int | None) -> 
 
 
 def test_a_limit_below_the_lead_of_the_signal_is_said(
-    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: RunDir, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "job").write_text((tmp_path / "job").read_text().replace("01:00:00", "00:01:00"))
     begin(run)
-    assert "warning: the job has 60 seconds" in capsys.readouterr().err
+    assert "warning: the job has 60 seconds" in capfd.readouterr().err
 
 
 def test_stops_right_after_the_start_are_bounded_and_said(
-    run: RunDir, calls: Calls, capsys: pytest.CaptureFixture[str]
+    run: RunDir, calls: Calls, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for step in range(1, MAX_FRUITLESS_STOPS + 2):
         assert begin(run) == ExitCode.DONE
         run.checkpoint(step).mkdir()
         assert end(run, AttemptOutcome.STOPPED, step=step) == ExitCode.DONE
-    assert "warning: stopped 10 times in a row within 2 steps" in capsys.readouterr().err
+    assert "warning: stopped 10 times in a row within 2 steps" in capfd.readouterr().err
     assert begin(run) == ExitCode.FAILED
     verdict = run.verdict()
     assert verdict is not None

@@ -15,7 +15,7 @@ from gemfit.schemas.check import CheckResult, ok, warning
 from gemfit.schemas.plan import Plan
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.site import Site
-from gemfit_launch.runs.python_module import ask_module
+from gemfit_launch.runs.python_module import ask_answer
 from gemfit_launch.slurm.sites.hub_environment import hub_environment
 
 ABOUT = "node start"
@@ -67,6 +67,5 @@ def _ask(plan: Plan, environment: dict[str, str]) -> tuple[CheckResult, ...]:
         stream.write(plan.recipe.to_json())
         stream.flush()
         packed = ["--packed"] if plan.steps.rows_are == "packed" else []
-        printed = ask_module("gemfit.train.checks.offline_start", [stream.name, *packed], environment)
-    # Libraries may print before it: the answer is the last line.
-    return RESULTS.validate_json(printed.splitlines()[-1])
+        answer = ask_answer("gemfit.train.checks.offline_start", [stream.name, *packed], environment)
+    return RESULTS.validate_json(answer)

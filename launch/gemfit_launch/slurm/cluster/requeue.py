@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections.abc import Sequence
@@ -21,6 +20,9 @@ UNREACHABLE = re.compile(
     r"unable to contact|connect|communication|standby|temporarily|authentication|munge", re.IGNORECASE
 )
 """In what a command prints that has not reached the controller, which may be starting, or munge."""
+
+_HOST_PARTS = {"[": "[0-9A-Za-z]+", ",": "|"}
+"""Regular expressions of the parts of a list of hosts that are no plain text, by their first character."""
 
 RequeueDecision = Literal["requeue", "cancelled", "queued"]
 
@@ -47,15 +49,18 @@ def may_pass(error: SlurmError) -> bool:
 
 
 def host_names(nodelist: str) -> tuple[str, ...]:
-    """Host names of ``n[1-3]``, in the order of the tasks.
+    """Host names of ``n[1-3]``, in the order of the tasks; none is a ``SlurmError``.
 
-    A wrapper of scontrol may print lines before them, of several words or that the list does not begin with.
+    A wrapper of scontrol may print lines before and after them, which no entry of the list can become.
     """
-    lines = scontrol("show", "hostnames", nodelist).split("\n")
-    first = re.match(r"[^\[,]*", nodelist)
-    prefix = first[0] if first is not None else ""
-    begun = itertools.dropwhile(lambda line: not line.startswith(prefix), map(str.strip, lines))
-    return tuple(line for line in begun if line and " " not in line)
+    printed = scontrol("show", "hostnames", nodelist)
+    # A group in brackets becomes digits, or letters too on machines whose nodes have coordinates.
+    parts = re.split(r"(\[[^]]*\]|,)", nodelist)
+    entry = "".join(_HOST_PARTS.get(part[:1], re.escape(part)) for part in parts)
+    names = tuple(line for line in map(str.strip, printed.split("\n")) if re.fullmatch(entry, line))
+    if not names:
+        raise SlurmError(f"scontrol show hostnames {nodelist}: printed no names: {printed.strip()[-200:]}")
+    return names
 
 
 def address(node: str) -> str:
@@ -68,8 +73,15 @@ def address(node: str) -> str:
 
 
 def show_job(job: str) -> str:
-    """`scontrol show job` from the line after the job name, which may contain any text."""
-    return re.sub(r"\A(?:.*\n)*?JobId=.*\n", "", scontrol("show", "job", job))
+    """`scontrol show job` from the line after the job name, which may contain any text.
+
+    Output without the state of the job is a ``SlurmError``: it could be one that was cancelled.
+    """
+    printed = scontrol("show", "job", job)
+    shown = re.sub(r"\A(?:.*\n)*?JobId=.*\n", "", printed)
+    if not field(shown, "JobState"):
+        raise SlurmError(f"scontrol show job {job}: printed no state but: {printed.strip()[-200:]}")
+    return shown
 
 
 def requeue_decision(shown: str, restarts: int) -> RequeueDecision:

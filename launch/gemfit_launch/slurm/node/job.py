@@ -1,9 +1,9 @@
 """``python -m gemfit_launch.slurm.node.job begin|limit|end RUN_DIR``: attempt hooks of `train.sbatch`.
 
-``begin`` prints attempt, host, port, number and names of the nodes for the tasks, nothing if there is
-nothing to do, or ``recorded`` if it failed and has written the verdict. ``limit`` requeues a job that
-has not saved just before its time limit. ``end`` acts on the verdict, and prints ``again`` where the
-next attempt is to begin in the same job. The exit status is that of the job.
+``begin`` answers ``attempt`` with its number, host, port, number and names of the nodes for the tasks.
+``end`` acts on the verdict, and answers ``again`` where the next attempt is to begin in the same job. Both
+answer ``leave`` with the exit status of the job where it is to end; whatever failed is in the verdict by
+then. ``limit`` requeues a job that has not saved just before its time limit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from gemfit.core.marked_answer import write_answer
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -74,30 +75,27 @@ def main() -> ExitCode:
 
 def _begin_or_record(run: RunDir, max_restarts: int) -> ExitCode:
     try:
-        code = begin(run, max_restarts=max_restarts)
+        return begin(run, max_restarts=max_restarts)
     except UserError as error:
-        code = _fail(run, run.attempt, str(error))
-    if code is not ExitCode.DONE:
-        sys.stdout.write("recorded\n")
-    return code
+        return _fail(run, run.attempt, str(error))
 
 
 def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
-    """Begin a new attempt and print its rendezvous address, unless the run must not continue."""
+    """Begin a new attempt and answer its rendezvous address, unless the run must not continue."""
     job = os.environ["SLURM_JOB_ID"]
     record_interruption(run)
     if run.stop_requested_by() == job_attempts.STOP_BY_COMMAND:
         say("stop was requested before this attempt began; `gemfit resume` starts a new job")
-        return ExitCode.DONE
+        return _leave(ExitCode.DONE)
     plan = run.plan()
     if run.is_complete(plan):
         say("the run is complete already")
-        return ExitCode.DONE
+        return _leave(ExitCode.DONE)
     attempts = job_attempts.read_attempts(run)
     if reason := job_attempts.give_up(attempts, job, max_restarts=max_restarts):
         return _fail(run, run.attempt, reason)
     if not _is_packed(run, plan):
-        return ExitCode.FAILED
+        return _leave(ExitCode.FAILED)
     allocation = Allocation.of_this_job(attempts)
     check_size(plan, allocation)
     # Without a count of restarts, a new allocation looks like the one in which a node failed.
@@ -128,7 +126,7 @@ def begin(run: RunDir, *, max_restarts: int) -> ExitCode:
     if plan.node_counts:
         say(describe_size(plan, idle, allocation.at_fault))
     # The batch script runs on machine 0, so a port that is free here is free there.
-    sys.stdout.write(f"{attempt} {host} {free_port()} {len(nodes)} {','.join(nodes)}\n")
+    write_answer(f"attempt {attempt} {host} {free_port()} {len(nodes)} {','.join(nodes)}")
     return ExitCode.DONE
 
 
@@ -143,15 +141,15 @@ def end(
         _record_end(run, attempt, verdict.outcome, verdict.reason)
         if verdict.outcome is AttemptOutcome.STOPPED and not by_command:
             say(f"saved at step {verdict.step}")
-            return requeue_run(run, job)
+            return _leave(requeue_run(run, job))
         say(f"{verdict.outcome} at step {verdict.step}" + (f": {verdict.reason}" if verdict.reason else ""))
-        return ExitCode.USER_ERROR if verdict.outcome is AttemptOutcome.FATAL else ExitCode.DONE
+        return _leave(ExitCode.USER_ERROR if verdict.outcome is AttemptOutcome.FATAL else ExitCode.DONE)
     if AttemptFiles(run, attempt).limit.is_file():
         _record_end(run, attempt, AttemptOutcome.INTERRUPTED, job_attempts.LIMIT_REACHED)
-        return requeue_run(run, job)
+        return _leave(requeue_run(run, job))
     if verdict is None and is_cancelled(job):
         _record_end(run, attempt, AttemptOutcome.CANCELLED, "the job was cancelled before it could save")
-        return requeue_job(run, job)
+        return _leave(requeue_job(run, job))
     failed = _crash(run, attempt, verdict, status)
     if reason := job_attempts.give_up(job_attempts.read_attempts(run), job, max_restarts=max_restarts):
         return _fail(run, attempt, f"{reason}; the last time: {failed.reason}")
@@ -159,9 +157,9 @@ def end(
         return _fail(run, attempt, f"crashed after a stop request: {failed.reason}")
     if not was_asked and _begins_again(run, job, failed):
         say("the next attempt begins in the same job")
-        sys.stdout.write("again\n")
+        write_answer("again")
         return ExitCode.DONE
-    return requeue_run(run, job)
+    return _leave(requeue_run(run, job))
 
 
 def _begins_again(run: RunDir, job: str, failed: NodeEnd) -> bool:
@@ -268,7 +266,12 @@ def _fail(run: RunDir, attempt: int, reason: str) -> ExitCode:
     run.write_verdict(Verdict(outcome=AttemptOutcome.FAILED, attempt=attempt, step=step, reason=reason))
     say(f"the job ends: {reason}")
     say(f"logs: {shlex.quote(str(run.logs))}")
-    return ExitCode.FAILED
+    return _leave(ExitCode.FAILED)
+
+
+def _leave(code: ExitCode) -> ExitCode:
+    write_answer(f"leave {code:d}")
+    return code
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from gemfit.core.marked_answer import write_answer
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -19,6 +20,7 @@ from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.pack_job import make_pack_job
 from gemfit.schemas.plan import Plan
 from gemfit_launch.planning.replan import with_rows
+from gemfit_launch.planning.row_count import finished_pack
 from gemfit_launch.runs.ensure_pack import PackFailed, ensure_pack
 from gemfit_launch.runs.python_module import ModuleKilled
 from gemfit_launch.slurm.node.end_builder import BuilderEnd
@@ -42,7 +44,9 @@ def main() -> ExitCode:
     run = RunDir.open(arguments.run_dir)
     if arguments.verb == "build":
         return build(run)
-    return end(run, arguments.status, was_asked=arguments.asked)
+    code = end(run, arguments.status, was_asked=arguments.asked)
+    write_answer(f"leave {code:d}")
+    return code
 
 
 def build(run: RunDir) -> ExitCode:
@@ -67,11 +71,14 @@ def build(run: RunDir) -> ExitCode:
 def end(run: RunDir, status: int, *, was_asked: bool) -> ExitCode:
     """Requeue a job whose build was ended by a signal; else leave a verdict that says why it failed.
 
-    Never ``DONE``: the training job must not start.
+    ``DONE``, with which the training job starts, only where a build that a signal met has finished. A wrapper
+    of the site's Python may lose its status.
     """
+    if status == ExitCode.DONE and finished_pack(Path(run.plan().pack.folder)) is not None:
+        return ExitCode.DONE
     is_failure = status in (ExitCode.FAILED, ExitCode.USER_ERROR)
     has_failed = is_failure and JobFiles(run).has_verdict_since("pack")
-    if not has_failed and (was_asked or status == ExitCode.STOPPED):
+    if not has_failed and (was_asked or status in (ExitCode.DONE, ExitCode.STOPPED)):
         if restart_count() < MAX_RESTARTS:
             _requeue(run)
             return ExitCode.FAILED

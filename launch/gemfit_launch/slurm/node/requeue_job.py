@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemfit.core.marked_answer import write_answer
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.slurm.cluster import requeue
@@ -107,4 +108,5 @@ def _exclude(job: str, exclusion: Exclusion, smallest: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(requeue_job(RunDir(Path(sys.argv[1])), os.environ["SLURM_JOB_ID"]))
+    requeue_job(RunDir(Path(sys.argv[1])), os.environ["SLURM_JOB_ID"])
+    write_answer("requeued")  # or cancelled, or by Slurm: nothing is left to do

@@ -117,10 +117,10 @@ def _setup(site: Site) -> Iterator[str]:
     """The site's lines, which the script checks one by one, and a function that exports its variables."""
     place = f"site {site.name}"
     yield f"SETUP=({' '.join(_word(line, f'{place}: setup') for line in site.setup)})"
-    yield "export_env() {"
+    yield "gemfit_export_env() {"
     yield ":"
     for name, value in site.env.items():
-        yield f"export {name}={_word(value, f'{place}: env.{name}')}"
+        yield f"export {name}={_word(value, f'{place}: env.{name}')} || return"
     yield "}"
 
 

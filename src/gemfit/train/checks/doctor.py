@@ -24,6 +24,7 @@ import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
 from gemfit.core.gpu_count import count_device_files
+from gemfit.core.marked_answer import write_answer
 from gemfit.core.network_interface import interface_addresses, interface_of, local_address
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.check import CheckResult, error, ok, warning
@@ -53,7 +54,7 @@ def main() -> ExitCode:
             sys.stderr.write(f"error: {fault}\n")
             return ExitCode.USER_ERROR
         checks += check_recipe(recipe, torch.device(device), full=arguments.full)
-    sys.stdout.write(json.dumps([check.model_dump() for check in checks]) + "\n")
+    write_answer(json.dumps([check.model_dump() for check in checks]))
     return ExitCode.DONE
 
 

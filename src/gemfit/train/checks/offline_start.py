@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gemfit.core.marked_answer import write_answer
 from gemfit.errors import ExitCode, UserError
 from gemfit.schemas.check import CheckResult, error, ok
 from gemfit.schemas.recipe import Recipe
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {fault}\n")
         return ExitCode.USER_ERROR
     results = list(check_start(recipe, packed=arguments.packed))
-    sys.stdout.write(json.dumps([result.model_dump() for result in results]) + "\n")
+    write_answer(json.dumps([result.model_dump() for result in results]))
     return ExitCode.DONE
 
 
