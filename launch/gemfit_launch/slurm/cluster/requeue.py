@@ -21,9 +21,6 @@ UNREACHABLE = re.compile(
 )
 """In what a command prints that has not reached the controller, which may be starting, or munge."""
 
-_HOST_PARTS = {"[": "[0-9A-Za-z]+", ",": "|"}
-"""Regular expressions of the parts of a list of hosts that are no plain text, by their first character."""
-
 RequeueDecision = Literal["requeue", "cancelled", "queued"]
 
 
@@ -54,13 +51,18 @@ def host_names(nodelist: str) -> tuple[str, ...]:
     A wrapper of scontrol may print lines before and after them, which no entry of the list can become.
     """
     printed = scontrol("show", "hostnames", nodelist)
-    # A group in brackets becomes digits, or letters too on machines whose nodes have coordinates.
-    parts = re.split(r"(\[[^]]*\]|,)", nodelist)
-    entry = "".join(_HOST_PARTS.get(part[:1], re.escape(part)) for part in parts)
+    entry = "".join(map(_host_part, re.split(r"(\[[^]]*\]|,)", nodelist)))
     names = tuple(line for line in map(str.strip, printed.split("\n")) if re.fullmatch(entry, line))
     if not names:
         raise SlurmError(f"scontrol show hostnames {nodelist}: printed no names: {printed.strip()[-200:]}")
     return names
+
+
+def _host_part(part: str) -> str:
+    """Regular expression of a part of a list of hosts: a group in brackets, a comma, or plain text."""
+    if part.startswith("["):  # coordinates, on some machines, have letters too
+        return "[0-9]+" if re.fullmatch(r"[\[\]0-9,-]+", part) else "[0-9A-Za-z]+"
+    return "|" if part == "," else re.escape(part)
 
 
 def address(node: str) -> str:
