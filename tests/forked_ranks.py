@@ -41,7 +41,6 @@ from accelerate.utils.launch import (
     prepare_multi_gpu_env,
     prepare_simple_launcher_cmd_env,
 )
-from transformers import TrainingArguments
 
 from forked_ranks_environment import (
     BUILT_FOR_CUDA,
@@ -244,18 +243,14 @@ def _plant_poison() -> None:
 
 
 def _use_settings_of_gpus() -> None:
-    """Let this rank train on its CPU with the arguments that a plan on GPUs has."""
+    """Let this rank train on its CPU with the optimizer that a plan on GPUs has."""
 
     def of_gpus(recipe: Recipe, topology: Topology) -> str:
         name = optimizer_of(recipe, topology.model_copy(update={"device": "cuda"}))
         sys.stdout.write(f"optimizer {name}\n")
         return name
 
-    def without_search(**settings: Any) -> TrainingArguments:
-        return TrainingArguments(**settings | {"ddp_find_unused_parameters": False})
-
     mock.patch("gemfit.train.loop.arguments.optimizer_of", of_gpus).start()
-    mock.patch("gemfit.train.loop.arguments.TrainingArguments", without_search).start()
 
 
 def _print_into(log: Path) -> None:

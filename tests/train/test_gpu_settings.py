@@ -1,4 +1,4 @@
-"""What a plan on GPUs trains with (fused AdamW, bfloat16, DDP's own order), run on CPUs by every strategy."""
+"""What a plan on GPUs trains with (fused AdamW, bfloat16), run on CPUs by every strategy."""
 
 from __future__ import annotations
 

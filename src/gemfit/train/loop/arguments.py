@@ -27,10 +27,8 @@ def training_arguments(plan: Plan, run: RunDir) -> TrainingArguments:
     _check_trackers(callbacks)
     settings: dict[str, Any] = optimization_settings(plan) | {
         "output_dir": str(run.root),
-        # DDP reorders its buckets after the first step, and with them the sums of gradients: a resumed run
-        # would round differently from an uninterrupted one. Looking for unused parameters keeps the first
-        # order. On GPUs speed counts more than the last bit.
-        "ddp_find_unused_parameters": plan.topology.device == "cpu",
+        # Unless it is told, transformers lets DDP look for them in each pass.
+        "ddp_find_unused_parameters": False,
         "ddp_timeout": int(COLLECTIVE_TIMEOUT.total_seconds()),
         "report_to": callbacks or "none",
         # Without it accelerate accumulates whole gradients on every rank: 4 bytes per parameter that no

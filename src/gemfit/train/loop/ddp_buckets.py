@@ -4,7 +4,8 @@ Gradients as views (``gradient_as_bucket_view``) cost 16 bytes per trained param
 makes a gradient a view of its bucket when it is first reduced, and allocates a freed gradient anew, outside
 its bucket, until it is reduced again: with several gradient accumulation steps that is the whole step. So
 gradients are zeroed instead of freed, and two passes over one short row, before the first step, put them into
-the buckets: after the first pass DDP may reorder its buckets.
+the buckets: after the first pass DDP reorders its buckets, and with them the sums of gradients. So a resumed
+run, too, has the final order from its first step, and rounds as one that never stopped.
 """
 
 from __future__ import annotations
