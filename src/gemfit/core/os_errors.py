@@ -41,13 +41,15 @@ def explain_os_error(error: OSError) -> str | None:
     return f"{name}{str(error.strerror).lower()}; {fixes[error.errno]}"
 
 
-def as_os_error(error: Exception, path: Path) -> Exception:
-    """The ``OSError`` of ``path`` behind an error of a library in Rust, which has its number in the text."""
+def raise_os_error(error: Exception, path: Path) -> None:
+    """Raise the ``OSError`` of ``path`` behind an error of a library in Rust, whose text has its number.
+
+    Returns where there is none.
+    """
     found = _RUST_ERROR.search(str(error))
-    if isinstance(error, OSError) or found is None:
-        return error
-    number = int(found[1])
-    return OSError(number, os.strerror(number), str(path))
+    if found is not None and not isinstance(error, OSError):
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _shortened(name: str) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from gemfit.core.os_errors import as_os_error
+from gemfit.core.os_errors import raise_os_error
 from gemfit.schemas.recipe import Recipe
 from gemfit.train.checkpoint.engine_state import WEIGHT_PREFIX, read
 from gemfit.train.checkpoint.safe_reader import SafeReader
@@ -177,4 +177,5 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise as_os_error(error, path) from error
+        raise_os_error(error, path)
+        raise

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from gemfit.core.os_errors import as_os_error
+from gemfit.core.os_errors import raise_os_error
 from gemfit.core.rust_panic import panics_as_errors
 from gemfit.data.tokenize.pattern_trial import check_tokenizer_file
 from gemfit.errors import UserError
@@ -99,7 +99,8 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(str(folder))
     except Exception as error:  # the Rust side raises nothing narrower
-        raise as_os_error(error, folder) from error
+        raise_os_error(error, folder)
+        raise
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
