@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ def test_a_load_parses_the_metadata_once(checkpoint: Path, monkeypatch: pytest.M
     parsed: list[Path] = []
     parse = safe_reader._parse
 
-    def record(path: Path) -> Metadata:
+    def record(path: Path, bytes_of: Mapping[str, int] | None) -> Metadata:
         parsed.append(path)
-        return parse(path)
+        return parse(path, bytes_of)
 
     monkeypatch.setattr(safe_reader, "_parse", record)
     read({f"{WEIGHT_PREFIX}{torch.float32}": torch.zeros(2, 3)}, checkpoint)
@@ -138,9 +139,9 @@ def test_weights_that_are_fetched_in_parts_parse_the_metadata_once(
 ) -> None:
     parsed: list[Path] = []
 
-    def parse(path: Path, real: Any = safe_reader._parse) -> Any:
+    def parse(path: Path, bytes_of: Any, real: Any = safe_reader._parse) -> Any:
         parsed.append(path)
-        return real(path)
+        return real(path, bytes_of)
 
     monkeypatch.setattr(safe_reader, "_parse", parse)
     weights = weights_of_checkpoint(checkpoint)
@@ -148,3 +149,10 @@ def test_weights_that_are_fetched_in_parts_parse_the_metadata_once(
     assert len(found) == 4
     assert torch.equal(found["torch.float32"], torch.arange(6.0).reshape(2, 3))
     assert len(parsed) == 1
+
+
+def test_known_sizes_are_not_asked_of_the_file_system(checkpoint: Path) -> None:
+    sizes = {file.name: file.stat().st_size for file in checkpoint.iterdir()}
+    assert SafeReader(checkpoint, sizes).read_metadata().state_dict_metadata
+    with pytest.raises(UserError, match="that it does not have"):
+        SafeReader(checkpoint, dict.fromkeys(sizes, 1)).read_metadata()

@@ -58,15 +58,17 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class SafeReader(FileSystemReader):
     """``FileSystemReader`` for checkpoints from anywhere; other than plain tensors is a ``UserError``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bytes_of: Mapping[str, int] | None = None) -> None:
+        """``bytes_of`` has the sizes of the files of the folder, by name, where they are known."""
         super().__init__(path)
+        self._bytes_of = bytes_of
         self._parsed: dict[Path, Metadata] = {}
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The checked metadata; its file is read once."""
         path = Path(self._get_metadata_path(kwargs.get("rank")))
         if path not in self._parsed:
-            self._parsed[path] = _parse(path)
+            self._parsed[path] = _parse(path, self._bytes_of)
         found = self._parsed[path]
         found.storage_meta = found.storage_meta or metadata.StorageMeta()
         found.storage_meta.load_id = self.load_id
@@ -89,13 +91,15 @@ class _MetadataUnpickler(pickle.Unpickler):
         return _ALLOWED[module_name, global_name]
 
 
-def _parse(path: Path) -> Metadata:
+def _parse(path: Path, bytes_of: Mapping[str, int] | None) -> Metadata:
     try:
         with path.open("rb") as stream:
             found = _MetadataUnpickler(stream, path).load()
         if not isinstance(found, Metadata):
             raise UserError(f"{path}: is not the metadata of a checkpoint")
-        bytes_of = {file.name: file.stat().st_size for file in os.scandir(path.parent) if file.is_file()}
+        if bytes_of is None:
+            files = filter(os.DirEntry.is_file, os.scandir(path.parent))
+            bytes_of = {file.name: file.stat().st_size for file in files}
         _check_files(path, found, bytes_of)
         _check_sizes(path, found, sum(bytes_of.values()))
     except (UserError, OSError):
