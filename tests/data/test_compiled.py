@@ -81,13 +81,15 @@ class FirstBuild:
     """A build with an empty cache: what it compiled lies there, and what it said is here."""
 
     cache: Path
+    out: Path
     said: str
 
 
 @pytest.fixture(scope="module")
 def first_build(job: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstBuild:
     folder = tmp_path_factory.mktemp("first")
-    return FirstBuild(folder / "cache", build(job, folder / "out", folder / "cache", SOURCES))
+    cache, out = folder / "cache", folder / "out"
+    return FirstBuild(cache, out, build(job, out, cache, SOURCES))
 
 
 @pytest.mark.slow
@@ -216,10 +218,11 @@ def test_compressed_inputs_are_not_tiny(
 
 
 @pytest.mark.slow
-def test_compiled_kernels_are_used_for_tiny_inputs_where_they_are_there(job: Path, tmp_path: Path) -> None:
+def test_compiled_kernels_are_used_for_tiny_inputs_where_they_are_there(
+    job: Path, first_build: FirstBuild, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
-    build(job, tmp_path / "compiled", cache, SOURCES)
-    shutil.rmtree(cache / "blocks")
+    shutil.copytree(first_build.cache / "numba", cache / "numba")
     code = (
         "import sys, runpy; sys.argv = ['gemfit.data', *sys.argv[1:]]\n"
         "try: runpy.run_module('gemfit.data', run_name='__main__')\n"
@@ -227,6 +230,6 @@ def test_compiled_kernels_are_used_for_tiny_inputs_where_they_are_there(job: Pat
     )
     said = build(job, tmp_path / "tiny", cache, SOURCES, [sys.executable, "-c", code])
     assert said.endswith("numba: True")
-    assert content(tmp_path / "tiny") == content(tmp_path / "compiled")
+    assert content(tmp_path / "tiny") == content(first_build.out)
     said = build(job, tmp_path / "again", tmp_path / "empty", SOURCES, [sys.executable, "-c", code])
     assert said.endswith("numba: False")
