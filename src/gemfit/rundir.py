@@ -107,7 +107,7 @@ class RunDir(RunPaths):
             number = int(self.attempt_file.read_bytes())
         except FileNotFoundError:
             return 0
-        except ValueError:
+        except (ValueError, IsADirectoryError):
             number = -1
         if 0 <= number <= MOST_ATTEMPTS:
             return number
@@ -157,9 +157,11 @@ class RunDir(RunPaths):
     def stop_requested_by(self) -> str | None:
         """Content of the stop file; ``None`` without one."""
         try:
-            return self.stop_file.read_text().strip()
+            return self.stop_file.read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
+        except IsADirectoryError:
+            raise UserError(f"{self.stop_file}: is a folder; remove it") from None
 
     def is_complete(self, plan: Plan) -> bool:
         """Whether the last attempt completed ``plan``, which may be longer than its own."""

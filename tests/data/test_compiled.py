@@ -12,10 +12,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
+from numba.core.errors import NumbaWarning
 
 from gemfit.data import compiled as compiled_code
 from gemfit.data.__main__ import is_tiny, main
@@ -233,3 +235,11 @@ def test_compiled_kernels_are_used_for_tiny_inputs_where_they_are_there(
     assert content(tmp_path / "tiny") == content(first_build.out)
     said = build(job, tmp_path / "again", tmp_path / "empty", SOURCES, [sys.executable, "-c", code])
     assert said.endswith("numba: False")
+
+
+def test_a_kernel_that_numba_cannot_cache_is_a_warning() -> None:
+    kernel = compiled_code.njit(lambda value: value)
+    lifted = SimpleNamespace(can_cache=False)
+    result = SimpleNamespace(lifted=[lifted], fndesc=SimpleNamespace(qualname="kernel"))
+    with pytest.warns(NumbaWarning, match="Cannot cache"):
+        assert not kernel._cache._impl.check_cachable(result)

@@ -291,7 +291,7 @@ def test_only_the_file_of_a_task_is_read_not_its_folder(
 
     def manager(**options: object) -> SimpleNamespace:
         managers.append(options)
-        return SimpleNamespace(all_tasks=["hellaswag"])
+        return SimpleNamespace(all_tasks=["hellaswag"], load=lambda specs: {"tasks": {specs[0]: None}})
 
     def simple_evaluate(*, tasks: list[str], **options: object) -> dict[str, object]:
         evaluated.append(tasks)

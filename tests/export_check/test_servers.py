@@ -89,7 +89,7 @@ def test_texts_lengths_and_ends_are_compared(expected: ExpectedValues) -> None:
 
 def test_an_environment_without_a_server_is_named(exported: Path, tmp_path: Path) -> None:
     empty = tmp_path / "python"
-    empty.write_text("#!/bin/sh\necho vllm fastapi openai\n")
+    empty.write_text("#!/bin/sh\necho Welcome is-missing:vllm is-missing:fastapi is-missing:openai\n")
     full = tmp_path / "full"
     full.write_text("#!/bin/sh\n")
     for path in (empty, full):

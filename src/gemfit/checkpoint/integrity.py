@@ -48,6 +48,8 @@ def read_manifest(folder: Path) -> CheckpointManifest | str:
         expected = (folder / MANIFEST_DIGEST).read_bytes()
     except FileNotFoundError:
         return f"{MANIFEST_DIGEST} is missing, so {MANIFEST} cannot be trusted"
+    except IsADirectoryError:
+        return f"{MANIFEST_DIGEST} is a folder, so {MANIFEST} cannot be trusted"
     if expected != file_xxh3(path).encode():
         return f"{MANIFEST} or {MANIFEST_DIGEST} has changed since it was written"
     return CheckpointManifest.read(path)

@@ -136,14 +136,15 @@ def _kernels_digest() -> str:
 class CacheLocator:
     """numba's locator of the cache of one function (``NUMBA_CACHE_LOCATOR_CLASSES``)."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], source_file: str) -> None:
+        self._py_file = source_file  # numba's warning of a function that it cannot cache shows it
         # Two modules of one file name may have kernels of one name.
         name = f"{function.__module__}.{function.__qualname__}"
         self._disambiguator = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], source_file: str) -> CacheLocator:
-        return cls(function)
+        return cls(function, source_file)
 
     def ensure_cache_path(self) -> None:
         compiled_folder()

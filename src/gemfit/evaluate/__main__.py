@@ -50,7 +50,12 @@ def _evaluate(arguments: argparse.Namespace, device: torch.device) -> ExitCode:
     from gemfit.train.collective import on_first_rank  # noqa: PLC0415
 
     on_first_rank(lambda: require_packages("gemfit eval", ("scipy",), "train"))
-    run, tasks = RunDir.open(arguments.run), tuple(filter(None, (arguments.tasks or "").split(",")))
+    run = RunDir.open(arguments.run)
+    tasks = tuple(dict.fromkeys(filter(None, map(str.strip, (arguments.tasks or "").split(",")))))
+    if arguments.tasks is not None and not tasks:
+        raise UserError(
+            f"--tasks {arguments.tasks!r}: names no task; leave it out, or see `lm-eval ls tasks`"
+        )
     on_first_rank(lambda: require_harness(tasks))
     # One rank looks: another might find a checkpoint that was saved meanwhile.
     refs = on_first_rank(lambda: find_models(run, arguments.checkpoint or ["base", "latest"]))

@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+from gemfit.core.json_file import read_json_object
 from gemfit.export.base_model import find_base_model
 from gemfit.export.user_statements import read_statements
 from gemfit.rundir import RunDir
@@ -31,6 +32,6 @@ def write_adapter_base(run: RunDir, folder: Path) -> None:
     # An empty model card of peft, with the path of the base in it; `gemfit card` writes the real one.
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json_object(path)
     config |= {"base_model_name_or_path": name, "revision": base.revision}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemfit.checkpoint.resolve_checkpoint import LATEST, resolve_trained
+from gemfit.core.text_file import read_text_file
 from gemfit.data.pack.reader import read_manifest
 from gemfit.errors import UserError
 from gemfit.evaluate.system_prompt import SystemPrompts, system_prompts
@@ -79,7 +80,7 @@ def gather(
         evaluation=Evaluation.read(evaluation) if evaluation.is_file() else None,
         audit=Audit.read(audit) if audit.is_file() else None,
         system=_system(plan),
-        notes=run.card_notes.read_text(encoding="utf-8").strip() if run.card_notes.is_file() else "",
+        notes=read_text_file(run.card_notes).strip() if run.card_notes.is_file() else "",
         verdict=verdict if verdict and verdict.step == checkpoint.step else None,
         user=user,
         repo=repo,

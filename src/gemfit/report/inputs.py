@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator
 
+from gemfit.core.text_file import read_text_file
 from gemfit.data.inspect.plots import draw_fill, draw_lengths, draw_parts, packed_by_source
 from gemfit.data.inspect.stats_view import grids
 from gemfit.report.blocks import Block, Chart, Charts, Code, Heading, Missing, Note, Section
@@ -39,7 +40,9 @@ def plan(run: RunReport) -> Section:
     )
     recipe = run.folder.recipe_file
     text = (
-        recipe.read_text() if recipe.is_file() else json.dumps(made.recipe.model_dump(mode="json"), indent=2)
+        read_text_file(recipe)
+        if recipe.is_file()
+        else json.dumps(made.recipe.model_dump(mode="json"), indent=2)
     )
     blocks: list[Block] = [TextTable("Overview", ("setting", "value"), overview)]
     blocks += [Note(warning, "warn") for warning in made.warnings]
