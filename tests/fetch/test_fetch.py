@@ -179,6 +179,30 @@ def test_what_cannot_be_fetched_is_one_sentence_with_a_way_out(
     assert not list(Path(constants.HF_HUB_CACHE).rglob("*.incomplete"))
 
 
+@pytest.mark.parametrize("path", [rf"/api/models/{MODEL}/revision", "/tree/", "/resolve/.*/config.json"])
+def test_a_server_that_redirects_for_ever_is_named(
+    path: str, hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("GET", "HEAD"):
+        there = {"Location": f"/api/models/{MODEL}/revision/tree/resolve/x/config.json"}
+        hub.faults.append(Fault(method, path, status=307, times=999, headers=there))
+    assert fetch(tmp_path) == ExitCode.USER_ERROR
+    assert f"{hub.url}: {MODEL}: answers as no Hub does (TooManyRedirects" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"<html>", ExitCode.STOPPED), (b"[]", ExitCode.USER_ERROR), (b"{}", ExitCode.USER_ERROR)],
+)
+def test_what_is_no_answer_of_a_hub_is_named(
+    body: bytes, status: ExitCode, hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults.append(Fault("GET", rf"/api/models/{MODEL}/revision", status=200, times=99, body=body))
+    assert fetch(tmp_path) == status
+    assert "Traceback" not in (said := capsys.readouterr().err)
+    assert "error: " in said
+
+
 def test_local_models_and_data_need_nothing(
     hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

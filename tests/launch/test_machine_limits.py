@@ -83,8 +83,13 @@ def test_control_characters_of_a_path_do_not_reach_the_terminal(
 
 def test_a_folder_in_place_of_a_file_is_named(submitted: RunDir, cli: Cli) -> None:
     submitted.attempt_file.mkdir()
+    assert cli("logs", submitted.root).exit_code == 0  # damaged: the records of attempts count
+    with pytest.raises(IsADirectoryError):
+        submitted.begin_attempt()
+    submitted.plan_file.unlink()
+    submitted.plan_file.mkdir()
     result = cli("logs", submitted.root)
-    assert (result.exit_code, "runs/first/attempt: is a directory; " in result.stderr) == (2, True)
+    assert (result.exit_code, "runs/first: is not a run folder" in result.stderr) == (2, True)
 
 
 def test_a_full_disk_behind_stdout_is_named() -> None:

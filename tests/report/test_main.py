@@ -56,7 +56,7 @@ def test_a_place_that_cannot_be_written_is_the_users_mistake(
 ) -> None:
     (tmp_path / "file").touch()
     assert main([str(make_run().root), "--out", str(tmp_path / "file" / "out")]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'file' / 'out'}: Not a directory; write elsewhere" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_another_version_is_named(

@@ -38,16 +38,19 @@ def partial_folder(out: Path) -> Iterator[Path]:
     try:
         with explaining(out):
             make_folder(out.parent)
-            _make_partial(partial, out)
+            with explaining_no_place(out):
+                partial.mkdir()
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _make_partial(partial: Path, out: Path) -> None:
+@contextmanager
+def explaining_no_place(out: Path) -> Iterator[None]:
+    """``UserError`` where nothing can be made next to ``out`` although its parent is there, as in /proc."""
     try:
-        partial.mkdir()
-    except FileNotFoundError as error:  # although its parent is there: /proc, and similar file systems
+        yield
+    except FileNotFoundError as error:
         raise UserError(f"{out}: no folder can be made there; {_ELSEWHERE}") from error
 
 
@@ -55,11 +58,10 @@ def make_folder(folder: Path) -> None:
     """Make ``folder`` and its parents, if they are not there; ``UserError`` where none can be made."""
     with explaining(folder):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            with explaining_no_place(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:  # a file, or a link to nowhere
             raise UserError(f"{folder}: is not a folder; {_ELSEWHERE}") from error
-        except FileNotFoundError as error:  # /proc, and similar file systems
-            raise UserError(f"{folder}: no folder can be made there; {_ELSEWHERE}") from error
 
 
 def partial_folders(out: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gemfit.core.atomic_folder import explaining, make_folder, partial_folders
+from gemfit.core.atomic_folder import explaining, explaining_no_place, make_folder, partial_folders
 from gemfit.core.file_lock import NO_LOCKS, stale_is_missing, try_lock
 
 
@@ -39,7 +39,8 @@ def one_writer(out: Path, say: Callable[[str], None]) -> Iterator[None]:
 def _acquire(lock: Path, out: Path, say: Callable[[str], None]) -> tuple[int, bool]:
     """An open lock file and whether its lock is held; False where the file system has no locks."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with explaining_no_place(out):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if not try_lock(descriptor):
                 say(f"another process is writing {out}; waiting for it")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TypeVar
 
 import httpx2
@@ -89,9 +91,18 @@ def describe(error: BaseException) -> str:
 
 
 def is_wrong_answer(error: BaseException) -> bool:
-    """Whether the server redirects for ever, or answers what huggingface_hub cannot use."""
-    kinds = (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError, AttributeError, IndexError)
-    return isinstance(_cause(error), kinds)
+    """Whether the server redirects for ever, or answers what huggingface_hub cannot use.
+
+    Not where it may answer later (``Unreachable``), nor for errors of gemfit's own code.
+    """
+    cause = _cause(error)
+    if isinstance(error, Unreachable):
+        return False
+    if isinstance(cause, (httpx2.HTTPError, httpx2.InvalidURL)):
+        return True
+    frames = traceback.extract_tb(cause.__traceback__)
+    is_of_library = any("huggingface_hub" in Path(frame.filename).parts for frame in frames)
+    return is_of_library and isinstance(cause, (ValueError, KeyError, TypeError, AttributeError, IndexError))
 
 
 def status_of(error: BaseException) -> int | None:
