@@ -8,7 +8,6 @@ Every layout trains a tiny Gemma 3 in float32 on gloo, saves after step 8 and go
 layout then resumes from each of those checkpoints and takes the next ten steps. Losses and rows are compared
 with those of one rank that never stopped. A layout that reads what it saved must give the very same
 losses.
-A run that resumes skips what this does not look at: the self-test, and checkpoints of its own.
 About a second per pair on two cores. ``--saved`` runs the part of the matrix with the checkpoints of these
 strategies; ``--report`` prints the tables of such parts, from their JSON.
 """
@@ -23,7 +22,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from forked_ranks import Attempt, assert_one_thread, start
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.plan import Plan
-from gemfit.train.loop.trainer import PackedTrainer
 from tiny_runs import TINY, make_plan, sample, steps_of
 
 # Four ranks can share four heads.
@@ -141,25 +139,6 @@ def _strategy_pairs() -> list[tuple[Layout, Layout]]:
 SUBSETS = {"ci": ci_pairs, "degrees": degree_pairs}
 
 
-class Saving(PackedTrainer):
-    """Writes the one checkpoint that other layouts read."""
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.state.global_step == SAVED_STEP:
-            super()._save_checkpoint(model, trial)
-
-
-class Reading(PackedTrainer):
-    """Goes on from a checkpoint. Equal losses also say that the self-test of ``Saving`` leaves no trace."""
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Nobody reads it."""
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        self.hooks = replace(self.hooks, self_test=lambda trainer: None)
-        return super().train(*args, **kwargs)
-
-
 class Matrix:
     """The runs of one matrix, below one folder."""
 
@@ -172,13 +151,13 @@ class Matrix:
         runs = {
             layout: RunDir.create(self.root / "saved" / str(layout), self.plan(layout)) for layout in saved
         }
-        train([(layout.ranks, run) for layout, run in runs.items()], Saving)
+        train([(layout.ranks, run) for layout, run in runs.items()])
         return runs
 
     def read(self, pairs: list[tuple[Layout, Layout]], runs: dict[Layout, RunDir]) -> list[Pair]:
         """Resume under another layout, for each pair."""
         resumed = [self._resumable(runs[saved], read, f"{saved} - {read}") for saved, read in pairs]
-        train([(read.ranks, run) for (_, read), run in zip(pairs, resumed, strict=True)], Reading)
+        train([(read.ranks, run) for (_, read), run in zip(pairs, resumed, strict=True)])
         reference = runs[Layout("single", 1)]
         return [
             compare(saved, read, run, reference, runs[saved])
@@ -202,13 +181,13 @@ class Matrix:
         return run
 
 
-def train(jobs: list[tuple[int, RunDir]], trainer: type[PackedTrainer]) -> None:
-    """Carry all runs to their end with ``trainer``, as many at a time as there are cores for their ranks."""
+def train(jobs: list[tuple[int, RunDir]]) -> None:
+    """Carry all runs to their end, as many at a time as there are cores for their ranks."""
     active: list[tuple[int, Attempt]] = []
     for number, (ranks, run) in enumerate(jobs, 1):
         while active and sum(n for n, _ in active) + ranks > max(ranks, os.cpu_count() or 1):
             active = _drop_ended(active)
-        active.append((ranks, start(run, trainer=trainer)))
+        active.append((ranks, start(run)))
         print(f"\r{number}/{len(jobs)} ", end="", file=sys.stderr, flush=True)
     while active:
         active = _drop_ended(active)
