@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from gemfit.core.jsonl_log import append_record
 from gemfit.publish.export_push import export_push
+from gemfit.publish.push import main
 from gemfit.rundir import RunDir
 from gemfit.schemas.hub import HubRecipe
 from gemfit.schemas.metrics import StepRecord
@@ -135,3 +136,12 @@ def step_record(step: int) -> StepRecord:
         trained_tokens=90,
         rows_digest="0",
     )
+
+
+def send(run: RunDir, *options: str) -> int:
+    return main(["--spooled", str(run.root), *options])
+
+
+def commits(hub: HubServer) -> list[str]:
+    """Messages of all commits but the first, which the server makes."""
+    return list(hub.repos[REPO].messages.values())[1:]
