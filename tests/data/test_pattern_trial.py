@@ -51,6 +51,15 @@ def test_a_pattern_without_an_end_is_named(load: Callable[[str], Any], pattern: 
     assert repr(pattern) in str(raised.value)
 
 
+def test_escapes_do_not_hide_a_pattern(folder: Path) -> None:
+    split_by(folder, "(a+)+b")
+    path = folder / NAME
+    path.write_text(path.read_text().replace('"Regex"', r'"Reg\u0065x"'))
+    assert "Regex" in json.loads(path.read_text())["pre_tokenizer"]["pattern"]
+    with pytest.raises(UserError, match=NAME):
+        check_tokenizer_file(path)
+
+
 @pytest.mark.parametrize("limit", ["CPU_SECONDS", "SECONDS"])
 def test_a_trial_ends_at_its_limits(
     limit: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
