@@ -55,7 +55,7 @@ def main() -> None:
 def seen(case: dict[str, Any], expected: dict[str, str]) -> dict[str, Any]:
     """What is at the final name, and what hidden files there are."""
     found = content(Path(case["final"]))
-    state = "nothing" if not found else "whole" if found.keys() == expected.keys() else "half"
+    state = "nothing" if not found else "whole" if found == expected else "half"
     hidden = [path.name for path in Path(case["folder"]).rglob(".*") if path.suffix != ".lock"]
     return {"final": state, "hidden": sorted(hidden)}
 
