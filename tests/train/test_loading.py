@@ -150,6 +150,26 @@ def test_weights_in_gguf_are_read_whole_and_it_is_said(
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
 
 
+def test_damaged_gguf_is_named_and_a_lack_of_memory_is_not_called_damage(
+    folder: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_gguf(Gemma3ForCausalLM.from_pretrained(folder), file)
+    whole, recipe = file.read_bytes(), recipe_of(tmp_path, gguf_file=file.name)
+    for damaged in (whole[:100], whole[: len(whole) // 2], whole[:8] + b"\xff" * 8 + whole[16:]):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"tiny\.gguf"):
+            open_model(recipe, tokenizer)
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    file.write_bytes(whole)
+    monkeypatch.setattr(Gemma3ForCausalLM, "from_pretrained", fails)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        open_model(recipe, tokenizer)
+
+
 @pytest.mark.dist
 @pytest.mark.slow
 def test_a_resumed_full_fine_tune_does_not_read_the_base_again(

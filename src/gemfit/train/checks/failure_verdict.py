@@ -14,6 +14,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.recipe_model import ModelRecipe
 from gemfit.train.model.attention_checks import advice
+from gemfit.train.model.out_of_memory import is_out_of_memory
 from gemfit.train.trainer_view import SelfTestError
 
 LESS_MEMORY = (
@@ -45,7 +46,7 @@ def judge_failure(error: Exception, model: ModelRecipe, *, stepped: bool) -> Fai
         return _fatal(f"model.compile: {_first_line(error)}; set model.compile to false")
     if stepped:
         return None
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return _fatal(f"memory ran out before the first step was done: {_first_line(error)}; {LESS_MEMORY}")
     if "no kernel image is available" in str(error):
         return _fatal(f"torch {torch.__version__} is not built for this GPU: install a build that is")
@@ -54,14 +55,6 @@ def judge_failure(error: Exception, model: ModelRecipe, *, stepped: bool) -> Fai
     if isinstance(error, dist.DistBackendError):
         return _backend_failure(error)
     return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of a GPU or of the host; the kernel's own killer leaves no error."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    # The second is what torch's allocator for CPUs says, in a plain RuntimeError.
-    words = ("out of memory", "can't allocate memory")
-    return isinstance(error, kinds) or any(word in str(error).lower() for word in words)
 
 
 def _fatal(reason: str) -> FailureVerdict:

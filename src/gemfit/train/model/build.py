@@ -8,6 +8,8 @@ Opening a model costs its buffers and adapters; its weights are read once the en
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from gemfit.schemas.recipe_model import ModelRecipe, Quantization, ScratchModel
 from gemfit.train.distributed.meta_init import allocate_parameters, init_on_meta
 from gemfit.train.model.adapters import add_adapters, set_magnitudes
 from gemfit.train.model.attention_checks import unavailable
+from gemfit.train.model.out_of_memory import is_out_of_memory
 from gemfit.train.model.packed_lm import packed_class
 from gemfit.train.model.safetensors_reader import BaseWeights, find_weights
 from gemfit.train.model.sharded_init import load_buffers, load_into
@@ -103,7 +106,9 @@ def open_base(recipe: ModelRecipe) -> OpenedModel:
 def base_architecture(recipe: ModelRecipe) -> TextArchitecture:
     """The text model inside the base model's configuration; ``UserError`` where there is none."""
     name, source = _source(recipe)
-    return text_architecture(AutoConfig.from_pretrained(name, trust_remote_code=False, **source), name)
+    with _reading_gguf(recipe):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **source)
+    return text_architecture(config, name)
 
 
 def persistent_buffers(folder: Path) -> list[str]:
@@ -179,17 +184,28 @@ def _source(recipe: ModelRecipe) -> tuple[str, dict[str, Any]]:
 def _from_gguf(recipe: ModelRecipe, architecture: TextArchitecture) -> Any:
     logger.info("%s is in GGUF: every rank reads it whole, 4 bytes of host memory per parameter", recipe.id)
     name, source = _source(recipe)
-    try:
+    with _reading_gguf(recipe):
         model = packed_class(architecture.model_class).from_pretrained(
             name, **source, dtype=torch.float32, attn_implementation=recipe.attention
         )
-    except Exception as error:  # the reader of GGUF believes what the header says, and fails anywhere
+    _clear_quantization(model)
+    return model
+
+
+@contextmanager
+def _reading_gguf(recipe: ModelRecipe) -> Iterator[None]:
+    """A damaged GGUF file is a ``UserError``: its reader believes what the header says and fails anywhere."""
+    try:
+        yield
+    except (OSError, ImportError):  # it is not there, or a package is not
+        raise
+    except Exception as error:
+        if recipe.gguf_file is None or is_out_of_memory(error):
+            raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
             f"model.gguf_file: {recipe.gguf_file} of {recipe.id!r} cannot be read: {first}; copy it again"
         ) from None
-    _clear_quantization(model)
-    return model
 
 
 def _generation_config(name: str, revision: str) -> Any:
