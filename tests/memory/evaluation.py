@@ -31,6 +31,9 @@ from gemfit.schemas.recipe_model import Lora, ModelRecipe
 from memory.loading import MEBI, save_model, status
 from train.trained import train
 
+M_MMAP_THRESHOLD, SMALL_BYTES = -3, 2**16
+"""Of ``mallopt``: weights get pages of their own, which are gone with them. Those of a heap would be used
+again by the next model, unseen."""
 CASES = (("base", "base"), ("full fine-tune", "latest"), ("adapters", "latest"))
 
 
@@ -38,7 +41,7 @@ def peak(run: RunDir, name: str) -> dict[str, Any]:
     """Bytes that opening model ``name`` of ``run`` takes, and the type of its parameters."""
     (ref,) = find_models(run, [name])
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # free memory of the heap would be used again, unseen
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = status("VmRSS")
     model = open_packed(run, ref, "cpu")
@@ -50,6 +53,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, SMALL_BYTES)
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
