@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ from gemfit.core.process_start import process_start_time
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import StartRecord, parse_record
 from gemfit.train.telemetry.start_parts import StartCallback, StartParts
-from gemfit.train.unused_packages import hidden, unused_packages
+from gemfit.train.unused_packages import unused_packages
 from gemfit_launch.planning.request import Request
 
 
@@ -75,15 +73,3 @@ def test_the_first_step_alone_is_recorded(tmp_path: Path) -> None:
 def test_what_a_recipe_uses_is_not_hidden(settings: tuple[str, ...], used: set[str]) -> None:
     recipe = Request(name="gemma3/1b-reference", settings=settings).recipe()
     assert {"deepspeed", "peft", "bitsandbytes", "boto3"} - set(unused_packages(recipe)) == used
-
-
-def test_a_hidden_package_is_not_found_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "never_imported"
-    (tmp_path / f"{name}.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    with hidden((name, "json")):
-        assert importlib.util.find_spec(name) is None
-        with pytest.raises(ImportError):
-            importlib.import_module(name)
-        assert importlib.util.find_spec("json") is not None  # imported before
-    assert importlib.util.find_spec(name) is not None

@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Contract(BaseModel):
     """An immutable value with a JSON form; two equal values have the same digest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def to_json(self) -> str:
         """The value as indented JSON text, ending in a newline."""

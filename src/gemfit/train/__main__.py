@@ -14,13 +14,14 @@ import warnings
 from pathlib import Path
 
 from gemfit.core.garbage import importing
+from gemfit.core.hidden_packages import hidden
 from gemfit.core.launcher_environment import remove_working_folder_from_path
 from gemfit.core.stop_signals import end_with_launcher
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.train.attempt_verdict import rank_of_process, write_failure
-from gemfit.train.unused_packages import UNUSED_BY_TRAINER, hidden, unused_packages
+from gemfit.train.unused_packages import UNUSED_BY_TRAINER, unused_packages
 
 
 def main() -> ExitCode:

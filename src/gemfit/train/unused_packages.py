@@ -7,10 +7,6 @@ models) wherever these are installed: a third of the CPU time of all imports. Im
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_training import DERIVED_TRACKERS
 from gemfit.schemas.strategy import DeepSpeed
@@ -28,15 +24,3 @@ def unused_packages(recipe: Recipe) -> tuple[str, ...]:
         "boto3": set(recipe.tracking.report_to) <= {"tensorboard", *DERIVED_TRACKERS},
     }
     return tuple(name for name, is_unused in unused.items() if is_unused)
-
-
-@contextmanager
-def hidden(packages: tuple[str, ...]) -> Iterator[None]:
-    """Packages that look as if they were not installed inside; those imported before are left alone."""
-    absent = [name for name in packages if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: "not found", see importlib
-    try:
-        yield
-    finally:
-        for name in absent:
-            sys.modules.pop(name, None)
