@@ -18,6 +18,7 @@ from gemfit.core.nvidia_smi import parse_rows, selected_rows
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics import StepRecord
 from gemfit.schemas.plan import Plan
+from gemfit_launch.runs.exit_report import FailedRank
 from gemfit_launch.runs.local import free_port
 from gemfit_launch.runs.metrics_tail import Tail
 from gemfit_launch.slurm.node import node
@@ -156,7 +157,6 @@ def test_a_survivor_waits_for_a_verdict_until_another_machine_has_ended_without_
     run: RunDir, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     me, looked = machine(run, plan), threading.Event()
-    monkeypatch.setattr(node, "VERDICT_SECONDS", float("inf"))
     monkeypatch.setattr(node, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(RunDir, "verdict", lambda run: looked.set())
 
@@ -167,8 +167,26 @@ def test_a_survivor_waits_for_a_verdict_until_another_machine_has_ended_without_
 
     other = threading.Thread(target=fail)
     other.start()
-    assert not node._has_verdict(me, wait=True)
+    assert not node._has_verdict(me, float("inf"))
     other.join()
+
+
+@pytest.mark.parametrize(
+    ("rank", "status", "failed", "seconds"),
+    [
+        (1, 1, FailedRank(3, 75), node.VERDICT_SECONDS),
+        (1, 1, FailedRank(3, 2), node.VERDICT_SECONDS),
+        (1, 1, None, node.VERDICT_SECONDS),
+        (1, 1, FailedRank(3, 1), node.CRASH_SECONDS),
+        (1, 1, FailedRank(3, -6), node.CRASH_SECONDS),
+        (1, 0, None, 0.0),
+        (0, 1, FailedRank(0, 75), 0.0),  # the verdict was written on this machine
+    ],
+)
+def test_a_verdict_is_waited_for_where_ranks_end_as_with_one(
+    rank: int, status: int, failed: FailedRank | None, seconds: float
+) -> None:
+    assert node.verdict_seconds(rank, status, failed) == seconds
 
 
 def test_a_healthy_node_has_no_faults(run: RunDir, plan: Plan) -> None:

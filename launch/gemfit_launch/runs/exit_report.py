@@ -20,11 +20,24 @@ from gemfit_launch.runs.local import AttemptResult
 TAIL_LINES = 20
 """Lines of a log that are shown after a failure."""
 LAUNCHER_REPORT = re.compile(
-    r"[EW]\d{4} .*torch/distributed/elastic/|.*accelerate/commands/launch\.py\", line "
+    r"[EW]\d{4} .*torch/distributed/elastic/|.*accelerate(?:/commands/|_)launch\.py\", line "
 )
 """Where torchrun or accelerate begins its report on a failed rank, which buries the rank's traceback."""
 REPORT_LINES = 100
 FAILED_RANK = re.compile(r"rank +: (?P<rank>\d+) .*?exitcode +: (?P<status>-?\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRank:
+    """The rank that ended first, and its exit status; negative for a signal."""
+
+    rank: int
+    status: int
+
+    def __str__(self) -> str:
+        if self.status == -signal.SIGKILL:
+            return f"rank {self.rank} was killed first, as happens where memory runs out"
+        return f"rank {self.rank} ended first, with status {self.status}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,9 @@ def _not_pushed(run: RunDir) -> str:
 def _failure(run: RunDir, result: AttemptResult, why: str, next_step: str) -> str:
     log = run.log(result.attempt)
     tail = [f"  | {line}" for line in tail_of_log(log, TAIL_LINES)]
-    return "\n".join([*tail, f"error: {why}{first_failure(log)}", f"the whole log: {log}", next_step])
+    failed = first_failed_rank(log)
+    reason = f"{why}; {failed}" if failed else why
+    return "\n".join([*tail, f"error: {reason}", f"the whole log: {log}", next_step])
 
 
 def tail_of_log(path: Path, count: int) -> list[str]:
@@ -86,17 +101,12 @@ def tail_of_log(path: Path, count: int) -> list[str]:
         return [line.rstrip("\n") for line in own or deque(_rewound(stream), maxlen=count)]
 
 
-def first_failure(path: Path) -> str:
-    """The rank that torchrun names as root cause, as the end of a sentence; empty if it names none."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
+def first_failed_rank(log: Path) -> FailedRank | None:
+    """The rank that torchrun names as root cause at the end of ``log``; ``None`` if it names none."""
+    with log.open(encoding="utf-8", errors="replace") as stream:
         report = "".join(deque(stream, maxlen=REPORT_LINES)).rpartition("Root Cause")[2]
     found = FAILED_RANK.search(report)
-    if found is None:
-        return ""
-    rank, status = int(found["rank"]), int(found["status"])
-    if status == -signal.SIGKILL:
-        return f"; rank {rank} was killed first, as happens where memory runs out"
-    return f"; rank {rank} ended first, with status {status}"
+    return FailedRank(int(found["rank"]), int(found["status"])) if found else None
 
 
 def _rewound(stream: TextIO) -> TextIO:

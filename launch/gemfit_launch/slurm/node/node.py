@@ -18,14 +18,17 @@ from types import FrameType
 from gemfit.core.host_name import host_name
 from gemfit.core.network_interface import interface_addresses, interface_of
 from gemfit.core.stop_signals import PREEMPTION_SIGNALS
+from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
-from gemfit_launch.runs.exit_report import first_failure
+from gemfit_launch.runs.exit_report import FailedRank, first_failed_rank
 from gemfit_launch.slurm.node.health_check import find_faults
 from gemfit_launch.slurm.node.ranks import POLL_SECONDS, Machine, train
 from gemfit_launch.slurm.node.rendezvous import PeerError, rendezvous
 from gemfit_launch.slurm.records.job_attempts import STOP_TO_REQUEUE, AttemptFiles, NodeEnd, Stage
 
-VERDICT_SECONDS = 5.0
+VERDICT_SECONDS, CRASH_SECONDS = 5.0, 1.0
+"""Longest time to wait for a verdict: where ranks ended in the way that goes with one, and else."""
+VERDICT_STATUSES = (ExitCode.DONE, ExitCode.STOPPED, ExitCode.USER_ERROR)
 KILLED = "was killed"
 
 
@@ -98,11 +101,11 @@ def run_node(machine: Machine) -> NodeEnd:
         return _end(machine, "health", 1, str(error))
     with machine.files.log(machine.rank).open("ab") as log:
         status, reason = train(replace(machine, interface=reachable_interface(address)), log)
-    if _has_verdict(machine, wait=status != 0):
+    failed = first_failed_rank(machine.files.log(machine.rank)) if status else None
+    if _has_verdict(machine, verdict_seconds(machine.rank, status, failed)):
         return _end(machine, "training", 0, "")
     if not reason:
-        failure = first_failure(machine.files.log(machine.rank))
-        reason = f"the launcher ended with status {status}{failure}"
+        reason = f"the launcher ended with status {status}" + (f"; {failed}" if failed else "")
     return _end(machine, "training", status or 1, reason, at_fault=KILLED in reason)
 
 
@@ -111,12 +114,23 @@ def reachable_interface(address: str | None) -> str | None:
     return interface_of(address, interface_addresses()) if address is not None else None
 
 
-def _has_verdict(machine: Machine, *, wait: bool) -> bool:
-    """Whether the attempt has a verdict; a shared file system may show it late on other machines.
+def verdict_seconds(machine_rank: int, status: int, failed: FailedRank | None) -> float:
+    """How long a verdict may still appear: a shared file system shows that of machine 0 late on the others.
+
+    Ranks that end together with a verdict end with one of three statuses; any other is a crash, and then
+    there is seldom one.
+    """
+    if status == 0 or machine_rank == 0:
+        return 0.0
+    return VERDICT_SECONDS if failed is None or failed.status in VERDICT_STATUSES else CRASH_SECONDS
+
+
+def _has_verdict(machine: Machine, seconds: float) -> bool:
+    """Whether the attempt has a verdict, or gets one in time.
 
     Nobody waits once another machine has ended without one.
     """
-    deadline = time.monotonic() + (VERDICT_SECONDS if wait and machine.rank else 0)
+    deadline = time.monotonic() + seconds
     while True:
         verdict = machine.run.verdict()
         if verdict is not None and verdict.attempt == machine.files.attempt:
