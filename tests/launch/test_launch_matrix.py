@@ -100,7 +100,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Plan,
                 patch.delenv(name)
             for name, value in env.items():
                 patch.setenv(name, value)
-            split = argv.index("gemfit_launch.runs.accelerate_launch") + 1
+            split = argv.index("gemfit.train.accelerate_launch") + 1
             launch.launch_command(launch.launch_command_parser().parse_args(argv[split:]))
         (made,) = records
         records.clear()

@@ -225,13 +225,7 @@ def test_a_rank_whose_launcher_or_command_has_ended_before_it_was_bound_to_it_en
 
 def test_accelerate_is_started_by_this_interpreter_with_paths_filled_in(plan: Plan) -> None:
     argv = command_line(plan, Path("/runs/a b"), port=1234, stop_at=None)
-    assert argv[:5] == [
-        sys.executable,
-        "-m",
-        "gemfit_launch.runs.accelerate_launch",
-        "--main_process_port",
-        "1234",
-    ]
+    assert argv[:5] == [sys.executable, "-m", "gemfit.train.accelerate_launch", "--main_process_port", "1234"]
     assert argv[5:] == ["--config_file", "/runs/a b/accelerate.yaml", "-m", "gemfit.train", "/runs/a b"]
 
 

@@ -106,7 +106,7 @@ def command_line(
     """argv of the plan's command, run by this interpreter instead of the one on PATH."""
     argv: list[str] = in_folder(plan.command, str(run_dir))
     if argv[:2] == ["accelerate", "launch"]:
-        launch = [sys.executable, "-m", "gemfit_launch.runs.accelerate_launch"]
+        launch = [sys.executable, "-m", "gemfit.train.accelerate_launch"]
         argv = [*launch, "--main_process_port", str(port), *argv[2:]]
     return [*argv, *to_argv({"stop_at": stop_at, "allow_changed": tuple(allowed_changes)})]
 

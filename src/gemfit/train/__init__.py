@@ -10,7 +10,7 @@ Layers, top to bottom; a module imports only from layers below its own::
     checkpoint
     data | distributed
     heartbeat
-    attempt_verdict | thread_device | trainer_view | unused_packages
+    accelerate_launch | attempt_verdict | thread_device | trainer_view | unused_packages
     sequence_group
     collective
 """

@@ -1,4 +1,4 @@
-"""``python -m gemfit_launch.runs.accelerate_launch``: ``accelerate launch``, which starts and ends sooner.
+"""``python -m gemfit.train.accelerate_launch``: ``accelerate launch``, which starts and ends sooner.
 
 It takes the same options. Collections of garbage are a quarter of the time in which it imports torch and most
 of the time in which it ends, and boto3, with which accelerate trains on SageMaker, is not imported.
