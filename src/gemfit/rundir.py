@@ -15,6 +15,7 @@ from pathlib import Path
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.file_lock import explaining_locks, lock_state, try_lock
 from gemfit.core.foreign_files import refuse_foreign_files
+from gemfit.core.regular_file import read_regular
 from gemfit.errors import UserError
 from gemfit.run_paths import RunPaths
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -104,10 +105,10 @@ class RunDir(RunPaths):
     def attempt(self) -> int:
         """Number of the current or last attempt; 0 before the first."""
         try:
-            number = int(self.attempt_file.read_bytes())
+            number = int(read_regular(self.attempt_file))
         except FileNotFoundError:
             return 0
-        except (ValueError, IsADirectoryError):
+        except (ValueError, IsADirectoryError, UserError):
             number = -1
         if 0 <= number <= MOST_ATTEMPTS:
             return number
@@ -157,7 +158,7 @@ class RunDir(RunPaths):
     def stop_requested_by(self) -> str | None:
         """Content of the stop file; ``None`` without one."""
         try:
-            return self.stop_file.read_text(errors="replace").strip()
+            return read_regular(self.stop_file).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
         except IsADirectoryError:

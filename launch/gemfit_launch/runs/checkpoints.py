@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from gemfit.core.regular_file import open_regular
 from gemfit.errors import UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.base import Contract
 from gemfit.schemas.manifest import CheckpointManifest, missing_or_resized
+
+MOST_REASON_BYTES = 4096
 
 
 class CheckpointStatus(Contract):
@@ -48,9 +51,14 @@ def _status(folder: Path, verified: Mapping[str, str | None] | None) -> Checkpoi
 
 
 def _quarantined(folder: Path) -> CheckpointStatus:
-    reason = folder / "reason.txt"
-    why = reason.read_text(errors="replace").strip() if reason.is_file() else "no reason was written"
-    return _described(folder, f"in quarantine: {why}", verified=False)
+    return _described(folder, f"in quarantine: {_reason(folder / 'reason.txt')}", verified=False)
+
+
+def _reason(path: Path) -> str:
+    if not path.is_file():
+        return "no reason was written"
+    with open_regular(path) as stream:
+        return stream.read(MOST_REASON_BYTES).decode(errors="replace").strip()
 
 
 def _described(folder: Path, problem: str | None, *, verified: bool) -> CheckpointStatus:

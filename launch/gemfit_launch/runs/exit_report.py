@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import signal
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
+from gemfit.core.regular_file import open_regular
 from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -24,6 +27,7 @@ LAUNCHER_REPORT = re.compile(
 )
 """Where torchrun or accelerate begins its report on a failed rank, which buries the rank's traceback."""
 REPORT_LINES = 100
+LONGEST_LINE = 1 << 16
 FAILED_RANK = re.compile(r"rank +: (?P<rank>\d+) .*?exitcode +: (?P<status>-?\d+)", re.DOTALL)
 
 
@@ -96,19 +100,24 @@ def _failure(run: RunDir, result: AttemptResult, why: str, next_step: str) -> st
 
 def tail_of_log(path: Path, count: int) -> list[str]:
     """The last lines of the ranks, before torchrun's report on them if there is one."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        own = deque(takewhile(lambda line: not LAUNCHER_REPORT.match(line), stream), maxlen=count)
-        return [line.rstrip("\n") for line in own or deque(_rewound(stream), maxlen=count)]
+    with _open_text(path) as stream:
+        own = deque(takewhile(lambda line: not LAUNCHER_REPORT.match(line), _lines(stream)), maxlen=count)
+        stream.seek(0)
+        return [line.rstrip("\n") for line in own or deque(_lines(stream), maxlen=count)]
 
 
 def first_failed_rank(log: Path) -> FailedRank | None:
     """The rank that torchrun names as root cause at the end of ``log``; ``None`` if it names none."""
-    with log.open(encoding="utf-8", errors="replace") as stream:
-        report = "".join(deque(stream, maxlen=REPORT_LINES)).rpartition("Root Cause")[2]
+    with _open_text(log) as stream:
+        report = "".join(deque(_lines(stream), maxlen=REPORT_LINES)).rpartition("Root Cause")[2]
     found = FAILED_RANK.search(report)
     return FailedRank(int(found["rank"]), int(found["status"])) if found else None
 
 
-def _rewound(stream: TextIO) -> TextIO:
-    stream.seek(0)
-    return stream
+def _open_text(path: Path) -> TextIO:
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace")
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    """Its lines; one of more than `LONGEST_LINE` characters in parts."""
+    return iter(lambda: stream.readline(LONGEST_LINE), "")

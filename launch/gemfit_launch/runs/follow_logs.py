@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gemfit.core.regular_file import open_regular
 from gemfit.rundir import RunDir
 
 POLL_SECONDS = 0.5
@@ -59,13 +60,13 @@ def headline(attempt: int, path: Path) -> bytes:
     return f"==> attempt {attempt}: {path} <==\n".encode()
 
 
-def last_lines(path: Path, count: int | None) -> bytes:
-    """The end of a log, or all of it, with a newline at its end; empty if there is no log."""
-    if not path.is_file():
-        return b""
-    with path.open("rb") as stream:
-        text = b"".join(deque(stream, maxlen=count))
-    return text if not text or text.endswith(b"\n") else text + b"\n"
+def last_lines(path: Path, count: int | None) -> Iterator[bytes]:
+    """The last ``count`` lines of a log, or all, in blocks, with a newline at the end; none without a log."""
+    block = b"\n"
+    for block in _read_from(path, 0 if count is None else _start_of_last(path, count)):
+        yield block
+    if not block.endswith(b"\n"):
+        yield b"\n"
 
 
 def printable_log(block: bytes) -> bytes:
@@ -73,10 +74,30 @@ def printable_log(block: bytes) -> bytes:
     return _CONTROL_BYTES.sub(lambda found: ascii(found[0].decode())[1:-1].encode(), block)
 
 
+def _start_of_last(path: Path, count: int) -> int:
+    """Byte where the last ``count`` lines begin, found from the end."""
+    if not path.is_file():
+        return 0
+    with open_regular(path) as stream:
+        end = at = stream.seek(0, os.SEEK_END)
+        while at > 0:
+            start = max(0, at - BLOCK_BYTES)
+            stream.seek(start)
+            block = stream.read(at - start)
+            stop = len(block) - (at == end and block.endswith(b"\n"))  # which ends the last line
+            while (newline := block.rfind(b"\n", 0, stop)) >= 0:
+                count -= 1
+                if count == 0:
+                    return start + newline + 1
+                stop = newline
+            at = start
+    return 0
+
+
 def _read_from(path: Path, offset: int) -> Iterator[bytes]:
     if not path.is_file():
         return
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         stream.seek(offset)
         while block := stream.read(BLOCK_BYTES):
             yield block

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from gemfit.core.jsonl_log import count_lines, parse_lines
+from gemfit.core.jsonl_log import LONGEST_LINE, count_lines, parse_lines, read_lines
+from gemfit.core.regular_file import open_regular
 from gemfit.schemas.metrics import Record, StepRecord, parse_record
 
 TAIL_BYTES = 256 * 1024
@@ -30,15 +33,22 @@ class Tail:
         """
         if not self.path.is_file():
             return []
-        with self.path.open("rb") as stream:
-            stream.seek(self.offset)
-            whole, newline, _ = stream.read().rpartition(b"\n")
         start = self.offset
-        self.offset += len(whole) + len(newline)
-        lines = whole.split(b"\n")
-        return parse_lines(
-            self.path, lines, parse_record, first_line=lambda: count_lines(self.path, start) + 1
-        )
+        with open_regular(self.path) as stream:
+            stream.seek(start)
+            return parse_lines(
+                self.path,
+                self._whole_lines(stream),
+                parse_record,
+                first_line=lambda: count_lines(self.path, start) + 1,
+            )
+
+    def _whole_lines(self, stream: BinaryIO) -> Iterator[bytes]:
+        for line in read_lines(stream):
+            if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+                return
+            self.offset += len(line)
+            yield line
 
 
 def recent_records(path: Path) -> list[Record]:
@@ -48,7 +58,7 @@ def recent_records(path: Path) -> list[Record]:
     start = max(0, path.stat().st_size - TAIL_BYTES)
     tail = Tail(path, start)
     if start:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             stream.seek(start)
             tail.offset += len(stream.readline())  # the line that the window cuts
     return tail.read()

@@ -50,14 +50,20 @@ def logs(run: Path, follow: bool, attempt: int | None, lines: int | None, node: 
         return
     if of_job:
         for path in _job_logs(run_dir):
-            _print(f"==> {path} <==\n".encode() + last_lines(path, lines))
+            _print_log(f"==> {path} <==\n".encode(), path, lines)
         return
     for number in _attempts(run_dir, attempt):
         path = AttemptFiles(run_dir, number).log(node)
         if node and not path.is_file():
             raise UserError(f"{path}: there is no such log; --node counts the machines of an attempt from 0")
-        _print(headline(number, path) + last_lines(path, lines))
+        _print_log(headline(number, path), path, lines)
     _point_to_job_log(run_dir)
+
+
+def _print_log(headline: bytes, path: Path, lines: int | None) -> None:
+    _print(headline)
+    for block in last_lines(path, lines):
+        _print(block)
 
 
 def _print(block: bytes) -> None:

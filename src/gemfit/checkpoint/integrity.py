@@ -13,6 +13,8 @@ from pathlib import Path
 import xxhash
 
 from gemfit.core.file_digest import file_xxh3
+from gemfit.core.regular_file import read_regular
+from gemfit.errors import UserError
 from gemfit.schemas.manifest import CheckpointManifest, FileDigest, missing_or_resized
 
 MANIFEST = "manifest.json"
@@ -45,11 +47,13 @@ def read_manifest(folder: Path) -> CheckpointManifest | str:
     if not path.is_file():
         return f"half-written, {MANIFEST} is missing"
     try:
-        expected = (folder / MANIFEST_DIGEST).read_bytes()
+        expected = read_regular(folder / MANIFEST_DIGEST)
     except FileNotFoundError:
         return f"{MANIFEST_DIGEST} is missing, so {MANIFEST} cannot be trusted"
     except IsADirectoryError:
         return f"{MANIFEST_DIGEST} is a folder, so {MANIFEST} cannot be trusted"
+    except UserError as error:
+        return f"{error}; {MANIFEST} cannot be trusted"
     if expected != file_xxh3(path).encode():
         return f"{MANIFEST} or {MANIFEST_DIGEST} has changed since it was written"
     return CheckpointManifest.read(path)

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gemfit.core.regular_file import read_regular
 from gemfit.errors import UserError
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; a ``UserError`` with the path where there is another thing, or damage."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path).decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gemfit.control_characters import escape_control_characters
-from gemfit.core.jsonl_log import parse_lines
+from gemfit.core.jsonl_log import read_log
 from gemfit.data.inspect.document_ids import document_lines
 from gemfit.data.inspect.pack_files import Pack, open_pack_files
 from gemfit.data.inspect.row_documents import chunks_of_row
@@ -125,8 +125,7 @@ def rows_of_steps(run: RunDir) -> dict[int, NDArray[np.int64]]:
     """The rows that each step was fed with, as its last attempt did; idle slots left out."""
     if not run.ledger_file.is_file():
         raise UserError(f"{run.ledger_file}: there is no such file; it appears with the first step")
-    lines = run.ledger_file.read_bytes().split(b"\n")
-    records = parse_lines(run.ledger_file, lines, LedgerRecord.model_validate_json, first_line=lambda: 1)
+    records = read_log(run.ledger_file, LedgerRecord.model_validate_json)
     found = {record.step: np.array(record.rows, np.int64) for record in records}
     return {step: rows[rows != EMPTY] for step, rows in found.items()}
 

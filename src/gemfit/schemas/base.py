@@ -9,6 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gemfit.core.regular_file import read_regular
 from gemfit.errors import UserError
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -28,7 +29,7 @@ class Contract(BaseModel):
     def read(cls, path: Path) -> Self:
         """The value stored at ``path``; a missing or unreadable file is a ``UserError``."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_regular(path))
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such file") from None
         except OSError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gemfit.core.jsonl_log import parse_lines
+from gemfit.core.jsonl_log import has_whole_line, read_log
 from gemfit.errors import UserError
 from gemfit.schemas.metrics import (
     EnergyRecord,
@@ -100,9 +100,8 @@ def read_records(metrics: Path) -> list[Record]:
     """
     if not metrics.is_file():
         raise UserError(f"{metrics}: there is no such file; it appears with the first training step")
-    lines = metrics.read_bytes().split(b"\n")
-    records = parse_lines(metrics, lines, parse_record, first_line=lambda: 1)
-    if not records and any(map(bytes.strip, lines[:-1])):
+    records = read_log(metrics, parse_record)
+    if not records and has_whole_line(metrics):
         raise UserError(f"{metrics}: holds no record of this version of gemfit")
     return records
 
