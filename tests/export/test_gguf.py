@@ -139,6 +139,16 @@ def test_a_base_without_a_sentencepiece_model_is_said_so(
         gguf.convert(model, tmp_path, "float32", converter)
 
 
+def test_a_converter_that_does_not_end_is_ended_and_named(
+    converter: Path, model: Path, tmp_path: Path
+) -> None:
+    converter.write_text("import time; time.sleep(1000)")
+    with pytest.raises(
+        UserError, match=f"{converter}: took more than 2 seconds and was ended; --timeout SECONDS"
+    ):
+        gguf.convert(model, tmp_path, "float32", converter, seconds=2)
+
+
 def test_the_converter_is_named_or_on_path(
     converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

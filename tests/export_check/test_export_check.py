@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gemfit.errors import ExitCode
+from gemfit.evaluate.samples import ReplyPrompt
 from gemfit.export.export import export
 from gemfit.export_check import probe
 from gemfit.export_check.__main__ import main
-from gemfit.export_check.expected import ExpectedValues, expected_values
+from gemfit.export_check.expected import ExpectedValues, expected_values, with_later_turn
 from gemfit.export_check.readers import ExportReader, check_reader, compare, readers_of
+from gemfit.schemas.evaluation import SampleMessage
 from train.trained import Trained
 
 
@@ -53,7 +55,27 @@ def probe_tokenizer(folder: Path) -> Any:
 def test_there_are_several_documents_and_replies(expected: ExpectedValues) -> None:
     assert len(expected.losses) == len(expected.case["documents"]) >= 2
     assert len(expected.replies) == 2
+    roles = [[message["role"] for message in messages] for messages in expected.case["prompts"]]
+    assert any("assistant" in role for role in roles)
     assert all(count > 1 for count in expected.labelled)
+
+
+def prompt(*contents: str) -> ReplyPrompt:
+    """A conversation of the user and the assistant in turns, whose last reply is left out."""
+    roles = ["user", "assistant"] * len(contents)
+    messages = [SampleMessage(role=role, content=text) for role, text in zip(roles, contents, strict=False)]
+    return ReplyPrompt(0, tuple(messages), "the reply")
+
+
+def test_where_no_prompt_has_a_later_turn_the_shortest_goes_on() -> None:
+    found = with_later_turn([prompt("a long question"), prompt("short")])
+    assert [[message.content for message in messages] for messages in found] == [
+        ["a long question"],
+        ["short"],
+        ["short", "the reply", "short"],
+    ]
+    assert len(with_later_turn([prompt("a", "b", "c")])) == 1
+    assert with_later_turn([]) == []
 
 
 @pytest.mark.slow
@@ -82,7 +104,7 @@ def test_an_adapter_on_its_base_gives_the_same(
     assert reader.kind == "peft"
 
 
-@pytest.mark.parametrize("fault", ["weights", "rope", "stop", "template"])
+@pytest.mark.parametrize("fault", ["weights", "rope", "stop", "template", "later turns"])
 def test_a_planted_difference_is_named(
     fault: str, exported: Path, expected: ExpectedValues, tmp_path: Path
 ) -> None:
@@ -102,9 +124,18 @@ def test_a_planted_difference_is_named(
         case "template":
             path = folder / "chat_template.jinja"
             path.write_text(path.read_text().replace("<|user|>", "<|assistant|>"))
+        case "later turns":
+            path = folder / "chat_template.jinja"
+            path.write_text(f"{path.read_text()}{{{{ ' ' if messages | length > 2 else '' }}}}")
     result = compare("transformers", ask("transformers", folder, expected), expected)
     assert result.state == "different"
-    said = {"weights": "loss ", "rope": "loss ", "stop": "stops at [7]", "template": "prompt 1 differs"}
+    said = {
+        "weights": "loss ",
+        "rope": "loss ",
+        "stop": "stops at [7]",
+        "template": "prompt 1 differs",
+        "later turns": "prompt ",
+    }
     assert said[fault] in result.found
 
 

@@ -14,6 +14,7 @@ from fetch.conftest import DATASET, MODEL
 from gemfit.core.hub_commit import cached_commit
 from gemfit.errors import ExitCode
 from gemfit.fetch.__main__ import main
+from gemfit.hub import timeouts
 from gemfit.schemas.recipe import Recipe
 from gemfit.schemas.recipe_data import DataRecipe
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
@@ -201,6 +202,40 @@ def test_what_is_no_answer_of_a_hub_is_named(
     assert fetch(tmp_path) == status
     assert "Traceback" not in (said := capsys.readouterr().err)
     assert "error: " in said
+
+
+@pytest.mark.parametrize(
+    "path", [rf"/api/models/{MODEL}/revision", "/tree/", "/resolve/.*/model.safetensors.index", SHARD]
+)
+def test_a_request_without_an_answer_ends(
+    path: str,
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(timeouts, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    hub.faults.append(Fault("GET", path, times=99, stall_seconds=2))
+    assert fetch(tmp_path) == ExitCode.STOPPED
+    assert "the Hub does not answer: no answer in time; fetch again" in capsys.readouterr().err
+
+
+def test_a_file_without_the_headers_of_a_hub_is_named(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults.append(Fault("HEAD", "/resolve/", status=200, times=99, body=b""))
+    assert fetch(tmp_path) == ExitCode.USER_ERROR
+    said = capsys.readouterr().err
+    assert f"{hub.url}: {MODEL}: answers as no Hub does (FileMetadataError: " in said
+
+
+def test_an_answer_that_cannot_be_decompressed_is_waited_for(hub: HubServer, tmp_path: Path) -> None:
+    packed = {"Content-Encoding": "gzip"}
+    hub.faults.append(Fault("GET", "/tree/", status=200, times=2, body=b"no gzip", headers=packed))
+    assert fetch(tmp_path) == ExitCode.DONE
+    assert not hub.faults[0].times
 
 
 def test_local_models_and_data_need_nothing(

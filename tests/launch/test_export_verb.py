@@ -86,4 +86,7 @@ def test_gguf_options_without_effect_are_refused(run: RunDir, calls: Calls, cli:
     assert "without --format gguf" in cli(*gguf, "--check").stderr
     assert "leave --shard-gb out" in cli(*gguf, "--shard-gb", 2).stderr
     assert "with --format gguf only" in cli("export", run.root, "--converter", converter).stderr
+    assert "give --check or --format gguf with it" in cli("export", run.root, "--timeout", 5).stderr
     assert len(calls) == 1
+    cli(*gguf, "--timeout", 5)
+    assert calls[1][1][3:] == ["--format", "gguf", "--timeout", "5.0"]

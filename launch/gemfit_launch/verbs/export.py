@@ -52,7 +52,7 @@ from gemfit_launch.verbs._options import RUN_FOLDER, checkpoint_option, json_opt
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="With --check: of each program, which is ended after it.  [default: 1800]",
+    help="With --check, gguf: of each program, which is ended after it.  [default: 1800]",
 )
 @json_option
 def export(
@@ -84,8 +84,8 @@ def export(
     run_dir = RunDir.open(run)
     if pythons and not check:
         raise click.UsageError("--python names readers of --check; give --check with it")
-    if timeout is not None and not check:
-        raise click.UsageError("--timeout is about the programs of --check; give --check with it")
+    if timeout is not None and not check and options["format"] != "gguf":
+        raise click.UsageError("--timeout is about other programs; give --check or --format gguf with it")
     if check and options["format"] == "gguf":
         raise click.UsageError("--check loads model folders; check one without --format gguf")
     if options["converter"] is not None and options["format"] != "gguf":
@@ -104,7 +104,8 @@ def export(
     if check and not exists:
         click.echo(ask_module("gemfit.export.export", argv).strip(), err=True)
     elif not check:
-        raise click.exceptions.Exit(run_module("gemfit.export.export", [*argv, *to_argv({"json": as_json})]))
+        more = to_argv({"timeout": timeout, "json": as_json})
+        raise click.exceptions.Exit(run_module("gemfit.export.export", [*argv, *more]))
     asked = to_argv({"python": pythons, "timeout": timeout, "json": as_json})
     raise click.exceptions.Exit(
         ExitCode(run_module("gemfit.export_check", [str(run), str(folder), *chosen, *asked]))

@@ -10,6 +10,9 @@ from contextlib import suppress
 
 from gemfit.core.stop_signals import end_with_parent
 
+MODEL_READER_SECONDS = 1800.0
+"""Default time limit of a program that reads an exported model: its imports, and the model on a CPU."""
+
 
 def run_with_children(
     command: Sequence[str],

@@ -23,6 +23,7 @@ from gemfit.core.atomic_folder import staging
 from gemfit.core.json_file import read_json_object
 from gemfit.core.module_main import run_main
 from gemfit.core.one_writer import one_writer
+from gemfit.core.process_group import MODEL_READER_SECONDS
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.recipe import Recipe
@@ -56,6 +57,7 @@ def _export(arguments: argparse.Namespace) -> ExitCode:
         shard_gb=arguments.shard_gb,
         gguf=arguments.format == "gguf",
         converter=arguments.converter,
+        converter_seconds=arguments.timeout,
     )
     line = "{folder}: step {step}, {parameters:,} parameters in {dtype}\n".format(**done)
     sys.stdout.write(json.dumps(done, indent=2) + "\n" if arguments.json else line)
@@ -73,6 +75,7 @@ def export(
     shard_gb: float = SHARD_GB,
     gguf: bool = False,
     converter: Path | None = None,
+    converter_seconds: float = MODEL_READER_SECONDS,
     verified: Found | None = None,
 ) -> dict[str, Any]:
     """Write the model folder ``out`` from ``checkpoint``: a step, `latest` or `best`.
@@ -80,7 +83,8 @@ def export(
     ``dtype`` defaults to the recipe's. ``adapter`` writes a LoRA alone instead of merging it.
     ``multimodal`` puts the text model back into the checkpoint that it was taken from, with its other
     parts; otherwise the folder is a text-only model. A file of weights has at most ``shard_gb`` GB.
-    ``gguf`` writes one file in GGUF and a Modelfile instead, by ``converter`` or the one on PATH.
+    ``gguf`` writes one file in GGUF and a Modelfile instead, by ``converter`` or the one on PATH,
+    which is ended after ``converter_seconds``.
     A checkpoint that still is ``verified``, as the caller has found it whole, is not verified again.
     One process writes ``out`` at a time, and removes what a killed one has left. Raises ``UserError`` where
     there is no whole checkpoint, and for an ``out`` that holds anything.
@@ -100,7 +104,7 @@ def export(
         dtype = dtype or recipe.model.dtype
         if gguf:
             assert converter is not None, "found before"
-            written = _write_gguf(run, recipe, source, folder, dtype=dtype, converter=converter, **form)
+            written = _write_gguf(run, recipe, source, folder, dtype, converter, converter_seconds, **form)
         else:
             written = _write(run, recipe, source, folder, dtype=dtype, **form)
     return {"folder": str(out), "step": manifest.step, "eval_loss": manifest.eval_loss, **written}
@@ -133,9 +137,9 @@ def _write_gguf(
     recipe: Recipe,
     checkpoint: Path,
     folder: Path,
-    *,
     dtype: str,
     converter: Path,
+    converter_seconds: float,
     **form: Any,
 ) -> dict[str, Any]:
     """Write a model folder, convert it, and keep what the converter wrote."""
@@ -144,7 +148,7 @@ def _write_gguf(
     model = folder / "safetensors"
     model.mkdir()
     written = _write(run, recipe, checkpoint, model, dtype=dtype, **form)
-    gguf = convert(model, folder, dtype, converter)
+    gguf = convert(model, folder, dtype, converter, converter_seconds)
     shutil.rmtree(model)
     write_modelfile(gguf, packed_tokenizer(run), recipe.data)
     give_default_mode(folder)
@@ -281,6 +285,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--format", choices=["safetensors", "gguf"], default="safetensors")
     parser.add_argument("--converter", type=Path, help="llama.cpp's convert_hf_to_gguf.py")
+    parser.add_argument(
+        "--timeout", type=float, default=MODEL_READER_SECONDS, help="seconds of the converter at most"
+    )
     parser.add_argument("--shard-gb", type=float, default=SHARD_GB, help="GB of a file of weights at most")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     return parser

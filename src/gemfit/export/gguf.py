@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from gemfit.core.process_group import run_with_children
+from gemfit.core.process_group import MODEL_READER_SECONDS, run_with_children
 from gemfit.data.render.renderer import stop_ids
 from gemfit.data.render.template_segments import TemplateSegments, chat_template
 from gemfit.errors import UserError
@@ -45,12 +46,24 @@ def check_format(data: DataRecipe) -> None:
         )
 
 
-def convert(model: Path, folder: Path, dtype: str, converter: Path) -> Path:
-    """Write ``model-TYPE.gguf`` into ``folder`` from the model folder ``model``."""
+def convert(
+    model: Path, folder: Path, dtype: str, converter: Path, seconds: float = MODEL_READER_SECONDS
+) -> Path:
+    """Write ``model-TYPE.gguf`` into ``folder`` from the model folder ``model``.
+
+    A converter that fails is a ``UserError``, and so is one that takes more than ``seconds``: it is ended
+    with all that it has started.
+    """
     out = folder / f"model-{TYPES[dtype]}.gguf"
     command = [sys.executable, str(converter), str(model), "--outtype", TYPES[dtype], "--outfile", str(out)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = run_with_children(command, environment=environment)
+    try:
+        done = run_with_children(command, seconds=seconds, environment=environment)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{converter}: took more than {seconds:g} seconds and was ended; "
+            "--timeout SECONDS gives it longer"
+        ) from None
     if done.returncode != 0 or not out.is_file():
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         known = "pre-tokenizer was not recognized" in done.stderr

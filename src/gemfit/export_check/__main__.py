@@ -13,6 +13,7 @@ from gemfit.checkpoint.resolve_checkpoint import LATEST
 from gemfit.control_characters import escape_control_characters
 from gemfit.core.json_file import read_json_object
 from gemfit.core.module_main import run_main
+from gemfit.core.process_group import MODEL_READER_SECONDS
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=4, help="validation rows")
     parser.add_argument("--samples", type=int, default=2, help="greedy replies")
     parser.add_argument("--max-new-tokens", type=int, default=16, help="tokens of a reply")
-    parser.add_argument("--timeout", type=float, help="seconds of a reader at most")
+    parser.add_argument("--timeout", type=float, default=MODEL_READER_SECONDS, help="seconds of a reader")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -40,7 +41,7 @@ def check(arguments: argparse.Namespace) -> ExitCode:
     """Compute the run's values once, then ask one reader after the other."""
     # Seconds of imports, so that errors of the options come without the wait.
     from gemfit.export_check.expected import dtype_of, expected_values  # noqa: PLC0415
-    from gemfit.export_check.readers import TIMEOUT_SECONDS, check_reader, readers_of  # noqa: PLC0415
+    from gemfit.export_check.readers import check_reader, readers_of  # noqa: PLC0415
 
     run, folder = RunDir.open(arguments.run), arguments.folder
     path = folder / "config.json"
@@ -60,7 +61,7 @@ def check(arguments: argparse.Namespace) -> ExitCode:
     base = {"base": model.id, "revision": model.revision}
     results = []
     for reader in readers_of(folder, arguments.python, base):
-        result = check_reader(reader, folder, expected, arguments.timeout or TIMEOUT_SECONDS)
+        result = check_reader(reader, folder, expected, arguments.timeout)
         results.append(result)
         if not arguments.json:
             line = f"{result.state}: {result.reader}: {result.found}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from gemfit.data.document import IGNORED
 from gemfit.evaluate.generation import prompt_ids
 from gemfit.evaluate.models import LoadedModel, find_models, for_generation, open_packed, plan_here
 from gemfit.evaluate.run_evaluation import EvaluationInputs, EvaluationSettings, make_inputs
+from gemfit.evaluate.samples import ReplyPrompt
 from gemfit.export_check import probe
 from gemfit.rundir import RunDir
+from gemfit.schemas.evaluation import SampleMessage
 from gemfit.train.data.batches import batch_of
 
 DEVICE = torch.device("cpu")
@@ -54,8 +56,8 @@ def expected_values(
 ) -> ExpectedValues:
     """Loss of ``rows`` packed rows, document by document, and greedy replies to ``samples`` prompts.
 
-    On the CPU in float32, with weights that are rounded to ``dtype`` as the export has them; ``None``: not
-    rounded.
+    One more prompt is a later turn, where none of them is. On the CPU in float32, with weights that are
+    rounded to ``dtype`` as the export has them; ``None``: not rounded.
     """
     plan = plan_here(run, DEVICE)
     split = "validation" if plan.recipe.data.has_validation else "train"
@@ -67,8 +69,9 @@ def expected_values(
         _round(model, getattr(torch, dtype))
     measured = [found for row in inputs.rows.tolist() for found in _row_losses(model, inputs, row)]
     loaded = for_generation(run, model)
-    messages = [[message.model_dump() for message in prompt.prompt] for prompt in inputs.prompts]
-    prompts = [prompt_ids(loaded.tokenizer, prompt.prompt) for prompt in inputs.prompts]
+    conversations = with_later_turn(inputs.prompts)
+    messages = [[message.model_dump() for message in conversation] for conversation in conversations]
+    prompts = [prompt_ids(loaded.tokenizer, conversation) for conversation in conversations]
     replies = _replies(loaded, prompts, max_new_tokens)
     assert ref.step is not None, "a checkpoint has a step"
     return ExpectedValues(
@@ -85,6 +88,20 @@ def expected_values(
         stops=probe.stops(loaded.model),
         step=ref.step,
     )
+
+
+def with_later_turn(prompts: Sequence[ReplyPrompt]) -> list[tuple[SampleMessage, ...]]:
+    """The messages of ``prompts``, and a conversation that goes on after its first reply.
+
+    A template may write later turns in another way, which prompts of one turn do not show. Where none has a
+    reply in it, the shortest goes on with its own reply and its last message again.
+    """
+    found = [prompt.prompt for prompt in prompts]
+    if found and not any(message.role == "assistant" for messages in found for message in messages):
+        first = min(prompts, key=lambda one: len(one.reference) + sum(len(m.content) for m in one.prompt))
+        reply = SampleMessage(role="assistant", content=first.reference)
+        found.append((*first.prompt, reply, first.prompt[-1]))
+    return found
 
 
 def _round(model: Any, dtype: torch.dtype) -> None:

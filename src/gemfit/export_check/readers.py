@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from gemfit.core.process_group import run_with_children
+from gemfit.core.process_group import MODEL_READER_SECONDS, run_with_children
 from gemfit.export_check.expected import ExpectedValues
 from gemfit.schemas.base import Contract
 
@@ -36,8 +36,6 @@ SERVERS: dict[ReaderKind, tuple[str, tuple[str, ...]]] = {
 Transformers 4 has no ``transformers.cli``; its server takes other options.
 """
 
-TIMEOUT_SECONDS = 1800.0
-"""Default time limit of a reader: imports, the model on a CPU, losses and replies."""
 LOOK_SECONDS = 60.0
 """Time limit of looking for packages in an environment."""
 TOLERANCE = 1e-3
@@ -124,7 +122,7 @@ def _missing(python: str, packages: Sequence[str]) -> list[str]:
 
 
 def check_reader(
-    reader: ExportReader, folder: Path, expected: ExpectedValues, seconds: float = TIMEOUT_SECONDS
+    reader: ExportReader, folder: Path, expected: ExpectedValues, seconds: float = MODEL_READER_SECONDS
 ) -> ReaderOutcome:
     """Ask ``reader``, which has failed where it takes more than ``seconds``, and compare."""
     if reader.absent:

@@ -100,8 +100,11 @@ def is_wrong_answer(error: BaseException) -> bool:
         return False
     if isinstance(cause, (httpx2.HTTPError, httpx2.InvalidURL)):
         return True
-    frames = traceback.extract_tb(cause.__traceback__)
+    # A cause that the library has made and not raised has no frames of its own.
+    frames = [frame for one in _chain(error) for frame in traceback.extract_tb(one.__traceback__)]
     is_of_library = any("huggingface_hub" in Path(frame.filename).parts for frame in frames)
+    if isinstance(cause, OSError):  # without a number it is not of the system: headers or sizes are wrong
+        return is_of_library and cause.errno is None
     return is_of_library and isinstance(cause, (ValueError, KeyError, TypeError, AttributeError, IndexError))
 
 
@@ -146,7 +149,7 @@ def _error(state: RetryCallState) -> BaseException:
 def _cause(error: BaseException) -> BaseException:
     """The error that huggingface_hub has wrapped: failed uploads are a ``RuntimeError`` from it."""
     chain = list(_chain(error))
-    known = (HfHubHTTPError, httpx2.TransportError)
+    known = (HfHubHTTPError, httpx2.TransportError, httpx2.DecodingError)
     return next((one for one in chain if isinstance(one, known)), chain[-1])
 
 

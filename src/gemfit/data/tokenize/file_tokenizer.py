@@ -23,8 +23,8 @@ from gemfit.core.atomic_file import write_atomic
 from gemfit.core.file_digest import file_xxh3
 from gemfit.core.rust_panic import panics_as_errors
 from gemfit.data.tokenize.hf_tokenizers import encoding
-from gemfit.data.tokenize.pattern_trial import check_size, check_tokenizer_file
 from gemfit.data.tokenize.tokenizer import TOKENIZER_FILE, load_tokenizer, tokenizer_digest
+from gemfit.data.tokenize.tokenizer_trial import check_size, check_tokenizer_file
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 from gemfit.schemas.pack_job import TOKENIZER_FILES, cache_folder

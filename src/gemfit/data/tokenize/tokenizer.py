@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from gemfit.core.os_errors import raise_os_error
 from gemfit.core.rust_panic import panics_as_errors
-from gemfit.data.tokenize.pattern_trial import check_tokenizer_file
+from gemfit.data.tokenize.tokenizer_trial import check_tokenizer_file
 from gemfit.errors import UserError
 from gemfit.schemas.base import digest_json
 

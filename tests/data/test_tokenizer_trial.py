@@ -13,11 +13,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from gemfit.core.rust_panic import RustPanicError, panics_as_errors
-from gemfit.data.tokenize import pattern_trial
+from gemfit.data.tokenize import tokenizer_trial
 from gemfit.data.tokenize.file_tokenizer import open_tokenizer
 from gemfit.data.tokenize.hf_tokenizers import reference_encoder
-from gemfit.data.tokenize.pattern_trial import check_tokenizer_file
 from gemfit.data.tokenize.tokenizer import load_tokenizer
+from gemfit.data.tokenize.tokenizer_trial import check_tokenizer_file
 from gemfit.errors import UserError
 
 LOADERS: tuple[Callable[[str], Any], ...] = (
@@ -51,6 +51,61 @@ def test_a_pattern_without_an_end_is_named(load: Callable[[str], Any], pattern: 
     assert repr(pattern) in str(raised.value)
 
 
+MANY = {"id": "<bos>", "ids": [2] * 10_000, "tokens": ["<bos>"] * 10_000}
+EXPLOSIONS: dict[str, dict[str, Any]] = {
+    "prepended": {"normalizer": {"type": "Prepend", "prepend": "x" * 1_000_000}},
+    "replaced": {"normalizer": {"type": "Replace", "pattern": {"String": "q"}, "content": "x" * 100_000}},
+    "rare pattern": {"normalizer": {"type": "Replace", "pattern": {"Regex": "ψ"}, "content": "x" * 100_000}},
+    "doubled again and again": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"Regex": "q"}, "content": "qq"}] * 20,
+        }
+    },
+    "tokens of a post-processor": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "<bos>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<bos>": MANY},
+        }
+    },
+    "decoded": {"decoder": {"type": "Replace", "pattern": {"String": "a"}, "content": "x" * 1_000_000}},
+}
+
+
+@pytest.mark.parametrize("rules", EXPLOSIONS.values(), ids=EXPLOSIONS)
+def test_rules_that_write_far_more_than_they_read_are_named(rules: dict[str, Any], folder: Path) -> None:
+    path = folder / NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | rules))
+    with pytest.raises(UserError, match=f"{path}: .*; change its rules") as raised:
+        check_tokenizer_file(path)
+    assert len(str(raised.value)) < 1000
+
+
+def test_rules_in_use_pass_their_trial(folder: Path) -> None:
+    path, fields = folder / NAME, json.loads((folder / NAME).read_text())
+    marks = [
+        {"type": "Replace", "pattern": {"String": mark}, "content": f" [{mark}] "} for mark in "0123456789"
+    ]
+    norms = [{"type": "NFKD"}, {"type": "Prepend", "prepend": "▁"}, *marks, fields["normalizer"]]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    padding = {
+        "strategy": {"Fixed": 10**12},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }
+    changed = {"normalizer": {"type": "Sequence", "normalizers": norms}, "padding": padding}
+    path.write_text(json.dumps(fields | changed | {"pre_tokenizer": byte_level}))
+    check_tokenizer_file(path)
+
+
 def test_escapes_do_not_hide_a_pattern(folder: Path) -> None:
     split_by(folder, "(a+)+b")
     path = folder / NAME
@@ -67,23 +122,23 @@ def test_a_trial_ends_at_its_limits(
     endless = tmp_path / "endless.py"
     cpu = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
     endless.write_text(cpu if limit == "CPU_SECONDS" else "import time; time.sleep(1000)")
-    monkeypatch.setattr(pattern_trial, "__file__", str(endless))
+    monkeypatch.setattr(tokenizer_trial, "SCRIPT", endless)
     if limit == "SECONDS":
-        monkeypatch.setattr(pattern_trial, "SECONDS", 1)
+        monkeypatch.setattr(tokenizer_trial, "SECONDS", 1)
     split_by(folder, "x")
-    with pytest.raises(UserError, match=r"takes it more than .* seconds; change its patterns \('x'\)"):
+    with pytest.raises(UserError, match=r"takes it too long \(.*\); change its rules \('x'"):
         check_tokenizer_file(folder / NAME)
 
 
 def test_patterns_in_use_are_tried_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Path] = []
-    try_out = pattern_trial._try
+    try_out = tokenizer_trial._try
 
     def record(path: Path) -> str | None:
         tried.append(path)
         return try_out(path)
 
-    monkeypatch.setattr(pattern_trial, "_try", record)
+    monkeypatch.setattr(tokenizer_trial, "_try", record)
     for load in LOADERS:
         load(str(folder))
     assert not tried, "patterns of our own need no trial"
