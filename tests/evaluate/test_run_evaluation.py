@@ -123,10 +123,14 @@ def test_figures_of_other_settings_are_not_mixed_and_that_is_said(
 
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["full fine-tune", "adapters"])
 def test_two_ranks_that_share_one_model_and_its_rows_find_what_one_finds(
-    run: RunDir, found: Evaluation, tmp_path: Path
+    lora: Lora | None, run: RunDir, found: Evaluation, tmp_path: Path
 ) -> None:
-    copied = copy(run, tmp_path)
+    if lora is not None:
+        run = train(tmp_path, FULL.model_copy(update={"lora": lora})).run
+        found = evaluate(run, find_models(run, ["base", "latest"]), QUICK, CPU)
+    copied = copy(run, tmp_path / "shared")
     share_rows(copied, 2)
     options = ["--nproc", "2", "--device", "cpu", "--samples", "2", "--max-new-tokens", "3"]
     assert main([str(copied.root), *options]) == ExitCode.DONE

@@ -137,10 +137,17 @@ def gpu_memory(config: Configuration, placed: PlacedStates) -> dict[str, list[Me
 
 
 def _present(config: Configuration, states: ModelStates, moment: str) -> ModelStates:
-    """ZeRO-2 allocates its buckets when the first layer has gradients, and frees them after the last."""
-    if isinstance(config.strategy, DeepSpeed) and config.strategy.stage == 2 and moment not in REDUCING:
-        return replace(states, buckets=0)
-    return states
+    """ZeRO-2 allocates its buckets when the first layer has gradients, and frees them after the last.
+
+    ZeRO-3 copies the gradients of a group of parameters when it steps them.
+    """
+    match config.strategy:
+        case DeepSpeed(stage=2) if moment not in REDUCING:
+            return replace(states, buckets=0)
+        case DeepSpeed(stage=3) if moment != "step":
+            return replace(states, gradients=states.masters)
+        case _:
+            return states
 
 
 def working_memory(config: Configuration, placed: PlacedStates) -> dict[str, list[MemoryPart]]:
