@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -265,14 +265,15 @@ def joined_texts(value: object) -> str:
     return "\0".join(texts_of(value))
 
 
-def texts_of(value: object) -> Iterable[str]:
-    """All texts in a value, without names of roles and types."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from texts_of(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key not in ("role", "from", "type"):
-                yield from texts_of(item)
+def texts_of(value: object) -> list[str]:
+    """All texts in a value, in any order, without names of roles and types."""
+    texts, waiting = [], [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict):
+            waiting += [item for key, item in part.items() if key not in ("role", "from", "type")]
+        elif isinstance(part, list | tuple):
+            waiting += part
+    return texts

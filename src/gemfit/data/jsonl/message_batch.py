@@ -36,8 +36,9 @@ class Messages:
         """Messages without text: no character, or ASCII whitespace only."""
         starts = np.concatenate([np.zeros(1, np.int64), self.ends])[:-1]
         filled = np.flatnonzero(starts < self.ends)
-        first = np.frombuffer(self.text, np.uint8)[starts[filled]]
-        spaced = filled[np.isin(first, _SPACES)]
+        data = np.frombuffer(self.text, np.uint8)
+        first, last = data[starts[filled]], data[self.ends[filled] - 1]
+        spaced = filled[np.isin(first, _SPACES) & np.isin(last, _SPACES)]
         blank = sum(self.text[starts[index] : self.ends[index]].isspace() for index in spaced)
         return len(self.ends) - len(filled) + blank
 
