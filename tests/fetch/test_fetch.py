@@ -222,6 +222,18 @@ def test_a_request_without_an_answer_ends(
     assert "the Hub does not answer: no answer in time; fetch again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 416])
+def test_a_refusal_of_a_file_is_no_answer_of_a_stranger(
+    method: str, status: int, hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults.append(Fault(method, SHARD, status=status, times=99))
+    assert fetch(tmp_path) == ExitCode.USER_ERROR
+    said = capsys.readouterr().err
+    assert f"error: model.id: {hub.url}: {MODEL}: " in said
+    assert "as no Hub does" not in said
+
+
 def test_a_file_without_the_headers_of_a_hub_is_named(
     hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

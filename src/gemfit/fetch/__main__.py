@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gemfit.core.module_main import run_main
 from gemfit.errors import ExitCode
+from gemfit.fetch.partial_files import ending_at_once
 from gemfit.schemas.recipe import Recipe
 
 
@@ -22,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gemfit").setLevel(logging.INFO)
+    # Its own lines contain signed URLs; `retried` logs the errors.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # huggingface_hub reads its environment when it is imported.
@@ -29,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def action() -> ExitCode:
         try:
-            _fetch(Recipe.read(arguments.recipe), as_json=arguments.json)
+            recipe = Recipe.read(arguments.recipe)
+            with ending_at_once():
+                _fetch(recipe, as_json=arguments.json)
         except Unreachable as error:
             sys.stderr.write(f"error: the Hub does not answer: {error}; fetch again: finished files stay\n")
             return ExitCode.STOPPED

@@ -25,7 +25,16 @@ from huggingface_hub.hf_api import RepoFile
 from gemfit.core.hub_commit import Kind
 from gemfit.errors import UserError
 from gemfit.fetch.needed import Repository, needed_files
-from gemfit.hub.retry import WRONG_ANSWER, describe, is_wrong_answer, retried, status_of
+from gemfit.fetch.partial_files import remove_abandoned
+from gemfit.hub.retry import (
+    WRONG_ANSWER,
+    Unreachable,
+    describe,
+    http_error,
+    is_wrong_answer,
+    retried,
+    status_of,
+)
 from gemfit.schemas.base import Contract
 
 logger = logging.getLogger(__name__)
@@ -60,14 +69,16 @@ def fetch_repository(repository: Repository) -> Fetched:
             fetched = _fetch_commit(repository)
             if _names_commit(repository, fetched):
                 return fetched
-    except HfHubHTTPError as error:
-        _raise_refusal(repository, error)
+    except Unreachable:
+        raise
     except HFValidationError:
         raise UserError(
             f"{repository.key}: {repository.name!r} is no folder here, and no name on the Hub; "
             "write namespace/name"
         ) from None
     except Exception as error:
+        if (refusal := http_error(error)) is not None:  # also behind the error of a missing file
+            _raise_refusal(repository, refusal)
         if not is_wrong_answer(error):
             raise
         place = f"{repository.key}: {constants.ENDPOINT}: {repository.name}"
@@ -88,6 +99,7 @@ def _fetch_commit(repository: Repository) -> Fetched:
     names = list(dict.fromkeys(retried(lambda: needed_files(repository, commit, sizes))))
     missing = [file for file in names if file not in cached]
     missing_bytes = sum(sizes[file] for file in missing)
+    remove_abandoned(Path(constants.HF_HUB_CACHE), _folder(repository))
     _check_disk(repository, missing_bytes)
     logger.info("%s at %s: %d of %d files to download", name, commit[:8], len(missing), len(names))
     folder = _download(repository, commit, names)
@@ -105,8 +117,12 @@ def _fetch_commit(repository: Repository) -> Fetched:
 
 
 def _cached_file(repository: Repository, commit: str, file: str) -> bool:
-    folder = f"{repository.kind}s--{repository.name.replace('/', '--')}"
-    return (Path(constants.HF_HUB_CACHE) / folder / "snapshots" / commit / file).is_file()
+    return (Path(constants.HF_HUB_CACHE) / _folder(repository) / "snapshots" / commit / file).is_file()
+
+
+def _folder(repository: Repository) -> str:
+    """Name of the repository's folder in the cache."""
+    return f"{repository.kind}s--{repository.name.replace('/', '--')}"
 
 
 def _download(repository: Repository, revision: str, names: list[str]) -> Path:

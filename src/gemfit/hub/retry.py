@@ -108,10 +108,16 @@ def is_wrong_answer(error: BaseException) -> bool:
     return is_of_library and isinstance(cause, (ValueError, KeyError, TypeError, AttributeError, IndexError))
 
 
+def http_error(error: BaseException) -> HfHubHTTPError | None:
+    """The answer behind an error; ``None`` where there was none."""
+    cause = _cause(error)
+    return cause if isinstance(cause, HfHubHTTPError) else None
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status behind an error; ``None`` where there was no response."""
-    cause = _cause(error)
-    return cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    found = http_error(error)
+    return found.response.status_code if found is not None else None
 
 
 def _seconds(state: RetryCallState) -> float:
