@@ -1,11 +1,12 @@
 """Which elements does each of 64 or 512 ranks hold? Real engines over torch's fake process group.
 
-    python tests/memory/fake_ranks.py [--cases fsdp2:27b:512 zero3:27b:512 …] [--json]
+    python tests/memory/fake_ranks.py [--cases fsdp2:27b:512 zero3:27b:512:62 …] [--json]
 
-For each case: whether the shards that a checkpoint is written of hold every element of every parameter once
-over all ranks, and the bytes of model states of rank 0 against the prediction. Layers are equal, so the model
-has one. FSDP2 is applied anew as each rank. DeepSpeed's engine is made as first and last rank, on fake
-tensors; for the ranks in between the first one is given another number.
+A case is STRATEGY:SIZE:RANKS[:LAYERS]. For each: whether the shards that a checkpoint is written of hold
+every element of every parameter once over all ranks, and the bytes of model states of rank 0 against the
+prediction. Layers are equal, so the model has one unless the case says how many. FSDP2 is applied anew as
+each rank. DeepSpeed's engine is made as first and last rank, on fake tensors; for the ranks in between the
+first one is given another number.
 """
 
 from __future__ import annotations
@@ -64,17 +65,18 @@ class Result:
     seconds: float
 
 
-def one_layer(size: str) -> ModelShape:
-    """The shape of a model with a single layer."""
-    return replace(shipped_shapes()[f"google/gemma-3-{size}-it"], num_layers=1)
+def shape_of(size: str, layers: int) -> ModelShape:
+    """The shape of a model with so many layers."""
+    return replace(shipped_shapes()[f"google/gemma-3-{size}-it"], num_layers=layers)
 
 
 def parameters(shape: ModelShape) -> dict[str, torch.nn.Parameter]:
     """Every parameter of ``shape``, on the meta device."""
     found = {}
-    for number, (first, rest, _) in enumerate(shape.all_shapes):
+    for number, (first, rest, times) in enumerate(shape.all_shapes):
         size = (first, rest) if rest > 1 else (first,)
-        found[f"p{number}"] = torch.nn.Parameter(torch.empty(size, device="meta"))
+        for copy in range(times):
+            found[f"p{number}_{copy}"] = torch.nn.Parameter(torch.empty(size, device="meta"))
     return found
 
 
@@ -185,8 +187,8 @@ def overlaps_or_gaps(shape: ModelShape, ranges: Ranges) -> Iterator[str]:
 def look(case: str) -> Result:
     """Look at all ranks of ``case``."""
     started = time.perf_counter()
-    strategy, size, number = case.split(":")
-    shape, ranks = one_layer(size), int(number)
+    strategy, size, number, *layers = case.split(":")
+    shape, ranks = shape_of(size, int(layers[0]) if layers else 1), int(number)
     ranges, held = (fsdp2 if strategy == "fsdp2" else zero3)(shape, ranks)
     config = Configuration(
         shape=shape,
