@@ -5,6 +5,7 @@ State files are replaced atomically, so a reader sees the old one or the new one
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Collection, Iterator
@@ -108,7 +109,11 @@ class RunDir(RunPaths):
             number = int(read_regular(self.attempt_file))
         except FileNotFoundError:
             return 0
-        except (ValueError, IsADirectoryError, UserError):
+        except (ValueError, UserError):
+            number = -1
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.ELOOP):
+                raise
             number = -1
         if 0 <= number <= MOST_ATTEMPTS:
             return number

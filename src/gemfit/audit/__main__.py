@@ -19,6 +19,7 @@ from rich.text import Text
 from gemfit.audit.catalog import SUITES, about
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.install_hint import require_packages
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.core.plain_console import PlainConsole
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
             return ExitCode.DONE
         if arguments.run is None:
             parser.error("RUN is missing")
-        return _audit(arguments)
+        with explaining_os_errors():
+            return _audit(arguments)
     except UserError as error:
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         return ExitCode.USER_ERROR

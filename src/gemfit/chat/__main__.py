@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 from gemfit.evaluate.system_prompt import system_prompts
 from gemfit.rundir import RunDir
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        chat(arguments)
+        with explaining_os_errors():
+            chat(arguments)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR

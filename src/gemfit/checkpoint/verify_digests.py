@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gemfit.checkpoint.integrity import find_damage, read_manifest
 from gemfit.core.marked_answer import write_answer
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="run folder")
     arguments = parser.parse_args(argv)
     try:
-        found = verify(RunDir.open(arguments.run))
+        with explaining_os_errors():
+            found = verify(RunDir.open(arguments.run))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR

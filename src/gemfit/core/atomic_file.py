@@ -21,14 +21,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` at the end; an error removes it instead.
 
-    An ``OSError`` of an open file, as on a full disk, gets the name of ``path``, which it lacks.
+    An ``OSError`` of an open file, as on a full disk, or of the temporary path, as of a folder in place of
+    ``path``, gets the name of ``path``.
     """
     temporary = temporary_name(path, "")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:
+        if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from gemfit.errors import UserError
 
 MACHINE_LIMITS = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
@@ -21,6 +25,7 @@ FILE_ERRORS = {
     errno.EACCES: "ask its owner for access, or use another place",
     errno.EPERM: "ask its owner for access, or use another place",
     errno.EROFS: "it can only be read; use another place",
+    errno.EEXIST: "something else is in its place; move it away",
     errno.EISDIR: "a folder is in place of a file; move it away",
     errno.ENOTDIR: "a file is in place of a folder; use another place",
     errno.ELOOP: "links lead in a circle; remove one",
@@ -39,6 +44,18 @@ def explain_os_error(error: OSError) -> str | None:
         return None
     name = f"{_shortened(os.fsdecode(error.filename))}: " if error.filename else ""
     return f"{name}{str(error.strerror).lower()}; {fixes[error.errno]}"
+
+
+@contextmanager
+def explaining_os_errors() -> Iterator[None]:
+    """Turn an ``OSError`` that is no bug into a ``UserError`` with the way out."""
+    try:
+        yield
+    except OSError as error:
+        explained = explain_os_error(error)
+        if explained is None:
+            raise
+        raise UserError(explained) from error
 
 
 def raise_os_error(error: Exception, path: Path) -> None:

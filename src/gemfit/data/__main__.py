@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from gemfit.core.garbage import importing
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.core.stop_signals import insistent_interrupts
 from gemfit.data.compiled import all_compiled_marker, interpret_kernels
 from gemfit.errors import ExitCode, UserError
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # SIGTERM is handled as Ctrl-C, so that a cancelled build cleans up as well.
     try:
-        with insistent_interrupts():
+        with insistent_interrupts(), explaining_os_errors():
             _build(arguments)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemfit.core.install_hint import require_packages
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.nproc > 1 and not is_rank():
             return start_ranks(sys.argv[1:] if argv is None else argv, arguments.nproc, arguments.device)
-        with as_rank(arguments.device) as device:
+        with explaining_os_errors(), as_rank(arguments.device) as device:
             return _evaluate(arguments, device)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gemfit.core.file_lock import explaining_locks, try_lock
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.recipe_training import DERIVED_TRACKERS
@@ -40,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        if options.follow:
-            return follow(RunDir.open(options.runs[0]))
-        found = {str(run): send(RunDir.open(run), options.to) for run in options.runs}
+        with explaining_os_errors():
+            if options.follow:
+                return follow(RunDir.open(options.runs[0]))
+            found = {str(run): send(RunDir.open(run), options.to) for run in options.runs}
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR

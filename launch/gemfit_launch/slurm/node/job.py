@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from gemfit.core.marked_answer import write_answer
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -56,26 +57,37 @@ def main() -> ExitCode:
     parser.add_argument("--asked", action="store_true", help="a signal has asked the job to save")
     arguments = parser.parse_args()
     run = RunDir(arguments.run_dir)
-    if arguments.verb == "begin":
-        return _begin_or_record(run, arguments.max_restarts)
     if arguments.verb == "limit":
         return time_limit.requeue_before_limit(run, arguments.attempt)
-    say(f"attempt {arguments.attempt} has ended (srun: {arguments.status})")
     try:
-        return end(
-            run,
-            arguments.attempt,
-            max_restarts=arguments.max_restarts,
-            status=arguments.status,
-            was_asked=arguments.asked,
-        )
-    except UserError as error:
-        return _fail(run, run.attempt, str(error))
+        with explaining_os_errors():
+            if arguments.verb == "begin":
+                return _begin_or_record(run, arguments.max_restarts)
+            return _end_or_record(run, arguments)
+    except UserError as error:  # the verdict cannot be written
+        say(f"the job ends: {error}")
+        return _leave(ExitCode.FAILED)
 
 
 def _begin_or_record(run: RunDir, max_restarts: int) -> ExitCode:
     try:
-        return begin(run, max_restarts=max_restarts)
+        with explaining_os_errors():
+            return begin(run, max_restarts=max_restarts)
+    except UserError as error:
+        return _fail(run, run.attempt, str(error))
+
+
+def _end_or_record(run: RunDir, arguments: argparse.Namespace) -> ExitCode:
+    say(f"attempt {arguments.attempt} has ended (srun: {arguments.status})")
+    try:
+        with explaining_os_errors():
+            return end(
+                run,
+                arguments.attempt,
+                max_restarts=arguments.max_restarts,
+                status=arguments.status,
+                was_asked=arguments.asked,
+            )
     except UserError as error:
         return _fail(run, run.attempt, str(error))
 

@@ -17,8 +17,9 @@ from types import FrameType
 
 from gemfit.core.host_name import host_name
 from gemfit.core.network_interface import interface_addresses, interface_of
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.core.stop_signals import PREEMPTION_SIGNALS
-from gemfit.errors import ExitCode
+from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit_launch.runs.exit_report import FailedRank, first_failed_rank
 from gemfit_launch.slurm.node.health_check import find_faults
@@ -40,10 +41,16 @@ def main() -> int:
     parser.add_argument("--host", required=True, help="address of machine 0")
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
-    run = RunDir.open(arguments.run_dir)
+    try:
+        with explaining_os_errors():
+            run = RunDir.open(arguments.run_dir)
+            plan = run.plan()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
     machine = Machine(
         run=run,
-        plan=run.plan(),
+        plan=plan,
         files=AttemptFiles(run, arguments.attempt),
         rank=int(os.environ["SLURM_NODEID"]),
         name=host_name(),

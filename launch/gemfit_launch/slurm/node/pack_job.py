@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from gemfit.core.marked_answer import write_answer
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
@@ -41,11 +42,16 @@ def main() -> ExitCode:
     parser.add_argument("--status", type=int, default=0, help="of srun")
     parser.add_argument("--asked", action="store_true", help="a signal has asked the job to end")
     arguments = parser.parse_args()
-    run = RunDir.open(arguments.run_dir)
-    if arguments.verb == "build":
-        return build(run)
-    code = end(run, arguments.status, was_asked=arguments.asked)
-    write_answer(f"leave {code:d}")
+    is_build = arguments.verb == "build"
+    try:
+        with explaining_os_errors():
+            run = RunDir.open(arguments.run_dir)
+            code = build(run) if is_build else end(run, arguments.status, was_asked=arguments.asked)
+    except UserError as error:  # without a run there is no place for a verdict
+        sys.stderr.write(f"error: {error}\n")
+        code = ExitCode.USER_ERROR
+    if not is_build:
+        write_answer(f"leave {code:d}")
     return code
 
 
@@ -53,7 +59,8 @@ def build(run: RunDir) -> ExitCode:
     """Pack the data of ``run``; ``STOPPED`` if a signal ended the build."""
     builder_end = BuilderEnd.install()
     try:
-        run.adopt(pack(run.plan()))
+        with explaining_os_errors():
+            run.adopt(pack(run.plan()))
         return ExitCode.DONE
     except PackFailed as error:
         code, reason = error.code, f"the data could not be packed; `gemfit logs {run.root} --job` says why"

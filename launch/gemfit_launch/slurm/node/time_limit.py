@@ -28,8 +28,9 @@ def requeue_before_limit(run: RunDir, attempt: int) -> ExitCode:
     The step that was asked for a save may take longer than the lead of the signal. At the limit Slurm would
     end the job for good.
     """
-    job, margin = os.environ["SLURM_JOB_ID"], min(MARGIN_SECONDS, site_of(run.plan()).signal_lead_seconds / 3)
+    job = os.environ["SLURM_JOB_ID"]
     try:
+        margin = min(MARGIN_SECONDS, site_of(run.plan()).signal_lead_seconds / 3)
         while (left := seconds_left(requeue.show_job(job))) is not None and left > margin:
             time.sleep(min(left - margin, LONGEST_SLEEP_SECONDS))
         if left is None or run.stop_requested_by() == job_attempts.STOP_BY_COMMAND:

@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 
 
@@ -21,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     # Before transformers is imported: it would warn about missing frameworks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        return _run(arguments)
+        with explaining_os_errors():
+            return _run(arguments)
     except UserError as error:
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         return ExitCode.USER_ERROR

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gemfit.core.os_errors import explaining_os_errors
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics_history import History, read_history
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="PNG file")
     arguments = parser.parse_args(argv)
     try:
-        draw(read_history(RunDir(arguments.run).metrics_file), arguments.out, title=arguments.run.name)
+        with explaining_os_errors():
+            draw(read_history(RunDir(arguments.run).metrics_file), arguments.out, title=arguments.run.name)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
