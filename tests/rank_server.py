@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from gemfit.core.hub_commit import is_offline
 from gemfit.rundir import RunDir
 
 PATIENCE_SECONDS = 300.0
@@ -98,12 +99,16 @@ def _carry_out(argv: list[str], files: list[str], seconds: float) -> int:
 
 
 def _be_script(argv: list[str], files: list[str], seconds: float) -> NoReturn:
+    from huggingface_hub import constants  # noqa: PLC0415 - forked_ranks has imported it
+
     code: object = 1
     try:
         for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
         signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM ends the process
         sys.argv = argv
+        sys.path.insert(0, str(Path(argv[0]).parent))  # as the interpreter does for a script
+        constants.HF_HUB_OFFLINE = is_offline()  # was read when it was imported
         runpy.run_path(argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -174,3 +174,24 @@ def fresh_run(make_plan: Callable[..., Plan], tmp_path: Path, rank_server: RankS
         return Attempts(run, rank_server)
 
     return create
+
+
+@pytest.fixture
+def forked_resume(rank_server: RankServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``gemfit resume`` forks its ranks; test_resume_elsewhere.py has a test that lets it launch them."""
+
+    def carry_out(
+        run: RunDir,
+        plan: Plan,
+        watch: object,
+        *,
+        stop_at: int | None = None,
+        allowed_changes: Collection[str] = (),
+    ) -> AttemptResult:
+        assert not allowed_changes
+        run.adopt(plan)
+        code = rank_server.train(run, stop_at=stop_at)
+        run.end_attempt(run.attempt)
+        return AttemptResult(attempt=run.attempt, returncode=code, verdict=run.verdict())
+
+    monkeypatch.setattr("gemfit_launch.verbs._train.carry_out", carry_out)

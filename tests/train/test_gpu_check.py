@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import subprocess
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
+
+if TYPE_CHECKING:
+    from rank_server import RankServer
 
 ROOT = Path(__file__).parents[2]
 CHECK = ROOT / "benchmarks" / "gpu_check"
@@ -26,17 +34,62 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_module("results_table")
 
 
+class ForkedPart:
+    """Stands for ``subprocess.Popen`` of a part: a fork of the process that has torch imported."""
+
+    server: RankServer
+    pid = 0
+    returncode: int | None = None
+    _one_at_a_time = threading.Lock()
+
+    def __init__(self, argv: list[str], *, env: dict[str, str], stdout: IO[bytes], **_: object) -> None:
+        self._argv, self._env, self._log = argv, env, Path(stdout.name)
+
+    def wait(self, timeout: float) -> int:
+        """Carry the part out: its errors go into its log, and what it prints next to it."""
+        assert self._argv[0] == sys.executable
+        files = {"output": self._log.with_suffix(".printed"), "errors": self._log}
+        with self._one_at_a_time, mock.patch.dict(os.environ, self._env, clear=True):
+            script = Path(self._argv[1])
+            code = self.server.run(script, *self._argv[2:], **files, timeout_seconds=timeout)
+        self.returncode = code
+        return code
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    """What the check has found, without a part that has failed."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {line["part"]: line.get("error") for line in lines if not line["ok"]} == {}
+    assert {line["device"] for line in lines} == {"cpu"}
+    return lines
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timeout(1800)
-def test_every_part_of_the_check_works_small_on_a_cpu(tmp_path: Path) -> None:
+def test_every_part_of_the_check_works_small_on_a_cpu(
+    tmp_path: Path,
+    rank_server: RankServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(CHECK))
+    popen = type("Popen", (ForkedPart,), {"server": rank_server})
+    names = {name: getattr(subprocess, name) for name in ("DEVNULL", "TimeoutExpired")}
+    monkeypatch.setattr(import_module("run_parts"), "subprocess", SimpleNamespace(Popen=popen, **names))
     out = tmp_path / "lines.jsonl"
-    argv = [sys.executable, str(CHECK), "--dry", "--scratch", str(tmp_path), "--out", str(out)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    lines: list[dict[str, Any]] = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {line["part"]: line.get("error") for line in lines if not line["ok"]} == {}
-    assert {line["part"] for line in lines} == PARTS | {"prepare"}
-    assert {line["device"] for line in lines} == {"cpu"}
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry", "--scratch", str(tmp_path), "--out", str(out)])
+    assert runpy.run_path(str(CHECK / "__main__.py"))["main"]() == 0
+    assert {line["part"] for line in lines_of(out)} == PARTS | {"prepare"}
+    assert "Dry run on a CPU" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_parts_are_processes_of_a_command(tmp_path: Path) -> None:
+    out = tmp_path / "lines.jsonl"
+    argv = [sys.executable, str(CHECK), "--dry", "--only", "copies", "--scratch", str(tmp_path)]
+    done = subprocess.run([*argv, "--out", str(out)], capture_output=True, text=True, check=False)
+    assert [line["part"] for line in lines_of(out)] == ["prepare", "copies"], done.stderr
     assert "Dry run on a CPU" in done.stdout
     assert done.returncode == 0
 

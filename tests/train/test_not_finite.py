@@ -174,7 +174,9 @@ def test_a_poisoned_row_is_named_and_the_run_goes_on_before_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = settings | {"checkpoint__every_steps": 1, "batch__max_per_device_batch_size": 1}
+    # Two rows of a step for each rank, one after the other.
+    size = {"batch__global_batch_size": 2 * ranks, "batch__max_per_device_batch_size": 1}
+    settings = settings | size | {"checkpoint__every_steps": 1}
     attempts = fresh_run(strategy, ranks, **settings)
     plan = attempts.run.plan()
     pack = Path(plan.pack.folder)

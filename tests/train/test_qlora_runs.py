@@ -83,6 +83,7 @@ def test_a_resumed_run_has_the_losses_of_one_that_went_through(halfway: Attempts
     assert halfway.losses[4:] == ddp.losses[2:]
 
 
+@pytest.mark.usefixtures("forked_resume")
 @pytest.mark.parametrize(
     ("strategy", "engine"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +17,9 @@ from gemfit.checkpoint import newest_valid
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 from gemfit.schemas.metrics import LedgerRecord
-from gemfit.schemas.plan import Plan
 from gemfit_launch.cli import main
-from gemfit_launch.runs.local import AttemptResult
 
 if TYPE_CHECKING:
-    from rank_server import RankServer
     from train.conftest import Attempts, Launch
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
@@ -42,27 +39,6 @@ def resume(run: RunDir, *options: object) -> str:
 def ledger(run: RunDir) -> dict[int, tuple[int, ...]]:
     records = [LedgerRecord.model_validate_json(line) for line in run.ledger_file.read_text().splitlines()]
     return {record.step: record.rows for record in records}
-
-
-@pytest.fixture
-def forked_resume(rank_server: RankServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``gemfit resume`` forks its ranks; the test of changed strategies lets it launch them."""
-
-    def carry_out(
-        run: RunDir,
-        plan: Plan,
-        watch: object,
-        *,
-        stop_at: int | None = None,
-        allowed_changes: Collection[str] = (),
-    ) -> AttemptResult:
-        assert not allowed_changes
-        run.adopt(plan)
-        code = rank_server.train(run, stop_at=stop_at)
-        run.end_attempt(run.attempt)
-        return AttemptResult(attempt=run.attempt, returncode=code, verdict=run.verdict())
-
-    monkeypatch.setattr("gemfit_launch.verbs._train.carry_out", carry_out)
 
 
 @pytest.fixture(scope="module")
