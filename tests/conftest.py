@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ settings.load_profile("gemfit")
 # interrupt a process of theirs would wait in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-GOLDEN = Path(__file__).parent / "golden"
+TESTS = Path(__file__).parent
+GOLDEN = TESTS / "golden"
 PROJECT = Path(__file__).parents[1]
 
 # Models of tests gain nothing from a second thread, and processes whose threads wait for one another lose.
@@ -34,6 +35,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One cache of compiled code for all processes of all test sessions, whatever cache of packs they use.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(PROJECT / ".pytest_cache" / "numba"))
 Golden = Callable[[str, str], None]
+
+# Until all tests are collected: what is imported for them is no garbage.
+gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,16 +55,37 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSlurm | N
     return OneSlurm(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Processes that share the tests begin to collect at different folders.
+
+    Each finds most files with their assertions rewritten by another one.
+    """
+    report = yield
+    worker = getattr(collector.config, "workerinput", None)
+    if worker is not None and collector.path == TESTS and isinstance(collector, pytest.Directory):
+        first = len(report.result) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        report.result = [*report.result[first:], *report.result[:first]]
+    return report
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Processes that share the tests begin with those on Slurm and slow files: none is left for the end."""
     if hasattr(config, "workerinput"):  # in one of several processes
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: (not item.nodeid.startswith(f"{SLURM}/"), item.path not in slow))
+
+        def place(item: pytest.Item) -> tuple[bool, bool, Path]:
+            return not item.nodeid.startswith(f"{SLURM}/"), item.path not in slow, item.path
+
+        items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:
     """What has been imported is no garbage: full collections need not visit it again and again."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
