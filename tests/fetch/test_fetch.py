@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,33 @@ def test_an_answer_that_cannot_be_decompressed_is_waited_for(hub: HubServer, tmp
     hub.faults.append(Fault("GET", "/tree/", status=200, times=2, body=b"no gzip", headers=packed))
     assert fetch(tmp_path) == ExitCode.DONE
     assert not hub.faults[0].times
+
+
+@pytest.mark.parametrize("folder", ["refs/main", "blobs", "snapshots"])
+def test_what_is_in_the_place_of_a_file_or_folder_of_the_cache_is_named(
+    folder: str, hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch(tmp_path) == ExitCode.DONE
+    place = Path(constants.HF_HUB_CACHE) / "models--user--tiny" / folder
+    if place.is_file():
+        place.unlink()
+        place.mkdir()
+    else:
+        shutil.rmtree(place)
+        place.touch()
+    capsys.readouterr()
+    assert fetch(tmp_path) == ExitCode.USER_ERROR
+    assert f"error: {place}" in capsys.readouterr().err
+
+
+def test_a_shard_of_the_index_that_is_not_there_is_named(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = hub.repos[MODEL].commits[hub.repos[MODEL].branches["main"]]
+    gone = next(name for name in files if name.startswith("model-00001"))
+    del files[gone]
+    assert fetch(tmp_path) == ExitCode.USER_ERROR
+    assert f"its index or README names {gone!r}, which is not among its files" in capsys.readouterr().err
 
 
 def test_local_models_and_data_need_nothing(

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from gemfit.core.hub_commit import Kind
+from gemfit.core.hub_commit import Kind, is_commit
 from gemfit.errors import UserError
 from gemfit.fetch.needed import Repository, needed_files
 from gemfit.fetch.partial_files import remove_abandoned
@@ -71,6 +71,10 @@ def fetch_repository(repository: Repository) -> Fetched:
                 return fetched
     except Unreachable:
         raise
+    except FileExistsError as error:
+        raise UserError(
+            f"{error.filename}: a file is in place of a folder of the cache; move it away"
+        ) from error
     except HFValidationError:
         raise UserError(
             f"{repository.key}: {repository.name!r} is no folder here, and no name on the Hub; "
@@ -97,6 +101,7 @@ def _fetch_commit(repository: Repository) -> Fetched:
     sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
     cached = {file for file in sizes if _cached_file(repository, commit, file)}
     names = list(dict.fromkeys(retried(lambda: needed_files(repository, commit, sizes))))
+    _check_listed(repository, commit, [file for file in names if file not in sizes])
     missing = [file for file in names if file not in cached]
     missing_bytes = sum(sizes[file] for file in missing)
     remove_abandoned(Path(constants.HF_HUB_CACHE), _folder(repository))
@@ -114,6 +119,15 @@ def _fetch_commit(repository: Repository) -> Fetched:
         downloaded_bytes=missing_bytes,
         folder=str(folder),
     )
+
+
+def _check_listed(repository: Repository, commit: str, absent: list[str]) -> None:
+    if absent:
+        raise UserError(
+            f"{repository.key}: {repository.name} at {commit}: its index or README names {absent[0]!r}, "
+            "which is not among its files; use another revision or repository, or fetch again if it is being "
+            "changed"
+        )
 
 
 def _cached_file(repository: Repository, commit: str, file: str) -> bool:
@@ -141,7 +155,13 @@ def _names_commit(repository: Repository, fetched: Fetched) -> bool:
     folder = Path(fetched.folder)
     any_file = next(path for path in folder.rglob("*") if path.is_file())
     named = _download(repository, repository.revision, [any_file.relative_to(folder).as_posix()])
-    return named.name == fetched.commit
+    if named.name != fetched.commit:
+        return False
+    if not is_commit(repository.revision):  # huggingface_hub passes over a file that it cannot write
+        ref = folder.parents[1] / "refs" / repository.revision
+        if not ref.is_file() or ref.read_text().strip() != fetched.commit:
+            raise UserError(f"{ref}: the commit of the branch cannot be written; move away what is there")
+    return True
 
 
 def _verify(repository: Repository, commit: str, names: list[str]) -> None:
