@@ -320,12 +320,10 @@ def make_accumulation_step(case: Case, model: Any, group: Any) -> Callable[[], N
             found = model.model(input_ids=ids, position_ids=positions, use_cache=False, **whole)
             hidden = found.last_hidden_state.flatten(0, 1).tensor_split(slices)
             targets = ids.flatten().tensor_split(slices)
-            losses = [
-                checkpoint(model._slice_loss, h, t, use_reentrant=False)
-                for h, t in zip(hidden, targets, strict=True)
-            ]
-            loss = torch.stack(losses).sum()
-        del found, hidden, losses
+            *earlier, last = zip(hidden, targets, strict=True)
+            losses = [checkpoint(model._slice_loss, h, t, use_reentrant=False) for h, t in earlier]
+            loss = torch.stack([*losses, model._slice_loss(*last)]).sum()
+        del found, hidden, losses, earlier, last
         loss.backward()  # type: ignore[no-untyped-call]
 
     return accumulation_step

@@ -1,9 +1,10 @@
 """PackedCausalLM: a causal language model for packed rows with cross-entropy in slices.
 
-The logits of 4 rows of 1,024 tokens over 262,144 entries are 4 GiB in float32, and as much again for
-their gradient. Here the logits of ``LOSS_SLICE_TOKENS`` tokens exist at a time and are recomputed in the
-backward pass, for one more matrix product of the output layer. Tokens without a label get no logits, except
-for a few that round the size of a slice. Evaluation takes the same path. Nothing here waits for the GPU.
+The logits of 4 rows of 1,024 tokens over 262,144 entries are 4 GiB in float32, and as much again for their
+gradient. Here the logits of ``LOSS_SLICE_TOKENS`` tokens exist at a time, and all but the last are
+recomputed in the backward pass, for one more matrix product of the output layer. Tokens without a label get
+no logits, except for a few that round the size of a slice. Evaluation takes the same path. Nothing here
+waits for the GPU.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class PackedCausalLM:
     ) -> TokenLosses:
         slices = _loss_slices(hidden, targets, places)
         if torch.is_grad_enabled():
-            sums = [checkpoint(self._slice_loss, h, t, use_reentrant=False) for h, t in slices]
+            *earlier, last = slices
+            sums = [checkpoint(self._slice_loss, h, t, use_reentrant=False) for h, t in earlier]
+            sums.append(self._slice_loss(*last))  # the backward pass begins with it, and takes its logits
             return TokenLosses(loss_sum=torch.stack(sums).sum())
         losses, correct = zip(*(self._slice_sums(h, t) for h, t in slices), strict=True)
         return TokenLosses(loss_sum=torch.stack(losses).sum(), correct=torch.stack(correct).sum())
