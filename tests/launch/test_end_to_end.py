@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from damage.run_files import unknown_files
 from gemfit.schemas.attempt_outcome import AttemptOutcome
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
@@ -47,6 +48,7 @@ def test_a_run_is_packed_stopped_resumed_exported_and_answers(tmp_path: Path) ->
     assert status["eval_loss"] > 0
 
     assert gemfit(tmp_path, "export", "r").returncode == 0
+    assert unknown_files(tmp_path / "r") == []  # each kind is among those that are tried damaged
     reply = gemfit(tmp_path, "chat", "r", "--message", "I cannot sleep.", "--max-new-tokens", "4")
     assert reply.returncode == 0, reply.stderr
     assert gemfit(tmp_path, "status", "r", "--plot", "loss.png").returncode == 0
