@@ -46,8 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process has the tests on Slurm and mostly waits: there are half as many again as cores."""
-    return available_cores() * 3 // 2
+    """One process has the tests on Slurm and mostly waits, others wait for ranks: twice as many as cores."""
+    return available_cores() * 2
 
 
 @pytest.hookimpl(optionalhook=True)
