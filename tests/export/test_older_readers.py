@@ -72,12 +72,21 @@ def test_rope_special_tokens_and_dtype_have_the_keys_of_transformers_4(lora: Tra
 
 def test_a_list_of_special_tokens_has_the_key_of_transformers_4(lora: Trained, tmp_path: Path) -> None:
     lora.tokenizer.save_pretrained(str(tmp_path))
-    write_old_tokenizer_keys(tmp_path)
+    write_old_tokenizer_keys(tmp_path, text_only=True)
     config = read(tmp_path / "tokenizer_config.json")
     assert config["additional_special_tokens"] == ["<start_of_turn>", "<end_of_turn>"]
     assert "extra_special_tokens" not in config
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert set(loaded.all_special_tokens) == set(lora.tokenizer.all_special_tokens)
+
+
+@pytest.mark.parametrize("text_only", [True, False])
+def test_a_model_of_text_alone_names_no_processor_of_images(text_only: bool, tmp_path: Path) -> None:
+    config = {"tokenizer_class": "GemmaTokenizer", "processor_class": "Gemma3Processor"}
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(config))
+    write_old_tokenizer_keys(tmp_path, text_only=text_only)
+    assert ("processor_class" in json.loads(path.read_text())) is not text_only
 
 
 def test_configurations_without_scaling_and_of_one_kind_of_layers() -> None:

@@ -206,7 +206,7 @@ def _write_tokenizer(run: RunDir, recipe: Recipe, tokenizer: Any, folder: Path, 
     exported = tokenizer_for_chat(tokenizer, recipe.data, text_only=text_only)
     check_same_ids(exported, tokenizer, recipe.data)
     save_tokenizer(exported, folder)
-    write_old_tokenizer_keys(folder)
+    write_old_tokenizer_keys(folder, text_only=text_only)
     copy_sentencepiece(tokenizer, Path(run.plan().pack.folder) / "tokenizer", recipe.model, folder)
 
 

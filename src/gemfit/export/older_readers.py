@@ -47,14 +47,20 @@ def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def write_old_tokenizer_keys(folder: Path) -> None:
-    """Use the older class name of fast tokenizers, and the older key of a list of special tokens."""
+def write_old_tokenizer_keys(folder: Path, *, text_only: bool) -> None:
+    """Use the older class name of fast tokenizers, and the older key of a list of special tokens.
+
+    A model of text alone names no processor: Gemma's is of images, and `transformers serve` looks for the
+    files of one.
+    """
     path = folder / TOKENIZER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     if config["tokenizer_class"] == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):  # a dict of names is read by both
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    if text_only:
+        config.pop("processor_class", None)
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
