@@ -155,3 +155,14 @@ def test_the_revision_of_a_model_is_not_that_of_another_tokenizer() -> None:
     assert model.tokenizer_source == ("user/other", "v2")
     assert model.model_copy(update={"tokenizer": None}).tokenizer_source == ("user/model", "v1")
     assert ModelRecipe(scratch=ScratchModel()).tokenizer_source is None
+
+
+def test_a_model_in_a_folder_is_the_same_from_any_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work/model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    model = pin_revisions(Recipe(model=ModelRecipe(id="work/model", tokenizer="work/model"))).model
+    assert model.id == model.tokenizer == str(tmp_path / "work/model")
+    separate = pin_revisions(Recipe(model=ModelRecipe(id="g/m", tokenizer="./work/model"))).model
+    assert (separate.id, separate.tokenizer) == ("g/m", str(tmp_path / "work/model"))

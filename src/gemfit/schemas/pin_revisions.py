@@ -1,4 +1,4 @@
-"""Commits in place of branches, so that a plan means the same tomorrow and on every node."""
+"""Commits in place of branches, so that a plan means the same tomorrow and on every node, from any folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from gemfit.schemas.recipe_model import ModelRecipe
 
 def pin_revisions(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> Recipe:
     """``recipe`` with the commits of its datasets, and those of model and tokenizer where they are cached.
+
+    A model or tokenizer in a local folder gets its absolute path. In another working folder a relative one
+    would be nothing, or the name of somebody's model on the Hub.
 
     ``environment``, of the process that will read them, names the Hub cache, and says whether it is offline.
     Datasets are looked up on the Hub. Models are not, because plans are also made where there is no network:
@@ -50,15 +53,18 @@ def _dataset_revision(source: str, revision: str | None, environment: Mapping[st
 def _pin_model(model: ModelRecipe, environment: Mapping[str, str]) -> ModelRecipe:
     pinned: dict[str, Any] = {}
     if model.id is not None:
-        pinned["revision"] = _model_revision(model.id, model.revision, environment)
-    if model.tokenizer not in (None, model.id):
-        pinned["tokenizer_revision"] = _model_revision(
-            str(model.tokenizer), model.tokenizer_revision, environment
-        )
+        pinned["id"], pinned["revision"] = _pin_name(model.id, model.revision, environment)
+    if model.tokenizer is not None:
+        name, revision = _pin_name(model.tokenizer, model.tokenizer_revision, environment)
+        pinned["tokenizer"] = name
+        if model.tokenizer != model.id:
+            pinned["tokenizer_revision"] = revision
     return model.model_copy(update=pinned)
 
 
-def _model_revision(name: str, revision: str, environment: Mapping[str, str]) -> str:
-    if Path(name).expanduser().exists():
-        return revision
-    return cached_commit("model", name, revision, environment) or revision
+def _pin_name(name: str, revision: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The absolute path of a local folder, or a name on the Hub with its commit."""
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return str(folder.absolute()), revision
+    return name, cached_commit("model", name, revision, environment) or revision
