@@ -20,7 +20,7 @@ from gemfit.errors import UserError
 from gemfit.schemas.pack_job import PackJob, make_pack_job
 from gemfit.schemas.pin_revisions import pin_revisions
 from gemfit.schemas.recipe import Recipe
-from gemfit.schemas.recipe_data import DataRecipe
+from gemfit.schemas.recipe_data import DataRecipe, SourceRecipe
 from gemfit.schemas.recipe_model import ModelRecipe, ScratchModel
 from publish.repos import Entry, Repo
 from publish.server import HubServer
@@ -166,3 +166,17 @@ def test_a_model_in_a_folder_is_the_same_from_any_other_folder(
     assert model.id == model.tokenizer == str(tmp_path / "work/model")
     separate = pin_revisions(Recipe(model=ModelRecipe(id="g/m", tokenizer="./work/model"))).model
     assert (separate.id, separate.tokenizer) == ("g/m", str(tmp_path / "work/model"))
+
+
+def test_a_dataset_in_a_folder_is_the_same_from_any_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work/data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    model = ModelRecipe(scratch=ScratchModel())
+    alone = pin_revisions(Recipe(model=model, data=DataRecipe(source="hf:work/data"))).data
+    mixed = DataRecipe(sources=(SourceRecipe(source="hf:work/data"), SourceRecipe(source="b.jsonl")))
+    whole = f"hf:{tmp_path / 'work/data'}"
+    assert (alone.source, alone.hf_revision) == (whole, None)
+    pinned = pin_revisions(Recipe(model=model, data=mixed)).data
+    assert [source.source for source in pinned.sources] == [whole, "b.jsonl"]

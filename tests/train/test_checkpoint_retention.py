@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gemfit.checkpoint import newest_valid, store
-from gemfit.checkpoint.integrity import digest_files
+from gemfit.checkpoint.integrity import MANIFEST, MANIFEST_DIGEST, digest_files, manifest_digest
 from gemfit.checkpoint.retention import locked_if_unread, quarantine, reading
 from gemfit.checkpoint.verify_digests import main, verify
 from gemfit.core.atomic_file import write_atomic
@@ -174,5 +174,12 @@ def test_verifying_reads_every_byte(run: RunDir, capsys: pytest.CaptureFixture[s
     damaged.write_text(damaged.read_text().replace("2", "3"))
     expected = {"step-00000001": None, "step-00000002": "weights has changed since it was written"}
     assert verify(run) == expected
+    newer = write(run, 3, keep=3)
+    text = (newer / MANIFEST).read_text().replace('"step":', '"from_the_future": 1, "step":').encode()
+    (newer / MANIFEST).write_bytes(text)
+    (newer / MANIFEST_DIGEST).write_bytes(manifest_digest(text))
+    found = verify(run)
+    assert "was it written by another version?" in str(found.pop("step-00000003"))
+    assert found == expected, "one that cannot be read hides no other"
     assert main([str(run.root)]) == 2
     assert capsys.readouterr().err == f"error: {run.root}: is not a run folder (it has no plan.json)\n"

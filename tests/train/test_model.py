@@ -109,6 +109,19 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
     torch.testing.assert_close(gradient, model.get_input_embeddings().weight.grad)
 
 
+def test_logits_of_all_slices_but_the_last_are_computed_twice(
+    tokenizer: Any, documents: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemfit.train.data.collate.LOSS_SLICE_TOKENS", 24)
+    model, made = make_model(tokenizer), []
+    model.lm_head.register_forward_hook(lambda *_: made.append(1))
+    loss = model(**packed(documents)).loss_sum
+    forward = len(made)
+    torch.autograd.backward(loss)
+    assert forward == -(-SEQ_LEN // 24) > 1
+    assert len(made) == 2 * forward - 1
+
+
 def test_an_empty_row_adds_exactly_nothing(tokenizer: Any) -> None:
     model = make_model(tokenizer)
     losses: TokenLosses = model(**collate([None, None], seq_len=SEQ_LEN, pad_id=0, flatten=False))

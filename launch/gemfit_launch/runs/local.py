@@ -22,7 +22,7 @@ from typing import Protocol
 from gemfit.core.available_cores import available_cores
 from gemfit.core.launcher_environment import COMMAND_TIME, LAUNCH_TIME, without_launcher_variables
 from gemfit.core.process_start import process_start_time
-from gemfit.core.stop_signals import LAUNCHER_VARIABLE, STOP_SIGNALS, end_with_parent
+from gemfit.core.stop_signals import LAUNCHER_VARIABLE, STOP_SIGNALS, end_with_parent, handling
 from gemfit.rundir import RunDir
 from gemfit.schemas.attempt_record import Verdict
 from gemfit.schemas.metrics import Record
@@ -183,12 +183,8 @@ def stop_on_signals(run: RunDir, pid: int, say: Callable[[str], None]) -> Iterat
         run.request_stop()
         say("stopping: the run saves at its next step (Ctrl-C again kills it)")
 
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
+    with handling(STOP_SIGNALS, handle):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def kill_tree(pid: int) -> None:

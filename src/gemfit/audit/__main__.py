@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from rich.text import Text
 from gemfit.audit.catalog import SUITES, about
 from gemfit.core.atomic_file import write_atomic
 from gemfit.core.install_hint import require_packages
-from gemfit.core.os_errors import explaining_os_errors
+from gemfit.core.module_main import run_main
 from gemfit.core.plain_console import PlainConsole
-from gemfit.errors import ExitCode, UserError
+from gemfit.errors import ExitCode
 from gemfit.rundir import RunDir
 from gemfit.schemas.audit import Audit
 
@@ -35,19 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     # Before transformers is imported: it would warn about missing frameworks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        if arguments.list:
-            _list(as_json=arguments.json)
-            return ExitCode.DONE
-        if arguments.run is None:
-            parser.error("RUN is missing")
-        with explaining_os_errors():
-            return _audit(arguments)
-    except UserError as error:
-        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
-        return ExitCode.USER_ERROR
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    if arguments.list:
+        _list(as_json=arguments.json)
+        return ExitCode.DONE
+    if arguments.run is None:
+        parser.error("RUN is missing")
+    return run_main(lambda: _audit(arguments))
 
 
 def write(run: RunDir, audit: Audit) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gemfit.checkpoint.integrity import find_damage, read_manifest
 from gemfit.core.marked_answer import write_answer
-from gemfit.core.os_errors import explaining_os_errors
+from gemfit.core.module_main import run_main
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 
@@ -25,14 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder")
     arguments = parser.parse_args(argv)
-    try:
-        with explaining_os_errors():
-            found = verify(RunDir.open(arguments.run))
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ExitCode.USER_ERROR
-    write_answer(json.dumps(found))
-    return ExitCode.DONE
+
+    def action() -> ExitCode:
+        write_answer(json.dumps(verify(RunDir.open(arguments.run))))
+        return ExitCode.DONE
+
+    return run_main(action)
 
 
 def verify(run: RunDir) -> dict[str, str | None]:
@@ -41,7 +39,10 @@ def verify(run: RunDir) -> dict[str, str | None]:
 
 
 def _problem(folder: Path) -> str | None:
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except UserError as error:  # whole, and written by another version
+        return str(error)
     return manifest if isinstance(manifest, str) else find_damage(folder, manifest)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gemfit.control_characters import escape_control_characters
 from gemfit.core.jsonl_log import read_log
-from gemfit.core.os_errors import explaining_os_errors
+from gemfit.core.module_main import run_main
 from gemfit.data.inspect.document_ids import document_lines
 from gemfit.data.inspect.pack_files import Pack, open_pack_files
 from gemfit.data.inspect.row_documents import chunks_of_row
@@ -180,14 +180,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        with explaining_os_errors():
-            run = RunDir.open(arguments.run)
-            steps, usual = choose_steps(run, arguments.step, arguments.worst)
-            found = blame(run, steps, arguments.checkpoint, usual)
-    except UserError as error:
-        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
-        return ExitCode.USER_ERROR
+    return run_main(lambda: _blame(arguments))
+
+
+def _blame(arguments: argparse.Namespace) -> ExitCode:
+    run = RunDir.open(arguments.run)
+    steps, usual = choose_steps(run, arguments.step, arguments.worst)
+    found = blame(run, steps, arguments.checkpoint, usual)
     if arguments.json:
         sys.stdout.write(json.dumps([step.model_dump(mode="json") for step in found], indent=2) + "\n")
     else:

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from gemfit.core.file_lock import try_lock
 from gemfit.core.module_main import INTERRUPTED
+from gemfit.core.stop_signals import handling
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,8 @@ Locks alone are no proof: on some file systems everybody gets them.
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Inside, SIGINT and SIGTERM remove partial files and end the process without waiting for threads."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, _end) for number in numbers}
-    try:
+    with handling((signal.SIGINT, signal.SIGTERM), _end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

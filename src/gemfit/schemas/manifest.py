@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, field_validator
 
 from gemfit.schemas.base import Contract
 
@@ -183,6 +183,13 @@ class PackManifest(Contract):
     """Tokenizer engine; all engines give the same tokens."""
     files: tuple[FileDigest, ...]
     versions: dict[str, str]
+
+    @field_validator("splits")
+    @classmethod
+    def _has_rows_to_train(cls, splits: dict[str, SplitCounts]) -> dict[str, SplitCounts]:
+        if "train" not in splits:
+            raise ValueError("there is no `train`; pack the data again")
+        return splits
 
 
 class CheckpointManifest(Contract):

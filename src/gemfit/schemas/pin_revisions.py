@@ -16,8 +16,8 @@ from gemfit.schemas.recipe_model import ModelRecipe
 def pin_revisions(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> Recipe:
     """``recipe`` with the commits of its datasets, and those of model and tokenizer where they are cached.
 
-    A model or tokenizer in a local folder gets its absolute path. In another working folder a relative one
-    would be nothing, or the name of somebody's model on the Hub.
+    What is in a local folder but could be on the Hub gets its absolute path. In another working folder a
+    relative one would be nothing, or the name of somebody's model.
 
     ``environment``, of the process that will read them, names the Hub cache, and says whether it is offline.
     Datasets are looked up on the Hub. Models are not, because plans are also made where there is no network:
@@ -34,20 +34,23 @@ def _pin_data(data: DataRecipe, environment: Mapping[str, str]) -> DataRecipe:
         "validation": tuple(_pin_source(source, environment) for source in data.validation),
     }
     if data.source is not None:
-        pinned["hf_revision"] = _dataset_revision(data.source, data.hf_revision, environment)
+        pinned["source"], pinned["hf_revision"] = _pin_dataset(data.source, data.hf_revision, environment)
     return data.model_copy(update=pinned)
 
 
 def _pin_source(source: SourceRecipe, environment: Mapping[str, str]) -> SourceRecipe:
-    revision = _dataset_revision(source.source, source.hf_revision, environment)
-    return source.model_copy(update={"hf_revision": revision})
+    name, revision = _pin_dataset(source.source, source.hf_revision, environment)
+    return source.model_copy(update={"source": name, "hf_revision": revision})
 
 
-def _dataset_revision(source: str, revision: str | None, environment: Mapping[str, str]) -> str | None:
+def _pin_dataset(source: str, revision: str | None, environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """A dataset with its commit, a folder behind ``hf:`` with its absolute path; other files as they are."""
     name = source.removeprefix("hf:")
-    if name == source or Path(name).expanduser().exists():
-        return revision
-    return dataset_commit(name, revision or "main", environment)
+    if name == source:
+        return source, revision
+    if (folder := Path(name).expanduser()).exists():
+        return f"hf:{folder.absolute()}", revision
+    return source, dataset_commit(name, revision or "main", environment)
 
 
 def _pin_model(model: ModelRecipe, environment: Mapping[str, str]) -> ModelRecipe:

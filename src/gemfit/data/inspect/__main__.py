@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
-from gemfit.core.os_errors import explaining_os_errors
-from gemfit.errors import ExitCode, UserError
+from gemfit.core.module_main import run_main
+from gemfit.errors import ExitCode
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,14 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # Before transformers is imported: it would warn about missing frameworks.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        with explaining_os_errors():
-            return _run(arguments)
-    except UserError as error:
-        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
-        return ExitCode.USER_ERROR
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    return run_main(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> ExitCode:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gemfit.core.os_errors import explaining_os_errors
+from gemfit.core.module_main import run_main
 from gemfit.errors import ExitCode, UserError
 from gemfit.rundir import RunDir
 from gemfit.schemas.metrics_history import History, read_history
@@ -24,14 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, required=True, help="PNG file")
     arguments = parser.parse_args(argv)
-    try:
-        with explaining_os_errors():
-            draw(read_history(RunDir(arguments.run).metrics_file), arguments.out, title=arguments.run.name)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return ExitCode.USER_ERROR
-    sys.stdout.write(f"{arguments.out}\n")
-    return ExitCode.DONE
+
+    def action() -> ExitCode:
+        draw(read_history(RunDir(arguments.run).metrics_file), arguments.out, title=arguments.run.name)
+        sys.stdout.write(f"{arguments.out}\n")
+        return ExitCode.DONE
+
+    return run_main(action)
 
 
 def draw(history: History, out: Path, *, title: str) -> None:
