@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import signal
@@ -26,7 +27,8 @@ LAUNCHER_REPORT = re.compile(
     r"[EW]\d{4} .*torch/distributed/elastic/|.*accelerate(?:/commands/|_)launch\.py\", line "
 )
 """Where torchrun or accelerate begins its report on a failed rank, which buries the rank's traceback."""
-REPORT_LINES = 100
+REPORT_BYTES = 1 << 16
+"""Of the end of a log, where torchrun names the first failure."""
 LONGEST_LINE = 1 << 16
 FAILED_RANK = re.compile(r"rank +: (?P<rank>\d+) .*?exitcode +: (?P<status>-?\d+)", re.DOTALL)
 
@@ -108,9 +110,10 @@ def tail_of_log(path: Path, count: int) -> list[str]:
 
 def first_failed_rank(log: Path) -> FailedRank | None:
     """The rank that torchrun names as root cause at the end of ``log``; ``None`` if it names none."""
-    with _open_text(log) as stream:
-        report = "".join(deque(_lines(stream), maxlen=REPORT_LINES)).rpartition("Root Cause")[2]
-    found = FAILED_RANK.search(report)
+    with open_regular(log) as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - REPORT_BYTES))
+        report = stream.read().decode(errors="replace")
+    found = FAILED_RANK.search(report.rpartition("Root Cause")[2])
     return FailedRank(int(found["rank"]), int(found["status"])) if found else None
 
 
